@@ -1,0 +1,117 @@
+package jwks
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"fmt"
+)
+
+// The algorithms of signatures (RFC 7518, section 3.1). Each key has exactly one of them.
+const (
+	RS256 = "RS256" // RSASSA-PKCS1-v1_5 with SHA-256
+	ES256 = "ES256" // ECDSA on P-256 with SHA-256
+	ES384 = "ES384" // ECDSA on P-384 with SHA-384
+)
+
+// Bounds of keys.
+const (
+	// MinRSABits is the shortest RSA modulus accepted (RFC 7518, section 3.3).
+	MinRSABits = 2048
+	// MaxRSABits is the longest: verifying takes time that grows with its square.
+	MaxRSABits = 8192
+	// MaxKeyID is the longest kid in bytes, as kube-apiserver allows its external signers.
+	MaxKeyID = 1024
+)
+
+// Key is one verification key.
+type Key struct {
+	// KeyID is the kid of the tokens that the key verifies.
+	KeyID string
+	// Algorithm is the only algorithm in which it verifies: RS256, ES256 or ES384.
+	Algorithm string
+	// Public is an *rsa.PublicKey or an *ecdsa.PublicKey.
+	Public crypto.PublicKey
+}
+
+// NewKey returns the key with the kid and the algorithm that kube-apiserver gives it.
+func NewKey(public crypto.PublicKey) (Key, error) {
+	algorithm, err := Algorithm(public)
+	if err != nil {
+		return Key{}, err
+	}
+	kid, err := KeyID(public)
+	if err != nil {
+		return Key{}, err
+	}
+	return Key{KeyID: kid, Algorithm: algorithm, Public: public}, nil
+}
+
+// KeyID returns the kid of a public key as kube-apiserver computes it: the SHA-256 of its PKIX DER form, in
+// base64url without padding. See keyIDFromPublicKey in pkg/serviceaccount/jwt.go of Kubernetes.
+func KeyID(public crypto.PublicKey) (string, error) {
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return "", fmt.Errorf("computing key ID of %T: %w", public, UnsupportedKey)
+	}
+	sum := sha256.Sum256(der)
+	return base64.RawURLEncoding.EncodeToString(sum[:]), nil
+}
+
+// Algorithm returns the algorithm in which kube-apiserver uses a key: RS256 for RSA, ES256 for P-256 and
+// ES384 for P-384. Keys that a Set must not hold have none: WeakKey or UnsupportedKey.
+func Algorithm(public crypto.PublicKey) (string, error) {
+	switch key := public.(type) {
+	case *rsa.PublicKey:
+		if err := checkRSA(key); err != nil {
+			return "", err
+		}
+		return RS256, nil
+	case *ecdsa.PublicKey:
+		return algorithmOfCurve(key.Curve)
+	}
+	return "", fmt.Errorf("%w: %T is neither RSA nor ECDSA", UnsupportedKey, public)
+}
+
+func algorithmOfCurve(curve elliptic.Curve) (string, error) {
+	switch curve {
+	case elliptic.P256():
+		return ES256, nil
+	case elliptic.P384():
+		return ES384, nil
+	}
+	return "", fmt.Errorf("%w: curve is neither P-256 nor P-384", UnsupportedKey)
+}
+
+func checkRSA(key *rsa.PublicKey) error {
+	switch bits := key.N.BitLen(); {
+	case bits < MinRSABits:
+		return fmt.Errorf("%w: RSA modulus has %d bits, fewer than %d", WeakKey, bits, MinRSABits)
+	case bits > MaxRSABits:
+		return fmt.Errorf("%w: RSA modulus has %d bits, more than %d", UnsupportedKey, bits, MaxRSABits)
+	case key.N.Bit(0) == 0:
+		return fmt.Errorf("%w: RSA modulus is even", WeakKey)
+	case key.E < 3 || key.E%2 == 0:
+		return fmt.Errorf("%w: RSA exponent is even or below 3", WeakKey)
+	}
+	return nil
+}
+
+// check says whether a key that the caller put together may be in a Set.
+func (k Key) check() error {
+	if k.KeyID == "" || len(k.KeyID) > MaxKeyID {
+		return fmt.Errorf("%w: kid is empty or longer than %d bytes", Malformed, MaxKeyID)
+	}
+	algorithm, err := Algorithm(k.Public)
+	if err != nil {
+		return err
+	}
+	if k.Algorithm != algorithm {
+		return fmt.Errorf("%w: its algorithm must be %s", UnsupportedKey, algorithm)
+	}
+	return nil
+}

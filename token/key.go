@@ -1,0 +1,92 @@
+package token
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/keyturn/keyturn/jwks"
+)
+
+// GenerateKey makes a private key for an algorithm: RSA of 2048 bits for RS256, P-256 for ES256, P-384 for ES384. Pass
+// crypto/rand.Reader: since Go 1.26 the standard library uses its own secure source instead of any other.
+func GenerateKey(rand io.Reader, alg string) (crypto.Signer, error) {
+	switch alg {
+	case jwks.RS256:
+		return generated(rsa.GenerateKey(rand, jwks.MinRSABits))
+	case jwks.ES256:
+		return generated(ecdsa.GenerateKey(elliptic.P256(), rand))
+	case jwks.ES384:
+		return generated(ecdsa.GenerateKey(elliptic.P384(), rand))
+	}
+	return nil, fmt.Errorf("generating key: no algorithm %q", alg)
+}
+
+// generated keeps a nil key from becoming a crypto.Signer that is not nil.
+func generated[K crypto.Signer](key K, err error) (crypto.Signer, error) {
+	if err != nil {
+		return nil, fmt.Errorf("generating key: %w", err)
+	}
+	return key, nil
+}
+
+// MarshalPrivateKey returns a key as PEM of its PKCS #8 form, which kube-apiserver's --service-account-signing-key-file takes.
+// Keys that are not in memory, such as those in hardware, cannot be had.
+func MarshalPrivateKey(key crypto.Signer) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encoding private key: %T has no PKCS #8 form", key)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// ParsePrivateKey reads one private key from PEM: PKCS #8, PKCS #1 or SEC 1, not encrypted. The curve that openssl writes in
+// front of a SEC 1 key is skipped. It must be a key that GenerateKey could have made, but for the length of an RSA key.
+func ParsePrivateKey(data []byte) (crypto.Signer, error) {
+	block, rest := pem.Decode(data)
+	if block != nil && block.Type == "EC PARAMETERS" {
+		block, rest = pem.Decode(rest)
+	}
+	if block == nil {
+		return nil, errors.New("reading private key: no PEM block")
+	}
+	if len(bytes.TrimSpace(rest)) > 0 {
+		return nil, errors.New("reading private key: something follows its PEM block")
+	}
+	key, err := parseBlock(block)
+	if err != nil {
+		return nil, fmt.Errorf("reading private key: %w", err)
+	}
+	if _, err := jwks.Algorithm(key.Public()); err != nil {
+		return nil, fmt.Errorf("reading private key: %w", err)
+	}
+	return key, nil
+}
+
+// parseBlock drops the errors of crypto/x509: they may describe the bytes that they did not like.
+func parseBlock(block *pem.Block) (crypto.Signer, error) {
+	var key any
+	var err error
+	switch block.Type {
+	case "PRIVATE KEY":
+		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	case "EC PRIVATE KEY":
+		key, err = x509.ParseECPrivateKey(block.Bytes)
+	default:
+		return nil, errors.New("its PEM block is not an unencrypted private key")
+	}
+	signer, signs := key.(crypto.Signer)
+	if err != nil || !signs {
+		return nil, errors.New("its PEM block does not hold a key that signs")
+	}
+	return signer, nil
+}
