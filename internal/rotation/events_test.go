@@ -1,0 +1,197 @@
+package rotation
+
+import (
+	"fmt"
+	"strings"
+)
+
+// eventKind is a kind of thing that happens in a cluster without the planner.
+type eventKind uint8
+
+const (
+	// What moves the cluster on. Each happens some time, once it can.
+	serverStopped eventKind = iota // a drained API server ends
+	serverReady
+	serverReloaded // somebody repairs the key files of an API server and ends it
+	managerReady
+	fleetSpread // what was published reaches the verifiers of the fleet
+	nodeReady   // pods start there, with tokens from API server `by`
+	nodeGone
+
+	// What clients do, at any time.
+	tokenIssued    // API server `at` answers a TokenRequest
+	podRefreshed   // the kubelet of node `at` gets new tokens from API server `by`
+	secretFilled   // kube-controller-manager `by` signs a legacy token into place `at`
+	secretDeleted  // somebody deletes it
+	versionRaised  // somebody starts the next rotation
+	budgetReleased // somebody allows a disruption again
+
+	// What breaks.
+	serverDied
+	serverMisloaded // an API server starts with bad key files
+	managerDied
+	nodeDied
+	nodeLost // with its disk
+	budgetSpent
+	controllerDied
+)
+
+// The last kind of each sort.
+const (
+	lastProgress = nodeGone
+	lastUse      = budgetReleased
+	lastKind     = controllerDied
+)
+
+// event is one thing that happens.
+type event struct {
+	kind eventKind
+	at   int8
+	by   int8
+}
+
+func (e event) String() string {
+	texts := [...]string{
+		serverStopped: "API server cp-%d stops", serverReady: "API server cp-%d is ready", serverReloaded: "API server cp-%d is repaired",
+		managerReady: "kube-controller-manager kcm-%d is ready", fleetSpread: "the fleet has what was published",
+		nodeReady: "node-%d is ready, by cp-%d", nodeGone: "node-%d is gone",
+		tokenIssued: "cp-%d issues a token", podRefreshed: "the pods of node-%d get tokens from cp-%d",
+		secretFilled: "Secret %d gets a legacy token from kcm-%d", secretDeleted: "Secret %d is deleted",
+		versionRaised: "version %d is wanted", budgetReleased: "a PodDisruptionBudget allows a disruption again",
+		serverDied: "API server cp-%d dies", serverMisloaded: "API server cp-%d starts with bad key files",
+		managerDied: "kube-controller-manager kcm-%d dies", nodeDied: "node-%d dies", nodeLost: "node-%d is lost",
+		budgetSpent: "a PodDisruptionBudget allows no disruption", controllerDied: "the controller restarts",
+	}
+	if e.kind == nodeReady || e.kind == podRefreshed || e.kind == secretFilled {
+		return fmt.Sprintf(texts[e.kind], e.at, e.by)
+	}
+	if strings.Contains(texts[e.kind], "%d") {
+		return fmt.Sprintf(texts[e.kind], e.at)
+	}
+	return texts[e.kind]
+}
+
+// progress are the events that move the cluster on and can happen now.
+func (c *cluster) progress() (events []event) {
+	for e := range c.events {
+		if e.kind <= lastProgress {
+			events = append(events, e)
+		}
+	}
+	return events
+}
+
+// events yields every event that can happen now.
+func (c *cluster) events(yield func(event) bool) {
+	ok := true
+	add := func(can bool, kind eventKind, at, by int8) {
+		if ok && can {
+			ok = yield(event{kind, at, by})
+		}
+	}
+	for i := range c.shape.servers {
+		c.serverEvents(i, add)
+	}
+	for i := range c.shape.managers {
+		m := c.manager[i]
+		add(m.running != 0 && !m.ready, managerReady, i, 0)
+		add(m.running != 0, managerDied, i, 0)
+		for place := range int8(maxSecrets) {
+			add(m.ready && c.serves() && c.secrets[place] == 0, secretFilled, place, i)
+		}
+	}
+	for place, v := range c.secrets {
+		add(v != 0 && c.serves(), secretDeleted, int8(place), 0)
+	}
+	add(c.fleet.accepts != c.fleet.published, fleetSpread, 0, 0)
+	for i := range c.nodes {
+		c.nodeEvents(int8(i), add)
+	}
+	add(c.wanted == c.stored.max() && c.stored != 0, versionRaised, int8(c.wanted+1), 0)
+	add(c.pdb, budgetReleased, 0, 0)
+	add(!c.pdb && c.shape.nodes > 0, budgetSpent, 0, 0)
+	add(c.walk != walk{}, controllerDied, 0, 0)
+}
+
+func (c *cluster) serverEvents(i int8, add func(bool, eventKind, int8, int8)) {
+	s := c.servers[i]
+	add(s.phase == draining, serverStopped, i, 0)
+	add(s.phase == starting, serverReady, i, 0)
+	add(s.phase == ready && s.loaded != s.running, serverReloaded, i, 0)
+	add(s.phase != away && !c.issued.has(s.loaded.sign), tokenIssued, i, 0)
+	add(s.phase != away, serverDied, i, 0)
+	add(s.phase == starting && s.loaded == s.running && c.stored.min() != c.stored.max(), serverMisloaded, i, 0)
+}
+
+func (c *cluster) nodeEvents(i int8, add func(bool, eventKind, int8, int8)) {
+	n := c.nodes[i]
+	add(n.phase == draining && !c.pdb && c.serves(), nodeGone, i, 0)
+	for by := range c.shape.servers {
+		s := c.servers[by]
+		add(n.phase == starting && s.phase == ready, nodeReady, i, by)
+		add((n.phase == ready || n.phase == draining) && s.phase == ready && s.loaded.sign != n.token, podRefreshed, i, by)
+	}
+	add(n.phase == ready || n.phase == draining, nodeDied, i, 0)
+	add(n.phase != away, nodeLost, i, 0)
+}
+
+// happen lets an event happen.
+func (c *cluster) happen(e event) {
+	i := e.at
+	switch e.kind {
+	case serverStopped:
+		c.servers[i].stop()
+	case serverReady:
+		c.servers[i].phase, c.servers[i].ours = ready, false
+	case serverReloaded, serverDied:
+		c.servers[i].stop()
+	case serverMisloaded:
+		c.servers[i].misload(c.stored)
+	case managerReady:
+		c.manager[i].ready = true
+	case managerDied:
+		c.manager[i] = simManager{configured: c.manager[i].configured}
+	case fleetSpread:
+		c.fleet.accepts = c.fleet.published
+	case nodeReady:
+		c.nodes[i].phase = ready
+		c.issueTo(i, e.by)
+	case podRefreshed:
+		c.issueTo(i, e.by)
+	case nodeGone, nodeLost:
+		c.nodes[i] = simNode{}
+	case nodeDied:
+		c.nodes[i].phase = starting
+	case tokenIssued:
+		c.issued |= setOf(int(c.servers[i].loaded.sign))
+	case secretFilled:
+		c.secrets[i] = c.manager[e.by].running
+	case secretDeleted:
+		c.secrets[i] = 0
+	case versionRaised:
+		c.wanted = uint8(e.at)
+	case budgetReleased, budgetSpent:
+		c.pdb = e.kind == budgetSpent
+	case controllerDied:
+		c.walk = walk{}
+	}
+}
+
+// stop ends the process. It is out because of us until it is ready again only if we took it out.
+func (s *simServer) stop() {
+	s.phase, s.running, s.loaded = away, simKeys{}, simKeys{}
+}
+
+// misload has the process lose the key that it does not sign with, or keep one that it was to lose.
+func (s *simServer) misload(stored set) {
+	s.loaded.verify = setOf(int(s.loaded.sign))
+	if s.running.verify == s.loaded.verify {
+		s.loaded.verify = stored
+	}
+}
+
+// issueTo gives the pods of a node tokens from an API server.
+func (c *cluster) issueTo(node, server int8) {
+	c.nodes[node].token = c.servers[server].loaded.sign
+	c.issued |= setOf(int(c.nodes[node].token))
+}

@@ -1,0 +1,365 @@
+package rotation
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// The laws are what must be true at any instant, whatever happens. Each returns the first that is broken.
+
+// errNotSettled says that a rotation did not end although nothing stood in its way.
+var errNotSettled = errors.New("not settled")
+
+// wellFormed holds a decision to what every caller of Plan relies on, whatever was observed.
+func wellFormed(o Observed, d Decision) error {
+	a := d.Action
+	stored := func(v int) bool { return slices.Contains(o.Stored, v) }
+	allStored := func(vs []int) bool { return !slices.ContainsFunc(vs, func(v int) bool { return !stored(v) }) }
+	switch {
+	case d.Blocked && d.Waiting == "":
+		return errors.New("blocked without a reason")
+	case d.Settled && (a.Kind != Wait || d.Waiting != "" || d.Step != "" || o.ControlPlaneWaiting != ""):
+		return errors.New("settled with something left to do")
+	case !d.Settled && d.Waiting == "" && a.Kind != GenerateKey && a.Kind != DeleteKey:
+		return fmt.Errorf("nothing to wait for after %s", a.Kind)
+	case d.Step != "" && rank(d.Step) < 0:
+		return fmt.Errorf("unknown step %q", d.Step)
+	}
+	for _, v := range append([]int{d.Versions.Token, d.Versions.Private}, d.Versions.Public...) {
+		if v != 0 && !stored(v) {
+			return fmt.Errorf("versions %v claim key version %d, which is not stored", d.Versions, v)
+		}
+	}
+	ok := false
+	switch a.Kind {
+	case Wait:
+		ok = true
+	case GenerateKey:
+		ok = a.Version >= 1 && a.Version == o.Wanted && !stored(a.Version)
+	case ConvergeControlPlane:
+		k := a.Target.Keys
+		ok = slices.IsSorted(k.Verify) && slices.Contains(k.Verify, k.Sign) && allStored(k.Verify) &&
+			slices.Contains(k.Verify, a.Target.ControllerManagerSign) &&
+			(a.Target.Next == "" || slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Name == a.Target.Next }))
+	case PublishKeys:
+		ok = o.Fleet != nil && len(a.Publish) > 0 && slices.IsSorted(a.Publish) && allStored(a.Publish)
+	case RefreshTokens, ConvergeNodes:
+		ok = stored(a.Version)
+	case DeleteKey:
+		ok = len(o.Stored) == 2 && a.Version == o.Stored[0]
+	}
+	if !ok {
+		return fmt.Errorf("action %+v does not fit what was observed", a)
+	}
+	return checkNext(o, a.Target)
+}
+
+// checkDecision holds a decision to what was observed, and what it tells to what is true.
+func (c *cluster) checkDecision(o Observed, d Decision) error {
+	if err := wellFormed(o, d); err != nil {
+		return err
+	}
+	if d.Settled {
+		if err := c.checkSettled(); err != nil {
+			return err
+		}
+	}
+	if c.begun != "" && rank(d.Step) < rank(c.begun) {
+		return fmt.Errorf("step %q after %s had begun", d.Step, c.begun)
+	}
+	if err := checkAttended(o, d.Action); err != nil {
+		return err
+	}
+	if err := checkProofs(o, d, c.begun); err != nil {
+		return err
+	}
+	return c.checkVersions(d.Versions)
+}
+
+// checkAttended has a dead process come before all but the key that a rotation begins with: what else there is to
+// do may need it, or take long.
+func checkAttended(o Observed, a Action) error {
+	if a.Kind == ConvergeControlPlane || a.Kind == GenerateKey {
+		return nil
+	}
+	for _, s := range o.Servers {
+		if s.Running.IsZero() {
+			return fmt.Errorf("%s is left down by %s", s.Name, a.Kind)
+		}
+	}
+	for _, m := range o.ControllerManagers {
+		if m.Running == 0 {
+			return fmt.Errorf("%s is left down by %s", m.Name, a.Kind)
+		}
+	}
+	return nil
+}
+
+// checkProofs asks for the proofs of the step before, in what the planner knew when it decided.
+func checkProofs(o Observed, d Decision, begun Step) error {
+	for _, s := range o.Servers {
+		switch d.Action.Kind {
+		case RefreshTokens, ConvergeNodes:
+			if s.Signs != d.Action.Version {
+				return fmt.Errorf("%s before a token of %s was seen to be of key version %d", d.Action.Kind, s.Name, d.Action.Version)
+			}
+		case DeleteKey:
+			if !slices.Contains(s.Refuses, d.Action.Version) {
+				return fmt.Errorf("key version %d is deleted before %s refused it", d.Action.Version, s.Name)
+			}
+		}
+	}
+	if d.Step == StepRetire && begun != StepRetire && (!o.Nodes.Converged || o.Legacy.Proven != slices.Max(o.Stored)) {
+		return fmt.Errorf("retires with nodes %+v and legacy tokens %+v", o.Nodes, o.Legacy)
+	}
+	return nil
+}
+
+// checkNext allows one API server out at a time, when there is something to change, and while all others serve.
+func checkNext(o Observed, t Target) error {
+	if t.Next == "" {
+		return nil
+	}
+	for _, s := range o.Servers {
+		if s.Name != t.Next && (!s.Ready || s.Waiting != "" || s.Running.IsZero() || !s.Running.Equal(s.Configured)) {
+			return fmt.Errorf("%s is taken out while %s is not ready", t.Next, s.Name)
+		}
+		if s.Name == t.Next && s.Configured.Equal(t.Keys) && s.Running.Equal(t.Keys) {
+			return fmt.Errorf("%s is taken out for nothing", t.Next)
+		}
+	}
+	return nil
+}
+
+// checkSettled says what is left of the world before the wanted key version.
+func (c *cluster) checkSettled() error {
+	w := c.wanted
+	only := simKeys{setOf(int(w)), w}
+	if c.stored != only.verify {
+		return fmt.Errorf("settled with keys %v", c.stored.list())
+	}
+	for i, s := range c.servers[:c.shape.servers] {
+		if s.configured != only || s.loaded != only || s.phase != ready {
+			return fmt.Errorf("settled with API server %s %+v", serverName(i), s)
+		}
+	}
+	for i, m := range c.manager[:c.shape.managers] {
+		if (m != simManager{w, w, true}) {
+			return fmt.Errorf("settled with kube-controller-manager %s %+v", managerName(i), m)
+		}
+	}
+	if c.shape.fleet && c.fleet.accepts != only.verify {
+		return fmt.Errorf("settled with a fleet that accepts %v", c.fleet.accepts.list())
+	}
+	for _, v := range c.secrets {
+		if v != 0 && v != w {
+			return fmt.Errorf("settled with a legacy token of key version %d", v)
+		}
+	}
+	present := int8(0)
+	for i, n := range c.nodes {
+		if n.phase == away {
+			continue
+		}
+		if (n != simNode{ready, w, w}) {
+			return fmt.Errorf("settled with node-%d %+v", i, n)
+		}
+		present++
+	}
+	if present != c.shape.nodes {
+		return fmt.Errorf("settled with %d nodes", present)
+	}
+	return nil
+}
+
+// checkVersions holds the three versions to what is true: they may lag behind it and never run ahead.
+func (c *cluster) checkVersions(v Versions) error {
+	if v.Token == 0 {
+		return nil
+	}
+	token, private, newest := uint8(v.Token), uint8(v.Private), uint8(slices.Max(v.Public))
+	for i, s := range c.servers[:c.shape.servers] {
+		name, now := serverName(i), s.running
+		if s.phase == away {
+			now = s.configured
+		}
+		switch {
+		case s.configured.sign < private || now.sign < private || now.sign < token:
+			return fmt.Errorf("versions %v while %s signs with %d", v, name, min(s.configured.sign, now.sign))
+		case !now.verify.has(newest) && !s.loaded.verify.has(newest):
+			return fmt.Errorf("versions %v while %s does not accept %d", v, name, newest)
+		case now.verify.min() < uint8(v.Public[0]):
+			return fmt.Errorf("versions %v while %s still accepts %d", v, name, now.verify.min())
+		}
+	}
+	for i, m := range c.manager[:c.shape.managers] {
+		if m.configured < private || m.running != 0 && m.running < max(private, token) {
+			return fmt.Errorf("versions %v while %s signs with %d", v, managerName(i), m.running)
+		}
+	}
+	if c.shape.fleet && newest > 1 && !c.fleet.accepts.has(newest) {
+		return fmt.Errorf("versions %v while the fleet does not accept %d", v, newest)
+	}
+	if held := c.held(); held != 0 && held.min() < token {
+		return fmt.Errorf("versions %v while a token of %d is held", v, held.min())
+	}
+	return nil
+}
+
+// held are the key versions of the tokens in Secrets and in pods.
+func (c *cluster) held() (s set) {
+	for _, v := range c.secrets {
+		s |= setOf(int(v))
+	}
+	for _, n := range c.nodes {
+		s |= setOf(int(n.token))
+	}
+	return s &^ setOf(0)
+}
+
+// checkStep holds an executed decision to the order of the rotation.
+func checkStep(was, is *cluster, d Decision) error {
+	for i := range int(is.shape.servers) {
+		if err := checkConfigured(was, is, i); err != nil {
+			return fmt.Errorf("API server %s: %w", serverName(i), err)
+		}
+	}
+	for i, m := range is.manager[:is.shape.managers] {
+		if err := checkManager(was, is, i); err != nil {
+			return fmt.Errorf("kube-controller-manager %s: %d after %d: %w", managerName(i), m.configured, was.manager[i].configured, err)
+		}
+	}
+	if gone := was.fleet.published &^ is.fleet.published; gone != 0 {
+		if err := was.checkUnused(gone.min()); err != nil {
+			return fmt.Errorf("the fleet loses key version %d: %w", gone.min(), err)
+		}
+	}
+	if err := checkStore(was, is); err != nil {
+		return err
+	}
+	if d.Settled && is.disks != is.stored {
+		return fmt.Errorf("settled with key versions %v on disks", is.disks.list())
+	}
+	return nil
+}
+
+// checkConfigured allows an API server one change at a time, forward only, and each after its proof.
+func checkConfigured(was, is *cluster, i int) error {
+	before, after := was.servers[i].configured, is.servers[i].configured
+	if before == after || before.sign == 0 {
+		return nil
+	}
+	if after.sign < before.sign || after.verify.min() < before.verify.min() || after.verify.max() < before.verify.max() {
+		return fmt.Errorf("%v after %v goes backward", after.keys(), before.keys())
+	}
+	if after.sign != before.sign {
+		return was.checkProven(after.sign)
+	}
+	if gone := before.verify &^ after.verify; gone != 0 {
+		if err := was.checkUnused(gone.min()); err != nil {
+			return fmt.Errorf("loses key version %d: %w", gone.min(), err)
+		}
+	}
+	return nil
+}
+
+// checkProven says which verifier was never seen to accept a key version, or is not told to go on doing so.
+func (c *cluster) checkProven(version uint8) error {
+	for i, s := range c.servers[:c.shape.servers] {
+		if !s.proven.has(version) || !s.configured.verify.has(version) {
+			return fmt.Errorf("signs with key version %d, which %s has not proven to accept", version, serverName(i))
+		}
+	}
+	if c.shape.fleet && !c.fleet.proven.has(version) {
+		return fmt.Errorf("signs with key version %d, which the fleet has not proven to accept", version)
+	}
+	return nil
+}
+
+func checkManager(was, is *cluster, i int) error {
+	before, after := was.manager[i].configured, is.manager[i].configured
+	switch {
+	case before == 0 || before == after:
+		return nil
+	case after < before:
+		return errors.New("goes backward")
+	case was.anyServer(func(s simServer) bool { return s.configured.sign != after }):
+		return errors.New("is switched before the API servers are")
+	}
+	return was.checkProven(after)
+}
+
+// checkUnused says who still needs a key version to be accepted.
+func (c *cluster) checkUnused(version uint8) error {
+	for i, s := range c.servers[:c.shape.servers] {
+		if s.configured.sign == version || s.running.sign == version {
+			return fmt.Errorf("%s signs with it", serverName(i))
+		}
+	}
+	for i, m := range c.manager[:c.shape.managers] {
+		if m.configured == version || m.running == version {
+			return fmt.Errorf("%s signs with it", managerName(i))
+		}
+	}
+	for i, n := range c.nodes {
+		if n.phase != away && n.version <= version {
+			return fmt.Errorf("node-%d is of its time", i)
+		}
+	}
+	if c.held().has(version) {
+		return errors.New("a Secret or a pod holds a token of it")
+	}
+	return nil
+}
+
+// checkStore allows the next version to come, and the last one to go once it is nowhere else.
+func checkStore(was, is *cluster) error {
+	if gained := is.stored &^ was.stored; gained != 0 {
+		if gained.max() != was.wanted || was.stored != 0 && was.stored != setOf(int(was.wanted)-1) {
+			return fmt.Errorf("key version %d joins %v", gained.max(), was.stored.list())
+		}
+	}
+	gone := was.stored &^ is.stored
+	if gone == 0 {
+		return nil
+	}
+	v := gone.min()
+	for i, s := range was.servers[:was.shape.servers] {
+		if s.configured.verify.has(v) || s.running.verify.has(v) || s.loaded.verify.has(v) {
+			return fmt.Errorf("key version %d is deleted while %s accepts it", v, serverName(i))
+		}
+	}
+	if was.fleet.accepts.has(v) {
+		return fmt.Errorf("key version %d is deleted while the fleet accepts it", v)
+	}
+	if err := was.checkUnused(v); err != nil {
+		return fmt.Errorf("key version %d is deleted: %w", v, err)
+	}
+	return nil
+}
+
+// checkState holds the cluster itself to what its users were promised.
+func (c *cluster) checkState() error {
+	out := 0
+	needed := c.issued | c.held()
+	for i, s := range c.servers[:c.shape.servers] {
+		if s.ours {
+			out++
+		}
+		if s.phase == away || s.loaded != s.running {
+			continue // nobody asks it, or somebody broke it
+		}
+		if refused := needed &^ s.running.verify; refused != 0 {
+			return fmt.Errorf("%s refuses a token of key version %d", serverName(i), refused.max())
+		}
+	}
+	if out > 1 {
+		return fmt.Errorf("%d API servers are out because of the rotation", out)
+	}
+	// The fleet learns of a new cluster some time after the first tokens of it.
+	if refused := needed &^ c.fleet.accepts &^ setOf(1); c.shape.fleet && refused != 0 || c.fleet.proven&needed&^c.fleet.accepts != 0 {
+		return fmt.Errorf("the fleet refuses a token of key version %d", refused.max())
+	}
+	return nil
+}

@@ -1,0 +1,188 @@
+package rotation
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// TestBrokenStore holds what is told of a store, or a spec, that no rotation leads to.
+func TestBrokenStore(t *testing.T) {
+	runs := func(k Keys) []Server { return []Server{{Name: "cp-0", Configured: k, Running: k, Ready: true}} }
+	tests := []struct {
+		name string
+		o    Observed
+	}{
+		{"all keys are lost", Observed{Wanted: 2}},
+		{"the only key is lost, and an API server has it", Observed{Wanted: 1, Servers: runs(Keys{[]int{1}, 1})}},
+		{"the new key is lost while it is published", Observed{Wanted: 2, Stored: []int{1}, Servers: runs(Keys{[]int{1, 2}, 1})}},
+		{"the old key is lost while it is accepted", Observed{Wanted: 2, Stored: []int{2}, Servers: runs(Keys{[]int{1, 2}, 2})}},
+		{"the old key is lost while only kube-controller-manager has it", Observed{
+			Wanted: 2, Stored: []int{2}, Servers: runs(Keys{[]int{2}, 2}), ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1}},
+		}},
+		{"the spec went back", Observed{Wanted: 1, Stored: []int{2}}},
+		{"the spec went back while a rotation runs", Observed{Wanted: 1, Stored: []int{1, 2}}},
+		{"the spec ran ahead", Observed{Wanted: 4, Stored: []int{1, 2}}},
+		{"too many keys", Observed{Wanted: 3, Stored: []int{1, 2, 3}}},
+		{"a gap", Observed{Wanted: 3, Stored: []int{1, 3}}},
+		{"the spec is empty", Observed{}},
+		{"a key before the first", Observed{Wanted: 1, Stored: []int{0, 1}}},
+	}
+	var b strings.Builder
+	for _, test := range tests {
+		d := Plan(test.o)
+		if !d.Blocked || d.Action.Kind != Wait || d.Step != "" {
+			t.Errorf("%s: %v", test.name, told{d})
+		}
+		fmt.Fprintf(&b, "%s: stored %v, wanted %d\n  %s\n", test.name, test.o.Stored, test.o.Wanted, d.Waiting)
+	}
+	golden(t, "broken-store", b.String())
+}
+
+// TestVersions holds the three versions to what is seen of a rotation from 1 to 2, where it is not what the
+// processes were started with.
+func TestVersions(t *testing.T) {
+	both := []int{1, 2}
+	told := func(sign int) Server {
+		k := Keys{Verify: both, Sign: sign}
+		return Server{Name: "cp-0", Configured: k, Running: k, Ready: true}
+	}
+	with := func(s Server, change func(*Server)) Server {
+		change(&s)
+		return s
+	}
+	refreshed := Legacy{Proven: 2}
+	tests := []struct {
+		name   string
+		server Server
+		legacy Legacy
+		want   Versions
+	}{
+		{"nothing is known but what it was told", told(2), Legacy{}, Versions{1, 2, both}},
+		{"it signs with another key", with(told(2), func(s *Server) { s.Signs = 1 }), refreshed, Versions{1, 1, both}},
+		{"it accepts another key", with(told(2), func(s *Server) { s.Accepts = []int{1} }), refreshed, Versions{2, 2, []int{1}}},
+		{"it refuses the new key", with(told(2), func(s *Server) { s.Refuses = []int{2} }), refreshed, Versions{2, 2, []int{1}}},
+		{"the old process runs", with(told(2), func(s *Server) { s.Running = Keys{both, 1} }), Legacy{}, Versions{1, 1, both}},
+		{"it is down", with(told(2), func(s *Server) { s.Running = Keys{} }), Legacy{}, Versions{1, 2, both}},
+	}
+	for _, test := range tests {
+		o := Observed{Wanted: 2, Stored: both, Servers: []Server{test.server}, Legacy: test.legacy, Nodes: Nodes{Converged: true}}
+		if got := Plan(o).Versions; !reflect.DeepEqual(got, test.want) {
+			t.Errorf("%s: versions %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+// FuzzPlan holds Plan to what it owes to every caller, whatever was observed.
+func FuzzPlan(f *testing.F) {
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := checkPlan(data); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestPlanOfAnything is the fuzz test for as long as every run of the tests can bear.
+func TestPlanOfAnything(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 20000 {
+		data := make([]byte, 80)
+		for i := range data {
+			data[i] = byte(rng.IntN(256))
+		}
+		if err := checkPlan(data); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// checkPlan wants an answer that is the same each time, fits what was observed, and leaves it alone.
+func checkPlan(data []byte) error {
+	first, second := tape(data), tape(data)
+	o, before := first.observed(), second.observed()
+	d := Plan(o)
+	if err := wellFormed(o, d); err != nil {
+		return fmt.Errorf("%v: %w, for %+v", told{d}, err, o)
+	}
+	if !reflect.DeepEqual(o, before) {
+		return fmt.Errorf("%+v was changed to %+v", before, o)
+	}
+	if again := Plan(o); !reflect.DeepEqual(d, again) {
+		return fmt.Errorf("%v, and then %v, for %+v", told{d}, told{again}, o)
+	}
+	return nil
+}
+
+// tape reads an observation off the bytes of a fuzzer; at its end all is zero.
+type tape []byte
+
+// below returns a number from 0 to n-1.
+func (t *tape) below(n int) int {
+	if len(*t) == 0 {
+		return 0
+	}
+	b := (*t)[0]
+	*t = (*t)[1:]
+	return int(b) % n
+}
+
+func (t *tape) is() bool { return t.below(2) == 1 }
+
+// version is mostly one that a rotation from 1 to 2 or from 2 to 3 knows.
+func (t *tape) version() int { return t.below(5) - t.below(16)/15 }
+
+func (t *tape) versions() (vs []int) {
+	switch t.below(8) {
+	case 0:
+		return nil
+	case 1:
+		return []int{1}
+	case 2:
+		return []int{2}
+	case 3, 4, 5:
+		return []int{1, 2}
+	case 6:
+		return []int{2, 3}
+	}
+	for range t.below(4) {
+		vs = append(vs, t.version())
+	}
+	return vs
+}
+
+func (t *tape) text() string { return []string{"", "", "something"}[t.below(3)] }
+func (t *tape) keys() Keys   { return Keys{Verify: t.versions(), Sign: t.version()} }
+
+func (t *tape) observed() Observed {
+	o := Observed{Wanted: t.version(), Stored: t.versions(), ControlPlaneWaiting: t.text()}
+	for i := range t.below(4) {
+		o.Servers = append(o.Servers, t.server(fmt.Sprintf("cp-%d", i)))
+	}
+	for i := range t.below(3) {
+		m := ControllerManager{Name: managerName(i), Configured: t.version(), Running: t.version(), Ready: t.is(), Waiting: t.text()}
+		o.ControllerManagers = append(o.ControllerManagers, m)
+	}
+	if t.is() {
+		o.Fleet = &Fleet{Accepts: t.versions(), Waiting: t.text()}
+	}
+	o.Legacy = Legacy{Proven: t.version(), Waiting: t.text(), Blocked: t.is()}
+	o.Nodes = Nodes{Oldest: t.version(), Converged: t.is(), Waiting: t.text(), Blocked: t.is()}
+	return o
+}
+
+// server is often what its configuration makes it, so that more than the first check is reached.
+func (t *tape) server(name string) Server {
+	s := Server{Name: name, Configured: t.keys(), Ready: true}
+	s.Running, s.Accepts, s.Signs = s.Configured, s.Configured.Verify, s.Configured.Sign
+	s.Refuses = t.versions()
+	if t.is() {
+		s.Running, s.Ready, s.Waiting = t.keys(), t.is(), t.text()
+	}
+	if t.is() {
+		s.Accepts, s.Signs = t.versions(), t.version()
+	}
+	return s
+}

@@ -1,0 +1,241 @@
+package rotation
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+)
+
+// planner is Plan, or a broken one.
+type planner func(Observed) Decision
+
+// trial is a cluster, the planner that rotates its key, and what happened so far.
+type trial struct {
+	cluster
+	plan planner
+	log  []fmt.Stringer
+}
+
+// act is one round of the controller, in which events may happen between what it saw and what it does, and in
+// which it may die before it does anything.
+func (t *trial) act(v view, meanwhile []event, dies bool) (Decision, error) {
+	o := t.observe(v)
+	d := t.plan(o)
+	t.log = append(t.log, told{d})
+	if err := t.checkDecision(o, d); err != nil {
+		return d, err
+	}
+	for _, e := range meanwhile {
+		if err := t.happen(e); err != nil {
+			return d, err
+		}
+	}
+	if dies {
+		return d, t.happen(event{kind: controllerDied})
+	}
+	was := t.cluster
+	t.execute(d)
+	if err := checkStep(&was, &t.cluster, d); err != nil {
+		return d, err
+	}
+	return d, t.checkState()
+}
+
+func (t *trial) happen(e event) error {
+	t.log = append(t.log, e)
+	t.cluster.happen(e)
+	return t.checkState()
+}
+
+// story is the end of what happened, for a test that failed.
+func (t *trial) story() string {
+	var b strings.Builder
+	for _, line := range t.log[max(0, len(t.log)-60):] {
+		fmt.Fprintln(&b, line)
+	}
+	return b.String()
+}
+
+// chaos is a trial in random order: some hundred rounds in which anything may happen, then peace, in which the
+// last wanted version must be reached, and then one more.
+type chaos struct {
+	trial
+	rng *rand.Rand
+	// faults is how many of a hundred events break something.
+	faults int
+}
+
+const (
+	chaoticRounds  = 300
+	peacefulRounds = 300
+	lastWanted     = 3
+)
+
+func newChaos(seed uint64, s shape, plan planner) *chaos {
+	return &chaos{
+		trial:  trial{cluster: cluster{shape: s, wanted: 1}, plan: plan},
+		rng:    rand.New(rand.NewPCG(seed, 2)),
+		faults: []int{0, 2, 10, 30}[seed%4],
+	}
+}
+
+func (c *chaos) run() error {
+	for range chaoticRounds {
+		if err := c.round(); err != nil {
+			return err
+		}
+	}
+	for {
+		if err := c.settle(); err != nil {
+			return err
+		}
+		if c.wanted >= lastWanted {
+			return nil
+		}
+		if err := c.happen(event{versionRaised, int8(c.wanted) + 1, 0}); err != nil {
+			return err
+		}
+	}
+}
+
+// round lets the planner act, or something happen, or both at once.
+func (c *chaos) round() error {
+	if e, ok := c.pick(); ok && c.rng.IntN(3) > 0 {
+		return c.happen(e)
+	}
+	var meanwhile []event
+	if e, ok := c.pick(); ok && c.rng.IntN(4) == 0 {
+		meanwhile = append(meanwhile, e)
+	}
+	_, err := c.act(c.view(), meanwhile, c.rng.IntN(100) < c.faults)
+	return err
+}
+
+// pick chooses an event of a random sort.
+func (c *chaos) pick() (event, bool) {
+	first, last := serverStopped, lastProgress
+	switch n := c.rng.IntN(100); {
+	case n < c.faults:
+		first, last = lastUse+1, lastKind
+	case n < c.faults+30:
+		first, last = lastProgress+1, lastUse
+	}
+	var all []event
+	for e := range c.events {
+		if e.kind >= first && e.kind <= last && (e.kind != versionRaised || e.at <= lastWanted && c.rng.IntN(20) == 0) {
+			all = append(all, e)
+		}
+	}
+	if len(all) == 0 {
+		return event{}, false
+	}
+	return all[c.rng.IntN(len(all))], true
+}
+
+// view loses proofs as often as things break.
+func (c *chaos) view() view {
+	v := fullView
+	for i := range int(c.shape.servers) {
+		if c.rng.IntN(100) < c.faults {
+			v = v.without(i)
+		}
+		if c.rng.IntN(100) < c.faults {
+			v.unsigned |= 1 << i
+		}
+	}
+	v.fleetKnown = c.rng.IntN(100) >= c.faults
+	if c.rng.IntN(100) < c.faults {
+		v.lacks = "the load balancer to be ready"
+	}
+	return v
+}
+
+// settle lets nothing break any more, and everything that can go on do so once a round, in random order.
+func (c *chaos) settle() error {
+	c.pdb = false
+	for range peacefulRounds {
+		d, err := c.act(fullView, nil, false)
+		if err != nil || d.Settled {
+			return err
+		}
+		events := c.progress()
+		c.rng.Shuffle(len(events), func(i, j int) { events[i], events[j] = events[j], events[i] })
+		for _, e := range events {
+			if !c.can(e) {
+				continue
+			}
+			if err := c.happen(e); err != nil {
+				return err
+			}
+		}
+	}
+	return errNotSettled
+}
+
+// can says that an event can still happen.
+func (c *cluster) can(e event) bool {
+	for f := range c.events {
+		if f == e {
+			return true
+		}
+	}
+	return false
+}
+
+var shapes = []shape{
+	{servers: 1, managers: 1, nodes: 0},
+	{servers: 1, managers: 1, nodes: 2, fleet: true},
+	{servers: 3, managers: 2, nodes: 2},
+	{servers: 3, managers: 2, nodes: 1, fleet: true},
+}
+
+// TestRandomOrder rotates clusters while things happen in random orders, and holds every state to the laws.
+func TestRandomOrder(t *testing.T) {
+	const seeds = 200
+	for _, s := range shapes {
+		t.Run(s.String(), func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(seeds) {
+				c := newChaos(seed, s, Plan)
+				if err := c.run(); err != nil {
+					t.Fatalf("seed %d: %v, after\n%s", seed, err, c.story())
+				}
+			}
+		})
+	}
+}
+
+func (s shape) String() string {
+	text := fmt.Sprintf("%d API servers, %d nodes", s.servers, s.nodes)
+	if s.fleet {
+		text += ", fleet"
+	}
+	return text
+}
+
+// TestPropertiesCatch shows that the laws can fail: planners that each break one rule are all found out.
+func TestPropertiesCatch(t *testing.T) {
+	for _, broken := range brokenPlanners {
+		t.Run(broken.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(400) {
+				c := newChaos(seed, shapes[seed/4%4], broken.plan)
+				err := c.run()
+				if err == nil {
+					continue
+				}
+				if errors.Is(err, errNotSettled) != broken.stuck {
+					t.Fatalf("seed %d was caught for another reason: %v, after\n%s", seed, err, c.story())
+				}
+				if !strings.Contains(err.Error(), broken.law) {
+					t.Fatalf("seed %d was caught for another reason: %v, after\n%s", seed, err, c.story())
+				}
+				t.Logf("seed %d: %v", seed, err)
+				return
+			}
+			t.Error("nothing caught it")
+		})
+	}
+}

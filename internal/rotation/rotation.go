@@ -1,0 +1,182 @@
+// Package rotation decides what a rotation of a signing key does next.
+//
+// Plan is where to start: it maps what was observed of a cluster to one Decision. It is pure: it knows no
+// Kubernetes, clock, disk or network, keeps no state and never fails; waiting and being blocked are results. The
+// step is derived from what is observed and never from a saved step, so that planning again after a crash
+// anywhere is the recovery.
+//
+// Plan guarantees, for every sequence of observations that is true at the time of each call:
+//
+//   - no API server is told to sign with a key that some verifier has not proven to accept;
+//   - at most one API server is taken out at a time, and only while all others are proven;
+//   - a key version is deleted only after every verifier refuses it, and no token or node of it is left;
+//   - a rotation only goes forward.
+package rotation
+
+import "slices"
+
+// Keys is what an API server accepts and signs with, as key versions.
+type Keys struct {
+	// Verify is ascending and holds Sign.
+	Verify []int
+	Sign   int
+}
+
+// Equal says whether both mean the same keys.
+func (k Keys) Equal(o Keys) bool { return k.Sign == o.Sign && slices.Equal(k.Verify, o.Verify) }
+
+// IsZero says that no keys are meant.
+func (k Keys) IsZero() bool { return k.Sign == 0 && len(k.Verify) == 0 }
+
+// Observed is what was seen of one cluster.
+type Observed struct {
+	// Wanted is the key version that the spec asks for.
+	Wanted int
+	// Stored are the key versions in the store, ascending.
+	Stored []int
+	// Servers are the API servers; none before the control plane was first made.
+	Servers []Server
+	// ControllerManagers are the kube-controller-managers, the second kind of signer.
+	ControllerManagers []ControllerManager
+	// ControlPlaneWaiting says what else the control plane lacks; empty when nothing.
+	ControlPlaneWaiting string
+	// Fleet is what verifiers outside the cluster accept; nil when it is registered with none.
+	Fleet *Fleet
+	// Legacy is what is known of the legacy tokens.
+	Legacy Legacy
+	// Nodes is what is known of the nodes.
+	Nodes Nodes
+}
+
+// Server is one API server.
+type Server struct {
+	Name string
+	// Configured is what it starts with next; it outlives every crash. Zero before the first time.
+	Configured Keys
+	// Running is what its process was started with; zero when none runs.
+	Running Keys
+	// Ready says that it serves, and Waiting why it does not.
+	Ready   bool
+	Waiting string
+	// Accepts and Refuses are the key versions whose canary tokens it accepted and refused; a version in
+	// neither is not known.
+	Accepts, Refuses []int
+	// Signs is the key version of a fresh token that it issued; 0 when not known.
+	Signs int
+}
+
+// ControllerManager is one kube-controller-manager.
+type ControllerManager struct {
+	Name                string
+	Configured, Running int
+	Ready               bool
+	Waiting             string
+}
+
+// Fleet is what verifiers outside the cluster accept.
+type Fleet struct {
+	// Accepts are the key versions whose canary tokens they accept.
+	Accepts []int
+	// Waiting says why that is not known, if it is not.
+	Waiting string
+}
+
+// Legacy is what is known of the legacy tokens.
+type Legacy struct {
+	// Proven is the key version of all legacy tokens, by a walk that began after every signer was on that
+	// version; 0 when not known.
+	Proven int
+	// Waiting says what the refresh waits for, and Blocked that somebody must act.
+	Waiting string
+	Blocked bool
+}
+
+// Nodes is what is known of the nodes.
+type Nodes struct {
+	// Oldest is the oldest key version from whose time a node is; 0 without nodes.
+	Oldest int
+	// Converged says that each pool has its wanted size and all nodes are ready.
+	Converged bool
+	// Waiting says what the nodes wait for, and Blocked that somebody must act.
+	Waiting string
+	Blocked bool
+}
+
+// Step is a step of a rotation; empty when none runs.
+type Step string
+
+// The steps of a rotation, in their order.
+const (
+	StepGenerate Step = "Generate"
+	StepPublish  Step = "Publish"
+	StepSwitch   Step = "Switch"
+	StepRefresh  Step = "Refresh"
+	StepRetire   Step = "Retire"
+)
+
+// ActionKind is the kind of an external write.
+type ActionKind string
+
+// The kinds of external writes. Each is idempotent, and all but the first and last are repeated until their
+// result is observed.
+const (
+	// Wait writes nothing.
+	Wait ActionKind = "Wait"
+	// GenerateKey stores a new key pair of Action.Version.
+	GenerateKey ActionKind = "GenerateKey"
+	// ConvergeControlPlane brings the control plane nearer to Action.Target.
+	ConvergeControlPlane ActionKind = "ConvergeControlPlane"
+	// PublishKeys makes the fleet trust exactly Action.Publish.
+	PublishKeys ActionKind = "PublishKeys"
+	// RefreshTokens re-signs legacy tokens with Action.Version.
+	RefreshTokens ActionKind = "RefreshTokens"
+	// ConvergeNodes brings the node pools to their size, with nodes of Action.Version.
+	ConvergeNodes ActionKind = "ConvergeNodes"
+	// DeleteKey deletes the private key of Action.Version for good.
+	DeleteKey ActionKind = "DeleteKey"
+)
+
+// Action is one external write.
+type Action struct {
+	Kind    ActionKind
+	Version int
+	Target  Target
+	Publish []int
+}
+
+// Target is what a control plane is to become.
+type Target struct {
+	// Keys is what every API server is to run with in the end.
+	Keys Keys
+	// Next names the one API server that may be taken out now; empty: none may.
+	Next string
+	// ControllerManagerSign is the key version with which every kube-controller-manager is to sign.
+	ControllerManagerSign int
+}
+
+// Versions are the three versions that `status` prints.
+type Versions struct {
+	// Token is the oldest key version that some token may still be signed with.
+	Token int
+	// Private is the oldest key version that some signer still signs with.
+	Private int
+	// Public are the accepted key versions, ascending.
+	Public []int
+}
+
+// Decision is what to do next, and what to tell about it.
+type Decision struct {
+	// Step is the step that runs; empty when no rotation does.
+	Step Step
+	// Action is the one external write to do now.
+	Action Action
+	// Waiting says in words what is waited for, naming the object; empty when nothing is.
+	Waiting string
+	// Blocked says that somebody must act before Waiting can end.
+	Blocked bool
+	// Versions is what was observed of the three versions.
+	Versions Versions
+	// Settled says that there is nothing left to do: the wanted key version is the only one anywhere, and
+	// the control plane and the nodes are as wanted.
+	Settled bool
+}

@@ -1,0 +1,378 @@
+package rotation
+
+import (
+	"fmt"
+	"math/bits"
+	"slices"
+)
+
+// The simulated cluster does what the contracts of internal/controlplane, internal/nodes and the refresh of
+// legacy tokens allow and no more, in steps as small as they can be told apart: an API server is configured, drained,
+// stopped, started and ready in five steps, and anything may happen between two of them. It is a comparable
+// value, so that the model check can tell states apart and the random runs can copy them.
+
+const (
+	maxServers  = 3
+	maxManagers = 2
+	maxNodes    = 3 // two and one to surge
+	maxSecrets  = 2
+)
+
+// set is a set of key versions.
+type set uint8
+
+func setOf(versions ...int) (s set) {
+	for _, v := range versions {
+		s |= 1 << v
+	}
+	return s
+}
+
+func (s set) has(version uint8) bool { return s&(1<<version) != 0 }
+func (s set) min() uint8             { return uint8(bits.TrailingZeros8(uint8(s))) }
+func (s set) max() uint8             { return uint8(bits.Len8(uint8(s))) - 1 }
+
+func (s set) list() (versions []int) {
+	for v := range 8 {
+		if s.has(uint8(v)) {
+			versions = append(versions, v)
+		}
+	}
+	return versions
+}
+
+// simKeys is Keys as a comparable value.
+type simKeys struct {
+	verify set
+	sign   uint8
+}
+
+func (k simKeys) keys() Keys   { return Keys{Verify: k.verify.list(), Sign: int(k.sign)} }
+func simKeysOf(k Keys) simKeys { return simKeys{setOf(k.Verify...), uint8(k.Sign)} }
+
+// phase is where a process or machine is between being away and being of use.
+type phase uint8
+
+const (
+	away phase = iota
+	starting
+	ready
+	draining
+)
+
+type simServer struct {
+	configured, running simKeys
+	// loaded is what the process truly accepts and signs with: not what it was started with, if a file was bad.
+	loaded simKeys
+	phase  phase
+	// ours says that it is out because the planner named it.
+	ours bool
+	// proven are the key versions that the planner has ever seen it accept.
+	proven set
+}
+
+type simManager struct {
+	configured, running uint8
+	ready               bool
+}
+
+type simNode struct {
+	phase   phase
+	version uint8
+	// token is the key version of the tokens of its pods; 0 without pods.
+	token uint8
+}
+
+type simFleet struct {
+	published, accepts set
+	proven             set
+}
+
+// walk is the walk over all legacy tokens and what it proved. The controller forgets it when it restarts.
+type walk struct {
+	version, at, proven uint8
+}
+
+// shape is what never changes of a simulated cluster.
+type shape struct {
+	servers, managers, nodes int8
+	fleet                    bool
+}
+
+// cluster is the state of a simulated cluster.
+type cluster struct {
+	shape   shape
+	wanted  uint8
+	stored  set
+	disks   set // the key versions of which some disk holds the private key
+	made    bool
+	servers [maxServers]simServer
+	manager [maxManagers]simManager
+	fleet   simFleet
+	secrets [maxSecrets]uint8 // the key versions of the legacy tokens, in the order of a list; 0: no such Secret
+	nodes   [maxNodes]simNode
+	pdb     bool // a PodDisruptionBudget lets no pod go
+	walk    walk
+
+	// issued are the key versions of tokens that some API server issued and that nobody told to be over.
+	issued set
+	// begun is the furthest step of this rotation of which a write was done; empty when none was.
+	begun Step
+}
+
+func serverName(i int) string  { return [maxServers]string{"cp-0", "cp-1", "cp-2"}[i] }
+func managerName(i int) string { return [maxManagers]string{"kcm-0", "kcm-1"}[i] }
+
+// view is what an observation does not get to know, as when a canary runs into a time-out.
+type view struct {
+	unknown    uint8 // bit i: API server i was asked about no canary token
+	unsigned   uint8 // bit i: API server i issued no token
+	fleetKnown bool
+	lacks      string // what else the control plane is seen to lack
+}
+
+var fullView = view{fleetKnown: true}
+
+func (v view) without(server int) view {
+	v.unknown |= 1 << server
+	return v
+}
+
+// observe looks at the cluster as the controller does. It remembers what was proven of each verifier, for the
+// laws to hold the planner to.
+func (c *cluster) observe(v view) Observed {
+	o := Observed{Wanted: int(c.wanted), Stored: c.stored.list(), Legacy: c.observeLegacy(), Nodes: c.observeNodes(), ControlPlaneWaiting: v.lacks}
+	if c.made {
+		for i := range int(c.shape.servers) {
+			o.Servers = append(o.Servers, c.observeServer(i, v))
+		}
+		for i, m := range c.manager[:c.shape.managers] {
+			o.ControllerManagers = append(o.ControllerManagers, ControllerManager{
+				Name: managerName(i), Configured: int(m.configured), Running: int(m.running), Ready: m.ready,
+			})
+		}
+	}
+	if c.shape.fleet {
+		o.Fleet = c.observeFleet(v)
+	}
+	return o
+}
+
+func (c *cluster) observeServer(i int, v view) Server {
+	s := &c.servers[i]
+	o := Server{
+		Name: serverName(i), Configured: s.configured.keys(), Running: s.running.keys(), Ready: s.phase == ready,
+		Waiting: [...]string{away: "down", starting: "starting", ready: "", draining: "draining"}[s.phase],
+	}
+	if s.phase == ready && v.unsigned&(1<<i) == 0 {
+		o.Signs = int(s.loaded.sign)
+	}
+	if s.phase == ready && v.unknown&(1<<i) == 0 {
+		// A canary token can be signed only with a key that is stored.
+		accepts := s.loaded.verify & c.stored
+		s.proven |= accepts
+		o.Accepts, o.Refuses = accepts.list(), (c.stored &^ accepts).list()
+	}
+	return o
+}
+
+func (c *cluster) observeFleet(v view) *Fleet {
+	if !v.fleetKnown { // some of it has answered
+		return &Fleet{Accepts: c.fleet.published.list(), Waiting: "the fleet to answer"}
+	}
+	accepts := c.fleet.accepts & c.stored
+	c.fleet.proven |= accepts
+	return &Fleet{Accepts: accepts.list()}
+}
+
+func (c *cluster) observeLegacy() Legacy {
+	l := Legacy{Proven: int(c.walk.proven)}
+	if c.walk.version != 0 && c.walk.proven != c.walk.version {
+		l.Waiting = fmt.Sprintf("the legacy tokens: %d of %d pages are re-signed", c.walk.at, maxSecrets)
+	}
+	return l
+}
+
+func (c *cluster) observeNodes() Nodes {
+	if !c.serves() {
+		return Nodes{Waiting: "an API server to be ready"}
+	}
+	o := Nodes{Converged: true}
+	present := int8(0)
+	for i, n := range c.nodes {
+		if n.phase == away {
+			continue
+		}
+		present++
+		if o.Oldest == 0 || int(n.version) < o.Oldest {
+			o.Oldest = int(n.version)
+		}
+		switch {
+		case n.phase == draining && c.pdb:
+			o.Waiting, o.Blocked = fmt.Sprintf("PodDisruptionBudget default/web lets no pod of node-%d go: allow a disruption", i), true
+		case n.phase == draining && !o.Blocked:
+			o.Waiting = fmt.Sprintf("node-%d to be drained", i)
+		case n.phase == starting && !o.Blocked:
+			o.Waiting = fmt.Sprintf("node-%d to be ready", i)
+		}
+		o.Converged = o.Converged && n.phase == ready
+	}
+	o.Converged = o.Converged && present == c.shape.nodes
+	return o
+}
+
+// serves says that some API server does.
+func (c *cluster) serves() bool {
+	return slices.ContainsFunc(c.servers[:c.shape.servers], func(s simServer) bool { return s.phase == ready })
+}
+
+// execute does the one external write of a decision.
+func (c *cluster) execute(d Decision) {
+	switch a := d.Action; a.Kind {
+	case GenerateKey:
+		c.stored |= setOf(a.Version)
+	case ConvergeControlPlane:
+		c.converge(a.Target)
+	case PublishKeys:
+		c.fleet.published = setOf(a.Publish...)
+	case RefreshTokens:
+		c.refresh(uint8(a.Version))
+	case ConvergeNodes:
+		c.convergeNodes(uint8(a.Version))
+	case DeleteKey:
+		c.stored &^= setOf(a.Version)
+	case Wait:
+		if d.Settled { // as the controller does, to restart what dies and clear what is left over
+			c.converge(Target{Keys: Keys{Verify: c.stored.list(), Sign: int(c.stored.max())}, ControllerManagerSign: int(c.stored.max())})
+		}
+	}
+	c.noteBegun(d)
+}
+
+// noteBegun remembers the furthest step of which a write was done.
+func (c *cluster) noteBegun(d Decision) {
+	switch {
+	case bits.OnesCount8(uint8(c.stored)) < 2:
+		c.begun = ""
+	case d.Action.Kind == GenerateKey:
+		c.begun = StepPublish
+	case c.anyServer(func(s simServer) bool { return s.configured.verify == setOf(int(c.stored.max())) }):
+		c.begun = StepRetire
+		c.issued &= setOf(int(c.stored.max())) // from here on tokens of the old key are over
+	case d.Action.Kind == RefreshTokens || d.Action.Kind == ConvergeNodes:
+		c.begun = StepRefresh
+	case rank(c.begun) < rank(StepSwitch) && c.anyServer(func(s simServer) bool { return s.configured.sign == c.stored.max() }):
+		c.begun = StepSwitch
+	}
+}
+
+func (c *cluster) anyServer(f func(simServer) bool) bool {
+	return slices.ContainsFunc(c.servers[:c.shape.servers], f)
+}
+
+// rank orders the steps; no step comes before all of them.
+func rank(s Step) int {
+	return slices.Index([]Step{"", StepGenerate, StepPublish, StepSwitch, StepRefresh, StepRetire}, s)
+}
+
+// converge is one call of controlplane.Adapter.Converge, which keeps to Next and does one small step to each process.
+func (c *cluster) converge(t Target) {
+	c.disks &= c.stored | c.used()
+	if c.made {
+		for i := range int(c.shape.servers) {
+			c.servers[i].converge(simKeysOf(t.Keys), t.Next == serverName(i))
+		}
+		for i := range int(c.shape.managers) {
+			c.manager[i].converge(uint8(t.ControllerManagerSign))
+		}
+	} else {
+		c.made = true
+		for i := range int(c.shape.servers) {
+			c.servers[i].configured = simKeysOf(t.Keys)
+		}
+		for i := range int(c.shape.managers) {
+			c.manager[i].configured = uint8(t.ControllerManagerSign)
+		}
+	}
+	c.disks |= c.used()
+}
+
+func (s *simServer) converge(want simKeys, next bool) {
+	switch {
+	case next && s.configured != want:
+		s.configured = want
+	case s.phase == away:
+		s.phase, s.running, s.loaded = starting, s.configured, s.configured
+	case next && s.running != s.configured && s.phase != draining:
+		s.phase, s.ours = draining, true
+	}
+}
+
+func (m *simManager) converge(sign uint8) {
+	switch {
+	case m.configured != sign:
+		m.configured = sign
+	case m.running == 0:
+		m.running = sign
+	case m.running != sign:
+		*m = simManager{configured: sign}
+	}
+}
+
+// used are the key versions that some process runs with or is configured with.
+func (c *cluster) used() (s set) {
+	for _, v := range c.servers {
+		s |= v.configured.verify | v.running.verify
+	}
+	for _, m := range c.manager {
+		s |= setOf(int(m.configured), int(m.running))
+	}
+	return s &^ setOf(0)
+}
+
+// refresh walks one page, or begins the walk.
+func (c *cluster) refresh(version uint8) {
+	w := &c.walk
+	switch {
+	case !c.serves() || w.proven == version:
+	case w.version != version:
+		*w = walk{version: version}
+	case w.at < maxSecrets:
+		if c.secrets[w.at] != 0 {
+			c.secrets[w.at] = version
+		}
+		w.at++
+	default:
+		*w = walk{version: version, proven: version}
+	}
+}
+
+// convergeNodes is one call of nodes.Adapter.Converge: a new node first, then drain, then delete.
+func (c *cluster) convergeNodes(version uint8) {
+	if !c.serves() {
+		return
+	}
+	present, current, idle := int8(0), int8(0), true
+	spare, old := -1, -1
+	for i, n := range c.nodes {
+		switch {
+		case n.phase == away && spare < 0:
+			spare = i
+		case n.phase != away:
+			present++
+			idle = idle && n.phase == ready
+		}
+		switch {
+		case n.phase != away && n.version >= version:
+			current++
+		case n.phase == ready && old < 0:
+			old = i
+		}
+	}
+	switch {
+	case current < c.shape.nodes && present <= c.shape.nodes && spare >= 0:
+		c.nodes[spare] = simNode{phase: starting, version: version}
+	case present > c.shape.nodes && idle && old >= 0:
+		c.nodes[old].phase = draining
+	}
+}

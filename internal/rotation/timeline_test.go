@@ -1,0 +1,227 @@
+package rotation
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the golden timelines")
+
+// told is a decision as a timeline tells it.
+type told struct{ Decision }
+
+func (d told) String() string {
+	step := cmp.Or(string(d.Step), "-")
+	if d.Settled {
+		step = "settled"
+	}
+	versions := fmt.Sprintf("%d, %d, %v", d.Versions.Token, d.Versions.Private, d.Versions.Public)
+	line := fmt.Sprintf("%-8s  %-12s %s", step, versions, tell(d.Action))
+	switch {
+	case d.Blocked:
+		line += " | BLOCKED by " + d.Waiting
+	case d.Waiting != "":
+		line += " | waits for " + d.Waiting
+	}
+	return line
+}
+
+// tell says what an action does.
+func tell(a Action) string {
+	switch a.Kind {
+	case ConvergeControlPlane:
+		next := cmp.Or(a.Target.Next, "none")
+		return fmt.Sprintf("%s %v, sign %d, managers %d, next %s", a.Kind, a.Target.Keys.Verify, a.Target.Keys.Sign, a.Target.ControllerManagerSign, next)
+	case PublishKeys:
+		return fmt.Sprintf("%s %v", a.Kind, a.Publish)
+	case Wait:
+		return string(a.Kind)
+	default:
+		return fmt.Sprintf("%s %d", a.Kind, a.Version)
+	}
+}
+
+// timeline is one story of a cluster, in which everything that can go on does so once a tick.
+type timeline struct {
+	trial
+	out  strings.Builder
+	tick int
+	last string
+	// incidents happen once each and in this order, after the first decision that they match.
+	incidents []incident
+	// quiet says that nothing is told yet: each story but that of the creation begins with a cluster that is settled.
+	quiet bool
+}
+
+// incident is what happens after the first decision that matches.
+type incident struct {
+	after  func(Decision) bool
+	happen []event
+}
+
+// tooLong is how many ticks no story takes.
+const tooLong = 400
+
+// run goes on until the wanted version is settled and every incident has happened.
+func (t *timeline) run() error {
+	fmt.Fprintf(&t.out, "tick  step      token, private, [public]\n")
+	for ; t.tick < tooLong; t.tick++ {
+		progress := t.progress()
+		d, err := t.act(fullView, nil, false)
+		t.tell(d)
+		if err != nil {
+			return err
+		}
+		for _, e := range progress {
+			if err := t.happen(e); err != nil {
+				return err
+			}
+		}
+		happened, err := t.incident(d)
+		if err != nil || d.Settled && !happened {
+			return err
+		}
+	}
+	return errNotSettled
+}
+
+// tell writes a decision that differs from the last.
+func (t *timeline) tell(d Decision) {
+	if d.Settled {
+		t.quiet = false
+	}
+	if line := (told{d}).String(); line != t.last && !t.quiet {
+		fmt.Fprintf(&t.out, "%4d  %s\n", t.tick, line)
+		t.last = line
+	}
+}
+
+// incident lets the next incident happen if the decision matches it.
+func (t *timeline) incident(d Decision) (bool, error) {
+	if len(t.incidents) == 0 || !t.incidents[0].after(d) {
+		return false, nil
+	}
+	for _, e := range t.incidents[0].happen {
+		fmt.Fprintf(&t.out, "      %s\n", "! "+e.String())
+		if err := t.happen(e); err != nil {
+			return true, err
+		}
+	}
+	t.incidents = t.incidents[1:]
+	return true, nil
+}
+
+var (
+	one      = shape{servers: 1, managers: 1}
+	oneNodes = shape{servers: 1, managers: 1, nodes: 2}
+	ha       = shape{servers: 3, managers: 2, nodes: 1}
+	haNodes  = shape{servers: 3, managers: 2, nodes: 2}
+	haFleet  = shape{servers: 3, managers: 2, nodes: 1, fleet: true}
+)
+
+type story struct {
+	name      string
+	shape     shape
+	incidents []incident
+}
+
+func stories() []story {
+	all := []story{
+		{"create-1", one, nil},
+		{"create-3-with-fleet", haFleet, nil},
+		{"rotate-1", one, rotate()},
+		{"rotate-3-with-nodes", haNodes, rotate()},
+		{"rotate-3-with-fleet", haFleet, rotate()},
+		{"rotate-twice", one, rotate(incident{settledAt(2), wanted(3)})},
+		{"wanted-again-while-it-runs", one, rotate(incident{in(StepSwitch), wanted(3)})},
+		{"disruption-budget", oneNodes, rotate(
+			incident{in(StepRefresh), []event{{kind: budgetSpent}}},
+			incident{func(d Decision) bool { return d.Blocked }, []event{{kind: budgetReleased}}},
+		)},
+		{"bad-key-files", ha, rotate(incident{waitsFor("API server cp-1: down"), []event{{serverMisloaded, 1, 0}}})},
+		{"controller-restarts-in-the-walk", one, rotate(
+			incident{waitsFor("the legacy tokens: 1 of 2 pages are re-signed"), []event{{kind: controllerDied}}},
+		)},
+		{"controller-restarts-while-the-only-server-is-down-in-retire", one, rotate(
+			incident{dropping, []event{{kind: controllerDied}, {kind: serverDied}}},
+		)},
+		{"managers-die-in-switch", ha, rotate(incident{in(StepSwitch), managersDie})},
+		{"managers-die-in-refresh", ha, rotate(incident{refreshing, managersDie})},
+		{"server-dies-while-nodes-are-replaced", ha, rotate(incident{replacing, []event{{serverDied, 1, 0}}})},
+	}
+	for _, s := range []Step{StepGenerate, StepPublish, StepSwitch, StepRefresh, StepRetire} {
+		name := strings.ToLower(string(s))
+		all = append(all,
+			story{"server-dies-in-" + name, ha, rotate(incident{in(s), []event{{serverDied, 1, 0}}})},
+			story{"controller-restarts-in-" + name, one, rotate(incident{in(s), []event{{kind: controllerDied}}})},
+		)
+	}
+	return all
+}
+
+// rotate is a rotation from key version 1, once that is settled and a legacy token is signed with it.
+func rotate(then ...incident) []incident {
+	start := incident{settledAt(1), append([]event{{kind: secretFilled}}, wanted(2)...)}
+	return append([]incident{start}, then...)
+}
+
+func wanted(version int8) []event { return []event{{kind: versionRaised, at: version}} }
+
+var managersDie = []event{{managerDied, 0, 0}, {managerDied, 1, 0}}
+
+func in(s Step) func(Decision) bool { return func(d Decision) bool { return d.Step == s } }
+
+func settledAt(version int) func(Decision) bool {
+	return func(d Decision) bool { return d.Settled && d.Versions.Private == version }
+}
+
+func waitsFor(text string) func(Decision) bool {
+	return func(d Decision) bool { return d.Step != "" && d.Waiting == text }
+}
+
+func dropping(d Decision) bool   { return d.Step == StepRetire && d.Action.Target.Next == "cp-0" }
+func refreshing(d Decision) bool { return d.Action.Kind == RefreshTokens }
+func replacing(d Decision) bool  { return d.Step == StepRefresh && d.Action.Kind == ConvergeNodes }
+
+// TestTimelines holds what the planner decides and tells to golden timelines.
+func TestTimelines(t *testing.T) {
+	for _, s := range stories() {
+		t.Run(s.name, func(t *testing.T) {
+			run := timeline{trial: trial{cluster: cluster{shape: s.shape, wanted: 1}, plan: Plan}, incidents: s.incidents, quiet: s.incidents != nil}
+			if err := run.run(); err != nil {
+				t.Errorf("%v, after\n%s", err, run.story())
+			}
+			if n := len(run.incidents); n > 0 {
+				t.Errorf("%d incidents did not happen", n)
+			}
+			golden(t, s.name, run.out.String())
+		})
+	}
+}
+
+// golden compares a text with its file, or writes it.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs; go test -update writes it. Now it is\n%s", path, got)
+	}
+}

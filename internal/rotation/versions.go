@@ -1,0 +1,61 @@
+package rotation
+
+import "slices"
+
+// versions sums up what was observed as the three versions of `status`. While an API server cannot be asked, what
+// its process was started with counts, or what the next one will be: it can run with nothing else.
+func versions(o Observed) Versions {
+	if len(o.Stored) == 0 || len(o.Servers) == 0 {
+		return Versions{}
+	}
+	r := newRun(o)
+	oldest := o.Stored[0]
+	v := Versions{Token: oldest, Private: oldest, Public: []int{oldest}}
+	if r.old == 0 {
+		return v
+	}
+	if r.allSign() {
+		v.Private = r.next
+	}
+	if r.retireBegan() || v.Private == r.next && r.Legacy.Proven == r.next && !r.nodesOld() && r.Nodes.Converged {
+		v.Token = r.next
+	}
+	if r.allAccept() {
+		v.Public = r.both()
+	}
+	return v
+}
+
+// allSign says that no signer signs with the old key version any more.
+func (r run) allSign() bool {
+	oldManager := func(m ControllerManager) bool {
+		return m.Configured != r.next || m.Running != 0 && m.Running != r.next
+	}
+	return r.allServers(func(s Server) bool { return s.signs(r.next) }) && !slices.ContainsFunc(r.ControllerManagers, oldManager)
+}
+
+// allAccept says that every verifier accepts the new key version. The fleet need not be asked again once
+// the switch began.
+func (r run) allAccept() bool {
+	fleet := r.Fleet == nil || r.Fleet.Waiting == "" && slices.Contains(r.Fleet.Accepts, r.next) || r.switchBegan()
+	return fleet && r.allServers(func(s Server) bool { return s.accepts(r.next) })
+}
+
+func (s Server) signs(version int) bool {
+	return s.keys().Sign == version && (s.Signs == version || s.Signs == 0)
+}
+
+func (s Server) accepts(version int) bool {
+	if len(s.Accepts)+len(s.Refuses) > 0 {
+		return slices.Contains(s.Accepts, version)
+	}
+	return slices.Contains(s.keys().Verify, version)
+}
+
+// keys is what the API server runs with or, when it does not, starts with next.
+func (s Server) keys() Keys {
+	if s.Running.IsZero() {
+		return s.Configured
+	}
+	return s.Running
+}
