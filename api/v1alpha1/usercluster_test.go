@@ -1,0 +1,152 @@
+package v1alpha1_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+func TestDefaults(t *testing.T) {
+	uc := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "keyturn.dev/v1alpha1",
+		"kind":       "UserCluster",
+		"metadata":   map[string]any{"namespace": v1alpha1.SystemNamespace, "name": "defaults"},
+		"spec": map[string]any{
+			"kubernetesVersion": "v1.36.4",
+			"network":           map[string]any{"serviceCIDR": "10.96.0.0/20", "podCIDR": "192.168.0.0/16"},
+			"controlPlane":      map[string]any{"replicas": 1},
+			"nodePools":         []any{map[string]any{"name": "pool-1", "replicas": 2}},
+			"ksaSigningKey":     map[string]any{},
+		},
+	}}
+	if err := admin.Create(t.Context(), uc, client.DryRunAll); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{
+		"kubernetesVersion":     "v1.36.4",
+		"enableAdvancedCluster": false,
+		"network":               map[string]any{"serviceCIDR": "10.96.0.0/20", "podCIDR": "192.168.0.0/16"},
+		"controlPlane":          map[string]any{"replicas": int64(1)},
+		"nodePools":             []any{map[string]any{"name": "pool-1", "replicas": int64(2), "maxSurge": int64(1)}},
+		"ksaSigningKey":         map[string]any{"version": int64(1), "source": "files", "algorithm": "RS256"},
+	}
+	if diff := cmp.Diff(want, uc.Object["spec"]); diff != "" {
+		t.Errorf("spec (-want +got):\n%s", diff)
+	}
+}
+
+func TestCreate(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		change  func(*v1alpha1.UserCluster)
+		wantErr string
+	}{
+		{"valid", func(*v1alpha1.UserCluster) {}, ""},
+		{"longest name", func(uc *v1alpha1.UserCluster) { uc.Name = strings.Repeat("a", 40) }, ""},
+		{"name too long", func(uc *v1alpha1.UserCluster) { uc.Name = strings.Repeat("a", 41) }, "name must be a DNS label of at most 40 characters"},
+		{"name with a dot", func(uc *v1alpha1.UserCluster) { uc.Name = "a.b" }, "name must be a DNS label"},
+		{"name with a digit first", func(uc *v1alpha1.UserCluster) { uc.Name = "1a" }, "begins with a letter"},
+		{"version 0", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 0 }, "spec.ksaSigningKey.version"},
+		{"version 2", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 2 }, "ksaSigningKey.version of a new cluster must be 1"},
+		{"unknown source", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Source = "floppy" }, `supported values: "files"`},
+		{"unknown algorithm", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Algorithm = "HS256" }, `supported values: "RS256", "ES256"`},
+		{"two API servers", func(uc *v1alpha1.UserCluster) { uc.Spec.ControlPlane.Replicas = 2 }, "spec.controlPlane.replicas"},
+		{"bad Kubernetes version", func(uc *v1alpha1.UserCluster) { uc.Spec.KubernetesVersion = "1.36" }, "spec.kubernetesVersion"},
+		{"no service CIDR", func(uc *v1alpha1.UserCluster) { uc.Spec.Network.ServiceCIDR = "" }, "spec.network.serviceCIDR"},
+		{"no pod CIDR", func(uc *v1alpha1.UserCluster) { uc.Spec.Network.PodCIDR = "" }, "spec.network.podCIDR"},
+		{"bad pool name", func(uc *v1alpha1.UserCluster) { uc.Spec.NodePools[0].Name = "Pool_1" }, "spec.nodePools[0].name"},
+		{"same pool twice", func(uc *v1alpha1.UserCluster) {
+			uc.Spec.NodePools = append(uc.Spec.NodePools, uc.Spec.NodePools[0])
+		}, "Duplicate value"},
+		{"negative replicas", func(uc *v1alpha1.UserCluster) { uc.Spec.NodePools[0].Replicas = -1 }, "spec.nodePools[0].replicas"},
+		{"too many replicas", func(uc *v1alpha1.UserCluster) { uc.Spec.NodePools[0].Replicas = 101 }, "spec.nodePools[0].replicas"},
+		{"no surge", func(uc *v1alpha1.UserCluster) { uc.Spec.NodePools[0].MaxSurge = 0 }, "spec.nodePools[0].maxSurge"},
+		{"too many pools", func(uc *v1alpha1.UserCluster) {
+			for r := range int32(33) {
+				uc.Spec.NodePools = append(uc.Spec.NodePools, v1alpha1.NodePool{Name: "p" + strings.Repeat("a", int(r)), MaxSurge: 1})
+			}
+		}, "must have at most 32 items"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			uc := newCluster("create")
+			test.change(uc)
+			checkErr(t, admin.Create(t.Context(), uc, client.DryRunAll), test.wantErr)
+		})
+	}
+}
+
+// TestTransitions is about changes that the CustomResourceDefinition itself allows or not, of a cluster
+// on which no other change is going on.
+func TestTransitions(t *testing.T) {
+	uc := createCluster(t, nil)
+	finish(t, uc)
+	rotate(t, uc)
+	finish(t, uc)
+	for _, test := range []struct {
+		name    string
+		change  func(*v1alpha1.UserClusterSpec)
+		wantErr string
+	}{
+		{"version 2 to 1", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version = 1 }, "ksaSigningKey.version can only be raised by one"},
+		{"version 2 to 3", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version = 3 }, ""},
+		{"version 2 to 4", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version = 4 }, "ksaSigningKey.version can only be raised by one"},
+		{"algorithm", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Algorithm = v1alpha1.ES256 }, ""},
+		{"Kubernetes version", func(s *v1alpha1.UserClusterSpec) { s.KubernetesVersion = "v1.36.5" }, "kubernetesVersion cannot be changed"},
+		{"advanced", func(s *v1alpha1.UserClusterSpec) { s.EnableAdvancedCluster = true }, "enableAdvancedCluster cannot be changed"},
+		{"network", func(s *v1alpha1.UserClusterSpec) { s.Network.PodCIDR = "10.0.0.0/8" }, "network cannot be changed"},
+		{"control plane", func(s *v1alpha1.UserClusterSpec) { s.ControlPlane.Replicas = 1 }, "controlPlane cannot be changed"},
+		{"replicas", func(s *v1alpha1.UserClusterSpec) { s.NodePools[0].Replicas = 5 }, ""},
+		{"new pool", func(s *v1alpha1.UserClusterSpec) {
+			s.NodePools = append(s.NodePools, v1alpha1.NodePool{Name: "pool-2", Replicas: 1, MaxSurge: 1})
+		}, ""},
+		{"no pools", func(s *v1alpha1.UserClusterSpec) { s.NodePools = nil }, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			changed := uc.DeepCopy()
+			test.change(&changed.Spec)
+			checkErr(t, admin.Update(t.Context(), changed, client.DryRunAll), test.wantErr)
+		})
+	}
+}
+
+func TestStatusIsKeptApart(t *testing.T) {
+	uc := createCluster(t, func(uc *v1alpha1.UserCluster) { uc.Status.Endpoint = "https://of.a.user" })
+	if uc.Status.Endpoint != "" {
+		t.Errorf("a new cluster has the status that its user wrote")
+	}
+}
+
+// TestFullStatus writes a status with every field, as the controller does.
+func TestFullStatus(t *testing.T) {
+	uc := createCluster(t, nil)
+	now := metav1.Now().Rfc3339Copy()
+	uc.Status = v1alpha1.UserClusterStatus{
+		ObservedGeneration: uc.Generation,
+		Conditions:         conditions(uc, metav1.ConditionTrue, metav1.ConditionTrue),
+		KSASigningKey: v1alpha1.KSASigningKeyStatus{
+			TokenVersion: 1, PrivateKeyVersion: 1, PublicKeyVersions: []int32{1, 2},
+			Step: "Publish", StepSince: &now, WaitingFor: "API server 2", StartedAt: &now, CompletedAt: &now,
+			LegacyTokens: v1alpha1.LegacyTokenStatus{Total: 7, Stale: 3},
+			Keys:         []v1alpha1.KeyVersionStatus{{Version: 1, KeyID: "kid", Algorithm: v1alpha1.RS256, CreatedAt: now}},
+		},
+		Endpoint:   "https://127.0.0.1:6443",
+		APIServers: []v1alpha1.APIServerStatus{{Name: "1", Endpoint: "https://127.0.0.1:6444", Ready: true, SigningVersion: 1, AcceptedVersions: []int32{1}}},
+		NodePools:  []v1alpha1.NodePoolStatus{{Name: "pool-1", Replicas: 2, Ready: 1, Updated: 0}},
+	}
+	want := uc.Status.DeepCopy()
+	if err := controller.Status().Update(t.Context(), uc); err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(uc), uc); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, &uc.Status); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,250 @@
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// UserCluster is one cluster whose service account signing keys Keyturn manages.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=uc
+// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.spec.kubernetesVersion`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Key",type=integer,JSONPath=`.spec.ksaSigningKey.version`
+// +kubebuilder:printcolumn:name="Rotated",type=string,JSONPath=`.status.conditions[?(@.type=="KSASigningKeyRotation")].status`
+// +kubebuilder:printcolumn:name="Step",type=string,JSONPath=`.status.ksaSigningKey.step`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')",message="name must be a DNS label of at most 40 characters that begins with a letter"
+type UserCluster struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   UserClusterSpec   `json:"spec"`
+	Status UserClusterStatus `json:"status,omitempty"`
+}
+
+// UserClusterList is a list of UserClusters.
+//
+// +kubebuilder:object:root=true
+type UserClusterList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []UserCluster `json:"items"`
+}
+
+// UserClusterSpec is what is wanted of a user cluster.
+type UserClusterSpec struct {
+	// KubernetesVersion is the version of every component, for example "v1.36.4".
+	// +kubebuilder:validation:Pattern=`^v[0-9]+\.[0-9]+\.[0-9]+$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="kubernetesVersion cannot be changed: upgrades are not supported"
+	KubernetesVersion string `json:"kubernetesVersion"`
+
+	// EnableAdvancedCluster marks an advanced cluster, whose keys cannot be rotated.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="enableAdvancedCluster cannot be changed"
+	// +kubebuilder:default=false
+	EnableAdvancedCluster bool `json:"enableAdvancedCluster"`
+
+	// Network holds the address ranges of the cluster.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="network cannot be changed"
+	Network Network `json:"network"`
+
+	// ControlPlane describes the API servers.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="controlPlane cannot be changed"
+	ControlPlane ControlPlane `json:"controlPlane"`
+
+	// NodePools are the groups of worker nodes, by name.
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=32
+	// +optional
+	NodePools []NodePool `json:"nodePools,omitempty"`
+
+	// KSASigningKey says which key version is wanted.
+	KSASigningKey KSASigningKey `json:"ksaSigningKey"`
+}
+
+// Network holds the address ranges of a user cluster, in CIDR notation.
+type Network struct {
+	// +kubebuilder:validation:MinLength=1
+	ServiceCIDR string `json:"serviceCIDR"`
+	// +kubebuilder:validation:MinLength=1
+	PodCIDR string `json:"podCIDR"`
+}
+
+// ControlPlane describes the API servers of a user cluster.
+type ControlPlane struct {
+	// Replicas is the number of API servers: 1, or 3 for high availability.
+	// +kubebuilder:validation:Enum=1;3
+	Replicas int32 `json:"replicas"`
+}
+
+// NodePool is a group of like nodes.
+type NodePool struct {
+	// +kubebuilder:validation:Pattern=`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`
+	Name string `json:"name"`
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=100
+	Replicas int32 `json:"replicas"`
+	// Labels are put on every node of the pool.
+	// +optional
+	Labels map[string]string `json:"labels,omitempty"`
+	// Taints are put on every node of the pool.
+	// +optional
+	Taints []corev1.Taint `json:"taints,omitempty"`
+	// MaxSurge is how many nodes above Replicas a replacement may create; at least 1.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:default=1
+	MaxSurge int32 `json:"maxSurge"`
+}
+
+// KeySource names how an API server gets its keys.
+// +kubebuilder:validation:Enum=files
+type KeySource string
+
+// KeySourceFiles hands keys over as files that an API server reads when it starts.
+const KeySourceFiles KeySource = "files"
+
+// Algorithm is a JWS algorithm by which tokens are signed (RFC 7518, section 3.1).
+// +kubebuilder:validation:Enum=RS256;ES256
+type Algorithm string
+
+// The algorithms of signing keys: RSA with 2048 bits, and ECDSA on P-256.
+const (
+	RS256 Algorithm = "RS256"
+	ES256 Algorithm = "ES256"
+)
+
+// KSASigningKey says which key version is wanted.
+type KSASigningKey struct {
+	// Version is the wanted key version. Raising it by one starts a rotation.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:default=1
+	// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || self == 1",optionalOldSelf=true,message="ksaSigningKey.version of a new cluster must be 1"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf || self == oldSelf + 1",message="ksaSigningKey.version can only be raised by one: a rotation goes forward, one key version at a time"
+	Version int32 `json:"version"`
+	// Source is how API servers get their keys.
+	// +kubebuilder:default=files
+	Source KeySource `json:"source"`
+	// Algorithm is that of the next key version that is generated.
+	// +kubebuilder:default=RS256
+	Algorithm Algorithm `json:"algorithm"`
+}
+
+// UserClusterStatus is what was observed of a user cluster.
+type UserClusterStatus struct {
+	// ObservedGeneration is the generation of the spec that the rest of the status is about.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// Conditions are Ready and KSASigningKeyRotation.
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// KSASigningKey is what was observed of the keys.
+	// +optional
+	KSASigningKey KSASigningKeyStatus `json:"ksaSigningKey,omitempty"`
+
+	// Endpoint is the URL at which clients reach the API servers.
+	// +optional
+	Endpoint string `json:"endpoint,omitempty"`
+
+	// APIServers are the API servers, each observed by itself.
+	// +listType=map
+	// +listMapKey=name
+	// +optional
+	APIServers []APIServerStatus `json:"apiServers,omitempty"`
+
+	// NodePools counts the nodes of each pool.
+	// +listType=map
+	// +listMapKey=name
+	// +optional
+	NodePools []NodePoolStatus `json:"nodePools,omitempty"`
+}
+
+// KSASigningKeyStatus is what was observed of the keys. The first three fields are the message that
+// `gkectl update credentials ksa-signing-key status` prints.
+type KSASigningKeyStatus struct {
+	// TokenVersion is the oldest key version that some token may still be signed with.
+	// +optional
+	TokenVersion int32 `json:"tokenVersion,omitempty"`
+	// PrivateKeyVersion is the oldest key version that some API server still signs with.
+	// +optional
+	PrivateKeyVersion int32 `json:"privateKeyVersion,omitempty"`
+	// PublicKeyVersions are the key versions that are accepted.
+	// +listType=atomic
+	// +optional
+	PublicKeyVersions []int32 `json:"publicKeyVersions,omitempty"`
+
+	// Step is the step of the rotation: Generate, Publish, Switch, Refresh or Retire; empty when none runs.
+	// +optional
+	Step string `json:"step,omitempty"`
+	// StepSince is when the step began.
+	// +optional
+	StepSince *metav1.Time `json:"stepSince,omitempty"`
+	// WaitingFor says in words what the step waits for, naming the object.
+	// +optional
+	WaitingFor string `json:"waitingFor,omitempty"`
+	// StartedAt is when the latest rotation was seen to start.
+	// +optional
+	StartedAt *metav1.Time `json:"startedAt,omitempty"`
+	// CompletedAt is when the latest rotation was seen to be complete.
+	// +optional
+	CompletedAt *metav1.Time `json:"completedAt,omitempty"`
+
+	// LegacyTokens counts the legacy tokens at the last look.
+	// +optional
+	LegacyTokens LegacyTokenStatus `json:"legacyTokens,omitempty"`
+	// Keys are the key versions that are stored.
+	// +listType=map
+	// +listMapKey=version
+	// +optional
+	Keys []KeyVersionStatus `json:"keys,omitempty"`
+}
+
+// LegacyTokenStatus counts legacy tokens.
+type LegacyTokenStatus struct {
+	// Total is the number of Secrets that hold a legacy token.
+	// +optional
+	Total int64 `json:"total,omitempty"`
+	// Stale is how many of them hold a token that is not of the wanted key version.
+	// +optional
+	Stale int64 `json:"stale,omitempty"`
+}
+
+// KeyVersionStatus is one stored key version.
+type KeyVersionStatus struct {
+	Version int32 `json:"version"`
+	// KeyID is the kid of tokens signed with it.
+	KeyID     string      `json:"keyID"`
+	Algorithm Algorithm   `json:"algorithm"`
+	CreatedAt metav1.Time `json:"createdAt"`
+}
+
+// APIServerStatus is one API server, observed by itself.
+type APIServerStatus struct {
+	Name string `json:"name"`
+	// Endpoint is its own URL, which no load balancer is behind.
+	Endpoint string `json:"endpoint"`
+	Ready    bool   `json:"ready"`
+	// SigningVersion is the key version of a fresh token of it; 0 when unknown.
+	// +optional
+	SigningVersion int32 `json:"signingVersion,omitempty"`
+	// AcceptedVersions are the key versions whose canary tokens it accepts.
+	// +listType=atomic
+	// +optional
+	AcceptedVersions []int32 `json:"acceptedVersions,omitempty"`
+}
+
+// NodePoolStatus counts the nodes of a pool.
+type NodePoolStatus struct {
+	Name string `json:"name"`
+	// Replicas is the number of machines, Ready those of them that are ready, and Updated those made
+	// since the signing key was switched.
+	Replicas int32 `json:"replicas"`
+	Ready    int32 `json:"ready"`
+	Updated  int32 `json:"updated"`
+}
