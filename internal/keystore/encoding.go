@@ -1,0 +1,119 @@
+package keystore
+
+import (
+	"bytes"
+	"crypto"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/token"
+)
+
+// The data of a key Secret.
+const (
+	privateKeyEntry = "private.pem" // PKCS #8
+	publicKeyEntry  = "public.pem"  // PKIX
+	keyIDEntry      = "kid"
+	algorithmEntry  = "algorithm"
+)
+
+// Greedy, so that a cluster whose own name looks like that of a key Secret is told apart.
+var secretNamePattern = regexp.MustCompile(`^(.+)-ksa-signing-key-([1-9][0-9]{0,8})$`)
+
+func secretName(c Cluster, version int) string {
+	return fmt.Sprintf("%s-ksa-signing-key-%d", c.Name, version)
+}
+
+// belongs says whether a key Secret of this name is one of the cluster's.
+func belongs(name string, c Cluster) bool {
+	m := secretNamePattern.FindStringSubmatch(name)
+	return m != nil && m[1] == c.Name
+}
+
+// String returns namespace/name.
+func (c Cluster) String() string { return c.Namespace + "/" + c.Name }
+
+func encode(c Cluster, k KeyPair) (*corev1.Secret, error) {
+	if err := k.Validate(); err != nil {
+		return nil, err
+	}
+	private, err := token.MarshalPrivateKey(k.Signer)
+	if err != nil {
+		return nil, fmt.Errorf("key version %d: %w", k.Version, err)
+	}
+	public, err := jwks.MarshalPublicKey(k.Signer.Public())
+	if err != nil {
+		return nil, fmt.Errorf("key version %d: %w", k.Version, err)
+	}
+	immutable := true
+	return &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:      secretName(c, k.Version),
+			Namespace: c.Namespace,
+			Labels:    labels(c, k.Version),
+		},
+		Immutable: &immutable,
+		Type:      v1alpha1.SecretTypeSigningKey,
+		Data: map[string][]byte{
+			privateKeyEntry: private,
+			publicKeyEntry:  public,
+			keyIDEntry:      []byte(k.KeyID),
+			algorithmEntry:  []byte(k.Algorithm),
+		},
+	}, nil
+}
+
+func labels(c Cluster, version int) map[string]string {
+	return map[string]string{v1alpha1.LabelCluster: c.Name, v1alpha1.LabelKeyVersion: strconv.Itoa(version)}
+}
+
+// decode reads a Secret that belongs to the cluster. Everything that it says twice must agree.
+func decode(c Cluster, s *corev1.Secret) (KeyPair, error) {
+	version, err := strconv.Atoi(secretNamePattern.FindStringSubmatch(s.Name)[2])
+	if err != nil {
+		return KeyPair{}, errors.New("its name does not end in a version")
+	}
+	for label, want := range labels(c, version) {
+		if s.Labels[label] != want {
+			return KeyPair{}, fmt.Errorf("its label %s is %q, not %q", label, s.Labels[label], want)
+		}
+	}
+	signer, err := token.ParsePrivateKey(s.Data[privateKeyEntry])
+	if err != nil {
+		return KeyPair{}, fmt.Errorf("%s: %w", privateKeyEntry, err)
+	}
+	if err := checkPublic(signer.Public(), s.Data[publicKeyEntry]); err != nil {
+		return KeyPair{}, err
+	}
+	k := KeyPair{
+		Version:   version,
+		Algorithm: string(s.Data[algorithmEntry]),
+		KeyID:     string(s.Data[keyIDEntry]),
+		Signer:    signer,
+		CreatedAt: s.CreationTimestamp.Time,
+	}
+	return k, k.Validate()
+}
+
+func checkPublic(want crypto.PublicKey, data []byte) error {
+	public, err := jwks.ParsePublicKey(data)
+	if err != nil {
+		return fmt.Errorf("%s: %w", publicKeyEntry, err)
+	}
+	a, err := jwks.MarshalPublicKey(want)
+	if err != nil {
+		return fmt.Errorf("%s: %w", privateKeyEntry, err)
+	}
+	b, err := jwks.MarshalPublicKey(public)
+	if err != nil || !bytes.Equal(a, b) {
+		return fmt.Errorf("%s is not the public key of %s", publicKeyEntry, privateKeyEntry)
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+package keystore
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/token"
+)
+
+// Generate makes the key pair of a version that no store has yet. The algorithm is RS256 or ES256.
+// Pass crypto/rand.Reader: see token.GenerateKey.
+func Generate(rand io.Reader, version int, algorithm string) (KeyPair, error) {
+	if err := checkAlgorithm(algorithm); err != nil {
+		return KeyPair{}, fmt.Errorf("generating key version %d: %w", version, err)
+	}
+	signer, err := token.GenerateKey(rand, algorithm)
+	if err != nil {
+		return KeyPair{}, fmt.Errorf("generating key version %d: %w", version, err)
+	}
+	kid, err := jwks.KeyID(signer.Public())
+	if err != nil {
+		return KeyPair{}, fmt.Errorf("generating key version %d: %w", version, err)
+	}
+	k := KeyPair{Version: version, Algorithm: algorithm, KeyID: kid, Signer: signer}
+	return k, k.Validate()
+}
+
+// Validate says what is wrong with a key pair: a version below 1, no key, or an algorithm or kid that is
+// not that of its key. Every Store refuses such a pair.
+func (k KeyPair) Validate() error {
+	if k.Version < 1 {
+		return fmt.Errorf("key version %d is below 1", k.Version)
+	}
+	if k.Signer == nil {
+		return fmt.Errorf("key version %d has no private key", k.Version)
+	}
+	if err := k.check(); err != nil {
+		return fmt.Errorf("key version %d: %w", k.Version, err)
+	}
+	return nil
+}
+
+func (k KeyPair) check() error {
+	key, err := jwks.NewKey(k.Signer.Public())
+	if err != nil {
+		return err
+	}
+	if err := checkAlgorithm(key.Algorithm); err != nil {
+		return err
+	}
+	if k.Algorithm != key.Algorithm {
+		return fmt.Errorf("its algorithm is %s, that of its key %s", k.Algorithm, key.Algorithm)
+	}
+	if k.KeyID != key.KeyID {
+		return errors.New("its kid is not that of its key")
+	}
+	return nil
+}
+
+func checkAlgorithm(algorithm string) error {
+	if algorithm != jwks.RS256 && algorithm != jwks.ES256 {
+		return fmt.Errorf("algorithm %q is neither %s nor %s", algorithm, jwks.RS256, jwks.ES256)
+	}
+	return nil
+}
+
+// String names the key pair without its private key.
+func (k KeyPair) String() string {
+	return fmt.Sprintf("key version %d (%s, kid %s)", k.Version, k.Algorithm, k.KeyID)
+}
+
+// GoString is String.
+func (k KeyPair) GoString() string { return k.String() }
+
+// Format writes String whatever the verb, so that no verb shows the private key.
+func (k KeyPair) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
+
+// LogValue logs what String says, as attributes.
+func (k KeyPair) LogValue() slog.Value {
+	return slog.GroupValue(
+		slog.Int("version", k.Version), slog.String("algorithm", k.Algorithm), slog.String("keyID", k.KeyID))
+}
+
+// MarshalJSON writes what String says, so that no encoder writes the private key.
+func (k KeyPair) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Version   int    `json:"version"`
+		Algorithm string `json:"algorithm"`
+		KeyID     string `json:"keyID"`
+	}{k.Version, k.Algorithm, k.KeyID})
+}

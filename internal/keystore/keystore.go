@@ -1,0 +1,51 @@
+// Package keystore keeps the key versions of user clusters.
+//
+// Store is the port. Secrets is the adapter that keeps each version as one immutable Secret of the
+// admin cluster, where it is encrypted at rest. Every adapter passes the conformance suite in
+// package keystoretest.
+package keystore
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"time"
+)
+
+// Cluster names the user cluster whose keys are meant.
+type Cluster struct {
+	Namespace, Name string
+}
+
+// KeyPair is one key version. It holds a private key: never log or print it.
+type KeyPair struct {
+	// Version counts from 1.
+	Version int
+	// Algorithm is the JWS algorithm of its signatures: "RS256" or "ES256".
+	Algorithm string
+	// KeyID is the kid of tokens signed with it.
+	KeyID string
+	// Signer signs with the private key; its Public is the verification key.
+	Signer crypto.Signer
+	// CreatedAt is when the store took it.
+	CreatedAt time.Time
+}
+
+// The errors of a Store that its callers branch on.
+var (
+	// ErrExists says that the version is stored already, with this or another key.
+	ErrExists = errors.New("key version exists already")
+	// ErrAmbiguous says that a write may or may not have happened: read again before trying again.
+	ErrAmbiguous = errors.New("outcome of the write is unknown")
+)
+
+// Store keeps key versions. What it returned from List was durable; List sees every write that
+// returned before it was called.
+type Store interface {
+	// List returns the stored key versions of a cluster, ascending by version.
+	List(ctx context.Context, c Cluster) ([]KeyPair, error)
+	// Create stores a new key version. A version that exists is never overwritten: ErrExists.
+	Create(ctx context.Context, c Cluster, k KeyPair) error
+	// Delete removes a key version for good. One that is not there is no error.
+	Delete(ctx context.Context, c Cluster, version int) error
+}

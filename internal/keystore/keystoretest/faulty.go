@@ -1,0 +1,71 @@
+package keystoretest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/keyturn/keyturn/internal/keystore"
+)
+
+// Fault is how one write of a Faulty store fails.
+type Fault int
+
+// The faults. The caller of a store sees the same error for both.
+const (
+	// None lets the write pass.
+	None Fault = iota
+	// Failed fails the write, which does not happen.
+	Failed
+	// FailedButPersisted fails the write, which happens nevertheless.
+	FailedButPersisted
+)
+
+// Faulty is a Store whose writes fail with ErrAmbiguous as its Faults say.
+type Faulty struct {
+	keystore.Store
+
+	mu     sync.Mutex
+	faults []Fault
+}
+
+// Fail sets what happens to the next writes, one fault each. Later writes pass.
+func (f *Faulty) Fail(faults ...Fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.faults = faults
+}
+
+// Create implements keystore.Store.
+func (f *Faulty) Create(ctx context.Context, c keystore.Cluster, k keystore.KeyPair) error {
+	return f.write(func() error { return f.Store.Create(ctx, c, k) })
+}
+
+// Delete implements keystore.Store.
+func (f *Faulty) Delete(ctx context.Context, c keystore.Cluster, version int) error {
+	return f.write(func() error { return f.Store.Delete(ctx, c, version) })
+}
+
+func (f *Faulty) write(do func() error) error {
+	switch f.next() {
+	case Failed:
+		return fmt.Errorf("injected failure: %w", keystore.ErrAmbiguous)
+	case FailedButPersisted:
+		if err := do(); err != nil {
+			return err
+		}
+		return fmt.Errorf("injected failure after the write: %w", keystore.ErrAmbiguous)
+	}
+	return do()
+}
+
+func (f *Faulty) next() Fault {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.faults) == 0 {
+		return None
+	}
+	fault := f.faults[0]
+	f.faults = f.faults[1:]
+	return fault
+}
