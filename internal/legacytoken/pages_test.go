@@ -1,0 +1,134 @@
+package legacytoken
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// numbers is a list of 0 to 9 in pages of three. Each error is returned once, by the request with its continue token.
+func numbers(errs map[string]error) *pages[int] {
+	list := func(ctx context.Context, o metav1.ListOptions) ([]int, string, error) {
+		if err := errs[o.Continue]; err != nil {
+			delete(errs, o.Continue)
+			return nil, "", err
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, "", err
+		}
+		from, _ := strconv.Atoi(o.Continue)
+		var items []int
+		for i := from; i < min(from+int(o.Limit), 10); i++ {
+			items = append(items, i)
+		}
+		if from+int(o.Limit) >= 10 {
+			return items, "", nil
+		}
+		return items, strconv.Itoa(from + int(o.Limit)), nil
+	}
+	return &pages[int]{what: "numbers", list: list, limit: 3}
+}
+
+func expired(next string) error {
+	err := apierrors.NewResourceExpired("too old")
+	err.ErrStatus.Continue = next
+	return err
+}
+
+func TestPages(t *testing.T) {
+	failure := errors.New("failure")
+	tests := map[string]struct {
+		errs map[string]error
+		want []int
+		errN int // how many reads fail
+	}{
+		"all":                 {nil, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 0},
+		"failure":             {map[string]error{"3": failure}, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 1},
+		"failure at first":    {map[string]error{"": failure}, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 1},
+		"expired, goes on":    {map[string]error{"6": expired("7")}, []int{0, 1, 2, 3, 4, 5, 7, 8, 9}, 0},
+		"expired, same token": {map[string]error{"6": expired("6")}, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 0},
+		"expired, anew":       {map[string]error{"6": expired("")}, []int{0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, 1},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			p := numbers(test.errs)
+			var got []int
+			failed := 0
+			for !p.end() {
+				items, err := p.read(t.Context())
+				if err != nil {
+					failed++
+				}
+				got = append(got, items...)
+			}
+			if !slices.Equal(got, test.want) || failed != test.errN {
+				t.Errorf("read %v with %d errors, want %v with %d", got, failed, test.want, test.errN)
+			}
+		})
+	}
+}
+
+// TestPagesCancelled ends the context of a pass after its first page. The next pass reads on.
+func TestPagesCancelled(t *testing.T) {
+	p := numbers(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := p.read(ctx); err != nil {
+		t.Fatal(err)
+	}
+	p.settle()
+	cancel()
+	for want := 3; !p.end(); want += 3 {
+		items, err := p.read(t.Context())
+		if err != nil || items[0] != want {
+			t.Fatalf("read %v, %v, want from %d on", items, err, want)
+		}
+	}
+	ended := numbers(nil)
+	if _, err := ended.read(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("read with an ended context: %v", err)
+	}
+}
+
+func TestWriteOrder(t *testing.T) {
+	for _, test := range []struct {
+		told   string
+		before bool
+	}{
+		{"", true}, {"2", true}, {"x.9", true}, {"1.99", true}, {"2.9", true}, {"2.10", false}, {"2.11", false}, {"3.1", false},
+	} {
+		if got := parseWrite(test.told).before(write{version: 2, resourceVersion: 10}); got != test.before {
+			t.Errorf("%q is before 2.10: %v, want %v", test.told, got, test.before)
+		}
+	}
+	if w := (write{version: 12, resourceVersion: 34}); parseWrite(w.String()) != w {
+		t.Errorf("%q is not read back", w)
+	}
+}
+
+func TestColumn(t *testing.T) {
+	all := []item[int]{{"a-b", "x", 1}, {"a", "x", 2}, {"a", "x", 3}, {"a", "y", 4}, {"a0", "x", 5}, {"c", "z", 6}}
+	list := func(_ context.Context, o metav1.ListOptions) ([]item[int], string, error) {
+		i, _ := strconv.Atoi(o.Continue)
+		if i+1 == len(all) {
+			return all[i:], "", nil
+		}
+		return all[i : i+1], strconv.Itoa(i + 1), nil
+	}
+	c := &column[int]{pages: &pages[item[int]]{what: "items", list: list, limit: 1}}
+	for _, want := range []struct {
+		namespace, name string
+		values          []int
+	}{
+		{"a", "x", []int{2, 3}}, {"a", "y", []int{4}}, {"a", "z", nil}, {"a0", "x", []int{5}}, {"b", "x", nil}, {"c", "z", []int{6}}, {"d", "z", nil},
+	} {
+		values, err := c.in(t.Context(), want.namespace)
+		if err != nil || !slices.Equal(values[want.name], want.values) {
+			t.Errorf("%s/%s = %v, %v, want %v", want.namespace, want.name, values[want.name], err, want.values)
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package legacytoken
+
+import "fmt"
+
+// MaxNamed is how many objects of a kind a Result or a Census names at most.
+const MaxNamed = 20
+
+// Result is what a walk over the legacy tokens has seen and done.
+type Result struct {
+	// Total is the number of Secrets of the type that it met, without those that were deleted meanwhile.
+	Total int
+	// Stale is how many of them still hold a token that is not of the target's key.
+	Stale int
+	// Resigned is how many it met with another token and left with one of the target's key.
+	Resigned int
+	// Pending is how many hold no token yet: kube-controller-manager signs for them, with its own key.
+	Pending int
+	// Blocked names Stale Secrets and why they are, at most MaxNamed.
+	Blocked []Problem
+	// Notified is how many pods were made to project a new token.
+	Notified int
+	// Copied is how many pods hold a dead token that they copied when they started, and Copies names
+	// at most MaxNamed of them. Only pods that the walk had reason to look at are counted; for all, see Scan.
+	Copied int
+	Copies []Copy
+	// Complete says that the walk has come to its end.
+	Complete bool
+}
+
+// Proven says that this is a walk which went over all Secrets, found every token of the target's key, and changed none.
+func (r Result) Proven() bool { return r.Complete && r.Stale == 0 && r.Resigned == 0 }
+
+// Reason is why a Secret keeps a token of another key.
+type Reason string
+
+// The reasons.
+const (
+	// Immutable: the Secret is marked immutable, which cannot be undone.
+	Immutable Reason = "Immutable"
+	// Refused: the API server, or an admission webhook behind it, refuses the write.
+	Refused Reason = "Refused"
+	// Orphaned: its ServiceAccount is gone; kube-controller-manager deletes such Secrets.
+	Orphaned Reason = "Orphaned"
+	// Failed: the write failed again and again. The next walk tries again.
+	Failed Reason = "Failed"
+)
+
+// Problem is a Secret that keeps a token of another key.
+type Problem struct {
+	Namespace, Name string
+	Reason          Reason
+	// Detail is what the API server said, or what is missing; empty when Reason says it all.
+	Detail string
+}
+
+// NeedsAction says that it does not go away without somebody's doing.
+func (p Problem) NeedsAction() bool { return p.Reason == Immutable || p.Reason == Refused }
+
+// String names the Secret and says what to do.
+func (p Problem) String() string {
+	secret := fmt.Sprintf("Secret %s/%s ", p.Namespace, p.Name)
+	switch p.Reason {
+	case Immutable:
+		return secret + "is immutable, so its token cannot be re-signed: delete it, and create it again without `immutable`"
+	case Refused:
+		return secret + "must not be written: " + p.Detail
+	case Orphaned:
+		return secret + "is left over from " + p.Detail + ": kube-controller-manager is to delete it"
+	}
+	return secret + "could not be written, and is tried again: " + p.Detail
+}
+
+// How a pod got a copy of a token that nothing refreshes.
+const (
+	Environment = "environment" // env or envFrom
+	SubPath     = "subPath"     // a volume mounted by subPath or subPathExpr
+)
+
+// Copy is a pod that copied a legacy token when it started: it has to restart to get another.
+type Copy struct {
+	Namespace, Pod, Secret string
+	// By is Environment or SubPath.
+	By string
+}
+
+// String names the pod and says what to do.
+func (c Copy) String() string {
+	return fmt.Sprintf("pod %s/%s uses the token of Secret %s by %s: restart it once the token is re-signed",
+		c.Namespace, c.Pod, c.Secret, c.By)
+}
+
+// named appends to a list of names that has a bound.
+func named[T any](list []T, item T) []T {
+	if len(list) >= MaxNamed {
+		return list
+	}
+	return append(list, item)
+}

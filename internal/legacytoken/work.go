@@ -1,0 +1,228 @@
+package legacytoken
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+const (
+	// attempts bounds how often one Secret is tried in one walk.
+	attempts = 6
+	// firstPause is the longest pause after a failed write; it doubles with each. A conflict needs none.
+	firstPause = 50 * time.Millisecond
+	// notifyTimeout is how long pods are notified after ctx has ended: they hold dead tokens by then.
+	notifyTimeout = 5 * time.Second
+	// notifiers is how many pods one worker notifies at once.
+	notifiers = 8
+)
+
+// outcome is what became of a Secret. The zero outcome is that it is gone.
+type outcome struct {
+	condition condition
+	resigned  bool
+	problem   *Problem // if it is stale
+}
+
+// work brings one Secret to the target and tells the pods that mount it.
+//
+// If we crash after the Secret is written and before its pods are annotated, they hold a dead token: the next walk
+// sees in managedFields that we wrote it and in the pods that they were not told (see untoldUses); kubelets notice by
+// themselves within about a minute.
+func (w *walk) work(ctx context.Context, t task) {
+	done := outcome{condition: fresh}
+	if t.accounts != nil {
+		done = w.resign(ctx, t)
+	}
+	if done.condition == stale && ctx.Err() != nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.unfinished = append(w.unfinished, *t.secret)
+		return
+	}
+	w.record(t, done)
+	if done.condition == fresh {
+		w.tell(ctx, t)
+	}
+}
+
+func (w *walk) record(t task, done outcome) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := &w.result
+	if done.condition != foreign {
+		r.Total++
+	}
+	if done.condition == empty {
+		r.Pending++
+	}
+	if done.resigned {
+		r.Resigned++
+	}
+	if done.problem != nil {
+		r.Stale++
+		r.Blocked = named(r.Blocked, *done.problem)
+	}
+	if done.condition != fresh {
+		return
+	}
+	for _, u := range t.uses {
+		if u.copied != "" {
+			r.Copied++
+			r.Copies = named(r.Copies, Copy{Namespace: t.secret.Namespace, Pod: u.pod, Secret: t.secret.Name, By: u.copied})
+		}
+	}
+}
+
+// resign tries until the Secret holds a token of the target's key, or there is a reason why it cannot. A failed
+// write may have happened: only what is read next tells. It leaves in t.secret what was last read or written.
+func (w *walk) resign(ctx context.Context, t task) outcome {
+	var last error
+	for attempt := range attempts {
+		if attempt > 0 {
+			if err := w.reread(ctx, t.secret, attempt, last); apierrors.IsNotFound(err) {
+				return outcome{}
+			} else if err != nil {
+				last = err
+				continue
+			}
+		}
+		if c := w.target.judge(t.secret); c != stale {
+			return outcome{condition: c, resigned: c == fresh}
+		}
+		problem, err := w.write(ctx, t)
+		if problem != nil {
+			return outcome{condition: stale, problem: problem}
+		}
+		if err == nil {
+			return outcome{condition: fresh, resigned: true}
+		}
+		last = err
+	}
+	return outcome{condition: stale, problem: problemOf(t.secret, Failed, last.Error())}
+}
+
+// write writes a Secret once: a problem if that is no use, an error if it is to be read and tried again.
+func (w *walk) write(ctx context.Context, t task) (*Problem, error) {
+	s := t.secret
+	if isImmutable(s) { // since it was listed
+		return problemOf(s, Immutable, ""), nil
+	}
+	uid, orphaned, err := w.accountOf(ctx, t)
+	if err != nil || orphaned != nil {
+		return orphaned, err
+	}
+	next, err := w.target.resign(s, uid)
+	if err != nil {
+		return problemOf(s, Failed, err.Error()), nil
+	}
+	written, err := w.client.CoreV1().Secrets(s.Namespace).Update(ctx, next, metav1.UpdateOptions{FieldManager: fieldManager})
+	if err == nil {
+		*s = *written
+		return nil, nil
+	}
+	if refused(err) {
+		return problemOf(s, Refused, err.Error()), nil
+	}
+	return nil, err
+}
+
+// refused says that the API server does not want this write, now or later. 404 is left to reading.
+func refused(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return false
+	}
+	code := int(status.Status().Code)
+	return code >= 400 && code < 500 && !slices.Contains([]int{
+		http.StatusNotFound, http.StatusConflict, http.StatusRequestTimeout, http.StatusTooManyRequests,
+	}, code)
+}
+
+// accountOf returns the UID of the Secret's ServiceAccount, or that it is orphaned. The list may be older than the
+// ServiceAccount, so only the API server can say that there is none.
+func (w *walk) accountOf(ctx context.Context, t task) (types.UID, *Problem, error) {
+	name, uid := t.secret.Annotations[corev1.ServiceAccountNameKey], types.UID(t.secret.Annotations[corev1.ServiceAccountUIDKey])
+	if listed := t.accounts[name]; len(listed) == 1 && (uid == "" || uid == listed[0]) {
+		return listed[0], nil, nil
+	}
+	account, err := w.client.CoreV1().ServiceAccounts(t.secret.Namespace).Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return "", problemOf(t.secret, Orphaned, "ServiceAccount "+name+", which is gone"), nil
+	case err != nil:
+		return "", nil, fmt.Errorf("reading ServiceAccount %s/%s: %w", t.secret.Namespace, name, err)
+	case uid != "" && uid != account.UID:
+		return "", problemOf(t.secret, Orphaned, "an earlier ServiceAccount "+name), nil
+	}
+	return account.UID, nil, nil
+}
+
+func problemOf(s *corev1.Secret, reason Reason, detail string) *Problem {
+	return &Problem{Namespace: s.Namespace, Name: s.Name, Reason: reason, Detail: detail}
+}
+
+// reread pauses, unless the last failure was a conflict, and reads the Secret again.
+func (w *walk) reread(ctx context.Context, s *corev1.Secret, attempt int, last error) error {
+	if !apierrors.IsConflict(last) {
+		longest := firstPause << (attempt - 1)
+		timer := time.NewTimer(longest/2 + rand.N(longest/2)) //nolint:gosec // jitter needs no secrecy
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	read, err := w.client.CoreV1().Secrets(s.Namespace).Get(ctx, s.Name, metav1.GetOptions{})
+	if err == nil {
+		*s = *read
+	}
+	return err
+}
+
+// tell notifies the pods that mount the Secret, even if ctx has ended: it holds its new token already.
+func (w *walk) tell(ctx context.Context, t task) {
+	if len(t.uses) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), notifyTimeout)
+	defer cancel()
+	pods := make(chan string)
+	var wg sync.WaitGroup
+	for range min(notifiers, len(t.uses)) {
+		wg.Go(func() {
+			for pod := range pods {
+				w.tellOne(ctx, t.secret, pod)
+			}
+		})
+	}
+	for _, u := range t.uses {
+		if u.mounted {
+			pods <- u.pod
+		}
+	}
+	close(pods)
+	wg.Wait()
+}
+
+func (w *walk) tellOne(ctx context.Context, s *corev1.Secret, pod string) {
+	err := notify(ctx, w.client, s.Namespace, pod, writeOf(w.target.Version, s))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		w.untold = true // the next walk tries again
+		return
+	}
+	w.result.Notified++
+}
