@@ -1,0 +1,279 @@
+package nodes
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func healthy(name string, version int) view {
+	return view{Name: name, Pool: "a", KeyVersion: version, Machine: true, Running: true, Registered: true, Ready: true, Labelled: true}
+}
+
+func with(v view, change func(*view)) view {
+	change(&v)
+	return v
+}
+
+func TestPlan(t *testing.T) {
+	old, current := healthy("n1", 1), healthy("n2", 2)
+	leaving := with(old, func(v *view) { v.Leaving, v.Cordoned = true, true })
+	tests := []struct {
+		name  string
+		pools []v1alpha1.NodePool
+		views []view
+		want  string
+	}{
+		{"nothing wanted, nothing there", nil, nil, ""},
+		{"as wanted", []v1alpha1.NodePool{pool("a", 1, 1)}, []view{current}, ""},
+		{"a new pool is made at once", []v1alpha1.NodePool{pool("a", 3, 1)}, nil, "create one of a, create one of a, create one of a"},
+		{"surge in parallel", []v1alpha1.NodePool{pool("a", 2, 2)}, []view{old, healthy("n3", 1)}, "create one of a, create one of a"},
+		{"an old node is needed until its replacement is ready", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{old, with(current, func(v *view) { v.Ready = false })}, ""},
+		{"and goes then", []v1alpha1.NodePool{pool("a", 1, 1)}, []view{old, current}, "cordon n1 > evict n1"},
+		{"crash between mark and cordon", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{with(old, func(v *view) { v.Leaving = true }), current}, "cordon n1 > evict n1"},
+		{"somebody uncordoned it", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{with(leaving, func(v *view) { v.Cordoned = false }), current}, "cordon n1 > evict n1"},
+		{"pods left", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{with(leaving, func(v *view) { v.Pods = 1 }), current}, "evict n1"},
+		{"no pods left", []v1alpha1.NodePool{pool("a", 1, 1)}, []view{leaving, current}, "deleteNode n1 > remove n1"},
+		{"crash between Node object and machine", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{with(old, func(v *view) { v.Registered, v.Ready = false, false }), current}, "remove n1"},
+		{"the Node object of a machine that is gone", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{{Name: "n0", Pool: "a", Registered: true, Leaving: true}, current}, "deleteNode n0"},
+		{"a dead machine is started", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{with(current, func(v *view) { v.Running, v.Ready = false, false })}, "start n2"},
+		{"a dead old machine is not, and is not drained", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{with(old, func(v *view) { v.Running, v.Ready = false, false })}, "create one of a, deleteNode n1 > remove n1"},
+		{"an unready old node needs no replacement first", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{with(old, func(v *view) { v.Ready = false })}, "create one of a, cordon n1 > evict n1"},
+		{"unready nodes go one at a time", []v1alpha1.NodePool{pool("a", 2, 1)},
+			[]view{with(old, func(v *view) { v.Ready = false }), with(healthy("n3", 1), func(v *view) { v.Ready = false })},
+			"create one of a, cordon n1 > evict n1"},
+		{"a machine that never joined is replaced", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{{Name: "n2", Pool: "a", KeyVersion: 2, Machine: true, Running: true, Lost: true}}, "create one of a, remove n2"},
+		{"scaled down: the unready one goes", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{current, with(healthy("n3", 2), func(v *view) { v.Ready = false })}, "cordon n3 > evict n3"},
+		{"scaled down: the cordoned one goes", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{current, with(healthy("n3", 2), func(v *view) { v.Cordoned = true })}, "cordon n3 > evict n3"},
+		{"scaled down and up again: what leaves, leaves", []v1alpha1.NodePool{pool("a", 2, 1)},
+			[]view{current, with(healthy("n3", 2), func(v *view) { v.Leaving, v.Cordoned, v.Pods = true, true, 1 })},
+			"create one of a, evict n3"},
+		{"scaled down while replaced: old ones first", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{old, current, healthy("n3", 1)}, "cordon n1 > evict n1, cordon n3 > evict n3"},
+		{"a removed pool", nil, []view{current, healthy("n3", 2)}, "cordon n2 > evict n2, cordon n3 > evict n3"},
+		{"a later key version is fine", []v1alpha1.NodePool{pool("a", 1, 1)}, []view{healthy("n3", 3)}, ""},
+		{"labels are put back", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]view{with(current, func(v *view) { v.Labelled = false })}, "label n2"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := words(plan(test.pools, test.views, 2)); got != test.want {
+				t.Errorf("plan:\n got  %s\n want %s", got, test.want)
+			}
+		})
+	}
+}
+
+// words joins chains by commas, and their actions by arrows.
+func words(chains []chain) string {
+	var out []string
+	for _, c := range chains {
+		var actions []string
+		for _, a := range c {
+			actions = append(actions, a.String())
+		}
+		out = append(out, strings.Join(actions, " > "))
+	}
+	return strings.Join(out, ", ")
+}
+
+// TestTimelines tells whole rollouts, pass by pass, with everything that can happen happening between two passes.
+func TestTimelines(t *testing.T) {
+	tests := map[string]func() *world{
+		"create":         func() *world { return newWorld(1, pool("a", 2, 1)) },
+		"replace":        func() *world { return newWorld(2, pool("a", 2, 1)).settle("a", 1, 2) },
+		"replace-surge2": func() *world { return newWorld(2, pool("a", 3, 2)).settle("a", 1, 3) },
+		"scale-up":       func() *world { return newWorld(1, pool("a", 3, 1)).settle("a", 1, 1) },
+		"scale-down":     func() *world { return newWorld(1, pool("a", 1, 1)).settle("a", 1, 3) },
+		"remove-pool":    func() *world { return newWorld(1, pool("a", 1, 1)).settle("a", 1, 1).settle("b", 1, 2) },
+		"replace-with-dead-node": func() *world {
+			w := newWorld(2, pool("a", 2, 1)).settle("a", 1, 2)
+			w.nodes["a-01"].Running = false
+			return w
+		},
+	}
+	for name, start := range tests {
+		t.Run(name, func(t *testing.T) {
+			compare(t, filepath.Join("testdata", name+".golden"), timeline(start()))
+		})
+	}
+}
+
+func timeline(w *world) string {
+	var b strings.Builder
+	for pass := 1; pass <= 40; pass++ {
+		fmt.Fprintf(&b, "pass %d\n", pass)
+		for _, name := range w.names() {
+			fmt.Fprintf(&b, "    %s\n", w.nodes[name])
+		}
+		chains := plan(w.pools, w.views(), w.want)
+		for _, c := range chains {
+			for _, a := range c {
+				fmt.Fprintf(&b, "  > %s\n", a)
+				w.apply(a)
+			}
+		}
+		events := w.events()
+		for _, happen := range events {
+			happen()
+		}
+		if len(chains)+len(events) == 0 {
+			break
+		}
+	}
+	fmt.Fprintf(&b, "left: %q, violated: %q\n", w.unfinished(), w.violated)
+	return b.String()
+}
+
+func compare(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got; -update writes it anew):\n%s", file, diff)
+	}
+}
+
+const (
+	seeds = 100
+	// enough is how many things may happen before a run counts as one that does not end.
+	enough = 5000
+)
+
+// TestReplaceInRandomOrder replaces healthy nodes while anything happens in any order and the executor
+// crashes between any two actions. The pool must serve with all its replicas throughout.
+func TestReplaceInRandomOrder(t *testing.T) {
+	for seed := range uint64(seeds) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		replicas, surge := 1+rnd.IntN(4), 1+rnd.IntN(3)
+		w := newWorld(2, pool("a", int32(replicas), int32(surge))).settle("a", 1, replicas)
+		runRandom(t, seed, rnd, w, func() {}, func() {
+			if n := w.serving("a"); n < replicas {
+				w.violate("only %d of %d nodes serve", n, replicas)
+			}
+			if n := w.machines("a"); n > replicas+surge {
+				w.violate("%d machines, of at most %d", n, replicas+surge)
+			}
+		})
+	}
+}
+
+// TestFaultsInRandomOrder changes pools and key version, kills machines, loses Node objects and makes nodes unready
+// meanwhile. The pools must end as wanted all the same, without a create too many and without a Node object
+// deleted under pods.
+func TestFaultsInRandomOrder(t *testing.T) {
+	for seed := range uint64(seeds) {
+		rnd := rand.New(rand.NewPCG(seed, 2))
+		w := newWorld(2, pool("a", 2, 1), pool("b", 1, 2)).settle("a", 1, 2).settle("b", 1, 2)
+		changes, faults := 5, 20
+		some := func(left *int, do func(*rand.Rand, *world)) func() {
+			return func() {
+				if *left > 0 && rnd.IntN(4) == 0 {
+					*left--
+					do(rnd, w)
+				}
+			}
+		}
+		runRandom(t, seed, rnd, w, some(&changes, change), some(&faults, fault))
+	}
+}
+
+// runRandom alternates, at random, between things that happen by themselves and passes of a crashing executor. It
+// calls before before each pass, and after after each thing.
+func runRandom(t *testing.T, seed uint64, rnd *rand.Rand, w *world, before, after func()) {
+	t.Helper()
+	var log []string
+	for range enough {
+		before()
+		chains := plan(w.pools, w.views(), w.want)
+		if len(chains)+len(w.events()) == 0 {
+			break
+		}
+		for _, i := range rnd.Perm(len(chains)) {
+			for _, a := range chains[i][:rnd.IntN(len(chains[i])+1)] {
+				log = append(log, a.String())
+				w.apply(a)
+				after()
+				happen(rnd, w)
+				after()
+			}
+		}
+		happen(rnd, w)
+		after()
+	}
+	if left := w.unfinished(); left != "" {
+		w.violate("never finished: %s", left)
+	}
+	if len(w.violated) > 0 {
+		t.Fatalf("seed %d: %s\nactions:\n%s", seed, strings.Join(w.violated, "\n"), strings.Join(log, "\n"))
+	}
+}
+
+// happen lets one of the things happen that can, or none.
+func happen(rnd *rand.Rand, w *world) {
+	if events := w.events(); len(events) > 0 && rnd.IntN(3) > 0 {
+		events[rnd.IntN(len(events))]()
+	}
+}
+
+// change changes what is wanted.
+func change(rnd *rand.Rand, w *world) {
+	switch rnd.IntN(3) {
+	case 0:
+		w.pools[0].Replicas = int32(rnd.IntN(4))
+	case 1:
+		w.pools = w.pools[:1]
+	case 2:
+		w.want = 3
+	}
+}
+
+// fault breaks a machine or its Node object.
+func fault(rnd *rand.Rand, w *world) {
+	names := w.names()
+	if len(names) == 0 {
+		return
+	}
+	n := w.nodes[names[rnd.IntN(len(names))]]
+	switch rnd.IntN(4) {
+	case 0:
+		n.Running, n.starting = false, false
+	case 1:
+		n.Ready = false
+	case 2:
+		w.unregister(n)
+	case 3: // the machine is gone, and a Node object without one is an orphan
+		n.Machine, n.Running, n.removing, n.starting = false, false, false, false
+		n.Leaving, n.Ready = n.Registered, n.Ready && n.Registered
+		w.bury(n)
+	}
+}

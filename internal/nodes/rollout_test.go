@@ -1,0 +1,266 @@
+package nodes
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/kubetest"
+)
+
+// client reaches the API server that all tests of this package share.
+var client kubernetes.Interface
+
+func TestMain(m *testing.M) { os.Exit(runTests(m)) }
+
+func runTests(m *testing.M) int {
+	config, stop, err := kubetest.Launch(kubetest.Options{})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = stop() }()
+	client = kubernetes.NewForConfigOrDie(config)
+	return m.Run()
+}
+
+func TestCreateReplaceScaleDelete(t *testing.T) {
+	b := newBench(t, 2, 1)
+	first := b.until("two nodes", 1, all(2, 1)).Nodes
+	for _, n := range first {
+		node, err := client.CoreV1().Nodes().Get(b.ctx, n.Name, metav1.GetOptions{})
+		must(t, err)
+		if !strings.HasPrefix(n.Name, "c1-workers-") || node.Labels[v1alpha1.LabelNodePool] != "workers" ||
+			node.Labels[v1alpha1.LabelKeyVersion] != "1" {
+			t.Errorf("node %s has labels %v", n.Name, node.Labels)
+		}
+	}
+	second := b.until("two nodes of version 2", 2, all(2, 2)).Nodes
+	for _, n := range first {
+		if n.Name == second[0].Name || n.Name == second[1].Name {
+			t.Errorf("node %s was not replaced", n.Name)
+		}
+	}
+	if b.machines.most != 3 {
+		t.Errorf("there were up to %d machines, want 3", b.machines.most)
+	}
+	b.uc.Spec.NodePools = append(b.uc.Spec.NodePools, pool("more", 1, 1))
+	b.uc.Spec.NodePools[0].Replicas = 1
+	b.until("one node in each of two pools", 2, all(2, 2))
+	b.uc.Spec.NodePools = b.uc.Spec.NodePools[:1]
+	b.until("one node", 2, all(1, 2))
+
+	gone, err := b.rollout.Delete(b.ctx, b.uc)
+	if left, _ := b.machines.List(b.ctx); !gone || err != nil || len(left) > 0 {
+		t.Errorf("Delete = %v, %v with machines %v left", gone, err, left)
+	}
+}
+
+func TestBudgetBlocksUntilItAllows(t *testing.T) {
+	b := newBench(t, 1, 1)
+	old := b.until("one node", 1, all(1, 1)).Nodes[0].Name
+	b.pod("web", old, nil)
+	pdb := b.allow(b.budget("web-budget", "web"), 0, 1, 1)
+
+	st := b.until("the budget to be named", 2,
+		waitingFor("pod "+b.ns+"/web on node "+old, "PodDisruptionBudget "+b.ns+"/web-budget", "add a replica, or relax or delete"))
+	if !st.Blocked {
+		t.Errorf("not blocked: %q", st.Waiting)
+	}
+	for range 5 {
+		must(t, b.rollout.Converge(b.ctx, b.uc, 2))
+	}
+	if st := b.observe(); len(st.Nodes) != 2 || !b.podExists("web") {
+		t.Fatalf("a budget was not honoured: %+v", st)
+	}
+	b.allow(pdb, 1, 2, 2)
+	b.until("the replacement", 2, all(1, 2))
+	if b.podExists("web") {
+		t.Error("the pod was never evicted")
+	}
+}
+
+// A budget that will allow a disruption once more pods are ready is waited for without a call for help, at first.
+func TestBudgetThatHealsBlocksOnlyAfterAWhile(t *testing.T) {
+	b := newBench(t, 1, 1)
+	old := b.until("one node", 1, all(1, 1)).Nodes[0].Name
+	b.pod("web", old, nil)
+	b.allow(b.budget("web-budget", "web"), 0, 1, 2)
+	if st := b.until("the budget to be named", 2, waitingFor("more of its pods must become ready")); st.Blocked {
+		t.Errorf("blocked at once: %q", st.Waiting)
+	}
+	b.ahead = 2 * time.Minute
+	if st := b.observe(); !st.Blocked || !strings.Contains(st.Waiting, "for 2m") {
+		t.Errorf("not blocked after two minutes: %+v", st)
+	}
+}
+
+// The API server answers for such a budget with Retry-After: 10, which client-go obeys up to ten times.
+func TestConvergeReturnsSoonWhenABudgetIsUnprocessed(t *testing.T) {
+	b := newBench(t, 1, 1)
+	old := b.until("one node", 1, all(1, 1)).Nodes[0].Name
+	b.pod("web", old, nil)
+	b.budget("web-budget", "web")
+	start := time.Now()
+	b.until("the budget to be named", 2, waitingFor(b.ns+"/web-budget has not been processed"))
+	if took := time.Since(start); took > 9*time.Second {
+		t.Errorf("took %s: Retry-After was obeyed", took)
+	}
+}
+
+func TestSeveralBudgetsBlock(t *testing.T) {
+	b := newBench(t, 1, 1)
+	old := b.until("one node", 1, all(1, 1)).Nodes[0].Name
+	b.pod("web", old, nil)
+	b.allow(b.budget("one", "web"), 1, 2, 2)
+	b.allow(b.budget("two", "web"), 1, 2, 2)
+	st := b.until("both budgets to be named", 2, waitingFor(b.ns+"/one", b.ns+"/two", "keep one of them"))
+	if !st.Blocked {
+		t.Errorf("not blocked: %q", st.Waiting)
+	}
+}
+
+func TestDrainFilters(t *testing.T) {
+	b := newBench(t, 1, 1)
+	old := b.until("one node", 1, all(1, 1)).Nodes[0].Name
+	selector := map[string]string{"app": "agent"}
+	ds, err := client.AppsV1().DaemonSets(b.ns).Create(b.ctx, &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "agent"},
+		Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: selector},
+			Template: corev1.PodTemplateSpec{
+				ObjectMeta: metav1.ObjectMeta{Labels: selector},
+				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "localhost/none"}}},
+			},
+		},
+	}, metav1.CreateOptions{})
+	must(t, err)
+	b.pod("agent", old, func(p *corev1.Pod) {
+		p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(ds, appsv1.SchemeGroupVersion.WithKind("DaemonSet"))}
+	})
+	b.pod("bare", old, nil)
+	b.pod("scratch", old, func(p *corev1.Pod) {
+		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+	})
+	b.until("the replacement", 2, all(1, 2))
+	if b.podExists("bare") || b.podExists("scratch") {
+		t.Error("a bare pod or one with an emptyDir was not evicted")
+	}
+	if !b.podExists("agent") {
+		t.Error("a pod of a DaemonSet was evicted")
+	}
+}
+
+func TestStuckPodIsNamed(t *testing.T) {
+	b := newBench(t, 1, 1)
+	old := b.until("one node", 1, all(1, 1)).Nodes[0].Name
+	b.pod("slow", old, func(p *corev1.Pod) { p.Finalizers = []string{"example.com/hold"} })
+	st := b.until("the pod to end", 2, waitingFor("node "+old+" is being drained: 1 pods are still to end"))
+	if st.Blocked {
+		t.Errorf("blocked at once: %q", st.Waiting)
+	}
+	b.ahead = 3 * time.Minute
+	st = b.observe()
+	if !st.Blocked || !waitingFor("pod "+b.ns+"/slow on node "+old+" has been terminating for 3m", "example.com/hold")(st) {
+		t.Errorf("stuck pod is not named: %+v", st)
+	}
+	b.ahead = 0
+	_, err := client.CoreV1().Pods(b.ns).Patch(b.ctx, "slow", types.MergePatchType,
+		[]byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+	must(t, err)
+	b.until("the replacement", 2, all(1, 2))
+}
+
+func TestDeadMachines(t *testing.T) {
+	b := newBench(t, 2, 1)
+	nodes := b.until("two nodes", 1, all(2, 1)).Nodes
+	b.machines.change(nodes[0].Name, func(m *Machine) { m.Running = false })
+	if st := b.observe(); !waitingFor("machine " + nodes[0].Name + " does not run")(st) {
+		t.Errorf("a dead machine is not named: %+v", st)
+	}
+	b.until("the same two nodes", 1, func(st State) bool { return all(2, 1)(st) && st.Nodes[0].Name == nodes[0].Name })
+
+	// A machine that vanished leaves a Node object with a pod that no budget lets go.
+	b.pod("web", nodes[1].Name, nil)
+	b.allow(b.budget("web-budget", "web"), 0, 1, 1)
+	b.machines.change(nodes[1].Name, nil)
+	b.until("another second node", 1, all(2, 1))
+	if _, err := client.CoreV1().Nodes().Get(b.ctx, nodes[1].Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the Node object of a machine that vanished is there: %v", err)
+	}
+	// So does an old machine that is dead when it is replaced.
+	b.pod("web2", nodes[0].Name, nil)
+	b.allow(b.budget("web2-budget", "web2"), 0, 1, 1)
+	b.machines.change(nodes[0].Name, func(m *Machine) { m.Running = false })
+	b.until("the replacement", 2, all(2, 2))
+}
+
+func TestMachineThatNeverJoinsIsReplaced(t *testing.T) {
+	b := newBench(t, 1, 1)
+	b.machines.mute = true
+	must(t, b.rollout.Converge(b.ctx, b.uc, 1))
+	st := b.observe()
+	if len(st.Nodes) != 1 || !waitingFor("machine "+st.Nodes[0].Name+" has not joined")(st) {
+		t.Fatalf("a machine that does not join is not named: %+v", st)
+	}
+	b.ahead = DefaultJoinTimeout/2 - time.Minute
+	if st := b.observe(); st.Blocked {
+		t.Errorf("blocked too early: %+v", st)
+	}
+	b.ahead += 2 * time.Minute
+	if st := b.observe(); !st.Blocked {
+		t.Errorf("not blocked: %+v", st)
+	}
+	b.ahead = DefaultJoinTimeout + time.Minute
+	b.machines.mute = false
+	lost := st.Nodes[0].Name
+	b.until("another machine", 1, func(st State) bool { return all(1, 1)(st) && st.Nodes[0].Name != lost })
+}
+
+// TestMachinesThatFail makes calls fail, some of which did their work all the same.
+func TestMachinesThatFail(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 1))
+	b := newBench(t, 2, 1)
+	b.machines.fail = func() (error, error) {
+		switch rnd.IntN(3) {
+		case 0:
+			return errors.New("no capacity"), nil
+		case 1:
+			return nil, errors.New("connection lost")
+		}
+		return nil, nil
+	}
+	b.until("two nodes", 1, all(2, 1))
+	b.until("two nodes of version 2", 2, all(2, 2))
+	if b.machines.most > 3 {
+		t.Errorf("there were up to %d machines, want at most 3", b.machines.most)
+	}
+}
+
+func TestNewName(t *testing.T) {
+	long := strings.Repeat("a", 40)
+	none := func(string) bool { return false }
+	if name := newName(long, long, none); len(name) > 63 {
+		t.Errorf("%s has %d bytes: too long for a host name label", name, len(name))
+	}
+	seen := map[string]bool{}
+	for range 200 {
+		name := newName("c", "p", func(n string) bool { return seen[n] })
+		if seen[name] || !strings.HasPrefix(name, "c-p-") || len(name) != len("c-p-")+5 {
+			t.Fatalf("name %s", name)
+		}
+		seen[name] = true
+	}
+}

@@ -1,0 +1,225 @@
+package nodes
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+// world is a deliberately plain model of machines, Node objects and pods, on which plans are carried out.
+type world struct {
+	pools    []v1alpha1.NodePool
+	want     int
+	nodes    map[string]*inhabitant
+	born     int
+	violated []string
+}
+
+type inhabitant struct {
+	view
+	starting bool // it was told to start, and will
+	removing bool // it was told to go, and will
+	quiet    bool // its kubelet lost its Node object, and makes no new one before it is started again
+	ending   int  // pods that were evicted, and will end
+	pods     int
+}
+
+func newWorld(want int, pools ...v1alpha1.NodePool) *world {
+	return &world{pools: pools, want: want, nodes: map[string]*inhabitant{}}
+}
+
+func pool(name string, replicas, maxSurge int32) v1alpha1.NodePool {
+	return v1alpha1.NodePool{Name: name, Replicas: replicas, MaxSurge: maxSurge}
+}
+
+// settle adds healthy nodes of a key version.
+func (w *world) settle(pool string, version, nodes int) *world {
+	for range nodes {
+		n := w.add(pool, version)
+		n.Running, n.Registered, n.Ready, n.Labelled, n.pods = true, true, true, true, 2
+	}
+	return w
+}
+
+func (w *world) add(pool string, version int) *inhabitant {
+	w.born++
+	n := &inhabitant{view: view{Name: fmt.Sprintf("%s-%02d", pool, w.born), Pool: pool, KeyVersion: version, Machine: true}}
+	w.nodes[n.Name] = n
+	return n
+}
+
+func (w *world) names() []string { return slices.Sorted(maps.Keys(w.nodes)) }
+
+func (w *world) views() []view {
+	var out []view
+	for _, name := range w.names() {
+		v := w.nodes[name].view
+		v.Ready = v.Ready && v.Running
+		if v.Leaving && v.Cordoned && v.Running {
+			v.Pods = w.nodes[name].pods + w.nodes[name].ending
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// apply carries out one action, and notes what an executor must never be told to do.
+func (w *world) apply(a action) {
+	if a.Step == stepCreate {
+		w.checkRoom(a.Pool)
+		w.add(a.Pool, w.want).starting = true
+		return
+	}
+	n := w.nodes[a.Node]
+	if n == nil {
+		return // it is gone since the look, which an executor finds out as well
+	}
+	switch a.Step {
+	case stepStart:
+		n.starting = !n.Running
+	case stepLabel:
+		n.Labelled = true
+	case stepCordon:
+		n.Leaving, n.Cordoned = n.Registered, n.Registered
+	case stepEvict:
+		n.ending, n.pods = n.ending+n.pods, 0
+	case stepDeleteNode:
+		w.checkEmpty(n)
+		w.unregister(n)
+	case stepRemove:
+		if n.Registered && n.Running && n.pods+n.ending > 0 {
+			w.violate("machine of %s removed with %d pods on it", n.Name, n.pods+n.ending)
+		}
+		n.removing, n.starting, n.Running = true, false, false
+	}
+}
+
+func (w *world) checkRoom(pool string) {
+	limit := 0
+	for _, p := range w.pools {
+		if p.Name == pool {
+			limit = int(p.Replicas + p.MaxSurge)
+		}
+	}
+	if w.machines(pool) >= limit {
+		w.violate("created a machine of %s beyond %d", pool, limit)
+	}
+}
+
+func (w *world) checkEmpty(n *inhabitant) {
+	if n.Machine && n.Running && n.pods+n.ending > 0 {
+		w.violate("Node object of %s deleted with %d pods on it", n.Name, n.pods+n.ending)
+	}
+}
+
+func (w *world) violate(format string, args ...any) {
+	w.violated = append(w.violated, fmt.Sprintf(format, args...))
+}
+
+func (w *world) unregister(n *inhabitant) {
+	n.Registered, n.Ready, n.Leaving, n.Cordoned, n.Labelled = false, false, false, false, false
+	n.quiet = n.Running
+	w.bury(n)
+}
+
+// bury forgets what has neither machine nor Node object.
+func (w *world) bury(n *inhabitant) {
+	if !n.Machine && !n.Registered {
+		delete(w.nodes, n.Name)
+	}
+}
+
+func (w *world) machines(pool string) int {
+	return w.count(pool, func(n *inhabitant) bool { return n.Machine })
+}
+
+// serving counts the nodes that pods can be moved to.
+func (w *world) serving(pool string) int {
+	return w.count(pool, func(n *inhabitant) bool { return n.Ready && n.Running && !n.Cordoned })
+}
+
+func (w *world) count(pool string, is func(*inhabitant) bool) int {
+	total := 0
+	for _, n := range w.nodes {
+		if n.Pool == pool && is(n) {
+			total++
+		}
+	}
+	return total
+}
+
+// events are what can happen by itself next, in the order of the names.
+func (w *world) events() []func() {
+	var out []func()
+	for _, name := range w.names() {
+		n := w.nodes[name]
+		switch {
+		case n.removing:
+			out = append(out, func() { n.Machine, n.removing, n.starting = false, false, false; w.bury(n) })
+		case n.starting:
+			out = append(out, func() { n.starting, n.Running, n.quiet, n.Lost = false, true, false, false })
+		case n.Running && !n.Registered && n.quiet && !n.Lost:
+			out = append(out, func() { n.Lost = true })
+		case n.Running && !n.Registered && !n.Lost:
+			out = append(out, func() { n.Registered = true })
+		case n.Running && n.Registered && !n.Ready:
+			out = append(out, func() { n.Ready = true })
+		case n.ending > 0:
+			out = append(out, func() { n.ending-- })
+		}
+	}
+	return out
+}
+
+// unfinished says what still differs from the pools; empty in the end.
+func (w *world) unfinished() string {
+	var out []string
+	wanted := map[string]int{}
+	for _, p := range w.pools {
+		wanted[p.Name] = int(p.Replicas)
+	}
+	got := map[string]int{}
+	for _, name := range w.names() {
+		n := w.nodes[name]
+		got[n.Pool]++
+		if !n.Ready || !n.Running || !n.Labelled || n.Cordoned || n.KeyVersion < w.want {
+			out = append(out, n.String())
+		}
+	}
+	for p := range maps.Keys(merge(wanted, got)) {
+		if got[p] != wanted[p] {
+			out = append(out, fmt.Sprintf("pool %s has %d of %d", p, got[p], wanted[p]))
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+func merge(a, b map[string]int) map[string]int {
+	out := maps.Clone(a)
+	maps.Copy(out, b)
+	return out
+}
+
+// String is a line of a golden file.
+func (n *inhabitant) String() string {
+	words := []string{fmt.Sprintf("%s v%d", n.Name, n.KeyVersion)}
+	for _, s := range []struct {
+		is   bool
+		word string
+	}{
+		{!n.Machine, "no-machine"}, {n.Machine && !n.Running && !n.removing, "stopped"}, {n.removing, "removing"},
+		{n.Running && !n.Registered, "joining"}, {n.Lost, "lost"}, {n.Registered && !n.Ready, "unready"},
+		{n.Ready && n.Running, "ready"}, {n.Cordoned, "cordoned"},
+	} {
+		if s.is {
+			words = append(words, s.word)
+		}
+	}
+	if pods := n.pods + n.ending; pods > 0 {
+		words = append(words, fmt.Sprintf("pods=%d", pods))
+	}
+	return strings.Join(words, " ")
+}
