@@ -1,0 +1,183 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/local/machine"
+)
+
+// controllerGrace is how long the controller may take to end what it is about.
+const controllerGrace = 15 * time.Second
+
+// DeleteAdminOptions say how to delete the admin cluster.
+type DeleteAdminOptions struct {
+	// Force deletes it although user clusters are left, and these with it.
+	Force bool
+	// Progress is told what is being done, one plain line each; nil: nobody is.
+	Progress func(string)
+}
+
+// DeleteAdmin ends the controller and the admin cluster and deletes their files. It refuses while there are user clusters.
+func (h *Host) DeleteAdmin(ctx context.Context, o DeleteAdminOptions) error {
+	if err := h.deleteAdmin(ctx, o); err != nil {
+		return fmt.Errorf("deleting admin cluster: %w", err)
+	}
+	return nil
+}
+
+func (h *Host) deleteAdmin(ctx context.Context, o DeleteAdminOptions) error {
+	progress := o.Progress
+	if progress == nil {
+		progress = func(string) {}
+	}
+	if err := h.refuseWithClusters(o.Force); err != nil {
+		return err
+	}
+	progress("ending the controller")
+	lock, err := h.endController(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	// Nobody makes clusters any more; one may have been made until now.
+	if err := h.refuseWithClusters(o.Force); err != nil {
+		return err
+	}
+	if err := h.deleteAllClusters(ctx, progress); err != nil {
+		return err
+	}
+	progress("ending the admin cluster")
+	return h.removeAdmin(ctx)
+}
+
+func (h *Host) refuseWithClusters(force bool) error {
+	sites, err := h.Sites()
+	if err != nil || force || len(sites) == 0 {
+		return err
+	}
+	var names []string
+	for _, s := range sites {
+		names = append(names, s.Name[strings.IndexByte(s.Name, '.')+1:])
+	}
+	return fmt.Errorf("there are user clusters: %s\nhint: delete them first with `gkectl delete cluster`, or together with the admin cluster by --force",
+		strings.Join(names, ", "))
+}
+
+// endController ends the controller and returns the lock that it held, the proof that none is left.
+func (h *Host) endController(ctx context.Context) (io.Closer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*controllerGrace)
+	defer cancel()
+	run := h.Runner(h.AdminSite())
+	if err := run.Await(ctx, controllerName, controllerGrace); err != nil {
+		return nil, err
+	}
+	for {
+		lock, err := h.Lock()
+		if !errors.Is(err, ErrLocked) {
+			return lock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w\nhint: end the keyturn-controller that uses %s", err, h.dataDir)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// deleteAllClusters removes user clusters without their objects: machines first, whose disks are in the site's directory.
+func (h *Host) deleteAllClusters(ctx context.Context, progress func(string)) error {
+	sites, err := h.Sites()
+	if err != nil {
+		return err
+	}
+	for _, s := range sites {
+		progress("deleting cluster " + s.Name[strings.IndexByte(s.Name, '.')+1:])
+		if err := repeat(ctx, func() (bool, error) { return removeMachines(ctx, s) }); err != nil {
+			return err
+		}
+		if err := repeat(ctx, func() (bool, error) { return h.deleteSite(ctx, s) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeMachines(ctx context.Context, s Site) (gone bool, err error) {
+	set := machine.Set{Dir: s.Path("machines")}
+	left, err := set.List()
+	if err != nil {
+		return false, err
+	}
+	gone = true
+	for _, m := range left {
+		g, err := set.Remove(ctx, m.Spec.Name)
+		if err != nil {
+			return false, err
+		}
+		gone = gone && g
+	}
+	return gone, nil
+}
+
+// repeat calls step until it is done, fails, or the context ends.
+func repeat(ctx context.Context, step func() (done bool, err error)) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if done, err := step(); done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// removeAdmin ends the processes, etcd last, and removes the files; the caller holds the lock.
+func (h *Host) removeAdmin(ctx context.Context) error {
+	site := h.AdminSite()
+	run := h.Runner(site)
+	for _, name := range []string{apiServerName(0), "etcd"} {
+		if err := run.Await(ctx, name, deleteGrace); err != nil {
+			return err
+		}
+	}
+	trash := site.Dir + ".deleted"
+	if err := os.RemoveAll(trash); err != nil {
+		return fmt.Errorf("removing admin cluster: %w", err)
+	}
+	if err := os.Rename(site.Dir, trash); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing admin cluster: %w", err)
+	}
+	// Crash here: there is no admin cluster, and no half of one; the next call removes what is left.
+	h.forget(site)
+	return h.removeDataDir(trash)
+}
+
+// removeDataDir removes what Keyturn put into the data directory, and the directory if nothing else is in it.
+func (h *Host) removeDataDir(trash string) error {
+	ours := []string{trash}
+	for _, name := range []string{"clusters", "images", "sites.json", "sites.lock", networkFile, "controller.lock"} {
+		ours = append(ours, filepath.Join(h.dataDir, name))
+	}
+	for _, path := range ours {
+		if err := removeTree(path); err != nil {
+			return fmt.Errorf("removing %s: %w", path, err)
+		}
+	}
+	entries, err := os.ReadDir(h.dataDir)
+	if err != nil || len(entries) > 0 {
+		return err
+	}
+	return os.Remove(h.dataDir)
+}

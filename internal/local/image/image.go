@@ -1,0 +1,103 @@
+// Package image packs static programs as container images. The machines of this host cannot reach a registry:
+// they import archives instead.
+//
+// An image has one layer with one file. The same program always gives the same archive, byte for byte.
+package image
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/google/go-containerregistry/pkg/compression"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+)
+
+// Build packs a static program as the image of that reference, such as "localhost/keyturn/pause:1", whose entry
+// point it is, and writes the archive (as `docker save` does) at path, whole or not at all.
+func Build(path, reference, program string) error {
+	if err := build(path, reference, program); err != nil {
+		return fmt.Errorf("building image %s: %w", reference, err)
+	}
+	return nil
+}
+
+func build(path, reference, program string) error {
+	tag, err := name.NewTag(reference, name.StrictValidation)
+	if err != nil {
+		return err
+	}
+	img, err := pack(program)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(tarball.Write(tag, img, f), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// pack makes an image of nothing but the program.
+func pack(program string) (v1.Image, error) {
+	// It is not compressed: it never leaves this host. It is read anew each time, so that no program is ever in memory whole.
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return openLayer(program) },
+		tarball.WithCompression(compression.None))
+	if err != nil {
+		return nil, err
+	}
+	img, err := mutate.AppendLayers(empty.Image, layer)
+	if err != nil {
+		return nil, err
+	}
+	return configured(img, "/"+filepath.Base(program))
+}
+
+// openLayer opens the archive of one executable file, which is written while it is read.
+func openLayer(program string) (io.ReadCloser, error) {
+	f, err := os.Open(program)
+	if err != nil {
+		return nil, err
+	}
+	r, w := io.Pipe()
+	go func() { _ = w.CloseWithError(errors.Join(writeLayer(w, f), f.Close())) }()
+	return r, nil
+}
+
+func writeLayer(to io.Writer, program *os.File) error {
+	info, err := program.Stat()
+	if err != nil {
+		return err
+	}
+	w := tar.NewWriter(to)
+	header := &tar.Header{Name: filepath.Base(program.Name()), Mode: 0o755, Size: info.Size(), Typeflag: tar.TypeReg}
+	if err := w.WriteHeader(header); err != nil {
+		return err
+	}
+	if _, err := io.Copy(w, program); err != nil {
+		return err
+	}
+	return w.Close()
+}
+
+func configured(img v1.Image, entry string) (v1.Image, error) {
+	config, err := img.ConfigFile()
+	if err != nil {
+		return nil, err
+	}
+	config = config.DeepCopy()
+	config.OS, config.Architecture = "linux", runtime.GOARCH
+	config.Config.Entrypoint = []string{entry}
+	return mutate.ConfigFile(img, config)
+}

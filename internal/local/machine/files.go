@@ -1,0 +1,209 @@
+package machine
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/keyturn/keyturn/internal/local/atomicfile"
+	"github.com/keyturn/keyturn/internal/local/machine/guest"
+)
+
+// Paths inside a machine, and below its directory.
+const (
+	bootstrapPath  = "/var/lib/kubelet/bootstrap.conf"
+	kubeconfigPath = "/var/lib/kubelet/kubelet.conf"
+	// certificatePath is there once the kubelet has joined; it writes its kubeconfig before.
+	certificatePath = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+	caPath          = "/etc/kubernetes/ca.crt"
+)
+
+// writeFiles writes all that the machine reads when it starts. Its own state in /var stays as it is.
+func (s Set) writeFiles(spec Spec, access Access, joined bool) error {
+	if err := s.makeDirs(spec.Name); err != nil {
+		return err
+	}
+	files, err := s.etc(spec, access)
+	if err != nil {
+		return err
+	}
+	for path, content := range files {
+		// No need to be atomic: they are written again before each start.
+		full := s.path(spec.Name, "etc", path)
+		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(full, content, 0o644); err != nil {
+			return err
+		}
+	}
+	if joined {
+		return nil
+	}
+	raw, err := bootstrapKubeconfig(access)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(s.path(spec.Name, bootstrapPath), raw)
+}
+
+func (s Set) makeDirs(name string) error {
+	for _, dir := range []string{"etc", "root", "var/cache", "var/lib/kubelet", "var/lib/containerd", "var/log", "var/tmp"} {
+		if err := os.MkdirAll(s.path(name, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Symlink("/run", s.path(name, "var/run")); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// etc is the content of the machine's /etc.
+func (s Set) etc(spec Spec, access Access) (map[string][]byte, error) {
+	config, err := s.guestConfig(spec)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{
+		"hostname":                      []byte(spec.Name + "\n"),
+		"hosts":                         fmt.Appendf(nil, "127.0.0.1 localhost\n%s %s\n", spec.Port.Address.Addr(), spec.Name),
+		"machine-id":                    machineID(spec),
+		"resolv.conf":                   []byte("# This cluster has no DNS.\n"),
+		"passwd":                        []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"),
+		"group":                         []byte("root:x:0:\nnogroup:x:65534:\n"),
+		"protocols":                     []byte(protocols),
+		"nsswitch.conf":                 []byte("passwd: files\ngroup: files\nhosts: files dns\nprotocols: files\n"),
+		"os-release":                    []byte("NAME=Keyturn\nID=keyturn\nPRETTY_NAME=\"Keyturn machine\"\n"),
+		"masquerade.nft":                masqueradeRules(spec),
+		"containerd/config.toml":        []byte(containerdConfig),
+		"kubernetes/ca.crt":             access.CA,
+		"cni/net.d/10-keyturn.conflist": cniConfig(spec),
+		"kubernetes/kubelet.json":       kubeletConfig(spec),
+		"kubernetes/kube-proxy.json":    kubeProxyConfig(spec),
+		"keyturn/guest.json":            config,
+	}
+	for path, value := range kernelParameters {
+		files["sysctl/"+path] = []byte(value + "\n")
+	}
+	// The dynamic linker's list of libraries, for hosts that keep some in unusual places.
+	if cache, err := os.ReadFile("/etc/ld.so.cache"); err == nil {
+		files["ld.so.cache"] = cache
+	}
+	return files, nil
+}
+
+// protocols names those of Services, as protocols(5). Without it nft lists them as numbers, and a kube-proxy that is
+// started again takes its own rules for strangers and deletes them.
+const protocols = "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\nsctp 132 SCTP\n"
+
+// machineID is the machine's own and stays the same over restarts (machine-id(5)).
+func machineID(spec Spec) []byte {
+	sum := sha256.Sum256([]byte(spec.Port.Namespace + "/" + spec.Name))
+	return []byte(hex.EncodeToString(sum[:16]) + "\n")
+}
+
+// bootstrapKubeconfig reaches the API by the bootstrap token.
+func bootstrapKubeconfig(access Access) ([]byte, error) {
+	if access.Token == "" {
+		return nil, errors.New("it has not joined yet and there is no bootstrap token")
+	}
+	const name = "bootstrap"
+	raw, err := clientcmd.Write(clientcmdapi.Config{
+		Clusters:       map[string]*clientcmdapi.Cluster{name: {Server: access.Server, CertificateAuthorityData: access.CA}},
+		AuthInfos:      map[string]*clientcmdapi.AuthInfo{name: {Token: access.Token}},
+		Contexts:       map[string]*clientcmdapi.Context{name: {Cluster: name, AuthInfo: name}},
+		CurrentContext: name,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encoding bootstrap kubeconfig: %w", err)
+	}
+	return raw, nil
+}
+
+func (s Set) guestConfig(spec Spec) ([]byte, error) {
+	binds, err := s.binds(spec.Name)
+	if err != nil {
+		return nil, err
+	}
+	archives, err := filepath.Glob(filepath.Join(s.Images, "*.tar"))
+	if err != nil {
+		return nil, fmt.Errorf("listing images: %w", err)
+	}
+	return encode(guest.Config{
+		Group:     spec.Port.Namespace,
+		Hostname:  spec.Name,
+		Namespace: networkPath(spec),
+		Binds:     binds,
+		Sysctls: map[string]string{
+			"ipv4/ip_forward":         "1",
+			"ipv4/conf/all/rp_filter": "0",
+		},
+		Services: services(spec, archives),
+	}), nil
+}
+
+// kernelParameters are what a kubelet insists on setting, and so sees set. They are the host's, which keeps its own.
+var kernelParameters = map[string]string{
+	"vm/overcommit_memory":      "1",
+	"vm/panic_on_oom":           "0",
+	"kernel/panic":              "10",
+	"kernel/panic_on_oops":      "1",
+	"kernel/keys/root_maxkeys":  "1000000",
+	"kernel/keys/root_maxbytes": "25000000",
+}
+
+// binds are the programs that the machine sees, beside those in /usr, and the kernel parameters.
+func (s Set) binds(name string) ([]guest.Bind, error) {
+	kubelet, err := s.Find(s.Version, "kubelet")
+	if err != nil {
+		return nil, err
+	}
+	kubeProxy, err := s.Find(s.Version, "kube-proxy")
+	if err != nil {
+		return nil, err
+	}
+	plugins, err := cniPlugins()
+	if err != nil {
+		return nil, err
+	}
+	binds := []guest.Bind{
+		{Source: s.Init, Target: guest.InitPath},
+		{Source: kubelet, Target: kubeletBinary},
+		{Source: kubeProxy, Target: kubeProxyBinary},
+		{Source: s.Images, Target: imageDir},
+		{Source: plugins, Target: "/opt/cni/bin"},
+	}
+	for path := range kernelParameters {
+		binds = append(binds, guest.Bind{Source: s.path(name, "etc/sysctl", path), Target: filepath.Join("/proc/sys", path)})
+	}
+	return binds, nil
+}
+
+// cniPlugins finds the directory of the CNI plugins.
+func cniPlugins() (string, error) {
+	places := []string{"/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"}
+	for _, dir := range places {
+		if _, err := os.Stat(filepath.Join(dir, "ptp")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("no CNI plugins in %v\nhint: install the package containernetworking-plugins", places)
+}
+
+// encode renders what always encodes: structs and maps of strings, numbers and lists.
+func encode(v any) []byte {
+	raw, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		panic(err)
+	}
+	return raw
+}

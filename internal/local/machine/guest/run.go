@@ -1,0 +1,112 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"time"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/keyturn/keyturn/internal/local/machine/cgroup"
+)
+
+// killTimeout is how long the remains of an earlier life may take to end.
+const killTimeout = 10 * time.Second
+
+// Main runs one of the program's three parts by its arguments: "run DIR" outside, and, started by ourselves only,
+// "enter DIR" and "init" inside.
+func Main(args []string) error {
+	switch {
+	case len(args) == 2 && args[0] == "run":
+		return Run(args[1])
+	case len(args) == 2 && args[0] == "enter":
+		return enter(args[1])
+	case len(args) == 1 && args[0] == "init":
+		return runInit()
+	}
+	return errors.New("usage: keyturn-machine run DIRECTORY")
+}
+
+// Run runs the machine in the directory until it ends. SIGTERM and SIGINT end it in order.
+func Run(dir string) error {
+	config, err := readConfig(filepath.Join(dir, ConfigPath))
+	if err != nil {
+		return err
+	}
+	if err := config.prepareGroup(); err != nil {
+		return fmt.Errorf("starting machine %s: %w", config.Hostname, err)
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
+	// The thread that starts the machine is in its network namespace, and must live as long: the kernel
+	// kills the child when the thread that made it ends.
+	runtime.LockOSThread()
+	if err := config.joinNetwork(); err != nil {
+		return fmt.Errorf("starting machine %s: %w", config.Hostname, err)
+	}
+	child := newChild(dir)
+	if err := child.Start(); err != nil {
+		return fmt.Errorf("starting machine %s: %w", config.Hostname, err)
+	}
+	go func() {
+		for s := range signals {
+			_ = child.Process.Signal(s)
+		}
+	}()
+	if err := child.Wait(); err != nil {
+		return fmt.Errorf("running machine %s: %w", config.Hostname, err)
+	}
+	return nil
+}
+
+// prepareGroup makes the machine's control group, and ends what a killed predecessor left running in it: the kernel
+// may still be busy with that.
+func (c Config) prepareGroup() error {
+	group, err := cgroup.Open(c.Group)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
+	if err := group.Kill(ctx); err != nil {
+		return err
+	}
+	// The groups of its containers. If some are still busy they are in nobody's way.
+	if _, err := group.Remove(); err != nil {
+		return err
+	}
+	return group.Ensure()
+}
+
+func (c Config) joinNetwork() error {
+	ns, err := netns.GetFromPath(c.Namespace)
+	if err != nil {
+		return fmt.Errorf("opening network namespace %s: %w", c.Namespace, err)
+	}
+	defer func() { _ = ns.Close() }()
+	if err := netns.Set(ns); err != nil {
+		return fmt.Errorf("entering network namespace %s: %w", c.Namespace, err)
+	}
+	return nil
+}
+
+// newChild is the process that becomes process 1 of the machine.
+func newChild(dir string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", "enter", dir)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.SysProcAttr = &unix.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
+		Pdeathsig:  unix.SIGKILL,
+		// A session of its own: a terminal's signals go to the process outside only.
+		Setsid: true,
+	}
+	return cmd
+}

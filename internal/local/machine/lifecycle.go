@@ -1,0 +1,181 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keyturn/keyturn/internal/local/machine/cgroup"
+	"github.com/keyturn/keyturn/internal/local/network"
+	"github.com/keyturn/keyturn/internal/local/process"
+)
+
+// removeTimeout is how long one call of Remove waits for processes to end.
+const removeTimeout = 2 * time.Second
+
+// Start makes the machine if it does not exist and starts it if it does not run. It returns when its sandbox runs, not when
+// its kubelet does. Of a machine that exists, the Spec that is remembered counts; the Access is for this start.
+func (s Set) Start(ctx context.Context, spec Spec, access Access) error {
+	if err := s.start(ctx, spec, access); err != nil {
+		return fmt.Errorf("starting machine %s: %w", spec.Name, err)
+	}
+	return nil
+}
+
+func (s Set) start(ctx context.Context, spec Spec, access Access) error {
+	state, exists, err := s.Look(spec.Name)
+	if err != nil || state.Running {
+		return err
+	}
+	if err := s.checkFileSystem(); err != nil {
+		return err
+	}
+	if exists && state.Spec.Pool != "" {
+		spec = state.Spec
+	} else if err := s.writeSpec(spec); err != nil {
+		return err
+	}
+	raiseWatchLimit()
+	// Crash here or below: the machine is listed and does not run; starting or removing it goes on from there.
+	if err := network.MakePort(ctx, spec.Port, access.Routes); err != nil {
+		return err
+	}
+	if err := s.writeFiles(spec, access, state.Joined); err != nil {
+		return err
+	}
+	err = s.runner(spec.Name).Start(process.Spec{
+		Name: processName,
+		Path: s.Init,
+		Args: []string{"run", s.path(spec.Name)},
+	})
+	if errors.Is(err, process.ErrBusy) {
+		return nil // somebody else starts it
+	}
+	return err
+}
+
+// checkFileSystem refuses directories in which containerd would make no container, for a reason hard to guess.
+func (s Set) checkFileSystem() error {
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return err
+	}
+	var stat unix.Statfs_t
+	if err := unix.Statfs(s.Dir, &stat); err != nil {
+		return fmt.Errorf("looking at the file system of %s: %w", s.Dir, err)
+	}
+	if stat.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		return fmt.Errorf("%s is on an overlay file system, which cannot hold another\nhint: choose a data directory on a disk", s.Dir)
+	}
+	return nil
+}
+
+// watchLimit is how many inotify instances root may have at least. Each machine takes eight; many a
+// distribution allows 128, and what comes next fails with "too many open files".
+const watchLimit = 8192
+
+// raiseWatchLimit is the one parameter of the whole host that machines change. It is raised only, and stays. Where that
+// is forbidden the machines that fit work; the others say in their logs what is missing.
+func raiseWatchLimit() {
+	const path = "/proc/sys/fs/inotify/max_user_instances"
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return
+	}
+	if limit, err := strconv.Atoi(strings.TrimSpace(string(raw))); err == nil && limit < watchLimit {
+		_ = os.WriteFile(path, []byte(strconv.Itoa(watchLimit)), 0)
+	}
+}
+
+// Halt ends a machine that runs as if its power failed. It does not wait.
+func (s Set) Halt(name string) error {
+	if err := s.runner(name).Signal(processName, unix.SIGKILL); err != nil {
+		return fmt.Errorf("halting machine %s: %w", name, err)
+	}
+	return nil
+}
+
+// Tidy removes the bootstrap token of a machine that has joined.
+func (s Set) Tidy(name string) error {
+	state, _, err := s.Look(name)
+	if err != nil || !state.Joined {
+		return err
+	}
+	if err := os.Remove(s.path(name, bootstrapPath)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing bootstrap token of machine %s: %w", name, err)
+	}
+	return nil
+}
+
+// Remove ends the machine and deletes all of it. It reports true when nothing is left, and is to be called again
+// when it does not.
+func (s Set) Remove(ctx context.Context, name string) (gone bool, err error) {
+	gone, err = s.remove(ctx, name)
+	if err != nil {
+		return false, fmt.Errorf("removing machine %s: %w", name, err)
+	}
+	return gone, nil
+}
+
+func (s Set) remove(ctx context.Context, name string) (bool, error) {
+	state, exists, err := s.Look(name)
+	if err != nil || !exists {
+		return err == nil, err
+	}
+	if state.Spec.Port.Namespace != "" {
+		if gone, err := s.end(ctx, state.Spec); err != nil || !gone {
+			return false, err
+		}
+	}
+	// Crash here or below: nothing runs; machine.json keeps it listed until all else is deleted.
+	return true, s.deleteFiles(name)
+}
+
+// end ends the machine's processes and takes it off the network. There is nobody to say goodbye to: its pods have been
+// drained or are lost, and its disk goes.
+func (s Set) end(ctx context.Context, spec Spec) (gone bool, err error) {
+	if err := s.Halt(spec.Name); err != nil {
+		return false, err
+	}
+	group, err := cgroup.Open(spec.Port.Namespace)
+	if err != nil {
+		return false, err
+	}
+	killing, cancel := context.WithTimeout(ctx, removeTimeout)
+	defer cancel()
+	if err := group.Kill(killing); errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	if running, err := s.runner(spec.Name).Observe(processName); err != nil || running.Running {
+		return false, err
+	}
+	if err := network.DeletePort(ctx, spec.Port); err != nil {
+		return false, err
+	}
+	return group.Remove()
+}
+
+// deleteFiles deletes the machine's directory, machine.json last.
+func (s Set) deleteFiles(name string) error {
+	entries, err := os.ReadDir(s.path(name))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == "machine.json" {
+			continue
+		}
+		if err := os.RemoveAll(s.path(name, e.Name())); err != nil {
+			return err
+		}
+	}
+	return os.RemoveAll(s.path(name))
+}

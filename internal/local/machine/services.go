@@ -1,0 +1,201 @@
+package machine
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/local/image"
+	"github.com/keyturn/keyturn/internal/local/machine/guest"
+	"github.com/keyturn/keyturn/internal/local/network"
+)
+
+// More paths inside a machine.
+const (
+	kubeletBinary   = "/opt/keyturn/kubelet"
+	kubeProxyBinary = "/opt/keyturn/kube-proxy"
+	imageDir        = "/opt/keyturn/images"
+	criSocket       = "/run/containerd/containerd.sock"
+)
+
+// services are what a machine runs: containerd, then the import of images beside the kubelet, then, as soon as the
+// kubelet has a certificate, kube-proxy by the same certificate.
+func services(spec Spec, archives []string) []guest.Service {
+	list := []guest.Service{
+		{Name: "containerd", Path: "/usr/bin/containerd", Args: []string{"--config=/etc/containerd/config.toml"}},
+		{Name: "masquerade", Path: "/usr/sbin/nft", Args: []string{"-f", "/etc/masquerade.nft"}, Once: true},
+	}
+	var imported []string
+	for _, archive := range archives {
+		name := "image-" + strings.TrimSuffix(filepath.Base(archive), ".tar")
+		imported = append(imported, guest.Done(name))
+		list = append(list, guest.Service{
+			Name: name, Path: "/usr/bin/ctr", Once: true, After: []string{criSocket},
+			Args: []string{"--namespace=k8s.io", "images", "import", filepath.Join(imageDir, filepath.Base(archive))},
+		})
+	}
+	return append(list, kubelet(spec, imported), kubeProxy())
+}
+
+// kubelet starts after the images are there: a pod that comes first would wait for its next try.
+func kubelet(spec Spec, imported []string) guest.Service {
+	return guest.Service{
+		Name: "kubelet", Path: kubeletBinary, After: append([]string{criSocket}, imported...),
+		Args: []string{
+			"--config=/etc/kubernetes/kubelet.json",
+			"--kubeconfig=" + kubeconfigPath,
+			"--bootstrap-kubeconfig=" + bootstrapPath,
+			"--hostname-override=" + spec.Name,
+			"--node-ip=" + spec.Port.Address.Addr().String(),
+			"--node-labels=" + nodeLabels(spec),
+		},
+	}
+}
+
+func kubeProxy() guest.Service {
+	return guest.Service{
+		Name: "kube-proxy", Path: kubeProxyBinary, After: []string{kubeconfigPath, certificatePath},
+		Args: []string{"--config=/etc/kubernetes/kube-proxy.json"},
+	}
+}
+
+func nodeLabels(spec Spec) string {
+	labels := maps.Clone(spec.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[v1alpha1.LabelNodePool] = spec.Pool
+	labels[v1alpha1.LabelKeyVersion] = fmt.Sprint(spec.KeyVersion)
+	var pairs []string
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		pairs = append(pairs, key+"="+labels[key])
+	}
+	return strings.Join(pairs, ",")
+}
+
+func networkPath(spec Spec) string { return network.NamespacePath(spec.Port.Namespace) }
+
+// containerdConfig: without CAP_SYS_RESOURCE, which root itself lacks in some virtual machines, nobody may lower a
+// process's OOM score: restrict_oom_score_adj asks for what can be had. A containerd whose CRI plugin does not load is of
+// no use: it is to end, and is started again.
+const containerdConfig = `version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+required_plugins = ["io.containerd.grpc.v1.cri"]
+disabled_plugins = [
+  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing",
+]
+
+[debug]
+  level = "warn"
+
+[grpc]
+  address = "` + criSocket + `"
+
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "` + image.Pause + `"
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/opt/cni/bin"
+    conf_dir = "/etc/cni/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "overlayfs"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+`
+
+// cniConfig connects pods by a route each: no bridge, whose filtering would depend on a module of the host.
+// Addresses are given out anew after a restart of the machine, like its pods.
+func cniConfig(spec Spec) []byte {
+	return encode(map[string]any{
+		"cniVersion": "1.0.0",
+		"name":       "keyturn",
+		"plugins": []any{map[string]any{
+			"type": "ptp",
+			"ipam": map[string]any{
+				"type":    "host-local",
+				"dataDir": "/run/cni/addresses",
+				"ranges":  []any{[]any{map[string]any{"subnet": spec.PodRange.String()}}},
+				"routes":  []any{map[string]any{"dst": "0.0.0.0/0"}},
+			},
+		}},
+	})
+}
+
+// masqueradeRules let pods speak to addresses that have no route back to them, as the machine. Pods see each other's
+// own addresses.
+func masqueradeRules(spec Spec) []byte {
+	return fmt.Appendf(nil, `table ip keyturn
+delete table ip keyturn
+table ip keyturn {
+	chain postrouting {
+		type nat hook postrouting priority srcnat;
+		ip saddr %s ip daddr != %s masquerade
+	}
+}
+`, spec.PodRange, spec.PodCIDR)
+}
+
+// kubeletConfig is a KubeletConfiguration (kubelet.config.k8s.io/v1beta1). The machine's control group holds all of
+// its pods already, so the kubelet needs no groups of its own for them.
+func kubeletConfig(spec Spec) []byte {
+	config := map[string]any{
+		"apiVersion": "kubelet.config.k8s.io/v1beta1",
+		"kind":       "KubeletConfiguration",
+		"authentication": map[string]any{
+			"anonymous": map[string]any{"enabled": false},
+			"webhook":   map[string]any{"enabled": true},
+			"x509":      map[string]any{"clientCAFile": caPath},
+		},
+		"authorization":             map[string]any{"mode": "Webhook"},
+		"rotateCertificates":        true,
+		"containerRuntimeEndpoint":  "unix://" + criSocket,
+		"resolvConf":                "/etc/resolv.conf",
+		"cgroupDriver":              "cgroupfs",
+		"cgroupsPerQOS":             false,
+		"enforceNodeAllocatable":    []string{"none"},
+		"failCgroupV1":              false,
+		"failSwapOn":                false,
+		"oomScoreAdj":               0,
+		"makeIPTablesUtilChains":    false,
+		"maxPods":                   110,
+		"nodeStatusUpdateFrequency": "2s",
+		"kubeAPIQPS":                100,
+		"kubeAPIBurst":              200,
+		"serializeImagePulls":       false,
+		"configMapAndSecretChangeDetectionStrategy": "Watch",
+		// The disk is the host's: the kubelet must not evict pods, or delete images that nobody can pull again.
+		"evictionHard": map[string]any{
+			"memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%", "imagefs.inodesFree": "0%",
+		},
+		"imageGCHighThresholdPercent": 100,
+		"volumePluginDir":             "/var/lib/kubelet/volume-plugins",
+	}
+	if len(spec.Taints) > 0 {
+		config["registerWithTaints"] = spec.Taints
+	}
+	return encode(config)
+}
+
+// kubeProxyConfig is a KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1). It leaves the limits of connection
+// tracking, which are the host's, as they are.
+func kubeProxyConfig(spec Spec) []byte {
+	return encode(map[string]any{
+		"apiVersion":         "kubeproxy.config.k8s.io/v1alpha1",
+		"kind":               "KubeProxyConfiguration",
+		"mode":               "nftables",
+		"clusterCIDR":        spec.PodCIDR.String(),
+		"hostnameOverride":   spec.Name,
+		"bindAddress":        spec.Port.Address.Addr().String(),
+		"healthzBindAddress": "127.0.0.1:10256",
+		"metricsBindAddress": "127.0.0.1:10249",
+		"clientConnection":   map[string]any{"kubeconfig": kubeconfigPath},
+		"conntrack":          map[string]any{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+		"nftables":           map[string]any{"minSyncPeriod": "100ms"},
+	})
+}

@@ -1,0 +1,183 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// testNames are names and addresses that only this test process uses.
+func testNames(t *testing.T) (bridge string, port Port) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("networks need root")
+	}
+	id := os.Getpid() % 10000
+	bridge = fmt.Sprintf("ktt%d", id)
+	port = Port{
+		Namespace: bridge + "-0", Link: bridge + "p", Bridge: bridge,
+		Address: netip.MustParsePrefix("198.51.100.7/24"), Gateway: netip.MustParseAddr("198.51.100.1"),
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(DeletePort(context.Background(), port), DeleteBridge(context.Background(), bridge)); err != nil {
+			t.Error(err)
+		}
+	})
+	return bridge, port
+}
+
+func addresses(t *testing.T, link string) string {
+	t.Helper()
+	l, err := netlink.LinkByName(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := netlink.AddrList(l, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, a := range list {
+		all = append(all, a.IPNet.String())
+	}
+	return strings.Join(all, " ")
+}
+
+func TestBridge(t *testing.T) {
+	bridge, _ := testNames(t)
+	gateway := netip.MustParsePrefix("198.51.100.1/24")
+	for range 2 {
+		if err := EnsureBridge(t.Context(), bridge, gateway); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := EnsureBridge(t.Context(), bridge, gateway, netip.MustParsePrefix("198.51.100.10/32")); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := addresses(t, bridge), "198.51.100.1/24 198.51.100.10/32"; got != want {
+		t.Errorf("addresses are %q, want %q", got, want)
+	}
+	for range 2 {
+		if err := DeleteBridge(t.Context(), bridge); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := netlink.LinkByName(bridge); !isNotFound(err) {
+		t.Errorf("looking up the deleted bridge: %v", err)
+	}
+}
+
+func TestForeignLinksStay(t *testing.T) {
+	bridge, port := testNames(t)
+	foreign := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridge, TxQLen: -1}}
+	if err := netlink.LinkAdd(foreign); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netlink.LinkDel(foreign); err != nil {
+			t.Errorf("the foreign bridge is gone: %v", err)
+		}
+	})
+	for what, err := range map[string]error{
+		"EnsureBridge": EnsureBridge(t.Context(), bridge, netip.MustParsePrefix("198.51.100.1/24")),
+		"DeleteBridge": DeleteBridge(t.Context(), bridge),
+		"MakePort":     MakePort(t.Context(), port, nil),
+	} {
+		if err == nil || !strings.Contains(err.Error(), bridge) || !strings.Contains(err.Error(), "not made by Keyturn") {
+			t.Errorf("%s: %v; want an error that names the bridge", what, err)
+		}
+	}
+	if got := addresses(t, bridge); got != "" {
+		t.Errorf("the foreign bridge was given %s", got)
+	}
+}
+
+func TestPort(t *testing.T) {
+	bridge, port := testNames(t)
+	if err := MakePort(t.Context(), port, nil); err == nil || !strings.Contains(err.Error(), "does not exist") {
+		t.Errorf("a port without its bridge: %v", err)
+	}
+	if err := EnsureBridge(t.Context(), bridge, netip.MustParsePrefix("198.51.100.1/24")); err != nil {
+		t.Fatal(err)
+	}
+	routes := []Route{
+		{To: netip.MustParsePrefix("203.0.113.0/25"), Via: port.Address.Addr()},
+		{To: netip.MustParsePrefix("203.0.113.128/25"), Via: netip.MustParseAddr("198.51.100.8")},
+	}
+	for range 2 {
+		if err := MakePort(t.Context(), port, routes); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := portRoutes(t, port), "default via 198.51.100.1, 198.51.100.0/24, 203.0.113.128/25 via 198.51.100.8"; got != want {
+			t.Errorf("routes are %s, want %s", got, want)
+		}
+	}
+	for range 2 {
+		if err := DeletePort(t.Context(), port); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(NamespacePath(port.Namespace)); !os.IsNotExist(err) {
+		t.Errorf("looking at the deleted namespace: %v", err)
+	}
+	if _, err := netlink.LinkByName(port.Link); !isNotFound(err) {
+		t.Errorf("looking up the deleted link: %v", err)
+	}
+}
+
+// A crash may leave the file of a namespace that was never mounted.
+func TestHalfMadePort(t *testing.T) {
+	bridge, port := testNames(t)
+	if err := EnsureBridge(t.Context(), bridge, netip.MustParsePrefix("198.51.100.1/24")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(namespaceDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(NamespacePath(port.Namespace), nil, 0o444); err != nil {
+		t.Fatal(err)
+	}
+	if err := MakePort(t.Context(), port, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := portRoutes(t, port), "default via 198.51.100.1, 198.51.100.0/24"; got != want {
+		t.Errorf("routes are %s, want %s", got, want)
+	}
+}
+
+func portRoutes(t *testing.T, port Port) string {
+	t.Helper()
+	ns, err := netns.GetFromPath(NamespacePath(port.Namespace))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	h, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	list, err := h.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, r := range list {
+		text := "default"
+		if ones, _ := r.Dst.Mask.Size(); ones > 0 {
+			text = r.Dst.String()
+		}
+		if r.Gw != nil {
+			text += " via " + r.Gw.String()
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, ", ")
+}

@@ -1,0 +1,136 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// portLink is the name of the link inside the namespace.
+const portLink = "eth0"
+
+// Port is how one machine is connected to its cluster's bridge.
+type Port struct {
+	// Namespace is the name of the machine's network namespace, as `ip netns` lists it.
+	Namespace string `json:"namespace"`
+	// Link is the host's end of the veth pair, at most 15 bytes long; the machine's end is eth0.
+	Link string `json:"link"`
+	// Bridge is the bridge that the port belongs to. It must exist.
+	Bridge string `json:"bridge"`
+	// Address is the machine's own, with the length of the bridge's prefix.
+	Address netip.Prefix `json:"address"`
+	// Gateway is the next hop of the default route: the bridge's address.
+	Gateway netip.Addr `json:"gateway"`
+}
+
+// Route says by which neighbour a range of addresses is reached.
+type Route struct {
+	To  netip.Prefix
+	Via netip.Addr
+}
+
+// MakePort makes the namespace, the veth pair, and the routes beside the default one. What is there already of a port of
+// these names goes first: a machine that starts finds nothing in its network of an earlier life. Routes by the port's own address
+// are left out, so that all ports of a network can be given the same.
+func MakePort(ctx context.Context, p Port, routes []Route) error {
+	if err := DeletePort(ctx, p); err != nil {
+		return err
+	}
+	// Crash here or below: a part of the port is there, and goes when it is made or deleted the next time.
+	ns, err := makeNamespace(p.Namespace)
+	if err != nil {
+		return fmt.Errorf("making network namespace %s: %w", p.Namespace, err)
+	}
+	defer func() { _ = ns.Close() }()
+	if err := p.connect(ns); err != nil {
+		return fmt.Errorf("connecting network namespace %s to bridge %s: %w", p.Namespace, p.Bridge, err)
+	}
+	inside, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		return fmt.Errorf("entering network namespace %s: %w", p.Namespace, err)
+	}
+	defer inside.Close()
+	if err := p.setUp(inside, routes); err != nil {
+		return fmt.Errorf("setting up network namespace %s: %w", p.Namespace, err)
+	}
+	return nil
+}
+
+// DeletePort deletes the veth pair and the name of the namespace; the namespace itself ends with its last process.
+func DeletePort(ctx context.Context, p Port) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("deleting network namespace %s: %w", p.Namespace, err)
+	}
+	if err := deleteLink(p.Link); err != nil {
+		return err
+	}
+	if err := deleteNamespace(p.Namespace); err != nil {
+		return fmt.Errorf("deleting network namespace %s: %w", p.Namespace, err)
+	}
+	return nil
+}
+
+// connect makes the veth pair, with its near end on the bridge and its far end in ns.
+func (p Port) connect(ns netns.NsHandle) error {
+	bridge, err := ownLink(p.Bridge, "bridge")
+	if err != nil {
+		return err
+	}
+	if bridge == nil {
+		return errors.New("the bridge does not exist")
+	}
+	attrs := ownAttrs(p.Link)
+	attrs.MasterIndex = bridge.Attrs().Index
+	attrs.Flags = net.FlagUp
+	pair := &netlink.Veth{
+		LinkAttrs:        attrs,
+		PeerName:         portLink,
+		PeerHardwareAddr: hardwareAddr(p.Address.Addr()),
+		PeerNamespace:    netlink.NsFd(int(ns)),
+	}
+	if err := netlink.LinkAdd(pair); err != nil {
+		return fmt.Errorf("making veth pair %s: %w", p.Link, err)
+	}
+	return nil
+}
+
+// setUp sets up the links, the address and the routes in the machine's namespace.
+func (p Port) setUp(h *netlink.Handle, routes []Route) error {
+	loopback, err := h.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := h.LinkSetUp(loopback); err != nil {
+		return fmt.Errorf("bringing up link lo: %w", err)
+	}
+	link, err := h.LinkByName(portLink)
+	if err != nil {
+		return err
+	}
+	if err := h.AddrAdd(link, address(p.Address)); err != nil {
+		return fmt.Errorf("adding address %s: %w", p.Address, err)
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("bringing up link %s: %w", portLink, err)
+	}
+	everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	return p.addRoutes(h, link, append([]Route{{To: everywhere, Via: p.Gateway}}, routes...))
+}
+
+func (p Port) addRoutes(h *netlink.Handle, link netlink.Link, routes []Route) error {
+	for _, r := range routes {
+		if r.Via == p.Address.Addr() {
+			continue
+		}
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(r.To), Gw: r.Via.AsSlice()}
+		if err := h.RouteAdd(route); err != nil {
+			return fmt.Errorf("adding the route to %s by %s: %w", r.To, r.Via, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/local/atomicfile"
+	"github.com/keyturn/keyturn/internal/local/network"
+	"github.com/keyturn/keyturn/internal/local/process"
+)
+
+// plane is one control plane on this host: what it is to be, and by what it is run.
+type plane struct {
+	layout
+	host *Host
+	run  *process.Runner
+	lb   loadBalancer
+}
+
+func (h *Host) plane(site Site, uc *v1alpha1.UserCluster) (*plane, error) {
+	service, err := netip.ParsePrefix(uc.Spec.Network.ServiceCIDR)
+	if err != nil {
+		return nil, fmt.Errorf("cluster %s: network.serviceCIDR: %w", uc.Name, err)
+	}
+	pod, err := netip.ParsePrefix(uc.Spec.Network.PodCIDR)
+	if err != nil {
+		return nil, fmt.Errorf("cluster %s: network.podCIDR: %w", uc.Name, err)
+	}
+	return h.newPlane(layout{
+		Site: site, Version: uc.Spec.KubernetesVersion, ServiceCIDR: service, PodCIDR: pod,
+		Replicas: int(uc.Spec.ControlPlane.Replicas),
+	}), nil
+}
+
+func (h *Host) newPlane(l layout) *plane {
+	return &plane{layout: l, host: h, run: h.Runner(l.Site), lb: loadBalancer{dir: l.Path("run")}}
+}
+
+// ensureNetwork makes the bridge with the addresses of the load balancer and the API servers. On loopback they are there anyway.
+func (p *plane) ensureNetwork(ctx context.Context) error {
+	if p.Loopback {
+		return nil
+	}
+	addrs := []netip.Prefix{netip.PrefixFrom(p.Gateway(), 24), netip.PrefixFrom(p.LoadBalancer(), 32)}
+	for i := range p.Replicas {
+		addrs = append(addrs, netip.PrefixFrom(p.APIServer(i), 32))
+	}
+	return network.EnsureBridge(ctx, p.Bridge(), addrs...)
+}
+
+// ensureFiles writes all that the processes read but the signing keys.
+func (p *plane) ensureFiles() error {
+	if err := os.MkdirAll(p.Dir, 0o700); err != nil {
+		return fmt.Errorf("making directory of cluster %s: %w", p.Name, err)
+	}
+	a, err := p.authorities()
+	if err != nil {
+		return err
+	}
+	if err := p.ensureCertificates(append(p.certificates(a), p.controllerCertificates(a)...)); err != nil {
+		return err
+	}
+	return errors.Join(
+		p.ensureKubeconfigs(a, "controller-manager", "scheduler"),
+		atomicfile.Ensure(p.Path("authentication.yaml"), []byte(authenticationConfig)),
+		atomicfile.Ensure(p.Path("haproxy.cfg"), []byte(p.haproxyConfig())),
+	)
+}
+
+// ensure starts a process of the Kubernetes version, unless it runs.
+func (p *plane) ensure(binary string, spec func(path string) process.Spec) error {
+	path, err := p.host.Binary(p.Version, binary)
+	if err != nil {
+		return err
+	}
+	return p.start(spec(path))
+}
+
+func (p *plane) start(s process.Spec) error {
+	before, err := p.run.Observe(s.Name)
+	if err != nil || before.Running {
+		return err
+	}
+	err = p.run.Start(s)
+	if errors.Is(err, process.ErrBusy) {
+		return nil // somebody else does it
+	}
+	if err == nil && p.run.BackOff(s.Name) == 0 {
+		p.host.log.Info("started process", "cluster", p.Name, "process", s.Name)
+	}
+	return err
+}
+
+func (p *plane) ensureEtcd() error { return p.ensure(binaryEtcd, p.etcd) }
+
+func (p *plane) ensureLoadBalancer() error {
+	path, err := findHAProxy()
+	if err != nil {
+		return err
+	}
+	return p.start(p.haproxy(path))
+}
+
+// findHAProxy looks where Debian puts it too, which is not on every user's PATH.
+func findHAProxy() (string, error) {
+	for _, name := range []string{"haproxy", "/usr/sbin/haproxy"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", errors.New("no haproxy on this host\nhint: install the package haproxy")
+}
+
+// madeFiles says whether ensureFiles ever came to its end.
+func (p *plane) madeFiles() bool {
+	_, err := os.Stat(p.Path("haproxy.cfg"))
+	return err == nil
+}

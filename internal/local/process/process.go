@@ -1,0 +1,261 @@
+// Package process runs programs that outlive whoever started them.
+//
+// Runner is where to start. It finds its processes again by looking: each process itself writes its pid and start time
+// before it becomes the program, so that no death of anybody, at any moment, leaves a process that is not known or one
+// that runs twice; and no signal ever reaches a process that merely got the pid of an old one.
+package process
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keyturn/keyturn/internal/local/atomicfile"
+)
+
+// Spec is a program to run, as data.
+type Spec struct {
+	// Name tells the processes of a Runner apart; it becomes part of file names.
+	Name string
+	// Path is the program's absolute path and Args its arguments without the program itself. No secret belongs in them.
+	Path string
+	Args []string
+	// Env is its whole environment but for PATH, HOME and TMPDIR, which are the caller's: what else the caller has in its
+	// environment is nothing that should live on in a process that outlives it.
+	Env []string
+	// Dir is the working directory; empty: the Runner's.
+	Dir string
+	// Stamp is what the caller wants to know of the process as long as it runs.
+	Stamp string
+}
+
+// Digest identifies what is run, leaving out the stamp.
+func (s Spec) Digest() string {
+	s.Stamp = ""
+	raw, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // strings always encode
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// State is what was observed of a process.
+type State struct {
+	Running bool
+	// PID, Started, Stamp and Digest are zero when it does not run.
+	PID     int
+	Started time.Time
+	Stamp   string
+	// Digest identifies the Spec that it was started with, leaving out the stamp.
+	Digest string
+	// Stopping says that it was told to end.
+	Stopping bool
+}
+
+// Runner keeps, in one directory of mode 0700, three files for each process: NAME.pid, NAME.json (what it was started
+// as) and NAME.log. It is safe for concurrent use, also by several processes.
+type Runner struct {
+	dir string
+
+	mu     sync.Mutex
+	starts map[string]attempts
+}
+
+// New returns the Runner of a directory, which is made when first needed.
+func New(dir string) *Runner { return &Runner{dir: dir, starts: map[string]attempts{}} }
+
+// record is NAME.json: whole, so that a person can see what runs.
+type record struct {
+	Spec
+	Hash string
+}
+
+// ErrBusy says that somebody else is starting the process at this moment. Look again.
+var ErrBusy = errors.New("process is being started")
+
+// Start runs the program unless it runs already. It returns once the process exists, not when it serves.
+// A program that keeps ending soon is started again only after a while: see BackOff.
+func (r *Runner) Start(s Spec) error {
+	if err := r.start(s); err != nil {
+		return fmt.Errorf("starting %s: %w", s.Name, err)
+	}
+	return nil
+}
+
+func (r *Runner) start(s Spec) error {
+	if st, err := r.Observe(s.Name); err != nil || st.Running {
+		return err
+	}
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		return err
+	}
+	lock, err := r.lock(s.Name)
+	if err != nil {
+		return err
+	}
+	// The child inherits the lock and gives it up when its pid is on record, so whoever holds it next sees the child.
+	defer lock.Close()
+	if st, err := r.Observe(s.Name); err != nil || st.Running {
+		return err
+	}
+	if r.BackOff(s.Name) > 0 {
+		return nil
+	}
+	if err := r.writeRecord(s); err != nil {
+		return err
+	}
+	// Crash here: nothing runs, and what was recorded says nothing as long as nothing runs.
+	return r.spawn(s, lock)
+}
+
+func (r *Runner) lock(name string) (*os.File, error) {
+	lock, err := os.OpenFile(r.file(name, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, ErrBusy
+		}
+		return nil, err
+	}
+	return lock, nil
+}
+
+func (r *Runner) writeRecord(s Spec) error {
+	raw, err := json.MarshalIndent(record{Spec: s, Hash: s.Digest()}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(r.file(s.Name, "json"), raw)
+}
+
+// becomeProgram writes the boot id and the shell's own line of /proc to the pid file, gives up the lock (3), and becomes
+// the program: pid and start time stay the same.
+const becomeProgram = `umask 077 &&
+cat /proc/sys/kernel/random/boot_id /proc/$$/stat > "$0.tmp" && mv "$0.tmp" "$0" && exec 3>&- && exec "$@"`
+
+func (r *Runner) spawn(s Spec, lock *os.File) error {
+	log, err := openLog(r.file(s.Name, "log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	if err := os.Remove(r.file(s.Name, "stop")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	cmd := exec.Command("/bin/sh", append([]string{"-c", becomeProgram, r.file(s.Name, "pid"), s.Path}, s.Args...)...)
+	cmd.Env = append(basicEnv(), s.Env...)
+	cmd.Dir = s.Dir
+	if cmd.Dir == "" {
+		cmd.Dir = r.dir
+	}
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.ExtraFiles = []*os.File{lock}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	keepFilesToOurselves()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	r.noteStart(s.Name)
+	go func() {
+		err := cmd.Wait() // takes the zombie away, if we live to see it
+		r.noteEnd(s.Name, err)
+	}()
+	return r.awaitRecord(s.Name, cmd.Process.Pid)
+}
+
+// keepFilesToOurselves marks what our own starter left open in us, such as a pipe whose end somebody waits for: a process
+// that outlives us must not hold it. Kernels before 5.11 cannot, which does no worse harm than that.
+func keepFilesToOurselves() {
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+}
+
+func basicEnv() []string {
+	var env []string
+	for _, name := range []string{"PATH", "HOME", "TMPDIR"} {
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}
+
+// awaitRecord waits until the child is on record, so that who starts and then looks sees it.
+func (r *Runner) awaitRecord(name string, pid int) error {
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if id, ok, err := r.recorded(name); err != nil || (ok && id.pid == pid) {
+			return err
+		}
+		if _, alive := lookUp(pid); !alive {
+			return nil // it ended at once; Observe and its log tell
+		}
+	}
+	return errors.New("the new process did not write its pid file")
+}
+
+// Observe looks at a process.
+func (r *Runner) Observe(name string) (State, error) {
+	id, ok, err := r.recorded(name)
+	if err != nil {
+		return State{}, fmt.Errorf("looking at %s: %w", name, err)
+	}
+	if !ok || !id.alive() {
+		return State{}, nil
+	}
+	raw, err := os.ReadFile(r.file(name, "json"))
+	if err != nil {
+		return State{}, fmt.Errorf("looking at %s: %w", name, err)
+	}
+	var rec record
+	if err := json.Unmarshal(raw, &rec); err != nil {
+		return State{}, fmt.Errorf("looking at %s: %w", name, err)
+	}
+	_, stopping := r.toldToStop(name, id)
+	return State{Running: true, PID: id.pid, Started: id.started(), Stamp: rec.Stamp, Digest: rec.Hash, Stopping: stopping}, nil
+}
+
+// Forget removes the files of a process that does not run, its log included.
+func (r *Runner) Forget(name string) error {
+	if st, err := r.Observe(name); err != nil || st.Running {
+		return errors.Join(err, fmt.Errorf("forgetting %s: it runs", name))
+	}
+	var errs []error
+	for _, ext := range []string{"pid", "pid.tmp", "json", "stop", "lock", "log", "log.1"} {
+		if err := os.Remove(r.file(name, ext)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Runner) file(name, ext string) string { return filepath.Join(r.dir, name+"."+ext) }
+
+// Names returns the processes that this directory knows, whether or not they run.
+func (r *Runner) Names() ([]string, error) {
+	entries, err := os.ReadDir(r.dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("listing processes: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), ".lock"); ok {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}

@@ -1,0 +1,134 @@
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/local/atomicfile"
+)
+
+// Stop tells a process to end, once, and kills it when it has not ended grace after that. It does not wait: call it until it
+// reports that the process is gone.
+func (r *Runner) Stop(name string, grace time.Duration) (gone bool, err error) {
+	gone, err = r.stop(name, grace)
+	if err != nil {
+		return false, fmt.Errorf("stopping %s: %w", name, err)
+	}
+	return gone, nil
+}
+
+func (r *Runner) stop(name string, grace time.Duration) (bool, error) {
+	id, ok, err := r.recorded(name)
+	if err != nil {
+		return false, err
+	}
+	if !ok || !id.alive() {
+		return r.startsNot(name)
+	}
+	since, told := r.toldToStop(name, id)
+	switch {
+	case !told:
+		if err := id.signal(syscall.SIGTERM); err != nil {
+			return false, err
+		}
+		// Crash here: it is told a second time, which some programs take as a wish to end at once.
+		return false, atomicfile.Write(r.file(name, "stop"), []byte(id.key()))
+	case time.Since(since) >= grace:
+		return false, id.signal(syscall.SIGKILL)
+	}
+	return false, nil
+}
+
+// startsNot says that no process is about to go on record.
+func (r *Runner) startsNot(name string) (bool, error) {
+	lock, err := r.lock(name)
+	switch {
+	case errors.Is(err, ErrBusy):
+		return false, nil
+	case errors.Is(err, os.ErrNotExist): // no directory, so never started
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	return true, lock.Close()
+}
+
+// Await stops a process and returns when it is gone.
+func (r *Runner) Await(ctx context.Context, name string, grace time.Duration) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		gone, err := r.Stop(name, grace)
+		if gone || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s to end: %w", name, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// Signal sends a signal to a process; one that does not run is no error.
+func (r *Runner) Signal(name string, s syscall.Signal) error {
+	id, ok, err := r.recorded(name)
+	if err == nil && ok && id.alive() {
+		err = id.signal(s)
+	}
+	if err != nil {
+		return fmt.Errorf("signalling %s: %w", name, err)
+	}
+	return nil
+}
+
+// toldToStop says whether, and when, that process was told to end.
+func (r *Runner) toldToStop(name string, id identity) (time.Time, bool) {
+	path := r.file(name, "stop")
+	raw, err := os.ReadFile(path)
+	if err != nil || string(raw) != id.key() {
+		return time.Time{}, false
+	}
+	st, err := os.Stat(path)
+	if err != nil {
+		return time.Time{}, false
+	}
+	return st.ModTime(), true
+}
+
+func (id identity) key() string {
+	return id.boot + " " + strconv.Itoa(id.pid) + " " + strconv.FormatUint(id.ticks, 10)
+}
+
+// signal takes hold of the process by a pidfd before it makes sure who it is, so the pid cannot change hands in between.
+func (id identity) signal(s syscall.Signal) error {
+	p, err := os.FindProcess(id.pid)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.Release() }()
+	if !id.alive() {
+		return nil
+	}
+	if err := p.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil
+}
+
+// StopAll is Stop for several processes at once. It reports true when all are gone.
+func (r *Runner) StopAll(names []string, grace time.Duration) (gone bool, err error) {
+	gone = true
+	var errs []error
+	for _, name := range names {
+		g, err := r.Stop(name, grace)
+		gone = gone && g
+		errs = append(errs, err)
+	}
+	return gone, errors.Join(errs...)
+}

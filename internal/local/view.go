@@ -1,0 +1,215 @@
+package local
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/keyturn/keyturn/internal/controlplane"
+)
+
+// healthTimeout bounds one look at the health of one process.
+const healthTimeout = 700 * time.Millisecond
+
+// view is what one look at a control plane saw.
+type view struct {
+	servers  []serverView
+	managers []managerView
+	// balancing says that the load balancer answers.
+	balancing bool
+	// waiting names what else does not run.
+	waiting []string
+}
+
+type serverView struct {
+	controlplane.Server
+	life
+	// healthy says that /readyz is ok, and balanced that new connections come to it from the load balancer.
+	healthy, balanced bool
+}
+
+type managerView struct {
+	controlplane.ControllerManager
+	life
+}
+
+// anyHealthy says whether some API server can be worked with.
+func (v view) anyHealthy() bool {
+	for _, s := range v.servers {
+		if s.healthy && !s.stopping {
+			return true
+		}
+	}
+	return false
+}
+
+// look observes the whole control plane, every process by itself.
+func (p *plane) look(ctx context.Context) (view, error) {
+	var v view
+	balanced, balancer := p.lb.serverStates(ctx)
+	v.balancing = balancer == nil
+	for i := range p.Replicas {
+		s, err := p.lookAtServer(i)
+		if err != nil {
+			return view{}, err
+		}
+		s.balanced = balanced[s.Name]
+		v.servers = append(v.servers, s)
+	}
+	for i := range p.secondaries() {
+		m, err := p.lookAtManager(i)
+		if err != nil {
+			return view{}, err
+		}
+		v.managers = append(v.managers, m)
+	}
+	v.waiting = p.others(balancer)
+	return v, p.lookAtHealth(ctx, &v)
+}
+
+func (p *plane) lookAtServer(i int) (serverView, error) {
+	name := apiServerName(i)
+	s := serverView{Server: controlplane.Server{Name: name, Endpoint: p.apiServerURL(i)}}
+	if err := keyDir(p.keyDir(name)).readConfigured(&s.Configured); err != nil {
+		return s, err
+	}
+	st, err := p.run.Observe(name)
+	if err != nil {
+		return s, err
+	}
+	s.life = lifeOf(st)
+	s.Running, err = keysOfStamp(st.Stamp)
+	return s, err
+}
+
+// managerConfig is what a kube-controller-manager is configured with.
+type managerConfig struct{ Sign int }
+
+func (p *plane) lookAtManager(i int) (managerView, error) {
+	m := managerView{ControllerManager: controlplane.ControllerManager{Name: managerName(i)}}
+	var c managerConfig
+	if err := keyDir(p.keyDir(m.Name)).readConfigured(&c); err != nil {
+		return m, err
+	}
+	m.Configured = c.Sign
+	st, err := p.run.Observe(m.Name)
+	if err != nil || !st.Running {
+		return m, err
+	}
+	m.life = lifeOf(st)
+	if m.Running, err = strconv.Atoi(st.Stamp); err != nil {
+		return m, fmt.Errorf("reading the stamp of %s: %w", m.Name, err)
+	}
+	return m, nil
+}
+
+// lookAtHealth asks all at once, since one that hangs must not hold up the others.
+func (p *plane) lookAtHealth(ctx context.Context, v *view) error {
+	client, err := p.healthClient()
+	if err != nil {
+		return err
+	}
+	var all sync.WaitGroup
+	for i := range v.servers {
+		all.Go(func() { p.judgeServer(ctx, client, &v.servers[i]) })
+	}
+	for i := range v.managers {
+		all.Go(func() { p.judgeManager(ctx, client, i, &v.managers[i]) })
+	}
+	all.Wait()
+	return nil
+}
+
+func (p *plane) judgeServer(ctx context.Context, client *http.Client, s *serverView) {
+	path := readyPath
+	if !p.host.hasApplied(p.Site) {
+		path = fullReadyPath
+	}
+	var err error
+	if s.alive {
+		err = health(ctx, client, s.Endpoint+path)
+		s.healthy = err == nil
+	}
+	switch {
+	case !s.alive, s.stopping, err != nil:
+		s.Waiting = p.why(s.Name, s.life, err)
+	case !s.balanced:
+		s.Waiting = phaseUnused
+	default:
+		s.Ready = true
+	}
+}
+
+func (p *plane) judgeManager(ctx context.Context, client *http.Client, i int, m *managerView) {
+	var err error
+	if m.alive {
+		err = health(ctx, client, https(p.Local(managerLocal+byte(i)), managerPort)+"/healthz")
+	}
+	if !m.alive || m.stopping || err != nil {
+		m.Waiting = p.why(m.Name, m.life, err)
+		return
+	}
+	m.Ready = true
+}
+
+// healthClient makes a new connection each time: an old one says nothing about whether new ones are accepted.
+func (p *plane) healthClient() (*http.Client, error) {
+	cfg, err := p.restConfig("")
+	if err != nil {
+		return nil, err
+	}
+	tlsConfig, err := rest.TLSConfigFor(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("reading credentials of cluster %s: %w", p.Name, err)
+	}
+	tlsConfig.MinVersion = tls.VersionTLS12
+	return &http.Client{
+		Timeout:   healthTimeout,
+		Transport: &http.Transport{TLSClientConfig: tlsConfig, DisableKeepAlives: true},
+	}, nil
+}
+
+// health is nil if the URL answers with 200. Else it says which checks failed, as Kubernetes lists them.
+func health(ctx context.Context, client *http.Client, at string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return withoutURL(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	return fmt.Errorf("%s %s", resp.Status, failedChecks(string(body)))
+}
+
+// failedChecks lists the names that stand after "[-]" in the answer of a health endpoint, the first three of them.
+func failedChecks(body string) string {
+	const most = 3
+	var failed []string
+	for line := range strings.Lines(body) {
+		if check, ok := strings.CutPrefix(strings.TrimSpace(line), "[-]"); ok {
+			check, _, _ = strings.Cut(check, " ")
+			failed = append(failed, check)
+		}
+	}
+	if more := len(failed) - most; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(failed[:most], ", "), more)
+	}
+	return strings.Join(failed, ", ")
+}
