@@ -1,0 +1,60 @@
+package controller
+
+import (
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+// tell emits an event for each change that a person would want to read about later.
+func (r *Reconciler) tell(before, uc *v1alpha1.UserCluster) {
+	was, is := before.Status.KSASigningKey, uc.Status.KSASigningKey
+	if is.Step != was.Step {
+		r.Log.Info("step", "cluster", uc.Name, "step", is.Step, "before", was.Step, "version", uc.Spec.KSASigningKey.Version)
+	}
+	if is.WaitingFor != was.WaitingFor && is.WaitingFor != "" {
+		r.Log.Info("waiting", "cluster", uc.Name, "step", is.Step, "for", is.WaitingFor)
+	}
+	switch {
+	case is.Step != "" && is.Step != was.Step:
+		r.event(uc, corev1.EventTypeNormal, is.Step, stepText(uc))
+	case is.CompletedAt != nil && was.CompletedAt == nil:
+		r.event(uc, corev1.EventTypeNormal, v1alpha1.ReasonRotationCompleted,
+			fmt.Sprintf("key version %d is the only one anywhere", uc.Spec.KSASigningKey.Version))
+	}
+	ready := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionReady)
+	wasReady := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionReady)
+	if ready.Reason == v1alpha1.ReasonRotationBlocked && (wasReady == nil || wasReady.Message != ready.Message) {
+		r.event(uc, corev1.EventTypeWarning, ready.Reason, ready.Message)
+	}
+}
+
+// longestNote is what the API takes of an event's note, in bytes, with room for an ellipsis.
+const longestNote = 1024 - len("…")
+
+func (r *Reconciler) event(uc *v1alpha1.UserCluster, kind, reason, text string) {
+	if len(text) > longestNote {
+		text = strings.ToValidUTF8(text[:longestNote], "") + "…"
+	}
+	r.Recorder.Eventf(uc, nil, kind, reason, "RotateKSASigningKey", "%s", text)
+}
+
+func stepText(uc *v1alpha1.UserCluster) string {
+	wanted := uc.Spec.KSASigningKey.Version
+	switch uc.Status.KSASigningKey.Step {
+	case "Generate":
+		return fmt.Sprintf("generating key version %d", wanted)
+	case "Publish":
+		return fmt.Sprintf("making every verifier accept key versions %d and %d", wanted-1, wanted)
+	case "Switch":
+		return fmt.Sprintf("making every API server, and then kube-controller-manager, sign with key version %d", wanted)
+	case "Refresh":
+		return fmt.Sprintf("replacing the nodes and re-signing legacy tokens with key version %d", wanted)
+	default:
+		return fmt.Sprintf("taking key version %d away everywhere", wanted-1)
+	}
+}

@@ -1,0 +1,372 @@
+package controller_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"sync"
+	"testing"
+
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controller"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/keystore/keystoretest"
+	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/rotation"
+)
+
+var errInjected = errors.New("injected failure")
+
+// site is where the user clusters of a test are, in memory. Its adapters do what the contracts of their ports
+// allow and no more: each write does the next small step, and what it leads to is for the next observation.
+type site struct {
+	t *testing.T
+	// fault says how the next write of an adapter fails.
+	fault func() keystoretest.Fault
+
+	mu sync.Mutex
+	of map[client.ObjectKey]*userCluster
+}
+
+// The adapters of a site.
+type (
+	planes       struct{ *site }
+	pools        struct{ *site }
+	legacyTokens struct{ *site }
+)
+
+var (
+	_ controlplane.Adapter = planes{}
+	_ nodes.Adapter        = pools{}
+	_ controller.Tokens    = legacyTokens{}
+)
+
+// userCluster is the truth about one user cluster.
+type userCluster struct {
+	servers []server
+	manager controlplane.ControllerManager
+	// disk holds the key versions that the control plane has files of.
+	disk map[int]keystore.KeyPair
+	// kubeconfig is the administrator's.
+	kubeconfig string
+
+	nodes []nodes.Node
+	made  int // nodes so far
+	// guarded says that a PodDisruptionBudget lets no pod go.
+	guarded bool
+
+	// tokens are the key versions of the legacy tokens.
+	tokens []int
+}
+
+type server struct {
+	controlplane.Server
+	draining bool
+	// accepts and signs are kids: what the process read when it started, whatever the versions are called.
+	accepts []string
+	signs   string
+}
+
+func newSite(t *testing.T) *site {
+	return &site{t: t, fault: noFault, of: map[client.ObjectKey]*userCluster{}}
+}
+
+func noFault() keystoretest.Fault { return keystoretest.None }
+
+// with calls do with the cluster of that name, and with nobody else at it.
+func (s *site) with(key client.ObjectKey, do func(*userCluster)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of[key] == nil {
+		s.of[key] = &userCluster{kubeconfig: "the first of " + key.String(), tokens: []int{1, 1}}
+	}
+	do(s.of[key])
+}
+
+// write does a write of an adapter, or fails it before or after it took effect.
+func (s *site) write(uc *v1alpha1.UserCluster, do func(*userCluster)) error {
+	fault := s.fault()
+	if fault == keystoretest.Failed {
+		return errInjected
+	}
+	s.with(client.ObjectKeyFromObject(uc), do)
+	if fault == keystoretest.FailedButPersisted {
+		return errInjected
+	}
+	return nil
+}
+
+func (p planes) Observe(_ context.Context, uc *v1alpha1.UserCluster) (state controlplane.State, _ error) {
+	p.with(client.ObjectKeyFromObject(uc), func(c *userCluster) {
+		if len(c.servers) == 0 {
+			return
+		}
+		for _, s := range c.servers {
+			state.Servers = append(state.Servers, s.Server)
+		}
+		state.ControllerManagers = []controlplane.ControllerManager{c.manager}
+		state.Endpoint = "https://" + uc.Name + ".test"
+	})
+	return state, nil
+}
+
+func (p planes) Converge(_ context.Context, uc *v1alpha1.UserCluster, target controlplane.Target, keys []keystore.KeyPair) error {
+	return p.write(uc, func(c *userCluster) {
+		if err := c.keep(keys); err != nil {
+			p.t.Errorf("%s: %v", uc.Name, err)
+		}
+		if len(c.servers) == 0 {
+			c.makeControlPlane(int(uc.Spec.ControlPlane.Replicas), target)
+			return
+		}
+		for i := range c.servers {
+			if err := c.servers[i].converge(target, c.disk); err != nil {
+				p.t.Errorf("%s: %v", uc.Name, err)
+			}
+		}
+		c.convergeManager(target.ControllerManagerSign)
+	})
+}
+
+// keep writes keys to the disk, and deletes those that are not given any more and not in use.
+func (c *userCluster) keep(keys []keystore.KeyPair) error {
+	kept := map[int]keystore.KeyPair{}
+	for _, k := range keys {
+		if was, ok := c.disk[k.Version]; ok && was.KeyID != k.KeyID {
+			return fmt.Errorf("key version %d became another key", k.Version)
+		}
+		kept[k.Version] = k
+	}
+	for version, k := range c.disk {
+		if c.uses(version) {
+			kept[version] = k
+		}
+	}
+	c.disk = kept
+	return nil
+}
+
+func (c *userCluster) uses(version int) bool {
+	return c.manager.Configured == version || c.manager.Running == version ||
+		slices.ContainsFunc(c.servers, func(s server) bool {
+			return slices.Contains(s.Configured.Verify, version) || slices.Contains(s.Running.Verify, version)
+		})
+}
+
+func (c *userCluster) makeControlPlane(replicas int, target controlplane.Target) {
+	for i := range replicas {
+		name := fmt.Sprintf("cp-%d", i)
+		c.servers = append(c.servers, server{Server: controlplane.Server{
+			Name: name, Endpoint: "https://" + name + ".test", Configured: target.Keys, Waiting: "to be started",
+		}})
+	}
+	c.manager = controlplane.ControllerManager{Name: "kcm-0", Configured: target.ControllerManagerSign}
+}
+
+// converge does the next step: an API server is configured, drained, stopped, started and ready, one by one.
+func (s *server) converge(target controlplane.Target, disk map[int]keystore.KeyPair) error {
+	switch {
+	case s.Running.IsZero():
+		return s.start(disk)
+	case !s.Ready && !s.draining:
+		s.Ready, s.Waiting = true, ""
+	case s.Name != target.Next:
+	case !s.Configured.Equal(target.Keys):
+		s.Configured = target.Keys
+	case s.Running.Equal(s.Configured):
+	case !s.draining:
+		s.draining, s.Ready, s.Waiting = true, false, "draining"
+	default:
+		s.stop()
+	}
+	return nil
+}
+
+func (s *server) stop() {
+	s.draining, s.Ready, s.Running, s.Waiting = false, false, controlplane.Keys{}, "stopped"
+}
+
+func (s *server) start(disk map[int]keystore.KeyPair) error {
+	s.accepts = nil
+	for _, version := range s.Configured.Verify {
+		k, ok := disk[version]
+		if !ok {
+			return fmt.Errorf("API server %s is to start with key version %d, which it was not given", s.Name, version)
+		}
+		s.accepts = append(s.accepts, k.KeyID)
+	}
+	s.signs = disk[s.Configured.Sign].KeyID
+	s.Running, s.Waiting = s.Configured, "starting"
+	return nil
+}
+
+func (c *userCluster) convergeManager(sign int) {
+	switch m := &c.manager; {
+	case m.Configured != sign:
+		m.Configured = sign
+	case m.Running == 0:
+		m.Running, m.Ready = m.Configured, true
+	case m.Running != m.Configured:
+		m.Running, m.Ready = 0, false
+	}
+}
+
+// Config has no more in it than prove needs.
+func (p planes) Config(_ context.Context, uc *v1alpha1.UserCluster, name string) (*rest.Config, error) {
+	return &rest.Config{Host: path.Join(uc.Namespace, uc.Name, name)}, nil
+}
+
+// prove does what controlplane.Prove does with canary tokens.
+func (s *site) prove(_ context.Context, cfg *rest.Config, keys []keystore.KeyPair) (proof controlplane.Proof, err error) {
+	cluster, name := path.Split(cfg.Host)
+	namespace, of := path.Split(path.Clean(cluster))
+	s.with(client.ObjectKey{Namespace: path.Clean(namespace), Name: of}, func(c *userCluster) {
+		i := slices.IndexFunc(c.servers, func(s server) bool { return s.Name == name && s.Ready })
+		if i < 0 {
+			err = fmt.Errorf("%s does not answer", cfg.Host)
+			return
+		}
+		for _, k := range keys {
+			if slices.Contains(c.servers[i].accepts, k.KeyID) {
+				proof.Accepts = append(proof.Accepts, k.Version)
+			} else {
+				proof.Refuses = append(proof.Refuses, k.Version)
+			}
+			if c.servers[i].signs == k.KeyID {
+				proof.Signs = k.Version
+			}
+		}
+	})
+	return proof, err
+}
+
+func (p planes) AdminKubeconfig(_ context.Context, uc *v1alpha1.UserCluster) (file []byte, _ error) {
+	p.with(client.ObjectKeyFromObject(uc), func(c *userCluster) { file = []byte(c.kubeconfig) })
+	return file, nil
+}
+
+func (p planes) Delete(_ context.Context, uc *v1alpha1.UserCluster) (gone bool, err error) {
+	err = p.write(uc, func(c *userCluster) {
+		if len(c.nodes) > 0 {
+			p.t.Errorf("the control plane of %s is deleted before its nodes", uc.Name)
+		}
+		gone = len(c.servers) == 0
+		c.servers, c.manager = nil, controlplane.ControllerManager{}
+		if gone {
+			c.disk = nil
+		}
+	})
+	return gone && err == nil, err
+}
+
+func (p pools) Observe(_ context.Context, uc *v1alpha1.UserCluster) (state nodes.State, _ error) {
+	p.with(client.ObjectKeyFromObject(uc), func(c *userCluster) {
+		state.Nodes = slices.Clone(c.nodes)
+		for _, n := range c.nodes {
+			if n.Deleting && c.guarded {
+				state.Waiting = "PodDisruptionBudget default/web lets no pod of " + n.Name + " go"
+				state.Blocked = true
+			}
+		}
+	})
+	return state, nil
+}
+
+func (p pools) Converge(_ context.Context, uc *v1alpha1.UserCluster, version int) error {
+	return p.write(uc, func(c *userCluster) {
+		if c.finishNode() {
+			return
+		}
+		for _, pool := range uc.Spec.NodePools {
+			if c.replaceNode(pool, version) {
+				return
+			}
+		}
+	})
+}
+
+// finishNode does the next step of a node that is coming or going, if there is one.
+func (c *userCluster) finishNode() bool {
+	i := slices.IndexFunc(c.nodes, func(n nodes.Node) bool { return n.Deleting || !n.Ready })
+	switch {
+	case i < 0:
+		return false
+	case !c.nodes[i].Deleting:
+		c.nodes[i].Ready = true
+	case !c.guarded:
+		c.nodes = slices.Delete(c.nodes, i, i+1)
+	}
+	return true
+}
+
+// replaceNode makes a new node, one more than wanted at most, or begins to drain one that is too many.
+func (c *userCluster) replaceNode(pool v1alpha1.NodePool, version int) bool {
+	all, current, drained := 0, 0, -1
+	for i, n := range c.nodes {
+		if n.Pool != pool.Name {
+			continue
+		}
+		all++
+		if n.KeyVersion >= version {
+			current++
+		}
+		if drained < 0 || n.KeyVersion < c.nodes[drained].KeyVersion {
+			drained = i
+		}
+	}
+	wanted := int(pool.Replicas)
+	switch {
+	case current < wanted && all <= wanted:
+		c.made++
+		c.nodes = append(c.nodes, nodes.Node{Name: fmt.Sprintf("node-%d", c.made), Pool: pool.Name, KeyVersion: version})
+	case all > wanted:
+		c.nodes[drained].Deleting = true
+	default:
+		return false
+	}
+	return true
+}
+
+func (p pools) Delete(_ context.Context, uc *v1alpha1.UserCluster) (gone bool, err error) {
+	err = p.write(uc, func(c *userCluster) {
+		gone = len(c.nodes) == 0
+		if !gone {
+			c.nodes = c.nodes[1:]
+		}
+	})
+	return gone && err == nil, err
+}
+
+// Refresh walks all legacy tokens, but has time to re-sign only one of them.
+func (l legacyTokens) Refresh(_ context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair) (legacy rotation.Legacy, count v1alpha1.LegacyTokenStatus, err error) {
+	stale := func(version int) bool { return version != k.Version }
+	err = l.write(uc, func(c *userCluster) {
+		if c.manager.Running != k.Version || slices.ContainsFunc(c.servers, func(s server) bool { return s.signs != k.KeyID }) {
+			l.t.Errorf("legacy tokens of %s are re-signed before every signer is on key version %d", uc.Name, k.Version)
+		}
+		if i := slices.IndexFunc(c.tokens, stale); i >= 0 {
+			c.tokens[i] = k.Version
+			legacy.Waiting = "legacy tokens to be re-signed"
+		} else {
+			legacy.Proven = k.Version
+		}
+		count.Total = int64(len(c.tokens))
+		for _, version := range c.tokens {
+			if stale(version) {
+				count.Stale++
+			}
+		}
+	})
+	if err != nil {
+		return rotation.Legacy{}, uc.Status.KSASigningKey.LegacyTokens, err
+	}
+	return legacy, count, nil
+}
+
+func (l legacyTokens) Forget(*v1alpha1.UserCluster) {}

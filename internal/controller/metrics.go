@@ -1,0 +1,70 @@
+package controller
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/rotation"
+)
+
+var (
+	metricStep       = gauge("rotation_step", "1 for the step of the rotation that runs, 0 for the others.", "step")
+	metricKeyCreated = gauge("key_version_created_timestamp_seconds",
+		"When the key version was stored, in seconds since the epoch; time() minus it is its age.", "version")
+	metricStale = gauge("legacy_tokens_stale",
+		"Legacy tokens that are left to refresh, at the last look.")
+	metricLastSuccess = gauge("rotation_last_success_timestamp_seconds",
+		"When the latest rotation was complete, in seconds since the epoch.")
+	metricBlocked = gauge("rotation_blocked", "1 while somebody must act before the rotation can go on.")
+)
+
+func gauge(name, help string, labels ...string) *prometheus.GaugeVec {
+	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "keyturn", Name: name, Help: help},
+		append([]string{"namespace", "cluster"}, labels...))
+	metrics.Registry.MustRegister(g)
+	return g
+}
+
+var steps = []rotation.Step{
+	rotation.StepGenerate, rotation.StepPublish, rotation.StepSwitch, rotation.StepRefresh, rotation.StepRetire,
+}
+
+func observeMetrics(uc *v1alpha1.UserCluster) {
+	k := uc.Status.KSASigningKey
+	for _, s := range steps {
+		metricStep.WithLabelValues(uc.Namespace, uc.Name, string(s)).Set(truth(k.Step == string(s)))
+	}
+	metricKeyCreated.DeletePartialMatch(clusterLabels(uc))
+	for _, key := range k.Keys {
+		metricKeyCreated.WithLabelValues(uc.Namespace, uc.Name, strconv.Itoa(int(key.Version))).Set(float64(key.CreatedAt.Unix()))
+	}
+	metricStale.WithLabelValues(uc.Namespace, uc.Name).Set(float64(k.LegacyTokens.Stale))
+	if k.CompletedAt != nil {
+		metricLastSuccess.WithLabelValues(uc.Namespace, uc.Name).Set(float64(k.CompletedAt.Unix()))
+	}
+	blocked := false
+	for _, c := range uc.Status.Conditions {
+		blocked = blocked || c.Reason == v1alpha1.ReasonRotationBlocked
+	}
+	metricBlocked.WithLabelValues(uc.Namespace, uc.Name).Set(truth(blocked))
+}
+
+func forgetMetrics(uc *v1alpha1.UserCluster) {
+	for _, g := range []*prometheus.GaugeVec{metricStep, metricKeyCreated, metricStale, metricLastSuccess, metricBlocked} {
+		g.DeletePartialMatch(clusterLabels(uc))
+	}
+}
+
+func clusterLabels(uc *v1alpha1.UserCluster) prometheus.Labels {
+	return prometheus.Labels{"namespace": uc.Namespace, "cluster": uc.Name}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,153 @@
+// Package controller rotates the signing keys of the UserClusters of an admin cluster.
+//
+// Reconciler is where to start. Each round gathers what can be observed, plans purely (package rotation), does at
+// most one external write, and patches the status once. It keeps nothing that it could not observe again, except
+// how far a walk over legacy tokens has come; being killed costs time only.
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/fleet"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/rotation"
+)
+
+// How long after a round the next one begins.
+const (
+	afterProgress = 100 * time.Millisecond // something was written: its result may show at any moment
+	afterWaiting  = 300 * time.Millisecond // somebody else is at work
+	afterBlocked  = 2 * time.Second        // somebody must act
+	afterSettled  = 3 * time.Second        // only to bring back what died
+
+	longestBackOff = 5 * time.Second // between rounds that fail
+)
+
+// Tokens re-signs the legacy tokens of user clusters.
+type Tokens interface {
+	// Refresh re-signs, for a bounded time, legacy tokens that are not of k, carrying on where the last call
+	// with the same version stopped. It is called only while every signer of the cluster signs with k.
+	Refresh(ctx context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair) (rotation.Legacy, v1alpha1.LegacyTokenStatus, error)
+	// Forget drops what is remembered of a cluster.
+	Forget(uc *v1alpha1.UserCluster)
+}
+
+// Reconciler brings UserClusters to what their spec wants.
+type Reconciler struct {
+	Client       client.Client
+	Keys         keystore.Store
+	ControlPlane controlplane.Adapter
+	// Prove asks one API server by itself; nil: controlplane.Prove.
+	Prove  func(context.Context, *rest.Config, []keystore.KeyPair) (controlplane.Proof, error)
+	Nodes  nodes.Adapter
+	Tokens Tokens
+	// Fleet is nil when no cluster is registered with one.
+	Fleet    fleet.Publisher
+	Recorder events.EventRecorder
+	Log      *slog.Logger
+
+	legacy legacyMemory
+}
+
+// SetupWithManager makes m run the reconciler for every UserCluster, several clusters side by side.
+func (r *Reconciler) SetupWithManager(m ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(m).
+		For(&v1alpha1.UserCluster{}).
+		Named("usercluster").
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: 8,
+			// A rotation that failed for an hour goes on within seconds once the cause is gone.
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](afterProgress, longestBackOff),
+		}).
+		Complete(r)
+}
+
+// Reconcile does one round for one UserCluster.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	uc := &v1alpha1.UserCluster{}
+	if err := r.Client.Get(ctx, req.NamespacedName, uc); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !uc.DeletionTimestamp.IsZero() {
+		return r.delete(ctx, uc)
+	}
+	before := uc.DeepCopy()
+	if controllerutil.AddFinalizer(uc, v1alpha1.Finalizer) {
+		// If we crash after this, nothing is there yet that the finalizer would have to remove.
+		return ctrl.Result{RequeueAfter: afterProgress}, r.patchFinalizer(ctx, before, uc)
+	}
+	return r.converge(ctx, uc)
+}
+
+// patchFinalizer writes the finalizers of uc and nothing else: written as a whole, a spec loses its empty lists, which
+// counts as a change of it.
+func (r *Reconciler) patchFinalizer(ctx context.Context, before, uc *v1alpha1.UserCluster) error {
+	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Patch(ctx, uc, patch); err != nil {
+		return fmt.Errorf("patching the finalizers of %s: %w", uc.Name, err)
+	}
+	return nil
+}
+
+func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl.Result, error) {
+	seen, err := r.gather(ctx, uc)
+	if err != nil {
+		return ctrl.Result{}, r.patchError(ctx, uc, err)
+	}
+	decision := rotation.Plan(seen.Observed)
+	if string(decision.Step) != uc.Status.KSASigningKey.Step {
+		// A step is told before its first write too, since that may take seconds.
+		if err := r.patchStatus(ctx, uc, decision, seen); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	actErr := r.act(ctx, uc, decision, &seen)
+	if actErr != nil {
+		decision.Waiting = actErr.Error()
+		decision.Settled = false
+	}
+	if err := r.patchStatus(ctx, uc, decision, seen); err != nil {
+		return ctrl.Result{}, errors.Join(actErr, err)
+	}
+	return ctrl.Result{RequeueAfter: pause(decision)}, actErr
+}
+
+func pause(d rotation.Decision) time.Duration {
+	switch {
+	case d.Settled:
+		return afterSettled
+	case d.Blocked:
+		return afterBlocked
+	case d.Waiting != "":
+		return afterWaiting
+	}
+	return afterProgress
+}
+
+// NewScheme returns the scheme of the admin cluster.
+func NewScheme() (*runtime.Scheme, error) {
+	s := runtime.NewScheme()
+	for _, add := range schemes {
+		if err := add(s); err != nil {
+			return nil, fmt.Errorf("building the scheme: %w", err)
+		}
+	}
+	return s, nil
+}

@@ -1,0 +1,197 @@
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/rotation"
+)
+
+// patchStatus writes what one round saw and decided, if it differs from what is written, and tells events and
+// metrics of it.
+func (r *Reconciler) patchStatus(ctx context.Context, uc *v1alpha1.UserCluster, d rotation.Decision, seen observation) error {
+	before := uc.DeepCopy()
+	now := metav1.Now()
+	status := &uc.Status
+	status.ObservedGeneration = uc.Generation
+	setKeyStatus(&status.KSASigningKey, d, seen, now)
+	setRotationCondition(uc, d)
+	setReadyCondition(uc, d)
+	setControlPlaneStatus(status, seen)
+	status.NodePools = poolStatus(uc, seen.nodes.Nodes)
+	setStartAndEnd(before, uc, d, now)
+
+	r.tell(before, uc)
+	observeMetrics(uc)
+	if equality.Semantic.DeepEqual(before.Status, uc.Status) {
+		return nil
+	}
+	if err := r.Client.Status().Patch(ctx, uc, client.MergeFrom(before)); err != nil {
+		return fmt.Errorf("patching the status of %s: %w", uc.Name, err)
+	}
+	return nil
+}
+
+// patchError tells of a round that could observe nothing, and returns err.
+func (r *Reconciler) patchError(ctx context.Context, uc *v1alpha1.UserCluster, err error) error {
+	before := uc.DeepCopy()
+	uc.Status.KSASigningKey.WaitingFor = err.Error()
+	setCondition(uc, v1alpha1.ConditionReady, false, v1alpha1.ReasonCreateOrUpdate, err.Error())
+	r.tell(before, uc)
+	if patchErr := r.Client.Status().Patch(ctx, uc, client.MergeFrom(before)); patchErr != nil {
+		r.Log.ErrorContext(ctx, "patching the status", "cluster", uc.Name, "error", patchErr)
+	}
+	return err
+}
+
+func setKeyStatus(k *v1alpha1.KSASigningKeyStatus, d rotation.Decision, seen observation, now metav1.Time) {
+	k.TokenVersion = int32(d.Versions.Token)
+	k.PrivateKeyVersion = int32(d.Versions.Private)
+	k.PublicKeyVersions = int32s(d.Versions.Public)
+	if k.Step != string(d.Step) {
+		k.Step, k.StepSince = string(d.Step), &now
+	}
+	if d.Step == "" {
+		k.StepSince = nil
+	}
+	k.WaitingFor = d.Waiting
+	k.LegacyTokens = seen.legacyCount
+	k.Keys = nil
+	for _, key := range seen.keys {
+		k.Keys = append(k.Keys, v1alpha1.KeyVersionStatus{
+			Version: int32(key.Version), KeyID: key.KeyID,
+			Algorithm: v1alpha1.Algorithm(key.Algorithm), CreatedAt: metav1.NewTime(key.CreatedAt),
+		})
+	}
+}
+
+// complete says that the wanted key version is the only one anywhere. A plan that waits for somebody before any
+// write does not know: the store lacks what something is told to use.
+func complete(uc *v1alpha1.UserCluster, d rotation.Decision) bool {
+	if d.Blocked && d.Action.Kind == rotation.Wait {
+		return false
+	}
+	wanted := int(uc.Spec.KSASigningKey.Version)
+	v := d.Versions
+	return d.Step == "" && v.Token == wanted && v.Private == wanted && slices.Equal(v.Public, []int{wanted})
+}
+
+func setRotationCondition(uc *v1alpha1.UserCluster, d rotation.Decision) {
+	done, reason := complete(uc, d), v1alpha1.ReasonRotationProcessed
+	if done {
+		reason = v1alpha1.ReasonRotationCompleted
+	}
+	setCondition(uc, v1alpha1.ConditionKSASigningKeyRotation, done, reason, versionsMessage(d.Versions))
+}
+
+// versionsMessage is the message of the condition KSASigningKeyRotation, as the documented product spells it.
+func versionsMessage(v rotation.Versions) string {
+	public := v.Public
+	if public == nil {
+		public = []int{}
+	}
+	text, err := json.Marshal(struct {
+		TokenVersion      int   `json:"tokenVersion"`
+		PrivateKeyVersion int   `json:"privateKeyVersion"`
+		PublicKeyVersions []int `json:"publicKeyVersions"`
+	}{v.Token, v.Private, public})
+	if err != nil {
+		panic(err) // integers always encode
+	}
+	return string(text)
+}
+
+func setReadyCondition(uc *v1alpha1.UserCluster, d rotation.Decision) {
+	reason, message := v1alpha1.ReasonReady, "The cluster is as its spec wants it"
+	switch {
+	case d.Blocked:
+		reason, message = v1alpha1.ReasonRotationBlocked, waitingMessage("Blocked", d)
+	case d.Step != "":
+		reason = v1alpha1.ReasonRotating
+		message = waitingMessage(fmt.Sprintf("Rotating to key version %d, step %s", uc.Spec.KSASigningKey.Version, d.Step), d)
+	case d.Action.Kind == rotation.ConvergeNodes:
+		reason, message = v1alpha1.ReasonCreateOrUpdate, waitingMessage("Creating or updating user cluster node pools", d)
+	case !d.Settled:
+		reason, message = v1alpha1.ReasonCreateOrUpdate, waitingMessage("Creating or updating user cluster control plane workloads", d)
+	}
+	setCondition(uc, v1alpha1.ConditionReady, d.Settled, reason, message)
+}
+
+func waitingMessage(what string, d rotation.Decision) string {
+	if d.Waiting == "" {
+		return what
+	}
+	return what + ": waiting for " + d.Waiting
+}
+
+func setCondition(uc *v1alpha1.UserCluster, kind string, is bool, reason, message string) {
+	status := metav1.ConditionFalse
+	if is {
+		status = metav1.ConditionTrue
+	}
+	meta.SetStatusCondition(&uc.Status.Conditions, metav1.Condition{
+		Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: uc.Generation,
+	})
+}
+
+func setControlPlaneStatus(status *v1alpha1.UserClusterStatus, seen observation) {
+	status.Endpoint = seen.controlPlane.Endpoint
+	status.APIServers = nil
+	for i, s := range seen.Servers {
+		status.APIServers = append(status.APIServers, v1alpha1.APIServerStatus{
+			Name: s.Name, Endpoint: seen.controlPlane.Servers[i].Endpoint, Ready: s.Ready && s.Waiting == "",
+			SigningVersion: int32(s.Signs), AcceptedVersions: int32s(s.Accepts),
+		})
+	}
+}
+
+func poolStatus(uc *v1alpha1.UserCluster, all []nodes.Node) []v1alpha1.NodePoolStatus {
+	var pools []v1alpha1.NodePoolStatus
+	for _, p := range uc.Spec.NodePools {
+		s := v1alpha1.NodePoolStatus{Name: p.Name}
+		for _, n := range all {
+			if n.Pool != p.Name {
+				continue
+			}
+			s.Replicas++
+			if n.Ready {
+				s.Ready++
+			}
+			if n.KeyVersion >= int(uc.Spec.KSASigningKey.Version) {
+				s.Updated++
+			}
+		}
+		pools = append(pools, s)
+	}
+	return pools
+}
+
+// setStartAndEnd notes when the latest rotation was seen to start and to be complete.
+func setStartAndEnd(before, uc *v1alpha1.UserCluster, d rotation.Decision, now metav1.Time) {
+	k := &uc.Status.KSASigningKey
+	was := before.Status.KSASigningKey
+	running := was.StartedAt != nil && was.CompletedAt == nil
+	switch {
+	case !running && d.Step != "":
+		k.StartedAt, k.CompletedAt = &now, nil
+	case running && complete(uc, d):
+		k.CompletedAt = &now
+	}
+}
+
+func int32s(versions []int) []int32 {
+	var out []int32
+	for _, v := range versions {
+		out = append(out, int32(v))
+	}
+	return out
+}

@@ -1,0 +1,109 @@
+package controllercmd
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/keyturn/keyturn/internal/controller"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/local"
+	"github.com/keyturn/keyturn/internal/nodes"
+)
+
+// adminInterval is how often the admin cluster's processes are looked at.
+const adminInterval = time.Second
+
+// keepAdmin starts again what dies of the admin cluster. It runs beside the manager, which needs that cluster to start.
+func keepAdmin(ctx context.Context, host *local.Host, log *slog.Logger) {
+	ticker := time.NewTicker(adminInterval)
+	defer ticker.Stop()
+	news := adminNews{log: log}
+	for {
+		news.tell(host.EnsureAdmin(ctx))
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// adminNews logs what is the matter with the admin cluster when that changes, and not each time that it is looked at.
+type adminNews struct {
+	log  *slog.Logger
+	last string
+}
+
+func (n *adminNews) tell(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	switch {
+	case text == n.last:
+		return
+	case text == "":
+		n.log.Info("the processes of the admin cluster can be started again")
+	default:
+		n.log.Error("the admin cluster is not kept up", "error", text)
+	}
+	n.last = text
+}
+
+func manage(ctx context.Context, f flags, cfg *rest.Config, host *local.Host, log *slog.Logger) error {
+	scheme, err := controller.NewScheme()
+	if err != nil {
+		return err
+	}
+	cfg = adminConfig(cfg)
+	m, err := ctrl.NewManager(cfg, ctrl.Options{
+		Scheme:                 scheme,
+		Metrics:                server.Options{BindAddress: f.metrics},
+		HealthProbeBindAddress: f.health,
+		// Secrets hold private keys: they are read when needed and kept in no cache.
+		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
+	})
+	if err != nil {
+		return fmt.Errorf("making the manager: %w", err)
+	}
+	if err := addController(m, cfg, host, log); err != nil {
+		return err
+	}
+	if err := m.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return fmt.Errorf("adding /healthz: %w", err)
+	}
+	if err := m.AddReadyzCheck("ping", healthz.Ping); err != nil {
+		return fmt.Errorf("adding /readyz: %w", err)
+	}
+	return m.Start(ctx)
+}
+
+func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, log *slog.Logger) error {
+	secrets, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return fmt.Errorf("making a client for the admin cluster: %w", err)
+	}
+	controlPlanes := host.ControlPlanes()
+	clients := controlplane.Clients{Adapter: controlPlanes}
+	r := &controller.Reconciler{
+		Client:       m.GetClient(),
+		Keys:         keystore.NewSecrets(secrets.CoreV1()),
+		ControlPlane: controlPlanes,
+		Nodes:        nodes.NewRollout(host.Machines, clients.Client),
+		Tokens:       controller.NewLegacyTokens(clients.Client),
+		Recorder:     m.GetEventRecorder("keyturn-controller"),
+		Log:          log,
+	}
+	return r.SetupWithManager(m)
+}

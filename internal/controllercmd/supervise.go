@@ -1,0 +1,70 @@
+package controllercmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// Restarts of a child that does not stay alive are this far apart at most.
+const (
+	firstRestart = 100 * time.Millisecond
+	lastRestart  = 5 * time.Second
+)
+
+// endGrace is how long a child may take to end when it is told to. Whoever ends the supervisor gives it longer.
+const endGrace = 10 * time.Second
+
+// supervise runs this command without --supervise as a child, and again whenever it dies, until ctx ends.
+func supervise(ctx context.Context, args []string, stderr io.Writer, log *slog.Logger) error {
+	// The kernel ends the child with the thread that started it, so this one must last.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding this executable: %w", err)
+	}
+	wait := firstRestart
+	for {
+		began := time.Now()
+		err := runChild(ctx, self, args, stderr)
+		if ctx.Err() != nil {
+			tellBadEnd(err, log)
+			return nil
+		}
+		if time.Since(began) > lastRestart {
+			wait = firstRestart
+		}
+		log.Warn("the controller died and is started again", "error", err, "in", wait.String())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, lastRestart)
+	}
+}
+
+// tellBadEnd logs that a child that was told to end failed to, or had to be killed.
+func tellBadEnd(err error, log *slog.Logger) {
+	if exit := new(exec.ExitError); errors.As(err, &exit) {
+		log.Warn("the controller did not end in order", "error", err)
+	}
+}
+
+func runChild(ctx context.Context, self string, args []string, stderr io.Writer) error {
+	child := exec.CommandContext(ctx, self, slices.Concat(args, []string{"--supervise=false"})...)
+	child.Stdout, child.Stderr = stderr, stderr
+	child.Cancel = func() error { return child.Process.Signal(syscall.SIGTERM) }
+	child.WaitDelay = endGrace
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return child.Run()
+}
