@@ -1,0 +1,39 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyturn/keyturn/internal/config"
+)
+
+func (a *app) checkConfig() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "check-config",
+		Short: "Check the configuration file of a user cluster",
+		Long: `Check the configuration file of a user cluster, without any cluster. All of its problems are shown at once, and
+the exit code is 2 when there are some.`,
+		Example: "  gkectl check-config --config user-cluster.yaml",
+	}
+	configFlag(cmd, &path)
+	return a.verb(cmd, func(context.Context) error {
+		c, err := a.loadConfig(path)
+		if err != nil {
+			return err
+		}
+		a.noteUnused(path, c)
+		fmt.Fprintf(a.Out, "%s is valid: user cluster %s with Kubernetes %s.\n", path, c.Name, c.KubernetesVersion())
+		return nil
+	})
+}
+
+// noteUnused tells which fields of a file do nothing.
+func (a *app) noteUnused(path string, c *config.UserCluster) {
+	if fields := c.WithoutEffect(); len(fields) > 0 {
+		a.note("note: these fields of %s are accepted, but have no effect on a local cluster: %s", path, strings.Join(fields, ", "))
+	}
+}

@@ -1,0 +1,137 @@
+// Package cli is gkectl: its verbs, one file each, and what they share.
+//
+// Run is where to start. Standard output gets data, standard error gets everything else: progress, notes, questions
+// and errors. Every error that a person can do something about ends in a line that begins with "hint:", and the exit
+// code says of which kind it is (errors.go). Verbs reach the admin cluster through connect, without a cache, and
+// follow what the controller does through follow.
+package cli
+
+import (
+	"context"
+	"io"
+	"os"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+)
+
+// Env is the world that a command runs in.
+type Env struct {
+	In       io.Reader
+	Out, Err io.Writer
+	// Getenv returns the value of an environment variable; empty when it is not set.
+	Getenv func(string) string
+	// IsTerminal says whether a person is at the other end of In, Out or Err.
+	IsTerminal func(stream any) bool
+	Now        func() time.Time
+}
+
+// System is the world of this process.
+func System() Env {
+	return Env{
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+		Getenv:     os.Getenv,
+		IsTerminal: isTerminal,
+		Now:        time.Now,
+	}
+}
+
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// Run runs gkectl with its arguments, the program's name not among them, and returns the exit code.
+func Run(ctx context.Context, env Env, args []string) int {
+	// Nothing that a library logs is for the user of a command.
+	log.SetLogger(logr.Discard())
+	a := &app{Env: env}
+	root := a.root()
+	root.SetArgs(args)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !a.started {
+		// What fails before a verb starts was found wrong by the command line parser.
+		err = usage("run `"+cmd.CommandPath()+" --help` to see how it is used", "%w", err)
+	}
+	return a.report(ctx, err)
+}
+
+// app is one run of gkectl.
+type app struct {
+	Env
+	// started says that the command line was understood and a verb runs.
+	started bool
+}
+
+func (a *app) root() *cobra.Command {
+	root := group(&cobra.Command{
+		Use:   "gkectl",
+		Short: "Create clusters and rotate their KSA signing keys",
+		Long: `gkectl creates clusters and rotates the keys with which they sign Kubernetes service account (KSA) tokens,
+while everything that uses a token keeps working.
+
+An admin cluster keeps the user clusters; a configuration file describes each of those.`,
+		Example: `  # From nothing to a user cluster.
+  gkectl create admin
+  gkectl create-config cluster
+  gkectl create cluster --config user-cluster.yaml
+
+  # Rotate its KSA signing key, and look how far that is.
+  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig
+  gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	},
+		a.create(), a.createConfig(), a.checkConfig(), a.update(), a.delete(), a.list(), a.describe(), a.version(), exitCodes())
+	root.SetIn(a.In)
+	root.SetOut(a.Out)
+	root.SetErr(a.Err)
+	addCompletion(root)
+	return root
+}
+
+func (a *app) create() *cobra.Command {
+	return group(&cobra.Command{
+		Use: "create", Short: "Create the admin cluster or a user cluster",
+		Example: "  gkectl create admin\n  gkectl create cluster --config user-cluster.yaml",
+	}, a.createAdmin(), a.createCluster())
+}
+
+func (a *app) update() *cobra.Command {
+	key := group(&cobra.Command{
+		Use: "ksa-signing-key", Short: "Rotate the KSA signing key of a user cluster, or show its state",
+		Example: `  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig
+  gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig`,
+	}, a.rotate(), a.status())
+	credentials := group(&cobra.Command{
+		Use: "credentials", Short: "Rotate the credentials of a user cluster",
+		Example: "  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig",
+	}, key)
+	return group(&cobra.Command{
+		Use: "update", Short: "Change a user cluster or rotate its credentials",
+		Example: `  gkectl update cluster --config user-cluster.yaml
+  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig`,
+	}, a.updateCluster(), credentials)
+}
+
+func (a *app) delete() *cobra.Command {
+	return group(&cobra.Command{
+		Use: "delete", Short: "Delete a user cluster or the admin cluster",
+		Example: "  gkectl delete cluster --cluster my-cluster\n  gkectl delete admin",
+	}, a.deleteAdmin(), a.deleteCluster())
+}
+
+func (a *app) list() *cobra.Command {
+	return group(&cobra.Command{
+		Use: "list", Short: "List the user clusters", Example: "  gkectl list clusters",
+	}, a.listClusters())
+}
+
+func (a *app) describe() *cobra.Command {
+	return group(&cobra.Command{
+		Use: "describe", Short: "Show all that is known of user clusters", Example: "  gkectl describe clusters --cluster my-cluster",
+	}, a.describeClusters())
+}

@@ -1,0 +1,168 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/version"
+)
+
+// requestTimeout bounds one request to an API server that does not answer.
+const requestTimeout = 30 * time.Second
+
+// kubeconfigKey is the key of the Secret in which the controller leaves the kubeconfig of a user cluster.
+const kubeconfigKey = "value"
+
+// admin is the admin cluster, read and written without a cache.
+type admin struct {
+	client client.WithWatch
+}
+
+// connect reaches the admin cluster of a kubeconfig file. No request is made yet.
+func (a *app) connect(kubeconfig string) (admin, error) {
+	if kubeconfig == "" {
+		return admin{}, usage("for example --kubeconfig "+defaultKubeconfig, "no kubeconfig file of the admin cluster given")
+	}
+	file, err := clientcmd.LoadFromFile(kubeconfig)
+	if errors.Is(err, fs.ErrNotExist) {
+		return admin{}, usage("name it with --kubeconfig, or make an admin cluster with `gkectl create admin`",
+			"the kubeconfig file %s of the admin cluster does not exist", kubeconfig)
+	}
+	if err != nil {
+		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "reading the kubeconfig file: %w", err)
+	}
+	config, err := clientcmd.NewDefaultClientConfig(*file, &clientcmd.ConfigOverrides{}).ClientConfig()
+	if err != nil {
+		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig file %s: %w", kubeconfig, err)
+	}
+	config.UserAgent = userAgent()
+	config.WarningHandler = rest.NewWarningWriter(a.Err, rest.WarningWriterOptions{Deduplicate: true})
+	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme, Mapper: mapper})
+	if err != nil {
+		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig file %s: %w", kubeconfig, err)
+	}
+	return admin{client: c}, nil
+}
+
+func userAgent() string { return "gkectl/" + version.Get().Version }
+
+// The kinds that gkectl uses are known, so that it need not ask the API server for them first.
+var (
+	scheme = newScheme()
+	mapper = newMapper()
+)
+
+func newScheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	must(v1alpha1.AddToScheme(s))
+	must(corev1.AddToScheme(s))
+	return s
+}
+
+func newMapper() *meta.DefaultRESTMapper {
+	m := meta.NewDefaultRESTMapper(nil)
+	m.Add(v1alpha1.GroupVersion.WithKind("UserCluster"), meta.RESTScopeNamespace)
+	m.Add(corev1.SchemeGroupVersion.WithKind("Secret"), meta.RESTScopeNamespace)
+	return m
+}
+
+func (c admin) get(ctx context.Context, name string) (*v1alpha1.UserCluster, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	uc := &v1alpha1.UserCluster{}
+	err := c.client.Get(ctx, client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: name}, uc)
+	return uc, inWords(err, "reading user cluster %s", name)
+}
+
+// existing is get for a cluster that has to be there.
+func (c admin) existing(ctx context.Context, name string) (*v1alpha1.UserCluster, error) {
+	uc, err := c.get(ctx, name)
+	if isMissing(err) {
+		return nil, failed("`gkectl list clusters` shows those that do", "user cluster %s does not exist in this admin cluster", name)
+	}
+	return uc, err
+}
+
+func (c admin) list(ctx context.Context) (*v1alpha1.UserClusterList, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	list := &v1alpha1.UserClusterList{}
+	err := c.client.List(ctx, list, client.InNamespace(v1alpha1.SystemNamespace))
+	return list, inWords(err, "listing user clusters")
+}
+
+// kubeconfig returns the kubeconfig file of a user cluster that the controller left in a Secret.
+func (c admin) kubeconfig(ctx context.Context, cluster string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	secret := &corev1.Secret{}
+	key := client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: cluster + "-kubeconfig"}
+	if err := c.client.Get(ctx, key, secret); err != nil {
+		return nil, fmt.Errorf("reading the kubeconfig of user cluster %s: %w", cluster, err)
+	}
+	if len(secret.Data[kubeconfigKey]) == 0 {
+		return nil, fmt.Errorf("reading the kubeconfig of user cluster %s: Secret %s has no %q", cluster, key, kubeconfigKey)
+	}
+	return secret.Data[kubeconfigKey], nil
+}
+
+// isMissing says that the object is not there.
+func isMissing(err error) bool { return apierrors.IsNotFound(err) && !lacksAPI(err) }
+
+// lacksAPI says that the API server does not know our API: it then answers not found too, but without a Status.
+func lacksAPI(err error) bool {
+	return apierrors.IsNotFound(err) && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
+}
+
+// inWords wraps an error of the admin cluster's API.
+func inWords(err error, format string, args ...any) error {
+	switch {
+	case err == nil:
+		return nil
+	case lacksAPI(err):
+		return failed("does --kubeconfig name an admin cluster? `gkectl create admin` makes one",
+			"this cluster does not know %s", schema.GroupKind{Group: v1alpha1.GroupVersion.Group, Kind: "UserCluster"})
+	}
+	return fmt.Errorf(format+": %w", append(args, err)...)
+}
+
+// change changes the spec of a cluster, if it is still the one that was read.
+func (c admin) change(ctx context.Context, read *v1alpha1.UserCluster, edit func(*v1alpha1.UserCluster), o ...client.PatchOption) error {
+	old := read
+	for {
+		changed := old.DeepCopy()
+		edit(changed)
+		err := c.patch(ctx, changed, client.MergeFromWithOptions(old, client.MergeFromWithOptimisticLock{}), o...)
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+		// The controller writes the status all the time; only another spec is a conflict.
+		if old, err = c.existing(ctx, read.Name); err != nil {
+			return err
+		}
+		if old.UID != read.UID || old.Generation != read.Generation {
+			return refused("run the command again to see what it would do now",
+				"user cluster %s was changed by somebody else meanwhile; nothing was done", read.Name)
+		}
+	}
+}
+
+func (c admin) patch(ctx context.Context, uc *v1alpha1.UserCluster, patch client.Patch, o ...client.PatchOption) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return c.client.Patch(ctx, uc, patch, o...)
+}

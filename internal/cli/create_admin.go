@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyturn/keyturn/internal/local"
+)
+
+// hostFlags say where on this host clusters live.
+type hostFlags struct {
+	dataDir, kubeBinDir, network string
+}
+
+func (a *app) addHostFlags(cmd *cobra.Command, h *hostFlags) {
+	cmd.Flags().StringVar(&h.dataDir, "data-dir", "", "`directory` of the local clusters (default /var/lib/keyturn for root, else $XDG_STATE_HOME/keyturn or ~/.local/state/keyturn)")
+	cmd.Flags().StringVar(&h.kubeBinDir, "kube-bin-dir", "", "`directory` of the Kubernetes and etcd binaries (default $KEYTURN_KUBE_BIN_DIR, else kube beside gkectl)")
+	cmd.Flags().StringVar(&h.network, "network", local.DefaultNetwork.String(), "IPv4 /16 from which local clusters get their addresses")
+	must(cmd.MarkFlagDirname("data-dir"))
+	must(cmd.MarkFlagDirname("kube-bin-dir"))
+}
+
+func (a *app) host(h hostFlags) (*local.Host, error) {
+	network, err := netip.ParsePrefix(h.network)
+	if err != nil || !network.Addr().Is4() || network.Bits() != 16 || network != network.Masked() {
+		return nil, usage("for example --network "+local.DefaultNetwork.String(), "--network %q is not an IPv4 /16", h.network)
+	}
+	dir, err := dataDir(h.dataDir, os.Geteuid() == 0, a.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	return local.New(local.Options{
+		DataDir:    dir,
+		KubeBinDir: cmp.Or(h.kubeBinDir, a.Getenv("KEYTURN_KUBE_BIN_DIR")),
+		Network:    network,
+	})
+}
+
+// dataDir is where local clusters live: the directory that was given, or else the customary one of the user.
+func dataDir(given string, root bool, getenv func(string) string) (string, error) {
+	state := getenv("XDG_STATE_HOME")
+	switch {
+	case given != "":
+		return given, nil
+	case root:
+		return "/var/lib/keyturn", nil
+	case filepath.IsAbs(state):
+		return filepath.Join(state, "keyturn"), nil
+	case getenv("HOME") != "":
+		return filepath.Join(getenv("HOME"), ".local", "state", "keyturn"), nil
+	}
+	return "", usage("name one with --data-dir", "there is no home directory for the local clusters")
+}
+
+func (a *app) createAdmin() *cobra.Command {
+	var h hostFlags
+	var kubeconfig string
+	cmd := &cobra.Command{
+		Use:   "admin",
+		Short: "Create the admin cluster on this host",
+		Long: `Create the admin cluster on this host: etcd, an API server that encrypts Secrets at rest, and the controller
+that makes user clusters and rotates their keys. Its kubeconfig is written to a file of mode 0600.
+
+It can be run again at any time, for example after a reboot or a crash: it starts what is missing and leaves the
+rest as it is. Without root, user clusters can have no nodes.`,
+		Example: `  gkectl create admin
+  gkectl create admin --data-dir /srv/keyturn --kubeconfig admin-kubeconfig --kube-bin-dir /opt/kubernetes`,
+	}
+	a.addHostFlags(cmd, &h)
+	kubeconfigFlag(cmd, &kubeconfig)
+	cmd.Flags().Lookup("kubeconfig").Usage = "`file` to which the kubeconfig of the admin cluster is written"
+	return a.verb(cmd, func(ctx context.Context) error {
+		host, err := a.host(h)
+		if err != nil {
+			return err
+		}
+		p := a.progress()
+		defer p.end()
+		err = host.CreateAdmin(ctx, local.AdminOptions{Kubeconfig: kubeconfig, Progress: func(step string) { p.show(step, "") }})
+		if err != nil {
+			return err
+		}
+		p.end()
+		fmt.Fprintf(a.Out, "The admin cluster is ready; its kubeconfig is %s.\n", kubeconfig)
+		a.note("Next: gkectl create-config cluster")
+		return nil
+	})
+}

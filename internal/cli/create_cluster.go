@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+func (a *app) createCluster() *cobra.Command {
+	var path, kubeconfig string
+	var w waiting
+	cmd := &cobra.Command{
+		Use:   "cluster",
+		Short: "Create a user cluster",
+		Long: `Create the user cluster that a configuration file describes, wait until it is ready, and write its kubeconfig
+beside the configuration file as NAME-kubeconfig, with mode 0600.
+
+It can be run again when it was interrupted: it then waits for the cluster that it began to create.`,
+		Example: `  gkectl create cluster --config user-cluster.yaml
+  gkectl create cluster --config user-cluster.yaml --kubeconfig kubeconfig --timeout 20m`,
+	}
+	configFlag(cmd, &path)
+	kubeconfigFlag(cmd, &kubeconfig)
+	waitFlags(cmd, &w, true)
+	return a.verb(cmd, func(ctx context.Context) error {
+		c, admin, err := a.open(path, kubeconfig)
+		if err != nil {
+			return err
+		}
+		a.noteUnused(path, c)
+		uc := c.Object()
+		if err := a.createObject(ctx, admin, uc); err != nil {
+			return err
+		}
+		if !w.wait {
+			fmt.Fprintf(a.Out, "User cluster %s is being created.\n", uc.Name)
+			a.note("Run the same command with --wait to wait for it and to get its kubeconfig.")
+			return nil
+		}
+		if err := a.follow(ctx, admin, uc.Name, w, untilReady); err != nil {
+			return err
+		}
+		file := userKubeconfig(path, uc.Name)
+		if err := admin.writeKubeconfig(ctx, uc.Name, file); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.Out, "User cluster %s is ready; its kubeconfig is %s.\n", uc.Name, file)
+		return nil
+	})
+}
+
+// createObject creates the UserCluster, unless the very same one is there.
+func (a *app) createObject(ctx context.Context, c admin, uc *v1alpha1.UserCluster) error {
+	err := c.client.Create(ctx, uc.DeepCopy())
+	if !apierrors.IsAlreadyExists(err) {
+		return inWords(err, "creating user cluster %s", uc.Name)
+	}
+	old, err := c.existing(ctx, uc.Name)
+	if err != nil {
+		return err
+	}
+	if old.DeletionTimestamp != nil {
+		return refused("wait until it is gone; `gkectl list clusters` shows it", "user cluster %s is being deleted", uc.Name)
+	}
+	if fixed, pools := changes(old, uc); len(fixed)+len(pools) > 0 {
+		return refused("change it with `gkectl update cluster`, or choose another name",
+			"user cluster %s exists already, and is not as the configuration file describes it", uc.Name)
+	}
+	a.note("User cluster %s exists already.", uc.Name)
+	return nil
+}
+
+// userKubeconfig is the file beside the configuration file that gets the kubeconfig of a user cluster.
+func userKubeconfig(configPath, cluster string) string {
+	return filepath.Join(filepath.Dir(configPath), cluster+"-kubeconfig")
+}

@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/keyturn/keyturn/internal/local"
+)
+
+func (a *app) deleteAdmin() *cobra.Command {
+	var h hostFlags
+	var kubeconfig string
+	var force, skipPrompt bool
+	cmd := &cobra.Command{
+		Use:   "admin",
+		Short: "Delete the admin cluster on this host",
+		Long: `Delete the admin cluster on this host, its controller and its data, and the kubeconfig file of it. That cannot be
+undone. User clusters have to be deleted before, or are deleted with it by --force.`,
+		Example: `  gkectl delete admin
+  gkectl delete admin --force --skip-prompt`,
+	}
+	a.addHostFlags(cmd, &h)
+	kubeconfigFlag(cmd, &kubeconfig)
+	skipPromptFlag(cmd, &skipPrompt)
+	cmd.Flags().BoolVar(&force, "force", false, "delete the user clusters that are left, too")
+	return a.verb(cmd, func(ctx context.Context) error {
+		host, err := a.host(h)
+		if err != nil {
+			return err
+		}
+		question, err := deletionOf(host, force)
+		if err != nil {
+			return err
+		}
+		if err := a.confirm(ctx, skipPrompt, question); err != nil {
+			return err
+		}
+		return a.deleteHost(ctx, host, force, kubeconfig)
+	})
+}
+
+// deletionOf says in a question what is deleted with the admin cluster.
+func deletionOf(host *local.Host, force bool) (question string, err error) {
+	sites, err := host.Sites()
+	if err != nil {
+		return "", err
+	}
+	var names []string
+	for _, s := range sites {
+		names = append(names, s.Name[strings.IndexByte(s.Name, '.')+1:])
+	}
+	switch {
+	case len(names) == 0:
+		return "Delete the admin cluster?", nil
+	case !force:
+		return "", refused("delete them first with `gkectl delete cluster`, or together with the admin cluster by --force",
+			"there are user clusters: %s", strings.Join(names, ", "))
+	}
+	return fmt.Sprintf("Delete the admin cluster, its user clusters %s, and all that runs in them?", strings.Join(names, ", ")), nil
+}
+
+func (a *app) deleteHost(ctx context.Context, host *local.Host, force bool, kubeconfig string) error {
+	ours := sameCluster(kubeconfig, host.AdminSite().Path("controller.kubeconfig"))
+	p := a.progress()
+	defer p.end()
+	if err := host.DeleteAdmin(ctx, local.DeleteAdminOptions{Force: force, Progress: func(step string) { p.show(step, "") }}); err != nil {
+		return err
+	}
+	p.end()
+	fmt.Fprintln(a.Out, "The admin cluster is deleted.")
+	if !ours {
+		return nil
+	}
+	if err := os.Remove(kubeconfig); err != nil {
+		return fmt.Errorf("removing the kubeconfig file of the admin cluster: %w", err)
+	}
+	return nil
+}
+
+// sameCluster says that two kubeconfig files are there and reach the same cluster.
+func sameCluster(path, other string) bool {
+	a, errA := reach(path)
+	b, errB := reach(other)
+	return errA == nil && errB == nil && a.Host == b.Host && len(a.CAData) > 0 && bytes.Equal(a.CAData, b.CAData)
+}
+
+func reach(kubeconfig string) (*rest.Config, error) {
+	return clientcmd.BuildConfigFromFlags("", kubeconfig)
+}

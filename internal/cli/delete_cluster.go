@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+func (a *app) deleteCluster() *cobra.Command {
+	var path, name, kubeconfig string
+	var skipPrompt, force bool
+	var w waiting
+	cmd := &cobra.Command{
+		Use:   "cluster",
+		Short: "Delete a user cluster",
+		Long: `Delete a user cluster with its nodes, its data and its keys, and wait until it is gone. That cannot be undone.
+With --config, the kubeconfig file that "create cluster" wrote beside the configuration file is removed, too.`,
+		Example: `  gkectl delete cluster --config user-cluster.yaml
+  gkectl delete cluster --cluster my-cluster --kubeconfig kubeconfig --skip-prompt`,
+	}
+	configFlag(cmd, &path)
+	a.clusterFlag(cmd, &name, &kubeconfig)
+	cmd.MarkFlagsMutuallyExclusive("config", "cluster")
+	kubeconfigFlag(cmd, &kubeconfig)
+	skipPromptFlag(cmd, &skipPrompt)
+	cmd.Flags().BoolVar(&force, "force", false, "the same as --skip-prompt")
+	waitFlags(cmd, &w, true)
+	return a.verb(cmd, func(ctx context.Context) error {
+		switch {
+		case name == "" && path == "":
+			return usage("for example --config "+defaultConfigFile+" or --cluster my-cluster", "no user cluster named")
+		case name == "":
+			c, err := a.loadConfig(path)
+			if err != nil {
+				return err
+			}
+			name = c.Name
+		}
+		admin, err := a.connect(kubeconfig)
+		if err != nil {
+			return err
+		}
+		uc, err := admin.existing(ctx, name)
+		if err != nil {
+			return err
+		}
+		if err := a.confirm(ctx, skipPrompt || force, fmt.Sprintf("Delete user cluster %s with %s and all that runs in it?", name, count(nodesOf(uc), "node"))); err != nil {
+			return err
+		}
+		return a.deleteObject(ctx, admin, uc, path, w)
+	})
+}
+
+// deleteObject deletes exactly the cluster that the user was asked about, and its kubeconfig file.
+func (a *app) deleteObject(ctx context.Context, c admin, uc *v1alpha1.UserCluster, path string, w waiting) error {
+	written, _ := c.kubeconfig(ctx, uc.Name) // There is none when the cluster never became ready.
+	err := c.client.Delete(ctx, uc, client.Preconditions{UID: &uc.UID})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("deleting user cluster %s: %w", uc.Name, err)
+	}
+	if !w.wait {
+		fmt.Fprintf(a.Out, "User cluster %s is being deleted.\n", uc.Name)
+		return nil
+	}
+	if err := a.follow(ctx, c, uc.Name, w, untilGone(uc)); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Out, "User cluster %s is deleted.\n", uc.Name)
+	if path == "" {
+		return nil
+	}
+	file := userKubeconfig(path, uc.Name)
+	removed, err := removeKubeconfig(file, written)
+	if err == nil && !removed {
+		a.note("note: %s is left as it is: it is not the file that was written for this cluster", file)
+	}
+	return err
+}
+
+// untilGone is a look that ends when the cluster is gone, or another one of its name is there.
+func untilGone(deleted *v1alpha1.UserCluster) look {
+	return func(uc *v1alpha1.UserCluster) (step, detail string, done bool) {
+		if uc == nil || uc.UID != deleted.UID {
+			return "gone", "", true
+		}
+		return "deleting", readyOf(uc).Message, false
+	}
+}
+
+func nodesOf(uc *v1alpha1.UserCluster) int {
+	var n int
+	for _, p := range uc.Status.NodePools {
+		n += int(p.Replicas)
+	}
+	return n
+}

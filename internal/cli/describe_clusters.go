@@ -1,0 +1,169 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+func (a *app) describeClusters() *cobra.Command {
+	var name, kubeconfig string
+	var o output
+	cmd := &cobra.Command{
+		Use:     "clusters [NAME]",
+		Aliases: []string{"cluster"},
+		Short:   "Show all that is known of user clusters",
+		Example: `  gkectl describe clusters
+  gkectl describe clusters --cluster my-cluster --kubeconfig kubeconfig
+  gkectl describe clusters my-cluster -o yaml`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	a.clusterFlag(cmd, &name, &kubeconfig)
+	cmd.ValidArgsFunction = a.completeClusters(&kubeconfig)
+	kubeconfigFlag(cmd, &kubeconfig)
+	outputFlag(cmd, &o, "text", "json", "yaml")
+	return a.verb(cmd, func(ctx context.Context) error {
+		if args := cmd.Flags().Args(); len(args) == 1 {
+			if name != "" && name != args[0] {
+				return usage("name only one", "two clusters are named, %s and %s", name, args[0])
+			}
+			name = args[0]
+		}
+		admin, err := a.connect(kubeconfig)
+		if err != nil {
+			return err
+		}
+		list, err := admin.named(ctx, name)
+		if err != nil {
+			return err
+		}
+		return o.write(a.Out, asData(list), func(w io.Writer) error { return a.describeAll(w, list.Items) })
+	})
+}
+
+// named returns one cluster, or all of them when name is empty.
+func (c admin) named(ctx context.Context, name string) (*v1alpha1.UserClusterList, error) {
+	if name == "" {
+		return c.list(ctx)
+	}
+	uc, err := c.existing(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return &v1alpha1.UserClusterList{Items: []v1alpha1.UserCluster{*uc}}, nil
+}
+
+func (a *app) describeAll(w io.Writer, clusters []v1alpha1.UserCluster) error {
+	for i := range clusters {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if err := a.describeOne(w, &clusters[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) describeOne(w io.Writer, uc *v1alpha1.UserCluster) error {
+	for _, part := range []func(io.Writer, *v1alpha1.UserCluster) error{
+		a.describeCluster, a.describeKey, a.describeServers, a.describePools, a.describeConditions,
+	} {
+		if err := part(w, uc); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) describeCluster(w io.Writer, uc *v1alpha1.UserCluster) error {
+	return table(w, "",
+		[]string{"Name:", uc.Name},
+		[]string{"Kubernetes:", uc.Spec.KubernetesVersion},
+		[]string{"Age:", a.age(uc.CreationTimestamp.Time)},
+		[]string{"Endpoint:", orDash(uc.Status.Endpoint)},
+		[]string{"Services:", uc.Spec.Network.ServiceCIDR},
+		[]string{"Pods:", uc.Spec.Network.PodCIDR},
+		[]string{"Advanced:", fmt.Sprint(uc.Spec.EnableAdvancedCluster)},
+	)
+}
+
+func (a *app) describeKey(w io.Writer, uc *v1alpha1.UserCluster) error {
+	s := rotationOf(uc)
+	fmt.Fprintln(w, "KSA signing key:")
+	rows := [][]string{
+		{"Wanted version:", fmt.Sprintf("%d, from %s, %s", s.KSASigningKeyVersion, uc.Spec.KSASigningKey.Source, uc.Spec.KSASigningKey.Algorithm)},
+		{"Rotation:", rotationWord(uc)},
+		{"Versions:", fmt.Sprintf("tokens %d, private key %d, public keys %v", s.TokenVersion, s.PrivateKeyVersion, s.PublicKeyVersions)},
+		{"Legacy tokens:", fmt.Sprintf("%d, of them %d not of the wanted version", s.LegacyTokens.Total, s.LegacyTokens.Stale)},
+		{"Started:", a.ago(s.StartedAt)},
+		{"Completed:", a.ago(s.CompletedAt)},
+	}
+	if s.Step != "" {
+		rows = append(rows, []string{"Step:", fmt.Sprintf("%s, since %s", s.Step, a.ago(s.StepSince))}, []string{"Waiting for:", orDash(s.WaitingFor)})
+	}
+	if err := table(w, "  ", rows...); err != nil {
+		return err
+	}
+	rows = [][]string{{"VERSION", "ALGORITHM", "AGE", "KID"}}
+	for _, k := range uc.Status.KSASigningKey.Keys {
+		rows = append(rows, []string{fmt.Sprint(k.Version), string(k.Algorithm), a.age(k.CreatedAt.Time), k.KeyID})
+	}
+	return table(w, "  ", rows...)
+}
+
+func (a *app) describeServers(w io.Writer, uc *v1alpha1.UserCluster) error {
+	fmt.Fprintln(w, "API servers:")
+	rows := [][]string{{"NAME", "READY", "SIGNS", "ACCEPTS", "ENDPOINT"}}
+	for _, s := range uc.Status.APIServers {
+		rows = append(rows, []string{s.Name, fmt.Sprint(s.Ready), fmt.Sprint(s.SigningVersion), fmt.Sprint(s.AcceptedVersions), s.Endpoint})
+	}
+	return table(w, "  ", rows...)
+}
+
+func (a *app) describePools(w io.Writer, uc *v1alpha1.UserCluster) error {
+	fmt.Fprintln(w, "Node pools:")
+	observed := map[string]v1alpha1.NodePoolStatus{}
+	for _, p := range uc.Status.NodePools {
+		observed[p.Name] = p
+	}
+	rows := [][]string{{"NAME", "WANTED", "NODES", "READY", "UPDATED", "SURGE", "LABELS", "TAINTS"}}
+	for _, p := range uc.Spec.NodePools {
+		o := observed[p.Name]
+		rows = append(rows, []string{
+			p.Name, fmt.Sprint(p.Replicas), fmt.Sprint(o.Replicas), fmt.Sprint(o.Ready), fmt.Sprint(o.Updated),
+			fmt.Sprint(p.MaxSurge), labels(p), taints(p),
+		})
+	}
+	return table(w, "  ", rows...)
+}
+
+func (a *app) describeConditions(w io.Writer, uc *v1alpha1.UserCluster) error {
+	fmt.Fprintln(w, "Conditions:")
+	rows := [][]string{{"TYPE", "STATUS", "REASON", "AGE", "MESSAGE"}}
+	for _, c := range uc.Status.Conditions {
+		rows = append(rows, []string{c.Type, string(c.Status), c.Reason, a.age(c.LastTransitionTime.Time), c.Message})
+	}
+	return table(w, "  ", rows...)
+}
+
+// ago is a time and how long ago that is.
+func (a *app) ago(t *metav1.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return fmt.Sprintf("%s (%s ago)", t.UTC().Format(time.RFC3339), a.age(t.Time))
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}

@@ -1,0 +1,127 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/keyturn/keyturn/internal/config"
+)
+
+// The exit codes of gkectl.
+const (
+	// ExitOK says that it was done.
+	ExitOK = 0
+	// ExitFailed says that something went wrong on the way.
+	ExitFailed = 1
+	// ExitUsage says that the command line or a file is wrong; nothing was changed.
+	ExitUsage = 2
+	// ExitRefused says that the state of the cluster does not allow it; nothing was changed.
+	ExitRefused = 3
+	// ExitTimeout says that the time to wait was over; what was started goes on.
+	ExitTimeout = 4
+	// ExitInterrupted says that a signal ended it; what was started goes on.
+	ExitInterrupted = 130
+)
+
+func exitCodes() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exit-codes",
+		Short: "What the exit codes of gkectl mean",
+		Long: `The exit codes of gkectl are:
+
+  0    it was done
+  1    it failed on the way; the error says at what
+  2    the command line or a file is wrong; nothing was changed
+  3    the state of the cluster does not allow it, for example because a rotation or an update runs;
+       nothing was changed
+  4    the time given with --timeout was over; what was started goes on
+  130  it was interrupted by a signal; what was started goes on`,
+	}
+}
+
+// exitError is an error with its exit code and what to do about it.
+type exitError struct {
+	code int
+	hint string
+	err  error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+// usage is an error in what was given to gkectl.
+func usage(hint, format string, args ...any) error {
+	return &exitError{code: ExitUsage, hint: hint, err: fmt.Errorf(format, args...)}
+}
+
+// refused is an error in what is asked of a cluster in its state.
+func refused(hint, format string, args ...any) error {
+	return &exitError{code: ExitRefused, hint: hint, err: fmt.Errorf(format, args...)}
+}
+
+// failed is any other error with a hint.
+func failed(hint, format string, args ...any) error {
+	return &exitError{code: ExitFailed, hint: hint, err: fmt.Errorf(format, args...)}
+}
+
+// report tells the user about an error and returns its exit code.
+func (a *app) report(ctx context.Context, err error) int {
+	if err == nil {
+		return ExitOK
+	}
+	e := explain(ctx, err)
+	form := "Error: %s\n"
+	if deniedByPolicy(err) {
+		form = "Exit with error:\n%s\n"
+	}
+	fmt.Fprintf(a.Err, form, e)
+	if e.hint != "" {
+		fmt.Fprintf(a.Err, "hint: %s\n", e.hint)
+	}
+	return e.code
+}
+
+// explain finds the exit code of an error, and a hint if it has none.
+func explain(ctx context.Context, err error) *exitError {
+	var e *exitError
+	var status apierrors.APIStatus
+	var urlError *url.Error
+	var netError net.Error
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.Is(ctx.Err(), context.Canceled):
+		return &exitError{code: ExitInterrupted, err: errors.New("interrupted")}
+	case deniedByPolicy(err):
+		errors.As(err, &status)
+		return &exitError{code: ExitRefused, err: errors.New(status.Status().Message), hint: "wait until the cluster is ready; `gkectl list clusters` shows it"}
+	case apierrors.IsInvalid(err):
+		return &exitError{code: ExitUsage, err: err, hint: "correct the configuration file; `gkectl check-config` checks it without changing anything"}
+	case errors.As(err, &status):
+		return &exitError{code: ExitFailed, err: err}
+	case errors.As(err, &urlError), errors.As(err, &netError):
+		return &exitError{code: ExitFailed, err: err, hint: "the admin cluster does not answer; `gkectl create admin` starts what is missing of a local one"}
+	}
+	return &exitError{code: ExitFailed, err: err}
+}
+
+// deniedByPolicy says that a ValidatingAdmissionPolicy of the admin cluster refused a request. RBAC refuses with
+// the same status; only the text differs.
+func deniedByPolicy(err error) bool {
+	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "ValidatingAdmissionPolicy") && strings.Contains(err.Error(), "denied request")
+}
+
+// invalidConfig shows every problem of a configuration file.
+func invalidConfig(path string, err error) error {
+	if _, ok := errors.AsType[*config.InvalidError](err); !ok {
+		return usage("give an existing file with --config, or make one with `gkectl create-config cluster`", "%w", err)
+	}
+	return usage("correct the file; nothing was changed", "%s is not valid:\n  %s", path, strings.ReplaceAll(err.Error(), "\n", "\n  "))
+}

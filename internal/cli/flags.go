@@ -1,0 +1,100 @@
+package cli
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyturn/keyturn/internal/config"
+)
+
+// defaultConfigFile is the name that `create-config cluster` gives to its file.
+const defaultConfigFile = "user-cluster.yaml"
+
+// defaultKubeconfig is where `create admin` writes the kubeconfig of the admin cluster.
+const defaultKubeconfig = "kubeconfig"
+
+func configFlag(cmd *cobra.Command, path *string) {
+	cmd.Flags().StringVar(path, "config", "", "configuration `file` of the user cluster")
+	must(cmd.MarkFlagFilename("config", "yaml", "yml"))
+}
+
+func kubeconfigFlag(cmd *cobra.Command, path *string) {
+	cmd.Flags().StringVar(path, "kubeconfig", defaultKubeconfig, "kubeconfig `file` of the admin cluster")
+	must(cmd.MarkFlagFilename("kubeconfig"))
+}
+
+// clusterFlag takes the name of a user cluster, and completes it from the admin cluster.
+func (a *app) clusterFlag(cmd *cobra.Command, name, kubeconfig *string) {
+	cmd.Flags().StringVar(name, "cluster", "", "`name` of the user cluster")
+	must(cmd.RegisterFlagCompletionFunc("cluster", a.completeClusters(kubeconfig)))
+}
+
+func (a *app) completeClusters(kubeconfig *string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(cmd.Context(), 5*time.Second)
+		defer cancel()
+		var names []string
+		if c, err := a.connect(*kubeconfig); err == nil {
+			if list, err := c.list(ctx); err == nil {
+				for _, uc := range list.Items {
+					names = append(names, uc.Name)
+				}
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func skipPromptFlag(cmd *cobra.Command, skip *bool) {
+	cmd.Flags().BoolVar(skip, "skip-prompt", false, "do not ask before it begins")
+}
+
+// waiting is how long a verb waits for what it started.
+type waiting struct {
+	wait    bool
+	timeout time.Duration
+}
+
+func waitFlags(cmd *cobra.Command, w *waiting, wait bool) {
+	cmd.Flags().BoolVar(&w.wait, "wait", wait, "wait until it is done, and show the progress")
+	cmd.Flags().DurationVar(&w.timeout, "timeout", time.Hour, "how long to wait; 0 is for ever")
+}
+
+// context ends when the time to wait is over.
+func (w waiting) context(ctx context.Context) (context.Context, context.CancelFunc) {
+	if w.timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, w.timeout, errWaitOver)
+}
+
+// open reads the file that --config names, and connects to the admin cluster that --kubeconfig names.
+func (a *app) open(path, kubeconfig string) (*config.UserCluster, admin, error) {
+	c, err := a.loadConfig(path)
+	if err != nil {
+		return nil, admin{}, err
+	}
+	to, err := a.connect(kubeconfig)
+	return c, to, err
+}
+
+// loadConfig reads the file that --config names.
+func (a *app) loadConfig(path string) (*config.UserCluster, error) {
+	if path == "" {
+		return nil, usage("for example --config "+defaultConfigFile, "no configuration file given")
+	}
+	c, err := config.Load(path)
+	if err != nil {
+		return nil, invalidConfig(path, err)
+	}
+	return c, nil
+}
+
+// must is for what only a wrong name in this package can break.
+func must(err error) {
+	if err != nil {
+		panic(err)
+	}
+}

@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+// errWaitOver is the cause of a context whose time to wait is over.
+var errWaitOver = errors.New("the time to wait is over")
+
+const (
+	// rewatchAfter bounds how long a watch that went silent with its connection stays unnoticed.
+	rewatchAfter = 30 * time.Second
+	retryAfter   = time.Second
+)
+
+// look is told each newer state of a user cluster, nil when it is gone, and says in words what is going on and
+// whether that is the end.
+type look func(uc *v1alpha1.UserCluster) (step, detail string, done bool)
+
+// follow shows the progress of a user cluster until look says that it is done, which may take longer than the
+// API server lives: it then waits for the next one.
+func (a *app) follow(ctx context.Context, c admin, name string, w waiting, look look) error {
+	ctx, cancel := w.context(ctx)
+	defer cancel()
+	f := &follower{admin: c, name: name, look: look, progress: a.progress()}
+	err := f.run(ctx)
+	f.progress.end()
+	if errors.Is(context.Cause(ctx), errWaitOver) {
+		return &exitError{
+			code: ExitTimeout,
+			hint: fmt.Sprintf("it goes on by itself; `gkectl describe clusters --cluster %s` shows how far it is", name),
+			err:  fmt.Errorf("user cluster %s was not done after %s; last seen: %s", name, w.timeout, f.progress.text()),
+		}
+	}
+	return err
+}
+
+type follower struct {
+	admin    admin
+	name     string
+	look     look
+	progress *progress
+}
+
+func (f *follower) run(ctx context.Context) error {
+	for {
+		uc, err := f.admin.get(ctx, f.name)
+		switch {
+		case isMissing(err):
+			uc = nil
+		case permanent(err):
+			return err
+		case err != nil && ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			f.progress.show("the admin cluster does not answer", err.Error())
+			f.pause(ctx)
+			continue
+		}
+		if f.see(uc) {
+			return nil
+		}
+		if uc == nil {
+			return failed("somebody deleted it", "user cluster %s is gone", f.name)
+		}
+		if f.watch(ctx, uc) {
+			return nil
+		}
+		f.pause(ctx)
+	}
+}
+
+// permanent says that asking again would get the same answer.
+func permanent(err error) bool {
+	var e *exitError
+	return errors.As(err, &e) || apierrors.IsForbidden(err)
+}
+
+func (f *follower) see(uc *v1alpha1.UserCluster) (done bool) {
+	step, detail, done := f.look(uc)
+	f.progress.show(step, detail)
+	return done
+}
+
+// watch looks at every change after uc until it is done, or has to begin again from a fresh read.
+func (f *follower) watch(ctx context.Context, uc *v1alpha1.UserCluster) (done bool) {
+	ctx, cancel := context.WithTimeout(ctx, rewatchAfter)
+	defer cancel()
+	w, err := f.admin.client.Watch(ctx, &v1alpha1.UserClusterList{}, &client.ListOptions{
+		Namespace:     uc.Namespace,
+		FieldSelector: fields.OneTermEqualSelector("metadata.name", uc.Name),
+		Raw:           fromVersion(uc.ResourceVersion),
+	})
+	if err != nil {
+		return false
+	}
+	defer w.Stop()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case event, ok := <-w.ResultChan():
+			if event.Type == watch.Deleted {
+				return f.see(nil)
+			}
+			changed, isCluster := event.Object.(*v1alpha1.UserCluster)
+			if !ok || !isCluster {
+				return false
+			}
+			if f.see(changed) {
+				return true
+			}
+		case <-tick.C:
+			f.progress.tick()
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// pause keeps a follower from asking an API server that does not answer in a tight loop.
+func (f *follower) pause(ctx context.Context) {
+	timer := time.NewTimer(retryAfter)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	f.progress.tick()
+}
+
+// fromVersion makes a watch begin after a resource version.
+func fromVersion(v string) *metav1.ListOptions { return &metav1.ListOptions{ResourceVersion: v} }

@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/cli/preflight"
+)
+
+func (a *app) rotate() *cobra.Command {
+	var path, kubeconfig string
+	var skipPrompt bool
+	var w waiting
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Rotate the KSA signing key of a user cluster",
+		Long: `Rotate the KSA signing key of a user cluster: a new key pair is made, tokens are signed again with it, nodes are
+replaced by new ones, and the old keys are deleted.
+
+What will happen is shown first. The command then starts the rotation and returns; with --wait it follows it to its
+end. A rotation cannot be paused or rolled back, and while it runs no other rotation and no update of the cluster
+can start. Keys of advanced clusters cannot be rotated.`,
+		Example: `  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig
+  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --skip-prompt --wait`,
+	}
+	configFlag(cmd, &path)
+	kubeconfigFlag(cmd, &kubeconfig)
+	skipPromptFlag(cmd, &skipPrompt)
+	waitFlags(cmd, &w, false)
+	return a.verb(cmd, func(ctx context.Context) error {
+		c, admin, err := a.open(path, kubeconfig)
+		if err != nil {
+			return err
+		}
+		version, err := a.startRotation(ctx, admin, c.Name, skipPrompt)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(a.Out, "successfully started the KSA signing key rotation with KSASigningKeyVersion %d, use gkectl update credentials ksa-signing-key status command to view the current state of KSA signing key rotation\n", version)
+		if !w.wait {
+			return nil
+		}
+		if err := a.follow(ctx, admin, c.Name, w, untilRotated(version)); err != nil {
+			return err
+		}
+		return a.showState(ctx, admin, c.Name, output{form: "text"})
+	})
+}
+
+// startRotation shows what a rotation will do, asks, and raises the wanted key version by one.
+func (a *app) startRotation(ctx context.Context, c admin, name string, skipPrompt bool) (version int32, err error) {
+	uc, err := c.existing(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	if uc.Spec.EnableAdvancedCluster {
+		return 0, refused("only clusters with enableAdvancedCluster: false can have their keys rotated",
+			"user cluster %s is an advanced cluster: key rotation isn't supported on advanced clusters", name)
+	}
+	// What the API server would refuse need not be shown and asked.
+	if _, err := c.raise(ctx, uc, client.DryRunAll); err != nil {
+		return 0, err
+	}
+	a.preview(ctx, c, uc)
+	question := "A key rotation cannot be paused or rolled back. Do you want to continue?"
+	if err := a.confirm(ctx, skipPrompt, question); err != nil {
+		return 0, err
+	}
+	return c.raise(ctx, uc)
+}
+
+// raise raises the wanted key version of a cluster by one, if its spec is still the one that was read.
+func (c admin) raise(ctx context.Context, read *v1alpha1.UserCluster, o ...client.PatchOption) (version int32, err error) {
+	version = read.Spec.KSASigningKey.Version + 1
+	err = c.change(ctx, read, func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = version }, o...)
+	return version, inWords(err, "raising the key version of user cluster %s", read.Name)
+}
+
+// untilRotated is a look that ends when the key version is the only one.
+func untilRotated(version int32) look {
+	return func(uc *v1alpha1.UserCluster) (step, detail string, done bool) {
+		if uc == nil {
+			return "gone", "", false
+		}
+		s := rotationOf(uc)
+		switch {
+		case s.KSASigningKeyVersion > version:
+			return "key version " + fmt.Sprint(version) + " is replaced by a later rotation", "", true
+		case s.done():
+			return "completed", "", true
+		case s.Step == "":
+			return "starting", s.WaitingFor, false
+		case blocked(uc):
+			return s.Step + " is blocked", s.WaitingFor, false
+		}
+		return s.Step, s.WaitingFor, false
+	}
+}
+
+// inspect looks into a user cluster with the kubeconfig that the controller left.
+func (c admin) inspect(ctx context.Context, cluster string) (preflight.Report, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
+	defer cancel()
+	data, err := c.kubeconfig(ctx, cluster)
+	if err != nil {
+		return preflight.Report{}, err
+	}
+	config, err := clientcmd.RESTConfigFromKubeConfig(data)
+	if err != nil {
+		return preflight.Report{}, fmt.Errorf("using the kubeconfig of user cluster %s: %w", cluster, err)
+	}
+	config.UserAgent = userAgent()
+	return preflight.Inspect(ctx, config)
+}

@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/cli/preflight"
+)
+
+// mostShown is how many objects of one kind a preview names.
+const mostShown = 10
+
+// preview shows on standard error what a rotation will do.
+func (a *app) preview(ctx context.Context, c admin, uc *v1alpha1.UserCluster) {
+	key := uc.Spec.KSASigningKey
+	a.note("A rotation of the KSA signing key of user cluster %s:", uc.Name)
+	a.note("  key version %d -> %d (%s)", key.Version, key.Version+1, key.Algorithm)
+	a.note("  %s", restarts(uc))
+	report, err := c.inspect(ctx, uc.Name)
+	if err != nil {
+		a.note("warning: what it does to nodes, tokens and pods cannot be shown: %v", err)
+		return
+	}
+	a.previewNodes(report.Nodes)
+	a.note("  signs %s again", count(report.LegacySecrets, "legacy token Secret"))
+	a.warn(budgets(report.Blocking), "PodDisruptionBudgets that let no pod go now; nodes are not drained before they do")
+	a.warn(report.BarePods, "pods without a controller, which end with their node and are not made again")
+	a.warn(uses(report.ThirdParty), "running pods with third-party tokens, which are not refreshed: restart these pods")
+	a.warn(uses(report.EnvTokens), "running pods with a legacy token in an environment variable, which stays the old one: restart these pods")
+}
+
+func restarts(uc *v1alpha1.UserCluster) string {
+	if uc.Spec.ControlPlane.Replicas == 1 {
+		return "restarts the only API server three times; EACH RESTART IS AN INTERRUPTION of the Kubernetes API"
+	}
+	return fmt.Sprintf("restarts %d API servers three times, one at a time; the Kubernetes API stays available", uc.Spec.ControlPlane.Replicas)
+}
+
+func (a *app) previewNodes(nodes []preflight.Node) {
+	if len(nodes) == 0 {
+		a.note("  replaces no nodes")
+		return
+	}
+	var names []string
+	for _, n := range nodes {
+		name := n.Name
+		if n.Pool != "" {
+			name += " (" + n.Pool + ")"
+		}
+		names = append(names, name)
+	}
+	a.note("  deletes %s and creates new ones: %s", count(len(nodes), "node"), strings.Join(shorten(names), ", "))
+}
+
+// warn names objects that need attention, if there are any.
+func (a *app) warn(names []string, what string) {
+	if len(names) > 0 {
+		a.note("warning: %s (%d):\n  %s", what, len(names), strings.Join(shorten(names), "\n  "))
+	}
+}
+
+// shorten keeps a long list readable.
+func shorten(names []string) []string {
+	if len(names) <= mostShown {
+		return names
+	}
+	return append(names[:mostShown:mostShown], fmt.Sprintf("and %d more", len(names)-mostShown))
+}
+
+func budgets(list []preflight.Budget) []string {
+	var names []string
+	for _, b := range list {
+		names = append(names, fmt.Sprintf("%s (%d pods are healthy, %d have to be)", b.Name, b.Healthy, b.Desired))
+	}
+	return names
+}
+
+func uses(list []preflight.PodUse) []string {
+	var names []string
+	for _, p := range list {
+		names = append(names, fmt.Sprintf("%s (%s)", p.Pod, strings.Join(p.Uses, ", ")))
+	}
+	return names
+}

@@ -1,0 +1,318 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/install"
+	"github.com/keyturn/keyturn/internal/kubetest"
+)
+
+// server is the API server that all scripts share: the admin cluster, and the user cluster of those who need one.
+var server *rest.Config
+
+// TestMain runs the scripts' gkectl from this very binary.
+func TestMain(m *testing.M) {
+	testscript.Main(withServer{m}, map[string]func(){
+		"gkectl": func() {
+			env := System()
+			// The scripts have no terminal; TERMINAL=1 says that their standard input is one.
+			env.IsTerminal = func(stream any) bool { return stream == os.Stdin && os.Getenv("TERMINAL") == "1" }
+			os.Exit(Run(context.Background(), env, os.Args[1:]))
+		},
+	})
+}
+
+// withServer runs tests with an API server that is set up as an admin cluster.
+type withServer struct{ m *testing.M }
+
+func (w withServer) Run() int {
+	config, stop, err := kubetest.Launch(kubetest.Options{
+		APIServerArgs: map[string][]string{"service-account-issuer": {"https://issuer.test"}},
+	})
+	if err == nil {
+		server = config
+		err = makeAdmin(context.Background(), config)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	code := w.m.Run()
+	if err := stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+func TestScripts(t *testing.T) {
+	t.Cleanup(func() { deleteClusters(t) })
+	testscript.Run(t, testscript.Params{
+		Dir: filepath.Join("testdata", "script"),
+		Setup: func(e *testscript.Env) error {
+			return writeAdminKubeconfig(filepath.Join(e.WorkDir, "kubeconfig"), server)
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"observe":     cmdObserve,
+			"await":       cmdAwait,
+			"apply":       cmdApply,
+			"usercluster": cmdUserCluster,
+			"finish":      cmdFinish,
+			"exitcode":    cmdExitCode,
+			"mode":        cmdMode,
+		},
+	})
+}
+
+// deleteClusters leaves nothing of the scripts in the admin cluster.
+func deleteClusters(t *testing.T) {
+	t.Helper()
+	ctx := context.Background()
+	c, err := controllerClient()
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := &v1alpha1.UserClusterList{}
+	if err := c.List(ctx, list, client.InNamespace(v1alpha1.SystemNamespace)); err != nil {
+		t.Fatal(err)
+	}
+	for _, uc := range list.Items {
+		for _, o := range []client.Object{&uc, kubeconfigSecret(uc.Name, nil)} {
+			if err := client.IgnoreNotFound(c.Delete(ctx, o)); err != nil {
+				t.Error(err)
+			}
+		}
+		release := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
+		if err := client.IgnoreNotFound(c.Patch(ctx, &uc, release)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func kubeconfigSecret(cluster string, data []byte) *corev1.Secret {
+	return &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: cluster + "-kubeconfig"},
+		Data:       map[string][]byte{kubeconfigKey: data},
+	}
+}
+
+func writeAdminKubeconfig(path string, config *rest.Config) error {
+	return clientcmd.WriteToFile(kubeconfigOf(config), path)
+}
+
+func kubeconfigOf(config *rest.Config) clientcmdapi.Config {
+	return clientcmdapi.Config{
+		Clusters: map[string]*clientcmdapi.Cluster{"test": {
+			Server: config.Host, CertificateAuthorityData: config.CAData,
+		}},
+		AuthInfos: map[string]*clientcmdapi.AuthInfo{"test": {
+			ClientCertificateData: config.CertData, ClientKeyData: config.KeyData,
+		}},
+		Contexts:       map[string]*clientcmdapi.Context{"test": {Cluster: "test", AuthInfo: "test"}},
+		CurrentContext: "test",
+	}
+}
+
+// controllerClient writes what only the controller may.
+func controllerClient() (client.Client, error) {
+	config := rest.CopyConfig(server)
+	config.Impersonate = rest.ImpersonationConfig{UserName: v1alpha1.ControllerUser, Groups: []string{"system:masters"}}
+	return client.New(config, client.Options{Scheme: scheme, Mapper: mapper})
+}
+
+// cmdObserve makes a status of a cluster the observed one: observe [-stale] CLUSTER STATUS_FILE. Its generations are
+// the current one, or, with -stale, the one before.
+func cmdObserve(ts *testscript.TestScript, _ bool, args []string) {
+	var behind int64
+	if args[0] == "-stale" {
+		behind, args = 1, args[1:]
+	}
+	c, err := controllerClient()
+	ts.Check(err)
+	uc := getCluster(ts, c, args[0])
+	var status v1alpha1.UserClusterStatus
+	ts.Check(yaml.UnmarshalStrict([]byte(ts.ReadFile(args[1])), &status))
+	status.ObservedGeneration = uc.Generation - behind
+	for i := range status.Conditions {
+		status.Conditions[i].ObservedGeneration = status.ObservedGeneration
+		if status.Conditions[i].LastTransitionTime.IsZero() {
+			status.Conditions[i].LastTransitionTime = metav1.Now()
+		}
+	}
+	uc.Status = status
+	ts.Check(c.Status().Update(context.Background(), uc))
+}
+
+func getCluster(ts *testscript.TestScript, c client.Client, name string) *v1alpha1.UserCluster {
+	uc := &v1alpha1.UserCluster{}
+	ts.Check(c.Get(context.Background(), client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: name}, uc))
+	return uc
+}
+
+// cmdAwait waits until a cluster is wanted to have a key version, or is being deleted: await CLUSTER N|created|deleting.
+func cmdAwait(ts *testscript.TestScript, _ bool, args []string) {
+	c, err := controllerClient()
+	ts.Check(err)
+	wanted, _ := strconv.Atoi(args[1])
+	eventually(ts, fmt.Sprint(args), func() bool {
+		uc := &v1alpha1.UserCluster{}
+		err := c.Get(context.Background(), client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: args[0]}, uc)
+		switch args[1] {
+		case "created":
+			return err == nil
+		case "deleting":
+			return err == nil && uc.DeletionTimestamp != nil
+		}
+		return err == nil && uc.Spec.KSASigningKey.Version == int32(wanted)
+	})
+}
+
+func eventually(ts *testscript.TestScript, what string, done func() bool) {
+	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			ts.Fatalf("timed out waiting for %s", what)
+		}
+	}
+}
+
+// cmdFinish holds a cluster back from its deletion, or lets it go: finish -hold CLUSTER, finish CLUSTER.
+func cmdFinish(ts *testscript.TestScript, _ bool, args []string) {
+	c, err := controllerClient()
+	ts.Check(err)
+	var finalizers []string
+	if args[0] == "-hold" {
+		finalizers, args = []string{v1alpha1.Finalizer}, args[1:]
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"finalizers": finalizers}})
+	ts.Check(err)
+	ts.Check(c.Patch(context.Background(), getCluster(ts, c, args[0]), client.RawPatch(types.MergePatchType, patch)))
+}
+
+// cmdUserCluster leaves the kubeconfig of a user cluster as the controller does; it is the shared API server:
+// usercluster CLUSTER.
+func cmdUserCluster(ts *testscript.TestScript, _ bool, args []string) {
+	c, err := controllerClient()
+	ts.Check(err)
+	data, err := clientcmd.Write(kubeconfigOf(server))
+	ts.Check(err)
+	secret := kubeconfigSecret(args[0], data)
+	ts.Check(c.Create(context.Background(), secret))
+	ts.Defer(func() { ts.Check(client.IgnoreNotFound(c.Delete(context.Background(), secret))) })
+}
+
+// cmdApply applies a file of objects, with their status if they have one, until the script ends: apply FILE.
+func cmdApply(ts *testscript.TestScript, _ bool, args []string) {
+	a, err := newApplier(server)
+	ts.Check(err)
+	objects, err := install.Decode([]byte(ts.ReadFile(args[0])))
+	ts.Check(err)
+	for _, o := range objects {
+		ts.Check(a.apply(context.Background(), o))
+		ts.Defer(func() { ts.Check(a.delete(context.Background(), o)) })
+	}
+}
+
+// cmdExitCode runs gkectl and compares its exit code: exitcode N ARGS….
+func cmdExitCode(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec("gkectl", args[1:]...)
+	got := 0
+	if err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("running gkectl: %v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if fmt.Sprint(got) != args[0] {
+		ts.Fatalf("exit code %d, want %s", got, args[0])
+	}
+}
+
+// cmdMode compares the permissions of a file: mode 600 FILE.
+func cmdMode(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Stat(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%o", info.Mode().Perm()); got != args[0] {
+		ts.Fatalf("%s has mode %s, want %s", args[1], got, args[0])
+	}
+}
+
+// applier applies any object, server-side.
+type applier struct {
+	client dynamic.Interface
+	mapper *restmapper.DeferredDiscoveryRESTMapper
+}
+
+func newApplier(config *rest.Config) (*applier, error) {
+	c, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	d, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return &applier{client: c, mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(d))}, nil
+}
+
+func (a *applier) apply(ctx context.Context, o *unstructured.Unstructured) error {
+	resource, err := a.resource(o)
+	if err != nil {
+		return err
+	}
+	options := metav1.ApplyOptions{FieldManager: "test", Force: true}
+	if _, err := resource.Apply(ctx, o.GetName(), o, options); err != nil {
+		return err
+	}
+	if _, ok := o.Object["status"]; ok {
+		_, err = resource.ApplyStatus(ctx, o.GetName(), o, options)
+	}
+	return err
+}
+
+func (a *applier) delete(ctx context.Context, o *unstructured.Unstructured) error {
+	resource, err := a.resource(o)
+	if err != nil {
+		return err
+	}
+	var atOnce int64
+	return resource.Delete(ctx, o.GetName(), metav1.DeleteOptions{GracePeriodSeconds: &atOnce})
+}
+
+func (a *applier) resource(o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
+	gvk := o.GroupVersionKind()
+	mapping, err := a.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	if err != nil {
+		return nil, err
+	}
+	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+		return a.client.Resource(mapping.Resource).Namespace(o.GetNamespace()), nil
+	}
+	return a.client.Resource(mapping.Resource), nil
+}

@@ -1,0 +1,122 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+// versions are the three key versions of a rotation, in the form in which `status` prints them.
+type versions struct {
+	TokenVersion      int32   `json:"tokenVersion"`
+	PrivateKeyVersion int32   `json:"privateKeyVersion"`
+	PublicKeyVersions []int32 `json:"publicKeyVersions"`
+}
+
+// rotationState is the state of the key of one cluster, as `status -o json` gives it.
+type rotationState struct {
+	Cluster string `json:"cluster"`
+	// KSASigningKeyVersion is the wanted key version.
+	KSASigningKeyVersion int32                  `json:"ksaSigningKeyVersion"`
+	Status               metav1.ConditionStatus `json:"status"`
+	Reason               string                 `json:"reason"`
+	versions
+	Step         string                     `json:"step,omitempty"`
+	WaitingFor   string                     `json:"waitingFor,omitempty"`
+	StepSince    *metav1.Time               `json:"stepSince,omitempty"`
+	StartedAt    *metav1.Time               `json:"startedAt,omitempty"`
+	CompletedAt  *metav1.Time               `json:"completedAt,omitempty"`
+	LegacyTokens legacyTokens               `json:"legacyTokens"`
+	APIServers   []v1alpha1.APIServerStatus `json:"apiServers"`
+
+	message string
+}
+
+// legacyTokens counts legacy tokens; unlike in the API, zeros are there too.
+type legacyTokens struct {
+	Total int64 `json:"total"`
+	Stale int64 `json:"stale"`
+}
+
+// rotationOf sums up what is known of a cluster's key. A condition from before the latest change of the spec is not
+// believed when it says that the wanted key version is there, unless the versions observed with it show that.
+func rotationOf(uc *v1alpha1.UserCluster) rotationState {
+	key := uc.Status.KSASigningKey
+	s := rotationState{
+		Cluster:              uc.Name,
+		KSASigningKeyVersion: uc.Spec.KSASigningKey.Version,
+		Status:               metav1.ConditionFalse,
+		Reason:               v1alpha1.ReasonRotationProcessed,
+		versions: versions{
+			TokenVersion: key.TokenVersion, PrivateKeyVersion: key.PrivateKeyVersion,
+			PublicKeyVersions: append([]int32{}, key.PublicKeyVersions...),
+		},
+		Step: key.Step, WaitingFor: key.WaitingFor, StepSince: key.StepSince,
+		StartedAt: key.StartedAt, CompletedAt: key.CompletedAt,
+		LegacyTokens: legacyTokens(key.LegacyTokens),
+		APIServers:   append([]v1alpha1.APIServerStatus{}, uc.Status.APIServers...),
+	}
+	s.message = s.versions.String()
+	condition := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKSASigningKeyRotation)
+	if condition != nil && (condition.ObservedGeneration >= uc.Generation || s.converged()) {
+		s.Status, s.Reason, s.message = condition.Status, condition.Reason, condition.Message
+	}
+	return s
+}
+
+// done says that the wanted key version is the only one.
+func (s rotationState) done() bool { return s.Status == metav1.ConditionTrue }
+
+func (s rotationState) converged() bool {
+	wanted := s.KSASigningKeyVersion
+	return s.TokenVersion == wanted && s.PrivateKeyVersion == wanted && slices.Equal(s.PublicKeyVersions, []int32{wanted})
+}
+
+func (v versions) String() string {
+	text, err := json.Marshal(v)
+	must(err)
+	return string(text)
+}
+
+// text is the state as the documented product prints it, to the letter.
+func (s rotationState) text() string {
+	return fmt.Sprintf("State of KSASigningKeyRotation with KSASigningKeyVersion %d is -\nstatus: %s,\nreason: %s,\nmessage:%s\n",
+		s.KSASigningKeyVersion, s.Status, s.Reason, s.message)
+}
+
+// readyOf returns the condition Ready; False with a reason when the latest change has not been observed yet.
+func readyOf(uc *v1alpha1.UserCluster) metav1.Condition {
+	condition := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionReady)
+	if condition == nil || condition.ObservedGeneration < uc.Generation {
+		return metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonCreateOrUpdate, Message: "waiting for the controller"}
+	}
+	return *condition
+}
+
+// blocked says that somebody must act before the cluster can go on.
+func blocked(uc *v1alpha1.UserCluster) bool {
+	return readyOf(uc).Reason == v1alpha1.ReasonRotationBlocked
+}
+
+// untilReady is a look that ends when a cluster is as its spec wants it.
+func untilReady(uc *v1alpha1.UserCluster) (step, detail string, done bool) {
+	if uc == nil {
+		return "gone", "", false
+	}
+	ready := readyOf(uc)
+	if ready.Status == metav1.ConditionTrue {
+		return "ready", "", true
+	}
+	if ready.Reason == v1alpha1.ReasonCreateOrUpdate {
+		// The message begins with what the reason means, in words.
+		step, detail, _ = strings.Cut(ready.Message, ": ")
+		return step, detail, false
+	}
+	return ready.Reason, ready.Message, false
+}

@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// writeKubeconfig writes the kubeconfig of a user cluster to a file, which is whole or not there at any time.
+func (c admin) writeKubeconfig(ctx context.Context, cluster, path string) (err error) {
+	data, err := c.kubeconfig(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("writing the kubeconfig of user cluster %s: %w", cluster, err)
+		}
+	}()
+	// CreateTemp makes a file of mode 0600.
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return os.Rename(f.Name(), path)
+}
+
+// removeKubeconfig removes the file that writeKubeconfig wrote with this content. Another file is left alone.
+func removeKubeconfig(path string, written []byte) (removed bool, err error) {
+	data, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("reading the kubeconfig file of the user cluster: %w", err)
+	case !bytes.Equal(data, written):
+		return false, nil
+	}
+	if err := os.Remove(path); err != nil {
+		return false, fmt.Errorf("removing the kubeconfig file of the user cluster: %w", err)
+	}
+	return true, nil
+}

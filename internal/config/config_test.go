@@ -1,0 +1,284 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+const valid = `apiVersion: v1
+kind: UserCluster
+name: demo
+gkeOnPremVersion: 1.36.4-gke.1
+network:
+  serviceCIDR: 10.96.0.0/20
+  podCIDR: 192.168.0.0/16
+`
+
+// documented has every field of the product's documented example, and some more.
+const documented = valid + `enableControlplaneV2: true
+enableDataplaneV2: true
+loadBalancer:
+  vips: {controlPlaneVIP: "172.16.21.6", ingressVIP: "172.16.21.7"}
+  kind: MetalLB
+  metalLB: {addressPools: [{name: "address-pool-1", addresses: ["172.16.21.30/32"]}]}
+masterNode: {cpus: 4, memoryMB: 8192, replicas: 3}
+nodePools:
+- {name: pool-1, cpus: 4, memoryMB: 8192, replicas: 3, enableLoadBalancer: true, osImageType: ubuntu_cgv2}
+- name: pool-2
+  cpus: 4
+  replicas: 0
+  gkeOnPremVersion: 1.36.4-gke.1
+  labels: {environment: production, node.kubernetes.io/kind: "2"}
+  taints:
+  - {key: staging, value: "true", effect: NoSchedule}
+  - {key: staging, effect: NoExecute}
+  updateStrategy: {rollingUpdate: {maxSurge: 2}}
+antiAffinityGroups: {enabled: true}
+gkeConnect: {projectID: my-project-123, location: us-central1, registerServiceAccountKeyPath: connect-register.json}
+stackdriver: {projectID: my-project-123, clusterLocation: us-central1, enableVPC: false, serviceAccountKeyPath: log.json}
+autoRepair: {enabled: true}
+ksaSigningKey: {source: files, algorithm: ES256}
+`
+
+func TestParseDocumented(t *testing.T) {
+	c, err := Parse([]byte(documented))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantSpec := v1alpha1.UserClusterSpec{
+		KubernetesVersion: "v1.36.4",
+		Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
+		ControlPlane:      v1alpha1.ControlPlane{Replicas: 3},
+		NodePools: []v1alpha1.NodePool{
+			{Name: "pool-1", Replicas: 3, MaxSurge: 1},
+			{
+				Name: "pool-2", MaxSurge: 2,
+				Labels: map[string]string{"environment": "production", "node.kubernetes.io/kind": "2"},
+				Taints: []corev1.Taint{
+					{Key: "staging", Value: "true", Effect: corev1.TaintEffectNoSchedule},
+					{Key: "staging", Effect: corev1.TaintEffectNoExecute},
+				},
+			},
+		},
+		KSASigningKey: v1alpha1.KSASigningKey{Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.ES256},
+	}
+	got := c.Object()
+	if diff := cmp.Diff(wantSpec, got.Spec); diff != "" {
+		t.Errorf("spec (-want +got):\n%s", diff)
+	}
+	if got.Namespace != v1alpha1.SystemNamespace || got.Name != "demo" {
+		t.Errorf("object is %s/%s", got.Namespace, got.Name)
+	}
+	wantUnused := []string{
+		"enableDataplaneV2", "loadBalancer", "masterNode.cpus", "masterNode.memoryMB", "nodePools[].cpus",
+		"nodePools[].memoryMB", "nodePools[].enableLoadBalancer", "nodePools[].osImageType", "antiAffinityGroups",
+		"gkeConnect", "stackdriver", "autoRepair",
+	}
+	if diff := cmp.Diff(wantUnused, c.WithoutEffect()); diff != "" {
+		t.Errorf("fields without effect (-want +got):\n%s", diff)
+	}
+}
+
+func TestParseDefaults(t *testing.T) {
+	c, err := Parse([]byte(valid + "nodePools: [{name: a, replicas: 1}]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := v1alpha1.UserClusterSpec{
+		KubernetesVersion: "v1.36.4",
+		Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
+		ControlPlane:      v1alpha1.ControlPlane{Replicas: 1},
+		NodePools:         []v1alpha1.NodePool{{Name: "a", Replicas: 1, MaxSurge: 1}},
+		KSASigningKey:     v1alpha1.KSASigningKey{Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.RS256},
+	}
+	if diff := cmp.Diff(want, c.Object().Spec); diff != "" {
+		t.Errorf("spec (-want +got):\n%s", diff)
+	}
+	if got := c.WithoutEffect(); len(got) != 0 {
+		t.Errorf("fields without effect = %v, want none", got)
+	}
+}
+
+// Every case is a whole file, or lines added to a valid one.
+func TestParseProblems(t *testing.T) {
+	tests := []struct {
+		name, file, add string
+		want            []string
+	}{
+		{name: "empty", file: "\n# nothing\n", want: []string{"the file is empty"}},
+		{name: "null", file: "null\n", want: []string{"the file is empty"}},
+		{name: "list", file: "- a\n", want: []string{"the file holds a list, not fields of a UserCluster"}},
+		{name: "syntax", file: "a: [1\n", want: []string{"line 1: did not find expected ',' or ']'"}},
+		{name: "two documents", add: "---\nname: b\n", want: []string{"the file holds more than one document"}},
+		{name: "alias", file: "apiVersion: &v v1\nkind: *v\nname: a\n", want: []string{
+			"kind: is a YAML alias; write the value out (line 2)",
+			"gkeOnPremVersion: is missing; for example 1.36.4-gke.1",
+			"network.serviceCIDR: is missing",
+			"network.podCIDR: is missing",
+		}},
+		{name: "merge key", add: "masterNode: {<<: {replicas: 3}}\n", want: []string{"masterNode: a key must be a plain name (line 8)"}},
+		{name: "wrong kind", file: strings.NewReplacer("v1\n", "v2\n", "UserCluster", "AdminCluster").Replace(valid), want: []string{
+			`apiVersion: must be v1, not "v2" (line 1)`, `kind: must be UserCluster, not "AdminCluster" (line 2)`,
+		}},
+		{name: "unknown fields", add: "masterNode: {replica: 3}\nnodepools: []\n", want: []string{
+			"masterNode.replica: unknown field (line 8)", "nodepools: unknown field (line 9)",
+		}},
+		{name: "duplicate keys", add: "name: other\nstackdriver: {}\nstackdriver: {}\n", want: []string{
+			"name: duplicate key, first on line 3 (line 8)", "stackdriver: duplicate key, first on line 9 (line 10)",
+		}},
+		{name: "wrong types", add: "enableAdvancedCluster: \"yes\"\nmasterNode: 3\nnodePools:\n- {name: 5, replicas: 1.5}\n- {name: a, replicas: 9999999999, labels: {a: true}}\n", want: []string{
+			`enableAdvancedCluster: must be true or false, not the string "yes" (line 8)`,
+			"masterNode: must be a mapping, not a whole number (3); put quotes around it to make it a string (line 9)",
+			"nodePools[0].name: must be a string, not a whole number (5); put quotes around it to make it a string (line 11)",
+			"nodePools[0].replicas: must be a whole number, not a decimal number (1.5); put quotes around it to make it a string (line 11)",
+			"nodePools[1].replicas: 9999999999 is not in the range of a whole number (line 12)",
+			"nodePools[1].labels.a: must be a string, not true or false (true); put quotes around it to make it a string (line 12)",
+		}},
+		{name: "names", file: strings.Replace(valid, "demo", "-Demo", 1), add: "nodePools: [{name: a, replicas: 1}, {name: a, replicas: 1}, {name: a_b, replicas: 1}, {replicas: 1}]\n", want: []string{
+			`name: "-Demo" ` + nameRule + " (line 3)",
+			`nodePools[1].name: duplicate "a" (line 8)`,
+			`nodePools[2].name: "a_b" ` + nameRule + " (line 8)",
+			"nodePools[3].name: is missing",
+		}},
+		{name: "replicas", add: "masterNode: {replicas: 2}\nnodePools:\n- {name: a}\n- {name: b, replicas: -1}\n- {name: c, replicas: 101, updateStrategy: {rollingUpdate: {maxSurge: 0}}}\n", want: []string{
+			"masterNode.replicas: must be 1 or 3, not 2 (line 8)",
+			"nodePools[1].replicas: must be 0 to 100, not -1 (line 11)",
+			"nodePools[2].replicas: must be 0 to 100, not 101 (line 12)",
+			"nodePools[2].updateStrategy.rollingUpdate.maxSurge: must be 1 to 100, not 0: a new node comes before an old one goes (line 12)",
+			"nodePools[0].replicas: is missing",
+		}},
+		{name: "versions", file: strings.Replace(valid, "1.36.4-gke.1", "1.34.200-gke.68", 1), add: "nodePools: [{name: a, replicas: 1, gkeOnPremVersion: 1.35.0-gke.1}]\n", want: []string{
+			`gkeOnPremVersion: "1.34.200-gke.68" is not supported: clusters can have Kubernetes 1.36 or 1.35 (line 4)`,
+			`nodePools[0].gkeOnPremVersion: must be that of the cluster, "1.34.200-gke.68", not "1.35.0-gke.1" (line 8)`,
+		}},
+		{name: "version syntax", file: strings.Replace(valid, "1.36.4-gke.1", "v1.36.4", 1), want: []string{
+			`gkeOnPremVersion: "v1.36.4" is not a version like 1.36.4-gke.1 (line 4)`,
+		}},
+		{name: "empty range", file: strings.Replace(valid, "10.96.0.0/20", `""`, 1), want: []string{"network.serviceCIDR: is missing (line 6)"}},
+		{name: "bad ranges", file: strings.NewReplacer("10.96.0.0/20", "10.96.0.1/20", "192.168.0.0/16", "fd00::/64").Replace(valid), want: []string{
+			"network.serviceCIDR: 10.96.0.1/20 does not begin at its first address; write 10.96.0.0/20 (line 6)",
+			`network.podCIDR: "fd00::/64" is not an IPv4 range like 10.96.0.0/20 (line 7)`,
+		}},
+		{name: "reserved ranges", file: strings.NewReplacer("10.96.0.0/20", "127.0.0.0/20", "192.168.0.0/16", "169.254.0.0/16").Replace(valid), want: []string{
+			"network.serviceCIDR: 127.0.0.0/20 is reserved and cannot be used by a cluster (line 6)",
+			"network.podCIDR: 169.254.0.0/16 is reserved and cannot be used by a cluster (line 7)",
+		}},
+		{name: "overlap", file: strings.Replace(valid, "10.96.0.0/20", "192.168.16.0/20", 1), want: []string{
+			"network.podCIDR: 192.168.0.0/16 overlaps with network.serviceCIDR 192.168.16.0/20 (line 7)",
+		}},
+		{name: "small ranges", file: strings.NewReplacer("10.96.0.0/20", "10.96.0.0/29", "192.168.0.0/16", "192.168.0.0/25").Replace(valid), want: []string{
+			"network.serviceCIDR: 10.96.0.0/29 must be between a /12 and a /28 (line 6)",
+			"network.podCIDR: 192.168.0.0/25 must be between a /8 and a /24: every node gets a /24 of it (line 7)",
+		}},
+		{name: "no room for nodes", file: strings.Replace(valid, "/16", "/23", 1), add: "nodePools: [{name: a, replicas: 2}, {name: b, replicas: 0}]\n", want: []string{
+			"network.podCIDR: 192.168.0.0/23 is too small: it has room for 2 nodes, each with a /24, and nodePools have up to 3 while nodes are replaced (line 7)",
+		}},
+		{name: "labels and taints", add: "nodePools:\n- name: a\n  replicas: 1\n  labels:\n    keyturn.dev/node-pool: b\n    topology.kubernetes.io/zone: z\n    kubelet.kubernetes.io/x: y\n  taints:\n  - {key: a, effect: Never}\n  - {effect: NoExecute}\n  - {key: b, effect: NoExecute}\n  - {key: b, value: other, effect: NoExecute}\n", want: []string{
+			"nodePools[0].labels.keyturn.dev/node-pool: labels of keyturn.dev are reserved (line 12)",
+			"nodePools[0].labels.topology.kubernetes.io/zone: labels of topology.kubernetes.io are reserved (line 13)",
+			`nodePools[0].taints[0].effect: must be NoSchedule or PreferNoSchedule or NoExecute, not "Never" (line 16)`,
+			"nodePools[0].taints[3]: duplicate b:NoExecute (line 19)",
+			"nodePools[0].taints[1].key: is missing",
+		}},
+		{name: "features", add: "enableControlplaneV2: false\nksaSigningKey: {source: external, algorithm: HS256}\ngkeConnect: {projectID: p}\n", want: []string{
+			"enableControlplaneV2: must be true: a control plane inside the admin cluster is not supported (line 8)",
+			`ksaSigningKey.source: must be files, not "external" (line 9)`,
+			`ksaSigningKey.algorithm: must be RS256 or ES256, not "HS256" (line 9)`,
+			"gkeConnect.location: is missing",
+			"gkeConnect.registerServiceAccountKeyPath: is missing",
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			file := tt.file
+			if file == "" {
+				file = valid
+			}
+			c, err := Parse([]byte(file + tt.add))
+			var invalid *InvalidError
+			if !errors.As(err, &invalid) || c != nil {
+				t.Fatalf("Parse = %v, %v; want an InvalidError alone", c, err)
+			}
+			if diff := cmp.Diff(tt.want, strings.Split(err.Error(), "\n")); diff != "" {
+				t.Errorf("problems (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestParseTooLarge(t *testing.T) {
+	_, err := Parse(bytes.Repeat([]byte("#\n"), maxSize))
+	if err == nil || !strings.Contains(err.Error(), "at most 1048576") {
+		t.Errorf("Parse = %v", err)
+	}
+}
+
+func TestTemplate(t *testing.T) {
+	data, err := Template("my-cluster", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Every line that is commented out is valid too, once it is not.
+	for name, file := range map[string][]byte{"as it is": data, "uncommented": uncomment(data)} {
+		c, err := Parse(file)
+		if err != nil {
+			t.Fatalf("template %s: %v\n%s", name, err, file)
+		}
+		if c.Name != "my-cluster" || c.KubernetesVersion() != "v1.36.4" {
+			t.Errorf("template %s has name %q and version %q", name, c.Name, c.KubernetesVersion())
+		}
+	}
+	if c, _ := Parse(uncomment(data)); c.GKEConnect == nil || len(c.NodePools[0].Labels) == 0 || len(c.NodePools[0].Taints) == 0 {
+		t.Errorf("the uncommented template lacks some of its fields")
+	}
+	for _, bad := range [][2]string{{"Bad", ""}, {"", ""}, {"a", "1.2"}, {"a", "1.34.0-gke.1"}} {
+		if _, err := Template(bad[0], bad[1]); err == nil {
+			t.Errorf("Template(%q, %q) is no error", bad[0], bad[1])
+		}
+	}
+}
+
+// uncomment takes the comment sign from lines that hold a field: "# key: …" or "# - key: …".
+func uncomment(data []byte) []byte {
+	var out []string
+	for line := range strings.Lines(string(data)) {
+		indent, rest, ok := strings.Cut(line, "# ")
+		key, _, isField := strings.Cut(strings.TrimPrefix(strings.TrimLeft(rest, " "), "- "), ":")
+		if ok && strings.TrimSpace(indent) == "" && isField && !strings.Contains(key, " ") {
+			line = indent + rest
+		}
+		out = append(out, line)
+	}
+	return []byte(strings.Join(out, ""))
+}
+
+func FuzzParse(f *testing.F) {
+	data, err := Template("a", "")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, seed := range []string{valid, documented, string(data), "", "a: *b", "? {a: b}\n: c", "- &a [*a]", "nodePools: [null, {}]", "!!binary x", "a: !b c"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Parse(data)
+		if err != nil {
+			var invalid *InvalidError
+			if !errors.As(err, &invalid) || len(invalid.Problems) == 0 || c != nil {
+				t.Fatalf("Parse = %v, %#v", c, err)
+			}
+			return
+		}
+		uc := c.Object()
+		if !namePattern.MatchString(uc.Name) || uc.Spec.KubernetesVersion == "" || uc.Spec.KSASigningKey.Version != 1 {
+			t.Errorf("a valid file makes an invalid object: %+v", uc)
+		}
+	})
+}

@@ -1,0 +1,215 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// decoder fills a struct from YAML and notes every problem on the way. The decoders of the YAML libraries stop at
+// the first wrong value, or let duplicate keys and unknown fields pass.
+type decoder struct {
+	problems []Problem
+	// lines maps the path of each field that is there to its line.
+	lines         map[string]int
+	withoutEffect []string
+}
+
+// document decodes the only document of r. It reports false when there is nothing that could be validated.
+func (d *decoder) document(r io.Reader, size int, into any) bool {
+	if size > maxSize {
+		d.problem("", "the file has %d bytes; a configuration has at most %d", size, maxSize)
+		return false
+	}
+	yamlDecoder := yaml.NewDecoder(r)
+	var doc, more yaml.Node
+	switch err := yamlDecoder.Decode(&doc); {
+	case errors.Is(err, io.EOF) || err == nil && isNull(doc.Content[0]):
+		d.problem("", "the file is empty")
+		return false
+	case err != nil:
+		d.problem("", "%s", strings.TrimPrefix(err.Error(), "yaml: "))
+		return false
+	}
+	if err := yamlDecoder.Decode(&more); !errors.Is(err, io.EOF) {
+		d.problem("", "the file holds more than one document")
+		return false
+	}
+	root := doc.Content[0]
+	if root.Kind != yaml.MappingNode {
+		d.problem("", "the file holds %s, not fields of a UserCluster", describe(root))
+		return false
+	}
+	d.value("", root, reflect.ValueOf(into).Elem())
+	return true
+}
+
+// value decodes one node into a value of one of the kinds that a configuration is made of.
+func (d *decoder) value(path string, n *yaml.Node, into reflect.Value) {
+	if n.Kind == yaml.AliasNode {
+		d.problem(path, "is a YAML alias; write the value out")
+		return
+	}
+	if isNull(n) {
+		return
+	}
+	switch into.Kind() {
+	case reflect.Pointer:
+		into.Set(reflect.New(into.Type().Elem()))
+		d.value(path, n, into.Elem())
+	case reflect.Struct:
+		d.structure(path, n, into)
+	case reflect.Slice:
+		d.list(path, n, into)
+	case reflect.Map:
+		d.strings(path, n, into)
+	default:
+		d.scalar(path, n, into)
+	}
+}
+
+func (d *decoder) structure(path string, n *yaml.Node, into reflect.Value) {
+	known, unused := fields(into.Type())
+	d.mapping(path, n, func(path, name string, value *yaml.Node) {
+		switch field, ok := known[name]; {
+		case ok:
+			if field.Tag.Get("effect") == "none" {
+				d.noEffect(path)
+			}
+			d.value(path, value, into.FieldByIndex(field.Index))
+		case slices.Contains(unused, name):
+			d.noEffect(path)
+		default:
+			d.problem(path, "unknown field")
+		}
+	})
+}
+
+// fields returns those of a struct by their YAML name, and the names that are accepted without effect.
+func fields(t reflect.Type) (known map[string]reflect.StructField, unused []string) {
+	known = map[string]reflect.StructField{}
+	for f := range t.Fields() {
+		if name := f.Tag.Get("yaml"); name != "" {
+			known[name] = f
+		}
+		unused = append(unused, strings.Fields(f.Tag.Get("unused"))...)
+	}
+	return known, unused
+}
+
+func (d *decoder) strings(path string, n *yaml.Node, into reflect.Value) {
+	into.Set(reflect.MakeMap(into.Type()))
+	d.mapping(path, n, func(path, key string, value *yaml.Node) {
+		v := reflect.New(into.Type().Elem()).Elem()
+		d.value(path, value, v)
+		into.SetMapIndex(reflect.ValueOf(key), v)
+	})
+}
+
+// mapping calls visit for every entry, in their order, but for duplicates.
+func (d *decoder) mapping(path string, n *yaml.Node, visit func(path, key string, value *yaml.Node)) {
+	if n.Kind != yaml.MappingNode {
+		d.problem(path, "must be a mapping, not %s", describe(n))
+		return
+	}
+	seen := map[string]int{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, value := n.Content[i], n.Content[i+1]
+		if key.Kind != yaml.ScalarNode || key.ShortTag() == "!!merge" {
+			d.problems = append(d.problems, Problem{Path: path, Line: key.Line, Message: "a key must be a plain name"})
+			continue
+		}
+		child := join(path, key.Value)
+		if first, ok := seen[key.Value]; ok {
+			d.problems = append(d.problems, Problem{Path: child, Line: key.Line, Message: fmt.Sprintf("duplicate key, first on line %d", first)})
+			continue
+		}
+		seen[key.Value] = key.Line
+		d.lines[child] = key.Line
+		visit(child, key.Value, value)
+	}
+}
+
+func (d *decoder) list(path string, n *yaml.Node, into reflect.Value) {
+	if n.Kind != yaml.SequenceNode {
+		d.problem(path, "must be a list, not %s", describe(n))
+		return
+	}
+	into.Set(reflect.MakeSlice(into.Type(), len(n.Content), len(n.Content)))
+	for i, item := range n.Content {
+		child := fmt.Sprintf("%s[%d]", path, i)
+		d.lines[child] = item.Line
+		d.value(child, item, into.Index(i))
+	}
+}
+
+func (d *decoder) scalar(path string, n *yaml.Node, into reflect.Value) {
+	var want string
+	switch into.Kind() {
+	case reflect.String:
+		want = "!!str"
+	case reflect.Bool:
+		want = "!!bool"
+	default:
+		want = "!!int"
+	}
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != want {
+		d.problem(path, "must be %s, not %s", scalarKinds[want], describe(n))
+		return
+	}
+	if err := n.Decode(into.Addr().Interface()); err != nil {
+		d.problem(path, "%s is not in the range of a whole number", n.Value)
+	}
+}
+
+// scalarKinds are the tags of YAML scalars in words.
+var scalarKinds = map[string]string{
+	"!!str": "a string", "!!bool": "true or false", "!!int": "a whole number", "!!float": "a decimal number",
+	"!!timestamp": "a date", "!!null": "nothing", "!!binary": "binary data",
+}
+
+func describe(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a mapping"
+	case yaml.SequenceNode:
+		return "a list"
+	case yaml.AliasNode:
+		return "an alias"
+	}
+	kind, ok := scalarKinds[n.ShortTag()]
+	switch {
+	case !ok:
+		kind = "a value with the tag " + n.Tag
+	case n.ShortTag() != "!!str" && n.Value != "":
+		kind = fmt.Sprintf("%s (%.40s); put quotes around it to make it a string", kind, n.Value)
+	case n.ShortTag() == "!!str":
+		kind = fmt.Sprintf("the string %.40q", n.Value)
+	}
+	return kind
+}
+
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+var listIndex = regexp.MustCompile(`\[\d+\]`)
+
+// noEffect notes a field without effect, once for all entries of a list.
+func (d *decoder) noEffect(path string) {
+	path = listIndex.ReplaceAllString(path, "[]")
+	if !slices.Contains(d.withoutEffect, path) {
+		d.withoutEffect = append(d.withoutEffect, path)
+	}
+}

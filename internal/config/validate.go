@@ -1,0 +1,254 @@
+package config
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+// SupportedMinors are the minor versions of Kubernetes that clusters can have, the newest first.
+var SupportedMinors = []string{"1.36", "1.35"}
+
+// DefaultVersion is the gkeOnPremVersion of new files.
+const DefaultVersion = "1.36.4-gke.1"
+
+// The limits of a cluster.
+const (
+	maxPools    = 32
+	maxReplicas = 100
+	// nodeBits is the prefix length of the address range that each node gets out of podCIDR.
+	nodeBits = 24
+	// kube-controller-manager refuses ranges of more than 2^16 nodes.
+	minPodBits = nodeBits - 16
+	// kube-apiserver refuses service ranges of more than 2^20 addresses; in less than 16 the first services of a
+	// cluster have no room.
+	minServiceBits, maxServiceBits = 12, 28
+)
+
+var (
+	namePattern    = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`)
+	versionPattern = regexp.MustCompile(`^((?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*))\.(0|[1-9][0-9]*)-gke\.[0-9]+$`)
+)
+
+const nameRule = "must be 1 to 40 lower-case letters, digits and dashes, begin with a letter and not end with a dash"
+
+func (c *UserCluster) setDefaults() {
+	setDefault(&c.EnableControlplaneV2, true)
+	setDefault(&c.MasterNode.Replicas, 1)
+	if c.KSASigningKey.Source == "" {
+		c.KSASigningKey.Source = string(v1alpha1.KeySourceFiles)
+	}
+	if c.KSASigningKey.Algorithm == "" {
+		c.KSASigningKey.Algorithm = string(v1alpha1.RS256)
+	}
+	for i := range c.NodePools {
+		setDefault(&c.NodePools[i].UpdateStrategy.RollingUpdate.MaxSurge, 1)
+	}
+}
+
+func setDefault[T any](field **T, value T) {
+	if *field == nil {
+		*field = &value
+	}
+}
+
+// validate notes every problem of a file that was decoded and has its defaults.
+func validate(c *UserCluster, d *decoder) {
+	d.oneOf("apiVersion", c.APIVersion, "v1")
+	d.oneOf("kind", c.Kind, "UserCluster")
+	d.name("name", c.Name)
+	if _, err := kubernetesVersion(c.GKEOnPremVersion); err != nil {
+		d.problem("gkeOnPremVersion", "%v", err)
+	}
+	if !*c.EnableControlplaneV2 {
+		d.problem("enableControlplaneV2", "must be true: a control plane inside the admin cluster is not supported")
+	}
+	if r := *c.MasterNode.Replicas; r != 1 && r != 3 {
+		d.problem("masterNode.replicas", "must be 1 or 3, not %d", r)
+	}
+	d.nodePools(c)
+	d.network(c)
+	d.oneOf("ksaSigningKey.source", c.KSASigningKey.Source, string(v1alpha1.KeySourceFiles))
+	d.oneOf("ksaSigningKey.algorithm", c.KSASigningKey.Algorithm, string(v1alpha1.RS256), string(v1alpha1.ES256))
+	if g := c.GKEConnect; g != nil {
+		d.required("gkeConnect.projectID", g.ProjectID)
+		d.required("gkeConnect.location", g.Location)
+		d.required("gkeConnect.registerServiceAccountKeyPath", g.RegisterServiceAccountKeyPath)
+	}
+}
+
+func kubernetesVersion(gkeOnPremVersion string) (string, error) {
+	m := versionPattern.FindStringSubmatch(gkeOnPremVersion)
+	switch {
+	case gkeOnPremVersion == "":
+		return "", fmt.Errorf("is missing; for example %s", DefaultVersion)
+	case m == nil:
+		return "", fmt.Errorf("%q is not a version like %s", gkeOnPremVersion, DefaultVersion)
+	case !slices.Contains(SupportedMinors, m[1]):
+		return "", fmt.Errorf("%q is not supported: clusters can have Kubernetes %s", gkeOnPremVersion, strings.Join(SupportedMinors, " or "))
+	}
+	return "v" + m[1] + "." + m[2], nil
+}
+
+func (d *decoder) required(path, value string) bool {
+	if value == "" {
+		d.problem(path, "is missing")
+	}
+	return value != ""
+}
+
+func (d *decoder) oneOf(path, value string, allowed ...string) {
+	if d.required(path, value) && !slices.Contains(allowed, value) {
+		d.problem(path, "must be %s, not %q", strings.Join(allowed, " or "), value)
+	}
+}
+
+func (d *decoder) name(path, value string) {
+	if d.required(path, value) && !namePattern.MatchString(value) {
+		d.problem(path, "%q "+nameRule, value)
+	}
+}
+
+func (d *decoder) nodePools(c *UserCluster) {
+	if n := len(c.NodePools); n > maxPools {
+		d.problem("nodePools", "has %d pools; a cluster has at most %d", n, maxPools)
+	}
+	seen := map[string]bool{}
+	for i, p := range c.NodePools {
+		path := fmt.Sprintf("nodePools[%d]", i)
+		d.name(path+".name", p.Name)
+		if p.Name != "" && seen[p.Name] {
+			d.problem(path+".name", "duplicate %q", p.Name)
+		}
+		seen[p.Name] = true
+		d.nodePool(path, c, p)
+	}
+}
+
+func (d *decoder) nodePool(path string, c *UserCluster, p NodePool) {
+	switch {
+	case p.Replicas == nil:
+		d.problem(path+".replicas", "is missing")
+	case *p.Replicas < 0 || *p.Replicas > maxReplicas:
+		d.problem(path+".replicas", "must be 0 to %d, not %d", maxReplicas, *p.Replicas)
+	}
+	if surge := *p.UpdateStrategy.RollingUpdate.MaxSurge; surge < 1 || surge > maxReplicas {
+		d.problem(path+".updateStrategy.rollingUpdate.maxSurge", "must be 1 to %d, not %d: a new node comes before an old one goes", maxReplicas, surge)
+	}
+	if v := p.GKEOnPremVersion; v != "" && v != c.GKEOnPremVersion {
+		d.problem(path+".gkeOnPremVersion", "must be that of the cluster, %q, not %q", c.GKEOnPremVersion, v)
+	}
+	d.labels(path+".labels", p.Labels)
+	d.taints(path+".taints", p.Taints)
+}
+
+func (d *decoder) labels(path string, labels map[string]string) {
+	for key, value := range labels {
+		path := join(path, key)
+		for _, message := range validation.IsQualifiedName(key) {
+			d.problem(path, "%s", message)
+		}
+		for _, message := range validation.IsValidLabelValue(value) {
+			d.problem(path, "%s", message)
+		}
+		if prefix, _, ok := strings.Cut(key, "/"); ok && reserved(prefix) {
+			d.problem(path, "labels of %s are reserved", prefix)
+		}
+	}
+}
+
+// reserved says that nodes cannot be given labels with this prefix: a kubelet refuses those of Kubernetes
+// that it may not set on its own node, and the rest are ours.
+func reserved(prefix string) bool {
+	for _, own := range []string{"kubelet.kubernetes.io", "node.kubernetes.io"} {
+		if prefix == own || strings.HasSuffix(prefix, "."+own) {
+			return false
+		}
+	}
+	for _, domain := range []string{"kubernetes.io", "k8s.io", v1alpha1.GroupVersion.Group} {
+		if prefix == domain || strings.HasSuffix(prefix, "."+domain) {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *decoder) taints(path string, taints []Taint) {
+	seen := map[Taint]bool{}
+	for i, t := range taints {
+		path := fmt.Sprintf("%s[%d]", path, i)
+		if d.required(path+".key", t.Key) {
+			for _, message := range validation.IsQualifiedName(t.Key) {
+				d.problem(path+".key", "%s", message)
+			}
+		}
+		for _, message := range validation.IsValidLabelValue(t.Value) {
+			d.problem(path+".value", "%s", message)
+		}
+		d.oneOf(path+".effect", t.Effect,
+			string(corev1.TaintEffectNoSchedule), string(corev1.TaintEffectPreferNoSchedule), string(corev1.TaintEffectNoExecute))
+		id := Taint{Key: t.Key, Effect: t.Effect}
+		if seen[id] {
+			d.problem(path, "duplicate %s:%s", t.Key, t.Effect)
+		}
+		seen[id] = true
+	}
+}
+
+func (d *decoder) network(c *UserCluster) {
+	const servicePath, podPath = "network.serviceCIDR", "network.podCIDR"
+	service, serviceOK := d.prefix(servicePath, c.Network.ServiceCIDR)
+	pod, podOK := d.prefix(podPath, c.Network.PodCIDR)
+	if serviceOK && (service.Bits() < minServiceBits || service.Bits() > maxServiceBits) {
+		d.problem(servicePath, "%s must be between a /%d and a /%d", service, minServiceBits, maxServiceBits)
+	}
+	if podOK {
+		d.podRange(podPath, pod, c.NodePools)
+	}
+	if serviceOK && podOK && service.Overlaps(pod) {
+		d.problem(podPath, "%s overlaps with %s %s", pod, servicePath, service)
+	}
+}
+
+// podRange wants room for every node, and for those that come before old ones go.
+func (d *decoder) podRange(path string, pod netip.Prefix, pools []NodePool) {
+	if pod.Bits() < minPodBits || pod.Bits() > nodeBits {
+		d.problem(path, "%s must be between a /%d and a /%d: every node gets a /%d of it", pod, minPodBits, nodeBits, nodeBits)
+		return
+	}
+	var nodes int64
+	for _, p := range pools {
+		if p.Replicas != nil && *p.Replicas > 0 {
+			nodes += int64(*p.Replicas) + int64(*p.UpdateStrategy.RollingUpdate.MaxSurge)
+		}
+	}
+	if room := int64(1) << (nodeBits - pod.Bits()); nodes > room {
+		d.problem(path, "%s is too small: it has room for %d nodes, each with a /%d, and nodePools have up to %d while nodes are replaced", pod, room, nodeBits, nodes)
+	}
+}
+
+func (d *decoder) prefix(path, value string) (p netip.Prefix, ok bool) {
+	if !d.required(path, value) {
+		return p, false
+	}
+	p, err := netip.ParsePrefix(value)
+	switch a := p.Addr(); {
+	case err != nil || !a.Is4():
+		d.problem(path, "%q is not an IPv4 range like 10.96.0.0/20", value)
+		return p, false
+	case p != p.Masked():
+		d.problem(path, "%s does not begin at its first address; write %s", p, p.Masked())
+		return p, false
+	case a.IsLoopback() || a.IsMulticast() || a.IsLinkLocalUnicast() || a.IsUnspecified():
+		d.problem(path, "%s is reserved and cannot be used by a cluster", p)
+		return p, false
+	}
+	return p, true
+}
