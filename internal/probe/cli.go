@@ -1,0 +1,69 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+)
+
+// The exit codes of the command.
+const (
+	ExitOK      = 0 // done; for report: no refusal of a bound or third-party token
+	ExitRefused = 1 // report: such a token was refused
+	ExitUsage   = 2 // the command line is wrong
+	ExitFailed  = 3 // it could not be done, or, for report, too little was seen to prove anything
+)
+
+// Env is what the command takes from its process.
+type Env struct {
+	Stdout, Stderr io.Writer
+	Getenv         func(string) string
+}
+
+// exitError is an error with an exit code of its own.
+type exitError struct {
+	code int
+	error
+}
+
+func (e exitError) Unwrap() error { return e.error }
+
+// Main runs the command keyturn-probe and returns its exit code.
+func Main(ctx context.Context, env Env, args []string) int {
+	root := &cobra.Command{
+		Use:   "keyturn-probe",
+		Short: "A workload that uses every kind of service account token all the time and counts refusals",
+		Long: "A workload that uses every kind of service account token all the time and counts refusals.\n\n" +
+			"Exit codes: 0 done; 1 a bound or third-party token was refused (report);\n" +
+			"2 wrong command line; 3 it could not be done, or too little was seen to prove anything.",
+		Args:              cobra.NoArgs,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.AddCommand(runCommand(env), reportCommand(env), manifestsCommand(env))
+	root.SetArgs(args)
+	root.SetOut(env.Stdout)
+	root.SetErr(env.Stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return ExitOK
+	}
+	fmt.Fprintln(env.Stderr, "keyturn-probe:", err)
+	if exit, ok := errors.AsType[exitError](err); ok {
+		return exit.code
+	}
+	return ExitUsage // cobra's own errors
+}
+
+// failed gives an error the exit code of what could not be done.
+func failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return exitError{code: ExitFailed, error: err}
+}

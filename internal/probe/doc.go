@@ -1,0 +1,15 @@
+// Package probe is a workload that uses every kind of service account token all the time, and counts refusals.
+//
+// Start at Run, which a pod runs: for each kind of token and each API server it reads the token's file and
+// uses it, many times a second. A Recorder counts what came of it, by API server and kid, and keeps the times of
+// stale spells. A pod tells its Report under /report and /metrics, and keeps it in a ConfigMap that outlives it,
+// since replacing nodes replaces pods. Collect and Summarize add up those of all pods that ever ran.
+// Manifests has everything that a cluster needs to run the pods.
+//
+// A refusal is the API server's word that a token is not good: HTTP status 401, or a TokenReview that says "not authenticated".
+// No answer, or one of another kind (429, 5xx), says nothing about the token and counts as unavailable.
+//
+// kube-apiserver keeps an accepted token for 10 s. Within that time it accepts a legacy token whose Secret
+// was overwritten already, so a stale spell is only seen as far as it outlasts those 10 s. FileLag is what
+// tells how old a mounted legacy token really gets: the time from the Secret's change to that of the file.
+package probe

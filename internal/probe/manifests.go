@@ -1,0 +1,73 @@
+package probe
+
+import (
+	_ "embed"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"text/template"
+
+	"k8s.io/apimachinery/pkg/api/validate/content"
+)
+
+// DefaultImage is how the image of cmd/keyturn-probe is named in the containerd of local clusters.
+const DefaultImage = "localhost/keyturn/probe:dev"
+
+//go:embed manifests.yaml
+var manifestsYAML string
+
+var manifestsTemplate = template.Must(template.New("manifests").Parse(manifestsYAML))
+
+// Deployment says which pods Manifests describes.
+type Deployment struct {
+	Namespace, Image string
+	// Replicas is the number of pods. A PodDisruptionBudget lets one of them go at a time.
+	Replicas int
+	// Rate is that of Options.
+	Rate float64
+	// Servers are the https URLs of the API servers, each by itself. Empty: those that the service kubernetes
+	// tells, which may be a load balancer.
+	Servers []string
+}
+
+// DefaultDeployment is two pods in a namespace of their own.
+func DefaultDeployment() Deployment {
+	return Deployment{Namespace: "keyturn-probe", Image: DefaultImage, Replicas: 2, Rate: Defaults().Rate}
+}
+
+// ServerList is Servers as a flag takes them.
+func (d Deployment) ServerList() string { return strings.Join(d.Servers, ",") }
+
+// MinAvailable is how many pods must stay up.
+func (d Deployment) MinAvailable() int { return max(0, d.Replicas-1) }
+
+// Manifests writes all objects that a cluster needs to run the pods, as YAML.
+func Manifests(w io.Writer, d Deployment) error {
+	if err := d.validate(); err != nil {
+		return err
+	}
+	if err := manifestsTemplate.Execute(w, d); err != nil {
+		return fmt.Errorf("writing the manifests: %w", err)
+	}
+	return nil
+}
+
+func (d Deployment) validate() error {
+	switch {
+	case d.Replicas < 1:
+		return fmt.Errorf("%d replicas: there must be at least one", d.Replicas)
+	case d.Rate <= 0:
+		return fmt.Errorf("rate %v is not above zero", d.Rate)
+	case len(content.IsDNS1123Label(d.Namespace)) > 0:
+		return fmt.Errorf("namespace %q is not a DNS label", d.Namespace)
+	case d.Image == "" || strings.ContainsAny(d.Image, " \t\n\"'{}#"):
+		return fmt.Errorf("image %q is not an image name", d.Image)
+	}
+	for _, server := range d.Servers {
+		if u, err := url.Parse(server); err != nil || u.Scheme != "https" || u.Host == "" || strings.ContainsAny(server, " \t\n\"'{}#,") {
+			return fmt.Errorf("API server %q is not an https URL", server)
+		}
+	}
+	return nil
+}

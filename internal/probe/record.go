@@ -1,0 +1,278 @@
+package probe
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Kind is a kind of token.
+type Kind string
+
+// The kinds of tokens that a probe uses.
+const (
+	Bound      Kind = "bound"       // a projected token for the API server
+	Legacy     Kind = "legacy"      // a mounted token of a Secret
+	ThirdParty Kind = "third-party" // a projected token for another audience, checked by TokenReview
+)
+
+// Kinds are all kinds, in the order of reports.
+func Kinds() []Kind { return []Kind{Bound, Legacy, ThirdParty} }
+
+// Result is what came of using a token.
+type Result string
+
+// The results of using a token. Unavailable says nothing about the token.
+const (
+	Accepted    Result = "accepted"
+	Refused     Result = "refused"
+	Unavailable Result = "unavailable"
+)
+
+// Use is one use of a token at one API server.
+type Use struct {
+	Kind   Kind
+	Server string
+	// KeyID is the kid of the token; empty when it has none.
+	KeyID  string
+	Result Result
+	// Reason says why it was not accepted. It never holds a token.
+	Reason string
+	// At is when the answer came.
+	At time.Time
+}
+
+// Counts are uses by result.
+type Counts struct {
+	Accepted    int64 `json:"accepted"`
+	Refused     int64 `json:"refused"`
+	Unavailable int64 `json:"unavailable"`
+}
+
+// Requests is the number of all uses.
+func (c Counts) Requests() int64 { return c.Accepted + c.Refused + c.Unavailable }
+
+func (c *Counts) add(o Counts) {
+	c.Accepted += o.Accepted
+	c.Refused += o.Refused
+	c.Unavailable += o.Unavailable
+}
+
+func (c *Counts) count(r Result) {
+	switch r {
+	case Accepted:
+		c.Accepted++
+	case Refused:
+		c.Refused++
+	case Unavailable:
+		c.Unavailable++
+	}
+}
+
+// Spell is a time in which an API server refused a kind of token: from the first refusal to the next acceptance.
+type Spell struct {
+	// KeyID is the kid of the first token that was refused.
+	KeyID string    `json:"keyID"`
+	First time.Time `json:"first"`
+	Last  time.Time `json:"last"`
+	// End is when the token in the file was accepted again; zero while it is not.
+	End      time.Time `json:"end,omitzero"`
+	Refusals int64     `json:"refusals"`
+	Reason   string    `json:"reason,omitempty"`
+	// StaleFile says that the first refusal was only of a token that had been replaced in the file meanwhile:
+	// reading the file anew and trying again succeeded at once.
+	StaleFile bool `json:"staleFile,omitempty"`
+}
+
+// Seconds is how long the spell lasted, as far as it is known.
+func (s Spell) Seconds() float64 {
+	if s.End.IsZero() {
+		return s.Last.Sub(s.First).Seconds()
+	}
+	return s.End.Sub(s.First).Seconds()
+}
+
+// maxSpells is how many spells a line keeps: the longest of them.
+const maxSpells = 20
+
+// Line is all uses of one kind of token at one API server.
+type Line struct {
+	Kind   Kind   `json:"token"`
+	Server string `json:"server"`
+	// KeyIDs counts uses by kid.
+	KeyIDs map[string]Counts `json:"keyIDs"`
+	// Spells are the longest stale spells, in the order of time.
+	Spells []Spell `json:"spells,omitempty"`
+	// StaleSeconds is how long the longest spell lasted.
+	StaleSeconds float64 `json:"staleSeconds"`
+	// UnavailableReason is that of the last use that had no answer about the token.
+	UnavailableReason string `json:"unavailableReason,omitempty"`
+}
+
+// Counts sums up the uses of all kids.
+func (l Line) Counts() Counts {
+	var sum Counts
+	for _, c := range l.KeyIDs {
+		sum.add(c)
+	}
+	return sum
+}
+
+// Report is what one probe saw since it started.
+type Report struct {
+	Pod       string    `json:"pod"`
+	Node      string    `json:"node,omitempty"`
+	StartedAt time.Time `json:"startedAt"`
+	UpdatedAt time.Time `json:"updatedAt"`
+	// Mounted is the kid of each token that is in its file now.
+	Mounted map[Kind]string `json:"mounted"`
+	// FileLag is how long the file of the legacy token was behind its Secret.
+	FileLag FileLag `json:"fileLag"`
+	Lines   []Line  `json:"lines"`
+}
+
+// FileLag is how long the file of a mounted legacy token was behind its Secret, each time that the Secret changed.
+type FileLag struct {
+	Changes    int64   `json:"changes"`
+	MaxSeconds float64 `json:"maxSeconds"`
+}
+
+type place struct {
+	kind   Kind
+	server string
+}
+
+// Recorder counts uses. It may be used by several goroutines at once.
+type Recorder struct {
+	mu     sync.Mutex
+	report Report
+	lines  map[place]*Line
+	lag    lag
+}
+
+// NewRecorder returns a Recorder of a pod that starts now.
+func NewRecorder(pod, node string, now time.Time) *Recorder {
+	return &Recorder{
+		report: Report{Pod: pod, Node: node, StartedAt: now, UpdatedAt: now, Mounted: map[Kind]string{}},
+		lines:  map[place]*Line{},
+	}
+}
+
+// Record counts a use.
+func (r *Recorder) Record(u Use) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.line(u.Kind, u.Server)
+	counts := l.KeyIDs[u.KeyID]
+	counts.count(u.Result)
+	l.KeyIDs[u.KeyID] = counts
+	r.report.UpdatedAt = u.At
+	switch u.Result {
+	case Accepted:
+		l.accepted(u)
+	case Refused:
+		l.refused(u)
+	case Unavailable:
+		l.UnavailableReason = u.Reason
+	}
+}
+
+// RecordStaleFile notes that a refusal was followed by the success of another token, which the file held by then.
+func (r *Recorder) RecordStaleFile(kind Kind, server string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.line(kind, server)
+	if n := len(l.Spells); n > 0 && l.Spells[n-1].End.IsZero() {
+		l.Spells[n-1].StaleFile = l.Spells[n-1].Refusals == 1
+	}
+}
+
+// Mounted notes the kid of the token that is in its file now.
+func (r *Recorder) Mounted(kind Kind, keyID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.report.Mounted[kind] = keyID
+}
+
+// Report returns all that was recorded, as a copy.
+func (r *Recorder) Report() Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := r.report
+	out.Mounted = maps.Clone(r.report.Mounted)
+	for _, l := range r.lines {
+		c := *l
+		c.KeyIDs = maps.Clone(l.KeyIDs)
+		c.Spells = slices.Clone(l.Spells)
+		out.Lines = append(out.Lines, c)
+	}
+	slices.SortFunc(out.Lines, func(a, b Line) int {
+		return cmp.Or(
+			cmp.Compare(slices.Index(Kinds(), a.Kind), slices.Index(Kinds(), b.Kind)),
+			cmp.Compare(a.Server, b.Server),
+		)
+	})
+	return out
+}
+
+// Ready says that every kind of token was accepted by some API server.
+func (r *Recorder) Ready() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	seen := map[Kind]bool{}
+	for p, l := range r.lines {
+		seen[p.kind] = seen[p.kind] || l.Counts().Accepted > 0
+	}
+	return !slices.ContainsFunc(Kinds(), func(k Kind) bool { return !seen[k] })
+}
+
+func (r *Recorder) line(kind Kind, server string) *Line {
+	p := place{kind: kind, server: server}
+	if r.lines[p] == nil {
+		r.lines[p] = &Line{Kind: kind, Server: server, KeyIDs: map[string]Counts{}}
+	}
+	return r.lines[p]
+}
+
+// accepted ends a spell.
+func (l *Line) accepted(u Use) {
+	n := len(l.Spells)
+	if n == 0 || !l.Spells[n-1].End.IsZero() {
+		return
+	}
+	l.Spells[n-1].End = u.At
+	l.measure()
+	l.trim()
+}
+
+// refused begins a spell, or prolongs it.
+func (l *Line) refused(u Use) {
+	n := len(l.Spells)
+	if n == 0 || !l.Spells[n-1].End.IsZero() {
+		l.Spells = append(l.Spells, Spell{KeyID: u.KeyID, First: u.At, Reason: u.Reason})
+		n++
+	}
+	l.Spells[n-1].Last = u.At
+	l.Spells[n-1].Refusals++
+	l.measure()
+}
+
+func (l *Line) measure() {
+	l.StaleSeconds = max(l.StaleSeconds, l.Spells[len(l.Spells)-1].Seconds())
+}
+
+// trim drops the shortest spell when there are too many.
+func (l *Line) trim() {
+	if len(l.Spells) <= maxSpells {
+		return
+	}
+	shortest := 0
+	for i, s := range l.Spells {
+		if s.Seconds() < l.Spells[shortest].Seconds() {
+			shortest = i
+		}
+	}
+	l.Spells = slices.Delete(l.Spells, shortest, shortest+1)
+}

@@ -1,0 +1,229 @@
+package probe
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// at is so many tenths of a second after the epoch.
+func at(tenths int) time.Time { return epoch.Add(time.Duration(tenths) * 100 * time.Millisecond) }
+
+// record plays uses of one token at one API server, ten a second: a letter each, for accepted, refused, unavailable.
+func play(rec *Recorder, kind Kind, server, uses string) {
+	results := map[rune]Result{'a': Accepted, 'r': Refused, 'u': Unavailable}
+	for i, u := range uses {
+		if result, ok := results[u]; ok {
+			rec.Record(Use{Kind: kind, Server: server, KeyID: "k1", Result: result, At: at(i)})
+		}
+	}
+}
+
+func TestSpells(t *testing.T) {
+	tests := []struct {
+		uses   string
+		counts Counts
+		spells int
+		open   bool
+		stale  float64
+	}{
+		{"", Counts{}, 0, false, 0},
+		{"aaaa", Counts{Accepted: 4}, 0, false, 0},
+		{"aauua", Counts{Accepted: 3, Unavailable: 2}, 0, false, 0},
+		{"arra", Counts{Accepted: 2, Refused: 2}, 1, false, 0.2},
+		{"arrr", Counts{Accepted: 1, Refused: 3}, 1, true, 0.2},
+		{"r", Counts{Refused: 1}, 1, true, 0},
+		{"ruuuua", Counts{Accepted: 1, Refused: 1, Unavailable: 4}, 1, false, 0.5},
+		{"raarrra", Counts{Accepted: 3, Refused: 4}, 2, false, 0.3},
+		{"r     arr", Counts{Accepted: 1, Refused: 3}, 2, true, 0.6},
+	}
+	for _, test := range tests {
+		t.Run(test.uses, func(t *testing.T) {
+			rec := NewRecorder("p", "n", epoch)
+			play(rec, Legacy, "s", test.uses)
+			lines := rec.Report().Lines
+			if test.uses == "" {
+				if len(lines) != 0 {
+					t.Errorf("lines %v, want none", lines)
+				}
+				return
+			}
+			l := lines[0]
+			if diff := cmp.Diff(test.counts, l.Counts()); diff != "" {
+				t.Errorf("counts (-want +got):\n%s", diff)
+			}
+			if len(l.Spells) != test.spells || fmt.Sprintf("%.3f", l.StaleSeconds) != fmt.Sprintf("%.3f", test.stale) {
+				t.Errorf("%d spells of at most %vs, want %d of %vs", len(l.Spells), l.StaleSeconds, test.spells, test.stale)
+			}
+			if open := test.spells > 0 && l.Spells[len(l.Spells)-1].End.IsZero(); open != test.open {
+				t.Errorf("last spell open: %v, want %v", open, test.open)
+			}
+		})
+	}
+}
+
+func TestSpellsAreBoundedAndKeepTheLongest(t *testing.T) {
+	rec := NewRecorder("p", "n", epoch)
+	play(rec, Bound, "s", "rrrra"+strings.Repeat("ra", 3*maxSpells))
+	l := rec.Report().Lines[0]
+	if len(l.Spells) != maxSpells || l.Spells[0].Refusals != 4 {
+		t.Errorf("%d spells, the first of %d refusals; want %d, the first of 4", len(l.Spells), l.Spells[0].Refusals, maxSpells)
+	}
+	if l.Counts().Refused != 4+3*maxSpells {
+		t.Errorf("%d refusals counted", l.Counts().Refused)
+	}
+}
+
+func TestSpellsOfServersAndKindsAreApart(t *testing.T) {
+	rec := NewRecorder("p", "n", epoch)
+	play(rec, Bound, "s1", "arr")
+	play(rec, Bound, "s2", "aaa")
+	play(rec, ThirdParty, "s1", "aaa")
+	var got []string
+	for _, l := range rec.Report().Lines {
+		got = append(got, fmt.Sprintf("%s %s %d", l.Kind, l.Server, l.Counts().Refused))
+	}
+	if diff := cmp.Diff([]string{"bound s1 2", "bound s2 0", "third-party s1 0"}, got); diff != "" {
+		t.Errorf("refusals (-want +got):\n%s", diff)
+	}
+}
+
+func TestReadyNeedsEveryKind(t *testing.T) {
+	rec := NewRecorder("p", "n", epoch)
+	play(rec, Bound, "s1", "a")
+	play(rec, Legacy, "s2", "ra")
+	play(rec, ThirdParty, "s1", "ur")
+	if rec.Ready() {
+		t.Error("ready without an accepted third-party token")
+	}
+	play(rec, ThirdParty, "s2", "a")
+	if !rec.Ready() {
+		t.Error("not ready although every kind was accepted")
+	}
+}
+
+func TestFileLag(t *testing.T) {
+	tests := []struct {
+		name string
+		do   func(*Recorder)
+		want FileLag
+	}{
+		{"the first look is no change", func(r *Recorder) {
+			r.FileRead("old", at(0))
+			r.SecretChanged("old", at(1))
+			r.FileRead("old", at(2))
+		}, FileLag{}},
+		{"the file follows", func(r *Recorder) {
+			r.FileRead("old", at(0))
+			r.SecretChanged("old", at(1))
+			r.SecretChanged("new", at(10))
+			r.FileRead("old", at(15))
+			r.FileRead("new", at(20))
+			r.FileRead("new", at(30))
+		}, FileLag{Changes: 1, MaxSeconds: 1}},
+		{"the same event twice", func(r *Recorder) {
+			r.FileRead("old", at(0))
+			r.SecretChanged("old", at(1))
+			r.SecretChanged("new", at(10))
+			r.SecretChanged("new", at(19))
+			r.FileRead("new", at(20))
+			r.SecretChanged("new", at(30))
+		}, FileLag{Changes: 1, MaxSeconds: 1}},
+		{"the file is first", func(r *Recorder) {
+			r.FileRead("old", at(0))
+			r.SecretChanged("old", at(1))
+			r.FileRead("new", at(9))
+			r.SecretChanged("new", at(10))
+		}, FileLag{Changes: 1}},
+		{"cleared and filled: stale from the first change on", func(r *Recorder) {
+			r.FileRead("old", at(0))
+			r.SecretChanged("old", at(1))
+			r.SecretChanged("", at(10))
+			r.SecretChanged("new", at(20))
+			r.FileRead("new", at(30))
+		}, FileLag{Changes: 1, MaxSeconds: 2}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			rec := NewRecorder("p", "n", epoch)
+			test.do(rec)
+			if diff := cmp.Diff(test.want, rec.Report().FileLag); diff != "" {
+				t.Errorf("file lag (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A report is a copy, and survives JSON.
+func TestReportIsACopy(t *testing.T) {
+	rec := NewRecorder("p", "n", epoch)
+	play(rec, Bound, "s", "arra")
+	before := rec.Report()
+	data, err := json.Marshal(before)
+	if err != nil {
+		t.Fatal(err)
+	}
+	play(rec, Bound, "s", "rrr")
+	rec.Mounted(Bound, "k2")
+	var after Report
+	if err := json.Unmarshal(data, &after); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("report changed (-before +after):\n%s", diff)
+	}
+}
+
+func TestRecorderCountsFromManyGoroutines(t *testing.T) {
+	rec := NewRecorder("p", "n", epoch)
+	var work sync.WaitGroup
+	for range 8 {
+		work.Go(func() {
+			play(rec, Bound, "s", strings.Repeat("aru", 100))
+			rec.Report()
+		})
+	}
+	work.Wait()
+	want := Counts{Accepted: 800, Refused: 800, Unavailable: 800}
+	if diff := cmp.Diff(want, rec.Report().Lines[0].Counts()); diff != "" {
+		t.Errorf("counts (-want +got):\n%s", diff)
+	}
+}
+
+func TestSummary(t *testing.T) {
+	first, second := NewRecorder("p1", "n1", epoch), NewRecorder("p2", "n2", epoch)
+	play(first, Bound, "s1", "aaau")
+	play(first, Legacy, "s1", "arra")
+	play(first, ThirdParty, "s1", "aa")
+	play(second, Bound, "s2", "aa")
+	play(second, Legacy, "s1", "ara")
+	s := Summarize([]Report{first.Report(), second.Report()})
+	want := Summary{Pods: 2, Tokens: []TokenUses{
+		{Kind: Bound, Requests: 6, Unavailable: 1, Accepted: map[string]int64{"k1": 5}, RefusedKeyIDs: map[string]int64{}},
+		{Kind: Legacy, Requests: 7, Refused: 3, StaleSeconds: 0.2, Accepted: map[string]int64{"k1": 4}, RefusedKeyIDs: map[string]int64{"k1": 3}},
+		{Kind: ThirdParty, Requests: 2, Accepted: map[string]int64{"k1": 2}, RefusedKeyIDs: map[string]int64{}},
+	}}
+	if diff := cmp.Diff(want, s); diff != "" {
+		t.Errorf("summary (-want +got):\n%s", diff)
+	}
+	if s.Failed() || len(s.Unused()) > 0 {
+		t.Errorf("refusals of a legacy token alone count as failure, or %v as unused", s.Unused())
+	}
+	for _, kind := range []Kind{Bound, ThirdParty} {
+		rec := NewRecorder("p3", "n", epoch)
+		play(rec, kind, "s1", "ar")
+		if !Summarize([]Report{first.Report(), rec.Report()}).Failed() {
+			t.Errorf("a refused %s token is no failure", kind)
+		}
+	}
+	if got := Summarize(nil).Unused(); len(got) != 3 {
+		t.Errorf("of nothing, only %v are unused", got)
+	}
+}

@@ -1,0 +1,225 @@
+package probe
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	typeddiscoveryv1 "k8s.io/client-go/kubernetes/typed/discovery/v1"
+	"k8s.io/client-go/rest"
+)
+
+// Options say what Run does.
+type Options struct {
+	Pod, Namespace, Node string
+	// Files are read anew for each use.
+	Files Files
+	// CAFile holds the certificates by which API servers are known.
+	CAFile string
+	// Audience is that of the third-party token.
+	Audience string
+	// Servers are the URLs of the API servers; empty: those that the cluster lists.
+	Servers []string
+	// Config reaches the cluster, to list its API servers, keep the report and follow the legacy Secret. Nil: none of these.
+	Config *rest.Config
+	// LegacySecret is the Secret whose token is in Files.Legacy; empty: it is not followed.
+	LegacySecret string
+	// Rate is how many times a second each kind of token is used at each API server.
+	Rate float64
+	// Timeout is how long a use may take.
+	Timeout time.Duration
+	// Refresh is how often the list of API servers is read.
+	Refresh time.Duration
+	// Save is how long two writes of the report are apart at least, and SaveLast how long the last one may take.
+	Save, SaveLast time.Duration
+	// Listen is the address of /metrics, /report and /readyz; empty: none.
+	Listen string
+	Log    *slog.Logger
+}
+
+// Defaults returns the options that a pod of Manifests runs with.
+func Defaults() Options {
+	dir := "/var/run/secrets/keyturn-probe/"
+	return Options{
+		Files:        Files{Bound: dir + "bound/token", Legacy: dir + "legacy/token", ThirdParty: dir + "third-party/token"},
+		CAFile:       dir + "bound/ca.crt",
+		Audience:     "keyturn-probe",
+		LegacySecret: "keyturn-probe-legacy",
+		Rate:         10,
+		Timeout:      2 * time.Second,
+		Refresh:      5 * time.Second,
+		Save:         2 * time.Second,
+		SaveLast:     3 * time.Second,
+		Listen:       ":8080",
+		Log:          slog.New(slog.DiscardHandler),
+	}
+}
+
+// Run uses tokens until ctx ends, and then keeps the report a last time.
+func Run(ctx context.Context, o Options) error {
+	r, err := newRunner(o)
+	if err != nil {
+		return err
+	}
+	stop, err := r.serve()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	r.run(ctx)
+	return nil
+}
+
+func newRunner(o Options) (*runner, error) {
+	if o.Rate <= 0 {
+		return nil, fmt.Errorf("rate %v is not above zero", o.Rate)
+	}
+	roots, err := readRoots(o.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	directory, err := fixedDirectory(o.Servers)
+	if err != nil {
+		return nil, err
+	}
+	r := &runner{
+		Options: o, roots: roots, directory: directory,
+		rec: NewRecorder(o.Pod, o.Node, time.Now()), lanes: map[string]context.CancelFunc{},
+	}
+	if o.Config == nil {
+		return r, nil
+	}
+	return r, r.connect()
+}
+
+func readRoots(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading the certificates of the API servers: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("reading the certificates of the API servers: %s holds none", file)
+	}
+	return pool, nil
+}
+
+// runner is a probe that runs.
+type runner struct {
+	Options
+	roots     *x509.CertPool
+	rec       *Recorder
+	directory *directory
+	core      typedcorev1.CoreV1Interface
+	// lanes ends the use of an API server, by its URL.
+	lanes map[string]context.CancelFunc
+	work  sync.WaitGroup
+}
+
+// connect sets up what needs the cluster as a whole.
+func (r *runner) connect() error {
+	core, err := typedcorev1.NewForConfig(r.Config)
+	if err != nil {
+		return fmt.Errorf("reaching the cluster: %w", err)
+	}
+	r.core = core
+	if len(r.Servers) > 0 {
+		return nil
+	}
+	discovery, err := typeddiscoveryv1.NewForConfig(r.Config)
+	if err != nil {
+		return fmt.Errorf("reaching the cluster: %w", err)
+	}
+	r.directory.slices = discovery.EndpointSlices("default")
+	return nil
+}
+
+func (r *runner) run(ctx context.Context) {
+	if r.core != nil {
+		r.work.Go(func() { r.keepSaving(ctx) })
+	}
+	if r.core != nil && r.LegacySecret != "" {
+		r.work.Go(func() { followSecret(ctx, r.core.Secrets(r.Namespace), r.LegacySecret, r.rec) })
+	}
+	tick := time.NewTicker(r.Refresh)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		r.follow(ctx)
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+	r.work.Wait()
+	r.saveLast(ctx)
+}
+
+// follow uses every API server of the list, and those no longer that left it.
+func (r *runner) follow(ctx context.Context) {
+	listing, cancel := context.WithTimeout(ctx, r.Refresh)
+	defer cancel()
+	servers, err := r.directory.list(listing, time.Now())
+	if err != nil && ctx.Err() == nil {
+		r.Log.Warn("API servers are those last known", "error", err)
+	}
+	for server, end := range r.lanes {
+		if !slices.Contains(servers, server) {
+			end()
+			delete(r.lanes, server)
+			r.Log.Info("API server left", "server", server)
+		}
+	}
+	for _, server := range servers {
+		if r.lanes[server] == nil {
+			r.lanes[server] = r.open(ctx, server)
+			r.Log.Info("API server joined", "server", server)
+		}
+	}
+}
+
+// open starts one lane for each kind of token, so that none waits for another.
+func (r *runner) open(ctx context.Context, server string) context.CancelFunc {
+	ctx, cancel := context.WithCancel(ctx)
+	client := &http.Client{
+		Timeout:       r.Timeout,
+		Transport:     transport(r.roots),
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	for _, kind := range Kinds() {
+		u := &user{server: server, http: client, files: r.Files, audience: r.Audience, rec: r.rec}
+		r.work.Go(func() { r.lane(ctx, u, kind) })
+	}
+	return cancel
+}
+
+// transport notices within two seconds that a connection is dead, and closes it.
+func transport(roots *x509.CertPool) *http.Transport {
+	return &http.Transport{
+		TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
+		ForceAttemptHTTP2: true,
+		HTTP2:             &http.HTTP2Config{SendPingTimeout: time.Second, PingTimeout: time.Second},
+		IdleConnTimeout:   30 * time.Second,
+	}
+}
+
+// lane uses one kind of token at one API server at the rate. It leaves out what it is late for.
+func (r *runner) lane(ctx context.Context, u *user, kind Kind) {
+	tick := time.NewTicker(time.Duration(float64(time.Second) / r.Rate))
+	defer tick.Stop()
+	for {
+		u.use(ctx, kind)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

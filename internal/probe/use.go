@@ -1,0 +1,236 @@
+package probe
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyturn/keyturn/token"
+)
+
+// maxAnswer is how much of an answer is read, in bytes.
+const maxAnswer = 64 << 10
+
+// anonymous is who a request without a token comes from.
+const anonymous = "system:anonymous"
+
+// Files are the paths of the token files.
+type Files struct {
+	Bound, Legacy, ThirdParty string
+}
+
+func (f Files) path(k Kind) string {
+	switch k {
+	case Bound:
+		return f.Bound
+	case Legacy:
+		return f.Legacy
+	default:
+		return f.ThirdParty
+	}
+}
+
+// read returns the token that a file holds now.
+func (f Files) read(k Kind) (string, error) {
+	data, err := os.ReadFile(f.path(k))
+	if err != nil {
+		return "", fmt.Errorf("reading the %s token: %w", k, err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}
+
+// user uses tokens at one API server.
+type user struct {
+	server   string
+	http     *http.Client
+	files    Files
+	audience string
+	rec      *Recorder
+}
+
+// answer is what an API server says about a token. An error is no answer.
+type answer struct {
+	// accepted or refused, and why.
+	accepted bool
+	reason   string
+	// kind and keyID are those of the token that it is about: to review a token another one is needed.
+	kind  Kind
+	keyID string
+}
+
+// use reads the token of a kind and uses it once. After a refusal it reads the file again, and uses what is
+// there by then, if it is another token.
+func (u *user) use(ctx context.Context, kind Kind) {
+	refused, a := u.try(ctx, kind)
+	if refused == "" || a.accepted {
+		return
+	}
+	if now, err := u.files.read(kind); err != nil || now == refused {
+		return
+	}
+	u.rec.RecordStaleFile(kind, u.server)
+	u.try(ctx, kind)
+}
+
+// try reads the token of a kind and uses it once. It returns the token when there was an answer about it.
+func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
+	bearer, err := u.files.read(kind)
+	if err != nil {
+		u.record(ctx, kind, "", Unavailable, err.Error())
+		return "", answer{}
+	}
+	u.noteFile(kind, bearer)
+	a, err := u.ask(ctx, kind, bearer)
+	if err != nil {
+		u.record(ctx, kind, keyID(bearer), Unavailable, err.Error())
+		return "", answer{}
+	}
+	result := Refused
+	if a.accepted {
+		result = Accepted
+	}
+	u.record(ctx, a.kind, a.keyID, result, a.reason)
+	if a.kind != kind { // nothing was said about the token to be reviewed
+		return "", answer{}
+	}
+	return bearer, a
+}
+
+// record counts a use, unless the probe was told to stop during it.
+func (u *user) record(ctx context.Context, kind Kind, kid string, result Result, reason string) {
+	if result == Unavailable && errors.Is(context.Cause(ctx), context.Canceled) {
+		return
+	}
+	u.rec.Record(Use{Kind: kind, Server: u.server, KeyID: kid, Result: result, Reason: reason, At: time.Now()})
+}
+
+func (u *user) noteFile(kind Kind, bearer string) {
+	u.rec.Mounted(kind, keyID(bearer))
+	if kind == Legacy {
+		u.rec.FileRead(bearer, time.Now())
+	}
+}
+
+// keyID returns the kid of a token, or "" if it has none or is no token.
+func keyID(bearer string) string {
+	kid, err := token.KeyID(bearer)
+	if err != nil {
+		return ""
+	}
+	return kid
+}
+
+// ask asks the API server about a token.
+func (u *user) ask(ctx context.Context, kind Kind, bearer string) (answer, error) {
+	if bearer == "" { // a request without a token would be anonymous, and not about any token
+		return answer{kind: kind, reason: "the file is empty"}, nil
+	}
+	if kind == ThirdParty {
+		return u.review(ctx, bearer)
+	}
+	a, err := u.whoami(ctx, bearer)
+	a.kind, a.keyID = kind, keyID(bearer)
+	return a, err
+}
+
+// whoami uses the token for the cheapest request that needs one and changes nothing.
+func (u *user) whoami(ctx context.Context, bearer string) (answer, error) {
+	var review authenticationv1.SelfSubjectReview
+	status, err := u.post(ctx, "selfsubjectreviews", bearer, &review)
+	switch {
+	case err != nil:
+		return answer{}, err
+	case status == http.StatusUnauthorized:
+		return answer{reason: "401 Unauthorized"}, nil
+	case status == http.StatusForbidden:
+		return answer{accepted: true}, nil // it knows who we are
+	case review.Status.UserInfo.Username == anonymous:
+		return answer{reason: "taken for " + anonymous}, nil
+	}
+	return answer{accepted: true}, nil
+}
+
+// review has the API server check a token for an audience that is not its own, asking with the bound token.
+func (u *user) review(ctx context.Context, bearer string) (answer, error) {
+	bound, err := u.files.read(Bound)
+	if err != nil {
+		return answer{}, err
+	}
+	review := authenticationv1.TokenReview{
+		Spec: authenticationv1.TokenReviewSpec{Token: bearer, Audiences: []string{u.audience}},
+	}
+	status, err := u.post(ctx, "tokenreviews", bound, &review)
+	switch {
+	case err != nil:
+		return answer{}, err
+	case status == http.StatusUnauthorized:
+		return answer{kind: Bound, keyID: keyID(bound), reason: "401 Unauthorized, for a TokenReview"}, nil
+	case status == http.StatusForbidden:
+		return answer{}, errors.New("the probe may not make a TokenReview")
+	case !review.Status.Authenticated:
+		return answer{kind: ThirdParty, keyID: keyID(bearer), reason: "not authenticated: " + review.Status.Error}, nil
+	}
+	return answer{kind: ThirdParty, keyID: keyID(bearer), accepted: true}, nil
+}
+
+// post sends a review to the API server, and reads its answer into it when the status is 201. A status that is
+// about the token comes back; every other one is an error.
+func (u *user) post(ctx context.Context, resource, bearer string, review any) (int, error) {
+	body, err := encode(review)
+	if err != nil {
+		return 0, err
+	}
+	url := u.server + "/apis/authentication.k8s.io/v1/" + resource
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		return 0, fmt.Errorf("making a request: %w", err)
+	}
+	req.Header.Set("Authorization", "Bearer "+bearer)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := u.http.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return 0, fmt.Errorf("reading the answer of %s: %w", url, err)
+	}
+	switch resp.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return resp.StatusCode, nil
+	case http.StatusCreated:
+		if err := json.Unmarshal(answer, review); err != nil {
+			return 0, fmt.Errorf("decoding the answer of %s: %w", url, err)
+		}
+		return resp.StatusCode, nil
+	default:
+		return 0, fmt.Errorf("%s answered %s", url, resp.Status)
+	}
+}
+
+// encode encodes a review, which has to name its type.
+func encode(review any) ([]byte, error) {
+	version := authenticationv1.SchemeGroupVersion.String()
+	switch r := review.(type) {
+	case *authenticationv1.SelfSubjectReview:
+		r.TypeMeta = metav1.TypeMeta{APIVersion: version, Kind: "SelfSubjectReview"}
+	case *authenticationv1.TokenReview:
+		r.TypeMeta = metav1.TypeMeta{APIVersion: version, Kind: "TokenReview"}
+	}
+	body, err := json.Marshal(review)
+	if err != nil {
+		return nil, errors.New("encoding a review") // the cause may quote the token
+	}
+	return body, nil
+}
