@@ -1,0 +1,376 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/token"
+)
+
+const highlyAvailable = `apiVersion: v1
+kind: UserCluster
+name: e2e
+gkeOnPremVersion: 1.36.4-gke.0
+enableControlplaneV2: true
+network:
+  serviceCIDR: 10.96.0.0/20
+  podCIDR: 192.168.0.0/16
+masterNode:
+  replicas: 3
+nodePools:
+- name: pool-1
+  replicas: 2
+  labels:
+    example.com/purpose: e2e
+ksaSigningKey:
+  source: files
+  algorithm: RS256
+`
+
+const single = `apiVersion: v1
+kind: UserCluster
+name: e2e
+gkeOnPremVersion: 1.36.4-gke.0
+enableControlplaneV2: true
+network:
+  serviceCIDR: 10.96.0.0/20
+  podCIDR: 192.168.0.0/16
+masterNode:
+  replicas: 1
+ksaSigningKey:
+  source: files
+  algorithm: ES256
+`
+
+// legacySecrets is how many legacy tokens made by hand a rotation has to re-sign.
+const legacySecrets = 30
+
+// One API server and no nodes: the shortest way through all five steps.
+func TestRotateSingle(t *testing.T) {
+	p := newPlace(t)
+	p.createCluster(single)
+	p.expectStatus(1)
+	old := p.mint(t, "default")
+	p.makeLegacy(t)
+
+	p.must(p.credentials("rotate", "--skip-prompt", "--wait", "--timeout", rotateTimeout.String())...)
+	p.expectStatus(2)
+	p.expectLegacy(t, 2)
+	p.expectRefused(t, old)
+	p.expectSecrecy(t)
+
+	p.must("delete", "cluster", "--config", p.config(), "--kubeconfig", p.kubeconfig(), "--skip-prompt")
+	p.must("delete", "admin", "--data-dir", p.dataDir(), "--kubeconfig", p.kubeconfig(), "--network", p.network, "--skip-prompt")
+	p.nothingLeft(t)
+}
+
+// Three API servers and two nodes, with pods that use every kind of token all the time, rotated twice while the
+// controller, API servers, kube-controller-manager, etcd and kubelets are killed at random moments.
+func TestRotateUnderFaults(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("nodes need root")
+	}
+	p := newPlace(t)
+	p.createCluster(highlyAvailable)
+	p.expectStatus(1)
+	p.startProbe(t)
+	p.makeLegacy(t)
+
+	for version := 2; version <= 3; version++ {
+		old, oldKey, before := p.mint(t, "default"), p.keyTexts(t, version-1), p.nodeNames(t)
+		end := p.startKiller(uint64(version))
+		p.must(p.credentials("rotate", "--skip-prompt")...)
+		p.expectExclusion(t, version)
+		p.must(p.credentials("status", "--wait", "--timeout", rotateTimeout.String())...)
+		t.Logf("killed during the rotation to key version %d: %s", version, strings.Join(end(), ", "))
+		p.waitReady(t)
+
+		p.expectStatus(version)
+		p.expectLegacy(t, version)
+		p.expectRefused(t, old)
+		p.expectNewNodes(t, before, version)
+		if found := p.filesWith(t, oldKey); len(found) > 0 {
+			t.Errorf("key version %d is still in %v", version-1, found)
+		}
+	}
+	p.expectNoRefusals(t)
+	p.expectSecrecy(t)
+
+	p.must("delete", "cluster", "--config", p.config(), "--kubeconfig", p.kubeconfig(), "--skip-prompt")
+	p.must("delete", "admin", "--data-dir", p.dataDir(), "--kubeconfig", p.kubeconfig(), "--network", p.network, "--skip-prompt")
+	p.nothingLeft(t)
+}
+
+// expectStatus checks the text that `status` prints when the rotation to the version is complete.
+func (p *place) expectStatus(version int) {
+	p.t.Helper()
+	want := fmt.Sprintf("State of KSASigningKeyRotation with KSASigningKeyVersion %[1]d is -\n"+
+		"status: True,\nreason: KSASigningKeyRotationCompleted,\n"+
+		"message:{\"tokenVersion\":%[1]d,\"privateKeyVersion\":%[1]d,\"publicKeyVersions\":[%[1]d]}\n", version)
+	if got := p.must(p.credentials("status")...); got != want {
+		p.t.Fatalf("status is\n%s\nwant\n%s", got, want)
+	}
+}
+
+// expectExclusion checks that nothing else can start while the rotation to the version runs.
+func (p *place) expectExclusion(t *testing.T, version int) {
+	t.Helper()
+	for _, attempt := range [][]string{p.credentials("rotate", "--skip-prompt"), p.resized(t)} {
+		out, talk, code := p.gkectl(attempt...)
+		if code == 0 || !strings.Contains(talk, "cluster is not ready") {
+			t.Errorf("gkectl %s during a rotation ended with %d:\n%s%s", strings.Join(attempt[:2], " "), code, out, talk)
+		}
+	}
+	key := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+		Namespace: v1alpha1.SystemNamespace, Name: fmt.Sprintf("e2e-ksa-signing-key-%d", version-1),
+	}}
+	p.eventually("being refused to delete a key", func(ctx context.Context) error {
+		err := p.admin().Delete(ctx, key)
+		if err == nil {
+			t.Fatal("the old key could be deleted by hand during a rotation")
+		}
+		if !strings.Contains(err.Error(), "ValidatingAdmissionPolicy") {
+			return err
+		}
+		return nil
+	})
+}
+
+// resized is an update of the cluster that would change its node pool.
+func (p *place) resized(t *testing.T) []string {
+	t.Helper()
+	path := filepath.Join(p.dir, "resized.yaml")
+	if err := os.WriteFile(path, []byte(strings.Replace(highlyAvailable, "replicas: 2", "replicas: 3", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"update", "cluster", "--config", path, "--kubeconfig", p.kubeconfig()}
+}
+
+// waitReady waits until all that was killed is back.
+func (p *place) waitReady(t *testing.T) {
+	t.Helper()
+	out, err := p.kubectl(t, p.kubeconfig(), "wait", "-n", v1alpha1.SystemNamespace, "usercluster/e2e", "--for=condition=Ready", "--timeout=3m")
+	if err != nil {
+		t.Fatalf("waiting for the cluster to be ready: %v\n%s", err, out)
+	}
+}
+
+func (p *place) kubectl(t *testing.T, kubeconfig string, args ...string) ([]byte, error) {
+	t.Helper()
+	path := filepath.Join(p.bin, "kube", "v1.36.4", "kubectl")
+	return exec.Command(path, append([]string{"--kubeconfig", kubeconfig}, args...)...).CombinedOutput()
+}
+
+// mint returns a fresh bound token of a namespace's default ServiceAccount.
+func (p *place) mint(t *testing.T, namespace string) string {
+	t.Helper()
+	hour := int64(3600)
+	var minted string
+	p.eventually("requesting a token", func(ctx context.Context) error {
+		answer, err := p.user("e2e").CoreV1().ServiceAccounts(namespace).CreateToken(ctx, "default",
+			&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &hour}}, metav1.CreateOptions{})
+		if err == nil {
+			minted = answer.Status.Token
+		}
+		return err
+	})
+	return minted
+}
+
+// makeLegacy makes legacy tokens by hand, with data and labels of their own, and waits until they are filled.
+func (p *place) makeLegacy(t *testing.T) {
+	t.Helper()
+	c := p.user("e2e")
+	for i := range legacySecrets {
+		secret := &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: "default", Name: fmt.Sprintf("by-hand-%d", i),
+				Labels:      map[string]string{"made": "by-hand"},
+				Annotations: map[string]string{corev1.ServiceAccountNameKey: "default"},
+			},
+			Type: corev1.SecretTypeServiceAccountToken, Data: map[string][]byte{"note": []byte("kept")},
+		}
+		if _, err := c.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.eventually("filling legacy tokens", func(ctx context.Context) error {
+		_, err := legacyTokens(ctx, c)
+		return err
+	})
+}
+
+// legacyTokens returns the Secrets made by hand, once all hold a token.
+func legacyTokens(ctx context.Context, c kubernetes.Interface) ([]corev1.Secret, error) {
+	list, err := c.CoreV1().Secrets("default").List(ctx, metav1.ListOptions{LabelSelector: "made=by-hand"})
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range list.Items {
+		if len(s.Data[corev1.ServiceAccountTokenKey]) == 0 {
+			return nil, fmt.Errorf("secret %s has no token yet", s.Name)
+		}
+	}
+	return list.Items, nil
+}
+
+// expectLegacy checks that no Secret was lost or changed but for its token, which is of the version's key.
+func (p *place) expectLegacy(t *testing.T, version int) {
+	t.Helper()
+	kid := ""
+	for _, k := range p.cluster("e2e").Status.KSASigningKey.Keys {
+		if int(k.Version) == version {
+			kid = k.KeyID
+		}
+	}
+	var secrets []corev1.Secret
+	p.eventually("listing legacy tokens", func(ctx context.Context) (err error) {
+		secrets, err = legacyTokens(ctx, p.user("e2e"))
+		return err
+	})
+	if len(secrets) != legacySecrets {
+		t.Errorf("%d legacy Secrets are left of %d", len(secrets), legacySecrets)
+	}
+	for _, s := range secrets {
+		got, err := token.KeyID(string(s.Data[corev1.ServiceAccountTokenKey]))
+		if err != nil || got != kid {
+			t.Errorf("Secret %s: token has kid %q (%v), want %q", s.Name, got, err, kid)
+		}
+		if string(s.Data["note"]) != "kept" {
+			t.Errorf("Secret %s lost its other data", s.Name)
+		}
+	}
+}
+
+// expectRefused checks that each API server by itself refuses the token.
+func (p *place) expectRefused(t *testing.T, old string) {
+	t.Helper()
+	for _, s := range p.cluster("e2e").Status.APIServers {
+		cfg := p.restConfig(p.userKubeconfig("e2e"))
+		cfg.Host = s.Endpoint
+		c, err := kubernetes.NewForConfig(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.eventually("asking "+s.Name, func(ctx context.Context) error {
+			answer, err := c.AuthenticationV1().TokenReviews().Create(ctx,
+				&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: old}}, metav1.CreateOptions{})
+			if err == nil && answer.Status.Authenticated {
+				t.Errorf("API server %s accepts a token of the old key", s.Name)
+			}
+			return err
+		})
+	}
+}
+
+// keyTexts returns what tells files with a key version: a line of its private and of its public key.
+func (p *place) keyTexts(t *testing.T, version int) []string {
+	t.Helper()
+	secret := &corev1.Secret{}
+	name := client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: fmt.Sprintf("e2e-ksa-signing-key-%d", version)}
+	p.eventually("reading a key", func(ctx context.Context) error { return p.admin().Get(ctx, name, secret) })
+	var texts []string
+	for _, data := range secret.Data {
+		// The first line of an RSA key says only that it is one; the fourth is random.
+		if lines := bytes.Split(data, []byte("\n")); bytes.HasPrefix(data, []byte("-----BEGIN")) {
+			texts = append(texts, string(lines[4]))
+		}
+	}
+	if len(texts) < 2 {
+		t.Fatalf("Secret %s holds %d PEM blocks, want a private and a public key", name, len(texts))
+	}
+	return texts
+}
+
+func (p *place) nodeNames(t *testing.T) map[string]int {
+	t.Helper()
+	names := map[string]int{}
+	p.eventually("listing nodes", func(ctx context.Context) error {
+		list, err := p.user("e2e").CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: "example.com/purpose=e2e"})
+		if err != nil {
+			return err
+		}
+		for _, n := range list.Items {
+			var version int
+			if _, err := fmt.Sscan(n.Labels[v1alpha1.LabelKeyVersion], &version); err != nil {
+				t.Errorf("node %s: label %s: %v", n.Name, v1alpha1.LabelKeyVersion, err)
+			}
+			names[n.Name] = version
+		}
+		return nil
+	})
+	return names
+}
+
+// expectNewNodes checks that all nodes are new ones of the version.
+func (p *place) expectNewNodes(t *testing.T, before map[string]int, version int) {
+	t.Helper()
+	after := p.nodeNames(t)
+	if len(after) != 2 {
+		t.Errorf("nodes are %v, want 2", after)
+	}
+	for name := range maps.Keys(after) {
+		if _, was := before[name]; was || after[name] != version {
+			t.Errorf("node %s is of key version %d (there before: %t), want a new one of version %d", name, after[name], was, version)
+		}
+	}
+}
+
+// startProbe starts the pods that use every kind of token all the time.
+func (p *place) startProbe(t *testing.T) {
+	t.Helper()
+	var servers []string
+	for _, s := range p.cluster("e2e").Status.APIServers {
+		servers = append(servers, s.Endpoint)
+	}
+	manifests, err := exec.Command(filepath.Join(p.bin, "keyturn-probe"), "manifests", "--replicas", "2",
+		"--api-servers", strings.Join(servers, ",")).Output()
+	if err != nil {
+		t.Fatalf("printing the probe's manifests: %v", err)
+	}
+	path := filepath.Join(p.dir, "probe.yaml")
+	if err := os.WriteFile(path, manifests, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"apply", "-f", path},
+		{"-n", "keyturn-probe", "rollout", "status", "deployment/keyturn-probe", "--timeout=3m"},
+	} {
+		if out, err := p.kubectl(t, p.userKubeconfig("e2e"), args...); err != nil {
+			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+}
+
+// expectNoRefusals reads what all pods counted: no refusal of a bound or third-party token.
+func (p *place) expectNoRefusals(t *testing.T) {
+	t.Helper()
+	var table, report []byte
+	p.eventually("summing up the probe", func(context.Context) (err error) {
+		probe := filepath.Join(p.bin, "keyturn-probe")
+		if report, err = exec.Command(probe, "report", "--kubeconfig", p.userKubeconfig("e2e"), "-o", "json").Output(); err != nil && !json.Valid(report) {
+			return err
+		}
+		table, _ = exec.Command(probe, "report", "--kubeconfig", p.userKubeconfig("e2e")).CombinedOutput()
+		return nil
+	})
+	t.Logf("what the pods saw:\n%s", table)
+	if err := exec.Command(filepath.Join(p.bin, "keyturn-probe"), "report", "--kubeconfig", p.userKubeconfig("e2e")).Run(); err != nil {
+		t.Errorf("a bound or third-party token was refused (%v)", err)
+	}
+}
