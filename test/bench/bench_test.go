@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/rotation"
+)
+
+// A rotation from 1 to 2 as the UserCluster tells it: the status of before, the steps, and the end.
+func TestTimeline(t *testing.T) {
+	start := time.Unix(1000, 0)
+	tl := &timeline{Steps: map[rotation.Step]float64{}, step: rotation.StepGenerate}
+	for _, seen := range []struct {
+		after        float64
+		step         string
+		token        int32
+		public       []int32
+		wantComplete bool
+	}{
+		{0, "", 1, []int32{1}, false},
+		{1, "Generate", 1, []int32{1}, false},
+		{3, "Publish", 1, []int32{1}, false},
+		{5, "Publish", 1, []int32{1, 2}, false},
+		{10, "Switch", 1, []int32{1, 2}, false},
+		{20, "Refresh", 1, []int32{1, 2}, false},
+		{30, "Retire", 2, []int32{1, 2}, false},
+		{42, "", 2, []int32{2}, true},
+	} {
+		uc := &v1alpha1.UserCluster{}
+		uc.Spec.KSASigningKey.Version = 2
+		uc.Status.KSASigningKey = v1alpha1.KSASigningKeyStatus{Step: seen.step, TokenVersion: seen.token, PublicKeyVersions: seen.public}
+		at := start.Add(time.Duration(seen.after * float64(time.Second)))
+		if got := tl.see(uc, at); got != seen.wantComplete {
+			t.Errorf("after %v s: complete = %t", seen.after, got)
+		}
+	}
+	want := map[rotation.Step]float64{"Generate": 3, "Publish": 7, "Switch": 10, "Refresh": 10, "Retire": 12}
+	if diff := cmp.Diff(want, tl.Steps); diff != "" || tl.Total != 42 {
+		t.Errorf("total = %v, want 42; steps differ (-want +got):\n%s", tl.Total, diff)
+	}
+}
+
+func TestTable(t *testing.T) {
+	r := &Results{
+		Load:      Load{APIServers: 3, Nodes: 2, Secrets: 100},
+		Rotations: []*timeline{{Total: 80}, {Total: 120}},
+		Stale:     Stale{Told: []float64{0.5, 2.5}, Alone: []float64{50, 10}},
+		Tokens: Tokens{
+			Resign: []float64{90, 80, 120}, Update: []float64{100, 100, 100}, Clear: []float64{45}, ClearUnlimited: []float64{30},
+			ManagerQPS: "100", Rotation: &timeline{Total: 20}, RotationWrites: 4,
+		},
+		Memory: Memory{PeakBefore: 160, Peak: 149, Now: 70},
+	}
+	r.finish()
+	var got []string
+	for _, row := range r.Table {
+		if row.met() != "" {
+			got = append(got, row.measured()+", "+row.aim()+": "+row.met())
+		}
+	}
+	want := []string{
+		"100.0 s, at most 90 s: no",
+		"0.90, at least 0.9: yes",
+		"3.00, at least 2.5: yes",
+		"2.00, at least 2.5: no",
+		"2.5 s, at most 2 s: no",
+		"149 MiB, at most 150 MiB: yes",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("rows with an aim differ (-want +got):\n%s", diff)
+	}
+	if _, err := json.Marshal(r); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMarkdown(t *testing.T) {
+	r := &Results{Table: []Row{{What: "time", Value: 1, Unit: "s", AtMost: 2}}}
+	var out bytes.Buffer
+	r.markdown(&out)
+	if row := "| time | 1.0 s | at most 2 s | yes |\n"; !strings.HasSuffix(out.String(), row) {
+		t.Errorf("markdown is %q, want it to end in %q", out.String(), row)
+	}
+}
+
+func TestUnlimitedArgs(t *testing.T) {
+	got := unlimitedArgs([]string{"--kubeconfig=k", "--controllers=*", "--kube-api-qps=100", "--kube-api-burst=200", "--secure-port=1", "--root-ca-file=c"})
+	want := []string{
+		"--kubeconfig=k", "--root-ca-file=c", "--kube-api-qps=5000", "--kube-api-burst=5000",
+		"--controllers=serviceaccount-token-controller", "--secure-port=0",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("arguments differ (-want +got):\n%s", diff)
+	}
+}
+
+func TestShares(t *testing.T) {
+	for _, count := range []int{1, 9, 10, 101, 10000} {
+		s := &secretsOf{count: count}
+		sum := 0
+		for n := range namespaces {
+			sum += s.share(n)
+		}
+		if sum != count {
+			t.Errorf("the shares of %d Secrets add up to %d", count, sum)
+		}
+	}
+}
+
+func TestMedian(t *testing.T) {
+	for _, test := range []struct {
+		values []float64
+		want   float64
+	}{{[]float64{3}, 3}, {[]float64{9, 1, 2}, 2}, {[]float64{4, 1}, 2.5}} {
+		if got := median(test.values); math.Abs(got-test.want) > 1e-9 {
+			t.Errorf("median(%v) = %v, want %v", test.values, got, test.want)
+		}
+	}
+}

@@ -1,0 +1,118 @@
+// Command bench measures Keyturn on real clusters of this machine, and what the same work costs without it.
+//
+// It creates an admin cluster and two user clusters by gkectl, as a user would, in a directory and an address
+// range of its own, and deletes all of it at the end, after a failure and when it is interrupted. What it measures, one
+// after another, is in measure.go. It writes results.json and results.md; docs/benchmarks.md says how to read
+// them. Nothing is asserted: an aim that is missed is shown, and the exit code is 0 all the same.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+)
+
+// The exit codes.
+const (
+	exitMeasured = 0
+	exitFailed   = 1 // something could not be measured
+	exitUsage    = 2
+)
+
+// options are the flags.
+type options struct {
+	bin, dir, out, network             string
+	secrets, sample, rounds, rotations int
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return exitMeasured
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "Error:", err)
+		return exitUsage
+	}
+	if err := bench(ctx, o, stdout, stderr); err != nil {
+		fmt.Fprintln(stderr, "Error:", err)
+		return exitFailed
+	}
+	return exitMeasured
+}
+
+func parse(args []string, stderr io.Writer) (options, error) {
+	o := options{}
+	set := flag.NewFlagSet("bench", flag.ContinueOnError)
+	set.SetOutput(stderr)
+	set.StringVar(&o.bin, "bin", "bin", "`directory` of gkectl and the other programs, and of kube/")
+	set.StringVar(&o.dir, "dir", "/var/tmp", "`directory` on a real disk, in which clusters get one of their own")
+	set.StringVar(&o.out, "out", "bench", "`directory` of the results")
+	set.StringVar(&o.network, "network", "10.95.0.0/16", "IPv4 /16 of the clusters")
+	set.IntVar(&o.secrets, "secrets", 10000, "number of legacy tokens")
+	set.IntVar(&o.sample, "sample", 1000, "how many of them are cleared, for kube-controller-manager to refill them")
+	set.IntVar(&o.rounds, "rounds", 4, "how often all legacy tokens are re-signed, and as often updated without signing")
+	set.IntVar(&o.rotations, "rotations", 2, "how often the cluster with nodes is rotated")
+	if err := set.Parse(args); err != nil {
+		return o, err
+	}
+	return o, o.complete(set.Args())
+}
+
+// complete checks the flags and makes paths absolute.
+func (o *options) complete(rest []string) error {
+	switch {
+	case len(rest) > 0:
+		return fmt.Errorf("unexpected argument %q", rest[0])
+	case o.secrets < 1 || o.sample < 1 || o.rounds < 1 || o.rotations < 1:
+		return errors.New("--secrets, --sample, --rounds and --rotations must be above zero")
+	case os.Geteuid() != 0:
+		return errors.New("a cluster with nodes needs root\nhint: run it as root, for example by sudo")
+	}
+	o.sample = min(o.sample, o.secrets)
+	for _, dir := range []*string{&o.bin, &o.dir, &o.out} {
+		abs, err := filepath.Abs(*dir)
+		if err != nil {
+			return fmt.Errorf("finding %s: %w", *dir, err)
+		}
+		*dir = abs
+	}
+	return nil
+}
+
+// bench measures everything in clusters that it makes and deletes.
+func bench(ctx context.Context, o options, stdout, talk io.Writer) (err error) {
+	p, err := newPlace(o, talk)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.remove()) }()
+	r := newResults(o, p.dir)
+	if err := p.createAdmin(ctx); err != nil {
+		return err
+	}
+	if err := measureNodes(ctx, p, o, r); err != nil {
+		return fmt.Errorf("measuring a cluster with nodes: %w", err)
+	}
+	if err := measureTokens(ctx, p, o, r); err != nil {
+		return fmt.Errorf("measuring legacy tokens: %w", err)
+	}
+	r.finish()
+	if err := r.write(o.out); err != nil {
+		return err
+	}
+	p.say("results are in %s", o.out)
+	return r.print(stdout)
+}
