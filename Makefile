@@ -1,0 +1,87 @@
+# `make help` says what there is. The demo, the tests and the benchmark run real Kubernetes on this machine.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The Kubernetes minor that `make kube` builds, a folder of tools/kube; its go.mod pins the patch release.
+KUBE_MINOR ?= 1.36
+KUBE_VERSION := $(shell awk '$$1 == "k8s.io/kubernetes" { print $$2 }' tools/kube/$(KUBE_MINOR)/go.mod)
+# The version of a release; other builds name only their commit.
+VERSION ?=
+LDFLAGS := -s -w $(if $(VERSION),-X github.com/keyturn/keyturn/internal/version.version=$(VERSION))
+GO_MODULES := . tools/generate tools/lint tools/etcd $(patsubst %/go.mod,%,$(wildcard tools/kube/*/go.mod))
+
+export CGO_ENABLED := 0
+ifdef KEYTURN_KUBE_BIN_DIR
+export KUBEBUILDER_ASSETS ?= $(KEYTURN_KUBE_BIN_DIR)
+endif
+
+.PHONY: help
+help: ## Say what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build every program into bin/, static
+	@mkdir -p bin
+	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+.PHONY: kube
+kube: ## Build Kubernetes and etcd into bin/kube/VERSION, if they are not there (KUBE_MINOR=1.36)
+	@if [ -n "$${KEYTURN_KUBE_BIN_DIR:-}" ]; then \
+		echo "using the Kubernetes binaries in $$KEYTURN_KUBE_BIN_DIR"; \
+	else \
+		tools/kube/build $(KUBE_MINOR) bin/kube/$(KUBE_VERSION); \
+	fi
+
+.PHONY: packages
+packages: ## Install the Debian packages that nodes and load balancers need, if they are missing
+	@hack/packages.sh
+
+.PHONY: demo
+demo: packages kube build ## Create clusters, rotate a signing key, show that nothing was refused
+	@hack/demo/run.sh up
+
+.PHONY: demo-down
+demo-down: ## Remove what the demo left
+	@hack/demo/run.sh down
+
+# The end-to-end tests run after the others, with the machine to themselves.
+.PHONY: test
+test: packages kube build ## Run all tests, with real API servers and, at the end, real clusters
+	go test -p 2 -timeout 20m $$(go list ./... | grep -v '/test/e2e')
+	go test -p 1 -timeout 40m -count 1 ./test/e2e/...
+
+.PHONY: bench
+bench: packages kube build ## Measure rotation time, re-signing and memory, on real clusters
+	@hack/bench.sh
+
+.PHONY: lint
+lint: bin/tools/golangci-lint ## Check the code by the linters of .golangci.yml
+	bin/tools/golangci-lint run ./...
+
+.PHONY: vulncheck
+vulncheck: bin/tools/govulncheck ## Check the code and its modules for known vulnerabilities
+	@hack/vulncheck.sh
+
+.PHONY: generate
+generate: bin/tools/controller-gen ## Write the generated code and manifests anew
+	bin/tools/controller-gen paths=./api/... object crd output:crd:dir=api/v1alpha1/manifests
+
+.PHONY: verify
+verify: bin/tools/controller-gen ## Check that generated files, go.mod files and formatting are up to date
+	hack/verify-generated.sh
+	hack/verify-dependencies.sh
+	@for module in $(GO_MODULES); do echo "go -C $$module mod tidy -diff"; go -C $$module mod tidy -diff; done
+	@unformatted=$$(gofmt -l api cmd internal jwks test token tools); \
+		[ -z "$$unformatted" ] || { echo "run gofmt -w on:" $$unformatted >&2; exit 1; }
+
+.PHONY: clean
+clean: ## Remove what was built, except Kubernetes and etcd (bin/kube)
+	[ ! -d bin ] || find bin -mindepth 1 -maxdepth 1 ! -name kube -exec rm -rf {} +
+
+bin/tools/golangci-lint bin/tools/govulncheck &: tools/lint/go.mod
+	go build -C tools/lint -o $(CURDIR)/bin/tools/ tool
+
+bin/tools/controller-gen: tools/generate/go.mod
+	go build -C tools/generate -o $(CURDIR)/bin/tools/ tool

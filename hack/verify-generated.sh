@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Generates code and manifests into a directory of its own and compares them with those of the tree,
+# which it leaves alone.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fresh=$(mktemp -d)
+trap 'rm -rf "$fresh"' EXIT
+
+bin/tools/controller-gen paths=./api/... object "output:object:dir=$fresh" crd "output:crd:dir=$fresh"
+for file in api/v1alpha1/zz_generated.deepcopy.go api/v1alpha1/manifests/keyturn.dev_userclusters.yaml; do
+	diff -u "$file" "$fresh/$(basename "$file")" || {
+		echo "$file is out of date: run \`make generate\`" >&2
+		exit 1
+	}
+done
