@@ -23,14 +23,16 @@ func (c Clients) Client(ctx context.Context, uc *v1alpha1.UserCluster) (kubernet
 	if err != nil {
 		return nil, fmt.Errorf("finding how to reach cluster %s: %w", uc.Name, err)
 	}
-	client, err := kubernetes.NewForConfig(unlimited(cfg))
+	client, err := kubernetes.NewForConfig(Unlimited(cfg))
 	if err != nil {
 		return nil, fmt.Errorf("making a client for cluster %s: %w", uc.Name, err)
 	}
 	return client, nil
 }
 
-func unlimited(cfg *rest.Config) *rest.Config {
+// Unlimited returns a copy of a configuration without client limits and in protobuf: what the API server's CPU can
+// do is then the only limit.
+func Unlimited(cfg *rest.Config) *rest.Config {
 	cfg = rest.CopyConfig(cfg)
 	cfg.QPS, cfg.Burst = -1, 0
 	cfg.ContentType = runtime.ContentTypeProtobuf

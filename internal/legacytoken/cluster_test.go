@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/jwks"
@@ -40,7 +41,7 @@ func newCluster(tb testing.TB, algorithm string) *cluster {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	c.config = ClientConfig(kubetest.Start(tb, kubetest.Options{APIServerArgs: map[string][]string{
+	c.config = controlplane.Unlimited(kubetest.Start(tb, kubetest.Options{APIServerArgs: map[string][]string{
 		"service-account-key-file":         {publicFile(tb, dir, c.old), publicFile(tb, dir, c.new)},
 		"service-account-signing-key-file": {writeFile(tb, filepath.Join(dir, "new.key"), private)},
 	}}))

@@ -7,9 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/token"
@@ -20,16 +18,6 @@ const (
 	DefaultWorkers  = 64
 	DefaultPageSize = 500
 )
-
-// ClientConfig returns a copy of a configuration as a Refresher is best served with: without client limits and in
-// protobuf, since the API server's CPU is what a refresh waits for.
-func ClientConfig(config *rest.Config) *rest.Config {
-	config = rest.CopyConfig(config)
-	config.QPS = -1
-	config.ContentType = runtime.ContentTypeProtobuf
-	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
-	return config
-}
 
 // Target is the key version that all legacy tokens are to be of.
 type Target struct {
@@ -51,7 +39,8 @@ func NewTarget(k keystore.KeyPair) (Target, error) {
 // Refresher re-signs the legacy tokens of one cluster. It remembers where its walk is; its methods may be called at
 // any time, by several goroutines.
 type Refresher struct {
-	// Client reaches the cluster. See ClientConfig.
+	// Client reaches the cluster. It is best served by one without client limits and in protobuf, as
+	// controlplane.Clients makes: the API server's CPU is what a refresh waits for.
 	Client kubernetes.Interface
 	// Workers is how many Secrets are written at once. Zero means DefaultWorkers.
 	Workers int

@@ -21,8 +21,8 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controller"
+	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
-	"github.com/keyturn/keyturn/internal/legacytoken"
 )
 
 // The limits of waiting; who reaches one gives up.
@@ -172,7 +172,7 @@ func (p *place) user(name string) (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
-	return kubernetes.NewForConfig(legacytoken.ClientConfig(cfg))
+	return kubernetes.NewForConfig(controlplane.Unlimited(cfg))
 }
 
 func (p *place) restConfig(path string) (*rest.Config, error) {
