@@ -14,7 +14,8 @@ const (
 	serverReady
 	serverReloaded // somebody repairs the key files of an API server and ends it
 	managerReady
-	fleetSpread // what was published reaches the verifiers of the fleet
+	fleetSpread // what was published reaches a verifier of the fleet
+	fleetSure   // it has reached all of them
 	nodeReady   // pods start there, with tokens from API server `by`
 	nodeGone
 
@@ -33,6 +34,7 @@ const (
 	nodeDied
 	nodeLost // with its disk
 	budgetSpent
+	fleetLost // somebody deletes the membership
 	controllerDied
 )
 
@@ -53,7 +55,7 @@ type event struct {
 func (e event) String() string {
 	texts := [...]string{
 		serverStopped: "API server cp-%d stops", serverReady: "API server cp-%d is ready", serverReloaded: "API server cp-%d is repaired",
-		managerReady: "kube-controller-manager kcm-%d is ready", fleetSpread: "the fleet has what was published",
+		managerReady: "kube-controller-manager kcm-%d is ready", fleetSpread: "the fleet has what was published", fleetSure: "all of the fleet has it",
 		nodeReady: "node-%d is ready, by cp-%d", nodeGone: "node-%d is gone",
 		tokenIssued: "cp-%d issues a token", podRefreshed: "the pods of node-%d get tokens from cp-%d",
 		secretFilled: "Secret %d gets a legacy token from kcm-%d", secretDeleted: "Secret %d is deleted",
@@ -61,6 +63,7 @@ func (e event) String() string {
 		serverDied: "API server cp-%d dies", serverMisloaded: "API server cp-%d starts with bad key files",
 		managerDied: "kube-controller-manager kcm-%d dies", nodeDied: "node-%d dies", nodeLost: "node-%d is lost",
 		budgetSpent: "a PodDisruptionBudget allows no disruption", controllerDied: "the controller restarts",
+		fleetLost: "somebody deletes the membership",
 	}
 	if e.kind == nodeReady || e.kind == podRefreshed || e.kind == secretFilled {
 		return fmt.Sprintf(texts[e.kind], e.at, e.by)
@@ -104,6 +107,8 @@ func (c *cluster) events(yield func(event) bool) {
 		add(v != 0 && c.serves(), secretDeleted, int8(place), 0)
 	}
 	add(c.fleet.accepts != c.fleet.published, fleetSpread, 0, 0)
+	add(c.fleet.accepts == c.fleet.published && c.fleet.published != 0 && !c.fleet.sure, fleetSure, 0, 0)
+	add(c.fleet.published != 0, fleetLost, 0, 0)
 	for i := range c.nodes {
 		c.nodeEvents(int8(i), add)
 	}
@@ -152,7 +157,11 @@ func (c *cluster) happen(e event) {
 	case managerDied:
 		c.manager[i] = simManager{configured: c.manager[i].configured}
 	case fleetSpread:
-		c.fleet.accepts = c.fleet.published
+		c.fleet.accepts, c.fleet.lost = c.fleet.published, false
+	case fleetSure:
+		c.fleet.sure = true
+	case fleetLost:
+		c.fleet.published, c.fleet.accepts, c.fleet.sure, c.fleet.lost = 0, 0, !c.shape.slow, true
 	case nodeReady:
 		c.nodes[i].phase = ready
 		c.issueTo(i, e.by)

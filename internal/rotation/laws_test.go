@@ -43,7 +43,7 @@ func wellFormed(o Observed, d Decision) error {
 			slices.Contains(k.Verify, a.Target.ControllerManagerSign) &&
 			(a.Target.Next == "" || slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Name == a.Target.Next }))
 	case PublishKeys:
-		ok = o.Fleet != nil && len(a.Publish) > 0 && slices.IsSorted(a.Publish) && allStored(a.Publish)
+		ok = len(o.Publications) > 0 && len(a.Publish) > 0 && slices.IsSorted(a.Publish) && allStored(a.Publish)
 	case RefreshTokens, ConvergeNodes:
 		ok = stored(a.Version)
 	case DeleteKey:
@@ -104,10 +104,18 @@ func checkProofs(o Observed, d Decision, begun Step) error {
 			if s.Signs != d.Action.Version {
 				return fmt.Errorf("%s before a token of %s was seen to be of key version %d", d.Action.Kind, s.Name, d.Action.Version)
 			}
+			if d.Step == StepRefresh && slices.ContainsFunc(o.Publications, func(p Publication) bool { return slices.Contains(p.Refuses, d.Action.Version) }) {
+				return fmt.Errorf("%s of key version %d while the fleet refuses it", d.Action.Kind, d.Action.Version)
+			}
 		case DeleteKey:
 			if !slices.Contains(s.Refuses, d.Action.Version) {
 				return fmt.Errorf("key version %d is deleted before %s refused it", d.Action.Version, s.Name)
 			}
+		}
+	}
+	for _, p := range o.Publications {
+		if d.Step == StepSwitch && rank(begun) < rank(StepSwitch) && p.SureAt.After(now) {
+			return fmt.Errorf("switches while some verifier of %s may not know the key yet", p.Name)
 		}
 	}
 	if d.Step == StepRetire && begun != StepRetire && (!o.Nodes.Converged || o.Legacy.Proven != slices.Max(o.Stored)) {
@@ -198,7 +206,7 @@ func (c *cluster) checkVersions(v Versions) error {
 			return fmt.Errorf("versions %v while %s signs with %d", v, managerName(i), m.running)
 		}
 	}
-	if c.shape.fleet && newest > 1 && !c.fleet.accepts.has(newest) {
+	if c.shape.fleet && newest > 1 && !c.fleet.accepts.has(newest) && !c.fleet.lost {
 		return fmt.Errorf("versions %v while the fleet does not accept %d", v, newest)
 	}
 	if held := c.held(); held != 0 && held.min() < token {
@@ -356,6 +364,9 @@ func (c *cluster) checkState() error {
 	}
 	if out > 1 {
 		return fmt.Errorf("%d API servers are out because of the rotation", out)
+	}
+	if c.fleet.lost {
+		return nil
 	}
 	// The fleet learns of a new cluster some time after the first tokens of it.
 	if refused := needed &^ c.fleet.accepts &^ setOf(1); c.shape.fleet && refused != 0 || c.fleet.proven&needed&^c.fleet.accepts != 0 {

@@ -182,7 +182,7 @@ func (m *model) tell(from int32, mv move) string {
 // TestAllStates checks every state of small clusters.
 func TestAllStates(t *testing.T) {
 	for _, s := range []shape{
-		{servers: 1, managers: 1, nodes: 1, fleet: true},
+		{servers: 1, managers: 1, nodes: 1, fleet: true, slow: true},
 		{servers: 2},
 		{servers: 2, managers: 1, nodes: 1, fleet: true},
 	} {
@@ -191,7 +191,7 @@ func TestAllStates(t *testing.T) {
 			if testing.Short() && s.servers > 1 && s.nodes > 0 {
 				t.Skip("it takes some seconds")
 			}
-			m := model{plan: Plan}
+			m := model{plan: plan}
 			if err := m.explore(cluster{shape: s, wanted: 1}, 2); err != nil {
 				t.Fatal(err)
 			}

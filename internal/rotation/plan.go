@@ -4,16 +4,17 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 )
 
-// Plan decides what to do next for a cluster of which o was observed.
-func Plan(o Observed) Decision {
-	d := decide(o)
+// Plan decides what to do next, at the time now, for a cluster of which o was observed.
+func Plan(o Observed, now time.Time) Decision {
+	d := decide(o, now)
 	d.Versions = versions(o)
 	return d
 }
 
-func decide(o Observed) Decision {
+func decide(o Observed, now time.Time) Decision {
 	if n := len(o.Stored); n == 2 && o.Stored[1] == o.Wanted-1 {
 		o.Wanted = o.Stored[1] // the rotation that runs is finished before the next one begins
 	}
@@ -29,6 +30,7 @@ func decide(o Observed) Decision {
 		return d
 	}
 	r := newRun(o)
+	r.now = now
 	if r.old == 0 {
 		return r.settle()
 	}
@@ -81,6 +83,7 @@ func lost(o Observed) string {
 type run struct {
 	Observed
 	old, next int
+	now       time.Time
 }
 
 // newRun reads the two versions off the store, which must hold one at least: Wanted may be ahead of it.
@@ -99,11 +102,15 @@ func (r run) settle() Decision {
 	if d, done := r.controlPlane("", only, r.next); !done {
 		return d
 	}
-	if d, done := r.fleet("", []int{r.next}); !done {
-		return d
+	if r.lost(r.next) {
+		return r.publishKeys("", r.next)
 	}
+	// A place that cannot be asked does not keep nodes from coming.
 	if !r.Nodes.Converged || r.nodesOld() {
 		return r.nodes("")
+	}
+	if d, done := r.published("", r.next); !done {
+		return d
 	}
 	return Decision{Action: Action{Kind: Wait}, Settled: true}
 }
@@ -118,7 +125,16 @@ func (r run) publish() (Decision, bool) {
 	if d, done := r.controlPlane(StepPublish, Keys{Verify: r.both(), Sign: r.old}, r.old); !done {
 		return d, false
 	}
-	return r.fleet(StepPublish, r.both())
+	if d, done := r.published(StepPublish, r.both()...); !done {
+		return d, false
+	}
+	for _, p := range r.Publications {
+		if left := p.SureAt.Sub(r.now); left > 0 {
+			return waiting(StepPublish, fmt.Sprintf("every verifier of %s to know key version %d, which is sure at %s",
+				p.Name, r.next, p.SureAt.UTC().Format(time.RFC3339))), false
+		}
+	}
+	return Decision{}, true
 }
 
 // switchOver makes every API server sign with the new key, and after them every kube-controller-manager. It is
@@ -127,15 +143,34 @@ func (r run) switchOver() (Decision, bool) {
 	if r.retireBegan() {
 		return Decision{}, true
 	}
+	_, outside := r.published(StepSwitch, r.both()...)
 	sign := r.old
-	if r.allServers(func(s Server) bool { return s.Configured.Sign == r.next && s.proven() }) || r.managerSwitched() {
+	if outside && r.allServers(func(s Server) bool { return s.Configured.Sign == r.next && s.proven() }) || r.managerSwitched() {
 		sign = r.next
 	}
 	step := StepSwitch
 	if r.switchTold() {
 		step = StepRefresh // an API server that dies from here on is down during Refresh, and does not bring Switch back
 	}
-	return r.controlPlane(step, Keys{Verify: r.both(), Sign: r.next}, sign)
+	d, done := r.controlPlane(step, Keys{Verify: r.both(), Sign: r.next}, sign)
+	if outside || sign == r.next {
+		return d, done
+	}
+	return r.holdSwitch(d, done), false
+}
+
+// holdSwitch lets no other signer switch while some place outside the cluster does not prove, any more, that it accepts both keys.
+func (r run) holdSwitch(d Decision, done bool) Decision {
+	next := d.Action.Target.Next
+	fresh := r.anyServer(func(s Server) bool { return s.Name == next && !s.Configured.Equal(d.Action.Target.Keys) })
+	switch {
+	case !done && !fresh:
+		return d // what is out comes back first
+	case r.anyDown():
+		d.Action.Target.Next = ""
+		return d
+	}
+	return r.publishKeys(d.Step, r.both()...)
 }
 
 // refresh leaves no node and no legacy token of the time before the switch. Nodes come first: the kubelets of new
@@ -145,6 +180,10 @@ func (r run) switchOver() (Decision, bool) {
 func (r run) refresh() (Decision, bool) {
 	if r.retireBegan() {
 		return Decision{}, true
+	}
+	// More tokens of the new key are of no use where it is refused. A place that cannot be asked has accepted it before.
+	if r.lost(r.both()...) {
+		return r.publishKeys(StepRefresh, r.both()...), false
 	}
 	if r.nodesOld() || !r.Nodes.Converged {
 		return r.nodes(StepRefresh), false
@@ -169,7 +208,7 @@ func (r run) retire() (Decision, bool) {
 			return waiting(StepRetire, fmt.Sprintf("API server %s to refuse a canary token of key version %d", s.Name, r.old)), false
 		}
 	}
-	return r.fleet(StepRetire, []int{r.next})
+	return r.published(StepRetire, r.next)
 }
 
 // controlPlane brings every API server to want and every kube-controller-manager to sign; done says that
@@ -220,16 +259,34 @@ func (r run) nodes(step Step) Decision {
 	}
 }
 
-// fleet makes the verifiers outside the cluster accept exactly these key versions.
-func (r run) fleet(step Step, versions []int) (Decision, bool) {
-	if r.Fleet == nil || r.Fleet.Waiting == "" && slices.Equal(r.Fleet.Accepts, versions) {
-		return Decision{}, true
+// published makes these key versions, and no other, the ones that verifiers outside the cluster accept; done says
+// that each place has proven it.
+func (r run) published(step Step, versions ...int) (d Decision, done bool) {
+	for _, p := range r.Publications {
+		if p.whyNot(versions, r.Stored) != "" {
+			return r.publishKeys(step, versions...), false
+		}
 	}
-	d := Decision{Step: step, Action: Action{Kind: PublishKeys, Publish: versions}, Waiting: r.Fleet.Waiting}
-	if d.Waiting == "" {
-		d.Waiting = fmt.Sprintf("the fleet to accept exactly key versions %v; it accepts %v", versions, r.Fleet.Accepts)
+	return Decision{}, true
+}
+
+func (r run) publishKeys(step Step, versions ...int) Decision {
+	d := Decision{Step: step, Action: Action{Kind: PublishKeys, Publish: versions}}
+	for _, p := range r.Publications {
+		if d.Waiting = p.whyNot(versions, r.Stored); d.Waiting != "" {
+			break
+		}
 	}
-	return d, false
+	return d
+}
+
+// lost says that some place was seen to refuse one of these key versions.
+func (r run) lost(versions ...int) bool {
+	return slices.ContainsFunc(r.Publications, func(p Publication) bool {
+		return slices.ContainsFunc(versions, func(v int) bool {
+			return slices.Contains(p.Refuses, v) && !slices.Contains(p.Accepts, v)
+		})
+	})
 }
 
 func (r run) both() []int    { return []int{r.old, r.next} }
@@ -254,6 +311,12 @@ func (r run) retireBegan() bool {
 
 func (r run) managerSwitched() bool {
 	return slices.ContainsFunc(r.ControllerManagers, func(m ControllerManager) bool { return m.Configured == r.next })
+}
+
+// anyDown says that some process does not run.
+func (r run) anyDown() bool {
+	return r.anyServer(func(s Server) bool { return s.Running.IsZero() }) ||
+		slices.ContainsFunc(r.ControllerManagers, func(m ControllerManager) bool { return m.Running == 0 })
 }
 
 func (r run) anyServer(f func(Server) bool) bool { return slices.ContainsFunc(r.Servers, f) }
@@ -281,6 +344,23 @@ func (s Server) whyNot() string {
 	for _, v := range s.Configured.Verify {
 		if !slices.Contains(s.Accepts, v) {
 			return fmt.Sprintf("API server %s to accept a canary token of key version %d", s.Name, v)
+		}
+	}
+	return ""
+}
+
+// whyNot says in words what keeps these of the stored key versions from being the only ones accepted; empty when
+// nothing does.
+func (p Publication) whyNot(versions, stored []int) string {
+	if p.Waiting != "" {
+		return fmt.Sprintf("%s: %s", p.Name, p.Waiting)
+	}
+	for _, v := range stored {
+		switch wanted := slices.Contains(versions, v); {
+		case wanted && !slices.Contains(p.Accepts, v):
+			return fmt.Sprintf("%s to accept a canary token of key version %d", p.Name, v)
+		case !wanted && !slices.Contains(p.Refuses, v):
+			return fmt.Sprintf("%s to refuse a canary token of key version %d", p.Name, v)
 		}
 	}
 	return ""

@@ -32,7 +32,7 @@ func TestBrokenStore(t *testing.T) {
 	}
 	var b strings.Builder
 	for _, test := range tests {
-		d := Plan(test.o)
+		d := plan(test.o)
 		if !d.Blocked || d.Action.Kind != Wait || d.Step != "" {
 			t.Errorf("%s: %v", test.name, told{d})
 		}
@@ -69,7 +69,7 @@ func TestVersions(t *testing.T) {
 	}
 	for _, test := range tests {
 		o := Observed{Wanted: 2, Stored: both, Servers: []Server{test.server}, Legacy: test.legacy, Nodes: Nodes{Converged: true}}
-		if got := Plan(o).Versions; !reflect.DeepEqual(got, test.want) {
+		if got := plan(o).Versions; !reflect.DeepEqual(got, test.want) {
 			t.Errorf("%s: versions %v, want %v", test.name, got, test.want)
 		}
 	}
@@ -103,14 +103,14 @@ func TestPlanOfAnything(t *testing.T) {
 func checkPlan(data []byte) error {
 	first, second := tape(data), tape(data)
 	o, before := first.observed(), second.observed()
-	d := Plan(o)
+	d := plan(o)
 	if err := wellFormed(o, d); err != nil {
 		return fmt.Errorf("%v: %w, for %+v", told{d}, err, o)
 	}
 	if !reflect.DeepEqual(o, before) {
 		return fmt.Errorf("%+v was changed to %+v", before, o)
 	}
-	if again := Plan(o); !reflect.DeepEqual(d, again) {
+	if again := plan(o); !reflect.DeepEqual(d, again) {
 		return fmt.Errorf("%v, and then %v, for %+v", told{d}, told{again}, o)
 	}
 	return nil
@@ -166,7 +166,11 @@ func (t *tape) observed() Observed {
 		o.ControllerManagers = append(o.ControllerManagers, m)
 	}
 	if t.is() {
-		o.Fleet = &Fleet{Accepts: t.versions(), Waiting: t.text()}
+		p := Publication{Name: "the fleet", Accepts: t.versions(), Refuses: t.versions(), Waiting: t.text()}
+		if t.is() {
+			p.SureAt = later
+		}
+		o.Publications = append(o.Publications, p)
 	}
 	o.Legacy = Legacy{Proven: t.version(), Waiting: t.text(), Blocked: t.is()}
 	o.Nodes = Nodes{Oldest: t.version(), Converged: t.is(), Waiting: t.text(), Blocked: t.is()}

@@ -13,7 +13,10 @@
 //   - a rotation only goes forward.
 package rotation
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // Keys is what an API server accepts and signs with, as key versions.
 type Keys struct {
@@ -40,8 +43,8 @@ type Observed struct {
 	ControllerManagers []ControllerManager
 	// ControlPlaneWaiting says what else the control plane lacks; empty when nothing.
 	ControlPlaneWaiting string
-	// Fleet is what verifiers outside the cluster accept; nil when it is registered with none.
-	Fleet *Fleet
+	// Publications are the places where the keys are published for verifiers outside the cluster.
+	Publications []Publication
 	// Legacy is what is known of the legacy tokens.
 	Legacy Legacy
 	// Nodes is what is known of the nodes.
@@ -73,11 +76,15 @@ type ControllerManager struct {
 	Waiting             string
 }
 
-// Fleet is what verifiers outside the cluster accept.
-type Fleet struct {
-	// Accepts are the key versions whose canary tokens they accept.
-	Accepts []int
-	// Waiting says why that is not known, if it is not.
+// Publication is one place where the keys are published for verifiers outside the cluster, like a fleet.
+type Publication struct {
+	Name string
+	// Accepts and Refuses are the key versions that its verifiers were seen to accept and refuse; a version in
+	// neither is not known.
+	Accepts, Refuses []int
+	// SureAt is from when on none of its verifiers can use what was published before.
+	SureAt time.Time
+	// Waiting says why it cannot be asked, or what else is wrong with it.
 	Waiting string
 }
 
@@ -126,7 +133,7 @@ const (
 	GenerateKey ActionKind = "GenerateKey"
 	// ConvergeControlPlane brings the control plane nearer to Action.Target.
 	ConvergeControlPlane ActionKind = "ConvergeControlPlane"
-	// PublishKeys makes the fleet trust exactly Action.Publish.
+	// PublishKeys makes Action.Publish the only keys that are published, at every place.
 	PublishKeys ActionKind = "PublishKeys"
 	// RefreshTokens re-signs legacy tokens with Action.Version.
 	RefreshTokens ActionKind = "RefreshTokens"

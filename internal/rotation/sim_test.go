@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"time"
 )
 
 // The simulated cluster does what the contracts of internal/controlplane, internal/nodes and the refresh of
@@ -85,7 +86,12 @@ type simNode struct {
 
 type simFleet struct {
 	published, accepts set
-	proven             set
+	// sure says that every verifier has what is accepted.
+	sure bool
+	// proven are the key versions that the planner saw accepted last.
+	proven set
+	// lost says that somebody else took keys away, and that they are not back yet.
+	lost bool
 }
 
 // walk is the walk over all legacy tokens and what it proved. The controller forgets it when it restarts.
@@ -97,6 +103,8 @@ type walk struct {
 type shape struct {
 	servers, managers, nodes int8
 	fleet                    bool
+	// slow says that the fleet's verifiers learn of a key one after another.
+	slow bool
 }
 
 // cluster is the state of a simulated cluster.
@@ -153,7 +161,7 @@ func (c *cluster) observe(v view) Observed {
 		}
 	}
 	if c.shape.fleet {
-		o.Fleet = c.observeFleet(v)
+		o.Publications = []Publication{c.observeFleet(v)}
 	}
 	return o
 }
@@ -176,13 +184,22 @@ func (c *cluster) observeServer(i int, v view) Server {
 	return o
 }
 
-func (c *cluster) observeFleet(v view) *Fleet {
+// now is when every plan is made, and later a time after that.
+var now, later = time.Unix(1000, 0), time.Unix(2000, 0)
+
+// observeFleet sees a key version accepted only if it is published too, and refused only if it is not.
+func (c *cluster) observeFleet(v view) Publication {
+	f := &c.fleet
 	if !v.fleetKnown { // some of it has answered
-		return &Fleet{Accepts: c.fleet.published.list(), Waiting: "the fleet to answer"}
+		return Publication{Name: "the fleet", Accepts: f.published.list(), Waiting: "no answer"}
 	}
-	accepts := c.fleet.accepts & c.stored
-	c.fleet.proven |= accepts
-	return &Fleet{Accepts: accepts.list()}
+	accepts, refuses := f.accepts&f.published&c.stored, c.stored&^f.accepts&^f.published
+	f.proven = (f.proven | accepts) &^ refuses
+	p := Publication{Name: "the fleet", Accepts: accepts.list(), Refuses: refuses.list(), SureAt: later}
+	if f.sure {
+		p.SureAt = now
+	}
+	return p
 }
 
 func (c *cluster) observeLegacy() Legacy {
@@ -234,7 +251,9 @@ func (c *cluster) execute(d Decision) {
 	case ConvergeControlPlane:
 		c.converge(a.Target)
 	case PublishKeys:
-		c.fleet.published = setOf(a.Publish...)
+		if keys := setOf(a.Publish...); c.fleet.published != keys {
+			c.fleet.published, c.fleet.sure = keys, !c.shape.slow
+		}
 	case RefreshTokens:
 		c.refresh(uint8(a.Version))
 	case ConvergeNodes:

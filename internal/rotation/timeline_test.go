@@ -121,7 +121,7 @@ var (
 	oneNodes = shape{servers: 1, managers: 1, nodes: 2}
 	ha       = shape{servers: 3, managers: 2, nodes: 1}
 	haNodes  = shape{servers: 3, managers: 2, nodes: 2}
-	haFleet  = shape{servers: 3, managers: 2, nodes: 1, fleet: true}
+	haFleet  = shape{servers: 3, managers: 2, nodes: 1, fleet: true, slow: true}
 )
 
 type story struct {
@@ -137,6 +137,8 @@ func stories() []story {
 		{"rotate-1", one, rotate()},
 		{"rotate-3-with-nodes", haNodes, rotate()},
 		{"rotate-3-with-fleet", haFleet, rotate()},
+		{"fleet-loses-its-keys-in-switch", haFleet, rotate(incident{nextIs("cp-1"), []event{{kind: fleetLost}}})},
+		{"fleet-loses-its-keys-in-refresh", haFleet, rotate(incident{replacing, []event{{kind: fleetLost}}})},
 		{"rotate-twice", one, rotate(incident{settledAt(2), wanted(3)})},
 		{"wanted-again-while-it-runs", one, rotate(incident{in(StepSwitch), wanted(3)})},
 		{"disruption-budget", oneNodes, rotate(
@@ -184,6 +186,10 @@ func waitsFor(text string) func(Decision) bool {
 	return func(d Decision) bool { return d.Step != "" && d.Waiting == text }
 }
 
+func nextIs(server string) func(Decision) bool {
+	return func(d Decision) bool { return d.Step == StepSwitch && d.Action.Target.Next == server }
+}
+
 func dropping(d Decision) bool   { return d.Step == StepRetire && d.Action.Target.Next == "cp-0" }
 func refreshing(d Decision) bool { return d.Action.Kind == RefreshTokens }
 func replacing(d Decision) bool  { return d.Step == StepRefresh && d.Action.Kind == ConvergeNodes }
@@ -192,7 +198,7 @@ func replacing(d Decision) bool  { return d.Step == StepRefresh && d.Action.Kind
 func TestTimelines(t *testing.T) {
 	for _, s := range stories() {
 		t.Run(s.name, func(t *testing.T) {
-			run := timeline{trial: trial{cluster: cluster{shape: s.shape, wanted: 1}, plan: Plan}, incidents: s.incidents, quiet: s.incidents != nil}
+			run := timeline{trial: trial{cluster: cluster{shape: s.shape, wanted: 1}, plan: plan}, incidents: s.incidents, quiet: s.incidents != nil}
 			if err := run.run(); err != nil {
 				t.Errorf("%v, after\n%s", err, run.story())
 			}

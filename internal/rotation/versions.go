@@ -34,11 +34,12 @@ func (r run) allSign() bool {
 	return r.allServers(func(s Server) bool { return s.signs(r.next) }) && !slices.ContainsFunc(r.ControllerManagers, oldManager)
 }
 
-// allAccept says that every verifier accepts the new key version. The fleet need not be asked again once
-// the switch began.
+// allAccept says that every verifier accepts the new key version. Those outside the cluster need not be asked again
+// once the switch began.
 func (r run) allAccept() bool {
-	fleet := r.Fleet == nil || r.Fleet.Waiting == "" && slices.Contains(r.Fleet.Accepts, r.next) || r.switchBegan()
-	return fleet && r.allServers(func(s Server) bool { return s.accepts(r.next) })
+	refuses := func(p Publication) bool { return p.Waiting != "" || !slices.Contains(p.Accepts, r.next) }
+	outside := r.switchBegan() || !slices.ContainsFunc(r.Publications, refuses)
+	return outside && r.allServers(func(s Server) bool { return s.accepts(r.next) })
 }
 
 func (s Server) signs(version int) bool {
