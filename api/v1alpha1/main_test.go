@@ -131,7 +131,10 @@ func newCluster(name string) *v1alpha1.UserCluster {
 			Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
 			ControlPlane:      v1alpha1.ControlPlane{Replicas: 3},
 			NodePools:         []v1alpha1.NodePool{{Name: "pool-1", Replicas: 2, MaxSurge: 1}},
-			KSASigningKey:     v1alpha1.KSASigningKey{Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.RS256},
+			KSASigningKey: v1alpha1.KSASigningKey{
+				Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.RS256,
+				Issuer: v1alpha1.DefaultIssuer, PublishMaxAgeSeconds: 60,
+			},
 		},
 	}
 }

@@ -36,8 +36,13 @@ const (
 	AnnotationTokenRefreshed = "keyturn.dev/legacy-token-refreshed"
 	// SecretTypeSigningKey is the type of the Secrets that hold key versions.
 	SecretTypeSigningKey = "keyturn.dev/ksa-signing-key"
+	// CredentialsKey is the key under which the Secret that gkeConnect names holds a service account key.
+	CredentialsKey = "key.json"
 	// ControllerUser is the user as which the controller reaches the admin cluster; only it may touch keys.
 	ControllerUser = "system:serviceaccount:keyturn-system:keyturn-controller"
 	// SystemNamespace is the namespace of the controller and, by default, of UserClusters.
 	SystemNamespace = "keyturn-system"
 )
+
+// CredentialsSecretName names the Secret in which gkectl keeps the service account key that registers a cluster.
+func CredentialsSecretName(cluster string) string { return cluster + "-gke-connect" }

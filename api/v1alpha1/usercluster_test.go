@@ -23,6 +23,7 @@ func TestDefaults(t *testing.T) {
 			"controlPlane":      map[string]any{"replicas": 1},
 			"nodePools":         []any{map[string]any{"name": "pool-1", "replicas": 2}},
 			"ksaSigningKey":     map[string]any{},
+			"gkeConnect":        map[string]any{"projectID": "project-1", "location": "global"},
 		},
 	}}
 	if err := admin.Create(t.Context(), uc, client.DryRunAll); err != nil {
@@ -34,7 +35,11 @@ func TestDefaults(t *testing.T) {
 		"network":               map[string]any{"serviceCIDR": "10.96.0.0/20", "podCIDR": "192.168.0.0/16"},
 		"controlPlane":          map[string]any{"replicas": int64(1)},
 		"nodePools":             []any{map[string]any{"name": "pool-1", "replicas": int64(2), "maxSurge": int64(1)}},
-		"ksaSigningKey":         map[string]any{"version": int64(1), "source": "files", "algorithm": "RS256"},
+		"ksaSigningKey": map[string]any{
+			"version": int64(1), "source": "files", "algorithm": "RS256",
+			"issuer": "https://kubernetes.default.svc.cluster.local", "publishMaxAgeSeconds": int64(60),
+		},
+		"gkeConnect": map[string]any{"projectID": "project-1", "location": "global", "endpoint": "", "stsEndpoint": ""},
 	}
 	if diff := cmp.Diff(want, uc.Object["spec"]); diff != "" {
 		t.Errorf("spec (-want +got):\n%s", diff)
@@ -137,7 +142,11 @@ func TestFullStatus(t *testing.T) {
 		},
 		Endpoint:   "https://127.0.0.1:6443",
 		APIServers: []v1alpha1.APIServerStatus{{Name: "1", Endpoint: "https://127.0.0.1:6444", Ready: true, SigningVersion: 1, AcceptedVersions: []int32{1}}},
-		NodePools:  []v1alpha1.NodePoolStatus{{Name: "pool-1", Replicas: 2, Ready: 1, Updated: 0}},
+		Publications: []v1alpha1.PublicationStatus{
+			{Name: "fleet membership projects/p/locations/l/memberships/m", AcceptedVersions: []int32{1, 2}, PublishedAt: &now},
+			{Name: "s3://bucket", WaitingFor: "bucket to exist"},
+		},
+		NodePools: []v1alpha1.NodePoolStatus{{Name: "pool-1", Replicas: 2, Ready: 1, Updated: 0}},
 	}
 	want := uc.Status.DeepCopy()
 	if err := controller.Status().Update(t.Context(), uc); err != nil {

@@ -35,6 +35,8 @@ type UserClusterList struct {
 }
 
 // UserClusterSpec is what is wanted of a user cluster.
+//
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.gkeConnect) || has(self.gkeConnect)",message="gkeConnect cannot be removed: a cluster leaves its fleet when it is deleted"
 type UserClusterSpec struct {
 	// KubernetesVersion is the version of every component, for example "v1.36.4".
 	// +kubebuilder:validation:Pattern=`^v[0-9]+\.[0-9]+\.[0-9]+$`
@@ -63,6 +65,10 @@ type UserClusterSpec struct {
 
 	// KSASigningKey says which key version is wanted.
 	KSASigningKey KSASigningKey `json:"ksaSigningKey"`
+
+	// GKEConnect names the fleet that the cluster is registered with. Without it there is none.
+	// +optional
+	GKEConnect *GKEConnect `json:"gkeConnect,omitempty"`
 }
 
 // Network holds the address ranges of a user cluster, in CIDR notation.
@@ -130,6 +136,65 @@ type KSASigningKey struct {
 	// Algorithm is that of the next key version that is generated.
 	// +kubebuilder:default=RS256
 	Algorithm Algorithm `json:"algorithm"`
+	// Issuer is the issuer of all tokens, an https URL. Rotations do not change it, since verifiers know tokens by it.
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^https://[^/?#]+(/[^/?#]+)*$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="ksaSigningKey.issuer cannot be changed"
+	// +kubebuilder:default="https://kubernetes.default.svc.cluster.local"
+	// +optional
+	Issuer string `json:"issuer,omitempty"`
+	// Publish are the URLs of buckets or directories (file://, s3://, gs://, azblob://) that get the discovery document
+	// and the JWKS of the issuer.
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:MaxLength=512
+	// +kubebuilder:validation:XValidation:rule="oldSelf.all(url, url in self)",message="URLs of ksaSigningKey.publish cannot be removed: the keys that are published there would stay"
+	// +listType=set
+	// +optional
+	Publish []string `json:"publish,omitempty"`
+	// PublishMaxAgeSeconds is how long verifiers may keep a published document. No API server signs with a key before
+	// it has been published for that long.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=604800
+	// +kubebuilder:default=60
+	// +optional
+	PublishMaxAgeSeconds int32 `json:"publishMaxAgeSeconds,omitempty"`
+}
+
+// DefaultIssuer is the issuer of clusters that name no other; kubeadm and others use it too.
+const DefaultIssuer = "https://kubernetes.default.svc.cluster.local"
+
+// GKEConnect names a fleet, as a location of a project, and how to reach it. The membership has the cluster's name.
+type GKEConnect struct {
+	// ProjectID is that of the fleet's project.
+	// +kubebuilder:validation:Pattern=`^[a-z][-a-z0-9.:]{4,61}[a-z0-9]$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="gkeConnect.projectID cannot be changed"
+	ProjectID string `json:"projectID"`
+	// Location is that of the membership, like us-central1 or global.
+	// +kubebuilder:validation:Pattern=`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="gkeConnect.location cannot be changed"
+	Location string `json:"location"`
+	// CredentialsSecret names the Secret, in the namespace of the cluster, whose key "key.json" is the service account
+	// key that may register the cluster. Empty: the application default credentials of the controller.
+	// +optional
+	CredentialsSecret string `json:"credentialsSecret,omitempty"`
+	// Endpoint is the URL of the memberships API; empty: that of GKE Hub.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="gkeConnect.endpoint cannot be changed"
+	// +kubebuilder:default=""
+	Endpoint string `json:"endpoint"`
+	// STSEndpoint is the URL of the security token service; empty: that of Google Cloud.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="gkeConnect.stsEndpoint cannot be changed"
+	// +kubebuilder:default=""
+	STSEndpoint string `json:"stsEndpoint"`
+	// CABundle holds the PEM certificates by which both endpoints are known; empty: those that the controller's
+	// machine trusts.
+	// +optional
+	CABundle string `json:"caBundle,omitempty"`
+	// PropagationSeconds is how long after a key was published some verifier may not know it yet. No API server
+	// signs with the key before that, whatever was proven.
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=604800
+	// +optional
+	PropagationSeconds int32 `json:"propagationSeconds,omitempty"`
 }
 
 // UserClusterStatus is what was observed of a user cluster.
@@ -157,6 +222,12 @@ type UserClusterStatus struct {
 	// +listMapKey=name
 	// +optional
 	APIServers []APIServerStatus `json:"apiServers,omitempty"`
+
+	// Publications are the places where the public keys are published for verifiers outside the cluster.
+	// +listType=map
+	// +listMapKey=name
+	// +optional
+	Publications []PublicationStatus `json:"publications,omitempty"`
 
 	// NodePools counts the nodes of each pool.
 	// +listType=map
@@ -237,6 +308,22 @@ type APIServerStatus struct {
 	// +listType=atomic
 	// +optional
 	AcceptedVersions []int32 `json:"acceptedVersions,omitempty"`
+}
+
+// PublicationStatus is one place where the public keys are published for verifiers outside the cluster.
+type PublicationStatus struct {
+	// Name is like "fleet membership projects/p/locations/l/memberships/m", or the URL of a bucket.
+	Name string `json:"name"`
+	// AcceptedVersions are the key versions that were proven to be accepted there.
+	// +listType=atomic
+	// +optional
+	AcceptedVersions []int32 `json:"acceptedVersions,omitempty"`
+	// PublishedAt is when what is published was last changed.
+	// +optional
+	PublishedAt *metav1.Time `json:"publishedAt,omitempty"`
+	// WaitingFor says in words what keeps it from being as wanted; empty when nothing does.
+	// +optional
+	WaitingFor string `json:"waitingFor,omitempty"`
 }
 
 // NodePoolStatus counts the nodes of a pool.
