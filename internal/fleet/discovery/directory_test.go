@@ -1,0 +1,174 @@
+package discovery_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/keyturn/keyturn/internal/fleet/discovery"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/jwks"
+)
+
+// TestDirectoryModes publishes with a umask that would keep everything from the web server.
+func TestDirectoryModes(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "www")
+	defer syscall.Umask(syscall.Umask(0o077))
+	b := newBucket(t, "file://"+dir+"?create_dir=true&prefix=clusters/blue/")
+	publish(t, b, generate(t, 1, jwks.RS256))
+	publish(t, b, generate(t, 2, jwks.ES256))
+	got := map[string]fs.FileMode{}
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		got[strings.TrimPrefix(path, dir)] = info.Mode()
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const directory = fs.ModeDir | 0o755
+	want := map[string]fs.FileMode{
+		"": directory, "/clusters": directory, "/clusters/blue": directory, "/clusters/blue/.well-known": directory,
+		"/clusters/blue/.well-known/openid-configuration": 0o644,
+		"/clusters/blue/openid":                           directory, "/clusters/blue/openid/v1": directory,
+		"/clusters/blue/openid/v1/jwks": 0o644,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
+// TestDirectoryMissing has no directory. It may be one that is to be mounted, so only create_dir makes it, and only when
+// there is something to write.
+func TestDirectoryMissing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "www")
+	k := generate(t, 1, jwks.ES256)
+	b := newBucket(t, "file://"+dir)
+	if _, err := b.Observe(t.Context(), []keystore.KeyPair{k}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("observing: %v", err)
+	}
+	if err := b.Publish(t.Context(), []keystore.KeyPair{k}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("publishing: %v", err)
+	}
+	if err := b.Remove(t.Context()); err != nil {
+		t.Error(err)
+	}
+	creates := newBucket(t, "file://"+dir+"?create_dir=true")
+	if o := observe(t, creates, k); len(o.Refuses) != 1 || o.Waiting == "" {
+		t.Errorf("observed %+v", o)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("observing made the directory (%v)", err)
+	}
+	publish(t, creates, k)
+	wantClean(t, b, []keystore.KeyPair{k}, 1) // made meanwhile, for both
+}
+
+// TestDirectoryLeftovers has the temporary files of a process that was killed while it wrote.
+func TestDirectoryLeftovers(t *testing.T) {
+	p := newDirectory(t)
+	dir := strings.TrimPrefix(p.url, "file://")
+	b := newBucket(t, p.url)
+	leave := func() {
+		for _, name := range []string{discoveryName, jwksName} {
+			p.replace(t, name+".18a2b3c4d5e6f708.tmp", []byte("half"))
+		}
+	}
+	leave()
+	publish(t, b, generate(t, 1, jwks.ES256))
+	if diff := cmp.Diff([]string{discoveryName, jwksName}, p.names(t)); diff != "" {
+		t.Errorf("after Publish (-want +got):\n%s", diff)
+	}
+	leave()
+	if err := b.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string(nil), p.names(t)); diff != "" {
+		t.Errorf("after Remove (-want +got):\n%s", diff)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "openid/v1")); err != nil {
+		t.Errorf("Remove took a directory away, which others may use: %v", err)
+	}
+}
+
+// TestDirectoryReaders reads the files all the time while they are replaced: none is ever missing or half, and there are
+// never more than the two live keys.
+func TestDirectoryReaders(t *testing.T) {
+	p := newDirectory(t)
+	b := newBucket(t, p.url)
+	old := generate(t, 1, jwks.ES256)
+	publish(t, b, old)
+	for version := 2; version < 30; version++ {
+		algorithm := jwks.ES256
+		if version%10 == 0 {
+			algorithm = jwks.RS256
+		}
+		next := generate(t, version, algorithm)
+		live := []keystore.KeyPair{old, next}
+		meanwhile(t, func() {
+			publish(t, b, old, next)
+			publish(t, b, next)
+		}, func() bool {
+			set, err := jwks.Parse(p.content(t, jwksName))
+			if err != nil || set.Len() < 1 || set.Len() > 2 {
+				t.Errorf("the JWKS holds %d keys (%v)", set.Len(), err)
+			}
+			for _, k := range set.Keys() {
+				if k.KeyID != live[0].KeyID && k.KeyID != live[1].KeyID {
+					t.Errorf("key %s is served, and not live", k.KeyID)
+				}
+			}
+			_, err = jwks.ParseDiscovery(p.content(t, discoveryName))
+			return err == nil
+		})
+		old = next
+	}
+}
+
+// TestSureAt has a store whose clock is behind that of the controller, and one that cuts off fractions of a second.
+func TestSureAt(t *testing.T) {
+	p := newDirectory(t)
+	now := time.Now().Add(time.Hour)
+	b, err := discovery.New(discovery.Options{URL: p.url, Issuer: issuer, MaxAge: time.Minute, Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := generate(t, 1, jwks.ES256)
+	publish(t, b, k)
+	if o := observe(t, b, k); !o.SureAt.Equal(now.Add(time.Minute)) {
+		t.Errorf("written at %v by its own clock: sure at %v", now, o.SureAt)
+	}
+	dir := strings.TrimPrefix(p.url, "file://")
+	first, last := time.Unix(1_700_000_000, 500), time.Unix(1_700_000_100, 1)
+	touch(t, filepath.Join(dir, discoveryName), first)
+	touch(t, filepath.Join(dir, jwksName), last)
+	other := newBucket(t, p.url)
+	if o := observe(t, other, k); !o.PublishedAt.Equal(last) || !o.SureAt.Equal(last.Add(time.Minute)) {
+		t.Errorf("written at %v: published at %v and sure at %v", last, o.PublishedAt, o.SureAt)
+	}
+	last = time.Unix(1_700_000_200, 0)
+	touch(t, filepath.Join(dir, discoveryName), last)
+	if o := observe(t, other, k); !o.PublishedAt.Equal(last) || !o.SureAt.Equal(last.Add(time.Minute+time.Second)) {
+		t.Errorf("written at %v: published at %v and sure at %v", last, o.PublishedAt, o.SureAt)
+	}
+}
+
+func touch(t *testing.T, path string, at time.Time) {
+	t.Helper()
+	if err := os.Chtimes(path, at, at); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,214 @@
+// Package discovery publishes the OpenID Connect discovery document and the JWKS of a cluster's issuer to a bucket or a
+// directory, for verifiers that fetch them from the issuer's URL: AWS IAM, Microsoft Entra ID, workload identity pools of
+// Google Cloud, and everything else that speaks OpenID Connect.
+//
+// Start at New. A Bucket is a fleet.Publisher; package bucketurl tells which URLs it takes. It writes two objects, which
+// have to be served below the issuer's URL, and no others:
+//
+//	.well-known/openid-configuration
+//	openid/v1/jwks
+//
+// # The order of writes
+//
+// Each object is replaced whole, so that no verifier ever reads half a document, and one write goes after the other:
+//
+//   - The JWKS is there before a discovery document points at it, and goes after it.
+//   - While a key is in the JWKS, its algorithm is in the discovery document: that gets a new algorithm before
+//     the JWKS gets the key, and loses an old one after.
+//   - The JWKS holds the keys of the last Publish or those of the one before, and never any other.
+//
+// A crash between two writes leaves documents that work. Observe tells of them, and the next Publish puts them right.
+//
+// # Caches
+//
+// Verifiers may keep a document for as long as its Cache-Control header says, Options.MaxAge. SureAt counts from the time
+// that the store gives the newest object or, when it was this process that wrote it and its clock is the later one, from
+// then; so the clock of the store only matters after a restart. To make MaxAge shorter, do it while no rotation runs: what
+// was fetched before is kept for as long as its header said then. A web server in front of a directory sets its own
+// headers, as does a CDN in front of a bucket: they must not let anybody keep a document for longer than MaxAge.
+//
+// # Credentials
+//
+// They come from the environment of the controller, as the libraries of the clouds read it:
+//
+//   - s3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_WEB_IDENTITY_TOKEN_FILE with AWS_ROLE_ARN, or the
+//     role of the machine; AWS_REGION unless the URL has a region. Allow s3:GetObject, s3:PutObject and s3:DeleteObject on
+//     the objects, and s3:ListBucket on the bucket: without it, S3 refuses to tell that an object is not there.
+//   - gs: GOOGLE_APPLICATION_CREDENTIALS, or the service account of the machine, with roles/storage.objectUser on the bucket.
+//   - azblob: AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET or AZURE_FEDERATED_TOKEN_FILE, or the managed
+//     identity of the machine, with the role Storage Blob Data Contributor on the container; or AZURE_STORAGE_KEY or
+//     AZURE_STORAGE_SAS_TOKEN. AZURE_STORAGE_ACCOUNT unless the URL has a storage_account.
+//   - file: none; the controller must be allowed to write to the directory. What it makes there can be read by everybody,
+//     whatever its umask: the objects and the directories in between. No files but the objects are left there.
+//
+// The objects must be readable for everybody too. That is a setting of the bucket, and not made here.
+package discovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/fleet"
+	"github.com/keyturn/keyturn/internal/fleet/discovery/bucketurl"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/jwks"
+)
+
+// Options say what is published where.
+type Options struct {
+	// URL is that of the bucket or directory; see package bucketurl.
+	URL string
+	// Issuer is the issuer of the cluster's tokens, an https URL below which the bucket is served.
+	Issuer string
+	// MaxAge is how long a verifier may keep a document. Fractions of a second are not in its Cache-Control header.
+	MaxAge time.Duration
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
+}
+
+// Bucket is a bucket or a directory to which the documents of one issuer are published.
+type Bucket struct {
+	store   *store
+	issuer  string
+	maxAge  time.Duration
+	now     func() time.Time
+	wroteAt time.Time // when this process last wrote
+}
+
+var _ fleet.Publisher = (*Bucket)(nil)
+
+// New returns the bucket of a URL. It does not reach out to it: the first call does, and those after one that failed.
+func New(o Options) (*Bucket, error) {
+	u, err := bucketurl.Parse(o.URL)
+	if err != nil {
+		return nil, fmt.Errorf("URL of the bucket to publish to: %w", err)
+	}
+	if err := checkIssuer(o.Issuer); err != nil {
+		return nil, fmt.Errorf("issuer to publish to %s: %w", u, err)
+	}
+	if o.MaxAge < 0 {
+		return nil, fmt.Errorf("age of documents published to %s: %v is below 0", u, o.MaxAge)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Bucket{store: newStore(u), issuer: o.Issuer, maxAge: o.MaxAge, now: o.Now}, nil
+}
+
+func checkIssuer(issuer string) error {
+	if strings.HasSuffix(issuer, "/") {
+		return errors.New("ends with a slash")
+	}
+	_, err := jwks.NewDiscovery(issuer, issuer+jwks.Path, jwks.Set{})
+	return err
+}
+
+// Name is the URL, which holds no secret.
+func (b *Bucket) Name() string { return b.store.url.String() }
+
+// Publish implements fleet.Publisher.
+func (b *Bucket) Publish(ctx context.Context, keys []keystore.KeyPair) error {
+	if err := b.publish(ctx, keys); err != nil {
+		return b.failed("publishing to", err)
+	}
+	return nil
+}
+
+func (b *Bucket) publish(ctx context.Context, keys []keystore.KeyPair) error {
+	if len(keys) == 0 {
+		return errors.New("no keys: that would lock every workload out")
+	}
+	set, err := setOf(keys)
+	if err != nil {
+		return err
+	}
+	is, err := b.read(ctx)
+	if err != nil {
+		return err
+	}
+	if is.discovery.found {
+		// Its algorithms first become those of all keys that are in the JWKS before the next write and after it.
+		if err := b.ensureDiscovery(ctx, union(set, is.keys.data), &is.discovery); err != nil {
+			return err
+		}
+	}
+	// Crash here: the document lists an algorithm of which no token is signed yet.
+	if err := b.ensureJWKS(ctx, set, &is.keys); err != nil {
+		return err
+	}
+	// Crash here: the document is missing, if it is the first, or lists an algorithm of which no key is left.
+	return b.ensureDiscovery(ctx, set, &is.discovery)
+}
+
+func (b *Bucket) ensureDiscovery(ctx context.Context, set jwks.Set, is *object) error {
+	want, err := b.discoveryDocument(set)
+	if err != nil {
+		return err
+	}
+	return b.ensure(ctx, want, is)
+}
+
+func (b *Bucket) ensureJWKS(ctx context.Context, set jwks.Set, is *object) error {
+	want, err := b.jwksDocument(set)
+	if err != nil {
+		return err
+	}
+	return b.ensure(ctx, want, is)
+}
+
+// ensure replaces an object that is not as wanted, and reads it back.
+func (b *Bucket) ensure(ctx context.Context, want document, is *object) error {
+	if b.store.difference(want, *is) == "" {
+		return nil
+	}
+	err := b.store.put(ctx, want)
+	b.wroteAt = b.now() // after an error too: it may be written
+	if err != nil {
+		return err
+	}
+	if *is, err = b.store.get(ctx, want.name); err != nil {
+		return err
+	}
+	if difference := b.store.difference(want, *is); difference != "" {
+		return fmt.Errorf("%s was written and reads back as another: it %s", want.name, difference)
+	}
+	return nil
+}
+
+// Remove implements fleet.Publisher. The directories that Publish made stay, empty.
+func (b *Bucket) Remove(ctx context.Context) error {
+	for _, name := range []string{discoveryName, jwksName} {
+		if err := b.store.delete(ctx, name); err != nil {
+			return b.failed("removing from", err)
+		}
+		// Crash here: the JWKS is there and nothing points at it.
+	}
+	return nil
+}
+
+// read reads both objects.
+func (b *Bucket) read(ctx context.Context) (served, error) {
+	discovery, err := b.store.get(ctx, discoveryName)
+	if err != nil {
+		return served{}, err
+	}
+	keys, err := b.store.get(ctx, jwksName)
+	return served{discovery: discovery, keys: keys}, err
+}
+
+func (b *Bucket) failed(doing string, err error) error {
+	return fmt.Errorf("%s %s: %w\nhint: %s", doing, b.Name(), err, hints[b.store.url.Scheme])
+}
+
+var hints = map[string]string{
+	"file": "see that the directory exists and that the controller may write to it",
+	"s3": "see that the bucket exists, that its region is given by ?region= or AWS_REGION, and that the credentials of the " +
+		"controller (AWS_*) may get, put, delete and list its objects",
+	"gs": "see that the bucket exists, and that the credentials of the controller (GOOGLE_APPLICATION_CREDENTIALS) " +
+		"have roles/storage.objectUser on it",
+	"azblob": "see that the container exists, that ?storage_account= or AZURE_STORAGE_ACCOUNT names its account, and that the " +
+		"credentials of the controller (AZURE_*) have the role Storage Blob Data Contributor on it",
+}

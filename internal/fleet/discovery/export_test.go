@@ -1,0 +1,6 @@
+package discovery
+
+import "time"
+
+// SetTimeout makes the calls of a bucket give up sooner.
+func (b *Bucket) SetTimeout(d time.Duration) { b.store.timeout = d }

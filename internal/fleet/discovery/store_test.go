@@ -1,0 +1,87 @@
+package discovery_test
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/fleet/discovery"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/jwks"
+)
+
+func TestNew(t *testing.T) {
+	for name, test := range map[string]struct {
+		options discovery.Options
+		want    string
+	}{
+		"URL":        {discovery.Options{URL: "ftp://a:hunter2@b", Issuer: issuer}, "URL of the bucket to publish to: must begin with"},
+		"issuer":     {discovery.Options{URL: "gs://b", Issuer: "http://a"}, "issuer to publish to gs://b: malformed: issuer is not an https URL"},
+		"no issuer":  {discovery.Options{URL: "gs://b"}, "issuer is not an https URL"},
+		"slash":      {discovery.Options{URL: "gs://b", Issuer: "https://a/"}, "ends with a slash"},
+		"parameters": {discovery.Options{URL: "gs://b", Issuer: "https://a?b"}, "has a query"},
+		"age":        {discovery.Options{URL: "gs://b", Issuer: issuer, MaxAge: -time.Second}, "-1s is below 0"},
+	} {
+		_, err := discovery.New(test.options)
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+	const url = "s3://bucket?prefix=blue/&region=eu-west-1"
+	if name := newBucket(t, url).Name(); name != url {
+		t.Errorf("%s is named %s", url, name)
+	}
+}
+
+// TestNoBucket names a bucket that the store does not have. What is published in it is gone; but nothing is known of keys.
+func TestNoBucket(t *testing.T) {
+	useAWS(t)
+	url := strings.Replace(newS3(t).url, "s3://oidc", "s3://nowhere", 1)
+	b, k := newBucket(t, url), generate(t, 1, jwks.ES256)
+	if _, err := b.Observe(t.Context(), []keystore.KeyPair{k}); err == nil || !strings.Contains(err.Error(), "NoSuchBucket") {
+		t.Errorf("observing: %v", err)
+	}
+	if err := b.Publish(t.Context(), []keystore.KeyPair{k}); err == nil {
+		t.Error("publishing: no error")
+	}
+	if err := b.Remove(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOtherRegion has S3 answer that the bucket is in another region: gocloud.dev says of that too that nothing is there.
+func TestOtherRegion(t *testing.T) {
+	useAWS(t)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusMovedPermanently) }))
+	t.Cleanup(srv.Close)
+	b := newBucket(t, "s3://oidc?use_path_style=true&endpoint="+srv.URL)
+	wantErrors(t, b, generate(t, 1, jwks.ES256), "")
+}
+
+// TestNoCredentials has nothing in the environment that a library could use.
+func TestNoCredentials(t *testing.T) {
+	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/hunter3")
+	b := newBucket(t, "gs://oidc")
+	wantErrors(t, b, generate(t, 1, jwks.ES256), "finding credentials")
+}
+
+// TestOtherAccount has a token for one storage account of Azure and the URL of another, to which it must not be sent. It
+// runs in a process of its own, since the Azure library reads its environment once.
+func TestOtherAccount(t *testing.T) {
+	if os.Getenv("AZURE_STORAGE_ACCOUNT") == "" {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestOtherAccount$", "-test.v")
+		cmd.Env = append(os.Environ(), "AZURE_STORAGE_ACCOUNT=keyturn", "AZURE_STORAGE_SAS_TOKEN="+sasToken, "HTTPS_PROXY=http://127.0.0.1:1")
+		out, err := cmd.CombinedOutput()
+		if err != nil || !bytes.Contains(out, []byte("--- PASS: TestOtherAccount")) {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
+	b := newBucket(t, "azblob://oidc?storage_account=other1")
+	wantErrors(t, b, generate(t, 1, jwks.ES256), "cannot change the service endpoint")
+}

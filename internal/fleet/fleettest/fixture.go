@@ -1,0 +1,155 @@
+package fleettest
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/fleet"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/token"
+)
+
+// fixture is one publisher of one place, and the key versions 1 and 2.
+type fixture struct {
+	Place
+	fleet.Publisher
+	patience time.Duration
+	keys     []keystore.KeyPair
+}
+
+// publish publishes these versions, calling again after an error as a controller does.
+func (f fixture) publish(t *testing.T, versions ...int) {
+	t.Helper()
+	var keys []keystore.KeyPair
+	for _, v := range versions {
+		keys = append(keys, f.keys[v-1])
+	}
+	f.repeat(t, fmt.Sprintf("publishing %v", versions), func() error { return f.Publish(t.Context(), keys) })
+}
+
+func (f fixture) remove(t *testing.T) {
+	t.Helper()
+	f.repeat(t, "removing", func() error { return f.Remove(t.Context()) })
+}
+
+func (f fixture) writes() int {
+	if f.Writes == nil {
+		return 0
+	}
+	return f.Writes()
+}
+
+// want waits until exactly these versions are accepted, the others are refused, and nothing else is to be told.
+func (f fixture) want(t *testing.T, versions ...int) fleet.Observation {
+	t.Helper()
+	return f.eventually(t, fmt.Sprintf("%v accepted and nothing else", versions), func(o fleet.Observation) bool {
+		return f.are(o, versions) && o.Waiting == "" && !o.PublishedAt.IsZero() && !o.SureAt.Before(o.PublishedAt)
+	})
+}
+
+// wantNothing waits until every version is refused and nothing is published.
+func (f fixture) wantNothing(t *testing.T) {
+	t.Helper()
+	f.eventually(t, "nothing published", func(o fleet.Observation) bool { return f.are(o, nil) && o.PublishedAt.IsZero() })
+}
+
+// are says that these versions are accepted and all others refused.
+func (f fixture) are(o fleet.Observation, accepted []int) bool {
+	var refused []int
+	for _, k := range f.keys {
+		if !slices.Contains(accepted, k.Version) {
+			refused = append(refused, k.Version)
+		}
+	}
+	return slices.Equal(o.Accepts, accepted) && slices.Equal(o.Refuses, refused)
+}
+
+// eventually observes until the place is as it should be. The order of the keys must not matter.
+func (f fixture) eventually(t *testing.T, what string, good func(fleet.Observation) bool) fleet.Observation {
+	t.Helper()
+	backwards := slices.Clone(f.keys)
+	slices.Reverse(backwards)
+	var seen fleet.Observation
+	f.repeat(t, what, func() error {
+		var err error
+		if seen, err = f.Observe(t.Context(), backwards); err == nil && !good(seen) {
+			err = fmt.Errorf("observed %+v", seen)
+		}
+		return err
+	})
+	return seen
+}
+
+// repeat does something until it does not fail. Every error on the way must keep its secrets.
+func (f fixture) repeat(t *testing.T, what string, do func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), f.patience)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := do()
+		if err == nil {
+			return
+		}
+		f.secret(t, err)
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: not within %v: %v", what, f.patience, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// secret fails the test when an error holds a token or a private key.
+func (f fixture) secret(t *testing.T, err error) {
+	t.Helper()
+	tells := []string{"eyJ"} // any JSON Web Token begins so
+	for _, k := range f.keys {
+		private, err := token.MarshalPrivateKey(k.Signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tells = append(tells, strings.Split(strings.TrimSpace(string(private)), "\n")...)
+	}
+	for _, secret := range tells {
+		if strings.Contains(err.Error(), secret) {
+			t.Errorf("an error holds a token or a private key: %v", err)
+		}
+	}
+}
+
+// testCancelled asks after the end of the context: every call fails, and none of them tells a secret or does anything.
+func testCancelled(t *testing.T, f fixture) {
+	f.publish(t, 1)
+	f.want(t, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, observed := f.Observe(ctx, f.keys)
+	for what, err := range map[string]error{
+		"observing":  observed,
+		"publishing": f.Publish(ctx, f.keys),
+		"removing":   f.Remove(ctx),
+	} {
+		if err == nil {
+			t.Errorf("%s after the end of its context: no error", what)
+			continue
+		}
+		f.secret(t, err)
+	}
+	f.want(t, 1)
+}
+
+func generate(t *testing.T, version int, algorithm string) keystore.KeyPair {
+	t.Helper()
+	k, err := keystore.Generate(rand.Reader, version, algorithm)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}

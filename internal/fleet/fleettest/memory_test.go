@@ -1,0 +1,20 @@
+package fleettest
+
+import (
+	"testing"
+
+	"github.com/keyturn/keyturn/internal/fleet"
+	"github.com/keyturn/keyturn/jwks"
+)
+
+func TestMemory(t *testing.T) {
+	Run(t, Fixture{New: func(*testing.T) Place {
+		m := &Memory{}
+		return Place{
+			Publisher: func(*testing.T) fleet.Publisher { return m },
+			Writes:    m.Writes,
+			Fail:      func(_ *testing.T, fault Fault) { m.Fail(fault) },
+			AddKey:    func(_ *testing.T, k jwks.Key) { m.AddKey(k) },
+		}
+	}})
+}

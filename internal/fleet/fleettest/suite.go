@@ -1,0 +1,214 @@
+// Package fleettest is the conformance suite of fleet.Publisher, and a place for the tests of its callers.
+//
+// Run is the contract as tests. An adapter gives it a Fixture: how to make an empty place, and as many of the hooks of
+// Place as it can offer; the tests of a hook that is missing are skipped. Memory is a place in memory.
+package fleettest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/fleet"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/jwks"
+)
+
+// Fixture is how the suite gets at an adapter.
+type Fixture struct {
+	// New makes an empty place for one test.
+	New func(t *testing.T) Place
+	// Patience is how long a place may take to show what was published there; zero is ten seconds.
+	Patience time.Duration
+}
+
+// Place is one empty place, and what the suite may do to it. Every hook but Publisher may be nil.
+type Place struct {
+	// Publisher makes one more Publisher of the place. It shares nothing with the others but the place.
+	Publisher func(t *testing.T) fleet.Publisher
+	// Writes counts the writes that the place was asked for so far.
+	Writes func() int
+	// Fail makes the next write fail.
+	Fail func(t *testing.T, fault Fault)
+	// AddKey adds a key to those that are published, behind the publishers' backs.
+	AddKey func(t *testing.T, key jwks.Key)
+}
+
+// Fault is how one write fails.
+type Fault int
+
+// The faults. A publisher sees the same error for both, and may get over it by itself.
+const (
+	// Failed fails the write, which does not happen.
+	Failed Fault = iota + 1
+	// FailedButPersisted fails the write, which happens nevertheless.
+	FailedButPersisted
+)
+
+// Run runs the suite. Each test has a place of its own.
+func Run(t *testing.T, f Fixture) {
+	if f.Patience == 0 {
+		f.Patience = 10 * time.Second
+	}
+	tests := map[string]func(*testing.T, fixture){
+		"Empty":              testEmpty,
+		"Publish":            testPublish,
+		"Rotate":             testRotate,
+		"Repeat":             testRepeat,
+		"ObserveWrites":      testObserveWrites,
+		"NoMemory":           testNoMemory,
+		"NoKeys":             testNoKeys,
+		"ForeignKey":         testForeignKey,
+		"Failed":             func(t *testing.T, f fixture) { testFailed(t, f, Failed) },
+		"FailedButPersisted": func(t *testing.T, f fixture) { testFailed(t, f, FailedButPersisted) },
+		"Remove":             testRemove,
+		"FailedRemove":       testFailedRemove,
+		"Cancelled":          testCancelled,
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			place := f.New(t)
+			test(t, fixture{
+				Place: place, Publisher: place.Publisher(t), patience: f.Patience,
+				keys: []keystore.KeyPair{generate(t, 1, jwks.RS256), generate(t, 2, jwks.ES256)},
+			})
+		})
+	}
+}
+
+func testEmpty(t *testing.T, f fixture) {
+	if f.Name() == "" || f.Name() != f.Place.Publisher(t).Name() {
+		t.Errorf("one place is named %q and %q", f.Name(), f.Place.Publisher(t).Name())
+	}
+	f.wantNothing(t)
+	if _, err := f.Observe(t.Context(), nil); err != nil {
+		t.Errorf("observing no keys: %v", err)
+	}
+}
+
+func testPublish(t *testing.T, f fixture) {
+	f.publish(t, 1)
+	f.want(t, 1)
+}
+
+// testRotate takes the key versions through a rotation. The keys of a rotation may be of two algorithms.
+func testRotate(t *testing.T, f fixture) {
+	f.publish(t, 1)
+	was := f.want(t, 1)
+	for _, versions := range [][]int{{1, 2}, {2}} {
+		f.publish(t, versions...)
+		is := f.want(t, versions...)
+		if is.PublishedAt.Before(was.PublishedAt) {
+			t.Errorf("%v was published at %v, but what came before it at %v", versions, is.PublishedAt, was.PublishedAt)
+		}
+		was = is
+	}
+}
+
+// testRepeat publishes what is published already: nothing may be written.
+func testRepeat(t *testing.T, f fixture) {
+	f.publish(t, 1, 2)
+	was, writes := f.want(t, 1, 2), f.writes()
+	f.publish(t, 1, 2)
+	f.publish(t, 2, 1)
+	if is := f.want(t, 1, 2); !is.PublishedAt.Equal(was.PublishedAt) || !is.SureAt.Equal(was.SureAt) {
+		t.Errorf("published again, it is published at %v and sure at %v, want %v and %v", is.PublishedAt, is.SureAt, was.PublishedAt, was.SureAt)
+	}
+	if n := f.writes() - writes; n != 0 {
+		t.Errorf("publishing what is published already wrote %d times", n)
+	}
+}
+
+func testObserveWrites(t *testing.T, f fixture) {
+	if f.Writes == nil {
+		t.Skip("the place does not count its writes")
+	}
+	f.wantNothing(t)
+	if n := f.writes(); n != 0 {
+		t.Errorf("observing nothing wrote %d times", n)
+	}
+	f.publish(t, 1)
+	writes := f.writes()
+	f.want(t, 1)
+	if n := f.writes() - writes; n != 0 {
+		t.Errorf("observing wrote %d times", n)
+	}
+}
+
+// testNoMemory has several publishers of one place, as a controller that is started again has.
+func testNoMemory(t *testing.T, f fixture) {
+	f.publish(t, 1)
+	was := f.want(t, 1)
+	other := f
+	other.Publisher = f.Place.Publisher(t)
+	if is := other.want(t, 1); !is.PublishedAt.Equal(was.PublishedAt) {
+		t.Errorf("published at %v for one publisher and %v for another", was.PublishedAt, is.PublishedAt)
+	}
+	other.publish(t, 2)
+	f.want(t, 2)
+	f.remove(t)
+	other.wantNothing(t)
+}
+
+// testNoKeys publishes no keys, which can only be a mistake: it must not lock every workload out.
+func testNoKeys(t *testing.T, f fixture) {
+	f.publish(t, 1)
+	f.want(t, 1)
+	if err := f.Publish(t.Context(), nil); err == nil {
+		t.Error("publishing no keys: no error")
+	}
+	f.want(t, 1)
+}
+
+// testForeignKey adds a key to what is published, as an attacker would: it is told of, and goes with the next Publish.
+func testForeignKey(t *testing.T, f fixture) {
+	if f.AddKey == nil {
+		t.Skip("nobody can add a key to the place")
+	}
+	f.publish(t, 1)
+	f.want(t, 1)
+	foreign, err := jwks.NewKey(generate(t, 3, jwks.ES256).Signer.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.AddKey(t, foreign)
+	f.eventually(t, "told of the foreign key", func(o fleet.Observation) bool { return o.Waiting != "" })
+	f.publish(t, 1)
+	f.want(t, 1)
+}
+
+func testFailed(t *testing.T, f fixture, fault Fault) {
+	if f.Fail == nil {
+		t.Skip("nobody can make a write to the place fail")
+	}
+	for _, versions := range [][]int{{1}, {1, 2}, {2}} {
+		f.Fail(t, fault)
+		f.publish(t, versions...)
+		f.want(t, versions...)
+	}
+}
+
+func testRemove(t *testing.T, f fixture) {
+	f.remove(t) // nothing is there yet
+	f.publish(t, 1)
+	f.want(t, 1)
+	for range 2 { // the second time it is gone already
+		f.remove(t)
+		f.wantNothing(t)
+	}
+	f.publish(t, 2)
+	f.want(t, 2)
+}
+
+func testFailedRemove(t *testing.T, f fixture) {
+	if f.Fail == nil {
+		t.Skip("nobody can make a write to the place fail")
+	}
+	for _, fault := range []Fault{Failed, FailedButPersisted} {
+		f.publish(t, 1)
+		f.want(t, 1)
+		f.Fail(t, fault)
+		f.remove(t)
+		f.wantNothing(t)
+	}
+}

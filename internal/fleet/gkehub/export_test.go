@@ -1,0 +1,6 @@
+package gkehub
+
+import "time"
+
+// SetTimeout changes how long a call may take.
+func (m *Membership) SetTimeout(d time.Duration) { m.timeout = d }

@@ -1,0 +1,185 @@
+package gkehub
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+	"google.golang.org/api/googleapi"
+	"k8s.io/apimachinery/pkg/util/wait"
+)
+
+// failure is why an attempt did not succeed, in words of our own: the errors of the clients quote whole answers.
+type failure struct {
+	// why is what happened, and cure what a person can do; it may be empty.
+	why, cure string
+	// again says that another attempt may succeed; after is how long to wait for it at least.
+	again bool
+	after time.Duration
+	// busy says that nothing failed but something is still going on.
+	busy bool
+	// end is that of the context, if that is why.
+	end error
+}
+
+// Error says what happened and what to do.
+func (f *failure) Error() string {
+	if f.cure == "" {
+		return f.why
+	}
+	return f.why + "; " + f.cure
+}
+
+// Unwrap lets callers see that their context has ended.
+func (f *failure) Unwrap() error { return f.end }
+
+// maxFailures is how often an attempt may fail in one call.
+const maxFailures = 6
+
+// The waits between two attempts: doubled each time, and with as much again at random.
+const (
+	firstWait = 50 * time.Millisecond
+	maxWait   = time.Second
+)
+
+// retry repeats an attempt until it succeeds, fails for good or too often, or ctx leaves no time for another one.
+func (m *Membership) retry(ctx context.Context, attempt func() error) error {
+	var last *failure
+	for attempts, failures := 1, 0; ; attempts++ {
+		err := attempt()
+		if err == nil {
+			return nil
+		}
+		f := m.explain(ctx, err)
+		if f.end != nil && last != nil {
+			return last // tells more than that the time is over
+		}
+		if !f.busy {
+			failures++
+		}
+		last = f
+		pause := max(f.after, wait.Jitter(min(firstWait<<min(attempts, 10), maxWait), 1))
+		if !f.again || failures == maxFailures || !sleep(ctx, pause) {
+			f.again = false // retries may be nested; the outer one is not to begin all over
+			return f
+		}
+	}
+}
+
+// sleep waits, or says false at once if ctx ends before that.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// explain says in our words what an error of a client means.
+func (m *Membership) explain(ctx context.Context, err error) *failure {
+	if f, ok := errors.AsType[*failure](err); ok {
+		return f
+	}
+	if e, ok := errors.AsType[*googleapi.Error](err); ok {
+		return m.explainHub(e)
+	}
+	if e, ok := errors.AsType[*oauth2.RetrieveError](err); ok {
+		f := answered("the token endpoint of the service account", e.Response.StatusCode, e.Response.Header)
+		f.cure = checkKeyFile
+		return f
+	}
+	if ctx.Err() != nil {
+		return &failure{why: "no answer in time", end: ctx.Err()}
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return &failure{why: "the certificate of the server is not trusted", cure: "check gkeConnect.caBundle and the endpoints"}
+	}
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return &failure{why: e.Error(), again: true}
+	}
+	return &failure{why: fmt.Sprintf("an answer that is not understood (%T)", err)}
+}
+
+func (m *Membership) explainHub(e *googleapi.Error) *failure {
+	f := answered("GKE Hub", e.Code, e.Header)
+	if message := said(e.Message); message != "" && !m.tokens.isIn(e.Message) {
+		f.why += ": " + message
+	}
+	switch e.Code {
+	case http.StatusNotFound:
+		f.again = true // what was read before is not true any more
+	case http.StatusUnauthorized:
+		m.tokens.forget()
+		f.again, f.cure = true, checkKeyFile
+	case http.StatusForbidden:
+		f.cure = "grant roles/gkehub.admin to the service account, and enable gkehub.googleapis.com in the project"
+	}
+	return f
+}
+
+// answered says what the status of an HTTP answer means, whoever gave it.
+func answered(who string, code int, header http.Header) *failure {
+	f := &failure{why: fmt.Sprintf("%s answered %d %s", who, code, http.StatusText(code))}
+	switch {
+	case code == http.StatusRequestTimeout, code == http.StatusConflict, code == http.StatusTooManyRequests, code >= 500:
+		f.again, f.after = true, retryAfter(header)
+	}
+	return f
+}
+
+// retryAfter reads a Retry-After header (RFC 9110, section 10.2.3): seconds or a date. Zero if there is none.
+func retryAfter(header http.Header) time.Duration {
+	value := header.Get("Retry-After")
+	if seconds, err := strconv.Atoi(value); err == nil && seconds > 0 {
+		return time.Duration(seconds) * time.Second
+	}
+	if date, err := http.ParseTime(value); err == nil {
+		return max(0, time.Until(date))
+	}
+	return 0
+}
+
+// long matches what is too long for a name and could be a token.
+var long = regexp.MustCompile(`[-_.=~+A-Za-z0-9]{100,}`)
+
+// said is what a server said, short enough for a line and without anything that could be a token.
+func said(message string) string {
+	message, _, _ = strings.Cut(strings.TrimSpace(message), "\n")
+	message = long.ReplaceAllString(message, "…")
+	if runes := []rune(message); len(runes) > 300 {
+		message = string(runes[:300]) + "…"
+	}
+	return message
+}
+
+// isNotFound says that the thing is not there.
+func isNotFound(err error) bool {
+	e, ok := errors.AsType[*googleapi.Error](err)
+	return ok && e.Code == http.StatusNotFound
+}
+
+// isOfHub says that an error has the form of GKE Hub's, and is not of some proxy before it.
+func isOfHub(err error) bool {
+	var body struct {
+		Error struct {
+			Status string `json:"status"`
+		} `json:"error"`
+	}
+	e, ok := errors.AsType[*googleapi.Error](err)
+	return ok && json.Unmarshal([]byte(e.Body), &body) == nil && body.Error.Status != ""
+}

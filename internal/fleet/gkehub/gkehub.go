@@ -1,0 +1,168 @@
+package gkehub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	hub "google.golang.org/api/gkehub/v1"
+	"google.golang.org/api/option"
+
+	"github.com/keyturn/keyturn/internal/fleet"
+)
+
+// The endpoints of Google Cloud.
+const (
+	defaultEndpoint    = "https://gkehub.googleapis.com"
+	defaultSTSEndpoint = "https://sts.googleapis.com"
+)
+
+// callTimeout bounds one call of a Publisher's method.
+const callTimeout = 10 * time.Second
+
+// Options say which membership it is and how to reach it.
+type Options struct {
+	// ProjectID, Location and Membership name it: projects/P/locations/L/memberships/M.
+	ProjectID, Location, Membership string
+	// ExternalID marks the membership as the cluster's: the UID of its UserCluster.
+	ExternalID string
+	// Issuer is the issuer of the cluster's tokens, an https URL.
+	Issuer string
+	// Endpoint and STSEndpoint are https URLs of the GKE Hub API and of the STS; empty: those of Google Cloud.
+	Endpoint, STSEndpoint string
+	// CABundle holds the PEM certificates by which the endpoints and the token_uri of the credentials are known; empty:
+	// those that the machine trusts.
+	CABundle []byte
+	// CredentialsJSON is the key file of a service account, and no other kind of credentials; empty: the application
+	// default credentials.
+	CredentialsJSON []byte
+	// Propagation is how long after a change some part of the STS may not know it yet.
+	Propagation time.Duration
+	// Now is the clock that canary tokens go by; nil: time.Now.
+	Now func() time.Time
+	// Log is told of writes; nil: nobody.
+	Log *slog.Logger
+}
+
+// Membership is the membership of one cluster. It keeps nothing between calls but connections and an access token.
+type Membership struct {
+	o      Options
+	name   string
+	tokens *accountTokens
+	sts    *http.Client
+
+	memberships *hub.ProjectsLocationsMembershipsService
+	operations  *hub.ProjectsLocationsOperationsService
+	timeout     time.Duration
+}
+
+var _ fleet.Publisher = (*Membership)(nil)
+
+// New checks the options and reads the credentials. It asks no server.
+func New(ctx context.Context, o Options) (*Membership, error) {
+	m := &Membership{name: o.parent() + "/memberships/" + o.Membership, timeout: callTimeout}
+	if err := o.complete(); err != nil {
+		return nil, m.failed("preparing", err)
+	}
+	transport, err := newTransport(o.CABundle)
+	if err != nil {
+		return nil, m.failed("preparing", err)
+	}
+	if m.tokens, err = newAccountTokens(ctx, o.CredentialsJSON, newClient(transport)); err != nil {
+		return nil, m.failed("preparing", err)
+	}
+	service, err := hub.NewService(ctx,
+		option.WithHTTPClient(newClient(m.tokens.authorize(transport))),
+		option.WithEndpoint(o.Endpoint+"/"),
+		option.WithLogger(slog.New(slog.DiscardHandler))) // the client's own would log whole messages
+	if err != nil {
+		return nil, m.failed("preparing", err)
+	}
+	service.UserAgent = "keyturn"
+	o.CredentialsJSON = nil // they are of no more use
+	m.o, m.sts = o, newClient(transport)
+	m.memberships, m.operations = service.Projects.Locations.Memberships, service.Projects.Locations.Operations
+	return m, nil
+}
+
+// Name implements fleet.Publisher.
+func (m *Membership) Name() string { return "fleet membership " + m.name }
+
+// Format writes the name whatever the verb, so that no verb shows the access token.
+func (m Membership) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, m.Name()) }
+
+// Format names the membership whatever the verb, so that no verb shows the credentials.
+func (o Options) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, "options of fleet membership "+o.parent()+"/memberships/"+o.Membership)
+}
+
+// failed names the membership in an error; nil stays nil.
+func (m *Membership) failed(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s %s: %w", doing, m.Name(), err)
+}
+
+func (o *Options) parent() string { return "projects/" + o.ProjectID + "/locations/" + o.Location }
+
+// The names become parts of URLs.
+var (
+	projectPattern    = regexp.MustCompile(`^[a-z][-a-z0-9.:]{4,61}[a-z0-9]$`)
+	locationPattern   = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`)
+	membershipPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+)
+
+// complete fills in what is left out and reports all that is wrong.
+func (o *Options) complete() error {
+	var problems []error
+	for _, part := range []struct {
+		what, value string
+		pattern     *regexp.Regexp
+	}{
+		{"project ID", o.ProjectID, projectPattern},
+		{"location", o.Location, locationPattern},
+		{"name", o.Membership, membershipPattern},
+	} {
+		if !part.pattern.MatchString(part.value) {
+			problems = append(problems, fmt.Errorf("%s %q is not one", part.what, part.value))
+		}
+	}
+	if o.ExternalID == "" {
+		problems = append(problems, errors.New("the external ID is missing"))
+	}
+	if o.Endpoint == "" {
+		o.Endpoint = defaultEndpoint
+	}
+	if o.STSEndpoint == "" {
+		o.STSEndpoint = defaultSTSEndpoint
+	}
+	for _, u := range []struct{ what, value string }{
+		{"issuer", o.Issuer}, {"endpoint", o.Endpoint}, {"STS endpoint", o.STSEndpoint},
+	} {
+		if !isHTTPS(u.value) {
+			problems = append(problems, fmt.Errorf("%s %q is not an https URL", u.what, u.value))
+		}
+	}
+	o.Endpoint, o.STSEndpoint = strings.TrimRight(o.Endpoint, "/"), strings.TrimRight(o.STSEndpoint, "/")
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return errors.Join(problems...)
+}
+
+// isHTTPS wants plain https URLs: tokens go there.
+func isHTTPS(raw string) bool {
+	u, err := url.Parse(raw)
+	return err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil && u.RawQuery == "" && u.Fragment == ""
+}

@@ -1,0 +1,140 @@
+package gkehub
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+
+	hub "google.golang.org/api/gkehub/v1"
+
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/jwks"
+)
+
+// Publish implements fleet.Publisher: it registers the membership if there is none, and makes its JWKS these keys.
+func (m *Membership) Publish(ctx context.Context, keys []keystore.KeyPair) error {
+	want, err := setOf(keys)
+	if err != nil {
+		return m.failed("publishing to", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.timeout)
+	defer cancel()
+	return m.failed("publishing to", m.retry(ctx, func() error { return m.publish(ctx, want) }))
+}
+
+func setOf(keys []keystore.KeyPair) (jwks.Set, error) {
+	if len(keys) == 0 {
+		return jwks.Set{}, errors.New("no keys: every token would be refused")
+	}
+	public := make([]jwks.Key, 0, len(keys))
+	for _, k := range keys {
+		if err := k.Validate(); err != nil {
+			return jwks.Set{}, err
+		}
+		public = append(public, jwks.Key{KeyID: k.KeyID, Algorithm: k.Algorithm, Public: k.Signer.Public()})
+	}
+	return jwks.NewSet(public...)
+}
+
+// publish reads, writes what is missing, and reads back. If we crash before the write, nothing has happened; if we crash
+// after it, the next call finds it, or the operation that makes it.
+func (m *Membership) publish(ctx context.Context, want jwks.Set) error {
+	write, err := m.missing(ctx, want)
+	if err != nil || write == nil {
+		return err
+	}
+	if err := m.finish(ctx, write); err != nil {
+		return err
+	}
+	write, err = m.missing(ctx, want)
+	if err == nil && write != nil {
+		err = &failure{why: "it reads back otherwise than it was written", again: true}
+	}
+	return err
+}
+
+// operation begins a long-running operation.
+type operation func() (*hub.Operation, error)
+
+// missing returns the write by which exactly these keys are published; nil when they are already.
+func (m *Membership) missing(ctx context.Context, want jwks.Set) (operation, error) {
+	document, err := want.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	wanted := &hub.Membership{
+		ExternalId: m.o.ExternalID,
+		Authority:  &hub.Authority{Issuer: m.o.Issuer, OidcJwks: base64.StdEncoding.EncodeToString(document)},
+	}
+	found, err := m.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if found == nil {
+		return func() (*hub.Operation, error) {
+			m.o.Log.InfoContext(ctx, "registering fleet membership", "membership", m.name, "keys", want.Len())
+			return m.memberships.Create(m.o.parent(), wanted).MembershipId(m.o.Membership).Context(ctx).Do()
+		}, nil
+	}
+	if stateOf(found) == deleting { // whoever it is of: its name will be free
+		return nil, stillBusy(found)
+	}
+	if err := m.check(found); err != nil {
+		return nil, err
+	}
+	if stateOf(found).busy() {
+		return nil, stillBusy(found)
+	}
+	if is := read(found); is.issuer == m.o.Issuer && is.readable && same(is.keys, want) {
+		return nil, nil
+	}
+	return func() (*hub.Operation, error) {
+		m.o.Log.InfoContext(ctx, "publishing keys in fleet membership", "membership", m.name, "keys", want.Len())
+		return m.memberships.Patch(m.name, wanted).UpdateMask("authority").Context(ctx).Do()
+	}, nil
+}
+
+// check says whether the membership that was found is the cluster's, with its issuer or none. A membership that is
+// somebody else's is never taken over: its workloads would be locked out, and ours would get their permissions.
+func (m *Membership) check(found *hub.Membership) error {
+	if found.ExternalId != m.o.ExternalID {
+		return &failure{
+			why:  fmt.Sprintf("it belongs to another cluster: its externalId is %q, not %q", found.ExternalId, m.o.ExternalID),
+			cure: "give this cluster another name, or delete the membership if its cluster is gone",
+		}
+	}
+	if issuer := read(found).issuer; issuer != "" && issuer != m.o.Issuer {
+		return &failure{
+			why:  fmt.Sprintf("its issuer is %q, not %q, and an issuer cannot be changed", issuer, m.o.Issuer),
+			cure: "clear authority.issuer of the membership by hand if nothing uses it",
+		}
+	}
+	return nil
+}
+
+// Remove implements fleet.Publisher: it deletes the membership. One that is another cluster's is none that Publish made,
+// so it stays, without an error: the cluster has nothing there. Bindings and features that somebody else hung on the
+// membership keep it from being deleted.
+func (m *Membership) Remove(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, m.timeout)
+	defer cancel()
+	return m.failed("removing", m.retry(ctx, func() error { return m.remove(ctx) }))
+}
+
+// remove deletes and reads again. If we crash after the deletion began, the next call waits for its end.
+func (m *Membership) remove(ctx context.Context) error {
+	found, err := m.get(ctx)
+	if err != nil || found == nil || found.ExternalId != m.o.ExternalID {
+		return err
+	}
+	if stateOf(found).busy() {
+		return stillBusy(found)
+	}
+	m.o.Log.InfoContext(ctx, "deleting fleet membership", "membership", m.name)
+	err = m.finish(ctx, func() (*hub.Operation, error) { return m.memberships.Delete(m.name).Context(ctx).Do() })
+	if err != nil {
+		return err
+	}
+	return &failure{why: "it is deleted, but still there", busy: true, again: true}
+}
