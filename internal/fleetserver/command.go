@@ -1,0 +1,152 @@
+package fleetserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+// flags are those of the command.
+type flags struct {
+	listen, certFile, keyFile string
+	state, registrars         string
+	tokenURI, faultsFile      string
+	faults                    Faults
+}
+
+// parse reads the flags. Asked for help, it gives it to stderr and returns flag.ErrHelp.
+func parse(args []string, stderr io.Writer) (flags, error) {
+	f := flags{}
+	set := flag.NewFlagSet("keyturn-fleet", flag.ContinueOnError)
+	set.SetOutput(io.Discard) // it would tell an error with all flags
+	set.StringVar(&f.listen, "listen", "127.0.0.1:8443", "loopback or private address and port to serve on")
+	set.StringVar(&f.certFile, "tls-cert-file", "", "PEM file of the certificate, followed by its issuers")
+	set.StringVar(&f.keyFile, "tls-private-key-file", "", "PEM file of the certificate's private key")
+	set.StringVar(&f.state, "state-file", "", "file where memberships are kept; others beside it begin with its name")
+	set.StringVar(&f.registrars, "registrars-file", "", "file of the service accounts that may change memberships")
+	set.StringVar(&f.tokenURI, "token-uri", "", "URL of /token in the keys of service accounts (default: https://LISTEN/token)")
+	set.StringVar(&f.faultsFile, "faults-file", "", "JSON file of faults, read again when it changes")
+	set.DurationVar(&f.faults.PropagationDelay, "propagation-delay", 0, "how long the STS goes on with the keys from before a change")
+	set.Float64Var(&f.faults.ErrorRate, "error-rate", 0, "share of requests answered with an error")
+	err := set.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, _ = fmt.Fprintln(stderr, "Usage of keyturn-fleet:")
+		set.SetOutput(stderr)
+		set.PrintDefaults()
+	}
+	if err != nil {
+		return f, err
+	}
+	if set.NArg() > 0 {
+		return f, fmt.Errorf("unexpected argument %q", set.Arg(0))
+	}
+	return f, f.validate()
+}
+
+func (f *flags) validate() error {
+	if f.certFile == "" || f.keyFile == "" || f.state == "" || f.registrars == "" {
+		return errors.New("--tls-cert-file, --tls-private-key-file, --state-file and --registrars-file are needed")
+	}
+	if err := checkListen(f.listen); err != nil {
+		return err
+	}
+	if f.tokenURI == "" {
+		f.tokenURI = "https://" + f.listen + "/token"
+	}
+	if err := f.faults.validate(); err != nil {
+		return fmt.Errorf("--propagation-delay, --error-rate: %w", err)
+	}
+	return nil
+}
+
+// checkListen keeps the local fleet off networks where others could reach it.
+func checkListen(listen string) error {
+	address, err := netip.ParseAddrPort(listen)
+	if err != nil {
+		return fmt.Errorf("--listen %q is not an IP address and a port, like 127.0.0.1:8443", listen)
+	}
+	if ip := address.Addr().Unmap(); !ip.IsLoopback() && !ip.IsPrivate() {
+		return fmt.Errorf("--listen %q is neither a loopback nor a private address: the local fleet is not for other networks", listen)
+	}
+	return nil
+}
+
+// Run runs the command until ctx ends. It returns the exit code: 0 at the end, 1 after a failure, 2 after bad flags.
+func Run(ctx context.Context, args []string, stderr io.Writer) int {
+	f, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "Error: %v\nhint: see keyturn-fleet --help\n", err)
+		return 2
+	}
+	log := slog.New(slog.NewJSONHandler(stderr, nil))
+	if err := serve(ctx, f, log); err != nil {
+		log.Error("keyturn-fleet ends", "error", err)
+		return 1
+	}
+	return 0
+}
+
+func serve(ctx context.Context, f flags, log *slog.Logger) (err error) {
+	registrars, err := LoadRegistrars(f.registrars)
+	if err != nil {
+		return err
+	}
+	certificate, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
+	if err != nil {
+		return fmt.Errorf("reading certificate %s and its key: %w", f.certFile, err)
+	}
+	fleet, err := New(Options{
+		StateFile: f.state, Registrars: registrars, TokenURI: f.tokenURI, Faults: &f.faults, FaultsFile: f.faultsFile, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, fleet.Close()) }()
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", f.listen)
+	if err != nil {
+		return err
+	}
+	log.Info("serving", "address", listener.Addr().String(), "tokenURI", f.tokenURI)
+	return serveOn(ctx, listener, newHTTPServer(fleet, certificate, log))
+}
+
+func newHTTPServer(handler http.Handler, certificate tls.Certificate, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12},
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// serveOn serves until ctx ends, then lets requests that have begun finish.
+func serveOn(ctx context.Context, listener net.Listener, server *http.Server) error {
+	failed := make(chan error, 1)
+	go func() { failed <- server.ServeTLS(listener, "", "") }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving: %w", err)
+	case <-ctx.Done():
+	}
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := server.Shutdown(patience); err != nil {
+		return errors.Join(fmt.Errorf("ending: %w", err), server.Close())
+	}
+	return nil
+}

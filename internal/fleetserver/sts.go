@@ -1,0 +1,208 @@
+package fleetserver
+
+import (
+	"encoding/base64"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+
+	"github.com/keyturn/keyturn/jwks"
+)
+
+// The names of RFC 8693.
+const (
+	grantExchange   = "urn:ietf:params:oauth:grant-type:token-exchange"
+	typeAccessToken = "urn:ietf:params:oauth:token-type:access_token"
+	typeJWT         = "urn:ietf:params:oauth:token-type:jwt"
+	typeIDToken     = "urn:ietf:params:oauth:token-type:id_token"
+)
+
+const (
+	// maxSubjectToken is the longest subject token in bytes, as in package token.
+	maxSubjectToken = 16 << 10
+	// leeway is how far the clock of an issuer may be ahead. The end of a token has none.
+	leeway = 30 * time.Second
+	// lastDate is the last second of the year 9999.
+	lastDate = 253402300799
+)
+
+// algorithms are all that any key has.
+var algorithms = []jose.SignatureAlgorithm{jwks.RS256, jwks.ES256, jwks.ES384}
+
+// exchange trades a service account token for an access token.
+func (s *Server) exchange(values url.Values) (any, error) {
+	if err := checkExchange(values); err != nil {
+		return nil, err
+	}
+	p, err := target(values.Get("audience"))
+	if err != nil {
+		return nil, err
+	}
+	now := s.now()
+	accepted, found := inForce(s.store.state().Trust[p.name()], now)
+	if !found || accepted.Issuer == "" {
+		return nil, errTarget
+	}
+	c, err := verify(values.Get("subject_token"), accepted, pool(p.project), now)
+	if err != nil {
+		return nil, err
+	}
+	subject, ok := principal(p.project, c.Subject)
+	if !ok {
+		return nil, invalidGrant("the subject of the token is not a service account")
+	}
+	expires := now.Add(maxTokenLife)
+	if end := c.Expiry.Time(); end.Before(expires) {
+		expires = end
+	}
+	answer, err := s.issue(grant{principal: subject, scope: values.Get("scope"), expires: expires}, now)
+	answer.IssuedTokenType = typeAccessToken
+	return answer, err
+}
+
+// checkExchange checks all parameters but the audience and the token.
+func checkExchange(values url.Values) error {
+	if values.Get("grant_type") != grantExchange {
+		return oauthInvalid("unsupported_grant_type", "the grant type must be "+grantExchange)
+	}
+	if values.Get("requested_token_type") != typeAccessToken {
+		return invalidRequest("the requested token type must be " + typeAccessToken)
+	}
+	if kind := values.Get("subject_token_type"); kind != typeJWT && kind != typeIDToken {
+		return invalidRequest("the subject token type must be " + typeJWT + " or " + typeIDToken)
+	}
+	if values.Get("subject_token") == "" {
+		return invalidRequest("the subject token is missing")
+	}
+	if values.Has("actor_token") {
+		return invalidRequest("actor tokens are not supported")
+	}
+	return checkScope(values.Get("scope"))
+}
+
+var errTarget = oauthInvalid("invalid_target", "the audience names no membership with an issuer: identitynamespace:PROJECT.svc.id.goog:"+
+	providerHost+"projects/PROJECT/locations/LOCATION/memberships/MEMBERSHIP")
+
+var audiencePattern = regexp.MustCompile(`^identitynamespace:([^:]+(?::[^:]+)?)\.svc\.id\.goog:` +
+	regexp.QuoteMeta(providerHost) + `projects/([^/]+)/locations/([^/]+)/memberships/([^/]+)$`)
+
+// target is the membership that an audience names. It must be one of the pool's own project.
+func target(audience string) (place, error) {
+	m := audiencePattern.FindStringSubmatch(audience)
+	if m == nil || m[1] != m[2] {
+		return place{}, errTarget
+	}
+	p := place{project: m[2], location: m[3], id: m[4]}
+	if !p.valid() {
+		return place{}, errTarget
+	}
+	return p, nil
+}
+
+// verify accepts a token that a key in force signed for the pool. go-jose, which kube-apiserver uses too, reads it: so
+// it is checked by other code than the one that package token signs with.
+func verify(token string, accepted trust, audience string, now time.Time) (jwt.Claims, error) {
+	if len(token) > maxSubjectToken {
+		return jwt.Claims{}, invalidGrant("the token is too long")
+	}
+	parsed, err := jwt.ParseSigned(token, algorithms)
+	if err != nil || !canonical(token) {
+		return jwt.Claims{}, invalidGrant("the token is not a JWT signed by RS256, ES256 or ES384")
+	}
+	key, err := keyOf(parsed.Headers, accepted.keys)
+	if err != nil {
+		return jwt.Claims{}, err
+	}
+	var c jwt.Claims
+	if err := parsed.Claims(key.Public, &c); err != nil {
+		return jwt.Claims{}, invalidGrant("the signature of the token is not good, or its claims are not")
+	}
+	if c.Issuer == "" || c.Issuer != accepted.Issuer {
+		return jwt.Claims{}, invalidGrant("the token is of another issuer than the membership")
+	}
+	if !c.Audience.Contains(audience) {
+		return jwt.Claims{}, invalidGrant("the token is not for the workload identity pool")
+	}
+	return c, checkTimes(c, now)
+}
+
+// canonical says whether the parts of a token are encoded in the only way that RFC 7515 allows. go-jose skips line breaks
+// and bits after the last byte, so that one token could be written in many ways.
+func canonical(token string) bool {
+	for part := range strings.SplitSeq(token, ".") {
+		if _, err := base64.RawURLEncoding.Strict().DecodeString(part); err != nil || strings.ContainsAny(part, "\r\n") {
+			return false
+		}
+	}
+	return true
+}
+
+// keyOf finds the one key that may have signed, and refuses headers that could change what the signature means.
+func keyOf(headers []jose.Header, keys jwks.Set) (jwks.Key, error) {
+	if len(headers) != 1 {
+		return jwks.Key{}, invalidGrant("the token does not have one signature")
+	}
+	h := headers[0]
+	if err := checkHeader(h); err != nil {
+		return jwks.Key{}, err
+	}
+	key, found := keys.Lookup(h.KeyID)
+	if h.KeyID == "" || !found {
+		return jwks.Key{}, invalidGrant("no key of the membership has the kid of the token")
+	}
+	if key.Algorithm != h.Algorithm {
+		return jwks.Key{}, invalidGrant("the algorithm of the token is not that of its key")
+	}
+	return key, nil
+}
+
+// checkHeader allows alg, kid and typ.
+func checkHeader(h jose.Header) error {
+	for name, value := range h.ExtraHeaders {
+		if name != jose.HeaderType || value != "JWT" {
+			return invalidGrant("the token has a header other than alg, kid and typ JWT")
+		}
+	}
+	if h.JSONWebKey != nil || h.Nonce != "" {
+		return invalidGrant("the token has a header other than alg, kid and typ JWT")
+	}
+	return nil
+}
+
+// checkTimes needs an end, which is not over, and a beginning that is not in the future.
+func checkTimes(c jwt.Claims, now time.Time) error {
+	if c.Expiry == nil {
+		return invalidGrant("the token never expires")
+	}
+	for _, date := range []*jwt.NumericDate{c.Expiry, c.NotBefore, c.IssuedAt} {
+		if date != nil && (*date < 1 || *date > lastDate) {
+			return invalidGrant("a time of the token is before 1970 or after 9999")
+		}
+	}
+	if now.Unix() >= int64(*c.Expiry) {
+		return invalidGrant("the token is expired")
+	}
+	for _, date := range []*jwt.NumericDate{c.NotBefore, c.IssuedAt} {
+		if date != nil && now.Add(leeway).Before(date.Time()) {
+			return invalidGrant("the token is not yet valid")
+		}
+	}
+	return nil
+}
+
+var accountName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
+
+// principal is the subject as IAM knows it, in the pool of a project.
+func principal(project, subject string) (string, bool) {
+	rest, ok := strings.CutPrefix(subject, "system:serviceaccount:")
+	namespace, name, both := strings.Cut(rest, ":")
+	if !ok || !both || !labelPattern.MatchString(namespace) || !accountName.MatchString(name) {
+		return "", false
+	}
+	return "principal://iam.googleapis.com/projects/" + project + "/locations/global/workloadIdentityPools/" + pool(project) +
+		"/subject/ns/" + namespace + "/sa/" + name, true
+}
