@@ -2,9 +2,13 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -19,10 +23,8 @@ func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl
 	if gone, err := r.deleteInfrastructure(ctx, uc); err != nil || !gone {
 		return ctrl.Result{RequeueAfter: afterWaiting}, err
 	}
-	if r.Fleet != nil {
-		if err := r.Fleet.Unregister(ctx, uc); err != nil {
-			return ctrl.Result{}, fmt.Errorf("unregistering %s: %w", uc.Name, err)
-		}
+	if err := r.unpublish(ctx, uc); err != nil {
+		return ctrl.Result{}, r.patchError(ctx, uc, err)
 	}
 	if err := r.deleteKeys(ctx, uc); err != nil {
 		return ctrl.Result{}, err
@@ -56,5 +58,21 @@ func (r *Reconciler) deleteKeys(ctx context.Context, uc *v1alpha1.UserCluster) e
 	if len(left) > 0 {
 		return fmt.Errorf("%s is left of %s, whose spec knows no such version", left[0], uc.Name)
 	}
-	return r.deleteKubeconfig(ctx, uc)
+	return errors.Join(r.deleteSecret(ctx, uc, KubeconfigSecret(uc.Name)), r.deleteCredentials(ctx, uc))
+}
+
+// deleteCredentials deletes those of the fleet, which gkectl made for this cluster.
+func (r *Reconciler) deleteCredentials(ctx context.Context, uc *v1alpha1.UserCluster) error {
+	if uc.Spec.GKEConnect == nil || uc.Spec.GKEConnect.CredentialsSecret != v1alpha1.CredentialsSecretName(uc.Name) {
+		return nil
+	}
+	return r.deleteSecret(ctx, uc, uc.Spec.GKEConnect.CredentialsSecret)
+}
+
+func (r *Reconciler) deleteSecret(ctx context.Context, uc *v1alpha1.UserCluster, name string) error {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: uc.Namespace, Name: name}}
+	if err := client.IgnoreNotFound(r.Client.Delete(ctx, secret)); err != nil {
+		return fmt.Errorf("deleting Secret %s/%s: %w", uc.Namespace, name, err)
+	}
+	return nil
 }

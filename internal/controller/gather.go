@@ -22,6 +22,7 @@ type observation struct {
 	controlPlane controlplane.State
 	nodes        nodes.State
 	legacyCount  v1alpha1.LegacyTokenStatus
+	publications []publication
 }
 
 // gather observes everything and changes nothing.
@@ -43,9 +44,7 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 		o.ControllerManagers = append(o.ControllerManagers, rotation.ControllerManager(m))
 	}
 	r.gatherNodes(ctx, uc, &o)
-	if r.Fleet != nil {
-		o.Fleet = r.gatherFleet(ctx, uc, o.keys)
-	}
+	r.gatherPublications(ctx, uc, &o)
 	// The newest stored version is the one that is refreshed to, also while the spec is ahead of it.
 	if n := len(o.Stored); n > 0 {
 		o.Legacy, o.legacyCount = r.legacy.get(uc, o.Stored[n-1])
@@ -126,14 +125,6 @@ func poolsConverged(uc *v1alpha1.UserCluster, all []nodes.Node) bool {
 		delete(ready, p.Name)
 	}
 	return len(ready) == 0
-}
-
-func (r *Reconciler) gatherFleet(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair) *rotation.Fleet {
-	accepts, err := r.Fleet.Observe(ctx, uc, keys)
-	if err != nil {
-		return &rotation.Fleet{Waiting: err.Error()}
-	}
-	return &rotation.Fleet{Accepts: accepts}
 }
 
 func clusterOf(uc *v1alpha1.UserCluster) keystore.Cluster {

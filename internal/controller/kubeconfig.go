@@ -46,8 +46,3 @@ func (r *Reconciler) ensureKubeconfig(ctx context.Context, uc *v1alpha1.UserClus
 	}
 	return nil
 }
-
-func (r *Reconciler) deleteKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster) error {
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: uc.Namespace, Name: KubeconfigSecret(uc.Name)}}
-	return client.IgnoreNotFound(r.Client.Delete(ctx, secret))
-}

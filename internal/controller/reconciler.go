@@ -2,7 +2,8 @@
 //
 // Reconciler is where to start. Each round gathers what can be observed, plans purely (package rotation), does at
 // most one external write, and patches the status once. It keeps nothing that it could not observe again, except
-// how far a walk over legacy tokens has come; being killed costs time only.
+// how far a walk over legacy tokens has come; being killed costs time only. What verifiers outside the cluster said is
+// believed for a few seconds, since asking them costs them more than it costs us.
 package controller
 
 import (
@@ -32,10 +33,11 @@ import (
 
 // How long after a round the next one begins.
 const (
-	afterProgress = 100 * time.Millisecond // something was written: its result may show at any moment
-	afterWaiting  = 300 * time.Millisecond // somebody else is at work
-	afterBlocked  = 2 * time.Second        // somebody must act
-	afterSettled  = 3 * time.Second        // only to bring back what died
+	afterProgress   = 100 * time.Millisecond // something was written: its result may show at any moment
+	afterWaiting    = 300 * time.Millisecond // somebody else is at work
+	afterPublishing = 500 * time.Millisecond // somebody else's verifiers are at work
+	afterBlocked    = 2 * time.Second        // somebody must act
+	afterSettled    = 3 * time.Second        // only to bring back what died
 
 	longestBackOff = 5 * time.Second // between rounds that fail
 )
@@ -58,12 +60,16 @@ type Reconciler struct {
 	Prove  func(context.Context, *rest.Config, []keystore.KeyPair) (controlplane.Proof, error)
 	Nodes  nodes.Adapter
 	Tokens Tokens
-	// Fleet is nil when no cluster is registered with one.
-	Fleet    fleet.Publisher
-	Recorder events.EventRecorder
-	Log      *slog.Logger
+	// Publishers returns the places where the keys of a cluster are published for verifiers outside of it, always in
+	// the same order. Nil: there are none.
+	Publishers func(context.Context, *v1alpha1.UserCluster) ([]fleet.Publisher, error)
+	Recorder   events.EventRecorder
+	Log        *slog.Logger
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
 
-	legacy legacyMemory
+	legacy       legacyMemory
+	publications publicationMemory
 }
 
 // SetupWithManager makes m run the reconciler for every UserCluster, several clusters side by side.
@@ -111,7 +117,7 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 	if err != nil {
 		return ctrl.Result{}, r.patchError(ctx, uc, err)
 	}
-	decision := rotation.Plan(seen.Observed)
+	decision := rotation.Plan(seen.Observed, r.now())
 	if string(decision.Step) != uc.Status.KSASigningKey.Step {
 		// A step is told before its first write too, since that may take seconds.
 		if err := r.patchStatus(ctx, uc, decision, seen); err != nil {
@@ -129,12 +135,21 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 	return ctrl.Result{RequeueAfter: pause(decision)}, actErr
 }
 
+func (r *Reconciler) now() time.Time {
+	if r.Now == nil {
+		return time.Now()
+	}
+	return r.Now()
+}
+
 func pause(d rotation.Decision) time.Duration {
 	switch {
 	case d.Settled:
 		return afterSettled
 	case d.Blocked:
 		return afterBlocked
+	case d.Action.Kind == rotation.PublishKeys:
+		return afterPublishing
 	case d.Waiting != "":
 		return afterWaiting
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -27,6 +28,7 @@ func (r *Reconciler) patchStatus(ctx context.Context, uc *v1alpha1.UserCluster, 
 	setRotationCondition(uc, d)
 	setReadyCondition(uc, d)
 	setControlPlaneStatus(status, seen)
+	status.Publications = publicationStatus(seen)
 	status.NodePools = poolStatus(uc, seen.nodes.Nodes)
 	setStartAndEnd(before, uc, d, now)
 
@@ -152,6 +154,20 @@ func setControlPlaneStatus(status *v1alpha1.UserClusterStatus, seen observation)
 			SigningVersion: int32(s.Signs), AcceptedVersions: int32s(s.Accepts),
 		})
 	}
+}
+
+func publicationStatus(seen observation) []v1alpha1.PublicationStatus {
+	var all []v1alpha1.PublicationStatus
+	for i, p := range seen.Publications {
+		s := v1alpha1.PublicationStatus{Name: p.Name, AcceptedVersions: int32s(p.Accepts), WaitingFor: p.Waiting}
+		if i < len(seen.publications) && !seen.publications[i].seen.PublishedAt.IsZero() {
+			// The API keeps whole seconds; more of them would be a change each round.
+			at := metav1.NewTime(seen.publications[i].seen.PublishedAt.Truncate(time.Second))
+			s.PublishedAt = &at
+		}
+		all = append(all, s)
+	}
+	return all
 }
 
 func poolStatus(uc *v1alpha1.UserCluster, all []nodes.Node) []v1alpha1.NodePoolStatus {

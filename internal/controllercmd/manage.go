@@ -102,6 +102,7 @@ func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, log *slog
 		ControlPlane: controlPlanes,
 		Nodes:        nodes.NewRollout(host.Machines, clients.Client),
 		Tokens:       controller.NewLegacyTokens(clients.Client),
+		Publishers:   (&publishers{secrets: m.GetClient(), log: log}).places,
 		Recorder:     m.GetEventRecorder("keyturn-controller"),
 		Log:          log,
 	}
