@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -38,8 +39,8 @@ const (
 type AdminOptions struct {
 	// Kubeconfig is where the administrator's kubeconfig is written, with mode 0600.
 	Kubeconfig string
-	// Controller is the path of keyturn-controller; empty: beside this executable.
-	Controller string
+	// Fleet is where files of the local fleet are written; empty paths: nowhere.
+	Fleet FleetFiles
 	// Progress is told what is being done, one plain line each; nil: nobody is.
 	Progress func(string)
 }
@@ -79,15 +80,19 @@ func (h *Host) createAdmin(ctx context.Context, o AdminOptions) error {
 		return fmt.Errorf("making an admin cluster of the API server: %w", err)
 	}
 	progress("starting the controller")
-	if err := p.startController(ctx, o.Controller); err != nil {
+	if err := p.startController(ctx); err != nil {
+		return err
+	}
+	progress("starting the local fleet")
+	if err := p.awaitFleet(ctx); err != nil {
 		return err
 	}
 	progress("writing the kubeconfig")
-	return p.writeKubeconfig(o.Kubeconfig, "kubernetes-admin", "admin")
+	return errors.Join(p.writeKubeconfig(o.Kubeconfig, "kubernetes-admin", "admin"), p.writeFleetFiles(o.Fleet))
 }
 
-// EnsureAdmin starts the processes of the admin cluster's API that do not run (etcd, kube-apiserver). It does not wait for
-// them, and does nothing when there is no admin cluster.
+// EnsureAdmin starts the processes beside the controller that do not run: those of the admin cluster's API (etcd,
+// kube-apiserver) and the local fleet. It does not wait for them, and does nothing when there is no admin cluster.
 func (h *Host) EnsureAdmin(ctx context.Context) error {
 	p, err := h.adminPlane()
 	if err != nil {
@@ -99,7 +104,11 @@ func (h *Host) EnsureAdmin(ctx context.Context) error {
 	h.admin.Lock()
 	defer h.admin.Unlock()
 	keys := controlplane.Keys{Verify: []int{1}, Sign: 1}
-	err = errors.Join(p.ensureEtcd(), p.ensure(binaryAPIServer, func(path string) process.Spec { return p.apiServer(path, 0, keys) }))
+	err = errors.Join(
+		p.ensureEtcd(),
+		p.ensure(binaryAPIServer, func(path string) process.Spec { return p.apiServer(path, 0, keys) }),
+		p.ensureFleet(ctx),
+	)
 	if err != nil {
 		return fmt.Errorf("keeping admin cluster: %w", err)
 	}
@@ -113,7 +122,7 @@ func (h *Host) adminPlane() (*plane, error) {
 		return nil, err
 	}
 	return h.newPlane(layout{
-		Site: h.AdminSite(), Version: version, Replicas: 1, Encrypted: true,
+		Site: h.AdminSite(), Version: version, Replicas: 1, Encrypted: true, Issuer: v1alpha1.DefaultIssuer,
 		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/20"),
 	}), nil
 }
@@ -194,16 +203,10 @@ func (p *plane) install(ctx context.Context) error {
 }
 
 // startController starts keyturn-controller and waits until it works. One that runs with other flags is replaced.
-func (p *plane) startController(ctx context.Context, path string) error {
-	if path == "" {
-		exe, err := os.Executable()
-		if err != nil {
-			return fmt.Errorf("finding keyturn-controller: %w", err)
-		}
-		path = filepath.Join(filepath.Dir(exe), "keyturn-controller")
-	}
-	if _, err := os.Stat(path); err != nil {
-		return fmt.Errorf("finding keyturn-controller: %w\nhint: run `make build`", err)
+func (p *plane) startController(ctx context.Context) error {
+	path, err := p.host.program("keyturn-controller")
+	if err != nil {
+		return err
 	}
 	spec := p.controller(path)
 	st, err := p.run.Observe(spec.Name)
@@ -237,12 +240,17 @@ func (p *plane) controllerAddress(port string) string {
 
 // await waits until a URL says 200, and has the process revived as long as that does not fail again and again.
 func (p *plane) await(ctx context.Context, url, name string, revive func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, adminPatience)
-	defer cancel()
 	client, err := p.healthClient()
 	if err != nil {
 		return err
 	}
+	return p.awaitBy(ctx, client, url, name, revive)
+}
+
+// awaitBy is await with the client that may ask the process.
+func (p *plane) awaitBy(ctx context.Context, client *http.Client, url, name string, revive func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, adminPatience)
+	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -152,6 +152,9 @@ func (h *Host) removeAdmin(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := h.removeFleet(ctx); err != nil {
+		return err
+	}
 	trash := site.Dir + ".deleted"
 	if err := os.RemoveAll(trash); err != nil {
 		return fmt.Errorf("removing admin cluster: %w", err)

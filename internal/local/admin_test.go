@@ -3,11 +3,14 @@ package local
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,19 +20,45 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/fleet/gkehub"
+	"github.com/keyturn/keyturn/internal/fleetserver"
+	"github.com/keyturn/keyturn/internal/keystore"
 )
 
 // TestMain lets the test binary stand in for keyturn-controller: as that, it holds the lock, keeps the admin cluster up and says
-// that it is ready.
+// that it is ready. As keyturn-fleet it is the real one.
 func TestMain(m *testing.M) {
-	if os.Args[len(os.Args)-1] == "--supervise" {
+	switch filepath.Base(os.Args[0]) {
+	case "keyturn-controller":
 		if err := standInController(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		os.Exit(0)
+	case "keyturn-fleet":
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		os.Exit(fleetserver.Run(ctx, os.Args[1:], os.Stderr))
 	}
 	os.Exit(m.Run())
+}
+
+// programs is a folder in which the test binary goes by the names of our programs.
+func programs(t *testing.T) string {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"keyturn-controller", "keyturn-fleet"} {
+		if err := os.Symlink(self, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }
 
 func standInController() error {
@@ -40,6 +69,7 @@ func standInController() error {
 	}
 	h, err := New(Options{
 		DataDir: flags["data-dir"], KubeBinDir: flags["kube-bin-dir"], Network: netip.MustParsePrefix(flags["network"]),
+		ProgramDir: filepath.Dir(os.Args[0]), Loopback: true,
 	})
 	if err != nil {
 		return err
@@ -61,8 +91,11 @@ func standInController() error {
 
 func TestAdminClusterLifecycle(t *testing.T) {
 	h := testHost(t)
-	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	options := AdminOptions{Kubeconfig: kubeconfig, Controller: os.Args[0], Progress: func(s string) { t.Log(s) }}
+	h.programDir = programs(t)
+	dir := t.TempDir()
+	kubeconfig := filepath.Join(dir, "kubeconfig")
+	files := FleetFiles{Key: filepath.Join(dir, "key.json"), CA: filepath.Join(dir, "ca.crt")}
+	options := AdminOptions{Kubeconfig: kubeconfig, Fleet: files, Progress: func(s string) { t.Log(s) }}
 	t.Cleanup(func() {
 		if err := h.DeleteAdmin(context.Background(), DeleteAdminOptions{Force: true}); err != nil {
 			t.Error(err)
@@ -80,9 +113,12 @@ func TestAdminClusterLifecycle(t *testing.T) {
 	if _, err := h.EnsureSite("keyturn-system.left"); err != nil { // goes with the admin cluster
 		t.Fatal(err)
 	}
-	if mode := fileMode(t, kubeconfig); mode != 0o600 {
-		t.Errorf("kubeconfig has mode %o", mode)
+	for _, path := range []string{kubeconfig, files.Key, files.CA} {
+		if mode := fileMode(t, path); mode != 0o600 {
+			t.Errorf("%s has mode %o", path, mode)
+		}
 	}
+	checkFleet(t, h, files)
 	client := clientOf(t, kubeconfig)
 	checkEncrypted(t, h, client)
 
@@ -94,7 +130,7 @@ func TestAdminClusterLifecycle(t *testing.T) {
 	if after := pidsOf(t, h); after != before {
 		t.Errorf("creating it again changed processes from %v to %v", before, after)
 	}
-	for _, name := range []string{"etcd", apiServerName(0), controllerName} {
+	for _, name := range adminProcesses {
 		if err := run.Signal(name, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -115,6 +151,38 @@ func TestDeleteAdminRefusesWithClusters(t *testing.T) {
 	err := h.DeleteAdmin(t.Context(), DeleteAdminOptions{})
 	if err == nil || !strings.Contains(err.Error(), "user clusters: alpha") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// checkFleet registers a cluster with the key and the certificate that the user gets, by Google's client.
+func checkFleet(t *testing.T, h *Host, files FleetFiles) {
+	t.Helper()
+	key, err := os.ReadFile(files.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := os.ReadFile(files.CA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	membership, err := gkehub.New(t.Context(), gkehub.Options{
+		ProjectID: "my-project", Location: "global", Membership: "alpha", ExternalID: "uid", Issuer: v1alpha1.DefaultIssuer,
+		Endpoint: h.FleetEndpoint(), STSEndpoint: h.FleetEndpoint(), CABundle: ca, CredentialsJSON: key,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := keystore.Generate(rand.Reader, 1, "ES256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := []keystore.KeyPair{pair}
+	if err := membership.Publish(t.Context(), keys); err != nil {
+		t.Fatal(err)
+	}
+	seen, err := membership.Observe(t.Context(), keys)
+	if err != nil || !slices.Equal(seen.Accepts, []int{1}) {
+		t.Errorf("the fleet accepts %v (%v), want key version 1", seen.Accepts, err)
 	}
 }
 
@@ -162,9 +230,11 @@ func clientOf(t *testing.T, kubeconfig string) *kubernetes.Clientset {
 	return client
 }
 
-func pidsOf(t *testing.T, h *Host) (pids [3]int) {
+var adminProcesses = [...]string{"etcd", apiServerName(0), controllerName, fleetName}
+
+func pidsOf(t *testing.T, h *Host) (pids [len(adminProcesses)]int) {
 	t.Helper()
-	for i, name := range []string{"etcd", apiServerName(0), controllerName} {
+	for i, name := range adminProcesses {
 		st, err := h.Runner(h.AdminSite()).Observe(name)
 		if err != nil || !st.Running {
 			t.Fatalf("%s: %+v, %v", name, st, err)

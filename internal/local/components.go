@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/local/process"
+	"github.com/keyturn/keyturn/jwks"
 )
 
 const (
@@ -17,7 +19,6 @@ const (
 	etcdPeerPort    = "2380"
 	managerPort     = "10257"
 	schedulerPort   = "10259"
-	serviceIssuer   = "https://kubernetes.default.svc.cluster.local" // must never change: tokens name it
 	etcdLocal       = 2
 	managerLocal    = 20
 	schedulerLocal  = 30
@@ -46,6 +47,8 @@ type layout struct {
 	PodCIDR     netip.Prefix
 	// Replicas is the number of API servers.
 	Replicas int
+	// Issuer is that of all tokens.
+	Issuer string
 	// Encrypted says that Secrets are encrypted at rest, by the file encryption.yaml.
 	Encrypted bool
 }
@@ -167,7 +170,10 @@ func (l layout) apiServerClients() []string {
 
 func (l layout) apiServerTokens(i int, keys controlplane.Keys) []string {
 	dir := l.keyDir(apiServerName(i))
-	args := []string{"--service-account-issuer=" + serviceIssuer}
+	args := []string{"--service-account-issuer=" + l.Issuer}
+	if l.Issuer != v1alpha1.DefaultIssuer {
+		args = append(args, "--service-account-jwks-uri="+l.Issuer+jwks.Path) // else it names the API server
+	}
 	for _, v := range keys.Verify {
 		args = append(args, "--service-account-key-file="+filepath.Join(dir, publicKeyFile(v)))
 	}

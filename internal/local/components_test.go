@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/local/process"
 )
@@ -24,6 +25,7 @@ func testLayout(replicas int) layout {
 		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/20"),
 		PodCIDR:     netip.MustParsePrefix("192.168.0.0/16"),
 		Replicas:    replicas,
+		Issuer:      v1alpha1.DefaultIssuer,
 	}
 }
 
@@ -36,6 +38,9 @@ func TestCommandLines(t *testing.T) {
 	rotating := controlplane.Keys{Verify: []int{1, 2}, Sign: 1}
 	golden(t, "etcd", render(ha.etcd("/kube/etcd")))
 	golden(t, "apiserver-1-rotating", render(ha.apiServer("/kube/kube-apiserver", 1, rotating)))
+	issuer := testLayout(1)
+	issuer.Issuer = "https://oidc.example.com/alpha"
+	golden(t, "apiserver-issuer", render(issuer.apiServer("/kube/kube-apiserver", 0, controlplane.Keys{Verify: []int{1}, Sign: 1})))
 	golden(t, "apiserver-admin", render(admin.apiServer("/kube/kube-apiserver", 0, controlplane.Keys{Verify: []int{1}, Sign: 1})))
 	golden(t, "controller-manager-1", render(ha.controllerManager("/kube/kube-controller-manager", 1, 2)))
 	golden(t, "controller-manager-single", render(single.controllerManager("/kube/kube-controller-manager", 0, 2)))

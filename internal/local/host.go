@@ -30,6 +30,8 @@ type Options struct {
 	// KubeBinDir holds the Kubernetes binaries and etcd, in one folder a version ("v1.36.4") or, as official
 	// releases come, in itself. Empty: the folder kube beside this executable.
 	KubeBinDir string
+	// ProgramDir holds keyturn-controller and keyturn-fleet; empty: the folder of this executable.
+	ProgramDir string
 	// Network is an IPv4 /16; zero: DefaultNetwork. Hosts that share a machine need ranges whose second
 	// octets differ, since that octet also tells their loopback addresses apart.
 	Network netip.Prefix
@@ -42,11 +44,12 @@ type Options struct {
 // Host is this machine as the place of clusters. It is safe for concurrent use, and several processes may use
 // one data directory; only the one that holds Lock may change user clusters.
 type Host struct {
-	dataDir  string
-	binDir   string
-	network  netip.Prefix
-	loopback bool
-	log      *slog.Logger
+	dataDir    string
+	binDir     string
+	programDir string
+	network    netip.Prefix
+	loopback   bool
+	log        *slog.Logger
 
 	mu       sync.Mutex
 	runners  map[string]*process.Runner
@@ -74,7 +77,7 @@ func New(o Options) (*Host, error) {
 		return nil, fmt.Errorf("closing data directory to others: %w", err)
 	}
 	h := &Host{
-		dataDir: dir, binDir: o.KubeBinDir, network: o.Network, log: o.Log,
+		dataDir: dir, binDir: o.KubeBinDir, programDir: o.ProgramDir, network: o.Network, log: o.Log,
 		loopback: o.Loopback || os.Geteuid() != 0,
 		runners:  map[string]*process.Runner{}, versions: map[string]binaryVersion{}, applied: map[string]error{},
 		remarks: map[topic]remark{},

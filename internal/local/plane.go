@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,7 @@ func (h *Host) plane(site Site, uc *v1alpha1.UserCluster) (*plane, error) {
 	}
 	return h.newPlane(layout{
 		Site: site, Version: uc.Spec.KubernetesVersion, ServiceCIDR: service, PodCIDR: pod,
-		Replicas: int(uc.Spec.ControlPlane.Replicas),
+		Replicas: int(uc.Spec.ControlPlane.Replicas), Issuer: cmp.Or(uc.Spec.KSASigningKey.Issuer, v1alpha1.DefaultIssuer),
 	}), nil
 }
 

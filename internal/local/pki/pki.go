@@ -91,6 +91,13 @@ func ensureAuthority(dir, name, commonName string) (*Authority, error) {
 // CertificatePEM is the authority's certificate, for those who are to trust it.
 func (a *Authority) CertificatePEM() []byte { return encodeCertificate(a.cert.Raw) }
 
+// Pool trusts the authority and nobody else.
+func (a *Authority) Pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(a.cert)
+	return pool
+}
+
 // Ensure returns the certificate DIR/NAME.crt, and issues it if it is missing, says something else than the request, is not from
 // this authority, or ends within RenewBefore.
 func (a *Authority) Ensure(dir, name string, r Request) (Pair, error) {
