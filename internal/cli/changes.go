@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 
@@ -13,21 +15,76 @@ import (
 // changes says in words how wanted differs from old: in fields that can never change, and in what can be updated.
 // The wanted key version is none of either; only a rotation raises it.
 func changes(old, wanted *v1alpha1.UserCluster) (fixed, updates []string) {
+	var d differences
 	a, b := old.Spec, wanted.Spec
-	compare := func(list *[]string, field string, from, to any) {
-		if from != to {
-			*list = append(*list, fmt.Sprintf("%s: %v -> %v", field, from, to))
-		}
-	}
-	compare(&fixed, "gkeOnPremVersion", a.KubernetesVersion, b.KubernetesVersion)
-	compare(&fixed, "enableAdvancedCluster", a.EnableAdvancedCluster, b.EnableAdvancedCluster)
-	compare(&fixed, "network.serviceCIDR", a.Network.ServiceCIDR, b.Network.ServiceCIDR)
-	compare(&fixed, "network.podCIDR", a.Network.PodCIDR, b.Network.PodCIDR)
-	compare(&fixed, "masterNode.replicas", a.ControlPlane.Replicas, b.ControlPlane.Replicas)
-	compare(&fixed, "ksaSigningKey.source", a.KSASigningKey.Source, b.KSASigningKey.Source)
-	compare(&updates, "~ ksaSigningKey.algorithm", a.KSASigningKey.Algorithm, b.KSASigningKey.Algorithm)
-	return fixed, append(updates, poolChanges(a.NodePools, b.NodePools)...)
+	d.fix("gkeOnPremVersion", a.KubernetesVersion, b.KubernetesVersion)
+	d.fix("enableAdvancedCluster", a.EnableAdvancedCluster, b.EnableAdvancedCluster)
+	d.fix("network.serviceCIDR", a.Network.ServiceCIDR, b.Network.ServiceCIDR)
+	d.fix("network.podCIDR", a.Network.PodCIDR, b.Network.PodCIDR)
+	d.fix("masterNode.replicas", a.ControlPlane.Replicas, b.ControlPlane.Replicas)
+	d.key(a.KSASigningKey, b.KSASigningKey)
+	d.fleet(a.GKEConnect, b.GKEConnect)
+	return d.fixed, append(d.updates, poolChanges(a.NodePools, b.NodePools)...)
 }
+
+// differences are lines that say how fields differ.
+type differences struct{ fixed, updates []string }
+
+func (d *differences) fix(field string, from, to any) { compare(&d.fixed, field, from, to) }
+
+func (d *differences) update(field string, from, to any) { compare(&d.updates, "~ "+field, from, to) }
+
+func compare(list *[]string, field string, from, to any) {
+	if from != to {
+		*list = append(*list, fmt.Sprintf("%s: %v -> %v", field, from, to))
+	}
+}
+
+func (d *differences) key(a, b v1alpha1.KSASigningKey) {
+	d.fix("ksaSigningKey.source", a.Source, b.Source)
+	d.fix("ksaSigningKey.issuer", a.Issuer, b.Issuer)
+	for _, url := range without(a.Publish, b.Publish) {
+		d.fix("ksaSigningKey.publish", url, "none")
+	}
+	d.update("ksaSigningKey.algorithm", a.Algorithm, b.Algorithm)
+	for _, url := range without(b.Publish, a.Publish) {
+		d.updates = append(d.updates, "+ ksaSigningKey.publish: "+url)
+	}
+	d.update("ksaSigningKey.publishMaxAge", inSeconds(a.PublishMaxAgeSeconds), inSeconds(b.PublishMaxAgeSeconds))
+}
+
+// without returns what is in list and not in other.
+func without(list, other []string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(other, s) })
+}
+
+func (d *differences) fleet(a, b *v1alpha1.GKEConnect) {
+	const field = "gkeConnect"
+	switch {
+	case a == nil && b == nil:
+		return
+	case a == nil:
+		d.updates = append(d.updates, fmt.Sprintf("+ %s: project %s, location %s", field, b.ProjectID, b.Location))
+		return
+	case b == nil:
+		d.fix(field, fmt.Sprintf("project %s, location %s", a.ProjectID, a.Location), "none")
+		return
+	}
+	d.fix(field+".projectID", a.ProjectID, b.ProjectID)
+	d.fix(field+".location", a.Location, b.Location)
+	d.fix(field+".endpoint", ofGoogle(a.Endpoint), ofGoogle(b.Endpoint))
+	d.fix(field+".stsEndpoint", ofGoogle(a.STSEndpoint), ofGoogle(b.STSEndpoint))
+	if a.CABundle != b.CABundle {
+		d.updates = append(d.updates, fmt.Sprintf("~ %s.certificateAuthorityPath: %s now",
+			field, count(strings.Count(b.CABundle, "-----BEGIN CERTIFICATE-----"), "certificate")))
+	}
+	d.update(field+".propagationTime", inSeconds(a.PropagationSeconds), inSeconds(b.PropagationSeconds))
+}
+
+// ofGoogle names an endpoint.
+func ofGoogle(endpoint string) string { return cmp.Or(endpoint, "that of Google Cloud") }
+
+func inSeconds(n int32) time.Duration { return time.Duration(n) * time.Second }
 
 func poolChanges(old, wanted []v1alpha1.NodePool) []string {
 	var lines []string

@@ -15,18 +15,17 @@ func (a *app) checkConfig() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check-config",
 		Short: "Check the configuration file of a user cluster",
-		Long: `Check the configuration file of a user cluster, without any cluster. All of its problems are shown at once, and
-the exit code is 2 when there are some.`,
+		Long: `Check the configuration file of a user cluster, and then the files that it names, without any cluster. All problems
+are shown at once, and the exit code is 2 when there are some.`,
 		Example: "  gkectl check-config --config user-cluster.yaml",
 	}
 	configFlag(cmd, &path)
 	return a.verb(cmd, func(context.Context) error {
-		c, err := a.loadConfig(path)
+		c, err := a.loadWanted(path)
 		if err != nil {
 			return err
 		}
-		a.noteUnused(path, c)
-		fmt.Fprintf(a.Out, "%s is valid: user cluster %s with Kubernetes %s.\n", path, c.Name, c.KubernetesVersion())
+		fmt.Fprintf(a.Out, "%s is valid: user cluster %s with Kubernetes %s.\n", path, c.Name, c.Spec.KubernetesVersion)
 		return nil
 	})
 }

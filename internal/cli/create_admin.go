@@ -67,6 +67,10 @@ func (a *app) createAdmin() *cobra.Command {
 		Long: `Create the admin cluster on this host: etcd, an API server that encrypts Secrets at rest, and the controller
 that makes user clusters and rotates their keys. Its kubeconfig is written to a file of mode 0600.
 
+Beside it a local fleet stands in for Google Cloud: clusters can be registered with it, and pods can trade their tokens
+for access tokens. The key that registers clusters is written beside the kubeconfig as connect-register-sa.json with mode
+0600, and the certificate of the fleet as fleet-ca.crt.
+
 It can be run again at any time, for example after a reboot or a crash: it starts what is missing and leaves the
 rest as it is. Without root, user clusters can have no nodes.`,
 		Example: `  gkectl create admin
@@ -82,13 +86,33 @@ rest as it is. Without root, user clusters can have no nodes.`,
 		}
 		p := a.progress()
 		defer p.end()
-		err = host.CreateAdmin(ctx, local.AdminOptions{Kubeconfig: kubeconfig, Progress: func(step string) { p.show(step, "") }})
+		files := fleetFiles(kubeconfig)
+		err = host.CreateAdmin(ctx, local.AdminOptions{Kubeconfig: kubeconfig, Fleet: files, Progress: func(step string) { p.show(step, "") }})
 		if err != nil {
 			return err
 		}
 		p.end()
 		fmt.Fprintf(a.Out, "The admin cluster is ready; its kubeconfig is %s.\n", kubeconfig)
 		a.note("Next: gkectl create-config cluster")
+		a.note("To register user clusters with the local fleet, put this into their configuration files:\n%s", connectBlock(host, files))
 		return nil
 	})
+}
+
+// fleetFiles are beside the kubeconfig file of the admin cluster.
+func fleetFiles(kubeconfig string) local.FleetFiles {
+	dir := filepath.Dir(kubeconfig)
+	return local.FleetFiles{Key: filepath.Join(dir, "connect-register-sa.json"), CA: filepath.Join(dir, "fleet-ca.crt")}
+}
+
+// connectBlock is the part of a configuration file that registers a cluster with the local fleet. Its paths are relative
+// to the configuration file, which is expected beside the kubeconfig file.
+func connectBlock(host *local.Host, files local.FleetFiles) string {
+	return fmt.Sprintf(`  gkeConnect:
+    projectID: "my-project"
+    location: "global"
+    registerServiceAccountKeyPath: %q
+    endpoint: %q
+    stsEndpoint: %[2]q
+    certificateAuthorityPath: %[3]q`, filepath.Base(files.Key), host.FleetEndpoint(), filepath.Base(files.CA))
 }

@@ -20,6 +20,9 @@ func (a *app) createCluster() *cobra.Command {
 		Long: `Create the user cluster that a configuration file describes, wait until it is ready, and write its kubeconfig
 beside the configuration file as NAME-kubeconfig, with mode 0600.
 
+With gkeConnect in the file, the cluster is registered with that fleet. The service account key for it is kept in
+Secret NAME-gke-connect of the admin cluster, which is deleted with the cluster.
+
 It can be run again when it was interrupted: it then waits for the cluster that it began to create.`,
 		Example: `  gkectl create cluster --config user-cluster.yaml
   gkectl create cluster --config user-cluster.yaml --kubeconfig kubeconfig --timeout 20m`,
@@ -28,12 +31,10 @@ It can be run again when it was interrupted: it then waits for the cluster that 
 	kubeconfigFlag(cmd, &kubeconfig)
 	waitFlags(cmd, &w, true)
 	return a.verb(cmd, func(ctx context.Context) error {
-		c, admin, err := a.open(path, kubeconfig)
+		uc, admin, err := a.openWanted(path, kubeconfig)
 		if err != nil {
 			return err
 		}
-		a.noteUnused(path, c)
-		uc := c.Object()
 		if err := a.createObject(ctx, admin, uc); err != nil {
 			return err
 		}
@@ -54,24 +55,49 @@ It can be run again when it was interrupted: it then waits for the cluster that 
 	})
 }
 
-// createObject creates the UserCluster, unless the very same one is there.
-func (a *app) createObject(ctx context.Context, c admin, uc *v1alpha1.UserCluster) error {
-	err := c.client.Create(ctx, uc.DeepCopy())
-	if !apierrors.IsAlreadyExists(err) {
-		return inWords(err, "creating user cluster %s", uc.Name)
+// createObject creates the UserCluster, and before it the Secret that it names, unless the very same one is there.
+func (a *app) createObject(ctx context.Context, c admin, w wanted) error {
+	old, err := c.get(ctx, w.Name)
+	if err == nil {
+		return a.sameObject(ctx, c, old, w)
 	}
-	old, err := c.existing(ctx, uc.Name)
+	if !isMissing(err) {
+		return err
+	}
+	secret, err := c.credentials(ctx, w.Name, w.key != nil)
 	if err != nil {
 		return err
 	}
+	err = secret.withKey(ctx, w.key, func() error {
+		bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		return c.client.Create(bounded, w.DeepCopy())
+	})
+	if !apierrors.IsAlreadyExists(err) {
+		return inWords(err, "creating user cluster %s", w.Name)
+	}
+	// Somebody else was faster.
+	if old, err = c.existing(ctx, w.Name); err != nil {
+		return err
+	}
+	return a.sameObject(ctx, c, old, w)
+}
+
+// sameObject refuses a UserCluster that is not as the file describes it.
+func (a *app) sameObject(ctx context.Context, c admin, old *v1alpha1.UserCluster, w wanted) error {
 	if old.DeletionTimestamp != nil {
-		return refused("wait until it is gone; `gkectl list clusters` shows it", "user cluster %s is being deleted", uc.Name)
+		return refused("wait until it is gone; `gkectl list clusters` shows it", "user cluster %s is being deleted", w.Name)
 	}
-	if fixed, pools := changes(old, uc); len(fixed)+len(pools) > 0 {
+	secret, err := c.credentials(ctx, w.Name, w.key != nil)
+	if err != nil {
+		return err
+	}
+	fixed, updates := changes(old, w.UserCluster)
+	if len(fixed)+len(updates) > 0 || !secret.hold(w.key) {
 		return refused("change it with `gkectl update cluster`, or choose another name",
-			"user cluster %s exists already, and is not as the configuration file describes it", uc.Name)
+			"user cluster %s exists already, and is not as the configuration file describes it", w.Name)
 	}
-	a.note("User cluster %s exists already.", uc.Name)
+	a.note("User cluster %s exists already.", w.Name)
 	return nil
 }
 

@@ -21,8 +21,8 @@ func (a *app) deleteAdmin() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "admin",
 		Short: "Delete the admin cluster on this host",
-		Long: `Delete the admin cluster on this host, its controller and its data, and the kubeconfig file of it. That cannot be
-undone. User clusters have to be deleted before, or are deleted with it by --force.`,
+		Long: `Delete the admin cluster on this host, its controller, its local fleet and its data, and the kubeconfig and the
+files of the fleet that "create admin" wrote. That cannot be undone. User clusters have to be deleted before, or are deleted with it by --force.`,
 		Example: `  gkectl delete admin
   gkectl delete admin --force --skip-prompt`,
 	}
@@ -67,7 +67,10 @@ func deletionOf(host *local.Host, force bool) (question string, err error) {
 }
 
 func (a *app) deleteHost(ctx context.Context, host *local.Host, force bool, kubeconfig string) error {
-	ours := sameCluster(kubeconfig, host.AdminSite().Path("controller.kubeconfig"))
+	written := []string{}
+	if sameCluster(kubeconfig, host.AdminSite().Path("controller.kubeconfig")) {
+		written = append(host.FleetFilesLike(fleetFiles(kubeconfig)), kubeconfig)
+	}
 	p := a.progress()
 	defer p.end()
 	if err := host.DeleteAdmin(ctx, local.DeleteAdminOptions{Force: force, Progress: func(step string) { p.show(step, "") }}); err != nil {
@@ -75,11 +78,10 @@ func (a *app) deleteHost(ctx context.Context, host *local.Host, force bool, kube
 	}
 	p.end()
 	fmt.Fprintln(a.Out, "The admin cluster is deleted.")
-	if !ours {
-		return nil
-	}
-	if err := os.Remove(kubeconfig); err != nil {
-		return fmt.Errorf("removing the kubeconfig file of the admin cluster: %w", err)
+	for _, path := range written {
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("removing a file of the admin cluster: %w", err)
+		}
 	}
 	return nil
 }

@@ -18,8 +18,8 @@ func (a *app) deleteCluster() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cluster",
 		Short: "Delete a user cluster",
-		Long: `Delete a user cluster with its nodes, its data and its keys, and wait until it is gone. That cannot be undone.
-With --config, the kubeconfig file that "create cluster" wrote beside the configuration file is removed, too.`,
+		Long: `Delete a user cluster with its nodes, its data and its keys, take it out of its fleet, and wait until it is gone. That
+cannot be undone. With --config, the kubeconfig file that "create cluster" wrote beside the configuration file is removed, too.`,
 		Example: `  gkectl delete cluster --config user-cluster.yaml
   gkectl delete cluster --cluster my-cluster --kubeconfig kubeconfig --skip-prompt`,
 	}

@@ -19,6 +19,8 @@ func (a *app) describeClusters() *cobra.Command {
 		Use:     "clusters [NAME]",
 		Aliases: []string{"cluster"},
 		Short:   "Show all that is known of user clusters",
+		Long: `Show all that is known of user clusters: keys, and how far a rotation of them is, where public keys are published
+and which versions are accepted there, API servers, node pools and conditions.`,
 		Example: `  gkectl describe clusters
   gkectl describe clusters --cluster my-cluster --kubeconfig kubeconfig
   gkectl describe clusters my-cluster -o yaml`,
@@ -73,7 +75,7 @@ func (a *app) describeAll(w io.Writer, clusters []v1alpha1.UserCluster) error {
 
 func (a *app) describeOne(w io.Writer, uc *v1alpha1.UserCluster) error {
 	for _, part := range []func(io.Writer, *v1alpha1.UserCluster) error{
-		a.describeCluster, a.describeKey, a.describeServers, a.describePools, a.describeConditions,
+		a.describeCluster, a.describeKey, a.describeFleet, a.describePublications, a.describeServers, a.describePools, a.describeConditions,
 	} {
 		if err := part(w, uc); err != nil {
 			return err
@@ -114,6 +116,44 @@ func (a *app) describeKey(w io.Writer, uc *v1alpha1.UserCluster) error {
 	rows = [][]string{{"VERSION", "ALGORITHM", "AGE", "KID"}}
 	for _, k := range uc.Status.KSASigningKey.Keys {
 		rows = append(rows, []string{fmt.Sprint(k.Version), string(k.Algorithm), a.age(k.CreatedAt.Time), k.KeyID})
+	}
+	return table(w, "  ", rows...)
+}
+
+func (a *app) describeFleet(w io.Writer, uc *v1alpha1.UserCluster) error {
+	g := uc.Spec.GKEConnect
+	if g == nil {
+		return table(w, "", []string{"Fleet:", "none"})
+	}
+	fmt.Fprintln(w, "Fleet:")
+	credentials := "application default credentials of the controller"
+	if g.CredentialsSecret != "" {
+		credentials = "Secret " + g.CredentialsSecret
+	}
+	return table(w, "  ",
+		[]string{"Project:", g.ProjectID},
+		[]string{"Location:", g.Location},
+		[]string{"Membership:", uc.Name},
+		[]string{"Credentials:", credentials},
+		[]string{"Endpoint:", ofGoogle(g.Endpoint)},
+		[]string{"STS endpoint:", ofGoogle(g.STSEndpoint)},
+		[]string{"Propagation:", fmt.Sprint(inSeconds(g.PropagationSeconds))},
+	)
+}
+
+func (a *app) describePublications(w io.Writer, uc *v1alpha1.UserCluster) error {
+	fmt.Fprintln(w, "Publications:")
+	key := uc.Spec.KSASigningKey
+	if err := table(w, "  ", []string{"Issuer:", key.Issuer}, []string{"Maximal age:", fmt.Sprint(inSeconds(key.PublishMaxAgeSeconds))}); err != nil {
+		return err
+	}
+	rows := [][]string{{"NAME", "KEY VERSIONS", "PUBLISHED", "WAITING FOR"}}
+	for _, p := range uc.Status.Publications {
+		published := "-"
+		if p.PublishedAt != nil {
+			published = a.age(p.PublishedAt.Time)
+		}
+		rows = append(rows, []string{p.Name, fmt.Sprint(p.AcceptedVersions), published, orDash(p.WaitingFor)})
 	}
 	return table(w, "  ", rows...)
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/config"
 )
 
@@ -90,6 +91,40 @@ func (a *app) loadConfig(path string) (*config.UserCluster, error) {
 		return nil, invalidConfig(path, err)
 	}
 	return c, nil
+}
+
+// wanted is a user cluster as its configuration file, and the files named there, describe it.
+type wanted struct {
+	*v1alpha1.UserCluster
+	// key is the service account key for its fleet; nil when no file is named.
+	key config.Secret
+}
+
+// loadWanted reads the file that --config names and those named there, and tells what to know of them.
+func (a *app) loadWanted(path string) (wanted, error) {
+	c, err := a.loadConfig(path)
+	if err != nil {
+		return wanted{}, err
+	}
+	files, err := c.Files()
+	if err != nil {
+		return wanted{}, invalidConfig(path, err)
+	}
+	a.noteUnused(path, c)
+	for _, warning := range files.Warnings {
+		a.note("warning: %s", warning)
+	}
+	return wanted{c.Object(files), files.ServiceAccountKey}, nil
+}
+
+// openWanted is loadWanted, and connects to the admin cluster that --kubeconfig names.
+func (a *app) openWanted(path, kubeconfig string) (wanted, admin, error) {
+	w, err := a.loadWanted(path)
+	if err != nil {
+		return wanted{}, admin{}, err
+	}
+	to, err := a.connect(kubeconfig)
+	return w, to, err
 }
 
 // must is for what only a wrong name in this package can break.

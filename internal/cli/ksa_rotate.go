@@ -19,8 +19,8 @@ func (a *app) rotate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotate",
 		Short: "Rotate the KSA signing key of a user cluster",
-		Long: `Rotate the KSA signing key of a user cluster: a new key pair is made, tokens are signed again with it, nodes are
-replaced by new ones, and the old keys are deleted.
+		Long: `Rotate the KSA signing key of a user cluster: a new key pair is made, its public key is published to the fleet of the
+cluster and wherever else, tokens are signed again with it, nodes are replaced by new ones, and the old keys are deleted.
 
 What will happen is shown first. The command then starts the rotation and returns; with --wait it follows it to its
 end. A rotation cannot be paused or rolled back, and while it runs no other rotation and no update of the cluster

@@ -15,10 +15,11 @@ func (a *app) status() *cobra.Command {
 		Use:   "status",
 		Short: "Show the state of a KSA signing key rotation",
 		Long: `Show the state of the KSA signing key of a user cluster: the wanted key version, and the key versions of tokens,
-private key and public keys that were observed. The status is True when the wanted version is the only one.
+private key and public keys that were observed. The status is True when the wanted version is the only one. What a
+rotation waits for is told on standard error.
 
-As JSON or YAML it has the step of the rotation too, what it waits for, and since when. With --wait it follows a
-rotation that runs to its end first.`,
+As JSON or YAML it has the step of the rotation too, what it waits for, since when, and what is published where. With
+--wait it follows a rotation that runs to its end first.`,
 		Example: `  gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig
   gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig --wait
   gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig -o json`,
@@ -57,6 +58,9 @@ func (a *app) showState(ctx context.Context, c admin, name string, o output) err
 	}
 	s := rotationOf(uc)
 	return o.write(a.Out, s, func(w io.Writer) error {
+		if s.Step != "" && s.WaitingFor != "" {
+			a.note("step %s waits for %s", s.Step, s.WaitingFor)
+		}
 		_, err := io.WriteString(w, s.text())
 		return err
 	})

@@ -43,7 +43,10 @@ func tryPolicy(ctx context.Context, c client.Client) error {
 			KubernetesVersion: "v1.36.4",
 			Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
 			ControlPlane:      v1alpha1.ControlPlane{Replicas: 1},
-			KSASigningKey:     v1alpha1.KSASigningKey{Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.RS256},
+			KSASigningKey: v1alpha1.KSASigningKey{
+				Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.RS256,
+				Issuer: v1alpha1.DefaultIssuer, PublishMaxAgeSeconds: 60,
+			},
 		},
 	}
 	if err := c.Create(ctx, uc); err != nil {

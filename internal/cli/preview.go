@@ -17,6 +17,9 @@ func (a *app) preview(ctx context.Context, c admin, uc *v1alpha1.UserCluster) {
 	key := uc.Spec.KSASigningKey
 	a.note("A rotation of the KSA signing key of user cluster %s:", uc.Name)
 	a.note("  key version %d -> %d (%s)", key.Version, key.Version+1, key.Algorithm)
+	if places := publishedAt(uc); len(places) > 0 {
+		a.note("  publishes the new key to %s first, and takes the old one away at the end", strings.Join(places, ", "))
+	}
 	a.note("  %s", restarts(uc))
 	report, err := c.inspect(ctx, uc.Name)
 	if err != nil {
@@ -29,6 +32,21 @@ func (a *app) preview(ctx context.Context, c admin, uc *v1alpha1.UserCluster) {
 	a.warn(report.BarePods, "pods without a controller, which end with their node and are not made again")
 	a.warn(uses(report.ThirdParty), "running pods with third-party tokens, which are not refreshed: restart these pods")
 	a.warn(uses(report.EnvTokens), "running pods with a legacy token in an environment variable, which stays the old one: restart these pods")
+}
+
+// publishedAt names the places where the public keys of a cluster are published.
+func publishedAt(uc *v1alpha1.UserCluster) []string {
+	var places []string
+	if uc.Spec.GKEConnect != nil {
+		places = append(places, "fleet membership "+membership(uc))
+	}
+	return append(places, uc.Spec.KSASigningKey.Publish...)
+}
+
+// membership is the name of the entry that a cluster has in its fleet.
+func membership(uc *v1alpha1.UserCluster) string {
+	g := uc.Spec.GKEConnect
+	return fmt.Sprintf("projects/%s/locations/%s/memberships/%s", g.ProjectID, g.Location, uc.Name)
 }
 
 func restarts(uc *v1alpha1.UserCluster) string {

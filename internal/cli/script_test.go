@@ -41,6 +41,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(withServer{m}, map[string]func(){
 		"gkectl": func() {
 			env := System()
+			env.Out, env.Err = &guard{to: env.Out}, &guard{to: env.Err}
 			// The scripts have no terminal; TERMINAL=1 says that their standard input is one.
 			env.IsTerminal = func(stream any) bool { return stream == os.Stdin && os.Getenv("TERMINAL") == "1" }
 			os.Exit(Run(context.Background(), env, os.Args[1:]))
@@ -86,6 +87,10 @@ func TestScripts(t *testing.T) {
 			"finish":      cmdFinish,
 			"exitcode":    cmdExitCode,
 			"mode":        cmdMode,
+			"newkey":      cmdNewKey,
+			"newcert":     cmdNewCertificate,
+			"secret":      cmdSecret,
+			"as":          cmdAs,
 		},
 	})
 }
@@ -103,7 +108,7 @@ func deleteClusters(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, uc := range list.Items {
-		for _, o := range []client.Object{&uc, kubeconfigSecret(uc.Name, nil)} {
+		for _, o := range []client.Object{&uc, kubeconfigSecret(uc.Name, nil), credentialsOf(uc.Name)} {
 			if err := client.IgnoreNotFound(c.Delete(ctx, o)); err != nil {
 				t.Error(err)
 			}

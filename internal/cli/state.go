@@ -27,13 +27,14 @@ type rotationState struct {
 	Status               metav1.ConditionStatus `json:"status"`
 	Reason               string                 `json:"reason"`
 	versions
-	Step         string                     `json:"step,omitempty"`
-	WaitingFor   string                     `json:"waitingFor,omitempty"`
-	StepSince    *metav1.Time               `json:"stepSince,omitempty"`
-	StartedAt    *metav1.Time               `json:"startedAt,omitempty"`
-	CompletedAt  *metav1.Time               `json:"completedAt,omitempty"`
-	LegacyTokens legacyTokens               `json:"legacyTokens"`
-	APIServers   []v1alpha1.APIServerStatus `json:"apiServers"`
+	Step         string                       `json:"step,omitempty"`
+	WaitingFor   string                       `json:"waitingFor,omitempty"`
+	StepSince    *metav1.Time                 `json:"stepSince,omitempty"`
+	StartedAt    *metav1.Time                 `json:"startedAt,omitempty"`
+	CompletedAt  *metav1.Time                 `json:"completedAt,omitempty"`
+	LegacyTokens legacyTokens                 `json:"legacyTokens"`
+	APIServers   []v1alpha1.APIServerStatus   `json:"apiServers"`
+	Publications []v1alpha1.PublicationStatus `json:"publications"`
 
 	message string
 }
@@ -61,6 +62,7 @@ func rotationOf(uc *v1alpha1.UserCluster) rotationState {
 		StartedAt: key.StartedAt, CompletedAt: key.CompletedAt,
 		LegacyTokens: legacyTokens(key.LegacyTokens),
 		APIServers:   append([]v1alpha1.APIServerStatus{}, uc.Status.APIServers...),
+		Publications: append([]v1alpha1.PublicationStatus{}, uc.Status.Publications...),
 	}
 	s.message = s.versions.String()
 	condition := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKSASigningKeyRotation)

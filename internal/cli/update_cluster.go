@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
@@ -15,11 +16,16 @@ func (a *app) updateCluster() *cobra.Command {
 	var w waiting
 	cmd := &cobra.Command{
 		Use:   "cluster",
-		Short: "Change the node pools of a user cluster",
-		Long: `Bring a user cluster to what its configuration file says: node pools are added, removed and changed. Everything
-else but the algorithm of the next signing key cannot be changed. What changes is shown first.
+		Short: "Change the node pools and the fleet of a user cluster",
+		Long: `Bring a user cluster to what its configuration file says. What changes is shown first.
 
-While a key rotation runs, a cluster cannot be updated.`,
+Node pools are added, removed and changed. So are the algorithm of the next signing key, and where and for how long
+public keys are published, but that no URL of ksaSigningKey.publish can be taken away. A cluster without gkeConnect is
+registered with the fleet that the file names; later, the service account key, the certificates and the propagation
+time can be changed. A file that is named there may have a new content. Everything else cannot be changed.
+
+While a key rotation runs, a cluster cannot be updated, but for the service account key and the certificates: a
+rotation that cannot reach the fleet any more would never end.`,
 		Example: `  gkectl update cluster --config user-cluster.yaml
   gkectl update cluster --config user-cluster.yaml --kubeconfig kubeconfig --wait=false`,
 	}
@@ -27,12 +33,11 @@ While a key rotation runs, a cluster cannot be updated.`,
 	kubeconfigFlag(cmd, &kubeconfig)
 	waitFlags(cmd, &w, true)
 	return a.verb(cmd, func(ctx context.Context) error {
-		c, admin, err := a.open(path, kubeconfig)
+		c, admin, err := a.openWanted(path, kubeconfig)
 		if err != nil {
 			return err
 		}
-		a.noteUnused(path, c)
-		changed, err := a.updateObject(ctx, admin, c.Object())
+		changed, err := a.updateObject(ctx, admin, c)
 		if err != nil {
 			return err
 		}
@@ -57,23 +62,61 @@ func updated(name string, changed, waited bool) string {
 }
 
 // updateObject shows what changes and asks the admin cluster for it. The wanted key version is not the file's to say.
-func (a *app) updateObject(ctx context.Context, c admin, wanted *v1alpha1.UserCluster) (changed bool, err error) {
-	old, err := c.existing(ctx, wanted.Name)
+func (a *app) updateObject(ctx context.Context, c admin, w wanted) (changed bool, err error) {
+	old, err := c.existing(ctx, w.Name)
 	if err != nil {
 		return false, err
 	}
-	fixed, pools := changes(old, wanted)
+	secret, err := c.credentials(ctx, w.Name, w.key != nil)
+	if err != nil {
+		return false, err
+	}
+	fixed, updates := changes(old, w.UserCluster)
 	if len(fixed) > 0 {
 		return false, usage("set these fields back, or create another cluster",
-			"fields of user cluster %s that cannot be changed:\n  %s", wanted.Name, strings.Join(fixed, "\n  "))
+			"fields of user cluster %s that cannot be changed:\n  %s", w.Name, strings.Join(fixed, "\n  "))
 	}
-	if len(pools) == 0 {
+	if line := keyChange(old, w, secret); line != "" {
+		updates = append(updates, line)
+	}
+	if len(updates) == 0 {
 		return false, nil
 	}
-	a.note("User cluster %s changes:\n  %s", wanted.Name, strings.Join(pools, "\n  "))
-	err = c.change(ctx, old, func(uc *v1alpha1.UserCluster) {
-		uc.Spec.NodePools = wanted.Spec.NodePools
-		uc.Spec.KSASigningKey.Algorithm = wanted.Spec.KSASigningKey.Algorithm
-	})
-	return true, inWords(err, "updating user cluster %s", wanted.Name)
+	a.note("User cluster %s changes:\n  %s", w.Name, strings.Join(updates, "\n  "))
+	return true, inWords(c.update(ctx, old, w, secret), "updating user cluster %s", w.Name)
+}
+
+// keyChange says how the service account key changes, other than by the fleet being new.
+func keyChange(old *v1alpha1.UserCluster, w wanted, secret credentials) string {
+	const field = "~ gkeConnect.registerServiceAccountKeyPath: "
+	if old.Spec.GKEConnect == nil || w.Spec.GKEConnect == nil {
+		return ""
+	}
+	same := old.Spec.GKEConnect.CredentialsSecret == w.Spec.GKEConnect.CredentialsSecret
+	switch {
+	case same && secret.hold(w.key):
+		return ""
+	case w.key == nil:
+		return field + "no key; the controller uses its application default credentials"
+	}
+	return field + "a new key"
+}
+
+// update changes the Secret and the spec, or only one of them. The Secret is there before the spec names it, and
+// until the spec does not. A spec that would be refused changes neither.
+func (c admin) update(ctx context.Context, old *v1alpha1.UserCluster, w wanted, secret credentials) error {
+	edit := func(uc *v1alpha1.UserCluster) {
+		version := uc.Spec.KSASigningKey.Version
+		uc.Spec.NodePools, uc.Spec.GKEConnect = w.Spec.NodePools, w.Spec.GKEConnect
+		uc.Spec.KSASigningKey = w.Spec.KSASigningKey
+		uc.Spec.KSASigningKey.Version = version
+	}
+	if err := c.change(ctx, old, edit, client.DryRunAll); err != nil {
+		return err
+	}
+	err := secret.withKey(ctx, w.key, func() error { return c.change(ctx, old, edit) })
+	if err != nil || w.key != nil {
+		return err
+	}
+	return secret.remove(ctx)
 }

@@ -1,23 +1,23 @@
 // Package config reads the file that describes a user cluster: the documented `kind: UserCluster`.
 //
 // Parse is where to start. It is strict, and reports everything that is wrong with a file at once, each problem
-// with its path and line. What it returns is valid and has its defaults; Object makes the API object of it.
-// Template is the other direction: a commented file to begin with.
+// with its path and line. What it returns is valid and has its defaults. Files reads and checks the files that it
+// names, in the same manner, and Object makes the API object of both. Template is the other direction: a commented
+// file to begin with.
+//
+// A service account key is in Files only: never in an object, and in no error, whatever is wrong with it.
 package config
 
 import (
 	"bytes"
 	"fmt"
 	"os"
-
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/keyturn/keyturn/api/v1alpha1"
+	"path/filepath"
+	"time"
 )
 
 // UserCluster is a user cluster as its file describes it. The tag `unused` of a blank field names documented
-// fields that are accepted with any content and have no effect; `effect:"none"` marks one whose content is checked.
+// fields that are accepted with any content and have no effect.
 type UserCluster struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string `yaml:"kind"`
@@ -30,11 +30,15 @@ type UserCluster struct {
 	MasterNode            MasterNode    `yaml:"masterNode"`
 	NodePools             []NodePool    `yaml:"nodePools"`
 	KSASigningKey         KSASigningKey `yaml:"ksaSigningKey"`
-	GKEConnect            *GKEConnect   `yaml:"gkeConnect" effect:"none"`
+	// GKEConnect is nil for a cluster without a fleet.
+	GKEConnect *GKEConnect `yaml:"gkeConnect"`
 
 	_ struct{} `unused:"advancedNetworking antiAffinityGroups authentication autoRepair cloudAuditLogging enableDataplaneV2 enableWindowsDataplaneV2 gkeOnPremAPI loadBalancer multipleNetworkInterfaces preparedSecrets schedulerConfiguration secretsEncryption stackdriver storage usageMetering vCenter"`
 
 	withoutEffect []string
+	// dir is where relative paths begin, and lines maps the path of each field that is there to its line.
+	dir   string
+	lines map[string]int
 }
 
 // Network holds the address ranges of the cluster, in CIDR notation.
@@ -84,17 +88,34 @@ type RollingUpdate struct {
 	MaxSurge *int32 `yaml:"maxSurge"`
 }
 
-// KSASigningKey is our own addition: how API servers get their keys, and of which kind these are.
+// KSASigningKey is our own addition: how API servers get their keys, of which kind these are, and where the public
+// ones are published.
 type KSASigningKey struct {
 	Source    string `yaml:"source"`
 	Algorithm string `yaml:"algorithm"`
+	// Issuer is that of all tokens, an https URL.
+	Issuer string `yaml:"issuer"`
+	// Publish are the URLs of buckets that get the discovery document and the JWKS of Issuer.
+	Publish []string `yaml:"publish"`
+	// PublishMaxAge is how long verifiers may keep these documents; in whole seconds.
+	PublishMaxAge *time.Duration `yaml:"publishMaxAge"`
 }
 
-// GKEConnect names the fleet of the cluster.
+// GKEConnect names the fleet of the cluster. The paths are relative to the directory of the configuration file.
 type GKEConnect struct {
-	ProjectID                     string `yaml:"projectID"`
-	Location                      string `yaml:"location"`
+	ProjectID string `yaml:"projectID"`
+	Location  string `yaml:"location"`
+	// RegisterServiceAccountKeyPath is the JSON key of a service account; empty: the application default credentials
+	// of the controller.
 	RegisterServiceAccountKeyPath string `yaml:"registerServiceAccountKeyPath"`
+
+	// The rest is our own addition. Empty endpoints are those of Google Cloud.
+	Endpoint    string `yaml:"endpoint"`
+	STSEndpoint string `yaml:"stsEndpoint"`
+	// CertificateAuthorityPath holds the PEM certificates by which both endpoints are known.
+	CertificateAuthorityPath string `yaml:"certificateAuthorityPath"`
+	// PropagationTime is how long a new key may be unknown to some verifier; in whole seconds.
+	PropagationTime time.Duration `yaml:"propagationTime"`
 }
 
 // maxSize is that of a configuration file in bytes; real ones have a few thousand.
@@ -106,7 +127,12 @@ func Load(path string) (*UserCluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the cluster's configuration: %w", err)
 	}
-	return Parse(data)
+	c, err := Parse(data)
+	if err != nil {
+		return nil, err
+	}
+	c.dir = filepath.Dir(path)
+	return c, nil
 }
 
 // Parse decodes, defaults and validates a file. Its error is an *InvalidError that holds every problem.
@@ -114,7 +140,7 @@ func Parse(data []byte) (*UserCluster, error) {
 	d := &decoder{lines: map[string]int{}}
 	c := &UserCluster{}
 	if d.document(bytes.NewReader(data), len(data), c) {
-		c.withoutEffect = d.withoutEffect
+		c.withoutEffect, c.lines = d.withoutEffect, d.lines
 		c.setDefaults()
 		validate(c, d)
 	}
@@ -131,40 +157,4 @@ func (c *UserCluster) WithoutEffect() []string { return c.withoutEffect }
 func (c *UserCluster) KubernetesVersion() string {
 	version, _ := kubernetesVersion(c.GKEOnPremVersion)
 	return version
-}
-
-// Object returns the API object that the file asks for, with key version 1.
-func (c *UserCluster) Object() *v1alpha1.UserCluster {
-	uc := &v1alpha1.UserCluster{
-		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "UserCluster"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: c.Name},
-		Spec: v1alpha1.UserClusterSpec{
-			KubernetesVersion:     c.KubernetesVersion(),
-			EnableAdvancedCluster: c.EnableAdvancedCluster,
-			Network:               v1alpha1.Network{ServiceCIDR: c.Network.ServiceCIDR, PodCIDR: c.Network.PodCIDR},
-			ControlPlane:          v1alpha1.ControlPlane{Replicas: *c.MasterNode.Replicas},
-			KSASigningKey: v1alpha1.KSASigningKey{
-				Version:   1,
-				Source:    v1alpha1.KeySource(c.KSASigningKey.Source),
-				Algorithm: v1alpha1.Algorithm(c.KSASigningKey.Algorithm),
-			},
-		},
-	}
-	for _, p := range c.NodePools {
-		uc.Spec.NodePools = append(uc.Spec.NodePools, p.object())
-	}
-	return uc
-}
-
-func (p NodePool) object() v1alpha1.NodePool {
-	pool := v1alpha1.NodePool{
-		Name:     p.Name,
-		Replicas: *p.Replicas,
-		Labels:   p.Labels,
-		MaxSurge: *p.UpdateStrategy.RollingUpdate.MaxSurge,
-	}
-	for _, t := range p.Taints {
-		pool.Taints = append(pool.Taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
-	}
-	return pool
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -44,7 +45,12 @@ antiAffinityGroups: {enabled: true}
 gkeConnect: {projectID: my-project-123, location: us-central1, registerServiceAccountKeyPath: connect-register.json}
 stackdriver: {projectID: my-project-123, clusterLocation: us-central1, enableVPC: false, serviceAccountKeyPath: log.json}
 autoRepair: {enabled: true}
-ksaSigningKey: {source: files, algorithm: ES256}
+ksaSigningKey:
+  source: files
+  algorithm: ES256
+  issuer: https://tokens.example.com/demo
+  publish: ["s3://bucket", "gs://other"]
+  publishMaxAge: 5m
 `
 
 func TestParseDocumented(t *testing.T) {
@@ -67,9 +73,13 @@ func TestParseDocumented(t *testing.T) {
 				},
 			},
 		},
-		KSASigningKey: v1alpha1.KSASigningKey{Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.ES256},
+		KSASigningKey: v1alpha1.KSASigningKey{
+			Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.ES256,
+			Issuer: "https://tokens.example.com/demo", Publish: []string{"s3://bucket", "gs://other"}, PublishMaxAgeSeconds: 300,
+		},
+		GKEConnect: &v1alpha1.GKEConnect{ProjectID: "my-project-123", Location: "us-central1", CredentialsSecret: "demo-gke-connect"},
 	}
-	got := c.Object()
+	got := c.Object(Files{})
 	if diff := cmp.Diff(wantSpec, got.Spec); diff != "" {
 		t.Errorf("spec (-want +got):\n%s", diff)
 	}
@@ -79,7 +89,7 @@ func TestParseDocumented(t *testing.T) {
 	wantUnused := []string{
 		"enableDataplaneV2", "loadBalancer", "masterNode.cpus", "masterNode.memoryMB", "nodePools[].cpus",
 		"nodePools[].memoryMB", "nodePools[].enableLoadBalancer", "nodePools[].osImageType", "antiAffinityGroups",
-		"gkeConnect", "stackdriver", "autoRepair",
+		"stackdriver", "autoRepair",
 	}
 	if diff := cmp.Diff(wantUnused, c.WithoutEffect()); diff != "" {
 		t.Errorf("fields without effect (-want +got):\n%s", diff)
@@ -96,13 +106,39 @@ func TestParseDefaults(t *testing.T) {
 		Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
 		ControlPlane:      v1alpha1.ControlPlane{Replicas: 1},
 		NodePools:         []v1alpha1.NodePool{{Name: "a", Replicas: 1, MaxSurge: 1}},
-		KSASigningKey:     v1alpha1.KSASigningKey{Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.RS256},
+		KSASigningKey: v1alpha1.KSASigningKey{
+			Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.RS256,
+			Issuer: "https://kubernetes.default.svc.cluster.local", PublishMaxAgeSeconds: 60,
+		},
 	}
-	if diff := cmp.Diff(want, c.Object().Spec); diff != "" {
+	if diff := cmp.Diff(want, c.Object(Files{}).Spec); diff != "" {
 		t.Errorf("spec (-want +got):\n%s", diff)
 	}
 	if got := c.WithoutEffect(); len(got) != 0 {
 		t.Errorf("fields without effect = %v, want none", got)
+	}
+}
+
+func TestObjectFleet(t *testing.T) {
+	const start = valid + "gkeConnect: {projectID: project-1, location: global"
+	for add, want := range map[string]v1alpha1.GKEConnect{
+		"": {ProjectID: "project-1", Location: "global", CABundle: "pem"},
+		", endpoint: 'https://127.0.0.1:9443/hub', stsEndpoint: 'https://sts.test', propagationTime: 1h30m": {
+			ProjectID: "project-1", Location: "global", CABundle: "pem",
+			Endpoint: "https://127.0.0.1:9443/hub", STSEndpoint: "https://sts.test", PropagationSeconds: 5400,
+		},
+		", registerServiceAccountKeyPath: /key.json, propagationTime: 168h": {
+			ProjectID: "project-1", Location: "global", CABundle: "pem", CredentialsSecret: "demo-gke-connect", PropagationSeconds: 604800,
+		},
+	} {
+		c, err := Parse([]byte(start + add + "}\n"))
+		if err != nil {
+			t.Errorf("%s: %v", add, err)
+			continue
+		}
+		if diff := cmp.Diff(&want, c.Object(Files{Certificates: "pem"}).Spec.GKEConnect); diff != "" {
+			t.Errorf("%s: gkeConnect (-want +got):\n%s", add, diff)
+		}
 	}
 }
 
@@ -191,8 +227,40 @@ func TestParseProblems(t *testing.T) {
 			"enableControlplaneV2: must be true: a control plane inside the admin cluster is not supported (line 8)",
 			`ksaSigningKey.source: must be files, not "external" (line 9)`,
 			`ksaSigningKey.algorithm: must be RS256 or ES256, not "HS256" (line 9)`,
+			`gkeConnect.projectID: "p" is not the ID of a project, like my-project-123 (line 10)`,
 			"gkeConnect.location: is missing",
-			"gkeConnect.registerServiceAccountKeyPath: is missing",
+		}},
+		{name: "issuer", add: "ksaSigningKey: {issuer: \"https://user:pass@a.test\", publish: [ftp://a, \"s3://a\", \"s3://a\", 5], publishMaxAge: 500ms}\n", want: []string{
+			"ksaSigningKey.publish[3]: must be a string, not a whole number (5); put quotes around it to make it a string (line 8)",
+			"ksaSigningKey.issuer: must not hold a user name or a password (line 8)",
+			"ksaSigningKey.publish[0]: must begin with file://, s3://, gs:// or azblob:// (line 8)",
+			"ksaSigningKey.publish[2]: is there already (line 8)",
+			"ksaSigningKey.publishMaxAge: must be 1s to 168h, not 500ms (line 8)",
+		}},
+		{name: "long place", add: "ksaSigningKey: {issuer: \"https://a.test\", publish: [gs://" + strings.Repeat("a", 508) + "]}\n", want: []string{
+			"ksaSigningKey.publish[0]: has 513 characters; it may have 512 (line 8)",
+		}},
+		{name: "nobody can fetch", add: "ksaSigningKey: {publish: [s3://a]}\n", want: []string{
+			"ksaSigningKey.publish: needs an issuer: verifiers fetch the documents from ksaSigningKey.issuer, and nobody outside the cluster can fetch any from https://kubernetes.default.svc.cluster.local (line 8)",
+		}},
+		{name: "too many places", add: "ksaSigningKey: {issuer: \"https://a.test\", publish: [s3://a, s3://b, s3://c, s3://d, s3://e, s3://f, s3://g, s3://h, s3://i], publishMaxAge: 169h}\n", want: []string{
+			"ksaSigningKey.publish: has 9 URLs; keys are published at 8 at most (line 8)",
+			"ksaSigningKey.publishMaxAge: must be 1s to 168h, not 169h (line 8)",
+		}},
+		{name: "durations", add: "ksaSigningKey: {publishMaxAge: 60}\ngkeConnect: {projectID: project-1, location: Mars, propagationTime: [1s]}\n", want: []string{
+			`ksaSigningKey.publishMaxAge: must be a duration like 10m, not "60" (line 8)`,
+			"gkeConnect.propagationTime: must be a duration like 10m, not a list (line 9)",
+			`gkeConnect.location: "Mars" is not a location, like us-central1 or global (line 9)`,
+		}},
+		{name: "fleet", add: "gkeConnect:\n  projectID: my-project-123\n  registerServiceAccountKeyPath: \"\"\n  endpoint: http://a.test\n  stsEndpoint: https://a.test/?key=value\n  propagationTime: -1s\n  proxy: x\n", want: []string{
+			"gkeConnect.endpoint: must be a URL like https://example.com (line 11)",
+			"gkeConnect.stsEndpoint: must not have a query or a fragment (line 12)",
+			"gkeConnect.propagationTime: must be 0s to 168h, not -1s (line 13)",
+			"gkeConnect.proxy: unknown field (line 14)",
+			"gkeConnect.location: is missing",
+		}},
+		{name: "propagation", add: "gkeConnect: {projectID: my-project-123, location: global, propagationTime: 1m0.5s}\n", want: []string{
+			"gkeConnect.propagationTime: must be whole seconds, not 1m0.5s (line 8)",
 		}},
 	}
 	for _, tt := range tests {
@@ -210,6 +278,49 @@ func TestParseProblems(t *testing.T) {
 				t.Errorf("problems (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Verifiers compare issuers as strings, so there is one way to write one; and none is quoted, since it may hold a
+// password.
+func TestIssuers(t *testing.T) {
+	const like, slash, query = "must be a URL like https://", "must not end with a slash", "must not have a query or a fragment"
+	for issuer, want := range map[string]string{
+		"https://a.test":                             "",
+		"https://a.test:8443/b/c-d_e.f%20g":          "",
+		"https://[::1]:8443/b":                       "",
+		"https://" + strings.Repeat("a", 504):        "",
+		"https://" + strings.Repeat("a", 505):        "has 513 characters; it may have 512",
+		"http://a.test":                              like,
+		"HTTPS://a.test":                             like,
+		"a.test":                                     like,
+		"https://":                                   like,
+		"https:///b":                                 like,
+		"https://:443":                               like,
+		"https://a.test:x":                           like,
+		"https://a.test//b":                          like,
+		"https://a.test/b c":                         like,
+		"https://a.test/":                            slash,
+		"https://a.test/b/":                          slash,
+		"https://a.test?":                            query,
+		"https://a.test#":                            query,
+		"https://a.test/b?secret=secret":             query,
+		"https://secret@a.test":                      "must not hold a user name or a password",
+		"https://user:secret@a.test/b":               "must not hold a user name or a password",
+		"https://user:secret%zz@a.test":              like,
+		"http://user:secret@kubernetes.default.test": like,
+	} {
+		file := valid + "ksaSigningKey: {issuer: '" + issuer + "'}\n"
+		c, err := Parse([]byte(file))
+		if want == "" {
+			if err != nil || c.Object(Files{}).Spec.KSASigningKey.Issuer != issuer {
+				t.Errorf("%s: %v", issuer, err)
+			}
+			continue
+		}
+		if err == nil || !strings.HasPrefix(err.Error(), "ksaSigningKey.issuer: "+want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: error = %v, want %s", issuer, err, want)
+		}
 	}
 }
 
@@ -235,8 +346,19 @@ func TestTemplate(t *testing.T) {
 			t.Errorf("template %s has name %q and version %q", name, c.Name, c.KubernetesVersion())
 		}
 	}
-	if c, _ := Parse(uncomment(data)); c.GKEConnect == nil || len(c.NodePools[0].Labels) == 0 || len(c.NodePools[0].Taints) == 0 {
+	c, err := Parse(uncomment(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.NodePools[0].Labels) == 0 || len(c.NodePools[0].Taints) == 0 {
 		t.Errorf("the uncommented template lacks some of its fields")
+	}
+	for name, part := range map[string]any{"ksaSigningKey": c.KSASigningKey, "gkeConnect": *c.GKEConnect} {
+		for f, v := range reflect.ValueOf(part).Fields() {
+			if v.IsZero() {
+				t.Errorf("the uncommented template lacks %s.%s", name, f.Tag.Get("yaml"))
+			}
+		}
 	}
 	for _, bad := range [][2]string{{"Bad", ""}, {"", ""}, {"a", "1.2"}, {"a", "1.34.0-gke.1"}} {
 		if _, err := Template(bad[0], bad[1]); err == nil {
@@ -276,7 +398,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		uc := c.Object()
+		uc := c.Object(Files{})
 		if !namePattern.MatchString(uc.Name) || uc.Spec.KubernetesVersion == "" || uc.Spec.KSASigningKey.Version != 1 {
 			t.Errorf("a valid file makes an invalid object: %+v", uc)
 		}

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -59,6 +60,10 @@ func (d *decoder) value(path string, n *yaml.Node, into reflect.Value) {
 	if isNull(n) {
 		return
 	}
+	if into.Type() == reflect.TypeFor[time.Duration]() {
+		d.duration(path, n, into)
+		return
+	}
 	switch into.Kind() {
 	case reflect.Pointer:
 		into.Set(reflect.New(into.Type().Elem()))
@@ -79,9 +84,6 @@ func (d *decoder) structure(path string, n *yaml.Node, into reflect.Value) {
 	d.mapping(path, n, func(path, name string, value *yaml.Node) {
 		switch field, ok := known[name]; {
 		case ok:
-			if field.Tag.Get("effect") == "none" {
-				d.noEffect(path)
-			}
 			d.value(path, value, into.FieldByIndex(field.Index))
 		case slices.Contains(unused, name):
 			d.noEffect(path)
@@ -166,6 +168,20 @@ func (d *decoder) scalar(path string, n *yaml.Node, into reflect.Value) {
 	if err := n.Decode(into.Addr().Interface()); err != nil {
 		d.problem(path, "%s is not in the range of a whole number", n.Value)
 	}
+}
+
+// duration decodes what time.ParseDuration understands. A number without a unit is none, even if it is a string.
+func (d *decoder) duration(path string, n *yaml.Node, into reflect.Value) {
+	if n.Kind != yaml.ScalarNode {
+		d.problem(path, "must be a duration like 10m, not %s", describe(n))
+		return
+	}
+	value, err := time.ParseDuration(n.Value)
+	if err != nil {
+		d.problem(path, "must be a duration like 10m, not %.40q", n.Value)
+		return
+	}
+	into.SetInt(int64(value))
 }
 
 // scalarKinds are the tags of YAML scalars in words.

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -48,6 +49,10 @@ func (c *UserCluster) setDefaults() {
 	if c.KSASigningKey.Algorithm == "" {
 		c.KSASigningKey.Algorithm = string(v1alpha1.RS256)
 	}
+	if c.KSASigningKey.Issuer == "" {
+		c.KSASigningKey.Issuer = v1alpha1.DefaultIssuer
+	}
+	setDefault(&c.KSASigningKey.PublishMaxAge, time.Minute)
 	for i := range c.NodePools {
 		setDefault(&c.NodePools[i].UpdateStrategy.RollingUpdate.MaxSurge, 1)
 	}
@@ -77,10 +82,9 @@ func validate(c *UserCluster, d *decoder) {
 	d.network(c)
 	d.oneOf("ksaSigningKey.source", c.KSASigningKey.Source, string(v1alpha1.KeySourceFiles))
 	d.oneOf("ksaSigningKey.algorithm", c.KSASigningKey.Algorithm, string(v1alpha1.RS256), string(v1alpha1.ES256))
-	if g := c.GKEConnect; g != nil {
-		d.required("gkeConnect.projectID", g.ProjectID)
-		d.required("gkeConnect.location", g.Location)
-		d.required("gkeConnect.registerServiceAccountKeyPath", g.RegisterServiceAccountKeyPath)
+	d.published(c.KSASigningKey)
+	if c.GKEConnect != nil {
+		d.gkeConnect(*c.GKEConnect)
 	}
 }
 

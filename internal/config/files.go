@@ -1,0 +1,189 @@
+package config
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+)
+
+// Files is what the files that a configuration names hold.
+type Files struct {
+	// ServiceAccountKey may register the cluster with its fleet; nil when no file is named.
+	ServiceAccountKey Secret
+	// Certificates are those of gkeConnect.certificateAuthorityPath in PEM, and nothing else that the file holds.
+	Certificates string
+	// Warnings say in words what works, but is dangerous.
+	Warnings []string
+}
+
+// Secret is content that nobody may see: no verb of fmt, no log and no encoder shows it.
+type Secret []byte
+
+const hidden = "(hidden)"
+
+// String hides the secret.
+func (Secret) String() string { return hidden }
+
+// Format hides the secret whatever the verb.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, hidden) }
+
+// LogValue hides the secret.
+func (Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
+
+// MarshalJSON hides the secret.
+func (Secret) MarshalJSON() ([]byte, error) { return json.Marshal(hidden) }
+
+// maxFileSize is that of a named file in bytes; the certificates that a whole system trusts have about 200 000.
+const maxFileSize = 512 << 10
+
+// The fields that name files.
+const (
+	keyPathField         = "gkeConnect.registerServiceAccountKeyPath"
+	certificatePathField = "gkeConnect.certificateAuthorityPath"
+)
+
+// Files reads the files that the configuration names. Its error is an *InvalidError that holds every problem with them.
+func (c *UserCluster) Files() (Files, error) {
+	var f Files
+	if c.GKEConnect == nil {
+		return f, nil
+	}
+	d := &decoder{lines: c.lines}
+	if path := c.GKEConnect.RegisterServiceAccountKeyPath; path != "" {
+		f.ServiceAccountKey, f.Warnings = d.serviceAccountKey(c.resolve(path))
+	}
+	if path := c.GKEConnect.CertificateAuthorityPath; path != "" {
+		f.Certificates = d.certificates(c.resolve(path))
+	}
+	if len(d.problems) > 0 {
+		return Files{}, &InvalidError{Problems: d.sorted()}
+	}
+	return f, nil
+}
+
+func (c *UserCluster) resolve(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(c.dir, path)
+}
+
+func (d *decoder) serviceAccountKey(path string) (key Secret, warnings []string) {
+	const advice = "name the JSON key of a service account, or leave the field out to use the application default credentials of the controller"
+	data, mode, err := readFile(path)
+	if err == nil {
+		err = checkServiceAccountKey(data)
+	}
+	if err != nil {
+		d.problem(keyPathField, "%s: %v; %s", path, err, advice)
+		return nil, nil
+	}
+	if mode.Perm()&0o007 != 0 {
+		warnings = append(warnings, fmt.Sprintf("%s: every user of this machine has access to %s (mode %04o); run `chmod 600 %s`",
+			keyPathField, path, mode.Perm(), path))
+	}
+	return data, warnings
+}
+
+// checkServiceAccountKey says what is wrong with a key. What the decoders say would quote it.
+func checkServiceAccountKey(data []byte) error {
+	var key struct {
+		Type        string `json:"type"`
+		ClientEmail string `json:"client_email"`
+		PrivateKey  string `json:"private_key"`
+		TokenURI    string `json:"token_uri"`
+	}
+	if err := json.Unmarshal(data, &key); err != nil {
+		return errors.New("is not a JSON object with the fields of a service account key")
+	}
+	switch {
+	case key.Type != "service_account":
+		return errors.New(`its "type" is not "service_account"`)
+	case key.ClientEmail == "":
+		return errors.New(`has no "client_email"`)
+	case key.TokenURI == "":
+		return errors.New(`has no "token_uri"`)
+	case !isPrivateKey([]byte(key.PrivateKey)):
+		return errors.New(`has no private key in PEM as its "private_key"`)
+	}
+	return nil
+}
+
+func isPrivateKey(data []byte) bool {
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return false
+	}
+	_, errPKCS8 := x509.ParsePKCS8PrivateKey(block.Bytes)
+	_, errPKCS1 := x509.ParsePKCS1PrivateKey(block.Bytes)
+	return errPKCS8 == nil || errPKCS1 == nil
+}
+
+func (d *decoder) certificates(path string) string {
+	const advice = "name a file of PEM certificates"
+	data, _, err := readFile(path)
+	var certificates string
+	if err == nil {
+		certificates, err = onlyCertificates(data)
+	}
+	if err != nil {
+		d.problem(certificatePathField, "%s: %v; %s", path, err, advice)
+	}
+	return certificates
+}
+
+// onlyCertificates returns the certificates of a file. What is between them stays out of the object, which more people
+// may read than the file, and a private key in it was surely not meant to be named here.
+func onlyCertificates(data []byte) (string, error) {
+	var out bytes.Buffer
+	// A block that is broken is no block to the decoder, which goes on with the next one.
+	blocks := bytes.Count(data, []byte("-----BEGIN "))
+	if blocks == 0 {
+		return "", errors.New("has no certificate")
+	}
+	for n := range blocks {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			return "", errors.New("holds a broken PEM block")
+		}
+		if block.Type != "CERTIFICATE" {
+			return "", errors.New("holds something else than certificates, such as a private key")
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return "", fmt.Errorf("its certificate %d cannot be parsed", n+1)
+		}
+		out.Write(pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes}))
+	}
+	return out.String(), nil
+}
+
+// readFile reads a file of a sensible size. Its error does not name the path.
+func readFile(path string) (data []byte, mode fs.FileMode, err error) {
+	defer func() {
+		if inner, ok := errors.AsType[*fs.PathError](err); ok {
+			err = inner.Err
+		}
+	}()
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	data, err = io.ReadAll(io.LimitReader(file, maxFileSize+1))
+	if err == nil && len(data) > maxFileSize {
+		err = fmt.Errorf("has more than %d bytes", maxFileSize)
+	}
+	return data, info.Mode(), err
+}

@@ -1,0 +1,77 @@
+package config
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+// CredentialsSecret names the Secret that holds the service account key of a cluster, for the fleet only.
+func CredentialsSecret(cluster string) string { return cluster + "-gke-connect" }
+
+// Object returns the API object that the file asks for, with key version 1. Of the files that it names, the object
+// holds the certificates, and of the service account key only where to find it.
+func (c *UserCluster) Object(f Files) *v1alpha1.UserCluster {
+	uc := &v1alpha1.UserCluster{
+		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "UserCluster"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: c.Name},
+		Spec: v1alpha1.UserClusterSpec{
+			KubernetesVersion:     c.KubernetesVersion(),
+			EnableAdvancedCluster: c.EnableAdvancedCluster,
+			Network:               v1alpha1.Network{ServiceCIDR: c.Network.ServiceCIDR, PodCIDR: c.Network.PodCIDR},
+			ControlPlane:          v1alpha1.ControlPlane{Replicas: *c.MasterNode.Replicas},
+			KSASigningKey:         c.KSASigningKey.object(),
+		},
+	}
+	for _, p := range c.NodePools {
+		uc.Spec.NodePools = append(uc.Spec.NodePools, p.object())
+	}
+	if c.GKEConnect != nil {
+		uc.Spec.GKEConnect = c.GKEConnect.object(c.Name, f)
+	}
+	return uc
+}
+
+func (k KSASigningKey) object() v1alpha1.KSASigningKey {
+	return v1alpha1.KSASigningKey{
+		Version:              1,
+		Source:               v1alpha1.KeySource(k.Source),
+		Algorithm:            v1alpha1.Algorithm(k.Algorithm),
+		Issuer:               k.Issuer,
+		Publish:              k.Publish,
+		PublishMaxAgeSeconds: seconds(*k.PublishMaxAge),
+	}
+}
+
+func (g GKEConnect) object(cluster string, f Files) *v1alpha1.GKEConnect {
+	connect := &v1alpha1.GKEConnect{
+		ProjectID:          g.ProjectID,
+		Location:           g.Location,
+		Endpoint:           g.Endpoint,
+		STSEndpoint:        g.STSEndpoint,
+		CABundle:           f.Certificates,
+		PropagationSeconds: seconds(g.PropagationTime),
+	}
+	if g.RegisterServiceAccountKeyPath != "" {
+		connect.CredentialsSecret = CredentialsSecret(cluster)
+	}
+	return connect
+}
+
+func (p NodePool) object() v1alpha1.NodePool {
+	pool := v1alpha1.NodePool{
+		Name:     p.Name,
+		Replicas: *p.Replicas,
+		Labels:   p.Labels,
+		MaxSurge: *p.UpdateStrategy.RollingUpdate.MaxSurge,
+	}
+	for _, t := range p.Taints {
+		pool.Taints = append(pool.Taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
+	}
+	return pool
+}
+
+func seconds(d time.Duration) int32 { return int32(d / time.Second) }
