@@ -114,9 +114,15 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
+	return newBenchOf(t, DefaultDeployment())
+}
+
+// newBenchOf is newBench with other objects, but for their namespace.
+func newBenchOf(t *testing.T, d Deployment) *bench {
+	t.Helper()
 	b := &bench{T: t, ctx: t.Context(), dir: t.TempDir()}
 	b.ns = "probe-" + utilrand.String(8)
-	b.apply()
+	b.apply(d)
 	var err error
 	b.account, err = clientset.CoreV1().ServiceAccounts(b.ns).Get(b.ctx, "keyturn-probe", metav1.GetOptions{})
 	must(t, err)
@@ -130,9 +136,8 @@ func newBench(t *testing.T) *bench {
 }
 
 // apply creates all objects of Manifests.
-func (b *bench) apply() {
+func (b *bench) apply(d Deployment) {
 	b.Helper()
-	d := DefaultDeployment()
 	d.Namespace = b.ns
 	var manifests bytes.Buffer
 	must(b.T, Manifests(&manifests, d))
@@ -286,7 +291,7 @@ func line(r Report, kind Kind, server string) Line {
 }
 
 func allAccepted(r Report) bool {
-	for _, k := range Kinds() {
+	for _, k := range apiServerKinds() {
 		if uses(r, k, first).Accepted < 3 {
 			return false
 		}

@@ -11,7 +11,7 @@ import (
 
 // The exit codes of the command.
 const (
-	ExitOK      = 0 // done; for report: no refusal of a bound or third-party token
+	ExitOK      = 0 // done; for report: no refusal of a token that never may be refused
 	ExitRefused = 1 // report: such a token was refused
 	ExitUsage   = 2 // the command line is wrong
 	ExitFailed  = 3 // it could not be done, or, for report, too little was seen to prove anything
@@ -37,7 +37,7 @@ func Main(ctx context.Context, env Env, args []string) int {
 		Use:   "keyturn-probe",
 		Short: "A workload that uses every kind of service account token all the time and counts refusals",
 		Long: "A workload that uses every kind of service account token all the time and counts refusals.\n\n" +
-			"Exit codes: 0 done; 1 a bound or third-party token was refused (report);\n" +
+			"Exit codes: 0 done; 1 a bound, third-party or workload identity token was refused (report);\n" +
 			"2 wrong command line; 3 it could not be done, or too little was seen to prove anything.",
 		Args:              cobra.NoArgs,
 		SilenceErrors:     true,

@@ -1,15 +1,25 @@
 package probe
 
-import "github.com/spf13/cobra"
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+)
 
 func manifestsCommand(env Env) *cobra.Command {
 	d := DefaultDeployment()
+	var w WorkloadIdentityDeployment
+	var caFile string
 	cmd := &cobra.Command{
 		Use:     "manifests",
 		Short:   "Print the objects that run the probe in a cluster",
 		Example: "  keyturn-probe manifests --replicas 3 | kubectl --kubeconfig user-kubeconfig apply -f -",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if err := d.addIdentity(w, caFile); err != nil {
+				return failed(err)
+			}
 			if err := d.validate(); err != nil {
 				return err
 			}
@@ -22,5 +32,26 @@ func manifestsCommand(env Env) *cobra.Command {
 	f.StringVar(&d.Image, "image", d.Image, "image of keyturn-probe")
 	f.Float64Var(&d.Rate, "rate", d.Rate, "uses a second of each kind of token at each API server")
 	f.StringSliceVar(&d.Servers, "api-servers", nil, "URLs of the API servers, each by itself (default: those of the service kubernetes)")
+	f.StringVar(&w.ProjectID, "workload-identity-project", "", "project ID of the fleet by which the pods have a workload identity (default: they have none)")
+	f.StringVar(&w.Location, "workload-identity-location", "", "location of the cluster's membership in the fleet")
+	f.StringVar(&w.Membership, "workload-identity-membership", "", "name of the cluster's membership in the fleet")
+	f.StringVar(&w.STSEndpoint, "workload-identity-sts", "", "URL of the security token service, like https://sts.googleapis.com")
+	f.StringVar(&w.Resource, flagIdentityResource, "", "URL at which access tokens of the workload identity are used")
+	f.StringVar(&caFile, flagIdentityCAFile, "", "certificates by which the security token service and the resource are known")
 	return cmd
+}
+
+// addIdentity adds a workload identity if anything is said about it.
+func (d *Deployment) addIdentity(w WorkloadIdentityDeployment, caFile string) error {
+	if caFile != "" {
+		bundle, err := os.ReadFile(caFile)
+		if err != nil {
+			return fmt.Errorf("reading the certificates of the security token service: %w", err)
+		}
+		w.CABundle = string(bundle)
+	}
+	if caFile != "" || w != (WorkloadIdentityDeployment{}) {
+		d.WorkloadIdentity = &w
+	}
+	return nil
 }

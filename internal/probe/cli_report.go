@@ -17,8 +17,8 @@ func reportCommand(env Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report",
 		Short: "Sum up what all pods saw that ever ran",
-		Long: "Sum up what all pods saw that ever ran, those included that are gone. Exits with 1 when a bound or third-party\n" +
-			"token was refused. That a legacy token is refused for a moment is part of its renewal.",
+		Long: "Sum up what all pods saw that ever ran, those included that are gone. Exits with 1 when a bound, third-party\n" +
+			"or workload identity token was refused. That a legacy token is refused for a moment is part of its renewal.",
 		Example: "  keyturn-probe report --kubeconfig user-kubeconfig\n  keyturn-probe report --kubeconfig user-kubeconfig -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -75,7 +75,7 @@ func write(env Env, s Summary, output string) error {
 // verdict turns a summary into an exit code.
 func verdict(s Summary) error {
 	if s.Failed() {
-		return exitError{code: ExitRefused, error: errors.New("a bound or third-party token was refused")}
+		return exitError{code: ExitRefused, error: errors.New("a bound, third-party or workload identity token was refused")}
 	}
 	if unused := s.Unused(); len(unused) > 0 {
 		return failed(fmt.Errorf("no token of kind %v was ever accepted: nothing is proven\n"+

@@ -19,6 +19,9 @@ func runCommand(env Env) *cobra.Command {
 		Example: "  keyturn-probe run --rate 10\n  keyturn-probe run --api-servers https://10.0.0.11:6443,https://10.0.0.12:6443",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.WorkloadIdentity.validate(); err != nil {
+				return err
+			}
 			if err := inPod(env, &o); err != nil {
 				return failed(err)
 			}
@@ -37,6 +40,10 @@ func runCommand(env Env) *cobra.Command {
 	f.StringVar(&o.Files.Legacy, "legacy-token-file", o.Files.Legacy, "file of the legacy token")
 	f.StringVar(&o.Files.ThirdParty, "third-party-token-file", o.Files.ThirdParty, "file of the third-party token")
 	f.StringVar(&o.CAFile, "ca-file", o.CAFile, "certificates by which API servers are known")
+	w := &o.WorkloadIdentity
+	f.StringVar(&w.CredentialsFile, flagCredentialsFile, "", "credentials file (external_account) by which the pod has a workload identity")
+	f.StringVar(&w.CAFile, flagIdentityCAFile, "", "certificates by which the security token service and the resource are known")
+	f.StringVar(&w.Resource, flagIdentityResource, "", "URL at which access tokens of the workload identity are used")
 	return cmd
 }
 

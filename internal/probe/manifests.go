@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"regexp"
 	"strings"
 	"text/template"
 
@@ -17,7 +18,10 @@ const DefaultImage = "localhost/keyturn/probe:dev"
 //go:embed manifests.yaml
 var manifestsYAML string
 
-var manifestsTemplate = template.Must(template.New("manifests").Parse(manifestsYAML))
+var manifestsTemplate = template.Must(template.New("manifests").Funcs(template.FuncMap{"indent": indent}).Parse(manifestsYAML))
+
+// indent has the lines of a text stand in a block of YAML, four columns to the right.
+func indent(text string) string { return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ") }
 
 // Deployment says which pods Manifests describes.
 type Deployment struct {
@@ -29,6 +33,8 @@ type Deployment struct {
 	// Servers are the https URLs of the API servers, each by itself. Empty: those that the service kubernetes
 	// tells, which may be a load balancer.
 	Servers []string
+	// WorkloadIdentity has the pods use a workload identity; nil: they have none.
+	WorkloadIdentity *WorkloadIdentityDeployment
 }
 
 // DefaultDeployment is two pods in a namespace of their own.
@@ -65,9 +71,25 @@ func (d Deployment) validate() error {
 		return fmt.Errorf("image %q is not an image name", d.Image)
 	}
 	for _, server := range d.Servers {
-		if u, err := url.Parse(server); err != nil || u.Scheme != "https" || u.Host == "" || strings.ContainsAny(server, " \t\n\"'{}#,") {
+		if _, ok := httpsURL(server); !ok {
 			return fmt.Errorf("API server %q is not an https URL", server)
 		}
 	}
+	if d.WorkloadIdentity != nil {
+		return d.WorkloadIdentity.validate()
+	}
 	return nil
+}
+
+// urlPattern has no character that means something to YAML within quotes, to a list of a flag, or to Kubernetes, which
+// expands $(NAME) in arguments.
+var urlPattern = regexp.MustCompile(`^https://[-A-Za-z0-9._~:/?@!&*+;=%\[\]]+$`)
+
+// httpsURL parses a URL that can stand in a manifest.
+func httpsURL(raw string) (*url.URL, bool) {
+	if !urlPattern.MatchString(raw) {
+		return nil, false
+	}
+	u, err := url.Parse(raw)
+	return u, err == nil && u.Hostname() != "" && u.User == nil
 }

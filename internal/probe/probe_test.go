@@ -27,7 +27,7 @@ func TestTokensAreAcceptedAndTheReportOutlivesTheProbe(t *testing.T) {
 	before := b.until("uses of all kinds", allAccepted)
 	stop()
 	report, _ := b.kept()
-	for _, kind := range Kinds() {
+	for _, kind := range apiServerKinds() {
 		if c := uses(report, kind, first); c.Refused != 0 || c.Unavailable != 0 || c.Requests() < uses(before, kind, first).Requests() {
 			t.Errorf("%s token: %+v", kind, c)
 		}
@@ -153,7 +153,7 @@ func TestServersThatAreDownAreUnavailable(t *testing.T) {
 	stop := b.start()
 	r := b.until("uses everywhere", func(r Report) bool {
 		for _, server := range b.options.Servers {
-			for _, kind := range Kinds() {
+			for _, kind := range apiServerKinds() {
 				if line(r, kind, server).Counts().Requests() < 3 {
 					return false
 				}
@@ -162,7 +162,7 @@ func TestServersThatAreDownAreUnavailable(t *testing.T) {
 		return true
 	})
 	stop()
-	for _, kind := range Kinds() {
+	for _, kind := range apiServerKinds() {
 		if c := line(r, kind, host).Counts(); c.Accepted != c.Requests() {
 			t.Errorf("%s token where all is well: %+v", kind, c)
 		}
@@ -330,7 +330,7 @@ func TestReportsHoldNoToken(t *testing.T) {
 	stop()
 	list, err := clientset.CoreV1().ConfigMaps(b.ns).List(b.ctx, metav1.ListOptions{LabelSelector: labelApp + "=" + appName})
 	must(t, err)
-	for _, kind := range Kinds() {
+	for _, kind := range apiServerKinds() {
 		bearer, err := b.options.Files.read(kind)
 		must(t, err)
 		for part := range strings.SplitSeq(bearer, ".") {

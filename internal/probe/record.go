@@ -16,10 +16,19 @@ const (
 	Bound      Kind = "bound"       // a projected token for the API server
 	Legacy     Kind = "legacy"      // a mounted token of a Secret
 	ThirdParty Kind = "third-party" // a projected token for another audience, checked by TokenReview
+	// WorkloadIdentity is a projected token for the fleet's workload identity pool: it is traded for an access token at
+	// the STS, and that is used. It is only used where it is configured.
+	WorkloadIdentity Kind = "workload-identity"
 )
 
 // Kinds are all kinds, in the order of reports.
-func Kinds() []Kind { return []Kind{Bound, Legacy, ThirdParty} }
+func Kinds() []Kind { return []Kind{Bound, Legacy, ThirdParty, WorkloadIdentity} }
+
+// optional says that a kind is not used everywhere: only a report with a line of it says that it should be.
+func (k Kind) optional() bool { return k == WorkloadIdentity }
+
+// apiServerKinds are the kinds that are used at each API server.
+func apiServerKinds() []Kind { return slices.DeleteFunc(Kinds(), Kind.optional) }
 
 // Result is what came of using a token.
 type Result string
@@ -31,9 +40,10 @@ const (
 	Unavailable Result = "unavailable"
 )
 
-// Use is one use of a token at one API server.
+// Use is one use of a token at one server.
 type Use struct {
-	Kind   Kind
+	Kind Kind
+	// Server is the URL of the API server, or of the STS, by scheme and host.
 	Server string
 	// KeyID is the kid of the token; empty when it has none.
 	KeyID  string
@@ -71,7 +81,7 @@ func (c *Counts) count(r Result) {
 	}
 }
 
-// Spell is a time in which an API server refused a kind of token: from the first refusal to the next acceptance.
+// Spell is a time in which a server refused a kind of token: from the first refusal to the next acceptance.
 type Spell struct {
 	// KeyID is the kid of the first token that was refused.
 	KeyID string    `json:"keyID"`
@@ -97,7 +107,7 @@ func (s Spell) Seconds() float64 {
 // maxSpells is how many spells a line keeps: the longest of them.
 const maxSpells = 20
 
-// Line is all uses of one kind of token at one API server.
+// Line is all uses of one kind of token at one server: an API server or, for workload identity, the STS.
 type Line struct {
 	Kind   Kind   `json:"token"`
 	Server string `json:"server"`
@@ -160,6 +170,13 @@ func NewRecorder(pod, node string, now time.Time) *Recorder {
 	}
 }
 
+// Expect notes that a kind of token is going to be used at a server. Until it is accepted there, it counts as unused.
+func (r *Recorder) Expect(kind Kind, server string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.line(kind, server)
+}
+
 // Record counts a use.
 func (r *Recorder) Record(u Use) {
 	r.mu.Lock()
@@ -217,15 +234,18 @@ func (r *Recorder) Report() Report {
 	return out
 }
 
-// Ready says that every kind of token was accepted by some API server.
+// Ready says that every kind of token that is in use was accepted somewhere.
 func (r *Recorder) Ready() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	seen := map[Kind]bool{}
+	accepted := map[Kind]bool{}
 	for p, l := range r.lines {
-		seen[p.kind] = seen[p.kind] || l.Counts().Accepted > 0
+		accepted[p.kind] = accepted[p.kind] || l.Counts().Accepted > 0
 	}
-	return !slices.ContainsFunc(Kinds(), func(k Kind) bool { return !seen[k] })
+	return !slices.ContainsFunc(Kinds(), func(k Kind) bool {
+		yes, used := accepted[k]
+		return !yes && (used || !k.optional())
+	})
 }
 
 func (r *Recorder) line(kind Kind, server string) *Line {

@@ -109,6 +109,29 @@ func TestReadyNeedsEveryKind(t *testing.T) {
 	}
 }
 
+// A kind that is not used everywhere counts from when it is expected.
+func TestReadyNeedsAnOptionalKindOnlyWhereItIsExpected(t *testing.T) {
+	rec := NewRecorder("p", "n", epoch)
+	for _, kind := range apiServerKinds() {
+		play(rec, kind, "s1", "a")
+	}
+	if !rec.Ready() {
+		t.Error("not ready without a workload identity, although there is none")
+	}
+	rec.Expect(WorkloadIdentity, "sts")
+	if rec.Ready() {
+		t.Error("ready before the workload identity was used")
+	}
+	play(rec, WorkloadIdentity, "sts", "ur")
+	if rec.Ready() {
+		t.Error("ready without an accepted workload identity")
+	}
+	play(rec, WorkloadIdentity, "sts", "a")
+	if !rec.Ready() {
+		t.Error("not ready although every kind was accepted")
+	}
+}
+
 func TestFileLag(t *testing.T) {
 	tests := []struct {
 		name string
@@ -225,5 +248,51 @@ func TestSummary(t *testing.T) {
 	}
 	if got := Summarize(nil).Unused(); len(got) != 3 {
 		t.Errorf("of nothing, only %v are unused", got)
+	}
+}
+
+// Only where it is configured does workload identity count, as used or as unused.
+func TestSummaryOfAnOptionalKind(t *testing.T) {
+	without, with := NewRecorder("p1", "n1", epoch), NewRecorder("p2", "n2", epoch)
+	for _, kind := range apiServerKinds() {
+		play(without, kind, "s1", "a")
+		play(with, kind, "s1", "a")
+	}
+	with.Expect(WorkloadIdentity, "sts")
+	tests := []struct {
+		uses   string
+		unused []Kind
+		failed bool
+		row    string
+	}{
+		{"", []Kind{WorkloadIdentity}, false, "workload-identity 0 0 0 0.0s -"},
+		{"u", []Kind{WorkloadIdentity}, false, "workload-identity 1 0 1 0.0s -"},
+		{"a", nil, false, "workload-identity 2 0 1 0.0s k1"},
+		{"r", nil, true, "workload-identity 3 1 1 0.0s k1"},
+	}
+	check := func(reports []Report, unused []Kind, failed bool, row string) {
+		t.Helper()
+		s := Summarize(reports)
+		if diff := cmp.Diff(unused, s.Unused()); diff != "" || s.Failed() != failed {
+			t.Errorf("failed: %v, want %v; unused (-want +got):\n%s", s.Failed(), failed, diff)
+		}
+		var table strings.Builder
+		if err := s.Print(&table); err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for line := range strings.Lines(table.String()) {
+			if strings.HasPrefix(line, string(WorkloadIdentity)) {
+				got = strings.Join(strings.Fields(line), " ")
+			}
+		}
+		if got != row {
+			t.Errorf("row %q, want %q, in\n%s", got, row, &table)
+		}
+	}
+	check([]Report{without.Report()}, nil, false, "")
+	for _, test := range tests {
+		play(with, WorkloadIdentity, "sts", test.uses)
+		check([]Report{without.Report(), with.Report()}, test.unused, test.failed, test.row)
 	}
 }

@@ -26,13 +26,15 @@ type Options struct {
 	CAFile string
 	// Audience is that of the third-party token.
 	Audience string
+	// WorkloadIdentity has the pod use its workload identity too; not when it is the zero value.
+	WorkloadIdentity WorkloadIdentityOptions
 	// Servers are the URLs of the API servers; empty: those that the cluster lists.
 	Servers []string
 	// Config reaches the cluster, to list its API servers, keep the report and follow the legacy Secret. Nil: none of these.
 	Config *rest.Config
 	// LegacySecret is the Secret whose token is in Files.Legacy; empty: it is not followed.
 	LegacySecret string
-	// Rate is how many times a second each kind of token is used at each API server.
+	// Rate is how many times a second each kind of token is used at each API server, or at the STS.
 	Rate float64
 	// Timeout is how long a use may take.
 	Timeout time.Duration
@@ -84,7 +86,7 @@ func newRunner(o Options) (*runner, error) {
 	}
 	roots, err := readRoots(o.CAFile)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("reading the certificates of the API servers: %w", err)
 	}
 	directory, err := fixedDirectory(o.Servers)
 	if err != nil {
@@ -94,20 +96,36 @@ func newRunner(o Options) (*runner, error) {
 		Options: o, roots: roots, directory: directory,
 		rec: NewRecorder(o.Pod, o.Node, time.Now()), lanes: map[string]context.CancelFunc{},
 	}
+	if err := r.openIdentity(); err != nil {
+		return nil, err
+	}
 	if o.Config == nil {
 		return r, nil
 	}
 	return r, r.connect()
 }
 
+// openIdentity readies the use of the workload identity, if it is configured.
+func (r *runner) openIdentity() (err error) {
+	if r.WorkloadIdentity == (WorkloadIdentityOptions{}) {
+		return nil
+	}
+	if r.identity, err = newIdentity(r.WorkloadIdentity, r.Timeout); err != nil {
+		return err
+	}
+	r.Files.identity = r.identity.tokenFile
+	r.rec.Expect(WorkloadIdentity, r.identity.server())
+	return nil
+}
+
 func readRoots(file string) (*x509.CertPool, error) {
 	pem, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("reading the certificates of the API servers: %w", err)
+		return nil, err
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("reading the certificates of the API servers: %s holds none", file)
+		return nil, fmt.Errorf("%s holds none", file)
 	}
 	return pool, nil
 }
@@ -118,7 +136,9 @@ type runner struct {
 	roots     *x509.CertPool
 	rec       *Recorder
 	directory *directory
-	core      typedcorev1.CoreV1Interface
+	// identity is nil when workload identity is not used.
+	identity *identity
+	core     typedcorev1.CoreV1Interface
 	// lanes ends the use of an API server, by its URL.
 	lanes map[string]context.CancelFunc
 	work  sync.WaitGroup
@@ -148,6 +168,10 @@ func (r *runner) run(ctx context.Context) {
 	}
 	if r.core != nil && r.LegacySecret != "" {
 		r.work.Go(func() { followSecret(ctx, r.core.Secrets(r.Namespace), r.LegacySecret, r.rec) })
+	}
+	if r.identity != nil {
+		u := &user{server: r.identity.server(), files: r.Files, identity: r.identity, rec: r.rec}
+		r.work.Go(func() { r.lane(ctx, u, WorkloadIdentity) })
 	}
 	tick := time.NewTicker(r.Refresh)
 	defer tick.Stop()
@@ -191,14 +215,17 @@ func (r *runner) open(ctx context.Context, server string) context.CancelFunc {
 	client := &http.Client{
 		Timeout:       r.Timeout,
 		Transport:     transport(r.roots),
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		CheckRedirect: stay,
 	}
-	for _, kind := range Kinds() {
+	for _, kind := range apiServerKinds() {
 		u := &user{server: server, http: client, files: r.Files, audience: r.Audience, rec: r.rec}
 		r.work.Go(func() { r.lane(ctx, u, kind) })
 	}
 	return cancel
 }
+
+// stay follows no redirect: tokens are for the server that was asked.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // transport notices within two seconds that a connection is dead, and closes it.
 func transport(roots *x509.CertPool) *http.Transport {
@@ -210,7 +237,7 @@ func transport(roots *x509.CertPool) *http.Transport {
 	}
 }
 
-// lane uses one kind of token at one API server at the rate. It leaves out what it is late for.
+// lane uses one kind of token at one server at the rate. It leaves out what it is late for.
 func (r *runner) lane(ctx context.Context, u *user, kind Kind) {
 	tick := time.NewTicker(time.Duration(float64(time.Second) / r.Rate))
 	defer tick.Stop()

@@ -26,7 +26,7 @@ func (r *runner) serve() (stop func(), err error) {
 }
 
 // Handler serves what a recorder knows: /metrics for Prometheus, /report as JSON, and /readyz, which is
-// ok as soon as each kind of token was accepted somewhere.
+// ok as soon as each kind of token that is in use was accepted somewhere.
 func Handler(rec *Recorder) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collector{rec})
@@ -50,9 +50,9 @@ var (
 	requestsDesc = prometheus.NewDesc("keyturn_probe_requests_total",
 		"Uses of tokens.", []string{"token", "server", "kid", "result"}, nil)
 	refusalsDesc = prometheus.NewDesc("keyturn_probe_refusals_total",
-		"Uses of tokens that an API server refused.", []string{"token", "server", "kid"}, nil)
+		"Uses of tokens that were refused.", []string{"token", "server", "kid"}, nil)
 	staleDesc = prometheus.NewDesc("keyturn_probe_stale_seconds_max",
-		"Longest time for which an API server refused the token.", []string{"token", "server"}, nil)
+		"Longest time for which a server refused the token.", []string{"token", "server"}, nil)
 	mountedDesc = prometheus.NewDesc("keyturn_probe_mounted_token",
 		"The kid of the token that is in its file now.", []string{"token", "kid"}, nil)
 	lagDesc = prometheus.NewDesc("keyturn_probe_legacy_file_lag_seconds_max",

@@ -12,13 +12,14 @@ import (
 // Summary is the sum of the reports of all pods that ever ran.
 type Summary struct {
 	// Pods is how many pods wrote reports.
-	Pods   int         `json:"pods"`
+	Pods int `json:"pods"`
+	// Tokens are all kinds but those that are optional and in no report.
 	Tokens []TokenUses `json:"tokens"`
 	// FileLag is the sum of changes and the longest lag of all pods.
 	FileLag FileLag `json:"fileLag"`
 }
 
-// TokenUses is all uses of a kind of token, at all API servers.
+// TokenUses is all uses of a kind of token, everywhere.
 type TokenUses struct {
 	Kind        Kind  `json:"token"`
 	Requests    int64 `json:"requests"`
@@ -37,7 +38,9 @@ func Summarize(reports []Report) Summary {
 	pods := map[string]bool{}
 	byKind := map[Kind]*TokenUses{}
 	for _, k := range Kinds() {
-		byKind[k] = &TokenUses{Kind: k, Accepted: map[string]int64{}, RefusedKeyIDs: map[string]int64{}}
+		if !k.optional() || slices.ContainsFunc(reports, func(r Report) bool { return r.has(k) }) {
+			byKind[k] = &TokenUses{Kind: k, Accepted: map[string]int64{}, RefusedKeyIDs: map[string]int64{}}
+		}
 	}
 	for _, r := range reports {
 		pods[r.Pod] = true
@@ -51,9 +54,16 @@ func Summarize(reports []Report) Summary {
 	}
 	s.Pods = len(pods)
 	for _, k := range Kinds() {
-		s.Tokens = append(s.Tokens, *byKind[k])
+		if t := byKind[k]; t != nil {
+			s.Tokens = append(s.Tokens, *t)
+		}
 	}
 	return s
+}
+
+// has says that the probe uses a kind of token, whatever came of it.
+func (r Report) has(k Kind) bool {
+	return slices.ContainsFunc(r.Lines, func(l Line) bool { return l.Kind == k })
 }
 
 func (t *TokenUses) add(l Line) {
@@ -83,7 +93,7 @@ func (s Summary) Unused() []Kind {
 	return out
 }
 
-// Failed says that a token was refused that never may be: a bound or a third-party one.
+// Failed says that a token was refused that never may be: one of any kind but legacy.
 func (s Summary) Failed() bool {
 	return slices.ContainsFunc(s.Tokens, func(t TokenUses) bool { return t.Kind != Legacy && t.Refused > 0 })
 }

@@ -27,6 +27,8 @@ const anonymous = "system:anonymous"
 // Files are the paths of the token files.
 type Files struct {
 	Bound, Legacy, ThirdParty string
+	// identity is that of the token that is traded at the STS; the credentials file names it.
+	identity string
 }
 
 func (f Files) path(k Kind) string {
@@ -35,6 +37,8 @@ func (f Files) path(k Kind) string {
 		return f.Bound
 	case Legacy:
 		return f.Legacy
+	case WorkloadIdentity:
+		return f.identity
 	default:
 		return f.ThirdParty
 	}
@@ -49,23 +53,26 @@ func (f Files) read(k Kind) (string, error) {
 	return strings.TrimSpace(string(data)), nil
 }
 
-// user uses tokens at one API server.
+// user uses tokens at one API server, or at the STS.
 type user struct {
 	server   string
 	http     *http.Client
 	files    Files
 	audience string
+	// identity trades tokens at the STS.
+	identity *identity
 	rec      *Recorder
 }
 
-// answer is what an API server says about a token. An error is no answer.
+// answer is what a server says about a token. An error is no answer.
 type answer struct {
 	// accepted or refused, and why.
 	accepted bool
 	reason   string
-	// kind and keyID are those of the token that it is about: to review a token another one is needed.
-	kind  Kind
-	keyID string
+	// kind and bearer are of the token that it is about: to review a token another one is needed, and what is traded
+	// at the STS was read from the file by Google's library, maybe a moment later.
+	kind   Kind
+	bearer string
 }
 
 // use reads the token of a kind and uses it once. After a refusal it reads the file again, and uses what is
@@ -99,11 +106,11 @@ func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 	if a.accepted {
 		result = Accepted
 	}
-	u.record(ctx, a.kind, a.keyID, result, a.reason)
+	u.record(ctx, a.kind, keyID(a.bearer), result, a.reason)
 	if a.kind != kind { // nothing was said about the token to be reviewed
 		return "", answer{}
 	}
-	return bearer, a
+	return a.bearer, a
 }
 
 // record counts a use, unless the probe was told to stop during it.
@@ -130,17 +137,21 @@ func keyID(bearer string) string {
 	return kid
 }
 
-// ask asks the API server about a token.
+// ask asks the server about a token.
 func (u *user) ask(ctx context.Context, kind Kind, bearer string) (answer, error) {
 	if bearer == "" { // a request without a token would be anonymous, and not about any token
 		return answer{kind: kind, reason: "the file is empty"}, nil
 	}
-	if kind == ThirdParty {
+	switch kind {
+	case ThirdParty:
 		return u.review(ctx, bearer)
+	case WorkloadIdentity:
+		return u.identity.use(ctx, bearer)
+	default:
+		a, err := u.whoami(ctx, bearer)
+		a.kind, a.bearer = kind, bearer
+		return a, err
 	}
-	a, err := u.whoami(ctx, bearer)
-	a.kind, a.keyID = kind, keyID(bearer)
-	return a, err
 }
 
 // whoami uses the token for the cheapest request that needs one and changes nothing.
@@ -174,13 +185,13 @@ func (u *user) review(ctx context.Context, bearer string) (answer, error) {
 	case err != nil:
 		return answer{}, err
 	case status == http.StatusUnauthorized:
-		return answer{kind: Bound, keyID: keyID(bound), reason: "401 Unauthorized, for a TokenReview"}, nil
+		return answer{kind: Bound, bearer: bound, reason: "401 Unauthorized, for a TokenReview"}, nil
 	case status == http.StatusForbidden:
 		return answer{}, errors.New("the probe may not make a TokenReview")
 	case !review.Status.Authenticated:
-		return answer{kind: ThirdParty, keyID: keyID(bearer), reason: "not authenticated: " + review.Status.Error}, nil
+		return answer{kind: ThirdParty, bearer: bearer, reason: "not authenticated: " + review.Status.Error}, nil
 	}
-	return answer{kind: ThirdParty, keyID: keyID(bearer), accepted: true}, nil
+	return answer{kind: ThirdParty, bearer: bearer, accepted: true}, nil
 }
 
 // post sends a review to the API server, and reads its answer into it when the status is 201. A status that is
