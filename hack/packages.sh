@@ -3,7 +3,7 @@
 # Without root or apt-get it only says what is missing: clusters without nodes may work all the same.
 set -euo pipefail
 
-packages=(containerd runc containernetworking-plugins iproute2 nftables haproxy conntrack)
+packages=(containerd runc containernetworking-plugins iproute2 nftables haproxy conntrack softhsm2)
 
 missing=()
 for package in "${packages[@]}"; do

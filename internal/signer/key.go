@@ -1,0 +1,163 @@
+package signer
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/rsa"
+	_ "crypto/sha256" // links the hash in
+	_ "crypto/sha512" // links the hash in
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"sync/atomic"
+	"time"
+
+	externaljwt "k8s.io/externaljwt/apis/v1"
+
+	"github.com/keyturn/keyturn/internal/signer/backend"
+	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/jwks"
+)
+
+// key is one key of the set. It does not change but for what it counts.
+type key struct {
+	jwks.Key
+	version  int
+	excluded bool
+	// signer is nil if the key only verifies.
+	signer crypto.Signer
+	// header is the JWT header, encoded.
+	header string
+	hash   crypto.Hash
+	// size is the length of r and of s of its ECDSA signatures; 0 for RSA.
+	size   int
+	served *servedAt
+}
+
+// servedAt is when the API server was first given a key, by the boot clock; nil if it was not yet. Sets with the same key share it.
+type servedAt struct{ atomic.Pointer[time.Duration] }
+
+// note says that the API server was given the key now, and whether that is new.
+func (s *servedAt) note(now time.Duration) bool {
+	return s.Load() == nil && s.CompareAndSwap(nil, &now)
+}
+
+// newKey opens a key. It does not use it yet.
+func newKey(k keydir.Key, backends Backends) (*key, error) {
+	public, err := jwks.NewKey(k.Public)
+	if err != nil {
+		return nil, err
+	}
+	header, err := encodeHeader(public)
+	if err != nil {
+		return nil, err
+	}
+	made := &key{
+		Key: public, version: k.Version, excluded: k.ExcludeFromOIDCDiscovery, header: header, hash: crypto.SHA256, served: &servedAt{},
+	}
+	switch public.Algorithm {
+	case jwks.ES256:
+		made.size = 32
+	case jwks.ES384:
+		made.hash, made.size = crypto.SHA384, 48
+	}
+	if k.CanSign() {
+		made.signer, err = backends.open(k)
+	}
+	return made, err
+}
+
+// encodeHeader writes the header in kube-apiserver's order. It allows no other members (validateJWTHeader in plugin.go).
+func encodeHeader(k jwks.Key) (string, error) {
+	raw, err := json.Marshal(struct {
+		Algorithm string `json:"alg"`
+		KeyID     string `json:"kid"`
+		Type      string `json:"typ"`
+	}{k.Algorithm, k.KeyID, "JWT"})
+	if err != nil {
+		return "", fmt.Errorf("encoding token header: %w", err)
+	}
+	return base64.RawURLEncoding.EncodeToString(raw), nil
+}
+
+// message is the key as FetchKeys returns it.
+func (k *key) message() (*externaljwt.Key, error) {
+	der, err := x509.MarshalPKIXPublicKey(k.Public)
+	if err != nil {
+		return nil, fmt.Errorf("encoding public key: %w", err)
+	}
+	return &externaljwt.Key{KeyId: k.KeyID, Key: der, ExcludeFromOidcDiscovery: k.excluded}, nil
+}
+
+// maySign says whether the API server has the key, and has had it for the lead-in.
+func (k *key) maySign(now, leadIn time.Duration) bool {
+	at := k.served.Load()
+	return at != nil && now-*at >= leadIn
+}
+
+// sign returns the signature of a JWT whose claims are encoded, in base64url.
+func (k *key) sign(claims string) (string, error) {
+	message := make([]byte, 0, len(k.header)+1+len(claims))
+	message = append(message, k.header...)
+	message = append(message, '.')
+	message = append(message, claims...)
+	raw, err := k.signer.Sign(rand.Reader, k.digest(message), k.hash)
+	if err != nil {
+		return "", err
+	}
+	if k.size > 0 {
+		if raw, err = fixedSize(raw, k.size); err != nil {
+			return "", err
+		}
+	}
+	return base64.RawURLEncoding.EncodeToString(raw), nil
+}
+
+func (k *key) digest(message []byte) []byte {
+	h := k.hash.New()
+	h.Write(message)
+	return h.Sum(nil)
+}
+
+// fixedSize turns an ECDSA signature from ASN.1 into the form of RFC 7518, section 3.4: r and s, one after the other.
+func fixedSize(der []byte, size int) ([]byte, error) {
+	var signature struct{ R, S *big.Int }
+	rest, err := asn1.Unmarshal(der, &signature)
+	if err != nil || len(rest) > 0 || !fits(signature.R, size) || !fits(signature.S, size) {
+		return nil, errors.New("the key's signature is not an ECDSA signature on its curve")
+	}
+	out := make([]byte, 2*size)
+	signature.R.FillBytes(out[:size])
+	signature.S.FillBytes(out[size:])
+	return out, nil
+}
+
+func fits(n *big.Int, size int) bool { return n.Sign() > 0 && n.BitLen() <= 8*size }
+
+// proof is what prove signs. As it has no period, it can never be taken for a token.
+const proof = "keyturn-signer proves that this key signs: "
+
+// prove signs something that is no token, and verifies it: ErrOtherKey if it does not verify.
+func (k *key) prove() error {
+	digest := k.digest([]byte(proof + rand.Text()))
+	signature, err := k.signer.Sign(rand.Reader, digest, k.hash)
+	if err != nil {
+		return err
+	}
+	good := false
+	switch public := k.Public.(type) {
+	case *rsa.PublicKey:
+		good = rsa.VerifyPKCS1v15(public, k.hash, digest, signature) == nil
+	case *ecdsa.PublicKey:
+		good = ecdsa.VerifyASN1(public, digest, signature)
+	}
+	if !good {
+		return backend.ErrOtherKey
+	}
+	return nil
+}

@@ -1,0 +1,207 @@
+// Package keydir reads, writes and watches the directory from which keyturn-signer gets its keys.
+//
+// # The form
+//
+// The directory holds a manifest, keys.json, and the files that it names, all side by side:
+//
+//	{
+//	  "signingVersion": 2,
+//	  "refreshHintSeconds": 3600,
+//	  "rotationRefreshHintSeconds": 5,
+//	  "leadInSeconds": 0,
+//	  "maxTokenExpirationSeconds": 31536000,
+//	  "keys": [
+//	    {"version": 1, "public": "1.pub", "private": "1.key"},
+//	    {"version": 2, "public": "2.pub", "pkcs11": "pkcs11:token=keyturn;object=ksa-2?pin-source=hsm.pin"},
+//	    {"version": 3, "public": "3.pub", "verifyOnly": true, "excludeFromOIDCDiscovery": true}
+//	  ]
+//	}
+//
+// signingVersion is the key that is to sign. The other keys verify; one of them that has a private key and is not verifyOnly
+// goes on signing until that one may. A public key is PEM in PKIX form. A private key is either PEM in a file, or a key of a
+// PKCS #11 token, named by its URI (RFC 7512; see package hsm), whose PIN is in a file of the directory.
+// refreshHintSeconds is how often the API server fetches the keys; while more than one of them is in its discovery document,
+// it is told rotationRefreshHintSeconds instead (default: the same, at most 5). leadInSeconds is how long a key must have
+// been served before it signs (default: 0; see package signer). maxTokenExpirationSeconds bounds the tokens that
+// the API server asks for (at least 600).
+//
+// Decoding is strict: a member that is not known, twice there, or null is an error, and so is a file name with a slash.
+//
+// # Replacing it
+//
+// Read sees one version of the directory as a whole, however it is replaced: by the symbolic link ..data, as Kubernetes does
+// it with Secret volumes and Write does it too; by a symbolic link in place of the directory; or by renaming another
+// directory over it. Files changed in place are seen as well, but perhaps half of them: don't.
+//
+// # Who may write and read it
+//
+// Whoever can write a public key there can make tokens. So Read refuses files and directories that group or others can
+// write, or that belong to anybody but root and the reader; and private keys and PINs that group or others can read. In a
+// Secret volume set defaultMode 0400 and no fsGroup.
+package keydir
+
+import (
+	"bytes"
+	"crypto"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/token"
+)
+
+// ManifestName is the file that says which keys there are.
+const ManifestName = "keys.json"
+
+// Set is the content of a directory.
+type Set struct {
+	// SigningVersion is the version of the key that is to sign.
+	SigningVersion int
+	// RefreshHint is how often the API server fetches the keys: whole seconds, at least 1.
+	RefreshHint time.Duration
+	// RotationRefreshHint is the hint while a rotation runs: whole seconds, at least 1.
+	RotationRefreshHint time.Duration
+	// LeadIn is how long a key must have been served before it signs: whole seconds.
+	LeadIn time.Duration
+	// MaxTokenExpiration bounds the life of tokens: whole seconds, at least 600.
+	MaxTokenExpiration time.Duration
+	// Keys ascend by version.
+	Keys []Key
+}
+
+// Key is one key of a set. It may hold a private key; formatting and encoding do not show it.
+type Key struct {
+	// Version counts from 1.
+	Version int
+	// Public is the verification key.
+	Public crypto.PublicKey
+	// Private is the private key in PEM; empty if it is elsewhere or not had at all.
+	Private Secret
+	// PKCS11 is the URI (RFC 7512) of the private key in a PKCS #11 token; empty if it is not there.
+	PKCS11 string
+	// PIN is that of the token; empty if the URI names none.
+	PIN Secret
+	// VerifyOnly forbids that the key signs.
+	VerifyOnly bool
+	// ExcludeFromOIDCDiscovery keeps the key out of the API server's JWKS. Such a key is VerifyOnly.
+	ExcludeFromOIDCDiscovery bool
+}
+
+// CanSign says whether the key has a private key and may sign.
+func (k Key) CanSign() bool { return (len(k.Private) > 0 || k.PKCS11 != "") && !k.VerifyOnly }
+
+// NewKey returns a key whose private key is in memory.
+func NewKey(version int, private crypto.Signer) (Key, error) {
+	pem, err := token.MarshalPrivateKey(private)
+	if err != nil {
+		return Key{}, fmt.Errorf("key version %d: %w", version, err)
+	}
+	return Key{Version: version, Public: private.Public(), Private: pem}, nil
+}
+
+// Secret is a private key or a PIN.
+type Secret []byte
+
+const redacted = "[secret]"
+
+// String does not show the secret.
+func (Secret) String() string { return redacted }
+
+// Format does not show the secret, whatever the verb.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+
+// MarshalText does not show the secret.
+func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// The bounds of a set.
+const (
+	minTokenExpiration = 600 * time.Second
+	maxHint            = 24 * time.Hour
+	maxExpiration      = 100 * 365 * 24 * time.Hour
+	maxKeys            = 100 // more than verifiers outside take
+	// DefaultRotationRefreshHint is the hint while a rotation runs, unless the settled one is shorter.
+	DefaultRotationRefreshHint = 5 * time.Second
+)
+
+// Validate says what is wrong with a set. Read returns, and Write takes, only sets that pass.
+func (s Set) Validate() error {
+	for _, b := range []struct {
+		member   string
+		value    time.Duration
+		min, max time.Duration
+	}{
+		{"refreshHintSeconds", s.RefreshHint, time.Second, maxHint},
+		{"rotationRefreshHintSeconds", s.RotationRefreshHint, time.Second, maxHint},
+		{"leadInSeconds", s.LeadIn, 0, maxHint},
+		{"maxTokenExpirationSeconds", s.MaxTokenExpiration, minTokenExpiration, maxExpiration},
+	} {
+		if b.value < b.min || b.value > b.max || b.value%time.Second != 0 {
+			return fmt.Errorf("%s must be whole seconds from %d to %d", b.member, b.min/time.Second, b.max/time.Second)
+		}
+	}
+	return s.validateKeys()
+}
+
+func (s Set) validateKeys() error {
+	if len(s.Keys) == 0 || len(s.Keys) > maxKeys {
+		return fmt.Errorf("there must be 1 to %d keys", maxKeys)
+	}
+	last, signs := 0, false
+	kids := map[string]int{}
+	for _, k := range s.Keys {
+		if k.Version <= last {
+			return fmt.Errorf("key version %d: versions must ascend from 1, each once", k.Version)
+		}
+		kid, err := k.validate()
+		if err != nil {
+			return fmt.Errorf("key version %d: %w", k.Version, err)
+		}
+		if other, ok := kids[kid]; ok {
+			return fmt.Errorf("key version %d: it is the same key as version %d", k.Version, other)
+		}
+		last, kids[kid] = k.Version, k.Version
+		signs = signs || k.Version == s.SigningVersion && k.CanSign()
+	}
+	if !signs {
+		return fmt.Errorf("signingVersion is %d, and no key of that version has a private key and may sign", s.SigningVersion)
+	}
+	return nil
+}
+
+// validate returns the kid of a good key.
+func (k Key) validate() (string, error) {
+	public, err := jwks.NewKey(k.Public)
+	switch {
+	case err != nil:
+		return "", err
+	case len(k.Private) > 0 && k.PKCS11 != "":
+		return "", fmt.Errorf("its private key is both in a file and in a PKCS #11 token")
+	case len(k.PIN) > 0 && k.PKCS11 == "":
+		return "", fmt.Errorf("it has a PIN, but no PKCS #11 token")
+	case k.ExcludeFromOIDCDiscovery && !k.VerifyOnly:
+		return "", fmt.Errorf("a key with excludeFromOIDCDiscovery must be verifyOnly: the API server refuses its signatures")
+	case len(k.Private) > 0:
+		return public.KeyID, k.checkPair()
+	}
+	return public.KeyID, nil
+}
+
+func (k Key) checkPair() error {
+	signer, err := token.ParsePrivateKey(k.Private)
+	if err != nil {
+		return err
+	}
+	a, err := jwks.MarshalPublicKey(signer.Public())
+	if err != nil {
+		return err
+	}
+	b, err := jwks.MarshalPublicKey(k.Public)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(a, b) {
+		return fmt.Errorf("its public key is not that of its private key")
+	}
+	return nil
+}

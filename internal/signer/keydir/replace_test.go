@@ -1,0 +1,144 @@
+package keydir_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/signer/keydir"
+)
+
+// TestReadDuringWrites reads all the time while the directory is replaced. Each set read must be one that was written, as a whole.
+func TestReadDuringWrites(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	sets := []keydir.Set{newSet(t, 1), newSet(t, 2), newSet(t, 3)}
+	write(t, dir, sets[0])
+	stop := make(chan struct{})
+	written := make(chan error, 1)
+	go func() {
+		var err error
+		for i := 0; err == nil; i++ {
+			select {
+			case <-stop:
+				written <- nil
+				return
+			default:
+				err = keydir.Write(dir, sets[i%len(sets)])
+			}
+		}
+		written <- err
+	}()
+	for range 300 {
+		got, _, err := keydir.Read(dir)
+		if err != nil {
+			t.Errorf("a directory that was never bad was: %v", err)
+			break
+		}
+		if !equal(got, sets[len(got.Keys)-1]) {
+			t.Error("parts of two sets were read as one")
+		}
+	}
+	close(stop)
+	if err := <-written; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReadSecretVolume reads what kubelet makes of a Secret: a world-writable sticky directory of links through ..data.
+func TestReadSecretVolume(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "volume")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	set := newSet(t, 1)
+	plain(t, filepath.Join(dir, "..2026_01_01"), set)
+	data := filepath.Join(dir, "..2026_01_01")
+	for _, name := range []string{keydir.ManifestName, "1.key", "1.pub"} {
+		if err := os.Symlink(filepath.Join("..data", name), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(filepath.Join(data, name), 0o400); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("..2026_01_01", filepath.Join(dir, "..data")); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := keydir.Read(dir); err != nil || !equal(got, set) {
+		t.Errorf("reading a Secret volume: %v", err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := keydir.Read(dir); err == nil {
+		t.Error("a directory in which anybody can swap the link was read")
+	}
+}
+
+// TestWatch replaces the directory in every way that is allowed, and waits for the watcher to say so.
+func TestWatch(t *testing.T) {
+	for name, replace := range map[string]func(t *testing.T, dir string, set keydir.Set){
+		"written": func(t *testing.T, dir string, set keydir.Set) { write(t, dir, set) },
+		"renamed": func(t *testing.T, dir string, set keydir.Set) {
+			next := dir + ".next"
+			plain(t, next, set)
+			if err := os.RemoveAll(dir); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(next, dir); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"linked": func(t *testing.T, dir string, set keydir.Set) {
+			next := filepath.Join(t.TempDir(), "target")
+			plain(t, next, set)
+			if err := os.Symlink(next, dir+".link"); err != nil {
+				t.Fatal(err)
+			}
+			if info, err := os.Lstat(dir); err == nil && info.IsDir() {
+				if err := os.RemoveAll(dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Rename(dir+".link", dir); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "keys")
+			replace(t, dir, newSet(t, 1))
+			w, err := keydir.NewWatcher(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.Close()
+			for n := 2; n <= 4; n++ {
+				replace(t, dir, newSet(t, n))
+				await(t, w, dir, n)
+			}
+		})
+	}
+}
+
+// await waits until the directory is read with n keys, and reads only when told to.
+func await(t *testing.T, w *keydir.Watcher, dir string, n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		w.Wait(ctx, time.Hour)
+		if set, _, err := keydir.Read(dir); err == nil && len(set.Keys) == n {
+			return
+		}
+	}
+	t.Fatalf("nobody said that the directory has %d keys", n)
+}

@@ -1,0 +1,178 @@
+package signer
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+	externaljwt "k8s.io/externaljwt/apis/v1"
+
+	"github.com/keyturn/keyturn/internal/signer/backend"
+	"github.com/keyturn/keyturn/internal/signer/keydir"
+)
+
+// Backends are those of a signer.
+type Backends struct {
+	// PEM opens the keys in files.
+	PEM backend.Backend
+	// PKCS11 opens those in PKCS #11 tokens.
+	PKCS11 backend.Backend
+}
+
+func (b Backends) open(k keydir.Key) (crypto.Signer, error) {
+	if k.PKCS11 != "" {
+		return b.PKCS11.Open(k)
+	}
+	return b.PEM.Open(k)
+}
+
+// keySet is what the signer serves. It is replaced as a whole.
+type keySet struct {
+	digest keydir.Digest
+	readAt time.Time
+	leadIn time.Duration
+	keys   []*key
+	// candidates may sign, the wanted one first.
+	candidates []*key
+	// served says that each of the keys was given to the API server.
+	served   atomic.Bool
+	fetched  *externaljwt.FetchKeysResponse
+	metadata *externaljwt.MetadataResponse
+}
+
+// newKeySet opens the keys of a directory. Keys that the previous set has too are taken from there. The private keys are not
+// used yet.
+func newKeySet(dir keydir.Set, backends Backends, previous *keySet) (*keySet, error) {
+	s := &keySet{
+		leadIn:   dir.LeadIn,
+		metadata: &externaljwt.MetadataResponse{MaxTokenExpirationSeconds: int64(dir.MaxTokenExpiration / time.Second)},
+		fetched:  &externaljwt.FetchKeysResponse{RefreshHintSeconds: refreshHint(dir)},
+	}
+	for _, k := range dir.Keys {
+		made, err := newKey(k, backends)
+		if err != nil {
+			return nil, fmt.Errorf("key version %d: %w", k.Version, err)
+		}
+		message, err := made.message()
+		if err != nil {
+			return nil, fmt.Errorf("key version %d: %w", k.Version, err)
+		}
+		made.served = previous.servedAt(made)
+		s.keys = append(s.keys, made)
+		s.fetched.Keys = append(s.fetched.Keys, message)
+	}
+	s.candidates = candidates(s.keys, dir.SigningVersion, previous)
+	return s, nil
+}
+
+// refreshHint is short while the discovery document has more than one key: a rotation runs.
+func refreshHint(dir keydir.Set) int64 {
+	shown := 0
+	for _, k := range dir.Keys {
+		if !k.ExcludeFromOIDCDiscovery {
+			shown++
+		}
+	}
+	if shown > 1 {
+		return int64(dir.RotationRefreshHint / time.Second)
+	}
+	return int64(dir.RefreshHint / time.Second)
+}
+
+// candidates returns the keys with a signer: the wanted one, then the one that signed last, then the newest.
+func candidates(keys []*key, wanted int, previous *keySet) []*key {
+	rank := func(k *key) int {
+		switch {
+		case k.version == wanted:
+			return 0
+		case previous != nil && previous.signed(k):
+			return 1
+		}
+		return 2
+	}
+	var all []*key
+	for _, k := range slices.Backward(keys) {
+		if k.signer != nil {
+			all = append(all, k)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *key) int { return rank(a) - rank(b) })
+	return all
+}
+
+// signed says whether the set signed with the key before any other, as far as it was served.
+func (s *keySet) signed(k *key) bool {
+	for _, c := range s.candidates {
+		if c.served.Load() != nil {
+			return c.KeyID == k.KeyID
+		}
+	}
+	return false
+}
+
+// servedAt returns when the set gave this very key to the API server. One that was excluded from the discovery document
+// is not the same: the API server would refuse its signatures.
+func (s *keySet) servedAt(k *key) *servedAt {
+	if s != nil {
+		for _, old := range s.keys {
+			if old.KeyID == k.KeyID && old.excluded == k.excluded {
+				return old.served
+			}
+		}
+	}
+	return &servedAt{}
+}
+
+// dated returns the set as read again at another time.
+func (s *keySet) dated(at time.Time) *keySet {
+	again := &keySet{
+		digest: s.digest, readAt: at, leadIn: s.leadIn, keys: s.keys, candidates: s.candidates, metadata: s.metadata,
+		fetched: &externaljwt.FetchKeysResponse{
+			Keys: s.fetched.Keys, RefreshHintSeconds: s.fetched.RefreshHintSeconds, DataTimestamp: timestamppb.New(at),
+		},
+	}
+	again.served.Store(s.served.Load())
+	return again
+}
+
+// noteServed says that the API server was given the set now, and whether a key of it was new.
+func (s *keySet) noteServed(now time.Duration) bool {
+	if s.served.Load() {
+		return false
+	}
+	changed := false
+	for _, k := range s.keys {
+		changed = k.served.note(now) || changed
+	}
+	s.served.Store(true)
+	return changed
+}
+
+// errNotServed says that no key may sign yet.
+var errNotServed = errors.New("the API server has not fetched a key that may sign, or not for the lead-in")
+
+// signing returns the key that signs at this time of the boot clock.
+func (s *keySet) signing(now time.Duration) (*key, error) {
+	for _, k := range s.candidates {
+		if k.maySign(now, s.leadIn) {
+			return k, nil
+		}
+	}
+	return nil, errNotServed
+}
+
+// prove proves each key that may sign. An error is about the first that does not; the second result says that some key is
+// another than the one beside it, which no waiting heals.
+func (s *keySet) prove() (wrong bool, err error) {
+	for _, k := range s.candidates {
+		if e := k.prove(); e != nil {
+			wrong = wrong || errors.Is(e, backend.ErrOtherKey)
+			err = errors.Join(err, fmt.Errorf("key version %d (kid %s) does not sign: %w", k.version, k.KeyID, e))
+		}
+	}
+	return wrong, err
+}

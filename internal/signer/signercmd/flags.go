@@ -1,0 +1,84 @@
+// Package signercmd is the command keyturn-signer: it reads flags, holds the socket, and keeps a child running that signs.
+//
+// The process that is started is the parent: see package supervisor. It runs itself again as the child, which alone reads keys and serves.
+// With --supervise=false one process does both, for service managers that hold the socket themselves.
+//
+// Signals to the parent: SIGHUP starts a child of the program that is on disk by then, hands over to it, and so upgrades without
+// refusing anything; SIGTERM and SIGINT end everything in order.
+package signercmd
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// flags are those of the command.
+type flags struct {
+	socket, keyDir, stateFile string
+	metrics                   string
+	module                    string
+	reload                    time.Duration
+	supervise                 bool
+	ask, answer, grace        time.Duration
+}
+
+// parse reads the flags. Asked for help, it gives it to stderr and returns flag.ErrHelp.
+func parse(args []string, stderr io.Writer) (flags, error) {
+	f := flags{}
+	set := flag.NewFlagSet("keyturn-signer", flag.ContinueOnError)
+	set.SetOutput(io.Discard) // it would tell an error with all flags
+	set.StringVar(&f.socket, "socket", "", "path of the socket that kube-apiserver's --service-account-signing-endpoint names, in a directory "+
+		"of its own (not with a socket passed by systemd)")
+	set.StringVar(&f.keyDir, "key-dir", "", "key directory")
+	set.StringVar(&f.stateFile, "state-file", "", "which keys the API server has (default: served.json beside the socket)")
+	set.StringVar(&f.metrics, "metrics-bind-address", "", "where /metrics, /healthz and /readyz are served: a path of a socket in a directory "+
+		"of its own, or a loopback address; empty: nowhere")
+	set.StringVar(&f.module, "pkcs11-module", "", "path of the PKCS #11 library for keys with a pkcs11 URI")
+	set.DurationVar(&f.reload, "reload-interval", 5*time.Second, "how often the key directory is read even if no change was noticed")
+	set.BoolVar(&f.supervise, "supervise", true, "hold the socket in a parent without keys, and sign in a child that it starts again")
+	set.DurationVar(&f.ask, "watchdog-interval", time.Second, "how often the child must prove that each key signs")
+	set.DurationVar(&f.answer, "watchdog-timeout", 10*time.Second, "how long it may take to, before it is killed and started again")
+	set.DurationVar(&f.grace, "drain-timeout", 10*time.Second, "how long a child may finish what it began")
+	err := set.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, _ = fmt.Fprintln(stderr, "Usage of keyturn-signer:")
+		set.SetOutput(stderr)
+		set.PrintDefaults()
+	}
+	if err != nil {
+		return f, err
+	}
+	if set.NArg() > 0 {
+		return f, fmt.Errorf("unexpected argument %q", set.Arg(0))
+	}
+	return f, f.validate()
+}
+
+func (f flags) validate() error {
+	if f.keyDir == "" {
+		return errors.New("--key-dir is needed")
+	}
+	for name, d := range map[string]time.Duration{
+		"reload-interval": f.reload, "watchdog-interval": f.ask, "watchdog-timeout": f.answer, "drain-timeout": f.grace,
+	} {
+		if d <= 0 {
+			return fmt.Errorf("--%s must be above zero", name)
+		}
+	}
+	if f.module != "" && !filepath.IsAbs(f.module) {
+		return errors.New("--pkcs11-module must be an absolute path")
+	}
+	if f.metrics == "" || strings.HasPrefix(f.metrics, "/") {
+		return nil
+	}
+	if a, err := netip.ParseAddrPort(f.metrics); err != nil || !a.Addr().IsLoopback() {
+		return fmt.Errorf("--metrics-bind-address %q is neither an absolute path nor a loopback address with a port", f.metrics)
+	}
+	return nil
+}

@@ -1,0 +1,162 @@
+package supervisor
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// The words on the socket pair, a line each: the child first says that it serves; then it is asked, and answers.
+const (
+	wordServing = "serving"
+	wordAsk     = "work?"
+	wordWorks   = "works"
+	wordFails   = "fails"
+)
+
+// child is one child, from its start to its end.
+type child struct {
+	cmd     *exec.Cmd
+	conn    net.Conn
+	started time.Time
+
+	mu   sync.Mutex
+	hung bool
+	told bool
+}
+
+// startChild must be called by the thread that lasts as long as the child.
+func startChild(o Options, restarts int, handOver bool) (*child, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, fmt.Errorf("starting %s: %w", o.Path, err)
+	}
+	defer theirs.Close()
+	cmd := exec.Command(o.Path, o.Args...)
+	cmd.Env = append(os.Environ(), startsVariable+"="+strconv.Itoa(restarts))
+	if handOver {
+		cmd.Env = append(cmd.Env, handOverVariable+"=1")
+	}
+	cmd.Stdout, cmd.Stderr = o.Stderr, o.Stderr
+	cmd.ExtraFiles = slices.Concat([]*os.File{theirs}, o.Files)
+	// SIGINT of a terminal is for the supervisor, which tells its children itself.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", o.Path, errors.Join(err, ours.Close()))
+	}
+	return &child{cmd: cmd, conn: ours, started: time.Now()}, nil
+}
+
+func socketPair() (ours net.Conn, theirs *os.File, err error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	f := os.NewFile(uintptr(fds[0]), "supervisor")
+	defer f.Close()
+	theirs = os.NewFile(uintptr(fds[1]), "child")
+	if ours, err = net.FileConn(f); err != nil {
+		return nil, nil, errors.Join(err, theirs.Close())
+	}
+	return ours, theirs, nil
+}
+
+func (c *child) pid() int { return c.cmd.Process.Pid }
+
+// watch sends what the child does, and kills it if it hangs.
+func (c *child) watch(o Options, events chan<- event) {
+	gone := make(chan struct{})
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		c.ask(o, events, gone)
+	}()
+	err := c.cmd.Wait()
+	close(gone)
+	_ = c.conn.Close()
+	<-asked
+	c.mu.Lock()
+	if c.hung {
+		err = errHung
+	}
+	c.mu.Unlock()
+	events <- event{child: c, ended: true, err: err}
+}
+
+// ask hears that the child serves, and then asks again and again, until it is gone.
+func (c *child) ask(o Options, events chan<- event, gone <-chan struct{}) {
+	lines := bufio.NewReader(c.conn)
+	if word, err := c.hear(lines, o.Answer); err != nil || word != wordServing {
+		c.kill(gone)
+		return
+	}
+	select {
+	case events <- event{child: c}:
+	case <-gone:
+		return
+	}
+	ticker := time.NewTicker(o.Ask)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-gone:
+			return
+		case <-ticker.C:
+		}
+		_, err := c.conn.Write([]byte(wordAsk + "\n"))
+		if err == nil {
+			_, err = c.hear(lines, o.Answer)
+		}
+		if err != nil {
+			c.kill(gone)
+			return
+		}
+	}
+}
+
+func (c *child) hear(lines *bufio.Reader, patience time.Duration) (string, error) {
+	if err := c.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return "", err
+	}
+	line, err := lines.ReadString('\n')
+	return strings.TrimSuffix(line, "\n"), err
+}
+
+// kill ends a child that did not answer. One that has closed its end is about to be gone, and what it says in its exit code
+// counts; if it was told to end, stop sees to that it does.
+func (c *child) kill(gone <-chan struct{}) {
+	timer := time.NewTimer(dying)
+	defer timer.Stop()
+	select {
+	case <-gone:
+		return
+	case <-timer.C:
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.told {
+		c.hung = true
+		_ = c.cmd.Process.Kill()
+	}
+}
+
+// dying is how long a child that closed its end may still take.
+const dying = 100 * time.Millisecond
+
+// stop tells the child to finish what it began, and kills it if that takes too long.
+func (c *child) stop(grace time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.told = true
+	_ = c.cmd.Process.Signal(syscall.SIGTERM)
+	time.AfterFunc(grace, func() { _ = c.cmd.Process.Kill() }) // of a process that is gone it does nothing
+}
