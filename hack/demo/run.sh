@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job, on this machine: an admin cluster, a user cluster with three API servers and two nodes, pods that
-# use every kind of token all the time, one rotation of the signing key, and the count of refusals.
+# The main job, on this machine: an admin cluster with a local fleet, a user cluster with three API servers and two
+# nodes, pods that use every kind of token all the time, one rotation of the signing key, and the count of refusals.
 # Run by `make demo`; `make demo-down` removes all of it. KEYTURN_DEMO_DIR is where it lives (default: .demo).
 set -euo pipefail
 
@@ -11,6 +11,7 @@ admin=$dir/kubeconfig
 user=$dir/demo-kubeconfig
 config=$dir/user-cluster.yaml
 network=${KEYTURN_DEMO_NETWORK:-10.88.0.0/16}
+fleet=https://${network%.0.0/16}.0.5:8443 # where the local fleet of an admin cluster listens
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 run() {
@@ -39,17 +40,20 @@ down() {
 
 up() {
 	mkdir -p "$dir"
-	cp "$root/hack/demo/user-cluster.yaml" "$config"
+	sed "s#FLEET#$fleet#g" "$root/hack/demo/user-cluster.yaml" >"$config"
 
-	say "1. An admin cluster, which holds the UserClusters and their keys and runs the controller"
+	say "1. An admin cluster, which holds the UserClusters and their keys, runs the controller, and has a local fleet beside it"
 	gkectl create admin --data-dir "$dir/data" --kubeconfig "$admin" --network "$network"
 
-	say "2. A user cluster: three API servers, two nodes, key version 1"
+	say "2. A user cluster: three API servers, two nodes, key version 1, registered with the fleet"
 	gkectl create cluster --config "$config" --kubeconfig "$admin"
 	kubectl --kubeconfig "$user" get nodes -L keyturn.dev/ksa-signing-key-version
 
-	say "3. Pods that use a bound, a legacy and a third-party token ten times a second, at each API server"
-	"$bin/keyturn-probe" manifests --replicas 2 --api-servers "$(api_servers)" >"$dir/probe.yaml"
+	say "3. Pods that use a bound, a legacy and a third-party token ten times a second at each API server, and trade one for a cloud access token"
+	"$bin/keyturn-probe" manifests --replicas 2 --api-servers "$(api_servers)" \
+		--workload-identity-project my-project --workload-identity-location global --workload-identity-membership demo \
+		--workload-identity-sts "$fleet" --workload-identity-resource "$fleet/v1/whoami" --workload-identity-ca-file "$dir/fleet-ca.crt" \
+		>"$dir/probe.yaml"
 	kubectl --kubeconfig "$user" apply -f "$dir/probe.yaml"
 	kubectl --kubeconfig "$user" -n keyturn-probe rollout status deployment/keyturn-probe --timeout 3m
 	credentials status
@@ -65,6 +69,8 @@ rotate() {
 
 	say "5. What the pods saw of it"
 	run "$bin/keyturn-probe" report --kubeconfig "$user"
+	say "   And what the fleet trusts now"
+	gkectl describe clusters demo --kubeconfig "$admin" | sed -n '/^Fleet:/,/^API servers:/{/^API servers:/!p}'
 }
 
 look_further() {

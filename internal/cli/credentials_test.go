@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -29,6 +28,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/config"
+	"github.com/keyturn/keyturn/internal/fleetserver"
 	"github.com/keyturn/keyturn/internal/kubetest"
 )
 
@@ -43,7 +43,7 @@ type guard struct {
 
 func (g *guard) Write(p []byte) (int, error) {
 	g.seen.Write(p)
-	for _, secret := range []string{marker, "PRIVATE KEY", "MIGHAgEA", base64.StdEncoding.EncodeToString([]byte(`{"client_email":`))} {
+	for _, secret := range []string{marker, "PRIVATE KEY", base64.StdEncoding.EncodeToString([]byte("{\n  \"type\": \"service"))} {
 		if strings.Contains(g.seen.String(), secret) {
 			fmt.Fprintln(os.Stderr, "gkectl shows a service account key")
 			os.Exit(99)
@@ -52,30 +52,16 @@ func (g *guard) Write(p []byte) (int, error) {
 	return g.to.Write(p)
 }
 
-func newPrivateKey() (*ecdsa.PrivateKey, string, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, "", err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	return key, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), err
-}
-
 // cmdNewKey writes a service account key, with mode 0600: newkey FILE.
 func cmdNewKey(ts *testscript.TestScript, _ bool, args []string) {
-	_, private, err := newPrivateKey()
-	ts.Check(err)
-	key, err := json.Marshal(map[string]string{
-		"type": "service_account", "client_email": marker + "@test", "private_key_id": marker,
-		"private_key": private, "token_uri": "https://token.test",
-	})
+	key, _, err := fleetserver.NewServiceAccountKey("https://token.test", marker+"@project.test")
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), key, 0o600))
 }
 
 // cmdNewCertificate writes a certificate: newcert FILE.
 func cmdNewCertificate(ts *testscript.TestScript, _ bool, args []string) {
-	key, _, err := newPrivateKey()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)

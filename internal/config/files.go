@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -10,8 +11,11 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
+
+	"github.com/keyturn/keyturn/token"
 )
 
 // Files is what the files that a configuration names hold.
@@ -93,7 +97,8 @@ func (d *decoder) serviceAccountKey(path string) (key Secret, warnings []string)
 	return data, warnings
 }
 
-// checkServiceAccountKey says what is wrong with a key. What the decoders say would quote it.
+// checkServiceAccountKey says what is wrong with a key: what the controller would refuse later. What the decoders say
+// would quote it.
 func checkServiceAccountKey(data []byte) error {
 	var key struct {
 		Type        string `json:"type"`
@@ -109,22 +114,23 @@ func checkServiceAccountKey(data []byte) error {
 		return errors.New(`its "type" is not "service_account"`)
 	case key.ClientEmail == "":
 		return errors.New(`has no "client_email"`)
-	case key.TokenURI == "":
-		return errors.New(`has no "token_uri"`)
-	case !isPrivateKey([]byte(key.PrivateKey)):
-		return errors.New(`has no private key in PEM as its "private_key"`)
+	case key.TokenURI != "" && !isHTTPS(key.TokenURI):
+		return errors.New(`its "token_uri" is not an https URL alone`)
+	case !isRSA(key.PrivateKey):
+		return errors.New(`has no RSA key in PEM as its "private_key"`)
 	}
 	return nil
 }
 
-func isPrivateKey(data []byte) bool {
-	block, _ := pem.Decode(data)
-	if block == nil {
-		return false
-	}
-	_, errPKCS8 := x509.ParsePKCS8PrivateKey(block.Bytes)
-	_, errPKCS1 := x509.ParsePKCS1PrivateKey(block.Bytes)
-	return errPKCS8 == nil || errPKCS1 == nil
+func isHTTPS(value string) bool {
+	u, err := url.Parse(value)
+	return err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil && u.RawQuery == "" && u.Fragment == ""
+}
+
+func isRSA(pem string) bool {
+	key, err := token.ParsePrivateKey([]byte(pem))
+	_, ok := key.(*rsa.PrivateKey)
+	return err == nil && ok
 }
 
 func (d *decoder) certificates(path string) string {

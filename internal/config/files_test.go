@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -16,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -53,24 +55,41 @@ func writeFiles(t *testing.T, key, certificates string) (dir string, c *UserClus
 	return dir, c
 }
 
-// newPrivateKey returns a private key in PEM.
-func newPrivateKey(t *testing.T) (*ecdsa.PrivateKey, string) {
+// rsaKey is one RSA key in PEM, since these take long to make.
+var rsaKey = sync.OnceValues(func() (string, error) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return "", err
+	}
+	return inPEM(key)
+})
+
+func inPEM(key any) (string, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), err
+}
+
+// newECKey returns a private key that no service account has, and the same in PEM.
+func newECKey(t *testing.T) (*ecdsa.PrivateKey, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	text, err := inPEM(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return key, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	return key, text
 }
 
 // serviceAccountKey is a service account key, but for some of its fields.
 func serviceAccountKey(t *testing.T, change map[string]any) string {
 	t.Helper()
-	_, privateKey := newPrivateKey(t)
+	privateKey, err := rsaKey()
+	if err != nil {
+		t.Fatal(err)
+	}
 	fields := map[string]any{
 		"type": "service_account", "project_id": "project-1", "private_key_id": "1", "private_key": privateKey,
 		"client_email": "a@project-1.test", "token_uri": "https://token.test", "note": private,
@@ -87,7 +106,7 @@ func serviceAccountKey(t *testing.T, change map[string]any) string {
 
 func certificate(t *testing.T) string {
 	t.Helper()
-	key, _ := newPrivateKey(t)
+	key, _ := newECKey(t)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -131,6 +150,14 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// Google's libraries know where to get tokens when the key does not say it.
+func TestFilesWithoutTokenURI(t *testing.T) {
+	_, c := writeFiles(t, serviceAccountKey(t, map[string]any{"token_uri": ""}), certificate(t))
+	if _, err := c.Files(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNoFiles(t *testing.T) {
 	for _, add := range []string{"", "gkeConnect: {projectID: project-1, location: global}\n"} {
 		c, err := Parse([]byte(valid + add))
@@ -165,7 +192,7 @@ func TestFilesProblems(t *testing.T) {
 		keyAdvice = "; name the JSON key of a service account, or leave the field out to use the application default credentials of the controller (line 11)"
 		caAdvice  = "; name a file of PEM certificates (line 12)"
 	)
-	_, privateKey := newPrivateKey(t)
+	_, privateKey := newECKey(t)
 	key, ca := serviceAccountKey(t, nil), certificate(t)
 	broken := strings.Replace(ca, "\n", "\n"+private+"!\n", 1)
 	noCertificate := "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"
@@ -179,9 +206,10 @@ func TestFilesProblems(t *testing.T) {
 		{name: "too large", key: strings.Repeat(private, 50000), ca: strings.Repeat(ca, 2000), wantKey: "has more than 524288 bytes", wantCA: "has more than 524288 bytes"},
 		{name: "of a user", key: serviceAccountKey(t, map[string]any{"type": private}), ca: ca, wantKey: `its "type" is not "service_account"`},
 		{name: "without an account", key: serviceAccountKey(t, map[string]any{"client_email": ""}), ca: ca, wantKey: `has no "client_email"`},
-		{name: "without a token URI", key: serviceAccountKey(t, map[string]any{"token_uri": ""}), ca: ca, wantKey: `has no "token_uri"`},
-		{name: "with half a key", key: serviceAccountKey(t, map[string]any{"private_key": privateKey[:100] + private}), ca: ca, wantKey: `has no private key in PEM as its "private_key"`},
-		{name: "with another key", key: serviceAccountKey(t, map[string]any{"private_key": ca}), ca: ca, wantKey: `has no private key in PEM as its "private_key"`},
+		{name: "for a server in the clear", key: serviceAccountKey(t, map[string]any{"token_uri": "http://" + private}), ca: ca, wantKey: `its "token_uri" is not an https URL alone`},
+		{name: "with a key of another kind", key: serviceAccountKey(t, map[string]any{"private_key": privateKey}), ca: ca, wantKey: `has no RSA key in PEM as its "private_key"`},
+		{name: "with half a key", key: serviceAccountKey(t, map[string]any{"private_key": privateKey[:100] + private}), ca: ca, wantKey: `has no RSA key in PEM as its "private_key"`},
+		{name: "with a certificate", key: serviceAccountKey(t, map[string]any{"private_key": ca}), ca: ca, wantKey: `has no RSA key in PEM as its "private_key"`},
 		{name: "only no certificate", key: key, ca: "\n", wantCA: "has no certificate"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -209,7 +237,7 @@ func TestFilesProblems(t *testing.T) {
 // checkHidden wants nothing of a key in a text.
 func checkHidden(t *testing.T, text string) {
 	t.Helper()
-	for _, content := range []string{private, "MHcCAQEE", "MIGHAgEA", "MII", "BEGIN"} {
+	for _, content := range []string{private, "MIGHAgEA", "MII", "BEGIN"} {
 		if strings.Contains(text, content) {
 			t.Errorf("%q is shown in:\n%s", content, text)
 		}

@@ -94,7 +94,7 @@ func TestRefusedAssertions(t *testing.T) {
 		"expired":            sign(t, good, f.assertion(map[string]any{"iat": now - 3600, "exp": now})),
 		"no exp":             sign(t, good, f.assertion(map[string]any{"exp": nil})),
 		"no iat":             sign(t, good, f.assertion(map[string]any{"iat": nil})),
-		"longer than 1 hour": sign(t, good, f.assertion(map[string]any{"exp": now + 3601})),
+		"longer than 1 hour": sign(t, good, f.assertion(map[string]any{"iat": now, "exp": now + 3601})),
 		"issued later":       sign(t, good, f.assertion(map[string]any{"iat": now + 60})),
 		"too long":           sign(t, good, f.assertion(map[string]any{"x": strings.Repeat("x", 11<<10)})) + strings.Repeat("x", 5<<10),
 		"a KSA token":        f.good(first),

@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// Faults are what goes wrong on purpose. The zero value is none. In a file they are a JSON object, durations as in "5s":
+// Faults are what goes wrong on purpose. The zero value is none. In a file they are a JSON object, durations as in "5s";
+// replace such a file by a rename, so that no request sees half of it:
 //
 //	{"propagationDelay": "5s", "errorRate": 0.3, "errorCodes": [409, 429, 500], "only": "memberships"}
 type Faults struct {
@@ -170,12 +171,11 @@ func (s *faultSource) now() (faultsNow, error) {
 		return faultsNow{s.current}, s.err
 	}
 	info, err := os.Stat(s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		s.seen, s.current, s.err = nil, s.base, s.base.validate()
+		return faultsNow{s.current}, s.err
+	}
 	if err != nil {
-		info = nil
-		if errors.Is(err, fs.ErrNotExist) {
-			s.seen, s.current, s.err = nil, s.base, s.base.validate()
-			return faultsNow{s.current}, s.err
-		}
 		return faultsNow{}, fmt.Errorf("reading faults: %w", err)
 	}
 	if s.seen == nil || !os.SameFile(info, s.seen) || info.Size() != s.seen.Size() || !info.ModTime().Equal(s.seen.ModTime()) {

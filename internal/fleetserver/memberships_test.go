@@ -488,6 +488,21 @@ func TestFormerRegistrar(t *testing.T) {
 	}
 }
 
+// TestPodThatIsCalledLikeARegistrar is none, whatever the list says.
+func TestPodThatIsCalledLikeARegistrar(t *testing.T) {
+	f := newFleet(t, func(o *fleetserver.Options) {
+		double := registrar
+		double.ClientEmail = wantPrincipal
+		o.Registrars = append(o.Registrars, double)
+	})
+	f.register("m", first)
+	r := httptest.NewRequest(http.MethodDelete, "/v1/"+name("m"), nil)
+	r.Header.Set("Authorization", "Bearer "+f.exchange("m", f.good(first)).AccessToken)
+	if a := f.send(r); a.status != http.StatusForbidden {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}
+
 func TestUnknownPaths(t *testing.T) {
 	f := newFleet(t)
 	for _, path := range []string{"/", "/v1/projects/p/locations/l/features", "/v1/token/x", "/v1/" + name("m") + ":setIamPolicy"} {

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/test/vectors"
 )
@@ -33,6 +35,19 @@ func TestVectors(t *testing.T) {
 	}
 	if accepted == 0 {
 		t.Error("none was accepted")
+	}
+}
+
+// TestAlgorithmIsThatOfTheKey before anything is verified: go-jose would find that these do not fit, but not why.
+func TestAlgorithmIsThatOfTheKey(t *testing.T) {
+	all := keySet(t, []string{"rsa-1", "p256-1", "p384-1"})
+	for _, k := range all.Keys() {
+		for _, algorithm := range []string{jwks.RS256, jwks.ES256, jwks.ES384, "HS256", "none", ""} {
+			found, err := keyOf([]jose.Header{{KeyID: k.KeyID, Algorithm: algorithm}}, all)
+			if fits := algorithm == k.Algorithm; fits != (err == nil) || fits && found.KeyID != k.KeyID {
+				t.Errorf("%s key for %s: %v", k.Algorithm, algorithm, err)
+			}
+		}
 	}
 }
 

@@ -7,7 +7,8 @@
 // Manifests has everything that a cluster needs to run the pods.
 //
 // A refusal is the API server's word that a token is not good: HTTP status 401, or a TokenReview that says "not authenticated".
-// No answer, or one of another kind (429, 5xx), says nothing about the token and counts as unavailable.
+// No answer, or one of another kind (429, 5xx), says nothing about the token and counts as unavailable. So does the word of
+// an API server whose /readyz fails: while it starts and cannot look up a service account, it answers 401 too.
 //
 // With WorkloadIdentityOptions a pod also uses its workload identity, as programs do on Google Cloud: Google's own library
 // trades a token of its file for an access token at the security token service (STS, RFC 8693), and the access token

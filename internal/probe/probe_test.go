@@ -91,8 +91,16 @@ func TestTokensOfAnUnknownKeyAreRefused(t *testing.T) {
 			})
 			stop()
 			l := line(r, kind, host)
-			if len(l.Spells) != 1 || l.Spells[0].KeyID != unknown.id || l.StaleSeconds <= 0 || l.Spells[0].StaleFile {
+			// The bound token is used by two lanes, since reviews are asked with it too. When its file is replaced, the answer to
+			// one of them may be older than that to the other, and cuts a short spell off at either end.
+			most := map[Kind]int{Bound: 3, ThirdParty: 1}[kind]
+			if len(l.Spells) == 0 || len(l.Spells) > most || l.StaleSeconds <= 0 {
 				t.Errorf("spells %+v of at most %vs", l.Spells, l.StaleSeconds)
+			}
+			for _, s := range l.Spells {
+				if s.KeyID != unknown.id || s.StaleFile {
+					t.Errorf("spell %+v", s)
+				}
 			}
 			if uses(r, kind, first).Refused != 0 || uses(r, kind, unknown).Accepted != 0 || uses(r, Legacy, first).Refused != 0 {
 				t.Errorf("others were refused, or it was accepted: %+v", r.Lines)

@@ -102,6 +102,10 @@ func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 		u.record(ctx, kind, keyID(bearer), Unavailable, err.Error())
 		return "", answer{}
 	}
+	if !a.accepted && !u.ready(ctx, kind) {
+		u.record(ctx, a.kind, keyID(a.bearer), Unavailable, a.reason+", by an API server that is not ready")
+		return "", answer{}
+	}
 	result := Refused
 	if a.accepted {
 		result = Accepted
@@ -111,6 +115,25 @@ func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 		return "", answer{}
 	}
 	return a.bearer, a
+}
+
+// ready says that an API server does not deny being ready. Until its caches are filled it looks up service accounts and
+// pods one by one, and answers 401 when it cannot, because etcd does not answer: that is not about the token, and no
+// load balancer would have sent it there.
+func (u *user) ready(ctx context.Context, kind Kind) bool {
+	if kind == WorkloadIdentity {
+		return true
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.server+"/readyz", nil)
+	if err != nil {
+		return true
+	}
+	answer, err := u.http.Do(request)
+	if err != nil {
+		return false
+	}
+	defer answer.Body.Close()
+	return answer.StatusCode < http.StatusInternalServerError
 }
 
 // record counts a use, unless the probe was told to stop during it.

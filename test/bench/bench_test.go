@@ -57,7 +57,8 @@ func TestTable(t *testing.T) {
 			Resign: []float64{90, 80, 120}, Update: []float64{100, 100, 100}, Clear: []float64{45}, ClearUnlimited: []float64{30},
 			ManagerQPS: "100", Rotation: &timeline{Total: 20}, RotationWrites: 4,
 		},
-		Memory: Memory{PeakBefore: 160, Peak: 149, Now: 70},
+		Memory:    Memory{PeakBefore: 160, Peak: 149, Now: 70},
+		Exchanges: Exchanges{PerSecond: 100, P99: 5, Checks: 200},
 	}
 	r.finish()
 	var got []string

@@ -90,6 +90,9 @@ func measureTokens(ctx context.Context, p *place, o options, r *Results) error {
 	if err != nil {
 		return err
 	}
+	if r.Exchanges, err = p.measureExchanges(ctx, tokensCluster); err != nil {
+		return err
+	}
 	s := &secretsOf{client: client, count: o.secrets}
 	p.say("creating %d legacy tokens", o.secrets)
 	if err := s.fill(ctx, key); err != nil {

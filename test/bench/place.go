@@ -118,7 +118,7 @@ func (p *place) remove() error {
 // createCluster creates a user cluster with so many API servers and nodes.
 func (p *place) createCluster(ctx context.Context, name string, servers, nodes int) error {
 	p.say("creating user cluster %s: API servers %d, nodes %d", name, servers, nodes)
-	if err := os.WriteFile(p.config(name), []byte(clusterConfig(name, servers, nodes)), 0o600); err != nil {
+	if err := os.WriteFile(p.config(name), []byte(clusterConfig(name, servers, nodes)+p.gkeConnect()), 0o600); err != nil {
 		return fmt.Errorf("writing the config file of cluster %s: %w", name, err)
 	}
 	_, err := p.run(ctx, "gkectl", "create", "cluster", "--config", p.config(name), "--kubeconfig", p.kubeconfig(),

@@ -23,6 +23,7 @@ type Results struct {
 	Stale     Stale       `json:"stale"`
 	Tokens    Tokens      `json:"tokens"`
 	Memory    Memory      `json:"memory"`
+	Exchanges Exchanges   `json:"exchanges"`
 	// Table is what follows from the rest, and is shown.
 	Table []Row `json:"table"`
 }
@@ -79,7 +80,7 @@ func newResults(o options, dir string) *Results {
 // finish makes the table when all is measured.
 func (r *Results) finish() {
 	r.Seconds = time.Since(r.MeasuredAt).Seconds()
-	r.Table = slices.Concat(r.rotationRows(), r.tokenRows(), r.staleRows(), r.memoryRows())
+	r.Table = slices.Concat(r.rotationRows(), r.tokenRows(), r.staleRows(), r.memoryRows(), r.exchangeRows())
 }
 
 func (r *Results) write(dir string) error {

@@ -20,7 +20,7 @@ func (r Row) measured() string {
 	switch r.Unit {
 	case "":
 		return fmt.Sprintf("%.2f", r.Value)
-	case "Secrets/s", "MiB":
+	case "Secrets/s", "MiB", "tokens/s":
 		text = fmt.Sprintf("%.0f", r.Value)
 	}
 	return text + " " + r.Unit
@@ -95,6 +95,16 @@ func (r *Results) memoryRows() []Row {
 		{What: fmt.Sprintf("controller memory, peak while re-signing %d legacy tokens", r.Load.Secrets), Value: r.Memory.Peak, Unit: "MiB", AtMost: 150},
 		{What: "- after it", Value: r.Memory.Now, Unit: "MiB"},
 		{What: "- peak before, with the cluster with nodes", Value: r.Memory.PeakBefore, Unit: "MiB"},
+	}
+}
+
+func (r *Results) exchangeRows() []Row {
+	e := r.Exchanges
+	return []Row{
+		{What: fmt.Sprintf("exchanges at the STS of the local fleet, ES256, %d clients", exchangeClients), Value: e.PerSecond, Unit: "tokens/s"},
+		{What: "- p99", Value: e.P99, Unit: "ms"},
+		{What: "- the check of signature and claims alone, one core", Value: e.Checks, Unit: "tokens/s"},
+		{What: "- ratio", Value: e.PerSecond / e.Checks},
 	}
 }
 

@@ -81,6 +81,7 @@ var victims = []struct{ kind, name, part string }{
 	{"kube-controller-manager", "kube-controller-manager", ""},
 	{"etcd", "etcd", "/clusters/"},
 	{"kubelet", "kubelet", ""},
+	{"fleet", "keyturn-fleet", ""},
 }
 
 // killer kills -9, at random moments from a seed, one process after another; each kind in turn, in random order.

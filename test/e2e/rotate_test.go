@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -19,6 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/probe"
+	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/token"
 )
 
@@ -60,39 +64,63 @@ ksaSigningKey:
 // legacySecrets is how many legacy tokens made by hand a rotation has to re-sign.
 const legacySecrets = 30
 
-// One API server and no nodes: the shortest way through all five steps.
+// One API server and no nodes: the shortest way through all five steps, with an issuer whose documents are published
+// in a directory, and a fleet.
 func TestRotateSingle(t *testing.T) {
 	p := newPlace(t)
-	p.createCluster(single)
+	const issuer = "https://oidc.keyturn.test/e2e"
+	published := filepath.Join(p.dir, "published")
+	p.createCluster(single + fmt.Sprintf("  issuer: %s\n  publish: [%q]\n  publishMaxAge: 1s\n",
+		issuer, "file://"+published+"?create_dir=true&prefix=e2e/") + p.gkeConnect())
 	p.expectStatus(1)
-	old := p.mint(t, "default")
+	p.expectPublished(t, 1, 2)
+	old, oldForPool := p.mint(t, ""), p.mint(t, pool)
+	if err := p.exchange(t, oldForPool); err != nil {
+		t.Errorf("trading a token: %v", err)
+	}
 	p.makeLegacy(t)
+	ends := []func(){
+		p.startVerifying(t, "go-oidc with the cluster's documents", issuer, p.clusterDocuments(t)),
+		p.startVerifying(t, "go-oidc with the published documents", issuer, serveDirectory(t, published)),
+	}
 
 	p.must(p.credentials("rotate", "--skip-prompt", "--wait", "--timeout", rotateTimeout.String())...)
 	p.expectStatus(2)
 	p.expectLegacy(t, 2)
 	p.expectRefused(t, old)
+	p.expectFleetRefuses(t, oldForPool)
+	p.expectPublished(t, 2, 2)
+	for _, end := range ends {
+		end()
+	}
 	p.expectSecrecy(t)
 
 	p.must("delete", "cluster", "--config", p.config(), "--kubeconfig", p.kubeconfig(), "--skip-prompt")
+	for _, path := range []string{jwks.DiscoveryPath, jwks.Path} {
+		if _, err := os.Stat(filepath.Join(published, "e2e", path)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still published (%v)", path, err)
+		}
+	}
 	p.must("delete", "admin", "--data-dir", p.dataDir(), "--kubeconfig", p.kubeconfig(), "--network", p.network, "--skip-prompt")
 	p.nothingLeft(t)
 }
 
 // Three API servers and two nodes, with pods that use every kind of token all the time, rotated twice while the
-// controller, API servers, kube-controller-manager, etcd and kubelets are killed at random moments.
+// controller, API servers, kube-controller-manager, etcd, kubelets and the fleet are killed at random moments.
 func TestRotateUnderFaults(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("nodes need root")
 	}
 	p := newPlace(t)
-	p.createCluster(highlyAvailable)
+	p.createCluster(highlyAvailable + p.gkeConnect())
 	p.expectStatus(1)
 	p.startProbe(t)
 	p.makeLegacy(t)
 
 	for version := 2; version <= 3; version++ {
-		old, oldKey, before := p.mint(t, "default"), p.keyTexts(t, version-1), p.nodeNames(t)
+		old, oldKey, before := p.mint(t, ""), p.keyTexts(t, version-1), p.nodeNames(t)
+		oldForPool := p.mint(t, pool)
+		verified := p.startVerifying(t, "go-oidc", v1alpha1.DefaultIssuer, p.clusterDocuments(t))
 		end := p.startKiller(uint64(version))
 		p.must(p.credentials("rotate", "--skip-prompt")...)
 		p.expectExclusion(t, version)
@@ -103,6 +131,9 @@ func TestRotateUnderFaults(t *testing.T) {
 		p.expectStatus(version)
 		p.expectLegacy(t, version)
 		p.expectRefused(t, old)
+		p.expectFleetRefuses(t, oldForPool)
+		p.expectPublished(t, version, 1)
+		verified()
 		p.expectNewNodes(t, before, version)
 		if found := p.filesWith(t, oldKey); len(found) > 0 {
 			t.Errorf("key version %d is still in %v", version-1, found)
@@ -155,7 +186,7 @@ func (p *place) expectExclusion(t *testing.T, version int) {
 func (p *place) resized(t *testing.T) []string {
 	t.Helper()
 	path := filepath.Join(p.dir, "resized.yaml")
-	if err := os.WriteFile(path, []byte(strings.Replace(highlyAvailable, "replicas: 2", "replicas: 3", 1)), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(strings.Replace(highlyAvailable, "replicas: 2", "replicas: 3", 1)+p.gkeConnect()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return []string{"update", "cluster", "--config", path, "--kubeconfig", p.kubeconfig()}
@@ -176,20 +207,28 @@ func (p *place) kubectl(t *testing.T, kubeconfig string, args ...string) ([]byte
 	return exec.Command(path, append([]string{"--kubeconfig", kubeconfig}, args...)...).CombinedOutput()
 }
 
-// mint returns a fresh bound token of a namespace's default ServiceAccount.
-func (p *place) mint(t *testing.T, namespace string) string {
+// mint returns a fresh bound token of a ServiceAccount for an audience; empty for the API server's own.
+func (p *place) mint(t *testing.T, audience string) string {
 	t.Helper()
-	hour := int64(3600)
 	var minted string
-	p.eventually("requesting a token", func(ctx context.Context) error {
-		answer, err := p.user("e2e").CoreV1().ServiceAccounts(namespace).CreateToken(ctx, "default",
-			&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &hour}}, metav1.CreateOptions{})
-		if err == nil {
-			minted = answer.Status.Token
-		}
+	p.eventually("requesting a token", func(ctx context.Context) (err error) {
+		minted, err = requestToken(ctx, p.user("e2e"), audience)
 		return err
 	})
 	return minted
+}
+
+func requestToken(ctx context.Context, c kubernetes.Interface, audience string) (string, error) {
+	hour := int64(3600)
+	spec := authenticationv1.TokenRequestSpec{ExpirationSeconds: &hour}
+	if audience != "" {
+		spec.Audiences = []string{audience}
+	}
+	answer, err := c.CoreV1().ServiceAccounts("default").CreateToken(ctx, "default", &authenticationv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
+	if err != nil {
+		return "", err
+	}
+	return answer.Status.Token, nil
 }
 
 // makeLegacy makes legacy tokens by hand, with data and labels of their own, and waits until they are filled.
@@ -338,8 +377,8 @@ func (p *place) startProbe(t *testing.T) {
 	for _, s := range p.cluster("e2e").Status.APIServers {
 		servers = append(servers, s.Endpoint)
 	}
-	manifests, err := exec.Command(filepath.Join(p.bin, "keyturn-probe"), "manifests", "--replicas", "2",
-		"--api-servers", strings.Join(servers, ",")).Output()
+	manifests, err := exec.Command(filepath.Join(p.bin, "keyturn-probe"), append([]string{"manifests", "--replicas", "2",
+		"--api-servers", strings.Join(servers, ",")}, p.identityFlags()...)...).Output()
 	if err != nil {
 		t.Fatalf("printing the probe's manifests: %v", err)
 	}
@@ -371,6 +410,25 @@ func (p *place) expectNoRefusals(t *testing.T) {
 	})
 	t.Logf("what the pods saw:\n%s", table)
 	if err := exec.Command(filepath.Join(p.bin, "keyturn-probe"), "report", "--kubeconfig", p.userKubeconfig("e2e")).Run(); err != nil {
-		t.Errorf("a bound or third-party token was refused (%v)", err)
+		t.Errorf("a bound or third-party token, or one of a workload identity, was refused (%v):\n%s", err, p.spells(t))
 	}
+}
+
+// spells are the times in which tokens were refused, and why.
+func (p *place) spells(t *testing.T) string {
+	t.Helper()
+	var reports []probe.Report
+	p.eventually("reading the reports of all pods", func(ctx context.Context) (err error) {
+		reports, err = probe.Collect(ctx, p.user("e2e").CoreV1().ConfigMaps("keyturn-probe"))
+		return err
+	})
+	var b strings.Builder
+	for _, r := range reports {
+		for _, l := range r.Lines {
+			for _, s := range l.Spells {
+				fmt.Fprintf(&b, "%s at %s, %s: %+v\n", l.Kind, l.Server, r.Pod, s)
+			}
+		}
+	}
+	return b.String()
 }

@@ -73,7 +73,7 @@ func testWrong(t *testing.T, p place) {
 	b := newBucket(t, p.url)
 	publish(t, b, one)
 	good, goodSet := p.content(t, discoveryName), p.content(t, jwksName)
-	edit := func(old, new string) []byte { return []byte(strings.Replace(string(good), old, new, 1)) }
+	edit := func(from, to string) []byte { return []byte(strings.Replace(string(good), from, to, 1)) }
 	for name, test := range map[string]struct {
 		name             string
 		data             []byte // nil: deleted

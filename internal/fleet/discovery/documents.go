@@ -131,6 +131,6 @@ func missing(from, in jwks.Set) []jwks.Key {
 
 func holds(set jwks.Set, k jwks.Key) bool {
 	found, ok := set.Lookup(k.KeyID)
-	public, comparable := k.Public.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && comparable && public.Equal(found.Public)
+	public, isPublic := k.Public.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && isPublic && public.Equal(found.Public)
 }

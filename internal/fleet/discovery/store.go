@@ -151,7 +151,7 @@ func (s *store) difference(want document, is object) string {
 }
 
 // absent says that an object is not there. Only a plain answer to that effect counts: gocloud.dev gives the same code to
-// a bucket of Google that may not be read, and to one of Amazon that is not there or in another region.
+// a bucket of Google that may not be read, to one of Amazon that is not there, and to an object that is archived.
 func absent(err error) bool {
 	if err == nil || gcerrors.Code(err) != gcerrors.NotFound {
 		return false

@@ -86,6 +86,7 @@ func TestDown(t *testing.T) {
 			w := newWorld(t)
 			m := w.membership()
 			publish(t, m, 1)
+			m.SetTimeout(time.Second)
 			w.SetFaults(fleetserver.Faults{Down: true, Only: only})
 			seen, err := m.Observe(t.Context(), keyPairs())
 			if err == nil || len(seen.Accepts) > 0 || len(seen.Refuses) > 0 || !strings.Contains(err.Error(), name) {
@@ -100,7 +101,7 @@ func TestDown(t *testing.T) {
 				}
 			}
 			w.SetFaults(fleetserver.Faults{})
-			wantSeen(t, m, []int{1}, []int{2})
+			wantSeen(t, w.membership(), []int{1}, []int{2})
 		})
 	}
 }

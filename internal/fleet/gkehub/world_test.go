@@ -114,7 +114,7 @@ func (w *world) client(base *http.Client) *hub.ProjectsLocationsMembershipsServi
 	w.Helper()
 	config, err := google.JWTConfigFromJSON(w.options.CredentialsJSON, hub.CloudPlatformScope)
 	must(w.TB, err)
-	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, base) //nolint:usetesting // used in cleanups too
+	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, base)
 	service, err := hub.NewService(ctx, option.WithHTTPClient(config.Client(ctx)), option.WithEndpoint(w.options.Endpoint+"/"))
 	must(w.TB, err)
 	return service.Projects.Locations.Memberships
