@@ -138,7 +138,7 @@ type KSASigningKey struct {
 	Algorithm Algorithm `json:"algorithm"`
 	// Issuer is the issuer of all tokens, an https URL. Rotations do not change it, since verifiers know tokens by it.
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:Pattern=`^https://[^/?#]+(/[^/?#]+)*$`
+	// +kubebuilder:validation:Pattern=`^https://[^/?#@]+(/[^/?#]+)*$`
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="ksaSigningKey.issuer cannot be changed"
 	// +kubebuilder:default="https://kubernetes.default.svc.cluster.local"
 	// +optional

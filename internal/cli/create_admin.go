@@ -108,11 +108,11 @@ func fleetFiles(kubeconfig string) local.FleetFiles {
 // connectBlock is the part of a configuration file that registers a cluster with the local fleet. Its paths are relative
 // to the configuration file, which is expected beside the kubeconfig file.
 func connectBlock(host *local.Host, files local.FleetFiles) string {
-	return fmt.Sprintf(`  gkeConnect:
-    projectID: "my-project"
-    location: "global"
-    registerServiceAccountKeyPath: %q
-    endpoint: %q
-    stsEndpoint: %[2]q
-    certificateAuthorityPath: %[3]q`, filepath.Base(files.Key), host.FleetEndpoint(), filepath.Base(files.CA))
+	return fmt.Sprintf(`gkeConnect:
+  projectID: "my-project"
+  location: "global"
+  registerServiceAccountKeyPath: %q
+  endpoint: %q
+  stsEndpoint: %[2]q
+  certificateAuthorityPath: %[3]q`, filepath.Base(files.Key), host.FleetEndpoint(), filepath.Base(files.CA))
 }
