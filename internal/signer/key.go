@@ -94,10 +94,10 @@ func (k *key) message() (*externaljwt.Key, error) {
 	return &externaljwt.Key{KeyId: k.KeyID, Key: der, ExcludeFromOidcDiscovery: k.excluded}, nil
 }
 
-// maySign says whether the API server has the key, and has had it for the lead-in.
-func (k *key) maySign(now, leadIn time.Duration) bool {
+// maySign says whether the API server has the key, and has had it for the lead-in. Reading the boot clock takes as long as other parts of Sign.
+func (k *key) maySign(clock func() time.Duration, leadIn time.Duration) bool {
 	at := k.served.Load()
-	return at != nil && now-*at >= leadIn
+	return at != nil && (leadIn == 0 || clock()-*at >= leadIn)
 }
 
 // sign returns the signature of a JWT whose claims are encoded, in base64url.

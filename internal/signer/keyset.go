@@ -139,12 +139,12 @@ func (s *keySet) dated(at time.Time) *keySet {
 	return again
 }
 
-// noteServed says that the API server was given the set now, and whether a key of it was new.
-func (s *keySet) noteServed(now time.Duration) bool {
+// noteServed says that the API server was given the set now, by the boot clock, and whether a key of it was new.
+func (s *keySet) noteServed(clock func() time.Duration) bool {
 	if s.served.Load() {
 		return false
 	}
-	changed := false
+	now, changed := clock(), false
 	for _, k := range s.keys {
 		changed = k.served.note(now) || changed
 	}
@@ -155,10 +155,10 @@ func (s *keySet) noteServed(now time.Duration) bool {
 // errNotServed says that no key may sign yet.
 var errNotServed = errors.New("the API server has not fetched a key that may sign, or not for the lead-in")
 
-// signing returns the key that signs at this time of the boot clock.
-func (s *keySet) signing(now time.Duration) (*key, error) {
+// signing returns the key that signs now, by the boot clock.
+func (s *keySet) signing(clock func() time.Duration) (*key, error) {
 	for _, k := range s.candidates {
-		if k.maySign(now, s.leadIn) {
+		if k.maySign(clock, s.leadIn) {
 			return k, nil
 		}
 	}

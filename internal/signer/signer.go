@@ -104,7 +104,7 @@ func (s *Signer) signing() (*key, error) {
 	if set == nil {
 		return nil, errNoKeys
 	}
-	return set.signing(s.opts.BootClock())
+	return set.signing(s.opts.BootClock)
 }
 
 var errNoKeys = errors.New("there is no good key set")
@@ -119,7 +119,7 @@ func (s *Signer) FetchKeys(ctx context.Context, _ *externaljwt.FetchKeysRequest)
 	if err := ctx.Err(); err != nil { // nobody waits for this answer
 		return nil, status.FromContextError(err).Err()
 	}
-	if set.noteServed(s.opts.BootClock()) {
+	if set.noteServed(s.opts.BootClock) {
 		s.saveServed(set)
 	}
 	return set.fetched, nil

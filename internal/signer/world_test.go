@@ -99,7 +99,7 @@ func (w *world) start() {
 // connect serves a signer on a socket.
 func connect(t testing.TB, s externaljwt.ExternalJWTSignerServer) externaljwt.ExternalJWTSignerClient {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "kts") // the path of a socket is short
+	dir, err := os.MkdirTemp("", "kts") //nolint:usetesting // the path of a socket is short //nolint:usetesting // the path of a socket is short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func (w *world) sign() (version int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	signed, err := jose.ParseSigned(r.Header+"."+payload+"."+r.Signature, []jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.ES384})
+	signed, err := jose.ParseSignedCompact(r.Header+"."+payload+"."+r.Signature, []jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.ES384})
 	if err != nil {
 		w.t.Fatal(err)
 	}

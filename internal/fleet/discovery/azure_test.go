@@ -80,16 +80,18 @@ func (a *azure) list(w http.ResponseWriter, container, prefix string) {
 	_, _ = io.WriteString(w, `</Blobs></EnumerationResults>`)
 }
 
-// startAzure starts a store like Azure's, and returns what makes containers in it. The Azure library reads its environment
-// once in the life of a process.
+// azureServer outlives the tests: the Azure library reads its environment once in the life of a process.
+var azureServer = sync.OnceValues(func() (*gates, string) {
+	s := &gates{store: &azure{blobs: map[string]azureBlob{}}, all: map[string]*gate{}}
+	return s, httptest.NewServer(s).Listener.Addr().String()
+})
+
+// startAzure starts a store like Azure's, and returns what makes containers in it.
 func startAzure(t *testing.T) func(*testing.T) place {
-	store := &azure{blobs: map[string]azureBlob{}}
-	s := &gates{store: store, all: map[string]*gate{}}
-	srv := httptest.NewServer(s)
-	t.Cleanup(srv.Close)
+	s, host := azureServer()
 	t.Setenv("AZURE_STORAGE_ACCOUNT", "keyturn")
 	t.Setenv("AZURE_STORAGE_SAS_TOKEN", sasToken)
-	t.Setenv("AZURE_STORAGE_DOMAIN", srv.Listener.Addr().String())
+	t.Setenv("AZURE_STORAGE_DOMAIN", host)
 	t.Setenv("AZURE_STORAGE_PROTOCOL", "http")
 	return func(*testing.T) place {
 		container, g := s.add()

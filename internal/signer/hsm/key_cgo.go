@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"slices"
 
 	"github.com/miekg/pkcs11"
 
@@ -74,7 +75,7 @@ func (k *key) prepare(digest []byte, opts crypto.SignerOpts) (mechanism uint, me
 		return pkcs11.CKM_ECDSA, digest, nil
 	case *rsa.PublicKey:
 		if _, pss := opts.(*rsa.PSSOptions); !pss && opts.HashFunc() == crypto.SHA256 {
-			return pkcs11.CKM_RSA_PKCS, append(digestInfo[:len(digestInfo):len(digestInfo)], digest...), nil
+			return pkcs11.CKM_RSA_PKCS, slices.Concat(digestInfo, digest), nil
 		}
 	}
 	return 0, nil, errors.New("signing: not with this kind of key or hash function")

@@ -149,7 +149,8 @@ func (l *library) login(slot uint, u uri, pin keydir.Secret) error {
 	return fmt.Errorf("logging in: %w", err)
 }
 
-var errPIN = errors.New("the PKCS #11 token has refused the PIN, which is not tried again\nhint: write the right one, and check that the token is not locked")
+var errPIN = errors.New("the PKCS #11 token has refused the PIN, which is not tried again" +
+	"\nhint: write the right one, and check that the token is not locked")
 
 // pinName is a name for a PIN at a token that tells neither.
 func pinName(u uri, pin keydir.Secret) string {

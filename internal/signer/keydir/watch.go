@@ -52,8 +52,8 @@ func (w *Watcher) Wait(ctx context.Context, interval time.Duration) {
 			return
 		case e := <-w.notify.Events:
 			changed = w.concerns(e)
-		case <-w.notify.Errors: // such as an overflow: what was lost is not known
-			changed = true
+		case err := <-w.notify.Errors: // such as an overflow: what was lost is not known
+			changed = err != nil
 		}
 	}
 	w.drain(ctx)
@@ -75,7 +75,6 @@ func (w *Watcher) drain(ctx context.Context) {
 		case <-timer.C:
 			return
 		case <-w.notify.Events:
-		case <-w.notify.Errors:
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -164,7 +165,7 @@ func parent(ctx context.Context, f flags, args []string, s *sockets, hangUp <-ch
 			}
 		}
 	}()
-	childArgs := append(args[:len(args):len(args)], "--state-file="+f.statePath(s.signer))
+	childArgs := append(slices.Clone(args), "--state-file="+f.statePath(s.signer))
 	return supervisor.Run(ctx, supervisor.Options{
 		Path: self, Args: childArgs, Files: files, Stderr: stderr, Log: log, Ask: f.ask, Answer: f.answer, Grace: f.grace,
 	}, handOver)

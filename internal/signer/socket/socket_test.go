@@ -57,7 +57,7 @@ func activated() int {
 // shortDir is a directory whose sockets have short paths.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "kts")
+	dir, err := os.MkdirTemp("", "kts") //nolint:usetesting // the path of a socket is short //nolint:usetesting // the path of a socket is short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +229,7 @@ func TestActivated(t *testing.T) {
 				raw, _ := cmd.Output()
 				out <- string(raw)
 			}()
-			got := ""
+			var got string
 			if test.want == "hello\n" {
 				conn, err := net.Dial("unix", path)
 				if err != nil {

@@ -95,7 +95,7 @@ func (c *child) watch(o Options, events chan<- event) {
 // ask hears that the child serves, and then asks again and again, until it is gone.
 func (c *child) ask(o Options, events chan<- event, gone <-chan struct{}) {
 	lines := bufio.NewReader(c.conn)
-	if word, err := c.hear(lines, o.Answer); err != nil || word != wordServing {
+	if word, err := c.hear(lines, max(o.Answer, startup)); err != nil || word != wordServing {
 		c.kill(gone)
 		return
 	}
@@ -148,6 +148,9 @@ func (c *child) kill(gone <-chan struct{}) {
 		_ = c.cmd.Process.Kill()
 	}
 }
+
+// startup is how long a child may take at least until it serves: a program starts slowly on a busy machine.
+const startup = 10 * time.Second
 
 // dying is how long a child that closed its end may still take.
 const dying = 100 * time.Millisecond

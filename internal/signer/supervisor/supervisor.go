@@ -36,7 +36,7 @@ type Options struct {
 	// Stderr is that of the children.
 	Stderr io.Writer
 	Log    *slog.Logger
-	// Ask is how often a child is asked whether it works, and Answer how long it may take to say so (and to start).
+	// Ask is how often a child is asked whether it works, and Answer how long it may take to say so.
 	Ask, Answer time.Duration
 	// Grace is how long a child may take to finish what it began.
 	Grace time.Duration
@@ -144,7 +144,7 @@ func (s *state) start(handOver bool) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Log.Info("child started", "pid", c.pid(), "handOver", handOver)
+	s.Log.Info("child started", "child", c.pid(), "handOver", handOver)
 	s.starts++
 	s.alive++
 	go c.watch(s.Options, s.events)
@@ -164,7 +164,7 @@ func (s *state) note(e event) (wait time.Duration, again bool) {
 	switch e.child {
 	case s.next:
 		s.next = nil
-		s.Log.Error("no hand-over: the next child ended", "pid", e.child.pid(), "error", e.err)
+		s.Log.Error("no hand-over: the next child ended", "child", e.child.pid(), "error", e.err)
 	case s.serving:
 		s.serving = nil
 		return s.bury(e)
@@ -193,7 +193,7 @@ const (
 func (s *state) bury(e event) (time.Duration, bool) {
 	if s.next != nil {
 		s.serving, s.next = s.next, nil
-		s.Log.Warn("child died during a hand-over", "pid", e.child.pid(), "error", e.err)
+		s.Log.Warn("child died during a hand-over", "child", e.child.pid(), "error", e.err)
 		return 0, false
 	}
 	if time.Since(e.child.started) > steady {
@@ -204,7 +204,7 @@ func (s *state) bury(e event) (time.Duration, bool) {
 	if over := s.deaths - atOnce; over > 0 {
 		wait = min(firstBackOff<<min(over-1, 20), maxBackOff)
 	}
-	s.Log.Warn("child died", "pid", e.child.pid(), "error", e.err, "startedAgainIn", wait.String())
+	s.Log.Warn("child died", "child", e.child.pid(), "error", e.err, "startedAgainIn", wait.String())
 	return wait, true
 }
 
@@ -219,7 +219,7 @@ func (s *state) end() {
 		if e := <-s.events; e.ended {
 			s.alive--
 			if e.err != nil {
-				s.Log.Warn("child did not end in order", "pid", e.child.pid(), "error", e.err)
+				s.Log.Warn("child did not end in order", "child", e.child.pid(), "error", e.err)
 			}
 		}
 	}

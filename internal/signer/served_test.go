@@ -1,0 +1,169 @@
+package signer
+
+import (
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/jwks"
+)
+
+// TestSignsOnlyWhatWasServed goes through a rotation.
+func TestSignsOnlyWhatWasServed(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1)
+	w.start()
+	w.wantSigner(0, "before the first fetch")
+	w.fetch()
+	w.wantSigner(1, "after it")
+	w.write(1, 1, 2)
+	w.wantSigner(1, "published")
+	w.write(2, 1, 2)
+	w.wantSigner(1, "switched, but version 2 was not fetched")
+	w.uptime += 48 * time.Hour
+	w.wantSigner(1, "long after that")
+	w.fetch()
+	w.wantSigner(2, "switched and fetched")
+	w.write(2, 2)
+	w.wantSigner(2, "retired")
+	w.write(3, 3)
+	w.wantSigner(0, "replaced by a key that was not fetched")
+	w.fetch()
+	w.wantSigner(3, "replaced and fetched")
+}
+
+func TestPreviousGoesOn(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1, 2)
+	w.start()
+	w.fetch()
+	w.wantSigner(1, "at the start")
+	w.write(3, 1, 2, 3)
+	w.wantSigner(1, "version 2 was fetched too and is newer, but it is not the one that signed")
+}
+
+func TestNeverSignsVerifyOnly(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1)
+	w.start()
+	w.fetch()
+	old := w.keys[1]
+	old.VerifyOnly = true
+	w.keys[1] = old
+	w.write(2, 1, 2)
+	w.wantSigner(0, "the old key is verify-only, and the new one was not fetched")
+	w.fetch()
+	w.wantSigner(2, "fetched")
+}
+
+// TestKeyThatComesBackIsNew takes a key away, so that a fetch in the meantime takes it from the API server, and puts it back.
+func TestKeyThatComesBackIsNew(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1, 2)
+	w.start()
+	w.fetch()
+	w.write(1, 1)
+	w.fetch()
+	w.write(2, 1, 2)
+	w.wantSigner(1, "version 2 has come back")
+	w.fetch()
+	w.wantSigner(2, "fetched again")
+}
+
+// TestExcludedKeyIsNewInDiscovery: the API server refuses signatures of a key that it was given as excluded.
+func TestExcludedKeyIsNewInDiscovery(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	plain, excluded := w.keys[2], w.keys[2]
+	excluded.VerifyOnly, excluded.ExcludeFromOIDCDiscovery = true, true
+	w.keys[2] = excluded
+	w.write(1, 1, 2)
+	w.start()
+	w.fetch()
+	w.keys[2] = plain
+	w.write(2, 1, 2)
+	w.wantSigner(1, "version 2 was fetched, but as excluded")
+	w.fetch()
+	w.wantSigner(2, "fetched again")
+}
+
+func TestLeadIn(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1)
+	w.start()
+	w.fetch()
+	w.set.LeadIn = 30 * time.Second
+	w.write(2, 1, 2)
+	w.wantSigner(0, "version 1 was served just now")
+	w.uptime += 29 * time.Second
+	w.fetch()
+	w.wantSigner(0, "after 29 s of 30")
+	w.now = w.now.Add(48 * time.Hour) // somebody sets the clock
+	w.wantSigner(0, "the clock was set")
+	w.uptime += time.Second
+	w.wantSigner(1, "version 1 was served for 30 s, version 2 for 1 s")
+	w.fetch() // once more does not start it anew
+	w.uptime += 29 * time.Second
+	w.wantSigner(2, "version 2 was served for 30 s")
+}
+
+// TestServedOutlivesProcess starts signers anew, whose API server does not fetch again.
+func TestServedOutlivesProcess(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1)
+	w.start()
+	w.fetch()
+	w.start()
+	w.wantSigner(1, "started anew")
+	w.write(2, 1, 2)
+	w.start()
+	w.wantSigner(1, "started anew with a key that was not fetched")
+	w.now = w.now.Add(-48 * time.Hour)
+	w.fetch()
+	w.now = w.now.Add(96 * time.Hour)
+	w.start()
+	w.wantSigner(2, "started anew after that, with the clock stepped back and forth")
+	info, err := os.Stat(w.stateFile())
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("state file: %v, %v", info.Mode(), err)
+	}
+}
+
+func TestServedOfAnotherBootDoesNotCount(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1)
+	w.start()
+	w.fetch()
+	raw, err := os.ReadFile(w.stateFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot, err := bootID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		"another boot": strings.Replace(string(raw), boot, "another", 1), "half": string(raw[:len(raw)/2]), "empty": "",
+	} {
+		if err := os.WriteFile(w.stateFile(), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		w.wantSigner(0, name)
+	}
+}
+
+// TestServedInTheFuture starts the lead-in anew for a time that the boot clock has not come to.
+func TestServedInTheFuture(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.set.LeadIn = 10 * time.Second
+	w.write(1, 1)
+	w.start()
+	w.uptime += time.Hour
+	w.fetch()
+	w.uptime -= time.Hour
+	w.start()
+	w.wantSigner(0, "served in the future")
+	w.uptime += 10 * time.Second
+	w.wantSigner(1, "a lead-in later")
+}

@@ -1,0 +1,262 @@
+package signercmd
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	externaljwt "k8s.io/externaljwt/apis/v1"
+
+	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/token"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 30 * time.Second
+
+// TestMain lets the test binary be keyturn-signer: the parent by a first argument, its child because the parent starts it with the same.
+func TestMain(m *testing.M) {
+	if len(os.Args) < 2 || os.Args[1] != "--run-signer" && !slices.Contains(os.Args, "--key-dir="+os.Getenv("SIGNER_TEST_KEY_DIR")) {
+		os.Exit(m.Run())
+	}
+	if os.Getenv("LISTEN_PID") == "self" { // exec.Cmd cannot know the pid before there is one
+		os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
+	}
+	args := os.Args[1:]
+	if args[0] == "--run-signer" {
+		args = args[1:]
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	hangUp := make(chan os.Signal, 1)
+	signal.Notify(hangUp, syscall.SIGHUP)
+	os.Exit(Run(ctx, args, hangUp, os.Stderr))
+}
+
+// world is a keyturn-signer that runs, with one key.
+type world struct {
+	t    testing.TB
+	dir  string
+	key  keydir.Key
+	log  *safeBuffer
+	cmd  *exec.Cmd
+	conn *grpc.ClientConn
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "kts") //nolint:usetesting // the path of a socket is short //nolint:usetesting // the path of a socket is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	private, err := token.GenerateKey(rand.Reader, jwks.ES256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, dir: dir, log: &safeBuffer{}}
+	if w.key, err = keydir.NewKey(1, private); err != nil {
+		t.Fatal(err)
+	}
+	w.write(w.key)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("log of the signer:\n%s", w.log)
+		}
+	})
+	return w
+}
+
+func (w *world) write(k keydir.Key) {
+	w.t.Helper()
+	err := keydir.Write(w.keyDir(), keydir.Set{
+		SigningVersion: k.Version, Keys: []keydir.Key{k}, RefreshHint: time.Hour, RotationRefreshHint: time.Second, MaxTokenExpiration: time.Hour,
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) keyDir() string  { return filepath.Join(w.dir, "keys") }
+func (w *world) socket() string  { return filepath.Join(w.dir, "run", "s") }
+func (w *world) metrics() string { return filepath.Join(w.dir, "run", "m") }
+
+// command is keyturn-signer, not started yet.
+func (w *world) command(args ...string) *exec.Cmd {
+	args = append([]string{"--run-signer", "--key-dir=" + w.keyDir(), "--watchdog-interval=50ms", "--watchdog-timeout=3s"}, args...)
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), "SIGNER_TEST_KEY_DIR="+w.keyDir())
+	cmd.Stderr = w.log
+	cmd.WaitDelay = patience
+	return cmd
+}
+
+// start starts keyturn-signer and connects to it, as an API server would: it fetches the keys once.
+func (w *world) start(args ...string) {
+	w.t.Helper()
+	w.begin(w.command(append([]string{"--socket=" + w.socket(), "--metrics-bind-address=" + w.metrics()}, args...)...))
+}
+
+func (w *world) begin(cmd *exec.Cmd) {
+	w.t.Helper()
+	if err := cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.cmd = cmd
+	w.t.Cleanup(func() { w.end(syscall.SIGTERM) })
+	if w.conn == nil {
+		w.connect()
+	}
+}
+
+func (w *world) connect() {
+	w.t.Helper()
+	conn, err := grpc.NewClient("unix:"+w.socket(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() { conn.Close() })
+	w.conn = conn
+	w.eventually("keys", func() bool {
+		_, err := w.client().FetchKeys(w.t.Context(), &externaljwt.FetchKeysRequest{})
+		return err == nil
+	})
+}
+
+func (w *world) client() externaljwt.ExternalJWTSignerClient {
+	return externaljwt.NewExternalJWTSignerClient(w.conn)
+}
+
+// end ends keyturn-signer and returns what Wait says.
+func (w *world) end(by syscall.Signal) error {
+	_ = w.cmd.Process.Signal(by)
+	return w.cmd.Wait()
+}
+
+func (w *world) sign() error {
+	claims := base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"s"}`))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	_, err := w.client().Sign(ctx, &externaljwt.SignJWTRequest{Claims: claims})
+	return err
+}
+
+// eventuallySigns allows for what was in flight when something was killed.
+func (w *world) eventuallySigns() {
+	w.t.Helper()
+	w.eventually("a signature", func() bool { return w.sign() == nil })
+}
+
+func (w *world) eventually(what string, is func() bool) {
+	w.t.Helper()
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// children returns the pids of the children of a process.
+func children(t testing.TB, pid int) (pids []int) {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		raw, _ := os.ReadFile(f)
+		for field := range strings.FieldsSeq(string(raw)) {
+			n, err := strconv.Atoi(field)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(pids, n)
+		}
+	}
+	return pids
+}
+
+// awaitChild returns the pid of the only child, other than the one given.
+func (w *world) awaitChild(other int) (pid int) {
+	w.t.Helper()
+	w.eventually("another child", func() bool {
+		pids := children(w.t, w.cmd.Process.Pid)
+		if len(pids) == 1 {
+			pid = pids[0]
+		}
+		return len(pids) == 1 && pid != other
+	})
+	return pid
+}
+
+// get asks the socket of the metrics.
+func (w *world) get(path string) (int, string) {
+	w.t.Helper()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", w.metrics())
+	}}}
+	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, "http://signer"+path, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+// safeBuffer is what a process says, readable while it runs.
+type safeBuffer struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.all.String()
+}
+
+// logged counts the lines with this message.
+func (b *safeBuffer) logged(message string) (n int) {
+	for line := range strings.Lines(b.String()) {
+		var entry struct{ Msg string }
+		if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == message {
+			n++
+		}
+	}
+	return n
+}
