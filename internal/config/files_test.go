@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -94,9 +95,7 @@ func serviceAccountKey(t *testing.T, change map[string]any) string {
 		"type": "service_account", "project_id": "project-1", "private_key_id": "1", "private_key": privateKey,
 		"client_email": "a@project-1.test", "token_uri": "https://token.test", "note": private,
 	}
-	for name, value := range change {
-		fields[name] = value
-	}
+	maps.Copy(fields, change)
 	data, err := json.Marshal(fields)
 	if err != nil {
 		t.Fatal(err)

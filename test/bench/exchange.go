@@ -142,8 +142,8 @@ func exchangeOn(ctx context.Context, client *http.Client, at, body string) (time
 		began := time.Now()
 		err := exchange(ctx, client, at, body)
 		switch {
-		case ctx.Err() != nil: // the time is over
-			return times, nil
+		case ctx.Err() != nil:
+			return times, nil //nolint:nilerr // the time is over, and cut this one off
 		case err != nil:
 			return nil, err
 		}

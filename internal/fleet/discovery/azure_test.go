@@ -55,9 +55,7 @@ func (a *azure) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		delete(a.blobs, r.URL.Path)
 		w.WriteHeader(http.StatusAccepted)
 	default:
-		for name, values := range b.header {
-			w.Header()[name] = values
-		}
+		maps.Copy(w.Header(), b.header)
 		w.Header().Set("Content-Length", strconv.Itoa(len(b.data)))
 		if r.Method == http.MethodGet {
 			_, _ = w.Write(b.data)
