@@ -10,7 +10,7 @@ KUBE_VERSION := $(shell awk '$$1 == "k8s.io/kubernetes" { print $$2 }' tools/kub
 # The version of a release; other builds name only their commit.
 VERSION ?=
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/keyturn/keyturn/internal/version.version=$(VERSION))
-GO_MODULES := . tools/generate tools/lint tools/etcd $(patsubst %/go.mod,%,$(wildcard tools/kube/*/go.mod))
+GO_MODULES := . test/signer tools/generate tools/lint tools/etcd $(patsubst %/go.mod,%,$(wildcard tools/kube/*/go.mod))
 
 export CGO_ENABLED := 0
 ifdef KEYTURN_KUBE_BIN_DIR
