@@ -62,6 +62,8 @@ type user struct {
 	// identity trades tokens at the STS.
 	identity *identity
 	rec      *Recorder
+	// learned says that it is known whether /readyz is readable without a token.
+	learned, readable bool
 }
 
 // answer is what a server says about a token. An error is no answer.
@@ -109,6 +111,7 @@ func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 	result := Refused
 	if a.accepted {
 		result = Accepted
+		u.learn(ctx, kind)
 	}
 	u.record(ctx, a.kind, keyID(a.bearer), result, a.reason)
 	if a.kind != kind { // nothing was said about the token to be reviewed
@@ -119,21 +122,38 @@ func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 
 // ready says that an API server does not deny being ready. Until its caches are filled it looks up service accounts and
 // pods one by one, and answers 401 when it cannot, because etcd does not answer: that is not about the token, and no
-// load balancer would have sent it there.
+// load balancer would have sent it there. It may then not even know who may ask for /readyz; where that could be asked
+// before, only its ok counts.
 func (u *user) ready(ctx context.Context, kind Kind) bool {
 	if kind == WorkloadIdentity {
 		return true
 	}
+	status := u.readyz(ctx)
+	if u.readable {
+		return status == http.StatusOK
+	}
+	return status != 0 && status < http.StatusInternalServerError
+}
+
+// learn asks once, when the API server works, whether /readyz can be asked without a token.
+func (u *user) learn(ctx context.Context, kind Kind) {
+	if kind != WorkloadIdentity && !u.learned {
+		u.learned, u.readable = true, u.readyz(ctx) == http.StatusOK
+	}
+}
+
+// readyz returns the status with which the API server answers, or 0.
+func (u *user) readyz(ctx context.Context) int {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.server+"/readyz", nil)
 	if err != nil {
-		return true
+		return 0
 	}
 	answer, err := u.http.Do(request)
 	if err != nil {
-		return false
+		return 0
 	}
 	defer answer.Body.Close()
-	return answer.StatusCode < http.StatusInternalServerError
+	return answer.StatusCode
 }
 
 // record counts a use, unless the probe was told to stop during it.

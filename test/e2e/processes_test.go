@@ -86,7 +86,7 @@ var victims = []struct{ kind, name, part string }{
 
 // mostKills is how often a killer kills. On a machine so slow that something is down all the time, a rotation then
 // still has the rest of its time to end.
-const mostKills = 36
+const mostKills = 24
 
 // killer kills -9, at random moments from a seed, one process after another; each kind in turn, in random order.
 type killer struct {
