@@ -18,6 +18,8 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/jwks"
@@ -85,17 +87,24 @@ func (p *place) measureExchanges(ctx context.Context, cluster string) (Exchanges
 
 // poolToken mints a token that the fleet takes.
 func (p *place) poolToken(ctx context.Context, cluster string) (string, error) {
-	client, err := p.user(cluster)
+	users, err := p.user(cluster)
 	if err != nil {
 		return "", err
 	}
-	answer, err := client.CoreV1().ServiceAccounts("default").CreateToken(ctx, "default", &authenticationv1.TokenRequest{
-		Spec: authenticationv1.TokenRequestSpec{Audiences: []string{project + ".svc.id.goog"}},
-	}, metav1.CreateOptions{})
+	spec := authenticationv1.TokenRequestSpec{Audiences: []string{project + ".svc.id.goog"}}
+	var minted string
+	// A new cluster gets its ServiceAccounts a moment after it is ready.
+	err = wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+		answer, err := users.CoreV1().ServiceAccounts("default").CreateToken(ctx, "default", &authenticationv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
+		if err == nil {
+			minted = answer.Status.Token
+		}
+		return err == nil, client.IgnoreNotFound(err)
+	})
 	if err != nil {
 		return "", fmt.Errorf("requesting a token for the fleet: %w", err)
 	}
-	return answer.Status.Token, nil
+	return minted, nil
 }
 
 func (p *place) fleetClient() (*http.Client, error) {
