@@ -30,10 +30,15 @@ type publishers struct {
 
 // made are the places of one cluster, and what they were made of.
 type made struct {
+	of     makings
+	places []fleet.Publisher
+}
+
+// makings tell a state of a cluster and of the Secret with its credentials from every other.
+type makings struct {
 	uid         types.UID
 	generation  int64
 	credentials string // the resource version of the Secret
-	places      []fleet.Publisher
 }
 
 // places returns the fleet membership of a cluster, if it has one, and its buckets.
@@ -45,8 +50,8 @@ func (p *publishers) places(ctx context.Context, uc *v1alpha1.UserCluster) ([]fl
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	name := client.ObjectKeyFromObject(uc)
-	is := made{uid: uc.UID, generation: uc.Generation, credentials: credentials.ResourceVersion}
-	if was, ok := p.of[name]; ok && was.uid == is.uid && was.generation == is.generation && was.credentials == is.credentials {
+	is := made{of: makings{uid: uc.UID, generation: uc.Generation, credentials: credentials.ResourceVersion}}
+	if was := p.of[name]; was.of == is.of {
 		return was.places, nil
 	}
 	if is.places, err = p.make(uc, credentials.Data[v1alpha1.CredentialsKey]); err != nil {

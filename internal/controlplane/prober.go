@@ -120,7 +120,7 @@ func createCanaryAccount(ctx context.Context, client kubernetes.Interface) error
 }
 
 func servedKeys(ctx context.Context, client kubernetes.Interface) (jwks.Set, error) {
-	body, err := client.CoreV1().RESTClient().Get().AbsPath("/openid/v1/jwks").DoRaw(ctx)
+	body, err := client.CoreV1().RESTClient().Get().AbsPath(jwks.Path).DoRaw(ctx)
 	if err != nil {
 		return jwks.Set{}, err
 	}
