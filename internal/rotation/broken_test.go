@@ -13,7 +13,7 @@ var brokenPlanners = []struct {
 	law   string
 	stuck bool
 }{
-	{name: "skips the proof of publish", law: "has not proven to accept", plan: func(o Observed) Decision {
+	{name: "skips the proof of publish", law: "not proven", plan: func(o Observed) Decision {
 		o.Servers = slices.Clone(o.Servers)
 		for i, s := range o.Servers {
 			if s.Ready && s.Running.Equal(s.Configured) {
@@ -63,6 +63,37 @@ var brokenPlanners = []struct {
 			if !s.Configured.Equal(d.Action.Target.Keys) {
 				d.Action.Target.Next = s.Name
 			}
+		}
+		return d
+	}},
+	{name: "changes all API servers while one is not proven", law: "is not proven", plan: func(o Observed) Decision {
+		d := plan(o)
+		if d.Action.Kind == ConvergeControlPlane && d.Action.Target.Next == "" {
+			d.Action.Target.Live = slices.ContainsFunc(o.Servers, func(s Server) bool {
+				return s.live(d.Action.Target.Keys) && !s.Configured.Equal(d.Action.Target.Keys)
+			})
+		}
+		return d
+	}},
+	{name: "restarts API servers that have a signer", law: "although it has a signer", plan: func(o Observed) Decision {
+		d := plan(o)
+		if t := &d.Action.Target; t.Live {
+			i := slices.IndexFunc(o.Servers, func(s Server) bool { return !s.Configured.Equal(t.Keys) })
+			t.Live, t.Next = false, o.Servers[i].Name
+		}
+		return d
+	}},
+	{name: "deletes the key while tokens of it are remembered", law: "has forgotten it", plan: func(o Observed) Decision {
+		o.Servers = slices.Clone(o.Servers)
+		for i := range o.Servers {
+			o.Servers[i].Forgets = time.Time{}
+		}
+		return plan(o)
+	}},
+	{name: "believes what signers were told", law: "versions", plan: func(o Observed) Decision {
+		d := plan(o)
+		if d.Versions.Private != 0 && !slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Configured.Sign != o.Wanted }) {
+			d.Versions.Private = o.Wanted
 		}
 		return d
 	}},

@@ -13,6 +13,8 @@ const (
 	serverStopped eventKind = iota // a drained API server ends
 	serverReady
 	serverReloaded // somebody repairs the key files of an API server and ends it
+	serverLoads    // an API server gets from its signer what that was told
+	serverForgets  // it forgets which tokens it has accepted
 	managerReady
 	fleetSpread // what was published reaches a verifier of the fleet
 	fleetSure   // it has reached all of them
@@ -25,6 +27,7 @@ const (
 	secretFilled   // kube-controller-manager `by` signs a legacy token into place `at`
 	secretDeleted  // somebody deletes it
 	versionRaised  // somebody starts the next rotation
+	sourceChanged  // somebody gives the API servers a signer, or takes it away
 	budgetReleased // somebody allows a disruption again
 
 	// What breaks.
@@ -55,11 +58,12 @@ type event struct {
 func (e event) String() string {
 	texts := [...]string{
 		serverStopped: "API server cp-%d stops", serverReady: "API server cp-%d is ready", serverReloaded: "API server cp-%d is repaired",
+		serverLoads: "API server cp-%d asks its signer", serverForgets: "API server cp-%d forgets what it has accepted",
 		managerReady: "kube-controller-manager kcm-%d is ready", fleetSpread: "the fleet has what was published", fleetSure: "all of the fleet has it",
 		nodeReady: "node-%d is ready, by cp-%d", nodeGone: "node-%d is gone",
 		tokenIssued: "cp-%d issues a token", podRefreshed: "the pods of node-%d get tokens from cp-%d",
 		secretFilled: "Secret %d gets a legacy token from kcm-%d", secretDeleted: "Secret %d is deleted",
-		versionRaised: "version %d is wanted", budgetReleased: "a PodDisruptionBudget allows a disruption again",
+		versionRaised: "version %d is wanted", sourceChanged: "the other source of keys is wanted", budgetReleased: "a PodDisruptionBudget allows a disruption again",
 		serverDied: "API server cp-%d dies", serverMisloaded: "API server cp-%d starts with bad key files",
 		managerDied: "kube-controller-manager kcm-%d dies", nodeDied: "node-%d dies", nodeLost: "node-%d is lost",
 		budgetSpent: "a PodDisruptionBudget allows no disruption", controllerDied: "the controller restarts",
@@ -113,6 +117,7 @@ func (c *cluster) events(yield func(event) bool) {
 		c.nodeEvents(int8(i), add)
 	}
 	add(c.wanted == c.stored.max() && c.stored != 0, versionRaised, int8(c.wanted+1), 0)
+	add(c.shape.converts && c.stored == setOf(int(c.wanted)), sourceChanged, 0, 0)
 	add(c.pdb, budgetReleased, 0, 0)
 	add(!c.pdb && c.shape.nodes > 0, budgetSpent, 0, 0)
 	add(c.walk != walk{}, controllerDied, 0, 0)
@@ -122,10 +127,12 @@ func (c *cluster) serverEvents(i int8, add func(bool, eventKind, int8, int8)) {
 	s := c.servers[i]
 	add(s.phase == draining, serverStopped, i, 0)
 	add(s.phase == starting, serverReady, i, 0)
-	add(s.phase == ready && s.loaded != s.running, serverReloaded, i, 0)
+	add(s.phase == ready && s.loaded != s.running && !s.running.external, serverReloaded, i, 0)
+	add(s.phase != away && s.loaded != s.running && s.running.external, serverLoads, i, 0)
+	add(s.remembers, serverForgets, i, 0)
 	add(s.phase != away && !c.issued.has(s.loaded.sign), tokenIssued, i, 0)
 	add(s.phase != away, serverDied, i, 0)
-	add(s.phase == starting && s.loaded == s.running && c.stored.min() != c.stored.max(), serverMisloaded, i, 0)
+	add(s.phase == starting && s.loaded == s.running && !s.running.external && c.stored.min() != c.stored.max(), serverMisloaded, i, 0)
 }
 
 func (c *cluster) nodeEvents(i int8, add func(bool, eventKind, int8, int8)) {
@@ -150,6 +157,10 @@ func (c *cluster) happen(e event) {
 		c.servers[i].phase, c.servers[i].ours = ready, false
 	case serverReloaded, serverDied:
 		c.servers[i].stop()
+	case serverLoads:
+		c.servers[i].load()
+	case serverForgets:
+		c.servers[i].remembers = false
 	case serverMisloaded:
 		c.servers[i].misload(c.stored)
 	case managerReady:
@@ -179,6 +190,8 @@ func (c *cluster) happen(e event) {
 		c.secrets[i] = 0
 	case versionRaised:
 		c.wanted = uint8(e.at)
+	case sourceChanged:
+		c.source = otherSource - c.source
 	case budgetReleased, budgetSpent:
 		c.pdb = e.kind == budgetSpent
 	case controllerDied:
@@ -188,7 +201,13 @@ func (c *cluster) happen(e event) {
 
 // stop ends the process. It is out because of us until it is ready again only if we took it out.
 func (s *simServer) stop() {
-	s.phase, s.running, s.loaded = away, simKeys{}, simKeys{}
+	s.phase, s.running, s.loaded, s.remembers = away, simKeys{}, simKeys{}, false
+}
+
+// load gives the process what its signer was told.
+func (s *simServer) load() {
+	s.remembers = s.remembers || s.loaded.verify&^s.running.verify != 0
+	s.loaded = s.running
 }
 
 // misload has the process lose the key that it does not sign with, or keep one that it was to lose.

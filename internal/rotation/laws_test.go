@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -52,7 +53,7 @@ func wellFormed(o Observed, d Decision) error {
 	if !ok {
 		return fmt.Errorf("action %+v does not fit what was observed", a)
 	}
-	return checkNext(o, a.Target)
+	return cmp.Or(checkNext(o, a.Target), checkLive(o, a.Target))
 }
 
 // checkDecision holds a decision to what was observed, and what it tells to what is true.
@@ -111,6 +112,9 @@ func checkProofs(o Observed, d Decision, begun Step) error {
 			if !slices.Contains(s.Refuses, d.Action.Version) {
 				return fmt.Errorf("key version %d is deleted before %s refused it", d.Action.Version, s.Name)
 			}
+			if s.Forgets.After(now) {
+				return fmt.Errorf("key version %d is deleted before %s has forgotten it", d.Action.Version, s.Name)
+			}
 		}
 	}
 	for _, p := range o.Publications {
@@ -130,12 +134,38 @@ func checkNext(o Observed, t Target) error {
 		return nil
 	}
 	for _, s := range o.Servers {
-		if s.Name != t.Next && (!s.Ready || s.Waiting != "" || s.Running.IsZero() || !s.Running.Equal(s.Configured)) {
+		restarts := !s.Running.Equal(s.Configured) && !(s.Running.External && s.Configured.External)
+		if s.Name != t.Next && (!s.Ready || s.Waiting != "" || s.Running.IsZero() || restarts) {
 			return fmt.Errorf("%s is taken out while %s is not ready", t.Next, s.Name)
 		}
 		if s.Name == t.Next && s.Configured.Equal(t.Keys) && s.Running.Equal(t.Keys) {
 			return fmt.Errorf("%s is taken out for nothing", t.Next)
 		}
+		if s.Name == t.Next && s.Configured.External && s.Running.External && t.Keys.External {
+			return fmt.Errorf("%s is taken out although it has a signer", t.Next)
+		}
+	}
+	return nil
+}
+
+// checkLive allows all API servers to change at once, when there is something to change, and while all are proven.
+func checkLive(o Observed, t Target) error {
+	if !t.Live {
+		return nil
+	}
+	if t.Next != "" {
+		return fmt.Errorf("%s is taken out while all others change", t.Next)
+	}
+	changes := false
+	for _, s := range o.Servers {
+		changes = changes || s.Configured.External && t.Keys.External && !s.Configured.Equal(t.Keys)
+		lacks := func(v int) bool { return !slices.Contains(s.Accepts, v) }
+		if !s.Ready || s.Waiting != "" || s.Running.IsZero() || s.Signs != s.Configured.Sign || slices.ContainsFunc(s.Configured.Verify, lacks) {
+			return fmt.Errorf("all change while %s is not proven", s.Name)
+		}
+	}
+	if !changes {
+		return errors.New("all change for nothing")
 	}
 	return nil
 }
@@ -143,7 +173,7 @@ func checkNext(o Observed, t Target) error {
 // checkSettled says what is left of the world before the wanted key version.
 func (c *cluster) checkSettled() error {
 	w := c.wanted
-	only := simKeys{setOf(int(w)), w}
+	only := simKeys{setOf(int(w)), w, c.external()}
 	if c.stored != only.verify {
 		return fmt.Errorf("settled with keys %v", c.stored.list())
 	}
@@ -189,8 +219,11 @@ func (c *cluster) checkVersions(v Versions) error {
 	token, private, newest := uint8(v.Token), uint8(v.Private), uint8(slices.Max(v.Public))
 	for i, s := range c.servers[:c.shape.servers] {
 		name, now := serverName(i), s.running
-		if s.phase == away {
+		switch {
+		case s.phase == away:
 			now = s.configured
+		case s.running.external:
+			now = s.loaded
 		}
 		switch {
 		case s.configured.sign < private || now.sign < private || now.sign < token:
@@ -301,7 +334,7 @@ func checkManager(was, is *cluster, i int) error {
 // checkUnused says who still needs a key version to be accepted.
 func (c *cluster) checkUnused(version uint8) error {
 	for i, s := range c.servers[:c.shape.servers] {
-		if s.configured.sign == version || s.running.sign == version {
+		if s.configured.sign == version || s.running.sign == version || s.loaded.sign == version {
 			return fmt.Errorf("%s signs with it", serverName(i))
 		}
 	}
@@ -337,6 +370,9 @@ func checkStore(was, is *cluster) error {
 		if s.configured.verify.has(v) || s.running.verify.has(v) || s.loaded.verify.has(v) {
 			return fmt.Errorf("key version %d is deleted while %s accepts it", v, serverName(i))
 		}
+		if s.remembers {
+			return fmt.Errorf("key version %d is deleted while %s remembers tokens of it", v, serverName(i))
+		}
 	}
 	if was.fleet.accepts.has(v) {
 		return fmt.Errorf("key version %d is deleted while the fleet accepts it", v)
@@ -355,10 +391,10 @@ func (c *cluster) checkState() error {
 		if s.ours {
 			out++
 		}
-		if s.phase == away || s.loaded != s.running {
+		if s.phase == away || s.loaded != s.running && !s.running.external {
 			continue // nobody asks it, or somebody broke it
 		}
-		if refused := needed &^ s.running.verify; refused != 0 {
+		if refused := needed &^ s.loaded.verify; refused != 0 {
 			return fmt.Errorf("%s refuses a token of key version %d", serverName(i), refused.max())
 		}
 	}

@@ -184,6 +184,9 @@ func TestAllStates(t *testing.T) {
 	for _, s := range []shape{
 		{servers: 1, managers: 1, nodes: 1, fleet: true, slow: true},
 		{servers: 2},
+		{servers: 1, managers: 1, nodes: 1, external: true},
+		{servers: 2, managers: 1, fleet: true, external: true},
+		{servers: 2, external: true, converts: true},
 		{servers: 2, managers: 1, nodes: 1, fleet: true},
 	} {
 		t.Run(s.String(), func(t *testing.T) {

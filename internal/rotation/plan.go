@@ -98,8 +98,7 @@ func newRun(o Observed) run {
 
 // settle keeps a cluster in which no rotation runs as its spec wants it.
 func (r run) settle() Decision {
-	only := Keys{Verify: []int{r.next}, Sign: r.next}
-	if d, done := r.controlPlane("", only, r.next); !done {
+	if d, done := r.controlPlane("", r.keys(r.next, r.next), r.next); !done {
 		return d
 	}
 	if r.lost(r.next) {
@@ -122,7 +121,7 @@ func (r run) publish() (Decision, bool) {
 		return Decision{}, true
 	}
 	// The control plane comes first, as in every step: a fleet out of reach must not keep a dead API server down.
-	if d, done := r.controlPlane(StepPublish, Keys{Verify: r.both(), Sign: r.old}, r.old); !done {
+	if d, done := r.controlPlane(StepPublish, r.keys(r.old, r.both()...), r.old); !done {
 		return d, false
 	}
 	if d, done := r.published(StepPublish, r.both()...); !done {
@@ -152,7 +151,7 @@ func (r run) switchOver() (Decision, bool) {
 	if r.switchTold() {
 		step = StepRefresh // an API server that dies from here on is down during Refresh, and does not bring Switch back
 	}
-	d, done := r.controlPlane(step, Keys{Verify: r.both(), Sign: r.next}, sign)
+	d, done := r.controlPlane(step, r.keys(r.next, r.both()...), sign)
 	if outside || sign == r.next {
 		return d, done
 	}
@@ -161,13 +160,13 @@ func (r run) switchOver() (Decision, bool) {
 
 // holdSwitch lets no other signer switch while some place outside the cluster does not prove, any more, that it accepts both keys.
 func (r run) holdSwitch(d Decision, done bool) Decision {
-	next := d.Action.Target.Next
-	fresh := r.anyServer(func(s Server) bool { return s.Name == next && !s.Configured.Equal(d.Action.Target.Keys) })
+	t := &d.Action.Target
+	fresh := t.Live || r.anyServer(func(s Server) bool { return s.Name == t.Next && !s.Configured.Equal(t.Keys) })
 	switch {
 	case !done && !fresh:
 		return d // what is out comes back first
 	case r.anyDown():
-		d.Action.Target.Next = ""
+		t.Next, t.Live = "", false
 		return d
 	}
 	return r.publishKeys(d.Step, r.both()...)
@@ -200,12 +199,18 @@ func (r run) refresh() (Decision, bool) {
 
 // retire takes the old public key away from every verifier.
 func (r run) retire() (Decision, bool) {
-	if d, done := r.controlPlane(StepRetire, Keys{Verify: []int{r.next}, Sign: r.next}, r.next); !done {
+	if d, done := r.controlPlane(StepRetire, r.keys(r.next, r.next), r.next); !done {
 		return d, false
 	}
 	for _, s := range r.Servers {
 		if !slices.Contains(s.Refuses, r.old) {
 			return waiting(StepRetire, fmt.Sprintf("API server %s to refuse a canary token of key version %d", s.Name, r.old)), false
+		}
+	}
+	for _, s := range r.Servers {
+		if s.Forgets.After(r.now) {
+			return waiting(StepRetire, fmt.Sprintf("API server %s to forget which tokens of key version %d it has accepted, which is sure at %s",
+				s.Name, r.old, s.Forgets.UTC().Format(time.RFC3339))), false
 		}
 	}
 	return r.published(StepRetire, r.next)
@@ -224,7 +229,7 @@ func (r run) controlPlane(step Step, want Keys, sign int) (d Decision, done bool
 	}
 	candidate := slices.IndexFunc(r.Servers, Server.restarting)
 	if candidate < 0 {
-		candidate = slices.IndexFunc(r.Servers, func(s Server) bool { return !s.Configured.Equal(want) })
+		candidate = slices.IndexFunc(r.Servers, func(s Server) bool { return !s.Configured.Equal(want) && !s.live(want) })
 	}
 	for i, s := range r.Servers {
 		if i != candidate && !s.proven() {
@@ -235,10 +240,14 @@ func (r run) controlPlane(step Step, want Keys, sign int) (d Decision, done bool
 	if candidate >= 0 {
 		s := r.Servers[candidate]
 		d.Action.Target.Next = s.Name
-		d.Waiting = fmt.Sprintf("API server %s to %s", s.Name, describe(want))
-		if s.Waiting != "" {
-			d.Waiting += ": " + s.Waiting
-		}
+		d.Waiting = s.whyChanging(want)
+		return d, false
+	}
+	if i := slices.IndexFunc(r.Servers, func(s Server) bool { return !s.Configured.Equal(want) }); i >= 0 {
+		// They are all proven as they are, so they may all change. If we crash when some have, the others follow once those
+		// that have are proven again.
+		d.Action.Target.Live = true
+		d.Waiting = r.Servers[i].whyChanging(want)
 		return d, false
 	}
 	for _, m := range r.ControllerManagers {
@@ -289,6 +298,11 @@ func (r run) lost(versions ...int) bool {
 	})
 }
 
+// keys are those that the API servers are to accept and to sign with, from the source that the spec wants.
+func (r run) keys(sign int, verify ...int) Keys {
+	return Keys{Verify: verify, Sign: sign, External: r.External}
+}
+
 func (r run) both() []int    { return []int{r.old, r.next} }
 func (r run) nodesOld() bool { return r.Nodes.Oldest != 0 && r.Nodes.Oldest < r.next }
 
@@ -325,8 +339,13 @@ func (r run) allServers(f func(Server) bool) bool {
 	return len(r.Servers) > 0 && !r.anyServer(func(s Server) bool { return !f(s) })
 }
 
-// restarting says that the process runs with other keys than it is configured with.
-func (s Server) restarting() bool { return !s.Running.IsZero() && !s.Running.Equal(s.Configured) }
+// restarting says that the process runs with other keys than it is configured with, and has to be started again for them.
+func (s Server) restarting() bool {
+	return !s.Running.IsZero() && !s.Running.Equal(s.Configured) && !(s.Running.External && s.Configured.External)
+}
+
+// live says that the API server can change to want without being taken out. One that is down has a signer all the same.
+func (s Server) live(want Keys) bool { return s.Configured.External && want.External }
 
 // proven says that the API server itself has shown that it runs as it is configured.
 func (s Server) proven() bool { return s.whyNot() == "" }
@@ -373,8 +392,16 @@ func (m ControllerManager) whyNot(sign int) string {
 	return fmt.Sprintf("kube-controller-manager %s to sign with key version %d", m.Name, sign)
 }
 
-func describe(k Keys) string {
-	return fmt.Sprintf("accept key versions %v and sign with %d", k.Verify, k.Sign)
+// whyChanging says what the API server is to change to, and what keeps it from that now.
+func (s Server) whyChanging(want Keys) string {
+	text := fmt.Sprintf("API server %s to accept key versions %v and sign with %d", s.Name, want.Verify, want.Sign)
+	if want.External != s.Configured.External || want.External != s.Running.External && !s.Running.IsZero() {
+		text += map[bool]string{true: ", which it gets from its signer", false: ", which it reads from files"}[want.External]
+	}
+	if s.Waiting != "" {
+		text += ": " + s.Waiting
+	}
+	return text
 }
 
 func waiting(step Step, why string) Decision {

@@ -16,11 +16,11 @@ func TestBrokenStore(t *testing.T) {
 		o    Observed
 	}{
 		{"all keys are lost", Observed{Wanted: 2}},
-		{"the only key is lost, and an API server has it", Observed{Wanted: 1, Servers: runs(Keys{[]int{1}, 1})}},
-		{"the new key is lost while it is published", Observed{Wanted: 2, Stored: []int{1}, Servers: runs(Keys{[]int{1, 2}, 1})}},
-		{"the old key is lost while it is accepted", Observed{Wanted: 2, Stored: []int{2}, Servers: runs(Keys{[]int{1, 2}, 2})}},
+		{"the only key is lost, and an API server has it", Observed{Wanted: 1, Servers: runs(Keys{Verify: []int{1}, Sign: 1})}},
+		{"the new key is lost while it is published", Observed{Wanted: 2, Stored: []int{1}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 1})}},
+		{"the old key is lost while it is accepted", Observed{Wanted: 2, Stored: []int{2}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 2})}},
 		{"the old key is lost while only kube-controller-manager has it", Observed{
-			Wanted: 2, Stored: []int{2}, Servers: runs(Keys{[]int{2}, 2}), ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1}},
+			Wanted: 2, Stored: []int{2}, Servers: runs(Keys{Verify: []int{2}, Sign: 2}), ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1}},
 		}},
 		{"the spec went back", Observed{Wanted: 1, Stored: []int{2}}},
 		{"the spec went back while a rotation runs", Observed{Wanted: 1, Stored: []int{1, 2}}},
@@ -64,7 +64,7 @@ func TestVersions(t *testing.T) {
 		{"it signs with another key", with(told(2), func(s *Server) { s.Signs = 1 }), refreshed, Versions{1, 1, both}},
 		{"it accepts another key", with(told(2), func(s *Server) { s.Accepts = []int{1} }), refreshed, Versions{2, 2, []int{1}}},
 		{"it refuses the new key", with(told(2), func(s *Server) { s.Refuses = []int{2} }), refreshed, Versions{2, 2, []int{1}}},
-		{"the old process runs", with(told(2), func(s *Server) { s.Running = Keys{both, 1} }), Legacy{}, Versions{1, 1, both}},
+		{"the old process runs", with(told(2), func(s *Server) { s.Running = Keys{Verify: both, Sign: 1} }), Legacy{}, Versions{1, 1, both}},
 		{"it is down", with(told(2), func(s *Server) { s.Running = Keys{} }), Legacy{}, Versions{1, 2, both}},
 	}
 	for _, test := range tests {
@@ -154,10 +154,12 @@ func (t *tape) versions() (vs []int) {
 }
 
 func (t *tape) text() string { return []string{"", "", "something"}[t.below(3)] }
-func (t *tape) keys() Keys   { return Keys{Verify: t.versions(), Sign: t.version()} }
+func (t *tape) keys() Keys {
+	return Keys{Verify: t.versions(), Sign: t.version(), External: t.is()}
+}
 
 func (t *tape) observed() Observed {
-	o := Observed{Wanted: t.version(), Stored: t.versions(), ControlPlaneWaiting: t.text()}
+	o := Observed{Wanted: t.version(), External: t.is(), Stored: t.versions(), ControlPlaneWaiting: t.text()}
 	for i := range t.below(4) {
 		o.Servers = append(o.Servers, t.server(fmt.Sprintf("cp-%d", i)))
 	}
@@ -182,6 +184,9 @@ func (t *tape) server(name string) Server {
 	s := Server{Name: name, Configured: t.keys(), Ready: true}
 	s.Running, s.Accepts, s.Signs = s.Configured, s.Configured.Verify, s.Configured.Sign
 	s.Refuses = t.versions()
+	if t.is() {
+		s.Forgets = later
+	}
 	if t.is() {
 		s.Running, s.Ready, s.Waiting = t.keys(), t.is(), t.text()
 	}

@@ -192,6 +192,8 @@ var shapes = []shape{
 	{servers: 1, managers: 1, nodes: 2, fleet: true},
 	{servers: 3, managers: 2, nodes: 2},
 	{servers: 3, managers: 2, nodes: 1, fleet: true, slow: true},
+	{servers: 3, managers: 2, nodes: 2, external: true},
+	{servers: 3, managers: 2, nodes: 1, fleet: true, external: true, converts: true},
 }
 
 // TestRandomOrder rotates clusters while things happen in random orders, and holds every state to the laws.
@@ -218,6 +220,12 @@ func (s shape) String() string {
 	if s.slow {
 		text += " that is slow"
 	}
+	if s.external {
+		text += ", signers"
+	}
+	if s.converts {
+		text += ", other source"
+	}
 	return text
 }
 
@@ -226,8 +234,8 @@ func TestPropertiesCatch(t *testing.T) {
 	for _, broken := range brokenPlanners {
 		t.Run(broken.name, func(t *testing.T) {
 			t.Parallel()
-			for seed := range uint64(400) {
-				c := newChaos(seed, shapes[seed/4%4], broken.plan)
+			for seed := range uint64(600) {
+				c := newChaos(seed, shapes[seed/4%uint64(len(shapes))], broken.plan)
 				err := c.run()
 				if err == nil {
 					continue

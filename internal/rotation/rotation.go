@@ -8,7 +8,8 @@
 // Plan guarantees, for every sequence of observations that is true at the time of each call:
 //
 //   - no API server is told to sign with a key that some verifier has not proven to accept;
-//   - at most one API server is taken out at a time, and only while all others are proven;
+//   - at most one API server is taken out at a time, and only while all others are proven; one that gets its keys from
+//     a signer is never taken out to change them;
 //   - a key version is deleted only after every verifier refuses it, and no token or node of it is left;
 //   - a rotation only goes forward.
 package rotation
@@ -23,10 +24,15 @@ type Keys struct {
 	// Verify is ascending and holds Sign.
 	Verify []int
 	Sign   int
+	// External says that it asks a signer for them, which changes them while both run. Else it reads them from files,
+	// when it starts.
+	External bool `json:",omitempty"`
 }
 
-// Equal says whether both mean the same keys.
-func (k Keys) Equal(o Keys) bool { return k.Sign == o.Sign && slices.Equal(k.Verify, o.Verify) }
+// Equal says whether both mean the same keys from the same source.
+func (k Keys) Equal(o Keys) bool {
+	return k.Sign == o.Sign && slices.Equal(k.Verify, o.Verify) && k.External == o.External
+}
 
 // IsZero says that no keys are meant.
 func (k Keys) IsZero() bool { return k.Sign == 0 && len(k.Verify) == 0 }
@@ -35,6 +41,8 @@ func (k Keys) IsZero() bool { return k.Sign == 0 && len(k.Verify) == 0 }
 type Observed struct {
 	// Wanted is the key version that the spec asks for.
 	Wanted int
+	// External says that the spec wants API servers to get their keys from a signer.
+	External bool
 	// Stored are the key versions in the store, ascending.
 	Stored []int
 	// Servers are the API servers; none before the control plane was first made.
@@ -66,6 +74,9 @@ type Server struct {
 	Accepts, Refuses []int
 	// Signs is the key version of a fresh token that it issued; 0 when not known.
 	Signs int
+	// Forgets is from when on it accepts no token any more for having accepted it before; the zero time when it has no such
+	// memory of refused keys.
+	Forgets time.Time
 }
 
 // ControllerManager is one kube-controller-manager.
@@ -157,6 +168,8 @@ type Target struct {
 	Keys Keys
 	// Next names the one API server that may be taken out now; empty: none may.
 	Next string
+	// Live says that every API server which can change to Keys without being taken out may do so now.
+	Live bool
 	// ControllerManagerSign is the key version with which every kube-controller-manager is to sign.
 	ControllerManagerSign int
 }

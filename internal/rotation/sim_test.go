@@ -44,12 +44,15 @@ func (s set) list() (versions []int) {
 
 // simKeys is Keys as a comparable value.
 type simKeys struct {
-	verify set
-	sign   uint8
+	verify   set
+	sign     uint8
+	external bool
 }
 
-func (k simKeys) keys() Keys   { return Keys{Verify: k.verify.list(), Sign: int(k.sign)} }
-func simKeysOf(k Keys) simKeys { return simKeys{setOf(k.Verify...), uint8(k.Sign)} }
+func (k simKeys) keys() Keys {
+	return Keys{Verify: k.verify.list(), Sign: int(k.sign), External: k.external}
+}
+func simKeysOf(k Keys) simKeys { return simKeys{setOf(k.Verify...), uint8(k.Sign), k.External} }
 
 // phase is where a process or machine is between being away and being of use.
 type phase uint8
@@ -63,9 +66,12 @@ const (
 
 type simServer struct {
 	configured, running simKeys
-	// loaded is what the process truly accepts and signs with: not what it was started with, if a file was bad.
+	// loaded is what the process truly accepts and signs with: not what it was started with, if a file was bad, and not
+	// yet what its signer was told, if it has one.
 	loaded simKeys
-	phase  phase
+	// remembers says that it still accepts tokens of a key that it has lost, for having accepted them before.
+	remembers bool
+	phase     phase
 	// ours says that it is out because the planner named it.
 	ours bool
 	// proven are the key versions that the planner has ever seen it accept.
@@ -105,12 +111,15 @@ type shape struct {
 	fleet                    bool
 	// slow says that the fleet's verifiers learn of a key one after another.
 	slow bool
+	// external says that API servers have a signer from the beginning, and converts that the spec may change that.
+	external, converts bool
 }
 
 // cluster is the state of a simulated cluster.
 type cluster struct {
 	shape   shape
 	wanted  uint8
+	source  source
 	stored  set
 	disks   set // the key versions of which some disk holds the private key
 	made    bool
@@ -127,6 +136,16 @@ type cluster struct {
 	// begun is the furthest step of this rotation of which a write was done; empty when none was.
 	begun Step
 }
+
+// source is where the spec wants API servers to get their keys from, if not from where its shape says.
+type source uint8
+
+const (
+	sourceOfShape source = iota
+	otherSource
+)
+
+func (c *cluster) external() bool { return c.shape.external != (c.source == otherSource) }
 
 func serverName(i int) string  { return [maxServers]string{"cp-0", "cp-1", "cp-2"}[i] }
 func managerName(i int) string { return [maxManagers]string{"kcm-0", "kcm-1"}[i] }
@@ -149,7 +168,7 @@ func (v view) without(server int) view {
 // observe looks at the cluster as the controller does. It remembers what was proven of each verifier, for the
 // laws to hold the planner to.
 func (c *cluster) observe(v view) Observed {
-	o := Observed{Wanted: int(c.wanted), Stored: c.stored.list(), Legacy: c.observeLegacy(), Nodes: c.observeNodes(), ControlPlaneWaiting: v.lacks}
+	o := Observed{Wanted: int(c.wanted), External: c.external(), Stored: c.stored.list(), Legacy: c.observeLegacy(), Nodes: c.observeNodes(), ControlPlaneWaiting: v.lacks}
 	if c.made {
 		for i := range int(c.shape.servers) {
 			o.Servers = append(o.Servers, c.observeServer(i, v))
@@ -180,6 +199,9 @@ func (c *cluster) observeServer(i int, v view) Server {
 		accepts := s.loaded.verify & c.stored
 		s.proven |= accepts
 		o.Accepts, o.Refuses = accepts.list(), (c.stored &^ accepts).list()
+	}
+	if s.remembers {
+		o.Forgets = later
 	}
 	return o
 }
@@ -262,7 +284,8 @@ func (c *cluster) execute(d Decision) {
 		c.stored &^= setOf(a.Version)
 	case Wait:
 		if d.Settled { // as the controller does, to restart what dies and clear what is left over
-			c.converge(Target{Keys: Keys{Verify: c.stored.list(), Sign: int(c.stored.max())}, ControllerManagerSign: int(c.stored.max())})
+			only := Keys{Verify: c.stored.list(), Sign: int(c.stored.max()), External: c.external()}
+			c.converge(Target{Keys: only, ControllerManagerSign: int(c.stored.max())})
 		}
 	}
 	c.noteBegun(d)
@@ -299,7 +322,7 @@ func (c *cluster) converge(t Target) {
 	c.disks &= c.stored | c.used()
 	if c.made {
 		for i := range int(c.shape.servers) {
-			c.servers[i].converge(simKeysOf(t.Keys), t.Next == serverName(i))
+			c.servers[i].converge(simKeysOf(t.Keys), t.Next == serverName(i), t.Live)
 		}
 		for i := range int(c.shape.managers) {
 			c.manager[i].converge(uint8(t.ControllerManagerSign))
@@ -316,10 +339,13 @@ func (c *cluster) converge(t Target) {
 	c.disks |= c.used()
 }
 
-func (s *simServer) converge(want simKeys, next bool) {
+func (s *simServer) converge(want simKeys, next, live bool) {
 	switch {
-	case next && s.configured != want:
+	case (next || live && s.configured.external && want.external) && s.configured != want:
 		s.configured = want
+		if s.running.external && want.external {
+			s.running = want
+		}
 	case s.phase == away:
 		s.phase, s.running, s.loaded = starting, s.configured, s.configured
 	case next && s.running != s.configured && s.phase != draining:

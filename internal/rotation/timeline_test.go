@@ -36,6 +36,9 @@ func tell(a Action) string {
 	switch a.Kind {
 	case ConvergeControlPlane:
 		next := cmp.Or(a.Target.Next, "none")
+		if a.Target.Live {
+			next = "live"
+		}
 		return fmt.Sprintf("%s %v, sign %d, managers %d, next %s", a.Kind, a.Target.Keys.Verify, a.Target.Keys.Sign, a.Target.ControllerManagerSign, next)
 	case PublishKeys:
 		return fmt.Sprintf("%s %v", a.Kind, a.Publish)
@@ -122,6 +125,9 @@ var (
 	ha       = shape{servers: 3, managers: 2, nodes: 1}
 	haNodes  = shape{servers: 3, managers: 2, nodes: 2}
 	haFleet  = shape{servers: 3, managers: 2, nodes: 1, fleet: true, slow: true}
+	external = shape{servers: 1, managers: 1, external: true}
+	haSigner = shape{servers: 3, managers: 2, nodes: 1, fleet: true, external: true, converts: true}
+	haFiles  = shape{servers: 3, managers: 2, converts: true}
 )
 
 type story struct {
@@ -152,6 +158,17 @@ func stories() []story {
 		{"controller-restarts-while-the-only-server-is-down-in-retire", one, rotate(
 			incident{dropping, []event{{kind: controllerDied}, {kind: serverDied}}},
 		)},
+		{"rotate-1-with-signer", external, rotate()},
+		{"rotate-3-with-signers-and-fleet", haSigner, rotate()},
+		{"fleet-loses-its-keys-before-signers-switch", haSigner, rotate(incident{changing(StepSwitch), []event{{kind: fleetLost}}})},
+		{"server-with-signer-dies-in-switch", haSigner, rotate(incident{changing(StepSwitch), []event{{serverDied, 1, 0}}})},
+		{"server-with-signer-dies-in-retire", haSigner, rotate(incident{changing(StepRetire), []event{{serverDied, 1, 0}}})},
+		{"give-signers", haFiles, []incident{{settledAt(1), []event{{kind: sourceChanged}}}}},
+		{"give-signers-and-rotate-meanwhile", haFiles, []incident{
+			{settledAt(1), []event{{kind: sourceChanged}}},
+			{func(d Decision) bool { return d.Action.Target.Next == "cp-1" }, wanted(2)},
+		}},
+		{"take-signers-away", haSigner, []incident{{settledAt(1), []event{{kind: sourceChanged}}}}},
 		{"managers-die-in-switch", ha, rotate(incident{in(StepSwitch), managersDie})},
 		{"managers-die-in-refresh", ha, rotate(incident{refreshing, managersDie})},
 		{"server-dies-while-nodes-are-replaced", ha, rotate(incident{replacing, []event{{serverDied, 1, 0}}})},
@@ -188,6 +205,10 @@ func waitsFor(text string) func(Decision) bool {
 
 func nextIs(server string) func(Decision) bool {
 	return func(d Decision) bool { return d.Step == StepSwitch && d.Action.Target.Next == server }
+}
+
+func changing(s Step) func(Decision) bool {
+	return func(d Decision) bool { return d.Step == s && d.Action.Target.Live }
 }
 
 func dropping(d Decision) bool   { return d.Step == StepRetire && d.Action.Target.Next == "cp-0" }

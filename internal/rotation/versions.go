@@ -31,7 +31,7 @@ func (r run) allSign() bool {
 	oldManager := func(m ControllerManager) bool {
 		return m.Configured != r.next || m.Running != 0 && m.Running != r.next
 	}
-	return r.allServers(func(s Server) bool { return s.signs(r.next) }) && !slices.ContainsFunc(r.ControllerManagers, oldManager)
+	return r.allServers(r.signsNext) && !slices.ContainsFunc(r.ControllerManagers, oldManager)
 }
 
 // allAccept says that every verifier accepts the new key version. Those outside the cluster need not be asked again
@@ -39,19 +39,26 @@ func (r run) allSign() bool {
 func (r run) allAccept() bool {
 	refuses := func(p Publication) bool { return p.Waiting != "" || !slices.Contains(p.Accepts, r.next) }
 	outside := r.switchBegan() || !slices.ContainsFunc(r.Publications, refuses)
-	return outside && r.allServers(func(s Server) bool { return s.accepts(r.next) })
+	return outside && r.allServers(r.acceptsNext)
 }
 
-func (s Server) signs(version int) bool {
-	return s.keys().Sign == version && (s.Signs == version || s.Signs == 0)
-}
-
-func (s Server) accepts(version int) bool {
-	if len(s.Accepts)+len(s.Refuses) > 0 {
-		return slices.Contains(s.Accepts, version)
+func (r run) signsNext(s Server) bool {
+	if s.Signs == 0 {
+		return s.keys().Sign == r.next && (s.believable() || r.managerSwitched() || r.retireBegan())
 	}
-	return slices.Contains(s.keys().Verify, version)
+	return s.keys().Sign == r.next && s.Signs == r.next
 }
+
+func (r run) acceptsNext(s Server) bool {
+	if len(s.Accepts)+len(s.Refuses) > 0 {
+		return slices.Contains(s.Accepts, r.next)
+	}
+	return slices.Contains(s.keys().Verify, r.next) && (s.believable() || r.switchBegan())
+}
+
+// believable says that the keys which the API server is told to run with are those that it has: it has read them at its start. One that
+// runs with a signer gets them some time later, and what it was proven to have before is all that is known.
+func (s Server) believable() bool { return s.Running.IsZero() || !s.Running.External }
 
 // keys is what the API server runs with or, when it does not, starts with next.
 func (s Server) keys() Keys {
