@@ -36,6 +36,7 @@ type UserClusterList struct {
 
 // UserClusterSpec is what is wanted of a user cluster.
 //
+// +kubebuilder:validation:XValidation:rule="self.ksaSigningKey.source != 'external' || !self.kubernetesVersion.matches('^v(0|1[.]([0-9]|[12][0-9]|3[0-3])[.])')",message="ksaSigningKey.source external needs Kubernetes 1.34 or later: choose files"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.gkeConnect) || has(self.gkeConnect)",message="gkeConnect cannot be removed: a cluster leaves its fleet when it is deleted"
 type UserClusterSpec struct {
 	// KubernetesVersion is the version of every component, for example "v1.36.4".
@@ -106,11 +107,29 @@ type NodePool struct {
 }
 
 // KeySource names how an API server gets its keys.
-// +kubebuilder:validation:Enum=files
+// +kubebuilder:validation:Enum=external;files
 type KeySource string
 
-// KeySourceFiles hands keys over as files that an API server reads when it starts.
-const KeySourceFiles KeySource = "files"
+const (
+	// KeySourceExternal hands keys over to a signer beside each API server (ExternalJWTSigner, KEP-740), which
+	// changes them while it runs.
+	KeySourceExternal KeySource = "external"
+	// KeySourceFiles hands keys over as files that an API server reads when it starts.
+	KeySourceFiles KeySource = "files"
+)
+
+// NodeRefresh names how the tokens of running pods are replaced in a rotation.
+// +kubebuilder:validation:Enum=Replace;InPlace;Wait
+type NodeRefresh string
+
+const (
+	// NodeRefreshReplace replaces the nodes: every pod starts anew, with tokens of the new key.
+	NodeRefreshReplace NodeRefresh = "Replace"
+	// NodeRefreshInPlace makes every kubelet fetch tokens of the new key for the pods that run.
+	NodeRefreshInPlace NodeRefresh = "InPlace"
+	// NodeRefreshWait waits until the kubelets have replaced every token of the old key by themselves.
+	NodeRefreshWait NodeRefresh = "Wait"
+)
 
 // Algorithm is a JWS algorithm by which tokens are signed (RFC 7518, section 3.1).
 // +kubebuilder:validation:Enum=RS256;ES256
@@ -133,6 +152,17 @@ type KSASigningKey struct {
 	// Source is how API servers get their keys.
 	// +kubebuilder:default=files
 	Source KeySource `json:"source"`
+	// NodeRefresh is how a rotation replaces the tokens of running pods.
+	// +kubebuilder:default=Replace
+	// +optional
+	NodeRefresh NodeRefresh `json:"nodeRefresh,omitempty"`
+	// TokenReloadSeconds is how long an application may use a token after the file that it read it from holds a new one.
+	// Unless nodes are replaced, the old key is accepted for that long after every file has a token of the new one.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=86400
+	// +kubebuilder:default=300
+	// +optional
+	TokenReloadSeconds int32 `json:"tokenReloadSeconds,omitempty"`
 	// Algorithm is that of the next key version that is generated.
 	// +kubebuilder:default=RS256
 	Algorithm Algorithm `json:"algorithm"`

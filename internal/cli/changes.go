@@ -41,12 +41,14 @@ func compare(list *[]string, field string, from, to any) {
 }
 
 func (d *differences) key(a, b v1alpha1.KSASigningKey) {
-	d.fix("ksaSigningKey.source", a.Source, b.Source)
 	d.fix("ksaSigningKey.issuer", a.Issuer, b.Issuer)
 	for _, url := range without(a.Publish, b.Publish) {
 		d.fix("ksaSigningKey.publish", url, "none")
 	}
+	d.update("ksaSigningKey.source", a.Source, b.Source)
 	d.update("ksaSigningKey.algorithm", a.Algorithm, b.Algorithm)
+	d.update("ksaSigningKey.nodeRefresh", a.NodeRefresh, b.NodeRefresh)
+	d.update("ksaSigningKey.tokenReload", inSeconds(a.TokenReloadSeconds), inSeconds(b.TokenReloadSeconds))
 	for _, url := range without(b.Publish, a.Publish) {
 		d.updates = append(d.updates, "+ ksaSigningKey.publish: "+url)
 	}

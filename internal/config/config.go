@@ -93,6 +93,10 @@ type RollingUpdate struct {
 type KSASigningKey struct {
 	Source    string `yaml:"source"`
 	Algorithm string `yaml:"algorithm"`
+	// NodeRefresh is how a rotation replaces the tokens of running pods.
+	NodeRefresh string `yaml:"nodeRefresh"`
+	// TokenReload is how long applications may use a token that they have read; in whole seconds.
+	TokenReload *time.Duration `yaml:"tokenReload"`
 	// Issuer is that of all tokens, an https URL.
 	Issuer string `yaml:"issuer"`
 	// Publish are the URLs of buckets that get the discovery document and the JWKS of Issuer.

@@ -38,6 +38,8 @@ func (c *UserCluster) Object(f Files) *v1alpha1.UserCluster {
 func (k KSASigningKey) object() v1alpha1.KSASigningKey {
 	return v1alpha1.KSASigningKey{
 		Version:              1,
+		NodeRefresh:          v1alpha1.NodeRefresh(k.NodeRefresh),
+		TokenReloadSeconds:   seconds(*k.TokenReload),
 		Source:               v1alpha1.KeySource(k.Source),
 		Algorithm:            v1alpha1.Algorithm(k.Algorithm),
 		Issuer:               k.Issuer,

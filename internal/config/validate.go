@@ -52,6 +52,10 @@ func (c *UserCluster) setDefaults() {
 	if c.KSASigningKey.Issuer == "" {
 		c.KSASigningKey.Issuer = v1alpha1.DefaultIssuer
 	}
+	if c.KSASigningKey.NodeRefresh == "" {
+		c.KSASigningKey.NodeRefresh = string(v1alpha1.NodeRefreshReplace)
+	}
+	setDefault(&c.KSASigningKey.TokenReload, 5*time.Minute)
 	setDefault(&c.KSASigningKey.PublishMaxAge, time.Minute)
 	for i := range c.NodePools {
 		setDefault(&c.NodePools[i].UpdateStrategy.RollingUpdate.MaxSurge, 1)
@@ -80,8 +84,11 @@ func validate(c *UserCluster, d *decoder) {
 	}
 	d.nodePools(c)
 	d.network(c)
-	d.oneOf("ksaSigningKey.source", c.KSASigningKey.Source, string(v1alpha1.KeySourceFiles))
+	d.oneOf("ksaSigningKey.source", c.KSASigningKey.Source, string(v1alpha1.KeySourceExternal), string(v1alpha1.KeySourceFiles))
 	d.oneOf("ksaSigningKey.algorithm", c.KSASigningKey.Algorithm, string(v1alpha1.RS256), string(v1alpha1.ES256))
+	d.oneOf("ksaSigningKey.nodeRefresh", c.KSASigningKey.NodeRefresh,
+		string(v1alpha1.NodeRefreshReplace), string(v1alpha1.NodeRefreshInPlace), string(v1alpha1.NodeRefreshWait))
+	d.between("ksaSigningKey.tokenReload", *c.KSASigningKey.TokenReload, time.Second, 24*time.Hour)
 	d.published(c.KSASigningKey)
 	if c.GKEConnect != nil {
 		d.gkeConnect(*c.GKEConnect)

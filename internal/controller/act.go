@@ -59,7 +59,8 @@ func (r *Reconciler) settle(ctx context.Context, uc *v1alpha1.UserCluster, keys 
 // are left over on disks are removed.
 func (r *Reconciler) keep(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair) error {
 	only := keys[len(keys)-1].Version
-	target := rotation.Target{Keys: rotation.Keys{Verify: []int{only}, Sign: only}, ControllerManagerSign: only}
+	wanted := rotation.Keys{Verify: []int{only}, Sign: only, External: external(uc)}
+	target := rotation.Target{Keys: wanted, ControllerManagerSign: only}
 	return r.ControlPlane.Converge(ctx, uc, target, keys)
 }
 

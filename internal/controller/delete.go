@@ -30,6 +30,7 @@ func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl
 		return ctrl.Result{}, err
 	}
 	r.legacy.forget(uc)
+	r.refusals.forget(uc)
 	r.Tokens.Forget(uc)
 	forgetMetrics(uc)
 	before := uc.DeepCopy()

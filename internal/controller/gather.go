@@ -27,7 +27,7 @@ type observation struct {
 
 // gather observes everything and changes nothing.
 func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (observation, error) {
-	o := observation{Observed: rotation.Observed{Wanted: int(uc.Spec.KSASigningKey.Version)}}
+	o := observation{Observed: rotation.Observed{Wanted: int(uc.Spec.KSASigningKey.Version), External: external(uc)}}
 	var err error
 	if o.keys, err = r.Keys.List(ctx, clusterOf(uc)); err != nil {
 		return o, fmt.Errorf("listing the keys of %s: %w", uc.Name, err)
@@ -78,12 +78,20 @@ func (r *Reconciler) proveOne(ctx context.Context, uc *v1alpha1.UserCluster, s *
 	if prove == nil {
 		prove = controlplane.Prove
 	}
-	proof, err := prove(ctx, cfg, keys)
+	proof, err := prove(ctx, cfg, keys, s.Running.External)
 	if err != nil {
 		s.Waiting = err.Error()
 		return
 	}
 	s.Accepts, s.Refuses, s.Signs = proof.Accepts, proof.Refuses, proof.Signs
+	if s.Running.External { // the others have been started since they lost a key
+		s.Forgets = r.refusals.forgets(uc, s.Name, only(keys, proof.Refuses), r.now())
+	}
+}
+
+// external says that the spec wants API servers to get their keys from a signer.
+func external(uc *v1alpha1.UserCluster) bool {
+	return uc.Spec.KSASigningKey.Source == v1alpha1.KeySourceExternal
 }
 
 // gatherNodes observes the nodes once there is an API server that could know them.

@@ -57,7 +57,7 @@ type Reconciler struct {
 	Keys         keystore.Store
 	ControlPlane controlplane.Adapter
 	// Prove asks one API server by itself; nil: controlplane.Prove.
-	Prove  func(context.Context, *rest.Config, []keystore.KeyPair) (controlplane.Proof, error)
+	Prove  func(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair, external bool) (controlplane.Proof, error)
 	Nodes  nodes.Adapter
 	Tokens Tokens
 	// Publishers returns the places where the keys of a cluster are published for verifiers outside of it, always in
@@ -70,6 +70,7 @@ type Reconciler struct {
 
 	legacy       legacyMemory
 	publications publicationMemory
+	refusals     refusalMemory
 }
 
 // SetupWithManager makes m run the reconciler for every UserCluster, several clusters side by side.
@@ -150,6 +151,8 @@ func pause(d rotation.Decision) time.Duration {
 		return afterBlocked
 	case d.Action.Kind == rotation.PublishKeys:
 		return afterPublishing
+	case d.Action.Target.Live:
+		return afterProgress // signers take no time
 	case d.Waiting != "":
 		return afterWaiting
 	}

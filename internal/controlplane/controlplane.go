@@ -18,7 +18,7 @@ import (
 type Keys = rotation.Keys
 
 // Target is what a control plane is to become. API servers that are down, or do not exist yet, are started
-// whatever Next says: with the keys they are configured with, or with Keys when they have none. An adapter that
+// whatever Next and Live say: with the keys they are configured with, or with Keys when they have none. An adapter that
 // cannot choose rolls one at a time by itself.
 type Target = rotation.Target
 
@@ -27,9 +27,11 @@ type Server struct {
 	Name string
 	// Endpoint is its own https URL, with no load balancer in between.
 	Endpoint string
-	// Configured is what it is told to run with when it next starts. It outlives every crash; zero before the first time.
+	// Configured is what it is told to run with when it next starts or, with external keys, what its signer is told to
+	// serve. It outlives every crash; zero before the first time.
 	Configured Keys
-	// Running is what the process that runs now was started with; zero when none runs.
+	// Running is what the process that runs now was started with or, with external keys, what its signer is told to
+	// serve; zero when none runs.
 	Running Keys
 	// Ready says that it serves: its /readyz is ok and the load balancer, if any, sends it requests.
 	Ready bool

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -49,7 +50,10 @@ type Proof struct {
 // claims again with each key: the canary tokens differ from an accepted one in nothing but the key, so that a
 // refusal can only be about the key. A version counts as accepted only if the served JWKS has its key too, and
 // as refused only if the JWKS does not. Every token is new, so kube-apiserver's cache of accepted tokens has no say.
-func Prove(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair) (Proof, error) {
+//
+// An API server whose keys are external first gets a token with a kid that nobody has, which makes it ask its signer for the keys:
+// what it then accepts is what the signer serves now, and not what it served at the end of the last refresh hint.
+func Prove(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair, external bool) (Proof, error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
 	client, err := kubernetes.NewForConfig(cfg)
@@ -60,6 +64,15 @@ func Prove(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair) (Proo
 	if err != nil {
 		return Proof{}, fmt.Errorf("requesting a token from %s: %w", cfg.Host, err)
 	}
+	if external {
+		if err := fetch(ctx, client, issued); err != nil {
+			return Proof{}, fmt.Errorf("making %s ask its signer: %w", cfg.Host, err)
+		}
+	}
+	accepted, err := reviewAll(ctx, client, issued, keys)
+	if err != nil {
+		return Proof{}, fmt.Errorf("reviewing a canary token at %s: %w", cfg.Host, err)
+	}
 	served, err := servedKeys(ctx, client)
 	if err != nil {
 		return Proof{}, fmt.Errorf("reading the JWKS of %s: %w", cfg.Host, err)
@@ -68,16 +81,12 @@ func Prove(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair) (Proo
 	if proof.Signs, err = versionOf(issued, keys); err != nil {
 		return Proof{}, fmt.Errorf("reading the token that %s issued: %w", cfg.Host, err)
 	}
-	for _, k := range keys {
-		accepted, err := review(ctx, client, issued, k)
-		if err != nil {
-			return Proof{}, fmt.Errorf("reviewing a canary token of key version %d at %s: %w", k.Version, cfg.Host, err)
-		}
+	for i, k := range keys {
 		_, listed := served.Lookup(k.KeyID)
 		switch {
-		case accepted && listed:
+		case accepted[i] && listed:
 			proof.Accepts = append(proof.Accepts, k.Version)
-		case !accepted && !listed:
+		case !accepted[i] && !listed:
 			proof.Refuses = append(proof.Refuses, k.Version)
 		}
 	}
@@ -139,6 +148,31 @@ func versionOf(issued string, keys []keystore.KeyPair) (int, error) {
 		}
 	}
 	return 0, nil
+}
+
+// fetch has the API server review a token with a kid that no signer has, and so ask its own again.
+func fetch(ctx context.Context, client kubernetes.Interface, issued string) error {
+	nobody, err := keystore.Generate(rand.Reader, 1, "ES256")
+	if err != nil {
+		return err
+	}
+	accepted, err := review(ctx, client, issued, nobody)
+	if err == nil && accepted {
+		err = errors.New("it accepted a token of a key that nobody has")
+	}
+	return err
+}
+
+// reviewAll says of each key whether a canary token of it is accepted.
+func reviewAll(ctx context.Context, client kubernetes.Interface, issued string, keys []keystore.KeyPair) ([]bool, error) {
+	accepted := make([]bool, len(keys))
+	for i, k := range keys {
+		var err error
+		if accepted[i], err = review(ctx, client, issued, k); err != nil {
+			return nil, fmt.Errorf("key version %d: %w", k.Version, err)
+		}
+	}
+	return accepted, nil
 }
 
 // review signs the claims of an issued token with k and lets the API server review the result.

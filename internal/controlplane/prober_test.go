@@ -64,7 +64,7 @@ func TestProve(t *testing.T) {
 	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one, two)})
 
 	for range 2 { // the second time the canary account is there already
-		got, err := controlplane.Prove(t.Context(), cfg, []keystore.KeyPair{one, two, three})
+		got, err := controlplane.Prove(t.Context(), cfg, []keystore.KeyPair{one, two, three}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +80,7 @@ func TestProveUnknownSigner(t *testing.T) {
 	one, two := generate(t, 1, "ES256"), generate(t, 2, "ES256")
 	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
 
-	got, err := controlplane.Prove(t.Context(), cfg, []keystore.KeyPair{two})
+	got, err := controlplane.Prove(t.Context(), cfg, []keystore.KeyPair{two}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -114,13 +114,22 @@ func (l layout) etcd(binary string) process.Spec {
 // apiServer runs with these keys. They are its stamp, by which it is known later what it runs with.
 func (l layout) apiServer(binary string, i int, keys controlplane.Keys) process.Spec {
 	args := l.apiServerServing(i)
+	if keys.External {
+		// An API server that is told to end hangs up on its signer at once, and fails every TokenRequest from then on. The
+		// load balancer was told before.
+		args = append(args, "--shutdown-delay-duration=0s")
+	} else {
+		args = append(args, "--shutdown-delay-duration=500ms")
+	}
 	args = append(args, l.apiServerClients()...)
 	args = append(args, l.apiServerTokens(i, keys)...)
 	if l.Encrypted {
 		args = append(args, "--encryption-provider-config="+l.Path("encryption.yaml"))
 	}
 	// Half the garbage collection for a quarter more memory: starting costs CPU more than anything.
-	return process.Spec{Name: apiServerName(i), Path: binary, Args: args, Env: []string{"GOGC=200"}, Stamp: stampKeys(keys)}
+	return process.Spec{
+		Name: apiServerName(i), Path: binary, Args: args, Env: []string{"GOGC=200"}, Dir: l.serverDir(i), Stamp: stampKeys(keys),
+	}
 }
 
 // apiServerServing says where it serves, what, and how it stops. The kubernetes Service leads to the load balancer, not to
@@ -142,7 +151,6 @@ func (l layout) apiServerServing(i int) []string {
 		"--etcd-keyfile=" + l.pki("apiserver-etcd-client.key"),
 		"--allow-privileged=true",
 		"--profiling=false",
-		"--shutdown-delay-duration=500ms",
 		"--shutdown-watch-termination-grace-period=1s",
 	}
 }
@@ -173,6 +181,9 @@ func (l layout) apiServerTokens(i int, keys controlplane.Keys) []string {
 	args := []string{"--service-account-issuer=" + l.Issuer}
 	if l.Issuer != v1alpha1.DefaultIssuer {
 		args = append(args, "--service-account-jwks-uri="+l.Issuer+jwks.Path) // else it names the API server
+	}
+	if keys.External {
+		return append(args, "--service-account-signing-endpoint="+signerSocket)
 	}
 	for _, v := range keys.Verify {
 		args = append(args, "--service-account-key-file="+filepath.Join(dir, publicKeyFile(v)))

@@ -38,6 +38,8 @@ func TestCommandLines(t *testing.T) {
 	rotating := controlplane.Keys{Verify: []int{1, 2}, Sign: 1}
 	golden(t, "etcd", render(ha.etcd("/kube/etcd")))
 	golden(t, "apiserver-1-rotating", render(ha.apiServer("/kube/kube-apiserver", 1, rotating)))
+	golden(t, "apiserver-1-external", render(ha.apiServer("/kube/kube-apiserver", 1, controlplane.Keys{Verify: []int{1}, Sign: 1, External: true})))
+	golden(t, "signer-1", render(ha.signer("/keyturn/keyturn-signer", 1)))
 	issuer := testLayout(1)
 	issuer.Issuer = "https://oidc.example.com/alpha"
 	golden(t, "apiserver-issuer", render(issuer.apiServer("/kube/kube-apiserver", 0, controlplane.Keys{Verify: []int{1}, Sign: 1})))

@@ -3,8 +3,6 @@ package local
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"fmt"
 	"net"
@@ -71,11 +69,11 @@ func testCluster(name string, replicas int32) *v1alpha1.UserCluster {
 
 func testKey(t *testing.T, version int) keystore.KeyPair {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	k, err := keystore.Generate(rand.Reader, version, "ES256")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return keystore.KeyPair{Version: version, Algorithm: "ES256", Signer: key}
+	return k
 }
 
 // driver does what a controller does: converge, observe, again.
@@ -218,6 +216,10 @@ func startLoad(t *testing.T, cfg *rest.Config) *load {
 	l.repeat(ctx, func() error {
 		_, err := client.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{
 			ObjectMeta: metav1.ObjectMeta{GenerateName: "load-"}}, metav1.CreateOptions{})
+		return err
+	})
+	l.repeat(ctx, func() error {
+		_, err := client.CoreV1().ServiceAccounts("default").CreateToken(ctx, "default", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 		return err
 	})
 	t.Cleanup(func() { stop(); l.done.Wait() })

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/local/atomicfile"
 	"github.com/keyturn/keyturn/internal/local/pki"
@@ -38,6 +39,14 @@ func (d keyDir) readConfigured(into any) error {
 	return nil
 }
 
+// configureServer tells an API server its keys, and writes those that it gets as files.
+func (d keyDir) configureServer(want controlplane.Keys, keys []keystore.KeyPair) error {
+	if want.External {
+		return d.writeConfigured(want)
+	}
+	return d.configure(want, want.Verify, want.Sign, keys)
+}
+
 // configure writes the keys and then that the process is to run with them.
 func (d keyDir) configure(configured any, verify []int, sign int, keys []keystore.KeyPair) error {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
@@ -53,12 +62,19 @@ func (d keyDir) configure(configured any, verify []int, sign int, keys []keystor
 	}
 	// Crash here: keys are there that nothing names; the process starts with what was configured before, and tidy
 	// removes them or the next call configures them.
+	return d.writeConfigured(configured)
+	// Crash here: it runs with the old keys until it is restarted, and from then on with the new ones, whoever restarts it.
+}
+
+func (d keyDir) writeConfigured(configured any) error {
+	if err := os.MkdirAll(string(d), 0o700); err != nil {
+		return fmt.Errorf("making key directory: %w", err)
+	}
 	raw, err := json.Marshal(configured)
 	if err != nil {
 		return fmt.Errorf("encoding what a process is to run with: %w", err)
 	}
 	return atomicfile.Write(filepath.Join(string(d), configuredFile), raw)
-	// Crash here: it runs with the old keys until it is restarted, and from then on with the new ones, whoever restarts it.
 }
 
 func (d keyDir) writePublic(version int, keys []keystore.KeyPair) error {
@@ -95,10 +111,18 @@ func pairOf(version int, keys []keystore.KeyPair) (keystore.KeyPair, error) {
 	return keystore.KeyPair{}, fmt.Errorf("key version %d is wanted and was not given", version)
 }
 
-// use is one Keys that a process runs with or will.
+// use is the versions of the files that a process reads or will read.
 type use struct {
 	verify []int
 	sign   int
+}
+
+// filesOf are those of an API server, which with a signer reads none.
+func filesOf(k controlplane.Keys) use {
+	if k.External {
+		return use{}
+	}
+	return use{k.Verify, k.Sign}
 }
 
 // tidy deletes every file that none of the uses needs: keys of old versions, and what writes that were cut off left.

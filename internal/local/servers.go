@@ -21,7 +21,7 @@ const (
 func (p *plane) convergeServers(ctx context.Context, v view, target controlplane.Target, keys []keystore.KeyPair) error {
 	var errs []error
 	for i, s := range v.servers {
-		change := serverChange{plane: p, i: i, serverView: s, balancing: v.balancing, mayGo: s.Name == target.Next}
+		change := serverChange{plane: p, i: i, serverView: s, balancing: v.balancing, mayGo: s.Name == target.Next, live: target.Live}
 		if err := change.converge(ctx, target.Keys, keys); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.Name, err))
 		}
@@ -34,22 +34,36 @@ type serverChange struct {
 	*plane
 	i int
 	serverView
-	// balancing says that the load balancer can be told, and mayGo that this server may be taken out.
-	balancing, mayGo bool
+	// balancing says that the load balancer can be told, mayGo that this server may be taken out, and live that it may change
+	// without that.
+	balancing, mayGo, live bool
 }
 
 func (c *serverChange) converge(ctx context.Context, wanted controlplane.Keys, keys []keystore.KeyPair) error {
 	dir := keyDir(c.keyDir(c.Server.Name))
-	if c.Configured.Sign == 0 || c.mayGo && !c.Configured.Equal(wanted) {
-		if err := dir.configure(wanted, wanted.Verify, wanted.Sign, keys); err != nil {
+	if c.mayConfigure(wanted) {
+		if err := dir.configureServer(wanted, keys); err != nil {
 			return err
 		}
 		c.Configured = wanted
+		if c.Running.External && wanted.External {
+			c.Running = wanted
+		}
+		// Crash here: a signer serves its old keys until the next call.
+	}
+	if err := c.convergeSigner(keys); err != nil {
+		return err
 	}
 	if err := c.move(ctx); err != nil {
 		return err
 	}
-	return dir.tidy(use{c.Configured.Verify, c.Configured.Sign}, use{c.Running.Verify, c.Running.Sign})
+	return dir.tidy(filesOf(c.Configured), filesOf(c.Running))
+}
+
+// mayConfigure says that the API server is to be given other keys now.
+func (c *serverChange) mayConfigure(wanted controlplane.Keys) bool {
+	changes := c.live && c.Configured.External && wanted.External
+	return c.Configured.Sign == 0 || (c.mayGo || changes) && !c.Configured.Equal(wanted)
 }
 
 // move brings the process one step nearer to running with what is configured.
@@ -57,7 +71,7 @@ func (c *serverChange) move(ctx context.Context) error {
 	switch {
 	case !c.alive:
 		return c.bringUp(ctx)
-	case c.stopping, c.mayGo && !c.Running.Equal(c.Configured):
+	case c.stopping, c.mayGo && !c.Running.Equal(c.Configured): // keys of a signer are equal at once
 		return c.takeDown(ctx)
 	case c.healthy && !c.balanced && c.balancing:
 		return c.lb.take(ctx, c.Server.Name)

@@ -34,6 +34,8 @@ type serverView struct {
 	life
 	// healthy says that /readyz is ok, and balanced that new connections come to it from the load balancer.
 	healthy, balanced bool
+	// signerDown says that its signer does not run: it accepts tokens all the same, but issues none.
+	signerDown bool
 }
 
 type managerView struct {
@@ -86,7 +88,11 @@ func (p *plane) lookAtServer(i int) (serverView, error) {
 		return s, err
 	}
 	s.life = lifeOf(st)
-	s.Running, err = keysOfStamp(st.Stamp)
+	if s.Running, err = p.runningKeys(i, st.Stamp, s.Configured); err != nil || !signedBy(s.Configured, s.Running) {
+		return s, err
+	}
+	st, err = p.run.Observe(signerName(i))
+	s.signerDown = !st.Running
 	return s, err
 }
 
@@ -119,7 +125,7 @@ func (p *plane) lookAtHealth(ctx context.Context, v *view) error {
 	}
 	var all sync.WaitGroup
 	for i := range v.servers {
-		all.Go(func() { p.judgeServer(ctx, client, &v.servers[i]) })
+		all.Go(func() { p.judgeServer(ctx, client, i, &v.servers[i]) })
 	}
 	for i := range v.managers {
 		all.Go(func() { p.judgeManager(ctx, client, i, &v.managers[i]) })
@@ -128,7 +134,7 @@ func (p *plane) lookAtHealth(ctx context.Context, v *view) error {
 	return nil
 }
 
-func (p *plane) judgeServer(ctx context.Context, client *http.Client, s *serverView) {
+func (p *plane) judgeServer(ctx context.Context, client *http.Client, i int, s *serverView) {
 	path := readyPath
 	if !p.host.hasApplied(p.Site) {
 		path = fullReadyPath
@@ -141,6 +147,8 @@ func (p *plane) judgeServer(ctx context.Context, client *http.Client, s *serverV
 	switch {
 	case !s.alive, s.stopping, err != nil:
 		s.Waiting = p.why(s.Name, s.life, err)
+	case s.signerDown:
+		s.Waiting = "its signer " + p.whyDown(signerName(i))
 	case !s.balanced:
 		s.Waiting = phaseUnused
 	default:

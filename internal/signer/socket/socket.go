@@ -30,6 +30,7 @@ type Listener struct {
 var ErrInUse = errors.New("another process listens there")
 
 // Listen makes a socket of mode 0600. Its directory is made with mode 0700 if it is missing, and must be the caller's with no wider mode.
+// A path that is relative stays so, since it may be short enough where the absolute one is not; the caller stays where it is.
 func Listen(path string) (*Listener, error) {
 	l, err := listen(path)
 	if err != nil {
@@ -39,10 +40,6 @@ func Listen(path string) (*Listener, error) {
 }
 
 func listen(path string) (l *Listener, err error) {
-	path, err = filepath.Abs(path)
-	if err != nil {
-		return nil, err
-	}
 	if len(path)+len(newSuffix) > maxPath {
 		return nil, fmt.Errorf("the path of a socket has at most %d bytes", maxPath-len(newSuffix))
 	}

@@ -1,0 +1,140 @@
+package local
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/keystore"
+)
+
+// externalKeys are those of API servers with signers.
+func externalKeys(sign int, verify ...int) controlplane.Keys {
+	return controlplane.Keys{Verify: verify, Sign: sign, External: true}
+}
+
+// TestSigners gives the API servers of a running cluster signers, changes their keys, and takes the signers away again, under load, with
+// tokens being issued all the time.
+func TestSigners(t *testing.T) {
+	h := testHost(t)
+	h.programDir = t.TempDir()
+	build(t, h.programDir, "../../cmd/keyturn-signer")
+	d := newDriver(t, h, testCluster("alpha", 3))
+	one, two := testKey(t, 1), testKey(t, 2)
+	d.until("creation", 2*time.Minute, controlplane.Target{Keys: controlplane.Keys{Verify: []int{1}, Sign: 1}, ControllerManagerSign: 1},
+		[]keystore.KeyPair{one}, ready)
+	old := d.issue("apiserver-0")
+
+	cfg, err := d.cps.Config(t.Context(), d.uc, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients := startLoad(t, cfg)
+
+	d.give("to signers", externalKeys(1, 1), 1, one)
+	clients.mustAllSucceed(t)
+	if left := filesNamed(t, h.DataDir(), "sa-1.pub"); len(left) > 0 {
+		t.Errorf("API servers with signers have files of keys: %v", left)
+	}
+	pids := d.pids()
+	d.live("publish", externalKeys(1, 1, 2), 1, one, two)
+	d.live("switch", externalKeys(2, 1, 2), 1, one, two)
+	clients.mustAllSucceed(t)
+	if !d.accepts("apiserver-2", old) {
+		t.Error("apiserver-2 refuses the old key before it is to")
+	}
+	d.damage(one, two)
+	clients.take() // tokens cannot be issued while there is no signer
+	d.live("retire", externalKeys(2, 2), 2, two)
+	clients.mustAllSucceed(t)
+	if now := d.pids(); !slices.Equal(pids, now) {
+		t.Errorf("API servers had the pids %v and have %v", pids, now)
+	}
+	if left := filesNamed(t, h.DataDir(), "1.key"); len(left) > 0 {
+		t.Errorf("old keys left: %v", left)
+	}
+
+	d.give("to files", controlplane.Keys{Verify: []int{2}, Sign: 2}, 2, two)
+	clients.mustAllSucceed(t)
+	if left := append(filesNamed(t, h.DataDir(), "2.key"), filesNamed(t, h.DataDir(), "signer")...); len(left) > 3+len(logsOf(left)) {
+		t.Errorf("signers left: %v", left)
+	}
+}
+
+// logsOf leaves out what a Runner keeps of a process that has ended.
+func logsOf(files []string) (logs []string) {
+	for _, f := range files {
+		if strings.Contains(f, "/run/") {
+			logs = append(logs, f)
+		}
+	}
+	return logs
+}
+
+// live gives all API servers keys at once, and waits for each to prove them.
+func (d *driver) live(what string, want controlplane.Keys, sign int, keys ...keystore.KeyPair) {
+	d.t.Helper()
+	target := controlplane.Target{Keys: want, Live: true, ControllerManagerSign: sign}
+	d.until(what, time.Minute, target, keys, func(s controlplane.State) bool {
+		for _, server := range s.Servers {
+			if !server.Running.Equal(want) || !server.Ready {
+				return false
+			}
+			cfg, err := d.cps.Config(d.t.Context(), d.uc, server.Name)
+			if err != nil {
+				d.t.Fatal(err)
+			}
+			proof, err := controlplane.Prove(d.t.Context(), cfg, keys, true)
+			if err != nil || proof.Signs != want.Sign || !slices.Equal(proof.Accepts, want.Verify) {
+				return false
+			}
+		}
+		return ready(s)
+	})
+}
+
+// damage kills signers, and spoils what they read.
+func (d *driver) damage(keys ...keystore.KeyPair) {
+	d.t.Helper()
+	site, _, err := d.host.Site(SiteName(d.uc))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	l := layout{Site: site}
+	spoil := map[string]func() error{
+		"signer killed": func() error { d.kill(signerName(0)); return nil },
+		"manifest cut off": func() error {
+			return os.Truncate(filepath.Join(l.signerKeys(1), "..data", "keys.json"), 20)
+		},
+		"keys readable by others": func() error {
+			return os.Chmod(filepath.Join(l.signerKeys(2), "..data", "2.key"), 0o644)
+		},
+		"keys gone and signer killed": func() error {
+			d.kill(signerName(2))
+			return os.RemoveAll(l.signerKeys(2))
+		},
+	}
+	for what, do := range spoil {
+		if err := do(); err != nil {
+			d.t.Fatalf("%s: %v", what, err)
+		}
+		want := externalKeys(2, 1, 2)
+		d.live("after "+what, want, 1, keys...)
+		for i := range 3 {
+			if served, ok := l.served(i); !ok || !served.Equal(want) {
+				d.t.Errorf("after %s: signer %d is told to serve %v, %v", what, i, served, ok)
+			}
+		}
+	}
+}
+
+func (d *driver) pids() (pids []int) {
+	for i := range int(d.uc.Spec.ControlPlane.Replicas) {
+		pids = append(pids, d.pid(apiServerName(i)))
+	}
+	return pids
+}
