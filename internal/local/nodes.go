@@ -86,6 +86,7 @@ func (m *Machines) List(context.Context) ([]nodes.Machine, error) {
 	for _, s := range states {
 		list = append(list, nodes.Machine{
 			Name: s.Spec.Name, Pool: s.Spec.Pool, KeyVersion: s.Spec.KeyVersion, Running: s.Running,
+			Refresh: refreshOf(s),
 		})
 	}
 	return list, nil

@@ -34,6 +34,8 @@ type nodeTest struct {
 	machines *Machines
 	client   *kubernetes.Clientset
 	pool     v1alpha1.NodePool
+	// key is key version 1.
+	key keystore.KeyPair
 }
 
 // newNodeTest brings up a control plane on a bridge of its own. When the test ends, nothing of it may be left.
@@ -63,7 +65,8 @@ func newNodeTest(t *testing.T) *nodeTest {
 		}
 	})
 	keys := controlplane.Keys{Verify: []int{1}, Sign: 1}
-	n.until("control plane", 2*time.Minute, controlplane.Target{Keys: keys, ControllerManagerSign: 1}, []keystore.KeyPair{testKey(t, 1)}, ready)
+	n.key = testKey(t, 1)
+	n.until("control plane", 2*time.Minute, controlplane.Target{Keys: keys, ControllerManagerSign: 1}, []keystore.KeyPair{n.key}, ready)
 	n.client = n.driver.client("")
 	n.useMachines()
 	return n
@@ -265,6 +268,14 @@ func (n *nodeTest) service(name, pod string) string {
 // processIn finds a process of a machine by the path of its program.
 func (n *nodeTest) processIn(machine, program string) int {
 	n.Helper()
+	for _, pid := range n.processesIn(machine, program) {
+		return pid
+	}
+	return 0
+}
+
+func (n *nodeTest) processesIn(machine, program string) (found []int) {
+	n.Helper()
 	state, _, err := n.machines.set.Look(machine)
 	if err != nil {
 		n.Fatal(err)
@@ -279,10 +290,10 @@ func (n *nodeTest) processIn(machine, program string) int {
 	}
 	for _, pid := range pids {
 		if raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.HasPrefix(string(raw), program+"\x00") {
-			return pid
+			found = append(found, pid)
 		}
 	}
-	return 0
+	return found
 }
 
 func (n *nodeTest) killIn(machine, program string) {

@@ -26,6 +26,9 @@ type fakeMachines struct {
 	most int
 	// mute keeps machines from registering Node objects.
 	mute bool
+	// tokens are what files hold; restarts counts those of kubelets, by machine.
+	tokens   map[TokenFile]Token
+	restarts map[string]int
 	// fail decides, if set, whether a call fails, before it does what it does or after.
 	fail func() (before, after error)
 }
@@ -66,6 +69,49 @@ func (f *fakeMachines) Remove(_ context.Context, name string) (bool, error) {
 	defer f.mu.Unlock()
 	delete(f.machines, name)
 	return true, after
+}
+
+func (f *fakeMachines) Remember(_ context.Context, m Machine) error {
+	before, after := f.fault()
+	if before != nil {
+		return before
+	}
+	f.change(m.Name, func(own *Machine) {
+		if own.Refresh.KeyVersion == m.Refresh.KeyVersion {
+			m.Refresh.Since, m.Refresh.Kubelet = own.Refresh.Since, own.Refresh.Kubelet
+		}
+		own.KeyVersion, own.Refresh = m.KeyVersion, m.Refresh
+	})
+	return after
+}
+
+// RestartKubelet has the kubelet report at once.
+func (f *fakeMachines) RestartKubelet(ctx context.Context, name string) error {
+	before, after := f.fault()
+	if before != nil {
+		return before
+	}
+	f.mu.Lock()
+	m := f.machines[name]
+	if m.Refresh.Kubelet.IsZero() {
+		f.restarts[name]++
+		m.Refresh.Kubelet = time.Now()
+		f.machines[name] = m
+	}
+	f.mu.Unlock()
+	return errors.Join(report(ctx, name), after)
+}
+
+func (f *fakeMachines) Tokens(_ context.Context, _ string, files []TokenFile) ([]Token, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []Token
+	for _, file := range files {
+		t, ok := f.tokens[file]
+		t.Missing = !ok
+		out = append(out, t)
+	}
+	return out, nil
 }
 
 func (f *fakeMachines) fault() (before, after error) {
@@ -109,6 +155,20 @@ func register(ctx context.Context, name string) error {
 	return err
 }
 
+// report does what a kubelet does that was started again.
+func report(ctx context.Context, name string) error {
+	nodes := client.CoreV1().Nodes()
+	node, err := nodes.Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	for i := range node.Status.Conditions {
+		node.Status.Conditions[i].LastHeartbeatTime = metav1.Now()
+	}
+	_, err = nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{})
+	return err
+}
+
 // bench is a cluster under test.
 type bench struct {
 	*testing.T
@@ -123,7 +183,9 @@ type bench struct {
 // newBench returns a cluster with one pool, without nodes and pods.
 func newBench(t *testing.T, replicas, surge int32) *bench {
 	t.Helper()
-	b := &bench{T: t, ctx: t.Context(), machines: &fakeMachines{machines: map[string]Machine{}}}
+	b := &bench{T: t, ctx: t.Context(), machines: &fakeMachines{
+		machines: map[string]Machine{}, tokens: map[TokenFile]Token{}, restarts: map[string]int{},
+	}}
 	b.uc = &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "keyturn-system", Name: "c1"}}
 	b.uc.Spec.NodePools = []v1alpha1.NodePool{pool("workers", replicas, surge)}
 	b.rollout = NewRollout(

@@ -16,6 +16,36 @@ type memory struct {
 	joining map[string]time.Time
 	// refused are the evictions that the last Converge was refused, by pod.
 	refused map[types.UID]refusal
+	// tokens are the last looks at the tokens on machines, by machine.
+	tokens map[string]look
+}
+
+// look is what the pods on a machine had.
+type look struct {
+	at      time.Time
+	refresh Refresh
+	pods    []podTokens
+}
+
+// same says that nothing happened since that matters: what was seen before a kubelet was started tells nothing of what
+// the one before it had fetched and not yet written.
+func (l look) same(r Refresh) bool {
+	return l.refresh.KeyVersion == r.KeyVersion && l.refresh.Since.Equal(r.Since) && l.refresh.Kubelet.IsZero() == r.Kubelet.IsZero()
+}
+
+// tokensOf returns the last look at the tokens on a machine, and looks again when that is older than every.
+func (m *memory) tokensOf(machine string, r Refresh, now time.Time, every time.Duration, read func() ([]podTokens, error)) ([]podTokens, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if last, ok := m.tokens[machine]; ok && last.same(r) && !now.Before(last.at) && now.Sub(last.at) < every {
+		return last.pods, nil
+	}
+	delete(m.tokens, machine)
+	pods, err := read()
+	if err == nil && pods != nil {
+		m.tokens[machine] = look{at: now, refresh: r, pods: pods}
+	}
+	return pods, err
 }
 
 func (r *Rollout) remember(uc *v1alpha1.UserCluster) *memory {
@@ -23,7 +53,7 @@ func (r *Rollout) remember(uc *v1alpha1.UserCluster) *memory {
 	defer r.mu.Unlock()
 	key := types.NamespacedName{Namespace: uc.Namespace, Name: uc.Name}
 	if r.memories[key] == nil {
-		r.memories[key] = &memory{joining: map[string]time.Time{}}
+		r.memories[key] = &memory{joining: map[string]time.Time{}, tokens: map[string]look{}}
 	}
 	return r.memories[key]
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,6 +27,16 @@ func (s *sight) taken(name string) bool {
 	_, machine := s.machines[name]
 	_, node := s.nodes[name]
 	return machine || node
+}
+
+// view returns what is known of a machine or Node object.
+func (s *sight) view(name string) view {
+	for _, v := range s.views {
+		if v.Name == name {
+			return v
+		}
+	}
+	return view{}
 }
 
 // look joins machines, Node objects and pods, read in an order that matters: a Node object that was there before
@@ -56,6 +67,9 @@ func (c *cluster) look(ctx context.Context) (*sight, error) {
 		if err := c.countPods(ctx, s, v); err != nil {
 			return nil, err
 		}
+		if err := c.lookAtTokens(ctx, v); err != nil {
+			return nil, err
+		}
 	}
 	return s, nil
 }
@@ -63,11 +77,15 @@ func (c *cluster) look(ctx context.Context) (*sight, error) {
 // view is a machine and its Node object, which may be nil.
 func (c *cluster) view(m Machine, node *corev1.Node) view {
 	v := view{Name: m.Name, Pool: m.Pool, KeyVersion: m.KeyVersion, Machine: true, Running: m.Running}
+	if policyOf(c.UserCluster, m.KeyVersion).stays() {
+		v.Refresh = m.Refresh
+	}
 	if node == nil {
 		return v
 	}
 	v.Registered = true
 	v.Ready = m.Running && usable(node)
+	v.Heard = heard(node, v.Refresh.Kubelet)
 	_, v.Leaving = node.Annotations[AnnotationLeaving]
 	v.Cordoned = node.Spec.Unschedulable
 	v.Labelled = carries(node.Labels, wantedLabels(m, c.pool(m.Pool)))
@@ -114,6 +132,80 @@ func usable(node *corev1.Node) bool {
 		return false
 	})
 	return !held && readyCondition(node).Status == corev1.ConditionTrue
+}
+
+// heard says that a Node object was brought up to date by a kubelet that was started then.
+func heard(node *corev1.Node, started time.Time) bool {
+	// Times in conditions are whole seconds, cut off.
+	return !started.IsZero() && !readyCondition(node).LastHeartbeatTime.Time.Before(started.Truncate(time.Second))
+}
+
+// lookAtTokens looks at what the pods on a node have whose tokens are being replaced.
+func (c *cluster) lookAtTokens(ctx context.Context, v *view) error {
+	p := policyOf(c.UserCluster, v.Refresh.KeyVersion)
+	if !v.refreshing() || !v.Running || v.Leaving {
+		return nil
+	}
+	keyID := c.keyID(v.Refresh.KeyVersion)
+	if keyID == "" {
+		v.Tokens.trouble = fmt.Sprintf("the cluster's status does not have the key ID of version %d yet", v.Refresh.KeyVersion)
+		return nil
+	}
+	every := c.tokensEvery
+	if p.refresh == v1alpha1.NodeRefreshWait {
+		every *= 10 // it takes an hour, or a day
+	}
+	pods, err := c.memory.tokensOf(v.Name, v.Refresh, c.now, every, func() ([]podTokens, error) { return c.podTokens(ctx, v) })
+	if err != nil {
+		return err
+	}
+	if pods != nil || v.Tokens.trouble == "" {
+		v.Tokens = judge(p.refresh, v.Refresh, keyID, pods, c.now)
+	}
+	return nil
+}
+
+// podTokens reads the tokens of all pods on a node that have not ended. The pods are listed first: one that comes
+// later gets a new token.
+func (c *cluster) podTokens(ctx context.Context, v *view) ([]podTokens, error) {
+	list, err := c.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{
+		FieldSelector: "spec.nodeName=" + v.Name + ",status.phase!=Succeeded,status.phase!=Failed",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the pods of node %s: %w", v.Name, err)
+	}
+	var files []TokenFile
+	pods := []podTokens{}
+	for i := range list.Items {
+		pods = append(pods, podTokens{pod: &list.Items[i]})
+		for _, m := range tokenMounts(&list.Items[i]) {
+			files = append(files, m.TokenFile)
+		}
+	}
+	tokens, err := c.machines.Tokens(ctx, v.Name, files)
+	if err == nil && len(tokens) != len(files) {
+		err = fmt.Errorf("%d files read, of %d", len(tokens), len(files))
+	}
+	if err != nil {
+		// One node that cannot be looked at keeps nobody from seeing the others.
+		v.Tokens.trouble = err.Error()
+		return nil, nil
+	}
+	for i := range pods {
+		n := len(tokenMounts(pods[i].pod))
+		pods[i].tokens, tokens = tokens[:n:n], tokens[n:]
+	}
+	return pods, nil
+}
+
+// keyID is the kid of a key version; empty when it is not known.
+func (c *cluster) keyID(version int) string {
+	for _, k := range c.Status.KSASigningKey.Keys {
+		if int(k.Version) == version {
+			return k.KeyID
+		}
+	}
+	return ""
 }
 
 // readyCondition returns the condition Ready, with a status of "" when there is none.

@@ -29,9 +29,17 @@ type view struct {
 	Cordoned bool
 	// Labelled says that the Node object carries the labels of its pool and key version.
 	Labelled bool
+	// Refresh is what is remembered of the latest replacement of its tokens. Heard says that the kubelet of that has
+	// reported, and Tokens is what its pods have; both are only known while it is refreshing.
+	Refresh Refresh
+	Heard   bool
+	Tokens  tokenSight
 	// Pods is how many pods are still to leave it. It is only known of a node that is leaving and cordoned.
 	Pods int
 }
+
+// refreshing says that its tokens are being replaced.
+func (v view) refreshing() bool { return v.Refresh.KeyVersion > v.KeyVersion }
 
 // step is a kind of action.
 type step string
@@ -44,6 +52,11 @@ const (
 	stepEvict      step = "evict"      // ask every pod that is left to go, once
 	stepDeleteNode step = "deleteNode" // delete the Node object
 	stepRemove     step = "remove"     // remove the machine and its disk
+
+	stepBegin          step = "begin"          // remember that its tokens are to be replaced, from now on
+	stepRestartKubelet step = "restartKubelet" // end its kubelet if that is from before the begin
+	stepProve          step = "prove"          // remember when the last of its token files was replaced
+	stepRefreshed      step = "refreshed"      // call the machine one of the new key version
 )
 
 // action is one thing to do now.
@@ -66,7 +79,8 @@ func (a action) String() string {
 // chain is a list of actions of which each needs the one before it to have succeeded. Chains do not need each other.
 type chain []action
 
-// plan says what to do now so that every pool comes nearer to its replicas, all made since keyVersion.
+// plan says what to do now so that every pool comes nearer to its replicas, all of keyVersion or later. Where nodes stay in
+// a rotation that is 0, and decide plans the rest.
 //
 // It guarantees, as long as it is what decides: machines of a pool never outnumber replicas plus maxSurge because
 // of a create, a ready node starts to leave only while more ready nodes than replicas stay, and a Node object goes

@@ -6,8 +6,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -108,6 +110,15 @@ func TestTimelines(t *testing.T) {
 		"scale-up":       func() *world { return newWorld(1, pool("a", 3, 1)).settle("a", 1, 1) },
 		"scale-down":     func() *world { return newWorld(1, pool("a", 1, 1)).settle("a", 1, 3) },
 		"remove-pool":    func() *world { return newWorld(1, pool("a", 1, 1)).settle("a", 1, 1).settle("b", 1, 2) },
+		"in-place": func() *world {
+			return newWorld(2, pool("a", 2, 1)).settle("a", 1, 2).keeping(v1alpha1.NodeRefreshInPlace, 2*time.Minute)
+		},
+		"in-place-scaled": func() *world {
+			return newWorld(2, pool("a", 3, 1), pool("b", 1, 1)).settle("a", 1, 1).settle("b", 1, 2).keeping(v1alpha1.NodeRefreshInPlace, 2*time.Minute)
+		},
+		"wait": func() *world {
+			return newWorld(2, pool("a", 2, 1)).settle("a", 1, 2).keeping(v1alpha1.NodeRefreshWait, 2*time.Minute)
+		},
 		"replace-with-dead-node": func() *world {
 			w := newWorld(2, pool("a", 2, 1)).settle("a", 1, 2)
 			w.nodes["a-01"].Running = false
@@ -121,14 +132,22 @@ func TestTimelines(t *testing.T) {
 	}
 }
 
+// clock is the time, where it matters.
+func (w *world) clock() string {
+	if !w.policy.stays() {
+		return ""
+	}
+	return " at " + w.now.Format(time.TimeOnly)
+}
+
 func timeline(w *world) string {
 	var b strings.Builder
 	for pass := 1; pass <= 40; pass++ {
-		fmt.Fprintf(&b, "pass %d\n", pass)
+		fmt.Fprintf(&b, "pass %d%s\n", pass, w.clock())
 		for _, name := range w.names() {
 			fmt.Fprintf(&b, "    %s\n", w.nodes[name])
 		}
-		chains := plan(w.pools, w.views(), w.want)
+		chains := w.decide()
 		for _, c := range chains {
 			for _, a := range c {
 				fmt.Fprintf(&b, "  > %s\n", a)
@@ -207,6 +226,37 @@ func TestFaultsInRandomOrder(t *testing.T) {
 	}
 }
 
+// TestRefreshInRandomOrder keeps nodes while anything happens in any order and the executor crashes between any two
+// actions, pools change their size and machines break.
+func TestRefreshInRandomOrder(t *testing.T) {
+	for _, how := range []v1alpha1.NodeRefresh{v1alpha1.NodeRefreshInPlace, v1alpha1.NodeRefreshWait} {
+		for seed := range uint64(seeds) {
+			rnd := rand.New(rand.NewPCG(seed, 3))
+			w := newWorld(2, pool("a", 3, 1)).settle("a", 1, 3).keeping(how, time.Duration(rnd.IntN(10))*time.Minute)
+			before := w.names()
+			if seed%2 == 0 {
+				runRandom(t, seed, rnd, w, func() {}, func() {})
+				if after := w.names(); !slices.Equal(after, before) {
+					t.Errorf("seed %d: nodes were %v, are %v", seed, before, after)
+				}
+				continue
+			}
+			changes, faults := 2, 10
+			runRandom(t, seed, rnd, w, func() {
+				if changes > 0 && rnd.IntN(4) == 0 {
+					changes--
+					w.pools[0].Replicas = int32(rnd.IntN(5))
+				}
+			}, func() {
+				if faults > 0 && rnd.IntN(4) == 0 {
+					faults--
+					fault(rnd, w)
+				}
+			})
+		}
+	}
+}
+
 // runRandom alternates, at random, between things that happen by themselves and passes of a crashing executor. It
 // calls before before each pass, and after after each thing.
 func runRandom(t *testing.T, seed uint64, rnd *rand.Rand, w *world, before, after func()) {
@@ -214,7 +264,7 @@ func runRandom(t *testing.T, seed uint64, rnd *rand.Rand, w *world, before, afte
 	var log []string
 	for range enough {
 		before()
-		chains := plan(w.pools, w.views(), w.want)
+		chains := w.decide()
 		if len(chains)+len(w.events()) == 0 {
 			break
 		}

@@ -27,12 +27,16 @@ const AnnotationLeaving = "keyturn.dev/leaving"
 // DefaultJoinTimeout is how long a machine that runs may take to get its Node object before it is replaced.
 const DefaultJoinTimeout = 10 * time.Minute
 
+// tokensEvery is how often the tokens of a node are looked at that is to keep its pods.
+const tokensEvery = time.Second
+
 // Rollout is the Adapter over plain Machines. It keeps no state that matters: what it remembers (since when a
 // machine is awaited, which evictions were refused) only goes into words and patience.
 type Rollout struct {
 	machines    func(*v1alpha1.UserCluster) (Machines, error)
 	client      func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error)
 	joinTimeout time.Duration
+	tokensEvery time.Duration
 	now         func() time.Time
 
 	mu       sync.Mutex
@@ -52,6 +56,7 @@ func NewRollout(
 		machines:    machines,
 		client:      client,
 		joinTimeout: DefaultJoinTimeout,
+		tokensEvery: tokensEvery,
 		now:         time.Now,
 		memories:    map[types.NamespacedName]*memory{},
 	}
@@ -82,7 +87,7 @@ func (r *Rollout) Converge(ctx context.Context, uc *v1alpha1.UserCluster, keyVer
 	}
 	c.refused = map[types.UID]refusal{}
 	var errs []error
-	for _, todo := range plan(uc.Spec.NodePools, s.views, keyVersion) {
+	for _, todo := range decide(uc.Spec.NodePools, s.views, policyOf(uc, keyVersion), c.now) {
 		errs = append(errs, c.run(ctx, s, todo, keyVersion))
 	}
 	c.memory.refuse(c.refused)
@@ -121,6 +126,7 @@ type cluster struct {
 	client      kubernetes.Interface
 	memory      *memory
 	joinTimeout time.Duration
+	tokensEvery time.Duration
 	now         time.Time
 	// refused collects the evictions that the API server refuses during this call.
 	refused map[types.UID]refusal
@@ -137,7 +143,7 @@ func (r *Rollout) open(ctx context.Context, uc *v1alpha1.UserCluster) (*cluster,
 	}
 	return &cluster{
 		UserCluster: uc, machines: machines, client: client,
-		memory: r.remember(uc), joinTimeout: r.joinTimeout, now: r.now(),
+		memory: r.remember(uc), joinTimeout: r.joinTimeout, tokensEvery: r.tokensEvery, now: r.now(),
 	}, nil
 }
 
@@ -170,9 +176,33 @@ func (c *cluster) do(ctx context.Context, s *sight, a action, keyVersion int) er
 			return fmt.Errorf("removing machine %s: %w", a.Node, err)
 		}
 		return nil
+	case stepBegin, stepProve, stepRefreshed:
+		return c.remember(ctx, s, a, keyVersion)
+	case stepRestartKubelet:
+		if err := c.machines.RestartKubelet(ctx, a.Node); err != nil {
+			return fmt.Errorf("restarting the kubelet of machine %s: %w", a.Node, err)
+		}
+		return nil
 	default:
 		return fmt.Errorf("unknown step %q", a.Step)
 	}
+}
+
+// remember keeps with a machine how far the replacement of its tokens is.
+func (c *cluster) remember(ctx context.Context, s *sight, a action, keyVersion int) error {
+	m := s.machines[a.Node]
+	switch a.Step {
+	case stepBegin:
+		m.Refresh = Refresh{KeyVersion: keyVersion, Since: c.now}
+	case stepProve:
+		m.Refresh.Proven = s.view(a.Node).Tokens.youngest
+	case stepRefreshed:
+		m.KeyVersion = keyVersion
+	}
+	if err := c.machines.Remember(ctx, m); err != nil {
+		return fmt.Errorf("remembering the refresh of machine %s: %w", a.Node, err)
+	}
+	return nil
 }
 
 // create makes a machine under a new name. Crash between naming and making: the name is lost, and nothing else.

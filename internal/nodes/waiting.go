@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
 const (
@@ -87,6 +89,7 @@ func (c *cluster) state(s *sight) State {
 		machines[v.Pool] += count(v.Machine && !v.Leaving)
 		reasons = append(reasons, c.reasons(s, v)...)
 	}
+	reasons = append(reasons, toFollow(s.views)...)
 	for _, p := range c.Spec.NodePools {
 		if n := machines[p.Name]; n < int(p.Replicas) {
 			reasons = append(reasons, reason{words: fmt.Sprintf("node pool %s has %d of %d machines", p.Name, n, p.Replicas)})
@@ -133,6 +136,8 @@ func (c *cluster) reasons(s *sight, v view) []reason {
 		return []reason{c.unready(s.nodes[v.Name])}
 	case !v.Labelled:
 		return []reason{{words: fmt.Sprintf("node %s lacks labels of its pool", v.Name)}}
+	case v.refreshing():
+		return refreshReasons(v, policyOf(c.UserCluster, v.Refresh.KeyVersion), c.now)
 	default:
 		return nil
 	}
@@ -173,7 +178,7 @@ func (c *cluster) podReasons(node string, pods []corev1.Pod) []reason {
 func (c *cluster) podReason(pod *corev1.Pod) (reason, bool) {
 	name := fmt.Sprintf("pod %s/%s on node %s", pod.Namespace, pod.Name, pod.Spec.NodeName)
 	if pod.DeletionTimestamp != nil {
-		return c.stuck(name, pod)
+		return stuck(name, pod, c.now)
 	}
 	r, ok := c.memory.refusal(pod.UID)
 	if !ok {
@@ -187,9 +192,9 @@ func (c *cluster) podReason(pod *corev1.Pod) (reason, bool) {
 }
 
 // stuck says since when a pod that is past its deadline has been terminating, and what may hold it.
-func (c *cluster) stuck(name string, pod *corev1.Pod) (reason, bool) {
+func stuck(name string, pod *corev1.Pod, now time.Time) (reason, bool) {
 	// The deletion timestamp is the deadline: the request plus the grace period.
-	late := c.now.Sub(pod.DeletionTimestamp.Time)
+	late := now.Sub(pod.DeletionTimestamp.Time)
 	if late < stuckAfter {
 		return reason{}, false
 	}
@@ -212,3 +217,69 @@ func since(d time.Duration) string {
 	}
 	return ", for " + duration.HumanDuration(d)
 }
+
+// refreshReasons says what a node is waiting for whose pods are to have new tokens.
+func refreshReasons(v view, p policy, now time.Time) []reason {
+	var out []reason
+	for _, h := range v.Tokens.held {
+		out = append(out, reason{words: "node " + v.Name + ": " + h.words, blocked: h.blocked})
+	}
+	inPlace := p.refresh == v1alpha1.NodeRefreshInPlace
+	late := now.Sub(v.Refresh.Since) > minWait
+	switch {
+	case inPlace && v.Refresh.Kubelet.IsZero():
+		return append(out, reason{words: fmt.Sprintf("node %s: its kubelet to be started again", v.Name), blocked: late})
+	case !v.Tokens.known:
+		return append(out, reason{words: fmt.Sprintf("node %s: its tokens to be readable: %s", v.Name, v.Tokens.trouble)})
+	case len(v.Tokens.old) > 0:
+		return append(out, oldTokens(v, p, now))
+	case inPlace && !v.Heard:
+		return append(out, reason{words: fmt.Sprintf("node %s: its kubelet to report", v.Name), blocked: late})
+	case !v.renewed(p, now):
+		return append(out, reason{words: fmt.Sprintf("node %s: pods that were just being started to have no old token, which is sure at %s",
+			v.Name, stamp(v.Refresh.Since.Add(minWait)))})
+	case now.Before(v.reloaded(p)):
+		return append(out, reason{words: fmt.Sprintf("the applications on node %s to read their new tokens, which is sure at %s",
+			v.Name, stamp(v.reloaded(p)))})
+	case len(out) == 0:
+		return []reason{{words: fmt.Sprintf("node %s to be called one of key version %d", v.Name, p.keyVersion)}}
+	default:
+		return out
+	}
+}
+
+// oldTokens says which pod on a node has an old token, and when it will have none.
+func oldTokens(v view, p policy, now time.Time) reason {
+	words := fmt.Sprintf("node %s: %s to get a token of key version %d", v.Name, v.Tokens.old[0], p.keyVersion)
+	if more := len(v.Tokens.old) - 1; more > 0 {
+		words += fmt.Sprintf(" (and %d more)", more)
+	}
+	inPlace := p.refresh == v1alpha1.NodeRefreshInPlace
+	switch {
+	case inPlace && now.Sub(v.Refresh.Kubelet) > minWait, !inPlace && now.Sub(v.Tokens.sure) > patience:
+		return reason{words: words + ", which is overdue: look at the events of the pod and the log of the kubelet", blocked: true}
+	case inPlace:
+		return reason{words: words}
+	default:
+		return reason{words: words + ", which is sure by " + stamp(v.Tokens.sure)}
+	}
+}
+
+// toFollow says how many nodes are to have their tokens replaced after others.
+func toFollow(views []view) []reason {
+	to, n := 0, 0
+	for _, v := range views {
+		if v.refreshing() {
+			to = max(to, v.Refresh.KeyVersion)
+		}
+	}
+	for _, v := range views {
+		n += count(v.Machine && !v.Leaving && v.KeyVersion < to && v.Refresh.KeyVersion < to)
+	}
+	if n == 0 {
+		return nil
+	}
+	return []reason{{words: fmt.Sprintf("%d more of the nodes to get their turn", n)}}
+}
+
+func stamp(t time.Time) string { return t.UTC().Truncate(time.Second).Format(time.RFC3339) }

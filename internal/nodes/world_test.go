@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
@@ -13,6 +14,8 @@ import (
 type world struct {
 	pools    []v1alpha1.NodePool
 	want     int
+	policy   policy // want is its keyVersion
+	now      time.Time
 	nodes    map[string]*inhabitant
 	born     int
 	violated []string
@@ -25,10 +28,28 @@ type inhabitant struct {
 	quiet    bool // its kubelet lost its Node object, and makes no new one before it is started again
 	ending   int  // pods that were evicted, and will end
 	pods     int
+	down     bool // its kubelet was ended, and will start again
+	stale    int  // token files that will get a new token
+	replaced time.Time
 }
 
 func newWorld(want int, pools ...v1alpha1.NodePool) *world {
-	return &world{pools: pools, want: want, nodes: map[string]*inhabitant{}}
+	return &world{
+		pools: pools, want: want, policy: policy{refresh: v1alpha1.NodeRefreshReplace},
+		now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), nodes: map[string]*inhabitant{},
+	}
+}
+
+// keeping has the nodes stay that are of an older key version.
+func (w *world) keeping(how v1alpha1.NodeRefresh, reload time.Duration) *world {
+	w.policy.refresh, w.policy.reload = how, reload
+	return w
+}
+
+func (w *world) decide() []chain {
+	p := w.policy
+	p.keyVersion = w.want
+	return decide(w.pools, w.views(), p, w.now)
 }
 
 func pool(name string, replicas, maxSurge int32) v1alpha1.NodePool {
@@ -39,7 +60,7 @@ func pool(name string, replicas, maxSurge int32) v1alpha1.NodePool {
 func (w *world) settle(pool string, version, nodes int) *world {
 	for range nodes {
 		n := w.add(pool, version)
-		n.Running, n.Registered, n.Ready, n.Labelled, n.pods = true, true, true, true, 2
+		n.Running, n.Registered, n.Ready, n.Labelled, n.pods, n.stale = true, true, true, true, 2, 2
 	}
 	return w
 }
@@ -60,6 +81,9 @@ func (w *world) views() []view {
 		v.Ready = v.Ready && v.Running
 		if v.Leaving && v.Cordoned && v.Running {
 			v.Pods = w.nodes[name].pods + w.nodes[name].ending
+		}
+		if v.refreshing() && v.Running {
+			v.Tokens = tokenSight{known: true, old: make([]string, w.nodes[name].stale), youngest: w.nodes[name].replaced}
 		}
 		out = append(out, v)
 	}
@@ -82,6 +106,19 @@ func (w *world) apply(a action) {
 		n.starting = !n.Running
 	case stepLabel:
 		n.Labelled = true
+	case stepBegin:
+		n.Refresh = Refresh{KeyVersion: w.want, Since: w.now}
+		n.Heard = false
+	case stepRestartKubelet:
+		if n.Refresh.Kubelet.IsZero() && !n.down {
+			w.checkOnly(n)
+			n.down = true
+		}
+	case stepProve:
+		n.Refresh.Proven = n.replaced
+	case stepRefreshed:
+		w.checkRefreshed(n)
+		n.KeyVersion, n.Labelled = w.want, false
 	case stepCordon:
 		n.Leaving, n.Cordoned = n.Registered, n.Registered
 	case stepEvict:
@@ -94,6 +131,24 @@ func (w *world) apply(a action) {
 			w.violate("machine of %s removed with %d pods on it", n.Name, n.pods+n.ending)
 		}
 		n.removing, n.starting, n.Running = true, false, false
+	}
+}
+
+// checkOnly finds that no other kubelet is still busy with having been restarted.
+func (w *world) checkOnly(n *inhabitant) {
+	if w.policy.refresh != v1alpha1.NodeRefreshInPlace {
+		w.violate("the kubelet of %s is restarted", n.Name)
+	}
+	for _, other := range w.nodes {
+		if other != n && other.Machine && !other.Leaving && other.refreshing() && (other.down || !other.Refresh.Kubelet.IsZero() && other.stale > 0) {
+			w.violate("the kubelet of %s is restarted before %s is through", n.Name, other.Name)
+		}
+	}
+}
+
+func (w *world) checkRefreshed(n *inhabitant) {
+	if n.stale > 0 || w.now.Sub(n.replaced) < w.policy.reload {
+		w.violate("%s is refreshed with %d old tokens, and new ones for %s", n.Name, n.stale, w.now.Sub(n.replaced))
 	}
 }
 
@@ -156,7 +211,17 @@ func (w *world) events() []func() {
 	var out []func()
 	for _, name := range w.names() {
 		n := w.nodes[name]
+		if n.Machine && n.Running && n.refreshing() && !n.Leaving && !n.down {
+			// Time passes, which everything may be waiting for.
+			out = append(out, func() { w.now = w.now.Add(time.Minute) })
+		}
 		switch {
+		case n.down:
+			out = append(out, func() { n.down, n.Refresh.Kubelet, n.Heard = false, w.now, false })
+		case n.Running && n.Registered && n.Ready && n.refreshing() && !n.Heard && !n.Refresh.Kubelet.IsZero():
+			out = append(out, func() { n.Heard = true })
+		case n.Running && n.refreshing() && n.stale > 0 && (w.policy.refresh == v1alpha1.NodeRefreshWait || !n.Refresh.Kubelet.IsZero()):
+			out = append(out, func() { n.stale--; n.replaced = w.now })
 		case n.removing:
 			out = append(out, func() { n.Machine, n.removing, n.starting = false, false, false; w.bury(n) })
 		case n.starting:
@@ -216,6 +281,15 @@ func (n *inhabitant) String() string {
 	} {
 		if s.is {
 			words = append(words, s.word)
+		}
+	}
+	if n.refreshing() {
+		words = append(words, fmt.Sprintf("refreshing-to=%d old-tokens=%d", n.Refresh.KeyVersion, n.stale))
+		if n.down {
+			words = append(words, "kubelet-down")
+		}
+		if !n.Refresh.Proven.IsZero() {
+			words = append(words, "new-since="+n.Refresh.Proven.Format(time.TimeOnly))
 		}
 	}
 	if pods := n.pods + n.ending; pods > 0 {

@@ -23,13 +23,16 @@ import (
 	"github.com/keyturn/keyturn/internal/local/process"
 )
 
-// Spec is what a machine is for as long as it exists.
+// Spec is what a machine is for as long as it exists. All but KeyVersion and Refresh stays as it is.
 type Spec struct {
 	// Name is its host name and that of its Node object.
 	Name string `json:"name"`
-	// Pool is the node pool that it belongs to, and KeyVersion the key version from whose time it is.
+	// Pool is the node pool that it belongs to, and KeyVersion the key version from whose time it is, or a later one of
+	// which all tokens on it are.
 	Pool       string `json:"pool"`
 	KeyVersion int    `json:"keyVersion"`
+	// Refresh is the latest replacement of the tokens of its pods; nil when none was ever begun.
+	Refresh *Refresh `json:"refresh,omitempty"`
 	// Labels and Taints are put on the Node when it registers.
 	Labels map[string]string `json:"labels,omitempty"`
 	Taints []corev1.Taint    `json:"taints,omitempty"`
@@ -84,6 +87,9 @@ type State struct {
 	Started time.Time
 	// Joined says that its kubelet has a certificate of its own.
 	Joined bool
+	// Kubelet is since when a kubelet runs that was started after the Refresh was begun; zero when none does, and when
+	// the Refresh is done.
+	Kubelet time.Time
 }
 
 // processName is the name by which the Runner of a machine knows it.
@@ -124,7 +130,13 @@ func (s Set) Look(name string) (State, bool, error) {
 	}
 	// It is a link to a path in the machine.
 	_, err = os.Lstat(s.path(name, certificatePath))
-	return State{Spec: spec, Running: running.Running, Started: running.Started, Joined: err == nil}, true, nil
+	state := State{Spec: spec, Running: running.Running, Started: running.Started, Joined: err == nil}
+	if spec.refreshing() && running.Running {
+		if state.Kubelet, err = s.newKubelet(spec, running.PID); err != nil {
+			return State{}, false, fmt.Errorf("looking at machine %s: %w", name, err)
+		}
+	}
+	return state, true, nil
 }
 
 func (s Set) readSpec(name string) (Spec, error) {

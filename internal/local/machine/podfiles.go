@@ -1,0 +1,100 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// podVolumes is where a kubelet has the projected volumes of a pod, in its machine.
+const podVolumes = "/var/lib/kubelet/pods/%s/volumes/kubernetes.io~projected/%s"
+
+// PodFile is a file in a projected volume of a pod. Path is relative to the volume.
+type PodFile struct {
+	PodUID, Volume, Path string
+}
+
+// ReadPodFiles calls each for every file, in their order, with its content as the pod sees it now, at most limit bytes of
+// it, and when that was put in its place. The error is about the file alone, and fs.ErrNotExist if it is not there.
+func (s Set) ReadPodFiles(name string, files []PodFile, limit int64, each func(i int, content []byte, replaced time.Time, err error)) error {
+	if err := s.readPodFiles(name, files, limit, each); err != nil {
+		return fmt.Errorf("reading files of pods on machine %s: %w", name, err)
+	}
+	return nil
+}
+
+func (s Set) readPodFiles(name string, files []PodFile, limit int64, each func(int, []byte, time.Time, error)) error {
+	spec, err := s.readSpec(name)
+	if err != nil {
+		return err
+	}
+	running, err := s.runner(name).Observe(processName)
+	if err != nil {
+		return err
+	}
+	if !running.Running {
+		return errors.New("it does not run")
+	}
+	first, err := findInit(spec, running.PID)
+	if err != nil {
+		return err
+	}
+	if first.pid == 0 {
+		return errors.New("it is starting")
+	}
+	// The volumes are file systems in memory that only processes of the machine see: this leads to where its init is.
+	root := procPath(first.pid, "root")
+	for i, f := range files {
+		content, replaced, err := readPodFile(root, f, limit)
+		each(i, content, replaced, err)
+	}
+	if !first.alive() {
+		return errors.New("it ended meanwhile")
+	}
+	return nil
+}
+
+// readPodFile reads one file. A kubelet replaces a projected volume by replacing the link ..data at once
+// (pkg/volume/util/atomic_writer.go): the time of that link, read last, is not before that of the content.
+func readPodFile(root string, f PodFile, limit int64) (content []byte, replaced time.Time, err error) {
+	for _, name := range []string{f.PodUID, f.Volume} {
+		if !filepath.IsLocal(name) || filepath.Base(name) != name {
+			return nil, time.Time{}, errors.New("not the name of a directory")
+		}
+	}
+	dir, err := os.OpenRoot(filepath.Join(root, fmt.Sprintf(podVolumes, f.PodUID, f.Volume)))
+	if err != nil {
+		return nil, time.Time{}, bare(err)
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	// What the volume links to must be in the volume.
+	file, err := dir.Open(filepath.Join("..data", f.Path))
+	if err != nil {
+		return nil, time.Time{}, bare(err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return nil, time.Time{}, errors.Join(bare(err), errors.New("not a regular file"))
+	}
+	if content, err = io.ReadAll(io.LimitReader(file, limit)); err != nil {
+		return nil, time.Time{}, bare(err)
+	}
+	link, err := dir.Lstat("..data")
+	if err != nil {
+		return nil, time.Time{}, bare(err)
+	}
+	return content, link.ModTime(), nil
+}
+
+// bare leaves the path out of an error, which is one of the host's and says nothing to who knows the pod.
+func bare(err error) error {
+	if p := new(fs.PathError); errors.As(err, &p) {
+		return p.Err
+	}
+	return err
+}

@@ -1,0 +1,135 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Refresh is a replacement of the tokens of all pods on a machine, as it is remembered.
+type Refresh struct {
+	// Version is the key version of the wanted tokens, and Since when it was begun.
+	Version int       `json:"version"`
+	Since   time.Time `json:"since"`
+	// Began is the same in a way that no change of the clock touches: a kubelet is from before it or not.
+	Began Moment `json:"began"`
+	// Proven is when the last file with an older token got a new one; zero until all have.
+	Proven time.Time `json:"proven,omitzero"`
+}
+
+// Moment is a time in the life of the host.
+type Moment struct {
+	// Boot is the id of the host's start (random(4)), and Ticks the time since, in hundredths of a second.
+	Boot  string `json:"boot"`
+	Ticks uint64 `json:"ticks"`
+}
+
+// ticksPerSecond is USER_HZ, the unit of proc_pid_stat(5), which is 100 on every architecture that Go runs on.
+const ticksPerSecond = 100
+
+// present is the Moment now.
+func present() (Moment, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return Moment{}, fmt.Errorf("reading the time since the host started: %w", err)
+	}
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		return Moment{}, fmt.Errorf("reading the time since the host started: %w", err)
+	}
+	return Moment{
+		Boot:  strings.TrimSpace(string(boot)),
+		Ticks: uint64(time.Duration(t.Nano()) / (time.Second / ticksPerSecond)),
+	}, nil
+}
+
+// before says that a moment is surely past at another. Those of the same tick are not.
+func (m Moment) before(later Moment) bool { return m.Boot != later.Boot || m.Ticks < later.Ticks }
+
+func (spec Spec) refreshing() bool {
+	return spec.Refresh != nil && spec.Refresh.Version > spec.KeyVersion
+}
+
+// Remember makes last how far the tokens of a machine are: that a Refresh was begun, that it is proven, and at its end
+// that the machine is of its key version. What is there already stays, but for Proven. A Refresh that is new begins now.
+// Crash before the rename in there: nothing was remembered, and the caller finds all as it was.
+func (s Set) Remember(name string, keyVersion int, refresh Refresh) error {
+	if err := s.remember(name, keyVersion, refresh); err != nil {
+		return fmt.Errorf("remembering the tokens of machine %s: %w", name, err)
+	}
+	return nil
+}
+
+func (s Set) remember(name string, keyVersion int, refresh Refresh) error {
+	spec, err := s.readSpec(name)
+	if err != nil {
+		return err
+	}
+	if spec.Pool == "" {
+		return errors.New("there is no such machine")
+	}
+	old := spec.Refresh
+	switch {
+	case old != nil && old.Version > refresh.Version, keyVersion < spec.KeyVersion:
+		return fmt.Errorf("it is at key version %d already", max(spec.KeyVersion, old.Version))
+	case old != nil && old.Version == refresh.Version:
+		refresh.Since, refresh.Began = old.Since, old.Began
+	default:
+		if refresh.Began, err = present(); err != nil {
+			return err
+		}
+	}
+	spec.KeyVersion, spec.Refresh = keyVersion, &refresh
+	return s.writeSpec(spec)
+}
+
+// RestartKubelet ends the kubelet of a machine if it is from before the Refresh, as if it crashed; the machine's init
+// starts another. Containers are children of containerd, and live on.
+func (s Set) RestartKubelet(name string) error {
+	if err := s.restartKubelet(name); err != nil {
+		return fmt.Errorf("restarting the kubelet of machine %s: %w", name, err)
+	}
+	return nil
+}
+
+func (s Set) restartKubelet(name string) error {
+	spec, err := s.readSpec(name)
+	if err != nil || spec.Refresh == nil {
+		return err
+	}
+	running, err := s.runner(name).Observe(processName)
+	if err != nil || !running.Running {
+		return err
+	}
+	kubelet, err := findKubelet(spec, running.PID)
+	if err != nil || kubelet.pid == 0 {
+		return err
+	}
+	began, err := kubelet.began()
+	if err != nil || spec.Refresh.Began.before(began) {
+		return err
+	}
+	return kubelet.kill()
+}
+
+// newKubelet is since when a kubelet runs that was started after the Refresh was begun, by the clock as it is set now.
+func (s Set) newKubelet(spec Spec, sandbox int) (time.Time, error) {
+	kubelet, err := findKubelet(spec, sandbox)
+	if err != nil || kubelet.pid == 0 {
+		return time.Time{}, err
+	}
+	now, err := present()
+	if err != nil {
+		return time.Time{}, err
+	}
+	began, err := kubelet.began()
+	if err != nil || !spec.Refresh.Began.before(began) {
+		return time.Time{}, err
+	}
+	age := time.Duration(now.Ticks-min(now.Ticks, began.Ticks)) * (time.Second / ticksPerSecond)
+	return time.Now().Add(-age), nil
+}
