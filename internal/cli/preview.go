@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/cli/preflight"
@@ -26,11 +27,30 @@ func (a *app) preview(ctx context.Context, c admin, uc *v1alpha1.UserCluster) {
 		a.note("warning: what it does to nodes, tokens and pods cannot be shown: %v", err)
 		return
 	}
-	a.previewNodes(report.Nodes)
+	if stays(uc) {
+		a.previewKept(uc, report)
+	} else {
+		a.previewReplaced(report)
+	}
 	a.note("  signs %s again", count(report.LegacySecrets, "legacy token Secret"))
-	a.warn(budgets(report.Blocking), "PodDisruptionBudgets that let no pod go now; nodes are not drained before they do")
-	a.warn(report.BarePods, "pods without a controller, which end with their node and are not made again")
-	a.warn(uses(report.ThirdParty), "running pods with third-party tokens, which are not refreshed: restart these pods")
+	a.previewPods(uc, report)
+}
+
+// stays says that a rotation keeps the nodes of a cluster.
+func stays(uc *v1alpha1.UserCluster) bool {
+	how := uc.Spec.KSASigningKey.NodeRefresh
+	return how == v1alpha1.NodeRefreshInPlace || how == v1alpha1.NodeRefreshWait
+}
+
+// previewPods names the pods that need attention.
+func (a *app) previewPods(uc *v1alpha1.UserCluster, report preflight.Report) {
+	if stays(uc) {
+		a.warn(uses(report.SubPaths), "running pods that mount a token by subPath and never see a new one; THE ROTATION WAITS until these pods are deleted")
+	} else {
+		a.warn(budgets(report.Blocking), "PodDisruptionBudgets that let no pod go now; nodes are not drained before they do")
+		a.warn(report.BarePods, "pods without a controller, which end with their node and are not made again")
+		a.warn(uses(report.ThirdParty), "running pods with third-party tokens, which are not refreshed: restart these pods")
+	}
 	a.warn(uses(report.EnvTokens), "running pods with a legacy token in an environment variable, which stays the old one: restart these pods")
 }
 
@@ -50,17 +70,41 @@ func membership(uc *v1alpha1.UserCluster) string {
 }
 
 func restarts(uc *v1alpha1.UserCluster) string {
+	if uc.Spec.KSASigningKey.Source == v1alpha1.KeySourceExternal {
+		return "gives each API server the keys by its signer; none restarts"
+	}
 	if uc.Spec.ControlPlane.Replicas == 1 {
 		return "restarts the only API server three times; EACH RESTART IS AN INTERRUPTION of the Kubernetes API"
 	}
 	return fmt.Sprintf("restarts %d API servers three times, one at a time; the Kubernetes API stays available", uc.Spec.ControlPlane.Replicas)
 }
 
-func (a *app) previewNodes(nodes []preflight.Node) {
-	if len(nodes) == 0 {
+func (a *app) previewReplaced(report preflight.Report) {
+	if len(report.Nodes) == 0 {
 		a.note("  replaces no nodes")
 		return
 	}
+	a.note("  deletes %s and creates new ones: %s", count(len(report.Nodes), "node"), nodeNames(report.Nodes))
+}
+
+// previewKept says what happens to nodes that stay, and how long it takes.
+func (a *app) previewKept(uc *v1alpha1.UserCluster, report preflight.Report) {
+	if len(report.Nodes) == 0 {
+		a.note("  has no nodes whose tokens are to be replaced")
+		return
+	}
+	reload := time.Duration(uc.Spec.KSASigningKey.TokenReloadSeconds) * time.Second
+	a.note("  keeps %s and all pods: %s", count(len(report.Nodes), "node"), nodeNames(report.Nodes))
+	if uc.Spec.KSASigningKey.NodeRefresh == v1alpha1.NodeRefreshInPlace {
+		a.note("  restarts the kubelets, one at a time, which then replace all tokens in the pods' volumes, third-party tokens too")
+	} else {
+		a.note("  waits until the kubelets have replaced all tokens in the pods' volumes by themselves, third-party tokens too: up to %s",
+			report.Renewal.Round(time.Second))
+	}
+	a.note("  accepts the old key for %s more, until applications have read their new tokens", reload)
+}
+
+func nodeNames(nodes []preflight.Node) string {
 	var names []string
 	for _, n := range nodes {
 		name := n.Name
@@ -69,7 +113,7 @@ func (a *app) previewNodes(nodes []preflight.Node) {
 		}
 		names = append(names, name)
 	}
-	a.note("  deletes %s and creates new ones: %s", count(len(nodes), "node"), strings.Join(shorten(names), ", "))
+	return strings.Join(shorten(names), ", ")
 }
 
 // warn names objects that need attention, if there are any.

@@ -80,6 +80,16 @@ func SubPathToken(pod *corev1.Pod) (volume string, found bool) {
 	return "", false
 }
 
+// Renewal is how long a kubelet takes, at most, to replace every token of a pod by itself; 0 for a pod without projected
+// tokens. A token that the API server issued for a shorter life than the pod asks for is replaced earlier.
+func Renewal(pod *corev1.Pod) time.Duration {
+	var most time.Duration
+	for _, m := range tokenMounts(pod) {
+		most = max(most, renewedBy(time.Time{}, m.expiration).Sub(time.Time{}))
+	}
+	return most
+}
+
 // pins says that a mount shows a file of a volume as it was when the container started.
 func pins(m corev1.VolumeMount, file string) bool {
 	if m.SubPathExpr != "" {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/nodes"
 )
 
 // defaultPageSize is how many objects are read at a time.
@@ -34,11 +36,15 @@ type Report struct {
 	Blocking []Budget
 	// ThirdParty are running pods with tokens for other audiences, which are not refreshed.
 	ThirdParty []PodUse
+	// SubPaths are running pods that mount a token by subPath, by volume: they never see a new one.
+	SubPaths []PodUse
+	// Renewal is how long the kubelets take, at most, to replace the tokens of all running pods by themselves.
+	Renewal time.Duration
 	// EnvTokens are running pods with a legacy token in an environment variable, which stays the old one.
 	EnvTokens []PodUse
 }
 
-// Node is a node that will be replaced.
+// Node is a node of the cluster.
 type Node struct{ Name, Pool string }
 
 // Budget is a PodDisruptionBudget: Healthy of its pods are, and Desired have to be.
@@ -47,7 +53,7 @@ type Budget struct {
 	Healthy, Desired int32
 }
 
-// PodUse is a pod and what it uses: audiences, or the names of Secrets.
+// PodUse is a pod and what it uses: audiences, or the names of Secrets or volumes.
 type PodUse struct {
 	Pod  string
 	Uses []string
@@ -169,6 +175,10 @@ func (i *inspection) pod(p corev1.Pod) {
 	if a := i.thirdParty(p); len(a) > 0 {
 		i.report.ThirdParty = append(i.report.ThirdParty, PodUse{Pod: name, Uses: a})
 	}
+	if volume, found := nodes.SubPathToken(&p); found {
+		i.report.SubPaths = append(i.report.SubPaths, PodUse{Pod: name, Uses: []string{volume}})
+	}
+	i.report.Renewal = max(i.report.Renewal, nodes.Renewal(&p))
 	if s := secretsInEnv(p.Spec); len(s) > 0 {
 		i.envSecrets = append(i.envSecrets, envSecrets{namespace: p.Namespace, pod: name, secrets: s})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -21,13 +22,14 @@ func TestInspectPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := Report{LegacySecrets: 5}
+	want := Report{LegacySecrets: 5, Renewal: 48*time.Minute + 100*time.Second}
 	for i := range 5 {
 		name := fmt.Sprintf("n%d", i)
 		create(t, client, name)
 		want.Nodes = append(want.Nodes, Node{Name: name, Pool: "a"})
 		want.BarePods = append(want.BarePods, "default/"+name)
 		want.ThirdParty = append(want.ThirdParty, PodUse{Pod: "default/" + name, Uses: []string{"a", "b"}})
+		want.SubPaths = append(want.SubPaths, PodUse{Pod: "default/" + name, Uses: []string{"tokens"}})
 		want.EnvTokens = append(want.EnvTokens, PodUse{Pod: "default/" + name, Uses: []string{name}})
 	}
 	for _, pageSize := range []int64{1, 2, 5, 500} {
@@ -76,7 +78,8 @@ func pod(name string) *corev1.Pod {
 			ServiceAccountName: "app",
 			Containers: []corev1.Container{{
 				Name: "main", Image: "none",
-				EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}}}},
+				VolumeMounts: []corev1.VolumeMount{{Name: "tokens", MountPath: "/token", SubPath: "token-b"}},
+				EnvFrom:      []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}}}},
 			}},
 			Volumes: []corev1.Volume{{Name: "tokens", VolumeSource: corev1.VolumeSource{
 				Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{token("b"), token(""), token("a")}},
