@@ -133,11 +133,15 @@ func (v view) unproven(now time.Time) bool {
 	return v.Refresh.Proven.After(now)
 }
 
-// reloaded is when the applications on a node that is renewed are sure to have read their new tokens. It counts from when
-// every file was first seen to have one: a token that is renewed once more in that time changes nothing.
+// reloaded is when the applications on a node that is renewed are sure to have read their new tokens; zero when none had an
+// old one. It counts from when every file was first seen to have a new one: that one is renewed once more changes nothing.
 func (v view) reloaded(p policy) time.Time {
-	if v.Refresh.Proven.IsZero() {
+	proven := v.Refresh.Proven
+	if proven.IsZero() {
+		proven = v.Tokens.youngest
+	}
+	if proven.IsZero() {
 		return time.Time{}
 	}
-	return v.Refresh.Proven.Add(p.reload)
+	return proven.Add(p.reload)
 }

@@ -192,7 +192,7 @@ func (s *tokenSight) addUnstarted(how v1alpha1.NodeRefresh, r Refresh, name stri
 
 // renewedBy is when a kubelet has replaced a token, at the latest.
 func renewedBy(issued time.Time, life time.Duration) time.Time {
-	return issued.Add(min(life*renewalPercent/100, maxRenewal) + renewalSlack)
+	return issued.Add(min(life/100*renewalPercent, maxRenewal) + renewalSlack)
 }
 
 func later(a, b time.Time) time.Time {

@@ -361,6 +361,10 @@ func TestRefreshReasons(t *testing.T) {
 		{inPlace, 2, func(v *view) { started(v); v.Tokens = tokenSight{trouble: "it ended"} }, "node n1: its tokens to be readable: it ended"},
 		{inPlace, 2, func(v *view) { renewed(v); v.Heard = false }, "node n1: its kubelet to report"},
 		{inPlace, 3, renewed, "the applications on node n1 to read their new tokens, which is sure at 2026-01-01T12:07:00Z"},
+		{
+			inPlace, 3, func(v *view) { renewed(v); v.Refresh.Proven = time.Time{} },
+			"the applications on node n1 to read their new tokens, which is sure at 2026-01-01T12:07:00Z",
+		},
 		{inPlace, 8, renewed, "node n1 to be called one of key version 2"},
 		{inPlace, 8, func(v *view) { renewed(v); v.Tokens.held = []reason{{words: "pod ns/q to end"}} }, "node n1: pod ns/q to end"},
 		{wait, 4, func(*view) {}, "node n1: pod ns/p to get a token of key version 2 (and 1 more), which is sure by 2026-01-01T12:40:00Z"},

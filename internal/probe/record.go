@@ -136,7 +136,9 @@ type Report struct {
 	Node      string    `json:"node,omitempty"`
 	StartedAt time.Time `json:"startedAt"`
 	UpdatedAt time.Time `json:"updatedAt"`
-	// Mounted is the kid of each token that is in its file now.
+	// Ended says that the probe ended as it was told to, and wrote this last.
+	Ended bool `json:"ended,omitempty"`
+	// Mounted is the kid of each token that was in its file at the last use, which is now while the probe runs.
 	Mounted map[Kind]string `json:"mounted"`
 	// FileLag is how long the file of the legacy token was behind its Secret.
 	FileLag FileLag `json:"fileLag"`

@@ -232,6 +232,9 @@ func TestSummary(t *testing.T) {
 		{Kind: Bound, Requests: 6, Unavailable: 1, Accepted: map[string]int64{"k1": 5}, RefusedKeyIDs: map[string]int64{}},
 		{Kind: Legacy, Requests: 7, Refused: 3, StaleSeconds: 0.2, Accepted: map[string]int64{"k1": 4}, RefusedKeyIDs: map[string]int64{"k1": 3}},
 		{Kind: ThirdParty, Requests: 2, Accepted: map[string]int64{"k1": 2}, RefusedKeyIDs: map[string]int64{}},
+	}, InUse: []PodTokens{
+		{Pod: "p1", Node: "n1", UpdatedAt: at(1), KeyIDs: map[Kind]string{}},
+		{Pod: "p2", Node: "n2", UpdatedAt: at(2), KeyIDs: map[Kind]string{}},
 	}}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("summary (-want +got):\n%s", diff)
@@ -294,5 +297,45 @@ func TestSummaryOfAnOptionalKind(t *testing.T) {
 	for _, test := range tests {
 		play(with, WorkloadIdentity, "sts", test.uses)
 		check([]Report{without.Report(), with.Report()}, test.unused, test.failed, test.row)
+	}
+}
+
+// What is in use is what the pods have that run, after their last start.
+func TestSummaryOfTokensInUse(t *testing.T) {
+	report := func(pod string, started, updated int, kid string, ended bool) Report {
+		r := Report{Pod: pod, Node: "n", StartedAt: at(started), UpdatedAt: at(updated), Ended: ended, Mounted: map[Kind]string{}}
+		for _, k := range apiServerKinds() {
+			r.Mounted[k] = kid
+		}
+		return r
+	}
+	odd := report("runs-too", 0, 900, "key-2-is-long", false)
+	odd.Mounted[Legacy], odd.Mounted[ThirdParty] = "", "key-1-is-long"
+	s := Summarize([]Report{
+		report("ended", 0, 1000, "key-1-is-long", true),
+		report("runs", 500, 1000, "key-2-is-long", false),
+		report("runs", 0, 499, "key-1-is-long", false), // before its container was started again
+		report("silent", 0, 399, "key-1-is-long", false),
+		odd,
+	})
+	var got []string
+	for _, p := range s.InUse {
+		got = append(got, p.Pod)
+	}
+	if diff := cmp.Diff([]string{"runs", "runs-too"}, got); diff != "" {
+		t.Errorf("pods that run (-want +got):\n%s", diff)
+	}
+	var table strings.Builder
+	if err := s.Print(&table); err != nil {
+		t.Fatal(err)
+	}
+	want := "in use by the 2 pods that run: bound key-2-is (2), legacy without a key ID (1), legacy key-2-is (1), " +
+		"third-party key-1-is (1), third-party key-2-is (1)\n"
+	if !strings.HasSuffix(table.String(), want) {
+		t.Errorf("want %q at the end of\n%s", want, &table)
+	}
+	data, err := json.Marshal(s)
+	if err != nil || !strings.Contains(string(data), `"keyIDs":{"bound":"key-2-is-long","legacy":"key-2-is-long","third-party":"key-2-is-long"}`) {
+		t.Errorf("JSON %s, %v", data, err)
 	}
 }

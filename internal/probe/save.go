@@ -49,7 +49,9 @@ func (r *runner) saveLast(ctx context.Context) {
 	if r.core == nil {
 		return
 	}
-	if err := r.save(context.WithoutCancel(ctx), r.rec.Report(), r.SaveLast); err != nil {
+	report := r.rec.Report()
+	report.Ended = true
+	if err := r.save(context.WithoutCancel(ctx), report, r.SaveLast); err != nil {
 		r.Log.Error("last report not kept", "error", err)
 	}
 }

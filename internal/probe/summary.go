@@ -1,12 +1,14 @@
 package probe
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 // Summary is the sum of the reports of all pods that ever ran.
@@ -17,7 +19,22 @@ type Summary struct {
 	Tokens []TokenUses `json:"tokens"`
 	// FileLag is the sum of changes and the longest lag of all pods.
 	FileLag FileLag `json:"fileLag"`
+	// InUse is what the pods that still run have mounted, by name.
+	InUse []PodTokens `json:"inUse"`
 }
+
+// PodTokens is what one pod uses.
+type PodTokens struct {
+	Pod  string `json:"pod"`
+	Node string `json:"node,omitempty"`
+	// UpdatedAt is when it last used a token.
+	UpdatedAt time.Time `json:"updatedAt"`
+	// KeyIDs is the kid of its token of each kind; empty if the file holds no token with one.
+	KeyIDs map[Kind]string `json:"keyIDs"`
+}
+
+// silence is how much longer than all others a pod may be silent and still count as one that runs.
+const silence = time.Minute
 
 // TokenUses is all uses of a kind of token, everywhere.
 type TokenUses struct {
@@ -53,12 +70,34 @@ func Summarize(reports []Report) Summary {
 		}
 	}
 	s.Pods = len(pods)
+	s.InUse = inUse(reports)
 	for _, k := range Kinds() {
 		if t := byKind[k]; t != nil {
 			s.Tokens = append(s.Tokens, *t)
 		}
 	}
 	return s
+}
+
+// inUse is what the pods have mounted that still run: the last report of each, unless it has ended or is silent.
+func inUse(reports []Report) []PodTokens {
+	last := map[string]Report{}
+	var newest time.Time
+	for _, r := range reports {
+		if seen, ok := last[r.Pod]; !ok || r.StartedAt.After(seen.StartedAt) {
+			last[r.Pod] = r
+		}
+		if r.UpdatedAt.After(newest) {
+			newest = r.UpdatedAt
+		}
+	}
+	out := []PodTokens{}
+	for _, name := range slices.Sorted(maps.Keys(last)) {
+		if r := last[name]; !r.Ended && newest.Sub(r.UpdatedAt) <= silence {
+			out = append(out, PodTokens{Pod: r.Pod, Node: r.Node, UpdatedAt: r.UpdatedAt, KeyIDs: r.Mounted})
+		}
+	}
+	return out
 }
 
 // has says that the probe uses a kind of token, whatever came of it.
@@ -111,10 +150,31 @@ func (s Summary) Print(w io.Writer) error {
 	}
 	_, err := fmt.Fprintf(w, "%d pods; the mounted legacy token changed %d times, its file at most %.1fs after its Secret\n",
 		s.Pods, s.FileLag.Changes, s.FileLag.MaxSeconds)
+	if err == nil {
+		_, err = fmt.Fprintf(w, "in use by the %d pods that run: %s\n", len(s.InUse), s.keysInUse())
+	}
 	if err != nil {
 		return fmt.Errorf("writing the table: %w", err)
 	}
 	return nil
+}
+
+// keysInUse says which keys the tokens in use are signed with, and how many pods have one of each.
+func (s Summary) keysInUse() string {
+	var out []string
+	for _, kind := range Kinds() {
+		pods := map[string]int64{}
+		for _, p := range s.InUse {
+			if kid, ok := p.KeyIDs[kind]; ok {
+				pods[kid]++
+			}
+		}
+		for _, kid := range slices.Sorted(maps.Keys(pods)) {
+			name := shortKeyIDs(map[string]int64{kid: 1})
+			out = append(out, fmt.Sprintf("%s %s (%d)", kind, cmp.Or(name, "without a key ID"), pods[kid]))
+		}
+	}
+	return cmp.Or(strings.Join(out, ", "), "-")
 }
 
 // shortKeyIDs lists kids by their first characters, as people tell them apart.
