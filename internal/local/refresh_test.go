@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
@@ -141,6 +142,9 @@ func (r *refreshTest) server(name, node string, change func(*corev1.PodSpec)) *c
 			Containers: []corev1.Container{{
 				Name: "caller", Image: callerImage, ImagePullPolicy: corev1.PullNever, Args: []string{"serve"},
 				VolumeMounts: []corev1.VolumeMount{{Name: "vault", MountPath: filepath.Dir(vaultFile)}},
+				ReadinessProbe: &corev1.Probe{PeriodSeconds: 5, ProbeHandler: corev1.ProbeHandler{
+					TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(8080)},
+				}},
 			}},
 			Volumes: []corev1.Volume{{Name: "vault", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
 				Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
