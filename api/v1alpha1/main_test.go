@@ -133,6 +133,7 @@ func newCluster(name string) *v1alpha1.UserCluster {
 			NodePools:         []v1alpha1.NodePool{{Name: "pool-1", Replicas: 2, MaxSurge: 1}},
 			KSASigningKey: v1alpha1.KSASigningKey{
 				Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.RS256,
+				NodeRefresh: v1alpha1.NodeRefreshReplace, TokenReloadSeconds: 300,
 				Issuer: v1alpha1.DefaultIssuer, PublishMaxAgeSeconds: 60,
 			},
 		},

@@ -36,7 +36,7 @@ func TestDefaults(t *testing.T) {
 		"controlPlane":          map[string]any{"replicas": int64(1)},
 		"nodePools":             []any{map[string]any{"name": "pool-1", "replicas": int64(2), "maxSurge": int64(1)}},
 		"ksaSigningKey": map[string]any{
-			"version": int64(1), "source": "files", "algorithm": "RS256",
+			"version": int64(1), "source": "external", "algorithm": "RS256", "nodeRefresh": "Replace", "tokenReloadSeconds": int64(300),
 			"issuer": "https://kubernetes.default.svc.cluster.local", "publishMaxAgeSeconds": int64(60),
 		},
 		"gkeConnect": map[string]any{"projectID": "project-1", "location": "global", "endpoint": "", "stsEndpoint": ""},
@@ -59,7 +59,16 @@ func TestCreate(t *testing.T) {
 		{"name with a digit first", func(uc *v1alpha1.UserCluster) { uc.Name = "1a" }, "begins with a letter"},
 		{"version 0", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 0 }, "spec.ksaSigningKey.version"},
 		{"version 2", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 2 }, "ksaSigningKey.version of a new cluster must be 1"},
-		{"unknown source", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Source = "floppy" }, `supported values: "files"`},
+		{"unknown source", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Source = "floppy" }, `supported values: "external", "files"`},
+		{"external before 1.34", func(uc *v1alpha1.UserCluster) {
+			uc.Spec.KSASigningKey.Source, uc.Spec.KubernetesVersion = v1alpha1.KeySourceExternal, "v1.33.9"
+		}, "ksaSigningKey.source external needs Kubernetes 1.34 or later: choose files"},
+		{"external", func(uc *v1alpha1.UserCluster) {
+			uc.Spec.KSASigningKey.Source, uc.Spec.KubernetesVersion = v1alpha1.KeySourceExternal, "v1.34.0"
+		}, ""},
+		{"files before 1.34", func(uc *v1alpha1.UserCluster) { uc.Spec.KubernetesVersion = "v1.9.9" }, ""},
+		{"unknown refresh", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.NodeRefresh = "Never" }, `supported values: "Replace", "InPlace", "Wait"`},
+		{"tokens are read at once", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.TokenReloadSeconds = -1 }, "spec.ksaSigningKey.tokenReloadSeconds"},
 		{"unknown algorithm", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Algorithm = "HS256" }, `supported values: "RS256", "ES256"`},
 		{"two API servers", func(uc *v1alpha1.UserCluster) { uc.Spec.ControlPlane.Replicas = 2 }, "spec.controlPlane.replicas"},
 		{"bad Kubernetes version", func(uc *v1alpha1.UserCluster) { uc.Spec.KubernetesVersion = "1.36" }, "spec.kubernetesVersion"},
@@ -102,6 +111,8 @@ func TestTransitions(t *testing.T) {
 		{"version 2 to 3", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version = 3 }, ""},
 		{"version 2 to 4", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version = 4 }, "ksaSigningKey.version can only be raised by one"},
 		{"algorithm", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Algorithm = v1alpha1.ES256 }, ""},
+		{"source", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Source = v1alpha1.KeySourceExternal }, ""},
+		{"refresh", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshInPlace }, ""},
 		{"Kubernetes version", func(s *v1alpha1.UserClusterSpec) { s.KubernetesVersion = "v1.36.5" }, "kubernetesVersion cannot be changed"},
 		{"advanced", func(s *v1alpha1.UserClusterSpec) { s.EnableAdvancedCluster = true }, "enableAdvancedCluster cannot be changed"},
 		{"network", func(s *v1alpha1.UserClusterSpec) { s.Network.PodCIDR = "10.0.0.0/8" }, "network cannot be changed"},

@@ -149,8 +149,8 @@ type KSASigningKey struct {
 	// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || self == 1",optionalOldSelf=true,message="ksaSigningKey.version of a new cluster must be 1"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf || self == oldSelf + 1",message="ksaSigningKey.version can only be raised by one: a rotation goes forward, one key version at a time"
 	Version int32 `json:"version"`
-	// Source is how API servers get their keys.
-	// +kubebuilder:default=files
+	// Source is how API servers get their keys. A change restarts each API server once.
+	// +kubebuilder:default=external
 	Source KeySource `json:"source"`
 	// NodeRefresh is how a rotation replaces the tokens of running pods.
 	// +kubebuilder:default=Replace

@@ -140,7 +140,7 @@ func TestCreateWithKeyFails(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			a, _, stderr := testEnv()
 			c, uc := newFleetCluster(t, "faulty")
-			w := wanted{uc, config.Secret(marker + test.name)}
+			w := wanted{UserCluster: uc, key: config.Secret(marker + test.name)}
 			err := a.createObject(t.Context(), faulty(t, test.faults), w)
 			if err == nil || strings.Contains(err.Error(), marker) {
 				t.Errorf("createObject = %v", err)
@@ -191,7 +191,7 @@ func newFleetCluster(t *testing.T, name string) (client.Client, *v1alpha1.UserCl
 // Two runs at once make one cluster with one Secret, whichever is faster.
 func TestCreateWithKeyTwice(t *testing.T) {
 	c, uc := newFleetCluster(t, "twice")
-	w := wanted{uc, config.Secret(marker)}
+	w := wanted{UserCluster: uc, key: config.Secret(marker)}
 	results := make(chan error, 2)
 	for range 2 {
 		a, _, _ := testEnv()

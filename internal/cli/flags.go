@@ -98,6 +98,8 @@ type wanted struct {
 	*v1alpha1.UserCluster
 	// key is the service account key for its fleet; nil when no file is named.
 	key config.Secret
+	// anySource says that the file does not say how API servers get their keys.
+	anySource bool
 }
 
 // loadWanted reads the file that --config names and those named there, and tells what to know of them.
@@ -114,7 +116,7 @@ func (a *app) loadWanted(path string) (wanted, error) {
 	for _, warning := range files.Warnings {
 		a.note("warning: %s", warning)
 	}
-	return wanted{c.Object(files), files.ServiceAccountKey}, nil
+	return wanted{c.Object(files), files.ServiceAccountKey, !c.NamesSource()}, nil
 }
 
 // openWanted is loadWanted, and connects to the admin cluster that --kubeconfig names.

@@ -69,9 +69,10 @@ func membership(uc *v1alpha1.UserCluster) string {
 	return fmt.Sprintf("projects/%s/locations/%s/memberships/%s", g.ProjectID, g.Location, uc.Name)
 }
 
+// restarts says what happens to the API servers.
 func restarts(uc *v1alpha1.UserCluster) string {
 	if uc.Spec.KSASigningKey.Source == v1alpha1.KeySourceExternal {
-		return "gives each API server the keys by its signer; none restarts"
+		return "restarts no API server: each gets its keys from the signer beside it"
 	}
 	if uc.Spec.ControlPlane.Replicas == 1 {
 		return "restarts the only API server three times; EACH RESTART IS AN INTERRUPTION of the Kubernetes API"

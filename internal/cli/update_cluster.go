@@ -19,7 +19,8 @@ func (a *app) updateCluster() *cobra.Command {
 		Short: "Change the node pools and the fleet of a user cluster",
 		Long: `Bring a user cluster to what its configuration file says. What changes is shown first.
 
-Node pools are added, removed and changed. So are the algorithm of the next signing key, and where and for how long
+Node pools are added, removed and changed. So are the algorithm of the next signing key, how API servers get their keys
+(ksaSigningKey.source: each API server is restarted once, one after the other), what rotations do about the tokens of running pods, and where and for how long
 public keys are published, but that no URL of ksaSigningKey.publish can be taken away. A cluster without gkeConnect is
 registered with the fleet that the file names; later, the service account key, the certificates and the propagation
 time can be changed. A file that is named there may have a new content. Everything else cannot be changed.
@@ -70,6 +71,9 @@ func (a *app) updateObject(ctx context.Context, c admin, w wanted) (changed bool
 	secret, err := c.credentials(ctx, w.Name, w.key != nil)
 	if err != nil {
 		return false, err
+	}
+	if w.anySource {
+		w.Spec.KSASigningKey.Source = old.Spec.KSASigningKey.Source
 	}
 	fixed, updates := changes(old, w.UserCluster)
 	if len(fixed) > 0 {

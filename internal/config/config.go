@@ -36,6 +36,8 @@ type UserCluster struct {
 	_ struct{} `unused:"advancedNetworking antiAffinityGroups authentication autoRepair cloudAuditLogging enableDataplaneV2 enableWindowsDataplaneV2 gkeOnPremAPI loadBalancer multipleNetworkInterfaces preparedSecrets schedulerConfiguration secretsEncryption stackdriver storage usageMetering vCenter"`
 
 	withoutEffect []string
+	// sourceDefaulted says that the file does not name ksaSigningKey.source.
+	sourceDefaulted bool
 	// dir is where relative paths begin, and lines maps the path of each field that is there to its line.
 	dir   string
 	lines map[string]int
@@ -156,6 +158,10 @@ func Parse(data []byte) (*UserCluster, error) {
 
 // WithoutEffect returns the paths of the fields in the file that are accepted and do nothing, each once.
 func (c *UserCluster) WithoutEffect() []string { return c.withoutEffect }
+
+// NamesSource says whether the file itself says how API servers get their keys. One that does not leaves a cluster that exists as it is:
+// the default was another in earlier versions.
+func (c *UserCluster) NamesSource() bool { return !c.sourceDefaulted }
 
 // KubernetesVersion is the version of every component, like "v1.36.4".
 func (c *UserCluster) KubernetesVersion() string {

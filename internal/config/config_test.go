@@ -47,6 +47,8 @@ stackdriver: {projectID: my-project-123, clusterLocation: us-central1, enableVPC
 autoRepair: {enabled: true}
 ksaSigningKey:
   source: files
+  nodeRefresh: InPlace
+  tokenReload: 90s
   algorithm: ES256
   issuer: https://tokens.example.com/demo
   publish: ["s3://bucket", "gs://other"]
@@ -75,6 +77,7 @@ func TestParseDocumented(t *testing.T) {
 		},
 		KSASigningKey: v1alpha1.KSASigningKey{
 			Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.ES256,
+			NodeRefresh: v1alpha1.NodeRefreshInPlace, TokenReloadSeconds: 90,
 			Issuer: "https://tokens.example.com/demo", Publish: []string{"s3://bucket", "gs://other"}, PublishMaxAgeSeconds: 300,
 		},
 		GKEConnect: &v1alpha1.GKEConnect{ProjectID: "my-project-123", Location: "us-central1", CredentialsSecret: "demo-gke-connect"},
@@ -107,7 +110,8 @@ func TestParseDefaults(t *testing.T) {
 		ControlPlane:      v1alpha1.ControlPlane{Replicas: 1},
 		NodePools:         []v1alpha1.NodePool{{Name: "a", Replicas: 1, MaxSurge: 1}},
 		KSASigningKey: v1alpha1.KSASigningKey{
-			Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.RS256,
+			Version: 1, Source: v1alpha1.KeySourceExternal, Algorithm: v1alpha1.RS256,
+			NodeRefresh: v1alpha1.NodeRefreshReplace, TokenReloadSeconds: 300,
 			Issuer: "https://kubernetes.default.svc.cluster.local", PublishMaxAgeSeconds: 60,
 		},
 	}
@@ -223,10 +227,12 @@ func TestParseProblems(t *testing.T) {
 			"nodePools[0].taints[3]: duplicate b:NoExecute (line 19)",
 			"nodePools[0].taints[1].key: is missing",
 		}},
-		{name: "features", add: "enableControlplaneV2: false\nksaSigningKey: {source: external, algorithm: HS256}\ngkeConnect: {projectID: p}\n", want: []string{
+		{name: "features", add: "enableControlplaneV2: false\nksaSigningKey: {source: floppy, algorithm: HS256, nodeRefresh: Never, tokenReload: 0s}\ngkeConnect: {projectID: p}\n", want: []string{
 			"enableControlplaneV2: must be true: a control plane inside the admin cluster is not supported (line 8)",
-			`ksaSigningKey.source: must be files, not "external" (line 9)`,
+			`ksaSigningKey.source: must be external or files, not "floppy" (line 9)`,
 			`ksaSigningKey.algorithm: must be RS256 or ES256, not "HS256" (line 9)`,
+			`ksaSigningKey.nodeRefresh: must be Replace or InPlace or Wait, not "Never" (line 9)`,
+			"ksaSigningKey.tokenReload: must be 1s to 24h, not 0s (line 9)",
 			`gkeConnect.projectID: "p" is not the ID of a project, like my-project-123 (line 10)`,
 			"gkeConnect.location: is missing",
 		}},

@@ -44,7 +44,8 @@ func (c *UserCluster) setDefaults() {
 	setDefault(&c.EnableControlplaneV2, true)
 	setDefault(&c.MasterNode.Replicas, 1)
 	if c.KSASigningKey.Source == "" {
-		c.KSASigningKey.Source = string(v1alpha1.KeySourceFiles)
+		c.KSASigningKey.Source = string(v1alpha1.KeySourceExternal)
+		c.sourceDefaulted = true
 	}
 	if c.KSASigningKey.Algorithm == "" {
 		c.KSASigningKey.Algorithm = string(v1alpha1.RS256)

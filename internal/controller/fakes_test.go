@@ -71,6 +71,10 @@ type server struct {
 	// accepts and signs are kids: what the process read when it started, whatever the versions are called.
 	accepts []string
 	signs   string
+	// starts counts how often it was started.
+	starts int
+	// deaf says that its signer takes no new keys.
+	deaf bool
 }
 
 func newSite(t *testing.T) *site {
@@ -176,6 +180,12 @@ func (s *server) converge(target controlplane.Target, disk map[int]keystore.KeyP
 		return s.start(disk)
 	case !s.Ready && !s.draining:
 		s.Ready, s.Waiting = true, ""
+	case target.Live && s.Configured.External && !s.Configured.Equal(target.Keys):
+		s.Configured, s.Running = target.Keys, target.Keys
+		if s.deaf {
+			return nil
+		}
+		return s.load(disk)
 	case s.Name != target.Next:
 	case !s.Configured.Equal(target.Keys):
 		s.Configured = target.Keys
@@ -193,6 +203,13 @@ func (s *server) stop() {
 }
 
 func (s *server) start(disk map[int]keystore.KeyPair) error {
+	s.starts++
+	s.Running, s.Waiting = s.Configured, "starting"
+	return s.load(disk)
+}
+
+// load reads the keys that it is configured with.
+func (s *server) load(disk map[int]keystore.KeyPair) error {
 	s.accepts = nil
 	for _, version := range s.Configured.Verify {
 		k, ok := disk[version]
@@ -202,7 +219,6 @@ func (s *server) start(disk map[int]keystore.KeyPair) error {
 		s.accepts = append(s.accepts, k.KeyID)
 	}
 	s.signs = disk[s.Configured.Sign].KeyID
-	s.Running, s.Waiting = s.Configured, "starting"
 	return nil
 }
 
@@ -223,7 +239,7 @@ func (p planes) Config(_ context.Context, uc *v1alpha1.UserCluster, name string)
 }
 
 // prove does what controlplane.Prove does with canary tokens.
-func (s *site) prove(_ context.Context, cfg *rest.Config, keys []keystore.KeyPair) (proof controlplane.Proof, err error) {
+func (s *site) prove(_ context.Context, cfg *rest.Config, keys []keystore.KeyPair, external bool) (proof controlplane.Proof, err error) {
 	cluster, name := path.Split(cfg.Host)
 	namespace, of := path.Split(path.Clean(cluster))
 	s.with(client.ObjectKey{Namespace: path.Clean(namespace), Name: of}, func(c *userCluster) {
@@ -231,6 +247,9 @@ func (s *site) prove(_ context.Context, cfg *rest.Config, keys []keystore.KeyPai
 		if i < 0 {
 			err = fmt.Errorf("%s does not answer", cfg.Host)
 			return
+		}
+		if external != c.servers[i].Running.External {
+			s.t.Errorf("%s is asked as if it had another source of keys", cfg.Host)
 		}
 		for _, k := range keys {
 			if slices.Contains(c.servers[i].accepts, k.KeyID) {
