@@ -74,14 +74,28 @@ func readProc(pid int) (proc, bool) {
 	return proc{pid: pid, parent: parent, name: filepath.Base(words[0]), command: strings.Join(words, " ")}, true
 }
 
-// victims names the kinds of processes that a killer kills: name of the program, and a part of its command line.
-var victims = []struct{ kind, name, part string }{
+// pids returns those of the user cluster's processes of a program, ascending.
+func (p *place) pids(program string) (pids []int) {
+	for _, q := range p.processes() {
+		if q.name == program && strings.Contains(q.command, "/clusters/") {
+			pids = append(pids, q.pid)
+		}
+	}
+	return pids
+}
+
+// victim is a kind of process that a killer kills: name of the program, and a part of its command line.
+type victim struct{ kind, name, part string }
+
+var victims = []victim{
 	{"controller", "keyturn-controller", "--supervise=false"},
 	{"API server", "kube-apiserver", "/clusters/"},
 	{"kube-controller-manager", "kube-controller-manager", ""},
 	{"etcd", "etcd", "/clusters/"},
 	{"kubelet", "kubelet", ""},
 	{"fleet", "keyturn-fleet", ""},
+	{"signer", "keyturn-signer", ""}, // the parent that holds the socket, or the child that signs
+	{"signing child", "keyturn-signer", "--state-file="},
 }
 
 // mostKills is how often a killer kills. On a machine so slow that something is down all the time, a rotation then
@@ -90,16 +104,17 @@ const mostKills = 24
 
 // killer kills -9, at random moments from a seed, one process after another; each kind in turn, in random order.
 type killer struct {
-	place  *place
-	random *rand.Rand
-	stop   chan struct{}
-	done   sync.WaitGroup
-	killed []string
+	place   *place
+	victims []victim
+	random  *rand.Rand
+	stop    chan struct{}
+	done    sync.WaitGroup
+	killed  []string
 }
 
 // startKiller starts one that the returned function ends and asks what it killed.
-func (p *place) startKiller(seed uint64) (end func() []string) {
-	k := &killer{place: p, random: rand.New(rand.NewPCG(seed, seed)), stop: make(chan struct{})}
+func (p *place) startKiller(seed uint64, victims []victim) (end func() []string) {
+	k := &killer{place: p, victims: victims, random: rand.New(rand.NewPCG(seed, seed)), stop: make(chan struct{})}
 	k.done.Go(k.run)
 	return func() []string {
 		close(k.stop)
@@ -110,7 +125,7 @@ func (p *place) startKiller(seed uint64) (end func() []string) {
 
 func (k *killer) run() {
 	for len(k.killed) < mostKills {
-		for _, i := range k.random.Perm(len(victims)) {
+		for _, i := range k.random.Perm(len(k.victims)) {
 			pause := 2*time.Second + time.Duration(k.random.Int64N(int64(6*time.Second)))
 			select {
 			case <-k.stop:
@@ -123,7 +138,7 @@ func (k *killer) run() {
 }
 
 func (k *killer) kill(i int) {
-	v := victims[i]
+	v := k.victims[i]
 	alive := slices.DeleteFunc(k.place.processes(), func(q proc) bool {
 		return q.name != v.name || !strings.Contains(q.command, v.part)
 	})

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,15 +28,27 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-const highlyAvailable = `apiVersion: v1
+// kubernetesVersion is that of all user clusters, like "v1.36.4".
+func kubernetesVersion() string {
+	return cmp.Or(os.Getenv("KEYTURN_E2E_KUBERNETES"), "v1.36.4")
+}
+
+// head is the beginning of each config file.
+func head() string {
+	return `apiVersion: v1
 kind: UserCluster
 name: e2e
-gkeOnPremVersion: 1.36.4-gke.0
+gkeOnPremVersion: ` + strings.TrimPrefix(kubernetesVersion(), "v") + `-gke.0
 enableControlplaneV2: true
 network:
   serviceCIDR: 10.96.0.0/20
   podCIDR: 192.168.0.0/16
-masterNode:
+`
+}
+
+// highlyAvailable has three API servers and two nodes.
+func highlyAvailable(source v1alpha1.KeySource) string {
+	return head() + `masterNode:
   replicas: 3
 nodePools:
 - name: pool-1
@@ -42,24 +56,20 @@ nodePools:
   labels:
     example.com/purpose: e2e
 ksaSigningKey:
-  source: files
+  source: ` + string(source) + `
   algorithm: RS256
 `
+}
 
-const single = `apiVersion: v1
-kind: UserCluster
-name: e2e
-gkeOnPremVersion: 1.36.4-gke.0
-enableControlplaneV2: true
-network:
-  serviceCIDR: 10.96.0.0/20
-  podCIDR: 192.168.0.0/16
-masterNode:
+// single has one API server and no nodes.
+func single(source v1alpha1.KeySource) string {
+	return head() + `masterNode:
   replicas: 1
 ksaSigningKey:
-  source: files
+  source: ` + string(source) + `
   algorithm: ES256
 `
+}
 
 // legacySecrets is how many legacy tokens made by hand a rotation has to re-sign.
 const legacySecrets = 30
@@ -67,10 +77,16 @@ const legacySecrets = 30
 // One API server and no nodes: the shortest way through all five steps, with an issuer whose documents are published
 // in a directory, and a fleet.
 func TestRotateSingle(t *testing.T) {
+	for _, source := range []v1alpha1.KeySource{v1alpha1.KeySourceExternal, v1alpha1.KeySourceFiles} {
+		t.Run(string(source), func(t *testing.T) { rotateSingle(t, source) })
+	}
+}
+
+func rotateSingle(t *testing.T, source v1alpha1.KeySource) {
 	p := newPlace(t)
 	const issuer = "https://oidc.keyturn.test/e2e"
 	published := filepath.Join(p.dir, "published")
-	p.createCluster(single + fmt.Sprintf("  issuer: %s\n  publish: [%q]\n  publishMaxAge: 1s\n",
+	p.createCluster(single(source) + fmt.Sprintf("  issuer: %s\n  publish: [%q]\n  publishMaxAge: 1s\n",
 		issuer, "file://"+published+"?create_dir=true&prefix=e2e/") + p.gkeConnect())
 	p.expectStatus(1)
 	p.expectPublished(t, 1, 2)
@@ -105,43 +121,95 @@ func TestRotateSingle(t *testing.T) {
 	p.nothingLeft(t)
 }
 
-// Three API servers and two nodes, with pods that use every kind of token all the time, rotated twice while the
-// controller, API servers, kube-controller-manager, etcd, kubelets and the fleet are killed at random moments.
+// Three API servers and two nodes, with pods that use every kind of token all the time, while the controller, API servers, their
+// signers, kube-controller-manager, etcd, kubelets and the fleet are killed at random moments: rotated with keys from
+// files, given signers, rotated with them, and given files again.
 func TestRotateUnderFaults(t *testing.T) {
+	p := newCluster(t, highlyAvailable(v1alpha1.KeySourceFiles))
+	p.rotateUnderFaults(t, 2, victims)
+
+	before := p.pids("kube-apiserver")
+	p.update(t, highlyAvailable(v1alpha1.KeySourceExternal))
+	if after := p.pids("kube-apiserver"); len(after) != 3 || len(p.pids("keyturn-signer")) == 0 || slices.ContainsFunc(after, func(pid int) bool { return slices.Contains(before, pid) }) {
+		t.Errorf("API servers had the pids %v before they got signers, and have %v", before, after)
+	}
+	p.rotateUnderFaults(t, 3, victims)
+
+	p.update(t, highlyAvailable(v1alpha1.KeySourceFiles))
+	if left := p.pids("keyturn-signer"); len(left) > 0 {
+		t.Errorf("signers are left: %v", left)
+	}
+	p.expectNoRefusals(t)
+	p.end(t)
+}
+
+// Ten rotations in a row with signers: everything but API servers is killed at random moments, and no API server is ever restarted.
+func TestRotateTenTimes(t *testing.T) {
+	p := newCluster(t, highlyAvailable(v1alpha1.KeySourceExternal))
+	servers := p.pids("kube-apiserver")
+	others := slices.DeleteFunc(slices.Clone(victims), func(v victim) bool { return v.name == "kube-apiserver" })
+	for version := 2; version <= 11; version++ {
+		p.rotateUnderFaults(t, version, others)
+		if now := p.pids("kube-apiserver"); !slices.Equal(now, servers) {
+			t.Fatalf("API servers had the pids %v, and have %v after the rotation to key version %d", servers, now, version)
+		}
+	}
+	p.expectNoRefusals(t)
+	p.end(t)
+}
+
+// newCluster is a place with a user cluster that is registered with the fleet, has legacy tokens, and pods that use tokens all the time.
+func newCluster(t *testing.T, config string) *place {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("nodes need root")
 	}
 	p := newPlace(t)
-	p.createCluster(highlyAvailable + p.gkeConnect())
+	p.createCluster(config + p.gkeConnect())
 	p.expectStatus(1)
 	p.startProbe(t)
 	p.makeLegacy(t)
+	return p
+}
 
-	for version := 2; version <= 3; version++ {
-		old, oldKey, before := p.mint(t, ""), p.keyTexts(t, version-1), p.nodeNames(t)
-		oldForPool := p.mint(t, pool)
-		verified := p.startVerifying(t, "go-oidc", v1alpha1.DefaultIssuer, p.clusterDocuments(t))
-		end := p.startKiller(uint64(version))
-		p.must(p.credentials("rotate", "--skip-prompt")...)
-		p.expectExclusion(t, version)
-		p.must(p.credentials("status", "--wait", "--timeout", rotateTimeout.String())...)
-		t.Logf("killed during the rotation to key version %d: %s", version, strings.Join(end(), ", "))
-		p.waitReady(t)
+// rotateUnderFaults rotates to the version while processes are killed, and checks what must be true after it.
+func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim) {
+	t.Helper()
+	old, oldKey, before := p.mint(t, ""), p.keyTexts(t, version-1), p.nodeNames(t)
+	oldForPool := p.mint(t, pool)
+	verified := p.startVerifying(t, "go-oidc", v1alpha1.DefaultIssuer, p.clusterDocuments(t))
+	end := p.startKiller(uint64(version), victims)
+	p.must(p.credentials("rotate", "--skip-prompt")...)
+	p.expectExclusion(t, version)
+	p.must(p.credentials("status", "--wait", "--timeout", rotateTimeout.String())...)
+	t.Logf("killed during the rotation to key version %d: %s", version, strings.Join(end(), ", "))
+	p.waitReady(t)
 
-		p.expectStatus(version)
-		p.expectLegacy(t, version)
-		p.expectRefused(t, old)
-		p.expectFleetRefuses(t, oldForPool)
-		p.expectPublished(t, version, 1)
-		verified()
-		p.expectNewNodes(t, before, version)
-		if found := p.filesWith(t, oldKey); len(found) > 0 {
-			t.Errorf("key version %d is still in %v", version-1, found)
-		}
+	p.expectStatus(version)
+	p.expectLegacy(t, version)
+	p.expectRefused(t, old)
+	p.expectFleetRefuses(t, oldForPool)
+	p.expectPublished(t, version, 1)
+	verified()
+	p.expectNewNodes(t, before, version)
+	if found := p.filesWith(t, oldKey); len(found) > 0 {
+		t.Errorf("key version %d is still in %v", version-1, found)
 	}
-	p.expectNoRefusals(t)
-	p.expectSecrecy(t)
+}
 
+// update changes the cluster to what the config says.
+func (p *place) update(t *testing.T, config string) {
+	t.Helper()
+	if err := os.WriteFile(p.config(), []byte(config+p.gkeConnect()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.must("update", "cluster", "--config", p.config(), "--kubeconfig", p.kubeconfig())
+}
+
+// end deletes everything, and checks that nothing is left or was told.
+func (p *place) end(t *testing.T) {
+	t.Helper()
+	p.expectSecrecy(t)
 	p.must("delete", "cluster", "--config", p.config(), "--kubeconfig", p.kubeconfig(), "--skip-prompt")
 	p.must("delete", "admin", "--data-dir", p.dataDir(), "--kubeconfig", p.kubeconfig(), "--network", p.network, "--skip-prompt")
 	p.nothingLeft(t)
@@ -185,8 +253,12 @@ func (p *place) expectExclusion(t *testing.T, version int) {
 // resized is an update of the cluster that would change its node pool.
 func (p *place) resized(t *testing.T) []string {
 	t.Helper()
+	config, err := os.ReadFile(p.config())
+	if err != nil {
+		t.Fatal(err)
+	}
 	path := filepath.Join(p.dir, "resized.yaml")
-	if err := os.WriteFile(path, []byte(strings.Replace(highlyAvailable, "replicas: 2", "replicas: 3", 1)+p.gkeConnect()), 0o600); err != nil {
+	if err := os.WriteFile(path, bytes.Replace(config, []byte("replicas: 2"), []byte("replicas: 3"), 1), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return []string{"update", "cluster", "--config", path, "--kubeconfig", p.kubeconfig()}
@@ -203,7 +275,7 @@ func (p *place) waitReady(t *testing.T) {
 
 func (p *place) kubectl(t *testing.T, kubeconfig string, args ...string) ([]byte, error) {
 	t.Helper()
-	path := filepath.Join(p.bin, "kube", "v1.36.4", "kubectl")
+	path := filepath.Join(p.bin, "kube", kubernetesVersion(), "kubectl")
 	return exec.Command(path, append([]string{"--kubeconfig", kubeconfig}, args...)...).CombinedOutput()
 }
 
