@@ -89,6 +89,10 @@ func (c *cluster) view(m Machine, node *corev1.Node) view {
 	_, v.Leaving = node.Annotations[AnnotationLeaving]
 	v.Cordoned = node.Spec.Unschedulable
 	v.Labelled = carries(node.Labels, wantedLabels(m, c.pool(m.Pool)))
+	if v.refreshing() && !v.Labelled {
+		m.KeyVersion = m.Refresh.KeyVersion
+		v.Labelled = carries(node.Labels, wantedLabels(m, c.pool(m.Pool)))
+	}
 	return v
 }
 

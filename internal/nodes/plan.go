@@ -56,7 +56,7 @@ const (
 	stepBegin          step = "begin"          // remember that its tokens are to be replaced, from now on
 	stepRestartKubelet step = "restartKubelet" // end its kubelet if that is from before the begin
 	stepProve          step = "prove"          // remember when the last of its token files was replaced
-	stepRefreshed      step = "refreshed"      // call the machine one of the new key version
+	stepRefreshed      step = "refreshed"      // put the new key version on the Node object and the machine
 )
 
 // action is one thing to do now.

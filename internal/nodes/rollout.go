@@ -198,6 +198,13 @@ func (c *cluster) remember(ctx context.Context, s *sight, a action, keyVersion i
 		m.Refresh.Proven = s.view(a.Node).Tokens.youngest
 	case stepRefreshed:
 		m.KeyVersion = keyVersion
+		// The label goes first: nobody has nodes converged any more once the last machine is of the new version.
+		// Crash in between: both the old label and the new one are right for a machine that is refreshing.
+		if node := s.nodes[a.Node]; node != nil {
+			if err := c.label(ctx, node, m); err != nil {
+				return err
+			}
+		}
 	}
 	if err := c.machines.Remember(ctx, m); err != nil {
 		return fmt.Errorf("remembering the refresh of machine %s: %w", a.Node, err)

@@ -314,7 +314,17 @@ func TestRefreshOfRunningPods(t *testing.T) {
 				t.Error("nothing is waited for before the time to reload is over")
 			}
 			b.ahead += 3 * time.Second
-			after := b.until("the end", 2, all(2, 2)).Nodes
+			after := b.until("the end", 2, func(st State) bool { return st.Nodes[0].KeyVersion+st.Nodes[1].KeyVersion == 4 }).Nodes
+			// The controller converges no more from here on.
+			for _, n := range after {
+				node, err := client.CoreV1().Nodes().Get(b.ctx, n.Name, metav1.GetOptions{})
+				if err != nil || node.Labels[v1alpha1.LabelKeyVersion] != "2" {
+					t.Errorf("node %s is labelled %v, %v", n.Name, node.Labels, err)
+				}
+			}
+			if !all(2, 2)(b.observe()) {
+				t.Errorf("it ends with %+v", b.observe())
+			}
 			if after[0].Name != before[0].Name || after[1].Name != before[1].Name || b.machines.most != 2 || !b.podExists("p0") {
 				t.Errorf("nodes were %v, are %v", before, after)
 			}

@@ -118,7 +118,7 @@ func (w *world) apply(a action) {
 		n.Refresh.Proven = n.replaced
 	case stepRefreshed:
 		w.checkRefreshed(n)
-		n.KeyVersion, n.Labelled = w.want, false
+		n.KeyVersion = w.want
 	case stepCordon:
 		n.Leaving, n.Cordoned = n.Registered, n.Registered
 	case stepEvict:
