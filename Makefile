@@ -46,11 +46,14 @@ demo: packages kube build ## Create clusters, rotate a signing key, show that no
 demo-down: ## Remove what the demo left
 	@hack/demo/run.sh down
 
-# The end-to-end tests run after the others, with the machine to themselves.
+# The end-to-end tests run after the others, with the machine to themselves, on the Kubernetes of KUBE_MINOR. PKCS #11 needs cgo.
 .PHONY: test
-test: packages kube build ## Run all tests, with real API servers and, at the end, real clusters
+test: kube build ## Run all tests, with real API servers and, at the end, real clusters
+	@hack/packages.sh softhsm2 gcc libc6-dev
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v '/test/e2e')
-	go test -p 1 -timeout 40m -count 1 ./test/e2e/...
+	go -C test/signer test -count 1 -timeout 10m ./...
+	CGO_ENABLED=1 go test -p 2 -timeout 10m ./internal/signer/...
+	KEYTURN_E2E_KUBERNETES=$(KUBE_VERSION) go test -p 1 -timeout 45m -count 1 ./test/e2e/...
 
 .PHONY: bench
 bench: packages kube build ## Measure rotation time, re-signing and memory, on real clusters

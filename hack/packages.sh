@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that local clusters need, those of them that are missing.
+# Installs the Debian packages that local clusters need, and those named as arguments, as far as they are missing.
 # Without root or apt-get it only says what is missing: clusters without nodes may work all the same.
 set -euo pipefail
 
-packages=(containerd runc containernetworking-plugins iproute2 nftables haproxy conntrack softhsm2)
+packages=(containerd runc containernetworking-plugins iproute2 nftables haproxy conntrack "$@")
 
 missing=()
 for package in "${packages[@]}"; do

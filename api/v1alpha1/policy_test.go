@@ -248,8 +248,12 @@ func TestRotationIsARequestOfItsOwn(t *testing.T) {
 	both := uc.DeepCopy()
 	both.Spec.KSASigningKey.Version++
 	both.Spec.NodePools[0].Replicas++
-	checkRefused(t, admin.Update(t.Context(), both), "keyturn-one-change-at-a-time",
-		"requests must not modify KSASigningKeyVersion together with nodePools: a rotation is a request of its own, before or after other changes")
+	const refusal = "requests must not modify KSASigningKeyVersion together with nodePools or ksaSigningKey.source: a rotation is a request of its own, before or after other changes"
+	checkRefused(t, admin.Update(t.Context(), both), "keyturn-one-change-at-a-time", refusal)
+	source := uc.DeepCopy()
+	source.Spec.KSASigningKey.Version++
+	source.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
+	checkRefused(t, admin.Update(t.Context(), source), "keyturn-one-change-at-a-time", refusal)
 
 	algorithm := uc.DeepCopy()
 	algorithm.Spec.KSASigningKey.Version++

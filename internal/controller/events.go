@@ -53,8 +53,20 @@ func stepText(uc *v1alpha1.UserCluster) string {
 	case "Switch":
 		return fmt.Sprintf("making every API server, and then kube-controller-manager, sign with key version %d", wanted)
 	case "Refresh":
-		return fmt.Sprintf("replacing the nodes and re-signing legacy tokens with key version %d", wanted)
+		return fmt.Sprintf("%s and re-signing legacy tokens with key version %d", refreshText(uc.Spec.KSASigningKey.NodeRefresh), wanted)
 	default:
 		return fmt.Sprintf("taking key version %d away everywhere", wanted-1)
+	}
+}
+
+// refreshText says what is done about the tokens of running pods.
+func refreshText(how v1alpha1.NodeRefresh) string {
+	switch how {
+	case v1alpha1.NodeRefreshInPlace:
+		return "making kubelets replace the tokens of running pods"
+	case v1alpha1.NodeRefreshWait:
+		return "waiting for kubelets to replace the tokens of running pods"
+	default:
+		return "replacing the nodes"
 	}
 }
