@@ -143,12 +143,19 @@ func TestRotateUnderFaults(t *testing.T) {
 	p.end(t)
 }
 
-// Ten rotations in a row with signers: everything but API servers is killed at random moments, and no API server is ever restarted.
+// Ten rotations in a row with signers, the last eight without new nodes: everything but API servers is killed at random moments, no API server is
+// ever restarted, and pods that stay get tokens of each new key.
 func TestRotateTenTimes(t *testing.T) {
-	p := newCluster(t, highlyAvailable(v1alpha1.KeySourceExternal))
+	config := highlyAvailable(v1alpha1.KeySourceExternal)
+	p := newCluster(t, config)
 	servers := p.pids("kube-apiserver")
 	others := slices.DeleteFunc(slices.Clone(victims), func(v victim) bool { return v.name == "kube-apiserver" })
 	for version := 2; version <= 11; version++ {
+		if version == 4 {
+			// The probe reads a token from its file for each use.
+			config += "  nodeRefresh: InPlace\n  tokenReload: 1s\n"
+			p.update(t, config)
+		}
 		p.rotateUnderFaults(t, version, others)
 		if now := p.pids("kube-apiserver"); !slices.Equal(now, servers) {
 			t.Fatalf("API servers had the pids %v, and have %v after the rotation to key version %d", servers, now, version)
@@ -175,7 +182,7 @@ func newCluster(t *testing.T, config string) *place {
 // rotateUnderFaults rotates to the version while processes are killed, and checks what must be true after it.
 func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim) {
 	t.Helper()
-	old, oldKey, before := p.mint(t, ""), p.keyTexts(t, version-1), p.nodeNames(t)
+	old, oldKey, before, pods := p.mint(t, ""), p.keyTexts(t, version-1), p.nodeNames(t), p.probePods(t)
 	oldForPool := p.mint(t, pool)
 	verified := p.startVerifying(t, "go-oidc", v1alpha1.DefaultIssuer, p.clusterDocuments(t))
 	end := p.startKiller(uint64(version), victims)
@@ -191,7 +198,11 @@ func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim) {
 	p.expectFleetRefuses(t, oldForPool)
 	p.expectPublished(t, version, 1)
 	verified()
-	p.expectNewNodes(t, before, version)
+	if p.cluster("e2e").Spec.KSASigningKey.NodeRefresh == v1alpha1.NodeRefreshInPlace {
+		p.expectSamePods(t, before, pods, version)
+	} else {
+		p.expectNewNodes(t, before, version)
+	}
 	if found := p.filesWith(t, oldKey); len(found) > 0 {
 		t.Errorf("key version %d is still in %v", version-1, found)
 	}
@@ -343,12 +354,7 @@ func legacyTokens(ctx context.Context, c kubernetes.Interface) ([]corev1.Secret,
 // expectLegacy checks that no Secret was lost or changed but for its token, which is of the version's key.
 func (p *place) expectLegacy(t *testing.T, version int) {
 	t.Helper()
-	kid := ""
-	for _, k := range p.cluster("e2e").Status.KSASigningKey.Keys {
-		if int(k.Version) == version {
-			kid = k.KeyID
-		}
-	}
+	kid := p.keyID(t, version)
 	var secrets []corev1.Secret
 	p.eventually("listing legacy tokens", func(ctx context.Context) (err error) {
 		secrets, err = legacyTokens(ctx, p.user("e2e"))
@@ -440,6 +446,73 @@ func (p *place) expectNewNodes(t *testing.T, before map[string]int, version int)
 			t.Errorf("node %s is of key version %d (there before: %t), want a new one of version %d", name, after[name], was, version)
 		}
 	}
+}
+
+// keyID is the kid of tokens of a key version.
+func (p *place) keyID(t *testing.T, version int) string {
+	t.Helper()
+	for _, k := range p.cluster("e2e").Status.KSASigningKey.Keys {
+		if int(k.Version) == version {
+			return k.KeyID
+		}
+	}
+	t.Fatalf("key version %d is not in the status", version)
+	return ""
+}
+
+// probePods are the pods that use tokens, by name, which no two of a ReplicaSet ever share, and how often the container of each was restarted.
+func (p *place) probePods(t *testing.T) map[string]int32 {
+	t.Helper()
+	pods := map[string]int32{}
+	p.eventually("listing the pods of the probe", func(ctx context.Context) error {
+		list, err := p.user("e2e").CoreV1().Pods("keyturn-probe").List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, pod := range list.Items {
+			for _, c := range pod.Status.ContainerStatuses {
+				pods[pod.Name] = c.RestartCount
+			}
+		}
+		return nil
+	})
+	return pods
+}
+
+// expectSamePods checks that nodes and pods are those of before, called of the version now, and that every token in a file of each pod, as the pod
+// itself tells, is of its key.
+func (p *place) expectSamePods(t *testing.T, nodes map[string]int, pods map[string]int32, version int) {
+	t.Helper()
+	after := p.nodeNames(t)
+	for name := range maps.Keys(nodes) {
+		if after[name] != version || len(after) != len(nodes) {
+			t.Errorf("nodes are %v, want the same as before, %v, of version %d", after, nodes, version)
+		}
+	}
+	if now := p.probePods(t); !maps.Equal(now, pods) {
+		t.Errorf("pods and restarts are %v, want those of before, %v", now, pods)
+	}
+	kid := p.keyID(t, version)
+	p.eventually("reading which tokens the pods have", func(ctx context.Context) error {
+		reports, err := probe.Collect(ctx, p.user("e2e").CoreV1().ConfigMaps("keyturn-probe"))
+		if err != nil {
+			return err
+		}
+		for _, r := range reports {
+			if _, runs := pods[r.Pod]; !runs {
+				continue // it ended with its node
+			}
+			if len(r.Mounted) < 3 {
+				return fmt.Errorf("pod %s tells of tokens %v", r.Pod, r.Mounted)
+			}
+			for kind, got := range r.Mounted {
+				if got != kid {
+					return fmt.Errorf("pod %s has a %s token of kid %s, want %s", r.Pod, kind, got, kid)
+				}
+			}
+		}
+		return nil
+	})
 }
 
 // startProbe starts the pods that use every kind of token all the time.
