@@ -1,9 +1,13 @@
 package local
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -101,7 +105,9 @@ func (d *driver) damage(keys ...keystore.KeyPair) {
 	}
 	l := layout{Site: site}
 	spoil := map[string]func() error{
-		"signer killed": func() error { d.kill(signerName(0)); return nil },
+		"signer killed":        func() error { d.kill(signerName(0)); return nil },
+		"signing child killed": func() error { return syscall.Kill(d.childOf(signerName(0)), syscall.SIGKILL) },
+		"signing child hung":   func() error { return syscall.Kill(d.childOf(signerName(1)), syscall.SIGSTOP) },
 		"manifest cut off": func() error {
 			return os.Truncate(filepath.Join(l.signerKeys(1), "..data", "keys.json"), 20)
 		},
@@ -125,6 +131,27 @@ func (d *driver) damage(keys ...keystore.KeyPair) {
 			}
 		}
 	}
+}
+
+// childOf is the pid of the only child of a process.
+func (d *driver) childOf(process string) int {
+	d.t.Helper()
+	pid := d.pid(process)
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	var children []byte
+	for _, path := range threads {
+		if of, err := os.ReadFile(path); err == nil { // a thread that is gone has none
+			children = append(children, of...)
+		}
+	}
+	child, err := strconv.Atoi(strings.TrimSpace(string(children)))
+	if err != nil {
+		d.t.Fatalf("%s has the children %q, want one", process, children)
+	}
+	return child
 }
 
 func (d *driver) pids() (pids []int) {
