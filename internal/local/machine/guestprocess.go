@@ -76,7 +76,7 @@ func lookUp(pid int) (guestProcess, bool) {
 	}
 	// The second field is in parentheses and may hold anything.
 	fields := bytes.Fields(raw[bytes.LastIndexByte(raw, ')')+1:])
-	const state, parent, start = 3 - 3, 4 - 3, 22 - 3
+	const state, parent, start = 0, 1, 19 // the third, fourth and 22nd of all
 	if len(fields) <= start || bytes.ContainsAny(fields[state], "ZX") {
 		return guestProcess{}, false
 	}

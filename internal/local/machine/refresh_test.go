@@ -175,7 +175,7 @@ func TestReadPodFile(t *testing.T) {
 		switch {
 		case test.err == nil && (err != nil || string(content) != test.want || replaced.After(before) || time.Since(replaced) > time.Minute):
 			t.Errorf("%v: %q of %s, %v", test.file, content, replaced, err)
-		case test.err != nil && (err == nil || content != nil || test.err != errAny && !errors.Is(err, test.err)):
+		case test.err != nil && (err == nil || content != nil || !errors.Is(test.err, errAny) && !errors.Is(err, test.err)):
 			t.Errorf("%v: %q, %v", test.file, content, err)
 		case err != nil && strings.Contains(err.Error(), root):
 			t.Errorf("%v: the error tells the host's path: %v", test.file, err)
