@@ -4,16 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -76,11 +73,13 @@ func (p *place) measureExchanges(ctx context.Context, cluster string) (Exchanges
 		"subject_token":        {subject},
 		"subject_token_type":   {"urn:ietf:params:oauth:token-type:jwt"},
 	}.Encode()
-	times, err := exchangeAll(ctx, client, p.fleetEndpoint()+"/v1/token", body)
+	e := Exchanges{}
+	e.PerSecond, e.P99, err = busy(ctx, exchangeClients, exchangeTime, func(ctx context.Context, _ int) error {
+		return exchange(ctx, client, p.fleetEndpoint()+"/v1/token", body)
+	})
 	if err != nil {
 		return Exchanges{}, err
 	}
-	e := Exchanges{PerSecond: float64(len(times)) / exchangeTime.Seconds(), P99: times[len(times)*99/100].Seconds() * 1000}
 	e.Checks, err = p.checks(ctx, cluster, subject)
 	return e, err
 }
@@ -117,47 +116,6 @@ func (p *place) fleetClient() (*http.Client, error) {
 	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, MaxIdleConnsPerHost: exchangeClients,
 	}}, nil
-}
-
-// exchangeAll has all clients trade for a while, and returns how long each exchange took, the shortest first.
-func exchangeAll(ctx context.Context, client *http.Client, at, body string) ([]time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, exchangeTime)
-	defer cancel()
-	var mu sync.Mutex
-	var all []time.Duration
-	var errs []error
-	var work sync.WaitGroup
-	for range exchangeClients {
-		work.Go(func() {
-			times, err := exchangeOn(ctx, client, at, body)
-			mu.Lock()
-			defer mu.Unlock()
-			all, errs = append(all, times...), append(errs, err)
-		})
-	}
-	work.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	if len(all) == 0 {
-		return nil, errors.New("trading tokens: none in all the time")
-	}
-	slices.Sort(all)
-	return all, nil
-}
-
-func exchangeOn(ctx context.Context, client *http.Client, at, body string) (times []time.Duration, err error) {
-	for {
-		began := time.Now()
-		err := exchange(ctx, client, at, body)
-		switch {
-		case ctx.Err() != nil:
-			return times, nil //nolint:nilerr // the time is over, and cut this one off
-		case err != nil:
-			return nil, err
-		}
-		times = append(times, time.Since(began))
-	}
 }
 
 func exchange(ctx context.Context, client *http.Client, at, body string) error {

@@ -1,8 +1,8 @@
 // Command bench measures Keyturn on real clusters of this machine, and what the same work costs without it.
 //
-// It creates an admin cluster and two user clusters by gkectl, as a user would, in a directory and an address
+// It creates an admin cluster and user clusters by gkectl, as a user would, in a directory and an address
 // range of its own, and deletes all of it at the end, after a failure and when it is interrupted. What it measures, one
-// after another, is in measure.go. It writes results.json and results.md; docs/benchmarks.md says how to read
+// group after another, is in measure.go. It writes results.json and results.md; docs/benchmarks.md says how to read
 // them. Nothing is asserted: an aim that is missed is shown, and the exit code is 0 all the same.
 package main
 
@@ -15,6 +15,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 )
 
@@ -29,6 +31,7 @@ const (
 type options struct {
 	bin, dir, out, network             string
 	secrets, sample, rounds, rotations int
+	only                               string
 }
 
 func main() {
@@ -64,7 +67,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	set.IntVar(&o.secrets, "secrets", 10000, "number of legacy tokens")
 	set.IntVar(&o.sample, "sample", 1000, "how many of them are cleared, for kube-controller-manager to refill them")
 	set.IntVar(&o.rounds, "rounds", 4, "how often all legacy tokens are re-signed, and as often updated without signing")
-	set.IntVar(&o.rotations, "rotations", 2, "how often the cluster with nodes is rotated")
+	set.IntVar(&o.rotations, "rotations", 2, "how often the cluster with nodes is rotated, and each of those that are compared")
+	set.StringVar(&o.only, "only", "", "measure only these groups, `NAMES` separated by commas: "+strings.Join(groupNames(), ", "))
 	if err := set.Parse(args); err != nil {
 		return o, err
 	}
@@ -78,6 +82,8 @@ func (o *options) complete(rest []string) error {
 		return fmt.Errorf("unexpected argument %q", rest[0])
 	case o.secrets < 1 || o.sample < 1 || o.rounds < 1 || o.rotations < 1:
 		return errors.New("--secrets, --sample, --rounds and --rotations must be above zero")
+	case len(o.unknownGroups()) > 0:
+		return fmt.Errorf("--only: unknown %q\nhint: there are %s", o.unknownGroups(), strings.Join(groupNames(), ", "))
 	case os.Geteuid() != 0:
 		return errors.New("a cluster with nodes needs root\nhint: run it as root, for example by sudo")
 	}
@@ -92,7 +98,7 @@ func (o *options) complete(rest []string) error {
 	return nil
 }
 
-// bench measures everything in clusters that it makes and deletes.
+// bench measures all groups that are wanted, in clusters that it makes and deletes.
 func bench(ctx context.Context, o options, stdout, talk io.Writer) (err error) {
 	p, err := newPlace(o, talk)
 	if err != nil {
@@ -100,14 +106,16 @@ func bench(ctx context.Context, o options, stdout, talk io.Writer) (err error) {
 	}
 	defer func() { err = errors.Join(err, p.remove()) }()
 	r := newResults(o, p.dir)
-	if err := p.createAdmin(ctx); err != nil {
-		return err
+	wanted := o.groups()
+	if slices.ContainsFunc(wanted, func(g group) bool { return g.clusters }) {
+		if err := p.createAdmin(ctx); err != nil {
+			return err
+		}
 	}
-	if err := measureNodes(ctx, p, o, r); err != nil {
-		return fmt.Errorf("measuring a cluster with nodes: %w", err)
-	}
-	if err := measureTokens(ctx, p, o, r); err != nil {
-		return fmt.Errorf("measuring legacy tokens: %w", err)
+	for _, g := range wanted {
+		if err := g.measure(ctx, p, r); err != nil {
+			return fmt.Errorf("measuring %s: %w", g.about, err)
+		}
 	}
 	r.finish()
 	if err := r.write(o.out); err != nil {

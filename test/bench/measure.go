@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/jwks"
@@ -21,16 +22,59 @@ const (
 	nodeCount         = 2
 )
 
+// group is what can be measured by itself.
+type group struct {
+	name string
+	// about ends the sentence "measuring ...".
+	about string
+	// clusters says that it makes user clusters.
+	clusters bool
+	measure  func(context.Context, *place, *Results) error
+}
+
+// allGroups are in the order in which they are measured: the peak of the controller's memory in one is that of all before it.
+var allGroups = []group{
+	{"nodes", "a cluster with nodes", true, measureNodes},
+	{"legacy", "legacy tokens and exchanges", true, measureTokens},
+	{"requests", "TokenRequests", true, measureRequests},
+	{"signer", "signatures", false, measureSignatures},
+	{"rotation", "rotations with and without signers", true, measureSources},
+}
+
+func groupNames() (names []string) {
+	for _, g := range allGroups {
+		names = append(names, g.name)
+	}
+	return names
+}
+
+// groups returns those that --only names; all without it.
+func (o options) groups() (wanted []group) {
+	for _, g := range allGroups {
+		if o.only == "" || slices.Contains(strings.Split(o.only, ","), g.name) {
+			wanted = append(wanted, g)
+		}
+	}
+	return wanted
+}
+
+func (o options) unknownGroups() []string {
+	if o.only == "" {
+		return nil
+	}
+	return slices.DeleteFunc(strings.Split(o.only, ","), func(name string) bool { return slices.Contains(groupNames(), name) })
+}
+
 // measureNodes rotates a cluster with several API servers and nodes, whose pods use tokens all the while.
-func measureNodes(ctx context.Context, p *place, o options, r *Results) error {
-	if err := p.createCluster(ctx, nodesCluster, apiServers, nodeCount); err != nil {
+func measureNodes(ctx context.Context, p *place, r *Results) error {
+	if err := p.createCluster(ctx, ofFiles(nodesCluster, apiServers, nodeCount)); err != nil {
 		return err
 	}
 	if err := p.startProbe(ctx, nodesCluster, nodeCount); err != nil {
 		return err
 	}
 	var told []float64
-	for range o.rotations {
+	for range p.rotations {
 		t, seen, err := p.rotateWithProbe(ctx, nodesCluster)
 		if err != nil {
 			return err
@@ -78,8 +122,8 @@ func (p *place) rotateWithProbe(ctx context.Context, name string) (*timeline, []
 }
 
 // measureTokens re-signs many legacy tokens of a cluster without nodes, in every way, and in the end in a rotation.
-func measureTokens(ctx context.Context, p *place, o options, r *Results) error {
-	if err := p.createCluster(ctx, tokensCluster, 1, 0); err != nil {
+func measureTokens(ctx context.Context, p *place, r *Results) error {
+	if err := p.createCluster(ctx, ofFiles(tokensCluster, 1, 0)); err != nil {
 		return err
 	}
 	client, err := p.user(tokensCluster)
@@ -93,18 +137,21 @@ func measureTokens(ctx context.Context, p *place, o options, r *Results) error {
 	if r.Exchanges, err = p.measureExchanges(ctx, tokensCluster); err != nil {
 		return err
 	}
-	s := &secretsOf{client: client, count: o.secrets}
-	p.say("creating %d legacy tokens", o.secrets)
+	s := &secretsOf{client: client, count: p.secrets}
+	p.say("creating %d legacy tokens", p.secrets)
 	if err := s.fill(ctx, key); err != nil {
 		return err
 	}
-	if err := p.compare(ctx, s, o.rounds, r); err != nil {
+	if err := p.compare(ctx, s, p.rounds, r); err != nil {
 		return err
 	}
-	if err := p.measureClearing(ctx, s, o.sample, r); err != nil {
+	if err := p.measureClearing(ctx, s, p.sample, r); err != nil {
 		return err
 	}
-	return p.rotateTokens(ctx, s, r)
+	if err := p.rotateTokens(ctx, s, r); err != nil {
+		return err
+	}
+	return p.deleteCluster(ctx, tokensCluster)
 }
 
 // rotateTokens has the controller re-sign all Secrets in a rotation, and reads its memory.
@@ -144,25 +191,32 @@ func (p *place) compare(ctx context.Context, s *secretsOf, rounds int, r *Result
 		}
 		resign := func() error { return note(&t.Resign)(s.resign(ctx, key)) }
 		update := func() error { return note(&t.Update)(s.update(ctx)) }
-		turns := []func() error{resign, update}
-		if i%2 == 1 {
-			slices.Reverse(turns)
-		}
 		p.say("re-signing and bare updates, round %d of %d", i+1, rounds)
-		for _, turn := range turns {
-			if err := turn(); err != nil {
-				return err
-			}
+		if err := inTurn(i, resign, update); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// note returns a function that keeps a rate unless it comes with an error.
-func note(rates *[]float64) func(float64, error) error {
-	return func(rate float64, err error) error {
+// inTurn does all of these one after another, in the other direction every other round.
+func inTurn(round int, turns ...func() error) error {
+	if round%2 == 1 {
+		slices.Reverse(turns)
+	}
+	for _, turn := range turns {
+		if err := turn(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// note returns a function that keeps a value unless it comes with an error.
+func note[T any](all *[]T) func(T, error) error {
+	return func(value T, err error) error {
 		if err == nil {
-			*rates = append(*rates, rate)
+			*all = append(*all, value)
 		}
 		return err
 	}

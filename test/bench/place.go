@@ -115,18 +115,31 @@ func (p *place) remove() error {
 	return nil
 }
 
-// createCluster creates a user cluster with so many API servers and nodes.
-func (p *place) createCluster(ctx context.Context, name string, servers, nodes int) error {
-	p.say("creating user cluster %s: API servers %d, nodes %d", name, servers, nodes)
-	if err := os.WriteFile(p.config(name), []byte(clusterConfig(name, servers, nodes)+p.gkeConnect()), 0o600); err != nil {
-		return fmt.Errorf("writing the config file of cluster %s: %w", name, err)
+// shape is what a user cluster is like.
+type shape struct {
+	name           string
+	servers, nodes int
+	source         v1alpha1.KeySource
+	algorithm      v1alpha1.Algorithm
+}
+
+// ofFiles is the shape of the clusters that were measured before there were signers, and go on as they were.
+func ofFiles(name string, servers, nodes int) shape {
+	return shape{name: name, servers: servers, nodes: nodes, source: v1alpha1.KeySourceFiles, algorithm: v1alpha1.ES256}
+}
+
+// createCluster creates a user cluster.
+func (p *place) createCluster(ctx context.Context, s shape) error {
+	p.say("creating user cluster %s: API servers %d, nodes %d, keys %s, %s", s.name, s.servers, s.nodes, s.source, s.algorithm)
+	if err := os.WriteFile(p.config(s.name), []byte(clusterConfig(s)+p.gkeConnect()), 0o600); err != nil {
+		return fmt.Errorf("writing the config file of cluster %s: %w", s.name, err)
 	}
-	_, err := p.run(ctx, "gkectl", "create", "cluster", "--config", p.config(name), "--kubeconfig", p.kubeconfig(),
+	_, err := p.run(ctx, "gkectl", "create", "cluster", "--config", p.config(s.name), "--kubeconfig", p.kubeconfig(),
 		"--timeout", createTimeout.String())
 	return err
 }
 
-func clusterConfig(name string, servers, nodes int) string {
+func clusterConfig(s shape) string {
 	text := fmt.Sprintf(`apiVersion: v1
 kind: UserCluster
 name: %s
@@ -138,11 +151,11 @@ network:
 masterNode:
   replicas: %d
 ksaSigningKey:
-  source: files
-  algorithm: ES256
-`, name, kubernetesVersion, servers)
-	if nodes > 0 {
-		text += fmt.Sprintf("nodePools:\n- name: pool-1\n  replicas: %d\n", nodes)
+  source: %s
+  algorithm: %s
+`, s.name, kubernetesVersion, s.servers, s.source, s.algorithm)
+	if s.nodes > 0 {
+		text += fmt.Sprintf("nodePools:\n- name: pool-1\n  replicas: %d\n", s.nodes)
 	}
 	return text
 }

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // process is one of the place, as /proc shows it.
@@ -17,8 +19,9 @@ type process struct {
 	args []string
 }
 
-// process finds the only process of a program that was called with an argument, and whose arguments name the place.
-func (p *place) process(program, argument string) (process, error) {
+// process finds the only process of a program that was called with these arguments, or parts of some, and whose arguments
+// name the place.
+func (p *place) process(program string, arguments ...string) (process, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		return process{}, err
@@ -27,12 +30,13 @@ func (p *place) process(program, argument string) (process, error) {
 	for _, path := range paths {
 		q, ok := readProcess(path)
 		line := strings.Join(q.args, " ")
-		if ok && filepath.Base(q.path) == program && strings.Contains(line, argument) && strings.Contains(line, p.dataDir()) {
+		other := func(argument string) bool { return !strings.Contains(line, argument) }
+		if ok && filepath.Base(q.path) == program && !other(p.dataDir()) && !slices.ContainsFunc(arguments, other) {
 			found = append(found, q)
 		}
 	}
 	if len(found) != 1 {
-		return process{}, fmt.Errorf("finding %s: %d processes with %s in %s, want one", program, len(found), argument, p.dataDir())
+		return process{}, fmt.Errorf("finding %s: %d processes with %q in %s, want one", program, len(found), arguments, p.dataDir())
 	}
 	return found[0], nil
 }
@@ -70,6 +74,58 @@ func (p process) resetPeak() (before float64, err error) {
 // megabytes returns a line of the process' status, such as VmHWM, in MiB.
 func (p process) megabytes(field string) (float64, error) {
 	return readMegabytes(fmt.Sprintf("/proc/%d/status", p.pid), field)
+}
+
+// parent returns the process that started this one.
+func (p process) parent() (process, error) {
+	fields, err := p.stat()
+	if err != nil {
+		return process{}, err
+	}
+	q, ok := readProcess(fmt.Sprintf("/proc/%s/cmdline", fields[statParent]))
+	if !ok {
+		return process{}, fmt.Errorf("process %d has no parent", p.pid)
+	}
+	return q, nil
+}
+
+// The fields that stat returns; see proc(5), which counts from 1 and two fields more.
+const (
+	statParent = 1
+	statUser   = 11
+	statSystem = 12
+	// statTick is the unit of times, which is the same on all machines that Go knows.
+	statTick = 10 * time.Millisecond
+)
+
+// stat returns the fields of /proc/pid/stat that follow the name, which may hold anything.
+func (p process) stat() ([]string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+	if err != nil {
+		return nil, err
+	}
+	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(fields) <= statSystem {
+		return nil, fmt.Errorf("/proc/%d/stat has %d fields", p.pid, len(fields))
+	}
+	return fields, nil
+}
+
+// cpu returns the processor time that the process has used.
+func (p process) cpu() (time.Duration, error) {
+	fields, err := p.stat()
+	if err != nil {
+		return 0, err
+	}
+	var ticks int64
+	for _, field := range []int{statUser, statSystem} {
+		n, err := strconv.ParseInt(fields[field], 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("reading the processor time of process %d: %w", p.pid, err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks * int64(statTick)), nil
 }
 
 // readMegabytes returns a value of a file that has lines such as "MemTotal:  24684 kB".

@@ -24,6 +24,10 @@ type Results struct {
 	Tokens    Tokens      `json:"tokens"`
 	Memory    Memory      `json:"memory"`
 	Exchanges Exchanges   `json:"exchanges"`
+	// Requests and Signatures have one for each algorithm.
+	Requests   []Requests   `json:"requests,omitempty"`
+	Signatures []Signatures `json:"signatures,omitempty"`
+	Sources    Sources      `json:"sources"`
 	// Table is what follows from the rest, and is shown.
 	Table []Row `json:"table"`
 }
@@ -77,10 +81,11 @@ func newResults(o options, dir string) *Results {
 	}
 }
 
-// finish makes the table when all is measured.
+// finish makes the table when all is measured that was wanted.
 func (r *Results) finish() {
 	r.Seconds = time.Since(r.MeasuredAt).Seconds()
-	r.Table = slices.Concat(r.rotationRows(), r.tokenRows(), r.staleRows(), r.memoryRows(), r.exchangeRows())
+	r.Table = slices.Concat(r.rotationRows(), r.tokenRows(), r.staleRows(), r.memoryRows(), r.exchangeRows(),
+		r.requestRows(), r.signerRows(), r.signatureRows(), r.sourceRows())
 }
 
 func (r *Results) write(dir string) error {

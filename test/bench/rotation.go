@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/watch"
@@ -21,8 +22,10 @@ var steps = []rotation.Step{
 // timeline is how long a rotation took, and each of its steps, in seconds. A step begins when the controller first tells of
 // it, the first one when the key version is raised; so the steps add up to the total.
 type timeline struct {
-	Total float64                   `json:"totalSeconds"`
-	Steps map[rotation.Step]float64 `json:"stepSeconds"`
+	Total float64 `json:"totalSeconds"`
+	// Signing is when every API server was first seen to sign with the new version.
+	Signing float64                   `json:"signingSeconds"`
+	Steps   map[rotation.Step]float64 `json:"stepSeconds"`
 
 	began, stepBegan time.Time
 	step             rotation.Step
@@ -89,6 +92,9 @@ func (t *timeline) see(uc *v1alpha1.UserCluster, now time.Time) (complete bool) 
 	}
 	k := uc.Status.KSASigningKey
 	complete = k.Step == "" && k.TokenVersion == uc.Spec.KSASigningKey.Version && len(k.PublicKeyVersions) == 1
+	if t.Signing == 0 && (complete || allSign(uc)) {
+		t.Signing = now.Sub(t.began).Seconds()
+	}
 	step := rotation.Step(k.Step)
 	if !complete && (step == "" || step == t.step) {
 		return false
@@ -97,4 +103,40 @@ func (t *timeline) see(uc *v1alpha1.UserCluster, now time.Time) (complete bool) 
 	t.Total = now.Sub(t.began).Seconds()
 	t.step, t.stepBegan = step, now
 	return complete
+}
+
+func (t *timeline) total() float64   { return t.Total }
+func (t *timeline) signing() float64 { return t.Signing }
+
+// allSign says whether every API server was seen to sign with the wanted version.
+func allSign(uc *v1alpha1.UserCluster) bool {
+	other := func(s v1alpha1.APIServerStatus) bool { return s.SigningVersion != uc.Spec.KSASigningKey.Version }
+	return len(uc.Status.APIServers) == int(uc.Spec.ControlPlane.Replicas) && !slices.ContainsFunc(uc.Status.APIServers, other)
+}
+
+// Sources are the rotations of two clusters that differ in where API servers get their keys.
+type Sources struct {
+	External []*timeline `json:"external"`
+	Files    []*timeline `json:"files"`
+}
+
+// measureSources rotates a cluster with signers and one without, by turns, so that what else the machine does hits both.
+func measureSources(ctx context.Context, p *place, r *Results) error {
+	external, files := ofFiles("external", apiServers, 0), ofFiles("files", apiServers, 0)
+	external.source = v1alpha1.KeySourceExternal
+	for _, s := range []shape{external, files} {
+		if err := p.createCluster(ctx, s); err != nil {
+			return err
+		}
+	}
+	for i := range p.rotations {
+		turns := []func() error{
+			func() error { return note(&r.Sources.External)(p.rotate(ctx, external.name)) },
+			func() error { return note(&r.Sources.Files)(p.rotate(ctx, files.name)) },
+		}
+		if err := inTurn(i, turns...); err != nil {
+			return err
+		}
+	}
+	return errors.Join(p.deleteCluster(ctx, external.name), p.deleteCluster(ctx, files.name))
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Row is one line of the table.
@@ -20,8 +21,10 @@ func (r Row) measured() string {
 	switch r.Unit {
 	case "":
 		return fmt.Sprintf("%.2f", r.Value)
-	case "Secrets/s", "MiB", "tokens/s":
+	case "Secrets/s", "MiB", "tokens/s", "signatures/s":
 		text = fmt.Sprintf("%.0f", r.Value)
+	case "ms a token":
+		text = fmt.Sprintf("%.2f", r.Value)
 	}
 	return text + " " + r.Unit
 }
@@ -31,7 +34,7 @@ func (r Row) aim() string {
 	case r.AtLeast > 0:
 		return fmt.Sprintf("at least %v", r.AtLeast)
 	case r.AtMost > 0:
-		return fmt.Sprintf("at most %v %s", r.AtMost, r.Unit)
+		return strings.TrimSpace(fmt.Sprintf("at most %v %s", r.AtMost, r.Unit))
 	}
 	return ""
 }
@@ -46,14 +49,15 @@ func (r Row) met() string {
 	return "yes"
 }
 
+// What was not measured has no rows.
+
 func (r *Results) rotationRows() []Row {
-	var totals []float64
-	for _, t := range r.Rotations {
-		totals = append(totals, t.Total)
+	if len(r.Rotations) == 0 {
+		return nil
 	}
 	rows := []Row{{
 		What:  fmt.Sprintf("rotation of %d API servers and %d nodes", r.Load.APIServers, r.Load.Nodes),
-		Value: median(totals), Unit: "s", AtMost: 90,
+		Value: median(each(r.Rotations, (*timeline).total)), Unit: "s", AtMost: 90,
 	}}
 	for _, step := range steps {
 		var times []float64
@@ -67,6 +71,9 @@ func (r *Results) rotationRows() []Row {
 
 func (r *Results) tokenRows() []Row {
 	t := r.Tokens
+	if t.Rotation == nil {
+		return nil
+	}
 	resign, limited, free := median(t.Resign), median(t.Clear), median(t.ClearUnlimited)
 	return []Row{
 		{What: fmt.Sprintf("re-signing %d legacy tokens, ES256", r.Load.Secrets), Value: resign, Unit: "Secrets/s"},
@@ -82,6 +89,9 @@ func (r *Results) tokenRows() []Row {
 }
 
 func (r *Results) staleRows() []Row {
+	if len(r.Stale.Told) == 0 {
+		return nil
+	}
 	told, alone := slices.Max(r.Stale.Told), slices.Max(r.Stale.Alone)
 	return []Row{
 		{What: "mounted legacy token stale, at most", Value: told, Unit: "s", AtMost: 2},
@@ -91,21 +101,109 @@ func (r *Results) staleRows() []Row {
 }
 
 func (r *Results) memoryRows() []Row {
-	return []Row{
+	if r.Memory.Peak == 0 {
+		return nil
+	}
+	rows := []Row{
 		{What: fmt.Sprintf("controller memory, peak while re-signing %d legacy tokens", r.Load.Secrets), Value: r.Memory.Peak, Unit: "MiB", AtMost: 150},
 		{What: "- after it", Value: r.Memory.Now, Unit: "MiB"},
-		{What: "- peak before, with the cluster with nodes", Value: r.Memory.PeakBefore, Unit: "MiB"},
 	}
+	if len(r.Rotations) > 0 {
+		rows = append(rows, Row{What: "- peak before, with the cluster with nodes", Value: r.Memory.PeakBefore, Unit: "MiB"})
+	}
+	return rows
 }
 
 func (r *Results) exchangeRows() []Row {
 	e := r.Exchanges
+	if e.Checks == 0 {
+		return nil
+	}
 	return []Row{
 		{What: fmt.Sprintf("exchanges at the STS of the local fleet, ES256, %d clients", exchangeClients), Value: e.PerSecond, Unit: "tokens/s"},
 		{What: "- p99", Value: e.P99, Unit: "ms"},
 		{What: "- the check of signature and claims alone, one core", Value: e.Checks, Unit: "tokens/s"},
 		{What: "- ratio", Value: e.PerSecond / e.Checks},
 	}
+}
+
+func (r *Results) requestRows() (rows []Row) {
+	for _, q := range r.Requests {
+		rate := func(t Turn) float64 { return t.PerSecond }
+		p99 := func(t Turn) float64 { return t.P99 }
+		cpu := func(t Turn) float64 { return t.CPU }
+		signer := func(t Turn) float64 { return t.SignerCPU }
+		rows = append(rows, Row{
+			What:  fmt.Sprintf("TokenRequests, %s, keys external, %d clients", q.Algorithm, requestClients),
+			Value: median(each(q.External, rate)), Unit: "tokens/s",
+		})
+		rows = append(rows,
+			Row{What: "- keys from files", Value: median(each(q.Files, rate)), Unit: "tokens/s"},
+			Row{What: "- ratio, the median of rounds", Value: median(ratios(each(q.External, rate), each(q.Files, rate))), AtLeast: 0.95},
+			Row{What: "- p99, keys external", Value: median(each(q.External, p99)), Unit: "ms"},
+			Row{What: "- p99, keys from files", Value: median(each(q.Files, p99)), Unit: "ms"},
+			Row{What: "- ratio, the median of rounds", Value: median(ratios(each(q.External, p99), each(q.Files, p99))), AtMost: 1.1},
+			Row{What: "- processor time of API server and signer, keys external", Value: median(each(q.External, cpu)), Unit: "ms a token"},
+			Row{What: "- of it the signer's", Value: median(each(q.External, signer)), Unit: "ms a token"},
+			Row{What: "- processor time of the API server, keys from files", Value: median(each(q.Files, cpu)), Unit: "ms a token"},
+			Row{What: "- ratio, the median of rounds", Value: median(ratios(each(q.External, cpu), each(q.Files, cpu)))},
+		)
+	}
+	return rows
+}
+
+func (r *Results) signerRows() []Row {
+	if len(r.Requests) == 0 {
+		return nil
+	}
+	child := func(q Requests) float64 { return q.Child }
+	parent := func(q Requests) float64 { return q.Parent }
+	return []Row{
+		{What: "memory of the signer under these TokenRequests, peak", Value: slices.Max(each(r.Requests, child)), Unit: "MiB", AtMost: 30},
+		{What: "- of its parent, which only keeps it running", Value: slices.Max(each(r.Requests, parent)), Unit: "MiB"},
+	}
+}
+
+func (r *Results) signatureRows() (rows []Row) {
+	for _, s := range r.Signatures {
+		rate := func(r Rate) float64 { return r.PerSecond }
+		cpu := func(r Rate) float64 { return r.PerCPUSecond }
+		bare := each(s.Bare, rate)
+		rows = append(rows,
+			Row{What: fmt.Sprintf("the signer's Sign in process, %s, %d at once", s.Algorithm, signClients), Value: median(each(s.Sign, rate)), Unit: "signatures/s"},
+			Row{What: "- Go's signature alone", Value: median(bare), Unit: "signatures/s"},
+			Row{What: "- ratio, the median of rounds", Value: median(ratios(each(s.Sign, rate), bare)), AtLeast: 0.9},
+			Row{What: "- ratio by processor time, the median of rounds", Value: median(ratios(each(s.Sign, cpu), each(s.Bare, cpu)))},
+			Row{What: "- by the program keyturn-signer, over its socket", Value: median(each(s.Socket, rate)), Unit: "signatures/s"},
+			Row{What: "- ratio to the signature alone, the median of rounds", Value: median(ratios(each(s.Socket, rate), bare))},
+		)
+	}
+	return rows
+}
+
+func (r *Results) sourceRows() []Row {
+	external, files := r.Sources.External, r.Sources.Files
+	if len(external) == 0 || len(files) == 0 {
+		return nil
+	}
+	of := func(all []*timeline, value func(*timeline) float64) float64 { return median(each(all, value)) }
+	return []Row{
+		{What: fmt.Sprintf("rotation of %d API servers, keys external, until all sign with the new key", r.Load.APIServers), Value: of(external, (*timeline).signing), Unit: "s", AtMost: 1},
+		{What: "- keys from files", Value: of(files, (*timeline).signing), Unit: "s"},
+		{What: "- ratio", Value: of(external, (*timeline).signing) / of(files, (*timeline).signing)},
+		{What: "- until it is complete, keys external", Value: of(external, (*timeline).total), Unit: "s", AtMost: 20},
+		{What: "- until it is complete, keys from files", Value: of(files, (*timeline).total), Unit: "s"},
+		{What: "- ratio", Value: of(external, (*timeline).total) / of(files, (*timeline).total)},
+	}
+}
+
+// each returns one value of each of a list.
+func each[T any](all []T, value func(T) float64) []float64 {
+	out := make([]float64, 0, len(all))
+	for _, a := range all {
+		out = append(out, value(a))
+	}
+	return out
 }
 
 // ratios divides the values of two equally long lists.

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	externaljwt "k8s.io/externaljwt/apis/v1"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/signer"
+	"github.com/keyturn/keyturn/internal/signer/backend"
+	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/token"
+)
+
+const (
+	signClients = 16
+	signRounds  = 20
+	signTime    = 500 * time.Millisecond
+	// signerStart is how long the program may take until it serves.
+	signerStart = 10 * time.Second
+)
+
+// podClaims are of the size of those of a pod's token.
+const podClaims = `{"aud":["https://kubernetes.default.svc.cluster.local"],"exp":1831536000,"iat":1800000000,"iss":"https://kubernetes.default.svc.cluster.local",` +
+	`"jti":"0f6f3f3b-2a06-4d5a-a6b6-6c3f4d10a0b0","kubernetes.io":{"namespace":"default","node":{"name":"node-1","uid":"3b2a06d5-6c3f-4d10-a0b0-a0f6f3f3b2a0"},` +
+	`"pod":{"name":"web-5d78c9869d-2xk7q","uid":"4d10a0b0-6c3f-4d10-a0b0-a0f6f3f3b2a0"},"serviceaccount":{"name":"web","uid":"a0f6f3f3-6c3f-4d10-a0b0-a0f6f3f3b2a0"},` +
+	`"warnafter":1800003607},"nbf":1800000000,"sub":"system:serviceaccount:default:web"}`
+
+// Signatures compares the signer's Sign with the bare signature of the same bytes, hashing included.
+type Signatures struct {
+	Algorithm v1alpha1.Algorithm `json:"algorithm"`
+	// Sign is Sign in this process, Bare the private key alone, and Socket Sign of the program. The n-th of each make a round.
+	Sign   []Rate `json:"sign"`
+	Bare   []Rate `json:"bare"`
+	Socket []Rate `json:"socket"`
+}
+
+// Rate is how often something was done in a second, and in a second of this process' processor time, which other processes
+// on the machine hardly change.
+type Rate struct {
+	PerSecond    float64 `json:"perSecond"`
+	PerCPUSecond float64 `json:"perCPUSecond"`
+}
+
+// measureSignatures signs without any cluster.
+func measureSignatures(ctx context.Context, p *place, r *Results) error {
+	for _, algorithm := range algorithms {
+		p.say("signing, %s, %d rounds", algorithm, signRounds)
+		s, err := p.compareSignatures(ctx, algorithm)
+		if err != nil {
+			return fmt.Errorf("%s: %w", algorithm, err)
+		}
+		r.Signatures = append(r.Signatures, s)
+	}
+	return nil
+}
+
+func (p *place) compareSignatures(ctx context.Context, algorithm v1alpha1.Algorithm) (Signatures, error) {
+	s := Signatures{Algorithm: algorithm}
+	dir := filepath.Join(p.dir, string(algorithm))
+	key, err := writeKey(dir, algorithm)
+	if err != nil {
+		return s, err
+	}
+	inside, err := newSigner(ctx, dir)
+	if err != nil {
+		return s, err
+	}
+	program, end, err := p.startSigner(ctx, dir)
+	if err != nil {
+		return s, err
+	}
+	defer end()
+	request := &externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(podClaims))}
+	signed, err := inside.Sign(ctx, request)
+	if err != nil {
+		return s, err
+	}
+	message := []byte(signed.GetHeader() + "." + request.GetClaims())
+	bare := func() error {
+		digest := sha256.Sum256(message)
+		_, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+		return err
+	}
+	sign := func() error { _, err := inside.Sign(ctx, request); return err }
+	socket := func() error { _, err := program.Sign(ctx, request); return err }
+	for i := range signRounds + 1 {
+		err := inTurn(i,
+			func() error { return note(&s.Sign)(signFor(signTime, sign)) },
+			func() error { return note(&s.Bare)(signFor(signTime, bare)) },
+			func() error { return note(&s.Socket)(signFor(signTime, socket)) })
+		if err != nil {
+			return s, err
+		}
+	}
+	s.Sign, s.Bare, s.Socket = s.Sign[1:], s.Bare[1:], s.Socket[1:] // the first ones warmed up
+	return s, nil
+}
+
+// writeKey makes a key directory with one key, which it returns.
+func writeKey(dir string, algorithm v1alpha1.Algorithm) (crypto.Signer, error) {
+	private, err := token.GenerateKey(rand.Reader, string(algorithm))
+	if err != nil {
+		return nil, err
+	}
+	key, err := keydir.NewKey(1, private)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	err = keydir.Write(filepath.Join(dir, "keys"), keydir.Set{
+		SigningVersion: 1, RefreshHint: time.Hour, RotationRefreshHint: time.Second, MaxTokenExpiration: time.Hour, Keys: []keydir.Key{key},
+	})
+	return private, err
+}
+
+// newSigner returns a signer in this process that has given its keys away, and so may sign.
+func newSigner(ctx context.Context, dir string) (*signer.Signer, error) {
+	s, err := signer.New(signer.Options{
+		KeyDir: filepath.Join(dir, "keys"), Reload: time.Minute, Log: slog.New(slog.DiscardHandler),
+		Backends: signer.Backends{PEM: backend.PEM{}}, Metrics: prometheus.NewRegistry(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.FetchKeys(ctx, &externaljwt.FetchKeysRequest{})
+	return s, err
+}
+
+// startSigner starts the program, and returns a client with one connection, as an API server has it, and what ends both.
+func (p *place) startSigner(ctx context.Context, dir string) (_ externaljwt.ExternalJWTSignerClient, end func(), err error) {
+	log, err := os.Create(filepath.Join(dir, "signer.log"))
+	if err != nil {
+		return nil, nil, err
+	}
+	socket := filepath.Join(dir, "signer", "socket")
+	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "keyturn-signer"), "--socket="+socket, "--key-dir="+filepath.Join(dir, "keys"))
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = endGrace
+	if err := cmd.Start(); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("starting keyturn-signer: %w", err), log.Close())
+	}
+	ctx, cancel := context.WithTimeout(ctx, signerStart)
+	defer cancel()
+	client, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	end = func() {
+		if client != nil {
+			_ = client.Close()
+		}
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+		_ = log.Close()
+	}
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
+	signing := externaljwt.NewExternalJWTSignerClient(client)
+	if _, err := signing.FetchKeys(ctx, &externaljwt.FetchKeysRequest{}, grpc.WaitForReady(true)); err != nil {
+		end()
+		return nil, nil, fmt.Errorf("waiting for keyturn-signer: %w", err)
+	}
+	return signing, end, nil
+}
+
+// signFor signs for a while, by as many as signClients at once.
+func signFor(long time.Duration, sign func() error) (Rate, error) {
+	var over atomic.Bool
+	var done atomic.Int64
+	var mu sync.Mutex
+	var errs []error
+	used, err := ownCPU()
+	if err != nil {
+		return Rate{}, err
+	}
+	began := time.Now()
+	timer := time.AfterFunc(long, func() { over.Store(true) })
+	defer timer.Stop()
+	var work sync.WaitGroup
+	for range signClients {
+		work.Go(func() {
+			var n int64
+			var err error
+			for err == nil && !over.Load() {
+				err = sign()
+				n++
+			}
+			done.Add(n)
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+		})
+	}
+	work.Wait()
+	took := time.Since(began)
+	after, err := ownCPU()
+	n := float64(done.Load())
+	return Rate{PerSecond: n / took.Seconds(), PerCPUSecond: n / (after - used).Seconds()}, errors.Join(append(errs, err)...)
+}
+
+// ownCPU is the processor time that this process has used.
+func ownCPU() (time.Duration, error) {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0, fmt.Errorf("reading the processor time: %w", err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
+}
