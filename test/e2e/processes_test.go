@@ -98,14 +98,18 @@ var victims = []victim{
 	{"signing child", "keyturn-signer", "--state-file="},
 }
 
-// mostKills is how often a killer kills. On a machine so slow that something is down all the time, a rotation then
-// still has the rest of its time to end.
-const mostKills = 24
+// How often a killer kills in one rotation, and in each of ten. On a machine so slow that something is down all the time, a rotation
+// then still has the rest of its time to end.
+const (
+	mostKills    = 24
+	mostKillsTen = 8
+)
 
 // killer kills -9, at random moments from a seed, one process after another; each kind in turn, in random order.
 type killer struct {
 	place   *place
 	victims []victim
+	most    int
 	random  *rand.Rand
 	stop    chan struct{}
 	done    sync.WaitGroup
@@ -113,8 +117,8 @@ type killer struct {
 }
 
 // startKiller starts one that the returned function ends and asks what it killed.
-func (p *place) startKiller(seed uint64, victims []victim) (end func() []string) {
-	k := &killer{place: p, victims: victims, random: rand.New(rand.NewPCG(seed, seed)), stop: make(chan struct{})}
+func (p *place) startKiller(seed uint64, victims []victim, most int) (end func() []string) {
+	k := &killer{place: p, victims: victims, most: most, random: rand.New(rand.NewPCG(seed, seed)), stop: make(chan struct{})}
 	k.done.Go(k.run)
 	return func() []string {
 		close(k.stop)
@@ -124,7 +128,7 @@ func (p *place) startKiller(seed uint64, victims []victim) (end func() []string)
 }
 
 func (k *killer) run() {
-	for len(k.killed) < mostKills {
+	for len(k.killed) < k.most {
 		for _, i := range k.random.Perm(len(k.victims)) {
 			pause := 2*time.Second + time.Duration(k.random.Int64N(int64(6*time.Second)))
 			select {
@@ -132,6 +136,9 @@ func (k *killer) run() {
 				return
 			case <-time.After(pause):
 				k.kill(i)
+			}
+			if len(k.killed) == k.most {
+				return
 			}
 		}
 	}

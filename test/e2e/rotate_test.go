@@ -126,14 +126,14 @@ func rotateSingle(t *testing.T, source v1alpha1.KeySource) {
 // files, given signers, rotated with them, and given files again.
 func TestRotateUnderFaults(t *testing.T) {
 	p := newCluster(t, highlyAvailable(v1alpha1.KeySourceFiles))
-	p.rotateUnderFaults(t, 2, victims)
+	p.rotateUnderFaults(t, 2, victims, mostKills)
 
 	before := p.pids("kube-apiserver")
 	p.update(t, highlyAvailable(v1alpha1.KeySourceExternal))
 	if after := p.pids("kube-apiserver"); len(after) != 3 || len(p.pids("keyturn-signer")) == 0 || slices.ContainsFunc(after, func(pid int) bool { return slices.Contains(before, pid) }) {
 		t.Errorf("API servers had the pids %v before they got signers, and have %v", before, after)
 	}
-	p.rotateUnderFaults(t, 3, victims)
+	p.rotateUnderFaults(t, 3, victims, mostKills)
 
 	p.update(t, highlyAvailable(v1alpha1.KeySourceFiles))
 	if left := p.pids("keyturn-signer"); len(left) > 0 {
@@ -156,7 +156,7 @@ func TestRotateTenTimes(t *testing.T) {
 			config += "  nodeRefresh: InPlace\n  tokenReload: 1s\n"
 			p.update(t, config)
 		}
-		p.rotateUnderFaults(t, version, others)
+		p.rotateUnderFaults(t, version, others, mostKillsTen)
 		if now := p.pids("kube-apiserver"); !slices.Equal(now, servers) {
 			t.Fatalf("API servers had the pids %v, and have %v after the rotation to key version %d", servers, now, version)
 		}
@@ -180,12 +180,12 @@ func newCluster(t *testing.T, config string) *place {
 }
 
 // rotateUnderFaults rotates to the version while processes are killed, and checks what must be true after it.
-func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim) {
+func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim, most int) {
 	t.Helper()
 	old, oldKey, before, pods := p.mint(t, ""), p.keyTexts(t, version-1), p.nodeNames(t), p.probePods(t)
 	oldForPool := p.mint(t, pool)
 	verified := p.startVerifying(t, "go-oidc", v1alpha1.DefaultIssuer, p.clusterDocuments(t))
-	end := p.startKiller(uint64(version), victims)
+	end := p.startKiller(uint64(version), victims, most)
 	p.must(p.credentials("rotate", "--skip-prompt")...)
 	p.expectExclusion(t, version)
 	p.must(p.credentials("status", "--wait", "--timeout", rotateTimeout.String())...)
