@@ -14,8 +14,9 @@ import (
 const (
 	// serverGrace is how long an API server may take over the requests that it has; it usually takes about two seconds.
 	serverGrace = 20 * time.Second
-	// managerGrace is that of a kube-controller-manager, which serves nobody.
-	managerGrace = 5 * time.Second
+	// managerGrace is that of a kube-controller-manager, which serves nobody, goes on where another stopped, and takes longer than
+	// this to end by itself.
+	managerGrace = time.Second
 )
 
 func (p *plane) convergeServers(ctx context.Context, v view, target controlplane.Target, keys []keystore.KeyPair) error {
