@@ -17,8 +17,8 @@ import (
 	"github.com/keyturn/keyturn/internal/local/pki"
 )
 
-// ControlPlanes runs the control planes of user clusters as processes of this host, for API servers that get
-// their keys as files. It implements controlplane.Adapter.
+// ControlPlanes runs the control planes of user clusters as processes of this host: API servers that read their keys from
+// files, or ask a signer beside them. It implements controlplane.Adapter.
 type ControlPlanes struct{ host *Host }
 
 var _ controlplane.Adapter = (*ControlPlanes)(nil)
@@ -58,8 +58,8 @@ func (v view) state(endpoint string) controlplane.State {
 }
 
 // Converge implements controlplane.Adapter. An API server is given other keys in this order: the keys as files, what it is
-// to run with, out of the load balancer, end, start, ready, back into the load balancer. What was done is seen from
-// outside, so that each call finds its place in it again.
+// to run with, out of the load balancer, end, start, ready, back into the load balancer. If it has a signer: what it is to run with,
+// and then the keys to the signer. What was done is seen from outside, so that each call finds its place in it again.
 func (c *ControlPlanes) Converge(
 	ctx context.Context, uc *v1alpha1.UserCluster, target controlplane.Target, keys []keystore.KeyPair,
 ) error {
