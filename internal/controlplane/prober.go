@@ -52,7 +52,8 @@ type Proof struct {
 // as refused only if the JWKS does not. Every token is new, so kube-apiserver's cache of accepted tokens has no say.
 //
 // An API server whose keys are external first gets a token with a kid that nobody has, which makes it ask its signer for the keys:
-// what it then accepts is what the signer serves now, and not what it served at the end of the last refresh hint.
+// what it then accepts is what the signer serves now, and not what it served at the end of the last refresh hint. That comes before
+// the token that it is to issue: a signer signs with no key that its API server has not asked for.
 func Prove(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair, external bool) (Proof, error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
@@ -60,14 +61,14 @@ func Prove(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair, exter
 	if err != nil {
 		return Proof{}, fmt.Errorf("making a client for %s: %w", cfg.Host, err)
 	}
+	if external {
+		if err := fetch(ctx, client); err != nil {
+			return Proof{}, fmt.Errorf("making %s ask its signer: %w", cfg.Host, err)
+		}
+	}
 	issued, err := issue(ctx, client)
 	if err != nil {
 		return Proof{}, fmt.Errorf("requesting a token from %s: %w", cfg.Host, err)
-	}
-	if external {
-		if err := fetch(ctx, client, issued); err != nil {
-			return Proof{}, fmt.Errorf("making %s ask its signer: %w", cfg.Host, err)
-		}
 	}
 	accepted, err := reviewAll(ctx, client, issued, keys)
 	if err != nil {
@@ -150,13 +151,21 @@ func versionOf(issued string, keys []keystore.KeyPair) (int, error) {
 	return 0, nil
 }
 
-// fetch has the API server review a token with a kid that no signer has, and so ask its own again.
-func fetch(ctx context.Context, client kubernetes.Interface, issued string) error {
+// fetch has the API server review a token of its own issuer with a kid that no signer has, and so ask its own again.
+func fetch(ctx context.Context, client kubernetes.Interface) error {
 	nobody, err := keystore.Generate(rand.Reader, 1, "ES256")
 	if err != nil {
 		return err
 	}
-	accepted, err := review(ctx, client, issued, nobody)
+	body, err := client.CoreV1().RESTClient().Get().AbsPath(jwks.DiscoveryPath).DoRaw(ctx)
+	if err != nil {
+		return fmt.Errorf("reading its discovery document: %w", err)
+	}
+	document, err := jwks.ParseDiscovery(body)
+	if err != nil {
+		return fmt.Errorf("reading its discovery document: %w", err)
+	}
+	accepted, err := review(ctx, client, map[string]string{"iss": document.Issuer}, nobody)
 	if err == nil && accepted {
 		err = errors.New("it accepted a token of a key that nobody has")
 	}
@@ -165,22 +174,21 @@ func fetch(ctx context.Context, client kubernetes.Interface, issued string) erro
 
 // reviewAll says of each key whether a canary token of it is accepted.
 func reviewAll(ctx context.Context, client kubernetes.Interface, issued string, keys []keystore.KeyPair) ([]bool, error) {
+	claims, err := claimsOf(issued)
+	if err != nil {
+		return nil, err
+	}
 	accepted := make([]bool, len(keys))
 	for i, k := range keys {
-		var err error
-		if accepted[i], err = review(ctx, client, issued, k); err != nil {
+		if accepted[i], err = review(ctx, client, claims, k); err != nil {
 			return nil, fmt.Errorf("key version %d: %w", k.Version, err)
 		}
 	}
 	return accepted, nil
 }
 
-// review signs the claims of an issued token with k and lets the API server review the result.
-func review(ctx context.Context, client kubernetes.Interface, issued string, k keystore.KeyPair) (accepted bool, err error) {
-	claims, err := claimsOf(issued)
-	if err != nil {
-		return false, err
-	}
+// review signs claims with k and lets the API server review the result.
+func review(ctx context.Context, client kubernetes.Interface, claims any, k keystore.KeyPair) (accepted bool, err error) {
 	canary, err := token.Sign(rand.Reader, k.Signer, k.Algorithm, k.KeyID, claims)
 	if err != nil {
 		return false, err

@@ -114,6 +114,10 @@ func (d *driver) damage(keys ...keystore.KeyPair) {
 		"keys readable by others": func() error {
 			return os.Chmod(filepath.Join(l.signerKeys(2), "..data", "2.key"), 0o644)
 		},
+		"served keys forgotten and signer killed": func() error {
+			d.kill(signerName(0))
+			return os.Remove(filepath.Join(l.serverDir(0), "signer", "served.json"))
+		},
 		"keys gone and signer killed": func() error {
 			d.kill(signerName(2))
 			return os.RemoveAll(l.signerKeys(2))
