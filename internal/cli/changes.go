@@ -22,6 +22,9 @@ func changes(old, wanted *v1alpha1.UserCluster) (fixed, updates []string) {
 	d.fix("network.serviceCIDR", a.Network.ServiceCIDR, b.Network.ServiceCIDR)
 	d.fix("network.podCIDR", a.Network.PodCIDR, b.Network.PodCIDR)
 	d.fix("masterNode.replicas", a.ControlPlane.Replicas, b.ControlPlane.Replicas)
+	if line := sourceChange(old, wanted); line != "" {
+		d.updates = append(d.updates, line)
+	}
 	d.key(a.KSASigningKey, b.KSASigningKey)
 	d.fleet(a.GKEConnect, b.GKEConnect)
 	return d.fixed, append(d.updates, poolChanges(a.NodePools, b.NodePools)...)
@@ -45,7 +48,6 @@ func (d *differences) key(a, b v1alpha1.KSASigningKey) {
 	for _, url := range without(a.Publish, b.Publish) {
 		d.fix("ksaSigningKey.publish", url, "none")
 	}
-	d.update("ksaSigningKey.source", a.Source, b.Source)
 	d.update("ksaSigningKey.algorithm", a.Algorithm, b.Algorithm)
 	d.update("ksaSigningKey.nodeRefresh", a.NodeRefresh, b.NodeRefresh)
 	d.update("ksaSigningKey.tokenReload", inSeconds(a.TokenReloadSeconds), inSeconds(b.TokenReloadSeconds))
@@ -53,6 +55,19 @@ func (d *differences) key(a, b v1alpha1.KSASigningKey) {
 		d.updates = append(d.updates, "+ ksaSigningKey.publish: "+url)
 	}
 	d.update("ksaSigningKey.publishMaxAge", inSeconds(a.PublishMaxAgeSeconds), inSeconds(b.PublishMaxAgeSeconds))
+}
+
+// sourceChange says how the source of keys changes, and what that does; empty when it does not.
+func sourceChange(old, wanted *v1alpha1.UserCluster) string {
+	from, to := old.Spec.KSASigningKey.Source, wanted.Spec.KSASigningKey.Source
+	if from == to {
+		return ""
+	}
+	restart := fmt.Sprintf("restarts %d API servers once, one at a time", old.Spec.ControlPlane.Replicas)
+	if old.Spec.ControlPlane.Replicas == 1 {
+		restart = "restarts the only API server once: AN INTERRUPTION of the Kubernetes API"
+	}
+	return fmt.Sprintf("~ ksaSigningKey.source: %s -> %s (%s)", from, to, restart)
 }
 
 // without returns what is in list and not in other.
