@@ -43,16 +43,16 @@ func (s Set) readPodFiles(name string, files []PodFile, limit int64, each func(i
 	if err != nil {
 		return err
 	}
-	if first.pid == 0 {
+	if first.PID == 0 {
 		return errors.New("it is starting")
 	}
 	// The volumes are file systems in memory that only processes of the machine see: this leads to where its init is.
-	root := procPath(first.pid, "root")
+	root := procPath(first.PID, "root")
 	for i, f := range files {
 		content, replaced, err := readPodFile(root, f, limit)
 		each(i, content, replaced, err)
 	}
-	if !first.alive() {
+	if !first.Alive() {
 		return errors.New("it ended meanwhile")
 	}
 	return nil

@@ -3,11 +3,11 @@ package machine
 import (
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keyturn/keyturn/internal/local/process"
 )
 
 // Refresh is a replacement of the tokens of all pods on a machine, as it is remembered.
@@ -28,12 +28,9 @@ type Moment struct {
 	Ticks uint64 `json:"ticks"`
 }
 
-// ticksPerSecond is USER_HZ, the unit of proc_pid_stat(5), which is 100 on every architecture that Go runs on.
-const ticksPerSecond = 100
-
 // present is the Moment now.
 func present() (Moment, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := process.BootID()
 	if err != nil {
 		return Moment{}, fmt.Errorf("reading the time since the host started: %w", err)
 	}
@@ -42,10 +39,13 @@ func present() (Moment, error) {
 		return Moment{}, fmt.Errorf("reading the time since the host started: %w", err)
 	}
 	return Moment{
-		Boot:  strings.TrimSpace(string(boot)),
-		Ticks: uint64(time.Duration(t.Nano()) / (time.Second / ticksPerSecond)),
+		Boot:  boot,
+		Ticks: uint64(time.Duration(t.Nano()) / (time.Second / process.TicksPerSecond)),
 	}, nil
 }
+
+// begin is when a process was started.
+func begin(p process.Identity) Moment { return Moment{Boot: p.Boot, Ticks: p.Ticks} }
 
 // before says that a moment is surely past at another. Those of the same tick are not.
 func (m Moment) before(later Moment) bool { return m.Boot != later.Boot || m.Ticks < later.Ticks }
@@ -106,30 +106,29 @@ func (s Set) restartKubelet(name string) error {
 		return err
 	}
 	kubelet, err := findKubelet(spec, running.PID)
-	if err != nil || kubelet.pid == 0 {
+	if err != nil || kubelet.PID == 0 {
 		return err
 	}
-	began, err := kubelet.began()
-	if err != nil || spec.Refresh.Began.before(began) {
-		return err
+	if spec.Refresh.Began.before(begin(kubelet)) {
+		return nil
 	}
-	return kubelet.kill()
+	return kubelet.Signal(unix.SIGKILL)
 }
 
 // newKubelet is since when a kubelet runs that was started after the Refresh was begun, by the clock as it is set now.
 func (s Set) newKubelet(spec Spec, sandbox int) (time.Time, error) {
 	kubelet, err := findKubelet(spec, sandbox)
-	if err != nil || kubelet.pid == 0 {
+	if err != nil || kubelet.PID == 0 {
 		return time.Time{}, err
 	}
 	now, err := present()
 	if err != nil {
 		return time.Time{}, err
 	}
-	began, err := kubelet.began()
-	if err != nil || !spec.Refresh.Began.before(began) {
-		return time.Time{}, err
+	began := begin(kubelet)
+	if !spec.Refresh.Began.before(began) {
+		return time.Time{}, nil
 	}
-	age := time.Duration(now.Ticks-min(now.Ticks, began.Ticks)) * (time.Second / ticksPerSecond)
+	age := time.Duration(now.Ticks-min(now.Ticks, began.Ticks)) * (time.Second / process.TicksPerSecond)
 	return time.Now().Add(-age), nil
 }

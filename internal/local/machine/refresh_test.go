@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -62,42 +61,16 @@ func TestMoments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	self, ok := lookUp(os.Getpid())
-	if !ok || self.parent != os.Getppid() {
-		t.Fatalf("found %+v, %t", self, ok)
+	self, parent, ok := process.LookUp(os.Getpid())
+	if !ok || parent != os.Getppid() {
+		t.Fatalf("found %+v, parent %d, %t", self, parent, ok)
 	}
-	began, err := self.began()
-	if err != nil || !began.before(now) || now.before(began) || began.before(began) {
-		t.Errorf("started at %+v, now it is %+v (%v)", began, now, err)
+	began := begin(self)
+	if !began.before(now) || now.before(began) || began.before(began) {
+		t.Errorf("started at %+v, now it is %+v", began, now)
 	}
 	if !now.before(Moment{Boot: "another", Ticks: 1}) {
 		t.Error("what runs since another start of the host is not newer")
-	}
-}
-
-// A pid that is another's by now is left alone.
-func TestKillIsOfThatProcessOnly(t *testing.T) {
-	cmd := exec.Command("/bin/sleep", "60")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p, ok := lookUp(cmd.Process.Pid)
-	if !ok {
-		t.Fatal("not found")
-	}
-	stranger := p
-	stranger.ticks--
-	if err := stranger.kill(); err != nil || !p.alive() {
-		t.Errorf("a stranger was ended: %v", err)
-	}
-	if err := p.kill(); err != nil {
-		t.Error(err)
-	}
-	if err := cmd.Wait(); err == nil || p.alive() {
-		t.Error("it was not ended")
-	}
-	if err := p.kill(); err != nil {
-		t.Errorf("ending what has ended: %v", err)
 	}
 }
 

@@ -11,84 +11,98 @@ import (
 	"time"
 )
 
-// identity is a process that can be told from every other one, past and future.
-type identity struct {
-	boot string
-	pid  int
-	// ticks is the start time since boot (proc_pid_stat(5), field 22).
-	ticks uint64
+// Identity is a process that can be told from every other one, past and future; zero is none.
+type Identity struct {
+	// Boot is the id of the host's start (random(4)).
+	Boot string
+	PID  int
+	// Ticks is when it was started, since the host was, in 1/TicksPerSecond s (proc_pid_stat(5), field 22).
+	Ticks uint64
 }
 
 // recorded reads who the process said it is; false when none was ever started.
-func (r *Runner) recorded(name string) (identity, bool, error) {
+func (r *Runner) recorded(name string) (Identity, bool, error) {
 	path := r.file(name, "pid")
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return identity{}, false, nil
+		return Identity{}, false, nil
 	}
 	if err != nil {
-		return identity{}, false, err
+		return Identity{}, false, err
 	}
 	boot, stat, _ := bytes.Cut(raw, []byte("\n"))
-	id, _, err := parseStat(stat)
+	id, err := parseStat(stat)
 	if err != nil {
-		return identity{}, false, fmt.Errorf("%s: %w", path, err)
+		return Identity{}, false, fmt.Errorf("%s: %w", path, err)
 	}
-	id.boot = string(boot)
-	return id, true, nil
+	id.Boot = string(boot)
+	return id.Identity, true, nil
 }
 
-// alive says whether that very process runs. A zombie does not.
-func (id identity) alive() bool {
-	now, alive := lookUp(id.pid)
+// Alive says whether that very process runs. A zombie does not.
+func (id Identity) Alive() bool {
+	now, _, alive := LookUp(id.PID)
 	return alive && now == id
 }
 
-func (id identity) started() time.Time {
-	return bootTime().Add(time.Duration(id.ticks) * time.Second / ticksPerSecond)
+func (id Identity) started() time.Time {
+	return bootTime().Add(time.Duration(id.Ticks) * time.Second / TicksPerSecond)
 }
 
-// ticksPerSecond is USER_HZ, which is 100 on every architecture that Go runs on.
-const ticksPerSecond = 100
+// TicksPerSecond is USER_HZ, which is 100 on every architecture that Go runs on.
+const TicksPerSecond = 100
 
-// lookUp says who has the pid now; false when nobody does but perhaps a zombie.
-func lookUp(pid int) (identity, bool) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+// LookUp says who has the pid now, and who is its parent, which may change; false when nobody does but perhaps a zombie.
+func LookUp(pid int) (id Identity, parent int, alive bool) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return identity{}, false
+		return Identity{}, 0, false
 	}
-	id, state, err := parseStat(stat)
-	if err != nil || state == "Z" || state == "X" {
-		return identity{}, false
+	is, err := parseStat(raw)
+	if err != nil || is.state == "Z" || is.state == "X" {
+		return Identity{}, 0, false
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return identity{}, false
+	if is.Boot, err = BootID(); err != nil {
+		return Identity{}, 0, false
 	}
-	id.boot = strings.TrimSpace(string(boot))
-	return id, true
+	return is.Identity, is.parent, true
+}
+
+// BootID is the id of the host's start (random(4)).
+func BootID() (string, error) {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(raw)), err
+}
+
+// stat is a line of /proc/PID/stat.
+type stat struct {
+	Identity
+	state  string
+	parent int
 }
 
 // parseStat reads proc_pid_stat(5). The second field is in parentheses and may hold anything, parentheses and spaces too.
-func parseStat(stat []byte) (id identity, state string, err error) {
+func parseStat(line []byte) (s stat, err error) {
 	errBad := errors.New("not a line of /proc/PID/stat")
-	open, end := bytes.IndexByte(stat, '('), bytes.LastIndexByte(stat, ')')
+	open, end := bytes.IndexByte(line, '('), bytes.LastIndexByte(line, ')')
 	if open < 0 || end < open {
-		return identity{}, "", errBad
+		return stat{}, errBad
 	}
-	rest := strings.Fields(string(stat[end+1:])) // from field 3 on
+	rest := strings.Fields(string(line[end+1:])) // from field 3 on
 	if len(rest) < 20 {
-		return identity{}, "", errBad
+		return stat{}, errBad
 	}
-	id.pid, err = strconv.Atoi(strings.TrimSpace(string(stat[:open])))
-	if err != nil {
-		return identity{}, "", errBad
+	s.state = rest[0]
+	if s.PID, err = strconv.Atoi(strings.TrimSpace(string(line[:open]))); err != nil {
+		return stat{}, errBad
 	}
-	id.ticks, err = strconv.ParseUint(rest[22-3], 10, 64)
-	if err != nil {
-		return identity{}, "", errBad
+	if s.parent, err = strconv.Atoi(rest[4-3]); err != nil {
+		return stat{}, errBad
 	}
-	return id, rest[0], nil
+	if s.Ticks, err = strconv.ParseUint(rest[22-3], 10, 64); err != nil {
+		return stat{}, errBad
+	}
+	return s, nil
 }
 
 // bootTime is when the machine started, by the clock as it is set now; zero when /proc does not say.

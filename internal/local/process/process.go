@@ -198,10 +198,10 @@ func basicEnv() []string {
 // awaitRecord waits until the child is on record, so that who starts and then looks sees it.
 func (r *Runner) awaitRecord(name string, pid int) error {
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if id, ok, err := r.recorded(name); err != nil || (ok && id.pid == pid) {
+		if id, ok, err := r.recorded(name); err != nil || (ok && id.PID == pid) {
 			return err
 		}
-		if _, alive := lookUp(pid); !alive {
+		if _, _, alive := LookUp(pid); !alive {
 			return nil // it ended at once; Observe and its log tell
 		}
 	}
@@ -214,7 +214,7 @@ func (r *Runner) Observe(name string) (State, error) {
 	if err != nil {
 		return State{}, fmt.Errorf("looking at %s: %w", name, err)
 	}
-	if !ok || !id.alive() {
+	if !ok || !id.Alive() {
 		return State{}, nil
 	}
 	raw, err := os.ReadFile(r.file(name, "json"))
@@ -226,7 +226,7 @@ func (r *Runner) Observe(name string) (State, error) {
 		return State{}, fmt.Errorf("looking at %s: %w", name, err)
 	}
 	_, stopping := r.toldToStop(name, id)
-	return State{Running: true, PID: id.pid, Started: id.started(), Stamp: rec.Stamp, Digest: rec.Hash, Stopping: stopping}, nil
+	return State{Running: true, PID: id.PID, Started: id.started(), Stamp: rec.Stamp, Digest: rec.Hash, Stopping: stopping}, nil
 }
 
 // Forget removes the files of a process that does not run, its log included.

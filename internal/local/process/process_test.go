@@ -279,7 +279,7 @@ func TestZombieIsDead(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a zombie counts as dead", func() bool { _, alive := lookUp(cmd.Process.Pid); return !alive })
+	eventually(t, "a zombie counts as dead", func() bool { _, _, alive := LookUp(cmd.Process.Pid); return !alive })
 	if err := cmd.Wait(); err != nil {
 		t.Fatal(err)
 	}
@@ -348,20 +348,46 @@ func TestLongLogIsSetAside(t *testing.T) {
 func TestParseStat(t *testing.T) {
 	const rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20"
 	for _, c := range []struct {
-		line, state string
-		id          identity
-		bad         bool
+		line string
+		want stat
+		bad  bool
 	}{
-		{line: "42 (sh) " + rest, state: "S", id: identity{pid: 42, ticks: 4711}},
-		{line: "42 (a) Z (b) " + rest, state: "S", id: identity{pid: 42, ticks: 4711}},
+		{line: "42 (sh) " + rest, want: stat{Identity: Identity{PID: 42, Ticks: 4711}, state: "S", parent: 1}},
+		{line: "42 (a) Z (b) " + rest, want: stat{Identity: Identity{PID: 42, Ticks: 4711}, state: "S", parent: 1}},
 		{line: "42 (sh) S 1", bad: true},
 		{line: "", bad: true},
 		{line: ")(", bad: true},
 		{line: "x (sh) " + rest, bad: true},
 	} {
-		id, state, err := parseStat([]byte(c.line))
-		if (err != nil) != c.bad || id != c.id && !c.bad || state != c.state {
-			t.Errorf("%q: %+v, %q, %v", c.line, id, state, err)
+		got, err := parseStat([]byte(c.line))
+		if (err != nil) != c.bad || got != c.want {
+			t.Errorf("%q: %+v, %v", c.line, got, err)
 		}
+	}
+}
+
+// A pid that is another's by now is left alone.
+func TestSignalIsForThatProcessOnly(t *testing.T) {
+	cmd := exec.Command(sleep(t), "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p, parent, ok := LookUp(cmd.Process.Pid)
+	if !ok || parent != os.Getpid() {
+		t.Fatalf("found %+v, parent %d, %t", p, parent, ok)
+	}
+	stranger := p
+	stranger.Ticks--
+	if err := stranger.Signal(syscall.SIGKILL); err != nil || !p.Alive() {
+		t.Errorf("a stranger was ended: %v", err)
+	}
+	if err := p.Signal(syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err == nil || p.Alive() {
+		t.Error("it was not ended")
+	}
+	if err := p.Signal(syscall.SIGKILL); err != nil {
+		t.Errorf("ending what has ended: %v", err)
 	}
 }

@@ -27,19 +27,19 @@ func (r *Runner) stop(name string, grace time.Duration) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if !ok || !id.alive() {
+	if !ok || !id.Alive() {
 		return r.startsNot(name)
 	}
 	since, told := r.toldToStop(name, id)
 	switch {
 	case !told:
-		if err := id.signal(syscall.SIGTERM); err != nil {
+		if err := id.Signal(syscall.SIGTERM); err != nil {
 			return false, err
 		}
 		// Crash here: it is told a second time, which some programs take as a wish to end at once.
 		return false, atomicfile.Write(r.file(name, "stop"), []byte(id.key()))
 	case time.Since(since) >= grace:
-		return false, id.signal(syscall.SIGKILL)
+		return false, id.Signal(syscall.SIGKILL)
 	}
 	return false, nil
 }
@@ -78,8 +78,8 @@ func (r *Runner) Await(ctx context.Context, name string, grace time.Duration) er
 // Signal sends a signal to a process; one that does not run is no error.
 func (r *Runner) Signal(name string, s syscall.Signal) error {
 	id, ok, err := r.recorded(name)
-	if err == nil && ok && id.alive() {
-		err = id.signal(s)
+	if err == nil && ok && id.Alive() {
+		err = id.Signal(s)
 	}
 	if err != nil {
 		return fmt.Errorf("signalling %s: %w", name, err)
@@ -88,7 +88,7 @@ func (r *Runner) Signal(name string, s syscall.Signal) error {
 }
 
 // toldToStop says whether, and when, that process was told to end.
-func (r *Runner) toldToStop(name string, id identity) (time.Time, bool) {
+func (r *Runner) toldToStop(name string, id Identity) (time.Time, bool) {
 	path := r.file(name, "stop")
 	raw, err := os.ReadFile(path)
 	if err != nil || string(raw) != id.key() {
@@ -101,18 +101,19 @@ func (r *Runner) toldToStop(name string, id identity) (time.Time, bool) {
 	return st.ModTime(), true
 }
 
-func (id identity) key() string {
-	return id.boot + " " + strconv.Itoa(id.pid) + " " + strconv.FormatUint(id.ticks, 10)
+func (id Identity) key() string {
+	return id.Boot + " " + strconv.Itoa(id.PID) + " " + strconv.FormatUint(id.Ticks, 10)
 }
 
-// signal takes hold of the process by a pidfd before it makes sure who it is, so the pid cannot change hands in between.
-func (id identity) signal(s syscall.Signal) error {
-	p, err := os.FindProcess(id.pid)
+// Signal sends a signal to that very process; one that does not run is no error. It takes hold of the process by a pidfd before it
+// makes sure who it is, so the pid cannot change hands in between.
+func (id Identity) Signal(s syscall.Signal) error {
+	p, err := os.FindProcess(id.PID)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = p.Release() }()
-	if !id.alive() {
+	if !id.Alive() {
 		return nil
 	}
 	if err := p.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
