@@ -131,6 +131,9 @@ const (
 	NodeRefreshWait NodeRefresh = "Wait"
 )
 
+// KeepsNodes says that a rotation keeps the nodes, and the pods on them. Empty is NodeRefreshReplace.
+func (r NodeRefresh) KeepsNodes() bool { return r == NodeRefreshInPlace || r == NodeRefreshWait }
+
 // Algorithm is a JWS algorithm by which tokens are signed (RFC 7518, section 3.1).
 // +kubebuilder:validation:Enum=RS256;ES256
 type Algorithm string

@@ -27,7 +27,7 @@ func (a *app) preview(ctx context.Context, c admin, uc *v1alpha1.UserCluster) {
 		a.note("warning: what it does to nodes, tokens and pods cannot be shown: %v", err)
 		return
 	}
-	if stays(uc) {
+	if uc.Spec.KSASigningKey.NodeRefresh.KeepsNodes() {
 		a.previewKept(uc, report)
 	} else {
 		a.previewReplaced(report)
@@ -36,15 +36,9 @@ func (a *app) preview(ctx context.Context, c admin, uc *v1alpha1.UserCluster) {
 	a.previewPods(uc, report)
 }
 
-// stays says that a rotation keeps the nodes of a cluster.
-func stays(uc *v1alpha1.UserCluster) bool {
-	how := uc.Spec.KSASigningKey.NodeRefresh
-	return how == v1alpha1.NodeRefreshInPlace || how == v1alpha1.NodeRefreshWait
-}
-
 // previewPods names the pods that need attention.
 func (a *app) previewPods(uc *v1alpha1.UserCluster, report preflight.Report) {
-	if stays(uc) {
+	if uc.Spec.KSASigningKey.NodeRefresh.KeepsNodes() {
 		a.warn(uses(report.SubPaths), "running pods that mount a token by subPath and never see a new one; THE ROTATION WAITS until these pods are deleted")
 	} else {
 		a.warn(budgets(report.Blocking), "PodDisruptionBudgets that let no pod go now; nodes are not drained before they do")

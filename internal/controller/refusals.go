@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -19,44 +20,42 @@ const acceptedFor = 10*time.Second + time.Second
 // the wait begins anew.
 type refusalMemory struct {
 	mu sync.Mutex
-	of map[types.UID]map[refusal]time.Time
+	// of is by API server and then by kid.
+	of map[apiServer]map[string]time.Time
 }
 
-// refusal is of one key by one API server.
-type refusal struct{ server, kid string }
+type apiServer struct {
+	cluster types.UID
+	name    string
+}
 
 // forgets returns from when on an API server that refuses these keys, and no other, accepts no token of them for having accepted it
-// before.
+// before; the zero time for no keys.
 func (m *refusalMemory) forgets(uc *v1alpha1.UserCluster, server string, refused []keystore.KeyPair, now time.Time) time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	since := map[refusal]time.Time{}
+	key := apiServer{uc.UID, server}
+	since := map[string]time.Time{}
 	var latest time.Time
 	for _, k := range refused {
-		r := refusal{server, k.KeyID}
-		at, known := m.of[uc.UID][r]
+		at, known := m.of[key][k.KeyID]
 		if !known {
 			at = now
 		}
-		since[r] = at
+		since[k.KeyID] = at
 		if sure := at.Add(acceptedFor); sure.After(latest) {
 			latest = sure
 		}
 	}
-	for r, at := range m.of[uc.UID] {
-		if r.server != server {
-			since[r] = at
-		}
-	}
 	if m.of == nil {
-		m.of = map[types.UID]map[refusal]time.Time{}
+		m.of = map[apiServer]map[string]time.Time{}
 	}
-	m.of[uc.UID] = since
+	m.of[key] = since
 	return latest
 }
 
 func (m *refusalMemory) forget(uc *v1alpha1.UserCluster) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.of, uc.UID)
+	maps.DeleteFunc(m.of, func(s apiServer, _ map[string]time.Time) bool { return s.cluster == uc.UID })
 }

@@ -49,9 +49,6 @@ func (d keyDir) configureServer(want controlplane.Keys, keys []keystore.KeyPair)
 
 // configure writes the keys and then that the process is to run with them.
 func (d keyDir) configure(configured any, verify []int, sign int, keys []keystore.KeyPair) error {
-	if err := os.MkdirAll(string(d), 0o700); err != nil {
-		return fmt.Errorf("making key directory: %w", err)
-	}
 	for _, v := range verify {
 		if err := d.writePublic(v, keys); err != nil {
 			return err
@@ -67,14 +64,11 @@ func (d keyDir) configure(configured any, verify []int, sign int, keys []keystor
 }
 
 func (d keyDir) writeConfigured(configured any) error {
-	if err := os.MkdirAll(string(d), 0o700); err != nil {
-		return fmt.Errorf("making key directory: %w", err)
-	}
 	raw, err := json.Marshal(configured)
 	if err != nil {
 		return fmt.Errorf("encoding what a process is to run with: %w", err)
 	}
-	return atomicfile.Write(filepath.Join(string(d), configuredFile), raw)
+	return atomicfile.Ensure(filepath.Join(string(d), configuredFile), raw)
 }
 
 func (d keyDir) writePublic(version int, keys []keystore.KeyPair) error {

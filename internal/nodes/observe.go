@@ -77,7 +77,7 @@ func (c *cluster) look(ctx context.Context) (*sight, error) {
 // view is a machine and its Node object, which may be nil.
 func (c *cluster) view(m Machine, node *corev1.Node) view {
 	v := view{Name: m.Name, Pool: m.Pool, KeyVersion: m.KeyVersion, Machine: true, Running: m.Running}
-	if policyOf(c.UserCluster, m.KeyVersion).stays() {
+	if c.Spec.KSASigningKey.NodeRefresh.KeepsNodes() {
 		v.Refresh = m.Refresh
 	}
 	if node == nil {

@@ -134,7 +134,7 @@ func TestTimelines(t *testing.T) {
 
 // clock is the time, where it matters.
 func (w *world) clock() string {
-	if !w.policy.stays() {
+	if !w.policy.refresh.KeepsNodes() {
 		return ""
 	}
 	return " at " + w.now.Format(time.TimeOnly)

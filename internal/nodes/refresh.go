@@ -24,18 +24,15 @@ type policy struct {
 func policyOf(uc *v1alpha1.UserCluster, keyVersion int) policy {
 	key := uc.Spec.KSASigningKey
 	return policy{
-		refresh:    cmp.Or(key.NodeRefresh, v1alpha1.NodeRefreshReplace),
+		refresh:    key.NodeRefresh,
 		keyVersion: keyVersion,
 		reload:     time.Duration(key.TokenReloadSeconds) * time.Second,
 	}
 }
 
-// stays says that nodes of an older key version are kept.
-func (p policy) stays() bool { return p.refresh != v1alpha1.NodeRefreshReplace }
-
 // oldest is the oldest key version that a machine of a pool may be from.
 func (p policy) oldest() int {
-	if p.stays() {
+	if p.refresh.KeepsNodes() {
 		return 0
 	}
 	return p.keyVersion
@@ -44,7 +41,7 @@ func (p policy) oldest() int {
 // decide says what to do now: for the pools, and, if their nodes stay, for the tokens on them.
 func decide(pools []v1alpha1.NodePool, views []view, p policy, now time.Time) []chain {
 	chains := plan(pools, views, p.oldest())
-	if !p.stays() {
+	if !p.refresh.KeepsNodes() {
 		return chains
 	}
 	going := map[string]bool{}

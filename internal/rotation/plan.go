@@ -395,8 +395,11 @@ func (m ControllerManager) whyNot(sign int) string {
 // whyChanging says what the API server is to change to, and what keeps it from that now.
 func (s Server) whyChanging(want Keys) string {
 	text := fmt.Sprintf("API server %s to accept key versions %v and sign with %d", s.Name, want.Verify, want.Sign)
-	if want.External != s.Configured.External || want.External != s.Running.External && !s.Running.IsZero() {
-		text += map[bool]string{true: ", which it gets from its signer", false: ", which it reads from files"}[want.External]
+	switch converts := want.External != s.Configured.External || want.External != s.keys().External; {
+	case converts && want.External:
+		text += ", which it gets from its signer"
+	case converts:
+		text += ", which it reads from files"
 	}
 	if s.Waiting != "" {
 		text += ": " + s.Waiting

@@ -43,10 +43,8 @@ func (r run) allAccept() bool {
 }
 
 func (r run) signsNext(s Server) bool {
-	if s.Signs == 0 {
-		return s.keys().Sign == r.next && (s.believable() || r.managerSwitched() || r.retireBegan())
-	}
-	return s.keys().Sign == r.next && s.Signs == r.next
+	seen := s.Signs == r.next || s.Signs == 0 && (s.believable() || r.managerSwitched() || r.retireBegan())
+	return seen && s.keys().Sign == r.next
 }
 
 func (r run) acceptsNext(s Server) bool {
