@@ -45,8 +45,15 @@ type Observed struct {
 	External bool
 	// Stored are the key versions in the store, ascending.
 	Stored []int
+	// Presence is whether the cluster has a control plane, as far as this look could tell.
+	Presence Presence
+	// Adopted means that somebody else made the cluster: it is never made, and the key that it signs with becomes version 1.
+	Adopted bool
 	// Servers are the API servers; none before the control plane was first made.
 	Servers []Server
+	// Bootstrap is what an API server that is yet to come will start with, as far as that is not decided when it starts; zero
+	// when none can appear on its own.
+	Bootstrap Keys
 	// ControllerManagers are the kube-controller-managers, the second kind of signer.
 	ControllerManagers []ControllerManager
 	// ControlPlaneWaiting says what else the control plane lacks; empty when nothing.
@@ -59,9 +66,25 @@ type Observed struct {
 	Nodes Nodes
 }
 
+// Presence is whether a control plane exists. Its zero value is PresenceUnknown: absence has to be established.
+type Presence int
+
+const (
+	// PresenceUnknown means that nobody could tell, or not of all of it: what is not listed may exist.
+	PresenceUnknown Presence = iota
+	// PresenceAbsent means that there is certainly no control plane, and so no token. It may be made.
+	PresenceAbsent
+	// PresencePresent means that the control plane exists, and that every API server of it is listed.
+	PresencePresent
+)
+
 // Server is one API server.
 type Server struct {
 	Name string
+	// Leaving means that its machine is being removed for good: nothing waits for it.
+	Leaving bool
+	// Foreign are the kids of keys that it accepts and that are no key version of ours.
+	Foreign []string
 	// Configured is what it starts with next; it outlives every crash. Zero before the first time.
 	Configured Keys
 	// Running is what its process was started with; zero when none runs.
