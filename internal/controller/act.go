@@ -12,56 +12,42 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// act does the one external write of a round.
+// act does the one external write of a round: the planner has decided it, and nothing else is written.
 func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotation.Decision, seen *observation) error {
 	switch a := d.Action; a.Kind {
+	case rotation.Wait:
+		return nil
 	case rotation.GenerateKey:
 		return r.generate(ctx, uc, a.Version)
 	case rotation.ConvergeControlPlane:
-		return r.ControlPlane.Converge(ctx, uc, a.Target, seen.keys)
+		return r.ControlPlane.Converge(ctx, uc, a.Target, only(seen.keys, needed(a.Target, seen.Observed)))
 	case rotation.PublishKeys:
 		return r.publish(ctx, uc, only(seen.keys, a.Publish), seen.publications)
 	case rotation.RefreshTokens:
 		return r.refresh(ctx, uc, a.Version, seen)
 	case rotation.ConvergeNodes:
 		return r.Nodes.Converge(ctx, uc, a.Version)
+	case rotation.WriteKubeconfig:
+		return r.writeKubeconfig(ctx, uc, seen.kubeconfig)
 	case rotation.DeleteKey:
-		return r.deleteKey(ctx, uc, a.Version, seen.keys)
-	case rotation.Wait:
-		if d.Settled {
-			return r.settle(ctx, uc, seen.keys)
-		}
-		return nil
+		// It is on no disk any more: a key that is stored nowhere is nowhere.
+		return r.Keys.Delete(ctx, clusterOf(uc), a.Version)
 	default:
 		return fmt.Errorf("unknown action %q", a.Kind)
 	}
 }
 
-// deleteKey deletes a key version that nothing uses any more: first from every disk, then from the store, so that a
-// key that is stored nowhere is nowhere. If we crash in between, the next plan comes here again.
-func (r *Reconciler) deleteKey(ctx context.Context, uc *v1alpha1.UserCluster, version int, keys []keystore.KeyPair) error {
-	rest := slices.DeleteFunc(slices.Clone(keys), func(k keystore.KeyPair) bool { return k.Version == version })
-	if err := r.keep(ctx, uc, rest); err != nil {
-		return fmt.Errorf("removing key version %d from the control plane of %s: %w", version, uc.Name, err)
+// needed are the key versions that a control plane is to have, and those that its processes run or start with. It is
+// handed no other, and removes what it has of them.
+func needed(target rotation.Target, seen rotation.Observed) []int {
+	versions := append(slices.Clone(target.Keys.Verify), target.ControllerManagerSign)
+	for _, s := range seen.Servers {
+		versions = slices.Concat(versions, s.Configured.Verify, s.Running.Verify)
 	}
-	return r.Keys.Delete(ctx, clusterOf(uc), version)
-}
-
-// settle keeps what outlives rotations: the control plane, and the administrator's kubeconfig.
-func (r *Reconciler) settle(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair) error {
-	if err := r.keep(ctx, uc, keys); err != nil {
-		return err
+	for _, m := range seen.ControllerManagers {
+		versions = append(versions, m.Configured, m.Running)
 	}
-	return r.ensureKubeconfig(ctx, uc)
-}
-
-// keep converges a control plane that is on the wanted key version alone: what died is started again, and keys that
-// are left over on disks are removed.
-func (r *Reconciler) keep(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair) error {
-	only := keys[len(keys)-1].Version
-	wanted := rotation.Keys{Verify: []int{only}, Sign: only, External: external(uc)}
-	target := rotation.Target{Keys: wanted, ControllerManagerSign: only}
-	return r.ControlPlane.Converge(ctx, uc, target, keys)
+	return versions
 }
 
 func (r *Reconciler) generate(ctx context.Context, uc *v1alpha1.UserCluster, version int) error {

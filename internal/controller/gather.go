@@ -20,6 +20,8 @@ type observation struct {
 	rotation.Observed
 	keys         []keystore.KeyPair
 	controlPlane controlplane.State
+	// kubeconfig is the administrator's file as it is to be stored; nil while the control plane gives none.
+	kubeconfig   []byte
 	nodes        nodes.State
 	legacyCount  v1alpha1.LegacyTokenStatus
 	publications []publication
@@ -43,6 +45,10 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 	for _, m := range o.controlPlane.ControllerManagers {
 		o.ControllerManagers = append(o.ControllerManagers, rotation.ControllerManager(m))
 	}
+	o.Presence = presence(o.controlPlane)
+	if err := r.gatherKubeconfig(ctx, uc, &o); err != nil {
+		return o, err
+	}
 	r.gatherNodes(ctx, uc, &o)
 	r.gatherPublications(ctx, uc, &o)
 	// The newest stored version is the one that is refreshed to, also while the spec is ahead of it.
@@ -50,6 +56,14 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 		o.Legacy, o.legacyCount = r.legacy.get(uc, o.Stored[n-1])
 	}
 	return o, nil
+}
+
+// presence is what the servers that are listed mean.
+func presence(s controlplane.State) rotation.Presence {
+	if len(s.Servers) == 0 {
+		return rotation.PresenceAbsent
+	}
+	return rotation.PresencePresent
 }
 
 // proveAll asks every API server that serves, each by itself and all at once.

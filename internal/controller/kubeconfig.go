@@ -18,15 +18,29 @@ const KubeconfigKey = "value"
 // KubeconfigSecret is the name of the Secret that holds the administrator's kubeconfig of a user cluster.
 func KubeconfigSecret(cluster string) string { return cluster + "-kubeconfig" }
 
-// ensureKubeconfig keeps the kubeconfig Secret as the control plane gives it.
-func (r *Reconciler) ensureKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster) error {
+// gatherKubeconfig compares the stored kubeconfig with what the control plane gives, once that exists.
+func (r *Reconciler) gatherKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) error {
+	if len(o.Servers) == 0 {
+		return nil
+	}
 	file, err := r.ControlPlane.AdminKubeconfig(ctx, uc)
 	if err != nil {
 		return fmt.Errorf("making the kubeconfig of %s: %w", uc.Name, err)
 	}
 	secret := &corev1.Secret{}
 	key := client.ObjectKey{Namespace: uc.Namespace, Name: KubeconfigSecret(uc.Name)}
-	err = r.Client.Get(ctx, key, secret)
+	if err := client.IgnoreNotFound(r.Client.Get(ctx, key, secret)); err != nil {
+		return fmt.Errorf("reading Secret %s: %w", key, err)
+	}
+	o.kubeconfig, o.KubeconfigDue = file, string(secret.Data[KubeconfigKey]) != string(file)
+	return nil
+}
+
+// writeKubeconfig stores the administrator's kubeconfig.
+func (r *Reconciler) writeKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster, file []byte) error {
+	secret := &corev1.Secret{}
+	key := client.ObjectKey{Namespace: uc.Namespace, Name: KubeconfigSecret(uc.Name)}
+	err := r.Client.Get(ctx, key, secret)
 	switch {
 	case apierrors.IsNotFound(err):
 		secret = &corev1.Secret{
@@ -37,12 +51,12 @@ func (r *Reconciler) ensureKubeconfig(ctx context.Context, uc *v1alpha1.UserClus
 			Data: map[string][]byte{KubeconfigKey: file},
 		}
 		err = r.Client.Create(ctx, secret)
-	case err == nil && string(secret.Data[KubeconfigKey]) != string(file):
+	case err == nil:
 		secret.Data = map[string][]byte{KubeconfigKey: file}
 		err = r.Client.Update(ctx, secret)
 	}
 	if err != nil {
-		return fmt.Errorf("keeping Secret %s: %w", key, err)
+		return fmt.Errorf("storing Secret %s: %w", key, err)
 	}
 	return nil
 }

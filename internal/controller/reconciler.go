@@ -1,7 +1,7 @@
 // Package controller rotates the signing keys of the UserClusters of an admin cluster.
 //
-// Reconciler is where to start. Each round gathers what can be observed, plans purely (package rotation), does at
-// most one external write, and patches the status once. It keeps nothing that it could not observe again, except
+// Reconciler is where to start. Each round gathers what can be observed, plans purely (package rotation), does the one
+// external write that was planned, if any, and patches the status once. It keeps nothing that it could not observe again, except
 // how far a walk over legacy tokens has come; being killed costs time only. What verifiers outside the cluster said is
 // believed for a few seconds, since asking them costs them more than it costs us.
 package controller
@@ -119,16 +119,16 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 		return ctrl.Result{}, r.patchError(ctx, uc, err)
 	}
 	decision := rotation.Plan(seen.Observed, r.now())
-	if string(decision.Step) != uc.Status.KSASigningKey.Step {
-		// A step is told before its first write too, since that may take seconds.
+	if !decision.Blind && string(decision.Step) != uc.Status.KSASigningKey.Step {
+		// A step is told before its first write, which may take seconds. What came of that is told in the next round.
 		if err := r.patchStatus(ctx, uc, decision, seen); err != nil {
 			return ctrl.Result{}, err
 		}
+		return ctrl.Result{RequeueAfter: pause(decision)}, r.act(ctx, uc, decision, &seen)
 	}
 	actErr := r.act(ctx, uc, decision, &seen)
 	if actErr != nil {
-		decision.Waiting = actErr.Error()
-		decision.Settled = false
+		decision.Waiting, decision.Blocked, decision.Settled = actErr.Error(), false, false
 	}
 	if err := r.patchStatus(ctx, uc, decision, seen); err != nil {
 		return ctrl.Result{}, errors.Join(actErr, err)

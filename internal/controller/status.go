@@ -3,8 +3,8 @@ package controller
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -21,17 +21,29 @@ import (
 // metrics of it.
 func (r *Reconciler) patchStatus(ctx context.Context, uc *v1alpha1.UserCluster, d rotation.Decision, seen observation) error {
 	before := uc.DeepCopy()
-	now := metav1.Now()
+	now := metav1.NewTime(r.now())
+	setReadyCondition(uc, d, now)
+	uc.Status.KSASigningKey.WaitingFor = d.Waiting
+	if !d.Blind { // else all that was told before still stands
+		setObserved(uc, d, seen, now)
+		setStartAndEnd(before, uc, d, now)
+	}
+	return r.write(ctx, before, uc)
+}
+
+// setObserved sets all of the status that one round saw.
+func setObserved(uc *v1alpha1.UserCluster, d rotation.Decision, seen observation, now metav1.Time) {
 	status := &uc.Status
 	status.ObservedGeneration = uc.Generation
 	setKeyStatus(&status.KSASigningKey, d, seen, now)
-	setRotationCondition(uc, d)
-	setReadyCondition(uc, d)
+	setRotationCondition(uc, d, now)
 	setControlPlaneStatus(status, seen)
 	status.Publications = publicationStatus(seen)
 	status.NodePools = poolStatus(uc, seen.nodes.Nodes)
-	setStartAndEnd(before, uc, d, now)
+}
 
+// write tells events and metrics of a new status, and writes it if it differs from the one before.
+func (r *Reconciler) write(ctx context.Context, before, uc *v1alpha1.UserCluster) error {
 	r.tell(before, uc)
 	observeMetrics(uc)
 	if equality.Semantic.DeepEqual(before.Status, uc.Status) {
@@ -47,12 +59,8 @@ func (r *Reconciler) patchStatus(ctx context.Context, uc *v1alpha1.UserCluster, 
 func (r *Reconciler) patchError(ctx context.Context, uc *v1alpha1.UserCluster, err error) error {
 	before := uc.DeepCopy()
 	uc.Status.KSASigningKey.WaitingFor = err.Error()
-	setCondition(uc, v1alpha1.ConditionReady, false, v1alpha1.ReasonCreateOrUpdate, err.Error())
-	r.tell(before, uc)
-	if patchErr := r.Client.Status().Patch(ctx, uc, client.MergeFrom(before)); patchErr != nil {
-		r.Log.ErrorContext(ctx, "patching the status", "cluster", uc.Name, "error", patchErr)
-	}
-	return err
+	setCondition(uc, v1alpha1.ConditionReady, false, v1alpha1.ReasonCreateOrUpdate, err.Error(), metav1.NewTime(r.now()))
+	return errors.Join(err, r.write(ctx, before, uc))
 }
 
 func setKeyStatus(k *v1alpha1.KSASigningKeyStatus, d rotation.Decision, seen observation, now metav1.Time) {
@@ -65,7 +73,6 @@ func setKeyStatus(k *v1alpha1.KSASigningKeyStatus, d rotation.Decision, seen obs
 	if d.Step == "" {
 		k.StepSince = nil
 	}
-	k.WaitingFor = d.Waiting
 	k.LegacyTokens = seen.legacyCount
 	k.Keys = nil
 	for _, key := range seen.keys {
@@ -76,23 +83,12 @@ func setKeyStatus(k *v1alpha1.KSASigningKeyStatus, d rotation.Decision, seen obs
 	}
 }
 
-// complete says that the wanted key version is the only one anywhere. A plan that waits for somebody before any
-// write does not know: the store lacks what something is told to use.
-func complete(uc *v1alpha1.UserCluster, d rotation.Decision) bool {
-	if d.Blocked && d.Action.Kind == rotation.Wait {
-		return false
-	}
-	wanted := int(uc.Spec.KSASigningKey.Version)
-	v := d.Versions
-	return d.Step == "" && v.Token == wanted && v.Private == wanted && slices.Equal(v.Public, []int{wanted})
-}
-
-func setRotationCondition(uc *v1alpha1.UserCluster, d rotation.Decision) {
-	done, reason := complete(uc, d), v1alpha1.ReasonRotationProcessed
-	if done {
+func setRotationCondition(uc *v1alpha1.UserCluster, d rotation.Decision, now metav1.Time) {
+	reason := v1alpha1.ReasonRotationProcessed
+	if d.Done {
 		reason = v1alpha1.ReasonRotationCompleted
 	}
-	setCondition(uc, v1alpha1.ConditionKSASigningKeyRotation, done, reason, versionsMessage(d.Versions))
+	setCondition(uc, v1alpha1.ConditionKSASigningKeyRotation, d.Done, reason, versionsMessage(d.Versions), now)
 }
 
 // versionsMessage is the message of the condition KSASigningKeyRotation, as the documented product spells it.
@@ -112,7 +108,7 @@ func versionsMessage(v rotation.Versions) string {
 	return string(text)
 }
 
-func setReadyCondition(uc *v1alpha1.UserCluster, d rotation.Decision) {
+func setReadyCondition(uc *v1alpha1.UserCluster, d rotation.Decision, now metav1.Time) {
 	reason, message := v1alpha1.ReasonReady, "The cluster is as its spec wants it"
 	switch {
 	case d.Blocked:
@@ -125,7 +121,7 @@ func setReadyCondition(uc *v1alpha1.UserCluster, d rotation.Decision) {
 	case !d.Settled:
 		reason, message = v1alpha1.ReasonCreateOrUpdate, waitingMessage("Creating or updating user cluster control plane workloads", d)
 	}
-	setCondition(uc, v1alpha1.ConditionReady, d.Settled, reason, message)
+	setCondition(uc, v1alpha1.ConditionReady, d.Settled, reason, message, now)
 }
 
 func waitingMessage(what string, d rotation.Decision) string {
@@ -135,13 +131,13 @@ func waitingMessage(what string, d rotation.Decision) string {
 	return what + ": waiting for " + d.Waiting
 }
 
-func setCondition(uc *v1alpha1.UserCluster, kind string, is bool, reason, message string) {
+func setCondition(uc *v1alpha1.UserCluster, kind string, is bool, reason, message string, now metav1.Time) {
 	status := metav1.ConditionFalse
 	if is {
 		status = metav1.ConditionTrue
 	}
 	meta.SetStatusCondition(&uc.Status.Conditions, metav1.Condition{
-		Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: uc.Generation,
+		Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: uc.Generation, LastTransitionTime: now,
 	})
 }
 
@@ -199,7 +195,7 @@ func setStartAndEnd(before, uc *v1alpha1.UserCluster, d rotation.Decision, now m
 	switch {
 	case !running && d.Step != "":
 		k.StartedAt, k.CompletedAt = &now, nil
-	case running && complete(uc, d):
+	case running && d.Done:
 		k.CompletedAt = &now
 	}
 }

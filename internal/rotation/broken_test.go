@@ -198,6 +198,44 @@ var brokenPlanners = []struct {
 		}
 		return d
 	}},
+	{name: "takes what it does not see for absent", law: "although it saw nothing", plan: func(o Observed) Decision {
+		if o.Presence == PresenceUnknown {
+			o.Presence = PresenceAbsent
+		}
+		return plan(o)
+	}},
+	{name: "lets a newcomer wait for its turn", law: "lags behind", plan: func(o Observed) Decision {
+		d := plan(o)
+		for _, s := range o.Servers {
+			if s.Name == d.Action.Target.Next && s.lags(d.Action.Target.Keys) {
+				d.Action.Target.Next = ""
+			}
+		}
+		return d
+	}},
+	{name: "forgets bootstrap material", law: "settled with bootstrap material", plan: func(o Observed) Decision {
+		o.Bootstrap = Keys{}
+		return plan(o)
+	}},
+	{name: "changes bootstrap material before the proof", law: "bootstrap material: ", plan: func(o Observed) Decision {
+		d := plan(o)
+		if d.Step == StepPublish && d.Action.Kind == ConvergeControlPlane && !o.Bootstrap.IsZero() {
+			d.Action.Target.Keys.Sign, d.Action.Target.Bootstrap = o.Wanted, true
+		}
+		return d
+	}},
+	{name: "asks for a retired key", law: "lags behind", plan: func(o Observed) Decision {
+		for _, s := range o.Servers {
+			if len(o.Stored) > 0 && s.Configured.Stage() > 0 && s.Configured.Verify[0] < o.Stored[0] {
+				return Decision{Action: Action{Kind: Wait}, Waiting: "its Secret to be restored", Blocked: true}
+			}
+		}
+		return plan(o)
+	}},
+	{name: "leaves the old private key on disks", law: "on disks", plan: func(o Observed) Decision {
+		o.Held = nil
+		return plan(o)
+	}},
 	{name: "never believes that tokens are refreshed", stuck: true, plan: func(o Observed) Decision {
 		o.Legacy.Proven = 0
 		return plan(o)

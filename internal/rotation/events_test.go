@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -16,9 +17,11 @@ const (
 	serverLoads    // an API server gets from its signer what that was told
 	serverForgets  // it forgets which tokens it has accepted
 	managerReady
-	fleetSpread // what was published reaches a verifier of the fleet
-	fleetSure   // it has reached all of them
-	nodeReady   // pods start there, with tokens from API server `by`
+	fleetSpread   // what was published reaches a verifier of the fleet
+	fleetSure     // it has reached all of them
+	nodeReady     // pods start there, with tokens from API server `by`
+	serverGone    // a machine of the control plane is removed
+	serverStarted // a kubelet starts an API server that is not ours yet
 	nodeGone
 
 	// What clients do, at any time.
@@ -28,11 +31,16 @@ const (
 	secretDeleted  // somebody deletes it
 	versionRaised  // somebody starts the next rotation
 	sourceChanged  // somebody gives the API servers a signer, or takes it away
+	serverJoins    // a machine joins the control plane, with keys that bootstrap material held `by` stages ago
+	serverLeaves   // somebody removes a machine of the control plane for good
+	secondPlans    // a second controller makes a plan
+	secondActs     // it acts on the plan that it made
 	budgetReleased // somebody allows a disruption again
 
 	// What breaks.
 	serverDied
 	serverMisloaded // an API server starts with bad key files
+	serverRestored  // a machine of the control plane comes back as it was `by` stages ago
 	managerDied
 	nodeDied
 	nodeLost // with its disk
@@ -66,10 +74,15 @@ func (e event) String() string {
 		versionRaised: "version %d is wanted", sourceChanged: "the other source of keys is wanted", budgetReleased: "a PodDisruptionBudget allows a disruption again",
 		serverDied: "API server cp-%d dies", serverMisloaded: "API server cp-%d starts with bad key files",
 		managerDied: "kube-controller-manager kcm-%d dies", nodeDied: "node-%d dies", nodeLost: "node-%d is lost",
+		serverStarted: "a kubelet starts API server cp-%d",
+		serverGone:    "the machine of API server cp-%d is gone", serverLeaves: "the machine of API server cp-%d is to go",
+		serverJoins:    "a machine joins as API server cp-%d, with keys of %d stages ago",
+		serverRestored: "API server cp-%d is restored from %d stages ago",
+		secondPlans:    "a second controller plans", secondActs: "the second controller acts on its plan",
 		budgetSpent: "a PodDisruptionBudget allows no disruption", controllerDied: "the controller restarts",
 		fleetLost: "somebody deletes the membership",
 	}
-	if e.kind == nodeReady || e.kind == podRefreshed || e.kind == secretFilled {
+	if slices.Contains([]eventKind{nodeReady, podRefreshed, secretFilled, serverJoins, serverRestored}, e.kind) {
 		return fmt.Sprintf(texts[e.kind], e.at, e.by)
 	}
 	if strings.Contains(texts[e.kind], "%d") {
@@ -97,14 +110,21 @@ func (c *cluster) events(yield func(event) bool) {
 		}
 	}
 	for i := range c.shape.servers {
-		c.serverEvents(i, add)
+		if c.servers[i].listed {
+			c.serverEvents(i, add)
+		}
+		if c.shape.open {
+			c.machineEvents(i, add)
+		}
 	}
+	add(c.shape.second && c.old == oldPlan{}, secondPlans, 0, 0)
+	add(c.old != oldPlan{}, secondActs, 0, 0)
 	for i := range c.shape.managers {
 		m := c.manager[i]
 		add(m.running != 0 && !m.ready, managerReady, i, 0)
 		add(m.running != 0, managerDied, i, 0)
 		for place := range int8(maxSecrets) {
-			add(m.ready && c.serves() && c.secrets[place] == 0, secretFilled, place, i)
+			add(m.ready && c.serves() && c.secrets[place] == 0 && !c.shape.bare, secretFilled, place, i)
 		}
 	}
 	for place, v := range c.secrets {
@@ -112,7 +132,7 @@ func (c *cluster) events(yield func(event) bool) {
 	}
 	add(c.fleet.accepts != c.fleet.published, fleetSpread, 0, 0)
 	add(c.fleet.accepts == c.fleet.published && c.fleet.published != 0 && !c.fleet.sure, fleetSure, 0, 0)
-	add(c.fleet.published != 0, fleetLost, 0, 0)
+	add(c.fleet.published != 0 && !c.shape.second, fleetLost, 0, 0) // no fence holds a switch that was planned before
 	for i := range c.nodes {
 		c.nodeEvents(int8(i), add)
 	}
@@ -130,9 +150,46 @@ func (c *cluster) serverEvents(i int8, add func(bool, eventKind, int8, int8)) {
 	add(s.phase == ready && s.loaded != s.running && !s.running.external, serverReloaded, i, 0)
 	add(s.phase != away && s.loaded != s.running && s.running.external, serverLoads, i, 0)
 	add(s.remembers, serverForgets, i, 0)
-	add(s.phase != away && !c.issued.has(s.loaded.sign), tokenIssued, i, 0)
+	add(s.phase == away && c.shape.adopted && c.stored == 0, serverStarted, i, 0)
+	add(s.phase != away && s.counts() && !c.issued.has(s.loaded.sign), tokenIssued, i, 0)
 	add(s.phase != away, serverDied, i, 0)
-	add(s.phase == starting && s.loaded == s.running && !s.running.external && c.stored.min() != c.stored.max(), serverMisloaded, i, 0)
+	misloads := s.phase == starting && s.loaded == s.running && !s.running.external && c.stored.min() != c.stored.max()
+	add(misloads && !c.shape.second, serverMisloaded, i, 0) // no fence holds a deletion that was planned before
+}
+
+// machineEvents are about machines of the control plane that come and go.
+func (c *cluster) machineEvents(i int8, add func(bool, eventKind, int8, int8)) {
+	s := c.servers[i]
+	staying := 0
+	for _, other := range c.each {
+		if !other.leaving {
+			staying++
+		}
+	}
+	add(s.leaving, serverGone, i, 0)
+	add(s.listed && !s.leaving && staying > 1, serverLeaves, i, 0)
+	for ago := range int8(3) {
+		_, ok := c.bootstrap.earlier(ago)
+		add(c.made && !s.listed && ok, serverJoins, i, ago)
+		_, ok = s.configured.earlier(ago)
+		add(s.listed && ago > 0 && ok, serverRestored, i, ago)
+	}
+}
+
+// earlier returns the keys of so many stages ago.
+func (k simKeys) earlier(stages int8) (simKeys, bool) {
+	for ; stages > 0; stages-- {
+		oldest := int(k.verify.min())
+		switch k.keys().Stage() - 3*oldest {
+		case 0:
+			k.verify, k.sign = setOf(oldest-1, oldest), uint8(oldest)
+		case 1:
+			k.verify = setOf(oldest)
+		case 2:
+			k.sign = uint8(oldest)
+		}
+	}
+	return k, k.verify != 0 && k.verify.min() > 0
 }
 
 func (c *cluster) nodeEvents(i int8, add func(bool, eventKind, int8, int8)) {
@@ -140,8 +197,8 @@ func (c *cluster) nodeEvents(i int8, add func(bool, eventKind, int8, int8)) {
 	add(n.phase == draining && !c.pdb && c.serves(), nodeGone, i, 0)
 	for by := range c.shape.servers {
 		s := c.servers[by]
-		add(n.phase == starting && s.phase == ready, nodeReady, i, by)
-		add((n.phase == ready || n.phase == draining) && s.phase == ready && s.loaded.sign != n.token, podRefreshed, i, by)
+		add(n.phase == starting && s.phase == ready && s.counts(), nodeReady, i, by)
+		add((n.phase == ready || n.phase == draining) && s.phase == ready && s.counts() && s.loaded.sign != n.token, podRefreshed, i, by)
 	}
 	add(n.phase == ready || n.phase == draining, nodeDied, i, 0)
 	add(n.phase != away, nodeLost, i, 0)
@@ -153,6 +210,8 @@ func (c *cluster) happen(e event) {
 	switch e.kind {
 	case serverStopped:
 		c.servers[i].stop()
+	case serverStarted:
+		c.servers[i].start()
 	case serverReady:
 		c.servers[i].phase, c.servers[i].ours = ready, false
 	case serverReloaded, serverDied:
@@ -163,6 +222,25 @@ func (c *cluster) happen(e event) {
 		c.servers[i].remembers = false
 	case serverMisloaded:
 		c.servers[i].misload(c.stored)
+	case serverJoins:
+		keys, _ := c.bootstrap.earlier(e.by)
+		c.servers[i] = simServer{listed: true, unseen: true, outsider: e.by > 0, configured: keys, running: keys, loaded: keys, phase: starting}
+		c.disks |= c.used()
+		if e.by > 0 && c.shape.managers == 0 && c.begun == StepRefresh {
+			c.begun = StepSwitch // no kube-controller-manager shows that the others have switched
+		}
+	case serverRestored:
+		keys, _ := c.servers[i].configured.earlier(e.by)
+		c.servers[i] = simServer{listed: true, leaving: c.servers[i].leaving, outsider: true, configured: keys}
+		c.disks |= c.used()
+		c.noteLess()
+	case serverLeaves:
+		c.servers[i].leaving, c.servers[i].ours = true, false
+	case serverGone:
+		c.servers[i] = simServer{}
+		c.noteLess()
+	case secondActs:
+		c.executeOld()
 	case managerReady:
 		c.manager[i].ready = true
 	case managerDied:
@@ -197,6 +275,7 @@ func (c *cluster) happen(e event) {
 	case controllerDied:
 		c.walk = walk{}
 	}
+	c.noteBroughtUp()
 }
 
 // stop ends the process. It is out because of us until it is ready again only if we took it out.

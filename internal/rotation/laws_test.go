@@ -20,9 +20,17 @@ func wellFormed(o Observed, d Decision) error {
 	switch {
 	case d.Blocked && d.Waiting == "":
 		return errors.New("blocked without a reason")
-	case d.Settled && (a.Kind != Wait || d.Waiting != "" || d.Step != "" || o.ControlPlaneWaiting != ""):
+	case o.Presence == PresenceUnknown && a.Kind != Wait:
+		return fmt.Errorf("%s although it saw nothing", a.Kind)
+	case d.Blind && (a.Kind != Wait || d.Step != "" || d.Done || d.Settled):
+		return errors.New("tells more than it saw")
+	case d.Settled && (a.Kind != ConvergeControlPlane || a.Target.Next != "" || a.Target.Live || a.Target.Bootstrap || !d.Done):
+		return fmt.Errorf("settled, and changes %+v", a)
+	case d.Settled && (d.Waiting != "" || d.Step != "" || o.ControlPlaneWaiting != ""):
 		return errors.New("settled with something left to do")
-	case !d.Settled && d.Waiting == "" && a.Kind != GenerateKey && a.Kind != DeleteKey:
+	case d.Done && (d.Step != "" || !slices.Equal(o.Stored, []int{o.Wanted})):
+		return fmt.Errorf("done with key versions %v in step %q", o.Stored, d.Step)
+	case !d.Settled && d.Waiting == "" && a.Kind != GenerateKey && a.Kind != AdoptKey && a.Kind != DeleteKey:
 		return fmt.Errorf("nothing to wait for after %s", a.Kind)
 	case d.Step != "" && rank(d.Step) < 0:
 		return fmt.Errorf("unknown step %q", d.Step)
@@ -48,7 +56,11 @@ func wellFormed(o Observed, d Decision) error {
 	case RefreshTokens, ConvergeNodes:
 		ok = stored(a.Version)
 	case DeleteKey:
-		ok = len(o.Stored) == 2 && a.Version == o.Stored[0]
+		ok = len(o.Stored) >= 2 && a.Version == o.Stored[0]
+	case AdoptKey:
+		ok = o.Adopted && len(o.Stored) == 0 && a.Version == 1 && a.KeyID != ""
+	case WriteKubeconfig:
+		ok = o.KubeconfigDue
 	}
 	if !ok {
 		return fmt.Errorf("action %+v does not fit what was observed", a)
@@ -66,8 +78,14 @@ func (c *cluster) checkDecision(o Observed, d Decision) error {
 			return err
 		}
 	}
-	if c.begun != "" && rank(d.Step) < rank(c.begun) {
+	if c.begun != "" && rank(d.Step) < rank(c.begun) && !d.Blind {
 		return fmt.Errorf("step %q after %s had begun", d.Step, c.begun)
+	}
+	if d.Blind {
+		return nil
+	}
+	if err := cmp.Or(checkForward(o, d.Action), checkLaggards(o, d.Action)); err != nil {
+		return err
 	}
 	if err := checkAttended(o, d.Action); err != nil {
 		return err
@@ -78,14 +96,47 @@ func (c *cluster) checkDecision(o Observed, d Decision) error {
 	return c.checkVersions(d.Versions)
 }
 
+// checkForward lets no target be behind what an API server is already to have.
+func checkForward(o Observed, a Action) error {
+	for _, s := range o.Servers {
+		if a.Kind == ConvergeControlPlane && a.Target.Keys.Stage() < s.Configured.Stage() {
+			return fmt.Errorf("%v goes backward from what %s is to have, %v", a.Target.Keys, s.Name, s.Configured)
+		}
+	}
+	return nil
+}
+
+// checkLaggards has an API server that refuses tokens which are in use come before any other.
+func checkLaggards(o Observed, a Action) error {
+	front := o.Bootstrap.Stage()
+	for _, s := range o.Servers {
+		front = max(front, s.Configured.Stage())
+	}
+	lags := func(s Server) bool {
+		lowest := s.Configured.Stage()
+		if !s.Running.IsZero() {
+			lowest = min(lowest, s.Running.Stage())
+		}
+		return !s.Leaving && lowest > 0 && lowest < front-1
+	}
+	i := slices.IndexFunc(o.Servers, lags)
+	if i < 0 || a.Kind == GenerateKey || a.Kind == AdoptKey {
+		return nil
+	}
+	if j := slices.IndexFunc(o.Servers, func(s Server) bool { return s.Name == a.Target.Next }); j < 0 || !lags(o.Servers[j]) {
+		return fmt.Errorf("%s, next %q, while %s lags behind", a.Kind, a.Target.Next, o.Servers[i].Name)
+	}
+	return nil
+}
+
 // checkAttended has a dead process come before all but the key that a rotation begins with: what else there is to
 // do may need it, or take long.
 func checkAttended(o Observed, a Action) error {
-	if a.Kind == ConvergeControlPlane || a.Kind == GenerateKey {
-		return nil
+	if a.Kind == ConvergeControlPlane || a.Kind == GenerateKey || o.Adopted && len(o.Stored) == 0 {
+		return nil // before its key is ours, so is no process
 	}
 	for _, s := range o.Servers {
-		if s.Running.IsZero() {
+		if s.Running.IsZero() && !s.Leaving {
 			return fmt.Errorf("%s is left down by %s", s.Name, a.Kind)
 		}
 	}
@@ -99,7 +150,11 @@ func checkAttended(o Observed, a Action) error {
 
 // checkProofs asks for the proofs of the step before, in what the planner knew when it decided.
 func checkProofs(o Observed, d Decision, begun Step) error {
+	leftover := d.Action.Kind == DeleteKey && len(o.Stored) > 2 // it was proven to be gone before
 	for _, s := range o.Servers {
+		if s.Leaving || leftover {
+			continue
+		}
 		switch d.Action.Kind {
 		case RefreshTokens, ConvergeNodes:
 			if s.Signs != d.Action.Version {
@@ -133,7 +188,13 @@ func checkNext(o Observed, t Target) error {
 	if t.Next == "" {
 		return nil
 	}
+	if i := slices.IndexFunc(o.Servers, func(s Server) bool { return s.Name == t.Next }); o.Servers[i].lags(t.Keys) {
+		return nil // it is worse than away
+	}
 	for _, s := range o.Servers {
+		if s.Leaving && s.Name != t.Next {
+			continue
+		}
 		restarts := !s.Running.Equal(s.Configured) && !(s.Running.External && s.Configured.External)
 		if s.Name != t.Next && (!s.Ready || s.Waiting != "" || s.Running.IsZero() || restarts) {
 			return fmt.Errorf("%s is taken out while %s is not ready", t.Next, s.Name)
@@ -158,8 +219,11 @@ func checkLive(o Observed, t Target) error {
 	}
 	changes := false
 	for _, s := range o.Servers {
+		if s.Leaving {
+			continue
+		}
 		changes = changes || s.Configured.External && t.Keys.External && !s.Configured.Equal(t.Keys)
-		lacks := func(v int) bool { return !slices.Contains(s.Accepts, v) }
+		lacks := func(v int) bool { return v >= o.Stored[0] && !slices.Contains(s.Accepts, v) }
 		if !s.Ready || s.Waiting != "" || s.Running.IsZero() || s.Signs != s.Configured.Sign || slices.ContainsFunc(s.Configured.Verify, lacks) {
 			return fmt.Errorf("all change while %s is not proven", s.Name)
 		}
@@ -174,12 +238,15 @@ func checkLive(o Observed, t Target) error {
 func (c *cluster) checkSettled() error {
 	w := c.wanted
 	only := simKeys{setOf(int(w)), w, c.external()}
-	if c.stored != only.verify {
-		return fmt.Errorf("settled with keys %v", c.stored.list())
+	if c.stored != only.verify || c.disks != only.verify {
+		return fmt.Errorf("settled with keys %v stored and %v on disks", c.stored.list(), c.disks.list())
 	}
-	for i, s := range c.servers[:c.shape.servers] {
-		if s.configured != only || s.loaded != only || s.phase != ready {
-			return fmt.Errorf("settled with API server %s %+v", serverName(i), s)
+	if c.shape.open && c.bootstrap != only {
+		return fmt.Errorf("settled with bootstrap material %v", c.bootstrap.keys())
+	}
+	for i, s := range c.each {
+		if !s.leaving && (s.configured != only || s.loaded != only || s.phase != ready) {
+			return fmt.Errorf("settled with API server %s %+v", serverName(i), *s)
 		}
 	}
 	for i, m := range c.manager[:c.shape.managers] {
@@ -200,7 +267,7 @@ func (c *cluster) checkSettled() error {
 		if n.phase == away {
 			continue
 		}
-		if (n != simNode{ready, w, w}) {
+		if n.phase != ready || n.version != w || n.token != w {
 			return fmt.Errorf("settled with node-%d %+v", i, n)
 		}
 		present++
@@ -217,7 +284,10 @@ func (c *cluster) checkVersions(v Versions) error {
 		return nil
 	}
 	token, private, newest := uint8(v.Token), uint8(v.Private), uint8(slices.Max(v.Public))
-	for i, s := range c.servers[:c.shape.servers] {
+	for i, s := range c.each {
+		if !s.counts() {
+			continue
+		}
 		name, now := serverName(i), s.running
 		switch {
 		case s.phase == away:
@@ -261,10 +331,13 @@ func (c *cluster) held() (s set) {
 
 // checkStep holds an executed decision to the order of the rotation.
 func checkStep(was, is *cluster, d Decision) error {
-	for i := range int(is.shape.servers) {
+	for i := range is.each {
 		if err := checkConfigured(was, is, i); err != nil {
 			return fmt.Errorf("API server %s: %w", serverName(i), err)
 		}
+	}
+	if err := was.checkKeys(was.bootstrap, is.bootstrap, false); err != nil {
+		return fmt.Errorf("bootstrap material: %w", err)
 	}
 	for i, m := range is.manager[:is.shape.managers] {
 		if err := checkManager(was, is, i); err != nil {
@@ -279,26 +352,31 @@ func checkStep(was, is *cluster, d Decision) error {
 	if err := checkStore(was, is); err != nil {
 		return err
 	}
-	if d.Settled && is.disks != is.stored {
-		return fmt.Errorf("settled with key versions %v on disks", is.disks.list())
-	}
 	return nil
 }
 
 // checkConfigured allows an API server one change at a time, forward only, and each after its proof.
 func checkConfigured(was, is *cluster, i int) error {
 	before, after := was.servers[i].configured, is.servers[i].configured
+	return was.checkKeys(before, after, was.servers[i].outsider)
+}
+
+// checkKeys allows keys to change forward only, and each time after the proof. Those of an outsider may follow the others.
+func (c *cluster) checkKeys(before, after simKeys, outsider bool) error {
 	if before == after || before.sign == 0 {
 		return nil
 	}
 	if after.sign < before.sign || after.verify.min() < before.verify.min() || after.verify.max() < before.verify.max() {
 		return fmt.Errorf("%v after %v goes backward", after.keys(), before.keys())
 	}
+	if outsider && after.keys().Stage() <= int(c.high) {
+		return nil
+	}
 	if after.sign != before.sign {
-		return was.checkProven(after.sign)
+		return c.checkProven(after.sign)
 	}
 	if gone := before.verify &^ after.verify; gone != 0 {
-		if err := was.checkUnused(gone.min()); err != nil {
+		if err := c.checkUnused(gone.min()); err != nil {
 			return fmt.Errorf("loses key version %d: %w", gone.min(), err)
 		}
 	}
@@ -307,7 +385,10 @@ func checkConfigured(was, is *cluster, i int) error {
 
 // checkProven says which verifier was never seen to accept a key version, or is not told to go on doing so.
 func (c *cluster) checkProven(version uint8) error {
-	for i, s := range c.servers[:c.shape.servers] {
+	for i, s := range c.each {
+		if !s.counts() || s.unseen && s.configured.verify.has(version) {
+			continue
+		}
 		if !s.proven.has(version) || !s.configured.verify.has(version) {
 			return fmt.Errorf("signs with key version %d, which %s has not proven to accept", version, serverName(i))
 		}
@@ -325,7 +406,7 @@ func checkManager(was, is *cluster, i int) error {
 		return nil
 	case after < before:
 		return errors.New("goes backward")
-	case was.anyServer(func(s simServer) bool { return s.configured.sign != after }):
+	case was.anyServer(func(s simServer) bool { return s.configured.sign != after && s.counts() }):
 		return errors.New("is switched before the API servers are")
 	}
 	return was.checkProven(after)
@@ -333,7 +414,10 @@ func checkManager(was, is *cluster, i int) error {
 
 // checkUnused says who still needs a key version to be accepted.
 func (c *cluster) checkUnused(version uint8) error {
-	for i, s := range c.servers[:c.shape.servers] {
+	for i, s := range c.each {
+		if !s.counts() {
+			continue
+		}
 		if s.configured.sign == version || s.running.sign == version || s.loaded.sign == version {
 			return fmt.Errorf("%s signs with it", serverName(i))
 		}
@@ -344,7 +428,7 @@ func (c *cluster) checkUnused(version uint8) error {
 		}
 	}
 	for i, n := range c.nodes {
-		if n.phase != away && n.version <= version {
+		if n.phase != away && n.version <= version && !n.late {
 			return fmt.Errorf("node-%d is of its time", i)
 		}
 	}
@@ -366,7 +450,10 @@ func checkStore(was, is *cluster) error {
 		return nil
 	}
 	v := gone.min()
-	for i, s := range was.servers[:was.shape.servers] {
+	for i, s := range was.each {
+		if !s.counts() {
+			continue
+		}
 		if s.configured.verify.has(v) || s.running.verify.has(v) || s.loaded.verify.has(v) {
 			return fmt.Errorf("key version %d is deleted while %s accepts it", v, serverName(i))
 		}
@@ -387,9 +474,12 @@ func checkStore(was, is *cluster) error {
 func (c *cluster) checkState() error {
 	out := 0
 	needed := c.issued | c.held()
-	for i, s := range c.servers[:c.shape.servers] {
+	for i, s := range c.each {
 		if s.ours {
 			out++
+		}
+		if !s.counts() {
+			continue // it is brought up, or it goes: see checkLaggards
 		}
 		if s.phase == away || s.loaded != s.running && !s.running.external {
 			continue // nobody asks it, or somebody broke it

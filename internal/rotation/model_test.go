@@ -84,7 +84,7 @@ func (m *model) within(e event, last uint8) bool {
 // views are what a round may not get to know: all is known, or nothing, or all but one.
 func (c *cluster) views() []view {
 	all := uint8(1)<<c.shape.servers - 1
-	views := []view{fullView, {unknown: all, unsigned: all}}
+	views := []view{fullView, {blind: true, fleetKnown: true}, {unknown: all, unsigned: all}}
 	if c.shape.fleet {
 		views = append(views, view{})
 	}
@@ -106,7 +106,7 @@ func (m move) byItself() bool {
 
 // sees says that a view of this state hides something that could be seen, or hides nothing.
 func (c *cluster) sees(v view) bool {
-	hides := !v.fleetKnown
+	hides := !v.fleetKnown || v.blind && c.made
 	for i, s := range c.servers {
 		hides = hides || s.phase == ready && v.unknown&(1<<i) != 0
 	}
@@ -188,6 +188,12 @@ func TestAllStates(t *testing.T) {
 		{servers: 2, managers: 1, fleet: true, external: true},
 		{servers: 2, external: true, converts: true},
 		{servers: 2, managers: 1, nodes: 1, fleet: true},
+		{servers: 2, open: true, bare: true},
+		{servers: 2, managers: 1, adopted: true},
+		{servers: 2, external: true, open: true, bare: true},
+		{servers: 1, managers: 1, second: true},
+		{servers: 2, second: true},
+		{servers: 1, external: true, fleet: true, second: true},
 	} {
 		t.Run(s.String(), func(t *testing.T) {
 			t.Parallel()
@@ -195,7 +201,7 @@ func TestAllStates(t *testing.T) {
 				t.Skip("it takes some seconds")
 			}
 			m := model{plan: plan}
-			if err := m.explore(cluster{shape: s, wanted: 1}, 2); err != nil {
+			if err := m.explore(newCluster(s), 2); err != nil {
 				t.Fatal(err)
 			}
 			t.Logf("%d states", len(m.states))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -18,20 +19,15 @@ func TestBrokenStore(t *testing.T) {
 		{"all keys are lost", Observed{Wanted: 2}},
 		{"the only key is lost, and an API server has it", Observed{Wanted: 1, Servers: runs(Keys{Verify: []int{1}, Sign: 1})}},
 		{"the new key is lost while it is published", Observed{Wanted: 2, Stored: []int{1}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 1})}},
-		{"the old key is lost while it is accepted", Observed{Wanted: 2, Stored: []int{2}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 2})}},
-		{"the old key is lost while only kube-controller-manager has it", Observed{
-			Wanted: 2, Stored: []int{2}, Servers: runs(Keys{Verify: []int{2}, Sign: 2}), ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1}},
-		}},
 		{"the spec went back", Observed{Wanted: 1, Stored: []int{2}}},
 		{"the spec went back while a rotation runs", Observed{Wanted: 1, Stored: []int{1, 2}}},
 		{"the spec ran ahead", Observed{Wanted: 4, Stored: []int{1, 2}}},
-		{"too many keys", Observed{Wanted: 3, Stored: []int{1, 2, 3}}},
-		{"a gap", Observed{Wanted: 3, Stored: []int{1, 3}}},
 		{"the spec is empty", Observed{}},
 		{"a key before the first", Observed{Wanted: 1, Stored: []int{0, 1}}},
 	}
 	var b strings.Builder
 	for _, test := range tests {
+		test.o.Presence = PresencePresent
 		d := plan(test.o)
 		if !d.Blocked || d.Action.Kind != Wait || d.Step != "" {
 			t.Errorf("%s: %v", test.name, told{d})
@@ -39,6 +35,47 @@ func TestBrokenStore(t *testing.T) {
 		fmt.Fprintf(&b, "%s: stored %v, wanted %d\n  %s\n", test.name, test.o.Stored, test.o.Wanted, d.Waiting)
 	}
 	golden(t, "broken-store", b.String())
+}
+
+// TestRetiredKeys holds what becomes of a key version that was retired and turns up again: it goes, and is never asked for.
+func TestRetiredKeys(t *testing.T) {
+	first, second, third := Keys{Verify: []int{1}, Sign: 1}, Keys{Verify: []int{2}, Sign: 2}, Keys{Verify: []int{3}, Sign: 3}
+	runs := func(k Keys) []Server {
+		return []Server{{Name: "cp-0", Configured: k, Running: k, Ready: true, Accepts: k.Verify, Signs: k.Sign}}
+	}
+	bringUp := converge(second, 2)
+	bringUp.Target.Next = "cp-0"
+	settled := Nodes{Converged: true}
+	tests := []struct {
+		name string
+		o    Observed
+		want Action
+	}{
+		{"an API server has it", Observed{Wanted: 2, Stored: []int{2}, Servers: runs(first)}, bringUp},
+		{"kube-controller-manager has it", Observed{
+			Wanted: 2, Stored: []int{2}, Servers: runs(second), ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1}},
+		}, converge(second, 2)},
+		{"a disk has it", Observed{Wanted: 2, Stored: []int{2}, Servers: runs(second), Held: []int{1, 2}}, converge(second, 2)},
+		{"the store has it", Observed{Wanted: 3, Stored: []int{1, 3}, Servers: runs(third)}, Action{Kind: DeleteKey, Version: 1}},
+		{"the store has it in a rotation", Observed{Wanted: 3, Stored: []int{1, 2, 3}, Servers: runs(second)}, Action{Kind: DeleteKey, Version: 1}},
+		{"the store and an API server have it", Observed{Wanted: 3, Stored: []int{1, 3}, Servers: append(runs(third), Server{
+			Name: "cp-1", Configured: first, Running: first,
+		})}, func() Action {
+			a := converge(third, 3)
+			a.Target.Next = "cp-1"
+			return a
+		}()},
+	}
+	for _, test := range tests {
+		test.o.Presence, test.o.Nodes = PresencePresent, settled
+		d := plan(test.o)
+		if !reflect.DeepEqual(d.Action, test.want) || d.Blocked || d.Settled {
+			t.Errorf("%s: %v, want %s", test.name, told{d}, tell(test.want))
+		}
+		if err := wellFormed(test.o, d); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
 }
 
 // TestVersions holds the three versions to what is seen of a rotation from 1 to 2, where it is not what the
@@ -68,7 +105,7 @@ func TestVersions(t *testing.T) {
 		{"it is down", with(told(2), func(s *Server) { s.Running = Keys{} }), Legacy{}, Versions{1, 2, both}},
 	}
 	for _, test := range tests {
-		o := Observed{Wanted: 2, Stored: both, Servers: []Server{test.server}, Legacy: test.legacy, Nodes: Nodes{Converged: true}}
+		o := Observed{Wanted: 2, Stored: both, Presence: PresencePresent, Servers: []Server{test.server}, Legacy: test.legacy, Nodes: Nodes{Converged: true}}
 		if got := plan(o).Versions; !reflect.DeepEqual(got, test.want) {
 			t.Errorf("%s: versions %v, want %v", test.name, got, test.want)
 		}
@@ -159,7 +196,16 @@ func (t *tape) keys() Keys {
 }
 
 func (t *tape) observed() Observed {
-	o := Observed{Wanted: t.version(), External: t.is(), Stored: t.versions(), ControlPlaneWaiting: t.text()}
+	o := Observed{
+		Wanted: t.version(), External: t.is(), Stored: t.versions(), ControlPlaneWaiting: t.text(), Held: t.versions(),
+		Presence: []Presence{PresencePresent, PresencePresent, PresencePresent, PresenceUnknown, PresenceAbsent}[t.below(5)],
+		Adopted:  t.below(4) == 0, KubeconfigDue: t.below(8) == 0,
+	}
+	if t.below(4) == 0 {
+		o.Bootstrap = t.keys()
+	}
+	slices.Sort(o.Stored)
+	o.Stored = slices.Compact(o.Stored)
 	for i := range t.below(4) {
 		o.Servers = append(o.Servers, t.server(fmt.Sprintf("cp-%d", i)))
 	}
@@ -192,6 +238,12 @@ func (t *tape) server(name string) Server {
 	}
 	if t.is() {
 		s.Accepts, s.Signs = t.versions(), t.version()
+	}
+	if t.below(8) == 0 {
+		s.Leaving = true
+	}
+	if t.below(8) == 0 {
+		s.SignsForeign, s.Foreign = "foreign", []string{"foreign"}
 	}
 	return s
 }

@@ -48,7 +48,17 @@ func (t *trial) act(v view, meanwhile []event, dies bool) (Decision, error) {
 
 func (t *trial) happen(e event) error {
 	t.log = append(t.log, e)
+	was := t.cluster
+	if e.kind == secondPlans {
+		t.old = oldPlanOf(t.plan(t.observe(fullView)).Action)
+	}
 	t.cluster.happen(e)
+	if e.kind == secondActs {
+		was.stored |= t.stored // a key that was retired may be stored again: the planner deletes it
+		if err := checkStep(&was, &t.cluster, Decision{}); err != nil {
+			return fmt.Errorf("a second controller: %w", err)
+		}
+	}
 	return t.checkState()
 }
 
@@ -78,7 +88,7 @@ const (
 
 func newChaos(seed uint64, s shape, plan planner) *chaos {
 	return &chaos{
-		trial:  trial{cluster: cluster{shape: s, wanted: 1}, plan: plan},
+		trial:  trial{cluster: newCluster(s), plan: plan},
 		rng:    rand.New(rand.NewPCG(seed, 2)),
 		faults: []int{0, 2, 10, 30}[seed%4],
 	}
@@ -149,6 +159,7 @@ func (c *chaos) view() view {
 		}
 	}
 	v.fleetKnown = c.rng.IntN(100) >= c.faults
+	v.blind = c.rng.IntN(100) < c.faults
 	if c.rng.IntN(100) < c.faults {
 		v.lacks = "the load balancer to be ready"
 	}
@@ -194,6 +205,10 @@ var shapes = []shape{
 	{servers: 3, managers: 2, nodes: 1, fleet: true, slow: true},
 	{servers: 3, managers: 2, nodes: 2, external: true},
 	{servers: 3, managers: 2, nodes: 1, fleet: true, external: true, converts: true},
+	{servers: 3, managers: 2, nodes: 1, fleet: true, open: true},
+	{servers: 3, managers: 2, nodes: 1, external: true, converts: true, open: true, second: true},
+	{servers: 3, managers: 2, nodes: 2, fleet: true, second: true},
+	{servers: 3, managers: 2, nodes: 1, fleet: true, adopted: true, open: true},
 }
 
 // TestRandomOrder rotates clusters while things happen in random orders, and holds every state to the laws.
@@ -225,6 +240,15 @@ func (s shape) String() string {
 	}
 	if s.converts {
 		text += ", other source"
+	}
+	if s.open {
+		text += ", machines come and go"
+	}
+	if s.adopted {
+		text += ", adopted"
+	}
+	if s.second {
+		text += ", second controller"
 	}
 	return text
 }

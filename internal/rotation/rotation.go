@@ -3,15 +3,23 @@
 // Plan is where to start: it maps what was observed of a cluster to one Decision. It is pure: it knows no
 // Kubernetes, clock, disk or network, keeps no state and never fails; waiting and being blocked are results. The
 // step is derived from what is observed and never from a saved step, so that planning again after a crash
-// anywhere is the recovery.
+// anywhere is the recovery. PlanRemoval is its counterpart for a cluster that is being deleted.
 //
 // Plan guarantees, for every sequence of observations that is true at the time of each call:
 //
-//   - no API server is told to sign with a key that some verifier has not proven to accept;
+//   - no API server starts to sign with a key that some verifier has not proven to accept;
 //   - at most one API server is taken out at a time, and only while all others are proven; one that gets its keys from
 //     a signer is never taken out to change them;
 //   - a key version is deleted only after every verifier refuses it, and no token or node of it is left;
 //   - a rotation only goes forward.
+//
+// API servers may come and go meanwhile. One that lags behind, because its machine started with keys of an earlier
+// step or was restored from a backup, refuses tokens that are in use: Plan brings it up before any other, even while
+// another is out. One that is leaving for good is waited for by nothing. An observation that may lack API servers is
+// waited out: nothing is written on the strength of it.
+//
+// Others may act on older plans at the same time, as a controller does that was paused and wakes up. Their writes do
+// no harm if whoever executes them refuses to go backward: see Keys.Stage.
 package rotation
 
 import (
@@ -29,12 +37,12 @@ type Keys struct {
 	External bool `json:",omitempty"`
 }
 
-// Equal says whether both mean the same keys from the same source.
+// Equal reports whether both mean the same keys from the same source.
 func (k Keys) Equal(o Keys) bool {
 	return k.Sign == o.Sign && slices.Equal(k.Verify, o.Verify) && k.External == o.External
 }
 
-// IsZero says that no keys are meant.
+// IsZero reports whether no keys are meant.
 func (k Keys) IsZero() bool { return k.Sign == 0 && len(k.Verify) == 0 }
 
 // Observed is what was seen of one cluster.
@@ -47,7 +55,8 @@ type Observed struct {
 	Stored []int
 	// Presence is whether the cluster has a control plane, as far as this look could tell.
 	Presence Presence
-	// Adopted means that somebody else made the cluster: it is never made, and the key that it signs with becomes version 1.
+	// Adopted means that somebody else made the cluster: Keyturn never makes it, and takes the key that it signs with as
+	// version 1.
 	Adopted bool
 	// Servers are the API servers; none before the control plane was first made.
 	Servers []Server
@@ -58,6 +67,12 @@ type Observed struct {
 	ControllerManagers []ControllerManager
 	// ControlPlaneWaiting says what else the control plane lacks; empty when nothing.
 	ControlPlaneWaiting string
+	// Held are the key versions whose private half some machine of the control plane has on disk, ascending.
+	Held []int
+	// ForeignMayGo are the kids of foreign keys that the user has released: API servers may stop to accept them.
+	ForeignMayGo []string
+	// KubeconfigDue means that the administrator's kubeconfig is not stored as it should be.
+	KubeconfigDue bool
 	// Publications are the places where the keys are published for verifiers outside the cluster.
 	Publications []Publication
 	// Legacy is what is known of the legacy tokens.
@@ -83,8 +98,10 @@ type Server struct {
 	Name string
 	// Leaving means that its machine is being removed for good: nothing waits for it.
 	Leaving bool
-	// Foreign are the kids of keys that it accepts and that are no key version of ours.
+	// Foreign are the kids of keys that it accepts and that are no key version of ours, in any order.
 	Foreign []string
+	// SignsForeign is the kid of a fresh token that it issued, if that is signed with no key version of ours.
+	SignsForeign string
 	// Configured is what it starts with next; it outlives every crash. Zero before the first time.
 	Configured Keys
 	// Running is what its process was started with; zero when none runs.
@@ -158,11 +175,12 @@ const (
 // ActionKind is the kind of an external write.
 type ActionKind string
 
-// The kinds of external writes. Each is idempotent, and all but the first and last are repeated until their
-// result is observed.
+// The kinds of external writes. Each is idempotent.
 const (
 	// Wait writes nothing.
 	Wait ActionKind = "Wait"
+	// AdoptKey stores the key pair of the kid Action.KeyID, with which the API servers sign, as Action.Version.
+	AdoptKey ActionKind = "AdoptKey"
 	// GenerateKey stores a new key pair of Action.Version.
 	GenerateKey ActionKind = "GenerateKey"
 	// ConvergeControlPlane brings the control plane nearer to Action.Target.
@@ -173,6 +191,8 @@ const (
 	RefreshTokens ActionKind = "RefreshTokens"
 	// ConvergeNodes brings the node pools to their size, with nodes of Action.Version.
 	ConvergeNodes ActionKind = "ConvergeNodes"
+	// WriteKubeconfig stores the administrator's kubeconfig.
+	WriteKubeconfig ActionKind = "WriteKubeconfig"
 	// DeleteKey deletes the private key of Action.Version for good.
 	DeleteKey ActionKind = "DeleteKey"
 )
@@ -181,6 +201,7 @@ const (
 type Action struct {
 	Kind    ActionKind
 	Version int
+	KeyID   string
 	Target  Target
 	Publish []int
 }
@@ -189,8 +210,12 @@ type Action struct {
 type Target struct {
 	// Keys is what every API server is to run with in the end.
 	Keys Keys
-	// Next names the one API server that may be taken out now; empty: none may.
+	// Next names the one API server that may be given Keys now and taken out for them, if it has no signer; empty: none may.
 	Next string
+	// Bootstrap means that the bootstrap material may be changed to Keys now.
+	Bootstrap bool
+	// KeepForeign means that API servers go on accepting the foreign keys that they accept.
+	KeepForeign bool
 	// Live says that every API server which can change to Keys without being taken out may do so now.
 	Live bool
 	// ControllerManagerSign is the key version with which every kube-controller-manager is to sign.
@@ -219,7 +244,12 @@ type Decision struct {
 	Blocked bool
 	// Versions is what was observed of the three versions.
 	Versions Versions
-	// Settled says that there is nothing left to do: the wanted key version is the only one anywhere, and
-	// the control plane and the nodes are as wanted.
+	// Done means that the wanted key version is the only one in use: no rotation runs, or is due. It is the one definition
+	// of a rotation that has ended; conditions, policies and commands follow it.
+	Done bool
+	// Settled means that nothing is left to do: Done, and the control plane and the nodes are as wanted. Its Action only keeps
+	// them so.
 	Settled bool
+	// Blind means that too little was seen to tell Step, Versions and Done: what was last known of them still stands.
+	Blind bool
 }

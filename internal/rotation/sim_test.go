@@ -8,9 +8,12 @@ import (
 )
 
 // The simulated cluster does what the contracts of internal/controlplane, internal/nodes and the refresh of
-// legacy tokens allow and no more, in steps as small as they can be told apart: an API server is configured, drained,
+// legacy tokens allow and no more, in steps as small as can be distinguished: an API server is configured, drained,
 // stopped, started and ready in five steps, and anything may happen between two of them. It is a comparable
-// value, so that the model check can tell states apart and the random runs can copy them.
+// value, so that the model check can compare states and the random runs can copy them.
+//
+// Where a contract demands that a write which would go backward be refused, the simulated cluster refuses it: a second
+// controller acts on plans of any age.
 
 const (
 	maxServers  = 3
@@ -65,6 +68,13 @@ const (
 )
 
 type simServer struct {
+	// listed means that its machine exists, and leaving that it is being removed for good.
+	listed, leaving bool
+	// outsider means that it came, or came back, with keys of an earlier stage than others had, and is not brought up yet.
+	// Nobody can promise anything about such an API server but that it is brought up.
+	outsider bool
+	// unseen means that it came and that the planner has not seen it yet.
+	unseen              bool
 	configured, running simKeys
 	// loaded is what the process truly accepts and signs with: not what it was started with, if a file was bad, and not
 	// yet what its signer was told, if it has one.
@@ -78,6 +88,9 @@ type simServer struct {
 	proven set
 }
 
+// counts reports whether anything can be promised about the tokens that it issues and accepts.
+func (s *simServer) counts() bool { return !s.leaving && !s.outsider }
+
 type simManager struct {
 	configured, running uint8
 	ready               bool
@@ -88,6 +101,8 @@ type simNode struct {
 	version uint8
 	// token is the key version of the tokens of its pods; 0 without pods.
 	token uint8
+	// late means that it was made on an old plan: its version is older than all its tokens.
+	late bool
 }
 
 type simFleet struct {
@@ -113,6 +128,14 @@ type shape struct {
 	slow bool
 	// external says that API servers have a signer from the beginning, and converts that the spec may change that.
 	external, converts bool
+	// open means that API servers come and go, and are restored from backups.
+	open bool
+	// adopted means that somebody else made the cluster.
+	adopted bool
+	// bare means that it has no legacy tokens.
+	bare bool
+	// second means that a second controller acts on plans that it made earlier.
+	second bool
 }
 
 // cluster is the state of a simulated cluster.
@@ -124,6 +147,10 @@ type cluster struct {
 	disks   set // the key versions of which some disk holds the private key
 	made    bool
 	servers [maxServers]simServer
+	// bootstrap is what the next API server to come starts with.
+	bootstrap simKeys
+	// high is the furthest stage that something ever had.
+	high    uint8
 	manager [maxManagers]simManager
 	fleet   simFleet
 	secrets [maxSecrets]uint8 // the key versions of the legacy tokens, in the order of a list; 0: no such Secret
@@ -135,6 +162,25 @@ type cluster struct {
 	issued set
 	// begun is the furthest step of this rotation of which a write was done; empty when none was.
 	begun Step
+	// old is a plan that the second controller has yet to act on.
+	old oldPlan
+}
+
+// newCluster returns a cluster before anything was done about it. One that is to be adopted runs, with a key that only it has.
+func newCluster(s shape) cluster {
+	c := cluster{shape: s, wanted: 1}
+	if !s.adopted {
+		return c
+	}
+	c.converge(Target{Keys: Keys{Verify: []int{1}, Sign: 1, External: s.external}, ControllerManagerSign: 1})
+	for i, s := range c.each {
+		c.servers[i].phase, c.servers[i].running, c.servers[i].loaded = ready, s.configured, s.configured
+	}
+	for i := range c.manager[:s.managers] {
+		c.manager[i] = simManager{1, 1, true}
+	}
+	c.noteBroughtUp()
+	return c
 }
 
 // source is where the spec wants API servers to get their keys from, if not from where its shape says.
@@ -152,6 +198,7 @@ func managerName(i int) string { return [maxManagers]string{"kcm-0", "kcm-1"}[i]
 
 // view is what an observation does not get to know, as when a canary runs into a time-out.
 type view struct {
+	blind      bool  // the API servers cannot be listed
 	unknown    uint8 // bit i: API server i was asked about no canary token
 	unsigned   uint8 // bit i: API server i issued no token
 	fleetKnown bool
@@ -168,12 +215,24 @@ func (v view) without(server int) view {
 // observe looks at the cluster as the controller does. It remembers what was proven of each verifier, for the
 // laws to hold the planner to.
 func (c *cluster) observe(v view) Observed {
-	o := Observed{Wanted: int(c.wanted), External: c.external(), Stored: c.stored.list(), Legacy: c.observeLegacy(), Nodes: c.observeNodes(), ControlPlaneWaiting: v.lacks}
-	if c.made {
-		for i := range int(c.shape.servers) {
+	o := Observed{
+		Wanted: int(c.wanted), External: c.external(), Stored: c.stored.list(), Held: c.disks.list(),
+		Legacy: c.observeLegacy(), Nodes: c.observeNodes(), ControlPlaneWaiting: v.lacks, Adopted: c.shape.adopted,
+	}
+	switch {
+	case v.blind:
+		o.Presence = PresenceUnknown
+	case !c.made:
+		o.Presence = PresenceAbsent
+	default:
+		o.Presence, o.Bootstrap = PresencePresent, c.bootstrap.keys()
+		for i := range c.each {
 			o.Servers = append(o.Servers, c.observeServer(i, v))
 		}
 		for i, m := range c.manager[:c.shape.managers] {
+			if c.stored == 0 && c.shape.adopted {
+				m.configured, m.running = 0, 0 // its key has no version yet
+			}
 			o.ControllerManagers = append(o.ControllerManagers, ControllerManager{
 				Name: managerName(i), Configured: int(m.configured), Running: int(m.running), Ready: m.ready,
 			})
@@ -188,8 +247,16 @@ func (c *cluster) observe(v view) Observed {
 func (c *cluster) observeServer(i int, v view) Server {
 	s := &c.servers[i]
 	o := Server{
-		Name: serverName(i), Configured: s.configured.keys(), Running: s.running.keys(), Ready: s.phase == ready,
+		Name: serverName(i), Leaving: s.leaving, Configured: s.configured.keys(), Running: s.running.keys(), Ready: s.phase == ready,
 		Waiting: [...]string{away: "down", starting: "starting", ready: "", draining: "draining"}[s.phase],
+	}
+	s.unseen = false
+	if c.stored == 0 && c.shape.adopted { // its key has no version yet
+		o.Configured, o.Running, o.Foreign = Keys{}, Keys{}, []string{"kid-1"}
+		if s.phase == ready && v.unsigned&(1<<i) == 0 {
+			o.SignsForeign = "kid-1"
+		}
+		return o
 	}
 	if s.phase == ready && v.unsigned&(1<<i) == 0 {
 		o.Signs = int(s.loaded.sign)
@@ -199,6 +266,9 @@ func (c *cluster) observeServer(i int, v view) Server {
 		accepts := s.loaded.verify & c.stored
 		s.proven |= accepts
 		o.Accepts, o.Refuses = accepts.list(), (c.stored &^ accepts).list()
+		for _, v := range (s.loaded.verify &^ c.stored).list() {
+			o.Foreign = append(o.Foreign, fmt.Sprintf("kid-%d", v))
+		}
 	}
 	if s.remembers {
 		o.Forgets = later
@@ -262,33 +332,45 @@ func (c *cluster) observeNodes() Nodes {
 
 // serves says that some API server does.
 func (c *cluster) serves() bool {
-	return slices.ContainsFunc(c.servers[:c.shape.servers], func(s simServer) bool { return s.phase == ready })
+	return c.anyServer(func(s simServer) bool { return s.phase == ready })
+}
+
+// each yields every API server that is listed.
+func (c *cluster) each(yield func(int, *simServer) bool) {
+	for i := range int(c.shape.servers) {
+		if c.servers[i].listed && !yield(i, &c.servers[i]) {
+			return
+		}
+	}
 }
 
 // execute does the one external write of a decision.
 func (c *cluster) execute(d Decision) {
 	switch a := d.Action; a.Kind {
-	case GenerateKey:
+	case GenerateKey, AdoptKey:
 		c.stored |= setOf(a.Version)
 	case ConvergeControlPlane:
 		c.converge(a.Target)
 	case PublishKeys:
-		if keys := setOf(a.Publish...); c.fleet.published != keys {
-			c.fleet.published, c.fleet.sure = keys, !c.shape.slow
-		}
+		c.publish(setOf(a.Publish...))
 	case RefreshTokens:
 		c.refresh(uint8(a.Version))
 	case ConvergeNodes:
 		c.convergeNodes(uint8(a.Version))
 	case DeleteKey:
 		c.stored &^= setOf(a.Version)
-	case Wait:
-		if d.Settled { // as the controller does, to restart what dies and clear what is left over
-			only := Keys{Verify: c.stored.list(), Sign: int(c.stored.max()), External: c.external()}
-			c.converge(Target{Keys: only, ControllerManagerSign: int(c.stored.max())})
-		}
 	}
 	c.noteBegun(d)
+	c.noteBroughtUp()
+}
+
+// publish refuses to go backward: what is published is [n], [n,n+1], [n+1] …
+func (c *cluster) publish(keys set) {
+	stage := func(s set) int { return int(s.min()) + int(s.max()) }
+	if c.fleet.published == keys || c.fleet.published != 0 && stage(keys) < stage(c.fleet.published) {
+		return
+	}
+	c.fleet.published, c.fleet.sure = keys, !c.shape.slow
 }
 
 // noteBegun remembers the furthest step of which a write was done.
@@ -298,18 +380,54 @@ func (c *cluster) noteBegun(d Decision) {
 		c.begun = ""
 	case d.Action.Kind == GenerateKey:
 		c.begun = StepPublish
-	case c.anyServer(func(s simServer) bool { return s.configured.verify == setOf(int(c.stored.max())) }):
+	case c.has(func(k simKeys) bool { return k.verify == setOf(int(c.stored.max())) }):
 		c.begun = StepRetire
 		c.issued &= setOf(int(c.stored.max())) // from here on tokens of the old key are over
 	case d.Action.Kind == RefreshTokens || d.Action.Kind == ConvergeNodes:
 		c.begun = StepRefresh
-	case rank(c.begun) < rank(StepSwitch) && c.anyServer(func(s simServer) bool { return s.configured.sign == c.stored.max() }):
+	case rank(c.begun) < rank(StepSwitch) && c.has(func(k simKeys) bool { return k.sign == c.stored.max() }):
 		c.begun = StepSwitch
 	}
 }
 
+// noteLess remembers that nothing shows any more how far a rotation had come.
+func (c *cluster) noteLess() {
+	newest := c.stored.max()
+	if c.begun == StepRetire && !c.has(func(k simKeys) bool { return k.verify == setOf(int(newest)) }) {
+		c.begun = StepRefresh
+	}
+	managers := slices.ContainsFunc(c.manager[:], func(m simManager) bool { return m.configured == newest })
+	if c.begun == StepRefresh && !managers {
+		c.begun = StepSwitch
+	}
+	if c.begun == StepSwitch && !c.has(func(k simKeys) bool { return k.sign == newest }) && !managers {
+		c.begun = StepPublish
+	}
+}
+
+// noteBroughtUp remembers how far keys have come, and that API servers have caught up with them.
+func (c *cluster) noteBroughtUp() {
+	c.high = max(c.high, uint8(c.bootstrap.keys().Stage()))
+	for _, s := range c.each {
+		c.high = max(c.high, uint8(s.configured.keys().Stage()))
+	}
+	for _, s := range c.each {
+		s.outsider = s.outsider && (s.phase == away || uint8(s.loaded.keys().Stage()) < c.high)
+	}
+}
+
 func (c *cluster) anyServer(f func(simServer) bool) bool {
-	return slices.ContainsFunc(c.servers[:c.shape.servers], f)
+	for _, s := range c.each {
+		if f(*s) {
+			return true
+		}
+	}
+	return false
+}
+
+// has reports whether an API server, or the next one to come, is to have such keys.
+func (c *cluster) has(f func(simKeys) bool) bool {
+	return f(c.bootstrap) || c.anyServer(func(s simServer) bool { return f(s.configured) })
 }
 
 // rank orders the steps; no step comes before all of them.
@@ -319,41 +437,67 @@ func rank(s Step) int {
 
 // converge is one call of controlplane.Adapter.Converge, which keeps to Next and does one small step to each process.
 func (c *cluster) converge(t Target) {
-	c.disks &= c.stored | c.used()
-	if c.made {
-		for i := range int(c.shape.servers) {
-			c.servers[i].converge(simKeysOf(t.Keys), t.Next == serverName(i), t.Live)
-		}
-		for i := range int(c.shape.managers) {
-			c.manager[i].converge(uint8(t.ControllerManagerSign))
-		}
-	} else {
+	want := simKeysOf(t.Keys)
+	if !c.made {
 		c.made = true
 		for i := range int(c.shape.servers) {
-			c.servers[i].configured = simKeysOf(t.Keys)
+			c.servers[i] = simServer{listed: true, configured: want}
 		}
 		for i := range int(c.shape.managers) {
 			c.manager[i].configured = uint8(t.ControllerManagerSign)
 		}
+		if c.shape.open {
+			c.bootstrap = want
+		}
+		c.disks |= c.used()
+		return
 	}
-	c.disks |= c.used()
+	if t.Bootstrap && t.Keys.Stage() >= c.bootstrap.keys().Stage() {
+		c.bootstrap = want
+	}
+	for i, s := range c.each {
+		next := t.Next == serverName(i)
+		s.converge(want, next, t.Live, c.mayGo(i, t))
+	}
+	for i := range int(c.shape.managers) {
+		c.manager[i].converge(uint8(t.ControllerManagerSign))
+	}
+	// The controller hands over the keys that are to be used and those that are; any other goes from the disks.
+	c.disks = c.disks&(c.used()|want.verify) | c.used()
 }
 
-func (s *simServer) converge(want simKeys, next, live bool) {
+// mayGo reports whether an API server may be taken out, whoever asks for it: one at a time, unless it lags behind.
+func (c *cluster) mayGo(i int, t Target) bool {
+	if c.servers[i].outsider && c.servers[i].running.keys().lags(t.Keys) {
+		return true
+	}
+	for j, s := range c.each {
+		if j != i && !s.leaving && (s.phase != ready || s.running != s.configured && !s.running.external) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *simServer) converge(want simKeys, next, live, mayGo bool) {
+	changes := next || live && s.configured.external && want.external
 	switch {
-	case (next || live && s.configured.external && want.external) && s.configured != want:
+	case changes && s.configured != want && want.keys().Stage() >= s.configured.keys().Stage():
 		s.configured = want
 		if s.running.external && want.external {
 			s.running = want
 		}
 	case s.phase == away:
-		s.phase, s.running, s.loaded = starting, s.configured, s.configured
-	case next && s.running != s.configured && s.phase != draining:
-		s.phase, s.ours = draining, true
+		s.start()
+	case next && mayGo && s.running != s.configured && s.phase != draining && !(s.running.external && s.configured.external):
+		s.phase, s.ours = draining, !s.outsider
 	}
 }
 
+func (s *simServer) start() { s.phase, s.running, s.loaded = starting, s.configured, s.configured }
+
 func (m *simManager) converge(sign uint8) {
+	sign = max(sign, m.configured)
 	switch {
 	case m.configured != sign:
 		m.configured = sign
@@ -366,7 +510,7 @@ func (m *simManager) converge(sign uint8) {
 
 // used are the key versions that some process runs with or is configured with.
 func (c *cluster) used() (s set) {
-	for _, v := range c.servers {
+	for _, v := range c.each {
 		s |= v.configured.verify | v.running.verify
 	}
 	for _, m := range c.manager {
@@ -375,7 +519,7 @@ func (c *cluster) used() (s set) {
 	return s &^ setOf(0)
 }
 
-// refresh walks one page, or begins the walk.
+// refresh walks one page, or begins the walk. It leaves alone what is signed with a later key.
 func (c *cluster) refresh(version uint8) {
 	w := &c.walk
 	switch {
@@ -384,7 +528,7 @@ func (c *cluster) refresh(version uint8) {
 		*w = walk{version: version}
 	case w.at < maxSecrets:
 		if c.secrets[w.at] != 0 {
-			c.secrets[w.at] = version
+			c.secrets[w.at] = max(c.secrets[w.at], version)
 		}
 		w.at++
 	default:

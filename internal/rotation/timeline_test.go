@@ -17,8 +17,11 @@ type told struct{ Decision }
 
 func (d told) String() string {
 	step := cmp.Or(string(d.Step), "-")
-	if d.Settled {
+	switch {
+	case d.Settled:
 		step = "settled"
+	case d.Blind:
+		return fmt.Sprintf("%-8s  %-12s %s | waits for %s", "?", "?", tell(d.Action), d.Waiting)
 	}
 	versions := fmt.Sprintf("%d, %d, %v", d.Versions.Token, d.Versions.Private, d.Versions.Public)
 	line := fmt.Sprintf("%-8s  %-12s %s", step, versions, tell(d.Action))
@@ -36,14 +39,19 @@ func tell(a Action) string {
 	switch a.Kind {
 	case ConvergeControlPlane:
 		next := cmp.Or(a.Target.Next, "none")
-		if a.Target.Live {
+		switch {
+		case a.Target.Live:
 			next = "live"
+		case a.Target.Bootstrap:
+			next = "bootstrap"
 		}
 		return fmt.Sprintf("%s %v, sign %d, managers %d, next %s", a.Kind, a.Target.Keys.Verify, a.Target.Keys.Sign, a.Target.ControllerManagerSign, next)
 	case PublishKeys:
 		return fmt.Sprintf("%s %v", a.Kind, a.Publish)
-	case Wait:
+	case Wait, WriteKubeconfig:
 		return string(a.Kind)
+	case AdoptKey:
+		return fmt.Sprintf("%s %s as %d", a.Kind, a.KeyID, a.Version)
 	default:
 		return fmt.Sprintf("%s %d", a.Kind, a.Version)
 	}
@@ -59,12 +67,16 @@ type timeline struct {
 	incidents []incident
 	// quiet says that nothing is told yet: each story but that of the creation begins with a cluster that is settled.
 	quiet bool
+	// blind is for how many ticks more the API servers cannot be listed.
+	blind int
 }
 
 // incident is what happens after the first decision that matches.
 type incident struct {
 	after  func(Decision) bool
 	happen []event
+	// blind is for how many ticks the API servers cannot be listed from then on.
+	blind int
 }
 
 // tooLong is how many ticks no story takes.
@@ -75,7 +87,10 @@ func (t *timeline) run() error {
 	fmt.Fprintf(&t.out, "tick  step      token, private, [public]\n")
 	for ; t.tick < tooLong; t.tick++ {
 		progress := t.progress()
-		d, err := t.act(fullView, nil, false)
+		v := fullView
+		v.blind = t.blind > 0
+		t.blind = max(0, t.blind-1)
+		d, err := t.act(v, nil, false)
 		t.tell(d)
 		if err != nil {
 			return err
@@ -115,6 +130,9 @@ func (t *timeline) incident(d Decision) (bool, error) {
 			return true, err
 		}
 	}
+	if t.blind = t.incidents[0].blind; t.blind > 0 {
+		fmt.Fprintf(&t.out, "      ! the API servers cannot be listed\n")
+	}
 	t.incidents = t.incidents[1:]
 	return true, nil
 }
@@ -128,6 +146,9 @@ var (
 	external = shape{servers: 1, managers: 1, external: true}
 	haSigner = shape{servers: 3, managers: 2, nodes: 1, fleet: true, external: true, converts: true}
 	haFiles  = shape{servers: 3, managers: 2, converts: true}
+	haOpen   = shape{servers: 3, managers: 2, nodes: 1, open: true}
+	adopted1 = shape{servers: 1, managers: 1, adopted: true}
+	adopted3 = shape{servers: 3, managers: 2, nodes: 1, adopted: true, open: true}
 )
 
 type story struct {
@@ -143,41 +164,61 @@ func stories() []story {
 		{"rotate-1", one, rotate()},
 		{"rotate-3-with-nodes", haNodes, rotate()},
 		{"rotate-3-with-fleet", haFleet, rotate()},
-		{"fleet-loses-its-keys-in-switch", haFleet, rotate(incident{nextIs("cp-1"), []event{{kind: fleetLost}}})},
-		{"fleet-loses-its-keys-in-refresh", haFleet, rotate(incident{replacing, []event{{kind: fleetLost}}})},
-		{"rotate-twice", one, rotate(incident{settledAt(2), wanted(3)})},
-		{"wanted-again-while-it-runs", one, rotate(incident{in(StepSwitch), wanted(3)})},
+		{"fleet-loses-its-keys-in-switch", haFleet, rotate(incident{after: nextIs("cp-1"), happen: []event{{kind: fleetLost}}})},
+		{"fleet-loses-its-keys-in-refresh", haFleet, rotate(incident{after: replacing, happen: []event{{kind: fleetLost}}})},
+		{"rotate-twice", one, rotate(incident{after: settledAt(2), happen: wanted(3)})},
+		{"wanted-again-while-it-runs", one, rotate(incident{after: in(StepSwitch), happen: wanted(3)})},
 		{"disruption-budget", oneNodes, rotate(
-			incident{in(StepRefresh), []event{{kind: budgetSpent}}},
-			incident{func(d Decision) bool { return d.Blocked }, []event{{kind: budgetReleased}}},
+			incident{after: in(StepRefresh), happen: []event{{kind: budgetSpent}}},
+			incident{after: func(d Decision) bool { return d.Blocked }, happen: []event{{kind: budgetReleased}}},
 		)},
-		{"bad-key-files", ha, rotate(incident{waitsFor("API server cp-1: down"), []event{{serverMisloaded, 1, 0}}})},
+		{"bad-key-files", ha, rotate(incident{after: waitsFor("API server cp-1: down"), happen: []event{{serverMisloaded, 1, 0}}})},
 		{"controller-restarts-in-the-walk", one, rotate(
-			incident{waitsFor("the legacy tokens: 1 of 2 pages are re-signed"), []event{{kind: controllerDied}}},
+			incident{after: waitsFor("the legacy tokens: 1 of 2 pages are re-signed"), happen: []event{{kind: controllerDied}}},
 		)},
 		{"controller-restarts-while-the-only-server-is-down-in-retire", one, rotate(
-			incident{dropping, []event{{kind: controllerDied}, {kind: serverDied}}},
+			incident{after: dropping, happen: []event{{kind: controllerDied}, {kind: serverDied}}},
 		)},
 		{"rotate-1-with-signer", external, rotate()},
 		{"rotate-3-with-signers-and-fleet", haSigner, rotate()},
-		{"fleet-loses-its-keys-before-signers-switch", haSigner, rotate(incident{changing(StepSwitch), []event{{kind: fleetLost}}})},
-		{"server-with-signer-dies-in-switch", haSigner, rotate(incident{changing(StepSwitch), []event{{serverDied, 1, 0}}})},
-		{"server-with-signer-dies-in-retire", haSigner, rotate(incident{changing(StepRetire), []event{{serverDied, 1, 0}}})},
-		{"give-signers", haFiles, []incident{{settledAt(1), []event{{kind: sourceChanged}}}}},
+		{"fleet-loses-its-keys-before-signers-switch", haSigner, rotate(incident{after: changing(StepSwitch), happen: []event{{kind: fleetLost}}})},
+		{"server-with-signer-dies-in-switch", haSigner, rotate(incident{after: changing(StepSwitch), happen: []event{{serverDied, 1, 0}}})},
+		{"server-with-signer-dies-in-retire", haSigner, rotate(incident{after: changing(StepRetire), happen: []event{{serverDied, 1, 0}}})},
+		{"give-signers", haFiles, []incident{{after: settledAt(1), happen: []event{{kind: sourceChanged}}}}},
 		{"give-signers-and-rotate-meanwhile", haFiles, []incident{
-			{settledAt(1), []event{{kind: sourceChanged}}},
-			{func(d Decision) bool { return d.Action.Target.Next == "cp-1" }, wanted(2)},
+			{after: settledAt(1), happen: []event{{kind: sourceChanged}}},
+			{after: func(d Decision) bool { return d.Action.Target.Next == "cp-1" }, happen: wanted(2)},
 		}},
-		{"take-signers-away", haSigner, []incident{{settledAt(1), []event{{kind: sourceChanged}}}}},
-		{"managers-die-in-switch", ha, rotate(incident{in(StepSwitch), managersDie})},
-		{"managers-die-in-refresh", ha, rotate(incident{refreshing, managersDie})},
-		{"server-dies-while-nodes-are-replaced", ha, rotate(incident{replacing, []event{{serverDied, 1, 0}}})},
+		{"take-signers-away", haSigner, []incident{{after: settledAt(1), happen: []event{{kind: sourceChanged}}}}},
+		{"managers-die-in-switch", ha, rotate(incident{after: in(StepSwitch), happen: managersDie})},
+		{"managers-die-in-refresh", ha, rotate(incident{after: refreshing, happen: managersDie})},
+		{"blind-in-publish", ha, rotate(incident{after: in(StepPublish), blind: 3})},
+		{"blind-in-retire", ha, rotate(incident{after: dropping, blind: 3})},
+		{"adopt-1-and-rotate", adopted1, rotate()},
+		{"adopt-3-and-rotate", adopted3, rotate()},
+		{"newcomer-in-switch", haOpen, rotate(
+			incident{after: nextIs("cp-1"), happen: []event{{serverLeaves, 2, 0}, {serverGone, 2, 0}, {serverJoins, 2, 2}}},
+		)},
+		{"newcomer-while-another-is-out", haOpen, rotate(
+			incident{after: nextIs("cp-0"), happen: []event{{serverLeaves, 2, 0}, {serverGone, 2, 0}}},
+			incident{after: waitsFor("API server cp-0: down"), happen: []event{{serverJoins, 2, 2}}},
+		)},
+		{"server-leaves-in-switch", haOpen, rotate(
+			incident{after: nextIs("cp-1"), happen: []event{{serverLeaves, 2, 0}}},
+			incident{after: in(StepRetire), happen: []event{{serverGone, 2, 0}}},
+		)},
+		{"server-restored-after-retire", haOpen, rotate(incident{after: settledAt(2), happen: []event{{serverRestored, 1, 3}}})},
+		{"second-controller-wakes-up", shape{servers: 3, managers: 2, external: true, second: true}, rotate(
+			incident{after: in(StepPublish), happen: []event{{kind: secondPlans}}},
+			incident{after: settledAt(2), happen: []event{{kind: secondActs}}},
+		)},
+		{"server-dies-while-nodes-are-replaced", ha, rotate(incident{after: replacing, happen: []event{{serverDied, 1, 0}}})},
 	}
 	for _, s := range []Step{StepGenerate, StepPublish, StepSwitch, StepRefresh, StepRetire} {
 		name := strings.ToLower(string(s))
 		all = append(all,
-			story{"server-dies-in-" + name, ha, rotate(incident{in(s), []event{{serverDied, 1, 0}}})},
-			story{"controller-restarts-in-" + name, one, rotate(incident{in(s), []event{{kind: controllerDied}}})},
+			story{"server-dies-in-" + name, ha, rotate(incident{after: in(s), happen: []event{{serverDied, 1, 0}}})},
+			story{"controller-restarts-in-" + name, one, rotate(incident{after: in(s), happen: []event{{kind: controllerDied}}})},
 		)
 	}
 	return all
@@ -185,7 +226,7 @@ func stories() []story {
 
 // rotate is a rotation from key version 1, once that is settled and a legacy token is signed with it.
 func rotate(then ...incident) []incident {
-	start := incident{settledAt(1), append([]event{{kind: secretFilled}}, wanted(2)...)}
+	start := incident{after: settledAt(1), happen: append([]event{{kind: secretFilled}}, wanted(2)...)}
 	return append([]incident{start}, then...)
 }
 
@@ -219,7 +260,7 @@ func replacing(d Decision) bool  { return d.Step == StepRefresh && d.Action.Kind
 func TestTimelines(t *testing.T) {
 	for _, s := range stories() {
 		t.Run(s.name, func(t *testing.T) {
-			run := timeline{trial: trial{cluster: cluster{shape: s.shape, wanted: 1}, plan: plan}, incidents: s.incidents, quiet: s.incidents != nil}
+			run := timeline{trial: trial{cluster: newCluster(s.shape), plan: plan}, incidents: s.incidents, quiet: s.incidents != nil && !s.shape.adopted}
 			if err := run.run(); err != nil {
 				t.Errorf("%v, after\n%s", err, run.story())
 			}

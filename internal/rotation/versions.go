@@ -1,6 +1,9 @@
 package rotation
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // versions sums up what was observed as the three versions of `status`. While an API server cannot be asked, what
 // its process was started with counts, or what the next one will be: it can run with nothing else.
@@ -8,7 +11,7 @@ func versions(o Observed) Versions {
 	if len(o.Stored) == 0 || len(o.Servers) == 0 {
 		return Versions{}
 	}
-	r := newRun(o)
+	r := newRun(o, time.Time{})
 	oldest := o.Stored[0]
 	v := Versions{Token: oldest, Private: oldest, Public: []int{oldest}}
 	if r.old == 0 {
@@ -20,13 +23,13 @@ func versions(o Observed) Versions {
 	if r.retireBegan() || v.Private == r.next && r.Legacy.Proven == r.next && !r.nodesOld() && r.Nodes.Converged {
 		v.Token = r.next
 	}
-	if r.allAccept() {
+	if r.allAccept() || r.retireBegan() { // all did, before the first was to drop the old one
 		v.Public = r.both()
 	}
 	return v
 }
 
-// allSign says that no signer signs with the old key version any more.
+// allSign reports whether no signer signs with the old key version any more.
 func (r run) allSign() bool {
 	oldManager := func(m ControllerManager) bool {
 		return m.Configured != r.next || m.Running != 0 && m.Running != r.next
@@ -34,8 +37,8 @@ func (r run) allSign() bool {
 	return r.allServers(r.signsNext) && !slices.ContainsFunc(r.ControllerManagers, oldManager)
 }
 
-// allAccept says that every verifier accepts the new key version. Those outside the cluster need not be asked again
-// once the switch began.
+// allAccept reports whether every verifier accepts the new key version. Those outside the cluster need not be asked
+// again once the switch began.
 func (r run) allAccept() bool {
 	refuses := func(p Publication) bool { return p.Waiting != "" || !slices.Contains(p.Accepts, r.next) }
 	outside := r.switchBegan() || !slices.ContainsFunc(r.Publications, refuses)
@@ -54,8 +57,8 @@ func (r run) acceptsNext(s Server) bool {
 	return slices.Contains(s.keys().Verify, r.next) && (s.believable() || r.switchBegan())
 }
 
-// believable says that the keys which the API server is told to run with are those that it has: it has read them at its start. One that
-// runs with a signer gets them some time later, and what it was proven to have before is all that is known.
+// believable reports whether the configured keys are the ones in use. Key files are read at start, so they are. With a
+// signer the new keys arrive later, so only a proof counts.
 func (s Server) believable() bool { return s.Running.IsZero() || !s.Running.External }
 
 // keys is what the API server runs with or, when it does not, starts with next.

@@ -1,0 +1,162 @@
+package rotation
+
+import (
+	"fmt"
+	"slices"
+)
+
+// controlPlane brings every API server to want and every kube-controller-manager to sign; done means that all of them
+// are proven to be there.
+func (r run) controlPlane(step Step, want Keys, sign int) (d Decision, done bool) {
+	d = Decision{Step: step, Action: converge(want, sign)}
+	t := &d.Action.Target
+	t.KeepForeign = r.old != 0 && len(want.Verify) == 2
+	t.Bootstrap = r.Bootstrap.lags(want)
+	if d.Waiting = r.missing(); d.Waiting != "" {
+		return d, false
+	}
+	if i := slices.IndexFunc(r.Servers, func(s Server) bool { return s.lags(want) }); i >= 0 {
+		// It refuses tokens that are in use, which is worse than being away: it waits for no other.
+		t.Next = r.Servers[i].Name
+		d.Waiting = r.Servers[i].whyChanging(want)
+		return d, false
+	}
+	if d.Waiting = r.change(t); d.Waiting != "" {
+		return d, false
+	}
+	for _, m := range r.ControllerManagers {
+		if m.Configured != sign || m.Running != sign || !m.Ready {
+			d.Waiting = m.whyNot(sign)
+			return d, false
+		}
+	}
+	d.Waiting = r.ControlPlaneWaiting
+	return d, d.Waiting == ""
+}
+
+// missing names the API servers if there are none.
+func (r run) missing() string {
+	switch {
+	case r.Presence == PresenceAbsent:
+		return "the control plane to be made"
+	case len(r.staying()) == 0:
+		return "an API server to appear"
+	}
+	return ""
+}
+
+// change allows what may change to the keys of t now, and returns what that waits for; empty once nothing is left to
+// change.
+func (r run) change(t *Target) string {
+	servers := r.staying()
+	candidate := slices.IndexFunc(servers, Server.restarting)
+	if candidate < 0 && !r.bootstrapDue(t.Keys) {
+		candidate = slices.IndexFunc(servers, func(s Server) bool { return !s.Configured.Equal(t.Keys) && !s.live(t.Keys) })
+	}
+	for i, s := range servers {
+		if i != candidate && !r.proven(s) {
+			return r.whyNot(s)
+		}
+	}
+	if candidate >= 0 {
+		t.Next = servers[candidate].Name
+		return servers[candidate].whyChanging(t.Keys)
+	}
+	// They are all proven as they are.
+	if r.bootstrapDue(t.Keys) {
+		// If we crash after this, an API server that comes now is one step ahead of the others, as any of them may be.
+		t.Bootstrap = true
+		return fmt.Sprintf("the next API server to come to accept key versions %v and sign with %d", t.Keys.Verify, t.Keys.Sign)
+	}
+	if i := slices.IndexFunc(servers, func(s Server) bool { return !s.Configured.Equal(t.Keys) }); i >= 0 {
+		// They may all change. If we crash when some have, the others follow once those that have are proven again.
+		t.Live = true
+		return servers[i].whyChanging(t.Keys)
+	}
+	return ""
+}
+
+// bootstrapDue reports whether an API server that came now would start with other keys than these.
+func (r run) bootstrapDue(want Keys) bool { return !r.Bootstrap.IsZero() && !r.Bootstrap.Equal(want) }
+
+// staying are the API servers whose machines are not being removed.
+func (r run) staying() []Server {
+	return slices.DeleteFunc(slices.Clone(r.Servers), func(s Server) bool { return s.Leaving })
+}
+
+// anyDown reports whether some process does not run that is to stay.
+func (r run) anyDown() bool {
+	return r.anyServer(func(s Server) bool { return s.Running.IsZero() }) ||
+		slices.ContainsFunc(r.ControllerManagers, func(m ControllerManager) bool { return m.Running == 0 })
+}
+
+func (r run) anyServer(f func(Server) bool) bool { return slices.ContainsFunc(r.staying(), f) }
+
+func (r run) allServers(f func(Server) bool) bool {
+	return len(r.staying()) > 0 && !r.anyServer(func(s Server) bool { return !f(s) })
+}
+
+// lags reports whether keys are of an earlier stage than the one that a change to want starts from. Whoever has them
+// refuses tokens that are in use, or may not see its own tokens accepted.
+func (k Keys) lags(want Keys) bool { return !k.IsZero() && k.Stage() < want.Stage()-1 }
+
+// lags reports whether the API server runs, or would be started, with keys that lag behind want.
+func (s Server) lags(want Keys) bool {
+	return !s.Leaving && (s.Configured.lags(want) || s.Running.lags(want))
+}
+
+// restarting reports whether the process runs with other keys than it is configured with, and has to be started again
+// for them.
+func (s Server) restarting() bool {
+	return !s.Running.IsZero() && !s.Running.Equal(s.Configured) && !(s.Running.External && s.Configured.External)
+}
+
+// live reports whether the API server can change to want without being taken out. One that is down still has a signer.
+func (s Server) live(want Keys) bool { return s.Configured.External && want.External }
+
+// proven reports whether an API server itself has shown that it runs as it is configured.
+func (r run) proven(s Server) bool { return r.whyNot(s) == "" }
+
+// whyNot says in words what keeps an API server from being proven; empty when nothing does. That it accepts a retired key
+// needs no proof, nor is there one.
+func (r run) whyNot(s Server) string {
+	switch {
+	case s.Waiting != "":
+		return fmt.Sprintf("API server %s: %s", s.Name, s.Waiting)
+	case !s.Ready || s.Running.IsZero() || s.restarting():
+		return fmt.Sprintf("API server %s to be ready", s.Name)
+	case s.Signs != s.Configured.Sign && s.SignsForeign != "":
+		return fmt.Sprintf("API server %s to issue a token of key version %d: it signs with key %s, which is no version of ours",
+			s.Name, s.Configured.Sign, s.SignsForeign)
+	case s.Signs != s.Configured.Sign:
+		return fmt.Sprintf("API server %s to issue a token of key version %d", s.Name, s.Configured.Sign)
+	}
+	for _, v := range s.Configured.Verify {
+		if v >= r.Stored[0] && !slices.Contains(s.Accepts, v) {
+			return fmt.Sprintf("API server %s to accept a canary token of key version %d", s.Name, v)
+		}
+	}
+	return ""
+}
+
+// whyChanging says what the API server is to change to, and what keeps it from that now.
+func (s Server) whyChanging(want Keys) string {
+	text := fmt.Sprintf("API server %s to accept key versions %v and sign with %d", s.Name, want.Verify, want.Sign)
+	switch converts := want.External != s.Configured.External || want.External != s.keys().External; {
+	case converts && want.External:
+		text += ", which it gets from its signer"
+	case converts:
+		text += ", which it reads from files"
+	}
+	if s.Waiting != "" {
+		text += ": " + s.Waiting
+	}
+	return text
+}
+
+func (m ControllerManager) whyNot(sign int) string {
+	if m.Waiting != "" {
+		return fmt.Sprintf("kube-controller-manager %s: %s", m.Name, m.Waiting)
+	}
+	return fmt.Sprintf("kube-controller-manager %s to sign with key version %d", m.Name, sign)
+}

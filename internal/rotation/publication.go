@@ -1,0 +1,53 @@
+package rotation
+
+import (
+	"fmt"
+	"slices"
+)
+
+// published makes these key versions, and no other, the ones that verifiers outside the cluster accept; done means that
+// each destination has proven it.
+func (r run) published(step Step, versions ...int) (d Decision, done bool) {
+	for _, p := range r.Publications {
+		if p.whyNot(versions, r.Stored) != "" {
+			return r.publishKeys(step, versions...), false
+		}
+	}
+	return Decision{}, true
+}
+
+func (r run) publishKeys(step Step, versions ...int) Decision {
+	d := Decision{Step: step, Action: Action{Kind: PublishKeys, Publish: versions}}
+	for _, p := range r.Publications {
+		if d.Waiting = p.whyNot(versions, r.Stored); d.Waiting != "" {
+			break
+		}
+	}
+	return d
+}
+
+// lost reports whether some destination was seen to refuse one of these key versions.
+func (r run) lost(versions ...int) bool {
+	return slices.ContainsFunc(r.Publications, func(p Publication) bool {
+		return slices.ContainsFunc(versions, func(v int) bool {
+			return slices.Contains(p.Refuses, v) && !slices.Contains(p.Accepts, v)
+		})
+	})
+}
+
+// whyNot says in words what keeps these of the stored key versions from being the only ones accepted; empty when
+// nothing does.
+func (p Publication) whyNot(versions, stored []int) string {
+	if p.Waiting != "" {
+		return fmt.Sprintf("%s: %s", p.Name, p.Waiting)
+	}
+	for _, v := range stored {
+		switch wanted := slices.Contains(versions, v); {
+		case wanted && !slices.Contains(p.Accepts, v):
+			return fmt.Sprintf("%s to accept a canary token of key version %d", p.Name, v)
+		case !wanted && !slices.Contains(p.Refuses, v):
+			return fmt.Sprintf("%s to refuse a canary token of key version %d", p.Name, v)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,85 @@
+package rotation
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// broken names an invariant that the store breaks; planning on would be a guess.
+func broken(o Observed) string {
+	n := len(o.Stored)
+	switch {
+	case o.Wanted < 1 || n > 0 && o.Stored[0] < 1:
+		return fmt.Sprintf("key versions %v are stored, and version %d is wanted, but versions count from 1", o.Stored, o.Wanted)
+	case n == 0 && o.Wanted > 1:
+		return fmt.Sprintf("no key version is stored, but version %d is wanted: restore the key Secrets of the cluster", o.Wanted)
+	case n > 0 && o.Stored[n-1] > o.Wanted:
+		return fmt.Sprintf("key version %d is stored, but version %d is wanted: a rotation only goes forward; set ksaSigningKey.version back to %[1]d", o.Stored[n-1], o.Wanted)
+	case n > 0 && o.Stored[n-1] < o.Wanted-1:
+		return fmt.Sprintf("key version %d is missing from the store: restore its Secret", o.Wanted-1)
+	}
+	return lost(o)
+}
+
+// leftover returns a stored key version that belongs to no rotation, since those have two versions that follow each
+// other. It was retired and stored again, as by somebody who acted on an old plan.
+func leftover(o Observed) (version int, ok bool) {
+	if n := len(o.Stored); n > 2 || n == 2 && o.Stored[0] > 0 && o.Stored[1]-o.Stored[0] > 1 {
+		return o.Stored[0], true
+	}
+	return 0, false
+}
+
+// planWithout plans as if a leftover were not stored, and has it deleted once no process uses it.
+func planWithout(version int, o Observed, now time.Time) Decision {
+	o.Stored = o.Stored[1:]
+	d := Plan(o, now)
+	if stuck := d.Blocked && d.Action.Kind == Wait; stuck || d.Blind || uses(o, version) {
+		return d
+	}
+	return Decision{Step: d.Step, Action: Action{Kind: DeleteKey, Version: version}, Versions: d.Versions}
+}
+
+// uses reports whether a process that is to stay runs, or is to start, with a key version.
+func uses(o Observed, version int) bool {
+	return slices.ContainsFunc(o.Servers, func(s Server) bool {
+		return !s.Leaving && (slices.Contains(s.Configured.Verify, version) || slices.Contains(s.Running.Verify, version))
+	}) || slices.ContainsFunc(o.ControllerManagers, func(m ControllerManager) bool {
+		return m.Configured == version || m.Running == version
+	})
+}
+
+// lost names a key version that something is to use and that the store does not hold. Another key pair must never be
+// stored under its number, nor the version be dropped where nothing is proven to replace it. One that is older than all
+// stored ones is not lost: it was retired, and whoever came back with it is brought up.
+func lost(o Observed) string {
+	missing := func(version int) bool {
+		retired := len(o.Stored) > 0 && version < o.Stored[0]
+		return version != 0 && !retired && !slices.Contains(o.Stored, version)
+	}
+	for _, s := range o.Servers {
+		if i := slices.IndexFunc(s.Configured.Verify, missing); i >= 0 {
+			return fmt.Sprintf("key version %d is missing from the store, but API server %s is configured with it: restore its Secret", s.Configured.Verify[i], s.Name)
+		}
+	}
+	for _, m := range o.ControllerManagers {
+		if missing(m.Configured) {
+			return fmt.Sprintf("key version %d is missing from the store, but kube-controller-manager %s is configured with it: restore its Secret", m.Configured, m.Name)
+		}
+	}
+	return ""
+}
+
+// onlyOne reports whether the wanted key version is stored alone and no process runs, or is to start, with another.
+func onlyOne(o Observed) bool {
+	if !slices.Equal(o.Stored, []int{o.Wanted}) || len(o.Servers) == 0 {
+		return false
+	}
+	other := func(k Keys) bool { return !k.IsZero() && !slices.Equal(k.Verify, o.Stored) }
+	return !slices.ContainsFunc(o.Servers, func(s Server) bool {
+		return !s.Leaving && (s.Configured.IsZero() || other(s.Configured) || other(s.Running))
+	}) && !slices.ContainsFunc(o.ControllerManagers, func(m ControllerManager) bool {
+		return m.Configured != o.Wanted || m.Running != 0 && m.Running != o.Wanted
+	})
+}
