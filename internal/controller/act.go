@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/rotation"
 )
@@ -18,7 +19,7 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 	case rotation.GenerateKey:
 		return r.generate(ctx, uc, a.Version)
 	case rotation.ConvergeControlPlane:
-		return r.ControlPlane.Converge(ctx, uc, a.Target, seen.keys)
+		return seen.adapter.Converge(ctx, a.Target, seen.keys)
 	case rotation.PublishKeys:
 		return r.publish(ctx, uc, only(seen.keys, a.Publish), seen.publications)
 	case rotation.RefreshTokens:
@@ -26,10 +27,10 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 	case rotation.ConvergeNodes:
 		return r.Nodes.Converge(ctx, uc, a.Version)
 	case rotation.DeleteKey:
-		return r.deleteKey(ctx, uc, a.Version, seen.keys)
+		return r.deleteKey(ctx, uc, a.Version, seen)
 	case rotation.Wait:
 		if d.Settled {
-			return r.settle(ctx, uc, seen.keys)
+			return r.settle(ctx, uc, seen)
 		}
 		return nil
 	default:
@@ -39,29 +40,29 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 
 // deleteKey deletes a key version that nothing uses any more: first from every disk, then from the store, so that a
 // key that is stored nowhere is nowhere. If we crash in between, the next plan comes here again.
-func (r *Reconciler) deleteKey(ctx context.Context, uc *v1alpha1.UserCluster, version int, keys []keystore.KeyPair) error {
-	rest := slices.DeleteFunc(slices.Clone(keys), func(k keystore.KeyPair) bool { return k.Version == version })
-	if err := r.keep(ctx, uc, rest); err != nil {
+func (r *Reconciler) deleteKey(ctx context.Context, uc *v1alpha1.UserCluster, version int, seen *observation) error {
+	rest := slices.DeleteFunc(slices.Clone(seen.keys), func(k keystore.KeyPair) bool { return k.Version == version })
+	if err := keep(ctx, uc, seen.adapter, rest); err != nil {
 		return fmt.Errorf("removing key version %d from the control plane of %s: %w", version, uc.Name, err)
 	}
 	return r.Keys.Delete(ctx, clusterOf(uc), version)
 }
 
 // settle keeps what outlives rotations: the control plane, and the administrator's kubeconfig.
-func (r *Reconciler) settle(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair) error {
-	if err := r.keep(ctx, uc, keys); err != nil {
+func (r *Reconciler) settle(ctx context.Context, uc *v1alpha1.UserCluster, seen *observation) error {
+	if err := keep(ctx, uc, seen.adapter, seen.keys); err != nil {
 		return err
 	}
-	return r.ensureKubeconfig(ctx, uc)
+	return r.ensureKubeconfig(ctx, uc, seen.adapter)
 }
 
 // keep converges a control plane that is on the wanted key version alone: what died is started again, and keys that
 // are left over on disks are removed.
-func (r *Reconciler) keep(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair) error {
+func keep(ctx context.Context, uc *v1alpha1.UserCluster, a controlplane.Adapter, keys []keystore.KeyPair) error {
 	only := keys[len(keys)-1].Version
 	wanted := rotation.Keys{Verify: []int{only}, Sign: only, External: external(uc)}
 	target := rotation.Target{Keys: wanted, ControllerManagerSign: only}
-	return r.ControlPlane.Converge(ctx, uc, target, keys)
+	return a.Converge(ctx, target, keys)
 }
 
 func (r *Reconciler) generate(ctx context.Context, uc *v1alpha1.UserCluster, version int) error {

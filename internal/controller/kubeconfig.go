@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
 )
 
 // KubeconfigKey is the key under which a kubeconfig Secret holds the file.
@@ -19,8 +20,8 @@ const KubeconfigKey = "value"
 func KubeconfigSecret(cluster string) string { return cluster + "-kubeconfig" }
 
 // ensureKubeconfig keeps the kubeconfig Secret as the control plane gives it.
-func (r *Reconciler) ensureKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster) error {
-	file, err := r.ControlPlane.AdminKubeconfig(ctx, uc)
+func (r *Reconciler) ensureKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster, a controlplane.Adapter) error {
+	file, err := a.AdminKubeconfig(ctx)
 	if err != nil {
 		return fmt.Errorf("making the kubeconfig of %s: %w", uc.Name, err)
 	}
