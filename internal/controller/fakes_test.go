@@ -85,6 +85,8 @@ type server struct {
 	starts int
 	// deaf says that its signer takes no new keys.
 	deaf bool
+	// broken means that it does not start.
+	broken bool
 }
 
 func newSite(t *testing.T) *site {
@@ -233,6 +235,7 @@ func (c *userCluster) makeControlPlane(replicas int, target controlplane.Target)
 // converge does the next step: an API server is configured, drained, stopped, started and ready, one by one.
 func (s *server) converge(target controlplane.Target, disk map[int]keystore.KeyPair, mayGo bool) error {
 	switch {
+	case s.broken:
 	case s.Running.IsZero():
 		return s.start(disk)
 	case !s.Ready && !s.draining:

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
 )
 
 // emptyHost is a Host whose binaries are whatever the test makes.
