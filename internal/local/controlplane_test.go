@@ -402,6 +402,13 @@ func (d *driver) survive(keys controlplane.Keys, pairs ...keystore.KeyPair) {
 	for _, name := range []string{"etcd", loadBalancerName, apiServerName(1), managerName(0), schedulerName(1)} {
 		d.kill(name)
 	}
+	p, _ := d.plane("")
+	records := []string{p.apiServerKeys(0).Dir, p.managerKeys(1).Dir} // of processes that run
+	for _, dir := range records {
+		if err := os.Remove(filepath.Join(dir, "configured.json")); err != nil {
+			d.t.Fatal(err)
+		}
+	}
 	h, err := New(Options{DataDir: d.host.dataDir, KubeBinDir: d.host.binDir, Network: d.host.network, Loopback: true})
 	if err != nil {
 		d.t.Fatal(err)
@@ -412,6 +419,11 @@ func (d *driver) survive(keys controlplane.Keys, pairs ...keystore.KeyPair) {
 	for _, s := range state.Servers {
 		if !s.Running.Equal(keys) || !s.Configured.Equal(keys) {
 			d.t.Errorf("%s was given %v and runs with %v", s.Name, s.Configured, s.Running)
+		}
+	}
+	for _, dir := range records {
+		if _, err := os.Stat(filepath.Join(dir, "configured.json")); err != nil {
+			d.t.Errorf("what a process runs with was not written again: %v", err)
 		}
 	}
 	if after := d.pid(apiServerName(0)); after != before {
