@@ -284,6 +284,32 @@ func crashManager(t *testing.T, at crash, from int) int {
 	return steps
 }
 
+// TestPowerCutAfterConfigure cuts the power when Configure has returned, and nobody has tidied.
+func TestPowerCutAfterConfigure(t *testing.T) {
+	for _, to := range []rotation.Keys{files(1, 1, 2), external(1, 1, 2)} {
+		s := newServer(t)
+		must(t, s.Configure(files(1, 1), testKeys))
+		crashAt(t, crash{0, powerCut}, func(fault func(disk) disk) error {
+			faulty := s
+			faulty.fault = fault
+			return faulty.Configure(to, testKeys)
+		})
+		if held, err := s.Configured(); err != nil || !held.Equal(to) {
+			t.Errorf("%v was configured, and %v is there, %v", to, held, err)
+		}
+		s.wantKeys(t, to)
+	}
+	m := newManager(t)
+	crashAt(t, crash{0, powerCut}, func(fault func(disk) disk) error {
+		faulty := m
+		faulty.fault = fault
+		return faulty.Configure(1, testKeys)
+	})
+	if held, err := m.Configured(); err != nil || held != 1 {
+		t.Errorf("key version 1 was configured, and %d is there, %v", held, err)
+	}
+}
+
 // A deletion that was cut off before it was synced is synced by the next Tidy, which has nothing to delete any more.
 func TestTidySyncsWhatItFindsDeleted(t *testing.T) {
 	s := newServer(t)

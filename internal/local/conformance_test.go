@@ -68,13 +68,13 @@ func (d *driver) occupy(server string) (release func()) {
 	d.t.Helper()
 	p, i := d.plane(server)
 	d.kill(server)
-	for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(10 * time.Millisecond) {
-		if l, err := net.Listen("tcp", net.JoinHostPort(p.APIServer(i).String(), apiServerPort)); err == nil {
-			return func() { l.Close() }
-		}
-	}
-	d.t.Fatalf("the port of %s is not free", server)
-	return nil
+	var taken net.Listener
+	d.await("the port of "+server+" to be free", func() (free bool) {
+		var err error
+		taken, err = net.Listen("tcp", net.JoinHostPort(p.APIServer(i).String(), apiServerPort))
+		return err == nil
+	})
+	return func() { taken.Close() }
 }
 
 func (d *driver) hideRegistry() (show func()) {
@@ -125,6 +125,7 @@ func (d *driver) restore(server string, keys controlplane.Keys, have []keystore.
 	d.t.Helper()
 	p, i := d.plane(server)
 	d.kill(server)
+	d.await(server+" to end", func() bool { return d.process(server) == "" })
 	disk := p.apiServerKeys(i)
 	if err := os.RemoveAll(disk.Dir); err != nil {
 		d.t.Fatal(err)
@@ -136,9 +137,20 @@ func (d *driver) restore(server string, keys controlplane.Keys, have []keystore.
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	for begin := time.Now(); d.process(server) == ""; time.Sleep(10 * time.Millisecond) {
-		if err := p.run.Start(p.apiServer(path, i, keys)); err != nil || time.Since(begin) > time.Minute {
-			d.t.Fatalf("starting %s: %v", server, err)
+	d.await(server+" to start", func() bool {
+		if err := p.run.Start(p.apiServer(path, i, keys)); err != nil {
+			d.t.Fatal(err)
+		}
+		return d.process(server) != ""
+	})
+}
+
+// await waits until something is so.
+func (d *driver) await(what string, so func() bool) {
+	d.t.Helper()
+	for begin := time.Now(); !so(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(begin) > time.Minute {
+			d.t.Fatalf("waited a minute for %s", what)
 		}
 	}
 }
