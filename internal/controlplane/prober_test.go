@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -14,12 +15,15 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/internal/controlplane"
@@ -91,17 +95,25 @@ func want(t *testing.T, what string, want, got controlplane.Proof) {
 }
 
 func TestProve(t *testing.T) {
-	one, two, three := generate(t, 1, "RS256"), generate(t, 2, "ES256"), generate(t, 3, "RS256")
+	one, two, three, four := generate(t, 1, "RS256"), generate(t, 2, "ES256"), generate(t, 3, "RS256"), generate(t, 4, "ES256")
 	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one, two)})
 
+	// Several at once find no canary account, and make one. Later it is there already, and so are the clients.
 	prover := &controlplane.Prover{}
-	for range 2 { // the second time the canary account is there already, and so is the client
-		got, err := prover.Prove(t.Context(), controlplane.Question{Config: cfg, Keys: []keystore.KeyPair{three, two, one}})
-		if err != nil {
-			t.Fatal(err)
+	for range 2 {
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				got, err := prover.Prove(t.Context(), controlplane.Question{Config: cfg, Keys: []keystore.KeyPair{four, three, two, one}})
+				if err != nil {
+					t.Error(err)
+				}
+				want(t, "all keys known", controlplane.Proof{Accepts: []int{1, 2}, Refuses: []int{3, 4}, Signs: 1, SigningKeyID: one.KeyID}, got)
+			})
 		}
-		want(t, "all keys known", controlplane.Proof{Accepts: []int{1, 2}, Refuses: []int{3}, Signs: 1, SigningKeyID: one.KeyID}, got)
+		all.Wait()
 	}
+	wantPowerless(t, cfg)
 
 	// Keys that nobody has told us of prove nothing about ours, and are named.
 	foreign := []string{one.KeyID, two.KeyID}
@@ -110,6 +122,19 @@ func TestProve(t *testing.T) {
 	want(t, "foreign verification key", controlplane.Proof{Accepts: []int{1}, Signs: 1, SigningKeyID: one.KeyID, Foreign: []string{two.KeyID}},
 		ask(t, cfg, one))
 	want(t, "no keys", controlplane.Proof{SigningKeyID: one.KeyID, Foreign: foreign}, ask(t, cfg))
+}
+
+// wantPowerless wants no pod to get a token of the canary account by itself.
+func wantPowerless(t *testing.T, cfg *rest.Config) {
+	t.Helper()
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	account, err := client.CoreV1().ServiceAccounts("kube-system").Get(t.Context(), "keyturn-canary", metav1.GetOptions{})
+	if err != nil || account.AutomountServiceAccountToken == nil || *account.AutomountServiceAccountToken {
+		t.Errorf("the canary account is %+v, %v", account, err)
+	}
 }
 
 // TestProveComparesWithTheJWKS has a real API server behind a proxy that alters its JWKS, and nothing else.
@@ -200,15 +225,16 @@ func TestProofThatFails(t *testing.T) {
 		path, status, want string
 		external           bool
 	}{
-		"no token":               {"/serviceaccounts/keyturn-canary/token", "500", "requesting a token from http://127.0.0.1", false},
-		"no account":             {"/serviceaccounts", "403", "creating ServiceAccount kube-system/keyturn-canary", false},
-		"no review":              {"/tokenreviews", "503", "reviewing a canary token at http://127.0.0.1", false},
-		"no JWKS":                {jwks.Path, "403", "reading the JWKS of http://127.0.0.1", false},
-		"no discovery":           {jwks.DiscoveryPath, "403", "reading its discovery document", true},
-		"no review to ask":       {"/tokenreviews", "500", "ask its signer", true},
-		"JWKS that is none":      {jwks.Path, "{", "reading the JWKS of http://127.0.0.1", false},
-		"endless JWKS":           {jwks.Path, string(long) + string(set(t, one)), "longer than 1048576 bytes", false},
-		"discovery that is none": {jwks.DiscoveryPath, "[]", "reading its discovery document", true},
+		"no token":                 {"/serviceaccounts/keyturn-canary/token", "500", "requesting a token from http://127.0.0.1", false},
+		"no account":               {"/serviceaccounts", "403", "creating ServiceAccount kube-system/keyturn-canary", false},
+		"no review":                {"/tokenreviews", "503", "reviewing a canary token at http://127.0.0.1", false},
+		"no JWKS":                  {jwks.Path, "403", "reading the JWKS of http://127.0.0.1", false},
+		"no discovery":             {jwks.DiscoveryPath, "403", "reading its discovery document", true},
+		"no review to ask":         {"/tokenreviews", "500", "ask its signer", true},
+		"JWKS that is none":        {jwks.Path, "{", "reading the JWKS of http://127.0.0.1", false},
+		"endless JWKS":             {jwks.Path, string(long) + string(set(t, one)), "longer than 1048576 bytes", false},
+		"discovery that is none":   {jwks.DiscoveryPath, "[]", "reading its discovery document", true},
+		"accepts whatever it gets": {"/tokenreviews", authenticated, "a key that nobody has", true},
 	} {
 		faulty := proxied(t, cfg, func(w http.ResponseWriter, r *http.Request) bool {
 			if !strings.HasSuffix(r.URL.Path, c.path) {
@@ -216,8 +242,11 @@ func TestProofThatFails(t *testing.T) {
 			}
 			if code, err := strconv.Atoi(c.status); err == nil {
 				w.WriteHeader(code)
-			} else if _, err := w.Write([]byte(c.status)); err != nil {
 				return true
+			}
+			w.Header().Set("Content-Type", "application/json")
+			if _, err := w.Write([]byte(c.status)); err != nil {
+				t.Error(err)
 			}
 			return true
 		})
@@ -234,6 +263,25 @@ func TestProofThatFails(t *testing.T) {
 	// A document of exactly the size that is read passes.
 	want(t, "long JWKS", controlplane.Proof{Accepts: []int{1}, Signs: 1, SigningKeyID: one.KeyID},
 		ask(t, serving(t, cfg, append(long[len(set(t, one)):], set(t, one)...)), one))
+}
+
+// authenticated is a review that accepts a token.
+const authenticated = `{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","status":{"authenticated":true}}`
+
+// TestProofOfAServerThatHangs must come to its end.
+func TestProofOfAServerThatHangs(t *testing.T) {
+	release := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-r.Context().Done():
+		case <-release:
+		}
+	}))
+	t.Cleanup(func() { close(release); server.Close() })
+	_, err := (&controlplane.Prover{}).Prove(t.Context(), controlplane.Question{Config: &rest.Config{Host: server.URL}})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
 }
 
 // TestProveAtASigner has an API server with a signer, whose keys change while both run. The refresh hint is an hour: what the API
