@@ -20,7 +20,7 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 	case rotation.GenerateKey:
 		return r.generate(ctx, uc, a.Version)
 	case rotation.ConvergeControlPlane:
-		return r.ControlPlane.Converge(ctx, uc, a.Target, only(seen.keys, needed(a.Target, seen.Observed)))
+		return seen.adapter.Converge(ctx, a.Target, only(seen.keys, needed(a.Target, seen.Observed)))
 	case rotation.PublishKeys:
 		return r.publish(ctx, uc, only(seen.keys, a.Publish), seen.publications)
 	case rotation.RefreshTokens:

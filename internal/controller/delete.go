@@ -42,7 +42,11 @@ func (r *Reconciler) deleteInfrastructure(ctx context.Context, uc *v1alpha1.User
 	if gone, err = r.Nodes.Delete(ctx, uc); err != nil || !gone {
 		return false, err
 	}
-	return r.ControlPlane.Delete(ctx, uc)
+	a, err := r.ControlPlane(uc)
+	if err != nil {
+		return false, fmt.Errorf("opening the control plane of %s: %w", uc.Name, err)
+	}
+	return a.Delete(ctx)
 }
 
 // deleteKeys deletes by number, which nothing but the controller may do, so that a key that cannot be read goes too.

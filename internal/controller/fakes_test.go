@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"sync"
@@ -21,7 +22,10 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-var errInjected = errors.New("injected failure")
+var (
+	errInjected = errors.New("injected failure")
+	errHidden   = errors.New("the control plane cannot be read")
+)
 
 // site is where the user clusters of a test are, in memory. Its adapters do what the contracts of their ports
 // allow and no more: each write does the next small step, and what it leads to is for the next observation.
@@ -36,13 +40,18 @@ type site struct {
 
 // The adapters of a site.
 type (
-	planes       struct{ *site }
+	// plane is the control plane of one user cluster.
+	plane struct {
+		*site
+		client.ObjectKey
+		replicas int
+	}
 	pools        struct{ *site }
 	legacyTokens struct{ *site }
 )
 
 var (
-	_ controlplane.Adapter = planes{}
+	_ controlplane.Adapter = plane{}
 	_ nodes.Adapter        = pools{}
 	_ controller.Tokens    = legacyTokens{}
 )
@@ -53,6 +62,10 @@ type userCluster struct {
 	manager controlplane.ControllerManager
 	// disk holds the key versions that the control plane has files of.
 	disk map[int]keystore.KeyPair
+	// hoards means that no file is deleted.
+	hoards bool
+	// hidden means that the control plane cannot be read now.
+	hidden bool
 	// kubeconfig is the administrator's.
 	kubeconfig string
 
@@ -75,6 +88,8 @@ type server struct {
 	starts int
 	// deaf says that its signer takes no new keys.
 	deaf bool
+	// broken means that it does not start.
+	broken bool
 }
 
 func newSite(t *testing.T) *site {
@@ -93,49 +108,97 @@ func (s *site) with(key client.ObjectKey, do func(*userCluster)) {
 	do(s.of[key])
 }
 
+// open opens the control plane of a user cluster.
+func (s *site) open(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
+	return plane{s, client.ObjectKeyFromObject(uc), int(uc.Spec.ControlPlane.Replicas)}, nil
+}
+
 // write does a write of an adapter, or fails it before or after it took effect.
-func (s *site) write(uc *v1alpha1.UserCluster, do func(*userCluster)) error {
+func (s *site) write(key client.ObjectKey, do func(*userCluster)) error {
 	fault := s.fault()
 	if fault == keystoretest.Failed {
 		return errInjected
 	}
-	s.with(client.ObjectKeyFromObject(uc), do)
+	s.with(key, do)
 	if fault == keystoretest.FailedButPersisted {
 		return errInjected
 	}
 	return nil
 }
 
-func (p planes) Observe(_ context.Context, uc *v1alpha1.UserCluster) (state controlplane.State, _ error) {
-	p.with(client.ObjectKeyFromObject(uc), func(c *userCluster) {
-		if len(c.servers) == 0 {
+func (p plane) Observe(context.Context) (state controlplane.State, err error) {
+	p.with(p.ObjectKey, func(c *userCluster) {
+		if c.hidden {
+			err = errHidden
 			return
 		}
+		if len(c.servers) == 0 {
+			state.Presence = rotation.PresenceAbsent
+			return
+		}
+		state.Presence = rotation.PresencePresent
+		state.Held = slices.Sorted(maps.Keys(c.disk))
 		for _, s := range c.servers {
 			state.Servers = append(state.Servers, s.Server)
 		}
 		state.ControllerManagers = []controlplane.ControllerManager{c.manager}
-		state.Endpoint = "https://" + uc.Name + ".test"
+		state.Endpoint = "https://" + p.Name + ".test"
 	})
-	return state, nil
+	return state, err
 }
 
-func (p planes) Converge(_ context.Context, uc *v1alpha1.UserCluster, target controlplane.Target, keys []keystore.KeyPair) error {
-	return p.write(uc, func(c *userCluster) {
-		if err := c.keep(keys); err != nil {
-			p.t.Errorf("%s: %v", uc.Name, err)
-		}
-		if len(c.servers) == 0 {
-			c.makeControlPlane(int(uc.Spec.ControlPlane.Replicas), target)
+func (p plane) Converge(_ context.Context, target controlplane.Target, keys []keystore.KeyPair) (err error) {
+	failed := p.write(p.ObjectKey, func(c *userCluster) {
+		if err = c.refuse(target); err != nil {
 			return
 		}
-		for i := range c.servers {
-			if err := c.servers[i].converge(target, c.disk); err != nil {
-				p.t.Errorf("%s: %v", uc.Name, err)
-			}
+		if wrong := c.converge(target, keys, p.replicas); wrong != nil {
+			p.t.Errorf("%s: %v", p.Name, wrong)
 		}
-		c.convergeManager(target.ControllerManagerSign)
 	})
+	return errors.Join(err, failed)
+}
+
+// refuse returns why nothing may be done for a target.
+func (c *userCluster) refuse(target controlplane.Target) error {
+	stale := c.manager.Configured > target.ControllerManagerSign || slices.ContainsFunc(c.servers, func(s server) bool {
+		return s.Configured.Stage() > target.Keys.Stage()
+	})
+	switch {
+	case c.hidden:
+		return errHidden
+	case stale:
+		return controlplane.ErrStale
+	}
+	return nil
+}
+
+// converge does the next small step to each process.
+func (c *userCluster) converge(target controlplane.Target, keys []keystore.KeyPair, replicas int) error {
+	if err := c.keep(keys); err != nil {
+		return err
+	}
+	if len(c.servers) == 0 {
+		c.makeControlPlane(replicas, target)
+		return nil
+	}
+	for i := range c.servers {
+		if err := c.servers[i].converge(target, c.disk, c.mayTakeOut(i, target)); err != nil {
+			return err
+		}
+	}
+	c.convergeManager(target.ControllerManagerSign)
+	return nil
+}
+
+// mayTakeOut reports whether the i-th API server may be taken out now.
+func (c *userCluster) mayTakeOut(i int, target controlplane.Target) bool {
+	for j, s := range c.servers {
+		if j != i && !s.Ready && slices.Contains(c.servers[i].Running.Verify, target.Keys.Sign) {
+			return false
+		}
+	}
+	return c.servers[i].Name == target.Next
 }
 
 // keep writes keys to the disk, and deletes those that are not given any more and not in use.
@@ -148,7 +211,7 @@ func (c *userCluster) keep(keys []keystore.KeyPair) error {
 		kept[k.Version] = k
 	}
 	for version, k := range c.disk {
-		if c.uses(version) {
+		if c.uses(version) || c.hoards {
 			kept[version] = k
 		}
 	}
@@ -174,8 +237,9 @@ func (c *userCluster) makeControlPlane(replicas int, target controlplane.Target)
 }
 
 // converge does the next step: an API server is configured, drained, stopped, started and ready, one by one.
-func (s *server) converge(target controlplane.Target, disk map[int]keystore.KeyPair) error {
+func (s *server) converge(target controlplane.Target, disk map[int]keystore.KeyPair, mayGo bool) error {
 	switch {
+	case s.broken:
 	case s.Running.IsZero():
 		return s.start(disk)
 	case !s.Ready && !s.draining:
@@ -189,7 +253,7 @@ func (s *server) converge(target controlplane.Target, disk map[int]keystore.KeyP
 	case s.Name != target.Next:
 	case !s.Configured.Equal(target.Keys):
 		s.Configured = target.Keys
-	case s.Running.Equal(s.Configured):
+	case s.Running.Equal(s.Configured), !mayGo && !s.draining:
 	case !s.draining:
 		s.draining, s.Ready, s.Waiting = true, false, "draining"
 	default:
@@ -234,24 +298,31 @@ func (c *userCluster) convergeManager(sign int) {
 }
 
 // Config has no more in it than prove needs.
-func (p planes) Config(_ context.Context, uc *v1alpha1.UserCluster, name string) (*rest.Config, error) {
-	return &rest.Config{Host: path.Join(uc.Namespace, uc.Name, name)}, nil
+func (p plane) Config(_ context.Context, name string) (cfg *rest.Config, err error) {
+	p.with(p.ObjectKey, func(c *userCluster) {
+		if len(c.servers) == 0 || name != "" && !slices.ContainsFunc(c.servers, func(s server) bool { return s.Name == name }) {
+			err = fmt.Errorf("%s has no API server %q", p.Name, name)
+			return
+		}
+		cfg = &rest.Config{Host: path.Join(p.Namespace, p.Name, name)}
+	})
+	return cfg, err
 }
 
-// prove does what controlplane.Prove does with canary tokens.
-func (s *site) prove(_ context.Context, cfg *rest.Config, keys []keystore.KeyPair, external bool) (proof controlplane.Proof, err error) {
-	cluster, name := path.Split(cfg.Host)
+// prove does what controlplane.Prover does with canary tokens.
+func (s *site) prove(_ context.Context, q controlplane.Question) (proof controlplane.Proof, err error) {
+	cluster, name := path.Split(q.Config.Host)
 	namespace, of := path.Split(path.Clean(cluster))
 	s.with(client.ObjectKey{Namespace: path.Clean(namespace), Name: of}, func(c *userCluster) {
 		i := slices.IndexFunc(c.servers, func(s server) bool { return s.Name == name && s.Ready })
 		if i < 0 {
-			err = fmt.Errorf("%s does not answer", cfg.Host)
+			err = fmt.Errorf("%s does not answer", q.Config.Host)
 			return
 		}
-		if external != c.servers[i].Running.External {
-			s.t.Errorf("%s is asked as if it had another source of keys", cfg.Host)
+		if q.External != c.servers[i].Running.External {
+			s.t.Errorf("%s is asked as if it had another source of keys", q.Config.Host)
 		}
-		for _, k := range keys {
+		for _, k := range q.Keys {
 			if slices.Contains(c.servers[i].accepts, k.KeyID) {
 				proof.Accepts = append(proof.Accepts, k.Version)
 			} else {
@@ -265,15 +336,15 @@ func (s *site) prove(_ context.Context, cfg *rest.Config, keys []keystore.KeyPai
 	return proof, err
 }
 
-func (p planes) AdminKubeconfig(_ context.Context, uc *v1alpha1.UserCluster) (file []byte, _ error) {
-	p.with(client.ObjectKeyFromObject(uc), func(c *userCluster) { file = []byte(c.kubeconfig) })
+func (p plane) AdminKubeconfig(context.Context) (file []byte, _ error) {
+	p.with(p.ObjectKey, func(c *userCluster) { file = []byte(c.kubeconfig) })
 	return file, nil
 }
 
-func (p planes) Delete(_ context.Context, uc *v1alpha1.UserCluster) (gone bool, err error) {
-	err = p.write(uc, func(c *userCluster) {
+func (p plane) Delete(context.Context) (gone bool, err error) {
+	err = p.write(p.ObjectKey, func(c *userCluster) {
 		if len(c.nodes) > 0 {
-			p.t.Errorf("the control plane of %s is deleted before its nodes", uc.Name)
+			p.t.Errorf("the control plane of %s is deleted before its nodes", p.Name)
 		}
 		gone = len(c.servers) == 0
 		c.servers, c.manager = nil, controlplane.ControllerManager{}
@@ -298,7 +369,7 @@ func (p pools) Observe(_ context.Context, uc *v1alpha1.UserCluster) (state nodes
 }
 
 func (p pools) Converge(_ context.Context, uc *v1alpha1.UserCluster, version int) error {
-	return p.write(uc, func(c *userCluster) {
+	return p.write(client.ObjectKeyFromObject(uc), func(c *userCluster) {
 		if c.finishNode() {
 			return
 		}
@@ -353,7 +424,7 @@ func (c *userCluster) replaceNode(pool v1alpha1.NodePool, version int) bool {
 }
 
 func (p pools) Delete(_ context.Context, uc *v1alpha1.UserCluster) (gone bool, err error) {
-	err = p.write(uc, func(c *userCluster) {
+	err = p.write(client.ObjectKeyFromObject(uc), func(c *userCluster) {
 		gone = len(c.nodes) == 0
 		if !gone {
 			c.nodes = c.nodes[1:]
@@ -365,7 +436,7 @@ func (p pools) Delete(_ context.Context, uc *v1alpha1.UserCluster) (gone bool, e
 // Refresh walks all legacy tokens, but has time to re-sign only one of them.
 func (l legacyTokens) Refresh(_ context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair) (legacy rotation.Legacy, count v1alpha1.LegacyTokenStatus, err error) {
 	stale := func(version int) bool { return version != k.Version }
-	err = l.write(uc, func(c *userCluster) {
+	err = l.write(client.ObjectKeyFromObject(uc), func(c *userCluster) {
 		if c.manager.Running != k.Version || slices.ContainsFunc(c.servers, func(s server) bool { return s.signs != k.KeyID }) {
 			l.t.Errorf("legacy tokens of %s are re-signed before every signer is on key version %d", uc.Name, k.Version)
 		}

@@ -18,6 +18,8 @@ import (
 // observation is all that one round saw: what the planner needs, and what the status tells besides.
 type observation struct {
 	rotation.Observed
+	// adapter is the control plane, and controlPlane what it reported.
+	adapter      controlplane.Adapter
 	keys         []keystore.KeyPair
 	controlPlane controlplane.State
 	// kubeconfig is the administrator's file as it is to be stored; nil while the control plane gives none.
@@ -37,15 +39,20 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 	for _, k := range o.keys {
 		o.Stored = append(o.Stored, k.Version)
 	}
-	if o.controlPlane, err = r.ControlPlane.Observe(ctx, uc); err != nil {
+	if o.adapter, err = r.ControlPlane(uc); err != nil {
+		return o, fmt.Errorf("opening the control plane of %s: %w", uc.Name, err)
+	}
+	if o.controlPlane, err = o.adapter.Observe(ctx); err != nil {
 		return o, fmt.Errorf("observing the control plane of %s: %w", uc.Name, err)
 	}
+	o.Held = o.controlPlane.Held
+	o.Completed = uc.Status.KSASigningKey.CompletedAt != nil
+	o.Presence, o.Bootstrap = o.controlPlane.Presence, o.controlPlane.Bootstrap
 	o.ControlPlaneWaiting = o.controlPlane.Waiting
-	o.Servers = r.proveAll(ctx, uc, o.controlPlane.Servers, o.keys)
+	o.Servers = r.proveAll(ctx, uc, o.adapter, o.controlPlane.Servers, o.keys)
 	for _, m := range o.controlPlane.ControllerManagers {
 		o.ControllerManagers = append(o.ControllerManagers, rotation.ControllerManager(m))
 	}
-	o.Presence = presence(o.controlPlane)
 	if err := r.gatherKubeconfig(ctx, uc, &o); err != nil {
 		return o, err
 	}
@@ -58,46 +65,41 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 	return o, nil
 }
 
-// presence is what the servers that are listed mean.
-func presence(s controlplane.State) rotation.Presence {
-	if len(s.Servers) == 0 {
-		return rotation.PresenceAbsent
-	}
-	return rotation.PresencePresent
-}
-
 // proveAll asks every API server that serves, each by itself and all at once.
-func (r *Reconciler) proveAll(ctx context.Context, uc *v1alpha1.UserCluster, servers []controlplane.Server, keys []keystore.KeyPair) []rotation.Server {
+func (r *Reconciler) proveAll(
+	ctx context.Context, uc *v1alpha1.UserCluster, a controlplane.Adapter, servers []controlplane.Server, keys []keystore.KeyPair,
+) []rotation.Server {
 	seen := make([]rotation.Server, len(servers))
 	var wg sync.WaitGroup
 	for i, s := range servers {
 		seen[i] = rotation.Server{
-			Name: s.Name, Configured: s.Configured, Running: s.Running, Ready: s.Ready, Waiting: s.Waiting,
+			Name: s.Name, Leaving: s.Leaving, Configured: s.Configured, Running: s.Running, Ready: s.Ready, Waiting: s.Waiting,
 		}
 		if s.Ready {
-			wg.Go(func() { r.proveOne(ctx, uc, &seen[i], keys) })
+			wg.Go(func() { r.proveOne(ctx, uc, a, &seen[i], keys) })
 		}
 	}
 	wg.Wait()
 	return seen
 }
 
-func (r *Reconciler) proveOne(ctx context.Context, uc *v1alpha1.UserCluster, s *rotation.Server, keys []keystore.KeyPair) {
-	cfg, err := r.ControlPlane.Config(ctx, uc, s.Name)
+func (r *Reconciler) proveOne(
+	ctx context.Context, uc *v1alpha1.UserCluster, a controlplane.Adapter, s *rotation.Server, keys []keystore.KeyPair,
+) {
+	cfg, err := a.Config(ctx, s.Name)
 	if err != nil {
 		s.Waiting = err.Error()
 		return
 	}
-	prove := r.Prove
-	if prove == nil {
-		prove = controlplane.Prove
-	}
-	proof, err := prove(ctx, cfg, keys, s.Running.External)
+	proof, err := r.Prove(ctx, controlplane.Question{Config: cfg, Keys: keys, External: s.Running.External})
 	if err != nil {
 		s.Waiting = err.Error()
 		return
 	}
-	s.Accepts, s.Refuses, s.Signs = proof.Accepts, proof.Refuses, proof.Signs
+	s.Accepts, s.Refuses, s.Signs, s.Foreign = proof.Accepts, proof.Refuses, proof.Signs, proof.Foreign
+	if proof.Signs == 0 {
+		s.SignsForeign = proof.SigningKeyID
+	}
 	if s.Running.External { // the others have been started since they lost a key
 		s.Forgets = r.refusals.forgets(uc, s.Name, only(keys, proof.Refuses), r.now())
 	}

@@ -23,7 +23,7 @@ func (r *Reconciler) gatherKubeconfig(ctx context.Context, uc *v1alpha1.UserClus
 	if len(o.Servers) == 0 {
 		return nil
 	}
-	file, err := r.ControlPlane.AdminKubeconfig(ctx, uc)
+	file, err := o.adapter.AdminKubeconfig(ctx)
 	if err != nil {
 		return fmt.Errorf("making the kubeconfig of %s: %w", uc.Name, err)
 	}

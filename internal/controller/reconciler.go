@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -53,11 +52,12 @@ type Tokens interface {
 
 // Reconciler brings UserClusters to what their spec wants.
 type Reconciler struct {
-	Client       client.Client
-	Keys         keystore.Store
-	ControlPlane controlplane.Adapter
-	// Prove asks one API server by itself; nil: controlplane.Prove.
-	Prove  func(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair, external bool) (controlplane.Proof, error)
+	Client client.Client
+	Keys   keystore.Store
+	// ControlPlane opens the control plane of a cluster.
+	ControlPlane func(*v1alpha1.UserCluster) (controlplane.Adapter, error)
+	// Prove asks one API server itself, as controlplane.Prover does.
+	Prove  func(context.Context, controlplane.Question) (controlplane.Proof, error)
 	Nodes  nodes.Adapter
 	Tokens Tokens
 	// Publishers returns the places where the keys of a cluster are published for verifiers outside of it, always in

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controller"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
@@ -94,14 +95,17 @@ func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, log *slog
 	if err != nil {
 		return fmt.Errorf("making a client for the admin cluster: %w", err)
 	}
-	controlPlanes := host.ControlPlanes()
-	clients := controlplane.Clients{Adapter: controlPlanes}
+	openPlane := func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) { return host.ControlPlane(uc), nil }
+	newClient := func(ctx context.Context, uc *v1alpha1.UserCluster) (kubernetes.Interface, error) {
+		return controlplane.Client(ctx, host.ControlPlane(uc))
+	}
 	r := &controller.Reconciler{
 		Client:       m.GetClient(),
 		Keys:         keystore.NewSecrets(secrets.CoreV1()),
-		ControlPlane: controlPlanes,
-		Nodes:        nodes.NewRollout(host.Machines, clients.Client),
-		Tokens:       controller.NewLegacyTokens(clients.Client),
+		ControlPlane: openPlane,
+		Prove:        (&controlplane.Prover{}).Prove,
+		Nodes:        nodes.NewRollout(host.Machines, newClient),
+		Tokens:       controller.NewLegacyTokens(newClient),
 		Publishers:   (&publishers{secrets: m.GetClient(), log: log}).places,
 		Recorder:     m.GetEventRecorder("keyturn-controller"),
 		Log:          log,

@@ -7,25 +7,18 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-
-	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// Clients makes clients of user clusters: by client certificate, through the load balancer, in protobuf, and
-// without client-side limits, since the API servers have their own.
-type Clients struct {
-	Adapter Adapter
-}
-
-// Client returns a client of a user cluster.
-func (c Clients) Client(ctx context.Context, uc *v1alpha1.UserCluster) (kubernetes.Interface, error) {
-	cfg, err := c.Adapter.Config(ctx, uc, "")
+// Client makes a client of a user cluster: by client certificate, through the load balancer, in protobuf, and without
+// client-side limits, since the API servers have their own.
+func Client(ctx context.Context, of Adapter) (kubernetes.Interface, error) {
+	cfg, err := of.Config(ctx, "")
 	if err != nil {
-		return nil, fmt.Errorf("finding how to reach cluster %s: %w", uc.Name, err)
+		return nil, fmt.Errorf("finding how to reach the cluster: %w", err)
 	}
 	client, err := kubernetes.NewForConfig(Unlimited(cfg))
 	if err != nil {
-		return nil, fmt.Errorf("making a client for cluster %s: %w", uc.Name, err)
+		return nil, fmt.Errorf("making a client for %s: %w", cfg.Host, err)
 	}
 	return client, nil
 }

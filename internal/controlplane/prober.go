@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -35,16 +36,37 @@ const canaryLifetime int64 = 600
 // proofTimeout bounds the proof of one API server.
 const proofTimeout = 5 * time.Second
 
+// maxDocument bounds what is read of a JWKS or discovery document.
+const maxDocument = 1 << 20
+
+// Question is what one API server is to prove.
+type Question struct {
+	// Config reaches it, and never goes through a load balancer.
+	Config *rest.Config
+	// Keys are the key versions of which is asked whether it accepts them.
+	Keys []keystore.KeyPair
+	// External means that it gets its keys from a signer, which it is to ask again first.
+	External bool
+}
+
 // Proof is what one API server has shown of itself.
 type Proof struct {
 	// Accepts and Refuses are the key versions whose canary tokens it accepted and refused, ascending.
 	Accepts, Refuses []int
-	// Signs is the key version of a token that it issued.
+	// Signs is the key version of a token that it issued; 0 if the key is none of the versions asked about.
 	Signs int
+	// SigningKeyID is the kid of that token in any case.
+	SigningKeyID string
+	// Foreign are the kids in its JWKS, and the one it signs with, that are of none of the versions asked about: each once,
+	// ascending. They are as the API server gave them.
+	Foreign []string
 }
 
-// Prove asks one API server, reached by cfg and never through a load balancer, with which key it signs and which
-// it accepts.
+// Prover asks API servers which keys they sign with and accept. It keeps one client for each of them. Its zero value is
+// ready for use.
+type Prover struct{ clients clients }
+
+// Prove asks one API server.
 //
 // It lets the API server issue a fresh token for an account without permissions and signs that token's very
 // claims again with each key: the canary tokens differ from an accepted one in nothing but the key, so that a
@@ -54,34 +76,41 @@ type Proof struct {
 // An API server whose keys are external first gets a token with a kid that nobody has, which makes it ask its signer for the keys:
 // what it then accepts is what the signer serves now, and not what it served at the end of the last refresh hint. That comes before
 // the token that it is to issue: a signer signs with no key that its API server has not asked for.
-func Prove(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair, external bool) (Proof, error) {
+func (p *Prover) Prove(ctx context.Context, q Question) (Proof, error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
-	client, err := kubernetes.NewForConfig(cfg)
+	host := q.Config.Host
+	client, err := p.clients.get(q.Config)
 	if err != nil {
-		return Proof{}, fmt.Errorf("making a client for %s: %w", cfg.Host, err)
+		return Proof{}, fmt.Errorf("making a client for %s: %w", host, err)
 	}
-	if external {
+	if q.External {
 		if err := fetch(ctx, client); err != nil {
-			return Proof{}, fmt.Errorf("making %s ask its signer: %w", cfg.Host, err)
+			return Proof{}, fmt.Errorf("making %s ask its signer: %w", host, err)
 		}
 	}
 	issued, err := issue(ctx, client)
 	if err != nil {
-		return Proof{}, fmt.Errorf("requesting a token from %s: %w", cfg.Host, err)
+		return Proof{}, fmt.Errorf("requesting a token from %s: %w", host, err)
 	}
-	accepted, err := reviewAll(ctx, client, issued, keys)
+	kid, err := token.KeyID(issued)
 	if err != nil {
-		return Proof{}, fmt.Errorf("reviewing a canary token at %s: %w", cfg.Host, err)
+		return Proof{}, fmt.Errorf("reading the token that %s issued: %w", host, err)
+	}
+	accepted, err := reviewAll(ctx, client, issued, q.Keys)
+	if err != nil {
+		return Proof{}, fmt.Errorf("reviewing a canary token at %s: %w", host, err)
 	}
 	served, err := servedKeys(ctx, client)
 	if err != nil {
-		return Proof{}, fmt.Errorf("reading the JWKS of %s: %w", cfg.Host, err)
+		return Proof{}, fmt.Errorf("reading the JWKS of %s: %w", host, err)
 	}
-	proof := Proof{}
-	if proof.Signs, err = versionOf(issued, keys); err != nil {
-		return Proof{}, fmt.Errorf("reading the token that %s issued: %w", cfg.Host, err)
-	}
+	return conclude(q.Keys, kid, accepted, served), nil
+}
+
+// conclude takes together which key a token was signed with, which keys were accepted, and which are served.
+func conclude(keys []keystore.KeyPair, signing string, accepted []bool, served jwks.Set) Proof {
+	proof := Proof{SigningKeyID: signing, Foreign: foreign(keys, signing, served)}
 	for i, k := range keys {
 		_, listed := served.Lookup(k.KeyID)
 		switch {
@@ -90,10 +119,28 @@ func Prove(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair, exter
 		case !accepted[i] && !listed:
 			proof.Refuses = append(proof.Refuses, k.Version)
 		}
+		if k.KeyID == signing {
+			proof.Signs = k.Version
+		}
 	}
 	slices.Sort(proof.Accepts)
 	slices.Sort(proof.Refuses)
-	return proof, nil
+	return proof
+}
+
+// foreign returns the kids that are of none of the keys.
+func foreign(keys []keystore.KeyPair, signing string, served jwks.Set) (kids []string) {
+	all := []string{signing}
+	for _, k := range served.Keys() {
+		all = append(all, k.KeyID)
+	}
+	for _, kid := range all {
+		if !slices.ContainsFunc(keys, func(k keystore.KeyPair) bool { return k.KeyID == kid }) {
+			kids = append(kids, kid)
+		}
+	}
+	slices.Sort(kids)
+	return slices.Compact(kids)
 }
 
 // issue requests a fresh token for the canary account and makes the account on first use.
@@ -130,49 +177,52 @@ func createCanaryAccount(ctx context.Context, client kubernetes.Interface) error
 }
 
 func servedKeys(ctx context.Context, client kubernetes.Interface) (jwks.Set, error) {
-	body, err := client.CoreV1().RESTClient().Get().AbsPath(jwks.Path).DoRaw(ctx)
+	body, err := document(ctx, client, jwks.Path)
 	if err != nil {
 		return jwks.Set{}, err
 	}
 	return jwks.Parse(body)
 }
 
-// versionOf tells by which of the keys a token is signed; 0 when by none of them.
-func versionOf(issued string, keys []keystore.KeyPair) (int, error) {
-	kid, err := token.KeyID(issued)
+// document reads one that an API server serves.
+func document(ctx context.Context, client kubernetes.Interface, path string) ([]byte, error) {
+	body, err := client.CoreV1().RESTClient().Get().AbsPath(path).Stream(ctx)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	for _, k := range keys {
-		if k.KeyID == kid {
-			return k.Version, nil
-		}
+	defer body.Close()
+	read, err := io.ReadAll(io.LimitReader(body, maxDocument+1))
+	if err != nil {
+		return nil, err
 	}
-	return 0, nil
+	if len(read) > maxDocument {
+		return nil, fmt.Errorf("%s is longer than %d bytes", path, maxDocument)
+	}
+	return read, nil
 }
 
-// fetch has the API server review a token of its own issuer with a kid that no signer has, and so ask its own again.
+// fetch makes the API server refresh its keys: for a token of its own issuer with a kid that no signer has, it asks its signer.
 func fetch(ctx context.Context, client kubernetes.Interface) error {
-	nobody, err := keystore.Generate(rand.Reader, 1, "ES256")
+	nobody, err := keystore.Generate(rand.Reader, 1, jwks.ES256)
 	if err != nil {
 		return err
 	}
-	body, err := client.CoreV1().RESTClient().Get().AbsPath(jwks.DiscoveryPath).DoRaw(ctx)
+	body, err := document(ctx, client, jwks.DiscoveryPath)
 	if err != nil {
 		return fmt.Errorf("reading its discovery document: %w", err)
 	}
-	document, err := jwks.ParseDiscovery(body)
+	discovery, err := jwks.ParseDiscovery(body)
 	if err != nil {
 		return fmt.Errorf("reading its discovery document: %w", err)
 	}
-	accepted, err := review(ctx, client, map[string]string{"iss": document.Issuer}, nobody)
+	accepted, err := review(ctx, client, map[string]string{"iss": discovery.Issuer}, nobody)
 	if err == nil && accepted {
 		err = errors.New("it accepted a token of a key that nobody has")
 	}
 	return err
 }
 
-// reviewAll says of each key whether a canary token of it is accepted.
+// reviewAll reports of each key whether a canary token of it is accepted.
 func reviewAll(ctx context.Context, client kubernetes.Interface, issued string, keys []keystore.KeyPair) ([]bool, error) {
 	claims, err := claimsOf(issued)
 	if err != nil {

@@ -1,15 +1,33 @@
 package controlplane_test
 
 import (
+	"bytes"
+	"context"
 	"crypto/rand"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/hostkeys"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/jwks"
@@ -59,32 +77,293 @@ func generate(t *testing.T, version int, alg string) keystore.KeyPair {
 	return k
 }
 
-func TestProve(t *testing.T) {
-	one, two, three := generate(t, 1, "RS256"), generate(t, 2, "ES256"), generate(t, 3, "RS256")
-	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one, two)})
-
-	for range 2 { // the second time the canary account is there already
-		got, err := controlplane.Prove(t.Context(), cfg, []keystore.KeyPair{one, two, three}, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want := controlplane.Proof{Accepts: []int{1, 2}, Refuses: []int{3}, Signs: 1}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("proof (-want +got):\n%s", diff)
-		}
-	}
-}
-
-// A server whose signing key nobody told us of proves nothing about our keys.
-func TestProveUnknownSigner(t *testing.T) {
-	one, two := generate(t, 1, "ES256"), generate(t, 2, "ES256")
-	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
-
-	got, err := controlplane.Prove(t.Context(), cfg, []keystore.KeyPair{two}, false)
+// ask proves by a Prover that is not used for anything else.
+func ask(t *testing.T, cfg *rest.Config, keys ...keystore.KeyPair) controlplane.Proof {
+	t.Helper()
+	proof, err := (&controlplane.Prover{}).Prove(t.Context(), controlplane.Question{Config: cfg, Keys: keys})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(controlplane.Proof{Refuses: []int{2}}, got); diff != "" {
-		t.Errorf("proof (-want +got):\n%s", diff)
+	return proof
+}
+
+func want(t *testing.T, what string, want, got controlplane.Proof) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s: proof (-want +got):\n%s", what, diff)
 	}
+}
+
+func TestProve(t *testing.T) {
+	one, two, three, four := generate(t, 1, "RS256"), generate(t, 2, "ES256"), generate(t, 3, "RS256"), generate(t, 4, "ES256")
+	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one, two)})
+
+	// Several at once find no canary account, and make one. Later it is there already, and so are the clients.
+	prover := &controlplane.Prover{}
+	for range 2 {
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				got, err := prover.Prove(t.Context(), controlplane.Question{Config: cfg, Keys: []keystore.KeyPair{four, three, two, one}})
+				if err != nil {
+					t.Error(err)
+				}
+				want(t, "all keys known", controlplane.Proof{Accepts: []int{1, 2}, Refuses: []int{3, 4}, Signs: 1, SigningKeyID: one.KeyID}, got)
+			})
+		}
+		all.Wait()
+	}
+	wantPowerless(t, cfg)
+
+	// Keys that nobody has told us of prove nothing about ours, and are named.
+	foreign := []string{one.KeyID, two.KeyID}
+	slices.Sort(foreign)
+	want(t, "foreign signer", controlplane.Proof{Refuses: []int{3}, SigningKeyID: one.KeyID, Foreign: foreign}, ask(t, cfg, three))
+	want(t, "foreign verification key", controlplane.Proof{Accepts: []int{1}, Signs: 1, SigningKeyID: one.KeyID, Foreign: []string{two.KeyID}},
+		ask(t, cfg, one))
+	want(t, "no keys", controlplane.Proof{SigningKeyID: one.KeyID, Foreign: foreign}, ask(t, cfg))
+}
+
+// wantPowerless wants no pod to get a token of the canary account by itself.
+func wantPowerless(t *testing.T, cfg *rest.Config) {
+	t.Helper()
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	account, err := client.CoreV1().ServiceAccounts("kube-system").Get(t.Context(), "keyturn-canary", metav1.GetOptions{})
+	if err != nil || account.AutomountServiceAccountToken == nil || *account.AutomountServiceAccountToken {
+		t.Errorf("the canary account is %+v, %v", account, err)
+	}
+}
+
+// TestProveComparesWithTheJWKS has a real API server behind a proxy that alters its JWKS, and nothing else.
+func TestProveComparesWithTheJWKS(t *testing.T) {
+	one, two, three := generate(t, 1, "ES256"), generate(t, 2, "ES256"), generate(t, 3, "ES256")
+	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one, two)})
+	for name, c := range map[string]struct {
+		served []keystore.KeyPair
+		want   controlplane.Proof
+	}{
+		"as it is": {[]keystore.KeyPair{one, two}, controlplane.Proof{Accepts: []int{1, 2}, Refuses: []int{3}, Signs: 1}},
+		// It accepts 2, which verifiers outside do not get to know.
+		"accepted and not served": {[]keystore.KeyPair{one}, controlplane.Proof{Accepts: []int{1}, Refuses: []int{3}, Signs: 1}},
+		// It refuses 3, which verifiers outside accept.
+		"refused and served":            {[]keystore.KeyPair{one, two, three}, controlplane.Proof{Accepts: []int{1, 2}, Signs: 1}},
+		"the signing key is not served": {[]keystore.KeyPair{two}, controlplane.Proof{Accepts: []int{2}, Refuses: []int{3}, Signs: 1}},
+		"nothing served":                {nil, controlplane.Proof{Refuses: []int{3}, Signs: 1}},
+	} {
+		c.want.SigningKeyID = one.KeyID
+		want(t, name, c.want, ask(t, serving(t, cfg, set(t, c.served...)), one, two, three))
+	}
+	extra := generate(t, 4, "ES256")
+	want(t, "a foreign key served", controlplane.Proof{
+		Accepts: []int{1, 2}, Refuses: []int{3}, Signs: 1, SigningKeyID: one.KeyID, Foreign: []string{extra.KeyID},
+	}, ask(t, serving(t, cfg, set(t, one, two, extra)), one, two, three))
+}
+
+func set(t *testing.T, keys ...keystore.KeyPair) []byte {
+	t.Helper()
+	var list []jwks.Key
+	for _, k := range keys {
+		key, err := jwks.NewKey(k.Signer.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, key)
+	}
+	s, err := jwks.NewSet(list...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := s.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+// serving reaches an API server through a proxy that answers with a JWKS of its own.
+func serving(t *testing.T, cfg *rest.Config, body []byte) *rest.Config {
+	t.Helper()
+	return proxied(t, cfg, func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != jwks.Path {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/jwk-set+json")
+		_, err := w.Write(body)
+		return err == nil
+	})
+}
+
+// proxied reaches an API server through a proxy that answers some requests itself.
+func proxied(t *testing.T, cfg *rest.Config, answer func(http.ResponseWriter, *http.Request) bool) *rest.Config {
+	t.Helper()
+	to, err := url.Parse(cfg.Host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(to)
+	if proxy.Transport, err = rest.TransportFor(cfg); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !answer(w, r) {
+			proxy.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(server.Close)
+	return &rest.Config{Host: server.URL, QPS: -1}
+}
+
+// TestProofThatFails has each request that a proof consists of fail.
+func TestProofThatFails(t *testing.T) {
+	one := generate(t, 1, "ES256")
+	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
+	long := bytes.Repeat([]byte(" "), 1<<20)
+	for name, c := range map[string]struct {
+		path, status, want string
+		external           bool
+	}{
+		"no token":                 {"/serviceaccounts/keyturn-canary/token", "500", "requesting a token from http://127.0.0.1", false},
+		"no account":               {"/serviceaccounts", "403", "creating ServiceAccount kube-system/keyturn-canary", false},
+		"no review":                {"/tokenreviews", "503", "reviewing a canary token at http://127.0.0.1", false},
+		"no JWKS":                  {jwks.Path, "403", "reading the JWKS of http://127.0.0.1", false},
+		"no discovery":             {jwks.DiscoveryPath, "403", "reading its discovery document", true},
+		"no review to ask":         {"/tokenreviews", "500", "ask its signer", true},
+		"JWKS that is none":        {jwks.Path, "{", "reading the JWKS of http://127.0.0.1", false},
+		"endless JWKS":             {jwks.Path, string(long) + string(set(t, one)), "longer than 1048576 bytes", false},
+		"discovery that is none":   {jwks.DiscoveryPath, "[]", "reading its discovery document", true},
+		"accepts whatever it gets": {"/tokenreviews", authenticated, "a key that nobody has", true},
+	} {
+		faulty := proxied(t, cfg, func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, c.path) {
+				return false
+			}
+			if code, err := strconv.Atoi(c.status); err == nil {
+				w.WriteHeader(code)
+				return true
+			}
+			w.Header().Set("Content-Type", "application/json")
+			if _, err := w.Write([]byte(c.status)); err != nil {
+				t.Error(err)
+			}
+			return true
+		})
+		proof, err := (&controlplane.Prover{}).Prove(t.Context(), controlplane.Question{
+			Config: faulty, Keys: []keystore.KeyPair{one}, External: c.external,
+		})
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "eyJ") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(controlplane.Proof{}, proof); diff != "" {
+			t.Errorf("%s: a proof that failed proves something: %s", name, diff)
+		}
+	}
+	// A document of exactly the size that is read passes.
+	want(t, "long JWKS", controlplane.Proof{Accepts: []int{1}, Signs: 1, SigningKeyID: one.KeyID},
+		ask(t, serving(t, cfg, append(long[len(set(t, one)):], set(t, one)...)), one))
+}
+
+// authenticated is a review that accepts a token.
+const authenticated = `{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","status":{"authenticated":true}}`
+
+// TestProofOfAServerThatHangs must come to its end.
+func TestProofOfAServerThatHangs(t *testing.T) {
+	release := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-r.Context().Done():
+		case <-release:
+		}
+	}))
+	t.Cleanup(func() { close(release); server.Close() })
+	_, err := (&controlplane.Prover{}).Prove(t.Context(), controlplane.Question{Config: &rest.Config{Host: server.URL}})
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestProveAtASigner has an API server with a signer, whose keys change while both run. The refresh hint is an hour: what the API
+// server knows of a change within this test, it has asked for because it was made to.
+func TestProveAtASigner(t *testing.T) {
+	one, two := generate(t, 1, "ES256"), generate(t, 2, "ES256")
+	keys := []hostkeys.Key{{Version: 1, Signer: one.Signer}, {Version: 2, Signer: two.Signer}}
+	s := newSigner(t)
+	configure := func(sign int, verify ...int) {
+		if err := s.keys.Configure(controlplane.Keys{Verify: verify, Sign: sign, External: true}, keys); err != nil {
+			t.Fatal(err)
+		}
+	}
+	configure(1, 1)
+	s.start(t)
+	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: map[string][]string{
+		"service-account-issuer": {issuer}, "service-account-signing-endpoint": {s.socket},
+		"service-account-signing-key-file": nil, "service-account-key-file": nil,
+	}})
+	prover := &controlplane.Prover{}
+	prove := func(external bool) controlplane.Proof {
+		t.Helper()
+		proof, err := prover.Prove(t.Context(), controlplane.Question{Config: cfg, Keys: []keystore.KeyPair{one, two}, External: external})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return proof
+	}
+	// until repeats the proof: the signer needs a moment to see that its key directory was changed.
+	until := func(what string, is controlplane.Proof) {
+		t.Helper()
+		err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+			return cmp.Equal(prove(true), is), nil
+		})
+		if err != nil {
+			want(t, what, is, prove(true))
+		}
+	}
+	until("one key", controlplane.Proof{Accepts: []int{1}, Refuses: []int{2}, Signs: 1, SigningKeyID: one.KeyID})
+	configure(1, 1, 2)
+	until("publish", controlplane.Proof{Accepts: []int{1, 2}, Signs: 1, SigningKeyID: one.KeyID})
+	configure(2, 1, 2)
+	until("switch", controlplane.Proof{Accepts: []int{1, 2}, Signs: 2, SigningKeyID: two.KeyID})
+	configure(2, 2)
+	want(t, "not asked", controlplane.Proof{Accepts: []int{1, 2}, Signs: 2, SigningKeyID: two.KeyID}, prove(false))
+	until("retire", controlplane.Proof{Accepts: []int{2}, Refuses: []int{1}, Signs: 2, SigningKeyID: two.KeyID})
+}
+
+// testSigner is keyturn-signer with a key directory.
+type testSigner struct {
+	keys    hostkeys.APIServer
+	socket  string
+	program string
+}
+
+func newSigner(t *testing.T) testSigner {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "kts") //nolint:usetesting // the path of a socket is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	s := testSigner{
+		keys:   hostkeys.APIServer{Dir: filepath.Join(dir, "keys"), SignerDir: filepath.Join(dir, "signer-keys")},
+		socket: filepath.Join(dir, "run", "s"), program: filepath.Join(dir, "keyturn-signer"),
+	}
+	cmd := exec.Command("go", "build", "-o", s.program, "../../cmd/keyturn-signer")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building keyturn-signer: %v\n%s", err, out)
+	}
+	return s
+}
+
+func (s testSigner) start(t *testing.T) {
+	t.Helper()
+	cmd := exec.Command(s.program, "--socket="+s.socket, "--key-dir="+s.keys.SignerDir)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = cmd.Wait()
+	})
 }

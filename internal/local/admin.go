@@ -16,8 +16,8 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/hostkeys"
 	"github.com/keyturn/keyturn/internal/install"
-	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/local/atomicfile"
 	"github.com/keyturn/keyturn/internal/local/pki"
 	"github.com/keyturn/keyturn/internal/local/process"
@@ -167,17 +167,15 @@ func (p *plane) ensureAdminFiles() error {
 
 // ensureAdminTokenKey gives the admin cluster's API server a signing key, which it needs though nobody uses its tokens.
 func (p *plane) ensureAdminTokenKey() error {
-	dir := keyDir(p.keyDir(apiServerName(0)))
-	var configured controlplane.Keys
-	if err := dir.readConfigured(&configured); err != nil || configured.Sign != 0 {
+	disk := p.apiServerKeys(0)
+	if configured, err := disk.Configured(); err != nil || !configured.IsZero() {
 		return err
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fmt.Errorf("generating the admin cluster's signing key: %w", err)
 	}
-	keys := controlplane.Keys{Verify: []int{1}, Sign: 1}
-	return dir.configure(keys, keys.Verify, keys.Sign, []keystore.KeyPair{{Version: 1, Signer: key}})
+	return disk.Configure(controlplane.Keys{Verify: []int{1}, Sign: 1}, []hostkeys.Key{{Version: 1, Signer: key}})
 }
 
 func (p *plane) writeKubeconfig(path, user, pair string) error {

@@ -4,11 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"strconv"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/hostkeys"
 	"github.com/keyturn/keyturn/internal/local/process"
 	"github.com/keyturn/keyturn/jwks"
 )
@@ -78,14 +78,15 @@ func managerName(i int) string { return "controller-manager-" + strconv.Itoa(i) 
 
 func schedulerName(i int) string { return "scheduler-" + strconv.Itoa(i) }
 
-// keyDir holds the signing and verification keys of one process, and what it is configured with.
-func (l layout) keyDir(process string) string { return l.Path(process, "keys") }
+// apiServerKeys are the keys of the i-th API server on disk.
+func (l layout) apiServerKeys(i int) hostkeys.APIServer {
+	return hostkeys.APIServer{Dir: l.Path(apiServerName(i), "keys"), SignerDir: l.Path(apiServerName(i), "signer-keys")}
+}
 
-func publicKeyFile(version int) string { return fmt.Sprintf("sa-%d.pub", version) }
-
-// privateKeyFile has the version in its name, so that a process whose configuration was not changed yet, and which
-// is started again at that moment, cannot get a new signing key with the old verification keys.
-func privateKeyFile(version int) string { return fmt.Sprintf("sa-%d.key", version) }
+// managerKeys is the key of the i-th kube-controller-manager on disk.
+func (l layout) managerKeys(i int) hostkeys.ControllerManager {
+	return hostkeys.ControllerManager{Dir: l.Path(managerName(i), "keys")}
+}
 
 // etcd serves one member, to clients with a certificate of the etcd authority only.
 func (l layout) etcd(binary string) process.Spec {
@@ -177,7 +178,7 @@ func (l layout) apiServerClients() []string {
 }
 
 func (l layout) apiServerTokens(i int, keys controlplane.Keys) []string {
-	dir := l.keyDir(apiServerName(i))
+	disk := l.apiServerKeys(i)
 	args := []string{"--service-account-issuer=" + l.Issuer}
 	if l.Issuer != v1alpha1.DefaultIssuer {
 		args = append(args, "--service-account-jwks-uri="+l.Issuer+jwks.Path) // else it names the API server
@@ -186,9 +187,9 @@ func (l layout) apiServerTokens(i int, keys controlplane.Keys) []string {
 		return append(args, "--service-account-signing-endpoint="+signerSocket)
 	}
 	for _, v := range keys.Verify {
-		args = append(args, "--service-account-key-file="+filepath.Join(dir, publicKeyFile(v)))
+		args = append(args, "--service-account-key-file="+disk.PublicKey(v))
 	}
-	return append(args, "--service-account-signing-key-file="+filepath.Join(dir, privateKeyFile(keys.Sign)))
+	return append(args, "--service-account-signing-key-file="+disk.PrivateKey(keys.Sign))
 }
 
 // controllerManager signs legacy tokens with one key version, which is its stamp. It asks no API server who its own
@@ -205,7 +206,7 @@ func (l layout) controllerManager(binary string, i, sign int) process.Spec {
 		"--cluster-name=" + l.Name,
 		"--controllers=*,token-cleaner-controller",
 		"--use-service-account-credentials=true",
-		"--service-account-private-key-file=" + filepath.Join(l.keyDir(name), privateKeyFile(sign)),
+		"--service-account-private-key-file=" + l.managerKeys(i).PrivateKey(sign),
 		"--root-ca-file=" + l.pki("ca.crt"),
 		"--cluster-signing-cert-file=" + l.pki("ca.crt"),
 		"--cluster-signing-key-file=" + l.pki("ca.key"),

@@ -81,9 +81,13 @@ func testKey(t *testing.T, version int) keystore.KeyPair {
 type driver struct {
 	t    *testing.T
 	host *Host
-	cps  *ControlPlanes
 	uc   *v1alpha1.UserCluster
+	// prover asks the API servers.
+	prover *controlplane.Prover
 }
+
+// cp is the control plane, opened anew each time as a controller may do.
+func (d *driver) cp() *ControlPlane { return d.host.ControlPlane(d.uc) }
 
 // until repeats Converge until the observed state satisfies done.
 func (d *driver) until(what string, limit time.Duration, target controlplane.Target, keys []keystore.KeyPair, done func(controlplane.State) bool) controlplane.State {
@@ -92,11 +96,11 @@ func (d *driver) until(what string, limit time.Duration, target controlplane.Tar
 	begin := time.Now()
 	for time.Since(begin) < limit {
 		call := time.Now()
-		if err := d.cps.Converge(d.t.Context(), d.uc, target, keys); err != nil {
+		if err := d.cp().Converge(d.t.Context(), target, keys); err != nil {
 			d.t.Fatalf("%s: %v", what, err)
 		}
 		var err error
-		if state, err = d.cps.Observe(d.t.Context(), d.uc); err != nil {
+		if state, err = d.cp().Observe(d.t.Context()); err != nil {
 			d.t.Fatalf("%s: %v", what, err)
 		}
 		if took := time.Since(call); took > 4*time.Second {
@@ -165,7 +169,7 @@ func ready(s controlplane.State) bool {
 func (d *driver) delete() {
 	d.t.Helper()
 	for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(50 * time.Millisecond) {
-		gone, err := d.cps.Delete(context.Background(), d.uc)
+		gone, err := d.cp().Delete(context.Background())
 		if err != nil {
 			d.t.Errorf("deleting: %v", err)
 			return
@@ -293,7 +297,7 @@ func (l *load) take() (requests int, failures []string) {
 
 func (d *driver) client(server string) *kubernetes.Clientset {
 	d.t.Helper()
-	cfg, err := d.cps.Config(d.t.Context(), d.uc, server)
+	cfg, err := d.cp().Config(d.t.Context(), server)
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -351,7 +355,7 @@ func TestKeysChangeServerByServer(t *testing.T) {
 	d.until("creation", 2*time.Minute, controlplane.Target{Keys: first, ControllerManagerSign: 1}, []keystore.KeyPair{one}, ready)
 	old := d.issue("apiserver-0")
 
-	cfg, err := d.cps.Config(t.Context(), d.uc, "")
+	cfg, err := d.cp().Config(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -377,7 +381,7 @@ func TestKeysChangeServerByServer(t *testing.T) {
 }
 
 func newDriver(t *testing.T, h *Host, uc *v1alpha1.UserCluster) *driver {
-	d := &driver{t: t, host: h, cps: h.ControlPlanes(), uc: uc}
+	d := &driver{t: t, host: h, uc: uc, prover: &controlplane.Prover{}}
 	t.Cleanup(func() {
 		d.delete()
 		if left := processesOf(t, h.DataDir()); len(left) > 0 {
@@ -398,16 +402,28 @@ func (d *driver) survive(keys controlplane.Keys, pairs ...keystore.KeyPair) {
 	for _, name := range []string{"etcd", loadBalancerName, apiServerName(1), managerName(0), schedulerName(1)} {
 		d.kill(name)
 	}
+	p, _ := d.plane("")
+	records := []string{p.apiServerKeys(0).Dir, p.managerKeys(1).Dir} // of processes that run
+	for _, dir := range records {
+		if err := os.Remove(filepath.Join(dir, "configured.json")); err != nil {
+			d.t.Fatal(err)
+		}
+	}
 	h, err := New(Options{DataDir: d.host.dataDir, KubeBinDir: d.host.binDir, Network: d.host.network, Loopback: true})
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	d.host, d.cps = h, h.ControlPlanes()
-	target := controlplane.Target{Keys: controlplane.Keys{Verify: []int{1}, Sign: 1}, ControllerManagerSign: 1}
+	d.host = h
+	target := controlplane.Target{Keys: keys, ControllerManagerSign: 1}
 	state := d.until("recovery", 2*time.Minute, target, pairs, ready)
 	for _, s := range state.Servers {
 		if !s.Running.Equal(keys) || !s.Configured.Equal(keys) {
 			d.t.Errorf("%s was given %v and runs with %v", s.Name, s.Configured, s.Running)
+		}
+	}
+	for _, dir := range records {
+		if _, err := os.Stat(filepath.Join(dir, "configured.json")); err != nil {
+			d.t.Errorf("what a process runs with was not written again: %v", err)
 		}
 	}
 	if after := d.pid(apiServerName(0)); after != before {
@@ -456,21 +472,6 @@ func TestControlPlaneOnABridge(t *testing.T) {
 	d.delete()
 	if _, err := net.InterfaceByName(site.Bridge()); err == nil {
 		t.Errorf("bridge %s is left", site.Bridge())
-	}
-}
-
-func TestObserveOfAClusterNeverSeen(t *testing.T) {
-	h := emptyHost(t)
-	uc := testCluster("alpha", 3)
-	state, err := h.ControlPlanes().Observe(t.Context(), uc)
-	if err != nil || len(state.Servers) > 0 || state.Endpoint != "" {
-		t.Errorf("got %+v, %v", state, err)
-	}
-	if _, err := h.ControlPlanes().Config(t.Context(), uc, ""); err == nil {
-		t.Error("there is a way to reach it")
-	}
-	if gone, err := h.ControlPlanes().Delete(t.Context(), uc); !gone || err != nil {
-		t.Errorf("deleting it: %v, %v", gone, err)
 	}
 }
 

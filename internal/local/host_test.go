@@ -8,9 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/keyturn/keyturn/internal/controlplane"
-	"github.com/keyturn/keyturn/internal/keystore"
 )
 
 // emptyHost is a Host whose binaries are whatever the test makes.
@@ -184,55 +181,5 @@ func TestHostIsFull(t *testing.T) {
 	}
 	if _, err := h.EnsureSite("a.one-more"); err == nil || !strings.Contains(err.Error(), "254") {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestKeyFiles(t *testing.T) {
-	d := keyDir(filepath.Join(t.TempDir(), "keys"))
-	keys := []keystore.KeyPair{testKey(t, 1), testKey(t, 2)}
-	both := controlplane.Keys{Verify: []int{1, 2}, Sign: 1}
-	if err := d.configure(both, both.Verify, both.Sign, keys); err != nil {
-		t.Fatal(err)
-	}
-	// What a write that was cut off leaves.
-	if err := os.WriteFile(filepath.Join(string(d), ".sa-2.key.123"), []byte("key"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var got controlplane.Keys
-	if err := d.readConfigured(&got); err != nil || !got.Equal(both) {
-		t.Fatalf("configured: %v, %v", got, err)
-	}
-	next := controlplane.Keys{Verify: []int{2}, Sign: 2}
-	if err := d.configure(next, next.Verify, next.Sign, keys); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.tidy(use{next.Verify, next.Sign}, use{both.Verify, both.Sign}); err != nil {
-		t.Fatal(err)
-	}
-	wantFiles(t, d, "configured.json sa-1.key sa-1.pub sa-2.key sa-2.pub")
-	if err := d.tidy(use{next.Verify, next.Sign}); err != nil {
-		t.Fatal(err)
-	}
-	wantFiles(t, d, "configured.json sa-2.key sa-2.pub")
-	if err := d.configure(both, both.Verify, both.Sign, keys[1:]); err == nil {
-		t.Error("a key that was not given was configured")
-	}
-}
-
-func wantFiles(t *testing.T, d keyDir, want string) {
-	t.Helper()
-	entries, err := os.ReadDir(string(d))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-		if mode := fileMode(t, filepath.Join(string(d), e.Name())); mode != 0o600 {
-			t.Errorf("%s has mode %o", e.Name(), mode)
-		}
-	}
-	if got := strings.Join(names, " "); got != want {
-		t.Errorf("files %q, want %q", got, want)
 	}
 }

@@ -60,7 +60,7 @@ func (h *Host) Machines(uc *v1alpha1.UserCluster) (nodes.Machines, error) {
 	m := &Machines{
 		site:    site,
 		podCIDR: podCIDR.Masked(),
-		config:  func(ctx context.Context) (*rest.Config, error) { return h.ControlPlanes().Config(ctx, uc, "") },
+		config:  func(ctx context.Context) (*rest.Config, error) { return h.ControlPlane(uc).Config(ctx, "") },
 		binDir:  filepath.Dir(exe),
 		set:     machine.Set{Dir: site.Path("machines")},
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/local/atomicfile"
@@ -23,19 +24,20 @@ type plane struct {
 	lb   loadBalancer
 }
 
-func (h *Host) plane(site Site, uc *v1alpha1.UserCluster) (*plane, error) {
+// layoutOf is what a control plane follows from, all but its site.
+func layoutOf(uc *v1alpha1.UserCluster) (layout, error) {
 	service, err := netip.ParsePrefix(uc.Spec.Network.ServiceCIDR)
 	if err != nil {
-		return nil, fmt.Errorf("cluster %s: network.serviceCIDR: %w", uc.Name, err)
+		return layout{}, fmt.Errorf("cluster %s: network.serviceCIDR: %w", uc.Name, err)
 	}
 	pod, err := netip.ParsePrefix(uc.Spec.Network.PodCIDR)
 	if err != nil {
-		return nil, fmt.Errorf("cluster %s: network.podCIDR: %w", uc.Name, err)
+		return layout{}, fmt.Errorf("cluster %s: network.podCIDR: %w", uc.Name, err)
 	}
-	return h.newPlane(layout{
-		Site: site, Version: uc.Spec.KubernetesVersion, ServiceCIDR: service, PodCIDR: pod,
-		Replicas: int(uc.Spec.ControlPlane.Replicas), Issuer: cmp.Or(uc.Spec.KSASigningKey.Issuer, v1alpha1.DefaultIssuer),
-	}), nil
+	return layout{
+		Version: uc.Spec.KubernetesVersion, ServiceCIDR: service, PodCIDR: pod, Replicas: int(uc.Spec.ControlPlane.Replicas),
+		Issuer: cmp.Or(uc.Spec.KSASigningKey.Issuer, v1alpha1.DefaultIssuer),
+	}, nil
 }
 
 func (h *Host) newPlane(l layout) *plane {
@@ -117,8 +119,17 @@ func findHAProxy() (string, error) {
 	return "", errors.New("no haproxy on this host\nhint: install the package haproxy")
 }
 
-// madeFiles says whether ensureFiles ever came to its end.
-func (p *plane) madeFiles() bool {
-	_, err := os.Stat(p.Path("haproxy.cfg"))
-	return err == nil
+// begun reports whether some API server was ever given keys or started. Until then nobody has a token of the cluster.
+func (p *plane) begun() (bool, error) {
+	names, err := p.run.Names()
+	if err != nil {
+		return false, err
+	}
+	for i := range p.Replicas {
+		held, err := p.apiServerKeys(i).Configured()
+		if err != nil || !held.IsZero() || slices.Contains(names, apiServerName(i)) {
+			return true, err
+		}
+	}
+	return false, nil
 }

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keyturn/keyturn/internal/controlplane"
-	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/hostkeys"
 	"github.com/keyturn/keyturn/internal/local/process"
 )
 
@@ -19,11 +22,13 @@ const (
 	managerGrace = time.Second
 )
 
-func (p *plane) convergeServers(ctx context.Context, v view, target controlplane.Target, keys []keystore.KeyPair) error {
+func (p *plane) convergeServers(ctx context.Context, v view, target controlplane.Target, keys []hostkeys.Key) error {
 	var errs []error
 	for i, s := range v.servers {
-		change := serverChange{plane: p, i: i, serverView: s, balancing: v.balancing, mayGo: s.Name == target.Next, live: target.Live}
-		if err := change.converge(ctx, target.Keys, keys); err != nil {
+		change := serverChange{
+			plane: p, i: i, serverView: s, balancing: v.balancing, wanted: target.Keys, mayGo: s.Name == target.Next, live: target.Live,
+		}
+		if err := change.converge(ctx, keys); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.Name, err))
 		}
 	}
@@ -35,36 +40,46 @@ type serverChange struct {
 	*plane
 	i int
 	serverView
-	// balancing says that the load balancer can be told, mayGo that this server may be taken out, and live that it may change
+	// wanted is what it is to run with in the end.
+	wanted controlplane.Keys
+	// balancing means that the load balancer can be told, mayGo that this server may be taken out, and live that it may change
 	// without that.
 	balancing, mayGo, live bool
 }
 
-func (c *serverChange) converge(ctx context.Context, wanted controlplane.Keys, keys []keystore.KeyPair) error {
-	dir := keyDir(c.keyDir(c.Server.Name))
-	if c.mayConfigure(wanted) {
-		if err := dir.configureServer(wanted, keys); err != nil {
+func (c *serverChange) converge(ctx context.Context, keys []hostkeys.Key) error {
+	disk := c.apiServerKeys(c.i)
+	if give := c.toConfigure(); !give.IsZero() {
+		if err := disk.Configure(give, keys); err != nil {
 			return err
 		}
-		c.Configured = wanted
-		if c.Running.External && wanted.External {
-			c.Running = wanted
+		c.Configured = give
+		if c.Running.External && give.External {
+			c.Running = give
 		}
-		// Crash here: a signer serves its old keys until the next call.
 	}
-	if err := c.convergeSigner(keys); err != nil {
+	if err := disk.Repair(keys); err != nil {
+		return err
+	}
+	if err := c.convergeSigner(); err != nil {
 		return err
 	}
 	if err := c.move(ctx); err != nil {
 		return err
 	}
-	return dir.tidy(filesOf(c.Configured), filesOf(c.Running))
+	return disk.Tidy(c.Running)
 }
 
-// mayConfigure says that the API server is to be given other keys now.
-func (c *serverChange) mayConfigure(wanted controlplane.Keys) bool {
-	changes := c.live && c.Configured.External && wanted.External
-	return c.Configured.Sign == 0 || (c.mayGo || changes) && !c.Configured.Equal(wanted)
+// toConfigure is what the API server is to be configured with now; zero when nothing is to be written.
+func (c *serverChange) toConfigure() controlplane.Keys {
+	live := c.live && c.Configured.External && c.wanted.External
+	switch {
+	case c.Configured.IsZero(), (c.mayGo || live) && !c.Configured.Equal(c.wanted):
+		return c.wanted
+	case c.unrecorded:
+		return c.Configured
+	}
+	return controlplane.Keys{}
 }
 
 // move brings the process one step nearer to running with what is configured.
@@ -72,12 +87,42 @@ func (c *serverChange) move(ctx context.Context) error {
 	switch {
 	case !c.alive:
 		return c.bringUp(ctx)
-	case c.stopping, c.mayGo && !c.Running.Equal(c.Configured): // keys of a signer are equal at once
+	case c.stopping:
 		return c.takeDown(ctx)
-	case c.healthy && !c.balanced && c.balancing:
-		return c.lb.take(ctx, c.Server.Name)
+	case c.mayGo && !c.Running.Equal(c.Configured): // keys of a signer are equal at once
+		return c.takeOut(ctx)
 	}
-	return nil
+	return c.comeBack(ctx)
+}
+
+// comeBack has the load balancer use an API server that serves.
+func (c *serverChange) comeBack(ctx context.Context) error {
+	if !c.healthy || c.balanced || !c.balancing {
+		return nil
+	}
+	return c.lb.take(ctx, c.Server.Name)
+}
+
+// takeOut ends an API server if all others serve, or if it refuses tokens that are in use. Nobody else takes one out between the
+// look at the others and the moment from which on everybody sees that this one is ending.
+func (c *serverChange) takeOut(ctx context.Context) error {
+	lock, err := lockFile(c.Path("take-out.lock"), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, ErrLocked) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	now, err := c.look(ctx)
+	if err != nil {
+		return err
+	}
+	refuses := !slices.Contains(c.Running.Verify, c.wanted.Sign)
+	if !refuses && !now.othersServe(c.i) {
+		return c.comeBack(ctx)
+	}
+	return c.takeDown(ctx)
 }
 
 func (c *serverChange) takeDown(ctx context.Context) error {
@@ -112,7 +157,7 @@ func (c *serverChange) leaveBalancer(ctx context.Context) error {
 }
 
 // convergeManagers restarts those that sign with another key all at once: nobody waits for them.
-func (p *plane) convergeManagers(v view, sign int, keys []keystore.KeyPair) error {
+func (p *plane) convergeManagers(v view, sign int, keys []hostkeys.Key) error {
 	var errs []error
 	for i, m := range v.managers {
 		if err := p.convergeManager(i, m, sign, keys); err != nil {
@@ -122,16 +167,13 @@ func (p *plane) convergeManagers(v view, sign int, keys []keystore.KeyPair) erro
 	return errors.Join(errs...)
 }
 
-func (p *plane) convergeManager(i int, m managerView, sign int, keys []keystore.KeyPair) error {
-	dir := keyDir(p.keyDir(m.Name))
-	if sign != 0 && m.Configured != sign {
-		if err := dir.configure(managerConfig{Sign: sign}, nil, sign, keys); err != nil {
+func (p *plane) convergeManager(i int, m managerView, sign int, keys []hostkeys.Key) error {
+	disk := p.managerKeys(i)
+	if m.Configured != sign || m.unrecorded {
+		if err := disk.Configure(sign, keys); err != nil {
 			return err
 		}
 		m.Configured = sign
-	}
-	if m.Configured == 0 {
-		return nil
 	}
 	if m.alive && (m.stopping || m.Running != m.Configured) {
 		gone, err := p.run.Stop(m.Name, managerGrace)
@@ -147,7 +189,7 @@ func (p *plane) convergeManager(i int, m managerView, sign int, keys []keystore.
 			return err
 		}
 	}
-	return dir.tidy(use{sign: m.Configured}, use{sign: m.Running})
+	return disk.Tidy(m.Running)
 }
 
 func (p *plane) ensureSchedulers() error {

@@ -32,7 +32,7 @@ func TestSigners(t *testing.T) {
 		[]keystore.KeyPair{one}, ready)
 	old := d.issue("apiserver-0")
 
-	cfg, err := d.cps.Config(t.Context(), d.uc, "")
+	cfg, err := d.cp().Config(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,11 +83,11 @@ func (d *driver) live(what string, want controlplane.Keys, sign int, keys ...key
 			if !server.Running.Equal(want) || !server.Ready {
 				return false
 			}
-			cfg, err := d.cps.Config(d.t.Context(), d.uc, server.Name)
+			cfg, err := d.cp().Config(d.t.Context(), server.Name)
 			if err != nil {
 				d.t.Fatal(err)
 			}
-			proof, err := controlplane.Prove(d.t.Context(), cfg, keys, true)
+			proof, err := d.prover.Prove(d.t.Context(), controlplane.Question{Config: cfg, Keys: keys, External: true})
 			if err != nil || proof.Signs != want.Sign || !slices.Equal(proof.Accepts, want.Verify) {
 				return false
 			}
@@ -109,10 +109,10 @@ func (d *driver) damage(keys ...keystore.KeyPair) {
 		"signing child killed": func() error { return syscall.Kill(d.childOf(signerName(0)), syscall.SIGKILL) },
 		"signing child hung":   func() error { return syscall.Kill(d.childOf(signerName(1)), syscall.SIGSTOP) },
 		"manifest cut off": func() error {
-			return os.Truncate(filepath.Join(l.signerKeys(1), "..data", "keys.json"), 20)
+			return os.Truncate(filepath.Join(l.apiServerKeys(1).SignerDir, "..data", "keys.json"), 20)
 		},
 		"keys readable by others": func() error {
-			return os.Chmod(filepath.Join(l.signerKeys(2), "..data", "2.key"), 0o644)
+			return os.Chmod(filepath.Join(l.apiServerKeys(2).SignerDir, "..data", "2.key"), 0o644)
 		},
 		"served keys forgotten and signer killed": func() error {
 			d.kill(signerName(0))
@@ -120,7 +120,7 @@ func (d *driver) damage(keys ...keystore.KeyPair) {
 		},
 		"keys gone and signer killed": func() error {
 			d.kill(signerName(2))
-			return os.RemoveAll(l.signerKeys(2))
+			return os.RemoveAll(l.apiServerKeys(2).SignerDir)
 		},
 	}
 	for what, do := range spoil {
@@ -130,7 +130,7 @@ func (d *driver) damage(keys ...keystore.KeyPair) {
 		want := externalKeys(2, 1, 2)
 		d.live("after "+what, want, 1, keys...)
 		for i := range 3 {
-			if served, ok := l.served(i); !ok || !served.Equal(want) {
+			if served, ok := l.apiServerKeys(i).Served(); !ok || !served.Equal(want) {
 				d.t.Errorf("after %s: signer %d is told to serve %v, %v", what, i, served, ok)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,13 +35,20 @@ type serverView struct {
 	life
 	// healthy says that /readyz is ok, and balanced that new connections come to it from the load balancer.
 	healthy, balanced bool
-	// signerDown says that its signer does not run: it accepts tokens all the same, but issues none.
+	// signerDown means that its signer does not run: it still accepts tokens, but issues none.
 	signerDown bool
+	// held are the key versions whose private key is on its disk.
+	held []int
+	// unrecorded means that its configured.json is gone while it runs: Configured is what it was started with.
+	unrecorded bool
 }
 
 type managerView struct {
 	controlplane.ControllerManager
 	life
+	held []int
+	// unrecorded is as in serverView.
+	unrecorded bool
 }
 
 // anyHealthy says whether some API server can be worked with.
@@ -73,14 +81,62 @@ func (p *plane) look(ctx context.Context) (view, error) {
 		}
 		v.managers = append(v.managers, m)
 	}
+	if err := p.checkRecords(v); err != nil {
+		return view{}, err
+	}
 	v.waiting = p.others(balancer)
 	return v, p.lookAtHealth(ctx, &v)
+}
+
+// checkRecords refuses a view of API servers that have run, none of which has its configured.json or runs: how far the cluster's
+// rotations have come cannot be known.
+func (p *plane) checkRecords(v view) error {
+	if slices.ContainsFunc(v.servers, func(s serverView) bool { return !s.Configured.IsZero() }) {
+		return nil
+	}
+	begun, err := p.begun()
+	if err != nil || !begun {
+		return err
+	}
+	return fmt.Errorf("API servers have run, and configured.json is missing from %s\nhint: restore it", p.apiServerKeys(0).Dir)
+}
+
+// refuseStale compares a target with what the control plane holds.
+func (v view) refuseStale(t controlplane.Target) error {
+	for _, s := range v.servers {
+		if t.Keys.Stage() < s.Configured.Stage() {
+			return fmt.Errorf("%w: API server %s is to accept key versions %v and sign with %d, and the target is %v and %d",
+				controlplane.ErrStale, s.Name, s.Configured.Verify, s.Configured.Sign, t.Keys.Verify, t.Keys.Sign)
+		}
+	}
+	for _, m := range v.managers {
+		if t.ControllerManagerSign < m.Configured {
+			return fmt.Errorf("%w: kube-controller-manager %s is to sign with key version %d, and the target is %d",
+				controlplane.ErrStale, m.Name, m.Configured, t.ControllerManagerSign)
+		}
+	}
+	return nil
+}
+
+// othersServe reports whether all API servers but the i-th serve.
+func (v view) othersServe(i int) bool {
+	for j, s := range v.servers {
+		if j != i && !s.Ready {
+			return false
+		}
+	}
+	return true
 }
 
 func (p *plane) lookAtServer(i int) (serverView, error) {
 	name := apiServerName(i)
 	s := serverView{Server: controlplane.Server{Name: name, Endpoint: p.apiServerURL(i)}}
-	if err := keyDir(p.keyDir(name)).readConfigured(&s.Configured); err != nil {
+	var err error
+	keys := p.apiServerKeys(i)
+	if s.Configured, err = keys.Configured(); err != nil {
+		return s, err
+	}
+	if s.held, err = keys.Held(); err != nil {
 		return s, err
 	}
 	st, err := p.run.Observe(name)
@@ -88,24 +144,30 @@ func (p *plane) lookAtServer(i int) (serverView, error) {
 		return s, err
 	}
 	s.life = lifeOf(st)
-	if s.Running, err = p.runningKeys(i, st.Stamp, s.Configured); err != nil || !signedBy(s.Configured, s.Running) {
+	if s.Running, err = p.runningKeys(i, st.Stamp, s.Configured); err != nil {
 		return s, err
+	}
+	if s.Configured.IsZero() {
+		s.Configured, s.unrecorded = s.Running, !s.Running.IsZero()
+	}
+	if !signedBy(s.Configured, s.Running) {
+		return s, nil
 	}
 	st, err = p.run.Observe(signerName(i))
 	s.signerDown = !st.Running
 	return s, err
 }
 
-// managerConfig is what a kube-controller-manager is configured with.
-type managerConfig struct{ Sign int }
-
 func (p *plane) lookAtManager(i int) (managerView, error) {
 	m := managerView{ControllerManager: controlplane.ControllerManager{Name: managerName(i)}}
-	var c managerConfig
-	if err := keyDir(p.keyDir(m.Name)).readConfigured(&c); err != nil {
+	var err error
+	keys := p.managerKeys(i)
+	if m.Configured, err = keys.Configured(); err != nil {
 		return m, err
 	}
-	m.Configured = c.Sign
+	if m.held, err = keys.Held(); err != nil {
+		return m, err
+	}
 	st, err := p.run.Observe(m.Name)
 	if err != nil || !st.Running {
 		return m, err
@@ -113,6 +175,9 @@ func (p *plane) lookAtManager(i int) (managerView, error) {
 	m.life = lifeOf(st)
 	if m.Running, err = strconv.Atoi(st.Stamp); err != nil {
 		return m, fmt.Errorf("reading the stamp of %s: %w", m.Name, err)
+	}
+	if m.Configured == 0 {
+		m.Configured, m.unrecorded = m.Running, true
 	}
 	return m, nil
 }

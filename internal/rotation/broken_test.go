@@ -172,7 +172,8 @@ var brokenPlanners = []struct {
 	{name: "stops one step early", law: "settled with", plan: func(o Observed) Decision {
 		d := plan(o)
 		if d.Action.Kind == DeleteKey {
-			return Decision{Action: Action{Kind: Wait}, Settled: true, Versions: d.Versions}
+			keys := Keys{Verify: []int{o.Wanted}, Sign: o.Wanted, External: o.External}
+			return Decision{Action: converge(keys, o.Wanted), Settled: true, Done: true, Versions: d.Versions}
 		}
 		return d
 	}},
@@ -184,7 +185,7 @@ var brokenPlanners = []struct {
 		}
 		return d
 	}},
-	{name: "proves legacy tokens through a dead API server", law: "is left down by RefreshTokens", plan: func(o Observed) Decision {
+	{name: "proves legacy tokens through a dead API server", law: "RefreshTokens", plan: func(o Observed) Decision {
 		d := plan(o)
 		if d.Step == StepRetire && o.Legacy.Proven != o.Wanted {
 			d.Action = Action{Kind: RefreshTokens, Version: o.Stored[1]}

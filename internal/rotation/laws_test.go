@@ -28,8 +28,6 @@ func wellFormed(o Observed, d Decision) error {
 		return fmt.Errorf("settled, and changes %+v", a)
 	case d.Settled && (d.Waiting != "" || d.Step != "" || o.ControlPlaneWaiting != ""):
 		return errors.New("settled with something left to do")
-	case d.Done && (d.Step != "" || !slices.Equal(o.Stored, []int{o.Wanted})):
-		return fmt.Errorf("done with key versions %v in step %q", o.Stored, d.Step)
 	case !d.Settled && d.Waiting == "" && a.Kind != GenerateKey && a.Kind != AdoptKey && a.Kind != DeleteKey:
 		return fmt.Errorf("nothing to wait for after %s", a.Kind)
 	case d.Step != "" && rank(d.Step) < 0:
@@ -56,7 +54,7 @@ func wellFormed(o Observed, d Decision) error {
 	case RefreshTokens, ConvergeNodes:
 		ok = stored(a.Version)
 	case DeleteKey:
-		ok = len(o.Stored) >= 2 && a.Version == o.Stored[0]
+		ok = stored(a.Version) && a.Version < slices.Max(o.Stored)
 	case AdoptKey:
 		ok = o.Adopted && len(o.Stored) == 0 && a.Version == 1 && a.KeyID != ""
 	case WriteKubeconfig:
@@ -77,6 +75,9 @@ func (c *cluster) checkDecision(o Observed, d Decision) error {
 		if err := c.checkSettled(); err != nil {
 			return err
 		}
+	}
+	if d.Done && (d.Step != "" || !slices.Equal(o.Stored, []int{o.Wanted})) {
+		return fmt.Errorf("done with key versions %v in step %q", o.Stored, d.Step)
 	}
 	if c.begun != "" && rank(d.Step) < rank(c.begun) && !d.Blind {
 		return fmt.Errorf("step %q after %s had begun", d.Step, c.begun)
@@ -123,7 +124,7 @@ func checkLaggards(o Observed, a Action) error {
 	if i < 0 || a.Kind == GenerateKey || a.Kind == AdoptKey {
 		return nil
 	}
-	if j := slices.IndexFunc(o.Servers, func(s Server) bool { return s.Name == a.Target.Next }); j < 0 || !lags(o.Servers[j]) {
+	if j := slices.IndexFunc(o.Servers, func(s Server) bool { return s.Name == a.Target.Next }); j < 0 || !lags(o.Servers[j]) && !o.Servers[j].lags(a.Target.Keys) {
 		return fmt.Errorf("%s, next %q, while %s lags behind", a.Kind, a.Target.Next, o.Servers[i].Name)
 	}
 	return nil

@@ -19,6 +19,10 @@ func TestBrokenStore(t *testing.T) {
 		{"all keys are lost", Observed{Wanted: 2}},
 		{"the only key is lost, and an API server has it", Observed{Wanted: 1, Servers: runs(Keys{Verify: []int{1}, Sign: 1})}},
 		{"the new key is lost while it is published", Observed{Wanted: 2, Stored: []int{1}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 1})}},
+		{"the old key is lost while it is accepted", Observed{Wanted: 2, Stored: []int{2}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 2})}},
+		{"the old key is lost while only kube-controller-manager has it", Observed{
+			Wanted: 2, Stored: []int{2}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 2}), ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1}},
+		}},
 		{"the spec went back", Observed{Wanted: 1, Stored: []int{2}}},
 		{"the spec went back while a rotation runs", Observed{Wanted: 1, Stored: []int{1, 2}}},
 		{"the spec ran ahead", Observed{Wanted: 4, Stored: []int{1, 2}}},
@@ -51,7 +55,10 @@ func TestRetiredKeys(t *testing.T) {
 		o    Observed
 		want Action
 	}{
-		{"an API server has it", Observed{Wanted: 2, Stored: []int{2}, Servers: runs(first)}, bringUp},
+		{"the only API server has it", Observed{Wanted: 2, Completed: true, Stored: []int{2}, Servers: runs(first)}, bringUp},
+		{"one API server has it", Observed{Wanted: 2, Stored: []int{2}, Servers: append(runs(first), Server{
+			Name: "cp-1", Configured: second, Running: second,
+		})}, bringUp},
 		{"kube-controller-manager has it", Observed{
 			Wanted: 2, Stored: []int{2}, Servers: runs(second), ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1}},
 		}, converge(second, 2)},
@@ -198,8 +205,8 @@ func (t *tape) keys() Keys {
 func (t *tape) observed() Observed {
 	o := Observed{
 		Wanted: t.version(), External: t.is(), Stored: t.versions(), ControlPlaneWaiting: t.text(), Held: t.versions(),
-		Presence: []Presence{PresencePresent, PresencePresent, PresencePresent, PresenceUnknown, PresenceAbsent}[t.below(5)],
-		Adopted:  t.below(4) == 0, KubeconfigDue: t.below(8) == 0,
+		Presence:  []Presence{PresencePresent, PresencePresent, PresencePresent, PresenceUnknown, PresenceAbsent}[t.below(5)],
+		Completed: t.is(), Adopted: t.below(4) == 0, KubeconfigDue: t.below(8) == 0,
 	}
 	if t.below(4) == 0 {
 		o.Bootstrap = t.keys()

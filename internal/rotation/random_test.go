@@ -38,6 +38,9 @@ func (t *trial) act(v view, meanwhile []event, dies bool) (Decision, error) {
 	if dies {
 		return d, t.happen(event{kind: controllerDied})
 	}
+	if d.Done {
+		t.completed = t.wanted
+	}
 	was := t.cluster
 	t.execute(d)
 	if err := checkStep(&was, &t.cluster, d); err != nil {

@@ -53,6 +53,8 @@ type Observed struct {
 	External bool
 	// Stored are the key versions in the store, ascending.
 	Stored []int
+	// Completed means that the rotation to Wanted was seen to end: every older version is retired.
+	Completed bool
 	// Presence is whether the cluster has a control plane, as far as this look could tell.
 	Presence Presence
 	// Adopted means that somebody else made the cluster: Keyturn never makes it, and takes the key that it signs with as

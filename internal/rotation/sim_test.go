@@ -162,6 +162,8 @@ type cluster struct {
 	issued set
 	// begun is the furthest step of this rotation of which a write was done; empty when none was.
 	begun Step
+	// completed is the key version to which a rotation was seen to end.
+	completed uint8
 	// old is a plan that the second controller has yet to act on.
 	old oldPlan
 }
@@ -218,6 +220,7 @@ func (c *cluster) observe(v view) Observed {
 	o := Observed{
 		Wanted: int(c.wanted), External: c.external(), Stored: c.stored.list(), Held: c.disks.list(),
 		Legacy: c.observeLegacy(), Nodes: c.observeNodes(), ControlPlaneWaiting: v.lacks, Adopted: c.shape.adopted,
+		Completed: c.completed == c.wanted,
 	}
 	switch {
 	case v.blind:

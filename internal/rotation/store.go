@@ -51,13 +51,11 @@ func uses(o Observed, version int) bool {
 }
 
 // lost names a key version that something is to use and that the store does not hold. Another key pair must never be
-// stored under its number, nor the version be dropped where nothing is proven to replace it. One that is older than all
-// stored ones is not lost: it was retired, and whoever came back with it is brought up.
+// stored under its number, nor the version be dropped where nothing is proven to replace it. One that was retired is not
+// lost: whoever came back with it is brought up.
 func lost(o Observed) string {
-	missing := func(version int) bool {
-		retired := len(o.Stored) > 0 && version < o.Stored[0]
-		return version != 0 && !retired && !slices.Contains(o.Stored, version)
-	}
+	oldest := oldestAlive(o)
+	missing := func(version int) bool { return version >= oldest && !slices.Contains(o.Stored, version) }
 	for _, s := range o.Servers {
 		if i := slices.IndexFunc(s.Configured.Verify, missing); i >= 0 {
 			return fmt.Sprintf("key version %d is missing from the store, but API server %s is configured with it: restore its Secret", s.Configured.Verify[i], s.Name)
@@ -69,6 +67,20 @@ func lost(o Observed) string {
 		}
 	}
 	return ""
+}
+
+// oldestAlive returns the oldest key version that was not retired, as far as that is certain; versions count from 1. The
+// next rotation begins only after the one before has ended, and a key is not dropped by any API server before it may be.
+func oldestAlive(o Observed) int {
+	if len(o.Stored) == 0 {
+		return 1
+	}
+	oldest := o.Stored[0]
+	dropped := run{Observed: o}.front() >= Keys{Verify: []int{oldest}}.Stage()
+	if len(o.Stored) == 2 || o.Wanted > oldest || o.Completed || dropped {
+		return oldest
+	}
+	return max(1, oldest-1)
 }
 
 // onlyOne reports whether the wanted key version is stored alone and no process runs, or is to start, with another.

@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"encoding/pem"
 	"fmt"
 	"os"
 
@@ -31,9 +30,4 @@ func Kubeconfig(server, cluster, user string, caPEM []byte, client Pair) ([]byte
 		return nil, fmt.Errorf("rendering kubeconfig of %s: %w", user, err)
 	}
 	return raw, nil
-}
-
-// PublicKeyPEM encodes a public key as PKIX in PEM, the form in which kube-apiserver reads verification keys.
-func PublicKeyPEM(der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
 }

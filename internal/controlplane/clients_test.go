@@ -1,0 +1,111 @@
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/client-go/transport"
+)
+
+func (c *clients) mustGet(t *testing.T, cfg rest.Config) kubernetes.Interface {
+	t.Helper()
+	client, err := c.get(&cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+func TestClientsAreKept(t *testing.T) {
+	var c clients
+	plain := rest.Config{Host: "https://one.test", BearerToken: "a"}
+	first := c.mustGet(t, plain)
+	if c.mustGet(t, plain) != first {
+		t.Error("the same access got another client")
+	}
+	for name, change := range map[string]func(*rest.Config){
+		"host":  func(cfg *rest.Config) { cfg.Host = "https://two.test" },
+		"name":  func(cfg *rest.Config) { cfg.ServerName = "two" },
+		"token": func(cfg *rest.Config) { cfg.BearerToken = "b" },
+	} {
+		other := plain
+		change(&other)
+		if client := c.mustGet(t, other); client == first || c.mustGet(t, other) != client {
+			t.Errorf("another %s: got the client of another access, or none that is kept", name)
+		}
+	}
+	if c.mustGet(t, plain) != first {
+		t.Error("a client in use was dropped")
+	}
+	if _, err := c.get(&rest.Config{Host: "://"}); err == nil {
+		t.Error("no error for a host that is none")
+	}
+}
+
+// TestClientsNotKept has ways to an API server that cannot be compared.
+func TestClientsNotKept(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("a"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*rest.Config){
+		"dial": func(cfg *rest.Config) {
+			cfg.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("unused") }
+		},
+		"transport": func(cfg *rest.Config) { cfg.Transport = http.DefaultTransport },
+		"wrapped": func(cfg *rest.Config) {
+			cfg.WrapTransport = transport.WrapperFunc(func(r http.RoundTripper) http.RoundTripper { return r })
+		},
+		"proxy":      func(cfg *rest.Config) { cfg.Proxy = http.ProxyFromEnvironment },
+		"user":       func(cfg *rest.Config) { cfg.Username = "a" },
+		"as":         func(cfg *rest.Config) { cfg.Impersonate.UserName = "a" },
+		"insecure":   func(cfg *rest.Config) { cfg.Insecure = true },
+		"token file": func(cfg *rest.Config) { cfg.BearerTokenFile = file },
+		"plugin": func(cfg *rest.Config) {
+			cfg.ExecProvider = &clientcmdapi.ExecConfig{Command: "true", APIVersion: "client.authentication.k8s.io/v1", InteractiveMode: "Never"}
+		},
+	} {
+		var c clients
+		cfg := rest.Config{Host: "https://one.test"}
+		change(&cfg)
+		if c.mustGet(t, cfg) == c.mustGet(t, cfg) || len(c.of) > 0 {
+			t.Errorf("%s: its client is kept", name)
+		}
+	}
+}
+
+func TestClientsThatNobodyUsesAreDropped(t *testing.T) {
+	var c clients
+	c.mustGet(t, rest.Config{Host: "https://old.test"})
+	c.mustGet(t, rest.Config{Host: "https://used.test"})
+	for _, k := range c.of {
+		k.used = k.used.Add(-keepFor - time.Minute)
+	}
+	used := c.mustGet(t, rest.Config{Host: "https://used.test"})
+	c.mustGet(t, rest.Config{Host: "https://new.test"})
+	if len(c.of) != 2 || c.mustGet(t, rest.Config{Host: "https://used.test"}) != used {
+		t.Errorf("%d clients are kept, want that in use and the new one", len(c.of))
+	}
+}
+
+func TestUnlimited(t *testing.T) {
+	cfg := &rest.Config{Host: "https://one.test", QPS: 5, Burst: 10}
+	got := Unlimited(cfg)
+	if got.QPS != -1 || got.Burst != 0 || got.Host != cfg.Host || !strings.HasPrefix(got.AcceptContentTypes, got.ContentType+",") ||
+		!strings.Contains(got.ContentType, "protobuf") {
+		t.Errorf("got %+v", got)
+	}
+	if cfg.QPS != 5 || cfg.Burst != 10 || cfg.ContentType != "" {
+		t.Errorf("the original was changed: %+v", cfg)
+	}
+}

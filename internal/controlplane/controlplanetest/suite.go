@@ -1,0 +1,292 @@
+// Package controlplanetest is the conformance suite of controlplane.Adapter.
+//
+// Run is the contract as tests. An adapter gives it a Fixture: how to make a cluster, and as many of the hooks of Cluster as
+// it can offer; the tests of a hook that is missing are skipped.
+package controlplanetest
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/jwks"
+)
+
+// Fixture is how the suite gets at an adapter.
+type Fixture struct {
+	// New makes a cluster without a control plane for one test. It is to have two API servers or more.
+	New func(t *testing.T) Cluster
+	// Patience is how long a control plane may take over one change; zero is ten seconds.
+	Patience time.Duration
+	// External means that API servers can have signers.
+	External bool
+}
+
+// Cluster is one cluster, and what the suite may do to it. Hooks from Break on may be nil.
+type Cluster struct {
+	// Open opens one more adapter of the cluster. It shares nothing with the others but the control plane.
+	Open func(t *testing.T) controlplane.Adapter
+	// Prove asks an API server which keys it has, as controlplane.Prover does.
+	Prove func(context.Context, controlplane.Question) (controlplane.Proof, error)
+	// Process tells the process of an API server from every other; empty while none runs.
+	Process func(t *testing.T, server string) string
+	// Kill ends the process of an API server, as a crash would.
+	Kill func(t *testing.T, server string)
+
+	// Break kills an API server and keeps it from starting until mend is called.
+	Break func(t *testing.T, server string) (mend func())
+	// Hide makes something unreadable that the adapter has to know of the control plane, until show is called.
+	Hide func(t *testing.T) (show func())
+	// Fail makes the next call of Converge fail. It returns what has to be done before a call can succeed.
+	Fail func(t *testing.T, fault Fault) (mend func())
+	// Restore gives an API server the disk of an earlier time, and has it run with the keys of then.
+	Restore func(t *testing.T, server string, keys controlplane.Keys, have []keystore.KeyPair)
+	// Remove removes an API server for good, with its machine.
+	Remove func(t *testing.T, server string)
+	// Join has an API server appear on its own, which runs with these keys.
+	Join func(t *testing.T, keys controlplane.Keys) (server string)
+}
+
+// Fault is how one write fails.
+type Fault int
+
+// The faults. A caller sees an error for both.
+const (
+	// Failed fails the write before all of it has happened.
+	Failed Fault = iota + 1
+	// FailedButPersisted fails the write, which happens nevertheless.
+	FailedButPersisted
+)
+
+// Run runs the suite. Each test has a cluster of its own, and they run one after the other.
+func Run(t *testing.T, f Fixture) {
+	if f.Patience == 0 {
+		f.Patience = 10 * time.Second
+	}
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, fixture)
+	}{
+		{"Absent", testAbsent},
+		{"HalfMade", testHalfMade},
+		{"Rotation", testRotation},
+		{"RotationWithSigners", testRotationWithSigners},
+		{"TwoCallers", testTwoCallers},
+		{"OneIsOut", testOneIsOut},
+		{"Vanished", testVanished},
+		{"Unseen", testUnseen},
+		{"Failed", func(t *testing.T, f fixture) { testFailed(t, f, Failed) }},
+		{"FailedButPersisted", func(t *testing.T, f fixture) { testFailed(t, f, FailedButPersisted) }},
+		{"Removed", testRemoved},
+		{"Newcomer", testNewcomer},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			test.run(t, fixture{
+				Cluster: f.New(t), patience: f.Patience, external: f.External,
+				keys: []keystore.KeyPair{generate(t, 1, jwks.ES256), generate(t, 2, jwks.RS256)},
+			})
+		})
+	}
+}
+
+// The keys of a rotation, in its order.
+var (
+	first     = controlplane.Keys{Verify: []int{1}, Sign: 1}
+	published = controlplane.Keys{Verify: []int{1, 2}, Sign: 1}
+	switched  = controlplane.Keys{Verify: []int{1, 2}, Sign: 2}
+	last      = controlplane.Keys{Verify: []int{2}, Sign: 2}
+)
+
+// testAbsent has a cluster whose control plane was never made.
+func testAbsent(t *testing.T, f fixture) {
+	f.wantAbsent(t)
+	for range 2 {
+		if gone, err := f.Open(t).Delete(t.Context()); !gone || err != nil {
+			t.Errorf("deleting what was never made: %v, %v", gone, err)
+		}
+	}
+	f.wantAbsent(t)
+}
+
+// testHalfMade deletes a control plane whose making has only begun.
+func testHalfMade(t *testing.T, f fixture) {
+	f.converge(t, controlplane.Target{Keys: first, ControllerManagerSign: 1}, f.keys[:1])
+	f.delete(t)
+}
+
+// testRotation makes a control plane, takes it through a rotation by restarts, and deletes it.
+func testRotation(t *testing.T, f fixture) {
+	f.make(t, first)
+	f.wantRepeatable(t, controlplane.Target{Keys: first, ControllerManagerSign: 1}, f.keys[:1])
+	f.wantReachable(t)
+	f.giveEach(t, published, 1, f.keys)
+	f.wantStale(t, controlplane.Target{Keys: first, ControllerManagerSign: 1})
+	f.giveEach(t, switched, 1, f.keys)
+	f.settle(t, controlplane.Target{Keys: switched, ControllerManagerSign: 2}, f.keys)
+	for _, server := range f.servers(t) {
+		f.wantStale(t, controlplane.Target{Keys: published, Next: server, ControllerManagerSign: 2})
+		f.wantStale(t, controlplane.Target{Keys: switched, Next: server, ControllerManagerSign: 1})
+	}
+	f.giveEach(t, last, 2, f.keys)
+	f.settle(t, controlplane.Target{Keys: last, ControllerManagerSign: 2}, f.keys[1:])
+	f.wantStale(t, controlplane.Target{Keys: switched, Live: true, ControllerManagerSign: 2})
+	f.wantProven(t, last)
+	f.delete(t)
+}
+
+// testRotationWithSigners changes the keys of all API servers at once, of which none is taken out for it.
+func testRotationWithSigners(t *testing.T, f fixture) {
+	if !f.external {
+		t.Skip("the API servers have no signers")
+	}
+	f.make(t, signed(first))
+	running := f.processes(t)
+	for _, step := range []struct {
+		keys controlplane.Keys
+		sign int
+	}{{published, 1}, {switched, 1}, {switched, 2}, {last, 2}} {
+		// Not without leave.
+		f.converge(t, controlplane.Target{Keys: signed(step.keys), ControllerManagerSign: step.sign}, f.keys)
+		f.settle(t, controlplane.Target{Keys: signed(step.keys), Live: true, ControllerManagerSign: step.sign}, f.keys)
+		f.wantProven(t, signed(step.keys))
+	}
+	f.wantStale(t, controlplane.Target{Keys: signed(switched), Live: true, ControllerManagerSign: 2})
+	f.wantProcesses(t, running)
+}
+
+// testTwoCallers has two controllers act on one plan, each on its own API server. No two of them may be out.
+func testTwoCallers(t *testing.T, f fixture) {
+	f.make(t, first)
+	servers := f.servers(t)
+	watch := f.watch(t)
+	one, two := f.Open(t), f.Open(t)
+	f.until(t, "both callers done", func() bool {
+		for i, a := range []controlplane.Adapter{one, two} {
+			target := controlplane.Target{Keys: published, Next: servers[i], ControllerManagerSign: 1}
+			if err := a.Converge(t.Context(), target, f.keys); err != nil {
+				t.Fatal(err)
+			}
+			watch.look()
+		}
+		return watch.state.has(servers[0], published) && watch.state.has(servers[1], published)
+	})
+}
+
+// testOneIsOut has an API server that does not come back. No other is taken out beside it, but for one that refuses tokens.
+func testOneIsOut(t *testing.T, f fixture) {
+	if f.Break == nil || f.Restore == nil {
+		t.Skip("no API server can be kept out, or be given an earlier disk")
+	}
+	f.make(t, first)
+	f.giveEach(t, published, 1, f.keys)
+	servers := f.servers(t)
+	broken, other := servers[0], servers[1]
+	mend := f.Break(t, broken)
+	process := f.Process(t, other)
+	f.until(t, "the adapter to see that one is out", func() bool { return !f.observe(t).ready(broken) })
+	for range 5 {
+		f.converge(t, controlplane.Target{Keys: switched, Next: other, ControllerManagerSign: 1}, f.keys)
+		if is := f.Process(t, other); is != process {
+			t.Fatalf("%s was taken out while %s is out", other, broken)
+		}
+	}
+	// It comes back with keys of a time when nobody knew version 2, and refuses what the others sign.
+	f.Restore(t, other, first, f.keys)
+	if s := f.observe(t); !s.runs(other, first) {
+		t.Fatalf("%s was restored, and is observed as %+v", other, s.server(other))
+	}
+	f.until(t, "an API server that refuses tokens to be brought up", func() bool {
+		f.converge(t, controlplane.Target{Keys: switched, Next: other, ControllerManagerSign: 1}, f.keys)
+		return f.observe(t).runs(other, switched)
+	})
+	mend()
+	f.giveEach(t, switched, 1, f.keys)
+}
+
+// testVanished kills API servers. They come back with the keys that they are configured with, whatever the target is.
+func testVanished(t *testing.T, f fixture) {
+	f.make(t, first)
+	servers := f.servers(t)
+	f.give(t, servers[0], published, 1, f.keys)
+	for _, server := range servers {
+		f.Kill(t, server)
+	}
+	target := controlplane.Target{Keys: published, ControllerManagerSign: 1}
+	f.until(t, "API servers to come back", func() bool {
+		f.converge(t, target, f.keys)
+		s := f.observe(t)
+		return s.has(servers[0], published) && s.has(servers[1], first)
+	})
+}
+
+// testUnseen hides something from the adapter, which must not take that for absence.
+func testUnseen(t *testing.T, f fixture) {
+	if f.Hide == nil {
+		t.Skip("nothing can be hidden")
+	}
+	f.make(t, first)
+	running := f.processes(t)
+	show := f.Hide(t)
+	f.wantUnknown(t)
+	// A target is refused or does what it may: it must not end or change what cannot be seen.
+	_ = f.Open(t).Converge(t.Context(), controlplane.Target{Keys: first, ControllerManagerSign: 1}, f.keys)
+	f.wantUnknown(t)
+	show()
+	f.settle(t, controlplane.Target{Keys: first, ControllerManagerSign: 1}, f.keys)
+	f.wantProcesses(t, running)
+}
+
+// testFailed has each change fail once. The next call finishes it.
+func testFailed(t *testing.T, f fixture, fault Fault) {
+	if f.Fail == nil {
+		t.Skip("no write can be made to fail")
+	}
+	fail := func(target controlplane.Target, keys []keystore.KeyPair) {
+		mend := f.Fail(t, fault)
+		if err := f.Open(t).Converge(t.Context(), target, keys); err == nil {
+			t.Error("a write failed, and Converge returned no error")
+		}
+		mend()
+	}
+	fail(controlplane.Target{Keys: first, ControllerManagerSign: 1}, f.keys[:1])
+	f.make(t, first)
+	for _, server := range f.servers(t) {
+		fail(controlplane.Target{Keys: published, Next: server, ControllerManagerSign: 1}, f.keys)
+		f.give(t, server, published, 1, f.keys)
+	}
+	f.wantProven(t, published)
+}
+
+// testRemoved removes an API server for good in the middle of a change.
+func testRemoved(t *testing.T, f fixture) {
+	if f.Remove == nil {
+		t.Skip("no API server can be removed")
+	}
+	f.make(t, first)
+	gone := f.servers(t)[0]
+	f.converge(t, controlplane.Target{Keys: published, Next: gone, ControllerManagerSign: 1}, f.keys)
+	f.Remove(t, gone)
+	f.until(t, "the API server to be listed no more", func() bool {
+		f.converge(t, controlplane.Target{Keys: published, Next: gone, ControllerManagerSign: 1}, f.keys)
+		return !f.observe(t).lists(gone)
+	})
+	f.giveEach(t, published, 1, f.keys)
+}
+
+// testNewcomer has an API server appear with the keys of before the switch.
+func testNewcomer(t *testing.T, f fixture) {
+	if f.Join == nil {
+		t.Skip("no API server can appear on its own")
+	}
+	f.make(t, first)
+	f.giveEach(t, published, 1, f.keys)
+	f.giveEach(t, switched, 1, f.keys)
+	name := f.Join(t, first)
+	if s := f.observe(t); !s.lists(name) || !s.server(name).Configured.Equal(first) {
+		t.Errorf("%s has joined with %v, and is reported as %+v", name, first, s.server(name))
+	}
+	f.give(t, name, switched, 1, f.keys)
+	f.wantProven(t, switched)
+}

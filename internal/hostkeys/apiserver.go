@@ -1,0 +1,237 @@
+package hostkeys
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/rotation"
+	"github.com/keyturn/keyturn/internal/signer/keydir"
+)
+
+// What a signer is to do beside serving keys.
+const (
+	// refreshHint and rotationRefreshHint are how often API servers ask for the keys on their own. A rotation does not wait
+	// for it: canary tokens make them ask.
+	refreshHint         = time.Hour
+	rotationRefreshHint = 5 * time.Second
+	// maxTokenExpiration is what an API server with keys from files grants too, by extending tokens of pods.
+	maxTokenExpiration = 365 * 24 * time.Hour
+)
+
+// APIServer is the keys of one kube-apiserver.
+type APIServer struct {
+	// Dir is its key directory.
+	Dir string
+	// SignerDir is the key directory of its signer.
+	SignerDir string
+
+	fault func(disk) disk
+}
+
+func (s APIServer) directory() directory { return directory{s.Dir, s.fault} }
+
+// PublicKey returns the path of the verification key of a version.
+func (s APIServer) PublicKey(version int) string { return filepath.Join(s.Dir, publicKeyFile(version)) }
+
+// PrivateKey returns the path of the signing key of a version.
+func (s APIServer) PrivateKey(version int) string {
+	return filepath.Join(s.Dir, privateKeyFile(version))
+}
+
+// Configured returns what the API server is to run with when it next starts or, with external keys, what its signer is to
+// serve; zero before the first Configure.
+func (s APIServer) Configured() (rotation.Keys, error) {
+	var held rotation.Keys
+	err := s.directory().look(func(files disk) (err error) {
+		held, err = heldKeys(files)
+		return err
+	})
+	if err != nil {
+		return rotation.Keys{}, fmt.Errorf("reading the keys of an API server in %s: %w", s.Dir, err)
+	}
+	return held, nil
+}
+
+func heldKeys(files disk) (rotation.Keys, error) {
+	var k rotation.Keys
+	found, err := readConfigured(files, &k)
+	if err != nil || !found {
+		return rotation.Keys{}, err
+	}
+	if err := check(k); err != nil {
+		return rotation.Keys{}, fmt.Errorf("%s: %w", configuredFile, err)
+	}
+	return k, nil
+}
+
+// Configure makes want what the API server is to run with, and has its signer, if it has one, serve it. keys holds the
+// versions of want at least. Keys of an earlier stage than the directory holds are refused with ErrStale, and nothing is
+// written.
+func (s APIServer) Configure(want rotation.Keys, keys []Key) error {
+	if err := s.configure(want, keys); err != nil {
+		return fmt.Errorf("writing the keys of an API server to %s: %w", s.Dir, err)
+	}
+	return nil
+}
+
+func (s APIServer) configure(want rotation.Keys, keys []Key) error {
+	if err := check(want); err != nil {
+		return err
+	}
+	if err := makeDir(s.Dir); err != nil {
+		return err
+	}
+	return s.directory().change(func(files disk) error {
+		held, err := heldKeys(files)
+		if err != nil {
+			return err
+		}
+		if want.Stage() < held.Stage() {
+			return fmt.Errorf("%w: it is to %s, and no more to %s", ErrStale, describe(held), describe(want))
+		}
+		if want.External {
+			return s.configureSigner(files, want, keys)
+		}
+		if err := writeKeys(files, want.Verify, want.Sign, keys); err != nil {
+			return err
+		}
+		return writeConfigured(files, want)
+	})
+}
+
+// configureSigner writes configured.json first. The key directory of the signer follows from it, so that a directory which
+// somebody spoiled cannot make a rotation look as if it had not begun.
+func (s APIServer) configureSigner(files disk, want rotation.Keys, keys []Key) error {
+	set, err := keySet(want, keys)
+	if err != nil {
+		return err
+	}
+	if err := writeConfigured(files, want); err != nil {
+		return err
+	}
+	// Crash here: the signer serves its old keys until Repair.
+	return keydir.Write(s.SignerDir, set)
+}
+
+// Repair writes again what the API server is configured with, if a crash or somebody else has spoiled it. It does nothing
+// when not all of these versions are given: a machine that comes back with retired keys has to be configured first.
+func (s APIServer) Repair(keys []Key) error {
+	err := s.directory().clean(func(files disk) error {
+		held, err := heldKeys(files)
+		if err != nil || !given(held, keys) {
+			return err
+		}
+		if held.External {
+			return s.configureSigner(files, held, keys)
+		}
+		return writeKeys(files, held.Verify, held.Sign, keys)
+	})
+	if err != nil {
+		return fmt.Errorf("repairing the keys of an API server in %s: %w", s.Dir, err)
+	}
+	return nil
+}
+
+// keySet is what a signer is to serve for these keys.
+func keySet(want rotation.Keys, keys []Key) (keydir.Set, error) {
+	set := keydir.Set{
+		SigningVersion: want.Sign, RefreshHint: refreshHint, RotationRefreshHint: rotationRefreshHint,
+		MaxTokenExpiration: maxTokenExpiration,
+	}
+	for _, version := range want.Verify {
+		given, err := versionOf(version, keys)
+		if err != nil {
+			return set, err
+		}
+		k, err := keydir.NewKey(version, given.Signer)
+		if err != nil {
+			return set, err
+		}
+		set.Keys = append(set.Keys, k)
+	}
+	return set, nil
+}
+
+// Served returns what the key directory of the signer holds; false when it cannot be read.
+func (s APIServer) Served() (rotation.Keys, bool) {
+	set, _, err := keydir.Read(s.SignerDir)
+	if err != nil {
+		return rotation.Keys{}, false
+	}
+	k := rotation.Keys{Sign: set.SigningVersion, External: true}
+	for _, key := range set.Keys {
+		k.Verify = append(k.Verify, key.Version)
+	}
+	return k, true
+}
+
+// Held returns the key versions whose private key is on the disk, ascending: as a file, or for the signer.
+func (s APIServer) Held() ([]int, error) {
+	var versions []int
+	err := s.directory().look(func(files disk) (err error) {
+		versions, err = held(files)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the private keys in %s: %w", s.Dir, err)
+	}
+	if k, ok := s.Served(); ok {
+		versions = append(versions, k.Verify...)
+	}
+	slices.Sort(versions)
+	return slices.Compact(versions), nil
+}
+
+// Tidy deletes every key file that is needed neither for what is configured nor for running, which is what the process runs
+// with, and what calls that were cut off left.
+func (s APIServer) Tidy(running rotation.Keys) error {
+	err := s.directory().clean(func(files disk) error {
+		held, err := heldKeys(files)
+		if err != nil {
+			return err
+		}
+		return tidy(files, append(filesOf(held), filesOf(running)...))
+	})
+	if err != nil {
+		return fmt.Errorf("deleting old keys of an API server in %s: %w", s.Dir, err)
+	}
+	return nil
+}
+
+// filesOf are the key files that an API server reads: none if it has a signer.
+func filesOf(k rotation.Keys) []string {
+	if k.External || k.IsZero() {
+		return nil
+	}
+	names := []string{privateKeyFile(k.Sign)}
+	for _, version := range k.Verify {
+		names = append(names, publicKeyFile(version))
+	}
+	return names
+}
+
+// RemoveSigner deletes the key directory of a signer that has ended. It refuses while the API server is configured with
+// external keys.
+func (s APIServer) RemoveSigner() error {
+	err := s.directory().change(func(files disk) error {
+		held, err := heldKeys(files)
+		if err != nil {
+			return err
+		}
+		if held.External {
+			return errors.New("the API server needs its signer")
+		}
+		if err := os.RemoveAll(s.SignerDir); err != nil {
+			return err
+		}
+		return syncDir(filepath.Dir(s.SignerDir))
+	})
+	if err != nil {
+		return fmt.Errorf("removing the keys of a signer from %s: %w", s.SignerDir, err)
+	}
+	return nil
+}

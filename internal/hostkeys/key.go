@@ -1,0 +1,67 @@
+package hostkeys
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/keyturn/keyturn/internal/rotation"
+)
+
+// Key is one key version as a machine is given it. It holds a private key: formatting and encoding do not show it.
+type Key struct {
+	// Version counts from 1.
+	Version int
+	// Signer signs with the private key; its Public is the verification key.
+	Signer crypto.Signer
+}
+
+// String names the key version without its private key.
+func (k Key) String() string { return fmt.Sprintf("key version %d", k.Version) }
+
+// Format writes String for every verb.
+func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
+
+// MarshalText returns String.
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+var (
+	// ErrStale means that the keys to write are of an earlier stage than those that the directory holds.
+	ErrStale = errors.New("later keys are configured already")
+	// ErrBusy means that another process is changing the directory at this moment. Try again.
+	ErrBusy = errors.New("another process is changing the directory")
+)
+
+// versionOf returns the key of a version, which must be there.
+func versionOf(version int, keys []Key) (Key, error) {
+	i := slices.IndexFunc(keys, func(k Key) bool { return k.Version == version })
+	if i < 0 || keys[i].Signer == nil {
+		return Key{}, fmt.Errorf("key version %d is wanted and was not given", version)
+	}
+	return keys[i], nil
+}
+
+// given reports whether every version of k is among the keys.
+func given(k rotation.Keys, keys []Key) bool {
+	for _, version := range k.Verify {
+		if _, err := versionOf(version, keys); err != nil {
+			return false
+		}
+	}
+	return !k.IsZero()
+}
+
+// check refuses keys that have no stage of their own: other than one version, or two that follow one another.
+func check(k rotation.Keys) error {
+	n := len(k.Verify)
+	if n < 1 || n > 2 || k.Verify[0] < 1 || n == 2 && k.Verify[1] != k.Verify[0]+1 || !slices.Contains(k.Verify, k.Sign) {
+		return fmt.Errorf("%s: want one key version, or two that follow one another, and one of them to sign", describe(k))
+	}
+	return nil
+}
+
+func describe(k rotation.Keys) string {
+	return fmt.Sprintf("accept key versions %v and sign with %d", k.Verify, k.Sign)
+}

@@ -1,0 +1,156 @@
+package local
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/controlplane/controlplanetest"
+	"github.com/keyturn/keyturn/internal/keystore"
+)
+
+// TestConformance runs the suite of controlplane.Adapter on real processes.
+func TestConformance(t *testing.T) {
+	controlplanetest.Run(t, controlplanetest.Fixture{Patience: 5 * time.Minute, New: func(t *testing.T) controlplanetest.Cluster {
+		h := testHost(t)
+		if err := os.MkdirAll(filepath.Join(h.DataDir(), "clusters"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		d := newDriver(t, h, testCluster("alpha", 2))
+		return controlplanetest.Cluster{
+			Open:    func(*testing.T) controlplane.Adapter { return d.cp() },
+			Prove:   d.prover.Prove,
+			Process: func(_ *testing.T, server string) string { return d.process(server) },
+			Kill:    func(_ *testing.T, server string) { d.kill(server) },
+			Break:   func(_ *testing.T, server string) func() { return d.occupy(server) },
+			Hide:    func(*testing.T) func() { return d.hideRegistry() },
+			Fail:    func(_ *testing.T, fault controlplanetest.Fault) func() { return d.obstruct(fault) },
+			Restore: func(_ *testing.T, server string, keys controlplane.Keys, have []keystore.KeyPair) {
+				d.restore(server, keys, have)
+			},
+		}
+	}})
+}
+
+// process is the pid of a process that runs, else empty.
+func (d *driver) process(name string) string {
+	d.t.Helper()
+	if pid := d.pid(name); pid != 0 {
+		return strconv.Itoa(pid)
+	}
+	return ""
+}
+
+// plane is the control plane at its site, and i the number of an API server of it.
+func (d *driver) plane(server string) (p *plane, i int) {
+	d.t.Helper()
+	site, err := d.host.EnsureSite(SiteName(d.uc))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if p, err = d.cp().at(site); err != nil {
+		d.t.Fatal(err)
+	}
+	for i = range p.Replicas {
+		if apiServerName(i) == server {
+			break
+		}
+	}
+	return p, i
+}
+
+// occupy kills an API server and takes its port.
+func (d *driver) occupy(server string) (release func()) {
+	d.t.Helper()
+	p, i := d.plane(server)
+	d.kill(server)
+	var taken net.Listener
+	d.await("the port of "+server+" to be free", func() (free bool) {
+		var err error
+		taken, err = net.Listen("tcp", net.JoinHostPort(p.APIServer(i).String(), apiServerPort))
+		return err == nil
+	})
+	return func() { taken.Close() }
+}
+
+func (d *driver) hideRegistry() (show func()) {
+	d.t.Helper()
+	path := d.host.registryPath()
+	if err := os.Rename(path, path+".hidden"); err != nil {
+		d.t.Fatal(err)
+	}
+	return func() {
+		if err := os.Rename(path+".hidden", path); err != nil {
+			d.t.Error(err)
+		}
+	}
+}
+
+// obstruct puts directories where keys are to be written or, for a failure after the write, are to be deleted.
+func (d *driver) obstruct(fault controlplanetest.Fault) (mend func()) {
+	d.t.Helper()
+	names := []string{"sa-1.pub", "sa-2.pub"}
+	if fault == controlplanetest.FailedButPersisted {
+		names = []string{"sa-9.pub"}
+	}
+	var obstacles []string
+	p, _ := d.plane("")
+	for i := range p.Replicas {
+		for _, name := range names {
+			path := filepath.Join(p.apiServerKeys(i).Dir, name)
+			if exists(path) {
+				continue
+			}
+			if err := os.MkdirAll(filepath.Join(path, "in the way"), 0o700); err != nil {
+				d.t.Fatal(err)
+			}
+			obstacles = append(obstacles, path)
+		}
+	}
+	return func() {
+		for _, path := range obstacles {
+			if err := os.RemoveAll(path); err != nil {
+				d.t.Error(err)
+			}
+		}
+	}
+}
+
+// restore gives an API server the keys of an earlier time, and starts it with them.
+func (d *driver) restore(server string, keys controlplane.Keys, have []keystore.KeyPair) {
+	d.t.Helper()
+	p, i := d.plane(server)
+	d.kill(server)
+	d.await(server+" to end", func() bool { return d.process(server) == "" })
+	disk := p.apiServerKeys(i)
+	if err := os.RemoveAll(disk.Dir); err != nil {
+		d.t.Fatal(err)
+	}
+	if err := disk.Configure(keys, hostKeys(have)); err != nil {
+		d.t.Fatal(err)
+	}
+	path, err := d.host.Binary(p.Version, binaryAPIServer)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.await(server+" to start", func() bool {
+		if err := p.run.Start(p.apiServer(path, i, keys)); err != nil {
+			d.t.Fatal(err)
+		}
+		return d.process(server) != ""
+	})
+}
+
+// await waits until something is so.
+func (d *driver) await(what string, so func() bool) {
+	d.t.Helper()
+	for begin := time.Now(); !so(); time.Sleep(10 * time.Millisecond) {
+		if time.Since(begin) > time.Minute {
+			d.t.Fatalf("waited a minute for %s", what)
+		}
+	}
+}
