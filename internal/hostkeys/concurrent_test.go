@@ -22,8 +22,8 @@ type opaque struct{ crypto.Signer }
 // writerDir is set in the processes that TestConcurrentWriters starts.
 const writerDir = "HOSTKEYS_TEST_DIR"
 
-// TestConcurrentWriters has several processes write keys of random stages, as controllers that know nothing of each other would.
-// A reader must never see the stage go back, and always find the keys that are named.
+// TestConcurrentWriters has several processes write keys of random stages, as controllers that know nothing of each
+// other would. A reader must never see the stage go back, and always find the keys that are named.
 func TestConcurrentWriters(t *testing.T) {
 	if dir := os.Getenv(writerDir); dir != "" {
 		writeAtRandom(t, APIServer{Dir: dir, SignerDir: dir + "-signer"})
@@ -66,7 +66,8 @@ func TestConcurrentWriters(t *testing.T) {
 	}
 }
 
-// writeAtRandom writes until the last stage was written, and checks each time that what was written stays or becomes more.
+// writeAtRandom writes until the last stage was written, and checks each time that what was written stays or becomes
+// more.
 func writeAtRandom(t *testing.T, s APIServer) {
 	for done := false; !done; {
 		// Mostly stages that are near: so there are many changes before the last.
@@ -98,8 +99,12 @@ func TestLockedDirectory(t *testing.T) {
 	}
 	was := snapshot(t, s.Dir)
 	for what, err := range map[string]error{
-		"configuring": s.Configure(files(1, 1, 2), testKeys), "repairing": s.Repair(testKeys), "tidying": s.Tidy(rotation.Keys{}),
-		"removing the signer": s.RemoveSigner(), "configuring the manager": m.Configure(2, testKeys), "tidying the manager's": m.Tidy(1),
+		"configuring":             s.Configure(files(1, 1, 2), testKeys),
+		"repairing":               s.Repair(testKeys),
+		"tidying":                 s.Tidy(rotation.Keys{}),
+		"removing the signer":     s.RemoveSigner(),
+		"configuring the manager": m.Configure(2, testKeys),
+		"tidying the manager's":   m.Tidy(1),
 	} {
 		if !errors.Is(err, ErrBusy) {
 			t.Errorf("%s: %v", what, err)

@@ -170,8 +170,8 @@ func discard(files disk, name string) error {
 	return nil
 }
 
-// tidy deletes every file of ours but those that are needed. It always syncs: what was deleted may have been so by a call that
-// was cut off before it did.
+// tidy deletes every file of ours but those that are needed. It always syncs: what was deleted may have been so by a
+// call that was cut off before it did.
 func tidy(files disk, needed []string) error {
 	names, err := files.names()
 	if err != nil {

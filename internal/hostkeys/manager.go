@@ -48,8 +48,8 @@ func heldSign(files disk) (int, error) {
 	return c.Sign, nil
 }
 
-// Configure makes sign the key version that it is to sign with, which keys holds. An older version than the one that the
-// directory holds is refused with ErrStale, and nothing is written.
+// Configure makes sign the key version that it is to sign with, which keys holds. An older version than the one that
+// the directory holds is refused with ErrStale, and nothing is written.
 func (m ControllerManager) Configure(sign int, keys []Key) error {
 	if err := m.configure(sign, keys); err != nil {
 		return fmt.Errorf("writing the key of a kube-controller-manager to %s: %w", m.Dir, err)
@@ -76,8 +76,8 @@ func (m ControllerManager) configure(sign int, keys []Key) error {
 	})
 }
 
-// Tidy deletes every key file that is needed neither for the version that is configured nor for running, which is the one
-// that the process runs with, and what calls that were cut off left.
+// Tidy deletes every key file that is needed neither for the version that is configured nor for running, which is the
+// one that the process runs with, and what calls that were cut off left.
 func (m ControllerManager) Tidy(running int) error {
 	err := m.directory().clean(func(files disk) error {
 		held, err := heldSign(files)

@@ -86,7 +86,7 @@ type driver struct {
 	prover *controlplane.Prover
 }
 
-// cp is the control plane, opened anew each time as a controller may do.
+// cp opens the control plane, each time again as a controller does.
 func (d *driver) cp() *ControlPlane { return d.host.ControlPlane(d.uc) }
 
 // until repeats Converge until the observed state satisfies done.

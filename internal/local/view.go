@@ -85,8 +85,8 @@ func (p *plane) look(ctx context.Context) (view, error) {
 	return v, p.lookAtHealth(ctx, &v)
 }
 
-// checkRecords refuses a view of API servers that have run, none of which has its configured.json or runs: how far the cluster's
-// rotations have come cannot be known.
+// checkRecords refuses a view of API servers that have run, none of which has its configured.json or runs: how far the
+// cluster's rotations have come cannot be known.
 func (p *plane) checkRecords(v view) error {
 	if slices.ContainsFunc(v.servers, func(s serverView) bool { return !s.Configured.IsZero() }) {
 		return nil
