@@ -120,14 +120,18 @@ func (v view) state(endpoint string) controlplane.State {
 // is to run with, and then the keys to the signer. What was done is seen from outside, so that each call finds its
 // place in it again.
 func (c *ControlPlane) Converge(ctx context.Context, target controlplane.Target, keys []keystore.KeyPair) error {
-	err := c.converge(ctx, target, hostKeys(keys))
-	if errors.Is(err, hostkeys.ErrStale) { // somebody has acted on a later plan since it was compared
-		err = fmt.Errorf("%w: %w", controlplane.ErrStale, err)
-	}
-	if err != nil {
+	if err := staleness(c.converge(ctx, target, hostKeys(keys))); err != nil {
 		return fmt.Errorf("converging control plane of cluster %s: %w", c.cluster, err)
 	}
 	return nil
+}
+
+// staleness makes an error one of the port if somebody has acted on a later plan since the target was compared.
+func staleness(err error) error {
+	if errors.Is(err, hostkeys.ErrStale) {
+		return fmt.Errorf("%w: %w", controlplane.ErrStale, err)
+	}
+	return err
 }
 
 // hostKeys are the keys as package hostkeys takes them.

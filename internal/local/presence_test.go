@@ -187,3 +187,27 @@ func TestStaleTarget(t *testing.T) {
 		}
 	}
 }
+
+// TestLateWrite acts on a view from before somebody else gave an API server later keys.
+func TestLateWrite(t *testing.T) {
+	p := newPresenceTest(t)
+	before, err := p.look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.configure(0)
+	target := controlplane.Target{Keys: controlplane.Keys{Verify: []int{1}, Sign: 1}, ControllerManagerSign: 1}
+	if err := before.refuseStale(target); err != nil {
+		t.Fatal(err)
+	}
+	keys := hostKeys([]keystore.KeyPair{testKey(t, 1)})
+	if err := staleness(p.convergeServers(t.Context(), before, target, keys)); !errors.Is(err, controlplane.ErrStale) {
+		t.Errorf("got %v", err)
+	}
+	if held, err := p.apiServerKeys(0).Configured(); err != nil || held.Sign != 2 {
+		t.Errorf("the API server is configured with %v, %v", held, err)
+	}
+	if err := staleness(nil); err != nil {
+		t.Error(err)
+	}
+}
