@@ -19,7 +19,7 @@ import (
 type Keys = rotation.Keys
 
 // Target is what a control plane is to become. API servers that are down, or do not exist yet, are started
-// whatever Next and Live say: with the keys they are configured with, or with Keys when they have none. An adapter that
+// regardless of Next and Live: with the keys they are configured with, or with Keys when they have none. An adapter that
 // cannot choose rolls one at a time.
 type Target = rotation.Target
 

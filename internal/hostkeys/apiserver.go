@@ -45,7 +45,7 @@ func (s APIServer) PrivateKey(version int) string {
 // to serve; zero before the first Configure.
 func (s APIServer) Configured() (rotation.Keys, error) {
 	var held rotation.Keys
-	err := s.directory().look(func(files disk) (err error) {
+	err := s.directory().read(func(files disk) (err error) {
 		held, err = heldKeys(files)
 		return err
 	})
@@ -103,7 +103,7 @@ func (s APIServer) configure(want rotation.Keys, keys []Key) error {
 }
 
 // configureSigner writes configured.json first. The key directory of the signer follows from it, so that a directory
-// which somebody spoiled cannot make a rotation look as if it had not begun.
+// which somebody spoiled cannot make a rotation appear not to have begun.
 func (s APIServer) configureSigner(files disk, want rotation.Keys, keys []Key) error {
 	set, err := keySet(want, keys)
 	if err != nil {

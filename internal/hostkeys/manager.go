@@ -26,7 +26,7 @@ func (m ControllerManager) PrivateKey(version int) string {
 // Configured returns the key version that it is to sign with when it next starts; 0 before the first Configure.
 func (m ControllerManager) Configured() (int, error) {
 	held := 0
-	err := m.directory().look(func(files disk) (err error) {
+	err := m.directory().read(func(files disk) (err error) {
 		held, err = heldSign(files)
 		return err
 	})

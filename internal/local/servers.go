@@ -18,7 +18,7 @@ const (
 	// serverGrace is how long an API server may take over the requests that it has; it usually takes about two seconds.
 	serverGrace = 20 * time.Second
 	// managerGrace is that of a kube-controller-manager, which serves nobody, goes on where another stopped, and takes
-	// longer than this to end by itself.
+	// longer than this to end on its own.
 	managerGrace = time.Second
 )
 

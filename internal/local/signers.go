@@ -73,8 +73,8 @@ func (c *serverChange) removeSigner() error {
 	return disk.RemoveSigner()
 }
 
-// runningKeys are those of an API server that was started with the keys of its stamp. A signer may have been told
-// others since.
+// runningKeys are those of an API server that was started with the keys of its stamp. A signer may have been
+// given others since.
 func (l layout) runningKeys(i int, stamp string, configured controlplane.Keys) (controlplane.Keys, error) {
 	k, err := keysOfStamp(stamp)
 	switch {

@@ -58,7 +58,7 @@ func (v view) anyHealthy() bool {
 	return false
 }
 
-// look observes the whole control plane, every process by itself.
+// look observes the whole control plane, every process on its own.
 func (p *plane) look(ctx context.Context) (view, error) {
 	var v view
 	balanced, balancer := p.lb.serverStates(ctx)

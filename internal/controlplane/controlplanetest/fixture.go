@@ -293,8 +293,8 @@ func (f fixture) watch(t *testing.T) *watch {
 	return &watch{fixture: f, t: t, before: f.processes(t), back: map[string]bool{}}
 }
 
-// look fails the test if two API servers are out. One is out from when its process ended until it first serves again.
-func (w *watch) look() {
+// check fails the test if two API servers are out. One is out from when its process ended until it first serves again.
+func (w *watch) check() {
 	w.t.Helper()
 	var out []string
 	for name, was := range w.before {

@@ -168,7 +168,7 @@ func testTwoCallers(t *testing.T, f fixture) {
 			if err := a.Converge(t.Context(), target, f.keys); err != nil {
 				t.Fatal(err)
 			}
-			watch.look()
+			watch.check()
 		}
 		return watch.state.has(servers[0], published) && watch.state.has(servers[1], published)
 	})
