@@ -72,7 +72,9 @@ func TestClientsNotKept(t *testing.T) {
 		"insecure":   func(cfg *rest.Config) { cfg.Insecure = true },
 		"token file": func(cfg *rest.Config) { cfg.BearerTokenFile = file },
 		"plugin": func(cfg *rest.Config) {
-			cfg.ExecProvider = &clientcmdapi.ExecConfig{Command: "true", APIVersion: "client.authentication.k8s.io/v1", InteractiveMode: "Never"}
+			cfg.ExecProvider = &clientcmdapi.ExecConfig{
+				Command: "true", APIVersion: "client.authentication.k8s.io/v1", InteractiveMode: "Never",
+			}
 		},
 	} {
 		var c clients
@@ -101,8 +103,8 @@ func TestClientsThatNobodyUsesAreDropped(t *testing.T) {
 func TestUnlimited(t *testing.T) {
 	cfg := &rest.Config{Host: "https://one.test", QPS: 5, Burst: 10}
 	got := Unlimited(cfg)
-	if got.QPS != -1 || got.Burst != 0 || got.Host != cfg.Host || !strings.HasPrefix(got.AcceptContentTypes, got.ContentType+",") ||
-		!strings.Contains(got.ContentType, "protobuf") {
+	protobuf := strings.Contains(got.ContentType, "protobuf") && strings.HasPrefix(got.AcceptContentTypes, got.ContentType+",")
+	if got.QPS != -1 || got.Burst != 0 || got.Host != cfg.Host || !protobuf {
 		t.Errorf("got %+v", got)
 	}
 	if cfg.QPS != 5 || cfg.Burst != 10 || cfg.ContentType != "" {

@@ -57,8 +57,8 @@ type Proof struct {
 	Signs int
 	// SigningKeyID is the kid of that token in any case.
 	SigningKeyID string
-	// Foreign are the kids in its JWKS, and the one it signs with, that are of none of the versions asked about: each once,
-	// ascending. They are as the API server gave them.
+	// Foreign are the kids in its JWKS, and the one it signs with, that are of none of the versions asked about: each
+	// once, ascending. They are as the API server gave them.
 	Foreign []string
 }
 
@@ -73,9 +73,10 @@ type Prover struct{ clients clients }
 // refusal can only be about the key. A version counts as accepted only if the served JWKS has its key too, and
 // as refused only if the JWKS does not. Every token is new, so kube-apiserver's cache of accepted tokens has no say.
 //
-// An API server whose keys are external first gets a token with a kid that nobody has, which makes it ask its signer for the keys:
-// what it then accepts is what the signer serves now, and not what it served at the end of the last refresh hint. That comes before
-// the token that it is to issue: a signer signs with no key that its API server has not asked for.
+// An API server whose keys are external first gets a token with a kid that nobody has, which makes it ask its signer
+// for the keys: what it then accepts is what the signer serves now, and not what it served at the end of the last
+// refresh hint. That comes before the token that it is to issue: a signer signs with no key that its API server has not
+// asked for.
 func (p *Prover) Prove(ctx context.Context, q Question) (Proof, error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
@@ -147,8 +148,9 @@ func foreign(keys []keystore.KeyPair, signing string, served jwks.Set) (kids []s
 func issue(ctx context.Context, client kubernetes.Interface) (string, error) {
 	lifetime := canaryLifetime
 	request := func() (*authenticationv1.TokenRequest, error) {
-		return client.CoreV1().ServiceAccounts(canaryNamespace).CreateToken(ctx, canaryAccount,
-			&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &lifetime}}, metav1.CreateOptions{})
+		spec := authenticationv1.TokenRequestSpec{ExpirationSeconds: &lifetime}
+		return client.CoreV1().ServiceAccounts(canaryNamespace).CreateToken(
+			ctx, canaryAccount, &authenticationv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
 	}
 	answer, err := request()
 	if apierrors.IsNotFound(err) {
@@ -201,7 +203,8 @@ func document(ctx context.Context, client kubernetes.Interface, path string) ([]
 	return read, nil
 }
 
-// fetch makes the API server refresh its keys: for a token of its own issuer with a kid that no signer has, it asks its signer.
+// fetch makes the API server refresh its keys: for a token of its own issuer with a kid that no signer has, it asks its
+// signer.
 func fetch(ctx context.Context, client kubernetes.Interface) error {
 	nobody, err := keystore.Generate(rand.Reader, 1, jwks.ES256)
 	if err != nil {
@@ -223,7 +226,9 @@ func fetch(ctx context.Context, client kubernetes.Interface) error {
 }
 
 // reviewAll reports of each key whether a canary token of it is accepted.
-func reviewAll(ctx context.Context, client kubernetes.Interface, issued string, keys []keystore.KeyPair) ([]bool, error) {
+func reviewAll(
+	ctx context.Context, client kubernetes.Interface, issued string, keys []keystore.KeyPair,
+) ([]bool, error) {
 	claims, err := claimsOf(issued)
 	if err != nil {
 		return nil, err
@@ -238,7 +243,9 @@ func reviewAll(ctx context.Context, client kubernetes.Interface, issued string, 
 }
 
 // review signs claims with k and lets the API server review the result.
-func review(ctx context.Context, client kubernetes.Interface, claims any, k keystore.KeyPair) (accepted bool, err error) {
+func review(
+	ctx context.Context, client kubernetes.Interface, claims any, k keystore.KeyPair,
+) (accepted bool, err error) {
 	canary, err := token.Sign(rand.Reader, k.Signer, k.Algorithm, k.KeyID, claims)
 	if err != nil {
 		return false, err

@@ -95,43 +95,50 @@ func want(t *testing.T, what string, want, got controlplane.Proof) {
 }
 
 func TestProve(t *testing.T) {
-	one, two, three, four := generate(t, 1, "RS256"), generate(t, 2, "ES256"), generate(t, 3, "RS256"), generate(t, 4, "ES256")
+	one, two := generate(t, 1, "RS256"), generate(t, 2, "ES256")
+	three, four := generate(t, 3, "RS256"), generate(t, 4, "ES256")
 	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one, two)})
 
 	// Several at once find no canary account, and make one. Later it is there already, and so are the clients.
 	prover := &controlplane.Prover{}
+	question := controlplane.Question{Config: cfg, Keys: []keystore.KeyPair{four, three, two, one}}
+	known := controlplane.Proof{Accepts: []int{1, 2}, Refuses: []int{3, 4}, Signs: 1, SigningKeyID: one.KeyID}
 	for range 2 {
 		var all sync.WaitGroup
 		for range 8 {
 			all.Go(func() {
-				got, err := prover.Prove(t.Context(), controlplane.Question{Config: cfg, Keys: []keystore.KeyPair{four, three, two, one}})
+				got, err := prover.Prove(t.Context(), question)
 				if err != nil {
 					t.Error(err)
 				}
-				want(t, "all keys known", controlplane.Proof{Accepts: []int{1, 2}, Refuses: []int{3, 4}, Signs: 1, SigningKeyID: one.KeyID}, got)
+				want(t, "all keys known", known, got)
 			})
 		}
 		all.Wait()
 	}
 	wantPowerless(t, cfg)
 
-	// Keys that nobody has told us of prove nothing about ours, and are named.
+	// Keys that are none of ours prove nothing about ours, and are named.
 	foreign := []string{one.KeyID, two.KeyID}
 	slices.Sort(foreign)
-	want(t, "foreign signer", controlplane.Proof{Refuses: []int{3}, SigningKeyID: one.KeyID, Foreign: foreign}, ask(t, cfg, three))
-	want(t, "foreign verification key", controlplane.Proof{Accepts: []int{1}, Signs: 1, SigningKeyID: one.KeyID, Foreign: []string{two.KeyID}},
-		ask(t, cfg, one))
+	want(t, "foreign signer", controlplane.Proof{
+		Refuses: []int{3}, SigningKeyID: one.KeyID, Foreign: foreign,
+	}, ask(t, cfg, three))
+	want(t, "foreign verification key", controlplane.Proof{
+		Accepts: []int{1}, Signs: 1, SigningKeyID: one.KeyID, Foreign: []string{two.KeyID},
+	}, ask(t, cfg, one))
 	want(t, "no keys", controlplane.Proof{SigningKeyID: one.KeyID, Foreign: foreign}, ask(t, cfg))
 }
 
-// wantPowerless wants no pod to get a token of the canary account by itself.
+// wantPowerless wants no pod to get a token of the canary account on its own.
 func wantPowerless(t *testing.T, cfg *rest.Config) {
 	t.Helper()
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	account, err := client.CoreV1().ServiceAccounts("kube-system").Get(t.Context(), "keyturn-canary", metav1.GetOptions{})
+	accounts := client.CoreV1().ServiceAccounts("kube-system")
+	account, err := accounts.Get(t.Context(), "keyturn-canary", metav1.GetOptions{})
 	if err != nil || account.AutomountServiceAccountToken == nil || *account.AutomountServiceAccountToken {
 		t.Errorf("the canary account is %+v, %v", account, err)
 	}
@@ -141,16 +148,17 @@ func wantPowerless(t *testing.T, cfg *rest.Config) {
 func TestProveComparesWithTheJWKS(t *testing.T) {
 	one, two, three := generate(t, 1, "ES256"), generate(t, 2, "ES256"), generate(t, 3, "ES256")
 	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one, two)})
+	type pairs = []keystore.KeyPair
 	for name, c := range map[string]struct {
-		served []keystore.KeyPair
+		served pairs
 		want   controlplane.Proof
 	}{
-		"as it is": {[]keystore.KeyPair{one, two}, controlplane.Proof{Accepts: []int{1, 2}, Refuses: []int{3}, Signs: 1}},
+		"as it is": {pairs{one, two}, controlplane.Proof{Accepts: []int{1, 2}, Refuses: []int{3}, Signs: 1}},
 		// It accepts 2, which verifiers outside do not get to know.
-		"accepted and not served": {[]keystore.KeyPair{one}, controlplane.Proof{Accepts: []int{1}, Refuses: []int{3}, Signs: 1}},
+		"accepted and not served": {pairs{one}, controlplane.Proof{Accepts: []int{1}, Refuses: []int{3}, Signs: 1}},
 		// It refuses 3, which verifiers outside accept.
-		"refused and served":            {[]keystore.KeyPair{one, two, three}, controlplane.Proof{Accepts: []int{1, 2}, Signs: 1}},
-		"the signing key is not served": {[]keystore.KeyPair{two}, controlplane.Proof{Accepts: []int{2}, Refuses: []int{3}, Signs: 1}},
+		"refused and served":            {pairs{one, two, three}, controlplane.Proof{Accepts: []int{1, 2}, Signs: 1}},
+		"the signing key is not served": {pairs{two}, controlplane.Proof{Accepts: []int{2}, Refuses: []int{3}, Signs: 1}},
 		"nothing served":                {nil, controlplane.Proof{Refuses: []int{3}, Signs: 1}},
 	} {
 		c.want.SigningKeyID = one.KeyID
@@ -225,16 +233,16 @@ func TestProofThatFails(t *testing.T) {
 		path, status, want string
 		external           bool
 	}{
-		"no token":                 {"/serviceaccounts/keyturn-canary/token", "500", "requesting a token from http://127.0.0.1", false},
-		"no account":               {"/serviceaccounts", "403", "creating ServiceAccount kube-system/keyturn-canary", false},
-		"no review":                {"/tokenreviews", "503", "reviewing a canary token at http://127.0.0.1", false},
-		"no JWKS":                  {jwks.Path, "403", "reading the JWKS of http://127.0.0.1", false},
-		"no discovery":             {jwks.DiscoveryPath, "403", "reading its discovery document", true},
-		"no review to ask":         {"/tokenreviews", "500", "ask its signer", true},
-		"JWKS that is none":        {jwks.Path, "{", "reading the JWKS of http://127.0.0.1", false},
-		"endless JWKS":             {jwks.Path, string(long) + string(set(t, one)), "longer than 1048576 bytes", false},
-		"discovery that is none":   {jwks.DiscoveryPath, "[]", "reading its discovery document", true},
-		"accepts whatever it gets": {"/tokenreviews", authenticated, "a key that nobody has", true},
+		"no token":               {"/serviceaccounts/keyturn-canary/token", "500", "requesting a token from http://127.0.0.1", false},
+		"no account":             {"/serviceaccounts", "403", "creating ServiceAccount kube-system/keyturn-canary", false},
+		"no review":              {"/tokenreviews", "503", "reviewing a canary token at http://127.0.0.1", false},
+		"no JWKS":                {jwks.Path, "403", "reading the JWKS of http://127.0.0.1", false},
+		"no discovery":           {jwks.DiscoveryPath, "403", "reading its discovery document", true},
+		"no review to ask":       {"/tokenreviews", "500", "ask its signer", true},
+		"JWKS that is none":      {jwks.Path, "{", "reading the JWKS of http://127.0.0.1", false},
+		"endless JWKS":           {jwks.Path, string(long) + string(set(t, one)), "longer than 1048576 bytes", false},
+		"discovery that is none": {jwks.DiscoveryPath, "[]", "reading its discovery document", true},
+		"accepts anything":       {"/tokenreviews", authenticated, "a key that nobody has", true},
 	} {
 		faulty := proxied(t, cfg, func(w http.ResponseWriter, r *http.Request) bool {
 			if !strings.HasSuffix(r.URL.Path, c.path) {
@@ -284,8 +292,8 @@ func TestProofOfAServerThatHangs(t *testing.T) {
 	}
 }
 
-// TestProveAtASigner has an API server with a signer, whose keys change while both run. The refresh hint is an hour: what the API
-// server knows of a change within this test, it has asked for because it was made to.
+// TestProveAtASigner has an API server with a signer, whose keys change while both run. The refresh hint is an hour:
+// what the API server knows of a change within this test, it has asked for because it was made to.
 func TestProveAtASigner(t *testing.T) {
 	one, two := generate(t, 1, "ES256"), generate(t, 2, "ES256")
 	keys := []hostkeys.Key{{Version: 1, Signer: one.Signer}, {Version: 2, Signer: two.Signer}}
@@ -304,7 +312,9 @@ func TestProveAtASigner(t *testing.T) {
 	prover := &controlplane.Prover{}
 	prove := func(external bool) controlplane.Proof {
 		t.Helper()
-		proof, err := prover.Prove(t.Context(), controlplane.Question{Config: cfg, Keys: []keystore.KeyPair{one, two}, External: external})
+		proof, err := prover.Prove(t.Context(), controlplane.Question{
+			Config: cfg, Keys: []keystore.KeyPair{one, two}, External: external,
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -313,10 +323,8 @@ func TestProveAtASigner(t *testing.T) {
 	// until repeats the proof: the signer needs a moment to see that its key directory was changed.
 	until := func(what string, is controlplane.Proof) {
 		t.Helper()
-		err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
-			return cmp.Equal(prove(true), is), nil
-		})
-		if err != nil {
+		proven := func(context.Context) (bool, error) { return cmp.Equal(prove(true), is), nil }
+		if wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true, proven) != nil {
 			want(t, what, is, prove(true))
 		}
 	}

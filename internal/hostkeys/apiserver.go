@@ -14,8 +14,8 @@ import (
 
 // What a signer is to do beside serving keys.
 const (
-	// refreshHint and rotationRefreshHint are how often API servers ask for the keys on their own. A rotation does not wait
-	// for it: canary tokens make them ask.
+	// refreshHint and rotationRefreshHint are how often API servers ask for the keys on their own. A rotation does not
+	// wait for it: canary tokens make them ask.
 	refreshHint         = time.Hour
 	rotationRefreshHint = 5 * time.Second
 	// maxTokenExpiration is what an API server with keys from files grants too, by extending tokens of pods.
@@ -42,11 +42,11 @@ func (s APIServer) PrivateKey(version int) string {
 	return filepath.Join(s.Dir, privateKeyFile(version))
 }
 
-// Configured returns what the API server is to run with when it next starts or, with external keys, what its signer is to
-// serve; zero before the first Configure.
+// Configured returns what the API server is to run with when it next starts or, with external keys, what its signer is
+// to serve; zero before the first Configure.
 func (s APIServer) Configured() (rotation.Keys, error) {
 	var held rotation.Keys
-	err := s.directory().look(func(files disk) (err error) {
+	err := s.directory().read(func(files disk) (err error) {
 		held, err = heldKeys(files)
 		return err
 	})
@@ -69,8 +69,8 @@ func heldKeys(files disk) (rotation.Keys, error) {
 }
 
 // Configure makes want what the API server is to run with, and has its signer, if it has one, serve it. keys holds the
-// versions of want at least. Keys of an earlier stage than the directory holds are refused with ErrStale, and nothing is
-// written.
+// versions of want at least. Keys of an earlier stage than the directory holds are refused with ErrStale, and nothing
+// is written.
 func (s APIServer) Configure(want rotation.Keys, keys []Key) error {
 	if err := s.configure(want, keys); err != nil {
 		return fmt.Errorf("writing the keys of an API server to %s: %w", s.Dir, err)
@@ -103,8 +103,8 @@ func (s APIServer) configure(want rotation.Keys, keys []Key) error {
 	})
 }
 
-// configureSigner writes configured.json first. The key directory of the signer follows from it, so that a directory which
-// somebody spoiled cannot make a rotation look as if it had not begun.
+// configureSigner writes configured.json first. The key directory of the signer follows from it, so that a directory
+// which somebody spoiled cannot make a rotation appear not to have begun.
 func (s APIServer) configureSigner(files disk, want rotation.Keys, keys []Key) error {
 	set, err := keySet(want, keys)
 	if err != nil {
@@ -117,8 +117,9 @@ func (s APIServer) configureSigner(files disk, want rotation.Keys, keys []Key) e
 	return keydir.Write(s.SignerDir, set)
 }
 
-// Repair writes again what the API server is configured with, if a crash or somebody else has spoiled it. It does nothing
-// when not all of these versions are given: a machine that comes back with retired keys has to be configured first.
+// Repair writes again what the API server is configured with, if a crash or somebody else has spoiled it. It does
+// nothing when not all of these versions are given: a machine that comes back with retired keys has to be configured
+// first.
 func (s APIServer) Repair(keys []Key) error {
 	err := s.directory().clean(func(files disk) error {
 		held, err := heldKeys(files)
@@ -172,7 +173,7 @@ func (s APIServer) Served() (rotation.Keys, bool) {
 // Held returns the key versions whose private key is on the disk, ascending: as a file, or for the signer.
 func (s APIServer) Held() ([]int, error) {
 	var versions []int
-	err := s.directory().look(func(files disk) (err error) {
+	err := s.directory().read(func(files disk) (err error) {
 		versions, err = held(files)
 		return err
 	})

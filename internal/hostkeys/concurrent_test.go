@@ -4,11 +4,14 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/keyturn/keyturn/internal/rotation"
 )
@@ -19,8 +22,8 @@ type opaque struct{ crypto.Signer }
 // writerDir is set in the processes that TestConcurrentWriters starts.
 const writerDir = "HOSTKEYS_TEST_DIR"
 
-// TestConcurrentWriters has several processes write keys of random stages, as controllers that know nothing of each other would.
-// A reader must never see the stage go back, and always find the keys that are named.
+// TestConcurrentWriters has several processes write keys of random stages, as controllers that know nothing of each
+// other would. A reader must never see the stage go back, and always find the keys that are named.
 func TestConcurrentWriters(t *testing.T) {
 	if dir := os.Getenv(writerDir); dir != "" {
 		writeAtRandom(t, APIServer{Dir: dir, SignerDir: dir + "-signer"})
@@ -63,7 +66,8 @@ func TestConcurrentWriters(t *testing.T) {
 	}
 }
 
-// writeAtRandom writes until the last stage was written, and checks each time that what was written stays or becomes more.
+// writeAtRandom writes until the last stage was written, and checks each time that what was written stays or becomes
+// more.
 func writeAtRandom(t *testing.T, s APIServer) {
 	for done := false; !done; {
 		// Mostly stages that are near: so there are many changes before the last.
@@ -95,8 +99,12 @@ func TestLockedDirectory(t *testing.T) {
 	}
 	was := snapshot(t, s.Dir)
 	for what, err := range map[string]error{
-		"configuring": s.Configure(files(1, 1, 2), testKeys), "repairing": s.Repair(testKeys), "tidying": s.Tidy(rotation.Keys{}),
-		"removing the signer": s.RemoveSigner(), "configuring the manager": m.Configure(2, testKeys), "tidying the manager's": m.Tidy(1),
+		"configuring":             s.Configure(files(1, 1, 2), testKeys),
+		"repairing":               s.Repair(testKeys),
+		"tidying":                 s.Tidy(rotation.Keys{}),
+		"removing the signer":     s.RemoveSigner(),
+		"configuring the manager": m.Configure(2, testKeys),
+		"tidying the manager's":   m.Tidy(1),
 	} {
 		if !errors.Is(err, ErrBusy) {
 			t.Errorf("%s: %v", what, err)
@@ -105,4 +113,44 @@ func TestLockedDirectory(t *testing.T) {
 	if held, err := s.Configured(); err != nil || !held.Equal(files(1, 1)) || len(snapshot(t, s.Dir)) != len(was) {
 		t.Errorf("configured: %v, %v", held, err)
 	}
+}
+
+// TestLockIsGivenUp has a child process hold a copy of the directory's file, as one that is just being started does.
+func TestLockIsGivenUp(t *testing.T) {
+	s := newServer(t)
+	copies := 0
+	s.fault = func(d disk) disk {
+		fd, err := unix.Dup(int(d.(*rootDisk).self.Fd()))
+		must(t, err)
+		t.Cleanup(func() { must(t, unix.Close(fd)) })
+		copies++
+		return d
+	}
+	must(t, s.Configure(files(1, 1), testKeys), s.Configure(files(1, 1, 2), testKeys), s.Tidy(files(1, 1, 2)))
+	if copies != 3 {
+		t.Errorf("the directory was opened %d times", copies)
+	}
+}
+
+// full is a disk on which only half of a file fits.
+type full struct{ disk }
+
+func (f full) create(name, like string, content []byte) error {
+	return errors.Join(f.disk.create(name, like, content[:len(content)/2]), unix.ENOSPC)
+}
+
+func TestFullDisk(t *testing.T) {
+	s := newServer(t)
+	must(t, s.Configure(files(1, 1), testKeys))
+	was := snapshot(t, s.Dir)
+	small := s
+	small.fault = func(d disk) disk { return full{d} }
+	if err := small.Configure(files(1, 1, 2), testKeys); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("got %v", err)
+	}
+	if is := snapshot(t, s.Dir); !maps.Equal(was, is) {
+		t.Errorf("left: %q", is)
+	}
+	must(t, s.Configure(files(1, 1, 2), testKeys))
+	s.wantKeys(t, files(1, 1, 2))
 }

@@ -86,7 +86,8 @@ func (c *crashing) create(name, like string, content []byte) error {
 	if c.steps+1 == c.step && c.how == half {
 		content = content[:len(content)/2]
 	}
-	return c.write("create", func() error { return c.disk.create(name, like, content) }, func() error { return discard(c.disk, name) })
+	create := func() error { return c.disk.create(name, like, content) }
+	return c.write("create", create, func() error { return discard(c.disk, name) })
 }
 
 func (c *crashing) rename(from, to string) error {
@@ -192,8 +193,8 @@ func TestCrashOfAnAPIServersKeys(t *testing.T) {
 	}
 }
 
-// crashServer crashes while an API server gets other keys, and expects it to have the ones before or the ones after, and the
-// next call to finish.
+// crashServer crashes while an API server gets other keys, and expects it to have the ones before or the ones after,
+// and the next call to finish.
 func crashServer(t *testing.T, at crash, from, to rotation.Keys) int {
 	s := newServer(t)
 	if !from.IsZero() {

@@ -71,8 +71,8 @@ func alone(root *rootDisk, files disk, do func(disk) error) error {
 	return errors.Join(err, root.close())
 }
 
-// look has do read a directory; one that does not exist holds nothing.
-func (d directory) look(do func(disk) error) error {
+// read has do read a directory; one that does not exist holds nothing.
+func (d directory) read(do func(disk) error) error {
 	root, files, err := d.open()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

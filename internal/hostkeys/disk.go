@@ -81,8 +81,8 @@ func (d *rootDisk) create(name, like string, content []byte) error {
 	return errors.Join(err, d.imitate(f, like), f.Sync(), f.Close())
 }
 
-// imitate gives a file the owner, group and mode of another. A link is not followed, since it says nothing about who may
-// read what takes its name.
+// imitate gives a file the owner, group and mode of another. A link is not followed, since it says nothing about who
+// may read what takes its name.
 func (d *rootDisk) imitate(f *os.File, like string) error {
 	info, err := d.root.Lstat(like)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {

@@ -65,7 +65,9 @@ func TestKeysOfASigner(t *testing.T) {
 }
 
 // stages are what an API server is configured with, one after the other.
-var stages = []rotation.Keys{files(1, 1), files(1, 1, 2), files(2, 1, 2), files(2, 2), files(2, 2, 3), files(3, 2, 3), files(3, 3)}
+var stages = []rotation.Keys{
+	files(1, 1), files(1, 1, 2), files(2, 1, 2), files(2, 2), files(2, 2, 3), files(3, 2, 3), files(3, 3),
+}
 
 func TestEarlierStageIsRefused(t *testing.T) {
 	for h, held := range stages {
@@ -99,7 +101,8 @@ func TestOlderSigningKeyIsRefused(t *testing.T) {
 	must(t, m.Tidy(0), m.Configure(2, testKeys), m.Configure(2, testKeys))
 	was := snapshot(t, m.Dir)
 	err := m.Configure(1, testKeys)
-	if !errors.Is(err, ErrStale) || !strings.Contains(err.Error(), "version 2") || !strings.Contains(err.Error(), "with 1") {
+	text := fmt.Sprint(err)
+	if !errors.Is(err, ErrStale) || !strings.Contains(text, "version 2") || !strings.Contains(text, "with 1") {
 		t.Errorf("got %v", err)
 	}
 	if !maps.Equal(was, snapshot(t, m.Dir)) {
@@ -121,8 +124,8 @@ func TestOlderSigningKeyIsRefused(t *testing.T) {
 func TestKeysWithoutAStageAreRefused(t *testing.T) {
 	s := newServer(t)
 	for _, k := range []rotation.Keys{
-		{}, {Sign: 1}, {Verify: []int{1}}, files(0, 0), files(2, 1), files(1, 1, 3), files(2, 2, 1), files(1, 1, 1), files(1, 1, 2, 3), files(3, 1, 2),
-		external(2, 1), files(-1, -1), files(0, 0, 1),
+		{}, {Sign: 1}, {Verify: []int{1}}, files(0, 0), files(-1, -1), files(0, 0, 1), files(2, 1), external(2, 1),
+		files(1, 1, 3), files(2, 2, 1), files(1, 1, 1), files(1, 1, 2, 3), files(3, 1, 2),
 	} {
 		if err := s.Configure(k, testKeys); err == nil || errors.Is(err, ErrStale) {
 			t.Errorf("%v: %v", k, err)
@@ -143,7 +146,8 @@ func TestKeysWithoutAStageAreRefused(t *testing.T) {
 
 func TestSpoiledConfiguration(t *testing.T) {
 	for _, content := range []string{
-		"", "{", "[]", "null garbage", `{"Verify":[1],"Sign":1,"Stage":9}`, `{"Verify":[2],"Sign":1}`, `{"Verify":[],"Sign":0}`, `{"Sign":-1}`,
+		"", "{", "[]", "null garbage", `{"Verify":[1],"Sign":1,"Stage":9}`, `{"Verify":[2],"Sign":1}`,
+		`{"Verify":[],"Sign":0}`, `{"Sign":-1}`,
 	} {
 		s, m := newServer(t), newManager(t)
 		must(t, s.Configure(files(1, 1), testKeys), m.Configure(1, testKeys))
@@ -153,9 +157,14 @@ func TestSpoiledConfiguration(t *testing.T) {
 		_, server := s.Configured()
 		_, manager := m.Configured()
 		for what, err := range map[string]error{
-			"reading": server, "configuring": s.Configure(files(2, 2), testKeys), "tidying": s.Tidy(files(1, 1)), "repairing": s.Repair(testKeys),
-			"removing the signer":   s.RemoveSigner(),
-			"reading the manager's": manager, "configuring the manager": m.Configure(2, testKeys), "tidying the manager's": m.Tidy(1),
+			"reading":                 server,
+			"configuring":             s.Configure(files(2, 2), testKeys),
+			"tidying":                 s.Tidy(files(1, 1)),
+			"repairing":               s.Repair(testKeys),
+			"removing the signer":     s.RemoveSigner(),
+			"reading the manager's":   manager,
+			"configuring the manager": m.Configure(2, testKeys),
+			"tidying the manager's":   m.Tidy(1),
 		} {
 			if err == nil || !strings.Contains(err.Error(), configuredFile) {
 				t.Errorf("%s with %q: %v", what, content, err)
@@ -289,7 +298,10 @@ func TestObstacle(t *testing.T) {
 	file := APIServer{Dir: s.PublicKey(1), SignerDir: s.SignerDir}
 	_, err := file.Configured()
 	for what, err := range map[string]error{
-		"reading": err, "configuring": file.Configure(files(1, 1), testKeys), "tidying": file.Tidy(files(1, 1)), "repairing": file.Repair(testKeys),
+		"reading":     err,
+		"configuring": file.Configure(files(1, 1), testKeys),
+		"tidying":     file.Tidy(files(1, 1)),
+		"repairing":   file.Repair(testKeys),
 	} {
 		if err == nil || !strings.Contains(err.Error(), file.Dir) {
 			t.Errorf("%s a file: %v", what, err)
@@ -312,11 +324,13 @@ func TestKeyHidesItself(t *testing.T) {
 	if want := strings.Count(shown.String(), "key version 1"); want != 17 {
 		t.Errorf("named %d times: %s", want, &shown)
 	}
-	if strings.Contains(shown.String(), strings.Split(string(private), "\n")[1]) || strings.Contains(shown.String(), "PRIVATE") {
+	secret := strings.Split(string(private), "\n")[1]
+	if strings.Contains(shown.String(), secret) || strings.Contains(shown.String(), "PRIVATE") {
 		t.Error("the private key shows")
 	}
-	hardware := Key{Version: 1, Signer: opaque{k.Signer}}
-	for _, err := range []error{newServer(t).Configure(files(1, 1), []Key{hardware}), newServer(t).Configure(external(1, 1), []Key{hardware})} {
+	hardware := []Key{{Version: 1, Signer: opaque{k.Signer}}}
+	for _, want := range []rotation.Keys{files(1, 1), external(1, 1)} {
+		err := newServer(t).Configure(want, hardware)
 		if err == nil || !strings.Contains(err.Error(), "key version 1") {
 			t.Errorf("a key that cannot be had was written: %v", err)
 		}

@@ -55,9 +55,11 @@ func given(k rotation.Keys, keys []Key) bool {
 
 // check refuses keys that have no stage of their own: other than one version, or two that follow one another.
 func check(k rotation.Keys) error {
-	n := len(k.Verify)
-	if n < 1 || n > 2 || k.Verify[0] < 1 || n == 2 && k.Verify[1] != k.Verify[0]+1 || !slices.Contains(k.Verify, k.Sign) {
-		return fmt.Errorf("%s: want one key version, or two that follow one another, and one of them to sign", describe(k))
+	switch v := k.Verify; {
+	case len(v) == 1 && v[0] >= 1 && k.Sign == v[0]:
+	case len(v) == 2 && v[0] >= 1 && v[1] == v[0]+1 && slices.Contains(v, k.Sign):
+	default:
+		return fmt.Errorf("%s: want one key version, or two that follow one another, one of which signs", describe(k))
 	}
 	return nil
 }

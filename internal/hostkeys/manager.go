@@ -26,7 +26,7 @@ func (m ControllerManager) PrivateKey(version int) string {
 // Configured returns the key version that it is to sign with when it next starts; 0 before the first Configure.
 func (m ControllerManager) Configured() (int, error) {
 	held := 0
-	err := m.directory().look(func(files disk) (err error) {
+	err := m.directory().read(func(files disk) (err error) {
 		held, err = heldSign(files)
 		return err
 	})
@@ -48,8 +48,8 @@ func heldSign(files disk) (int, error) {
 	return c.Sign, nil
 }
 
-// Configure makes sign the key version that it is to sign with, which keys holds. An older version than the one that the
-// directory holds is refused with ErrStale, and nothing is written.
+// Configure makes sign the key version that it is to sign with, which keys holds. An older version than the one that
+// the directory holds is refused with ErrStale, and nothing is written.
 func (m ControllerManager) Configure(sign int, keys []Key) error {
 	if err := m.configure(sign, keys); err != nil {
 		return fmt.Errorf("writing the key of a kube-controller-manager to %s: %w", m.Dir, err)
@@ -78,7 +78,7 @@ func (m ControllerManager) configure(sign int, keys []Key) error {
 
 // Held returns the key versions whose private key is on the disk, ascending.
 func (m ControllerManager) Held() (versions []int, err error) {
-	err = m.directory().look(func(files disk) (err error) {
+	err = m.directory().read(func(files disk) (err error) {
 		versions, err = held(files)
 		return err
 	})

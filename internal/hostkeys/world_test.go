@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keyturn/keyturn/internal/rotation"
 	"github.com/keyturn/keyturn/internal/signer/keydir"
@@ -128,6 +129,10 @@ func (s APIServer) wantServed(t *testing.T, k rotation.Keys) {
 	must(t, err)
 	if served, ok := s.Served(); !ok || !served.Equal(k) {
 		t.Errorf("the signer is to serve %v, want %v", served, k)
+	}
+	hints := []time.Duration{set.RefreshHint, set.RotationRefreshHint, set.LeadIn, set.MaxTokenExpiration}
+	if !slices.Equal(hints, []time.Duration{time.Hour, 5 * time.Second, 0, 365 * 24 * time.Hour}) {
+		t.Errorf("the signer has the hints %v", hints)
 	}
 	for _, key := range set.Keys {
 		if !sameKey(t, key.Public, testKeys[key.Version-1].Signer.Public()) || !key.CanSign() {

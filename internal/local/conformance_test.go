@@ -15,7 +15,8 @@ import (
 
 // TestConformance runs the suite of controlplane.Adapter on real processes.
 func TestConformance(t *testing.T) {
-	controlplanetest.Run(t, controlplanetest.Fixture{Patience: 5 * time.Minute, New: func(t *testing.T) controlplanetest.Cluster {
+	fixture := controlplanetest.Fixture{Patience: 5 * time.Minute}
+	fixture.New = func(t *testing.T) controlplanetest.Cluster {
 		h := testHost(t)
 		if err := os.MkdirAll(filepath.Join(h.DataDir(), "clusters"), 0o700); err != nil {
 			t.Fatal(err)
@@ -33,7 +34,8 @@ func TestConformance(t *testing.T) {
 				d.restore(server, keys, have)
 			},
 		}
-	}})
+	}
+	controlplanetest.Run(t, fixture)
 }
 
 // process is the pid of a process that runs, else empty.

@@ -21,8 +21,8 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// ControlPlane runs the control plane of one user cluster as processes of this host: API servers that read their keys from
-// files, or ask a signer beside them. It implements controlplane.Adapter.
+// ControlPlane runs the control plane of one user cluster as processes of this host: API servers that read their keys
+// from files, or ask a signer beside them. It implements controlplane.Adapter.
 type ControlPlane struct {
 	host *Host
 	// cluster and site are names of the cluster: that of its UserCluster, and that of its site.
@@ -34,16 +34,16 @@ type ControlPlane struct {
 
 var _ controlplane.Adapter = (*ControlPlane)(nil)
 
-// ControlPlane returns the control plane of a user cluster. A spec of which none can be made is an error of the methods that
-// need it, and not of Delete.
+// ControlPlane returns the control plane of a user cluster. A spec of which none can be made is an error of the methods
+// that need it, and not of Delete.
 func (h *Host) ControlPlane(uc *v1alpha1.UserCluster) *ControlPlane {
 	c := &ControlPlane{host: h, cluster: uc.Name, site: SiteName(uc)}
 	c.layout, c.unusable = layoutOf(uc)
 	return c
 }
 
-// find returns the site of the cluster; false when it has none. A directory that the registry does not know means that the
-// registry is lost, and not that there is no cluster.
+// find returns the site of the cluster; false when it has none. A directory that the registry does not know means that
+// the registry is lost, and not that there is no cluster.
 func (c *ControlPlane) find() (Site, bool, error) {
 	site, ok, err := c.host.Site(c.site)
 	if err != nil || ok {
@@ -119,18 +119,23 @@ func (v view) state(endpoint string) controlplane.State {
 	return state
 }
 
-// Converge implements controlplane.Adapter. An API server is given other keys in this order: the keys as files, what it is
-// to run with, out of the load balancer, end, start, ready, back into the load balancer. If it has a signer: what it is to run with,
-// and then the keys to the signer. What was done is seen from outside, so that each call finds its place in it again.
+// Converge implements controlplane.Adapter. An API server is given other keys in this order: the keys as files, what it
+// is to run with, out of the load balancer, end, start, ready, back into the load balancer. If it has a signer: what it
+// is to run with, and then the keys to the signer. What was done is seen from outside, so that each call finds its
+// place in it again.
 func (c *ControlPlane) Converge(ctx context.Context, target controlplane.Target, keys []keystore.KeyPair) error {
-	err := c.converge(ctx, target, hostKeys(keys))
-	if errors.Is(err, hostkeys.ErrStale) { // somebody has acted on a later plan since it was compared
-		err = fmt.Errorf("%w: %w", controlplane.ErrStale, err)
-	}
-	if err != nil {
+	if err := staleness(c.converge(ctx, target, hostKeys(keys))); err != nil {
 		return fmt.Errorf("converging control plane of cluster %s: %w", c.cluster, err)
 	}
 	return nil
+}
+
+// staleness makes an error one of the port if somebody has acted on a later plan since the target was compared.
+func staleness(err error) error {
+	if errors.Is(err, hostkeys.ErrStale) {
+		return fmt.Errorf("%w: %w", controlplane.ErrStale, err)
+	}
+	return err
 }
 
 // hostKeys are the keys as package hostkeys takes them.
@@ -222,7 +227,8 @@ func (c *ControlPlane) made() (*plane, error) {
 	return p, nil
 }
 
-// deleteGrace is how long the processes of a cluster that is deleted have to end by themselves: nobody waits for what they do.
+// deleteGrace is how long the processes of a cluster that is deleted have to end by themselves: nobody waits for what
+// they do.
 const deleteGrace = 2 * time.Second
 
 // Delete implements controlplane.Adapter. The machines of the cluster must be gone: their disks are in its directory.

@@ -44,7 +44,8 @@ func (h *Host) newPlane(l layout) *plane {
 	return &plane{layout: l, host: h, run: h.Runner(l.Site), lb: loadBalancer{dir: l.Path("run")}}
 }
 
-// ensureNetwork makes the bridge with the addresses of the load balancer and the API servers. On loopback they are there anyway.
+// ensureNetwork makes the bridge with the addresses of the load balancer and the API servers. On loopback they are
+// there anyway.
 func (p *plane) ensureNetwork(ctx context.Context) error {
 	if p.Loopback {
 		return nil

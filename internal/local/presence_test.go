@@ -32,8 +32,8 @@ func newPresenceTest(t *testing.T) presenceTest {
 // configure gives the i-th API server its keys.
 func (p presenceTest) configure(i int) {
 	p.t.Helper()
-	err := p.apiServerKeys(i).Configure(controlplane.Keys{Verify: []int{1, 2}, Sign: 2}, hostKeys([]keystore.KeyPair{testKey(p.t, 1), testKey(p.t, 2)}))
-	if err != nil {
+	keys := hostKeys([]keystore.KeyPair{testKey(p.t, 1), testKey(p.t, 2)})
+	if err := p.apiServerKeys(i).Configure(controlplane.Keys{Verify: []int{1, 2}, Sign: 2}, keys); err != nil {
 		p.t.Fatal(err)
 	}
 }
@@ -75,11 +75,12 @@ func (p presenceTest) wantPresent() controlplane.State {
 	return s
 }
 
-// wantError wants nothing to be told of the control plane, and nothing to be done to it, but by what name.
+// wantError wants Observe and Converge to fail with an error that holds a name, and nothing else to be reported.
 func (p presenceTest) wantError(name string) {
 	p.t.Helper()
 	s, observed := p.cp().Observe(p.t.Context())
-	converged := p.cp().Converge(p.t.Context(), controlplane.Target{Keys: controlplane.Keys{Verify: []int{1}, Sign: 1}, ControllerManagerSign: 1}, nil)
+	target := controlplane.Target{Keys: controlplane.Keys{Verify: []int{1}, Sign: 1}, ControllerManagerSign: 1}
+	converged := p.cp().Converge(p.t.Context(), target, nil)
 	for what, err := range map[string]error{"observing": observed, "converging": converged} {
 		if err == nil || !strings.Contains(err.Error(), name) || s.Presence != rotation.PresenceUnknown || len(s.Servers) > 0 {
 			p.t.Errorf("%s: %+v, %v, want an error that names %s", what, s, err, name)
@@ -184,5 +185,29 @@ func TestStaleTarget(t *testing.T) {
 		if s := p.wantPresent(); !s.Servers[0].Configured.IsZero() {
 			t.Errorf("%+v: it was refused, and an API server was configured", target)
 		}
+	}
+}
+
+// TestLateWrite acts on a view from before somebody else gave an API server later keys.
+func TestLateWrite(t *testing.T) {
+	p := newPresenceTest(t)
+	before, err := p.look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.configure(0)
+	target := controlplane.Target{Keys: controlplane.Keys{Verify: []int{1}, Sign: 1}, ControllerManagerSign: 1}
+	if err := before.refuseStale(target); err != nil {
+		t.Fatal(err)
+	}
+	keys := hostKeys([]keystore.KeyPair{testKey(t, 1)})
+	if err := staleness(p.convergeServers(t.Context(), before, target, keys)); !errors.Is(err, controlplane.ErrStale) {
+		t.Errorf("got %v", err)
+	}
+	if held, err := p.apiServerKeys(0).Configured(); err != nil || held.Sign != 2 {
+		t.Errorf("the API server is configured with %v, %v", held, err)
+	}
+	if err := staleness(nil); err != nil {
+		t.Error(err)
 	}
 }

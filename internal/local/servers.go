@@ -17,8 +17,8 @@ import (
 const (
 	// serverGrace is how long an API server may take over the requests that it has; it usually takes about two seconds.
 	serverGrace = 20 * time.Second
-	// managerGrace is that of a kube-controller-manager, which serves nobody, goes on where another stopped, and takes longer than
-	// this to end by itself.
+	// managerGrace is that of a kube-controller-manager, which serves nobody, goes on where another stopped, and takes
+	// longer than this to end on its own.
 	managerGrace = time.Second
 )
 
@@ -26,7 +26,8 @@ func (p *plane) convergeServers(ctx context.Context, v view, target controlplane
 	var errs []error
 	for i, s := range v.servers {
 		change := serverChange{
-			plane: p, i: i, serverView: s, balancing: v.balancing, wanted: target.Keys, mayGo: s.Name == target.Next, live: target.Live,
+			plane: p, i: i, serverView: s, wanted: target.Keys,
+			balancing: v.balancing, mayGo: s.Name == target.Next, live: target.Live,
 		}
 		if err := change.converge(ctx, keys); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.Name, err))
@@ -42,8 +43,8 @@ type serverChange struct {
 	serverView
 	// wanted is what it is to run with in the end.
 	wanted controlplane.Keys
-	// balancing means that the load balancer can be told, mayGo that this server may be taken out, and live that it may change
-	// without that.
+	// balancing means that the load balancer answers, mayGo that this server may be taken out, and live that it may
+	// change without that.
 	balancing, mayGo, live bool
 }
 
@@ -103,8 +104,8 @@ func (c *serverChange) comeBack(ctx context.Context) error {
 	return c.lb.take(ctx, c.Server.Name)
 }
 
-// takeOut ends an API server if all others serve, or if it refuses tokens that are in use. Nobody else takes one out between the
-// look at the others and the moment from which on everybody sees that this one is ending.
+// takeOut ends an API server if all others serve, or if it refuses tokens that are in use. Nobody else takes one out
+// between the look at the others and the moment from which on everybody sees that this one is ending.
 func (c *serverChange) takeOut(ctx context.Context) error {
 	lock, err := lockFile(c.Path("take-out.lock"), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, ErrLocked) {

@@ -16,7 +16,8 @@ const (
 	binarySigner = "keyturn-signer"
 	signerLocal  = 40
 	signerPort   = "9402"
-	// signerSocket is relative to the directory of the API server, in which both run: a path of a socket has at most 107 bytes.
+	// signerSocket is relative to the directory of the API server, in which both run: a path of a socket has at most
+	// 107 bytes.
 	signerSocket = "signer/socket"
 
 	// signerGrace is how long a signer that is not needed any more may take to end.
@@ -42,8 +43,8 @@ func signedBy(configured, running controlplane.Keys) bool {
 	return configured.External || running.External
 }
 
-// convergeSigner has the signer run before its API server starts. One that the API server runs with but is not configured with
-// any more goes on as it is until the API server has ended.
+// convergeSigner has the signer run before its API server starts. One that the API server runs with but is not
+// configured with any more goes on as it is until the API server has ended.
 func (c *serverChange) convergeSigner() error {
 	if !signedBy(c.Configured, c.Running) {
 		return c.removeSigner()
@@ -72,7 +73,8 @@ func (c *serverChange) removeSigner() error {
 	return disk.RemoveSigner()
 }
 
-// runningKeys are those of an API server that was started with the keys of its stamp. A signer may have been told others since.
+// runningKeys are those of an API server that was started with the keys of its stamp. A signer may have been
+// given others since.
 func (l layout) runningKeys(i int, stamp string, configured controlplane.Keys) (controlplane.Keys, error) {
 	k, err := keysOfStamp(stamp)
 	switch {

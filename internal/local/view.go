@@ -61,7 +61,7 @@ func (v view) anyHealthy() bool {
 	return false
 }
 
-// look observes the whole control plane, every process by itself.
+// look observes the whole control plane, every process on its own.
 func (p *plane) look(ctx context.Context) (view, error) {
 	var v view
 	balanced, balancer := p.lb.serverStates(ctx)
@@ -88,8 +88,8 @@ func (p *plane) look(ctx context.Context) (view, error) {
 	return v, p.lookAtHealth(ctx, &v)
 }
 
-// checkRecords refuses a view of API servers that have run, none of which has its configured.json or runs: how far the cluster's
-// rotations have come cannot be known.
+// checkRecords refuses a view of API servers that have run, none of which has its configured.json or runs: how far the
+// cluster's rotations have come cannot be known.
 func (p *plane) checkRecords(v view) error {
 	if slices.ContainsFunc(v.servers, func(s serverView) bool { return !s.Configured.IsZero() }) {
 		return nil

@@ -161,22 +161,22 @@ func (f fixture) make(t *testing.T, k controlplane.Keys) {
 }
 
 // give takes one API server out to give it keys.
-func (f fixture) give(t *testing.T, server string, k controlplane.Keys, sign int, keys []keystore.KeyPair) {
+func (f fixture) give(t *testing.T, server string, k controlplane.Keys, sign int) {
 	t.Helper()
 	target := controlplane.Target{Keys: k, Next: server, ControllerManagerSign: sign}
 	f.until(t, fmt.Sprintf("%s at %+v", server, k), func() bool {
-		f.converge(t, target, keys)
+		f.converge(t, target, f.keys)
 		return f.observe(t).has(server, k)
 	})
 }
 
 // giveEach gives keys to one API server after the other. No two are out at a time.
-func (f fixture) giveEach(t *testing.T, k controlplane.Keys, sign int, keys []keystore.KeyPair) {
+func (f fixture) giveEach(t *testing.T, k controlplane.Keys, sign int) {
 	t.Helper()
 	for _, server := range f.servers(t) {
-		f.give(t, server, k, sign, keys)
+		f.give(t, server, k, sign)
 	}
-	f.settle(t, controlplane.Target{Keys: k, ControllerManagerSign: sign}, keys)
+	f.settle(t, controlplane.Target{Keys: k, ControllerManagerSign: sign}, f.keys)
 }
 
 // wantRepeatable wants that converging to what is there changes nothing.
@@ -293,8 +293,8 @@ func (f fixture) watch(t *testing.T) *watch {
 	return &watch{fixture: f, t: t, before: f.processes(t), back: map[string]bool{}}
 }
 
-// look fails the test if two API servers are out. One is out from when its process ended until it first serves again.
-func (w *watch) look() {
+// check fails the test if two API servers are out. One is out from when its process ended until it first serves again.
+func (w *watch) check() {
 	w.t.Helper()
 	var out []string
 	for name, was := range w.before {

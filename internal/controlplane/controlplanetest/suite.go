@@ -1,7 +1,7 @@
 // Package controlplanetest is the conformance suite of controlplane.Adapter.
 //
-// Run is the contract as tests. An adapter gives it a Fixture: how to make a cluster, and as many of the hooks of Cluster as
-// it can offer; the tests of a hook that is missing are skipped.
+// Run is the contract as tests. An adapter gives it a Fixture: how to make a cluster, and as many of the hooks of
+// Cluster as it can offer; the tests of a hook that is missing are skipped.
 package controlplanetest
 
 import (
@@ -121,15 +121,15 @@ func testRotation(t *testing.T, f fixture) {
 	f.make(t, first)
 	f.wantRepeatable(t, controlplane.Target{Keys: first, ControllerManagerSign: 1}, f.keys[:1])
 	f.wantReachable(t)
-	f.giveEach(t, published, 1, f.keys)
+	f.giveEach(t, published, 1)
 	f.wantStale(t, controlplane.Target{Keys: first, ControllerManagerSign: 1})
-	f.giveEach(t, switched, 1, f.keys)
+	f.giveEach(t, switched, 1)
 	f.settle(t, controlplane.Target{Keys: switched, ControllerManagerSign: 2}, f.keys)
 	for _, server := range f.servers(t) {
 		f.wantStale(t, controlplane.Target{Keys: published, Next: server, ControllerManagerSign: 2})
 		f.wantStale(t, controlplane.Target{Keys: switched, Next: server, ControllerManagerSign: 1})
 	}
-	f.giveEach(t, last, 2, f.keys)
+	f.giveEach(t, last, 2)
 	f.settle(t, controlplane.Target{Keys: last, ControllerManagerSign: 2}, f.keys[1:])
 	f.wantStale(t, controlplane.Target{Keys: switched, Live: true, ControllerManagerSign: 2})
 	f.wantProven(t, last)
@@ -168,19 +168,20 @@ func testTwoCallers(t *testing.T, f fixture) {
 			if err := a.Converge(t.Context(), target, f.keys); err != nil {
 				t.Fatal(err)
 			}
-			watch.look()
+			watch.check()
 		}
 		return watch.state.has(servers[0], published) && watch.state.has(servers[1], published)
 	})
 }
 
-// testOneIsOut has an API server that does not come back. No other is taken out beside it, but for one that refuses tokens.
+// testOneIsOut has an API server that does not come back. No other is taken out beside it, but for one that refuses
+// tokens.
 func testOneIsOut(t *testing.T, f fixture) {
 	if f.Break == nil || f.Restore == nil {
 		t.Skip("no API server can be kept out, or be given an earlier disk")
 	}
 	f.make(t, first)
-	f.giveEach(t, published, 1, f.keys)
+	f.giveEach(t, published, 1)
 	servers := f.servers(t)
 	broken, other := servers[0], servers[1]
 	mend := f.Break(t, broken)
@@ -202,14 +203,15 @@ func testOneIsOut(t *testing.T, f fixture) {
 		return f.observe(t).runs(other, switched)
 	})
 	mend()
-	f.giveEach(t, switched, 1, f.keys)
+	f.giveEach(t, switched, 1)
 }
 
-// testVanished kills API servers. They come back with the keys that they are configured with, whatever the target is.
+// testVanished kills API servers. They come back with the keys that they are configured with, not with those of the
+// target.
 func testVanished(t *testing.T, f fixture) {
 	f.make(t, first)
 	servers := f.servers(t)
-	f.give(t, servers[0], published, 1, f.keys)
+	f.give(t, servers[0], published, 1)
 	for _, server := range servers {
 		f.Kill(t, server)
 	}
@@ -254,7 +256,7 @@ func testFailed(t *testing.T, f fixture, fault Fault) {
 	f.make(t, first)
 	for _, server := range f.servers(t) {
 		fail(controlplane.Target{Keys: published, Next: server, ControllerManagerSign: 1}, f.keys)
-		f.give(t, server, published, 1, f.keys)
+		f.give(t, server, published, 1)
 	}
 	f.wantProven(t, published)
 }
@@ -272,7 +274,7 @@ func testRemoved(t *testing.T, f fixture) {
 		f.converge(t, controlplane.Target{Keys: published, Next: gone, ControllerManagerSign: 1}, f.keys)
 		return !f.observe(t).lists(gone)
 	})
-	f.giveEach(t, published, 1, f.keys)
+	f.giveEach(t, published, 1)
 }
 
 // testNewcomer has an API server appear with the keys of before the switch.
@@ -281,12 +283,12 @@ func testNewcomer(t *testing.T, f fixture) {
 		t.Skip("no API server can appear on its own")
 	}
 	f.make(t, first)
-	f.giveEach(t, published, 1, f.keys)
-	f.giveEach(t, switched, 1, f.keys)
+	f.giveEach(t, published, 1)
+	f.giveEach(t, switched, 1)
 	name := f.Join(t, first)
 	if s := f.observe(t); !s.lists(name) || !s.server(name).Configured.Equal(first) {
 		t.Errorf("%s has joined with %v, and is reported as %+v", name, first, s.server(name))
 	}
-	f.give(t, name, switched, 1, f.keys)
+	f.give(t, name, switched, 1)
 	f.wantProven(t, switched)
 }
