@@ -11,14 +11,13 @@ import (
 
 	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
-	"github.com/keyturn/keyturn/token"
 )
 
 // Backend opens private keys.
 type Backend interface {
-	// Open returns the private key of k, for use by several goroutines at once; its Public is that of k. It fails if k can never
+	// Open returns the private key of k, for use by several goroutines at once, and after k was wiped. It fails if k can never
 	// be opened. A key that is out of reach at the moment is no such failure: its Sign fails, soon, and works again once
-	// the key is back. No error holds anything of a private key or a PIN.
+	// the key is back. Public of what it returns is the public key of k. No error holds anything of a private key or a PIN.
 	Open(k keydir.Key) (crypto.Signer, error)
 }
 
@@ -32,7 +31,7 @@ var ErrOtherKey = errors.New("the private key does not belong to the public key"
 
 // Open implements Backend.
 func (PEM) Open(k keydir.Key) (crypto.Signer, error) {
-	signer, err := token.ParsePrivateKey(k.Private)
+	signer, err := k.Signer()
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +41,7 @@ func (PEM) Open(k keydir.Key) (crypto.Signer, error) {
 	return signer, nil
 }
 
-// Same says whether two public keys are one.
+// Same reports whether two public keys are one.
 func Same(a, b crypto.PublicKey) bool {
 	x, errX := jwks.MarshalPublicKey(a)
 	y, errY := jwks.MarshalPublicKey(b)

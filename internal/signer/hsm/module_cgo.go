@@ -3,6 +3,7 @@
 package hsm
 
 import (
+	"bytes"
 	"crypto"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/signer/backend"
 	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
 )
 
 // Module is a PKCS #11 library. It is loaded when a key is first used, and again when its token was lost. It is safe for concurrent use. There must
@@ -36,17 +38,17 @@ func New(path string) *Module { return &Module{path: path, refused: map[string]b
 
 // Open implements backend.Backend. It does not touch the token.
 func (m *Module) Open(k keydir.Key) (crypto.Signer, error) {
-	u, err := parseURI(k.PKCS11)
+	u, err := pkcs11uri.Parse(k.PKCS11)
 	if err != nil {
 		return nil, err
 	}
 	if m.path == "" {
 		return nil, errors.New("no PKCS #11 library is configured\nhint: name it by --pkcs11-module")
 	}
-	if (u.pinSource == "") != (len(k.PIN) == 0) {
+	if (u.PINSource == "") != (len(k.PIN) == 0) {
 		return nil, errors.New("PKCS #11 URI: a PIN and pin-source need each other")
 	}
-	return &key{module: m, uri: u, pin: k.PIN, public: k.Public}, nil
+	return &key{module: m, uri: u, pin: bytes.Clone(k.PIN), public: k.Public}, nil
 }
 
 // Close lets go of the library.
