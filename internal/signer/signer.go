@@ -17,7 +17,7 @@ import (
 	"github.com/keyturn/keyturn/internal/signer/keydir"
 )
 
-// Options are those of a Signer. All but StateFile, Now, and BootClock are needed.
+// Options are what New needs. All but StateFile, Now, and BootClock must be given.
 type Options struct {
 	// KeyDir is the key directory.
 	KeyDir string
@@ -33,6 +33,20 @@ type Options struct {
 	Now func() time.Time
 	// BootClock is the clock that cannot be set.
 	BootClock func() time.Duration
+}
+
+// validate names each option that is missing.
+func (o Options) validate() error {
+	var all []error
+	for name, missing := range map[string]bool{
+		"KeyDir": o.KeyDir == "", "Reload": o.Reload <= 0, "Backends.PEM": o.Backends.PEM == nil,
+		"Backends.PKCS11": o.Backends.PKCS11 == nil, "Log": o.Log == nil, "Metrics": o.Metrics == nil,
+	} {
+		if missing {
+			all = append(all, fmt.Errorf("option %s of the signer is missing", name))
+		}
+	}
+	return errors.Join(all...)
 }
 
 // Signer implements the service. It is safe for concurrent use.
@@ -51,6 +65,8 @@ type Signer struct {
 	lastBad  string
 	lastTurn atomic.Int64
 	problem  atomic.Pointer[string]
+	// retired is true once a private key that was in memory is in the directory no more.
+	retired atomic.Bool
 }
 
 var _ externaljwt.ExternalJWTSignerServer = (*Signer)(nil)
@@ -58,6 +74,9 @@ var _ externaljwt.ExternalJWTSignerServer = (*Signer)(nil)
 // New returns a signer that has read its key directory once. If that failed, the signer says so in its log and answers Unavailable
 // until Keep has read it.
 func New(o Options) (*Signer, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -175,17 +194,26 @@ func (s *Signer) poll(ctx context.Context) {
 	}
 }
 
-// turn says that Keep goes on.
+// turn notes that Keep goes on.
 func (s *Signer) turn() { s.lastTurn.Store(int64(s.opts.BootClock())) }
 
-// reload reads the directory, and takes what is there if it is good.
+// reload reads the directory, and takes what is there if it is new and good.
 func (s *Signer) reload() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := s.opts.Now()
-	dir, digest, err := keydir.Read(s.opts.KeyDir)
-	if err == nil {
-		err = s.take(dir, digest, at)
+	at, old := s.opts.Now(), s.set.Load()
+	known := keydir.Digest{}
+	if old != nil {
+		known = old.digest
+	}
+	dir, digest, err := keydir.ReadChange(s.opts.KeyDir, known)
+	switch {
+	case errors.Is(err, keydir.ErrUnchanged):
+		s.confirm(old, at)
+		err = nil
+	case err == nil:
+		err = s.take(old, dir, digest, at)
+		dir.Wipe()
 	}
 	if err != nil {
 		s.refuse(err)
@@ -195,17 +223,17 @@ func (s *Signer) reload() {
 	s.metrics.reloaded(at)
 }
 
-// take serves the set of a directory.
-func (s *Signer) take(dir keydir.Set, digest keydir.Digest, at time.Time) error {
-	old := s.set.Load()
-	if old != nil && old.digest == digest {
-		again := old.dated(at)
-		if !again.served.Load() { // but perhaps by the process that hands over to this one
-			s.loadServed(again)
-		}
-		s.set.Store(again)
-		return nil
+// confirm goes on with a set that was read again.
+func (s *Signer) confirm(set *keySet, at time.Time) {
+	again := set.dated(at)
+	if !again.served.Load() { // but perhaps by the process that hands over to this one
+		s.loadServed(again)
 	}
+	s.set.Store(again)
+}
+
+// take serves the set of a directory in place of the old one.
+func (s *Signer) take(old *keySet, dir keydir.Set, digest keydir.Digest, at time.Time) error {
 	set, err := newKeySet(dir, s.opts.Backends, old)
 	if err != nil {
 		return err
@@ -224,6 +252,9 @@ func (s *Signer) take(dir keydir.Set, digest keydir.Digest, at time.Time) error 
 	}
 	s.saveServed(set) // without the keys that are gone
 	s.set.Store(set)
+	if old != nil && set.lacks(old) {
+		s.retired.Store(true)
+	}
 	s.opts.Log.Info("key set taken", "keys", set.describe(), "signingVersion", dir.SigningVersion)
 	s.metrics.forget(old, set)
 	return nil
@@ -236,7 +267,7 @@ func (s *Signer) loadServed(set *keySet) {
 	}
 }
 
-// refuse keeps the last good set, and says why once.
+// refuse keeps the last good set, and logs why once.
 func (s *Signer) refuse(err error) {
 	s.metrics.reloadErrors.Inc()
 	if err.Error() == s.lastBad {

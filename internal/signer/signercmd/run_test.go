@@ -24,14 +24,6 @@ func TestServesAndEnds(t *testing.T) {
 			if err := w.sign(); err != nil {
 				t.Fatal(err)
 			}
-			for path, want := range map[string]string{"/healthz": "ok", "/readyz": "ok", "/metrics": `result="signed"} 1`} {
-				if code, body := w.get(path); code != http.StatusOK || !strings.Contains(body, want) {
-					t.Errorf("%s: %d %s", path, code, body)
-				}
-			}
-			if info, err := os.Stat(w.metrics()); err != nil || info.Mode().Perm() != 0o600 {
-				t.Errorf("socket of the metrics: %v, %v", info.Mode(), err)
-			}
 			pid := w.cmd.Process.Pid
 			if err := w.end(syscall.SIGTERM); err != nil {
 				t.Errorf("ended with %v", err)
@@ -90,7 +82,7 @@ func memory(t *testing.T, pid int, text []byte) (n int) {
 
 func TestChildIsStartedAgain(t *testing.T) {
 	w := newWorld(t)
-	w.start()
+	w.startWithMetrics()
 	pid := 0
 	for range 4 {
 		pid = w.awaitChild(pid)
@@ -101,9 +93,7 @@ func TestChildIsStartedAgain(t *testing.T) {
 	}
 	w.awaitChild(pid)
 	w.eventuallySigns()
-	if _, body := w.get("/metrics"); !strings.Contains(body, "keyturn_signer_restarts_total 4") {
-		t.Errorf("the metrics do not count 4 restarts: %s", body)
-	}
+	w.eventuallyShows("/metrics", http.StatusOK, "\nkeyturn_signer_restarts_total 4\n")
 }
 
 // TestHungChildIsKilled stops a child so that it does not even notice.
@@ -257,6 +247,7 @@ func TestBadFlags(t *testing.T) {
 		"neither an absolute path nor":     {"--key-dir=k", "--metrics-bind-address=0.0.0.0:80"},
 		"must be above zero":               {"--key-dir=k", "--watchdog-timeout=0s"},
 		"must be an absolute path":         {"--key-dir=k", "--pkcs11-module=lib.so"},
+		"needs --supervise":                {"--key-dir=k", "--supervise=false", "--metrics-bind-address=127.0.0.1:9402"},
 		"--metrics-bind-address \":9090\"": {"--key-dir=k", "--metrics-bind-address=:9090"},
 	} {
 		var stderr strings.Builder

@@ -114,7 +114,13 @@ func (w *world) command(args ...string) *exec.Cmd {
 // start starts keyturn-signer and connects to it, as an API server would: it fetches the keys once.
 func (w *world) start(args ...string) {
 	w.t.Helper()
-	w.begin(w.command(append([]string{"--socket=" + w.socket(), "--metrics-bind-address=" + w.metrics()}, args...)...))
+	w.begin(w.command(append([]string{"--socket=" + w.socket()}, args...)...))
+}
+
+// startWithMetrics is start, with metrics on a socket.
+func (w *world) startWithMetrics(args ...string) {
+	w.t.Helper()
+	w.start(append([]string{"--metrics-bind-address=" + w.metrics()}, args...)...)
 }
 
 func (w *world) begin(cmd *exec.Cmd) {
@@ -139,7 +145,9 @@ func (w *world) connect() {
 	w.t.Cleanup(func() { conn.Close() })
 	w.conn = conn
 	w.eventually("keys", func() bool {
-		_, err := w.client().FetchKeys(w.t.Context(), &externaljwt.FetchKeysRequest{})
+		ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+		defer cancel()
+		_, err := w.client().FetchKeys(ctx, &externaljwt.FetchKeysRequest{})
 		return err == nil
 	})
 }
@@ -210,26 +218,42 @@ func (w *world) awaitChild(other int) (pid int) {
 	return pid
 }
 
-// get asks the socket of the metrics.
+// get asks the socket of the metrics; 0 if nobody answers.
 func (w *world) get(path string) (int, string) {
 	w.t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", w.metrics())
-	}}}
-	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, "http://signer"+path, nil)
+	client := http.Client{Timeout: patience, Transport: &http.Transport{
+		DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", w.metrics())
+		},
+	}}
+	return get(w.t, &client, "http://signer"+path)
+}
+
+func get(t testing.TB, client *http.Client, url string) (int, string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		w.t.Fatal(err)
+		return 0, err.Error()
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		w.t.Fatal(err)
+		return 0, err.Error()
 	}
 	return response.StatusCode, string(body)
+}
+
+// eventuallyShows allows for the time until the child's next report.
+func (w *world) eventuallyShows(path string, code int, want string) {
+	w.t.Helper()
+	w.eventually(path+" with "+want, func() bool {
+		got, body := w.get(path)
+		return got == code && strings.Contains(body, want)
+	})
 }
 
 // safeBuffer is what a process says, readable while it runs.
