@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"testing"
 
-	externaljwt "k8s.io/externaljwt/apis/v1"
-
 	"github.com/keyturn/keyturn/internal/signer/hsm"
 	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
@@ -75,18 +73,4 @@ func TestHardware(t *testing.T) {
 	if err := module.Close(); err != nil {
 		t.Error(err)
 	}
-}
-
-// serves says whether exactly this key is served.
-func (w *world) serves(k keydir.Key) bool {
-	w.t.Helper()
-	r, err := w.client().FetchKeys(w.t.Context(), &externaljwt.FetchKeysRequest{})
-	if err != nil {
-		return false
-	}
-	kid, err := jwks.KeyID(k.Public)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return len(r.Keys) == 1 && r.Keys[0].KeyId == kid
 }

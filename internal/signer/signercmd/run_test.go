@@ -1,7 +1,6 @@
 package signercmd
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/keyturn/keyturn/internal/remnants"
+	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/internal/signer/socket"
 )
 
@@ -46,38 +47,70 @@ func TestParentHoldsNoKey(t *testing.T) {
 	w := newWorld(t)
 	w.start()
 	w.eventuallySigns()
-	pem := []byte(strings.Split(string(w.key.Private), "\n")[1])
-	if memory(t, w.awaitChild(0), pem) == 0 {
-		t.Skip("the private key is not found in the memory of the child either")
+	forms := w.forms(w.key)
+	if w.copies(w.awaitChild(0), forms) == 0 {
+		t.Error("the private key is not found in the memory of the child either")
 	}
-	if n := memory(t, w.cmd.Process.Pid, pem); n != 0 {
+	if n := w.copies(w.cmd.Process.Pid, forms); n != 0 {
 		t.Errorf("the private key is %d times in the memory of the parent", n)
 	}
 }
 
-// memory counts how often a text is in the memory of a process.
-func memory(t *testing.T, pid int, text []byte) (n int) {
-	t.Helper()
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+// TestRetiredKeyLeavesMemory takes a private key out of the key directory. The child that had it ends, and no process of
+// the signer has a copy any more.
+func TestRetiredKeyLeavesMemory(t *testing.T) {
+	w := newWorld(t)
+	next := w.newKey(2)
+	w.write(w.key, next)
+	w.start()
+	w.eventuallySigns()
+	pid := w.awaitChild(0)
+	retired, kept := w.forms(w.key), w.forms(next)
+	w.write(next, w.key)
+	w.eventually("the next key to sign", func() bool { return w.serves(w.key, next) })
+	if w.copies(pid, retired) == 0 {
+		t.Error("the private key is not found in the memory of the child before")
+	}
+	if n := w.log.logged("hand-over"); n != 0 {
+		t.Errorf("%d hand-overs before a key was retired", n)
+	}
+	w.write(next)
+	w.eventually("a hand-over", func() bool { return w.log.logged("hand-over") == 1 })
+	pid = w.awaitChild(pid)
+	if n := w.copies(pid, retired) + w.copies(w.cmd.Process.Pid, retired); n != 0 {
+		t.Errorf("the retired private key is %d times in memory", n)
+	}
+	if w.copies(pid, kept) == 0 {
+		t.Error("the private key that signs is not found in the memory of the child")
+	}
+	w.eventuallySigns()
+	if n := w.log.logged("child died"); n != 0 {
+		t.Errorf("%d children died", n)
+	}
+}
+
+func (w *world) forms(k keydir.Key) remnants.Forms {
+	w.t.Helper()
+	private, err := k.Signer()
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	forms, err := remnants.FormsOf(private)
 	if err != nil {
-		t.Skip("the memory of another process cannot be read here")
+		w.t.Fatal(err)
 	}
-	defer mem.Close()
-	for line := range strings.Lines(string(maps)) {
-		var from, to int64
-		var mode string
-		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); err != nil || !strings.HasPrefix(mode, "rw") {
-			continue
-		}
-		raw := make([]byte, to-from)
-		read, _ := mem.ReadAt(raw, from)
-		n += bytes.Count(raw[:read], text)
+	return forms
+}
+
+// copies counts the copies of a private key in the memory of a process.
+func (w *world) copies(pid int, forms remnants.Forms) int {
+	w.t.Helper()
+	counts, err := remnants.Count(pid, forms)
+	if err != nil {
+		w.t.Skip(err)
 	}
-	return n
+	w.t.Logf("process %d: %s", pid, counts)
+	return counts.Total()
 }
 
 func TestChildIsStartedAgain(t *testing.T) {
@@ -227,6 +260,9 @@ func TestSocketActivation(t *testing.T) {
 				cmd.ExtraFiles = []*os.File{f}
 				w.begin(cmd)
 				f.Close()
+				if w.conn == nil {
+					w.connect()
+				}
 				w.eventuallySigns()
 				if err := w.end(syscall.SIGTERM); err != nil {
 					t.Errorf("ended with %v", err)

@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	externaljwt "k8s.io/externaljwt/apis/v1"
@@ -42,6 +43,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("LISTEN_PID") == "self" { // exec.Cmd cannot know the pid before there is one
 		os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
 	}
+	limitFiles()
 	args := os.Args[1:]
 	if args[0] == "--run-signer" {
 		args = args[1:]
@@ -53,12 +55,25 @@ func TestMain(m *testing.M) {
 	os.Exit(Run(ctx, args, hangUp, os.Stderr))
 }
 
+// limitFiles limits how many files this process may have, if the test wants that.
+func limitFiles() {
+	n, err := strconv.ParseUint(os.Getenv("SIGNER_TEST_FILES"), 10, 64)
+	if err != nil {
+		return
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: n}); err != nil {
+		panic(err)
+	}
+}
+
 // world is a keyturn-signer that runs, with one key.
 type world struct {
-	t    testing.TB
-	dir  string
-	key  keydir.Key
-	log  *safeBuffer
+	t   testing.TB
+	dir string
+	key keydir.Key
+	log *safeBuffer
+	// env is added to the environment of the signer.
+	env  []string
 	cmd  *exec.Cmd
 	conn *grpc.ClientConn
 }
@@ -70,14 +85,8 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	private, err := token.GenerateKey(rand.Reader, jwks.ES256)
-	if err != nil {
-		t.Fatal(err)
-	}
 	w := &world{t: t, dir: dir, log: &safeBuffer{}}
-	if w.key, err = keydir.NewKey(1, private); err != nil {
-		t.Fatal(err)
-	}
+	w.key = w.newKey(1)
 	w.write(w.key)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -87,14 +96,50 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-func (w *world) write(k keydir.Key) {
+func (w *world) newKey(version int) keydir.Key {
+	w.t.Helper()
+	private, err := token.GenerateKey(rand.Reader, jwks.ES256)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	k, err := keydir.NewKey(version, private)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return k
+}
+
+// write writes keys, of which the first is to sign.
+func (w *world) write(keys ...keydir.Key) {
 	w.t.Helper()
 	err := keydir.Write(w.keyDir(), keydir.Set{
-		SigningVersion: k.Version, Keys: []keydir.Key{k}, RefreshHint: time.Hour, RotationRefreshHint: time.Second, MaxTokenExpiration: time.Hour,
+		SigningVersion: keys[0].Version, Keys: slices.SortedFunc(slices.Values(keys), byVersion), RefreshHint: time.Hour,
+		RotationRefreshHint: time.Second, MaxTokenExpiration: time.Hour,
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+func byVersion(a, b keydir.Key) int { return a.Version - b.Version }
+
+// serves reports whether exactly these keys are served.
+func (w *world) serves(keys ...keydir.Key) bool {
+	w.t.Helper()
+	r, err := w.client().FetchKeys(w.t.Context(), &externaljwt.FetchKeysRequest{})
+	if err != nil || len(r.Keys) != len(keys) {
+		return false
+	}
+	for i, k := range keys {
+		kid, err := jwks.KeyID(k.Public)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if r.Keys[i].KeyId != kid {
+			return false
+		}
+	}
+	return true
 }
 
 func (w *world) keyDir() string  { return filepath.Join(w.dir, "keys") }
@@ -105,7 +150,7 @@ func (w *world) metrics() string { return filepath.Join(w.dir, "run", "m") }
 func (w *world) command(args ...string) *exec.Cmd {
 	args = append([]string{"--run-signer", "--key-dir=" + w.keyDir(), "--watchdog-interval=50ms", "--watchdog-timeout=3s"}, args...)
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "SIGNER_TEST_KEY_DIR="+w.keyDir())
+	cmd.Env = slices.Concat(os.Environ(), []string{"SIGNER_TEST_KEY_DIR=" + w.keyDir()}, w.env)
 	cmd.Stderr = w.log
 	cmd.WaitDelay = patience
 	return cmd
@@ -115,6 +160,9 @@ func (w *world) command(args ...string) *exec.Cmd {
 func (w *world) start(args ...string) {
 	w.t.Helper()
 	w.begin(w.command(append([]string{"--socket=" + w.socket()}, args...)...))
+	if w.conn == nil {
+		w.connect()
+	}
 }
 
 // startWithMetrics is start, with metrics on a socket.
@@ -130,9 +178,6 @@ func (w *world) begin(cmd *exec.Cmd) {
 	}
 	w.cmd = cmd
 	w.t.Cleanup(func() { w.end(syscall.SIGTERM) })
-	if w.conn == nil {
-		w.connect()
-	}
 }
 
 func (w *world) connect() {
