@@ -89,7 +89,7 @@ func TestTakenAddress(t *testing.T) {
 }
 
 // TestFloodOfMetricsConnections opens more connections to the metrics than the signer may have files. It must go on
-// signing for new connections, and reading keys.
+// signing for new connections and reading keys, also after its child died.
 func TestFloodOfMetricsConnections(t *testing.T) {
 	w := newWorld(t)
 	port, err := net.Listen("tcp", "127.0.0.1:0")
@@ -109,6 +109,9 @@ func TestFloodOfMetricsConnections(t *testing.T) {
 		return err == nil
 	})
 	flood(t, "tcp", address, 10*files)
+	if err := syscall.Kill(w.awaitChild(0), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
 	w.checkWorks()
 }
 
