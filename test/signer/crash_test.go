@@ -55,6 +55,32 @@ func TestHandOver(t *testing.T) {
 	t.Logf("10 hand-overs: %d of %d requests failed, longest pause %s", len(failed(all)), len(all), longestPause(all).Round(time.Millisecond))
 }
 
+// TestRetire rotates under load. Each retired key makes the signer hand over to a new child, and nothing may fail.
+func TestRetire(t *testing.T) {
+	const rotations = 10
+	w := newWorld(t, jwks.ES256)
+	w.generate(jwks.ES256, rotations+1)
+	w.write(1, 1)
+	w.start()
+	a := w.connect()
+	l := a.begin()
+	pid := w.awaitChild(0)
+	for old := 1; old <= rotations; old++ {
+		w.write(old+1, old, old+1)
+		w.eventually("the new key to be served", func() bool { return served(t, a, w.kid(old+1)) })
+		w.eventually("a token of the new key", func() bool { return a.mustIssue() == w.kid(old+1) })
+		l.awaitMore(w) // so that no token of the old key is on its way
+		w.write(old+1, old+1)
+		pid = w.awaitChild(pid)
+		l.awaitMore(w)
+	}
+	all := l.end()
+	for _, o := range failed(all) {
+		t.Errorf("a request failed: %v", o.err)
+	}
+	t.Logf("%d keys retired: %d of %d requests failed, longest pause %s", rotations, len(failed(all)), len(all), longestPause(all).Round(time.Millisecond))
+}
+
 // TestHungChild stops the child under load, so that requests wait until the watchdog kills it. Then it must go on as after a crash.
 func TestHungChild(t *testing.T) {
 	w := newWorld(t, jwks.ES256)

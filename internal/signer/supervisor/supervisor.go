@@ -228,7 +228,7 @@ func (s *state) say(r *Report) {
 // retire lets the next child serve alone.
 func (s *state) retire() {
 	old := s.serving
-	s.serving, s.next, s.deaths = s.next, nil, 0
+	s.serving, s.next, s.deaths, s.renewAfter = s.next, nil, 0, time.Time{}
 	s.status.HandOvers++
 	old.stop(s.Grace)
 }
