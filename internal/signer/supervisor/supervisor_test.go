@@ -1,0 +1,512 @@
+package supervisor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 30 * time.Second
+
+// TestMain lets the test binary be a child.
+func TestMain(m *testing.M) {
+	if !IsChild() {
+		os.Exit(m.Run())
+	}
+	os.Exit(behave(os.Args[1]))
+}
+
+// behave is a child. What it does is in a file, so that a test can change it for the next child.
+func behave(file string) int {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return 9
+	}
+	behaviour := string(raw)
+	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	r, err := Connect()
+	if err != nil {
+		return 8
+	}
+	switch behaviour {
+	case "dies":
+		return 3
+	case "never serves":
+		<-ended.Done()
+		return 0
+	case "ignores SIGTERM":
+		signal.Ignore(syscall.SIGTERM)
+	case "unfit":
+		if IsHandOver() {
+			return 4
+		}
+	}
+	go func() {
+		<-ended.Done()
+		r.Close()
+	}()
+	n := 0
+	r.Serve(func() (Report, error) {
+		n++
+		switch {
+		case behaviour == "hangs" && n > 2:
+			select {}
+		case behaviour == "fails" && n > 2:
+			return Report{}, os.ErrInvalid
+		case behaviour == "talks too much" && n > 2:
+			return Report{Metrics: strings.Repeat("x", maxReport)}, nil
+		}
+		return Report{
+			Problem: behaviour, Renew: behaviour == "wants renewal", Metrics: fmt.Sprintf("%d %t", os.Getpid(), IsHandOver()),
+		}, nil
+	})
+	if behaviour == "ignores SIGTERM" {
+		select {}
+	}
+	<-ended.Done()
+	return 0
+}
+
+// world is a supervisor that runs.
+type world struct {
+	t         *testing.T
+	behaviour string
+	handOver  chan struct{}
+	cancel    context.CancelFunc
+	done      chan error
+	statuses  chan Status
+
+	mu  sync.Mutex
+	log bytes.Buffer
+}
+
+// Write keeps the log.
+func (w *world) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.log.Write(p)
+}
+
+func (w *world) options() Options {
+	return Options{
+		Path: os.Args[0], Args: []string{w.behaviour}, Stderr: w, Log: slog.New(slog.NewJSONHandler(w, nil)),
+		Ask: 5 * time.Millisecond, Answer: 2 * time.Second, Grace: patience,
+		Status: func(s Status) { w.statuses <- s },
+	}
+}
+
+func newWorld(t *testing.T, behaviour string) *world {
+	t.Helper()
+	w := &world{
+		t: t, behaviour: t.TempDir() + "/behaviour", handOver: make(chan struct{}), done: make(chan error, 1),
+		statuses: make(chan Status, 10000),
+	}
+	w.behave(behaviour)
+	return w
+}
+
+// behave says what the next child does.
+func (w *world) behave(behaviour string) {
+	w.t.Helper()
+	if err := os.WriteFile(w.behaviour, []byte(behaviour), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) start(o Options) {
+	ctx, cancel := context.WithCancel(context.Background())
+	w.cancel = cancel
+	go func() { w.done <- Run(ctx, o, w.handOver) }()
+	w.t.Cleanup(func() {
+		cancel()
+		if w.t.Failed() {
+			w.t.Logf("log:\n%s", w.text())
+		}
+	})
+}
+
+// end ends the supervisor and returns what Run did.
+func (w *world) end() error {
+	w.t.Helper()
+	w.cancel()
+	select {
+	case err := <-w.done:
+		return err
+	case <-time.After(patience):
+		w.t.Fatal("the supervisor does not end")
+	}
+	return nil
+}
+
+func (w *world) text() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.log.String()
+}
+
+// await returns the first status that is as wanted.
+func (w *world) await(what string, is func(Status) bool) Status {
+	w.t.Helper()
+	for late := time.After(patience); ; {
+		select {
+		case s := <-w.statuses:
+			if is(s) {
+				return s
+			}
+		case err := <-w.done:
+			w.t.Fatalf("Run ended with %v before %s", err, what)
+		case <-late:
+			w.t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// pid returns the pid of the child that reported.
+func pid(s Status) (n int) {
+	if s.Report != nil {
+		_, _ = fmt.Sscan(s.Report.Metrics, &n)
+	}
+	return n
+}
+
+func serving(s Status) bool { return s.Report != nil }
+
+// awaitOther returns the status by another child.
+func (w *world) awaitOther(before Status) Status {
+	w.t.Helper()
+	return w.await("another child", func(s Status) bool { return serving(s) && pid(s) != pid(before) })
+}
+
+// alive reports whether a process runs.
+func alive(pid int) bool {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(raw), ") Z ")
+}
+
+// logged returns a member of each line of log with a message.
+func (w *world) logged(message, member string) (all []string) {
+	for line := range strings.Lines(w.text()) {
+		entry := map[string]any{}
+		if json.Unmarshal([]byte(line), &entry) == nil && entry["msg"] == message {
+			all = append(all, fmt.Sprint(entry[member]))
+		}
+	}
+	return all
+}
+
+func TestReports(t *testing.T) {
+	w := newWorld(t, "works")
+	w.start(w.options())
+	first := w.await("a report", serving)
+	if first.Report.Problem != "works" || first.Deaths != 0 || first.HandOvers != 0 {
+		t.Errorf("%+v", first)
+	}
+	if again := w.await("a report", serving); pid(again) != pid(first) {
+		t.Error("another child reports")
+	}
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+	if alive(pid(first)) {
+		t.Error("the child is left")
+	}
+	if n := len(w.logged("child did not end in order", "child")); n != 0 {
+		t.Error("the child did not end in order")
+	}
+}
+
+// TestDeaths has a child that works killed. Another one comes, and in between there is no report.
+func TestDeaths(t *testing.T) {
+	w := newWorld(t, "works")
+	w.start(w.options())
+	before := w.await("a report", serving)
+	for deaths := 1; deaths <= 3; deaths++ {
+		if err := syscall.Kill(pid(before), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if s := w.await("the death", func(s Status) bool { return !serving(s) }); s.Deaths != deaths {
+			t.Errorf("%d deaths, want %d", s.Deaths, deaths)
+		}
+		before = w.await("another child", serving)
+	}
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestKillsWhoDoesNotReport has children that stop to report, each in its way.
+func TestKillsWhoDoesNotReport(t *testing.T) {
+	for _, behaviour := range []string{"hangs", "fails", "talks too much"} {
+		t.Run(behaviour, func(t *testing.T) {
+			w := newWorld(t, behaviour)
+			o := w.options()
+			o.Answer = 100 * time.Millisecond
+			w.start(o)
+			before := w.await("a report", serving)
+			w.behave("works")
+			after := w.awaitOther(before)
+			if alive(pid(before)) || after.Deaths != 1 {
+				t.Errorf("the child that %s lives: %v; %d deaths", behaviour, alive(pid(before)), after.Deaths)
+			}
+			if got := w.logged("child died", "error"); len(got) != 1 || got[0] != errHung.Error() {
+				t.Errorf("%v", got)
+			}
+			if err := w.end(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestHandOver(t *testing.T) {
+	w := newWorld(t, "works")
+	w.start(w.options())
+	before := w.await("a report", serving)
+	for n := 1; n <= 2; n++ {
+		w.handOver <- struct{}{}
+		after := w.awaitOther(before)
+		if after.HandOvers != n || after.Deaths != 0 {
+			t.Errorf("%+v, want %d hand-overs", after, n)
+		}
+		if !strings.HasSuffix(after.Report.Metrics, "true") {
+			t.Error("the child does not know that it takes over")
+		}
+		w.awaitEnd(pid(before))
+		before = after
+	}
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+func (w *world) awaitEnd(pid int) {
+	w.t.Helper()
+	for deadline := time.Now().Add(patience); alive(pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("child %d does not end", pid)
+		}
+	}
+}
+
+// TestUnfitLeavesOldOne hands over to a child that cannot take over, and then to one that can.
+func TestUnfitLeavesOldOne(t *testing.T) {
+	w := newWorld(t, "unfit")
+	w.start(w.options())
+	before := w.await("a report", serving)
+	w.handOver <- struct{}{}
+	for len(w.logged("no hand-over: the next child ended", "child")) == 0 {
+		if s := w.await("a report", serving); pid(s) != pid(before) || s.HandOvers+s.Deaths > 0 {
+			t.Fatalf("%+v, want the first child still", s)
+		}
+	}
+	w.behave("works")
+	w.handOver <- struct{}{}
+	if after := w.awaitOther(before); after.HandOvers != 1 || after.Deaths != 0 {
+		t.Errorf("%+v, want one hand-over", after)
+	}
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRenewal hands over because the child asks for it, once for each child that does.
+func TestRenewal(t *testing.T) {
+	w := newWorld(t, "wants renewal")
+	w.start(w.options())
+	before := w.await("a report", serving)
+	after := w.awaitOther(before)
+	if after.HandOvers != 1 {
+		t.Errorf("%+v, want one hand-over", after)
+	}
+	w.awaitEnd(pid(before))
+	w.behave("works")
+	after = w.await("a child that wants nothing", func(s Status) bool { return serving(s) && !s.Report.Renew })
+	for range 10 {
+		if s := w.await("a report", serving); s.HandOvers != after.HandOvers {
+			t.Fatalf("%d hand-overs, want %d", s.HandOvers, after.HandOvers)
+		}
+	}
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRenewalThatFails is not tried again with each report.
+func TestRenewalThatFails(t *testing.T) {
+	w := newWorld(t, "wants renewal")
+	s := &state{Options: w.options(), events: make(chan event, 100)}
+	s.serving = &child{cmd: w.command()}
+	s.Path = "/nonexistent"
+	for range 3 {
+		s.heard(s.serving, Report{Renew: true})
+	}
+	if n := len(w.logged("no hand-over", "error")); n != 1 {
+		t.Errorf("%d hand-overs were tried, want 1", n)
+	}
+	s.renewAfter = time.Now().Add(-time.Second)
+	s.heard(s.serving, Report{Renew: true})
+	if n := len(w.logged("no hand-over", "error")); n != 2 {
+		t.Errorf("%d hand-overs were tried after the pause, want 2", n)
+	}
+	s.heard(&child{}, Report{Renew: true}) // that is ending
+	if n := len(w.statuses); n != 4 {
+		t.Errorf("%d statuses, want 4", n)
+	}
+}
+
+// TestDiesDuringHandOver kills the old child while the next one, which works, has not reported yet.
+func TestDiesDuringHandOver(t *testing.T) {
+	w := newWorld(t, "works")
+	s := &state{Options: w.options(), events: make(chan event, 100)}
+	s.serving, s.next, s.alive = &child{cmd: w.command()}, &child{cmd: w.command()}, 2
+	next := s.next
+	if _, again := s.note(event{child: s.serving, ended: true}); again || s.serving != next || s.next != nil || s.alive != 1 {
+		t.Errorf("%+v, want the next child to serve", s)
+	}
+	s.heard(next, Report{Metrics: "1"})
+	if last := <-w.statuses; last.Report != nil || last.Deaths != 1 {
+		t.Errorf("%+v, want one death", last)
+	}
+	if last := <-w.statuses; last.Report == nil || last.HandOvers != 0 {
+		t.Errorf("%+v, want the report of the next child", last)
+	}
+}
+
+// TestBackOff counts deaths in a row.
+func TestBackOff(t *testing.T) {
+	w := newWorld(t, "works")
+	s := &state{Options: w.options(), alive: 100}
+	die := func(lived time.Duration) time.Duration {
+		c := &child{cmd: w.command(), started: time.Now().Add(-lived)}
+		s.serving = c
+		wait, again := s.note(event{child: c, ended: true})
+		if !again || s.serving != nil {
+			t.Error("no child is started again")
+		}
+		return wait
+	}
+	ms := time.Millisecond
+	for i, want := range []time.Duration{0, 0, 0, 0, 0, 50 * ms, 100 * ms, 200 * ms, 400 * ms, 800 * ms, 1600 * ms, 3200 * ms, maxBackOff, maxBackOff} {
+		if got := die(time.Second); got != want {
+			t.Errorf("death %d: started again after %s, want %s", i+1, got, want)
+		}
+	}
+	if got := die(steady + time.Minute); got != 0 {
+		t.Errorf("after a long life: started again after %s, want at once", got)
+	}
+	if got := die(0); got != 0 {
+		t.Errorf("the second in a row: started again after %s, want at once", got)
+	}
+}
+
+// command is a process that has ended.
+func (w *world) command() *exec.Cmd {
+	w.t.Helper()
+	cmd := exec.Command("/bin/true")
+	if err := cmd.Run(); err != nil {
+		w.t.Fatal(err)
+	}
+	return cmd
+}
+
+// TestGrace kills a child that does not end.
+func TestGrace(t *testing.T) {
+	w := newWorld(t, "ignores SIGTERM")
+	o := w.options()
+	o.Grace = 50 * time.Millisecond
+	w.start(o)
+	before := w.await("a report", serving)
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+	if alive(pid(before)) {
+		t.Error("the child is left")
+	}
+	if n := len(w.logged("child did not end in order", "child")); n != 1 {
+		t.Errorf("%d children did not end in order, want 1", n)
+	}
+}
+
+// TestEndsWhileAChildStarts ends the supervisor before the first report.
+func TestEndsWhileAChildStarts(t *testing.T) {
+	w := newWorld(t, "never serves")
+	w.start(w.options())
+	for len(w.logged("child started", "child")) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProgramIsMissing(t *testing.T) {
+	w := newWorld(t, "works")
+	o := w.options()
+	o.Path = "/nonexistent"
+	w.start(o)
+	select {
+	case err := <-w.done:
+		if err == nil || !strings.Contains(err.Error(), "starting /nonexistent: ") {
+			t.Errorf("%v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("Run goes on without a program")
+	}
+}
+
+func TestOptionsAreChecked(t *testing.T) {
+	err := Run(t.Context(), Options{}, nil)
+	for _, name := range []string{"Path", "Stderr", "Log", "Status", "Ask", "Answer", "Grace"} {
+		if err == nil || !strings.Contains(err.Error(), "option "+name+" of the supervisor is missing") {
+			t.Errorf("%v, want it to name %s", err, name)
+		}
+	}
+	w := newWorld(t, "works")
+	if err := w.options().validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFilesArePassed has a child find the socket that the supervisor holds.
+func TestFilesArePassed(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		t.Fatal("not TCP")
+	}
+	f, err := tcp.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w := newWorld(t, "works")
+	o := w.options()
+	o.Files = []*os.File{f}
+	w.start(o)
+	s := w.await("a report", serving)
+	ours, errOurs := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	theirs, errTheirs := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid(s), FirstFile))
+	if errOurs != nil || errTheirs != nil || ours != theirs {
+		t.Errorf("the child has %s (%v), the supervisor %s (%v)", theirs, errTheirs, ours, errOurs)
+	}
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+}
