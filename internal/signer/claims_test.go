@@ -7,8 +7,8 @@ import (
 	"github.com/keyturn/keyturn/internal/strictjson"
 )
 
-// FuzzCheckClaims compares checkClaims with package strictjson, which takes longer. What one takes the other must take, but for names with escapes
-// and objects without or with very many names.
+// FuzzCheckClaims compares checkClaims with package strictjson, which takes longer. What one takes the other must take,
+// but for names with escapes and objects without or with very many names.
 func FuzzCheckClaims(f *testing.F) {
 	for _, seed := range []string{
 		claims, boundClaims, `{}`, `{"a":1,"a":2}`, `{"a":{"a":1},"b":["a",{"a":2}]}`, `{"a\"b" : "c\\" , "d":"a"}`, `{"\u0061":1,"a":2}`,

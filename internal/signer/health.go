@@ -47,7 +47,7 @@ func (s *Signer) Ready() error {
 	return nil
 }
 
-// HoldsRetired reports whether the memory of this process may hold a private key that was taken out of the key directory
-// since the process read it. Go leaves copies of what it parses in memory that it does not use any more, so only a new
-// process is certain to be free of the key.
+// HoldsRetired reports whether the memory of this process may hold a private key that was taken out of the key
+// directory since the process read it. Go leaves copies of what it parses in memory that it does not use any more, so
+// only a new process is certain to be free of the key.
 func (s *Signer) HoldsRetired() bool { return s.retired.Load() }

@@ -150,7 +150,8 @@ func (s *keySet) dated(at time.Time) *keySet {
 	return again
 }
 
-// noteServed notes that the API server was given the set now, by the boot clock. It reports whether a key was new to it.
+// noteServed notes that the API server was given the set now, by the boot clock. It reports whether a key was new to
+// it.
 func (s *keySet) noteServed(clock func() time.Duration) bool {
 	if s.served.Load() {
 		return false

@@ -73,7 +73,8 @@ func TestHoldsRetired(t *testing.T) {
 	check(false, "a key without a private key is gone")
 }
 
-// TestUnchangedIsNotParsed has the signer read a directory again and again: the keys that it uses stay the same objects.
+// TestUnchangedIsNotParsed has the signer read a directory again and again: the keys that it uses stay the same
+// objects.
 func TestUnchangedIsNotParsed(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)

@@ -57,7 +57,8 @@ func TestNeverSignsVerifyOnly(t *testing.T) {
 	w.wantSigner(2, "fetched")
 }
 
-// TestKeyThatComesBackIsNew takes a key away, so that a fetch in the meantime takes it from the API server, and puts it back.
+// TestKeyThatComesBackIsNew takes a key away, so that a fetch in the meantime takes it from the API server, and puts it
+// back.
 func TestKeyThatComesBackIsNew(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1, 2)
@@ -102,27 +103,27 @@ func TestLeadIn(t *testing.T) {
 	w.wantSigner(0, "the clock was set")
 	w.uptime += time.Second
 	w.wantSigner(1, "version 1 was served for 30 s, version 2 for 1 s")
-	w.fetch() // once more does not start it anew
+	w.fetch() // once more does not start it again
 	w.uptime += 29 * time.Second
 	w.wantSigner(2, "version 2 was served for 30 s")
 }
 
-// TestServedOutlivesProcess starts signers anew, whose API server does not fetch again.
+// TestServedOutlivesProcess restarts signers whose API server does not fetch again.
 func TestServedOutlivesProcess(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)
 	w.start()
 	w.fetch()
 	w.start()
-	w.wantSigner(1, "started anew")
+	w.wantSigner(1, "restarted")
 	w.write(2, 1, 2)
 	w.start()
-	w.wantSigner(1, "started anew with a key that was not fetched")
+	w.wantSigner(1, "restarted with a key that was not fetched")
 	w.now = w.now.Add(-48 * time.Hour)
 	w.fetch()
 	w.now = w.now.Add(96 * time.Hour)
 	w.start()
-	w.wantSigner(2, "started anew after that, with the clock stepped back and forth")
+	w.wantSigner(2, "restarted after that, with the clock stepped back and forth")
 	info, err := os.Stat(w.stateFile())
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("state file: %v, %v", info.Mode(), err)
@@ -153,7 +154,7 @@ func TestServedOfAnotherBootDoesNotCount(t *testing.T) {
 	}
 }
 
-// TestServedInTheFuture starts the lead-in anew for a time that the boot clock has not come to.
+// TestServedInTheFuture starts the lead-in again for a time that the boot clock has not come to.
 func TestServedInTheFuture(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.set.LeadIn = 10 * time.Second

@@ -23,7 +23,7 @@ type Options struct {
 	KeyDir string
 	// StateFile keeps which keys the API server has. Without one, a new process signs nothing until it fetches again.
 	StateFile string
-	// Reload is how often the directory is read even if nothing says that it changed.
+	// Reload is how often the directory is read even if no change was noticed.
 	Reload   time.Duration
 	Backends Backends
 	Log      *slog.Logger
@@ -71,8 +71,8 @@ type Signer struct {
 
 var _ externaljwt.ExternalJWTSignerServer = (*Signer)(nil)
 
-// New returns a signer that has read its key directory once. If that failed, the signer says so in its log and answers Unavailable
-// until Keep has read it.
+// New returns a signer that has read its key directory once. If that failed, the signer says so in its log and answers
+// Unavailable until Keep has read it.
 func New(o Options) (*Signer, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
@@ -144,13 +144,13 @@ func (s *Signer) FetchKeys(ctx context.Context, _ *externaljwt.FetchKeysRequest)
 	return set.fetched, nil
 }
 
-// saveServed saves which keys the API server has, before it is answered: if this process is killed right after that, the next one
-// knows. Should the answer get lost instead, no harm is done either, as the package comment says.
+// saveServed saves which keys the API server has, before it is answered: if this process is killed right after that,
+// the next one knows. Should the answer get lost instead, no harm is done either, as the package comment says.
 func (s *Signer) saveServed(set *keySet) {
 	s.saving.Lock()
 	defer s.saving.Unlock()
 	if err := s.file.save(set); err != nil {
-		s.opts.Log.Error("a signer that starts anew will wait for the API server to fetch keys", "error", err)
+		s.opts.Log.Error("after a restart, the signer will wait for the API server to fetch keys", "error", err)
 	}
 }
 

@@ -8,8 +8,8 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// TestKillChild kills the child under load. Only what is in flight may fail, at most one request of each client, and no client may meet
-// a refused connection, which would be followed by gRPC's back-off.
+// TestKillChild kills the child under load. Only what is in flight may fail, at most one request of each client, and no
+// client may meet a refused connection, which would be followed by gRPC's back-off.
 func TestKillChild(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)
@@ -81,7 +81,8 @@ func TestRetire(t *testing.T) {
 	t.Logf("%d keys retired: %d of %d requests failed, longest pause %s", rotations, len(failed(all)), len(all), longestPause(all).Round(time.Millisecond))
 }
 
-// TestHungChild stops the child under load, so that requests wait until the watchdog kills it. Then it must go on as after a crash.
+// TestHungChild stops the child under load, so that requests wait until the watchdog kills it. Then it must go on as
+// after a crash.
 func TestHungChild(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)
@@ -102,8 +103,8 @@ func TestHungChild(t *testing.T) {
 	t.Logf("%d of %d requests failed, longest pause %s with a watchdog of 1 s", len(failed(all)), len(all), longestPause(all).Round(time.Millisecond))
 }
 
-// TestKillAll kills the parent and with it the child. Verifying goes on, and issuing comes back with a new signer; how soon is
-// up to the back-off of gRPC, since nobody listened in between.
+// TestKillAll kills the parent and with it the child. Verifying goes on, and issuing comes back with a new signer; how
+// soon is up to the back-off of gRPC, since nobody listened in between.
 func TestKillAll(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)
@@ -123,7 +124,8 @@ func TestKillAll(t *testing.T) {
 	t.Logf("issued %s after the start of a new signer", time.Since(began).Round(time.Millisecond))
 }
 
-// TestRestartWithSocketActivation restarts the whole signer under load, while the test holds the socket as systemd would. Nothing may fail.
+// TestRestartWithSocketActivation restarts the whole signer under load, while the test holds the socket as systemd
+// would. Nothing may fail.
 func TestRestartWithSocketActivation(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)

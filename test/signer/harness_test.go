@@ -1,7 +1,8 @@
 // Package signer_test runs keyturn-signer against the client code of kube-apiserver:
 // k8s.io/kubernetes/pkg/serviceaccount/externaljwt/plugin, with kube-apiserver's version of gRPC.
 //
-// Run it with go test -count 1: the program is built while the tests run, so the cache of go test does not see that it changed.
+// Run it with go test -count 1: the program is built while the tests run, so the cache of go test does not see that it
+// changed.
 package signer_test
 
 import (

@@ -15,9 +15,10 @@ import (
 
 // Backend opens private keys.
 type Backend interface {
-	// Open returns the private key of k, for use by several goroutines at once, and after k was wiped. It fails if k can never
-	// be opened. A key that is out of reach at the moment is no such failure: its Sign fails, soon, and works again once
-	// the key is back. Public of what it returns is the public key of k. No error holds anything of a private key or a PIN.
+	// Open returns the private key of k, for use by several goroutines at once, and after k was wiped. It fails if k
+	// can never be opened. A key that is out of reach at the moment is no such failure: its Sign fails, soon, and works
+	// again once the key is back. Public of what it returns is the public key of k. No error holds anything of a
+	// private key or a PIN.
 	Open(k keydir.Key) (crypto.Signer, error)
 }
 
@@ -26,7 +27,7 @@ type PEM struct{}
 
 var _ Backend = PEM{}
 
-// ErrOtherKey says that a private key is not that of the public key beside it.
+// ErrOtherKey is returned for a private key that does not belong to the public key beside it.
 var ErrOtherKey = errors.New("the private key does not belong to the public key")
 
 // Open implements Backend.

@@ -16,7 +16,8 @@ import (
 	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
 )
 
-// library is a PKCS #11 library from its initialisation to its finalisation. What it knows is never right for another one.
+// library is a PKCS #11 library from its initialisation to its finalisation. What it knows is never right for another
+// one.
 type library struct {
 	ctx    *pkcs11.Ctx
 	module *Module
@@ -122,8 +123,8 @@ func (l *library) open(slot uint) (pkcs11.SessionHandle, error) {
 	return s, nil
 }
 
-// login logs all sessions of the token in, by one that stays open, as closing the last one would log out. A PIN that a token
-// refused is not tried again in this process.
+// login logs all sessions of the token in, by one that stays open, as closing the last one would log out. A PIN that a
+// token refused is not tried again in this process.
 func (l *library) login(slot uint, u pkcs11uri.URI, pin keydir.Secret) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -153,7 +154,7 @@ func (l *library) login(slot uint, u pkcs11uri.URI, pin keydir.Secret) error {
 var errPIN = errors.New("the PKCS #11 token has refused the PIN, which is not tried again" +
 	"\nhint: write the right one, and check that the token is not locked")
 
-// pinName is a name for a PIN at a token that tells neither.
+// pinName is a name for a PIN at a token that shows neither.
 func pinName(u pkcs11uri.URI, pin keydir.Secret) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", tokenOf(u), []byte(pin)))
 	return hex.EncodeToString(sum[:])
@@ -183,11 +184,11 @@ func (l *library) object(s pkcs11.SessionHandle, u pkcs11uri.URI) (pkcs11.Object
 // find returns up to two objects of a class that are what a URI says.
 func (l *library) find(s pkcs11.SessionHandle, u pkcs11uri.URI, class uint) ([]pkcs11.ObjectHandle, error) {
 	if err := l.ctx.FindObjectsInit(s, append(named(u), pkcs11.NewAttribute(pkcs11.CKA_CLASS, class))); err != nil {
-		return nil, fmt.Errorf("looking for a key: %w", err)
+		return nil, fmt.Errorf("finding a key: %w", err)
 	}
 	found, _, err := l.ctx.FindObjects(s, 2)
 	if err = errors.Join(err, l.ctx.FindObjectsFinal(s)); err != nil {
-		return nil, fmt.Errorf("looking for a key: %w", err)
+		return nil, fmt.Errorf("finding a key: %w", err)
 	}
 	return found, nil
 }

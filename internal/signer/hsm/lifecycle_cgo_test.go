@@ -28,7 +28,7 @@ func (h *softHSM) sign(k keydir.Key) error {
 	return err
 }
 
-// TestTokenAway makes sure that what the conformance suite calls away is.
+// TestTokenAway checks that a token that is away does not sign, as the conformance suite assumes.
 func TestTokenAway(t *testing.T) {
 	h := newSoftHSM(t)
 	k := h.generate(t, 1, jwks.ES256)

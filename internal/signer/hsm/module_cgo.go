@@ -17,15 +17,15 @@ import (
 	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
 )
 
-// Module is a PKCS #11 library. It is loaded when a key is first used, and again when its token was lost. It is safe for concurrent use. There must
-// be only one for a library in a process, as its state belongs to the process.
+// Module is a PKCS #11 library. It is loaded when a key is first used, and again when its token was lost. It is safe
+// for concurrent use. There must be only one for a library in a process, as its state belongs to the process.
 type Module struct {
 	path string
 
-	// use is held for reading by whoever calls the library, and for writing by who loads it anew.
+	// use is held for reading by whoever calls the library, and for writing by who loads it again.
 	use    sync.RWMutex
 	loaded *library
-	// next is when the library may be loaded anew again.
+	// next is when the library may be loaded again.
 	next time.Time
 	// refused are the PINs that tokens refused. Trying one again and again would lock the token.
 	refused map[string]bool
@@ -59,10 +59,12 @@ func (m *Module) Close() error {
 	return m.unload()
 }
 
-// pause is how long the library is left alone after it was loaded. While a token is away, all the signers fail, and each would load it anew.
+// pause is how long the library is left alone after it was loaded. While a token is away, all the signers fail, and
+// each would load it again.
 const pause = 200 * time.Millisecond
 
-// do calls f with a library that is loaded. If f fails because what the library knew is gone, it is loaded anew, and f called once more.
+// do calls f with a library that is loaded. If f fails because what the library knew is gone, it is loaded again, and f
+// called once more.
 func (m *Module) do(f func(*library) error) error {
 	l, err := m.try(nil, f)
 	if l == nil || !stale(err) {
@@ -135,7 +137,7 @@ func (m *Module) unload() error {
 	return err
 }
 
-// stale says whether loading the library anew may help: for every error of the library but those about PINs.
+// stale reports whether loading the library again may help: for every error of the library but those about PINs.
 func stale(err error) bool {
 	code, ok := errors.AsType[pkcs11.Error](err)
 	if !ok {

@@ -17,27 +17,27 @@
 //	  ]
 //	}
 //
-// signingVersion is the key that is to sign. The other keys verify; one of them that has a private key and is not verifyOnly
-// goes on signing until that one may. A public key is PEM in PKIX form. A private key is either PEM in a file, or a key of a
-// PKCS #11 token, named by its URI (RFC 7512; see package pkcs11uri), whose PIN is in a file of the directory.
-// refreshHintSeconds is how often the API server fetches the keys; while more than one of them is in its discovery document,
-// it is told rotationRefreshHintSeconds instead (default: the same, at most 5). leadInSeconds is how long a key must have
-// been served before it signs (default: 0; see package signer). maxTokenExpirationSeconds bounds the tokens that
-// the API server asks for (at least 600).
+// signingVersion is the key that is to sign. The other keys verify; one of them that has a private key and is not
+// verifyOnly goes on signing until that one may. A public key is PEM in PKIX form. A private key is either PEM in a
+// file, or a key of a PKCS #11 token, named by its URI (RFC 7512; see package pkcs11uri), whose PIN is in a file of the
+// directory. refreshHintSeconds is how often the API server fetches the keys; while more than one of them is in its
+// discovery document, it gets rotationRefreshHintSeconds instead (default: the same, at most 5). leadInSeconds is how
+// long a key must have been served before it signs (default: 0; see package signer). maxTokenExpirationSeconds bounds
+// the tokens that the API server asks for (at least 600).
 //
 // Decoding is strict: a member that is not known, twice there, or null is an error, and so is a file name with a slash.
 //
 // # Replacing it
 //
-// Read sees one version of the directory as a whole, however it is replaced: by the symbolic link ..data, as Kubernetes does
-// it with Secret volumes and Write does it too; by a symbolic link in place of the directory; or by renaming another
-// directory over it. Files changed in place are seen as well, but perhaps half of them: don't.
+// Read sees one version of the directory as a whole, however it is replaced: by the symbolic link ..data, as Kubernetes
+// does it with Secret volumes and Write does it too; by a symbolic link in place of the directory; or by renaming
+// another directory over it. Files changed in place are seen as well, but perhaps half of them: don't.
 //
 // # Who may write and read it
 //
 // Whoever can write a public key there can make tokens. So Read refuses files and directories that group or others can
-// write, or that belong to anybody but root and the reader; and private keys and PINs that group or others can read. In a
-// Secret volume set defaultMode 0400 and no fsGroup.
+// write, or that belong to anybody but root and the reader; and private keys and PINs that group or others can read. In
+// a Secret volume set defaultMode 0400 and no fsGroup.
 package keydir
 
 import (

@@ -154,7 +154,8 @@ func equal(a, b keydir.Set) bool {
 	return keys && fmt.Sprint(a) == fmt.Sprint(b)
 }
 
-// TestNothingOfAnOldSetIsLeft looks for a retired private key in every file, also after a crash between two steps of Write.
+// TestNothingOfAnOldSetIsLeft searches for a retired private key in every file, also after a crash between two steps of
+// Write.
 func TestNothingOfAnOldSetIsLeft(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
 	set := newSet(t, 2)
@@ -314,7 +315,7 @@ func replaceFile(t *testing.T, path string, content []byte) {
 	}
 }
 
-// checkSilent says whether an error holds a line of a private key.
+// checkSilent fails the test if an error holds a line of a private key.
 func checkSilent(t *testing.T, err error, set keydir.Set) {
 	t.Helper()
 	for _, k := range set.Keys {

@@ -19,9 +19,9 @@ import (
 // versionPrefix starts the names of the directories that ..data points to.
 const versionPrefix = "..v-"
 
-// Write makes the directory hold exactly this set, with directories of mode 0700 and files of mode 0600. Readers see the
-// old set or the new one. When it returns nil, the set is on disk, Read accepts it, and no file of another set is left.
-// Writing the set that is there already changes nothing but to remove what a crash left. One caller at a time.
+// Write makes the directory hold exactly this set, with directories of mode 0700 and files of mode 0600. Readers see
+// the old set or the new one. When it returns nil, the set is on disk, Read accepts it, and no file of another set is
+// left. Writing the set that is there already changes nothing but to remove what a crash left. One caller at a time.
 //
 // Write repairs what others spoiled. The directory becomes the caller's, of mode 0700; what is in its place but is no
 // directory is removed, and so is everything in it that is not of the set. It refuses a directory that was never a key
@@ -85,7 +85,8 @@ func own(dir string) (*os.Root, error) {
 	return root, nil
 }
 
-// makeDirectory leaves a directory alone. Removing what is in its place deletes one file or link, and nothing behind it.
+// makeDirectory leaves a directory alone. Removing what is in its place deletes one file or link, and nothing behind
+// it.
 func makeDirectory(dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err

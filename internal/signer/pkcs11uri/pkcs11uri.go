@@ -5,8 +5,8 @@
 //	pkcs11:token=LABEL;object=LABEL;id=%01%02?pin-source=FILE
 //
 // token is needed, and object or id or both; serial, manufacturer and model may narrow the token down. pin-source names
-// a file of the key directory, and not, as the RFC has it, any path or URL. pin-value is refused, as are module-name and
-// module-path: the command line of the process that signs chooses the code it loads, not whoever may replace keys.
+// a file of the key directory, and not, as the RFC has it, any path or URL. pin-value is refused, as are module-name
+// and module-path: the command line of the process that signs chooses the code it loads, not whoever may replace keys.
 package pkcs11uri
 
 import (

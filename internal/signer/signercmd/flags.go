@@ -1,11 +1,13 @@
-// Package signercmd is the command keyturn-signer: it reads flags, holds the socket, and keeps a child running that signs.
+// Package signercmd is the command keyturn-signer: it reads flags, holds the socket, and keeps a child running that
+// signs.
 //
-// The process that is started is the parent: see package supervisor. It runs itself again as the child, which alone reads
-// keys and serves them. With --supervise=false one process does both, for service managers that hold the socket
+// The process that is started is the parent: see package supervisor. It runs itself again as the child, which alone
+// reads keys and serves them. With --supervise=false one process does both, for service managers that hold the socket
 // themselves; it has no metrics, and private keys that are retired stay in its memory until it is restarted.
 //
-// The parent serves metrics and health from the child's last report, so nobody who asks for them reaches the child. They
-// are at most --watchdog-interval old. A metrics address that is taken is a line of log, and the parent tries again.
+// The parent serves metrics and health from the child's last report, so nobody who asks for them reaches the child.
+// They are at most --watchdog-interval old. A metrics address that is taken is a line of log, and the parent tries
+// again.
 //
 // When a private key was retired, the parent hands over to a new child within --watchdog-interval: with the old process
 // goes every copy of the key in its memory. The same on SIGHUP, then with the program that is on disk, which so is
@@ -37,7 +39,7 @@ type flags struct {
 func parse(args []string, stderr io.Writer) (flags, error) {
 	f := flags{}
 	set := flag.NewFlagSet("keyturn-signer", flag.ContinueOnError)
-	set.SetOutput(io.Discard) // it would tell an error with all flags
+	set.SetOutput(io.Discard) // it would print an error with all flags
 	set.StringVar(&f.socket, "socket", "", "path of the socket that kube-apiserver's --service-account-signing-endpoint names, in a directory "+
 		"of its own (not with a socket passed by systemd)")
 	set.StringVar(&f.keyDir, "key-dir", "", "key directory")

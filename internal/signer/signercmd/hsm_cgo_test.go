@@ -35,7 +35,8 @@ func newToken(t *testing.T, dir string) (tokens string, pin keydir.Secret) {
 	return tokens, pin
 }
 
-// TestHardware rotates a key of a file to one in a token, which then goes away, also at the start of a child, and comes back.
+// TestHardware rotates a key of a file to one in a token, which then goes away, also at the start of a child, and comes
+// back.
 func TestHardware(t *testing.T) {
 	w := newWorld(t)
 	tokens, pin := newToken(t, w.dir)

@@ -17,8 +17,8 @@ import (
 	"github.com/keyturn/keyturn/internal/signer/supervisor"
 )
 
-// Run runs the command until ctx ends. Each value from hangUp is a SIGHUP. It returns the exit code: 0 at the end, 1 after a
-// failure, 2 after bad flags.
+// Run runs the command until ctx ends. Each value from hangUp is a SIGHUP. It returns the exit code: 0 at the end, 1
+// after a failure, 2 after bad flags.
 func Run(ctx context.Context, args []string, hangUp <-chan os.Signal, stderr io.Writer) int {
 	f, err := parse(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {

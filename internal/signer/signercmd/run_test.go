@@ -42,7 +42,7 @@ func TestServesAndEnds(t *testing.T) {
 	}
 }
 
-// TestParentHoldsNoKey looks at what the parent has open, and at its memory.
+// TestParentHoldsNoKey searches the memory of the parent.
 func TestParentHoldsNoKey(t *testing.T) {
 	w := newWorld(t)
 	w.start()
@@ -56,8 +56,8 @@ func TestParentHoldsNoKey(t *testing.T) {
 	}
 }
 
-// TestRetiredKeyLeavesMemory takes a private key out of the key directory. The child that had it ends, and no process of
-// the signer has a copy any more.
+// TestRetiredKeyLeavesMemory takes a private key out of the key directory. The child that had it ends, and no process
+// of the signer has a copy any more.
 func TestRetiredKeyLeavesMemory(t *testing.T) {
 	w := newWorld(t)
 	next := w.newKey(2)

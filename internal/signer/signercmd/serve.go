@@ -100,10 +100,11 @@ func report(s *signer.Signer, registry prometheus.Gatherer) (r supervisor.Report
 }
 
 const (
-	// streamWorkers is how many goroutines are kept to answer; more are started when these are busy. A signature makes the stack of a new
-	// one grow several times, which costs a tenth of the signature.
+	// streamWorkers is how many goroutines are kept to answer; more are started when these are busy. A signature makes
+	// the stack of a new one grow several times, which costs a tenth of the signature.
 	streamWorkers = 8
-	// gcPercent is GOGC unless that is set: some MiB more, and half the garbage collections of a process that holds next to nothing.
+	// gcPercent is GOGC unless that is set: some MiB more, and half the garbage collections of a process that holds
+	// next to nothing.
 	gcPercent = 200
 )
 
@@ -133,7 +134,7 @@ func serveKeys(ctx context.Context, l net.Listener, s *signer.Signer, grace time
 	drained := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(drained)
-		// Clients that have nothing under way are told to connect anew, and everybody else is answered first.
+		// Clients that have nothing under way connect again, and everybody else is answered first.
 		late := time.AfterFunc(grace, server.Stop)
 		defer late.Stop()
 		server.GracefulStop()

@@ -61,8 +61,8 @@ func TestHealthWithoutChild(t *testing.T) {
 	w.eventuallyShows("/readyz", http.StatusOK, "ok")
 }
 
-// TestTakenAddress has another program listen where the metrics should be. The signer signs, and serves its metrics once
-// it can.
+// TestTakenAddress has another program listen where the metrics should be. The signer signs, and serves its metrics
+// once it can.
 func TestTakenAddress(t *testing.T) {
 	w := newWorld(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")

@@ -35,7 +35,8 @@ import (
 // patience is how long a test waits for what must happen.
 const patience = 30 * time.Second
 
-// TestMain lets the test binary be keyturn-signer: the parent by a first argument, its child because the parent starts it with the same.
+// TestMain lets the test binary be keyturn-signer: the parent by a first argument, its child because the parent starts
+// it with the same.
 func TestMain(m *testing.M) {
 	if len(os.Args) < 2 || os.Args[1] != "--run-signer" && !slices.Contains(os.Args, "--key-dir="+os.Getenv("SIGNER_TEST_KEY_DIR")) {
 		os.Exit(m.Run())

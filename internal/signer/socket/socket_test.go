@@ -157,7 +157,7 @@ func TestDyingListenerIsAwaited(t *testing.T) {
 	dying.SetUnlinkOnClose(false)
 	accepted := make(chan struct{})
 	go func() {
-		conn, err := dying.Accept() // somebody looks whether it lives
+		conn, err := dying.Accept() // somebody checks whether it lives
 		if err == nil {
 			conn.Close()
 		}
@@ -250,8 +250,8 @@ func TestActivated(t *testing.T) {
 	}
 }
 
-// TestFileDoesNotBlockOthers passes the socket to a child while this process accepts. If that made the socket blocking, a connection that
-// somebody else accepts first would leave Accept hanging, and Close with it.
+// TestFileDoesNotBlockOthers passes the socket to a child while this process accepts. If that made the socket blocking,
+// a connection that somebody else accepts first would leave Accept hanging, and Close with it.
 func TestFileDoesNotBlockOthers(t *testing.T) {
 	l := mustListen(t, filepath.Join(shortDir(t), "s"))
 	f, err := File(l.UnixListener)
@@ -281,7 +281,7 @@ func TestFileDoesNotBlockOthers(t *testing.T) {
 	l.Close()
 }
 
-// TestPathIsNeverMissing replaces a stale socket while somebody looks.
+// TestPathIsNeverMissing replaces a stale socket while somebody watches.
 func TestPathIsNeverMissing(t *testing.T) {
 	path := filepath.Join(shortDir(t), "s")
 	left, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})

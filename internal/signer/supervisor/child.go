@@ -115,8 +115,8 @@ func (c *child) hear(lines *bufio.Reader, patience time.Duration) (Report, error
 	return hear(lines)
 }
 
-// kill ends a child that did not answer. One that has closed its end is about to be gone, and its exit code counts; stop
-// kills one that was asked to end.
+// kill ends a child that did not answer. One that has closed its end is about to be gone, and its exit code counts;
+// stop kills one that was asked to end.
 func (c *child) kill(gone <-chan struct{}) {
 	timer := time.NewTimer(dying)
 	defer timer.Stop()

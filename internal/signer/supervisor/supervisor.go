@@ -1,9 +1,9 @@
 // Package supervisor keeps a process that serves a socket running, without ever letting go of the socket.
 //
-// The supervisor holds the listening socket and nothing else: no key, no code that reads any. Each child is started with the socket. When
-// one dies, the socket goes on listening; whoever connects waits in its queue until the next child accepts, a few
-// milliseconds later. A client like kube-apiserver's thus never meets a refused connection, which is what makes
-// gRPC back off for seconds.
+// The supervisor holds the listening socket and nothing else: no key, no code that reads any. Each child is started
+// with the socket. When one dies, the socket goes on listening; whoever connects waits in its queue until the next
+// child accepts, a few milliseconds later. A client like kube-apiserver's thus never meets a refused connection, which
+// is what makes gRPC back off for seconds.
 //
 // Run is where to start; Reporter is the part of the child. What Run guarantees:
 //
@@ -86,12 +86,12 @@ const (
 // IsChild reports whether a supervisor started this process.
 func IsChild() bool { return os.Getenv(childVariable) != "" }
 
-// IsHandOver reports whether the child is to take over from one that works. If it cannot do as well, it must end without
-// serving.
+// IsHandOver reports whether the child is to take over from one that works. If it cannot do as well, it must end
+// without serving.
 func IsHandOver() bool { return os.Getenv(handOverVariable) != "" }
 
-// Run keeps a child running until ctx ends. Each value from handOver starts another child in its place. Run returns when
-// no child is left.
+// Run keeps a child running until ctx ends. Each value from handOver starts another child in its place. Run returns
+// when no child is left.
 func Run(ctx context.Context, o Options, handOver <-chan struct{}) error {
 	if err := o.validate(); err != nil {
 		return err

@@ -118,7 +118,7 @@ func newWorld(t *testing.T, behaviour string) *world {
 	return w
 }
 
-// behave says what the next child does.
+// behave sets what the next child does.
 func (w *world) behave(behaviour string) {
 	w.t.Helper()
 	if err := os.WriteFile(w.behaviour, []byte(behaviour), 0o600); err != nil {
