@@ -18,14 +18,14 @@ func (s *Signer) Check() error {
 	}
 	set := s.set.Load()
 	if set == nil {
-		return s.found(errNoKeys)
+		return s.remember(errNoKeys)
 	}
 	_, err := set.prove()
-	return s.found(err)
+	return s.remember(err)
 }
 
-// found keeps what Check found for Ready, and logs when it changes.
-func (s *Signer) found(err error) error {
+// remember keeps what Check found for Ready, and logs when it changes.
+func (s *Signer) remember(err error) error {
 	text := ""
 	if err != nil {
 		text = err.Error()

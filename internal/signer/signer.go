@@ -91,7 +91,7 @@ func New(o Options) (*Signer, error) {
 	if s.metrics, err = newMetrics(s, o.Metrics); err != nil {
 		return nil, err
 	}
-	s.turn()
+	s.noteTurn()
 	s.reload()
 	return s, nil
 }
@@ -175,7 +175,7 @@ func (s *Signer) Keep(ctx context.Context) {
 	// What changed before the watch began:
 	for s.reload(); ctx.Err() == nil; s.reload() {
 		watcher.Wait(ctx, s.opts.Reload)
-		s.turn()
+		s.noteTurn()
 	}
 }
 
@@ -188,14 +188,14 @@ func (s *Signer) poll(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			s.turn()
+			s.noteTurn()
 			s.reload()
 		}
 	}
 }
 
-// turn notes that Keep goes on.
-func (s *Signer) turn() { s.lastTurn.Store(int64(s.opts.BootClock())) }
+// noteTurn notes that Keep goes on.
+func (s *Signer) noteTurn() { s.lastTurn.Store(int64(s.opts.BootClock())) }
 
 // reload reads the directory, and takes what is there if it is new and good.
 func (s *Signer) reload() {
@@ -212,11 +212,11 @@ func (s *Signer) reload() {
 		s.confirm(old, at)
 		err = nil
 	case err == nil:
-		err = s.take(old, dir, digest, at)
+		err = s.adopt(old, dir, digest, at)
 		dir.Wipe()
 	}
 	if err != nil {
-		s.refuse(err)
+		s.keepLast(err)
 		return
 	}
 	s.lastBad = ""
@@ -232,8 +232,8 @@ func (s *Signer) confirm(set *keySet, at time.Time) {
 	s.set.Store(again)
 }
 
-// take serves the set of a directory in place of the old one.
-func (s *Signer) take(old *keySet, dir keydir.Set, digest keydir.Digest, at time.Time) error {
+// adopt serves the set of a directory in place of the old one.
+func (s *Signer) adopt(old *keySet, dir keydir.Set, digest keydir.Digest, at time.Time) error {
 	set, err := newKeySet(dir, s.opts.Backends, old)
 	if err != nil {
 		return err
@@ -267,8 +267,8 @@ func (s *Signer) loadServed(set *keySet) {
 	}
 }
 
-// refuse keeps the last good set, and logs why once.
-func (s *Signer) refuse(err error) {
+// keepLast keeps the last good set, and logs why once.
+func (s *Signer) keepLast(err error) {
 	s.metrics.reloadErrors.Inc()
 	if err.Error() == s.lastBad {
 		return

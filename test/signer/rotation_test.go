@@ -159,9 +159,12 @@ func TestBadDirectoryUnderLoad(t *testing.T) {
 		func() error { return os.Chmod(filepath.Join(data, "1.key"), 0o644) },
 		func() error { return os.Remove(data) },
 		func() error { return os.RemoveAll(w.keyDir()) },
+		func() error { return os.Chmod(w.keyDir(), 0o777) },
+		func() error { return errors.Join(os.RemoveAll(w.keyDir()), os.WriteFile(w.keyDir(), nil, 0o600)) },
+		func() error { return errors.Join(os.Remove(data), os.MkdirAll(data, 0o700)) },
 	} {
 		l.awaitMore(w)
-		if err := errors.Join(damage()); err != nil {
+		if err := damage(); err != nil {
 			t.Fatal(err)
 		}
 		l.awaitMore(w)
