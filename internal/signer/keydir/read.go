@@ -27,7 +27,7 @@ const maxFile = 256 << 10
 type Digest [sha256.Size]byte
 
 // attempts of Read to see one version of a directory that is replaced again and again.
-const attempts = 5
+const attempts = 50
 
 // ErrUnchanged is returned by ReadChange when the directory holds what is known already.
 var ErrUnchanged = errors.New("it holds what is known already")
@@ -89,7 +89,11 @@ func open(dir string) (*os.Root, error) {
 	if err := checkVolume(root); err != nil {
 		return nil, err
 	}
+	target, _ := root.Readlink(dataLink)
 	data, err := root.OpenRoot(dataLink)
+	if now, errNow := root.Readlink(dataLink); err != nil && errNow == nil && now != target {
+		return nil, errReplaced
+	}
 	if err != nil {
 		return nil, bare(err)
 	}

@@ -53,7 +53,7 @@ func TestHealthWithoutChild(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	w.eventuallyShows("/metrics", http.StatusOK, "keyturn_signer_fetch_keys_total 1")
+	w.eventuallyShows("/metrics", http.StatusOK, "\nkeyturn_signer_fetch_keys_total ")
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
