@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"bufio"
 	"errors"
 	"io/fs"
 	"net"
@@ -14,6 +15,9 @@ import (
 	"testing"
 )
 
+// held keeps the garbage collector from closing the socket of a process that listens and does nothing else.
+var held *Listener
+
 // TestMain lets the test binary be a process that listens and is killed, and one that inherits a socket.
 func TestMain(m *testing.M) {
 	if len(os.Args) < 2 {
@@ -21,7 +25,9 @@ func TestMain(m *testing.M) {
 	}
 	switch os.Args[1] {
 	case "-listen":
-		if _, err := Listen(os.Args[2]); err != nil {
+		var err error
+		if held, err = Listen(os.Args[2]); err != nil {
+			os.Stdout.WriteString(err.Error())
 			os.Exit(1)
 		}
 		os.Stdout.WriteString("listening\n")
@@ -113,8 +119,8 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := out.Read(make([]byte, 1)); err != nil {
-			t.Error("the process does not listen in place of the one that was killed")
+		if said, err := bufio.NewReader(out).ReadString('\n'); said != "listening\n" {
+			t.Fatalf("the process does not listen in place of the one that was killed: %s, %v", said, err)
 		}
 		if _, err := Listen(path); !errors.Is(err, ErrInUse) {
 			t.Errorf("in place of a live process: %v", err)
