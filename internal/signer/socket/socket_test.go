@@ -15,9 +15,6 @@ import (
 	"testing"
 )
 
-// held keeps the garbage collector from closing the socket of a process that listens and does nothing else.
-var held *Listener
-
 // TestMain lets the test binary be a process that listens and is killed, and one that inherits a socket.
 func TestMain(m *testing.M) {
 	if len(os.Args) < 2 {
@@ -25,17 +22,26 @@ func TestMain(m *testing.M) {
 	}
 	switch os.Args[1] {
 	case "-listen":
-		var err error
-		if held, err = Listen(os.Args[2]); err != nil {
-			os.Stdout.WriteString(err.Error())
-			os.Exit(1)
-		}
-		os.Stdout.WriteString("listening\n")
-		select {}
+		listenForever(os.Args[2])
 	case "-activated":
 		os.Exit(activated())
 	}
 	os.Exit(m.Run())
+}
+
+// listenForever accepts: a process whose goroutines all sleep is ended by the Go runtime.
+func listenForever(path string) {
+	l, err := Listen(path)
+	if err != nil {
+		os.Stdout.WriteString(err.Error())
+		os.Exit(1)
+	}
+	os.Stdout.WriteString("listening\n")
+	for {
+		if conn, err := l.Accept(); err == nil {
+			conn.Close()
+		}
+	}
 }
 
 // activated answers one connection.
