@@ -31,7 +31,8 @@ func hear(lines *bufio.Reader) (r Report, err error) {
 	if err != nil {
 		return r, err
 	}
-	return r, json.Unmarshal(line, &r)
+	err = json.Unmarshal(line, &r)
+	return r, err
 }
 
 // Reporter is the child's end of its supervisor.

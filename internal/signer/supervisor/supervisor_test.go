@@ -212,7 +212,7 @@ func TestReports(t *testing.T) {
 	w.start(w.options())
 	first := w.await("a report", serving)
 	if first.Report.Problem != "works" || first.Deaths != 0 || first.HandOvers != 0 {
-		t.Errorf("%+v", first)
+		t.Errorf("%+v, %+v", first, *first.Report)
 	}
 	if again := w.await("a report", serving); pid(again) != pid(first) {
 		t.Error("another child reports")
