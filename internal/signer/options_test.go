@@ -1,6 +1,9 @@
 package signer
 
 import (
+	"crypto"
+	"crypto/rand"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -9,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/keyturn/keyturn/internal/signer/backend"
+	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
 )
 
@@ -89,5 +93,24 @@ func TestUnchangedIsNotParsed(t *testing.T) {
 	w.write(1, 1, 2)
 	if w.signer.set.Load().keys[0] == before.keys[0] {
 		t.Error("a changed directory was not parsed")
+	}
+}
+
+// TestBackends opens a key where it is.
+func TestBackends(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	elsewhere := &hardware{}
+	elsewhere.set(errHardware, nil)
+	b := Backends{PEM: w.hardware, PKCS11: elsewhere}
+	inFile, inToken := w.keys[1], w.keys[1]
+	inToken.PKCS11 = "pkcs11:token=t;object=o"
+	for k, want := range map[*keydir.Key]error{&inFile: nil, &inToken: errHardware} {
+		s, err := b.open(*k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Sign(rand.Reader, make([]byte, 32), crypto.SHA256); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", k.PKCS11, err, want)
+		}
 	}
 }

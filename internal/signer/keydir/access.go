@@ -12,8 +12,6 @@ type access struct {
 	// forbidden are the bits of the mode that others must not have, and verb is what they would allow.
 	forbidden fs.FileMode
 	verb      string
-	// own wants it to belong to this user; otherwise root may own it too.
-	own bool
 }
 
 var (
@@ -23,13 +21,11 @@ var (
 	secret = access{forbidden: 0o077, verb: "read or write"}
 	// trusted is for the sticky root of a Secret volume: everybody may add to it, but not replace what is there.
 	trusted = access{}
-	// written is for what Write made.
-	written = access{forbidden: 0o077, verb: "read or write", own: true}
 )
 
 func (a access) check(info fs.FileInfo) error {
 	self := os.Geteuid()
-	if uid := owner(info); uid != self && (a.own || uid != 0) {
+	if uid := owner(info); uid != self && uid != 0 {
 		return fmt.Errorf("it belongs to user %d\nhint: it must belong to root or to user %d", uid, self)
 	}
 	if perm := info.Mode().Perm(); perm&a.forbidden != 0 {

@@ -144,7 +144,7 @@ func checkMark(root *os.Root) error {
 	return nil
 }
 
-// holds reports whether the directory has exactly these files already, on disk, owned by the caller, and secret.
+// holds reports whether the directory has exactly these files already, all of them secret.
 func holds(root *os.Root, files map[string][]byte) bool {
 	target, err := root.Readlink(dataLink)
 	if err != nil || !strings.HasPrefix(target, versionPrefix) || strings.Contains(target, "/") {
@@ -156,7 +156,7 @@ func holds(root *os.Root, files map[string][]byte) bool {
 	}
 	defer version.Close()
 	info, err := version.Stat(".")
-	if err != nil || written.check(info) != nil {
+	if err != nil || secret.check(info) != nil {
 		return false
 	}
 	entries, err := fs.ReadDir(version.FS(), ".")
@@ -166,7 +166,7 @@ func holds(root *os.Root, files map[string][]byte) bool {
 	r := &reader{root: version, files: map[string][]byte{}}
 	defer r.wipe()
 	for name, want := range files {
-		if r.load(name, written) != nil || !bytes.Equal(r.files[name], want) {
+		if r.load(name, secret) != nil || !bytes.Equal(r.files[name], want) {
 			return false
 		}
 	}
