@@ -63,6 +63,11 @@ func readOnce(dir string, known Digest) (Set, Digest, error) {
 		return Set{}, Digest{}, err
 	}
 	defer root.Close()
+	return readFrom(root, dir, known)
+}
+
+// readFrom reads what open returned for a directory.
+func readFrom(root *os.Root, dir string, known Digest) (Set, Digest, error) {
 	r := &reader{root: root, files: map[string][]byte{}}
 	set, err := r.read(known)
 	if err != nil {

@@ -44,6 +44,7 @@ func TestServesAndEnds(t *testing.T) {
 
 // TestParentHoldsNoKey searches the memory of the parent.
 func TestParentHoldsNoKey(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	w.eventuallySigns()
@@ -59,10 +60,11 @@ func TestParentHoldsNoKey(t *testing.T) {
 // TestRetiredKeyLeavesMemory takes a private key out of the key directory. The child that had it ends, and no process
 // of the signer has a copy any more.
 func TestRetiredKeyLeavesMemory(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	next := w.newKey(2)
 	w.write(w.key, next)
-	w.start()
+	w.start("--reload-interval=10ms") // so that the keys are read many times
 	w.eventuallySigns()
 	pid := w.awaitChild(0)
 	retired, kept := w.forms(w.key), w.forms(next)
@@ -110,10 +112,14 @@ func (w *world) copies(pid int, forms remnants.Forms) int {
 		w.t.Skip(err)
 	}
 	w.t.Logf("process %d: %s", pid, counts)
+	if n := counts[remnants.Text]; n > 1 { // one may be in the buffer of a reading that is under way
+		w.t.Errorf("process %d keeps %d copies of the file of a private key", pid, n)
+	}
 	return counts.Total()
 }
 
 func TestChildIsStartedAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.startWithMetrics()
 	pid := 0
@@ -131,6 +137,7 @@ func TestChildIsStartedAgain(t *testing.T) {
 
 // TestHungChildIsKilled stops a child so that it does not even notice.
 func TestHungChildIsKilled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	w.eventuallySigns()
@@ -146,6 +153,7 @@ func TestHungChildIsKilled(t *testing.T) {
 }
 
 func TestHandOver(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	w.eventuallySigns()
@@ -164,6 +172,7 @@ func TestHandOver(t *testing.T) {
 
 // TestUnfitChildDoesNotTakeOver hands over to a child that finds no good keys. The old one has them still.
 func TestUnfitChildDoesNotTakeOver(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	w.eventuallySigns()
@@ -185,6 +194,7 @@ func TestUnfitChildDoesNotTakeOver(t *testing.T) {
 
 // TestParentKilled kills the parent: no child may be left, and a new parent must find the way free at once.
 func TestParentKilled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	for range 3 {
@@ -204,6 +214,7 @@ func TestParentKilled(t *testing.T) {
 }
 
 func TestSecondParentIsRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	w.eventuallySigns()
@@ -218,6 +229,7 @@ func TestSecondParentIsRefused(t *testing.T) {
 
 // TestBackOff has a child that dies again and again wait, but not the first times.
 func TestBackOff(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	for range 8 {

@@ -13,6 +13,7 @@ import (
 )
 
 func TestMetricsAndHealth(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.startWithMetrics()
 	if err := w.sign(); err != nil {
@@ -39,6 +40,7 @@ func TestMetricsAndHealth(t *testing.T) {
 
 // TestHealthWithoutChild has a child without keys, and one that does not answer.
 func TestHealthWithoutChild(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	if err := os.RemoveAll(w.keyDir()); err != nil {
 		t.Fatal(err)
@@ -64,6 +66,7 @@ func TestHealthWithoutChild(t *testing.T) {
 // TestTakenAddress has another program listen where the metrics should be. The signer signs, and serves its metrics
 // once it can.
 func TestTakenAddress(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -91,6 +94,7 @@ func TestTakenAddress(t *testing.T) {
 // TestFloodOfMetricsConnections opens more connections to the metrics than the signer may have files. It must go on
 // signing for new connections and reading keys, also after its child died.
 func TestFloodOfMetricsConnections(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	port, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -117,6 +121,7 @@ func TestFloodOfMetricsConnections(t *testing.T) {
 
 // TestFloodOfSilentConnections is the same on the socket of the API, where only the signer's own user can connect.
 func TestFloodOfSilentConnections(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	const files = 64
 	w.limit(files)
@@ -157,6 +162,7 @@ func (w *world) checkWorks() {
 
 // TestOnlyParentListens looks up which process has the socket of the metrics.
 func TestOnlyParentListens(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.startWithMetrics()
 	w.eventuallyShows("/readyz", http.StatusOK, "ok")

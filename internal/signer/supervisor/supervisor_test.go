@@ -22,10 +22,22 @@ const patience = 30 * time.Second
 
 // TestMain lets the test binary be a child.
 func TestMain(m *testing.M) {
-	if !IsChild() {
+	switch {
+	case IsChild():
+		os.Exit(behave(os.Args[1]))
+	case os.Getenv("SUPERVISOR_TEST_CHILD") != "":
+		supervise(os.Getenv("SUPERVISOR_TEST_CHILD"))
+	default:
 		os.Exit(m.Run())
 	}
-	os.Exit(behave(os.Args[1]))
+}
+
+// supervise is a supervisor in a process of its own, which prints the pids of the children that serve.
+func supervise(behaviour string) {
+	_ = Run(context.Background(), Options{
+		Path: os.Args[0], Args: []string{behaviour}, Stderr: os.Stderr, Log: slog.New(slog.DiscardHandler),
+		Ask: 5 * time.Millisecond, Answer: patience, Grace: patience, Status: func(s Status) { fmt.Println(pid(s)) },
+	}, nil)
 }
 
 // behave is a child. What it does is in a file, so that a test can change it for the next child.
@@ -42,8 +54,8 @@ func behave(file string) int {
 		return 8
 	}
 	switch behaviour {
-	case "dies":
-		return 3
+	case "speaks":
+		fmt.Fprintln(os.Stderr, "a word of the child")
 	case "never serves":
 		<-ended.Done()
 		return 0
@@ -478,6 +490,45 @@ func TestOptionsAreChecked(t *testing.T) {
 	if err := w.options().validate(); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestStderrAndGroup has a child that writes to its standard error. A signal of a terminal does not reach it.
+func TestStderrAndGroup(t *testing.T) {
+	w := newWorld(t, "speaks")
+	w.start(w.options())
+	s := w.await("a report", serving)
+	if group, err := syscall.Getpgid(pid(s)); err != nil || group != pid(s) {
+		t.Errorf("the child is in process group %d, %v", group, err)
+	}
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(w.text(), "a word of the child") {
+		t.Error("the standard error of the child is lost")
+	}
+}
+
+// TestNoChildOutlivesTheSupervisor kills a supervisor.
+func TestNoChildOutlivesTheSupervisor(t *testing.T) {
+	w := newWorld(t, "works")
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "SUPERVISOR_TEST_CHILD="+w.behaviour)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	child := 0
+	if _, err := fmt.Fscan(out, &child); err != nil || child == 0 || !alive(child) {
+		t.Errorf("child %d, %v", child, err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	w.awaitEnd(child)
 }
 
 // TestFilesArePassed has a child find the socket that the supervisor holds.
