@@ -360,6 +360,10 @@ func TestWriteRefuses(t *testing.T) {
 			s.Keys[0].Private, s.Keys[0].PIN = nil, keydir.Secret("1")
 			s.Keys[0].PKCS11 = "pkcs11:token=t;object=o?pin-source=1.pub"
 		},
+		"huge PIN": func(s *keydir.Set) {
+			s.Keys[0].Private, s.Keys[0].PIN = nil, make(keydir.Secret, 256<<10+1)
+			s.Keys[0].PKCS11 = "pkcs11:token=t;object=o?pin-source=p"
+		},
 		"half a second": func(s *keydir.Set) { s.RefreshHint += time.Millisecond },
 	} {
 		dir := filepath.Join(t.TempDir(), "keys")

@@ -279,7 +279,17 @@ func encode(set Set) (map[string][]byte, error) {
 		return nil, err
 	}
 	files[ManifestName] = append(data, '\n')
-	return files, nil
+	return files, checkSizes(files)
+}
+
+// checkSizes refuses, before anything is written, what Read would refuse after it.
+func checkSizes(files map[string][]byte) error {
+	for name, content := range files {
+		if len(content) == 0 || len(content) > maxFile {
+			return fmt.Errorf("%s: empty or longer than %d bytes", name, maxFile)
+		}
+	}
+	return nil
 }
 
 func encodeKey(k Key, files map[string][]byte) (manifestEntry, error) {
