@@ -64,7 +64,7 @@ func files(t testing.TB, dir string) (all []string) {
 }
 
 func TestWriteAndRead(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "keys")
+	dir := filepath.Join(t.TempDir(), "missing", "keys")
 	set := newSet(t, 3)
 	set.SigningVersion = 2
 	set.Keys[0] = keydir.Key{Version: 1, Public: set.Keys[0].Public, VerifyOnly: true, ExcludeFromOIDCDiscovery: true}

@@ -53,7 +53,7 @@ func TestDeaths(t *testing.T) {
 
 // TestKillsWhoDoesNotReport has children that stop to report, each in its way.
 func TestKillsWhoDoesNotReport(t *testing.T) {
-	for _, behaviour := range []string{"hangs", "fails", "talks too much"} {
+	for _, behaviour := range []string{"hangs", "fails", "talks too much", "talks nonsense"} {
 		t.Run(behaviour, func(t *testing.T) {
 			w := newWorld(t, behaviour)
 			o := w.options()
@@ -222,6 +222,19 @@ func TestGrace(t *testing.T) {
 	}
 	if n := len(w.logged("child did not end in order", "child")); n != 1 {
 		t.Errorf("%d children did not end in order, want 1", n)
+	}
+}
+
+// TestEndsSlowly lets a child take its time that was asked to end, although it reports no more.
+func TestEndsSlowly(t *testing.T) {
+	w := newWorld(t, "ends slowly")
+	w.start(w.options())
+	w.await("a report", serving)
+	if err := w.end(); err != nil {
+		t.Error(err)
+	}
+	if n := len(w.logged("child did not end in order", "child")); n != 0 {
+		t.Error("the child was killed before its time")
 	}
 }
 

@@ -75,6 +75,9 @@ func behave(file string) int {
 		switch {
 		case behaviour == "hangs" && n > 2:
 			select {}
+		case behaviour == "talks nonsense" && n > 2:
+			_, _ = r.conn.Write([]byte("serving\n"))
+			return Report{}, os.ErrInvalid
 		case behaviour == "fails" && n > 2:
 			return Report{}, os.ErrInvalid
 		case behaviour == "talks too much" && n > 2:
@@ -88,6 +91,9 @@ func behave(file string) int {
 		select {}
 	}
 	<-ended.Done()
+	if behaviour == "ends slowly" {
+		time.Sleep(5 * dying)
+	}
 	return 0
 }
 
