@@ -43,6 +43,17 @@ func TestPreviousGoesOn(t *testing.T) {
 	w.wantSigner(1, "version 2 was fetched too and is newer, but it is not the one that signed")
 }
 
+// TestWantedGoesFirst names an older key as the signing one, which was fetched long ago.
+func TestWantedGoesFirst(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(2, 1, 2)
+	w.start()
+	w.fetch()
+	w.wantSigner(2, "at the start")
+	w.write(1, 1, 2)
+	w.wantSigner(1, "the older key is wanted")
+}
+
 func TestNeverSignsVerifyOnly(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)
