@@ -160,8 +160,48 @@ func TestServedOfAnotherBootDoesNotCount(t *testing.T) {
 		if err := os.WriteFile(w.stateFile(), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		w.log.Reset()
 		w.start()
 		w.wantSigner(0, name)
+		if n := w.logged("what was served before is not known"); (n == 0) != (name == "another boot") {
+			t.Errorf("%s: %d lines of log about the state file", name, n)
+		}
+	}
+}
+
+// TestServedAsExcludedDoesNotCount restarts a signer that served a key as excluded, with the key no longer excluded.
+func TestServedAsExcludedDoesNotCount(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	plain, excluded := w.keys[2], w.keys[2]
+	excluded.VerifyOnly, excluded.ExcludeFromOIDCDiscovery = true, true
+	w.keys[2] = excluded
+	w.write(1, 1, 2)
+	w.start()
+	w.fetch()
+	w.keys[2] = plain
+	if err := os.RemoveAll(w.keyDir()); err != nil { // so that the signer that runs does not save what it knows of the next set
+		t.Fatal(err)
+	}
+	w.signer = nil
+	w.write(2, 1, 2)
+	w.start()
+	w.wantSigner(1, "restarted")
+	w.fetch()
+	w.wantSigner(2, "fetched again")
+}
+
+// TestWithoutStateFile restarts a signer that keeps nothing.
+func TestWithoutStateFile(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.noState = true
+	w.write(1, 1)
+	w.start()
+	w.fetch()
+	w.wantSigner(1, "fetched")
+	w.start()
+	w.wantSigner(0, "restarted")
+	if w.logged(`"level":"ERROR"`) > 0 {
+		t.Errorf("errors are logged: %s", w.log.String())
 	}
 }
 

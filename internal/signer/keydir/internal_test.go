@@ -56,3 +56,32 @@ func TestReplacedWhileRead(t *testing.T) {
 		t.Errorf("damaged: %v, want another error than %v", err, errReplaced)
 	}
 }
+
+// TestTakeOnlyWhatIsNamed has a link lead to another directory after the right one was checked.
+func TestTakeOnlyWhatIsNamed(t *testing.T) {
+	parent := t.TempDir()
+	dir, foreign := filepath.Join(parent, "keys"), filepath.Join(parent, "foreign")
+	if err := os.Mkdir(foreign, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(foreign, dir); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := take(root, dir); !errors.Is(err, errReplaced) {
+		t.Errorf("%v, want %v", err, errReplaced)
+	}
+	if info, err := os.Stat(foreign); err != nil || info.Mode().Perm() != 0o755 {
+		t.Errorf("the mode of the other directory is %v, %v", info.Mode(), err)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := take(root, dir); !errors.Is(err, errReplaced) {
+		t.Errorf("nothing is there: %v, want %v", err, errReplaced)
+	}
+}

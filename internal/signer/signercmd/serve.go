@@ -33,7 +33,6 @@ func child(ctx context.Context, f flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer reporter.Close()
 	l, err := socket.Inherited(supervisor.FirstFile)
 	if err != nil {
 		return err
