@@ -1,6 +1,7 @@
 package keydir_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -76,6 +77,9 @@ func TestWriteRepairs(t *testing.T) {
 		},
 		"half a manifest": func(dir string) error {
 			return os.Truncate(filepath.Join(data(dir), keydir.ManifestName), 9)
+		},
+		"..data and a strange file alone": func(dir string) error {
+			return errors.Join(os.RemoveAll(version(dir)), os.WriteFile(filepath.Join(dir, "strange"), nil, 0o600))
 		},
 		"files side by side": func(dir string) error {
 			return instead(dir, func(path string) error { plain(t, path, newSet(t, 2)); return nil })
