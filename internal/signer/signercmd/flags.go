@@ -44,8 +44,8 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 		"of its own (not with a socket passed by systemd)")
 	set.StringVar(&f.keyDir, "key-dir", "", "key directory")
 	set.StringVar(&f.stateFile, "state-file", "", "which keys the API server has (default: served.json beside the socket)")
-	set.StringVar(&f.metrics, "metrics-bind-address", "", "where the parent serves /metrics, /healthz and /readyz: a path of a socket in a "+
-		"directory of its own, or a loopback address; empty: nowhere")
+	set.StringVar(&f.metrics, "metrics-bind-address", "", "where the parent serves /metrics, /healthz and /readyz: "+
+		"a path of a socket in a directory of its own, or a loopback address; empty: nowhere")
 	set.StringVar(&f.module, "pkcs11-module", "", "path of the PKCS #11 library for keys with a pkcs11 URI")
 	set.DurationVar(&f.reload, "reload-interval", 5*time.Second, "how often the key directory is read even if no change was noticed")
 	set.BoolVar(&f.supervise, "supervise", true, "hold the socket in a parent without keys, and sign in a child that it starts again")

@@ -36,7 +36,9 @@ func Run(ctx context.Context, args []string, hangUp <-chan os.Signal, stderr io.
 	return 0
 }
 
-func work(ctx context.Context, f flags, args []string, hangUp <-chan os.Signal, stderr io.Writer, log *slog.Logger) error {
+func work(ctx context.Context, f flags, args []string, hangUp <-chan os.Signal, stderr io.Writer,
+	log *slog.Logger,
+) error {
 	if supervisor.IsChild() {
 		return child(ctx, f, log)
 	}

@@ -65,8 +65,8 @@ func (w *web) serve(ctx context.Context, address string) error {
 		return err
 	}
 	server := &http.Server{
-		Handler: w.handler(), ReadTimeout: webRequest, WriteTimeout: webRequest, IdleTimeout: webIdle, MaxHeaderBytes: webHeader,
-		ErrorLog: slog.NewLogLogger(w.log.Handler(), slog.LevelWarn),
+		Handler: w.handler(), ReadTimeout: webRequest, WriteTimeout: webRequest, IdleTimeout: webIdle,
+		MaxHeaderBytes: webHeader, ErrorLog: slog.NewLogLogger(w.log.Handler(), slog.LevelWarn),
 	}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	return fmt.Errorf("serving metrics: %w", server.Serve(netutil.LimitListener(l, webConnections)))
@@ -117,7 +117,7 @@ func (w *web) metrics() string {
 	if s == nil {
 		s = &supervisor.Status{}
 	}
-	text := fmt.Sprintf(`# HELP keyturn_signer_hand_overs_total Children that another one took over from: for an upgrade, or to forget a retired key.
+	text := fmt.Sprintf(`# HELP keyturn_signer_hand_overs_total Children that another one took over from.
 # TYPE keyturn_signer_hand_overs_total counter
 keyturn_signer_hand_overs_total %d
 # HELP keyturn_signer_restarts_total Children that died.
