@@ -120,8 +120,8 @@ func BenchmarkFetchKeys(b *testing.B) {
 	})
 }
 
-// BenchmarkFlood signs over the socket, calmly and while one caller fetches keys as fast as he can: kube-apiserver has at most one FetchKeys
-// call under way, however many forged kids it meets.
+// BenchmarkFlood signs over the socket, calmly and while one caller fetches keys as fast as he can: kube-apiserver has
+// at most one FetchKeys call under way, however many forged kids it meets.
 func BenchmarkFlood(b *testing.B) {
 	for _, flood := range []bool{false, true} {
 		name := "calm"
@@ -159,7 +159,7 @@ func BenchmarkFlood(b *testing.B) {
 	}
 }
 
-// BenchmarkParts tells what Sign costs beside the bare signature.
+// BenchmarkParts measures what Sign costs beside the bare signature.
 func BenchmarkParts(b *testing.B) {
 	w, request := benchWorld(b, jwks.ES256)
 	k, err := w.signer.signing()

@@ -26,8 +26,8 @@ var (
 	errClaimsName = errors.New("claims are none, too many, or not each of a plain name of its own")
 )
 
-// checkClaims refuses what kube-apiserver never sends. What passes is signed byte for byte. Package strictjson would do, but it takes a
-// third of the time of an ES256 signature.
+// checkClaims refuses what kube-apiserver never sends. What passes is signed byte for byte. Package strictjson would
+// do, but it takes a third of the time of an ES256 signature.
 func checkClaims(claims string) error {
 	if claims == "" || len(claims) > maxClaims {
 		return errClaimsSize
@@ -42,7 +42,8 @@ func checkClaims(claims string) error {
 	return checkNames(raw)
 }
 
-// checkNames looks for the names of a JSON object that is known to be valid: the strings directly in it that a colon follows.
+// checkNames checks the names of a JSON object that is known to be valid: the strings directly in it that a colon
+// follows.
 func checkNames(object []byte) error {
 	names := make([][]byte, 0, 16)
 	for i, depth := 0, 0; i < len(object); i++ {

@@ -120,7 +120,8 @@ func TestSignRefuses(t *testing.T) {
 	w.wantSigner(1, "after all that")
 }
 
-// TestNothingSecretIsLogged has everything go wrong, and looks for claims, tokens and keys in all that the signer says.
+// TestNothingSecretIsLogged has everything go wrong, and searches for claims, tokens and keys in all that the signer
+// says.
 func TestNothingSecretIsLogged(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)

@@ -2,15 +2,13 @@ package signer
 
 import (
 	"errors"
-	"fmt"
-	"net/http"
 	"time"
 )
 
 // patience is how much longer than Options.Reload a turn of Keep may take, with slow hardware.
 const patience = 30 * time.Second
 
-// ErrStuck says that Keep hangs, which only a new process heals.
+// ErrStuck is returned by Check when Keep hangs, which only a new process heals.
 var ErrStuck = errors.New("reading the key directory hangs")
 
 // Check proves that each key of the set that may sign does. It waits for the keys, so a key that hangs makes it hang.
@@ -20,14 +18,14 @@ func (s *Signer) Check() error {
 	}
 	set := s.set.Load()
 	if set == nil {
-		return s.found(errNoKeys)
+		return s.remember(errNoKeys)
 	}
 	_, err := set.prove()
-	return s.found(err)
+	return s.remember(err)
 }
 
-// found keeps what Check found for Ready, and logs when it changes.
-func (s *Signer) found(err error) error {
+// remember keeps what Check found for Ready, and logs when it changes.
+func (s *Signer) remember(err error) error {
 	text := ""
 	if err != nil {
 		text = err.Error()
@@ -38,7 +36,7 @@ func (s *Signer) found(err error) error {
 	return err
 }
 
-// Ready says why the signer cannot sign now, as far as is known without trying; nil if it can.
+// Ready returns why the signer cannot sign now, as far as is known without trying; nil if it can.
 func (s *Signer) Ready() error {
 	if _, err := s.signing(); err != nil {
 		return err
@@ -49,16 +47,7 @@ func (s *Signer) Ready() error {
 	return nil
 }
 
-// Healthz serves /healthz, which says that the process answers, and /readyz, which says whether it can sign.
-func (s *Signer) Healthz() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := s.Ready(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = fmt.Fprintln(w, "ok")
-	})
-	return mux
-}
+// HoldsRetired reports whether the memory of this process may hold a private key that was taken out of the key
+// directory since the process read it. Go leaves copies of what it parses in memory that it does not use any more, so
+// only a new process is certain to be free of the key.
+func (s *Signer) HoldsRetired() bool { return s.retired.Load() }

@@ -39,10 +39,11 @@ type key struct {
 	served *servedAt
 }
 
-// servedAt is when the API server was first given a key, by the boot clock; nil if it was not yet. Sets with the same key share it.
+// servedAt is when the API server was first given a key, by the boot clock; nil if it was not yet. Sets with the same
+// key share it.
 type servedAt struct{ atomic.Pointer[time.Duration] }
 
-// note says that the API server was given the key now, and whether that is new.
+// note notes that the API server was given the key now. It reports whether that is new.
 func (s *servedAt) note(now time.Duration) bool {
 	return s.Load() == nil && s.CompareAndSwap(nil, &now)
 }
@@ -72,7 +73,8 @@ func newKey(k keydir.Key, backends Backends) (*key, error) {
 	return made, err
 }
 
-// encodeHeader writes the header in kube-apiserver's order. It allows no other members (validateJWTHeader in plugin.go).
+// encodeHeader writes the header in kube-apiserver's order. It allows no other members (validateJWTHeader in
+// plugin.go).
 func encodeHeader(k jwks.Key) (string, error) {
 	raw, err := json.Marshal(struct {
 		Algorithm string `json:"alg"`
@@ -94,7 +96,8 @@ func (k *key) message() (*externaljwt.Key, error) {
 	return &externaljwt.Key{KeyId: k.KeyID, Key: der, ExcludeFromOidcDiscovery: k.excluded}, nil
 }
 
-// maySign says whether the API server has the key, and has had it for the lead-in. Reading the boot clock takes as long as other parts of Sign.
+// maySign reports whether the API server has the key, and has had it for the lead-in. Reading the boot clock takes as
+// long as other parts of Sign.
 func (k *key) maySign(clock func() time.Duration, leadIn time.Duration) bool {
 	at := k.served.Load()
 	return at != nil && (leadIn == 0 || clock()-*at >= leadIn)

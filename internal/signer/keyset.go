@@ -38,14 +38,16 @@ type keySet struct {
 	keys   []*key
 	// candidates may sign, the wanted one first.
 	candidates []*key
-	// served says that each of the keys was given to the API server.
+	// secrets are the kids of the keys whose private key was in a file, and so is in memory.
+	secrets []string
+	// served is true once each of the keys was given to the API server.
 	served   atomic.Bool
 	fetched  *externaljwt.FetchKeysResponse
 	metadata *externaljwt.MetadataResponse
 }
 
-// newKeySet opens the keys of a directory. Keys that the previous set has too are taken from there. The private keys are not
-// used yet.
+// newKeySet opens the keys of a directory, of which it keeps no PEM. What the API server was given of the previous set
+// counts. The private keys are not used yet.
 func newKeySet(dir keydir.Set, backends Backends, previous *keySet) (*keySet, error) {
 	s := &keySet{
 		leadIn:   dir.LeadIn,
@@ -61,12 +63,20 @@ func newKeySet(dir keydir.Set, backends Backends, previous *keySet) (*keySet, er
 		if err != nil {
 			return nil, fmt.Errorf("key version %d: %w", k.Version, err)
 		}
+		if len(k.Private) > 0 {
+			s.secrets = append(s.secrets, made.KeyID)
+		}
 		made.served = previous.servedAt(made)
 		s.keys = append(s.keys, made)
 		s.fetched.Keys = append(s.fetched.Keys, message)
 	}
 	s.candidates = candidates(s.keys, dir.SigningVersion, previous)
 	return s, nil
+}
+
+// lacks reports whether a private key of the other set, that was in a file, is in none of this one.
+func (s *keySet) lacks(other *keySet) bool {
+	return slices.ContainsFunc(other.secrets, func(kid string) bool { return !slices.Contains(s.secrets, kid) })
 }
 
 // refreshHint is short while the discovery document has more than one key: a rotation runs.
@@ -104,7 +114,7 @@ func candidates(keys []*key, wanted int, previous *keySet) []*key {
 	return all
 }
 
-// signed says whether the set signed with the key before any other, as far as it was served.
+// signed reports whether the set signed with the key before any other, as far as it was served.
 func (s *keySet) signed(k *key) bool {
 	for _, c := range s.candidates {
 		if c.served.Load() != nil {
@@ -130,7 +140,8 @@ func (s *keySet) servedAt(k *key) *servedAt {
 // dated returns the set as read again at another time.
 func (s *keySet) dated(at time.Time) *keySet {
 	again := &keySet{
-		digest: s.digest, readAt: at, leadIn: s.leadIn, keys: s.keys, candidates: s.candidates, metadata: s.metadata,
+		digest: s.digest, readAt: at, leadIn: s.leadIn, keys: s.keys, candidates: s.candidates,
+		secrets: s.secrets, metadata: s.metadata,
 		fetched: &externaljwt.FetchKeysResponse{
 			Keys: s.fetched.Keys, RefreshHintSeconds: s.fetched.RefreshHintSeconds, DataTimestamp: timestamppb.New(at),
 		},
@@ -139,7 +150,8 @@ func (s *keySet) dated(at time.Time) *keySet {
 	return again
 }
 
-// noteServed says that the API server was given the set now, by the boot clock, and whether a key of it was new.
+// noteServed notes that the API server was given the set now, by the boot clock. It reports whether a key was new to
+// it.
 func (s *keySet) noteServed(clock func() time.Duration) bool {
 	if s.served.Load() {
 		return false
@@ -152,7 +164,7 @@ func (s *keySet) noteServed(clock func() time.Duration) bool {
 	return changed
 }
 
-// errNotServed says that no key may sign yet.
+// errNotServed is why no key may sign yet.
 var errNotServed = errors.New("the API server has not fetched a key that may sign, or not for the lead-in")
 
 // signing returns the key that signs now, by the boot clock.
@@ -165,8 +177,8 @@ func (s *keySet) signing(clock func() time.Duration) (*key, error) {
 	return nil, errNotServed
 }
 
-// prove proves each key that may sign. An error is about the first that does not; the second result says that some key is
-// another than the one beside it, which no waiting heals.
+// prove proves each key that may sign. The error is about those that do not; wrong is true if some key is another than
+// the one beside it, which no waiting heals.
 func (s *keySet) prove() (wrong bool, err error) {
 	for _, k := range s.candidates {
 		if e := k.prove(); e != nil {

@@ -37,6 +37,6 @@ func TestLinks(t *testing.T) {
 		}
 	}
 	if seen == 0 {
-		t.Error("nothing was looked at")
+		t.Error("nothing was checked")
 	}
 }

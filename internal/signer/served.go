@@ -28,7 +28,8 @@ type servedKey struct {
 	At time.Duration `json:"servedAt"`
 }
 
-// load notes in the set what the file knows. A file of another boot knows nothing, and a time that is still to come is now.
+// load notes in the set what the file knows. A file of another boot knows nothing, and a time that is still to come is
+// now.
 func (f servedFile) load(s *keySet, now time.Duration) error {
 	if f.path == "" {
 		return nil

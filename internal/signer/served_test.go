@@ -43,6 +43,17 @@ func TestPreviousGoesOn(t *testing.T) {
 	w.wantSigner(1, "version 2 was fetched too and is newer, but it is not the one that signed")
 }
 
+// TestWantedGoesFirst names an older key as the signing one, which was fetched long ago.
+func TestWantedGoesFirst(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(2, 1, 2)
+	w.start()
+	w.fetch()
+	w.wantSigner(2, "at the start")
+	w.write(1, 1, 2)
+	w.wantSigner(1, "the older key is wanted")
+}
+
 func TestNeverSignsVerifyOnly(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)
@@ -57,7 +68,8 @@ func TestNeverSignsVerifyOnly(t *testing.T) {
 	w.wantSigner(2, "fetched")
 }
 
-// TestKeyThatComesBackIsNew takes a key away, so that a fetch in the meantime takes it from the API server, and puts it back.
+// TestKeyThatComesBackIsNew takes a key away, so that a fetch in the meantime takes it from the API server, and puts it
+// back.
 func TestKeyThatComesBackIsNew(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1, 2)
@@ -102,27 +114,27 @@ func TestLeadIn(t *testing.T) {
 	w.wantSigner(0, "the clock was set")
 	w.uptime += time.Second
 	w.wantSigner(1, "version 1 was served for 30 s, version 2 for 1 s")
-	w.fetch() // once more does not start it anew
+	w.fetch() // once more does not start it again
 	w.uptime += 29 * time.Second
 	w.wantSigner(2, "version 2 was served for 30 s")
 }
 
-// TestServedOutlivesProcess starts signers anew, whose API server does not fetch again.
+// TestServedOutlivesProcess restarts signers whose API server does not fetch again.
 func TestServedOutlivesProcess(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)
 	w.start()
 	w.fetch()
 	w.start()
-	w.wantSigner(1, "started anew")
+	w.wantSigner(1, "restarted")
 	w.write(2, 1, 2)
 	w.start()
-	w.wantSigner(1, "started anew with a key that was not fetched")
+	w.wantSigner(1, "restarted with a key that was not fetched")
 	w.now = w.now.Add(-48 * time.Hour)
 	w.fetch()
 	w.now = w.now.Add(96 * time.Hour)
 	w.start()
-	w.wantSigner(2, "started anew after that, with the clock stepped back and forth")
+	w.wantSigner(2, "restarted after that, with the clock stepped back and forth")
 	info, err := os.Stat(w.stateFile())
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("state file: %v, %v", info.Mode(), err)
@@ -148,12 +160,52 @@ func TestServedOfAnotherBootDoesNotCount(t *testing.T) {
 		if err := os.WriteFile(w.stateFile(), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		w.log.Reset()
 		w.start()
 		w.wantSigner(0, name)
+		if n := w.logged("what was served before is not known"); (n == 0) != (name == "another boot") {
+			t.Errorf("%s: %d lines of log about the state file", name, n)
+		}
 	}
 }
 
-// TestServedInTheFuture starts the lead-in anew for a time that the boot clock has not come to.
+// TestServedAsExcludedDoesNotCount restarts a signer that served a key as excluded, with the key no longer excluded.
+func TestServedAsExcludedDoesNotCount(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	plain, excluded := w.keys[2], w.keys[2]
+	excluded.VerifyOnly, excluded.ExcludeFromOIDCDiscovery = true, true
+	w.keys[2] = excluded
+	w.write(1, 1, 2)
+	w.start()
+	w.fetch()
+	w.keys[2] = plain
+	if err := os.RemoveAll(w.keyDir()); err != nil { // so that the signer that runs does not save what it knows of the next set
+		t.Fatal(err)
+	}
+	w.signer = nil
+	w.write(2, 1, 2)
+	w.start()
+	w.wantSigner(1, "restarted")
+	w.fetch()
+	w.wantSigner(2, "fetched again")
+}
+
+// TestWithoutStateFile restarts a signer that keeps nothing.
+func TestWithoutStateFile(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.noState = true
+	w.write(1, 1)
+	w.start()
+	w.fetch()
+	w.wantSigner(1, "fetched")
+	w.start()
+	w.wantSigner(0, "restarted")
+	if w.logged(`"level":"ERROR"`) > 0 {
+		t.Errorf("errors are logged: %s", w.log.String())
+	}
+}
+
+// TestServedInTheFuture starts the lead-in again for a time that the boot clock has not come to.
 func TestServedInTheFuture(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.set.LeadIn = 10 * time.Second

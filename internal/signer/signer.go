@@ -17,13 +17,13 @@ import (
 	"github.com/keyturn/keyturn/internal/signer/keydir"
 )
 
-// Options are those of a Signer. All but StateFile, Now, and BootClock are needed.
+// Options are what New needs. All but StateFile, Now, and BootClock must be given.
 type Options struct {
 	// KeyDir is the key directory.
 	KeyDir string
 	// StateFile keeps which keys the API server has. Without one, a new process signs nothing until it fetches again.
 	StateFile string
-	// Reload is how often the directory is read even if nothing says that it changed.
+	// Reload is how often the directory is read even if no change was noticed.
 	Reload   time.Duration
 	Backends Backends
 	Log      *slog.Logger
@@ -33,6 +33,20 @@ type Options struct {
 	Now func() time.Time
 	// BootClock is the clock that cannot be set.
 	BootClock func() time.Duration
+}
+
+// validate names each option that is missing.
+func (o Options) validate() error {
+	var all []error
+	for name, missing := range map[string]bool{
+		"KeyDir": o.KeyDir == "", "Reload": o.Reload <= 0, "Backends.PEM": o.Backends.PEM == nil,
+		"Backends.PKCS11": o.Backends.PKCS11 == nil, "Log": o.Log == nil, "Metrics": o.Metrics == nil,
+	} {
+		if missing {
+			all = append(all, fmt.Errorf("option %s of the signer is missing", name))
+		}
+	}
+	return errors.Join(all...)
 }
 
 // Signer implements the service. It is safe for concurrent use.
@@ -51,13 +65,18 @@ type Signer struct {
 	lastBad  string
 	lastTurn atomic.Int64
 	problem  atomic.Pointer[string]
+	// retired is true once a private key that was in memory is in the directory no more.
+	retired atomic.Bool
 }
 
 var _ externaljwt.ExternalJWTSignerServer = (*Signer)(nil)
 
-// New returns a signer that has read its key directory once. If that failed, the signer says so in its log and answers Unavailable
-// until Keep has read it.
+// New returns a signer that has read its key directory once. If that failed, the signer says so in its log and answers
+// Unavailable until Keep has read it.
 func New(o Options) (*Signer, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -72,7 +91,7 @@ func New(o Options) (*Signer, error) {
 	if s.metrics, err = newMetrics(s, o.Metrics); err != nil {
 		return nil, err
 	}
-	s.turn()
+	s.noteTurn()
 	s.reload()
 	return s, nil
 }
@@ -125,13 +144,13 @@ func (s *Signer) FetchKeys(ctx context.Context, _ *externaljwt.FetchKeysRequest)
 	return set.fetched, nil
 }
 
-// saveServed saves which keys the API server has, before it is answered: if this process is killed right after that, the next one
-// knows. Should the answer get lost instead, no harm is done either, as the package comment says.
+// saveServed saves which keys the API server has, before it is answered: if this process is killed right after that,
+// the next one knows. Should the answer get lost instead, no harm is done either, as the package comment says.
 func (s *Signer) saveServed(set *keySet) {
 	s.saving.Lock()
 	defer s.saving.Unlock()
 	if err := s.file.save(set); err != nil {
-		s.opts.Log.Error("a signer that starts anew will wait for the API server to fetch keys", "error", err)
+		s.opts.Log.Error("after a restart, the signer will wait for the API server to fetch keys", "error", err)
 	}
 }
 
@@ -156,7 +175,7 @@ func (s *Signer) Keep(ctx context.Context) {
 	// What changed before the watch began:
 	for s.reload(); ctx.Err() == nil; s.reload() {
 		watcher.Wait(ctx, s.opts.Reload)
-		s.turn()
+		s.noteTurn()
 	}
 }
 
@@ -169,43 +188,52 @@ func (s *Signer) poll(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			s.turn()
+			s.noteTurn()
 			s.reload()
 		}
 	}
 }
 
-// turn says that Keep goes on.
-func (s *Signer) turn() { s.lastTurn.Store(int64(s.opts.BootClock())) }
+// noteTurn notes that Keep goes on.
+func (s *Signer) noteTurn() { s.lastTurn.Store(int64(s.opts.BootClock())) }
 
-// reload reads the directory, and takes what is there if it is good.
+// reload reads the directory, and takes what is there if it is new and good.
 func (s *Signer) reload() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := s.opts.Now()
-	dir, digest, err := keydir.Read(s.opts.KeyDir)
-	if err == nil {
-		err = s.take(dir, digest, at)
+	at, old := s.opts.Now(), s.set.Load()
+	known := keydir.Digest{}
+	if old != nil {
+		known = old.digest
+	}
+	dir, digest, err := keydir.ReadChange(s.opts.KeyDir, known)
+	switch {
+	case errors.Is(err, keydir.ErrUnchanged):
+		s.confirm(old, at)
+		err = nil
+	case err == nil:
+		err = s.adopt(old, dir, digest, at)
+		dir.Wipe()
 	}
 	if err != nil {
-		s.refuse(err)
+		s.keepLast(err)
 		return
 	}
 	s.lastBad = ""
 	s.metrics.reloaded(at)
 }
 
-// take serves the set of a directory.
-func (s *Signer) take(dir keydir.Set, digest keydir.Digest, at time.Time) error {
-	old := s.set.Load()
-	if old != nil && old.digest == digest {
-		again := old.dated(at)
-		if !again.served.Load() { // but perhaps by the process that hands over to this one
-			s.loadServed(again)
-		}
-		s.set.Store(again)
-		return nil
+// confirm goes on with a set that was read again.
+func (s *Signer) confirm(set *keySet, at time.Time) {
+	again := set.dated(at)
+	if !again.served.Load() { // but perhaps by the process that hands over to this one
+		s.loadServed(again)
 	}
+	s.set.Store(again)
+}
+
+// adopt serves the set of a directory in place of the old one.
+func (s *Signer) adopt(old *keySet, dir keydir.Set, digest keydir.Digest, at time.Time) error {
 	set, err := newKeySet(dir, s.opts.Backends, old)
 	if err != nil {
 		return err
@@ -224,6 +252,9 @@ func (s *Signer) take(dir keydir.Set, digest keydir.Digest, at time.Time) error 
 	}
 	s.saveServed(set) // without the keys that are gone
 	s.set.Store(set)
+	if old != nil && set.lacks(old) {
+		s.retired.Store(true)
+	}
 	s.opts.Log.Info("key set taken", "keys", set.describe(), "signingVersion", dir.SigningVersion)
 	s.metrics.forget(old, set)
 	return nil
@@ -236,8 +267,8 @@ func (s *Signer) loadServed(set *keySet) {
 	}
 }
 
-// refuse keeps the last good set, and says why once.
-func (s *Signer) refuse(err error) {
+// keepLast keeps the last good set, and logs why once.
+func (s *Signer) keepLast(err error) {
 	s.metrics.reloadErrors.Inc()
 	if err.Error() == s.lastBad {
 		return

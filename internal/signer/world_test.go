@@ -39,8 +39,10 @@ type world struct {
 	uptime   time.Duration
 	registry *prometheus.Registry
 	hardware *hardware
-	signer   *Signer
-	client   externaljwt.ExternalJWTSignerClient
+	// noState runs signers without a state file.
+	noState bool
+	signer  *Signer
+	client  externaljwt.ExternalJWTSignerClient
 }
 
 // newWorld has key versions 1 to 3, of which none is in the directory yet.
@@ -62,8 +64,13 @@ func newWorld(t testing.TB, algorithm string) *world {
 	return w
 }
 
-func (w *world) keyDir() string    { return filepath.Join(w.dir, "keys") }
-func (w *world) stateFile() string { return filepath.Join(w.dir, "served.json") }
+func (w *world) keyDir() string { return filepath.Join(w.dir, "keys") }
+func (w *world) stateFile() string {
+	if w.noState {
+		return ""
+	}
+	return filepath.Join(w.dir, "served.json")
+}
 
 // write writes these versions, one of which is to sign, and has the signer read them.
 func (w *world) write(signing int, versions ...int) {

@@ -1,7 +1,8 @@
 // Package signer_test runs keyturn-signer against the client code of kube-apiserver:
 // k8s.io/kubernetes/pkg/serviceaccount/externaljwt/plugin, with kube-apiserver's version of gRPC.
 //
-// Run it with go test -count 1: the program is built while the tests run, so the cache of go test does not see that it changed.
+// Run it with go test -count 1: the program is built while the tests run, so the cache of go test does not see that it
+// changed.
 package signer_test
 
 import (
@@ -79,21 +80,27 @@ func newWorld(t testing.TB, algorithm string) *world {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	w := &world{t: t, dir: dir, keys: map[int]keydir.Key{}, hint: time.Hour, log: &safeBuffer{}}
-	for version := 1; version <= 3; version++ {
-		private, err := token.GenerateKey(rand.Reader, algorithm)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if w.keys[version], err = keydir.NewKey(version, private); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w.generate(algorithm, 3)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("log of the signer:\n%s", w.log)
 		}
 	})
 	return w
+}
+
+// generate makes the key versions up to one of them.
+func (w *world) generate(algorithm string, last int) {
+	w.t.Helper()
+	for version := 1; version <= last; version++ {
+		private, err := token.GenerateKey(rand.Reader, algorithm)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if w.keys[version], err = keydir.NewKey(version, private); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 }
 
 func (w *world) socket() string { return filepath.Join(w.dir, "run", "s") }

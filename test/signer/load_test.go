@@ -18,7 +18,7 @@ type outcome struct {
 	err          error
 }
 
-// load asks for tokens from many clients until it is told to end.
+// load asks for tokens from many clients until it is ended.
 type load struct {
 	t      testing.TB
 	cancel context.CancelFunc

@@ -47,13 +47,13 @@ func (p *plane) everyServer(what string, is func(a *apiServer) bool) {
 	}
 }
 
-// served asks for a kid as a canary token with it does, and says whether the API server has the key.
+// served asks for a kid as a canary token with it does, and reports whether the API server has the key.
 func served(t *testing.T, a *apiServer, kid string) bool {
 	return len(a.cache.GetPublicKeys(t.Context(), kid)) > 0
 }
 
-// TestRotate goes through two rotations under load. Each token is used at both API servers as soon as it is issued; none may be refused,
-// although the refresh hint is an hour all the time.
+// TestRotate goes through two rotations under load. Each token is used at both API servers as soon as it is issued;
+// none may be refused, although the refresh hint is an hour all the time.
 func TestRotate(t *testing.T) {
 	for _, algorithm := range []string{jwks.ES256, jwks.RS256} {
 		t.Run(algorithm, func(t *testing.T) {
@@ -120,8 +120,8 @@ func (p *plane) issueAndUse(from *apiServer) error {
 	return nil
 }
 
-// TestSwitchWithoutPublishing names a new key as the signing one in the moment in which it appears. kube-apiserver would issue tokens that it
-// refuses itself; the signer waits until the API server has fetched it.
+// TestSwitchWithoutPublishing names a new key as the signing one in the moment in which it appears. kube-apiserver
+// would issue tokens that it refuses itself; the signer waits until the API server has fetched it.
 func TestSwitchWithoutPublishing(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)
@@ -159,9 +159,12 @@ func TestBadDirectoryUnderLoad(t *testing.T) {
 		func() error { return os.Chmod(filepath.Join(data, "1.key"), 0o644) },
 		func() error { return os.Remove(data) },
 		func() error { return os.RemoveAll(w.keyDir()) },
+		func() error { return os.Chmod(w.keyDir(), 0o777) },
+		func() error { return errors.Join(os.RemoveAll(w.keyDir()), os.WriteFile(w.keyDir(), nil, 0o600)) },
+		func() error { return errors.Join(os.Remove(data), os.MkdirAll(data, 0o700)) },
 	} {
 		l.awaitMore(w)
-		if err := errors.Join(damage()); err != nil {
+		if err := damage(); err != nil {
 			t.Fatal(err)
 		}
 		l.awaitMore(w)
@@ -174,7 +177,8 @@ func TestBadDirectoryUnderLoad(t *testing.T) {
 	}
 }
 
-// TestFloodOfUnknownKids forges kids while tokens are issued. Each makes the API server fetch the keys; nothing may fail.
+// TestFloodOfUnknownKids forges kids while tokens are issued. Each makes the API server fetch the keys; nothing may
+// fail.
 func TestFloodOfUnknownKids(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)

@@ -11,14 +11,14 @@ import (
 
 	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
-	"github.com/keyturn/keyturn/token"
 )
 
 // Backend opens private keys.
 type Backend interface {
-	// Open returns the private key of k, for use by several goroutines at once; its Public is that of k. It fails if k can never
-	// be opened. A key that is out of reach at the moment is no such failure: its Sign fails, soon, and works again once
-	// the key is back. No error holds anything of a private key or a PIN.
+	// Open returns the private key of k, for use by several goroutines at once, and after k was wiped. It fails if k
+	// can never be opened. A key that is out of reach at the moment is no such failure: its Sign fails, soon, and works
+	// again once the key is back. Public of what it returns is the public key of k. No error holds anything of a
+	// private key or a PIN.
 	Open(k keydir.Key) (crypto.Signer, error)
 }
 
@@ -27,12 +27,12 @@ type PEM struct{}
 
 var _ Backend = PEM{}
 
-// ErrOtherKey says that a private key is not that of the public key beside it.
+// ErrOtherKey is returned for a private key that does not belong to the public key beside it.
 var ErrOtherKey = errors.New("the private key does not belong to the public key")
 
 // Open implements Backend.
 func (PEM) Open(k keydir.Key) (crypto.Signer, error) {
-	signer, err := token.ParsePrivateKey(k.Private)
+	signer, err := k.Signer()
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (PEM) Open(k keydir.Key) (crypto.Signer, error) {
 	return signer, nil
 }
 
-// Same says whether two public keys are one.
+// Same reports whether two public keys are one.
 func Same(a, b crypto.PublicKey) bool {
 	x, errX := jwks.MarshalPublicKey(a)
 	y, errY := jwks.MarshalPublicKey(b)

@@ -16,12 +16,13 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
 )
 
 // key is a private key in a token.
 type key struct {
 	module *Module
-	uri    uri
+	uri    pkcs11uri.URI
 	pin    keydir.Secret
 	public crypto.PublicKey
 }

@@ -13,23 +13,25 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
 )
 
-// library is a PKCS #11 library from its initialisation to its finalisation. What it knows is never right for another one.
+// library is a PKCS #11 library from its initialisation to its finalisation. What it knows is never right for another
+// one.
 type library struct {
 	ctx    *pkcs11.Ctx
 	module *Module
 
 	mu       sync.Mutex
-	slots    map[uri]uint
-	objects  map[uri]pkcs11.ObjectHandle
+	slots    map[pkcs11uri.URI]uint
+	objects  map[pkcs11uri.URI]pkcs11.ObjectHandle
 	idle     map[uint][]pkcs11.SessionHandle
 	loggedIn map[uint]bool
 }
 
 func newLibrary(ctx *pkcs11.Ctx, m *Module) *library {
 	return &library{
-		ctx: ctx, module: m, slots: map[uri]uint{}, objects: map[uri]pkcs11.ObjectHandle{},
+		ctx: ctx, module: m, slots: map[pkcs11uri.URI]uint{}, objects: map[pkcs11uri.URI]pkcs11.ObjectHandle{},
 		idle: map[uint][]pkcs11.SessionHandle{}, loggedIn: map[uint]bool{},
 	}
 }
@@ -41,13 +43,13 @@ var (
 )
 
 // tokenOf leaves in a URI only what names the token.
-func tokenOf(u uri) uri {
-	u.object, u.id, u.pinSource = "", "", ""
+func tokenOf(u pkcs11uri.URI) pkcs11uri.URI {
+	u.Object, u.ID, u.PINSource = "", "", ""
 	return u
 }
 
 // slot finds the slot of a token.
-func (l *library) slot(u uri) (uint, error) {
+func (l *library) slot(u pkcs11uri.URI) (uint, error) {
 	u = tokenOf(u)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -72,13 +74,13 @@ func (l *library) slot(u uri) (uint, error) {
 	return found[0], nil
 }
 
-func matches(info pkcs11.TokenInfo, u uri) bool {
+func matches(info pkcs11.TokenInfo, u pkcs11uri.URI) bool {
 	is := func(wanted, have string) bool { return wanted == "" || wanted == strings.TrimRight(have, " \x00") }
-	return is(u.token, info.Label) && is(u.serial, info.SerialNumber) && is(u.manufacturer, info.ManufacturerID) && is(u.model, info.Model)
+	return is(u.Token, info.Label) && is(u.Serial, info.SerialNumber) && is(u.Manufacturer, info.ManufacturerID) && is(u.Model, info.Model)
 }
 
 // session calls f with a session of the token, logged in.
-func (l *library) session(u uri, pin keydir.Secret, f func(pkcs11.SessionHandle) error) error {
+func (l *library) session(u pkcs11uri.URI, pin keydir.Secret, f func(pkcs11.SessionHandle) error) error {
 	slot, err := l.slot(u)
 	if err != nil {
 		return err
@@ -121,9 +123,9 @@ func (l *library) open(slot uint) (pkcs11.SessionHandle, error) {
 	return s, nil
 }
 
-// login logs all sessions of the token in, by one that stays open, as closing the last one would log out. A PIN that a token
-// refused is not tried again in this process.
-func (l *library) login(slot uint, u uri, pin keydir.Secret) error {
+// login logs all sessions of the token in, by one that stays open, as closing the last one would log out. A PIN that a
+// token refused is not tried again in this process.
+func (l *library) login(slot uint, u pkcs11uri.URI, pin keydir.Secret) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(pin) == 0 || l.loggedIn[slot] {
@@ -152,14 +154,14 @@ func (l *library) login(slot uint, u uri, pin keydir.Secret) error {
 var errPIN = errors.New("the PKCS #11 token has refused the PIN, which is not tried again" +
 	"\nhint: write the right one, and check that the token is not locked")
 
-// pinName is a name for a PIN at a token that tells neither.
-func pinName(u uri, pin keydir.Secret) string {
+// pinName is a name for a PIN at a token that shows neither.
+func pinName(u pkcs11uri.URI, pin keydir.Secret) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", tokenOf(u), []byte(pin)))
 	return hex.EncodeToString(sum[:])
 }
 
 // object finds the private key of a URI.
-func (l *library) object(s pkcs11.SessionHandle, u uri) (pkcs11.ObjectHandle, error) {
+func (l *library) object(s pkcs11.SessionHandle, u pkcs11uri.URI) (pkcs11.ObjectHandle, error) {
 	l.mu.Lock()
 	handle, ok := l.objects[u]
 	l.mu.Unlock()
@@ -180,30 +182,30 @@ func (l *library) object(s pkcs11.SessionHandle, u uri) (pkcs11.ObjectHandle, er
 }
 
 // find returns up to two objects of a class that are what a URI says.
-func (l *library) find(s pkcs11.SessionHandle, u uri, class uint) ([]pkcs11.ObjectHandle, error) {
+func (l *library) find(s pkcs11.SessionHandle, u pkcs11uri.URI, class uint) ([]pkcs11.ObjectHandle, error) {
 	if err := l.ctx.FindObjectsInit(s, append(named(u), pkcs11.NewAttribute(pkcs11.CKA_CLASS, class))); err != nil {
-		return nil, fmt.Errorf("looking for a key: %w", err)
+		return nil, fmt.Errorf("finding a key: %w", err)
 	}
 	found, _, err := l.ctx.FindObjects(s, 2)
 	if err = errors.Join(err, l.ctx.FindObjectsFinal(s)); err != nil {
-		return nil, fmt.Errorf("looking for a key: %w", err)
+		return nil, fmt.Errorf("finding a key: %w", err)
 	}
 	return found, nil
 }
 
 // named are the attributes by which a URI names an object.
-func named(u uri) (all []*pkcs11.Attribute) {
-	if u.object != "" {
-		all = append(all, pkcs11.NewAttribute(pkcs11.CKA_LABEL, u.object))
+func named(u pkcs11uri.URI) (all []*pkcs11.Attribute) {
+	if u.Object != "" {
+		all = append(all, pkcs11.NewAttribute(pkcs11.CKA_LABEL, u.Object))
 	}
-	if u.id != "" {
-		all = append(all, pkcs11.NewAttribute(pkcs11.CKA_ID, []byte(u.id)))
+	if u.ID != "" {
+		all = append(all, pkcs11.NewAttribute(pkcs11.CKA_ID, []byte(u.ID)))
 	}
 	return all
 }
 
 // forget drops what is known of an object.
-func (l *library) forget(u uri) {
+func (l *library) forget(u pkcs11uri.URI) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.objects, u)

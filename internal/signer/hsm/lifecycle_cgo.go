@@ -16,17 +16,19 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// Generate makes the key pair of a URI in the token, for an algorithm: RS256, ES256 or ES384. The URI must have both object and id. The private
-// key is sensitive and not extractable: it never leaves the token. A key that is there already is never replaced: ErrExists.
+// Generate makes the key pair of a URI in the token, for an algorithm: RS256, ES256 or ES384. The URI must have both
+// object and id. The private key is sensitive and not extractable: it never leaves the token. A key that is there
+// already is never replaced: ErrExists.
 func (m *Module) Generate(rawURI string, pin keydir.Secret, algorithm string) (public crypto.PublicKey, err error) {
-	u, err := parseURI(rawURI)
+	u, err := pkcs11uri.Parse(rawURI)
 	if err != nil {
 		return nil, err
 	}
-	if u.object == "" || u.id == "" {
+	if u.Object == "" || u.ID == "" {
 		return nil, errors.New("PKCS #11 URI: to generate a key it needs both object and id")
 	}
 	mechanism, own, err := parameters(algorithm)
@@ -83,7 +85,8 @@ var (
 	oidP384 = asn1.ObjectIdentifier{1, 3, 132, 0, 34}
 )
 
-// parameters returns the mechanism that generates keys for an algorithm, and the attributes of public keys that only it has.
+// parameters returns the mechanism that generates keys for an algorithm, and the attributes of public keys that only it
+// has.
 func parameters(algorithm string) (mechanism uint, own []*pkcs11.Attribute, err error) {
 	oid := oidP256
 	switch algorithm {
@@ -140,7 +143,7 @@ func point(curve elliptic.Curve, der []byte) (crypto.PublicKey, error) {
 
 // Destroy destroys the key pair of a URI in the token, for good. One that is not there is no error.
 func (m *Module) Destroy(rawURI string, pin keydir.Secret) error {
-	u, err := parseURI(rawURI)
+	u, err := pkcs11uri.Parse(rawURI)
 	if err != nil {
 		return err
 	}

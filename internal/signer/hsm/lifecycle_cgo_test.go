@@ -13,6 +13,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
 	"github.com/keyturn/keyturn/jwks"
 )
 
@@ -27,7 +28,7 @@ func (h *softHSM) sign(k keydir.Key) error {
 	return err
 }
 
-// TestTokenAway makes sure that what the conformance suite calls away is.
+// TestTokenAway checks that a token that is away does not sign, as the conformance suite assumes.
 func TestTokenAway(t *testing.T) {
 	h := newSoftHSM(t)
 	k := h.generate(t, 1, jwks.ES256)
@@ -45,7 +46,7 @@ func TestPrivateKeyCannotLeave(t *testing.T) {
 	h := newSoftHSM(t)
 	for version, algorithm := range map[int]string{1: jwks.ES256, 2: jwks.RS256} {
 		k := h.generate(t, version, algorithm)
-		u, err := parseURI(k.PKCS11)
+		u, err := pkcs11uri.Parse(k.PKCS11)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,6 +3,7 @@
 package hsm
 
 import (
+	"bytes"
 	"crypto"
 	"errors"
 	"fmt"
@@ -13,17 +14,18 @@ import (
 
 	"github.com/keyturn/keyturn/internal/signer/backend"
 	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
 )
 
-// Module is a PKCS #11 library. It is loaded when a key is first used, and again when its token was lost. It is safe for concurrent use. There must
-// be only one for a library in a process, as its state belongs to the process.
+// Module is a PKCS #11 library. It is loaded when a key is first used, and again when its token was lost. It is safe
+// for concurrent use. There must be only one for a library in a process, as its state belongs to the process.
 type Module struct {
 	path string
 
-	// use is held for reading by whoever calls the library, and for writing by who loads it anew.
+	// use is held for reading by whoever calls the library, and for writing by who loads it again.
 	use    sync.RWMutex
 	loaded *library
-	// next is when the library may be loaded anew again.
+	// next is when the library may be loaded again.
 	next time.Time
 	// refused are the PINs that tokens refused. Trying one again and again would lock the token.
 	refused map[string]bool
@@ -36,17 +38,17 @@ func New(path string) *Module { return &Module{path: path, refused: map[string]b
 
 // Open implements backend.Backend. It does not touch the token.
 func (m *Module) Open(k keydir.Key) (crypto.Signer, error) {
-	u, err := parseURI(k.PKCS11)
+	u, err := pkcs11uri.Parse(k.PKCS11)
 	if err != nil {
 		return nil, err
 	}
 	if m.path == "" {
 		return nil, errors.New("no PKCS #11 library is configured\nhint: name it by --pkcs11-module")
 	}
-	if (u.pinSource == "") != (len(k.PIN) == 0) {
+	if (u.PINSource == "") != (len(k.PIN) == 0) {
 		return nil, errors.New("PKCS #11 URI: a PIN and pin-source need each other")
 	}
-	return &key{module: m, uri: u, pin: k.PIN, public: k.Public}, nil
+	return &key{module: m, uri: u, pin: bytes.Clone(k.PIN), public: k.Public}, nil
 }
 
 // Close lets go of the library.
@@ -57,10 +59,12 @@ func (m *Module) Close() error {
 	return m.unload()
 }
 
-// pause is how long the library is left alone after it was loaded. While a token is away, all the signers fail, and each would load it anew.
+// pause is how long the library is left alone after it was loaded. While a token is away, all the signers fail, and
+// each would load it again.
 const pause = 200 * time.Millisecond
 
-// do calls f with a library that is loaded. If f fails because what the library knew is gone, it is loaded anew, and f called once more.
+// do calls f with a library that is loaded. If f fails because what the library knew is gone, it is loaded again, and f
+// called once more.
 func (m *Module) do(f func(*library) error) error {
 	l, err := m.try(nil, f)
 	if l == nil || !stale(err) {
@@ -133,7 +137,7 @@ func (m *Module) unload() error {
 	return err
 }
 
-// stale says whether loading the library anew may help: for every error of the library but those about PINs.
+// stale reports whether loading the library again may help: for every error of the library but those about PINs.
 func stale(err error) bool {
 	code, ok := errors.AsType[pkcs11.Error](err)
 	if !ok {

@@ -11,7 +11,8 @@ import (
 	"github.com/keyturn/keyturn/internal/signer/keydir"
 )
 
-// TestFullDisk writes a set to a disk without room for it: the old one stays whole, and the next try succeeds once there is room.
+// TestFullDisk writes a set to a disk without room for it: the old one stays whole, and the next try succeeds once
+// there is room.
 func TestFullDisk(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("a small disk needs root")

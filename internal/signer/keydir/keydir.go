@@ -17,27 +17,27 @@
 //	  ]
 //	}
 //
-// signingVersion is the key that is to sign. The other keys verify; one of them that has a private key and is not verifyOnly
-// goes on signing until that one may. A public key is PEM in PKIX form. A private key is either PEM in a file, or a key of a
-// PKCS #11 token, named by its URI (RFC 7512; see package hsm), whose PIN is in a file of the directory.
-// refreshHintSeconds is how often the API server fetches the keys; while more than one of them is in its discovery document,
-// it is told rotationRefreshHintSeconds instead (default: the same, at most 5). leadInSeconds is how long a key must have
-// been served before it signs (default: 0; see package signer). maxTokenExpirationSeconds bounds the tokens that
-// the API server asks for (at least 600).
+// signingVersion is the key that is to sign. The other keys verify; one of them that has a private key and is not
+// verifyOnly goes on signing until that one may. A public key is PEM in PKIX form. A private key is either PEM in a
+// file, or a key of a PKCS #11 token, named by its URI (RFC 7512; see package pkcs11uri), whose PIN is in a file of the
+// directory. refreshHintSeconds is how often the API server fetches the keys; while more than one of them is in its
+// discovery document, it gets rotationRefreshHintSeconds instead (default: the same, at most 5). leadInSeconds is how
+// long a key must have been served before it signs (default: 0; see package signer). maxTokenExpirationSeconds bounds
+// the tokens that the API server asks for (at least 600).
 //
 // Decoding is strict: a member that is not known, twice there, or null is an error, and so is a file name with a slash.
 //
 // # Replacing it
 //
-// Read sees one version of the directory as a whole, however it is replaced: by the symbolic link ..data, as Kubernetes does
-// it with Secret volumes and Write does it too; by a symbolic link in place of the directory; or by renaming another
-// directory over it. Files changed in place are seen as well, but perhaps half of them: don't.
+// Read sees one version of the directory as a whole, however it is replaced: by the symbolic link ..data, as Kubernetes
+// does it with Secret volumes and Write does it too; by a symbolic link in place of the directory; or by renaming
+// another directory over it. Files changed in place are seen as well, but perhaps half of them: don't.
 //
 // # Who may write and read it
 //
 // Whoever can write a public key there can make tokens. So Read refuses files and directories that group or others can
-// write, or that belong to anybody but root and the reader; and private keys and PINs that group or others can read. In a
-// Secret volume set defaultMode 0400 and no fsGroup.
+// write, or that belong to anybody but root and the reader; and private keys and PINs that group or others can read. In
+// a Secret volume set defaultMode 0400 and no fsGroup.
 package keydir
 
 import (
@@ -76,7 +76,7 @@ type Key struct {
 	Version int
 	// Public is the verification key.
 	Public crypto.PublicKey
-	// Private is the private key in PEM; empty if it is elsewhere or not had at all.
+	// Private is the private key in PEM; empty if there is none, or if it is in a PKCS #11 token.
 	Private Secret
 	// PKCS11 is the URI (RFC 7512) of the private key in a PKCS #11 token; empty if it is not there.
 	PKCS11 string
@@ -86,9 +86,28 @@ type Key struct {
 	VerifyOnly bool
 	// ExcludeFromOIDCDiscovery keeps the key out of the API server's JWKS. Such a key is VerifyOnly.
 	ExcludeFromOIDCDiscovery bool
+
+	// signer is what Private was parsed to, or made from; nil if neither was done.
+	signer crypto.Signer
 }
 
-// CanSign says whether the key has a private key and may sign.
+// Wipe overwrites the private keys in PEM and the PINs. What Signer returned stays usable.
+func (s Set) Wipe() {
+	for _, k := range s.Keys {
+		clear(k.Private)
+		clear(k.PIN)
+	}
+}
+
+// Signer returns the private key that Private holds. A key that was read has parsed it once.
+func (k Key) Signer() (crypto.Signer, error) {
+	if k.signer != nil && len(k.Private) > 0 {
+		return k.signer, nil
+	}
+	return token.ParsePrivateKey(k.Private)
+}
+
+// CanSign reports whether the key has a private key and may sign.
 func (k Key) CanSign() bool { return (len(k.Private) > 0 || k.PKCS11 != "") && !k.VerifyOnly }
 
 // NewKey returns a key whose private key is in memory.
@@ -97,7 +116,7 @@ func NewKey(version int, private crypto.Signer) (Key, error) {
 	if err != nil {
 		return Key{}, fmt.Errorf("key version %d: %w", version, err)
 	}
-	return Key{Version: version, Public: private.Public(), Private: pem}, nil
+	return Key{Version: version, Public: private.Public(), Private: pem, signer: private}, nil
 }
 
 // Secret is a private key or a PIN.
@@ -124,7 +143,7 @@ const (
 	DefaultRotationRefreshHint = 5 * time.Second
 )
 
-// Validate says what is wrong with a set. Read returns, and Write takes, only sets that pass.
+// Validate returns what is wrong with a set. Read returns, and Write takes, only sets that pass.
 func (s Set) Validate() error {
 	for _, b := range []struct {
 		member   string
@@ -172,13 +191,16 @@ func (s Set) validateKeys() error {
 // validate returns the kid of a good key.
 func (k Key) validate() (string, error) {
 	public, err := jwks.NewKey(k.Public)
+	pin, errURI := pinFile(k.PKCS11)
 	switch {
 	case err != nil:
 		return "", err
 	case len(k.Private) > 0 && k.PKCS11 != "":
 		return "", fmt.Errorf("its private key is both in a file and in a PKCS #11 token")
-	case len(k.PIN) > 0 && k.PKCS11 == "":
-		return "", fmt.Errorf("it has a PIN, but no PKCS #11 token")
+	case errURI != nil:
+		return "", errURI
+	case (pin != "") != (len(k.PIN) > 0):
+		return "", fmt.Errorf("a PIN and the pin-source of the PKCS #11 URI need each other")
 	case k.ExcludeFromOIDCDiscovery && !k.VerifyOnly:
 		return "", fmt.Errorf("a key with excludeFromOIDCDiscovery must be verifyOnly: the API server refuses its signatures")
 	case len(k.Private) > 0:
@@ -188,7 +210,7 @@ func (k Key) validate() (string, error) {
 }
 
 func (k Key) checkPair() error {
-	signer, err := token.ParsePrivateKey(k.Private)
+	signer, err := k.Signer()
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/keyturn/keyturn/internal/strictjson"
 )
 
-// manifest is keys.json. Pointers tell what is missing from what is zero.
+// manifest is keys.json.
 type manifest struct {
 	SigningVersion             int             `json:"signingVersion"`
 	RefreshHintSeconds         int64           `json:"refreshHintSeconds"`
@@ -29,7 +29,7 @@ type manifestEntry struct {
 	ExcludeFromOIDCDiscovery bool   `json:"excludeFromOIDCDiscovery,omitempty"`
 }
 
-// parseManifest reads keys.json, refusing whatever it does not know.
+// parseManifest reads keys.json, refusing members that it does not know.
 func parseManifest(data []byte) (manifest, error) {
 	var m manifest
 	var keys []json.RawMessage

@@ -1,19 +1,20 @@
 package keydir
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
+	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/token"
 )
 
 // dataLink is the symbolic link that Secret volumes and Write swap.
@@ -26,15 +27,23 @@ const maxFile = 256 << 10
 type Digest [sha256.Size]byte
 
 // attempts of Read to see one version of a directory that is replaced again and again.
-const attempts = 5
+const attempts = 50
 
-// Read reads the directory. Two sets with one digest are equal.
-func Read(dir string) (Set, Digest, error) {
+// ErrUnchanged is returned by ReadChange when the directory holds what is known already.
+var ErrUnchanged = errors.New("it holds what is known already")
+
+// Read reads the directory. Two sets with one digest are equal. The set holds private keys and PINs: Wipe it when it is
+// not needed any more.
+func Read(dir string) (Set, Digest, error) { return ReadChange(dir, Digest{}) }
+
+// ReadChange is Read for who has read the directory before: it returns ErrUnchanged if the digest is the known one. It
+// then has parsed no key, and left no copy of one in memory.
+func ReadChange(dir string, known Digest) (Set, Digest, error) {
 	var set Set
 	var digest Digest
 	var err error
 	for range attempts {
-		set, digest, err = readOnce(dir)
+		set, digest, err = readOnce(dir, known)
 		if !errors.Is(err, errReplaced) {
 			break
 		}
@@ -45,21 +54,30 @@ func Read(dir string) (Set, Digest, error) {
 	return set, digest, nil
 }
 
-// errReplaced says that what was read is not what is there any more.
+// errReplaced is why a reading starts again: what was read is not what is there any more.
 var errReplaced = errors.New("it is replaced while it is read")
 
-func readOnce(dir string) (Set, Digest, error) {
+func readOnce(dir string, known Digest) (Set, Digest, error) {
 	root, err := open(dir)
 	if err != nil {
 		return Set{}, Digest{}, err
 	}
 	defer root.Close()
-	r := &reader{root: root}
-	set, err := r.read()
-	if err != nil && !current(dir, root) {
-		return Set{}, Digest{}, errReplaced
+	return readFrom(root, dir, known)
+}
+
+// readFrom reads what open returned for a directory.
+func readFrom(root *os.Root, dir string, known Digest) (Set, Digest, error) {
+	r := &reader{root: root, files: map[string][]byte{}}
+	set, err := r.read(known)
+	if err != nil {
+		r.wipe()
+		if !errors.Is(err, ErrUnchanged) && !current(dir, root) {
+			err = errReplaced
+		}
+		return Set{}, Digest{}, err
 	}
-	return set, r.digest(), err
+	return set, r.digest(), nil
 }
 
 // open returns the directory that has the files. All of them are reached through it, so that a swap in between does
@@ -76,7 +94,11 @@ func open(dir string) (*os.Root, error) {
 	if err := checkVolume(root); err != nil {
 		return nil, err
 	}
+	target, _ := root.Readlink(dataLink)
 	data, err := root.OpenRoot(dataLink)
+	if now, errNow := root.Readlink(dataLink); err != nil && errNow == nil && now != target {
+		return nil, errReplaced
+	}
 	if err != nil {
 		return nil, bare(err)
 	}
@@ -91,7 +113,7 @@ func bare(err error) error {
 	return err
 }
 
-// current says whether the directory that was opened is still the one that open would return.
+// current reports whether the directory that was opened is still the one that open would return.
 func current(dir string, was *os.Root) bool {
 	now, err := open(dir)
 	if err != nil {
@@ -108,49 +130,87 @@ func checkDirectory(root *os.Root) error {
 	if err != nil {
 		return err
 	}
-	return checkOwner(info, 0o022, "write")
+	return notWritable.check(info)
 }
 
-// checkVolume allows what Secret volumes have: everybody may write their root, but, as it is sticky, not replace what is there.
+// checkVolume allows what Secret volumes have.
 func checkVolume(root *os.Root) error {
 	info, err := root.Stat(".")
 	if err != nil {
 		return err
 	}
 	if info.Mode()&fs.ModeSticky != 0 {
-		return checkOwner(info, 0, "")
+		return trusted.check(info)
 	}
-	return checkOwner(info, 0o022, "write")
-}
-
-// checkOwner refuses what somebody else owns, and modes that let others do what they must not.
-func checkOwner(info fs.FileInfo, forbidden fs.FileMode, what string) error {
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Uid != 0 && int(stat.Uid) != os.Geteuid() {
-		return fmt.Errorf("it belongs to user %d\nhint: it must belong to root or to user %d", stat.Uid, os.Geteuid())
-	}
-	if perm := info.Mode().Perm(); perm&forbidden != 0 {
-		return fmt.Errorf("its mode %04o lets others %s it\nhint: chmod go= it; in a Secret volume, set defaultMode 0400", perm, what)
-	}
-	return nil
+	return notWritable.check(info)
 }
 
 // reader reads the files of one version of a directory.
 type reader struct {
-	root *os.Root
-	sum  []byte
+	root  *os.Root
+	files map[string][]byte
+	sum   []byte
 }
 
 func (r *reader) digest() Digest { return sha256.Sum256(r.sum) }
 
-func (r *reader) read() (Set, error) {
-	data, err := r.file(ManifestName, 0o022)
-	if err != nil {
+// wipe overwrites what was read.
+func (r *reader) wipe() {
+	for _, data := range r.files {
+		clear(data)
+	}
+}
+
+// read parses the files only if their digest is not the known one.
+func (r *reader) read(known Digest) (Set, error) {
+	if err := r.load(ManifestName, notWritable); err != nil {
 		return Set{}, err
 	}
-	m, err := parseManifest(data)
+	m, err := parseManifest(r.files[ManifestName])
 	if err != nil {
 		return Set{}, fmt.Errorf("%s: %w", ManifestName, err)
 	}
+	for _, e := range m.Keys {
+		if err := r.loadKey(e); err != nil {
+			return Set{}, fmt.Errorf("key version %d: %w", e.Version, err)
+		}
+	}
+	if r.digest() == known {
+		return Set{}, ErrUnchanged
+	}
+	return r.parse(m)
+}
+
+// loadKey reads the files of a key.
+func (r *reader) loadKey(e manifestEntry) error {
+	if err := r.load(e.Public, notWritable); err != nil {
+		return err
+	}
+	pin, err := pinFile(e.PKCS11)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{e.Private, pin} {
+		if name == "" {
+			continue
+		}
+		if err := r.load(name, secret); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pinFile returns the file that a PKCS #11 URI names; none for no URI.
+func pinFile(uri string) (string, error) {
+	if uri == "" {
+		return "", nil
+	}
+	u, err := pkcs11uri.Parse(uri)
+	return u.PINSource, err
+}
+
+func (r *reader) parse(m manifest) (Set, error) {
 	set := m.set()
 	for _, e := range m.Keys {
 		k, err := r.key(e)
@@ -169,76 +229,58 @@ func (r *reader) key(e manifestEntry) (Key, error) {
 	k := Key{
 		Version: e.Version, PKCS11: e.PKCS11, VerifyOnly: e.VerifyOnly, ExcludeFromOIDCDiscovery: e.ExcludeFromOIDCDiscovery,
 	}
-	data, err := r.file(e.Public, 0o022)
-	if err != nil {
-		return k, err
-	}
-	if k.Public, err = jwks.ParsePublicKey(data); err != nil {
+	var err error
+	if k.Public, err = jwks.ParsePublicKey(r.files[e.Public]); err != nil {
 		return k, fmt.Errorf("%s: %w", e.Public, err)
 	}
 	if e.Private != "" {
-		if k.Private, err = r.file(e.Private, 0o077); err != nil {
+		k.Private = r.files[e.Private]
+		if k.signer, err = token.ParsePrivateKey(k.Private); err != nil {
 			return k, err
 		}
 	}
-	if pin := pinFile(e.PKCS11); pin != "" {
-		raw, err := r.file(pin, 0o077)
-		if err != nil {
-			return k, err
-		}
-		k.PIN = Secret(strings.TrimRight(string(raw), "\r\n"))
+	pin, err := pinFile(e.PKCS11)
+	if pin != "" {
+		k.PIN = bytes.TrimRight(r.files[pin], "\r\n")
 	}
-	return k, nil
+	return k, err
 }
 
-// pinFile returns the pin-source of a PKCS #11 URI. The rest of the URI is package hsm's business.
-func pinFile(uri string) string {
-	_, query, _ := strings.Cut(uri, "?")
-	for attribute := range strings.SplitSeq(query, "&") {
-		if name, ok := strings.CutPrefix(attribute, "pin-source="); ok {
-			if plain, err := url.PathUnescape(name); err == nil {
-				return plain
-			}
-			return name
-		}
-	}
-	return ""
-}
-
-// file reads a file that must have none of the forbidden permissions.
-func (r *reader) file(name string, forbidden fs.FileMode) ([]byte, error) {
+// load reads a file and adds it to the digest. One that two keys share is read once.
+func (r *reader) load(name string, want access) error {
 	if err := checkName(name); err != nil {
-		return nil, err
+		return err
 	}
-	// A FIFO must not hold up the reader.
+	// A FIFO must not block the reader.
 	f, err := r.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, bare(err)
+		return bare(err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, bare(err)
+		return bare(err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: not a regular file", name)
+		return fmt.Errorf("%s: not a regular file", name)
 	}
-	what := "write"
-	if forbidden&0o044 != 0 {
-		what = "read or write"
+	if err := want.check(info); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
-	if err := checkOwner(info, forbidden, what); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+	if info.Size() == 0 || info.Size() > maxFile {
+		return fmt.Errorf("%s: empty or longer than %d bytes", name, maxFile)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, bare(err)
+	if _, again := r.files[name]; again {
+		return nil
 	}
-	if len(data) == 0 || len(data) > maxFile {
-		return nil, fmt.Errorf("%s: empty or longer than %d bytes", name, maxFile)
+	// One buffer of the right size, so that no copies are left behind.
+	data := make([]byte, info.Size())
+	r.files[name] = data
+	if _, err := io.ReadFull(f, data); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	r.note(name, data)
-	return data, nil
+	return nil
 }
 
 // note adds a file to the digest, so that no two lists of files give the same bytes.

@@ -10,7 +10,8 @@ import (
 	"github.com/keyturn/keyturn/internal/signer/keydir"
 )
 
-// TestReadDuringWrites reads all the time while the directory is replaced. Each set read must be one that was written, as a whole.
+// TestReadDuringWrites reads all the time while the directory is replaced. Each set read must be one that was written,
+// as a whole.
 func TestReadDuringWrites(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
 	sets := []keydir.Set{newSet(t, 1), newSet(t, 2), newSet(t, 3)}
@@ -129,7 +130,7 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// await waits until the directory is read with n keys, and reads only when told to.
+// await waits until the directory is read with n keys, and reads only after Wait.
 func await(t *testing.T, w *keydir.Watcher, dir string, n int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

@@ -9,7 +9,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// Watcher tells when a directory may have changed.
+// Watcher waits for changes of a directory.
 type Watcher struct {
 	dir     string
 	notify  *fsnotify.Watcher
@@ -38,8 +38,8 @@ func NewWatcher(dir string) (*Watcher, error) {
 // Close ends the watch.
 func (w *Watcher) Close() error { return w.notify.Close() }
 
-// Wait returns when the directory may have changed since the last Wait returned, when the interval has passed, or when ctx ends.
-// It errs on the side of returning.
+// Wait returns when the directory may have changed since the last Wait returned, when the interval has passed, or when
+// ctx ends. It errs on the side of returning.
 func (w *Watcher) Wait(ctx context.Context, interval time.Duration) {
 	timer := time.NewTimer(interval)
 	defer timer.Stop()
@@ -79,8 +79,8 @@ func (w *Watcher) drain(ctx context.Context) {
 	}
 }
 
-// follow watches the directory that is there now. A watch belongs to an inode, so each replacement needs a new one. If that
-// fails, the interval of Wait is what is left.
+// follow watches the directory that is there now. A watch belongs to an inode, so each replacement needs a new one. If
+// that fails, the interval of Wait is what is left.
 func (w *Watcher) follow() {
 	target, err := filepath.EvalSymlinks(w.dir)
 	if err != nil {

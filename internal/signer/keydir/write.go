@@ -1,12 +1,15 @@
 package keydir
 
 import (
+	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,9 +19,13 @@ import (
 // versionPrefix starts the names of the directories that ..data points to.
 const versionPrefix = "..v-"
 
-// Write makes the directory hold exactly this set, with directories of mode 0700 and files of mode 0600. Readers see the old set
-// or the new one. When it returns nil, the set is on disk, and no file of another set is left. Writing the set that is there
-// already changes nothing but to remove what a crash left. One caller at a time.
+// Write makes the directory hold exactly this set, with directories of mode 0700 and files of mode 0600. Readers see
+// the old set or the new one. When it returns nil, the set is on disk, Read accepts it, and no file of another set is
+// left. Writing the set that is there already changes nothing but to remove what a crash left. One caller at a time.
+//
+// Write repairs what others spoiled. The directory becomes the caller's, of mode 0700; what is in its place but is no
+// directory is removed, and so is everything in it that is not of the set. It refuses a directory that was never a key
+// directory, and so never deletes the files of somebody else.
 func Write(dir string, set Set) error {
 	if err := write(dir, set); err != nil {
 		return fmt.Errorf("writing key directory %s: %w", dir, err)
@@ -31,69 +38,166 @@ func write(dir string, set Set) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	root, err := own(dir)
+	if err != nil {
 		return err
 	}
-	if holds(dir, files) {
-		return clean(dir)
+	defer root.Close()
+	if holds(root, files) {
+		return clean(root)
 	}
-	version, err := writeVersion(dir, files)
+	version, err := writeVersion(root, files)
 	if err != nil {
 		return err
 	}
 	// Crash here: the old set is whole, and a directory that nothing points to is left for clean.
-	if err := swap(dir, version); err != nil {
-		_ = os.RemoveAll(filepath.Join(dir, version))
+	if err := swap(root, version); err != nil {
+		_ = root.RemoveAll(version)
 		return err
 	}
 	// Crash here: the new set is whole, and the old private keys are left until the next Write.
-	return clean(dir)
+	if err := clean(root); err != nil {
+		return err
+	}
+	return readable(dir)
 }
 
-// holds says whether the directory has these files already, on disk and of the right mode.
-func holds(dir string, files map[string][]byte) bool {
-	target, err := os.Readlink(filepath.Join(dir, dataLink))
-	if err != nil || !strings.HasPrefix(target, versionPrefix) {
+// readable returns why Read would refuse what was written: a reader goes by the path, and not by what is open here.
+func readable(dir string) error {
+	set, _, err := Read(dir)
+	set.Wipe()
+	return err
+}
+
+// own opens the directory, which it makes if it is missing, and takes it from everybody else.
+func own(dir string) (*os.Root, error) {
+	dir = filepath.Clean(dir)
+	if err := makeDirectory(dir); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := take(root, dir); err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return root, nil
+}
+
+// makeDirectory leaves a directory alone. Removing what is in its place deletes one file or link, and nothing behind
+// it.
+func makeDirectory(dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return err
+	}
+	info, err := os.Lstat(dir)
+	switch {
+	case err == nil && info.IsDir():
+		return nil
+	case err == nil:
+		err = os.Remove(dir)
+	case errors.Is(err, fs.ErrNotExist):
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.Mkdir(dir, 0o700)
+}
+
+// take makes the directory the caller's alone, if it is a key directory or an empty one.
+func take(root *os.Root, dir string) error {
+	info, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	if at, err := os.Lstat(dir); err != nil || !os.SameFile(at, info) {
+		return errReplaced // by a link, perhaps, to what is not ours
+	}
+	if err := checkMark(root); err != nil {
+		return err
+	}
+	if owner(info) != os.Geteuid() {
+		if err := root.Chown(".", os.Geteuid(), os.Getegid()); err != nil {
+			return fmt.Errorf("it belongs to user %d: %w\nhint: remove it", owner(info), err)
+		}
+	}
+	if info.Mode() != fs.ModeDir|0o700 {
+		return root.Chmod(".", 0o700)
+	}
+	return nil
+}
+
+// checkMark refuses a directory with files in it of which none is a key directory's.
+func checkMark(root *os.Root) error {
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return err
+	}
+	marked := func(e fs.DirEntry) bool {
+		return e.Name() == dataLink || e.Name() == ManifestName || strings.HasPrefix(e.Name(), versionPrefix)
+	}
+	if len(entries) > 0 && !slices.ContainsFunc(entries, marked) {
+		return fmt.Errorf("it was never a key directory: %s is in it\nhint: name a directory of its own", entries[0].Name())
+	}
+	return nil
+}
+
+// holds reports whether the directory has exactly these files already, all of them secret.
+func holds(root *os.Root, files map[string][]byte) bool {
+	target, err := root.Readlink(dataLink)
+	if err != nil || !strings.HasPrefix(target, versionPrefix) || strings.Contains(target, "/") {
 		return false
 	}
-	root, err := open(dir)
+	version, err := root.OpenRoot(target)
 	if err != nil {
 		return false
 	}
-	defer root.Close()
-	entries, err := fs.ReadDir(root.FS(), ".")
+	defer version.Close()
+	info, err := version.Stat(".")
+	if err != nil || secret.check(info) != nil {
+		return false
+	}
+	entries, err := fs.ReadDir(version.FS(), ".")
 	if err != nil || len(entries) != len(files) {
 		return false
 	}
-	r := &reader{root: root}
+	r := &reader{root: version, files: map[string][]byte{}}
+	defer r.wipe()
 	for name, want := range files {
-		if got, err := r.file(name, 0o077); err != nil || string(got) != string(want) {
+		if r.load(name, secret) != nil || !bytes.Equal(r.files[name], want) {
 			return false
 		}
 	}
 	return true
 }
 
-func writeVersion(dir string, files map[string][]byte) (name string, err error) {
-	path, err := os.MkdirTemp(dir, versionPrefix) // mode 0700
-	if err != nil {
+func writeVersion(root *os.Root, files map[string][]byte) (name string, err error) {
+	name = versionPrefix + rand.Text()
+	if err := root.Mkdir(name, 0o700); err != nil {
 		return "", err
 	}
 	defer func() {
 		if err != nil {
-			_ = os.RemoveAll(path)
+			_ = root.RemoveAll(name)
 		}
 	}()
+	version, err := root.OpenRoot(name)
+	if err != nil {
+		return "", err
+	}
+	defer version.Close()
 	for name, content := range files {
-		if err := writeFile(filepath.Join(path, name), content); err != nil {
+		if err := writeFile(version, name, content); err != nil {
 			return "", err
 		}
 	}
-	return filepath.Base(path), syncDir(path)
+	return name, syncDir(version)
 }
 
-func writeFile(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+func writeFile(root *os.Root, name string, content []byte) error {
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -101,28 +205,33 @@ func writeFile(path string, content []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// swap points ..data to a version, in one step.
-func swap(dir, version string) error {
-	temporary := filepath.Join(dir, versionPrefix+"link")
-	if err := os.RemoveAll(temporary); err != nil {
+// swap points ..data to a version, in one step unless a directory is in the place of the link.
+func swap(root *os.Root, version string) error {
+	temporary := versionPrefix + "link"
+	if err := root.RemoveAll(temporary); err != nil {
 		return err
 	}
-	if err := os.Symlink(version, temporary); err != nil {
+	if err := root.Symlink(version, temporary); err != nil {
 		return err
 	}
-	if err := os.Rename(temporary, filepath.Join(dir, dataLink)); err != nil {
+	if info, err := root.Lstat(dataLink); err == nil && info.IsDir() {
+		if err := root.RemoveAll(dataLink); err != nil {
+			return err
+		}
+	}
+	if err := root.Rename(temporary, dataLink); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return syncDir(root)
 }
 
 // clean removes what ..data does not point to.
-func clean(dir string) error {
-	target, err := os.Readlink(filepath.Join(dir, dataLink))
+func clean(root *os.Root) error {
+	target, err := root.Readlink(dataLink)
 	if err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(dir)
+	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return err
 	}
@@ -130,15 +239,15 @@ func clean(dir string) error {
 		if e.Name() == dataLink || e.Name() == target {
 			continue
 		}
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+		if err := root.RemoveAll(e.Name()); err != nil {
 			return err
 		}
 	}
-	return syncDir(dir)
+	return syncDir(root)
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+func syncDir(root *os.Root) error {
+	d, err := root.Open(".")
 	if err != nil {
 		return err
 	}
@@ -170,7 +279,17 @@ func encode(set Set) (map[string][]byte, error) {
 		return nil, err
 	}
 	files[ManifestName] = append(data, '\n')
-	return files, nil
+	return files, checkSizes(files)
+}
+
+// checkSizes refuses, before anything is written, what Read would refuse after it.
+func checkSizes(files map[string][]byte) error {
+	for name, content := range files {
+		if len(content) == 0 || len(content) > maxFile {
+			return fmt.Errorf("%s: empty or longer than %d bytes", name, maxFile)
+		}
+	}
+	return nil
 }
 
 func encodeKey(k Key, files map[string][]byte) (manifestEntry, error) {
@@ -195,12 +314,9 @@ func encodeKey(k Key, files map[string][]byte) (manifestEntry, error) {
 
 // encodePIN writes the PIN where the URI says. Keys of one token share its PIN and may share the file.
 func encodePIN(k Key, files map[string][]byte) error {
-	name := pinFile(k.PKCS11)
-	switch {
-	case name == "" && len(k.PIN) == 0:
-		return nil
-	case name == "" || len(k.PIN) == 0:
-		return errors.New("a PIN and the pin-source of the PKCS #11 URI need each other")
+	name, err := pinFile(k.PKCS11)
+	if err != nil || name == "" {
+		return err
 	}
 	if err := checkName(name); err != nil {
 		return err

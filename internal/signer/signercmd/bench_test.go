@@ -10,8 +10,8 @@ import (
 	externaljwt "k8s.io/externaljwt/apis/v1"
 )
 
-// BenchmarkMemory signs with the whole program, and reports how much memory the parent and the child had in use at most. The test binary is
-// larger than the program, which needs some megabytes less.
+// BenchmarkMemory signs with the whole program, and reports how much memory the parent and the child had in use at
+// most. The test binary is larger than the program, which needs some megabytes less.
 func BenchmarkMemory(b *testing.B) {
 	w := newWorld(b)
 	w.start()

@@ -1,10 +1,17 @@
-// Package signercmd is the command keyturn-signer: it reads flags, holds the socket, and keeps a child running that signs.
+// Package signercmd is the command keyturn-signer: it reads flags, holds the socket, and keeps a child running that
+// signs.
 //
-// The process that is started is the parent: see package supervisor. It runs itself again as the child, which alone reads keys and serves.
-// With --supervise=false one process does both, for service managers that hold the socket themselves.
+// The process that is started is the parent: see package supervisor. It runs itself again as the child, which alone
+// reads keys and serves them. With --supervise=false one process does both, for service managers that hold the socket
+// themselves; it has no metrics, and private keys that are retired stay in its memory until it is restarted.
 //
-// Signals to the parent: SIGHUP starts a child of the program that is on disk by then, hands over to it, and so upgrades without
-// refusing anything; SIGTERM and SIGINT end everything in order.
+// The parent serves metrics and health from the child's last report, so nobody who asks for them reaches the child.
+// They are at most --watchdog-interval old. A metrics address that is taken is a line of log, and the parent tries
+// again.
+//
+// When a private key was retired, the parent hands over to a new child within --watchdog-interval: with the old process
+// goes every copy of the key in its memory. The same on SIGHUP, then with the program that is on disk, which so is
+// upgraded without refusing anything. SIGTERM and SIGINT end everything in order.
 package signercmd
 
 import (
@@ -32,13 +39,13 @@ type flags struct {
 func parse(args []string, stderr io.Writer) (flags, error) {
 	f := flags{}
 	set := flag.NewFlagSet("keyturn-signer", flag.ContinueOnError)
-	set.SetOutput(io.Discard) // it would tell an error with all flags
+	set.SetOutput(io.Discard) // it would print an error with all flags
 	set.StringVar(&f.socket, "socket", "", "path of the socket that kube-apiserver's --service-account-signing-endpoint names, in a directory "+
 		"of its own (not with a socket passed by systemd)")
 	set.StringVar(&f.keyDir, "key-dir", "", "key directory")
 	set.StringVar(&f.stateFile, "state-file", "", "which keys the API server has (default: served.json beside the socket)")
-	set.StringVar(&f.metrics, "metrics-bind-address", "", "where /metrics, /healthz and /readyz are served: a path of a socket in a directory "+
-		"of its own, or a loopback address; empty: nowhere")
+	set.StringVar(&f.metrics, "metrics-bind-address", "", "where the parent serves /metrics, /healthz and /readyz: "+
+		"a path of a socket in a directory of its own, or a loopback address; empty: nowhere")
 	set.StringVar(&f.module, "pkcs11-module", "", "path of the PKCS #11 library for keys with a pkcs11 URI")
 	set.DurationVar(&f.reload, "reload-interval", 5*time.Second, "how often the key directory is read even if no change was noticed")
 	set.BoolVar(&f.supervise, "supervise", true, "hold the socket in a parent without keys, and sign in a child that it starts again")
@@ -73,6 +80,9 @@ func (f flags) validate() error {
 	}
 	if f.module != "" && !filepath.IsAbs(f.module) {
 		return errors.New("--pkcs11-module must be an absolute path")
+	}
+	if f.metrics != "" && !f.supervise {
+		return errors.New("--metrics-bind-address needs --supervise: only the parent, which has no key, serves metrics")
 	}
 	if f.metrics == "" || strings.HasPrefix(f.metrics, "/") {
 		return nil

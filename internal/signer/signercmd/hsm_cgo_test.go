@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"testing"
 
-	externaljwt "k8s.io/externaljwt/apis/v1"
-
 	"github.com/keyturn/keyturn/internal/signer/hsm"
 	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
@@ -37,7 +35,8 @@ func newToken(t *testing.T, dir string) (tokens string, pin keydir.Secret) {
 	return tokens, pin
 }
 
-// TestHardware rotates a key of a file to one in a token, which then goes away, also at the start of a child, and comes back.
+// TestHardware rotates a key of a file to one in a token, which then goes away, also at the start of a child, and comes
+// back.
 func TestHardware(t *testing.T) {
 	w := newWorld(t)
 	tokens, pin := newToken(t, w.dir)
@@ -75,18 +74,4 @@ func TestHardware(t *testing.T) {
 	if err := module.Close(); err != nil {
 		t.Error(err)
 	}
-}
-
-// serves says whether exactly this key is served.
-func (w *world) serves(k keydir.Key) bool {
-	w.t.Helper()
-	r, err := w.client().FetchKeys(w.t.Context(), &externaljwt.FetchKeysRequest{})
-	if err != nil {
-		return false
-	}
-	kid, err := jwks.KeyID(k.Public)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return len(r.Keys) == 1 && r.Keys[0].KeyId == kid
 }

@@ -1,7 +1,6 @@
 package signercmd
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/keyturn/keyturn/internal/remnants"
+	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/internal/signer/socket"
 )
 
@@ -23,14 +24,6 @@ func TestServesAndEnds(t *testing.T) {
 			w.start("--supervise=" + supervise)
 			if err := w.sign(); err != nil {
 				t.Fatal(err)
-			}
-			for path, want := range map[string]string{"/healthz": "ok", "/readyz": "ok", "/metrics": `result="signed"} 1`} {
-				if code, body := w.get(path); code != http.StatusOK || !strings.Contains(body, want) {
-					t.Errorf("%s: %d %s", path, code, body)
-				}
-			}
-			if info, err := os.Stat(w.metrics()); err != nil || info.Mode().Perm() != 0o600 {
-				t.Errorf("socket of the metrics: %v, %v", info.Mode(), err)
 			}
 			pid := w.cmd.Process.Pid
 			if err := w.end(syscall.SIGTERM); err != nil {
@@ -49,48 +42,86 @@ func TestServesAndEnds(t *testing.T) {
 	}
 }
 
-// TestParentHoldsNoKey looks at what the parent has open, and at its memory.
+// TestParentHoldsNoKey searches the memory of the parent.
 func TestParentHoldsNoKey(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	w.eventuallySigns()
-	pem := []byte(strings.Split(string(w.key.Private), "\n")[1])
-	if memory(t, w.awaitChild(0), pem) == 0 {
-		t.Skip("the private key is not found in the memory of the child either")
+	forms := w.forms(w.key)
+	if w.copies(w.awaitChild(0), forms) == 0 {
+		t.Error("the private key is not found in the memory of the child either")
 	}
-	if n := memory(t, w.cmd.Process.Pid, pem); n != 0 {
+	if n := w.copies(w.cmd.Process.Pid, forms); n != 0 {
 		t.Errorf("the private key is %d times in the memory of the parent", n)
 	}
 }
 
-// memory counts how often a text is in the memory of a process.
-func memory(t *testing.T, pid int, text []byte) (n int) {
-	t.Helper()
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+// TestRetiredKeyLeavesMemory takes a private key out of the key directory. The child that had it ends, and no process
+// of the signer has a copy any more.
+func TestRetiredKeyLeavesMemory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	next := w.newKey(2)
+	w.write(w.key, next)
+	w.start("--reload-interval=10ms") // so that the keys are read many times
+	w.eventuallySigns()
+	pid := w.awaitChild(0)
+	retired, kept := w.forms(w.key), w.forms(next)
+	w.write(next, w.key)
+	w.eventually("the next key to sign", func() bool { return w.serves(w.key, next) })
+	if w.copies(pid, retired) == 0 {
+		t.Error("the private key is not found in the memory of the child before")
+	}
+	if n := w.log.logged("hand-over"); n != 0 {
+		t.Errorf("%d hand-overs before a key was retired", n)
+	}
+	w.write(next)
+	w.eventually("a hand-over", func() bool { return w.log.logged("hand-over") == 1 })
+	pid = w.awaitChild(pid)
+	if n := w.copies(pid, retired) + w.copies(w.cmd.Process.Pid, retired); n != 0 {
+		t.Errorf("the retired private key is %d times in memory", n)
+	}
+	if w.copies(pid, kept) == 0 {
+		t.Error("the private key that signs is not found in the memory of the child")
+	}
+	w.eventuallySigns()
+	if n := w.log.logged("child died"); n != 0 {
+		t.Errorf("%d children died", n)
+	}
+}
+
+func (w *world) forms(k keydir.Key) remnants.Forms {
+	w.t.Helper()
+	private, err := k.Signer()
 	if err != nil {
-		t.Fatal(err)
+		w.t.Fatal(err)
 	}
-	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
+	forms, err := remnants.FormsOf(private)
 	if err != nil {
-		t.Skip("the memory of another process cannot be read here")
+		w.t.Fatal(err)
 	}
-	defer mem.Close()
-	for line := range strings.Lines(string(maps)) {
-		var from, to int64
-		var mode string
-		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); err != nil || !strings.HasPrefix(mode, "rw") {
-			continue
-		}
-		raw := make([]byte, to-from)
-		read, _ := mem.ReadAt(raw, from)
-		n += bytes.Count(raw[:read], text)
+	return forms
+}
+
+// copies counts the copies of a private key in the memory of a process.
+func (w *world) copies(pid int, forms remnants.Forms) int {
+	w.t.Helper()
+	counts, err := remnants.Count(pid, forms)
+	if err != nil {
+		w.t.Skip(err)
 	}
-	return n
+	w.t.Logf("process %d: %s", pid, counts)
+	if n := counts[remnants.Text]; n > 1 { // one may be in the buffer of a reading that is under way
+		w.t.Errorf("process %d keeps %d copies of the file of a private key", pid, n)
+	}
+	return counts.Total()
 }
 
 func TestChildIsStartedAgain(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
-	w.start()
+	w.startWithMetrics()
 	pid := 0
 	for range 4 {
 		pid = w.awaitChild(pid)
@@ -101,13 +132,12 @@ func TestChildIsStartedAgain(t *testing.T) {
 	}
 	w.awaitChild(pid)
 	w.eventuallySigns()
-	if _, body := w.get("/metrics"); !strings.Contains(body, "keyturn_signer_restarts_total 4") {
-		t.Errorf("the metrics do not count 4 restarts: %s", body)
-	}
+	w.eventuallyShows("/metrics", http.StatusOK, "\nkeyturn_signer_restarts_total 4\n")
 }
 
 // TestHungChildIsKilled stops a child so that it does not even notice.
 func TestHungChildIsKilled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	w.eventuallySigns()
@@ -123,6 +153,7 @@ func TestHungChildIsKilled(t *testing.T) {
 }
 
 func TestHandOver(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	w.eventuallySigns()
@@ -141,6 +172,7 @@ func TestHandOver(t *testing.T) {
 
 // TestUnfitChildDoesNotTakeOver hands over to a child that finds no good keys. The old one has them still.
 func TestUnfitChildDoesNotTakeOver(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	w.eventuallySigns()
@@ -162,6 +194,7 @@ func TestUnfitChildDoesNotTakeOver(t *testing.T) {
 
 // TestParentKilled kills the parent: no child may be left, and a new parent must find the way free at once.
 func TestParentKilled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	for range 3 {
@@ -181,6 +214,7 @@ func TestParentKilled(t *testing.T) {
 }
 
 func TestSecondParentIsRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	w.eventuallySigns()
@@ -195,6 +229,7 @@ func TestSecondParentIsRefused(t *testing.T) {
 
 // TestBackOff has a child that dies again and again wait, but not the first times.
 func TestBackOff(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.start()
 	for range 8 {
@@ -237,6 +272,9 @@ func TestSocketActivation(t *testing.T) {
 				cmd.ExtraFiles = []*os.File{f}
 				w.begin(cmd)
 				f.Close()
+				if w.conn == nil {
+					w.connect()
+				}
 				w.eventuallySigns()
 				if err := w.end(syscall.SIGTERM); err != nil {
 					t.Errorf("ended with %v", err)
@@ -257,6 +295,7 @@ func TestBadFlags(t *testing.T) {
 		"neither an absolute path nor":     {"--key-dir=k", "--metrics-bind-address=0.0.0.0:80"},
 		"must be above zero":               {"--key-dir=k", "--watchdog-timeout=0s"},
 		"must be an absolute path":         {"--key-dir=k", "--pkcs11-module=lib.so"},
+		"needs --supervise":                {"--key-dir=k", "--supervise=false", "--metrics-bind-address=127.0.0.1:9402"},
 		"--metrics-bind-address \":9090\"": {"--key-dir=k", "--metrics-bind-address=:9090"},
 	} {
 		var stderr strings.Builder

@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	externaljwt "k8s.io/externaljwt/apis/v1"
@@ -34,7 +35,8 @@ import (
 // patience is how long a test waits for what must happen.
 const patience = 30 * time.Second
 
-// TestMain lets the test binary be keyturn-signer: the parent by a first argument, its child because the parent starts it with the same.
+// TestMain lets the test binary be keyturn-signer: the parent by a first argument, its child because the parent starts
+// it with the same.
 func TestMain(m *testing.M) {
 	if len(os.Args) < 2 || os.Args[1] != "--run-signer" && !slices.Contains(os.Args, "--key-dir="+os.Getenv("SIGNER_TEST_KEY_DIR")) {
 		os.Exit(m.Run())
@@ -42,6 +44,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("LISTEN_PID") == "self" { // exec.Cmd cannot know the pid before there is one
 		os.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
 	}
+	limitFiles()
 	args := os.Args[1:]
 	if args[0] == "--run-signer" {
 		args = args[1:]
@@ -53,12 +56,25 @@ func TestMain(m *testing.M) {
 	os.Exit(Run(ctx, args, hangUp, os.Stderr))
 }
 
+// limitFiles limits how many files this process may have, if the test wants that.
+func limitFiles() {
+	n, err := strconv.ParseUint(os.Getenv("SIGNER_TEST_FILES"), 10, 64)
+	if err != nil {
+		return
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: n}); err != nil {
+		panic(err)
+	}
+}
+
 // world is a keyturn-signer that runs, with one key.
 type world struct {
-	t    testing.TB
-	dir  string
-	key  keydir.Key
-	log  *safeBuffer
+	t   testing.TB
+	dir string
+	key keydir.Key
+	log *safeBuffer
+	// env is added to the environment of the signer.
+	env  []string
 	cmd  *exec.Cmd
 	conn *grpc.ClientConn
 }
@@ -70,14 +86,8 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	private, err := token.GenerateKey(rand.Reader, jwks.ES256)
-	if err != nil {
-		t.Fatal(err)
-	}
 	w := &world{t: t, dir: dir, log: &safeBuffer{}}
-	if w.key, err = keydir.NewKey(1, private); err != nil {
-		t.Fatal(err)
-	}
+	w.key = w.newKey(1)
 	w.write(w.key)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -87,14 +97,50 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-func (w *world) write(k keydir.Key) {
+func (w *world) newKey(version int) keydir.Key {
+	w.t.Helper()
+	private, err := token.GenerateKey(rand.Reader, jwks.ES256)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	k, err := keydir.NewKey(version, private)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return k
+}
+
+// write writes keys, of which the first is to sign.
+func (w *world) write(keys ...keydir.Key) {
 	w.t.Helper()
 	err := keydir.Write(w.keyDir(), keydir.Set{
-		SigningVersion: k.Version, Keys: []keydir.Key{k}, RefreshHint: time.Hour, RotationRefreshHint: time.Second, MaxTokenExpiration: time.Hour,
+		SigningVersion: keys[0].Version, Keys: slices.SortedFunc(slices.Values(keys), byVersion), RefreshHint: time.Hour,
+		RotationRefreshHint: time.Second, MaxTokenExpiration: time.Hour,
 	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
+}
+
+func byVersion(a, b keydir.Key) int { return a.Version - b.Version }
+
+// serves reports whether exactly these keys are served.
+func (w *world) serves(keys ...keydir.Key) bool {
+	w.t.Helper()
+	r, err := w.client().FetchKeys(w.t.Context(), &externaljwt.FetchKeysRequest{})
+	if err != nil || len(r.Keys) != len(keys) {
+		return false
+	}
+	for i, k := range keys {
+		kid, err := jwks.KeyID(k.Public)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if r.Keys[i].KeyId != kid {
+			return false
+		}
+	}
+	return true
 }
 
 func (w *world) keyDir() string  { return filepath.Join(w.dir, "keys") }
@@ -105,7 +151,7 @@ func (w *world) metrics() string { return filepath.Join(w.dir, "run", "m") }
 func (w *world) command(args ...string) *exec.Cmd {
 	args = append([]string{"--run-signer", "--key-dir=" + w.keyDir(), "--watchdog-interval=50ms", "--watchdog-timeout=3s"}, args...)
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), "SIGNER_TEST_KEY_DIR="+w.keyDir())
+	cmd.Env = slices.Concat(os.Environ(), []string{"SIGNER_TEST_KEY_DIR=" + w.keyDir()}, w.env)
 	cmd.Stderr = w.log
 	cmd.WaitDelay = patience
 	return cmd
@@ -114,7 +160,16 @@ func (w *world) command(args ...string) *exec.Cmd {
 // start starts keyturn-signer and connects to it, as an API server would: it fetches the keys once.
 func (w *world) start(args ...string) {
 	w.t.Helper()
-	w.begin(w.command(append([]string{"--socket=" + w.socket(), "--metrics-bind-address=" + w.metrics()}, args...)...))
+	w.begin(w.command(append([]string{"--socket=" + w.socket()}, args...)...))
+	if w.conn == nil {
+		w.connect()
+	}
+}
+
+// startWithMetrics is start, with metrics on a socket.
+func (w *world) startWithMetrics(args ...string) {
+	w.t.Helper()
+	w.start(append([]string{"--metrics-bind-address=" + w.metrics()}, args...)...)
 }
 
 func (w *world) begin(cmd *exec.Cmd) {
@@ -124,9 +179,6 @@ func (w *world) begin(cmd *exec.Cmd) {
 	}
 	w.cmd = cmd
 	w.t.Cleanup(func() { w.end(syscall.SIGTERM) })
-	if w.conn == nil {
-		w.connect()
-	}
 }
 
 func (w *world) connect() {
@@ -139,7 +191,9 @@ func (w *world) connect() {
 	w.t.Cleanup(func() { conn.Close() })
 	w.conn = conn
 	w.eventually("keys", func() bool {
-		_, err := w.client().FetchKeys(w.t.Context(), &externaljwt.FetchKeysRequest{})
+		ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+		defer cancel()
+		_, err := w.client().FetchKeys(ctx, &externaljwt.FetchKeysRequest{})
 		return err == nil
 	})
 }
@@ -210,26 +264,42 @@ func (w *world) awaitChild(other int) (pid int) {
 	return pid
 }
 
-// get asks the socket of the metrics.
+// get asks the socket of the metrics; 0 if nobody answers.
 func (w *world) get(path string) (int, string) {
 	w.t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", w.metrics())
-	}}}
-	request, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, "http://signer"+path, nil)
+	client := http.Client{Timeout: patience, Transport: &http.Transport{
+		DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", w.metrics())
+		},
+	}}
+	return get(w.t, &client, "http://signer"+path)
+}
+
+func get(t testing.TB, client *http.Client, url string) (int, string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
-		w.t.Fatal(err)
+		t.Fatal(err)
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		w.t.Fatal(err)
+		return 0, err.Error()
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		w.t.Fatal(err)
+		return 0, err.Error()
 	}
 	return response.StatusCode, string(body)
+}
+
+// eventuallyShows allows for the time until the child's next report.
+func (w *world) eventuallyShows(path string, code int, want string) {
+	w.t.Helper()
+	w.eventually(path+" with "+want, func() bool {
+		got, body := w.get(path)
+		return got == code && strings.Contains(body, want)
+	})
 }
 
 // safeBuffer is what a process says, readable while it runs.

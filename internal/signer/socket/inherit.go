@@ -14,8 +14,9 @@ import (
 // firstInherited is the first file descriptor that systemd passes (sd_listen_fds(3)).
 const firstInherited = 3
 
-// Activated returns the one listening unix socket that systemd, or whoever speaks its protocol, passed to this process by LISTEN_PID and
-// LISTEN_FDS; nil if there is none. It takes the variables away, so that no child believes that it is meant.
+// Activated returns the one listening unix socket that systemd, or whoever speaks its protocol, passed to this process
+// by LISTEN_PID and LISTEN_FDS; nil if there is none. It takes the variables away, so that no child believes that it is
+// meant.
 func Activated() (*net.UnixListener, error) {
 	pid, count := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
@@ -54,11 +55,13 @@ func Inherited(fd uintptr) (net.Listener, error) {
 	return l, nil
 }
 
-// File returns the socket of a listener as a file that children can be started with. It stays open until it is closed itself.
+// File returns the socket of a listener as a file that children can be started with. It stays open until it is closed
+// itself.
 //
-// Whether calls on a socket block is one state for all processes that share it, and package os sets it to blocking whenever a file
-// that does not block is passed to a child. A child that already listens would then hang in accept. So the file is made to be
-// one that package os takes for blocking and leaves alone, while the children that listen make the socket non-blocking.
+// Whether calls on a socket block is one state for all processes that share it, and package os sets it to blocking
+// whenever a file that does not block is passed to a child. A child that already listens would then hang in accept. So
+// the file is made to be one that package os takes for blocking and leaves alone, while the children that listen make
+// the socket non-blocking.
 func File(l syscall.Conn) (*os.File, error) {
 	raw, err := l.SyscallConn()
 	if err != nil {

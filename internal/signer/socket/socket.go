@@ -1,8 +1,9 @@
 // Package socket makes and inherits the unix sockets of keyturn-signer.
 //
-// A socket is where it matters who listens: whoever listens on the signer's path can hand the API server any key. So Listen
-// makes it in a directory of mode 0700 of its own, with mode 0600, and holds a lock beside it for as long as it listens: two
-// signers never take turns on one path. A socket that is left from a process that is gone is replaced; one on which somebody listens never is.
+// A socket is where it matters who listens: whoever listens on the signer's path can hand the API server any key. So
+// Listen makes it in a directory of mode 0700 of its own, with mode 0600, and holds a lock beside it for as long as it
+// listens: two signers never take turns on one path. A socket that is left from a process that is gone is replaced; one
+// on which somebody listens never is.
 package socket
 
 import (
@@ -26,11 +27,12 @@ type Listener struct {
 	lock *os.File
 }
 
-// ErrInUse says that another process listens.
+// ErrInUse is returned when another process listens.
 var ErrInUse = errors.New("another process listens there")
 
-// Listen makes a socket of mode 0600. Its directory is made with mode 0700 if it is missing, and must be the caller's with no wider mode.
-// A path that is relative stays so, since it may be short enough where the absolute one is not; the caller stays where it is.
+// Listen makes a socket of mode 0600. Its directory is made with mode 0700 if it is missing, and must be the caller's
+// with no wider mode. A path that is relative stays so, since it may be short enough where the absolute one is not; the
+// caller stays where it is.
 func Listen(path string) (*Listener, error) {
 	l, err := listen(path)
 	if err != nil {

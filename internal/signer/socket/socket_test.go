@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"bufio"
 	"errors"
 	"io/fs"
 	"net"
@@ -21,15 +22,26 @@ func TestMain(m *testing.M) {
 	}
 	switch os.Args[1] {
 	case "-listen":
-		if _, err := Listen(os.Args[2]); err != nil {
-			os.Exit(1)
-		}
-		os.Stdout.WriteString("listening\n")
-		select {}
+		listenForever(os.Args[2])
 	case "-activated":
 		os.Exit(activated())
 	}
 	os.Exit(m.Run())
+}
+
+// listenForever accepts: a process whose goroutines all sleep is ended by the Go runtime.
+func listenForever(path string) {
+	l, err := Listen(path)
+	if err != nil {
+		os.Stdout.WriteString(err.Error())
+		os.Exit(1)
+	}
+	os.Stdout.WriteString("listening\n")
+	for {
+		if conn, err := l.Accept(); err == nil {
+			conn.Close()
+		}
+	}
 }
 
 // activated answers one connection.
@@ -113,8 +125,8 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := out.Read(make([]byte, 1)); err != nil {
-			t.Error("the process does not listen in place of the one that was killed")
+		if said, err := bufio.NewReader(out).ReadString('\n'); said != "listening\n" {
+			t.Fatalf("the process does not listen in place of the one that was killed: %s, %v", said, err)
 		}
 		if _, err := Listen(path); !errors.Is(err, ErrInUse) {
 			t.Errorf("in place of a live process: %v", err)
@@ -157,7 +169,7 @@ func TestDyingListenerIsAwaited(t *testing.T) {
 	dying.SetUnlinkOnClose(false)
 	accepted := make(chan struct{})
 	go func() {
-		conn, err := dying.Accept() // somebody looks whether it lives
+		conn, err := dying.Accept() // somebody checks whether it lives
 		if err == nil {
 			conn.Close()
 		}
@@ -250,8 +262,8 @@ func TestActivated(t *testing.T) {
 	}
 }
 
-// TestFileDoesNotBlockOthers passes the socket to a child while this process accepts. If that made the socket blocking, a connection that
-// somebody else accepts first would leave Accept hanging, and Close with it.
+// TestFileDoesNotBlockOthers passes the socket to a child while this process accepts. If that made the socket blocking,
+// a connection that somebody else accepts first would leave Accept hanging, and Close with it.
 func TestFileDoesNotBlockOthers(t *testing.T) {
 	l := mustListen(t, filepath.Join(shortDir(t), "s"))
 	f, err := File(l.UnixListener)
@@ -281,7 +293,7 @@ func TestFileDoesNotBlockOthers(t *testing.T) {
 	l.Close()
 }
 
-// TestPathIsNeverMissing replaces a stale socket while somebody looks.
+// TestPathIsNeverMissing replaces a stale socket while somebody watches.
 func TestPathIsNeverMissing(t *testing.T) {
 	path := filepath.Join(shortDir(t), "s")
 	left, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})

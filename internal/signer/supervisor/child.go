@@ -8,19 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
-)
-
-// The words on the socket pair, a line each: the child first says that it serves; then it is asked, and answers.
-const (
-	wordServing = "serving"
-	wordAsk     = "work?"
-	wordWorks   = "works"
-	wordFails   = "fails"
 )
 
 // child is one child, from its start to its end.
@@ -29,26 +19,26 @@ type child struct {
 	conn    net.Conn
 	started time.Time
 
-	mu   sync.Mutex
-	hung bool
-	told bool
+	mu sync.Mutex
+	// hung is why it was killed, and ending that it was asked to end.
+	hung, ending bool
 }
 
 // startChild must be called by the thread that lasts as long as the child.
-func startChild(o Options, restarts int, handOver bool) (*child, error) {
+func startChild(o Options, handOver bool) (*child, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", o.Path, err)
 	}
 	defer theirs.Close()
 	cmd := exec.Command(o.Path, o.Args...)
-	cmd.Env = append(os.Environ(), startsVariable+"="+strconv.Itoa(restarts))
+	cmd.Env = append(os.Environ(), childVariable+"=1")
 	if handOver {
 		cmd.Env = append(cmd.Env, handOverVariable+"=1")
 	}
 	cmd.Stdout, cmd.Stderr = o.Stderr, o.Stderr
 	cmd.ExtraFiles = slices.Concat([]*os.File{theirs}, o.Files)
-	// SIGINT of a terminal is for the supervisor, which tells its children itself.
+	// SIGINT of a terminal is for the supervisor, which ends its children itself.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", o.Path, errors.Join(err, ours.Close()))
@@ -72,7 +62,7 @@ func socketPair() (ours net.Conn, theirs *os.File, err error) {
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
-// watch sends what the child does, and kills it if it hangs.
+// watch sends what the child reports and that it ended, and kills it if it hangs.
 func (c *child) watch(o Options, events chan<- event) {
 	gone := make(chan struct{})
 	asked := make(chan struct{})
@@ -94,45 +84,39 @@ func (c *child) watch(o Options, events chan<- event) {
 
 // ask hears that the child serves, and then asks again and again, until it is gone.
 func (c *child) ask(o Options, events chan<- event, gone <-chan struct{}) {
-	lines := bufio.NewReader(c.conn)
-	if word, err := c.hear(lines, max(o.Answer, startup)); err != nil || word != wordServing {
-		c.kill(gone)
-		return
-	}
-	select {
-	case events <- event{child: c}:
-	case <-gone:
-		return
-	}
+	lines := bufio.NewReaderSize(c.conn, maxReport)
 	ticker := time.NewTicker(o.Ask)
 	defer ticker.Stop()
-	for {
+	for patience := max(o.Answer, startup); ; patience = o.Answer {
+		report, err := c.hear(lines, patience)
+		if err != nil {
+			c.kill(gone)
+			return
+		}
+		select {
+		case events <- event{child: c, report: report}:
+		case <-gone:
+			return
+		}
 		select {
 		case <-gone:
 			return
 		case <-ticker.C:
 		}
-		_, err := c.conn.Write([]byte(wordAsk + "\n"))
-		if err == nil {
-			_, err = c.hear(lines, o.Answer)
-		}
-		if err != nil {
-			c.kill(gone)
-			return
-		}
+		// That this fails is heard.
+		_, _ = c.conn.Write([]byte(wordAsk))
 	}
 }
 
-func (c *child) hear(lines *bufio.Reader, patience time.Duration) (string, error) {
+func (c *child) hear(lines *bufio.Reader, patience time.Duration) (Report, error) {
 	if err := c.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return "", err
+		return Report{}, err
 	}
-	line, err := lines.ReadString('\n')
-	return strings.TrimSuffix(line, "\n"), err
+	return hear(lines)
 }
 
-// kill ends a child that did not answer. One that has closed its end is about to be gone, and what it says in its exit code
-// counts; if it was told to end, stop sees to that it does.
+// kill ends a child that did not answer. One that has closed its end is about to be gone, and its exit code counts;
+// stop kills one that was asked to end.
 func (c *child) kill(gone <-chan struct{}) {
 	timer := time.NewTimer(dying)
 	defer timer.Stop()
@@ -143,7 +127,7 @@ func (c *child) kill(gone <-chan struct{}) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.told {
+	if !c.ending {
 		c.hung = true
 		_ = c.cmd.Process.Kill()
 	}
@@ -155,11 +139,11 @@ const startup = 10 * time.Second
 // dying is how long a child that closed its end may still take.
 const dying = 100 * time.Millisecond
 
-// stop tells the child to finish what it began, and kills it if that takes too long.
+// stop has the child finish what it began, and kills it if that takes too long.
 func (c *child) stop(grace time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.told = true
+	c.ending = true
 	_ = c.cmd.Process.Signal(syscall.SIGTERM)
 	time.AfterFunc(grace, func() { _ = c.cmd.Process.Kill() }) // of a process that is gone it does nothing
 }

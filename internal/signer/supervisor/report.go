@@ -2,13 +2,38 @@ package supervisor
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"os"
-	"strings"
 	"syscall"
 )
+
+// Report is what a child has to say: once it serves, and then whenever it is asked.
+type Report struct {
+	// Problem is why the child cannot do its work now; empty if it can.
+	Problem string `json:"problem,omitempty"`
+	// Renew asks for a hand-over, because this process should not live on. It is asked for again until it is done.
+	Renew bool `json:"renew,omitempty"`
+	// Metrics are in the text format of Prometheus.
+	Metrics string `json:"metrics,omitempty"`
+}
+
+// wordAsk is what the supervisor writes on the socket pair, a line each time. The child answers by a line of JSON.
+const wordAsk = "report?\n"
+
+// maxReport bounds the line of a report.
+const maxReport = 256 << 10
+
+// hear reads a report.
+func hear(lines *bufio.Reader) (r Report, err error) {
+	line, err := lines.ReadSlice('\n')
+	if err != nil {
+		return r, err
+	}
+	err = json.Unmarshal(line, &r)
+	return r, err
+}
 
 // Reporter is the child's end of its supervisor.
 type Reporter struct{ conn net.Conn }
@@ -31,26 +56,26 @@ func Connect() (*Reporter, error) {
 // Close ends the connection. The supervisor takes that as the end of the child.
 func (r *Reporter) Close() error { return r.conn.Close() }
 
-// Serve says that the child serves, and then answers each question by what check says, until the supervisor is gone or Close
-// is called. A check that does not return in time gets the child killed; one that fails does not. It never answers for a
-// failure ErrHopeless returns true for.
-func (r *Reporter) Serve(check func() error, hopeless func(error) bool) {
-	if _, err := io.WriteString(r.conn, wordServing+"\n"); err != nil {
-		return
-	}
-	for lines := bufio.NewScanner(r.conn); lines.Scan(); {
-		if strings.TrimSpace(lines.Text()) != wordAsk {
-			continue
-		}
-		word := wordWorks
-		if err := check(); err != nil {
-			if hopeless(err) {
-				continue
+// Serve sends a report, by which the supervisor knows that the child serves, and then another one for each question,
+// until the supervisor is gone or Close is called. A report that fails or takes too long gets the child killed.
+func (r *Reporter) Serve(report func() (Report, error)) {
+	for lines := bufio.NewScanner(r.conn); ; {
+		if now, err := report(); err == nil {
+			if err := r.send(now); err != nil {
+				return
 			}
-			word = wordFails
 		}
-		if _, err := io.WriteString(r.conn, word+"\n"); err != nil {
+		if !lines.Scan() {
 			return
 		}
 	}
+}
+
+func (r *Reporter) send(report Report) error {
+	line, err := json.Marshal(report)
+	if err != nil {
+		return err
+	}
+	_, err = r.conn.Write(append(line, '\n'))
+	return err
 }

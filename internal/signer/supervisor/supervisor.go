@@ -1,32 +1,34 @@
 // Package supervisor keeps a process that serves a socket running, without ever letting go of the socket.
 //
-// The supervisor holds the listening socket and nothing else: no key, no code that reads any. Each child is started with the socket. When
-// one dies, the socket goes on listening; whoever connects waits in its queue until the next child accepts, a few
-// milliseconds later. A client like kube-apiserver's thus never meets a refused connection, which is what makes
-// gRPC back off for seconds.
+// The supervisor holds the listening socket and nothing else: no key, no code that reads any. Each child is started
+// with the socket. When one dies, the socket goes on listening; whoever connects waits in its queue until the next
+// child accepts, a few milliseconds later. A client like kube-apiserver's thus never meets a refused connection, which
+// is what makes gRPC back off for seconds.
 //
-// Run is where to start; Report is the part of the child. What it sees to:
+// Run is where to start; Reporter is the part of the child. What Run guarantees:
 //
 //   - A child that dies is started again at once; only one that keeps dying soon after its start waits, longer each time.
-//   - A child that hangs is killed: it must answer each question on a socket pair in time, and answers only after it has proven that
-//     it can do its work.
-//   - A hand-over starts the next child, by then perhaps of another version, which accepts beside the old one; once it
-//     has reported, the old one is told to end, and finishes what it began. A child that cannot take over leaves the old one where it is.
+//   - A child that hangs is killed: it must answer each question on a socket pair in time by a Report.
+//   - A hand-over starts the next child, by then perhaps of another version, which accepts beside the old one. Once it
+//     has reported, the old one finishes what it began, and ends. If the next child cannot take over, the old one stays.
+//     SIGHUP to the program asks for one, and so does a Report with Renew: memory that a process has used for a secret
+//     is only certain to be free of it when the process is gone.
 //   - No child outlives the supervisor: the kernel kills it then.
+//   - What children report is at hand in the supervisor, so that whoever asks for it never reaches a child.
 package supervisor
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"runtime"
-	"strconv"
 	"time"
 )
 
-// Options say what is run.
+// Options are what is run, and how. All but Args and Files are needed.
 type Options struct {
 	// Path is the program, and Args are its arguments without the program itself. No secret belongs in them.
 	Path string
@@ -40,6 +42,30 @@ type Options struct {
 	Ask, Answer time.Duration
 	// Grace is how long a child may take to finish what it began.
 	Grace time.Duration
+	// Status is called whenever something changed, one call at a time. It must not block.
+	Status func(Status)
+}
+
+// validate names each option that is missing.
+func (o Options) validate() error {
+	var all []error
+	for name, missing := range map[string]bool{
+		"Path": o.Path == "", "Stderr": o.Stderr == nil, "Log": o.Log == nil, "Status": o.Status == nil,
+		"Ask": o.Ask <= 0, "Answer": o.Answer <= 0, "Grace": o.Grace <= 0,
+	} {
+		if missing {
+			all = append(all, fmt.Errorf("option %s of the supervisor is missing", name))
+		}
+	}
+	return errors.Join(all...)
+}
+
+// Status is what the supervisor knows.
+type Status struct {
+	// Report is the last one of the child that serves; nil if none has reported.
+	Report *Report
+	// Deaths counts the serving children that ended unasked, and HandOvers those that another one took over from.
+	Deaths, HandOvers int
 }
 
 const (
@@ -51,24 +77,25 @@ const (
 
 // The environment of a child.
 const (
-	// startsVariable counts the children before this one. Who has it is a child.
-	startsVariable = "KEYTURN_SIGNER_RESTARTS"
-	// handOverVariable says that another child still serves.
+	// childVariable is set in children.
+	childVariable = "KEYTURN_SIGNER_CHILD"
+	// handOverVariable is set while another child still serves.
 	handOverVariable = "KEYTURN_SIGNER_HAND_OVER"
 )
 
-// IsChild says whether this process was started by a supervisor, and how many children there were before.
-func IsChild() (restarts int, ok bool) {
-	n, err := strconv.Atoi(os.Getenv(startsVariable))
-	return n, err == nil
-}
+// IsChild reports whether a supervisor started this process.
+func IsChild() bool { return os.Getenv(childVariable) != "" }
 
-// IsHandOver says whether the child is to take over from one that works. If it cannot do as well, it must end without serving.
+// IsHandOver reports whether the child is to take over from one that works. If it cannot do as well, it must end
+// without serving.
 func IsHandOver() bool { return os.Getenv(handOverVariable) != "" }
 
-// Run keeps a child running until ctx ends. Each value from handOver starts another child in its place. Run returns when
-// no child is left.
+// Run keeps a child running until ctx ends. Each value from handOver starts another child in its place. Run returns
+// when no child is left.
 func Run(ctx context.Context, o Options, handOver <-chan struct{}) error {
+	if err := o.validate(); err != nil {
+		return err
+	}
 	// The kernel ends the children with the thread that started them, so this one must last.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -98,19 +125,23 @@ func Run(ctx context.Context, o Options, handOver <-chan struct{}) error {
 type state struct {
 	Options
 	events chan event
-	starts int
+	status Status
 	// serving and next may be nil. The children that are ending count in alive only.
 	serving, next *child
 	alive         int
-	deaths        int
+	// deaths in a row.
+	deaths int
+	// renewAfter is when a child may be renewed again.
+	renewAfter time.Time
 }
 
 // event is something that a child did.
 type event struct {
 	child *child
-	// ended says that the child is gone, err how; otherwise it has reported that it serves.
-	ended bool
-	err   error
+	// ended is true when the child is gone, and err is how; otherwise it sent the report.
+	ended  bool
+	err    error
+	report Report
 }
 
 // begin starts a child in place of one that died.
@@ -140,24 +171,20 @@ func (s *state) beginHandOver() {
 }
 
 func (s *state) start(handOver bool) (*child, error) {
-	c, err := startChild(s.Options, s.starts, handOver)
+	c, err := startChild(s.Options, handOver)
 	if err != nil {
 		return nil, err
 	}
 	s.Log.Info("child started", "child", c.pid(), "handOver", handOver)
-	s.starts++
 	s.alive++
 	go c.watch(s.Options, s.events)
 	return c, nil
 }
 
-// note does what an event asks for. It says whether a child is to be started, and after how long.
+// note does what an event asks for. It returns whether a child is to be started, and after how long.
 func (s *state) note(e event) (wait time.Duration, again bool) {
 	if !e.ended {
-		if e.child == s.next {
-			s.Log.Info("hand-over", "from", s.serving.pid(), "to", e.child.pid())
-			s.retire()
-		}
+		s.heard(e.child, e.report)
 		return 0, false
 	}
 	s.alive--
@@ -167,15 +194,42 @@ func (s *state) note(e event) (wait time.Duration, again bool) {
 		s.Log.Error("no hand-over: the next child ended", "child", e.child.pid(), "error", e.err)
 	case s.serving:
 		s.serving = nil
+		s.status.Deaths++
+		s.say(nil)
 		return s.bury(e)
 	}
 	return 0, false
 }
 
+// heard lets the next child, which now serves, serve alone. A child that is ending is not heard.
+func (s *state) heard(c *child, r Report) {
+	if c == s.next {
+		s.Log.Info("hand-over", "from", s.serving.pid(), "to", c.pid())
+		s.retire()
+	}
+	if c != s.serving {
+		return
+	}
+	s.say(&r)
+	if now := time.Now(); r.Renew && s.next == nil && !now.Before(s.renewAfter) {
+		s.renewAfter = now.Add(renewPause)
+		s.beginHandOver()
+	}
+}
+
+// renewPause is how long a renewal that failed is not tried again.
+const renewPause = 10 * time.Second
+
+func (s *state) say(r *Report) {
+	s.status.Report = r
+	s.Status(s.status)
+}
+
 // retire lets the next child serve alone.
 func (s *state) retire() {
 	old := s.serving
-	s.serving, s.next, s.deaths = s.next, nil, 0
+	s.serving, s.next, s.deaths, s.renewAfter = s.next, nil, 0, time.Time{}
+	s.status.HandOvers++
 	old.stop(s.Grace)
 }
 
@@ -189,7 +243,7 @@ const (
 	maxBackOff   = 5 * time.Second
 )
 
-// bury says how long to wait after the death of the serving child. If one is about to take over, it just does.
+// bury returns how long to wait after the death of the serving child. If one is about to take over, it just does.
 func (s *state) bury(e event) (time.Duration, bool) {
 	if s.next != nil {
 		s.serving, s.next = s.next, nil

@@ -16,12 +16,12 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// Fixture is a backend with a place that holds private keys.
+// Fixture is a backend and the store of its private keys.
 type Fixture struct {
 	Backend backend.Backend
 	// New makes a key pair for an algorithm, and returns it as it would be read from a key directory.
 	New func(t *testing.T, version int, algorithm string) keydir.Key
-	// Away takes the place out of reach. Back brings it back as it was.
+	// Away takes the store out of reach. Back brings it back as it was.
 	Away func(t *testing.T) (back func())
 	// Gone destroys the private key of a key.
 	Gone func(t *testing.T, k keydir.Key) keydir.Key
@@ -83,7 +83,8 @@ func testConcurrent(t *testing.T, f Fixture) {
 	work.Wait()
 }
 
-// testAwayAndBack uses the signers all the time. While the place is away they may fail, if that is all they do; then they must work again.
+// testAwayAndBack uses the signers all the time. While the store is away they may fail, if that is all they do; then
+// they must work again.
 func testAwayAndBack(t *testing.T, f Fixture) {
 	a, b := f.New(t, 1, jwks.ES256), f.New(t, 2, jwks.RS256)
 	keys := map[*keydir.Key]crypto.Signer{&a: open(t, f, a), &b: open(t, f, b)}
@@ -202,7 +203,7 @@ func eventuallySigns(t *testing.T, s crypto.Signer, k keydir.Key) {
 	}
 }
 
-// checkSilent says whether an error holds a secret, or a signature was a wrong one.
+// checkSilent fails the test if an error holds a secret, or a signature was a wrong one.
 func checkSilent(t *testing.T, f Fixture, k keydir.Key, err error) {
 	t.Helper()
 	if err == nil {

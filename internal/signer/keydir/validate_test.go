@@ -1,0 +1,77 @@
+package keydir_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/signer/keydir"
+)
+
+// TestValidateBounds has each duration at, and just outside of, its bounds.
+func TestValidateBounds(t *testing.T) {
+	const day, century = 24 * time.Hour, 100 * 365 * 24 * time.Hour
+	for _, b := range []struct {
+		member   string
+		set      func(*keydir.Set, time.Duration)
+		min, max time.Duration
+		says     string
+	}{
+		{"refreshHintSeconds", func(s *keydir.Set, d time.Duration) { s.RefreshHint = d }, time.Second, day, "from 1 to 86400"},
+		{"rotationRefreshHintSeconds", func(s *keydir.Set, d time.Duration) { s.RotationRefreshHint = d }, time.Second, day, "from 1 to 86400"},
+		{"leadInSeconds", func(s *keydir.Set, d time.Duration) { s.LeadIn = d }, 0, day, "from 0 to 86400"},
+		{"maxTokenExpirationSeconds", func(s *keydir.Set, d time.Duration) { s.MaxTokenExpiration = d }, 10 * time.Minute, century, "from 600 to 3153600000"},
+	} {
+		for d, good := range map[time.Duration]bool{
+			b.min: true, b.max: true, b.min - time.Second: false, b.max + time.Second: false, b.min + time.Millisecond: false,
+		} {
+			set := newSet(t, 1)
+			b.set(&set, d)
+			err := set.Validate()
+			if (err == nil) != good || err != nil && !strings.Contains(err.Error(), b.member+" must be whole seconds "+b.says) {
+				t.Errorf("%s of %s: %v", b.member, d, err)
+			}
+		}
+	}
+}
+
+func TestValidateKeys(t *testing.T) {
+	off := &ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)} //nolint:staticcheck // no key is so bad
+	hardware := func(uri, pin string) func(*keydir.Set) {
+		return func(s *keydir.Set) {
+			s.Keys[0].Private, s.Keys[0].PKCS11, s.Keys[0].PIN = nil, uri, keydir.Secret(pin)
+		}
+	}
+	for name, test := range map[string]struct {
+		change func(*keydir.Set)
+		want   string
+	}{
+		"a key in a token":            {hardware("pkcs11:token=t;object=o", ""), ""},
+		"a key in a token with a PIN": {hardware("pkcs11:token=t;object=o?pin-source=p", "1"), ""},
+		"a PIN that nothing names":    {hardware("pkcs11:token=t;object=o", "1"), "need each other"},
+		"no PIN":                      {hardware("pkcs11:token=t;object=o?pin-source=p", ""), "need each other"},
+		"a bad URI":                   {hardware("pkcs11:object=o", ""), "PKCS #11 URI"},
+		"no public key":               {func(s *keydir.Set) { s.Keys[0].Public = nil }, "key version 1: "},
+		"a point off its curve":       {func(s *keydir.Set) { s.Keys[0].Public = off }, "key version 1: "},
+		"a private key that is none": {func(s *keydir.Set) {
+			s.Keys[0] = keydir.Key{Version: 1, Public: s.Keys[0].Public, Private: []byte("x")}
+		}, "PEM"},
+	} {
+		set := newSet(t, 1)
+		test.change(&set)
+		if err := set.Validate(); (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", name, err, test.want)
+		}
+	}
+	full := newSet(t, 100)
+	if err := full.Validate(); err != nil {
+		t.Errorf("100 keys: %v", err)
+	}
+	full.Keys = append(full.Keys, newKey(t, 101))
+	if err := full.Validate(); err == nil || !strings.Contains(err.Error(), "1 to 100 keys") {
+		t.Errorf("101 keys: %v", err)
+	}
+}
