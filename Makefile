@@ -13,7 +13,6 @@ LDFLAGS := -s -w $(if $(VERSION),-X github.com/keyturn/keyturn/internal/version.
 GO_MODULES := . test/signer tools/generate tools/lint tools/mutate tools/etcd $(patsubst %/go.mod,%,$(wildcard tools/kube/*/go.mod))
 
 export CGO_ENABLED := 0
-export PACKAGES
 ifdef KEYTURN_KUBE_BIN_DIR
 export KUBEBUILDER_ASSETS ?= $(KEYTURN_KUBE_BIN_DIR)
 endif
@@ -61,9 +60,12 @@ test: kube build ## Run all tests, with real API servers and, at the end, real c
 bench: packages kube build ## Measure rotation time, re-signing and memory, on real clusters
 	@hack/bench.sh
 
-.PHONY: mutate
+.PHONY: mutate stress
 mutate: ## Measure whether tests notice planted faults (PACKAGES="./token ./jwks")
 	@hack/mutate.sh
+
+stress: ## Run tests many times on a busy machine (PACKAGES=./token COUNT=30)
+	@hack/stress.sh
 
 .PHONY: lint
 lint: bin/tools/golangci-lint ## Check the code by the linters of .golangci.yml

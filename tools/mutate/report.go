@@ -92,8 +92,8 @@ func (a accepted) unused(file string) []string {
 
 var acceptedLine = regexp.MustCompile("^- (`[^`]+` .+?, [a-z ]+: `.+?`): .+")
 
-// readAccepted reads the items of a Markdown list, each on one line: the file and function, the fault, the code that it
-// is in, and the reason why it need not be noticed. Two faults that differ in nothing of this have a line each.
+// readAccepted reads the items of a Markdown list: the file and function, the fault, the code that it is in, and the
+// reason why it need not be noticed. Two faults that differ in nothing of this have an item each.
 //
 //   - `token/sign.go` encodeHeader, condition never true: `err != nil`: a Header can always be encoded.
 func readAccepted(file string) (accepted, error) {
@@ -105,7 +105,7 @@ func readAccepted(file string) (accepted, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading accepted faults: %w", err)
 	}
-	for line := range strings.Lines(string(raw)) {
+	for line := range strings.Lines(strings.ReplaceAll(string(raw), "\n  ", " ")) {
 		if m := acceptedLine.FindStringSubmatch(line); m != nil {
 			all[m[1]]++
 		}
