@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests of packages COUNT times, by default 30, while every core is kept busy; see docs/testing.md. Run by
-# `make stress`. PACKAGES names the packages, by default all except the end-to-end tests. Prints a line for each package;
-# the output of runs that failed is kept in bin/stress.
+# `make stress`. PACKAGES names the packages, by default all except the end-to-end tests. Prints a line for each
+# package; the output of runs that failed is kept in bin/stress.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,11 +36,12 @@ run_all() {
 	done
 }
 
+tested='{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}} {{.Dir}}{{end}}'
 keep_busy
 status=0
 while read -r package directory; do
 	run_all "$package" "$directory"
 	printf '%-50s %d runs, %d failed\n' "$package" "$count" "$failures"
 	[ "$failures" = 0 ] || status=1
-done < <(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}} {{.Dir}}{{end}}' "${patterns[@]}" | grep -v /test/e2e)
+done < <(go list -f "$tested" "${patterns[@]}" | grep -v /test/e2e)
 exit $status

@@ -62,7 +62,9 @@ func TestBoundsOfRSA(t *testing.T) {
 
 func TestBoundsOfKeyID(t *testing.T) {
 	k := key(t, "p256-1")
-	for length, want := range map[int]error{0: jwks.Malformed, 1: nil, jwks.MaxKeyID: nil, jwks.MaxKeyID + 1: jwks.Malformed} {
+	for length, want := range map[int]error{
+		0: jwks.Malformed, 1: nil, jwks.MaxKeyID: nil, jwks.MaxKeyID + 1: jwks.Malformed,
+	} {
 		k.KeyID = strings.Repeat("k", length)
 		if _, err := jwks.NewSet(k); !errors.Is(err, want) {
 			t.Errorf("kid of %d bytes: %v, want %v", length, err, want)
@@ -81,8 +83,8 @@ func TestLookupFindsEach(t *testing.T) {
 
 // A document of MaxSize is read, and none that is longer.
 func TestMaxSize(t *testing.T) {
-	const discovery = `{"issuer":"https://issuer.example","jwks_uri":"https://issuer.example/keys","response_types_supported":[],` +
-		`"subject_types_supported":[],"id_token_signing_alg_values_supported":[]`
+	const discovery = `{"issuer":"https://issuer.example","jwks_uri":"https://issuer.example/keys",` +
+		`"response_types_supported":[],"subject_types_supported":[],"id_token_signing_alg_values_supported":[]`
 	for more, want := range map[int]error{0: nil, 1: jwks.Malformed} {
 		if _, err := jwks.Parse(fill(`{"keys":[]`, jwks.MaxSize+more)); !errors.Is(err, want) {
 			t.Errorf("key set of %d bytes above MaxSize: %v, want %v", more, err, want)
@@ -116,7 +118,8 @@ func TestPublicKeyPEMRefuses(t *testing.T) {
 
 // A key without a point on its curve is never written.
 func TestPointNotOnCurve(t *testing.T) {
-	bad := &ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)} //nolint:staticcheck // no other way makes one
+	one := big.NewInt(1)
+	bad := &ecdsa.PublicKey{Curve: elliptic.P256(), X: one, Y: one} //nolint:staticcheck // no other way makes one
 	if _, err := jwks.NewKey(bad); !errors.Is(err, jwks.UnsupportedKey) {
 		t.Errorf("NewKey: %v, want %v", err, jwks.UnsupportedKey)
 	}
@@ -134,31 +137,39 @@ func TestPointNotOnCurve(t *testing.T) {
 
 // Each error names its class and the first thing that is wrong.
 func TestErrorsName(t *testing.T) {
-	parse := map[string]string{
-		"[]":                                  "reading key set: malformed: not a JSON object whose members have names of their own",
-		`{"keys":5}`:                          "reading key set: malformed: member keys is not an array",
-		`{"keys":[5]}`:                        "reading key 0 of the set: malformed: not a JSON object whose members have names of their own",
-		`{"keys":[{}]}`:                       "reading key 0 of the set: malformed: member use is missing or not a string",
-		changed(t, "RSA", `"RSA"`, `"oct"`):   "reading key 0 of the set: unsupported key: its kty is neither RSA nor EC",
-		changed(t, "RSA", "AQAB", "AAEAAQ"):   "reading key 0 of the set: malformed: modulus or exponent starts with a zero byte",
-		changed(t, "RSA", "AQAB", "gAAAAQ"):   "reading key 0 of the set: unsupported key: RSA exponent is above 2147483647",
-		changed(t, "RSA", "RS256", "ES256"):   "reading key 0 of the set: unsupported key: its algorithm must be RS256",
-		changed(t, "P-256", "P-256", "P-521"): "reading key 0 of the set: unsupported key: its crv is neither P-256 nor P-384",
-		changed(t, "P-256", `"x":"`, `"x":"AAAA`): "reading key 0 of the set: malformed: " +
-			"a coordinate is not 32 bytes long",
-		changed(t, "P-256", `"y":"`, `"y":"AAAA`): "reading key 0 of the set: malformed: " +
-			"a coordinate is not 32 bytes long",
+	const notObject = "malformed: not a JSON object whose members have names of their own"
+	sets := map[string]string{
+		"[]":         "reading key set: " + notObject,
+		`{"keys":5}`: "reading key set: malformed: member keys is not an array",
 	}
-	for document, want := range parse {
+	for document, want := range sets {
+		if _, err := jwks.Parse([]byte(document)); err == nil || err.Error() != want {
+			t.Errorf("Parse(%s): %v, want %s", document, err, want)
+		}
+	}
+	keys := map[string]string{
+		`{"keys":[5]}`:                            notObject,
+		`{"keys":[{}]}`:                           "malformed: member use is missing or not a string",
+		changed(t, "RSA", `"RSA"`, `"oct"`):       "unsupported key: its kty is neither RSA nor EC",
+		changed(t, "RSA", "AQAB", "AAEAAQ"):       "malformed: modulus or exponent starts with a zero byte",
+		changed(t, "RSA", "AQAB", "gAAAAQ"):       "unsupported key: RSA exponent is above 2147483647",
+		changed(t, "RSA", "RS256", "ES256"):       "unsupported key: its algorithm must be RS256",
+		changed(t, "P-256", "P-256", "P-521"):     "unsupported key: its crv is neither P-256 nor P-384",
+		changed(t, "P-256", `"x":"`, `"x":"AAAA`): "malformed: a coordinate is not 32 bytes long",
+		changed(t, "P-256", `"y":"`, `"y":"AAAA`): "malformed: a coordinate is not 32 bytes long",
+	}
+	for document, want := range keys {
+		want = "reading key 0 of the set: " + want
 		if _, err := jwks.Parse([]byte(document)); err == nil || err.Error() != want {
 			t.Errorf("Parse(%s): %v, want %s", document, err, want)
 		}
 	}
 	discovery := map[string]string{
-		"[]": "reading discovery document: malformed: not a JSON object whose members have names of their own",
-		"{}": "reading discovery document: malformed: member issuer is missing or not a string",
+		"[]": notObject,
+		"{}": "malformed: member issuer is missing or not a string",
 	}
 	for document, want := range discovery {
+		want = "reading discovery document: " + want
 		if _, err := jwks.ParseDiscovery([]byte(document)); err == nil || err.Error() != want {
 			t.Errorf("ParseDiscovery(%s): %v, want %s", document, err, want)
 		}

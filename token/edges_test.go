@@ -16,8 +16,13 @@ import (
 )
 
 func TestNewClaims(t *testing.T) {
-	legacy := token.Legacy{Namespace: "shop", SecretName: "till-token", ServiceAccountName: "till", ServiceAccountUID: "s-1"}
-	want := token.Claims{Issuer: "kubernetes/serviceaccount", Subject: "system:serviceaccount:shop:till", Legacy: &legacy}
+	want := token.Claims{
+		Issuer:  "kubernetes/serviceaccount",
+		Subject: "system:serviceaccount:shop:till",
+		Legacy: &token.Legacy{
+			Namespace: "shop", SecretName: "till-token", ServiceAccountName: "till", ServiceAccountUID: "s-1",
+		},
+	}
 	if diff := cmp.Diff(want, legacyClaims()); diff != "" {
 		t.Errorf("legacy claims (-want +got):\n%s", diff)
 	}

@@ -81,7 +81,7 @@ func (f *finder) function(p token.Pos) string {
 			if declared.Recv == nil {
 				return declared.Name.Name
 			}
-			return types.ExprString(declared.Recv.List[0].Type) + "." + declared.Name.Name
+			return strings.TrimPrefix(types.ExprString(declared.Recv.List[0].Type), "*") + "." + declared.Name.Name
 		}
 	}
 	return "no function"

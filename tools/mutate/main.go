@@ -1,6 +1,6 @@
 // Command mutate plants faults in packages, one at a time, and counts those that the tests of the package notice.
 //
-//	mutate [-accepted FILE] PACKAGE…
+//	mutate [-accepted FILE] [-only REGEXP] PACKAGE…
 //
 // Standard output is a Markdown table with a row for each package, and below it the faults that no test noticed. The
 // list of accepted faults holds those that need not be noticed, each with its reason: see readAccepted.
@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
+	"slices"
 	"syscall"
 )
 
@@ -28,8 +30,13 @@ func main() {
 
 func run() error {
 	file := flag.String("accepted", "", "list of the faults that need not be noticed")
+	pattern := flag.String("only", "", "regular expression that matches the faults to try, as they are reported")
 	flag.Parse()
 	accepted, err := readAccepted(*file)
+	if err != nil {
+		return err
+	}
+	only, err := regexp.Compile(*pattern)
 	if err != nil {
 		return err
 	}
@@ -40,7 +47,7 @@ func run() error {
 	}
 	var results []result
 	for _, path := range flag.Args() {
-		r, err := measure(ctx, path, accepted)
+		r, err := measure(ctx, path, accepted, only)
 		if err != nil {
 			return fmt.Errorf("mutating %s: %w", path, err)
 		}
@@ -50,8 +57,8 @@ func run() error {
 	return nil
 }
 
-// measure runs the tests of a package once for each fault.
-func measure(ctx context.Context, path string, accepted accepted) (result, error) {
+// measure runs the tests of a package once for each fault that only matches.
+func measure(ctx context.Context, path string, accepted accepted, only *regexp.Regexp) (result, error) {
 	p, err := load(ctx, path)
 	if err != nil {
 		return result{}, err
@@ -66,6 +73,7 @@ func measure(ctx context.Context, path string, accepted accepted) (result, error
 		return result{}, err
 	}
 	r := result{name: p.name}
+	p.mutants = slices.DeleteFunc(p.mutants, func(m mutant) bool { return !only.MatchString(m.mark()) })
 	for i, m := range p.mutants {
 		outcome := notReached
 		if reached[m.id] {
@@ -80,7 +88,7 @@ func measure(ctx context.Context, path string, accepted accepted) (result, error
 		fmt.Fprintf(os.Stderr, "%s %d/%d line %d, %s: %s\n", p.name, i+1, len(p.mutants), m.line, m.mark(), outcome)
 	}
 	for _, file := range p.names {
-		r.unused = append(r.unused, accepted.unused(file)...)
+		r.unused = append(r.unused, accepted.unused(file, only)...)
 	}
 	return r, nil
 }

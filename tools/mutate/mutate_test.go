@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"os"
+	"regexp"
 	"testing"
 )
 
@@ -22,7 +23,7 @@ func TestReport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := measure(t.Context(), "./testdata/till", accepted)
+	r, err := measure(t.Context(), "./testdata/till", accepted, regexp.MustCompile(""))
 	if err != nil {
 		t.Fatal(err)
 	}

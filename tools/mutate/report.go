@@ -78,11 +78,11 @@ func (a accepted) take(m mutant) bool {
 	return true
 }
 
-// unused returns the marks of a file that no mutant took: the list should be shorter.
-func (a accepted) unused(file string) []string {
+// unused returns the marks of a file that only matches and no mutant took: the list should be shorter.
+func (a accepted) unused(file string, only *regexp.Regexp) []string {
 	var all []string
 	for mark, n := range a {
-		if n > 0 && strings.HasPrefix(mark, "`"+file+"`") {
+		if n > 0 && strings.HasPrefix(mark, "`"+file+"`") && only.MatchString(mark) {
 			all = append(all, mark)
 		}
 	}
