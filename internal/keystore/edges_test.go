@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/keyturn/keyturn/jwks"
 )
 
@@ -104,5 +107,21 @@ func TestShows(t *testing.T) {
 	slog.New(slog.NewTextHandler(&out, nil)).Info("stored", "key", k)
 	if want := "key.version=3 key.algorithm=ES256 key.keyID=" + k.KeyID; !strings.Contains(out.String(), want) {
 		t.Errorf("log = %s, want %s in it", &out, want)
+	}
+}
+
+// Only a refusal by the API server leaves no doubt that a write did not happen.
+func TestAmbiguous(t *testing.T) {
+	tests := map[int32]bool{
+		0: true, 301: true, 399: true, 400: false, 403: false, 408: true, 409: false, 429: false, 499: false, 500: true, 503: true,
+	}
+	for code, want := range tests {
+		err := &apierrors.StatusError{ErrStatus: metav1.Status{Code: code}}
+		if got := errors.Is(ambiguous(err), ErrAmbiguous); got != want {
+			t.Errorf("status %d is ambiguous: %t, want %t", code, got, want)
+		}
+	}
+	if !errors.Is(ambiguous(errors.New("connection reset")), ErrAmbiguous) || errors.Is(ambiguous(ErrExists), ErrAmbiguous) {
+		t.Error("an error without a status is not ambiguous, or ErrExists is")
 	}
 }
