@@ -10,7 +10,7 @@ KUBE_VERSION := $(shell awk '$$1 == "k8s.io/kubernetes" { print $$2 }' tools/kub
 # The version of a release; other builds name only their commit.
 VERSION ?=
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/keyturn/keyturn/internal/version.version=$(VERSION))
-GO_MODULES := . test/signer tools/generate tools/lint tools/etcd $(patsubst %/go.mod,%,$(wildcard tools/kube/*/go.mod))
+GO_MODULES := . test/signer tools/generate tools/lint tools/mutate tools/etcd $(patsubst %/go.mod,%,$(wildcard tools/kube/*/go.mod))
 
 export CGO_ENABLED := 0
 ifdef KEYTURN_KUBE_BIN_DIR
@@ -52,12 +52,20 @@ test: kube build ## Run all tests, with real API servers and, at the end, real c
 	@hack/packages.sh softhsm2 gcc libc6-dev
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v '/test/e2e')
 	go -C test/signer test -count 1 -timeout 10m ./...
+	go -C tools/mutate test ./...
 	CGO_ENABLED=1 go test -p 2 -timeout 10m ./internal/signer/...
 	KEYTURN_E2E_KUBERNETES=$(KUBE_VERSION) go test -p 1 -timeout 45m -count 1 ./test/e2e/...
 
 .PHONY: bench
 bench: packages kube build ## Measure rotation time, re-signing and memory, on real clusters
 	@hack/bench.sh
+
+.PHONY: mutate stress
+mutate: ## Measure whether tests notice planted faults (PACKAGES="./token ./jwks")
+	@hack/mutate.sh
+
+stress: ## Run tests many times on a busy machine (PACKAGES=./token COUNT=30)
+	@hack/stress.sh
 
 .PHONY: lint
 lint: bin/tools/golangci-lint ## Check the code by the linters of .golangci.yml

@@ -39,13 +39,16 @@ func TestSecrets(t *testing.T) {
 	})
 	createNamespace(t, newClient(t, config), blue.Namespace)
 	for name, test := range map[string]func(*testing.T, *rest.Config){
-		"Form":       testForm,
-		"Finalizer":  testFinalizer,
-		"OtherType":  testOtherType,
-		"Strict":     testStrict,
-		"SharedKey":  testSharedKey,
-		"LostWrites": testLostWrites,
-		"Refusals":   testRefusals,
+		"Form":           testForm,
+		"Finalizer":      testFinalizer,
+		"OtherType":      testOtherType,
+		"Strict":         testStrict,
+		"SharedKey":      testSharedKey,
+		"LostWrites":     testLostWrites,
+		"Refusals":       testRefusals,
+		"DeleteRaces":    testDeleteRaces,
+		"DeleteBlind":    testDeleteBlind,
+		"DeletedAndMade": testDeletedAndMade,
 	} {
 		t.Run(name, func(t *testing.T) {
 			test(t, config)
