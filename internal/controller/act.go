@@ -29,7 +29,7 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 		return r.deleteKey(ctx, uc, a.Version, seen.keys)
 	case rotation.Wait:
 		if d.Settled {
-			return r.settle(ctx, uc, seen.keys)
+			return r.settle(ctx, uc, seen)
 		}
 		return nil
 	default:
@@ -48,11 +48,13 @@ func (r *Reconciler) deleteKey(ctx context.Context, uc *v1alpha1.UserCluster, ve
 }
 
 // settle keeps what outlives rotations: the control plane, and the administrator's kubeconfig.
-func (r *Reconciler) settle(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair) error {
-	if err := r.keep(ctx, uc, keys); err != nil {
+func (r *Reconciler) settle(ctx context.Context, uc *v1alpha1.UserCluster, seen *observation) error {
+	if err := r.keep(ctx, uc, seen.keys); err != nil {
 		return err
 	}
-	return r.ensureKubeconfig(ctx, uc)
+	var err error
+	seen.kubeconfig, err = r.ensureKubeconfig(ctx, uc)
+	return err
 }
 
 // keep converges a control plane that is on the wanted key version alone: what died is started again, and keys that

@@ -23,6 +23,8 @@ type observation struct {
 	nodes        nodes.State
 	legacyCount  v1alpha1.LegacyTokenStatus
 	publications []publication
+	// kubeconfig is nil in a round that did not get to its Secret.
+	kubeconfig *kubeconfig
 }
 
 // gather observes everything and changes nothing.
@@ -136,7 +138,7 @@ func poolsConverged(uc *v1alpha1.UserCluster, all []nodes.Node) bool {
 }
 
 func clusterOf(uc *v1alpha1.UserCluster) keystore.Cluster {
-	return keystore.Cluster{Namespace: uc.Namespace, Name: uc.Name}
+	return keystore.Cluster{Namespace: uc.Namespace, Name: uc.Name, UID: string(uc.UID)}
 }
 
 // legacyMemory remembers what the last walks over legacy tokens showed. After a restart it is empty, and the

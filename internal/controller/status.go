@@ -27,6 +27,7 @@ func (r *Reconciler) patchStatus(ctx context.Context, uc *v1alpha1.UserCluster, 
 	setKeyStatus(&status.KSASigningKey, d, seen, now)
 	setRotationCondition(uc, d)
 	setReadyCondition(uc, d)
+	setKubeconfigCondition(uc, seen.kubeconfig)
 	setControlPlaneStatus(status, seen)
 	status.Publications = publicationStatus(seen)
 	status.NodePools = poolStatus(uc, seen.nodes.Nodes)
