@@ -68,7 +68,7 @@ func (a *app) updateObject(ctx context.Context, c admin, w wanted) (changed bool
 	if err != nil {
 		return false, err
 	}
-	secret, err := c.credentials(ctx, w.Name, w.key != nil)
+	secret, err := c.credentials(ctx, w.Name, old.UID, w.key != nil)
 	if err != nil {
 		return false, err
 	}
