@@ -3,16 +3,20 @@ package v1alpha1_test
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/kubetest"
@@ -84,13 +88,51 @@ const reason = v1alpha1.AnnotationBreakGlass + "=restored from the backup of mon
 
 // TestRecovery walks each way out, as somebody who may break the glass.
 func TestRecovery(t *testing.T) {
-	newUser(t, "rescuer", v1alpha1.VerbBreakGlass)
+	allowRescuer(t)
 	r := newRecovery(t, "rescuer")
 	t.Run("restore a key", func(t *testing.T) { testRestoreKey(r.of(t)) })
 	t.Run("delete a key", func(t *testing.T) { testDeleteKey(r.of(t)) })
 	t.Run("keep a key", func(t *testing.T) { testKeepKey(r.of(t)) })
 	t.Run("set the version", func(t *testing.T) { testSetVersion(r.of(t)) })
+	t.Run("delete a kubeconfig", func(t *testing.T) { testDeleteKubeconfig(r.of(t)) })
 	t.Run("remove the finalizer", func(t *testing.T) { testRemoveFinalizer(r.of(t)) })
+}
+
+// allowRescuer gives user rescuer the role that recover.md shows.
+func allowRescuer(t *testing.T) {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/operations/recover.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, _ := strings.Cut(string(page), "```yaml\n")
+	block, _, _ = strings.Cut(block, "```")
+	role := &rbacv1.Role{}
+	if err := yaml.UnmarshalStrict([]byte(block), role); err != nil {
+		t.Fatal(err)
+	}
+	binding := &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: role.Namespace, Name: role.Name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: role.Name},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "rescuer"}},
+	}
+	for _, o := range []client.Object{role, binding} {
+		if err := admin.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	awaitUser(t, as(t, "rescuer"))
+}
+
+func testDeleteKubeconfig(r recovery) {
+	secret := newSecret("spoiled-kubeconfig", v1alpha1.SecretTypeKubeconfig)
+	if err := controller.Create(r.Context(), secret); err != nil {
+		r.Fatal(err)
+	}
+	r.refused("keyturn-signing-keys", "delete secret spoiled-kubeconfig")
+	r.must("annotate secret spoiled-kubeconfig", reason)
+	r.must("delete secret spoiled-kubeconfig")
+	r.gone(secret)
 }
 
 func (r recovery) createKey(cluster string) *corev1.Secret {
@@ -185,6 +227,14 @@ func testRemoveFinalizer(r recovery) {
 	r.must("annotate usercluster "+uc.Name, reason)
 	r.must("patch --type merge usercluster "+uc.Name, patch...)
 	r.gone(uc)
+	credentials := newSecret("left-gke-connect", corev1.SecretTypeOpaque)
+	credentials.Finalizers = []string{v1alpha1.Finalizer}
+	if err := controller.Create(r.Context(), credentials); err != nil {
+		r.Fatal(err)
+	}
+	r.must("patch --type merge secret left-gke-connect", patch...)
+	r.must("delete secret left-gke-connect")
+	r.gone(credentials)
 }
 
 // TestGlassIsForSome wants a reason to be of no use to somebody who may change everything, but not break the glass.

@@ -13,12 +13,12 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// newUser returns a client that may read and change UserClusters and Secrets, and these verbs on UserClusters besides.
-func newUser(t *testing.T, name string, verbs ...string) client.Client {
+// newUser returns a client that may read and change UserClusters and Secrets.
+func newUser(t *testing.T, name string) client.Client {
 	t.Helper()
 	meta := metav1.ObjectMeta{Name: name}
 	role := &rbacv1.ClusterRole{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
-		{APIGroups: []string{"keyturn.dev"}, Resources: []string{"userclusters"}, Verbs: append([]string{"get", "update", "patch"}, verbs...)},
+		{APIGroups: []string{"keyturn.dev"}, Resources: []string{"userclusters"}, Verbs: []string{"get", "update", "patch"}},
 		{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "create", "update", "patch", "delete"}},
 	}}
 	binding := &rbacv1.ClusterRoleBinding{
@@ -26,24 +26,37 @@ func newUser(t *testing.T, name string, verbs ...string) client.Client {
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name}},
 	}
-	rbac := rest.CopyConfig(config)
-	rbac.Impersonate.UserName = name
-	user, err := newClient(rbac)
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, o := range []client.Object{role, binding} {
 		if err := admin.Create(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
 	}
+	user := as(t, name)
+	awaitUser(t, user)
+	return user
+}
+
+// as returns the client of a user.
+func as(t *testing.T, name string) client.Client {
+	t.Helper()
+	impersonating := rest.CopyConfig(config)
+	impersonating.Impersonate.UserName = name
+	user, err := newClient(impersonating)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return user
+}
+
+// awaitUser returns once the API server knows the roles of a user.
+func awaitUser(t *testing.T, user client.Client) {
+	t.Helper()
 	probe := createCluster(t, nil)
 	isNil := func(err error) bool { return err == nil }
 	read := func() error { return user.Get(t.Context(), client.ObjectKeyFromObject(probe), probe) }
 	if err := errors.Join(eventually(t.Context(), isNil, read), admin.Delete(t.Context(), probe)); err != nil {
 		t.Fatal(err)
 	}
-	return user
 }
 
 func ownedBy(uid types.UID) metav1.OwnerReference {
