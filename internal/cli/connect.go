@@ -116,7 +116,8 @@ func (c admin) access(ctx context.Context, uc *v1alpha1.UserCluster) (kubeconfig
 	if secret.Type != v1alpha1.SecretTypeKubeconfig || secret.Labels[v1alpha1.LabelCluster] != uc.Name ||
 		secret.Labels[v1alpha1.LabelClusterUID] != string(uc.UID) {
 		return kubeconfig.Access{}, failed("delete that Secret if nobody needs it; the controller writes its own then",
-			"reading the kubeconfig of user cluster %s: Secret %s belongs to somebody else: it has not the type %s and the UID of the cluster in its label %s",
+			"reading the kubeconfig of user cluster %s: Secret %s belongs to somebody else: "+
+				"it has not the type %s and the UID of the cluster in its label %s",
 			uc.Name, key, v1alpha1.SecretTypeKubeconfig, v1alpha1.LabelClusterUID)
 	}
 	access, err := kubeconfig.Parse(secret.Data[v1alpha1.KubeconfigKey])

@@ -17,8 +17,8 @@ import (
 )
 
 // credentials is the Secret in the admin cluster that holds the service account key by which the controller reaches
-// the fleet of one cluster. A Secret of its name that is not labelled as the cluster's belongs to somebody else. It is made
-// before the cluster, and gets the cluster's UID from the controller.
+// the fleet of one cluster. A Secret of its name that is not labelled as the cluster's belongs to somebody else. It is
+// made before the cluster, and gets the cluster's UID from the controller.
 type credentials struct {
 	admin   admin
 	cluster string
@@ -26,8 +26,8 @@ type credentials struct {
 	found *corev1.Secret
 }
 
-// credentials reads the Secret of a cluster, whose UID is empty while it does not exist. Only a verb that needs it to hold a
-// key has to find no foreign one there.
+// credentials reads the Secret of a cluster, whose UID is empty while it does not exist. Only a verb that needs it to
+// hold a key has to find no foreign one there.
 func (c admin) credentials(ctx context.Context, cluster string, uid types.UID, needed bool) (credentials, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -40,7 +40,8 @@ func (c admin) credentials(ctx context.Context, cluster string, uid types.UID, n
 		return s, inWords(err, "reading Secret %s", found.Name)
 	}
 	of, marked := found.Labels[v1alpha1.LabelClusterUID]
-	if found.Labels[v1alpha1.LabelCluster] == cluster && found.Type == corev1.SecretTypeOpaque && (!marked || of == string(uid)) {
+	named := found.Labels[v1alpha1.LabelCluster] == cluster && found.Type == corev1.SecretTypeOpaque
+	if named && (!marked || of == string(uid)) {
 		s.found = found
 		return s, nil
 	}
@@ -48,7 +49,8 @@ func (c admin) credentials(ctx context.Context, cluster string, uid types.UID, n
 		return s, nil
 	}
 	return s, refused("delete it if nobody needs it",
-		"Secret %s in namespace %s is there already, and is none of user cluster %s: it lacks the label %s=%s or the type %s, or has the UID of another cluster",
+		"Secret %s in namespace %s is there already, and is none of user cluster %s: "+
+			"it lacks the label %s=%s or the type %s, or has the UID of another cluster",
 		found.Name, found.Namespace, cluster, v1alpha1.LabelCluster, cluster, corev1.SecretTypeOpaque)
 }
 

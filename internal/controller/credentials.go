@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -12,8 +13,8 @@ import (
 )
 
 // holdCredentials keeps Secret NAME-gke-connect, which gkectl makes before the cluster, until the cluster has left its
-// fleet: a deletion of the namespace takes Secrets away first, and without this one the membership would stay. The Secret
-// gets the UID of the cluster and our finalizer, before anything is registered. changed: it was written now.
+// fleet: a deletion of the namespace takes Secrets away first, and without this one the membership would stay. The
+// Secret gets the UID of the cluster and our finalizer, before anything is registered. changed: it was written now.
 func (r *Reconciler) holdCredentials(ctx context.Context, uc *v1alpha1.UserCluster) (changed bool, err error) {
 	if uc.Spec.GKEConnect == nil {
 		return false, nil
@@ -28,7 +29,7 @@ func (r *Reconciler) holdCredentials(ctx context.Context, uc *v1alpha1.UserClust
 	} else {
 		controllerutil.RemoveFinalizer(held, v1alpha1.Finalizer)
 	}
-	if len(held.Finalizers) == len(secret.Finalizers) && held.Labels[v1alpha1.LabelClusterUID] == secret.Labels[v1alpha1.LabelClusterUID] {
+	if equality.Semantic.DeepEqual(held, secret) {
 		return false, nil
 	}
 	if err := r.Client.Update(ctx, held); client.IgnoreNotFound(err) != nil {
@@ -56,7 +57,8 @@ func (r *Reconciler) credentials(ctx context.Context, uc *v1alpha1.UserCluster) 
 		return nil, fmt.Errorf("reading Secret %s: %w", key, err)
 	}
 	uid, marked := secret.Labels[v1alpha1.LabelClusterUID]
-	if secret.Type != corev1.SecretTypeOpaque || secret.Labels[v1alpha1.LabelCluster] != uc.Name || marked && uid != string(uc.UID) {
+	named := secret.Type == corev1.SecretTypeOpaque && secret.Labels[v1alpha1.LabelCluster] == uc.Name
+	if !named || marked && uid != string(uc.UID) {
 		return nil, nil
 	}
 	return secret, nil

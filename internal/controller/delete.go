@@ -43,24 +43,25 @@ func (r *Reconciler) deleteInfrastructure(ctx context.Context, uc *v1alpha1.User
 	return r.ControlPlane.Delete(ctx, uc)
 }
 
-// leaveVerifiers takes the keys of a cluster away from every destination outside it, as far as somebody wants that: a project
-// or a bucket that is gone for good must not keep the cluster.
+// leaveVerifiers removes what is published of a cluster from every destination outside it. An annotation lets the rest of
+// the deletion go on without it: a project or a bucket that is gone for good must not keep the cluster.
 func (r *Reconciler) leaveVerifiers(ctx context.Context, uc *v1alpha1.UserCluster) error {
 	err := r.unpublish(ctx, uc)
 	if err == nil {
 		return nil
 	}
 	if uc.Annotations[v1alpha1.AnnotationLeavePublished] == "" {
-		return fmt.Errorf("%w; to delete the cluster and leave that behind, annotate it with %s=REASON", err, v1alpha1.AnnotationLeavePublished)
+		return fmt.Errorf("%w; to delete the cluster and leave that behind, annotate it with %s=REASON",
+			err, v1alpha1.AnnotationLeavePublished)
 	}
 	r.event(uc, corev1.EventTypeWarning, "PublishedKeysLeft", err.Error())
-	r.Log.Error("published keys are left", "cluster", uc.Name, "reason", uc.Annotations[v1alpha1.AnnotationLeavePublished], "error", err)
+	r.Log.WarnContext(ctx, "published keys are left", "cluster", uc.Name, "error", err)
 	r.publications.forget(uc)
 	return nil
 }
 
-// deleteSecrets deletes every key version that is stored for this very cluster, readable or not, the kubeconfig, and the
-// credentials of the fleet, which unpublish needs no more.
+// deleteSecrets deletes every key version that is stored for this very cluster, readable or not, the kubeconfig, and
+// the credentials of the fleet, which unpublish no longer needs.
 func (r *Reconciler) deleteSecrets(ctx context.Context, uc *v1alpha1.UserCluster) error {
 	if err := r.Keys.DeleteAll(ctx, clusterOf(uc)); err != nil {
 		return fmt.Errorf("deleting the keys of %s: %w", uc.Name, err)

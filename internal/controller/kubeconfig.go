@@ -46,8 +46,9 @@ func (r *Reconciler) ensureKubeconfig(ctx context.Context, uc *v1alpha1.UserClus
 		err = r.Client.Create(ctx, wanted)
 	case err != nil:
 	case !ofCluster(found, uc, wanted.Type):
-		return &kubeconfig{foreign: fmt.Sprintf("Secret %s belongs to somebody else: it has not the type %s and the UID of this cluster "+
-			"in its label %s; delete it if nobody needs it, and Keyturn writes the kubeconfig there", key, wanted.Type, v1alpha1.LabelClusterUID)}, nil
+		return &kubeconfig{foreign: fmt.Sprintf("Secret %s belongs to somebody else: it has not the type %s and the UID of "+
+			"this cluster in its label %s; delete it if nobody needs it, and Keyturn writes the kubeconfig there",
+			key, wanted.Type, v1alpha1.LabelClusterUID)}, nil
 	case !bytes.Equal(found.Data[v1alpha1.KubeconfigKey], file):
 		found.Data = wanted.Data
 		err = r.Client.Update(ctx, found)
@@ -71,7 +72,8 @@ func kubeconfigSecret(uc *v1alpha1.UserCluster, file []byte) *corev1.Secret {
 
 // ofCluster reports whether a Secret has the type and both labels of a Secret that was made for the cluster.
 func ofCluster(s *corev1.Secret, uc *v1alpha1.UserCluster, kind corev1.SecretType) bool {
-	return s.Type == kind && s.Labels[v1alpha1.LabelCluster] == uc.Name && s.Labels[v1alpha1.LabelClusterUID] == string(uc.UID)
+	return s.Type == kind && s.Labels[v1alpha1.LabelCluster] == uc.Name &&
+		s.Labels[v1alpha1.LabelClusterUID] == string(uc.UID)
 }
 
 // deleteKubeconfig deletes the kubeconfig Secret as it was read, if it is the cluster's.

@@ -41,9 +41,11 @@ func named(name string, c Cluster) bool {
 func check(c Cluster, s *corev1.Secret) error {
 	switch uid := s.Labels[v1alpha1.LabelClusterUID]; {
 	case s.Type != v1alpha1.SecretTypeSigningKey:
-		return fmt.Errorf("%w: it is of type %s, not %s; delete it if nobody needs it", ErrForeign, s.Type, v1alpha1.SecretTypeSigningKey)
+		return fmt.Errorf("%w: it is of type %s, not %s; delete it if nobody needs it",
+			ErrForeign, s.Type, v1alpha1.SecretTypeSigningKey)
 	case uid != c.UID:
-		return fmt.Errorf("%w: its label %s is %q, and the UID of the cluster is %s; docs/operations/recover.md says how to delete or to keep it",
+		return fmt.Errorf("%w: its label %s is %q, and the UID of the cluster is %s; "+
+			"docs/operations/recover.md says how to delete or to keep it",
 			ErrForeign, v1alpha1.LabelClusterUID, uid, c.UID)
 	}
 	return nil

@@ -100,8 +100,8 @@ func decode(data []byte) (file, error) {
 	strict, err := kjson.UnmarshalStrict(asJSON, &f)
 	for _, problem := range strict {
 		if field, ok := problem.(kjson.FieldError); ok {
-			return f, fmt.Errorf("field %.200q is not allowed: only server, certificate-authority-data, client-certificate-data "+
-				"and client-key-data are used", field.FieldPath())
+			return f, fmt.Errorf("field %.200q is not allowed: only server, certificate-authority-data, "+
+				"client-certificate-data and client-key-data are used", field.FieldPath())
 		}
 	}
 	if err != nil || len(strict) > 0 {
@@ -115,7 +115,8 @@ func (f file) check() error {
 	case f.APIVersion != "v1" || f.Kind != "Config":
 		return errors.New("it is not of apiVersion v1 and kind Config")
 	case len(f.Clusters) != 1 || len(f.Users) != 1 || len(f.Contexts) != 1:
-		return fmt.Errorf("it has %d clusters, %d users and %d contexts, not one of each", len(f.Clusters), len(f.Users), len(f.Contexts))
+		return fmt.Errorf("it has %d clusters, %d users and %d contexts, not one of each",
+			len(f.Clusters), len(f.Users), len(f.Contexts))
 	}
 	c := f.Contexts[0]
 	if c.Name != f.CurrentContext || c.Context.Cluster != f.Clusters[0].Name || c.Context.User != f.Users[0].Name {
@@ -151,7 +152,9 @@ func (a Access) Config() *rest.Config {
 func (a Access) File(cluster, user string) ([]byte, error) {
 	name := user + "@" + cluster
 	data, err := clientcmd.Write(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{cluster: {Server: a.Server, CertificateAuthorityData: a.CertificateAuthority}},
+		Clusters: map[string]*clientcmdapi.Cluster{cluster: {
+			Server: a.Server, CertificateAuthorityData: a.CertificateAuthority,
+		}},
 		AuthInfos:      map[string]*clientcmdapi.AuthInfo{user: {ClientCertificateData: a.Certificate, ClientKeyData: a.Key}},
 		Contexts:       map[string]*clientcmdapi.Context{name: {Cluster: cluster, AuthInfo: user}},
 		CurrentContext: name,
