@@ -22,7 +22,7 @@ const (
 var (
 	projectPattern  = regexp.MustCompile(`^[a-z][-a-z0-9.:]{4,61}[a-z0-9]$`)
 	locationPattern = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`)
-	// urlPattern is that of the CustomResourceDefinition.
+	// urlPattern is the one of the CustomResourceDefinition.
 	urlPattern = regexp.MustCompile(`^https://([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?` +
 		`(/([-A-Za-z0-9._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+)*$`)
 	// detourPattern finds parts of a path that lead elsewhere than it seems; policy keyturn-valid-specs has it too.

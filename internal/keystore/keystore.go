@@ -16,7 +16,7 @@ import (
 // another UID, and none of the keys of the one before.
 type Cluster struct {
 	Namespace, Name string
-	// UID is that of the UserCluster.
+	// UID is the UID of the UserCluster.
 	UID string
 }
 
@@ -38,8 +38,8 @@ type KeyPair struct {
 var (
 	// ErrExists says that the version is stored already, with this or another key.
 	ErrExists = errors.New("key version exists already")
-	// ErrForeign says that what has the name of a key version belongs to somebody else: another UserCluster, or
-	// nobody that the store knows. It is neither used nor changed, and stays until a person removes it.
+	// ErrForeign: what has the name of a key version belongs to somebody else, another UserCluster or
+	// nobody that the store knows. The store neither uses nor changes it; a person has to remove it.
 	ErrForeign = errors.New("it is not a key of this cluster")
 	// ErrAmbiguous says that a write may or may not have happened: read again before trying again.
 	ErrAmbiguous = errors.New("outcome of the write is unknown")
