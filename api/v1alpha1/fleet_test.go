@@ -81,14 +81,15 @@ func places(n int) []string {
 	return urls
 }
 
-// A cluster keeps what it is known by outside, and every place where its keys are published.
+// A registered cluster keeps what it is known by outside.
 func TestFleetTransitions(t *testing.T) {
 	const (
-		removed  = "URLs of ksaSigningKey.publish cannot be removed: the keys that are published there would stay"
 		noIssuer = "ksaSigningKey.issuer cannot be changed"
+		noChange = "gkeConnect cannot be removed, nor its projectID, location, endpoint or stsEndpoint be changed"
 	)
 	without, within := createCluster(t, nil), createCluster(t, inFleet)
 	finish(t, without)
+	within.Status.Publications = []v1alpha1.PublicationStatus{{Name: "fleet membership m", AcceptedVersions: []int32{1}}}
 	finish(t, within)
 	for _, test := range []struct {
 		name    string
@@ -99,21 +100,23 @@ func TestFleetTransitions(t *testing.T) {
 		{"register", without, func(s *v1alpha1.UserClusterSpec) {
 			s.GKEConnect = &v1alpha1.GKEConnect{ProjectID: "my-project-123", Location: "global"}
 		}, ""},
-		{"publish", without, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish = []string{"s3://a"} }, ""},
+		{"publish", without, func(s *v1alpha1.UserClusterSpec) {
+			s.KSASigningKey.Publish = []string{"s3://a"}
+		}, "ksaSigningKey.publish needs an issuer"},
 		{"name an issuer", without, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Issuer = "https://a.test" }, noIssuer},
 		{"maximal age", within, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.PublishMaxAgeSeconds++ }, ""},
 		{"issuer", within, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Issuer += "/c" }, noIssuer},
 		{"publish more", within, func(s *v1alpha1.UserClusterSpec) {
 			s.KSASigningKey.Publish = []string{"file:///c", "gs://b", "s3://a"}
 		}, ""},
-		{"publish less", within, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish = []string{"gs://b"} }, removed},
-		{"publish elsewhere", within, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish[0] = "s3://c" }, removed},
-		{"publish nowhere", within, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish = nil }, removed},
-		{"leave", within, func(s *v1alpha1.UserClusterSpec) { s.GKEConnect = nil }, "gkeConnect cannot be removed"},
-		{"project", within, func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.ProjectID += "4" }, "gkeConnect.projectID cannot be changed"},
-		{"location", within, func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.Location = "global" }, "gkeConnect.location cannot be changed"},
-		{"endpoint", within, func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.Endpoint = "" }, "gkeConnect.endpoint cannot be changed"},
-		{"STS", within, func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.STSEndpoint += "/v1" }, "gkeConnect.stsEndpoint cannot be changed"},
+		{"publish less", within, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish = []string{"gs://b"} }, ""},
+		{"publish elsewhere", within, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish[0] = "s3://c" }, ""},
+		{"publish nowhere", within, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish = nil }, ""},
+		{"leave", within, func(s *v1alpha1.UserClusterSpec) { s.GKEConnect = nil }, noChange},
+		{"project", within, func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.ProjectID += "4" }, noChange},
+		{"location", within, func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.Location = "global" }, noChange},
+		{"endpoint", within, func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.Endpoint = "" }, noChange},
+		{"STS", within, func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.STSEndpoint += "/v1" }, noChange},
 		{"credentials", within, func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.CredentialsSecret = "" }, ""},
 		{"certificates", within, func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.CABundle = "" }, ""},
 		{"propagation", within, func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.PropagationSeconds = 0 }, ""},
@@ -126,6 +129,67 @@ func TestFleetTransitions(t *testing.T) {
 	}
 }
 
+// TestWrongPublication has a cluster that never becomes ready, since it can be neither published nor registered as its spec
+// says. Both can be corrected and taken back: by themselves while no key is rotated, and a URL can be taken back always.
+func TestWrongPublication(t *testing.T) {
+	type change func(*v1alpha1.UserClusterSpec)
+	takeBack := func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish = []string{"s3://a"} }
+	correct := func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish = []string{"s3://a", "gs://c"} }
+	leave := func(s *v1alpha1.UserClusterSpec) { s.GKEConnect = nil }
+	move := func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.ProjectID = "my-project-456" }
+	and := func(changes ...change) change {
+		return func(s *v1alpha1.UserClusterSpec) {
+			for _, c := range changes {
+				c(s)
+			}
+		}
+	}
+	const notReady, registered, deleted = "when cluster is not ready", "gkeConnect cannot be removed", "when cluster is being deleted"
+	failed := []v1alpha1.PublicationStatus{{Name: "fleet membership m", WaitingFor: "permission denied"}, {Name: "gs://b", WaitingFor: "no bucket"}}
+	uc := createCluster(t, func(uc *v1alpha1.UserCluster) {
+		inFleet(uc)
+		uc.Finalizers = []string{v1alpha1.Finalizer}
+	})
+	uc.Status.Publications = failed
+	writeStatus(t, uc, conditions(uc, metav1.ConditionFalse, metav1.ConditionTrue))
+	check := func(state string, changes map[string]change, refusal string) {
+		t.Helper()
+		for name, change := range changes {
+			changed := uc.DeepCopy()
+			change(&changed.Spec)
+			if err := admin.Update(t.Context(), changed, client.DryRunAll); refusal == "" && err != nil ||
+				refusal != "" && (err == nil || !strings.Contains(err.Error(), refusal)) {
+				t.Errorf("%s, %s: error = %v, want %q", state, name, err, refusal)
+			}
+		}
+	}
+	refresh := func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshInPlace }
+	check("never published", map[string]change{"take back": takeBack, "correct": correct, "leave": leave, "move": move}, "")
+	check("never published", map[string]change{"take back and more": and(takeBack, refresh), "leave and more": and(leave, refresh)}, notReady)
+
+	uc.Status.Publications[0].AcceptedVersions = []int32{1}
+	writeStatus(t, uc, conditions(uc, metav1.ConditionFalse, metav1.ConditionTrue))
+	check("registered", map[string]change{"take back": takeBack, "correct": correct}, "")
+	check("registered", map[string]change{"leave": leave, "move": move}, registered)
+
+	uc.Status.Publications = failed
+	uc.Status.Publications[0].AcceptedVersions = nil
+	writeStatus(t, uc, conditions(uc, metav1.ConditionFalse, metav1.ConditionFalse))
+	check("rotating", map[string]change{"take back": takeBack}, "")
+	check("rotating", map[string]change{"correct": correct, "take back and more": and(takeBack, refresh)}, notReady)
+	check("rotating", map[string]change{"leave": leave, "move": move}, registered)
+
+	if err := admin.Delete(t.Context(), uc); err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(uc), uc); err != nil {
+		t.Fatal(err)
+	}
+	check("deleted", map[string]change{"take back": takeBack}, "")
+	check("deleted", map[string]change{"correct": correct, "take back and more": and(takeBack, refresh)}, deleted)
+	checkErr(t, setFinalizers(t, controller, uc), "")
+}
+
 // What the controller needs to reach the fleet can change in the middle of anything, but with nothing else.
 func TestWayToTheFleetIsFree(t *testing.T) {
 	ways := map[string]func(*v1alpha1.UserClusterSpec){
@@ -136,7 +200,7 @@ func TestWayToTheFleetIsFree(t *testing.T) {
 	others := map[string]func(*v1alpha1.UserClusterSpec){
 		"propagation":  func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.PropagationSeconds = 0 },
 		"maximal age":  func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.PublishMaxAgeSeconds++ },
-		"a place":      func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish = append(s.KSASigningKey.Publish, "s3://c") },
+		"a URL":        func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish = append(s.KSASigningKey.Publish, "s3://c") },
 		"a rotation":   func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version++ },
 		"an algorithm": func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Algorithm = v1alpha1.ES256 },
 		"no pools":     func(s *v1alpha1.UserClusterSpec) { s.NodePools = nil },
@@ -175,8 +239,7 @@ func TestWayToTheFleetIsFree(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(t, uc, "when cluster is being deleted")
-	uc.Finalizers = nil
-	checkErr(t, controller.Update(t.Context(), uc), "")
+	checkErr(t, setFinalizers(t, controller, uc), "")
 
 	// To be registered is more than a way.
 	alone := createCluster(t, nil)
@@ -191,6 +254,7 @@ func TestClusterFromBefore(t *testing.T) {
 	crd.SetName("userclusters.keyturn.dev")
 	const key = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/ksaSigningKey"
 	before := `[
+		{"op": "remove", "path": "` + key + `/x-kubernetes-validations"},
 		{"op": "remove", "path": "` + key + `/properties/issuer"},
 		{"op": "remove", "path": "` + key + `/properties/publish"},
 		{"op": "remove", "path": "` + key + `/properties/publishMaxAgeSeconds"},

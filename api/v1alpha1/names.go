@@ -6,6 +6,8 @@ const (
 	ConditionReady = "Ready"
 	// ConditionKSASigningKeyRotation is False while a rotation runs and True when it is complete.
 	ConditionKSASigningKeyRotation = "KSASigningKeyRotation"
+	// ConditionKubeconfig is True when Secret NAME-kubeconfig holds the administrator's kubeconfig of the cluster.
+	ConditionKubeconfig = "Kubeconfig"
 )
 
 // Reasons of the condition KSASigningKeyRotation, as the documented product spells them.
@@ -22,12 +24,20 @@ const (
 	ReasonRotationBlocked = "KSASigningKeyRotationBlocked"
 )
 
+// Reasons of the condition Kubeconfig.
+const (
+	ReasonKubeconfigWritten = "KubeconfigWritten"
+	ReasonSecretNotOurs     = "SecretNotOurs"
+)
+
 // Names that Keyturn puts on objects.
 const (
 	// Finalizer keeps a UserCluster until its infrastructure and keys are gone.
 	Finalizer = "keyturn.dev/cluster"
-	// LabelCluster names the UserCluster that a key Secret belongs to.
+	// LabelCluster names the UserCluster that a Secret belongs to.
 	LabelCluster = "keyturn.dev/cluster"
+	// LabelClusterUID is the UID of the UserCluster that a Secret belongs to: another cluster may get the same name later.
+	LabelClusterUID = "keyturn.dev/cluster-uid"
 	// LabelKeyVersion is the key version of a key Secret, and that from whose time a node is.
 	LabelKeyVersion = "keyturn.dev/ksa-signing-key-version"
 	// LabelNodePool names the pool of a node.
@@ -36,13 +46,28 @@ const (
 	AnnotationTokenRefreshed = "keyturn.dev/legacy-token-refreshed"
 	// SecretTypeSigningKey is the type of the Secrets that hold key versions.
 	SecretTypeSigningKey = "keyturn.dev/ksa-signing-key"
+	// SecretTypeKubeconfig is the type of the Secrets that hold the administrator's kubeconfig of a user cluster.
+	SecretTypeKubeconfig = "keyturn.dev/kubeconfig"
+	// KubeconfigKey is the key under which such a Secret holds the file.
+	KubeconfigKey = "value"
 	// CredentialsKey is the key under which the Secret that gkeConnect names holds a service account key.
 	CredentialsKey = "key.json"
+	// AnnotationBreakGlass is put on a UserCluster or a Secret, with a reason as its value, by an administrator who is
+	// about to do what otherwise only the controller does.
+	AnnotationBreakGlass = "keyturn.dev/break-glass"
+	// AnnotationLeavePublished is put on a UserCluster that is being deleted, with a reason as its value, to delete it
+	// although what is published about it cannot be removed.
+	AnnotationLeavePublished = "keyturn.dev/leave-published"
+	// VerbBreakGlass is the RBAC verb on userclusters that such an administrator needs.
+	VerbBreakGlass = "breakglass"
 	// ControllerUser is the user as which the controller reaches the admin cluster; only it may touch keys.
 	ControllerUser = "system:serviceaccount:keyturn-system:keyturn-controller"
 	// SystemNamespace is the namespace of the controller and, by default, of UserClusters.
 	SystemNamespace = "keyturn-system"
 )
+
+// KubeconfigSecretName names the Secret that holds the administrator's kubeconfig of a user cluster.
+func KubeconfigSecretName(cluster string) string { return cluster + "-kubeconfig" }
 
 // CredentialsSecretName names the Secret in which gkectl keeps the service account key that registers a cluster.
 func CredentialsSecretName(cluster string) string { return cluster + "-gke-connect" }

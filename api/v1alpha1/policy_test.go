@@ -1,6 +1,7 @@
 package v1alpha1_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -11,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
@@ -49,9 +49,31 @@ func writeStatus(t *testing.T, uc *v1alpha1.UserCluster, conditions []metav1.Con
 	t.Helper()
 	uc.Status.ObservedGeneration = uc.Generation
 	uc.Status.Conditions = conditions
-	if err := controller.Status().Update(t.Context(), uc); err != nil {
+	replaceStatus(t, uc)
+}
+
+// replaceStatus writes the whole status of uc, as the controller.
+func replaceStatus(t *testing.T, uc *v1alpha1.UserCluster) {
+	t.Helper()
+	status, err := json.Marshal(uc.Status)
+	if err != nil {
 		t.Fatal(err)
 	}
+	patch := client.RawPatch(types.JSONPatchType, fmt.Appendf(nil, `[{"op": "add", "path": "/status", "value": %s}]`, status))
+	if err := controller.Status().Patch(t.Context(), uc, patch); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// setFinalizers writes the finalizers of uc, and nothing else.
+func setFinalizers(t *testing.T, by client.Client, uc *v1alpha1.UserCluster, finalizers ...string) error {
+	t.Helper()
+	list, err := json.Marshal(finalizers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata": {"finalizers": %s}}`, list))
+	return by.Patch(t.Context(), uc, patch)
 }
 
 // finish makes the latest change of uc a finished one.
@@ -154,9 +176,7 @@ func TestOneChangeAtATime(t *testing.T) {
 		{"condition seen, status of before", func(t *testing.T, uc *v1alpha1.UserCluster) {
 			finish(t, uc)
 			uc.Status.ObservedGeneration--
-			if err := controller.Status().Update(t.Context(), uc); err != nil {
-				t.Fatal(err)
-			}
+			replaceStatus(t, uc)
 		}, outdated, false},
 		{"rotated", func(t *testing.T, uc *v1alpha1.UserCluster) {
 			finish(t, uc)
@@ -191,16 +211,14 @@ func checkMetadataIsFree(t *testing.T, uc *v1alpha1.UserCluster) {
 	if err := admin.Update(t.Context(), uc); err != nil {
 		t.Errorf("labelling: %v", err)
 	}
-	controllerutil.AddFinalizer(uc, v1alpha1.Finalizer)
-	if err := controller.Update(t.Context(), uc); err != nil {
+	if err := setFinalizers(t, controller, uc, v1alpha1.Finalizer); err != nil {
 		t.Errorf("adding the finalizer: %v", err)
 	}
 	if err := admin.Delete(t.Context(), uc); err != nil {
 		t.Errorf("deleting: %v", err)
 	}
 	checkNoChangeWhileDeleted(t, uc)
-	controllerutil.RemoveFinalizer(uc, v1alpha1.Finalizer)
-	if err := controller.Update(t.Context(), uc); err != nil {
+	if err := setFinalizers(t, controller, uc); err != nil {
 		t.Errorf("removing the finalizer: %v", err)
 	}
 	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(uc), uc); !apierrors.IsNotFound(err) {
@@ -292,7 +310,7 @@ func TestStatusIsTheControllers(t *testing.T) {
 func TestSigningKeysAreTheControllers(t *testing.T) {
 	const tail = " KSA signing keys: only the controller does. To replace a key, run " +
 		"`gkectl update credentials ksa-signing-key rotate`, which deletes the old one at its end; " +
-		"the keys of a cluster are deleted with the cluster"
+		"the keys of a cluster are deleted with the cluster. docs/operations/recover.md says what to do when one is lost or left over"
 	key := newKey("guarded", 1)
 	checkRefused(t, admin.Create(t.Context(), key.DeepCopy()), "keyturn-signing-keys", "requests must not create"+tail)
 	if err := controller.Create(t.Context(), key); err != nil {
@@ -335,22 +353,48 @@ func TestKeyStaysAKey(t *testing.T) {
 	checkErr(t, controller.Delete(t.Context(), key), "")
 }
 
+// TestKubeconfigsAreTheControllers is about the other type of Secret that only the controller writes.
+func TestKubeconfigsAreTheControllers(t *testing.T) {
+	const tail = " kubeconfigs of user clusters: only the controller does. It keeps them as they should be, and deletes them with their cluster"
+	secret := newSecret("guarded-kubeconfig", v1alpha1.SecretTypeKubeconfig)
+	checkRefused(t, admin.Create(t.Context(), secret.DeepCopy()), "keyturn-signing-keys", "requests must not create"+tail)
+	if err := controller.Create(t.Context(), secret); err != nil {
+		t.Fatal(err)
+	}
+	changed := secret.DeepCopy()
+	changed.Data = map[string][]byte{"value": []byte("another")}
+	checkRefused(t, admin.Update(t.Context(), changed), "keyturn-signing-keys", "requests must not modify"+tail)
+	checkRefused(t, admin.Delete(t.Context(), secret), "keyturn-signing-keys", "requests must not delete"+tail)
+	checkErr(t, controller.Delete(t.Context(), secret), "")
+}
+
+func newSecret(name string, kind corev1.SecretType) *corev1.Secret {
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: name}, Type: kind}
+}
+
+// TestNamesOfKeysAreReserved wants no other Secret to have a name under which a key version is stored.
+func TestNamesOfKeysAreReserved(t *testing.T) {
+	const refusal = "requests must not create a Secret with the name of a KSA signing key, NAME-ksa-signing-key-N, and another type than keyturn.dev/ksa-signing-key: choose another name"
+	for _, name := range []string{"a-ksa-signing-key-1", "a-ksa-signing-key-999999999", "a-ksa-signing-key-1-ksa-signing-key-2"} {
+		checkRefused(t, admin.Create(t.Context(), newSecret(name, corev1.SecretTypeOpaque), client.DryRunAll), "keyturn-signing-keys", refusal)
+		checkErr(t, controller.Create(t.Context(), newSecret(name, v1alpha1.SecretTypeSigningKey), client.DryRunAll), "")
+	}
+	for _, name := range []string{"ksa-signing-key-1", "a-ksa-signing-key-0", "a-ksa-signing-key-01", "a-ksa-signing-key-1234567890", "a-ksa-signing-key-1b"} {
+		checkErr(t, admin.Create(t.Context(), newSecret(name, corev1.SecretTypeOpaque), client.DryRunAll), "")
+	}
+}
+
 func TestOtherSecretsAreFree(t *testing.T) {
-	secret := newKey("free", 1)
-	secret.Type, secret.Immutable = corev1.SecretTypeOpaque, nil
+	secret := newSecret("free", corev1.SecretTypeOpaque)
+	secret.Labels = map[string]string{v1alpha1.LabelCluster: "free"}
 	checkErr(t, admin.Create(t.Context(), secret), "")
-	secret.Data["key"] = []byte("other")
+	secret.Data = map[string][]byte{"key": []byte("other")}
 	checkErr(t, admin.Update(t.Context(), secret), "")
 	checkErr(t, admin.Delete(t.Context(), secret), "")
-	if err := admin.Create(t.Context(), newOpaque("free")); err != nil {
+	secret.ResourceVersion = ""
+	if err := admin.Create(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
 	checkErr(t, admin.DeleteAllOf(t.Context(), &corev1.Secret{}, client.InNamespace(secret.Namespace),
 		client.MatchingLabels{v1alpha1.LabelCluster: "free"}), "")
-}
-
-func newOpaque(cluster string) *corev1.Secret {
-	secret := newKey(cluster, 1)
-	secret.Type = corev1.SecretTypeOpaque
-	return secret
 }

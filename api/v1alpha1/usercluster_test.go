@@ -60,13 +60,6 @@ func TestCreate(t *testing.T) {
 		{"version 0", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 0 }, "spec.ksaSigningKey.version"},
 		{"version 2", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 2 }, "ksaSigningKey.version of a new cluster must be 1"},
 		{"unknown source", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Source = "floppy" }, `supported values: "external", "files"`},
-		{"external before 1.34", func(uc *v1alpha1.UserCluster) {
-			uc.Spec.KSASigningKey.Source, uc.Spec.KubernetesVersion = v1alpha1.KeySourceExternal, "v1.33.9"
-		}, "ksaSigningKey.source external needs Kubernetes 1.34 or later: choose files"},
-		{"external", func(uc *v1alpha1.UserCluster) {
-			uc.Spec.KSASigningKey.Source, uc.Spec.KubernetesVersion = v1alpha1.KeySourceExternal, "v1.34.0"
-		}, ""},
-		{"files before 1.34", func(uc *v1alpha1.UserCluster) { uc.Spec.KubernetesVersion = "v1.9.9" }, ""},
 		{"unknown refresh", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.NodeRefresh = "Never" }, `supported values: "Replace", "InPlace", "Wait"`},
 		{"tokens are read at once", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.TokenReloadSeconds = -1 }, "spec.ksaSigningKey.tokenReloadSeconds"},
 		{"unknown algorithm", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Algorithm = "HS256" }, `supported values: "RS256", "ES256"`},
@@ -160,9 +153,7 @@ func TestFullStatus(t *testing.T) {
 		NodePools: []v1alpha1.NodePoolStatus{{Name: "pool-1", Replicas: 2, Ready: 1, Updated: 0}},
 	}
 	want := uc.Status.DeepCopy()
-	if err := controller.Status().Update(t.Context(), uc); err != nil {
-		t.Fatal(err)
-	}
+	replaceStatus(t, uc)
 	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(uc), uc); err != nil {
 		t.Fatal(err)
 	}

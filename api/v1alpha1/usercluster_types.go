@@ -36,11 +36,10 @@ type UserClusterList struct {
 
 // UserClusterSpec is what is wanted of a user cluster.
 //
-// +kubebuilder:validation:XValidation:rule="self.ksaSigningKey.source != 'external' || !self.kubernetesVersion.matches('^v(0|1[.]([0-9]|[12][0-9]|3[0-3])[.])')",message="ksaSigningKey.source external needs Kubernetes 1.34 or later: choose files"
-// +kubebuilder:validation:XValidation:rule="!has(oldSelf.gkeConnect) || has(self.gkeConnect)",message="gkeConnect cannot be removed: a cluster leaves its fleet when it is deleted"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.network.podCIDR) || cidr(self.network.podCIDR).prefixLength() < 8 || cidr(self.network.podCIDR).prefixLength() > 24 || !has(self.nodePools) || self.nodePools.map(p, p.replicas > 0 ? p.replicas + p.maxSurge : 0).sum() <= [65536, 32768, 16384, 8192, 4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1][cidr(self.network.podCIDR).prefixLength() - 8]",message="network.podCIDR is too small: it has no /24 for each node that nodePools have while nodes are replaced"
 type UserClusterSpec struct {
-	// KubernetesVersion is the version of every component, for example "v1.36.4".
-	// +kubebuilder:validation:Pattern=`^v[0-9]+\.[0-9]+\.[0-9]+$`
+	// KubernetesVersion is the version of every component, for example "v1.36.4". Its minor version is 1.35 or 1.36.
+	// +kubebuilder:validation:Pattern=`^v1\.(35|36)\.(0|[1-9][0-9]*)$`
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="kubernetesVersion cannot be changed: upgrades are not supported"
 	KubernetesVersion string `json:"kubernetesVersion"`
 
@@ -73,10 +72,22 @@ type UserClusterSpec struct {
 }
 
 // Network holds the address ranges of a user cluster, in CIDR notation.
+//
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.serviceCIDR) || !isCIDR(self.podCIDR) || !cidr(self.serviceCIDR).containsCIDR(cidr(self.podCIDR)) && !cidr(self.podCIDR).containsCIDR(cidr(self.serviceCIDR))",message="serviceCIDR and podCIDR overlap"
 type Network struct {
-	// +kubebuilder:validation:MinLength=1
+	// ServiceCIDR is the range of Services, from a /12 to a /28.
+	// +kubebuilder:validation:MaxLength=18
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self).ip().family() == 4",message="must be an IPv4 range like 10.96.0.0/20"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || string(cidr(self).masked()) == self",message="must begin at its first address"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() >= 12 && cidr(self).prefixLength() <= 28",message="must be between a /12 and a /28"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !cidr('127.0.0.0/8').containsIP(cidr(self).ip()) && !cidr('224.0.0.0/4').containsIP(cidr(self).ip()) && !cidr('169.254.0.0/16').containsIP(cidr(self).ip()) && !cidr('0.0.0.0/32').containsIP(cidr(self).ip())",message="is reserved and cannot be used by a cluster"
 	ServiceCIDR string `json:"serviceCIDR"`
-	// +kubebuilder:validation:MinLength=1
+	// PodCIDR is the range of pods, from a /8 to a /24. Every node gets a /24 of it.
+	// +kubebuilder:validation:MaxLength=18
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self).ip().family() == 4",message="must be an IPv4 range like 192.168.0.0/16"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || string(cidr(self).masked()) == self",message="must begin at its first address"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() >= 8 && cidr(self).prefixLength() <= 24",message="must be between a /8 and a /24"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !cidr('127.0.0.0/8').containsIP(cidr(self).ip()) && !cidr('224.0.0.0/4').containsIP(cidr(self).ip()) && !cidr('169.254.0.0/16').containsIP(cidr(self).ip()) && !cidr('0.0.0.0/32').containsIP(cidr(self).ip())",message="is reserved and cannot be used by a cluster"
 	PodCIDR string `json:"podCIDR"`
 }
 
@@ -94,14 +105,17 @@ type NodePool struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=100
 	Replicas int32 `json:"replicas"`
-	// Labels are put on every node of the pool.
+	// Labels are put on every node of the pool. Policy keyturn-valid-specs checks them.
+	// +kubebuilder:validation:MaxProperties=64
 	// +optional
 	Labels map[string]string `json:"labels,omitempty"`
-	// Taints are put on every node of the pool.
+	// Taints are put on every node of the pool. Policy keyturn-valid-specs checks them.
+	// +kubebuilder:validation:MaxItems=32
 	// +optional
 	Taints []corev1.Taint `json:"taints,omitempty"`
 	// MaxSurge is how many nodes above Replicas a replacement may create; at least 1.
 	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
 	// +kubebuilder:default=1
 	MaxSurge int32 `json:"maxSurge"`
 }
@@ -145,12 +159,13 @@ const (
 )
 
 // KSASigningKey says which key version is wanted.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.publish) || self.publish.size() == 0 || self.issuer != 'https://kubernetes.default.svc.cluster.local'",message="ksaSigningKey.publish needs an issuer: nobody outside the cluster can fetch documents from the default one"
 type KSASigningKey struct {
-	// Version is the wanted key version. Raising it by one starts a rotation.
+	// Version is the wanted key version. Raising it by one starts a rotation; it cannot be changed otherwise.
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:default=1
 	// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || self == 1",optionalOldSelf=true,message="ksaSigningKey.version of a new cluster must be 1"
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf || self == oldSelf + 1",message="ksaSigningKey.version can only be raised by one: a rotation goes forward, one key version at a time"
 	Version int32 `json:"version"`
 	// Source is how API servers get their keys. A change restarts each API server once.
 	// +kubebuilder:default=external
@@ -171,16 +186,16 @@ type KSASigningKey struct {
 	Algorithm Algorithm `json:"algorithm"`
 	// Issuer is the issuer of all tokens, an https URL. Rotations do not change it, since verifiers know tokens by it.
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:Pattern=`^https://[^/?#@]+(/[^/?#]+)*$`
+	// +kubebuilder:validation:Pattern=`^https://([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/([-A-Za-z0-9._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+)*$`
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="ksaSigningKey.issuer cannot be changed"
 	// +kubebuilder:default="https://kubernetes.default.svc.cluster.local"
 	// +optional
 	Issuer string `json:"issuer,omitempty"`
 	// Publish are the URLs of buckets or directories (file://, s3://, gs://, azblob://) that get the discovery document
-	// and the JWKS of the issuer.
+	// and the JWKS of the issuer. One can be removed at any time, and no key is published there any more. Policy
+	// keyturn-valid-specs checks them.
 	// +kubebuilder:validation:MaxItems=8
 	// +kubebuilder:validation:items:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule="oldSelf.all(url, url in self)",message="URLs of ksaSigningKey.publish cannot be removed: the keys that are published there would stay"
 	// +listType=set
 	// +optional
 	Publish []string `json:"publish,omitempty"`
@@ -197,29 +212,33 @@ type KSASigningKey struct {
 const DefaultIssuer = "https://kubernetes.default.svc.cluster.local"
 
 // GKEConnect names a fleet, as a location of a project, and how to reach it. The membership has the cluster's name.
+// Once the cluster is registered, it stays so until it is deleted: the fleet and its endpoints cannot be changed.
 type GKEConnect struct {
 	// ProjectID is that of the fleet's project.
 	// +kubebuilder:validation:Pattern=`^[a-z][-a-z0-9.:]{4,61}[a-z0-9]$`
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="gkeConnect.projectID cannot be changed"
 	ProjectID string `json:"projectID"`
 	// Location is that of the membership, like us-central1 or global.
 	// +kubebuilder:validation:Pattern=`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="gkeConnect.location cannot be changed"
 	Location string `json:"location"`
 	// CredentialsSecret names the Secret, in the namespace of the cluster, whose key "key.json" is the service account
 	// key that may register the cluster. Empty: the application default credentials of the controller.
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$`
 	// +optional
 	CredentialsSecret string `json:"credentialsSecret,omitempty"`
 	// Endpoint is the URL of the memberships API; empty: that of GKE Hub.
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="gkeConnect.endpoint cannot be changed"
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^(https://([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/([-A-Za-z0-9._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+)*)?$`
 	// +kubebuilder:default=""
 	Endpoint string `json:"endpoint"`
 	// STSEndpoint is the URL of the security token service; empty: that of Google Cloud.
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="gkeConnect.stsEndpoint cannot be changed"
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^(https://([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/([-A-Za-z0-9._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+)*)?$`
 	// +kubebuilder:default=""
 	STSEndpoint string `json:"stsEndpoint"`
 	// CABundle holds the PEM certificates by which both endpoints are known; empty: those that the controller's
 	// machine trusts.
+	// +kubebuilder:validation:MaxLength=524288
 	// +optional
 	CABundle string `json:"caBundle,omitempty"`
 	// PropagationSeconds is how long after a key was published some verifier may not know it yet. No API server

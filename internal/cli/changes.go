@@ -26,7 +26,7 @@ func changes(old, wanted *v1alpha1.UserCluster) (fixed, updates []string) {
 		d.updates = append(d.updates, line)
 	}
 	d.key(a.KSASigningKey, b.KSASigningKey)
-	d.fleet(a.GKEConnect, b.GKEConnect)
+	d.fleet(old, a.GKEConnect, b.GKEConnect)
 	return d.fixed, append(d.updates, poolChanges(a.NodePools, b.NodePools)...)
 }
 
@@ -45,12 +45,12 @@ func compare(list *[]string, field string, from, to any) {
 
 func (d *differences) key(a, b v1alpha1.KSASigningKey) {
 	d.fix("ksaSigningKey.issuer", a.Issuer, b.Issuer)
-	for _, url := range without(a.Publish, b.Publish) {
-		d.fix("ksaSigningKey.publish", url, "none")
-	}
 	d.update("ksaSigningKey.algorithm", a.Algorithm, b.Algorithm)
 	d.update("ksaSigningKey.nodeRefresh", a.NodeRefresh, b.NodeRefresh)
 	d.update("ksaSigningKey.tokenReload", inSeconds(a.TokenReloadSeconds), inSeconds(b.TokenReloadSeconds))
+	for _, url := range without(a.Publish, b.Publish) {
+		d.updates = append(d.updates, "- ksaSigningKey.publish: "+url)
+	}
 	for _, url := range without(b.Publish, a.Publish) {
 		d.updates = append(d.updates, "+ ksaSigningKey.publish: "+url)
 	}
@@ -75,8 +75,13 @@ func without(list, other []string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(other, s) })
 }
 
-func (d *differences) fleet(a, b *v1alpha1.GKEConnect) {
+// fleet lets the fleet of a cluster be corrected that was never registered; the API server has the last word.
+func (d *differences) fleet(old *v1alpha1.UserCluster, a, b *v1alpha1.GKEConnect) {
 	const field = "gkeConnect"
+	change := d.fix
+	if !registered(old) {
+		change = d.update
+	}
 	switch {
 	case a == nil && b == nil:
 		return
@@ -84,18 +89,25 @@ func (d *differences) fleet(a, b *v1alpha1.GKEConnect) {
 		d.updates = append(d.updates, fmt.Sprintf("+ %s: project %s, location %s", field, b.ProjectID, b.Location))
 		return
 	case b == nil:
-		d.fix(field, fmt.Sprintf("project %s, location %s", a.ProjectID, a.Location), "none")
+		change(field, fmt.Sprintf("project %s, location %s", a.ProjectID, a.Location), "none")
 		return
 	}
-	d.fix(field+".projectID", a.ProjectID, b.ProjectID)
-	d.fix(field+".location", a.Location, b.Location)
-	d.fix(field+".endpoint", ofGoogle(a.Endpoint), ofGoogle(b.Endpoint))
-	d.fix(field+".stsEndpoint", ofGoogle(a.STSEndpoint), ofGoogle(b.STSEndpoint))
+	change(field+".projectID", a.ProjectID, b.ProjectID)
+	change(field+".location", a.Location, b.Location)
+	change(field+".endpoint", ofGoogle(a.Endpoint), ofGoogle(b.Endpoint))
+	change(field+".stsEndpoint", ofGoogle(a.STSEndpoint), ofGoogle(b.STSEndpoint))
 	if a.CABundle != b.CABundle {
 		d.updates = append(d.updates, fmt.Sprintf("~ %s.certificateAuthorityPath: %s now",
 			field, count(strings.Count(b.CABundle, "-----BEGIN CERTIFICATE-----"), "certificate")))
 	}
 	d.update(field+".propagationTime", inSeconds(a.PropagationSeconds), inSeconds(b.PropagationSeconds))
+}
+
+// registered reports whether the fleet of a cluster has, or had, its keys.
+func registered(uc *v1alpha1.UserCluster) bool {
+	return slices.ContainsFunc(uc.Status.Publications, func(p v1alpha1.PublicationStatus) bool {
+		return strings.HasPrefix(p.Name, "fleet membership ") && (p.PublishedAt != nil || len(p.AcceptedVersions) > 0)
+	})
 }
 
 // ofGoogle names an endpoint.

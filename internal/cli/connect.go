@@ -18,14 +18,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/kubeconfig"
 	"github.com/keyturn/keyturn/internal/version"
 )
 
 // requestTimeout bounds one request to an API server that does not answer.
 const requestTimeout = 30 * time.Second
-
-// kubeconfigKey is the key of the Secret in which the controller leaves the kubeconfig of a user cluster.
-const kubeconfigKey = "value"
 
 // admin is the admin cluster, read and written without a cache.
 type admin struct {
@@ -33,27 +31,27 @@ type admin struct {
 }
 
 // connect reaches the admin cluster of a kubeconfig file. No request is made yet.
-func (a *app) connect(kubeconfig string) (admin, error) {
-	if kubeconfig == "" {
+func (a *app) connect(path string) (admin, error) {
+	if path == "" {
 		return admin{}, usage("for example --kubeconfig "+defaultKubeconfig, "no kubeconfig file of the admin cluster given")
 	}
-	file, err := clientcmd.LoadFromFile(kubeconfig)
+	file, err := clientcmd.LoadFromFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return admin{}, usage("name it with --kubeconfig, or make an admin cluster with `gkectl create admin`",
-			"the kubeconfig file %s of the admin cluster does not exist", kubeconfig)
+			"the kubeconfig file %s of the admin cluster does not exist", path)
 	}
 	if err != nil {
 		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "reading the kubeconfig file: %w", err)
 	}
 	config, err := clientcmd.NewDefaultClientConfig(*file, &clientcmd.ConfigOverrides{}).ClientConfig()
 	if err != nil {
-		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig file %s: %w", kubeconfig, err)
+		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig file %s: %w", path, err)
 	}
 	config.UserAgent = userAgent()
 	config.WarningHandler = rest.NewWarningWriter(a.Err, rest.WarningWriterOptions{Deduplicate: true})
 	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme, Mapper: mapper})
 	if err != nil {
-		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig file %s: %w", kubeconfig, err)
+		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig file %s: %w", path, err)
 	}
 	return admin{client: c}, nil
 }
@@ -105,19 +103,29 @@ func (c admin) list(ctx context.Context) (*v1alpha1.UserClusterList, error) {
 	return list, inWords(err, "listing user clusters")
 }
 
-// kubeconfig returns the kubeconfig file of a user cluster that the controller left in a Secret.
-func (c admin) kubeconfig(ctx context.Context, cluster string) ([]byte, error) {
+// access reads how an administrator reaches a user cluster, which the controller left in a Secret. Of a Secret that the
+// controller has not made for this very cluster, nothing is used.
+func (c admin) access(ctx context.Context, uc *v1alpha1.UserCluster) (kubeconfig.Access, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	secret := &corev1.Secret{}
-	key := client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: cluster + "-kubeconfig"}
+	key := client.ObjectKey{Namespace: uc.Namespace, Name: v1alpha1.KubeconfigSecretName(uc.Name)}
 	if err := c.client.Get(ctx, key, secret); err != nil {
-		return nil, fmt.Errorf("reading the kubeconfig of user cluster %s: %w", cluster, err)
+		return kubeconfig.Access{}, fmt.Errorf("reading the kubeconfig of user cluster %s: %w", uc.Name, err)
 	}
-	if len(secret.Data[kubeconfigKey]) == 0 {
-		return nil, fmt.Errorf("reading the kubeconfig of user cluster %s: Secret %s has no %q", cluster, key, kubeconfigKey)
+	if secret.Type != v1alpha1.SecretTypeKubeconfig || secret.Labels[v1alpha1.LabelCluster] != uc.Name ||
+		secret.Labels[v1alpha1.LabelClusterUID] != string(uc.UID) {
+		return kubeconfig.Access{}, failed("delete that Secret if nobody needs it; the controller writes its own then",
+			"reading the kubeconfig of user cluster %s: Secret %s belongs to somebody else: "+
+				"it has not the type %s and the UID of the cluster in its label %s",
+			uc.Name, key, v1alpha1.SecretTypeKubeconfig, v1alpha1.LabelClusterUID)
 	}
-	return secret.Data[kubeconfigKey], nil
+	access, err := kubeconfig.Parse(secret.Data[v1alpha1.KubeconfigKey])
+	if err != nil {
+		return kubeconfig.Access{}, failed("delete that Secret as docs/operations/recover.md says; the controller writes it again",
+			"Secret %s: %w", key, err)
+	}
+	return access, nil
 }
 
 // isMissing says that the object is not there.

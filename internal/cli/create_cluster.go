@@ -46,8 +46,12 @@ It can be run again when it was interrupted: it then waits for the cluster that 
 		if err := a.follow(ctx, admin, uc.Name, w, untilReady); err != nil {
 			return err
 		}
+		made, err := admin.existing(ctx, uc.Name)
+		if err != nil {
+			return err
+		}
 		file := userKubeconfig(path, uc.Name)
-		if err := admin.writeKubeconfig(ctx, uc.Name, file); err != nil {
+		if err := admin.writeKubeconfig(ctx, made, file); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.Out, "User cluster %s is ready; its kubeconfig is %s.\n", uc.Name, file)
@@ -64,7 +68,7 @@ func (a *app) createObject(ctx context.Context, c admin, w wanted) error {
 	if !isMissing(err) {
 		return err
 	}
-	secret, err := c.credentials(ctx, w.Name, w.key != nil)
+	secret, err := c.credentials(ctx, w.Name, "", w.key != nil)
 	if err != nil {
 		return err
 	}
@@ -88,7 +92,7 @@ func (a *app) sameObject(ctx context.Context, c admin, old *v1alpha1.UserCluster
 	if old.DeletionTimestamp != nil {
 		return refused("wait until it is gone; `gkectl list clusters` shows it", "user cluster %s is being deleted", w.Name)
 	}
-	secret, err := c.credentials(ctx, w.Name, w.key != nil)
+	secret, err := c.credentials(ctx, w.Name, old.UID, w.key != nil)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -16,7 +17,8 @@ import (
 )
 
 // credentials is the Secret in the admin cluster that holds the service account key by which the controller reaches
-// the fleet of one cluster. A Secret of its name that is not labelled as the cluster's belongs to somebody else.
+// the fleet of one cluster. A Secret of its name that is not labelled as the cluster's belongs to somebody else. It is
+// made before the cluster, and gets the cluster's UID from the controller.
 type credentials struct {
 	admin   admin
 	cluster string
@@ -24,8 +26,9 @@ type credentials struct {
 	found *corev1.Secret
 }
 
-// credentials reads the Secret of a cluster. Only a verb that needs it to hold a key has to find no foreign one there.
-func (c admin) credentials(ctx context.Context, cluster string, needed bool) (credentials, error) {
+// credentials reads the Secret of a cluster, whose UID is empty while it does not exist. Only a verb that needs it to
+// hold a key has to find no foreign one there.
+func (c admin) credentials(ctx context.Context, cluster string, uid types.UID, needed bool) (credentials, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	s := credentials{admin: c, cluster: cluster}
@@ -36,7 +39,9 @@ func (c admin) credentials(ctx context.Context, cluster string, needed bool) (cr
 	case err != nil:
 		return s, inWords(err, "reading Secret %s", found.Name)
 	}
-	if found.Labels[v1alpha1.LabelCluster] == cluster && found.Type == corev1.SecretTypeOpaque {
+	of, marked := found.Labels[v1alpha1.LabelClusterUID]
+	named := found.Labels[v1alpha1.LabelCluster] == cluster && found.Type == corev1.SecretTypeOpaque
+	if named && (!marked || of == string(uid)) {
 		s.found = found
 		return s, nil
 	}
@@ -44,7 +49,8 @@ func (c admin) credentials(ctx context.Context, cluster string, needed bool) (cr
 		return s, nil
 	}
 	return s, refused("delete it if nobody needs it",
-		"Secret %s in namespace %s is there already, and is none of user cluster %s: it lacks the label %s=%s or the type %s",
+		"Secret %s in namespace %s is there already, and is none of user cluster %s: "+
+			"it lacks the label %s=%s or the type %s, or has the UID of another cluster",
 		found.Name, found.Namespace, cluster, v1alpha1.LabelCluster, cluster, corev1.SecretTypeOpaque)
 }
 
@@ -52,7 +58,7 @@ func (s credentials) empty() *corev1.Secret {
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: v1alpha1.SystemNamespace,
-			Name:      config.CredentialsSecret(s.cluster),
+			Name:      v1alpha1.CredentialsSecretName(s.cluster),
 			Labels:    map[string]string{v1alpha1.LabelCluster: s.cluster},
 		},
 		Type: corev1.SecretTypeOpaque,

@@ -95,7 +95,7 @@ func cmdAs(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func credentialsOf(cluster string) *corev1.Secret {
-	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: config.CredentialsSecret(cluster)}}
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: v1alpha1.CredentialsSecretName(cluster)}}
 }
 
 // faulty connects to the shared API server; of requests with a method whose path ends with a suffix, it meets a fault.
@@ -211,7 +211,7 @@ func TestCreateWithKeyTwice(t *testing.T) {
 // A Secret that somebody changed meanwhile is neither overwritten nor deleted.
 func TestKeyOfSomebodyElse(t *testing.T) {
 	c, uc := newFleetCluster(t, "meanwhile")
-	read, err := faulty(t, nil).credentials(t.Context(), uc.Name, true)
+	read, err := faulty(t, nil).credentials(t.Context(), uc.Name, uc.UID, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +219,7 @@ func TestKeyOfSomebodyElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if read, err = faulty(t, nil).credentials(t.Context(), uc.Name, true); err != nil {
+	if read, err = faulty(t, nil).credentials(t.Context(), uc.Name, uc.UID, true); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := read.store(t.Context(), config.Secret("second")); err != nil {

@@ -58,7 +58,7 @@ cannot be undone. With --config, the kubeconfig file that "create cluster" wrote
 
 // deleteObject deletes exactly the cluster that the user was asked about, and its kubeconfig file.
 func (a *app) deleteObject(ctx context.Context, c admin, uc *v1alpha1.UserCluster, path string, w waiting) error {
-	written, _ := c.kubeconfig(ctx, uc.Name) // There is none when the cluster never became ready.
+	written, _ := c.kubeconfigFile(ctx, uc) // There is none when the cluster never became ready.
 	err := c.client.Delete(ctx, uc, client.Preconditions{UID: &uc.UID})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("deleting user cluster %s: %w", uc.Name, err)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -102,18 +101,15 @@ func untilRotated(version int32) look {
 	}
 }
 
-// inspect looks into a user cluster with the kubeconfig that the controller left.
-func (c admin) inspect(ctx context.Context, cluster string) (preflight.Report, error) {
+// inspect reads a user cluster with the kubeconfig that the controller left.
+func (c admin) inspect(ctx context.Context, uc *v1alpha1.UserCluster) (preflight.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
-	data, err := c.kubeconfig(ctx, cluster)
+	access, err := c.access(ctx, uc)
 	if err != nil {
 		return preflight.Report{}, err
 	}
-	config, err := clientcmd.RESTConfigFromKubeConfig(data)
-	if err != nil {
-		return preflight.Report{}, fmt.Errorf("using the kubeconfig of user cluster %s: %w", cluster, err)
-	}
+	config := access.Config()
 	config.UserAgent = userAgent()
 	return preflight.Inspect(ctx, config)
 }

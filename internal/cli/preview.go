@@ -22,7 +22,7 @@ func (a *app) preview(ctx context.Context, c admin, uc *v1alpha1.UserCluster) {
 		a.note("  publishes the new key to %s first, and takes the old one away at the end", strings.Join(places, ", "))
 	}
 	a.note("  %s", restarts(uc))
-	report, err := c.inspect(ctx, uc.Name)
+	report, err := c.inspect(ctx, uc)
 	if err != nil {
 		a.note("warning: what it does to nodes, tokens and pods cannot be shown: %v", err)
 		return

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -108,7 +110,7 @@ func deleteClusters(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, uc := range list.Items {
-		for _, o := range []client.Object{&uc, kubeconfigSecret(uc.Name, nil), credentialsOf(uc.Name)} {
+		for _, o := range []client.Object{&uc, kubeconfigSecret(&uc, nil), credentialsOf(uc.Name)} {
 			if err := client.IgnoreNotFound(c.Delete(ctx, o)); err != nil {
 				t.Error(err)
 			}
@@ -120,10 +122,14 @@ func deleteClusters(t *testing.T) {
 	}
 }
 
-func kubeconfigSecret(cluster string, data []byte) *corev1.Secret {
+func kubeconfigSecret(uc *v1alpha1.UserCluster, data []byte) *corev1.Secret {
 	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: cluster + "-kubeconfig"},
-		Data:       map[string][]byte{kubeconfigKey: data},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: uc.Namespace, Name: v1alpha1.KubeconfigSecretName(uc.Name),
+			Labels: map[string]string{v1alpha1.LabelCluster: uc.Name, v1alpha1.LabelClusterUID: string(uc.UID)},
+		},
+		Type: v1alpha1.SecretTypeKubeconfig,
+		Data: map[string][]byte{v1alpha1.KubeconfigKey: data},
 	}
 }
 
@@ -134,7 +140,7 @@ func writeAdminKubeconfig(path string, config *rest.Config) error {
 func kubeconfigOf(config *rest.Config) clientcmdapi.Config {
 	return clientcmdapi.Config{
 		Clusters: map[string]*clientcmdapi.Cluster{"test": {
-			Server: config.Host, CertificateAuthorityData: config.CAData,
+			Server: "https://" + strings.Trim(strings.TrimPrefix(config.Host, "https:"), "/"), CertificateAuthorityData: config.CAData,
 		}},
 		AuthInfos: map[string]*clientcmdapi.AuthInfo{"test": {
 			ClientCertificateData: config.CertData, ClientKeyData: config.KeyData,
@@ -219,14 +225,20 @@ func cmdFinish(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(c.Patch(context.Background(), getCluster(ts, c, args[0]), client.RawPatch(types.MergePatchType, patch)))
 }
 
-// cmdUserCluster leaves the kubeconfig of a user cluster as the controller does; it is the shared API server:
-// usercluster CLUSTER.
+// cmdUserCluster leaves the kubeconfig of a user cluster as the controller does; it is the shared API server. With a line,
+// which is added to the user in it, somebody else has changed it: usercluster CLUSTER [LINE].
 func cmdUserCluster(ts *testscript.TestScript, _ bool, args []string) {
 	c, err := controllerClient()
 	ts.Check(err)
 	data, err := clientcmd.Write(kubeconfigOf(server))
 	ts.Check(err)
-	secret := kubeconfigSecret(args[0], data)
+	if len(args) > 1 {
+		data = bytes.Replace(data, []byte("  user:\n"), []byte("  user:\n    "+args[1]+"\n"), 1)
+	}
+	secret := kubeconfigSecret(getCluster(ts, c, args[0]), data)
+	if err := c.Delete(context.Background(), secret); client.IgnoreNotFound(err) != nil {
+		ts.Fatalf("deleting the kubeconfig of before: %v", err)
+	}
 	ts.Check(c.Create(context.Background(), secret))
 	ts.Defer(func() { ts.Check(client.IgnoreNotFound(c.Delete(context.Background(), secret))) })
 }

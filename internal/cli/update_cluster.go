@@ -21,12 +21,12 @@ func (a *app) updateCluster() *cobra.Command {
 
 Node pools are added, removed and changed. So are the algorithm of the next signing key, how API servers get their keys
 (ksaSigningKey.source: each API server is restarted once, one after the other), what rotations do about the tokens of running pods, and where and for how long
-public keys are published, but that no URL of ksaSigningKey.publish can be taken away. A cluster without gkeConnect is
-registered with the fleet that the file names; later, the service account key, the certificates and the propagation
-time can be changed. A file that is named there may have a new content. Everything else cannot be changed.
+public keys are published. A cluster without gkeConnect is registered with the fleet that the file names; once it is
+registered, the service account key, the certificates and the propagation time can be changed. A file that is named
+there may have a new content. Everything else cannot be changed.
 
-While a key rotation runs, a cluster cannot be updated, but for the service account key and the certificates: a
-rotation that cannot reach the fleet any more would never end.`,
+While a key rotation runs, a cluster cannot be updated, with three exceptions: the service account key, the certificates,
+and URLs of ksaSigningKey.publish that are taken away. A rotation that cannot reach what it publishes to would never end.`,
 		Example: `  gkectl update cluster --config user-cluster.yaml
   gkectl update cluster --config user-cluster.yaml --kubeconfig kubeconfig --wait=false`,
 	}
@@ -68,7 +68,7 @@ func (a *app) updateObject(ctx context.Context, c admin, w wanted) (changed bool
 	if err != nil {
 		return false, err
 	}
-	secret, err := c.credentials(ctx, w.Name, w.key != nil)
+	secret, err := c.credentials(ctx, w.Name, old.UID, w.key != nil)
 	if err != nil {
 		return false, err
 	}

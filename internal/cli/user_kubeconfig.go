@@ -8,17 +8,28 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
+// kubeconfigFile returns the kubeconfig file of a user cluster, made of what access returns.
+func (c admin) kubeconfigFile(ctx context.Context, uc *v1alpha1.UserCluster) ([]byte, error) {
+	access, err := c.access(ctx, uc)
+	if err != nil {
+		return nil, err
+	}
+	return access.File(uc.Name, "kubernetes-admin")
+}
+
 // writeKubeconfig writes the kubeconfig of a user cluster to a file, which is whole or not there at any time.
-func (c admin) writeKubeconfig(ctx context.Context, cluster, path string) (err error) {
-	data, err := c.kubeconfig(ctx, cluster)
+func (c admin) writeKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster, path string) (err error) {
+	data, err := c.kubeconfigFile(ctx, uc)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("writing the kubeconfig of user cluster %s: %w", cluster, err)
+			err = fmt.Errorf("writing the kubeconfig of user cluster %s: %w", uc.Name, err)
 		}
 	}()
 	// CreateTemp makes a file of mode 0600.

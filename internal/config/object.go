@@ -9,9 +9,6 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// CredentialsSecret names the Secret that holds the service account key of a cluster, for the fleet only.
-func CredentialsSecret(cluster string) string { return cluster + "-gke-connect" }
-
 // Object returns the API object that the file asks for, with key version 1. Of the files that it names, the object
 // holds the certificates, and of the service account key only where to find it.
 func (c *UserCluster) Object(f Files) *v1alpha1.UserCluster {
@@ -58,7 +55,7 @@ func (g GKEConnect) object(cluster string, f Files) *v1alpha1.GKEConnect {
 		PropagationSeconds: seconds(g.PropagationTime),
 	}
 	if g.RegisterServiceAccountKeyPath != "" {
-		connect.CredentialsSecret = CredentialsSecret(cluster)
+		connect.CredentialsSecret = v1alpha1.CredentialsSecretName(cluster)
 	}
 	return connect
 }

@@ -24,6 +24,8 @@ const DefaultVersion = "1.36.4-gke.1"
 const (
 	maxPools    = 32
 	maxReplicas = 100
+	maxLabels   = 64
+	maxTaints   = 32
 	// nodeBits is the prefix length of the address range that each node gets out of podCIDR.
 	nodeBits = 24
 	// kube-controller-manager refuses ranges of more than 2^16 nodes.
@@ -162,6 +164,9 @@ func (d *decoder) nodePool(path string, c *UserCluster, p NodePool) {
 }
 
 func (d *decoder) labels(path string, labels map[string]string) {
+	if n := len(labels); n > maxLabels {
+		d.problem(path, "has %d labels; a pool has at most %d", n, maxLabels)
+	}
 	for key, value := range labels {
 		path := join(path, key)
 		for _, message := range validation.IsQualifiedName(key) {
@@ -193,6 +198,9 @@ func reserved(prefix string) bool {
 }
 
 func (d *decoder) taints(path string, taints []Taint) {
+	if n := len(taints); n > maxTaints {
+		d.problem(path, "has %d taints; a pool has at most %d", n, maxTaints)
+	}
 	seen := map[Taint]bool{}
 	for i, t := range taints {
 		path := fmt.Sprintf("%s[%d]", path, i)

@@ -28,7 +28,7 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 	case rotation.ConvergeNodes:
 		return r.Nodes.Converge(ctx, uc, a.Version)
 	case rotation.WriteKubeconfig:
-		return r.writeKubeconfig(ctx, uc, seen.kubeconfig)
+		return r.writeKubeconfig(ctx, seen.kubeconfig)
 	case rotation.DeleteKey:
 		// It is on no disk any more: a key that is stored nowhere is nowhere.
 		return r.Keys.Delete(ctx, clusterOf(uc), a.Version)

@@ -6,9 +6,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -23,11 +21,11 @@ func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl
 	if gone, err := r.deleteInfrastructure(ctx, uc); err != nil || !gone {
 		return ctrl.Result{RequeueAfter: afterWaiting}, err
 	}
-	if err := r.unpublish(ctx, uc); err != nil {
+	if err := r.leaveVerifiers(ctx, uc); err != nil {
 		return ctrl.Result{}, r.patchError(ctx, uc, err)
 	}
-	if err := r.deleteKeys(ctx, uc); err != nil {
-		return ctrl.Result{}, err
+	if err := r.deleteSecrets(ctx, uc); err != nil {
+		return ctrl.Result{}, r.patchError(ctx, uc, err)
 	}
 	r.legacy.forget(uc)
 	r.refusals.forget(uc)
@@ -49,35 +47,28 @@ func (r *Reconciler) deleteInfrastructure(ctx context.Context, uc *v1alpha1.User
 	return a.Delete(ctx)
 }
 
-// deleteKeys deletes by number, which nothing but the controller may do, so that a key that cannot be read goes too.
-func (r *Reconciler) deleteKeys(ctx context.Context, uc *v1alpha1.UserCluster) error {
-	for version := 1; version <= int(uc.Spec.KSASigningKey.Version); version++ {
-		if err := r.Keys.Delete(ctx, clusterOf(uc), version); err != nil {
-			return fmt.Errorf("deleting key version %d of %s: %w", version, uc.Name, err)
-		}
-	}
-	left, err := r.Keys.List(ctx, clusterOf(uc))
-	if err != nil {
-		return fmt.Errorf("listing the keys of %s: %w", uc.Name, err)
-	}
-	if len(left) > 0 {
-		return fmt.Errorf("%s is left of %s, whose spec knows no such version", left[0], uc.Name)
-	}
-	return errors.Join(r.deleteSecret(ctx, uc, KubeconfigSecret(uc.Name)), r.deleteCredentials(ctx, uc))
-}
-
-// deleteCredentials deletes those of the fleet, which gkectl made for this cluster.
-func (r *Reconciler) deleteCredentials(ctx context.Context, uc *v1alpha1.UserCluster) error {
-	if uc.Spec.GKEConnect == nil || uc.Spec.GKEConnect.CredentialsSecret != v1alpha1.CredentialsSecretName(uc.Name) {
+// leaveVerifiers removes what is published of a cluster from every destination outside it. An annotation lets the rest of
+// the deletion go on without it: a project or a bucket that is gone for good must not keep the cluster.
+func (r *Reconciler) leaveVerifiers(ctx context.Context, uc *v1alpha1.UserCluster) error {
+	err := r.unpublish(ctx, uc)
+	if err == nil {
 		return nil
 	}
-	return r.deleteSecret(ctx, uc, uc.Spec.GKEConnect.CredentialsSecret)
+	if uc.Annotations[v1alpha1.AnnotationLeavePublished] == "" {
+		return fmt.Errorf("%w; to delete the cluster and leave that behind, annotate it with %s=REASON",
+			err, v1alpha1.AnnotationLeavePublished)
+	}
+	r.event(uc, corev1.EventTypeWarning, "PublishedKeysLeft", err.Error())
+	r.Log.WarnContext(ctx, "published keys are left", "cluster", uc.Name, "error", err)
+	r.publications.forget(uc)
+	return nil
 }
 
-func (r *Reconciler) deleteSecret(ctx context.Context, uc *v1alpha1.UserCluster, name string) error {
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: uc.Namespace, Name: name}}
-	if err := client.IgnoreNotFound(r.Client.Delete(ctx, secret)); err != nil {
-		return fmt.Errorf("deleting Secret %s/%s: %w", uc.Namespace, name, err)
+// deleteSecrets deletes every key version that is stored for this very cluster, readable or not, the kubeconfig, and
+// the credentials of the fleet, which unpublish no longer needs.
+func (r *Reconciler) deleteSecrets(ctx context.Context, uc *v1alpha1.UserCluster) error {
+	if err := r.Keys.DeleteAll(ctx, clusterOf(uc)); err != nil {
+		return fmt.Errorf("deleting the keys of %s: %w", uc.Name, err)
 	}
-	return nil
+	return errors.Join(r.deleteKubeconfig(ctx, uc), r.deleteCredentials(ctx, uc))
 }

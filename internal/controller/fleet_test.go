@@ -92,11 +92,12 @@ func (w *fleetWorld) membership(uc *v1alpha1.UserCluster) *gkehub.Membership {
 // accepts are the key versions that the fleet proves to accept.
 func (w *fleetWorld) accepts(key client.ObjectKey) []int {
 	w.Helper()
-	keys, err := w.keys.List(w.Context(), keystore.Cluster{Namespace: key.Namespace, Name: key.Name})
+	uc := w.get(key)
+	keys, err := w.keys.List(w.Context(), keystore.Cluster{Namespace: key.Namespace, Name: key.Name, UID: string(uc.UID)})
 	if err != nil {
 		w.Fatal(err)
 	}
-	seen, err := w.membership(w.get(key)).Observe(w.Context(), keys)
+	seen, err := w.membership(uc).Observe(w.Context(), keys)
 	if err != nil {
 		w.Fatal(err)
 	}

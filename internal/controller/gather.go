@@ -22,11 +22,11 @@ type observation struct {
 	adapter      controlplane.Adapter
 	keys         []keystore.KeyPair
 	controlPlane controlplane.State
-	// kubeconfig is the administrator's file as it is to be stored; nil while the control plane gives none.
-	kubeconfig   []byte
 	nodes        nodes.State
 	legacyCount  v1alpha1.LegacyTokenStatus
 	publications []publication
+	// kubeconfig is nil in a round that did not get to its Secret.
+	kubeconfig *kubeconfig
 }
 
 // gather observes everything and changes nothing.
@@ -152,7 +152,7 @@ func poolsConverged(uc *v1alpha1.UserCluster, all []nodes.Node) bool {
 }
 
 func clusterOf(uc *v1alpha1.UserCluster) keystore.Cluster {
-	return keystore.Cluster{Namespace: uc.Namespace, Name: uc.Name}
+	return keystore.Cluster{Namespace: uc.Namespace, Name: uc.Name, UID: string(uc.UID)}
 }
 
 // legacyMemory remembers what the last walks over legacy tokens showed. After a restart it is empty, and the

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
@@ -12,13 +13,27 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// KubeconfigKey is the key under which a kubeconfig Secret holds the file.
-const KubeconfigKey = "value"
+// kubeconfig is what a round found out about the kubeconfig Secret.
+type kubeconfig struct {
+	// foreign says in words why the Secret is not the cluster's, and what to do; empty when it is.
+	foreign string
+	// wanted is the Secret as it is to be, and found as it was read; nil if there is none of the cluster.
+	wanted, found *corev1.Secret
+}
 
-// KubeconfigSecret is the name of the Secret that holds the administrator's kubeconfig of a user cluster.
-func KubeconfigSecret(cluster string) string { return cluster + "-kubeconfig" }
+func setKubeconfigCondition(uc *v1alpha1.UserCluster, k *kubeconfig, now metav1.Time) {
+	switch {
+	case k == nil || k.foreign == "" && k.found == nil:
+	case k.foreign != "":
+		setCondition(uc, v1alpha1.ConditionKubeconfig, false, v1alpha1.ReasonSecretNotOurs, k.foreign, now)
+	default:
+		setCondition(uc, v1alpha1.ConditionKubeconfig, true, v1alpha1.ReasonKubeconfigWritten,
+			"Secret "+v1alpha1.KubeconfigSecretName(uc.Name)+" holds the administrator's kubeconfig", now)
+	}
+}
 
-// gatherKubeconfig compares the stored kubeconfig with what the control plane gives, once that exists.
+// gatherKubeconfig compares the kubeconfig Secret with what the control plane gives, once that exists. Other tools use its
+// name too: a Secret that is not the cluster's is left alone, and the status names it. The cluster works without it.
 func (r *Reconciler) gatherKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) error {
 	if len(o.Servers) == 0 {
 		return nil
@@ -27,36 +42,75 @@ func (r *Reconciler) gatherKubeconfig(ctx context.Context, uc *v1alpha1.UserClus
 	if err != nil {
 		return fmt.Errorf("making the kubeconfig of %s: %w", uc.Name, err)
 	}
-	secret := &corev1.Secret{}
-	key := client.ObjectKey{Namespace: uc.Namespace, Name: KubeconfigSecret(uc.Name)}
-	if err := client.IgnoreNotFound(r.Client.Get(ctx, key, secret)); err != nil {
+	k := &kubeconfig{wanted: kubeconfigSecret(uc, file)}
+	key := client.ObjectKeyFromObject(k.wanted)
+	found := &corev1.Secret{}
+	err = r.Client.Get(ctx, key, found)
+	switch {
+	case apierrors.IsNotFound(err):
+		o.KubeconfigDue = true
+	case err != nil:
 		return fmt.Errorf("reading Secret %s: %w", key, err)
+	case !ofCluster(found, uc, k.wanted.Type):
+		k.foreign = fmt.Sprintf("Secret %s belongs to somebody else: it has not the type %s and the UID of "+
+			"this cluster in its label %s; delete it if nobody needs it, and Keyturn writes the kubeconfig there",
+			key, k.wanted.Type, v1alpha1.LabelClusterUID)
+	default:
+		k.found = found
+		o.KubeconfigDue = !bytes.Equal(found.Data[v1alpha1.KubeconfigKey], file)
 	}
-	o.kubeconfig, o.KubeconfigDue = file, string(secret.Data[KubeconfigKey]) != string(file)
+	o.kubeconfig = k
 	return nil
 }
 
-// writeKubeconfig stores the administrator's kubeconfig.
-func (r *Reconciler) writeKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster, file []byte) error {
-	secret := &corev1.Secret{}
-	key := client.ObjectKey{Namespace: uc.Namespace, Name: KubeconfigSecret(uc.Name)}
-	err := r.Client.Get(ctx, key, secret)
-	switch {
-	case apierrors.IsNotFound(err):
-		secret = &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{
-				Namespace: key.Namespace, Name: key.Name,
-				Labels: map[string]string{v1alpha1.LabelCluster: uc.Name},
-			},
-			Data: map[string][]byte{KubeconfigKey: file},
-		}
-		err = r.Client.Create(ctx, secret)
-	case err == nil:
-		secret.Data = map[string][]byte{KubeconfigKey: file}
-		err = r.Client.Update(ctx, secret)
+// writeKubeconfig stores the administrator's kubeconfig where it was seen to be due.
+func (r *Reconciler) writeKubeconfig(ctx context.Context, k *kubeconfig) error {
+	var err error
+	if k.found == nil {
+		err = r.Client.Create(ctx, k.wanted)
+	} else {
+		k.found.Data = k.wanted.Data
+		err = r.Client.Update(ctx, k.found)
 	}
 	if err != nil {
-		return fmt.Errorf("storing Secret %s: %w", key, err)
+		return fmt.Errorf("storing Secret %s: %w", client.ObjectKeyFromObject(k.wanted), err)
 	}
 	return nil
+}
+
+func kubeconfigSecret(uc *v1alpha1.UserCluster, file []byte) *corev1.Secret {
+	return &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: uc.Namespace, Name: v1alpha1.KubeconfigSecretName(uc.Name),
+			Labels: map[string]string{v1alpha1.LabelCluster: uc.Name, v1alpha1.LabelClusterUID: string(uc.UID)},
+		},
+		Type: v1alpha1.SecretTypeKubeconfig,
+		Data: map[string][]byte{v1alpha1.KubeconfigKey: file},
+	}
+}
+
+// ofCluster reports whether a Secret has the type and both labels of a Secret that was made for the cluster.
+func ofCluster(s *corev1.Secret, uc *v1alpha1.UserCluster, kind corev1.SecretType) bool {
+	return s.Type == kind && s.Labels[v1alpha1.LabelCluster] == uc.Name &&
+		s.Labels[v1alpha1.LabelClusterUID] == string(uc.UID)
+}
+
+// deleteKubeconfig deletes the kubeconfig Secret as it was read, if it is the cluster's.
+func (r *Reconciler) deleteKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster) error {
+	secret := kubeconfigSecret(uc, nil)
+	key := client.ObjectKeyFromObject(secret)
+	err := r.Client.Get(ctx, key, secret)
+	if err == nil && ofCluster(secret, uc, v1alpha1.SecretTypeKubeconfig) {
+		err = r.Client.Delete(ctx, secret, asRead(secret))
+	}
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("deleting Secret %s: %w", key, err)
+	}
+	return nil
+}
+
+// asRead lets only this very object be deleted, and only as it is.
+func asRead(o client.Object) client.Preconditions {
+	uid, version := o.GetUID(), o.GetResourceVersion()
+	return client.Preconditions{UID: &uid, ResourceVersion: &version}
 }

@@ -117,13 +117,16 @@ func (r *Reconciler) unpublish(ctx context.Context, uc *v1alpha1.UserCluster) er
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, p := range publishers {
 		if err := p.Remove(ctx); err != nil {
-			return fmt.Errorf("removing what is published at %s: %w", p.Name(), err)
+			errs = append(errs, fmt.Errorf("removing what is published at %s: %w", p.Name(), err))
 		}
 	}
-	r.publications.forget(uc)
-	return nil
+	if len(errs) == 0 {
+		r.publications.forget(uc)
+	}
+	return errors.Join(errs...)
 }
 
 // publicationMemory remembers what the places said lately.

@@ -100,6 +100,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		// If we crash after this, nothing is there yet that the finalizer would have to remove.
 		return ctrl.Result{RequeueAfter: afterProgress}, r.patchFinalizer(ctx, before, uc)
 	}
+	if changed, err := r.holdCredentials(ctx, uc); err != nil || changed {
+		return ctrl.Result{RequeueAfter: afterProgress}, err
+	}
 	return r.converge(ctx, uc)
 }
 

@@ -18,7 +18,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
-	"github.com/keyturn/keyturn/internal/controller"
 )
 
 func threeServers(uc *v1alpha1.UserCluster) { uc.Spec.ControlPlane.Replicas = 3 }
@@ -105,8 +104,8 @@ func TestKubeconfig(t *testing.T) {
 			t.Errorf("kubeconfig = %q, want %q", got, content)
 		}
 	}
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: blue.Namespace, Name: controller.KubeconfigSecret(blue.Name)}}
-	if err := admin.Delete(t.Context(), secret); err != nil {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: blue.Namespace, Name: v1alpha1.KubeconfigSecretName(blue.Name)}}
+	if err := w.controller.Delete(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
 	w.round(blue)

@@ -37,6 +37,7 @@ func setObserved(uc *v1alpha1.UserCluster, d rotation.Decision, seen observation
 	status.ObservedGeneration = uc.Generation
 	setKeyStatus(&status.KSASigningKey, d, seen, now)
 	setRotationCondition(uc, d, now)
+	setKubeconfigCondition(uc, seen.kubeconfig, now)
 	setControlPlaneStatus(status, seen)
 	status.Publications = publicationStatus(seen)
 	status.NodePools = poolStatus(uc, seen.nodes.Nodes)

@@ -258,11 +258,11 @@ func (w *world) keySecrets(key client.ObjectKey) []corev1.Secret {
 func (w *world) kubeconfig(key client.ObjectKey) string {
 	w.Helper()
 	s := &corev1.Secret{}
-	name := client.ObjectKey{Namespace: key.Namespace, Name: controller.KubeconfigSecret(key.Name)}
+	name := client.ObjectKey{Namespace: key.Namespace, Name: v1alpha1.KubeconfigSecretName(key.Name)}
 	if err := client.IgnoreNotFound(admin.Get(w.Context(), name, s)); err != nil {
 		w.Fatal(err)
 	}
-	return string(s.Data[controller.KubeconfigKey])
+	return string(s.Data[v1alpha1.KubeconfigKey])
 }
 
 // checkStored wants every key version that anything of the cluster uses or keeps to be in the store.

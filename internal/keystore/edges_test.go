@@ -36,8 +36,8 @@ func onCurve(t *testing.T, curve elliptic.Curve) crypto.Signer {
 	return k
 }
 
-func TestBelongs(t *testing.T) {
-	c := Cluster{Namespace: "keys", Name: "blue"}
+func TestNamed(t *testing.T) {
+	c := Cluster{Namespace: "keys", Name: "blue", UID: "uid"}
 	tests := map[string]bool{
 		"blue-ksa-signing-key-1":                   true,
 		"blue-ksa-signing-key-999999999":           true,
@@ -48,8 +48,8 @@ func TestBelongs(t *testing.T) {
 		"blue-ksa-signing-key-1-ksa-signing-key-1": false,
 	}
 	for name, want := range tests {
-		if got := belongs(name, c); got != want {
-			t.Errorf("belongs(%s, %s) = %t", name, c, got)
+		if got := named(name, c); got != want {
+			t.Errorf("named(%s, %s) = %t", name, c, got)
 		}
 	}
 	if c.String() != "keys/blue" {
@@ -58,7 +58,7 @@ func TestBelongs(t *testing.T) {
 }
 
 func TestEncode(t *testing.T) {
-	c := Cluster{Namespace: "keys", Name: "blue"}
+	c := Cluster{Namespace: "keys", Name: "blue", UID: "uid"}
 	k := generated(t)
 	s, err := encode(c, k)
 	if err != nil || s.Namespace != "keys" || s.Name != "blue-ksa-signing-key-3" {

@@ -31,10 +31,24 @@ func secretName(c Cluster, version int) string {
 	return fmt.Sprintf("%s-ksa-signing-key-%d", c.Name, version)
 }
 
-// belongs says whether a key Secret of this name is one of the cluster's.
-func belongs(name string, c Cluster) bool {
+// named reports whether a key Secret has the name of one of the cluster's.
+func named(name string, c Cluster) bool {
 	m := secretNamePattern.FindStringSubmatch(name)
 	return m != nil && m[1] == c.Name
+}
+
+// check returns ErrForeign, and what to do, for a Secret that is not a key of the cluster whose name it has.
+func check(c Cluster, s *corev1.Secret) error {
+	switch uid := s.Labels[v1alpha1.LabelClusterUID]; {
+	case s.Type != v1alpha1.SecretTypeSigningKey:
+		return fmt.Errorf("%w: it is of type %s, not %s; delete it if nobody needs it",
+			ErrForeign, s.Type, v1alpha1.SecretTypeSigningKey)
+	case uid != c.UID:
+		return fmt.Errorf("%w: its label %s is %q, and the UID of the cluster is %s; "+
+			"docs/operations/recover.md says how to delete or to keep it",
+			ErrForeign, v1alpha1.LabelClusterUID, uid, c.UID)
+	}
+	return nil
 }
 
 // String returns namespace/name.
@@ -43,6 +57,9 @@ func (c Cluster) String() string { return c.Namespace + "/" + c.Name }
 func encode(c Cluster, k KeyPair) (*corev1.Secret, error) {
 	if err := k.Validate(); err != nil {
 		return nil, err
+	}
+	if c.UID == "" {
+		return nil, errors.New("the UID of the cluster is not given")
 	}
 	private, err := token.MarshalPrivateKey(k.Signer)
 	if err != nil {
@@ -71,10 +88,12 @@ func encode(c Cluster, k KeyPair) (*corev1.Secret, error) {
 }
 
 func labels(c Cluster, version int) map[string]string {
-	return map[string]string{v1alpha1.LabelCluster: c.Name, v1alpha1.LabelKeyVersion: strconv.Itoa(version)}
+	return map[string]string{
+		v1alpha1.LabelCluster: c.Name, v1alpha1.LabelClusterUID: c.UID, v1alpha1.LabelKeyVersion: strconv.Itoa(version),
+	}
 }
 
-// decode reads a Secret that belongs to the cluster. Everything that it says twice must agree.
+// decode reads a Secret that check finds to be the cluster's. Everything that it says twice must agree.
 func decode(c Cluster, s *corev1.Secret) (KeyPair, error) {
 	version, err := strconv.Atoi(secretNamePattern.FindStringSubmatch(s.Name)[2])
 	if err != nil {

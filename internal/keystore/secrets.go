@@ -18,8 +18,9 @@ import (
 
 // Secrets keeps each key version as one immutable Secret beside its UserCluster.
 //
-// A key Secret is known by its type and its name, which nobody can change, and never by its labels: those are
-// for people and policies. One that does not hold what its name says makes List fail.
+// A key Secret is known by its type and its name, which nobody can change, and by the UID of its UserCluster, a label
+// that only the controller and administrators can write (ValidatingAdmissionPolicy keyturn-signing-keys). One that does
+// not hold what its name says makes List fail.
 type Secrets struct {
 	client corev1client.SecretsGetter
 }
@@ -30,26 +31,42 @@ var _ Store = (*Secrets)(nil)
 // not from a cache.
 func NewSecrets(client corev1client.SecretsGetter) *Secrets { return &Secrets{client: client} }
 
-// List implements Store. It leaves resourceVersion unset, which the API server answers with its newest state.
+// List implements Store.
 func (s *Secrets) List(ctx context.Context, c Cluster) ([]KeyPair, error) {
-	ofType := fields.OneTermEqualSelector("type", v1alpha1.SecretTypeSigningKey).String()
-	list, err := s.client.Secrets(c.Namespace).List(ctx, metav1.ListOptions{FieldSelector: ofType})
+	secrets, err := s.list(ctx, c)
 	if err != nil {
-		return nil, fmt.Errorf("listing key versions of %s: %w", c, err)
+		return nil, err
 	}
 	var keys []KeyPair
-	for i := range list.Items {
-		if !belongs(list.Items[i].Name, c) {
-			continue
+	for _, secret := range secrets {
+		k, err := KeyPair{}, check(c, secret)
+		if err == nil {
+			k, err = decode(c, secret)
 		}
-		k, err := decode(c, &list.Items[i])
 		if err != nil {
-			return nil, fmt.Errorf("reading key Secret %s/%s: %w", c.Namespace, list.Items[i].Name, err)
+			return nil, fmt.Errorf("reading key Secret %s/%s: %w", c.Namespace, secret.Name, err)
 		}
 		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, func(a, b KeyPair) int { return a.Version - b.Version })
 	return keys, checkDistinct(c, keys)
+}
+
+// list returns the key Secrets that have a name of the cluster's. It leaves resourceVersion unset, which the API server
+// answers with its newest state.
+func (s *Secrets) list(ctx context.Context, c Cluster) ([]*corev1.Secret, error) {
+	ofType := fields.OneTermEqualSelector("type", v1alpha1.SecretTypeSigningKey).String()
+	list, err := s.client.Secrets(c.Namespace).List(ctx, metav1.ListOptions{FieldSelector: ofType})
+	if err != nil {
+		return nil, fmt.Errorf("listing key versions of %s: %w", c, err)
+	}
+	var secrets []*corev1.Secret
+	for i := range list.Items {
+		if named(list.Items[i].Name, c) {
+			secrets = append(secrets, &list.Items[i])
+		}
+	}
+	return secrets, nil
 }
 
 // checkDistinct refuses a key that two versions share: retiring the older one would leave it in use.
@@ -72,7 +89,7 @@ func (s *Secrets) Create(ctx context.Context, c Cluster, k KeyPair) error {
 	}
 	_, err = s.client.Secrets(c.Namespace).Create(ctx, secret, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
-		err = ErrExists
+		err = s.exists(ctx, c, secret.Name)
 	}
 	if err != nil {
 		return fmt.Errorf("creating key Secret %s/%s: %w", c.Namespace, secret.Name, ambiguous(err))
@@ -80,37 +97,68 @@ func (s *Secrets) Create(ctx context.Context, c Cluster, k KeyPair) error {
 	return nil
 }
 
+// exists returns ErrExists if what has the name is a key of the cluster, and ErrForeign if it is not.
+func (s *Secrets) exists(ctx context.Context, c Cluster, name string) error {
+	found, err := s.client.Secrets(c.Namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	if err := check(c, found); err != nil {
+		return err
+	}
+	return ErrExists
+}
+
 // Delete implements Store. It deletes the very object that it has read, and returns once the API server does not
 // serve it any more. A Secret that a finalizer keeps is an error.
 func (s *Secrets) Delete(ctx context.Context, c Cluster, version int) error {
 	name := secretName(c, version)
-	if err := s.delete(ctx, c.Namespace, name); err != nil {
+	found, err := s.client.Secrets(c.Namespace).Get(ctx, name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err == nil {
+		err = check(c, found)
+	}
+	if err != nil {
 		return fmt.Errorf("deleting key Secret %s/%s: %w", c.Namespace, name, err)
+	}
+	return s.delete(ctx, found)
+}
+
+// DeleteAll implements Store. If it fails, the rest is deleted when it is called again.
+func (s *Secrets) DeleteAll(ctx context.Context, c Cluster) error {
+	secrets, err := s.list(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, secret := range secrets {
+		if check(c, secret) != nil {
+			continue
+		}
+		if err := s.delete(ctx, secret); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-func (s *Secrets) delete(ctx context.Context, namespace, name string) error {
-	secrets := s.client.Secrets(namespace)
-	found, err := secrets.Get(ctx, name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
+// delete deletes a Secret as it was read, and no other one of its name.
+func (s *Secrets) delete(ctx context.Context, read *corev1.Secret) error {
+	same := metav1.Preconditions{UID: &read.UID, ResourceVersion: &read.ResourceVersion}
+	err := s.client.Secrets(read.Namespace).Delete(ctx, read.Name, metav1.DeleteOptions{Preconditions: &same})
+	switch {
+	case apierrors.IsNotFound(err):
 		return nil
+	case err != nil:
+		err = ambiguous(err)
+	default:
+		err = s.gone(ctx, read)
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("deleting key Secret %s/%s: %w", read.Namespace, read.Name, err)
 	}
-	if found.Type != v1alpha1.SecretTypeSigningKey {
-		return fmt.Errorf("it is of type %s, not %s", found.Type, v1alpha1.SecretTypeSigningKey)
-	}
-	same := metav1.Preconditions{UID: &found.UID, ResourceVersion: &found.ResourceVersion}
-	err = secrets.Delete(ctx, name, metav1.DeleteOptions{Preconditions: &same})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return ambiguous(err)
-	}
-	return s.gone(ctx, found)
+	return nil
 }
 
 // gone reads the Secret again: the API server answers a deletion that a finalizer holds up like any other.
@@ -130,7 +178,7 @@ func (s *Secrets) gone(ctx context.Context, deleted *corev1.Secret) error {
 // ambiguous wraps ErrAmbiguous around every error but a refusal by the API server, which answers it with a
 // status from 400 to 499. Status 408 is a time-out and no refusal.
 func ambiguous(err error) error {
-	if errors.Is(err, ErrExists) {
+	if errors.Is(err, ErrExists) || errors.Is(err, ErrForeign) {
 		return err
 	}
 	if status := apierrors.APIStatus(nil); errors.As(err, &status) {

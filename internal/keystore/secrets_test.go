@@ -23,7 +23,7 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-var blue = keystore.Cluster{Namespace: "keys", Name: "blue"}
+var blue = keystore.Cluster{Namespace: "keys", Name: "blue", UID: "uid-of-blue"}
 
 // TestSecrets runs everything against one API server.
 func TestSecrets(t *testing.T) {
@@ -71,7 +71,7 @@ func testForm(t *testing.T, config *rest.Config) {
 	if s.Type != v1alpha1.SecretTypeSigningKey || s.Immutable == nil || !*s.Immutable {
 		t.Errorf("the Secret is of type %s and not immutable, or of another type than documented", s.Type)
 	}
-	if s.Labels[v1alpha1.LabelCluster] != "blue" || s.Labels[v1alpha1.LabelKeyVersion] != "7" {
+	if s.Labels[v1alpha1.LabelCluster] != "blue" || s.Labels[v1alpha1.LabelKeyVersion] != "7" || s.Labels[v1alpha1.LabelClusterUID] != blue.UID {
 		t.Errorf("labels = %v", s.Labels)
 	}
 	private, err := token.MarshalPrivateKey(k.Signer)
@@ -120,11 +120,15 @@ func testOtherType(t *testing.T, config *rest.Config) {
 		t.Fatal(err)
 	}
 	wantVersions(t, store)
-	if err := store.Create(t.Context(), blue, generate(t, 1)); !errors.Is(err, keystore.ErrExists) {
-		t.Errorf("creating = %v, want ErrExists", err)
+	err := store.Create(t.Context(), blue, generate(t, 1))
+	if !errors.Is(err, keystore.ErrForeign) || !strings.Contains(err.Error(), "keys/blue-ksa-signing-key-1: it is not a key of this cluster: it is of type Opaque") {
+		t.Errorf("creating = %v, want ErrForeign with the name and type of the Secret", err)
 	}
-	if err := store.Delete(t.Context(), blue, 1); err == nil {
-		t.Error("a Secret that is no key was deleted")
+	if err := store.Delete(t.Context(), blue, 1); !errors.Is(err, keystore.ErrForeign) {
+		t.Errorf("deleting = %v, want ErrForeign", err)
+	}
+	if err := store.DeleteAll(t.Context(), blue); err != nil {
+		t.Error(err)
 	}
 	get(t, client, other.Name)
 }
@@ -161,9 +165,10 @@ func testStrict(t *testing.T, config *rest.Config) {
 		if err != nil && strings.Contains(err.Error(), "MIGH") {
 			t.Errorf("the error shows the key: %v", err)
 		}
-		if err := store.Delete(t.Context(), blue, 1); err != nil {
+		if err := store.DeleteAll(t.Context(), blue); err != nil {
 			t.Errorf("a spoiled key cannot be deleted: %v", err)
 		}
+		wantVersions(t, store)
 	}
 }
 
@@ -222,7 +227,7 @@ func testRefusals(t *testing.T, config *rest.Config) {
 		cluster keystore.Cluster
 	}{
 		"forbidden":    {nobody, blue},
-		"no namespace": {config, keystore.Cluster{Namespace: "absent", Name: "blue"}},
+		"no namespace": {config, keystore.Cluster{Namespace: "absent", Name: "blue", UID: "uid"}},
 		"conflict":     {faultyWrites(config, http.StatusConflict), blue},
 	}
 	for name, test := range tests {

@@ -218,7 +218,12 @@ func (p *place) key(ctx context.Context, name string) (keystore.KeyPair, error) 
 	if err != nil {
 		return keystore.KeyPair{}, err
 	}
-	keys, err := keystore.NewSecrets(admin.CoreV1()).List(ctx, keystore.Cluster{Namespace: v1alpha1.SystemNamespace, Name: name})
+	uc, err := p.cluster(ctx, name)
+	if err != nil {
+		return keystore.KeyPair{}, err
+	}
+	cluster := keystore.Cluster{Namespace: uc.Namespace, Name: uc.Name, UID: string(uc.UID)}
+	keys, err := keystore.NewSecrets(admin.CoreV1()).List(ctx, cluster)
 	if err != nil {
 		return keystore.KeyPair{}, err
 	}

@@ -46,6 +46,11 @@ func (f *Faulty) Delete(ctx context.Context, c keystore.Cluster, version int) er
 	return f.write(func() error { return f.Store.Delete(ctx, c, version) })
 }
 
+// DeleteAll implements keystore.Store.
+func (f *Faulty) DeleteAll(ctx context.Context, c keystore.Cluster) error {
+	return f.write(func() error { return f.Store.DeleteAll(ctx, c) })
+}
+
 func (f *Faulty) write(do func() error) error {
 	switch f.next() {
 	case Failed:

@@ -32,7 +32,9 @@ func Run(t *testing.T, newStore NewStore) {
 		"NoOverwrite":  testNoOverwrite,
 		"OneCreator":   testOneCreator,
 		"Delete":       testDelete,
+		"DeleteAll":    testDeleteAll,
 		"Isolation":    testIsolation,
+		"Namesake":     testNamesake,
 		"Invalid":      testInvalid,
 		"Cancelled":    testCancelled,
 		"FailedCreate": testFailedCreate,
@@ -43,7 +45,7 @@ func Run(t *testing.T, newStore NewStore) {
 			t.Parallel()
 			a := "keys-" + strings.ToLower(rand.Text())
 			b := "keys-" + strings.ToLower(rand.Text())
-			test(t, fixture{store: newStore(t, a, b), c: keystore.Cluster{Namespace: a, Name: "blue"}, other: b})
+			test(t, fixture{store: newStore(t, a, b), c: keystore.Cluster{Namespace: a, Name: "blue", UID: "1-2"}, other: b})
 		})
 	}
 }
@@ -132,9 +134,9 @@ func testDelete(t *testing.T, f fixture) {
 func testIsolation(t *testing.T, f fixture) {
 	clusters := []keystore.Cluster{
 		f.c,
-		{Namespace: f.other, Name: f.c.Name},
-		{Namespace: f.c.Namespace, Name: "blue-ksa-signing-key-1"},
-		{Namespace: f.c.Namespace, Name: "deep-blue"},
+		{Namespace: f.other, Name: f.c.Name, UID: "3"},
+		{Namespace: f.c.Namespace, Name: "blue-ksa-signing-key-1", UID: "4"},
+		{Namespace: f.c.Namespace, Name: "deep-blue", UID: "5"},
 	}
 	keys := make([]keystore.KeyPair, len(clusters))
 	for i, c := range clusters {
@@ -146,10 +148,42 @@ func testIsolation(t *testing.T, f fixture) {
 		wantSame(t, list(t, f.store, c)[0], keys[i])
 	}
 	remove(t, f.store, clusters[0], 1)
+	removeAll(t, f.store, clusters[0])
 	wantVersions(t, f.store, clusters[0])
 	for _, c := range clusters[1:] {
 		wantVersions(t, f.store, c, 1)
 	}
+}
+
+func testDeleteAll(t *testing.T, f fixture) {
+	for _, version := range []int{1, 2, 7} {
+		create(t, f.store, f.c, generate(t, version, jwks.ES256))
+	}
+	for range 2 { // the second time there is none any more
+		removeAll(t, f.store, f.c)
+		wantVersions(t, f.store, f.c)
+	}
+}
+
+// testNamesake has a cluster that got the name of another one, some of whose keys were left.
+func testNamesake(t *testing.T, f fixture) {
+	left := generate(t, 2, jwks.ES256)
+	create(t, f.store, f.c, left)
+	namesake := f.c
+	namesake.UID = "another"
+	if keys, err := f.store.List(t.Context(), namesake); !errors.Is(err, keystore.ErrForeign) || len(keys) > 0 {
+		t.Errorf("listing = %v, %v, want ErrForeign and no key", keys, err)
+	}
+	if err := f.store.Create(t.Context(), namesake, generate(t, 2, jwks.ES256)); !errors.Is(err, keystore.ErrForeign) {
+		t.Errorf("creating version 2: %v, want ErrForeign", err)
+	}
+	create(t, f.store, namesake, generate(t, 3, jwks.ES256))
+	if err := f.store.Delete(t.Context(), namesake, 2); !errors.Is(err, keystore.ErrForeign) {
+		t.Errorf("deleting version 2: %v, want ErrForeign", err)
+	}
+	removeAll(t, f.store, namesake)
+	wantVersions(t, f.store, f.c, 2)
+	wantSame(t, list(t, f.store, f.c)[0], left)
 }
 
 func testInvalid(t *testing.T, f fixture) {
@@ -168,6 +202,10 @@ func testInvalid(t *testing.T, f fixture) {
 			t.Errorf("a key pair with %s was stored", name)
 		}
 	}
+	anonymous := keystore.Cluster{Namespace: f.c.Namespace, Name: f.c.Name}
+	if err := f.store.Create(t.Context(), anonymous, good); err == nil {
+		t.Error("a key pair of a cluster without a UID was stored")
+	}
 	wantVersions(t, f.store, f.c)
 }
 
@@ -183,6 +221,9 @@ func testCancelled(t *testing.T, f fixture) {
 	}
 	if err := f.store.Delete(ctx, f.c, 1); err == nil {
 		t.Error("deleting after the end of its context: no error")
+	}
+	if err := f.store.DeleteAll(ctx, f.c); err == nil {
+		t.Error("deleting all after the end of its context: no error")
 	}
 	wantVersions(t, f.store, f.c, 1)
 }
@@ -216,6 +257,15 @@ func testFailedDelete(t *testing.T, f fixture) {
 		remove(t, store, f.c, 1)
 		wantVersions(t, store, f.c)
 	}
+	for _, fault := range []Fault{Failed, FailedButPersisted} {
+		create(t, store, f.c, generate(t, 1, jwks.ES256))
+		store.Fail(fault)
+		if err := store.DeleteAll(t.Context(), f.c); !errors.Is(err, keystore.ErrAmbiguous) {
+			t.Fatalf("deleting all: %v, want ErrAmbiguous", err)
+		}
+		removeAll(t, store, f.c)
+		wantVersions(t, store, f.c)
+	}
 }
 
 func generate(t *testing.T, version int, algorithm string) keystore.KeyPair {
@@ -237,6 +287,13 @@ func create(t *testing.T, s keystore.Store, c keystore.Cluster, k keystore.KeyPa
 func remove(t *testing.T, s keystore.Store, c keystore.Cluster, version int) {
 	t.Helper()
 	if err := s.Delete(t.Context(), c, version); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func removeAll(t *testing.T, s keystore.Store, c keystore.Cluster) {
+	t.Helper()
+	if err := s.DeleteAll(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -4,8 +4,7 @@ import (
 	"fmt"
 	"os"
 
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"github.com/keyturn/keyturn/internal/kubeconfig"
 )
 
 // Kubeconfig renders a kubeconfig file that reaches an API server by a client certificate, all parts inside.
@@ -19,15 +18,6 @@ func Kubeconfig(server, cluster, user string, caPEM []byte, client Pair) ([]byte
 	if err != nil {
 		return nil, fmt.Errorf("rendering kubeconfig of %s: %w", user, err)
 	}
-	name := user + "@" + cluster
-	raw, err := clientcmd.Write(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{cluster: {Server: server, CertificateAuthorityData: caPEM}},
-		AuthInfos:      map[string]*clientcmdapi.AuthInfo{user: {ClientCertificateData: cert, ClientKeyData: key}},
-		Contexts:       map[string]*clientcmdapi.Context{name: {Cluster: cluster, AuthInfo: user}},
-		CurrentContext: name,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("rendering kubeconfig of %s: %w", user, err)
-	}
-	return raw, nil
+	access := kubeconfig.Access{Server: server, CertificateAuthority: caPEM, Certificate: cert, Key: key}
+	return access.File(cluster, user)
 }

@@ -1,0 +1,99 @@
+package controller_test
+
+import (
+	"bytes"
+	"context"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/fleet"
+	"github.com/keyturn/keyturn/internal/fleet/fleettest"
+	"github.com/keyturn/keyturn/internal/kubetest"
+)
+
+// startNamespaceController runs the real one, as an administrator, until the test ends.
+func startNamespaceController(t *testing.T) {
+	t.Helper()
+	dir, err := kubetest.BinDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	err = clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters: map[string]*clientcmdapi.Cluster{"admin": {Server: controllerConfig.Host, CertificateAuthorityData: controllerConfig.CAData}},
+		AuthInfos: map[string]*clientcmdapi.AuthInfo{"admin": {
+			ClientCertificateData: controllerConfig.CertData, ClientKeyData: controllerConfig.KeyData,
+		}},
+		Contexts:       map[string]*clientcmdapi.Context{"admin": {Cluster: "admin", AuthInfo: "admin"}},
+		CurrentContext: "admin",
+	}, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, filepath.Join(dir, "kube-controller-manager"),
+		"--kubeconfig", file, "--controllers=namespace-controller", "--leader-elect=false", "--secure-port=0")
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel()
+		_ = cmd.Wait() // it was killed
+		if t.Failed() {
+			t.Logf("kube-controller-manager:\n%s", &log)
+		}
+	})
+}
+
+// await returns once done does, however long that takes on a busy machine.
+func (w *world) await(what string, done func() (bool, error)) {
+	w.Helper()
+	err := wait.PollUntilContextTimeout(w.Context(), 50*time.Millisecond, 5*time.Minute, true, func(context.Context) (bool, error) {
+		return done()
+	})
+	if err != nil {
+		w.Fatalf("waiting for %s: %v", what, err)
+	}
+}
+
+// TestNamespaceGoes deletes a namespace with a registered cluster: the cluster leaves its fleet, for which it needs its
+// credentials, and then nothing keeps the namespace.
+func TestNamespaceGoes(t *testing.T) {
+	w := newWorld(t)
+	secret := w.secret("blue-gke-connect", corev1.SecretTypeOpaque, map[string]string{v1alpha1.LabelCluster: "blue"})
+	place := &fleettest.Memory{}
+	w.reconciler.Publishers = func(ctx context.Context, _ *v1alpha1.UserCluster) ([]fleet.Publisher, error) {
+		return []fleet.Publisher{place}, w.controller.Get(ctx, client.ObjectKeyFromObject(secret), &corev1.Secret{})
+	}
+	blue := w.settled("blue", registered)
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}}
+	if err := admin.Delete(t.Context(), namespace); err != nil {
+		t.Fatal(err)
+	}
+	startNamespaceController(t)
+	w.await("the credentials and the cluster to be deleted", func() (bool, error) {
+		err := admin.Get(t.Context(), client.ObjectKeyFromObject(secret), secret)
+		return err == nil && !secret.DeletionTimestamp.IsZero() && !w.get(blue).DeletionTimestamp.IsZero(), err
+	})
+	w.until(blue, isGone)
+	if w.kubeconfig(blue) != "" || len(w.stored(blue)) > 0 {
+		t.Error("Secrets of the cluster are left")
+	}
+	w.await("the namespace to be gone", func() (bool, error) {
+		err := admin.Get(t.Context(), client.ObjectKeyFromObject(namespace), namespace)
+		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
+	})
+}
