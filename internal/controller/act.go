@@ -24,7 +24,7 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 	case rotation.RefreshTokens:
 		return r.refresh(ctx, uc, a.Version, seen)
 	case rotation.ConvergeNodes:
-		return r.Nodes.Converge(ctx, uc, a.Version)
+		return r.convergeNodes(ctx, uc, seen.keys)
 	case rotation.DeleteKey:
 		return r.deleteKey(ctx, uc, a.Version, seen.keys)
 	case rotation.Wait:

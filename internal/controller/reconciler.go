@@ -58,7 +58,8 @@ type Reconciler struct {
 	ControlPlane controlplane.Adapter
 	// Prove asks one API server by itself; nil: controlplane.Prove.
 	Prove  func(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair, external bool) (controlplane.Proof, error)
-	Nodes  nodes.Adapter
+	// Nodes opens the nodes of a cluster.
+	Nodes  func(*v1alpha1.UserCluster) (nodes.Adapter, error)
 	Tokens Tokens
 	// Publishers returns the places where the keys of a cluster are published for verifiers outside of it, always in
 	// the same order. Nil: there are none.

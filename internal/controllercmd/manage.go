@@ -18,7 +18,6 @@ import (
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/local"
-	"github.com/keyturn/keyturn/internal/nodes"
 )
 
 // adminInterval is how often the admin cluster's processes are looked at.
@@ -100,7 +99,7 @@ func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, log *slog
 		Client:       m.GetClient(),
 		Keys:         keystore.NewSecrets(secrets.CoreV1()),
 		ControlPlane: controlPlanes,
-		Nodes:        nodes.NewRollout(host.Machines, clients.Client),
+		Nodes:        nodesOf(host, clients),
 		Tokens:       controller.NewLegacyTokens(clients.Client),
 		Publishers:   (&publishers{secrets: m.GetClient(), log: log}).places,
 		Recorder:     m.GetEventRecorder("keyturn-controller"),

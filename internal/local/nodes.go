@@ -26,7 +26,8 @@ const (
 	podRangeBits = 24
 )
 
-// Machines makes the machines of one user cluster as sandboxes of this host. It implements nodes.Machines.
+// Machines makes the machines of one user cluster as sandboxes of this host. It implements nodes.Machines and
+// nodes.Refresher.
 type Machines struct {
 	site    Site
 	podCIDR netip.Prefix
@@ -37,14 +38,17 @@ type Machines struct {
 	binDir string
 }
 
-var _ nodes.Machines = (*Machines)(nil)
+var (
+	_ nodes.Machines  = (*Machines)(nil)
+	_ nodes.Refresher = (*Machines)(nil)
+)
 
 // ErrNeedsRoot says why this host cannot make machines.
 var ErrNeedsRoot = errors.New("node pools need root: a node is a sandbox with a network of its own\n" +
 	"hint: run as root, or remove nodePools from the cluster's configuration")
 
-// Machines returns those of a user cluster. It looks at nothing yet but the registry of sites.
-func (h *Host) Machines(uc *v1alpha1.UserCluster) (nodes.Machines, error) {
+// Machines returns those of a user cluster. It reads nothing yet but the registry of sites.
+func (h *Host) Machines(uc *v1alpha1.UserCluster) (*Machines, error) {
 	site, _, err := h.Site(SiteName(uc))
 	if err != nil {
 		return nil, err
