@@ -349,9 +349,13 @@ func testTokens(t *testing.T, m machines) {
 		t.Errorf("no files: %+v, %v", got, err)
 	}
 	files := []nodes.TokenFile{{Pod: "none", Volume: "a", Path: "token"}, {Pod: "none", Volume: "b", Path: "deep/token"}}
-	got, err := m.Tokens(t.Context(), m.name, files)
-	if err != nil || len(got) != len(files) || slices.ContainsFunc(got, func(token nodes.Token) bool { return token != nodes.Token{Missing: true} }) {
-		t.Errorf("files that do not exist: %+v, %v", got, err)
+	var got []nodes.Token
+	eventually(t, "files to be readable", m.Patience, func() (err error) { // the machine may be starting
+		got, err = m.Tokens(t.Context(), m.name, files)
+		return err
+	})
+	if len(got) != len(files) || slices.ContainsFunc(got, func(token nodes.Token) bool { return token != nodes.Token{Missing: true} }) {
+		t.Errorf("files that do not exist: %+v", got)
 	}
 	must(t, "restarting the kubelet without a refresh", m.RestartKubelet(t.Context(), m.name))
 	if m.Stop == nil {
