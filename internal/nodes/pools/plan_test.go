@@ -1,6 +1,7 @@
 package pools
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -92,4 +93,49 @@ func words(chains []Chain) string {
 
 func pool(name string, replicas, maxSurge int32) v1alpha1.NodePool {
 	return v1alpha1.NodePool{Name: name, Replicas: replicas, MaxSurge: maxSurge}
+}
+
+func TestGoing(t *testing.T) {
+	plan := []Chain{
+		{{Step: Create, Pool: "a"}}, {{Step: Start, Node: "starts"}}, {{Step: Label, Node: "labelled"}},
+		{{Step: Cordon, Node: "cordoned"}, {Step: Evict, Node: "cordoned"}}, {{Step: Evict, Node: "evicted"}},
+		{{Step: DeleteNode, Node: "deleted"}}, {{Step: Remove, Node: "removed"}},
+	}
+	want := map[string]bool{"cordoned": true, "evicted": true, "deleted": true, "removed": true}
+	if got := Going(plan); !maps.Equal(got, want) {
+		t.Errorf("going are %v, want %v", got, want)
+	}
+}
+
+func TestConverged(t *testing.T) {
+	two := []View{healthy("n1", 1), healthy("n2", 2)}
+	one := two[:1]
+	tests := []struct {
+		name  string
+		pools []v1alpha1.NodePool
+		views []View
+		want  bool
+	}{
+		{"nothing wanted, nothing there", nil, nil, true},
+		{"a pool of zero", []v1alpha1.NodePool{pool("a", 0, 1)}, nil, true},
+		{"a pool of zero beside another", []v1alpha1.NodePool{pool("a", 2, 1), pool("b", 0, 1)}, two, true},
+		{"as wanted", []v1alpha1.NodePool{pool("a", 2, 1)}, two, true},
+		{"too few", []v1alpha1.NodePool{pool("a", 2, 1)}, one, false},
+		{"none yet", []v1alpha1.NodePool{pool("a", 1, 1)}, nil, false},
+		{"too many", []v1alpha1.NodePool{pool("a", 1, 1)}, two, false},
+		{"of another pool", nil, one, false},
+		{"of another pool beside", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{one[0], with(healthy("n3", 1), func(v *View) { v.Pool = "b" })}, false},
+		{"half made, of no pool yet", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{one[0], {Name: "n3", Machine: true}}, false},
+		{"a Node object without a machine", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{one[0], {Name: "n0", Pool: "a", Registered: true, Leaving: true}}, false},
+		{"unready", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Ready = false })}, false},
+		{"leaving", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Leaving = true })}, false},
+		{"without labels", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Labelled = false })}, false},
+		{"without a machine", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Machine = false })}, false},
+	}
+	for _, test := range tests {
+		if got := Converged(test.pools, test.views); got != test.want {
+			t.Errorf("%s: %t", test.name, got)
+		}
+	}
 }
