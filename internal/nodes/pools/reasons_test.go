@@ -64,6 +64,8 @@ func TestReasons(t *testing.T) {
 			"pod ns/heals on node n1 to be evicted: words; node n1 to be drained (1 pods are still to end); node pool a to have 1 machines (it has 0)"},
 		{"a budget that heals, for long", leaving, nil, []corev1.Pod{pod("slow", nil)},
 			"BLOCKED pod ns/slow on node n1 to be evicted: words, for 61s; node pool a to have 1 machines (it has 0)"},
+		{"a budget that heals, for as long as that may take", leaving, nil, []corev1.Pod{pod("patient", nil)},
+			"pod ns/patient on node n1 to be evicted: words, for 60s; node pool a to have 1 machines (it has 0)"},
 		{"a budget that never heals", leaving, nil, []corev1.Pod{pod("hopeless", nil)},
 			"BLOCKED pod ns/hopeless on node n1 to be evicted: words; node pool a to have 1 machines (it has 0)"},
 		{"a stuck pod", leaving, nil, []corev1.Pod{pod("p", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: noon.Add(-time.Minute)} })},
@@ -92,6 +94,7 @@ func TestReasons(t *testing.T) {
 			e := executor()
 			e.Memory.refuse(map[types.UID]refusal{
 				"heals": {since: noon, words: "words"}, "slow": {since: noon.Add(-61 * time.Second), words: "words"},
+				"patient":  {since: noon.Add(-time.Minute), words: "words"},
 				"hopeless": {since: noon, words: "words", hopeless: true},
 			})
 			s := &Sight{Views: []View{test.view}, objects: map[string]*corev1.Node{"n1": test.node}, pods: map[string][]corev1.Pod{"n1": test.pods}}

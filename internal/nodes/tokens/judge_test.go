@@ -113,6 +113,9 @@ func TestJudge(t *testing.T) {
 			if got := describe(judge(v1alpha1.NodeRefreshWait, r, "new", pods, now)); got != test.wait {
 				t.Errorf("Wait:\n got  %s\n want %s", got, test.wait)
 			}
+			if got := describe(judge(v1alpha1.NodeRefreshInPlace, r, "new", pods, now)); got != test.wait {
+				t.Errorf("InPlace, before its kubelet is restarted:\n got  %s\n want %s", got, test.wait)
+			}
 			r.Kubelet = minute(0.1)
 			want := test.inPlace
 			if want == "" {

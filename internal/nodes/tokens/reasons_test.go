@@ -28,6 +28,8 @@ func TestReasons(t *testing.T) {
 	}{
 		{inPlace, 1, func(*View) {}, "the kubelet of node n1 to be started again"},
 		{inPlace, 3, func(*View) {}, "BLOCKED the kubelet of node n1 to be started again"},
+		{inPlace, 2.05, func(*View) {}, "the kubelet of node n1 to be started again"},
+		{inPlace, 3.05, started, "pod ns/p to get a token of key version 2 (and 1 more)"},
 		{inPlace, 2, started, "pod ns/p to get a token of key version 2 (and 1 more)"},
 		{inPlace, 2, func(v *View) { started(v); v.Held.Old = v.Held.Old[:1] }, "pod ns/p to get a token of key version 2"},
 		{
@@ -71,6 +73,25 @@ func TestReasons(t *testing.T) {
 	}
 }
 
+// TestReasonsOfTheReady leaves to the pools what a machine that is not ready waits for.
+func TestReasonsOfTheReady(t *testing.T) {
+	e := &Executor{Policy: Policy{How: v1alpha1.NodeRefreshInPlace, KeyVersion: 2}, Keys: nodes.Keys{Next: 2, Old: 1}, Now: minute(1)}
+	refreshing := with(healthy("n1", 1), func(v *View) { v.Refresh = nodes.Refresh{KeyVersion: 2, Since: begun} })
+	for _, test := range []struct {
+		view View
+		want string
+	}{
+		{refreshing, "the kubelet of node n1 to be started again"},
+		{with(refreshing, func(v *View) { v.Ready = false }), ""},
+		{healthy("n1", 1), ""},
+		{healthy("n1", 2), ""},
+	} {
+		if got, _ := nodes.Join(e.Reasons(&Sight{Views: []View{test.view}})); got != test.want {
+			t.Errorf("%+v: %q, want %q", test.view, got, test.want)
+		}
+	}
+}
+
 func TestToFollow(t *testing.T) {
 	refreshing := func(name string, from, to int) View {
 		return with(healthy(name, from), func(v *View) { v.Refresh.KeyVersion = to })
@@ -81,7 +102,7 @@ func TestToFollow(t *testing.T) {
 	}{
 		{nil, ""},
 		{[]View{healthy("a", 1), healthy("b", 1)}, ""}, // none was begun
-		{[]View{refreshing("a", 1, 2), healthy("b", 1), healthy("c", 2), refreshing("d", 1, 2), refreshing("e", 0, 1)}, "2 more of the nodes to get their turn"},
+		{[]View{refreshing("a", 1, 2), healthy("b", 1), healthy("c", 2), refreshing("d", 1, 2), refreshing("e", 0, 1), healthy("f", 1)}, "3 more of the nodes to get their turn"},
 		{[]View{refreshing("a", 2, 2), healthy("b", 1)}, ""},
 	} {
 		words, _ := nodes.Join(toFollow(test.views))
