@@ -3,7 +3,6 @@ package legacytoken
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/jwks"
 )
 
 func TestProven(t *testing.T) {
@@ -130,6 +130,9 @@ func TestImmutable(t *testing.T) {
 func TestUses(t *testing.T) {
 	const secret = "s"
 	volume := secretVolume(secret)
+	elsewhere := projectedVolume(secret)
+	elsewhere.Projected.Sources[0].Secret.Items = []corev1.KeyToPath{{Key: "ca.crt"}}
+	elsewhere.Projected.Sources = append(elsewhere.Projected.Sources, corev1.VolumeProjection{ConfigMap: &corev1.ConfigMapProjection{}})
 	mounted := func(m corev1.VolumeMount) []corev1.VolumeMount { return []corev1.VolumeMount{m} }
 	subPath := mounted(corev1.VolumeMount{Name: volume.Name, SubPath: "token"})
 	env := func(key string) []corev1.EnvVar {
@@ -154,6 +157,7 @@ func TestUses(t *testing.T) {
 		{"the token of a volume", corev1.PodSpec{Volumes: []corev1.Volume{secretVolume(secret, "ca.crt", "token")}}, "mounted"},
 		{"something else of it", corev1.PodSpec{Volumes: []corev1.Volume{secretVolume(secret, "ca.crt")}}, ""},
 		{"a projection", corev1.PodSpec{Volumes: []corev1.Volume{projectedVolume(secret)}}, "mounted"},
+		{"something else of a projection", corev1.PodSpec{Volumes: []corev1.Volume{elsewhere}}, ""},
 		{"a subPath", container(corev1.Container{VolumeMounts: subPath}), "mounted subPath"},
 		{"a subPath by an expression", container(corev1.Container{VolumeMounts: mounted(corev1.VolumeMount{Name: volume.Name, SubPathExpr: "$(A)"})}), "mounted subPath"},
 		{"a subPath of another volume", container(corev1.Container{VolumeMounts: mounted(corev1.VolumeMount{Name: "other", SubPath: "token"})}), "mounted"},
@@ -259,17 +263,94 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// TestJudgeSecret has a Secret of each kind, held against a target.
+func TestJudgeSecret(t *testing.T) {
+	was, is := generate(t, 1, jwks.ES256), generate(t, 2, jwks.ES256)
+	target := targetOf(t, is)
+	secret := func(change func(*corev1.Secret)) *corev1.Secret {
+		s := legacySecret(t, is, "ns", "s", "robot", "uid")
+		if change != nil {
+			change(s)
+		}
+		return s
+	}
+	for name, test := range map[string]struct {
+		secret *corev1.Secret
+		want   condition
+	}{
+		"of the target's key": {secret(nil), fresh},
+		"of another key":      {legacySecret(t, was, "ns", "s", "robot", "uid"), stale},
+		"no token":            {secret(func(s *corev1.Secret) { s.Data["token"] = []byte("garbage") }), stale},
+		"empty":               {secret(func(s *corev1.Secret) { s.Data = nil }), empty},
+		"of another type":     {secret(func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque }), foreign},
+	} {
+		if got := target.judge(test.secret); got != test.want {
+			t.Errorf("%s: %d, want %d", name, got, test.want)
+		}
+	}
+	// A target without a kid is no license to take what is no token for a fresh one.
+	if got := (Target{}).judge(secret(func(s *corev1.Secret) { s.Data["token"] = []byte("garbage") })); got != stale {
+		t.Errorf("no token, no kid: %d", got)
+	}
+}
+
+// TestResignLeavesWhatWasRead signs a token, and finds it in the copy only.
+func TestResignLeavesWhatWasRead(t *testing.T) {
+	was, is := generate(t, 1, jwks.ES256), generate(t, 2, jwks.ES256)
+	read := legacySecret(t, was, "ns", "s", "robot", "uid")
+	read.Annotations[corev1.ServiceAccountUIDKey] = ""
+	read.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
+	target := targetOf(t, is)
+	got, err := target.resign(read, "new-uid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if target.judge(got) != fresh || got.Annotations[corev1.ServiceAccountUIDKey] != "new-uid" || got.ManagedFields != nil {
+		t.Errorf("re-signed: %+v", got.ObjectMeta)
+	}
+	if target.judge(read) != stale || read.Annotations[corev1.ServiceAccountUIDKey] != "" || len(read.ManagedFields) != 1 {
+		t.Errorf("what was read has changed: %+v", read.ObjectMeta)
+	}
+}
+
+func TestCensus(t *testing.T) {
+	is := generate(t, 1, jwks.ES256)
+	c := Census{ByKeyID: map[string]int{}}
+	c.add(legacySecret(t, is, "ns", "a", "robot", "uid"), []use{{pod: "p", mounted: true}, {pod: "q", copied: SubPath}, {pod: "r", mounted: true, copied: Environment}})
+	none := legacySecret(t, is, "ns", "b", "robot", "uid")
+	none.Data = nil
+	c.add(none, nil)
+	fixed, yes := legacySecret(t, is, "ns", "c", "robot", "uid"), true
+	fixed.Immutable = &yes
+	c.add(fixed, nil)
+	if c.Total != 3 || c.Empty != 1 || c.ByKeyID[is.KeyID] != 2 || len(c.ByKeyID) != 1 || c.Immutable != 1 || c.Mounting != 2 || c.Copied != 2 {
+		t.Errorf("census: %+v", c)
+	}
+	if len(c.Copies) != 2 || len(c.Blocked) != 1 || c.Blocked[0].Name != "c" || c.Stale(is.KeyID) != 0 || c.Stale("other") != 2 {
+		t.Errorf("census names %+v and %+v", c.Copies, c.Blocked)
+	}
+}
+
 // TestCensusIsBounded counts tokens of more kids than it tells apart.
 func TestCensusIsBounded(t *testing.T) {
+	is := generate(t, 1, jwks.ES256)
+	held := string(legacySecret(t, is, "ns", "a", "robot", "uid").Data["token"])
 	c := Census{ByKeyID: map[string]int{}}
-	for i := range maxKeyIDs {
+	for i := range maxKeyIDs - 1 {
 		c.ByKeyID[fmt.Sprint("kid-", i)] = 1
 	}
-	known := maps.Clone(c.ByKeyID)
+	if kid := c.group(held); kid != is.KeyID {
+		t.Errorf("the last kid that is told apart counts as %q", kid)
+	}
 	if kid := c.group("not a token"); kid != "" {
 		t.Errorf("what is no token counts as one of %q", kid)
 	}
-	if !maps.Equal(known, c.ByKeyID) {
-		t.Errorf("grouping changed the census")
+	c.ByKeyID["one more"] = 1
+	if kid := c.group(held); kid != "" {
+		t.Errorf("one kid too many counts as %q", kid)
+	}
+	c.ByKeyID[is.KeyID] = 1
+	if kid := c.group(held); kid != is.KeyID {
+		t.Errorf("a kid that is known counts as %q", kid)
 	}
 }
