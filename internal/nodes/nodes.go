@@ -1,7 +1,7 @@
 // Package nodes is the port to the nodes of a user cluster, and to the machines that they run on.
 //
-// A rotation must leave no pod with a token of the old key: the node under it is replaced, or the token is. Adapter is all
-// that the controller sees of that. Package rollout implements it over two smaller ports, and each of these has a
+// A rotation must leave no pod with a token of the old key: the node under it is replaced, or the token is. Adapter is
+// all that the controller sees of that. Package rollout implements it over two smaller ports, and each of these has a
 // package that plans purely and carries out what it planned:
 //
 //   - Machines are made, drained and removed: package pools;
@@ -19,14 +19,14 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// Adapter owns the nodes of one cluster. Converge is asynchronous and idempotent: each call does what can be done
-// now, returns within about a second, and is repeated until Observe shows the result. Calls for one cluster do not overlap.
+// Adapter owns the nodes of one cluster. Converge is asynchronous and idempotent: each call does what can be done now,
+// returns within about a second, and is repeated until Observe shows the result. Calls for one cluster do not overlap.
 type Adapter interface {
 	// Observe changes nothing. It fails when it cannot see everything: nodes that are not in State do not exist.
 	Observe(ctx context.Context, keys Keys) (State, error)
-	// Converge brings every pool nearer to its size, with nodes of keys.Next or later only. It is called only while every
-	// API server signs with keys.Next. Called with an older version than before, it takes nothing back: the KeyVersion of
-	// a node never goes down.
+	// Converge brings every pool nearer to its size, with nodes of keys.Next or later only. It is called only while
+	// every API server signs with keys.Next. Called with an older version than before, it takes nothing back: the
+	// KeyVersion of a node never goes down.
 	Converge(ctx context.Context, keys Keys) error
 	// Delete removes all that Converge made. It reports true when nothing is left. It needs no API server.
 	Delete(ctx context.Context) (gone bool, err error)
@@ -62,8 +62,8 @@ type State struct {
 type Node struct {
 	// Pool is empty for a node that Keyturn did not make.
 	Name, Pool string
-	// KeyVersion is one that no token of a pod on the node is older than. For a machine it is the version in use when the
-	// machine was made, raised when the tokens of its pods were replaced.
+	// KeyVersion is one that no token of a pod on the node is older than. For a machine it is the version in use when
+	// the machine was made, raised when the tokens of its pods were replaced.
 	KeyVersion int
 	// Ready means that its Node object exists and pods can run there.
 	Ready bool
@@ -71,8 +71,8 @@ type Node struct {
 	Deleting bool
 }
 
-// Oldest returns the lowest KeyVersion of some nodes; 0 without nodes. A node of unknown version may be of any time, so it
-// counts as one of version 1.
+// Oldest returns the lowest KeyVersion of some nodes; 0 without nodes. A node of unknown version may be of any time, so
+// it counts as one of version 1.
 func Oldest(all []Node) int {
 	oldest := 0
 	for _, n := range all {
@@ -88,8 +88,8 @@ type Machines interface {
 	// List returns the machines that exist, running or not, half-made ones included. It fails when it cannot see all of
 	// them: a machine that is not listed does not exist.
 	List(ctx context.Context) ([]Machine, error)
-	// Ensure makes a machine that does not exist, with its name, pool and key version, and starts one that does not run. A
-	// machine that exists keeps its pool and key version. The pool gives labels and taints.
+	// Ensure makes a machine that does not exist, with its name, pool and key version, and starts one that does not
+	// run. A machine that exists keeps its pool and key version. The pool gives labels and taints.
 	Ensure(ctx context.Context, m Machine, pool v1alpha1.NodePool) error
 	// Remove ends a machine and deletes its disk. It reports true when nothing is left, also of a machine that never
 	// existed, and is to be called again when it does not.

@@ -77,8 +77,8 @@ func pool(replicas int32) v1alpha1.NodePool {
 	return v1alpha1.NodePool{Name: "workers", Replicas: replicas, MaxSurge: 1}
 }
 
-// converge converges and observes until the pools are as they are to be, and returns the nodes by name. A call may fail,
-// as a controller's may.
+// converge converges and observes until the pools are as they are to be, and returns the nodes by name. A call may
+// fail, as a controller's may.
 func (c cluster) converge(t *testing.T, a nodes.Adapter, keys nodes.Keys, each ...func(nodes.State)) nodes.State {
 	t.Helper()
 	var st nodes.State
@@ -197,7 +197,7 @@ func testStaleKeyVersion(t *testing.T, c cluster) {
 func testResize(t *testing.T, c cluster) {
 	before := c.converge(t, c.Open(t, pool(1)), first)
 	grown := c.converge(t, c.Open(t, pool(3)), first)
-	if len(grown.Nodes) != 3 || !slices.ContainsFunc(grown.Nodes, func(n nodes.Node) bool { return n == before.Nodes[0] }) {
+	if len(grown.Nodes) != 3 || !slices.Contains(grown.Nodes, before.Nodes[0]) {
 		t.Errorf("three nodes wanted, of which one was %+v: %+v", before.Nodes, grown)
 	}
 	if st := c.observe(t, c.Open(t), first); st.Converged {
@@ -276,7 +276,7 @@ func testNewcomer(t *testing.T, c cluster) {
 	}
 }
 
-// testUnseen keeps the nodes from being seen: they must not look absent.
+// testUnseen keeps the nodes from being seen: they must not seem absent.
 func testUnseen(t *testing.T, c cluster) {
 	if c.Blind == nil {
 		t.Skip("nobody can hide the nodes")

@@ -148,11 +148,13 @@ func testEnsure(t *testing.T, m machines) {
 	}
 }
 
-// testKeyVersionStays ensures a machine with other key versions: a caller that is late must not make an old machine new.
+// testKeyVersionStays ensures a machine with other key versions: a caller that is late must not make an old machine
+// new.
 func testKeyVersionStays(t *testing.T, m machines) {
 	m.made(t)
 	for _, other := range []int{2, 0} {
-		must(t, "ensuring it", m.Ensure(t.Context(), nodes.Machine{Name: m.name, Pool: m.Pool.Name, KeyVersion: other}, m.Pool))
+		late := nodes.Machine{Name: m.name, Pool: m.Pool.Name, KeyVersion: other}
+		must(t, "ensuring it", m.Ensure(t.Context(), late, m.Pool))
 		m.want(t, 1)
 	}
 }
@@ -231,7 +233,7 @@ func testRemove(t *testing.T, m machines) {
 	}
 }
 
-// testUnknown keeps the machines from being seen: they must not look absent.
+// testUnknown keeps the machines from being seen: they must not seem absent.
 func testUnknown(t *testing.T, m machines) {
 	if m.Blind == nil {
 		t.Skip("nobody can hide the machines")
@@ -266,7 +268,7 @@ func testRemember(t *testing.T, m machines) {
 	late.Refresh.Since = began.Refresh.Since.Add(time.Hour)
 	m.remember(t, late)
 	got := m.want(t, 1)
-	if !got.Refreshing() || got.Refresh.KeyVersion != 2 || !got.Refresh.Since.Equal(began.Refresh.Since) || !got.Refresh.Proven.IsZero() {
+	if !got.Refreshing() || !sameRefresh(got.Refresh, began.Refresh) {
 		t.Errorf("begun at %s: %+v", began.Refresh.Since, got.Refresh)
 	}
 	for _, proven := range []time.Time{began.Refresh.Since.Add(time.Minute), began.Refresh.Since.Add(time.Second)} {
@@ -283,9 +285,14 @@ func testRemember(t *testing.T, m machines) {
 	}
 	next := m.begun(t, 3)
 	m.remember(t, next)
-	if got = m.want(t, 2); got.Refresh.KeyVersion != 3 || !got.Refresh.Since.Equal(next.Refresh.Since) || !got.Refresh.Proven.IsZero() {
+	if got = m.want(t, 2); !sameRefresh(got.Refresh, next.Refresh) {
 		t.Errorf("the next one, begun at %s: %+v", next.Refresh.Since, got.Refresh)
 	}
+}
+
+// sameRefresh compares what is remembered of two.
+func sameRefresh(a, b nodes.Refresh) bool {
+	return a.KeyVersion == b.KeyVersion && a.Since.Equal(b.Since) && a.Proven.Equal(b.Proven)
 }
 
 func (m machines) remember(t *testing.T, of nodes.Machine) {
@@ -322,7 +329,7 @@ func (m machines) refuses(t *testing.T, what string, late nodes.Machine) {
 		t.Errorf("%s is remembered", what)
 	}
 	after := m.find(t, m.Machines, m.name)
-	if after.KeyVersion != before.KeyVersion || after.Refresh.KeyVersion != before.Refresh.KeyVersion || !after.Refresh.Since.Equal(before.Refresh.Since) {
+	if after.KeyVersion != before.KeyVersion || !sameRefresh(after.Refresh, before.Refresh) {
 		t.Errorf("%s: it was %+v, is %+v", what, before, after)
 	}
 }
@@ -331,7 +338,9 @@ func testRememberAbsent(t *testing.T, m machines) {
 	if m.Refresher == nil {
 		t.Skip("tokens cannot be replaced")
 	}
-	absent := nodes.Machine{Name: m.name, Pool: m.Pool.Name, KeyVersion: 2, Refresh: nodes.Refresh{KeyVersion: 2, Since: time.Now()}}
+	absent := nodes.Machine{
+		Name: m.name, Pool: m.Pool.Name, KeyVersion: 2, Refresh: nodes.Refresh{KeyVersion: 2, Since: time.Now()},
+	}
 	if err := m.Remember(t.Context(), absent); err == nil {
 		t.Error("something is remembered with a machine that does not exist")
 	}
@@ -354,7 +363,7 @@ func testTokens(t *testing.T, m machines) {
 		got, err = m.Tokens(t.Context(), m.name, files)
 		return err
 	})
-	if len(got) != len(files) || slices.ContainsFunc(got, func(token nodes.Token) bool { return token != nodes.Token{Missing: true} }) {
+	if missing := (nodes.Token{Missing: true}); !slices.Equal(got, []nodes.Token{missing, missing}) {
 		t.Errorf("files that do not exist: %+v", got)
 	}
 	must(t, "restarting the kubelet without a refresh", m.RestartKubelet(t.Context(), m.name))

@@ -1,5 +1,5 @@
-// Package nodestest has the conformance suites of nodes.Adapter, nodes.Machines and nodes.Refresher, and machines in memory
-// for the tests of their callers.
+// Package nodestest has the conformance suites of nodes.Adapter, nodes.Machines and nodes.Refresher, and machines in
+// memory for the tests of their callers.
 //
 // RunMachines and RunAdapter are the contracts as tests. An adapter gives them a fixture: how to open it, and as many
 // of the other hooks as it can offer; the tests of a hook that is missing are skipped.

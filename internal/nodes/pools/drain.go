@@ -16,7 +16,7 @@ import (
 )
 
 // skipTerminatingSeconds is how long past its deadline a terminating pod is waited for on a node that is not
-// ready, whose kubelet may never say that the pod has ended.
+// ready, whose kubelet may never report that the pod has ended.
 const skipTerminatingSeconds = 30
 
 // helper is kubectl drain as we use it: pods of DaemonSets stay, emptyDir volumes go with their pods, and pods
@@ -50,7 +50,7 @@ func (e *Executor) podsToEvict(ctx context.Context, node string, ready bool) ([]
 }
 
 // evictAll asks every pod that is left on a node to go, once, and waits for none.
-func (e *Executor) evictAll(ctx context.Context, s *Sight, node string) error {
+func (e *Executor) evictAll(ctx context.Context, s *Observed, node string) error {
 	pods, listed := s.pods[node]
 	if !listed {
 		var err error
@@ -81,7 +81,7 @@ func (e *Executor) evict(ctx context.Context, pod *corev1.Pod) error {
 		MaxRetries(0).Do(ctx).Error()
 	switch {
 	case err == nil, apierrors.IsNotFound(err), apierrors.IsConflict(err):
-		return nil // on its way, gone, or another pod of that name by now: the next look shows which
+		return nil // on its way, gone, or another pod of that name by now: the next observation shows which
 	case apierrors.IsForbidden(err) && apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return nil // the end of its namespace deletes it
 	case apierrors.HasStatusCause(err, policyv1.DisruptionBudgetCause), severalBudgets(err):

@@ -36,7 +36,7 @@ type Executor struct {
 }
 
 // Do carries out a plan. New machines are of keyVersion.
-func (e *Executor) Do(ctx context.Context, s *Sight, plan []Chain, keyVersion int) error {
+func (e *Executor) Do(ctx context.Context, s *Observed, plan []Chain, keyVersion int) error {
 	e.refused = map[types.UID]refusal{}
 	var errs []error
 	for _, todo := range plan {
@@ -47,7 +47,7 @@ func (e *Executor) Do(ctx context.Context, s *Sight, plan []Chain, keyVersion in
 }
 
 // run does the actions of a chain, and stops at the first that fails.
-func (e *Executor) run(ctx context.Context, s *Sight, todo Chain, keyVersion int) error {
+func (e *Executor) run(ctx context.Context, s *Observed, todo Chain, keyVersion int) error {
 	for _, a := range todo {
 		if err := e.do(ctx, s, a, keyVersion); err != nil {
 			return err
@@ -56,7 +56,7 @@ func (e *Executor) run(ctx context.Context, s *Sight, todo Chain, keyVersion int
 	return nil
 }
 
-func (e *Executor) do(ctx context.Context, s *Sight, a Action, keyVersion int) error {
+func (e *Executor) do(ctx context.Context, s *Observed, a Action, keyVersion int) error {
 	switch a.Step {
 	case Create:
 		return e.create(ctx, s, a.Pool, keyVersion)
@@ -81,7 +81,7 @@ func (e *Executor) do(ctx context.Context, s *Sight, a Action, keyVersion int) e
 }
 
 // create makes a machine under a new name. Crash between naming and making: the name is lost, and nothing else.
-func (e *Executor) create(ctx context.Context, s *Sight, pool string, keyVersion int) error {
+func (e *Executor) create(ctx context.Context, s *Observed, pool string, keyVersion int) error {
 	m := nodes.Machine{Name: newName(e.Cluster, pool, s.taken), Pool: pool, KeyVersion: keyVersion}
 	s.machines[m.Name] = m
 	return e.start(ctx, m)
@@ -147,7 +147,8 @@ func (e *Executor) deleteNode(ctx context.Context, name string) error {
 	return nil
 }
 
-// cordon marks a node as leaving and keeps new pods away. Crash in between: it is marked, and cordoned by the next plan.
+// cordon marks a node as leaving and keeps new pods away. Crash in between: it is marked, and cordoned by the next
+// plan.
 func (e *Executor) cordon(ctx context.Context, node *corev1.Node) error {
 	if err := e.patchMeta(ctx, node.Name, "annotations", map[string]string{AnnotationLeaving: "true"}); err != nil {
 		return err

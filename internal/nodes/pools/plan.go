@@ -1,7 +1,7 @@
 // Package pools makes, drains and removes the machines of node pools.
 //
-// Plan is where to start: a pure function from what is known of machines and Node objects (View) to chains of actions. An
-// Executor observes the views (Look), carries out a plan (Do), and words what is waited for (Reasons). A new machine
+// Plan is where to start: a pure function from what is known of machines and Node objects (View) to chains of actions.
+// An Executor makes the views (Observe), carries out a plan (Do), and words what is waited for (Reasons). A new machine
 // comes first, then its predecessor is cordoned and drained by the means of kubectl, so PodDisruptionBudgets are
 // honoured, then its Node object is deleted, and then the machine.
 package pools
@@ -87,7 +87,8 @@ func Going(plan []Chain) map[string]bool {
 	return going
 }
 
-// Converged reports whether each pool has exactly its replicas, all of them as they are to be, and nothing else is left.
+// Converged reports whether each pool has exactly its replicas, all of them as they are to be, and nothing else is
+// left.
 func Converged(pools []v1alpha1.NodePool, views []View) bool {
 	got := map[string]int{}
 	for _, v := range views {
@@ -105,8 +106,8 @@ func Converged(pools []v1alpha1.NodePool, views []View) bool {
 	return len(got) == 0
 }
 
-// Plan returns what to do now so that every pool comes nearer to its replicas, all of key version oldest or later. Where
-// nodes stay in a rotation, oldest is 0.
+// Plan returns what to do now so that every pool comes nearer to its replicas, all of key version oldest or later.
+// Where nodes stay in a rotation, oldest is 0.
 //
 // It guarantees, as long as it is what decides: machines of a pool never outnumber replicas plus maxSurge because
 // of a create, a ready node starts to leave only while more ready nodes than replicas stay, and a Node object goes
@@ -114,7 +115,7 @@ func Converged(pools []v1alpha1.NodePool, views []View) bool {
 func Plan(pools []v1alpha1.NodePool, views []View, oldest int) []Chain {
 	byPool := map[string][]View{}
 	var chains []Chain
-	for _, v := range slices.SortedFunc(slices.Values(views), func(a, b View) int { return cmp.Compare(a.Name, b.Name) }) {
+	for _, v := range slices.SortedFunc(slices.Values(views), byName) {
 		if !v.Machine {
 			chains = append(chains, leave(v))
 			continue
@@ -130,6 +131,8 @@ func Plan(pools []v1alpha1.NodePool, views []View, oldest int) []Chain {
 	}
 	return chains
 }
+
+func byName(a, b View) int { return cmp.Compare(a.Name, b.Name) }
 
 // planPool plans one pool, all of whose views have a machine. A pool that was removed has no replicas.
 func planPool(pool v1alpha1.NodePool, views []View, oldest int) []Chain {

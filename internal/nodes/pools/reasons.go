@@ -10,7 +10,7 @@ import (
 )
 
 // Reasons are what the pools wait for, by node.
-func (e *Executor) Reasons(s *Sight) []nodes.Reason {
+func (e *Executor) Reasons(s *Observed) []nodes.Reason {
 	var reasons []nodes.Reason
 	machines := map[string]int{}
 	for _, v := range s.Views {
@@ -28,7 +28,7 @@ func (e *Executor) Reasons(s *Sight) []nodes.Reason {
 }
 
 // reasons are what a machine or node waits for.
-func (e *Executor) reasons(s *Sight, v View) []nodes.Reason {
+func (e *Executor) reasons(s *Observed, v View) []nodes.Reason {
 	switch {
 	case !v.Machine:
 		return one("node %s to be deleted, whose machine is gone", v.Name)
@@ -83,7 +83,9 @@ func (e *Executor) podReasons(node string, pods []corev1.Pod) []nodes.Reason {
 		ending++
 	}
 	if ending > 0 {
-		out = append(out, nodes.Reason{Words: fmt.Sprintf("node %s to be drained (%d pods are still to end)", node, ending)})
+		out = append(out, nodes.Reason{
+			Words: fmt.Sprintf("node %s to be drained (%d pods are still to end)", node, ending),
+		})
 	}
 	return out
 }

@@ -97,7 +97,7 @@ func TestReasons(t *testing.T) {
 				"patient":  {since: noon.Add(-time.Minute), words: "words"},
 				"hopeless": {since: noon, words: "words", hopeless: true},
 			})
-			s := &Sight{Views: []View{test.view}, objects: map[string]*corev1.Node{"n1": test.node}, pods: map[string][]corev1.Pod{"n1": test.pods}}
+			s := &Observed{Views: []View{test.view}, objects: map[string]*corev1.Node{"n1": test.node}, pods: map[string][]corev1.Pod{"n1": test.pods}}
 			var got []string
 			for _, r := range e.Reasons(s) {
 				got = append(got, map[bool]string{true: "BLOCKED "}[r.Blocked]+r.Words)
@@ -126,7 +126,7 @@ func TestJoining(t *testing.T) {
 	} {
 		e.Now = noon.Add(test.after)
 		e.Memory.await(joining(views), e.Now)
-		if got := e.reasons(&Sight{}, views[0]); len(got) != 1 || got[0] != test.want {
+		if got := e.reasons(&Observed{}, views[0]); len(got) != 1 || got[0] != test.want {
 			t.Errorf("after %s: %+v, want %+v", test.after, got, test.want)
 		}
 	}
@@ -272,7 +272,7 @@ func TestView(t *testing.T) {
 }
 
 func TestOrphans(t *testing.T) {
-	s := &Sight{
+	s := &Observed{
 		machines: map[string]nodes.Machine{"there": {}},
 		objects: map[string]*corev1.Node{
 			"there":  {ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{v1alpha1.LabelNodePool: "a"}}},

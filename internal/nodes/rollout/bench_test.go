@@ -18,7 +18,7 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes/nodestest"
 )
 
-// register does what a healthy kubelet of a machine does. The machine tells it its pool.
+// register does what a healthy kubelet of a machine does, which is configured with its pool.
 func register(ctx context.Context, name string) error {
 	return appear(ctx, name, map[string]string{v1alpha1.LabelNodePool: "workers"})
 }

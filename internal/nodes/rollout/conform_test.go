@@ -130,7 +130,8 @@ func TestUnmanagedNode(t *testing.T) {
 	}
 }
 
-// TestUnmanagedNodeWhenKeysChange has a pod on a node that nobody made, which is new in one rotation and old in the next.
+// TestUnmanagedNodeWhenKeysChange has a pod on a node that nobody made, which is new in one rotation and old in the
+// next.
 func TestUnmanagedNodeWhenKeysChange(t *testing.T) {
 	b := newBench(t, 0, 1)
 	b.cleanNote()

@@ -1,9 +1,9 @@
 // Package rollout is the nodes.Adapter over plain machines.
 //
-// Rollouts.Open is where to start. A Rollout looks at Node objects and machines once a call, and has package pools
-// and package tokens each plan and do its half: which machines come and go, and what pods hold on those that stay. It
-// keeps no state that matters: what it remembers (since when a machine is awaited, which evictions were refused, when
-// tokens were read) only goes into words and patience.
+// Rollouts.Open is where to start. A Rollout lists Node objects and machines once a call, and has package pools and
+// package tokens each observe, plan and do its half: which machines come and go, and what pods hold on those that stay.
+// It keeps no state that matters: what it remembers (since when a machine is awaited, which evictions were refused,
+// when tokens were read) only goes into words and patience.
 package rollout
 
 import (
@@ -63,7 +63,7 @@ func (r *Rollouts) Open(c Cluster) *Rollout {
 	return &Rollout{Cluster: c, rollouts: r, joinTimeout: joinTimeout, tokensEvery: tokensEvery, now: time.Now}
 }
 
-// remember returns the memory of a cluster, which begins with the first look at it.
+// remember returns the memory of a cluster, which begins when it is first observed.
 func (r *Rollouts) remember(cluster types.UID) *memory {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,7 +96,7 @@ var _ nodes.Adapter = (*Rollout)(nil)
 
 // Observe implements nodes.Adapter.
 func (r *Rollout) Observe(ctx context.Context, keys nodes.Keys) (nodes.State, error) {
-	c, err := r.look(ctx, keys)
+	c, err := r.gather(ctx, keys)
 	if err != nil {
 		return nodes.State{}, err
 	}
@@ -105,7 +105,7 @@ func (r *Rollout) Observe(ctx context.Context, keys nodes.Keys) (nodes.State, er
 
 // Converge implements nodes.Adapter.
 func (r *Rollout) Converge(ctx context.Context, keys nodes.Keys) error {
-	c, err := r.look(ctx, keys)
+	c, err := r.gather(ctx, keys)
 	if err != nil {
 		return err
 	}
@@ -148,20 +148,20 @@ func (r *Rollout) Delete(ctx context.Context) (bool, error) {
 	return left == 0, errors.Join(errs...)
 }
 
-// sight is both halves of a cluster, and what each saw of it.
-type sight struct {
+// observation is both halves of a cluster, and what each saw of it.
+type observation struct {
 	cluster  Cluster
 	pools    pools.Executor
-	machines *pools.Sight
+	machines *pools.Observed
 	held     tokens.Executor
-	seen     *tokens.Sight
+	seen     *tokens.Observed
 }
 
-// look looks at a cluster. Node objects come before machines, as pools.Executor.Look wants it.
-func (r *Rollout) look(ctx context.Context, keys nodes.Keys) (*sight, error) {
+// gather observes a cluster. Node objects come before machines, as pools.Executor.Observe wants it.
+func (r *Rollout) gather(ctx context.Context, keys nodes.Keys) (*observation, error) {
 	if r.NodeRefresh.KeepsNodes() && r.Refresher == nil {
-		return nil, fmt.Errorf("cluster %s: its machines cannot have their tokens replaced, as nodeRefresh %s wants: use %s",
-			r.Name, r.NodeRefresh, v1alpha1.NodeRefreshReplace)
+		return nil, fmt.Errorf(
+			"cluster %s: its machines cannot have their tokens replaced, as nodeRefresh %s wants: use %s", r.Name, r.NodeRefresh, v1alpha1.NodeRefreshReplace)
 	}
 	client, err := r.Client(ctx)
 	if err != nil {
@@ -176,22 +176,22 @@ func (r *Rollout) look(ctx context.Context, keys nodes.Keys) (*sight, error) {
 		return nil, err
 	}
 	c := r.open(client, keys)
-	if c.machines, err = c.pools.Look(ctx, objects.Items, machines); err != nil {
+	if c.machines, err = c.pools.Observe(ctx, objects.Items, machines); err != nil {
 		return nil, err
 	}
 	staying, unmanaged := join(objects.Items, machines, c.machines.Views)
 	if !r.NodeRefresh.KeepsNodes() {
 		staying = nil
 	}
-	if c.seen, err = c.held.Look(ctx, staying, unmanaged); err != nil {
+	if c.seen, err = c.held.Observe(ctx, staying, unmanaged); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-func (r *Rollout) open(client kubernetes.Interface, keys nodes.Keys) *sight {
+func (r *Rollout) open(client kubernetes.Interface, keys nodes.Keys) *observation {
 	memory, now := r.rollouts.remember(r.UID), r.now()
-	return &sight{
+	return &observation{
 		cluster: r.Cluster,
 		pools: pools.Executor{
 			Cluster: r.Name, Pools: r.Pools, Machines: r.Machines, Client: client,
@@ -220,7 +220,9 @@ func (r *Rollout) list(ctx context.Context) ([]nodes.Machine, error) {
 }
 
 // join finds the machines that stay, and the Node objects that Keyturn did not make.
-func join(objects []corev1.Node, machines []nodes.Machine, views []pools.View) (staying []tokens.Candidate, unmanaged []*corev1.Node) {
+func join(objects []corev1.Node, machines []nodes.Machine, views []pools.View) (
+	staying []tokens.Candidate, unmanaged []*corev1.Node,
+) {
 	object := map[string]*corev1.Node{}
 	for i := range objects {
 		object[objects[i].Name] = &objects[i]
@@ -243,12 +245,12 @@ func join(objects []corev1.Node, machines []nodes.Machine, views []pools.View) (
 }
 
 // state is what was seen, in the words of the port.
-func (s *sight) state() nodes.State {
+func (o *observation) state() nodes.State {
 	st := nodes.State{
-		Nodes:     append(s.machines.Nodes(), s.held.Nodes(s.seen)...),
-		Converged: pools.Converged(s.cluster.Pools, s.machines.Views),
+		Nodes:     append(o.machines.Nodes(), o.held.Nodes(o.seen)...),
+		Converged: pools.Converged(o.cluster.Pools, o.machines.Views),
 	}
 	st.Oldest = nodes.Oldest(st.Nodes)
-	st.Waiting, st.Blocked = nodes.Join(append(s.pools.Reasons(s.machines), s.held.Reasons(s.seen)...))
+	st.Waiting, st.Blocked = nodes.Join(append(o.pools.Reasons(o.machines), o.held.Reasons(o.seen)...))
 	return st
 }

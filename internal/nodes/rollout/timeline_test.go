@@ -18,7 +18,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files again")
 
-// TestTimelines tells whole rollouts, pass by pass, with everything that can happen happening between two passes.
+// TestTimelines records whole rollouts, pass by pass. All that can happen happens between two passes.
 func TestTimelines(t *testing.T) {
 	tests := map[string]func() *world{
 		"create":         func() *world { return newWorld(1, pool("a", 2, 1)) },
@@ -124,7 +124,7 @@ func TestReplaceInRandomOrder(t *testing.T) {
 }
 
 // TestFaultsInRandomOrder changes pools and key version, kills machines, loses Node objects and makes nodes unready
-// meanwhile. The pools must end as wanted all the same, without a create too many and without a Node object
+// meanwhile. The pools must still end as wanted, without a create too many and without a Node object
 // deleted under pods.
 func TestFaultsInRandomOrder(t *testing.T) {
 	for seed := range uint64(seeds) {

@@ -28,8 +28,8 @@ type inhabitant struct {
 	pools.View
 	Refresh  nodes.Refresh
 	Heard    bool
-	starting bool // it was told to start, and will
-	removing bool // it was told to go, and will
+	starting bool // it was started, and will run
+	removing bool // it was removed, and will be gone
 	quiet    bool // its kubelet lost its Node object, and makes no new one before it is started again
 	ending   int  // pods that were evicted, and will end
 	pods     int
@@ -141,7 +141,7 @@ func (w *world) staying(going map[string]bool) []tokens.View {
 	return out
 }
 
-// apply carries out one action, and notes what an executor must never be told to do.
+// apply carries out one action, and notes what must never be planned.
 func (w *world) apply(a action) {
 	if a.step == string(pools.Create) {
 		w.checkRoom(a.pool)
@@ -150,7 +150,7 @@ func (w *world) apply(a action) {
 	}
 	n := w.nodes[a.node]
 	if n == nil {
-		return // it is gone since the look, which an executor finds out as well
+		return // it is gone since it was observed, which an executor finds out as well
 	}
 	switch a.step {
 	case string(pools.Start):
@@ -257,7 +257,7 @@ func (w *world) count(pool string, is func(*inhabitant) bool) int {
 	return total
 }
 
-// events are what can happen by itself next, in the order of the names.
+// events are what can happen next, in the order of the names.
 func (w *world) events() []func() {
 	var out []func()
 	for _, name := range w.names() {
@@ -290,7 +290,7 @@ func (w *world) events() []func() {
 	return out
 }
 
-// unfinished says what still differs from the pools; empty in the end.
+// unfinished is what still differs from the pools; empty in the end.
 func (w *world) unfinished() string {
 	var out []string
 	wanted := map[string]int{}

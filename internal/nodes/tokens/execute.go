@@ -28,7 +28,7 @@ type Executor struct {
 }
 
 // Plan returns what to do now, leaving alone the machines that are going.
-func (e *Executor) Plan(s *Sight, going map[string]bool) []Chain {
+func (e *Executor) Plan(s *Observed, going map[string]bool) []Chain {
 	views := make([]View, len(s.Views))
 	for i, v := range s.Views {
 		v.Going = going[v.Name]
@@ -38,7 +38,7 @@ func (e *Executor) Plan(s *Sight, going map[string]bool) []Chain {
 }
 
 // Do carries out a plan.
-func (e *Executor) Do(ctx context.Context, s *Sight, plan []Chain) error {
+func (e *Executor) Do(ctx context.Context, s *Observed, plan []Chain) error {
 	views := map[string]View{}
 	for _, v := range s.Views {
 		views[v.Name] = v

@@ -58,7 +58,8 @@ func (h *Held) addPod(how v1alpha1.NodeRefresh, r nodes.Refresh, keyID string, p
 	for i, m := range tokenMounts(p.pod) {
 		switch t := p.tokens[i]; {
 		case t.Problem != "":
-			h.add(fmt.Sprintf("%s, whose volume %s has no token in %s (%s),", name, m.Volume, m.Path, t.Problem), now.Add(renewalSlack))
+			words := fmt.Sprintf("%s, whose volume %s has no token in %s (%s),", name, m.Volume, m.Path, t.Problem)
+			h.add(words, now.Add(renewalSlack))
 		case t.Missing && p.pod.Status.Phase != corev1.PodPending:
 			h.add(fmt.Sprintf("%s, whose volume %s has no file %s,", name, m.Volume, m.Path), now.Add(renewalSlack))
 		case t.Missing && older:

@@ -63,33 +63,33 @@ func TestJudge(t *testing.T) {
 		{name: "a file from the future counts from now", tokens: []nodes.Token{fresh(1), fresh(300)}, wait: "youngest +20m0s"},
 		{
 			name: "old: four fifths of its life, and the slack", tokens: []nodes.Token{old(-10, 60), fresh(1)},
-			wait: "old ns/p sure +39m40s youngest +1m0s",
+			wait: "old ns/p by +39m40s youngest +1m0s",
 		},
 		{
 			name: "two old: the later counts", tokens: []nodes.Token{old(-10, 60), old(0, 10)},
-			wait: "old ns/p old ns/p sure +39m40s",
+			wait: "old ns/p old ns/p by +39m40s",
 		},
-		{name: "old, of a year: a day", tokens: []nodes.Token{old(-60, 365*24*60), fresh(1)}, wait: "old ns/p sure +23h1m40s youngest +1m0s"},
+		{name: "old, of a year: a day", tokens: []nodes.Token{old(-60, 365*24*60), fresh(1)}, wait: "old ns/p by +23h1m40s youngest +1m0s"},
 		{
 			name: "of a key that nobody knows", tokens: []nodes.Token{{KeyID: "strange", IssuedAt: minute(5), RenewBy: minute(15)}, fresh(1)},
-			wait: "old ns/p sure +14m40s youngest +1m0s",
+			wait: "old ns/p by +14m40s youngest +1m0s",
 		},
 		{
 			name: "not a token", tokens: []nodes.Token{{Problem: "malformed"}, fresh(1)},
-			wait: "old ns/p, whose volume api has no token in token (malformed), sure +21m40s youngest +1m0s",
+			wait: "old ns/p, whose volume api has no token in token (malformed), by +21m40s youngest +1m0s",
 		},
 		{
 			name: "no file, although it runs", tokens: []nodes.Token{fresh(1), missing},
-			wait: "old ns/p, whose volume vault has no file token, sure +21m40s youngest +1m0s",
+			wait: "old ns/p, whose volume vault has no file token, by +21m40s youngest +1m0s",
 		},
 		{
 			name: "not started: the kubelet may have a token in memory", pod: pending, tokens: []nodes.Token{missing, fresh(1)},
-			wait: "old ns/p, which has not started, sure +49m45.6s youngest +1m0s", inPlace: "youngest +1m0s",
+			wait: "old ns/p, which has not started, by +49m45.6s youngest +1m0s", inPlace: "youngest +1m0s",
 		},
 		{name: "not started, for too long to matter", pod: pending, tokens: []nodes.Token{fresh(1), missing}, wait: "youngest +1m0s"},
 		{name: "made since", pod: young, tokens: []nodes.Token{fresh(1), fresh(2)}},
 		{name: "made since and not started", pod: both(young, pending), tokens: []nodes.Token{missing, missing}},
-		{name: "made since with an old token is not believed", pod: young, tokens: []nodes.Token{old(1, 10), fresh(2)}, wait: "old ns/p sure +10m40s"},
+		{name: "made since with an old token is not believed", pod: young, tokens: []nodes.Token{old(1, 10), fresh(2)}, wait: "old ns/p by +10m40s"},
 		{name: "ending with new tokens", pod: ending, tokens: []nodes.Token{fresh(1), fresh(1)}},
 		{name: "ending with an old token", pod: ending, tokens: []nodes.Token{old(0, 10), fresh(1)}, wait: "held: ns/p, which has an old token, to end"},
 		{name: "ended but for its name", pod: ending, tokens: []nodes.Token{missing, missing}},
@@ -136,7 +136,7 @@ func describe(s Held) string {
 	for i, o := range s.Old {
 		words := "old " + strip(o)
 		if i == len(s.Old)-1 {
-			words += " sure " + since(s.RenewedBy)
+			words += " by " + since(s.RenewedBy)
 		}
 		out = append(out, words)
 	}

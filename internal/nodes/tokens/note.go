@@ -22,8 +22,8 @@ const noteKeyID = "keyID"
 // pageSize is how many pods are read at once.
 const pageSize = 500
 
-// lookAtUnmanaged finds what is known of the nodes that Keyturn did not make. While no rotation runs it is of no use.
-func (e *Executor) lookAtUnmanaged(ctx context.Context, objects []*corev1.Node) (Unmanaged, error) {
+// observeUnmanaged finds what is known of the nodes that Keyturn did not make. While no rotation runs it is of no use.
+func (e *Executor) observeUnmanaged(ctx context.Context, objects []*corev1.Node) (Unmanaged, error) {
 	u := Unmanaged{Nodes: objects}
 	if len(objects) == 0 || e.Keys.Old == 0 {
 		return u, nil
@@ -45,7 +45,9 @@ func (e *Executor) lookAtUnmanaged(ctx context.Context, objects []*corev1.Node) 
 // outdated lists the running pods that may hold a token from before a time, by node.
 func (e *Executor) outdated(ctx context.Context, since time.Time) (map[string][]string, error) {
 	pods := map[string][]string{}
-	options := metav1.ListOptions{Limit: pageSize, FieldSelector: "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"}
+	options := metav1.ListOptions{
+		Limit: pageSize, FieldSelector: "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed",
+	}
 	for {
 		list, err := e.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, options)
 		if err != nil {
@@ -62,7 +64,8 @@ func (e *Executor) outdated(ctx context.Context, since time.Time) (map[string][]
 	}
 }
 
-// note notes that every API server signs with the new key. Crash in between: there is no note, and the next plan makes one.
+// note notes that every API server signs with the new key. Crash in between: there is no note, and the next plan makes
+// one.
 func (e *Executor) note(ctx context.Context) error {
 	notes := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
 	err := notes.Delete(ctx, noteName, metav1.DeleteOptions{}) // the note of an earlier rotation

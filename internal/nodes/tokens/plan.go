@@ -1,11 +1,11 @@
 // Package tokens finds what tokens pods hold on nodes that stay, and replaces them.
 //
 // Plan is where to start: a pure function from what is known of machines that stay (View) to chains of actions. judge,
-// pure as well, holds the token files of a machine's pods against the new key. An Executor observes the views (Look),
+// pure as well, holds the token files of a machine's pods against the new key. An Executor makes the views (Observe),
 // carries out a plan (Do), and words what is waited for (Reasons).
 //
-// A machine counts as one of the new key version once every token file of every pod on it, read as the pod sees it, has a
-// token of the new key, and the applications have had time to read it. On a node that Keyturn did not make nobody can
+// A machine counts as one of the new key version once every token file of every pod on it, read as the pod sees it, has
+// a token of the new key, and the applications have had time to read it. On a node that Keyturn did not make nobody can
 // read those files: what counts there is that no pod is left that is older than the new key (see Unmanaged).
 package tokens
 
@@ -20,7 +20,8 @@ import (
 )
 
 // minWait is how long, at least, a node is waited for whose kubelet stays as it is: kubelet may take as long from
-// fetching a token for a pod that starts to having it in its volume (podAttachAndMountTimeout, pkg/kubelet/volumemanager).
+// fetching a token for a pod that starts to having it in its volume (podAttachAndMountTimeout,
+// pkg/kubelet/volumemanager).
 const minWait = 2*time.Minute + 3*time.Second
 
 // Policy is how machines that stay come to a key version.
@@ -77,8 +78,8 @@ type Chain []Action
 
 // Plan returns what to do now so that no pod is left with a token of an older key version, on machines that stay.
 //
-// It guarantees that a kubelet is ended only while all others that were are back and have replaced every token, and that a
-// machine counts as one of the new key version only once each of its pods has had new tokens for the time that
+// It guarantees that a kubelet is ended only while all others that were are back and have replaced every token, and
+// that a machine counts as one of the new key version only once each of its pods has had new tokens for the time that
 // applications need to notice. A crash after any action loses nothing: all that it goes by is remembered with the
 // machine, or observed.
 func Plan(views []View, p Policy, now time.Time) []Chain {
@@ -88,7 +89,7 @@ func Plan(views []View, p Policy, now time.Time) []Chain {
 	var chains []Chain
 	var next []View
 	busy := false
-	for _, v := range slices.SortedFunc(slices.Values(views), func(a, b View) int { return cmp.Compare(a.Name, b.Name) }) {
+	for _, v := range slices.SortedFunc(slices.Values(views), byName) {
 		switch {
 		case v.KeyVersion >= p.KeyVersion:
 		case v.Refresh.KeyVersion != p.KeyVersion:
@@ -102,6 +103,8 @@ func Plan(views []View, p Policy, now time.Time) []Chain {
 	}
 	return append(chains, begin(next, p, busy)...)
 }
+
+func byName(a, b View) int { return cmp.Compare(a.Name, b.Name) }
 
 // begin is which refreshes begin now; busy means that a kubelet is not through with its own yet.
 func begin(next []View, p Policy, busy bool) []Chain {
@@ -138,7 +141,8 @@ func goOn(v View, p Policy, now time.Time) Chain {
 	}
 }
 
-// renewed reports whether every token file on a node whose refresh was begun has a token of the new key, and always will.
+// renewed reports whether every token file on a node whose refresh was begun has a token of the new key, and always
+// will.
 func (v View) renewed(p Policy, now time.Time) bool {
 	switch {
 	case !v.Running || !v.Held.Known || len(v.Held.Old) > 0:
@@ -159,8 +163,8 @@ func (v View) unproven(now time.Time) bool {
 	return v.Refresh.Proven.After(now)
 }
 
-// reloaded is when the applications on a node that is renewed have read their new tokens; zero when none had an old one.
-// It counts from when every file was first seen to have a new one: a later renewal changes nothing.
+// reloaded is when the applications on a node that is renewed have read their new tokens; zero when none had an old
+// one. It counts from when every file was first seen to have a new one: a later renewal changes nothing.
 func (v View) reloaded(p Policy) time.Time {
 	proven := v.Refresh.Proven
 	if proven.IsZero() {

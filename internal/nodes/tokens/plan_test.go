@@ -47,7 +47,7 @@ func TestPlan(t *testing.T) {
 		{"old tokens", inPlace, 1, []View{started("n1"), healthy("n2", 1)}, ""},
 		{"not heard of", inPlace, 2, []View{with(renewed("n1"), func(v *View) { v.Heard = false }), healthy("n2", 1)}, ""},
 		{"not ready", inPlace, 2, []View{with(renewed("n1"), func(v *View) { v.Ready = false }), healthy("n2", 1)}, ""},
-		{"tokens that could not be looked at", inPlace, 2, []View{with(renewed("n1"), func(v *View) { v.Held = Held{} }), healthy("n2", 1)}, ""},
+		{"tokens that could not be read", inPlace, 2, []View{with(renewed("n1"), func(v *View) { v.Held = Held{} }), healthy("n2", 1)}, ""},
 		{"renewed: the next", inPlace, 2, []View{renewed("n1"), healthy("n2", 1)}, "prove n1, begin n2 > restartKubelet n2"},
 		{"applications still may use old tokens", inPlace, 6.9, []View{proven("n1")}, ""},
 		{"and may not", inPlace, 7, []View{proven("n1")}, "refreshed n1"},

@@ -43,7 +43,8 @@ func tokenMounts(pod *corev1.Pod) []mount {
 			if s.ServiceAccountToken == nil {
 				continue
 			}
-			m := mount{TokenFile: nodes.TokenFile{Pod: pod.UID, Volume: v.Name, Path: s.ServiceAccountToken.Path}, expiration: defaultExpiration}
+			file := nodes.TokenFile{Pod: pod.UID, Volume: v.Name, Path: s.ServiceAccountToken.Path}
+			m := mount{TokenFile: file, expiration: defaultExpiration}
 			if e := s.ServiceAccountToken.ExpirationSeconds; e != nil {
 				m.expiration = time.Duration(*e) * time.Second
 			}
@@ -76,8 +77,8 @@ func SubPathToken(pod *corev1.Pod) (volume string, found bool) {
 	return "", false
 }
 
-// Renewal is how long a kubelet takes, at most, to replace every token of a pod on its own; 0 for a pod without projected
-// tokens. A token that the API server issued for a shorter life than the pod asks for is replaced earlier.
+// Renewal is how long a kubelet takes, at most, to replace every token of a pod on its own; 0 for a pod without
+// projected tokens. A token that the API server issued for a shorter life than the pod asks for is replaced earlier.
 func Renewal(pod *corev1.Pod) time.Duration {
 	var most time.Duration
 	for _, m := range tokenMounts(pod) {

@@ -15,7 +15,7 @@ func TestSubPathToken(t *testing.T) {
 	}{
 		{"no subPath", nil, ""},
 		{"of the file", func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].SubPath = "token" }, "api"},
-		{"of the file, told otherwise", func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].SubPath = "./token/" }, "api"},
+		{"of the file, spelled otherwise", func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].SubPath = "./token/" }, "api"},
 		{"of another file of the volume", func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].SubPath = "ca.crt" }, ""},
 		{"of the whole volume", func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].SubPath = "." }, ""},
 		{"of its directory", func(p *corev1.Pod) {

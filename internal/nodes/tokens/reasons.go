@@ -8,8 +8,9 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// Reasons are what the replacement of tokens waits for, by node. What a machine that is not ready waits for is not here.
-func (e *Executor) Reasons(s *Sight) []nodes.Reason {
+// Reasons are what the replacement of tokens waits for, by node. What a machine that is not ready waits for is not
+// here.
+func (e *Executor) Reasons(s *Observed) []nodes.Reason {
 	var out []nodes.Reason
 	for _, v := range s.Views {
 		if v.Refreshing() && v.Ready {
@@ -51,10 +52,12 @@ func reasons(v View, p Policy, now time.Time) []nodes.Reason {
 
 // oldTokens is which pod on a node has an old token, and when it will have none.
 func oldTokens(v View, inPlace bool, now time.Time) nodes.Reason {
-	words := fmt.Sprintf("%s to get a token of key version %d%s", v.Held.Old[0], v.Refresh.KeyVersion, andMore(v.Held.Old))
+	old := v.Held.Old
+	words := fmt.Sprintf("%s to get a token of key version %d%s", old[0], v.Refresh.KeyVersion, andMore(old))
 	switch {
 	case inPlace && now.Sub(v.Refresh.Kubelet) > minWait, !inPlace && now.Sub(v.Held.RenewedBy) > nodes.Patience:
-		return nodes.Reason{Words: words + ", which is overdue: read the events of the pod and the log of the kubelet", Blocked: true}
+		words += ", which is overdue: read the events of the pod and the log of the kubelet"
+		return nodes.Reason{Words: words, Blocked: true}
 	case inPlace:
 		return nodes.Reason{Words: words}
 	default:

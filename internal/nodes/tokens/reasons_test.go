@@ -86,7 +86,7 @@ func TestReasonsOfTheReady(t *testing.T) {
 		{healthy("n1", 1), ""},
 		{healthy("n1", 2), ""},
 	} {
-		if got, _ := nodes.Join(e.Reasons(&Sight{Views: []View{test.view}})); got != test.want {
+		if got, _ := nodes.Join(e.Reasons(&Observed{Views: []View{test.view}})); got != test.want {
 			t.Errorf("%+v: %q, want %q", test.view, got, test.want)
 		}
 	}

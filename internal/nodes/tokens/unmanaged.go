@@ -12,9 +12,9 @@ import (
 // clockSlack is how far the clocks of API servers may be apart.
 const clockSlack = 5 * time.Second
 
-// Unmanaged are the nodes that Keyturn did not make. It neither replaces them nor reads the tokens of their pods, but the
-// API shows how old these pods are: a pod that was created once every API server signed with the new key has no older
-// token. So such a node counts as one of the new key version when it has no older pod with a token.
+// Unmanaged are the nodes that Keyturn did not make. It neither replaces them nor reads the tokens of their pods, but
+// the API shows how old these pods are: a pod that was created once every API server signed with the new key has no
+// older token. So such a node counts as one of the new key version when it has no older pod with a token.
 type Unmanaged struct {
 	// Nodes are the Node objects.
 	Nodes []*corev1.Node
@@ -53,7 +53,8 @@ func (u Unmanaged) reasons(keys nodes.Keys) []nodes.Reason {
 			continue
 		}
 		out = append(out, nodes.Reason{Blocked: true, Words: fmt.Sprintf(
-			"%s to be deleted%s, which may hold a token older than key version %d: Keyturn did not make the node, and cannot read it",
+			"%s to be deleted%s, which may hold a token older than key version %d: "+
+				"Keyturn did not make the node, and cannot read it",
 			pods[0], andMore(pods), keys.Next)})
 	}
 	return out

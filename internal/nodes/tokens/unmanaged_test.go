@@ -103,8 +103,8 @@ func TestMemory(t *testing.T) {
 		t.Error("what could not be read is remembered")
 	}
 	m.keep(map[string]bool{"a": true, "b": false})
-	if len(m.looks) != 0 {
-		t.Errorf("remembered: %v", m.looks)
+	if len(m.readings) != 0 {
+		t.Errorf("remembered: %v", m.readings)
 	}
 }
 

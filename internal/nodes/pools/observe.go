@@ -1,7 +1,6 @@
 package pools
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -18,8 +17,8 @@ import (
 // whoever uncordons such a node sees it cordoned again.
 const AnnotationLeaving = "keyturn.dev/leaving"
 
-// Sight is what one look at a cluster showed.
-type Sight struct {
+// Observed is what one observation of a cluster showed.
+type Observed struct {
 	// Views are in the order of their names. Nodes that Keyturn did not make have none.
 	Views    []View
 	machines map[string]nodes.Machine
@@ -29,10 +28,12 @@ type Sight struct {
 }
 
 // Nodes are the views in the words of the port.
-func (s *Sight) Nodes() []nodes.Node {
+func (s *Observed) Nodes() []nodes.Node {
 	var all []nodes.Node
 	for _, v := range s.Views {
-		all = append(all, nodes.Node{Name: v.Name, Pool: v.Pool, KeyVersion: v.KeyVersion, Ready: v.Ready, Deleting: v.Leaving})
+		all = append(all, nodes.Node{
+			Name: v.Name, Pool: v.Pool, KeyVersion: v.KeyVersion, Ready: v.Ready, Deleting: v.Leaving,
+		})
 	}
 	return all
 }
@@ -44,17 +45,19 @@ func Ours(node *corev1.Node) bool {
 }
 
 // taken reports whether a machine or a Node object has the name.
-func (s *Sight) taken(name string) bool {
+func (s *Observed) taken(name string) bool {
 	_, machine := s.machines[name]
 	_, object := s.objects[name]
 	return machine || object
 }
 
-// Look joins machines, Node objects and pods. The Node objects must have been listed before the machines: then an
+// Observe joins machines, Node objects and pods. The Node objects must have been listed before the machines: then an
 // object without a machine is an orphan and not a newcomer. Pods are listed last: those of a node that was cordoned
 // before are all that it will ever have.
-func (e *Executor) Look(ctx context.Context, objects []corev1.Node, machines []nodes.Machine) (*Sight, error) {
-	s := &Sight{machines: map[string]nodes.Machine{}, objects: map[string]*corev1.Node{}, pods: map[string][]corev1.Pod{}}
+func (e *Executor) Observe(ctx context.Context, objects []corev1.Node, machines []nodes.Machine) (*Observed, error) {
+	s := &Observed{
+		machines: map[string]nodes.Machine{}, objects: map[string]*corev1.Node{}, pods: map[string][]corev1.Pod{},
+	}
 	for i := range objects {
 		s.objects[objects[i].Name] = &objects[i]
 	}
@@ -63,7 +66,7 @@ func (e *Executor) Look(ctx context.Context, objects []corev1.Node, machines []n
 		s.Views = append(s.Views, e.view(m, s.objects[m.Name]))
 	}
 	s.Views = append(s.Views, orphans(s)...)
-	slices.SortFunc(s.Views, func(a, b View) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(s.Views, byName)
 	e.Memory.await(joining(s.Views), e.Now)
 	for i := range s.Views {
 		v := &s.Views[i]
@@ -94,7 +97,7 @@ func (e *Executor) view(m nodes.Machine, object *corev1.Node) View {
 }
 
 // orphans are the Node objects of ours whose machine is gone.
-func orphans(s *Sight) []View {
+func orphans(s *Observed) []View {
 	var out []View
 	for name, object := range s.objects {
 		if _, machine := s.machines[name]; machine || !Ours(object) {
@@ -120,8 +123,8 @@ func joining(views []View) []string {
 	return names
 }
 
-// countPods looks up the pods that are still to leave a node that is leaving and cordoned.
-func (e *Executor) countPods(ctx context.Context, s *Sight, v *View) error {
+// countPods lists the pods that are still to leave a node that is leaving and cordoned.
+func (e *Executor) countPods(ctx context.Context, s *Observed, v *View) error {
 	if !v.Leaving || !v.Cordoned || !v.Running {
 		return nil
 	}

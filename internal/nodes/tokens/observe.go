@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,8 +16,8 @@ import (
 // slow is how much less often tokens are read that take an hour, or a day, to be replaced.
 const slow = 10
 
-// Sight is what one look at a cluster showed.
-type Sight struct {
+// Observed is what one observation of a cluster showed.
+type Observed struct {
 	Views     []View
 	Unmanaged Unmanaged
 }
@@ -31,13 +30,15 @@ type Candidate struct {
 	Ready bool
 }
 
-// Look reads what the pods hold on machines that stay, and how old those are on nodes that Keyturn did not make.
-func (e *Executor) Look(ctx context.Context, machines []Candidate, unmanaged []*corev1.Node) (*Sight, error) {
-	s := &Sight{}
+// Observe reads what the pods hold on machines that stay, and how old those are on nodes that Keyturn did not make.
+func (e *Executor) Observe(ctx context.Context, machines []Candidate, unmanaged []*corev1.Node) (*Observed, error) {
+	s := &Observed{}
 	refreshing := map[string]bool{}
 	for _, m := range machines {
-		v := View{Machine: m.Machine, Registered: m.Object != nil, Ready: m.Ready, Heard: heard(m.Object, m.Refresh.Kubelet)}
-		if err := e.lookAtTokens(ctx, &v); err != nil {
+		v := View{
+			Machine: m.Machine, Registered: m.Object != nil, Ready: m.Ready, Heard: heard(m.Object, m.Refresh.Kubelet),
+		}
+		if err := e.observeTokens(ctx, &v); err != nil {
 			return nil, err
 		}
 		refreshing[m.Name] = m.Refreshing()
@@ -45,16 +46,17 @@ func (e *Executor) Look(ctx context.Context, machines []Candidate, unmanaged []*
 	}
 	e.Memory.keep(refreshing)
 	var err error
-	s.Unmanaged, err = e.lookAtUnmanaged(ctx, unmanaged)
+	s.Unmanaged, err = e.observeUnmanaged(ctx, unmanaged)
 	return s, err
 }
 
 // Nodes are the nodes that Keyturn did not make, in the words of the port.
-func (e *Executor) Nodes(s *Sight) []nodes.Node {
+func (e *Executor) Nodes(s *Observed) []nodes.Node {
 	var all []nodes.Node
 	for _, n := range s.Unmanaged.Nodes {
 		all = append(all, nodes.Node{
-			Name: n.Name, KeyVersion: s.Unmanaged.keyVersion(n.Name, e.Keys), Ready: readyCondition(n).Status == corev1.ConditionTrue,
+			Name: n.Name, KeyVersion: s.Unmanaged.keyVersion(n.Name, e.Keys),
+			Ready: readyCondition(n).Status == corev1.ConditionTrue,
 		})
 	}
 	return all
@@ -69,16 +71,17 @@ func heard(object *corev1.Node, started time.Time) bool {
 
 // readyCondition returns the condition Ready, which is zero when there is none.
 func readyCondition(object *corev1.Node) corev1.NodeCondition {
-	i := slices.IndexFunc(object.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeReady })
-	if i < 0 {
-		return corev1.NodeCondition{}
+	for _, c := range object.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c
+		}
 	}
-	return object.Status.Conditions[i]
+	return corev1.NodeCondition{}
 }
 
-// lookAtTokens finds what the pods on a machine have whose tokens are being replaced. One machine that cannot be read
+// observeTokens finds what the pods on a machine have whose tokens are being replaced. One machine that cannot be read
 // keeps nobody from seeing the others.
-func (e *Executor) lookAtTokens(ctx context.Context, v *View) error {
+func (e *Executor) observeTokens(ctx context.Context, v *View) error {
 	if !v.Refreshing() || !v.Running {
 		return nil
 	}
@@ -90,7 +93,8 @@ func (e *Executor) lookAtTokens(ctx context.Context, v *View) error {
 	if e.Policy.How == v1alpha1.NodeRefreshWait {
 		every *= slow
 	}
-	pods, err := e.Memory.tokensOf(v.Name, v.Refresh, e.Now, every, func() ([]podTokens, error) { return e.podTokens(ctx, v.Name) })
+	read := func() ([]podTokens, error) { return e.podTokens(ctx, v.Name) }
+	pods, err := e.Memory.tokensOf(v.Name, v.Refresh, e.Now, every, read)
 	if unreadable := (unreadableError{}); errors.As(err, &unreadable) {
 		v.Held.Trouble = unreadable.Error()
 		return nil
