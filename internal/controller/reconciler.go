@@ -57,7 +57,7 @@ type Reconciler struct {
 	Keys         keystore.Store
 	ControlPlane controlplane.Adapter
 	// Prove asks one API server by itself; nil: controlplane.Prove.
-	Prove  func(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair, external bool) (controlplane.Proof, error)
+	Prove func(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair, external bool) (controlplane.Proof, error)
 	// Nodes opens the nodes of a cluster.
 	Nodes  func(*v1alpha1.UserCluster) (nodes.Adapter, error)
 	Tokens Tokens

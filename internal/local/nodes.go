@@ -43,7 +43,7 @@ var (
 	_ nodes.Refresher = (*Machines)(nil)
 )
 
-// ErrNeedsRoot says why this host cannot make machines.
+// ErrNeedsRoot means that this host cannot make machines without root.
 var ErrNeedsRoot = errors.New("node pools need root: a node is a sandbox with a network of its own\n" +
 	"hint: run as root, or remove nodePools from the cluster's configuration")
 
@@ -129,7 +129,7 @@ func (m *Machines) Remove(ctx context.Context, name string) (gone bool, err erro
 	return m.set.Remove(ctx, name)
 }
 
-// canRun says why this host or this site cannot have machines of the pool.
+// canRun returns why this host or this site cannot have machines of the pool, if it cannot.
 func (m *Machines) canRun(pool v1alpha1.NodePool) error {
 	switch {
 	case os.Geteuid() != 0:
@@ -137,7 +137,7 @@ func (m *Machines) canRun(pool v1alpha1.NodePool) error {
 	case m.site.Dir == "":
 		return errors.New("its cluster has no control plane yet")
 	case m.site.Loopback:
-		return errors.New("its cluster was made without a bridge, and can have no nodes\nhint: make the cluster anew as root")
+		return errors.New("its cluster was made without a bridge, and can have no nodes\nhint: delete the cluster and create it again as root")
 	}
 	for label := range pool.Labels {
 		if !machine.MayRegisterWith(label) {
