@@ -137,7 +137,8 @@ func (m *Machines) canRun(pool v1alpha1.NodePool) error {
 	case m.site.Dir == "":
 		return errors.New("its cluster has no control plane yet")
 	case m.site.Loopback:
-		return errors.New("its cluster was made without a bridge, and can have no nodes\nhint: delete the cluster and create it again as root")
+		return errors.New("its cluster was made without a bridge, and can have no nodes\n" +
+			"hint: delete the cluster and create it again as root")
 	}
 	for label := range pool.Labels {
 		if !machine.MayRegisterWith(label) {
@@ -162,7 +163,8 @@ func (m *Machines) start(ctx context.Context, spec machine.Spec, joined bool) er
 			return fmt.Errorf("letting machine %s join: %w", spec.Name, err)
 		}
 	}
-	if err := network.EnsureBridge(ctx, m.site.Bridge(), netip.PrefixFrom(m.site.Gateway(), m.site.Prefix().Bits())); err != nil {
+	gateway := netip.PrefixFrom(m.site.Gateway(), m.site.Prefix().Bits())
+	if err := network.EnsureBridge(ctx, m.site.Bridge(), gateway); err != nil {
 		return err
 	}
 	return m.set.Start(ctx, spec, access)

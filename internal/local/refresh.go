@@ -55,7 +55,9 @@ func tokenIn(content []byte, replaced time.Time, err error) nodes.Token {
 	if err != nil {
 		return nodes.Token{Problem: err.Error()}
 	}
-	t := nodes.Token{KeyID: header.KeyID, IssuedAt: claims.IssuedAt.Time(), RenewBy: claims.Expiry.Time(), Replaced: replaced}
+	t := nodes.Token{
+		KeyID: header.KeyID, IssuedAt: claims.IssuedAt.Time(), RenewBy: claims.Expiry.Time(), Replaced: replaced,
+	}
 	if claims.Kubernetes != nil && claims.Kubernetes.WarnAfter != 0 {
 		t.RenewBy = claims.Kubernetes.WarnAfter.Time()
 	}
