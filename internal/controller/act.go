@@ -26,7 +26,7 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 	case rotation.RefreshTokens:
 		return r.refresh(ctx, uc, a.Version, seen)
 	case rotation.ConvergeNodes:
-		return r.Nodes.Converge(ctx, uc, a.Version)
+		return r.convergeNodes(ctx, uc, seen.keys)
 	case rotation.WriteKubeconfig:
 		return r.writeKubeconfig(ctx, seen.kubeconfig)
 	case rotation.DeleteKey:

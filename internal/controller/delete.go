@@ -37,7 +37,7 @@ func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl
 }
 
 func (r *Reconciler) deleteInfrastructure(ctx context.Context, uc *v1alpha1.UserCluster) (gone bool, err error) {
-	if gone, err = r.Nodes.Delete(ctx, uc); err != nil || !gone {
+	if gone, err = r.deleteNodes(ctx, uc); err != nil || !gone {
 		return false, err
 	}
 	a, err := r.ControlPlane(uc)

@@ -46,7 +46,10 @@ type (
 		client.ObjectKey
 		replicas int
 	}
-	pools        struct{ *site }
+	pools struct {
+		*site
+		uc *v1alpha1.UserCluster
+	}
 	legacyTokens struct{ *site }
 )
 
@@ -355,12 +358,16 @@ func (p plane) Delete(context.Context) (gone bool, err error) {
 	return gone && err == nil, err
 }
 
-func (p pools) Observe(_ context.Context, uc *v1alpha1.UserCluster) (state nodes.State, _ error) {
-	p.with(client.ObjectKeyFromObject(uc), func(c *userCluster) {
-		state.Nodes = slices.Clone(c.nodes)
+// openPools is how the controller opens the nodes of a cluster.
+func (s *site) openPools(uc *v1alpha1.UserCluster) (nodes.Adapter, error) { return pools{s, uc}, nil }
+
+func (p pools) Observe(context.Context, nodes.Keys) (state nodes.State, _ error) {
+	p.with(client.ObjectKeyFromObject(p.uc), func(c *userCluster) {
+		state.Nodes, state.Oldest = slices.Clone(c.nodes), nodes.Oldest(c.nodes)
+		state.Converged = c.poolsConverged(p.uc.Spec.NodePools)
 		for _, n := range c.nodes {
 			if n.Deleting && c.guarded {
-				state.Waiting = "PodDisruptionBudget default/web lets no pod of " + n.Name + " go"
+				state.Waiting = "pod default/web on node " + n.Name + " to be evicted: PodDisruptionBudget default/web allows no disruption"
 				state.Blocked = true
 			}
 		}
@@ -368,13 +375,31 @@ func (p pools) Observe(_ context.Context, uc *v1alpha1.UserCluster) (state nodes
 	return state, nil
 }
 
-func (p pools) Converge(_ context.Context, uc *v1alpha1.UserCluster, version int) error {
-	return p.write(client.ObjectKeyFromObject(uc), func(c *userCluster) {
+// poolsConverged reports whether each pool has its replicas, and there is no other node.
+func (c *userCluster) poolsConverged(wanted []v1alpha1.NodePool) bool {
+	left := len(c.nodes)
+	for _, p := range wanted {
+		ready := 0
+		for _, n := range c.nodes {
+			if n.Pool == p.Name && n.Ready && !n.Deleting {
+				ready++
+			}
+		}
+		if ready != int(p.Replicas) {
+			return false
+		}
+		left -= ready
+	}
+	return left == 0
+}
+
+func (p pools) Converge(_ context.Context, keys nodes.Keys) error {
+	return p.write(client.ObjectKeyFromObject(p.uc), func(c *userCluster) {
 		if c.finishNode() {
 			return
 		}
-		for _, pool := range uc.Spec.NodePools {
-			if c.replaceNode(pool, version) {
+		for _, pool := range p.uc.Spec.NodePools {
+			if c.replaceNode(pool, keys.Next) {
 				return
 			}
 		}
@@ -423,8 +448,8 @@ func (c *userCluster) replaceNode(pool v1alpha1.NodePool, version int) bool {
 	return true
 }
 
-func (p pools) Delete(_ context.Context, uc *v1alpha1.UserCluster) (gone bool, err error) {
-	err = p.write(client.ObjectKeyFromObject(uc), func(c *userCluster) {
+func (p pools) Delete(context.Context) (gone bool, err error) {
+	err = p.write(client.ObjectKeyFromObject(p.uc), func(c *userCluster) {
 		gone = len(c.nodes) == 0
 		if !gone {
 			c.nodes = c.nodes[1:]

@@ -3,7 +3,6 @@ package controller
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -108,47 +107,6 @@ func (r *Reconciler) proveOne(
 // external says that the spec wants API servers to get their keys from a signer.
 func external(uc *v1alpha1.UserCluster) bool {
 	return uc.Spec.KSASigningKey.Source == v1alpha1.KeySourceExternal
-}
-
-// gatherNodes observes the nodes once there is an API server that could know them.
-func (r *Reconciler) gatherNodes(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
-	if !slices.ContainsFunc(o.Servers, func(s rotation.Server) bool { return s.Ready }) {
-		o.Nodes.Waiting = "an API server to be ready"
-		return
-	}
-	var err error
-	if o.nodes, err = r.Nodes.Observe(ctx, uc); err != nil {
-		// An API server that goes away in this very moment is no failure of the round.
-		o.Nodes.Waiting = fmt.Sprintf("the nodes to be observable: %v", err)
-		return
-	}
-	o.Nodes = rotation.Nodes{
-		Converged: poolsConverged(uc, o.nodes.Nodes), Waiting: o.nodes.Waiting, Blocked: o.nodes.Blocked,
-	}
-	for _, n := range o.nodes.Nodes {
-		made := max(n.KeyVersion, 1) // a node that does not say its version may be from any time
-		if o.Nodes.Oldest == 0 || made < o.Nodes.Oldest {
-			o.Nodes.Oldest = made
-		}
-	}
-}
-
-// poolsConverged says that each pool has exactly its replicas, all ready, and that no node is of another pool.
-func poolsConverged(uc *v1alpha1.UserCluster, all []nodes.Node) bool {
-	ready := map[string]int{}
-	for _, n := range all {
-		if !n.Ready || n.Deleting {
-			return false
-		}
-		ready[n.Pool]++
-	}
-	for _, p := range uc.Spec.NodePools {
-		if ready[p.Name] != int(p.Replicas) {
-			return false
-		}
-		delete(ready, p.Name)
-	}
-	return len(ready) == 0
 }
 
 func clusterOf(uc *v1alpha1.UserCluster) keystore.Cluster {

@@ -57,8 +57,9 @@ type Reconciler struct {
 	// ControlPlane opens the control plane of a cluster.
 	ControlPlane func(*v1alpha1.UserCluster) (controlplane.Adapter, error)
 	// Prove asks one API server itself, as controlplane.Prover does.
-	Prove  func(context.Context, controlplane.Question) (controlplane.Proof, error)
-	Nodes  nodes.Adapter
+	Prove func(context.Context, controlplane.Question) (controlplane.Proof, error)
+	// Nodes opens the nodes of a cluster.
+	Nodes  func(*v1alpha1.UserCluster) (nodes.Adapter, error)
 	Tokens Tokens
 	// Publishers returns the places where the keys of a cluster are published for verifiers outside of it, always in
 	// the same order. Nil: there are none.

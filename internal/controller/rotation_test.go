@@ -115,7 +115,7 @@ func TestBlocked(t *testing.T) {
 	w.rotate(blue)
 	w.with(blue, func(c *userCluster) { c.guarded = true })
 	w.until(blue, isBlocked)
-	const why = "Blocked: waiting for PodDisruptionBudget default/web lets no pod of node-1 go"
+	const why = "Blocked: waiting for pod default/web on node node-1 to be evicted: PodDisruptionBudget default/web allows no disruption"
 	for range 3 {
 		uc := w.round(blue)
 		w.wantCondition(uc, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonRotationBlocked, why)

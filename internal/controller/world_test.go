@@ -89,7 +89,7 @@ func newNamespace(t *testing.T) string {
 func (w *world) restart() {
 	w.reconciler = &controller.Reconciler{
 		Client: w.controller, Keys: w.keys,
-		ControlPlane: w.open, Prove: w.prove, Nodes: pools{w.site}, Tokens: legacyTokens{w.site},
+		ControlPlane: w.open, Prove: w.prove, Nodes: w.openPools, Tokens: legacyTokens{w.site},
 		Recorder: w.recorder, Log: slog.New(slog.NewTextHandler(w.shown, nil)),
 	}
 }

@@ -19,7 +19,6 @@ import (
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/local"
-	"github.com/keyturn/keyturn/internal/nodes"
 )
 
 // adminInterval is how often the admin cluster's processes are looked at.
@@ -104,7 +103,7 @@ func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, log *slog
 		Keys:         keystore.NewSecrets(secrets.CoreV1()),
 		ControlPlane: openPlane,
 		Prove:        (&controlplane.Prover{}).Prove,
-		Nodes:        nodes.NewRollout(host.Machines, newClient),
+		Nodes:        nodesOf(host, newClient),
 		Tokens:       controller.NewLegacyTokens(newClient),
 		Publishers:   (&publishers{secrets: m.GetClient(), log: log}).places,
 		Recorder:     m.GetEventRecorder("keyturn-controller"),

@@ -20,7 +20,8 @@ const fieldManager = "keyturn-legacytoken"
 type condition int
 
 const (
-	foreign condition = iota // no legacy token belongs here
+	gone    condition = iota // it was deleted meanwhile
+	foreign                  // no legacy token belongs here
 	empty                    // kube-controller-manager has yet to fill it
 	fresh                    // a token of the target's key
 	stale                    // anything else

@@ -27,7 +27,7 @@ const (
 	notifiers = 8
 )
 
-// outcome is what became of a Secret. The zero outcome is that it is gone.
+// outcome is what became of a Secret.
 type outcome struct {
 	condition condition
 	resigned  bool
@@ -60,7 +60,7 @@ func (w *walk) record(t task, done outcome) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := &w.result
-	if done.condition != foreign {
+	if done.condition != gone && done.condition != foreign {
 		r.Total++
 	}
 	if done.condition == empty {
@@ -91,7 +91,7 @@ func (w *walk) resign(ctx context.Context, t task) outcome {
 	for attempt := range attempts {
 		if attempt > 0 {
 			if err := w.reread(ctx, t.secret, attempt, last); apierrors.IsNotFound(err) {
-				return outcome{}
+				return outcome{condition: gone}
 			} else if err != nil {
 				last = err
 				continue

@@ -32,7 +32,7 @@ const (
 // nodeProxier lets kube-proxy work with the kubelet's certificate: a token of its own would be one more to rotate.
 var nodeProxier = binding{"keyturn:node-proxier", "system:node-proxier", rbacv1.GroupKind, "system:nodes"}
 
-// ensureJoinable makes sure that a machine can join the cluster now, and returns a bootstrap token for it.
+// ensureJoinable lets a machine join the cluster now, and returns a bootstrap token for it.
 func ensureJoinable(ctx context.Context, config *rest.Config) (string, error) {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {

@@ -26,7 +26,8 @@ const (
 	podRangeBits = 24
 )
 
-// Machines makes the machines of one user cluster as sandboxes of this host. It implements nodes.Machines.
+// Machines makes the machines of one user cluster as sandboxes of this host. It implements nodes.Machines and
+// nodes.Refresher.
 type Machines struct {
 	site    Site
 	podCIDR netip.Prefix
@@ -37,14 +38,17 @@ type Machines struct {
 	binDir string
 }
 
-var _ nodes.Machines = (*Machines)(nil)
+var (
+	_ nodes.Machines  = (*Machines)(nil)
+	_ nodes.Refresher = (*Machines)(nil)
+)
 
-// ErrNeedsRoot says why this host cannot make machines.
+// ErrNeedsRoot means that this host cannot make machines without root.
 var ErrNeedsRoot = errors.New("node pools need root: a node is a sandbox with a network of its own\n" +
 	"hint: run as root, or remove nodePools from the cluster's configuration")
 
-// Machines returns those of a user cluster. It looks at nothing yet but the registry of sites.
-func (h *Host) Machines(uc *v1alpha1.UserCluster) (nodes.Machines, error) {
+// Machines returns those of a user cluster. It reads nothing yet but the registry of sites.
+func (h *Host) Machines(uc *v1alpha1.UserCluster) (*Machines, error) {
 	site, _, err := h.Site(SiteName(uc))
 	if err != nil {
 		return nil, err
@@ -125,7 +129,7 @@ func (m *Machines) Remove(ctx context.Context, name string) (gone bool, err erro
 	return m.set.Remove(ctx, name)
 }
 
-// canRun says why this host or this site cannot have machines of the pool.
+// canRun returns why this host or this site cannot have machines of the pool, if it cannot.
 func (m *Machines) canRun(pool v1alpha1.NodePool) error {
 	switch {
 	case os.Geteuid() != 0:
@@ -133,7 +137,8 @@ func (m *Machines) canRun(pool v1alpha1.NodePool) error {
 	case m.site.Dir == "":
 		return errors.New("its cluster has no control plane yet")
 	case m.site.Loopback:
-		return errors.New("its cluster was made without a bridge, and can have no nodes\nhint: make the cluster anew as root")
+		return errors.New("its cluster was made without a bridge, and can have no nodes\n" +
+			"hint: delete the cluster and create it again as root")
 	}
 	for label := range pool.Labels {
 		if !machine.MayRegisterWith(label) {
@@ -158,7 +163,8 @@ func (m *Machines) start(ctx context.Context, spec machine.Spec, joined bool) er
 			return fmt.Errorf("letting machine %s join: %w", spec.Name, err)
 		}
 	}
-	if err := network.EnsureBridge(ctx, m.site.Bridge(), netip.PrefixFrom(m.site.Gateway(), m.site.Prefix().Bits())); err != nil {
+	gateway := netip.PrefixFrom(m.site.Gateway(), m.site.Prefix().Bits())
+	if err := network.EnsureBridge(ctx, m.site.Bridge(), gateway); err != nil {
 		return err
 	}
 	return m.set.Start(ctx, spec, access)

@@ -88,7 +88,7 @@ func (n *nodeTest) useMachines() {
 	if err != nil {
 		n.Fatal(err)
 	}
-	n.machines = m.(*Machines)
+	n.machines = m
 	n.machines.binDir = n.TempDir()
 	n.machines.set.Init = filepath.Join(n.machines.binDir, "keyturn-machine")
 	build(n.T, n.machines.binDir, "../../cmd/keyturn-machine", "../../cmd/keyturn-pause", "./testdata/caller")

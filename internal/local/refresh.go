@@ -43,7 +43,7 @@ func (m *Machines) Tokens(_ context.Context, name string, files []nodes.TokenFil
 	return tokens, nil
 }
 
-// tokenIn says what is in a token file, and nothing of it that is secret: no error of package token holds a part of one.
+// tokenIn returns what is known of a token file, and nothing secret: no error of package token quotes a token.
 func tokenIn(content []byte, replaced time.Time, err error) nodes.Token {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nodes.Token{Missing: true}
@@ -55,7 +55,9 @@ func tokenIn(content []byte, replaced time.Time, err error) nodes.Token {
 	if err != nil {
 		return nodes.Token{Problem: err.Error()}
 	}
-	t := nodes.Token{KeyID: header.KeyID, IssuedAt: claims.IssuedAt.Time(), RenewBy: claims.Expiry.Time(), Replaced: replaced}
+	t := nodes.Token{
+		KeyID: header.KeyID, IssuedAt: claims.IssuedAt.Time(), RenewBy: claims.Expiry.Time(), Replaced: replaced,
+	}
 	if claims.Kubernetes != nil && claims.Kubernetes.WarnAfter != 0 {
 		t.RenewBy = claims.Kubernetes.WarnAfter.Time()
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/local/machine"
 	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/nodes/rollout"
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/token"
 )
@@ -54,9 +55,9 @@ func newRefreshTest(t *testing.T, how v1alpha1.NodeRefresh, replicas int32) *ref
 	return r
 }
 
-// faulty are Machines whose caller dies every now and then, before what it calls for is done or after.
+// faulty is a Refresher whose caller dies every now and then, before what it calls for is done or after.
 type faulty struct {
-	*Machines
+	nodes.Refresher
 	rnd *rand.Rand
 }
 
@@ -73,11 +74,11 @@ func (f faulty) die(do func() error) error {
 }
 
 func (f faulty) Remember(ctx context.Context, m nodes.Machine) error {
-	return f.die(func() error { return f.Machines.Remember(ctx, m) })
+	return f.die(func() error { return f.Refresher.Remember(ctx, m) })
 }
 
 func (f faulty) RestartKubelet(ctx context.Context, name string) error {
-	return f.die(func() error { return f.Machines.RestartKubelet(ctx, name) })
+	return f.die(func() error { return f.Refresher.RestartKubelet(ctx, name) })
 }
 
 // converge has a controller that keeps dying converge until all nodes are of a key version. It tells see what it observes.
@@ -86,14 +87,18 @@ func (r *refreshTest) converge(what string, keyVersion int, limit time.Duration,
 	last := ""
 	begin := time.Now()
 	r.eventually(what, limit, func() error {
-		rollout := nodes.NewRollout(
-			func(*v1alpha1.UserCluster) (nodes.Machines, error) { return faulty{r.machines, r.rnd}, nil },
-			func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error) { return r.client, nil },
-		)
-		if err := rollout.Converge(r.Context(), r.uc, keyVersion); err != nil && !errors.Is(err, errDied) {
+		adapter := (&rollout.Rollouts{}).Open(rollout.Cluster{
+			Name: r.uc.Name, UID: r.uc.UID, Pools: r.uc.Spec.NodePools,
+			NodeRefresh: r.uc.Spec.KSASigningKey.NodeRefresh,
+			TokenReload: time.Duration(r.uc.Spec.KSASigningKey.TokenReloadSeconds) * time.Second,
+			Machines:    r.machines, Refresher: faulty{r.machines, r.rnd},
+			Client: func(context.Context) (kubernetes.Interface, error) { return r.client, nil },
+		})
+		keys := nodes.Keys{Next: keyVersion, KeyID: r.kids[int32(keyVersion)], Old: keyVersion - 1}
+		if err := adapter.Converge(r.Context(), keys); err != nil && !errors.Is(err, errDied) {
 			r.Fatal(err)
 		}
-		st, err := rollout.Observe(r.Context(), r.uc)
+		st, err := adapter.Observe(r.Context(), keys)
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -126,7 +131,6 @@ func (r *refreshTest) switchKeys(old, next keystore.KeyPair) {
 			r.Fatal(err)
 		}
 		r.kids[int32(k.Version)] = id
-		r.uc.Status.KSASigningKey.Keys = append(r.uc.Status.KSASigningKey.Keys, v1alpha1.KeyVersionStatus{Version: int32(k.Version), KeyID: id})
 	}
 	r.give("key version 2", controlplane.Keys{Verify: []int{1, 2}, Sign: 2}, 2, old, next)
 }
@@ -392,7 +396,7 @@ func TestRefreshInPlace(t *testing.T) {
 		if busy > 1 {
 			t.Errorf("%d nodes are being refreshed at once", busy)
 		}
-		if st.Blocked && strings.Contains(st.Waiting, "pod default/pinned mounts a token of volume vault by subPath") && !deleted {
+		if st.Blocked && strings.Contains(st.Waiting, "pod default/pinned on node "+names[1]+" to be deleted, which mounts a token of volume vault by subPath") && !deleted {
 			deleted = true
 			if err := r.client.CoreV1().Pods("default").Delete(r.Context(), "pinned", metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)

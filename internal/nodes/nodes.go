@@ -1,9 +1,13 @@
-// Package nodes replaces the nodes of a user cluster, or the tokens of the pods that run on them.
+// Package nodes is the port to the nodes of a user cluster, and to the machines that they run on.
 //
-// Adapter is the port to whatever owns node pools. Rollout is the common way to bring pools to their
-// wanted size and key version over plain Machines: a new node first, then drain, then delete. A cluster whose nodes are
-// to stay in a rotation (v1alpha1.NodeRefresh) keeps them: then what is proven, from the files that the pods read, is
-// that no pod has a token of an older key version any more.
+// A rotation must leave no pod with a token of the old key: the node under it is replaced, or the token is. Adapter is
+// all that the controller sees of that. Package rollout implements it over two smaller ports, and each of these has a
+// package that plans purely and carries out what it planned:
+//
+//   - Machines are made, drained and removed: package pools;
+//   - a Refresher replaces the tokens that pods hold on machines that stay: package tokens.
+//
+// Package nodestest has the conformance suites of all three ports.
 package nodes
 
 import (
@@ -15,39 +19,81 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// Node is one machine of a node pool and its Node object.
-type Node struct {
-	Name, Pool string
-	// KeyVersion is the key version that API servers signed with when the machine was made, or a later one, since
-	// when no pod on it has a token of an older one.
-	KeyVersion int
-	// Ready says that the Node object is there and ready.
-	Ready bool
-	// Deleting says that it is on its way out: cordoned, drained or removed.
-	Deleting bool
+// Adapter owns the nodes of one cluster. Converge is asynchronous and idempotent: each call does what can be done now,
+// returns within about a second, and is repeated until Observe shows the result. Calls for one cluster do not overlap.
+type Adapter interface {
+	// Observe changes nothing. It fails when it cannot see everything: nodes that are not in State do not exist.
+	Observe(ctx context.Context, keys Keys) (State, error)
+	// Converge brings every pool nearer to its size, with nodes of keys.Next or later only. It is called only while
+	// every API server signs with keys.Next. Called with an older version than before, it takes nothing back: the
+	// KeyVersion of a node never goes down.
+	Converge(ctx context.Context, keys Keys) error
+	// Delete removes all that Converge made. It reports true when nothing is left. It needs no API server.
+	Delete(ctx context.Context) (gone bool, err error)
+}
+
+// Keys are the key versions of a cluster, as far as its nodes are concerned.
+type Keys struct {
+	// Next is the newest version that is stored, and KeyID its kid.
+	Next  int
+	KeyID string
+	// Old is the version that a rotation to Next is about to retire. It is 0 while no rotation runs: then API servers
+	// accept no token older than Next.
+	Old int
 }
 
 // State is the nodes of a cluster as observed.
 type State struct {
 	Nodes []Node
-	// Waiting says in words what stands in the way, naming the object (a PodDisruptionBudget, a pod that will
-	// not end, a machine that is not ready); empty when nothing does.
+	// Converged reports whether each pool has exactly its replicas, all of them ready and none on its way out, and
+	// nothing is left of other pools or of machines that are gone. Nodes that Keyturn did not make do not matter.
+	Converged bool
+	// Oldest is the lowest KeyVersion of all nodes, at least 1; 0 without nodes.
+	Oldest int
+	// Waiting names what stands in the way; empty when nothing does. It continues the words "waiting for", so each
+	// reason reads "X to do Y" ("node a to be ready"). What helps a person follows after a comma, a colon or in
+	// parentheses; reasons are joined by semicolons.
 	Waiting string
-	// Blocked says that somebody must do something before Waiting can end.
+	// Blocked means that somebody must act before Waiting can end.
 	Blocked bool
 }
 
-// Adapter owns the node pools of user clusters. Converge is asynchronous and idempotent: each call does what
-// can be done now, returns within about a second, and is repeated until Observe shows the result. Calls for
-// one cluster do not overlap.
-type Adapter interface {
-	// Observe looks at the nodes and changes nothing.
-	Observe(ctx context.Context, uc *v1alpha1.UserCluster) (State, error)
-	// Converge brings the pools of the spec nearer to their wanted sizes, all nodes being of keyVersion or later. It is
-	// only called when every API server signs with keyVersion.
-	Converge(ctx context.Context, uc *v1alpha1.UserCluster, keyVersion int) error
-	// Delete removes all that Converge made. It reports true when nothing is left.
-	Delete(ctx context.Context, uc *v1alpha1.UserCluster) (gone bool, err error)
+// Node is one node of a cluster.
+type Node struct {
+	// Pool is empty for a node that Keyturn did not make.
+	Name, Pool string
+	// KeyVersion is one that no token of a pod on the node is older than. For a machine it is the version in use when
+	// the machine was made, raised when the tokens of its pods were replaced.
+	KeyVersion int
+	// Ready means that its Node object exists and pods can run there.
+	Ready bool
+	// Deleting means that it is on its way out: cordoned, drained or removed.
+	Deleting bool
+}
+
+// Oldest returns the lowest KeyVersion of some nodes; 0 without nodes. A node of unknown version may be of any time, so
+// it counts as one of version 1.
+func Oldest(all []Node) int {
+	oldest := 0
+	for _, n := range all {
+		if version := max(n.KeyVersion, 1); oldest == 0 || version < oldest {
+			oldest = version
+		}
+	}
+	return oldest
+}
+
+// Machines makes and removes the machines of one cluster. All calls are idempotent and return soon.
+type Machines interface {
+	// List returns the machines that exist, running or not, half-made ones included. It fails when it cannot see all of
+	// them: a machine that is not listed does not exist.
+	List(ctx context.Context) ([]Machine, error)
+	// Ensure makes a machine that does not exist, with its name, pool and key version, and starts one that does not
+	// run. A machine that exists keeps its pool and key version. The pool gives labels and taints.
+	Ensure(ctx context.Context, m Machine, pool v1alpha1.NodePool) error
+	// Remove ends a machine and deletes its disk. It reports true when nothing is left, also of a machine that never
+	// existed, and is to be called again when it does not.
+	Remove(ctx context.Context, name string) (gone bool, err error)
 }
 
 // Machine is a computer that runs, or is to run, a kubelet. Its Node object has the same name.
@@ -55,47 +101,40 @@ type Machine struct {
 	Name, Pool string
 	// KeyVersion is remembered with the machine for as long as it exists.
 	KeyVersion int
-	// Running says that it is up, whatever its kubelet says.
+	// Running means that it is up, in any state of its kubelet.
 	Running bool
 	// Refresh is the latest one that was begun on it.
 	Refresh Refresh
 }
+
+// Refreshing reports whether the tokens on the machine are being replaced.
+func (m Machine) Refreshing() bool { return m.Refresh.KeyVersion > m.KeyVersion }
 
 // Refresh is one replacement of the tokens of all pods on a machine that stays. All but Kubelet is remembered with the
 // machine; it is zero for a machine on which none was ever begun.
 type Refresh struct {
 	// KeyVersion is that of the tokens that the pods are to have.
 	KeyVersion int
-	// Since is when it was begun. Whatever token was issued later is of KeyVersion.
+	// Since is when it was begun. Every token that was issued later is of KeyVersion.
 	Since time.Time
-	// Kubelet is since when the kubelet runs that was started after Since; zero while there is none, and once
-	// the machine is of KeyVersion.
+	// Kubelet is when the kubelet that runs was started; zero while it is one from before Since, while none runs, and
+	// once the machine is of KeyVersion.
 	Kubelet time.Time
 	// Proven is when the last of the files that had an older token got a new one; zero until all have.
 	Proven time.Time
 }
 
-// Machines makes and removes the machines of one cluster. All calls are idempotent and return soon.
-type Machines interface {
-	Refresher
-	// List returns the machines that exist, whether or not they run, half-made ones included.
-	List(ctx context.Context) ([]Machine, error)
-	// Ensure makes a machine that does not exist and starts one that does not run. The pool gives labels and taints.
-	Ensure(ctx context.Context, m Machine, pool v1alpha1.NodePool) error
-	// Remove ends a machine and deletes its disk. It reports true when nothing is left.
-	Remove(ctx context.Context, name string) (gone bool, err error)
-}
-
 // Refresher replaces tokens on machines that stay. All calls are idempotent and return soon.
 type Refresher interface {
-	// Remember keeps KeyVersion, Refresh.KeyVersion, Since and Proven of a machine that exists. When it returns nil they
-	// outlive a power cut. Versions never go down, and Since stays while Refresh.KeyVersion does.
+	// Remember keeps KeyVersion, Refresh.KeyVersion, Since and Proven of a machine. When it returns nil they outlive a
+	// power cut. Versions never go down: a Machine with an older one is refused, as is one that does not exist, and
+	// nothing changes. Since stays while Refresh.KeyVersion does.
 	Remember(ctx context.Context, m Machine) error
 	// RestartKubelet ends the kubelet of a machine if it was started before the Refresh that is remembered, and has the
 	// machine start another. No container ends by that. It does nothing while no kubelet runs.
 	RestartKubelet(ctx context.Context, name string) error
-	// Tokens reads token files on a machine that runs, as the pods see them now, and returns as many tokens in the same order.
-	// A file that cannot be read is no error, but a Token that says so.
+	// Tokens reads token files on a machine that runs, as the pods see them now, and returns as many tokens in the same
+	// order. A file that cannot be read is no error, but a Token that says why. A machine that cannot be read is one.
 	Tokens(ctx context.Context, name string, files []TokenFile) ([]Token, error)
 }
 
@@ -106,7 +145,7 @@ type TokenFile struct {
 	Volume, Path string
 }
 
-// Token is what a token file says, all but the token itself.
+// Token is what is known of the token in a file, without the token.
 type Token struct {
 	// KeyID is the kid of the token's header.
 	KeyID string
@@ -115,8 +154,8 @@ type Token struct {
 	IssuedAt, RenewBy time.Time
 	// Replaced is when the file got its content, by the clock of the machine.
 	Replaced time.Time
-	// Missing says that there is no such file. All but Problem is zero then.
+	// Missing means that there is no such file. All but Problem is zero then.
 	Missing bool
-	// Problem says why there is no token to tell of; never what the file holds.
+	// Problem is why the file has no token. It never quotes the file.
 	Problem string
 }

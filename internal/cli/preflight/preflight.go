@@ -19,7 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
-	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/nodes/tokens"
 )
 
 // defaultPageSize is how many objects are read at a time.
@@ -175,10 +175,10 @@ func (i *inspection) pod(p corev1.Pod) {
 	if a := i.thirdParty(p); len(a) > 0 {
 		i.report.ThirdParty = append(i.report.ThirdParty, PodUse{Pod: name, Uses: a})
 	}
-	if volume, found := nodes.SubPathToken(&p); found {
+	if volume, found := tokens.SubPathToken(&p); found {
 		i.report.SubPaths = append(i.report.SubPaths, PodUse{Pod: name, Uses: []string{volume}})
 	}
-	i.report.Renewal = max(i.report.Renewal, nodes.Renewal(&p))
+	i.report.Renewal = max(i.report.Renewal, tokens.Renewal(&p))
 	if s := secretsInEnv(p.Spec); len(s) > 0 {
 		i.envSecrets = append(i.envSecrets, envSecrets{namespace: p.Namespace, pod: name, secrets: s})
 	}

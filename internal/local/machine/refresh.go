@@ -74,8 +74,10 @@ func (s Set) remember(name string, keyVersion int, refresh Refresh) error {
 	}
 	old := spec.Refresh
 	switch {
-	case old != nil && old.Version > refresh.Version, keyVersion < spec.KeyVersion:
-		return fmt.Errorf("it is at key version %d already", max(spec.KeyVersion, old.Version))
+	case keyVersion < spec.KeyVersion:
+		return fmt.Errorf("it is of key version %d already", spec.KeyVersion)
+	case old != nil && old.Version > refresh.Version:
+		return fmt.Errorf("its tokens are being replaced by those of key version %d already", old.Version)
 	case old != nil && old.Version == refresh.Version:
 		refresh.Since, refresh.Began = old.Since, old.Began
 	default:

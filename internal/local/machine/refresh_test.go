@@ -21,6 +21,9 @@ func TestRefreshIsRemembered(t *testing.T) {
 	if err := s.writeSpec(spec); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Remember(spec.Name, 2, Refresh{}); err == nil {
+		t.Error("the key version of a machine without a refresh went back")
+	}
 	remember := func(keyVersion int, r Refresh) Spec {
 		t.Helper()
 		if err := s.Remember(spec.Name, keyVersion, r); err != nil {

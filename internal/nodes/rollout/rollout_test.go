@@ -1,7 +1,6 @@
-package nodes
+package rollout
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -18,6 +17,8 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/kubetest"
+	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/nodes/nodestest"
 )
 
 // client reaches the API server that all tests of this package share.
@@ -53,16 +54,16 @@ func TestCreateReplaceScaleDelete(t *testing.T) {
 			t.Errorf("node %s was not replaced", n.Name)
 		}
 	}
-	if b.machines.most != 3 {
-		t.Errorf("there were up to %d machines, want 3", b.machines.most)
+	if b.machines.Most() != 3 {
+		t.Errorf("there were up to %d machines, want 3", b.machines.Most())
 	}
-	b.uc.Spec.NodePools = append(b.uc.Spec.NodePools, pool("more", 1, 1))
-	b.uc.Spec.NodePools[0].Replicas = 1
+	b.cluster.Pools = append(b.cluster.Pools, pool("more", 1, 1))
+	b.cluster.Pools[0].Replicas = 1
 	b.until("one node in each of two pools", 2, all(2, 2))
-	b.uc.Spec.NodePools = b.uc.Spec.NodePools[:1]
+	b.cluster.Pools = b.cluster.Pools[:1]
 	b.until("one node", 2, all(1, 2))
 
-	gone, err := b.rollout.Delete(b.ctx, b.uc)
+	gone, err := b.open().Delete(b.ctx)
 	if left, _ := b.machines.List(b.ctx); !gone || err != nil || len(left) > 0 {
 		t.Errorf("Delete = %v, %v with machines %v left", gone, err, left)
 	}
@@ -80,9 +81,9 @@ func TestBudgetBlocksUntilItAllows(t *testing.T) {
 		t.Errorf("not blocked: %q", st.Waiting)
 	}
 	for range 5 {
-		must(t, b.rollout.Converge(b.ctx, b.uc, 2))
+		must(t, b.open().Converge(b.ctx, keysOf(2)))
 	}
-	if st := b.observe(); len(st.Nodes) != 2 || !b.podExists("web") {
+	if st := b.observe(2); len(st.Nodes) != 2 || !b.podExists("web") {
 		t.Fatalf("a budget was not honoured: %+v", st)
 	}
 	b.allow(pdb, 1, 2, 2)
@@ -102,7 +103,7 @@ func TestBudgetThatHealsBlocksOnlyAfterAWhile(t *testing.T) {
 		t.Errorf("blocked at once: %q", st.Waiting)
 	}
 	b.ahead = 2 * time.Minute
-	if st := b.observe(); !st.Blocked || !strings.Contains(st.Waiting, "for 2m") {
+	if st := b.observe(2); !st.Blocked || !strings.Contains(st.Waiting, "for 2m") {
 		t.Errorf("not blocked after two minutes: %+v", st)
 	}
 }
@@ -167,13 +168,13 @@ func TestStuckPodIsNamed(t *testing.T) {
 	b := newBench(t, 1, 1)
 	old := b.until("one node", 1, all(1, 1)).Nodes[0].Name
 	b.pod("slow", old, func(p *corev1.Pod) { p.Finalizers = []string{"example.com/hold"} })
-	st := b.until("the pod to end", 2, waitingFor("node "+old+" is being drained: 1 pods are still to end"))
+	st := b.until("the pod to end", 2, waitingFor("node "+old+" to be drained (1 pods are still to end)"))
 	if st.Blocked {
 		t.Errorf("blocked at once: %q", st.Waiting)
 	}
 	b.ahead = 3 * time.Minute
-	st = b.observe()
-	if !st.Blocked || !waitingFor("pod "+b.ns+"/slow on node "+old+" has been terminating for 3m", "example.com/hold")(st) {
+	st = b.observe(2)
+	if !st.Blocked || !waitingFor("pod "+b.ns+"/slow on node "+old+" to end, which has been terminating for 3m", "example.com/hold")(st) {
 		t.Errorf("stuck pod is not named: %+v", st)
 	}
 	b.ahead = 0
@@ -185,82 +186,59 @@ func TestStuckPodIsNamed(t *testing.T) {
 
 func TestDeadMachines(t *testing.T) {
 	b := newBench(t, 2, 1)
-	nodes := b.until("two nodes", 1, all(2, 1)).Nodes
-	b.machines.change(nodes[0].Name, func(m *Machine) { m.Running = false })
-	if st := b.observe(); !waitingFor("machine " + nodes[0].Name + " does not run")(st) {
+	first := b.until("two nodes", 1, all(2, 1)).Nodes
+	b.machines.Stop(first[0].Name)
+	if st := b.observe(2); !waitingFor("machine " + first[0].Name + " to run")(st) {
 		t.Errorf("a dead machine is not named: %+v", st)
 	}
-	b.until("the same two nodes", 1, func(st State) bool { return all(2, 1)(st) && st.Nodes[0].Name == nodes[0].Name })
+	b.until("the same two nodes", 1, func(st nodes.State) bool { return all(2, 1)(st) && st.Nodes[0].Name == first[0].Name })
 
 	// A machine that vanished leaves a Node object with a pod that no budget lets go.
-	b.pod("web", nodes[1].Name, nil)
+	b.pod("web", first[1].Name, nil)
 	b.allow(b.budget("web-budget", "web"), 0, 1, 1)
-	b.machines.change(nodes[1].Name, nil)
+	b.machines.Vanish(first[1].Name)
 	b.until("another second node", 1, all(2, 1))
-	if _, err := client.CoreV1().Nodes().Get(b.ctx, nodes[1].Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+	if _, err := client.CoreV1().Nodes().Get(b.ctx, first[1].Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("the Node object of a machine that vanished is there: %v", err)
 	}
 	// So does an old machine that is dead when it is replaced.
-	b.pod("web2", nodes[0].Name, nil)
+	b.pod("web2", first[0].Name, nil)
 	b.allow(b.budget("web2-budget", "web2"), 0, 1, 1)
-	b.machines.change(nodes[0].Name, func(m *Machine) { m.Running = false })
+	b.machines.Stop(first[0].Name)
 	b.until("the replacement", 2, all(2, 2))
 }
 
 func TestMachineThatNeverJoinsIsReplaced(t *testing.T) {
 	b := newBench(t, 1, 1)
-	b.machines.mute = true
-	must(t, b.rollout.Converge(b.ctx, b.uc, 1))
-	st := b.observe()
-	if len(st.Nodes) != 1 || !waitingFor("machine "+st.Nodes[0].Name+" has not joined")(st) {
+	b.machines.Join = nil
+	must(t, b.open().Converge(b.ctx, keysOf(1)))
+	st := b.observe(2)
+	if len(st.Nodes) != 1 || !waitingFor("machine "+st.Nodes[0].Name+" to join the cluster")(st) {
 		t.Fatalf("a machine that does not join is not named: %+v", st)
 	}
-	b.ahead = DefaultJoinTimeout/2 - time.Minute
-	if st := b.observe(); st.Blocked {
+	b.ahead = joinTimeout/2 - time.Minute
+	if st := b.observe(2); st.Blocked {
 		t.Errorf("blocked too early: %+v", st)
 	}
 	b.ahead += 2 * time.Minute
-	if st := b.observe(); !st.Blocked {
+	if st := b.observe(2); !st.Blocked {
 		t.Errorf("not blocked: %+v", st)
 	}
-	b.ahead = DefaultJoinTimeout + time.Minute
-	b.machines.mute = false
+	b.ahead = joinTimeout + time.Minute
+	b.machines.Join = register
 	lost := st.Nodes[0].Name
-	b.until("another machine", 1, func(st State) bool { return all(1, 1)(st) && st.Nodes[0].Name != lost })
+	b.until("another machine", 1, func(st nodes.State) bool { return all(1, 1)(st) && st.Nodes[0].Name != lost })
 }
 
-// TestMachinesThatFail makes calls fail, some of which did their work all the same.
+// TestMachinesThatFail makes calls fail, some of which did their work.
 func TestMachinesThatFail(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 1))
 	b := newBench(t, 2, 1)
-	b.machines.fail = func() (error, error) {
-		switch rnd.IntN(3) {
-		case 0:
-			return errors.New("no capacity"), nil
-		case 1:
-			return nil, errors.New("connection lost")
-		}
-		return nil, nil
-	}
+	b.failing = true
+	b.machines.Fail(func() nodestest.Fault { return nodestest.Fault(rnd.IntN(3)) })
 	b.until("two nodes", 1, all(2, 1))
 	b.until("two nodes of version 2", 2, all(2, 2))
-	if b.machines.most > 3 {
-		t.Errorf("there were up to %d machines, want at most 3", b.machines.most)
-	}
-}
-
-func TestNewName(t *testing.T) {
-	long := strings.Repeat("a", 40)
-	none := func(string) bool { return false }
-	if name := newName(long, long, none); len(name) > 63 {
-		t.Errorf("%s has %d bytes: too long for a host name label", name, len(name))
-	}
-	seen := map[string]bool{}
-	for range 200 {
-		name := newName("c", "p", func(n string) bool { return seen[n] })
-		if seen[name] || !strings.HasPrefix(name, "c-p-") || len(name) != len("c-p-")+5 {
-			t.Fatalf("name %s", name)
-		}
-		seen[name] = true
+	if b.machines.Most() > 3 {
+		t.Errorf("there were up to %d machines, want at most 3", b.machines.Most())
 	}
 }

@@ -1,4 +1,4 @@
-package nodes
+package rollout
 
 import (
 	"fmt"
@@ -8,13 +8,16 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/nodes/pools"
+	"github.com/keyturn/keyturn/internal/nodes/tokens"
 )
 
 // world is a deliberately plain model of machines, Node objects and pods, on which plans are carried out.
 type world struct {
 	pools    []v1alpha1.NodePool
 	want     int
-	policy   policy // want is its keyVersion
+	policy   tokens.Policy // want is its KeyVersion
 	now      time.Time
 	nodes    map[string]*inhabitant
 	born     int
@@ -22,9 +25,11 @@ type world struct {
 }
 
 type inhabitant struct {
-	view
-	starting bool // it was told to start, and will
-	removing bool // it was told to go, and will
+	pools.View
+	Refresh  nodes.Refresh
+	Heard    bool
+	starting bool // it was started, and will run
+	removing bool // it was removed, and will be gone
 	quiet    bool // its kubelet lost its Node object, and makes no new one before it is started again
 	ending   int  // pods that were evicted, and will end
 	pods     int
@@ -35,21 +40,50 @@ type inhabitant struct {
 
 func newWorld(want int, pools ...v1alpha1.NodePool) *world {
 	return &world{
-		pools: pools, want: want, policy: policy{refresh: v1alpha1.NodeRefreshReplace},
+		pools: pools, want: want, policy: tokens.Policy{How: v1alpha1.NodeRefreshReplace},
 		now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), nodes: map[string]*inhabitant{},
 	}
 }
 
 // keeping has the nodes stay that are of an older key version.
 func (w *world) keeping(how v1alpha1.NodeRefresh, reload time.Duration) *world {
-	w.policy.refresh, w.policy.reload = how, reload
+	w.policy.How, w.policy.Reload = how, reload
 	return w
 }
 
+// refreshing reports whether its tokens are being replaced.
+func (n *inhabitant) refreshing() bool { return n.Refresh.KeyVersion > n.KeyVersion }
+
+// action is one of either half.
+type action struct{ step, pool, node, text string }
+
+type chain []action
+
+// decide plans both halves, as Rollout.Converge does.
 func (w *world) decide() []chain {
+	oldest := w.want
+	if w.policy.How.KeepsNodes() {
+		oldest = 0
+	}
+	machines := pools.Plan(w.pools, w.views(), oldest)
+	var out []chain
+	for _, c := range machines {
+		var next chain
+		for _, a := range c {
+			next = append(next, action{string(a.Step), a.Pool, a.Node, a.String()})
+		}
+		out = append(out, next)
+	}
 	p := w.policy
-	p.keyVersion = w.want
-	return decide(w.pools, w.views(), p, w.now)
+	p.KeyVersion = w.want
+	for _, c := range tokens.Plan(w.staying(pools.Going(machines)), p, w.now) {
+		var next chain
+		for _, a := range c {
+			next = append(next, action{string(a.Step), "", a.Node, a.String()})
+		}
+		out = append(out, next)
+	}
+	return out
 }
 
 func pool(name string, replicas, maxSurge int32) v1alpha1.NodePool {
@@ -67,66 +101,83 @@ func (w *world) settle(pool string, version, nodes int) *world {
 
 func (w *world) add(pool string, version int) *inhabitant {
 	w.born++
-	n := &inhabitant{view: view{Name: fmt.Sprintf("%s-%02d", pool, w.born), Pool: pool, KeyVersion: version, Machine: true}}
+	n := &inhabitant{View: pools.View{Name: fmt.Sprintf("%s-%02d", pool, w.born), Pool: pool, KeyVersion: version, Machine: true}}
 	w.nodes[n.Name] = n
 	return n
 }
 
 func (w *world) names() []string { return slices.Sorted(maps.Keys(w.nodes)) }
 
-func (w *world) views() []view {
-	var out []view
+func (w *world) views() []pools.View {
+	var out []pools.View
 	for _, name := range w.names() {
-		v := w.nodes[name].view
+		v := w.nodes[name].View
 		v.Ready = v.Ready && v.Running
 		if v.Leaving && v.Cordoned && v.Running {
 			v.Pods = w.nodes[name].pods + w.nodes[name].ending
-		}
-		if v.refreshing() && v.Running {
-			v.Tokens = tokenSight{known: true, old: make([]string, w.nodes[name].stale), youngest: w.nodes[name].replaced}
 		}
 		out = append(out, v)
 	}
 	return out
 }
 
-// apply carries out one action, and notes what an executor must never be told to do.
+// staying are the machines that an earlier plan did not choose to go.
+func (w *world) staying(going map[string]bool) []tokens.View {
+	var out []tokens.View
+	for _, name := range w.names() {
+		n := w.nodes[name]
+		if !n.Machine || n.Leaving {
+			continue
+		}
+		v := tokens.View{
+			Machine:    nodes.Machine{Name: name, Pool: n.Pool, KeyVersion: n.KeyVersion, Running: n.Running, Refresh: n.Refresh},
+			Registered: n.Registered, Ready: n.Ready && n.Running, Heard: n.Heard, Going: going[name],
+		}
+		if v.Refreshing() && v.Running {
+			v.Held = tokens.Held{Known: true, Old: make([]string, n.stale), Youngest: n.replaced}
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// apply carries out one action, and notes what must never be planned.
 func (w *world) apply(a action) {
-	if a.Step == stepCreate {
-		w.checkRoom(a.Pool)
-		w.add(a.Pool, w.want).starting = true
+	if a.step == string(pools.Create) {
+		w.checkRoom(a.pool)
+		w.add(a.pool, w.want).starting = true
 		return
 	}
-	n := w.nodes[a.Node]
+	n := w.nodes[a.node]
 	if n == nil {
-		return // it is gone since the look, which an executor finds out as well
+		return // it is gone since it was observed, which an executor finds out as well
 	}
-	switch a.Step {
-	case stepStart:
+	switch a.step {
+	case string(pools.Start):
 		n.starting = !n.Running
-	case stepLabel:
+	case string(pools.Label):
 		n.Labelled = true
-	case stepBegin:
-		n.Refresh = Refresh{KeyVersion: w.want, Since: w.now}
+	case string(tokens.Begin):
+		n.Refresh = nodes.Refresh{KeyVersion: w.want, Since: w.now}
 		n.Heard = false
-	case stepRestartKubelet:
+	case string(tokens.RestartKubelet):
 		if n.Refresh.Kubelet.IsZero() && !n.down {
 			w.checkOnly(n)
 			n.down = true
 		}
-	case stepProve:
+	case string(tokens.Prove):
 		n.Refresh.Proven = n.replaced
-	case stepRefreshed:
+	case string(tokens.Refreshed):
 		w.checkRefreshed(n)
 		n.KeyVersion = w.want
-	case stepCordon:
+	case string(pools.Cordon):
 		n.Leaving, n.Cordoned = n.Registered, n.Registered
-	case stepEvict:
+	case string(pools.Evict):
 		n.ending, n.pods = n.ending+n.pods, 0
-	case stepDeleteNode:
+	case string(pools.DeleteNode):
 		w.checkEmpty(n)
 		w.unregister(n)
-	case stepRemove:
+	case string(pools.Remove):
 		if n.Registered && n.Running && n.pods+n.ending > 0 {
 			w.violate("machine of %s removed with %d pods on it", n.Name, n.pods+n.ending)
 		}
@@ -136,7 +187,7 @@ func (w *world) apply(a action) {
 
 // checkOnly finds that no other kubelet is still busy with having been restarted.
 func (w *world) checkOnly(n *inhabitant) {
-	if w.policy.refresh != v1alpha1.NodeRefreshInPlace {
+	if w.policy.How != v1alpha1.NodeRefreshInPlace {
 		w.violate("the kubelet of %s is restarted", n.Name)
 	}
 	for _, other := range w.nodes {
@@ -147,7 +198,7 @@ func (w *world) checkOnly(n *inhabitant) {
 }
 
 func (w *world) checkRefreshed(n *inhabitant) {
-	if n.stale > 0 || w.now.Sub(n.replaced) < w.policy.reload {
+	if n.stale > 0 || w.now.Sub(n.replaced) < w.policy.Reload {
 		w.violate("%s is refreshed with %d old tokens, and new ones for %s", n.Name, n.stale, w.now.Sub(n.replaced))
 	}
 }
@@ -206,7 +257,7 @@ func (w *world) count(pool string, is func(*inhabitant) bool) int {
 	return total
 }
 
-// events are what can happen by itself next, in the order of the names.
+// events are what can happen next, in the order of the names.
 func (w *world) events() []func() {
 	var out []func()
 	for _, name := range w.names() {
@@ -220,7 +271,7 @@ func (w *world) events() []func() {
 			out = append(out, func() { n.down, n.Refresh.Kubelet, n.Heard = false, w.now, false })
 		case n.Running && n.Registered && n.Ready && n.refreshing() && !n.Heard && !n.Refresh.Kubelet.IsZero():
 			out = append(out, func() { n.Heard = true })
-		case n.Running && n.refreshing() && n.stale > 0 && (w.policy.refresh == v1alpha1.NodeRefreshWait || !n.Refresh.Kubelet.IsZero()):
+		case n.Running && n.refreshing() && n.stale > 0 && (w.policy.How == v1alpha1.NodeRefreshWait || !n.Refresh.Kubelet.IsZero()):
 			out = append(out, func() { n.stale--; n.replaced = w.now })
 		case n.removing:
 			out = append(out, func() { n.Machine, n.removing, n.starting = false, false, false; w.bury(n) })
@@ -239,7 +290,7 @@ func (w *world) events() []func() {
 	return out
 }
 
-// unfinished says what still differs from the pools; empty in the end.
+// unfinished is what still differs from the pools; empty in the end.
 func (w *world) unfinished() string {
 	var out []string
 	wanted := map[string]int{}

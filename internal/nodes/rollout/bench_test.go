@@ -1,10 +1,8 @@
-package nodes
+package rollout
 
 import (
 	"context"
-	"errors"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,128 +14,19 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/nodes/nodestest"
 )
 
-// fakeMachines keeps machines in memory; each is a Node object of the real API server as soon as it runs.
-type fakeMachines struct {
-	mu       sync.Mutex
-	machines map[string]Machine
-	// most is how many machines there have ever been at once.
-	most int
-	// mute keeps machines from registering Node objects.
-	mute bool
-	// tokens are what files hold; restarts counts those of kubelets, by machine.
-	tokens   map[TokenFile]Token
-	restarts map[string]int
-	// fail decides, if set, whether a call fails, before it does what it does or after.
-	fail func() (before, after error)
-}
-
-func (f *fakeMachines) List(context.Context) ([]Machine, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var out []Machine
-	for _, m := range f.machines {
-		out = append(out, m)
-	}
-	return out, nil
-}
-
-func (f *fakeMachines) Ensure(ctx context.Context, m Machine, _ v1alpha1.NodePool) error {
-	before, after := f.fault()
-	if before != nil {
-		return before
-	}
-	f.mu.Lock()
-	m.Running = true
-	f.machines[m.Name] = m
-	f.most = max(f.most, len(f.machines))
-	mute := f.mute
-	f.mu.Unlock()
-	if mute {
-		return after
-	}
-	return errors.Join(register(ctx, m.Name), after)
-}
-
-func (f *fakeMachines) Remove(_ context.Context, name string) (bool, error) {
-	before, after := f.fault()
-	if before != nil {
-		return false, before
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.machines, name)
-	return true, after
-}
-
-func (f *fakeMachines) Remember(_ context.Context, m Machine) error {
-	before, after := f.fault()
-	if before != nil {
-		return before
-	}
-	f.change(m.Name, func(own *Machine) {
-		if own.Refresh.KeyVersion == m.Refresh.KeyVersion {
-			m.Refresh.Since, m.Refresh.Kubelet = own.Refresh.Since, own.Refresh.Kubelet
-		}
-		own.KeyVersion, own.Refresh = m.KeyVersion, m.Refresh
-	})
-	return after
-}
-
-// RestartKubelet has the kubelet report at once.
-func (f *fakeMachines) RestartKubelet(ctx context.Context, name string) error {
-	before, after := f.fault()
-	if before != nil {
-		return before
-	}
-	f.mu.Lock()
-	m := f.machines[name]
-	if m.Refresh.Kubelet.IsZero() {
-		f.restarts[name]++
-		m.Refresh.Kubelet = time.Now()
-		f.machines[name] = m
-	}
-	f.mu.Unlock()
-	return errors.Join(report(ctx, name), after)
-}
-
-func (f *fakeMachines) Tokens(_ context.Context, _ string, files []TokenFile) ([]Token, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var out []Token
-	for _, file := range files {
-		t, ok := f.tokens[file]
-		t.Missing = !ok
-		out = append(out, t)
-	}
-	return out, nil
-}
-
-func (f *fakeMachines) fault() (before, after error) {
-	if f.fail == nil {
-		return nil, nil
-	}
-	return f.fail()
-}
-
-// change changes a machine, or with nil forgets it.
-func (f *fakeMachines) change(name string, do func(*Machine)) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if do == nil {
-		delete(f.machines, name)
-		return
-	}
-	m := f.machines[name]
-	do(&m)
-	f.machines[name] = m
-}
-
-// register does what a healthy kubelet does.
+// register does what a healthy kubelet of a machine does, which is configured with its pool.
 func register(ctx context.Context, name string) error {
+	return appear(ctx, name, map[string]string{v1alpha1.LabelNodePool: "workers"})
+}
+
+// appear does what a healthy kubelet does.
+func appear(ctx context.Context, name string, labels map[string]string) error {
 	nodes := client.CoreV1().Nodes()
-	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return nil
 	}
@@ -173,32 +62,54 @@ func report(ctx context.Context, name string) error {
 type bench struct {
 	*testing.T
 	ctx      context.Context
-	rollout  *Rollout
-	machines *fakeMachines
-	uc       *v1alpha1.UserCluster
+	machines *nodestest.Machines
+	cluster  Cluster
+	rollouts *Rollouts
 	ns       string
-	ahead    time.Duration
+	// ahead is how far the clock is ahead, and every how often tokens are read.
+	ahead, every time.Duration
+	// failing means that Converge may fail.
+	failing bool
 }
 
 // newBench returns a cluster with one pool, without nodes and pods.
 func newBench(t *testing.T, replicas, surge int32) *bench {
 	t.Helper()
-	b := &bench{T: t, ctx: t.Context(), machines: &fakeMachines{
-		machines: map[string]Machine{}, tokens: map[TokenFile]Token{}, restarts: map[string]int{},
-	}}
-	b.uc = &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "keyturn-system", Name: "c1"}}
-	b.uc.Spec.NodePools = []v1alpha1.NodePool{pool("workers", replicas, surge)}
-	b.rollout = NewRollout(
-		func(*v1alpha1.UserCluster) (Machines, error) { return b.machines, nil },
-		func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error) { return client, nil },
-	)
-	b.rollout.now = func() time.Time { return time.Now().Add(b.ahead) }
+	b := &bench{
+		T: t, ctx: t.Context(), rollouts: &Rollouts{}, every: tokensEvery,
+		machines: &nodestest.Machines{Join: register, Report: report},
+	}
+	b.cluster = Cluster{
+		Name: "c1", UID: "uid-of-c1", Pools: []v1alpha1.NodePool{pool("workers", replicas, surge)},
+		Machines: b.machines, Refresher: b.machines,
+		Client: func(context.Context) (kubernetes.Interface, error) { return client, nil },
+	}
 	must(t, client.CoreV1().Nodes().DeleteCollection(b.ctx, metav1.DeleteOptions{}, metav1.ListOptions{}))
 	ns, err := client.CoreV1().Namespaces().Create(b.ctx,
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "t-"}}, metav1.CreateOptions{})
 	must(t, err)
 	b.ns = ns.Name
+	t.Cleanup(b.deletePods)
 	return b
+}
+
+// deletePods deletes the pods of this test, which no other is to find on its nodes.
+func (b *bench) deletePods() {
+	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
+	must(b.T, client.CoreV1().Pods(b.ns).DeleteCollection(context.Background(), now, metav1.ListOptions{}))
+}
+
+// open is what a controller opens each round.
+func (b *bench) open() *Rollout {
+	r := b.rollouts.Open(b.cluster)
+	r.now = func() time.Time { return time.Now().Add(b.ahead) }
+	r.tokensEvery = b.every
+	return r
+}
+
+// keysOf are the keys in a rotation to a version, or in a cluster that has only the first.
+func keysOf(version int) nodes.Keys {
+	return nodes.Keys{Next: version, KeyID: []string{"", "old", "new"}[version], Old: version - 1}
 }
 
 func must(t *testing.T, err error) {
@@ -208,25 +119,25 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func (b *bench) observe() State {
+func (b *bench) observe(keyVersion int) nodes.State {
 	b.Helper()
-	st, err := b.rollout.Observe(b.ctx, b.uc)
+	st, err := b.open().Observe(b.ctx, keysOf(keyVersion))
 	must(b.T, err)
 	return st
 }
 
 // until converges again and again until the state is as wanted.
-func (b *bench) until(what string, keyVersion int, is func(State) bool) State {
+func (b *bench) until(what string, keyVersion int, is func(nodes.State) bool) nodes.State {
 	b.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	deadline := time.After(30 * time.Second)
 	for {
-		err := b.rollout.Converge(b.ctx, b.uc, keyVersion)
-		if err != nil && b.machines.fail == nil {
+		err := b.open().Converge(b.ctx, keysOf(keyVersion))
+		if err != nil && !b.failing {
 			b.Fatalf("converging: %v", err)
 		}
-		st := b.observe()
+		st := b.observe(keyVersion)
 		if is(st) {
 			return st
 		}
@@ -238,20 +149,20 @@ func (b *bench) until(what string, keyVersion int, is func(State) bool) State {
 	}
 }
 
-// all says that there are so many nodes, all ready, of a key version, and nothing is waited for.
-func all(nodes, keyVersion int) func(State) bool {
-	return func(st State) bool {
+// all reports whether there are so many nodes, all ready, of a key version, and nothing is waited for.
+func all(count, keyVersion int) func(nodes.State) bool {
+	return func(st nodes.State) bool {
 		for _, n := range st.Nodes {
 			if !n.Ready || n.Deleting || n.KeyVersion != keyVersion {
 				return false
 			}
 		}
-		return len(st.Nodes) == nodes && st.Waiting == ""
+		return len(st.Nodes) == count && st.Waiting == "" && st.Converged
 	}
 }
 
-func waitingFor(parts ...string) func(State) bool {
-	return func(st State) bool {
+func waitingFor(parts ...string) func(nodes.State) bool {
+	return func(st nodes.State) bool {
 		for _, p := range parts {
 			if !strings.Contains(st.Waiting, p) {
 				return false

@@ -1,4 +1,4 @@
-package nodes
+package rollout
 
 import (
 	"flag"
@@ -16,92 +16,9 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files again")
 
-func healthy(name string, version int) view {
-	return view{Name: name, Pool: "a", KeyVersion: version, Machine: true, Running: true, Registered: true, Ready: true, Labelled: true}
-}
-
-func with(v view, change func(*view)) view {
-	change(&v)
-	return v
-}
-
-func TestPlan(t *testing.T) {
-	old, current := healthy("n1", 1), healthy("n2", 2)
-	leaving := with(old, func(v *view) { v.Leaving, v.Cordoned = true, true })
-	tests := []struct {
-		name  string
-		pools []v1alpha1.NodePool
-		views []view
-		want  string
-	}{
-		{"nothing wanted, nothing there", nil, nil, ""},
-		{"as wanted", []v1alpha1.NodePool{pool("a", 1, 1)}, []view{current}, ""},
-		{"a new pool is made at once", []v1alpha1.NodePool{pool("a", 3, 1)}, nil, "create one of a, create one of a, create one of a"},
-		{"surge in parallel", []v1alpha1.NodePool{pool("a", 2, 2)}, []view{old, healthy("n3", 1)}, "create one of a, create one of a"},
-		{"an old node is needed until its replacement is ready", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{old, with(current, func(v *view) { v.Ready = false })}, ""},
-		{"and goes then", []v1alpha1.NodePool{pool("a", 1, 1)}, []view{old, current}, "cordon n1 > evict n1"},
-		{"crash between mark and cordon", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{with(old, func(v *view) { v.Leaving = true }), current}, "cordon n1 > evict n1"},
-		{"somebody uncordoned it", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{with(leaving, func(v *view) { v.Cordoned = false }), current}, "cordon n1 > evict n1"},
-		{"pods left", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{with(leaving, func(v *view) { v.Pods = 1 }), current}, "evict n1"},
-		{"no pods left", []v1alpha1.NodePool{pool("a", 1, 1)}, []view{leaving, current}, "deleteNode n1 > remove n1"},
-		{"crash between Node object and machine", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{with(old, func(v *view) { v.Registered, v.Ready = false, false }), current}, "remove n1"},
-		{"the Node object of a machine that is gone", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{{Name: "n0", Pool: "a", Registered: true, Leaving: true}, current}, "deleteNode n0"},
-		{"a dead machine is started", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{with(current, func(v *view) { v.Running, v.Ready = false, false })}, "start n2"},
-		{"a dead old machine is not, and is not drained", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{with(old, func(v *view) { v.Running, v.Ready = false, false })}, "create one of a, deleteNode n1 > remove n1"},
-		{"an unready old node needs no replacement first", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{with(old, func(v *view) { v.Ready = false })}, "create one of a, cordon n1 > evict n1"},
-		{"unready nodes go one at a time", []v1alpha1.NodePool{pool("a", 2, 1)},
-			[]view{with(old, func(v *view) { v.Ready = false }), with(healthy("n3", 1), func(v *view) { v.Ready = false })},
-			"create one of a, cordon n1 > evict n1"},
-		{"a machine that never joined is replaced", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{{Name: "n2", Pool: "a", KeyVersion: 2, Machine: true, Running: true, Lost: true}}, "create one of a, remove n2"},
-		{"scaled down: the unready one goes", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{current, with(healthy("n3", 2), func(v *view) { v.Ready = false })}, "cordon n3 > evict n3"},
-		{"scaled down: the cordoned one goes", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{current, with(healthy("n3", 2), func(v *view) { v.Cordoned = true })}, "cordon n3 > evict n3"},
-		{"scaled down and up again: what leaves, leaves", []v1alpha1.NodePool{pool("a", 2, 1)},
-			[]view{current, with(healthy("n3", 2), func(v *view) { v.Leaving, v.Cordoned, v.Pods = true, true, 1 })},
-			"create one of a, evict n3"},
-		{"scaled down while replaced: old ones first", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{old, current, healthy("n3", 1)}, "cordon n1 > evict n1, cordon n3 > evict n3"},
-		{"a removed pool", nil, []view{current, healthy("n3", 2)}, "cordon n2 > evict n2, cordon n3 > evict n3"},
-		{"a later key version is fine", []v1alpha1.NodePool{pool("a", 1, 1)}, []view{healthy("n3", 3)}, ""},
-		{"labels are put back", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]view{with(current, func(v *view) { v.Labelled = false })}, "label n2"},
-	}
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			if got := words(plan(test.pools, test.views, 2)); got != test.want {
-				t.Errorf("plan:\n got  %s\n want %s", got, test.want)
-			}
-		})
-	}
-}
-
-// words joins chains by commas, and their actions by arrows.
-func words(chains []chain) string {
-	var out []string
-	for _, c := range chains {
-		var actions []string
-		for _, a := range c {
-			actions = append(actions, a.String())
-		}
-		out = append(out, strings.Join(actions, " > "))
-	}
-	return strings.Join(out, ", ")
-}
-
-// TestTimelines tells whole rollouts, pass by pass, with everything that can happen happening between two passes.
+// TestTimelines records whole rollouts, pass by pass. All that can happen happens between two passes.
 func TestTimelines(t *testing.T) {
 	tests := map[string]func() *world{
 		"create":         func() *world { return newWorld(1, pool("a", 2, 1)) },
@@ -134,7 +51,7 @@ func TestTimelines(t *testing.T) {
 
 // clock is the time, where it matters.
 func (w *world) clock() string {
-	if !w.policy.refresh.KeepsNodes() {
+	if !w.policy.How.KeepsNodes() {
 		return ""
 	}
 	return " at " + w.now.Format(time.TimeOnly)
@@ -150,7 +67,7 @@ func timeline(w *world) string {
 		chains := w.decide()
 		for _, c := range chains {
 			for _, a := range c {
-				fmt.Fprintf(&b, "  > %s\n", a)
+				fmt.Fprintf(&b, "  > %s\n", a.text)
 				w.apply(a)
 			}
 		}
@@ -178,7 +95,7 @@ func compare(t *testing.T, file, got string) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got; -update writes it anew):\n%s", file, diff)
+		t.Errorf("%s (-want +got; -update writes it again):\n%s", file, diff)
 	}
 }
 
@@ -207,7 +124,7 @@ func TestReplaceInRandomOrder(t *testing.T) {
 }
 
 // TestFaultsInRandomOrder changes pools and key version, kills machines, loses Node objects and makes nodes unready
-// meanwhile. The pools must end as wanted all the same, without a create too many and without a Node object
+// meanwhile. The pools must still end as wanted, without a create too many and without a Node object
 // deleted under pods.
 func TestFaultsInRandomOrder(t *testing.T) {
 	for seed := range uint64(seeds) {
@@ -270,7 +187,7 @@ func runRandom(t *testing.T, seed uint64, rnd *rand.Rand, w *world, before, afte
 		}
 		for _, i := range rnd.Perm(len(chains)) {
 			for _, a := range chains[i][:rnd.IntN(len(chains[i])+1)] {
-				log = append(log, a.String())
+				log = append(log, a.text)
 				w.apply(a)
 				after()
 				happen(rnd, w)

@@ -1,0 +1,63 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/rotation"
+)
+
+// gatherNodes observes the nodes once there is an API server that could know them.
+func (r *Reconciler) gatherNodes(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
+	if !slices.ContainsFunc(o.Servers, func(s rotation.Server) bool { return s.Ready }) {
+		o.Nodes.Waiting = "an API server to be ready"
+		return
+	}
+	var err error
+	if o.nodes, err = r.observeNodes(ctx, uc, o.keys); err != nil {
+		// An API server that goes away in this very moment is no failure of the round.
+		o.Nodes.Waiting = fmt.Sprintf("the nodes to be observable: %v", err)
+		return
+	}
+	o.Nodes = rotation.Nodes{
+		Converged: o.nodes.Converged, Oldest: o.nodes.Oldest, Waiting: o.nodes.Waiting, Blocked: o.nodes.Blocked,
+	}
+}
+
+func (r *Reconciler) observeNodes(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair) (nodes.State, error) {
+	adapter, err := r.Nodes(uc)
+	if err != nil {
+		return nodes.State{}, err
+	}
+	return adapter.Observe(ctx, nodeKeys(keys))
+}
+
+// convergeNodes brings the nodes nearer to the newest of these key versions, which every API server signs with.
+func (r *Reconciler) convergeNodes(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair) error {
+	adapter, err := r.Nodes(uc)
+	if err != nil {
+		return err
+	}
+	return adapter.Converge(ctx, nodeKeys(keys))
+}
+
+func (r *Reconciler) deleteNodes(ctx context.Context, uc *v1alpha1.UserCluster) (gone bool, err error) {
+	adapter, err := r.Nodes(uc)
+	if err != nil {
+		return false, err
+	}
+	return adapter.Delete(ctx)
+}
+
+// nodeKeys are the stored key versions, which are ascending, as nodes know them.
+func nodeKeys(stored []keystore.KeyPair) nodes.Keys {
+	var keys nodes.Keys
+	for _, k := range stored {
+		keys = nodes.Keys{Next: k.Version, KeyID: k.KeyID, Old: keys.Next}
+	}
+	return keys
+}

@@ -1,0 +1,33 @@
+package controllercmd
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/local"
+	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/nodes/rollout"
+)
+
+// nodesOf returns how the nodes of a cluster are opened: as a rollout over the machines of this host.
+func nodesOf(
+	host *local.Host, newClient func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error),
+) func(*v1alpha1.UserCluster) (nodes.Adapter, error) {
+	rollouts := &rollout.Rollouts{}
+	return func(uc *v1alpha1.UserCluster) (nodes.Adapter, error) {
+		machines, err := host.Machines(uc)
+		if err != nil {
+			return nil, err
+		}
+		key := uc.Spec.KSASigningKey
+		return rollouts.Open(rollout.Cluster{
+			Name: uc.Name, UID: uc.UID, Pools: uc.Spec.NodePools,
+			NodeRefresh: key.NodeRefresh, TokenReload: time.Duration(key.TokenReloadSeconds) * time.Second,
+			Machines: machines, Refresher: machines,
+			Client: func(ctx context.Context) (kubernetes.Interface, error) { return newClient(ctx, uc) },
+		}), nil
+	}
+}

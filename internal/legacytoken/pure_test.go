@@ -1,0 +1,356 @@
+package legacytoken
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/jwks"
+)
+
+func TestProven(t *testing.T) {
+	for _, test := range []struct {
+		result Result
+		want   bool
+	}{
+		{Result{}, false},
+		{Result{Complete: true}, true},
+		{Result{Complete: true, Total: 3, Pending: 1, Notified: 1, Copied: 1}, true},
+		{Result{Complete: true, Stale: 1}, false},
+		{Result{Complete: true, Resigned: 1}, false},
+		{Result{Total: 3}, false},
+	} {
+		if got := test.result.Proven(); got != test.want {
+			t.Errorf("%+v: %t", test.result, got)
+		}
+	}
+}
+
+func TestProblems(t *testing.T) {
+	for _, test := range []struct {
+		reason Reason
+		needs  bool
+		words  string
+	}{
+		{Immutable, true, "Secret ns/s is immutable, so its token cannot be re-signed: delete it, and create it again without `immutable`"},
+		{Refused, true, "Secret ns/s must not be written: detail"},
+		{Orphaned, false, "Secret ns/s is left over from detail: kube-controller-manager is to delete it"},
+		{Failed, false, "Secret ns/s could not be written, and is tried again: detail"},
+	} {
+		p := Problem{Namespace: "ns", Name: "s", Reason: test.reason, Detail: "detail"}
+		if p.NeedsAction() != test.needs || p.String() != test.words {
+			t.Errorf("%s: %t, %s", test.reason, p.NeedsAction(), p)
+		}
+	}
+	c := Copy{Namespace: "ns", Pod: "p", Secret: "s", By: SubPath}
+	if want := "pod ns/p uses the token of Secret s by subPath: restart it once the token is re-signed"; c.String() != want {
+		t.Errorf("got %s, want %s", c, want)
+	}
+}
+
+func TestNamedIsBounded(t *testing.T) {
+	var list []int
+	for i := range MaxNamed + 2 {
+		list = named(list, i)
+	}
+	if len(list) != MaxNamed || list[MaxNamed-1] != MaxNamed-1 {
+		t.Errorf("named are %v", list)
+	}
+}
+
+func TestRefusedWrites(t *testing.T) {
+	secrets := schema.GroupResource{Resource: "secrets"}
+	kind := schema.GroupKind{Kind: "Secret"}
+	status := func(code int32) error { return &apierrors.StatusError{ErrStatus: metav1.Status{Code: code}} }
+	for _, test := range []struct {
+		err  error
+		want bool
+	}{
+		{errors.New("connection lost"), false},
+		{status(399), false}, {status(400), true}, {status(499), true}, {status(500), false},
+		{apierrors.NewForbidden(secrets, "s", nil), true},
+		{fmt.Errorf("wrapped: %w", apierrors.NewInvalid(kind, "s", nil)), true},
+		{apierrors.NewNotFound(secrets, "s"), false},
+		{apierrors.NewConflict(secrets, "s", nil), false},
+		{apierrors.NewTooManyRequests("", 1), false},
+		{status(408), false},
+	} {
+		if got := refused(test.err); got != test.want {
+			t.Errorf("%v: %t", test.err, got)
+		}
+	}
+}
+
+func TestResignedAt(t *testing.T) {
+	at := metav1.NewTime(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+	entry := func(change func(*metav1.ManagedFieldsEntry)) *corev1.Secret {
+		m := metav1.ManagedFieldsEntry{Manager: fieldManager, Operation: metav1.ManagedFieldsOperationUpdate, Time: &at}
+		change(&m)
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl", Time: &metav1.Time{}}, m}}}
+	}
+	for name, test := range map[string]struct {
+		secret *corev1.Secret
+		want   bool
+	}{
+		"by us":              {entry(func(*metav1.ManagedFieldsEntry) {}), true},
+		"by somebody else":   {entry(func(m *metav1.ManagedFieldsEntry) { m.Manager = "other" }), false},
+		"applied":            {entry(func(m *metav1.ManagedFieldsEntry) { m.Operation = metav1.ManagedFieldsOperationApply }), false},
+		"at an unknown time": {entry(func(m *metav1.ManagedFieldsEntry) { m.Time = nil }), false},
+		"never":              {&corev1.Secret{}, false},
+	} {
+		got, ok := resignedAt(test.secret)
+		if ok != test.want || ok && !got.Equal(at.Time) {
+			t.Errorf("%s: %s, %t", name, got, ok)
+		}
+	}
+}
+
+func TestImmutable(t *testing.T) {
+	yes, no := true, false
+	for _, test := range []struct {
+		is   *bool
+		want bool
+	}{{nil, false}, {&no, false}, {&yes, true}} {
+		if got := isImmutable(&corev1.Secret{Immutable: test.is}); got != test.want {
+			t.Errorf("%v: %t", test.is, got)
+		}
+	}
+}
+
+// TestUses has a pod for each way to use the token of Secret s.
+func TestUses(t *testing.T) {
+	const secret = "s"
+	volume := secretVolume(secret)
+	elsewhere := projectedVolume(secret)
+	elsewhere.Projected.Sources[0].Secret.Items = []corev1.KeyToPath{{Key: "ca.crt"}}
+	elsewhere.Projected.Sources = append(elsewhere.Projected.Sources, corev1.VolumeProjection{ConfigMap: &corev1.ConfigMapProjection{}})
+	mounted := func(m corev1.VolumeMount) []corev1.VolumeMount { return []corev1.VolumeMount{m} }
+	subPath := mounted(corev1.VolumeMount{Name: volume.Name, SubPath: "token"})
+	env := func(key string) []corev1.EnvVar {
+		return []corev1.EnvVar{{Name: "A", Value: "a"}, {Name: "B", ValueFrom: &corev1.EnvVarSource{}}, {Name: "T", ValueFrom: &corev1.EnvVarSource{
+			SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: secret}, Key: key},
+		}}}
+	}
+	from := []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{}}, {SecretRef: &corev1.SecretEnvSource{
+		LocalObjectReference: corev1.LocalObjectReference{Name: secret},
+	}}}
+	always := corev1.ContainerRestartPolicyAlways
+	container := func(c corev1.Container) corev1.PodSpec {
+		return corev1.PodSpec{Volumes: []corev1.Volume{volume}, Containers: []corev1.Container{{Name: "first"}, c}}
+	}
+	tests := []struct {
+		name string
+		spec corev1.PodSpec
+		want string
+	}{
+		{"none", corev1.PodSpec{Volumes: []corev1.Volume{{Name: "e"}}, Containers: []corev1.Container{{}}}, ""},
+		{"a volume", container(corev1.Container{VolumeMounts: mounted(corev1.VolumeMount{Name: volume.Name})}), "mounted"},
+		{"the token of a volume", corev1.PodSpec{Volumes: []corev1.Volume{secretVolume(secret, "ca.crt", "token")}}, "mounted"},
+		{"something else of it", corev1.PodSpec{Volumes: []corev1.Volume{secretVolume(secret, "ca.crt")}}, ""},
+		{"a projection", corev1.PodSpec{Volumes: []corev1.Volume{projectedVolume(secret)}}, "mounted"},
+		{"something else of a projection", corev1.PodSpec{Volumes: []corev1.Volume{elsewhere}}, ""},
+		{"a subPath", container(corev1.Container{VolumeMounts: subPath}), "mounted subPath"},
+		{"a subPath by an expression", container(corev1.Container{VolumeMounts: mounted(corev1.VolumeMount{Name: volume.Name, SubPathExpr: "$(A)"})}), "mounted subPath"},
+		{"a subPath of another volume", container(corev1.Container{VolumeMounts: mounted(corev1.VolumeMount{Name: "other", SubPath: "token"})}), "mounted"},
+		{"a variable", corev1.PodSpec{Containers: []corev1.Container{{Env: env("token")}}}, "environment"},
+		{"a variable of something else", corev1.PodSpec{Containers: []corev1.Container{{Env: env("ca.crt")}}}, ""},
+		{"all variables", corev1.PodSpec{Containers: []corev1.Container{{EnvFrom: from}}}, "environment"},
+		{"an init container", corev1.PodSpec{InitContainers: []corev1.Container{{EnvFrom: from}}}, ""},
+		{"a sidecar", corev1.PodSpec{InitContainers: []corev1.Container{{EnvFrom: from, RestartPolicy: &always}}}, "environment"},
+		{"a debugger", corev1.PodSpec{EphemeralContainers: []corev1.EphemeralContainer{{
+			EphemeralContainerCommon: corev1.EphemeralContainerCommon{EnvFrom: from},
+		}}}, "environment"},
+		{"a volume and a variable", corev1.PodSpec{Volumes: []corev1.Volume{volume}, Containers: []corev1.Container{{EnvFrom: from}}}, "mounted environment"},
+	}
+	for _, test := range tests {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"}, Spec: test.spec}
+		pod.Annotations = map[string]string{v1alpha1.AnnotationTokenRefreshed: "2.7"}
+		var got []string
+		for _, u := range appendUses(nil, pod) {
+			if u.namespace != "ns" || u.name != secret || u.value.pod != "p" || u.value.told != (write{version: 2, resourceVersion: 7}) {
+				t.Errorf("%s: %+v", test.name, u)
+			}
+			if u.value.mounted {
+				got = append(got, "mounted")
+			}
+			if u.value.copied != "" {
+				got = append(got, u.value.copied)
+			}
+		}
+		if joined := strings.Join(got, " "); joined != test.want {
+			t.Errorf("%s: %q, want %q", test.name, joined, test.want)
+		}
+		pod.DeletionTimestamp = &metav1.Time{}
+		if uses := appendUses(nil, pod); len(uses) != 0 {
+			t.Errorf("%s, ending: %+v", test.name, uses)
+		}
+	}
+}
+
+func TestCollect(t *testing.T) {
+	items := []item[int]{{"a", "x", 1}, {"b", "x", 2}, {"b", "x", 3}, {"c", "x", 4}}
+	for namespace, want := range map[string]struct {
+		values []int
+		rest   int
+	}{"0": {nil, 4}, "a": {[]int{1}, 3}, "b": {[]int{2, 3}, 1}, "c": {[]int{4}, 0}, "d": {nil, 0}} {
+		values := map[string][]int{}
+		rest := collect(items, namespace, values)
+		if !slices.Equal(values["x"], want.values) || len(rest) != want.rest {
+			t.Errorf("%s: %v, rest %v", namespace, values, rest)
+		}
+	}
+}
+
+func TestRecord(t *testing.T) {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "s"}}
+	uses := []use{{pod: "a"}, {pod: "b", copied: SubPath}, {pod: "c", copied: Environment}}
+	problem := problemOf(secret, Immutable, "")
+	for name, test := range map[string]struct {
+		done outcome
+		want Result
+	}{
+		"gone":      {outcome{condition: gone}, Result{}},
+		"foreign":   {outcome{condition: foreign}, Result{}},
+		"empty":     {outcome{condition: empty}, Result{Total: 1, Pending: 1}},
+		"fresh":     {outcome{condition: fresh}, Result{Total: 1, Copied: 2}},
+		"re-signed": {outcome{condition: fresh, resigned: true}, Result{Total: 1, Resigned: 1, Copied: 2}},
+		"stale":     {outcome{condition: stale, problem: problem}, Result{Total: 1, Stale: 1}},
+	} {
+		w := &walk{}
+		w.record(task{secret: secret, uses: uses}, test.done)
+		got := w.result
+		if len(got.Copies) != got.Copied || len(got.Blocked) != got.Stale {
+			t.Errorf("%s: named are %+v", name, got)
+		}
+		got.Copies, got.Blocked = nil, nil
+		if fmt.Sprint(got) != fmt.Sprint(test.want) {
+			t.Errorf("%s: got %+v, want %+v", name, got, test.want)
+		}
+	}
+}
+
+func TestIdle(t *testing.T) {
+	for _, test := range []struct {
+		result Result
+		untold bool
+		want   bool
+	}{
+		{Result{}, false, true}, {Result{Total: 9, Stale: 1}, false, true},
+		{Result{Resigned: 1}, false, false}, {Result{Notified: 1}, false, false}, {Result{}, true, false},
+	} {
+		w := &walk{result: test.result, untold: test.untold}
+		if got := w.idle(); got != test.want {
+			t.Errorf("%+v, untold %t: %t", test.result, test.untold, got)
+		}
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	if r := (&Refresher{}); r.workers() != DefaultWorkers || r.pageSize() != DefaultPageSize {
+		t.Errorf("defaults are %d and %d", r.workers(), r.pageSize())
+	}
+	if r := (&Refresher{Workers: 1, PageSize: 1}); r.workers() != 1 || r.pageSize() != 1 {
+		t.Errorf("set are %d and %d", r.workers(), r.pageSize())
+	}
+}
+
+// TestJudgeSecret has a Secret of each kind, held against a target.
+func TestJudgeSecret(t *testing.T) {
+	was, is := generate(t, 1, jwks.ES256), generate(t, 2, jwks.ES256)
+	target := targetOf(t, is)
+	secret := func(change func(*corev1.Secret)) *corev1.Secret {
+		s := legacySecret(t, is, "ns", "s", "robot", "uid")
+		if change != nil {
+			change(s)
+		}
+		return s
+	}
+	for name, test := range map[string]struct {
+		secret *corev1.Secret
+		want   condition
+	}{
+		"of the target's key": {secret(nil), fresh},
+		"of another key":      {legacySecret(t, was, "ns", "s", "robot", "uid"), stale},
+		"no token":            {secret(func(s *corev1.Secret) { s.Data["token"] = []byte("garbage") }), stale},
+		"empty":               {secret(func(s *corev1.Secret) { s.Data = nil }), empty},
+		"of another type":     {secret(func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque }), foreign},
+	} {
+		if got := target.judge(test.secret); got != test.want {
+			t.Errorf("%s: %d, want %d", name, got, test.want)
+		}
+	}
+	// A target without a kid is no license to take what is no token for a fresh one.
+	if got := (Target{}).judge(secret(func(s *corev1.Secret) { s.Data["token"] = []byte("garbage") })); got != stale {
+		t.Errorf("no token, no kid: %d", got)
+	}
+}
+
+// TestResignLeavesWhatWasRead signs a token, and finds it in the copy only.
+func TestResignLeavesWhatWasRead(t *testing.T) {
+	was, is := generate(t, 1, jwks.ES256), generate(t, 2, jwks.ES256)
+	read := legacySecret(t, was, "ns", "s", "robot", "uid")
+	read.Annotations[corev1.ServiceAccountUIDKey] = ""
+	read.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}
+	target := targetOf(t, is)
+	got, err := target.resign(read, "new-uid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if target.judge(got) != fresh || got.Annotations[corev1.ServiceAccountUIDKey] != "new-uid" || got.ManagedFields != nil {
+		t.Errorf("re-signed: %+v", got.ObjectMeta)
+	}
+	if target.judge(read) != stale || read.Annotations[corev1.ServiceAccountUIDKey] != "" || len(read.ManagedFields) != 1 {
+		t.Errorf("what was read has changed: %+v", read.ObjectMeta)
+	}
+}
+
+func TestCensus(t *testing.T) {
+	is := generate(t, 1, jwks.ES256)
+	c := Census{ByKeyID: map[string]int{}}
+	c.add(legacySecret(t, is, "ns", "a", "robot", "uid"), []use{{pod: "p", mounted: true}, {pod: "q", copied: SubPath}, {pod: "r", mounted: true, copied: Environment}})
+	none := legacySecret(t, is, "ns", "b", "robot", "uid")
+	none.Data = nil
+	c.add(none, nil)
+	fixed, yes := legacySecret(t, is, "ns", "c", "robot", "uid"), true
+	fixed.Immutable = &yes
+	c.add(fixed, nil)
+	if c.Total != 3 || c.Empty != 1 || c.ByKeyID[is.KeyID] != 2 || len(c.ByKeyID) != 1 || c.Immutable != 1 || c.Mounting != 2 || c.Copied != 2 {
+		t.Errorf("census: %+v", c)
+	}
+	if len(c.Copies) != 2 || len(c.Blocked) != 1 || c.Blocked[0].Name != "c" || c.Stale(is.KeyID) != 0 || c.Stale("other") != 2 {
+		t.Errorf("census names %+v and %+v", c.Copies, c.Blocked)
+	}
+}
+
+// TestCensusIsBounded counts tokens of more kids than it tells apart.
+func TestCensusIsBounded(t *testing.T) {
+	is := generate(t, 1, jwks.ES256)
+	held := string(legacySecret(t, is, "ns", "a", "robot", "uid").Data["token"])
+	c := Census{ByKeyID: map[string]int{}}
+	for i := range maxKeyIDs - 1 {
+		c.ByKeyID[fmt.Sprint("kid-", i)] = 1
+	}
+	if kid := c.group(held); kid != is.KeyID {
+		t.Errorf("the last kid that is told apart counts as %q", kid)
+	}
+	if kid := c.group("not a token"); kid != "" {
+		t.Errorf("what is no token counts as one of %q", kid)
+	}
+	c.ByKeyID["one more"] = 1
+	if kid := c.group(held); kid != "" {
+		t.Errorf("one kid too many counts as %q", kid)
+	}
+	c.ByKeyID[is.KeyID] = 1
+	if kid := c.group(held); kid != is.KeyID {
+		t.Errorf("a kid that is known counts as %q", kid)
+	}
+}

@@ -1,0 +1,70 @@
+// Package nodestest has the conformance suites of nodes.Adapter, nodes.Machines and nodes.Refresher, and machines in
+// memory for the tests of their callers.
+//
+// RunMachines and RunAdapter are the contracts as tests. An adapter gives them a fixture: how to open it, and as many
+// of the other hooks as it can offer; the tests of a hook that is missing are skipped.
+package nodestest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+)
+
+// Fault is how one write fails.
+type Fault int
+
+// The faults. The caller sees the same error for both.
+const (
+	// None lets the write pass.
+	None Fault = iota
+	// Failed fails the write, which does not happen.
+	Failed
+	// FailedButPersisted fails the write, which happens nevertheless.
+	FailedButPersisted
+)
+
+var errInjected = errors.New("injected failure")
+
+// defaultPatience is how long a suite waits for what an asynchronous call leads to.
+const defaultPatience = 30 * time.Second
+
+// eventually repeats try until it returns nil.
+func eventually(t *testing.T, what string, patience time.Duration, try func() error) {
+	t.Helper()
+	if patience == 0 {
+		patience = defaultPatience
+	}
+	// Cleanups run when the context of the test has ended.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: not within %s: %v", what, patience, err)
+		case <-tick.C:
+		}
+	}
+}
+
+func must(t *testing.T, what string, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+func errorf(is bool, format string, args ...any) error {
+	if is {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
+}

@@ -1,0 +1,62 @@
+package pools
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Memory is what is remembered of one cluster between calls. To lose it costs patience and words, no more. Its zero
+// value is empty and ready for use.
+type Memory struct {
+	mu sync.Mutex
+	// joining is when a machine was first seen to run without a Node object, by machine.
+	joining map[string]time.Time
+	// refused are the evictions that the last plan was refused, by pod.
+	refused map[types.UID]refusal
+}
+
+// await notes which machines run without a Node object, and forgets those that no longer do.
+func (m *Memory) await(machines []string, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	joining := map[string]time.Time{}
+	for _, name := range machines {
+		joining[name] = now
+		if since, ok := m.joining[name]; ok {
+			joining[name] = since
+		}
+	}
+	m.joining = joining
+}
+
+// awaited is how long a machine has been seen to run without a Node object.
+func (m *Memory) awaited(machine string, now time.Time) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if since, ok := m.joining[machine]; ok {
+		return now.Sub(since)
+	}
+	return 0
+}
+
+// refuse replaces the refusals by those of a new pass; one that was there before keeps its time.
+func (m *Memory) refuse(refused map[types.UID]refusal) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for uid, r := range refused {
+		if old, ok := m.refused[uid]; ok {
+			r.since = old.since
+			refused[uid] = r
+		}
+	}
+	m.refused = refused
+}
+
+func (m *Memory) refusal(pod types.UID) (refusal, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, ok := m.refused[pod]
+	return r, ok
+}

@@ -1,0 +1,146 @@
+package pools
+
+import (
+	"maps"
+	"strings"
+	"testing"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+func healthy(name string, version int) View {
+	return View{Name: name, Pool: "a", KeyVersion: version, Machine: true, Running: true, Registered: true, Ready: true, Labelled: true}
+}
+
+func with(v View, change func(*View)) View {
+	change(&v)
+	return v
+}
+
+func TestPlan(t *testing.T) {
+	old, current := healthy("n1", 1), healthy("n2", 2)
+	leaving := with(old, func(v *View) { v.Leaving, v.Cordoned = true, true })
+	tests := []struct {
+		name  string
+		pools []v1alpha1.NodePool
+		views []View
+		want  string
+	}{
+		{"nothing wanted, nothing there", nil, nil, ""},
+		{"as wanted", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{current}, ""},
+		{"a new pool is made at once", []v1alpha1.NodePool{pool("a", 3, 1)}, nil, "create one of a, create one of a, create one of a"},
+		{"surge in parallel", []v1alpha1.NodePool{pool("a", 2, 2)}, []View{old, healthy("n3", 1)}, "create one of a, create one of a"},
+		{"an old node is needed until its replacement is ready", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{old, with(current, func(v *View) { v.Ready = false })}, ""},
+		{"and goes then", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{old, current}, "cordon n1 > evict n1"},
+		{"crash between mark and cordon", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{with(old, func(v *View) { v.Leaving = true }), current}, "cordon n1 > evict n1"},
+		{"somebody uncordoned it", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{with(leaving, func(v *View) { v.Cordoned = false }), current}, "cordon n1 > evict n1"},
+		{"pods left", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{with(leaving, func(v *View) { v.Pods = 1 }), current}, "evict n1"},
+		{"no pods left", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{leaving, current}, "deleteNode n1 > remove n1"},
+		{"crash between Node object and machine", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{with(old, func(v *View) { v.Registered, v.Ready = false, false }), current}, "remove n1"},
+		{"the Node object of a machine that is gone", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{{Name: "n0", Pool: "a", Registered: true, Leaving: true}, current}, "deleteNode n0"},
+		{"a dead machine is started", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{with(current, func(v *View) { v.Running, v.Ready = false, false })}, "start n2"},
+		{"a dead old machine is not, and is not drained", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{with(old, func(v *View) { v.Running, v.Ready = false, false })}, "create one of a, deleteNode n1 > remove n1"},
+		{"an unready old node needs no replacement first", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{with(old, func(v *View) { v.Ready = false })}, "create one of a, cordon n1 > evict n1"},
+		{"unready nodes go one at a time", []v1alpha1.NodePool{pool("a", 2, 1)},
+			[]View{with(old, func(v *View) { v.Ready = false }), with(healthy("n3", 1), func(v *View) { v.Ready = false })},
+			"create one of a, cordon n1 > evict n1"},
+		{"a ready node goes beside an unready one", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{with(leaving, func(v *View) { v.Ready, v.Pods = false, 1 }), current, healthy("n3", 1)}, "evict n1, cordon n3 > evict n3"},
+		{"a dead machine goes beside an unready one", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{with(leaving, func(v *View) { v.Ready, v.Pods = false, 1 }), with(healthy("n3", 1), func(v *View) { v.Running, v.Ready = false, false })},
+			"evict n1, deleteNode n3 > remove n3"},
+		{"a machine that never joined is replaced", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{{Name: "n2", Pool: "a", KeyVersion: 2, Machine: true, Running: true, Lost: true}}, "create one of a, remove n2"},
+		{"scaled down: the unready one goes", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{current, with(healthy("n3", 2), func(v *View) { v.Ready = false })}, "cordon n3 > evict n3"},
+		{"scaled down: the cordoned one goes", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{current, with(healthy("n3", 2), func(v *View) { v.Cordoned = true })}, "cordon n3 > evict n3"},
+		{"scaled down and up again: what leaves, leaves", []v1alpha1.NodePool{pool("a", 2, 1)},
+			[]View{current, with(healthy("n3", 2), func(v *View) { v.Leaving, v.Cordoned, v.Pods = true, true, 1 })},
+			"create one of a, evict n3"},
+		{"scaled down while replaced: old ones first", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{old, current, healthy("n3", 1)}, "cordon n1 > evict n1, cordon n3 > evict n3"},
+		{"a removed pool", nil, []View{current, healthy("n3", 2)}, "cordon n2 > evict n2, cordon n3 > evict n3"},
+		{"a later key version is fine", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{healthy("n3", 3)}, ""},
+		{"labels are put back", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{with(current, func(v *View) { v.Labelled = false })}, "label n2"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := words(Plan(test.pools, test.views, 2)); got != test.want {
+				t.Errorf("Plan:\n got  %s\n want %s", got, test.want)
+			}
+		})
+	}
+}
+
+// words joins chains by commas, and their actions by arrows.
+func words(chains []Chain) string {
+	var out []string
+	for _, c := range chains {
+		var actions []string
+		for _, a := range c {
+			actions = append(actions, a.String())
+		}
+		out = append(out, strings.Join(actions, " > "))
+	}
+	return strings.Join(out, ", ")
+}
+
+func pool(name string, replicas, maxSurge int32) v1alpha1.NodePool {
+	return v1alpha1.NodePool{Name: name, Replicas: replicas, MaxSurge: maxSurge}
+}
+
+func TestGoing(t *testing.T) {
+	plan := []Chain{
+		{{Step: Create, Pool: "a"}}, {{Step: Start, Node: "starts"}}, {{Step: Label, Node: "labelled"}},
+		{{Step: Cordon, Node: "cordoned"}, {Step: Evict, Node: "cordoned"}}, {{Step: Evict, Node: "evicted"}},
+		{{Step: DeleteNode, Node: "deleted"}}, {{Step: Remove, Node: "removed"}},
+	}
+	want := map[string]bool{"cordoned": true, "evicted": true, "deleted": true, "removed": true}
+	if got := Going(plan); !maps.Equal(got, want) {
+		t.Errorf("going are %v, want %v", got, want)
+	}
+}
+
+func TestConverged(t *testing.T) {
+	two := []View{healthy("n1", 1), healthy("n2", 2)}
+	one := two[:1]
+	tests := []struct {
+		name  string
+		pools []v1alpha1.NodePool
+		views []View
+		want  bool
+	}{
+		{"nothing wanted, nothing there", nil, nil, true},
+		{"a pool of zero", []v1alpha1.NodePool{pool("a", 0, 1)}, nil, true},
+		{"a pool of zero beside another", []v1alpha1.NodePool{pool("a", 2, 1), pool("b", 0, 1)}, two, true},
+		{"as wanted", []v1alpha1.NodePool{pool("a", 2, 1)}, two, true},
+		{"too few", []v1alpha1.NodePool{pool("a", 2, 1)}, one, false},
+		{"none yet", []v1alpha1.NodePool{pool("a", 1, 1)}, nil, false},
+		{"too many", []v1alpha1.NodePool{pool("a", 1, 1)}, two, false},
+		{"of another pool", nil, one, false},
+		{"of another pool beside", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{one[0], with(healthy("n3", 1), func(v *View) { v.Pool = "b" })}, false},
+		{"half made, of no pool yet", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{one[0], {Name: "n3", Machine: true}}, false},
+		{"a Node object without a machine", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{one[0], {Name: "n0", Pool: "a", Registered: true, Leaving: true}}, false},
+		{"unready", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Ready = false })}, false},
+		{"leaving", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Leaving = true })}, false},
+		{"without labels", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Labelled = false })}, false},
+		{"without a machine", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Machine = false })}, false},
+	}
+	for _, test := range tests {
+		if got := Converged(test.pools, test.views); got != test.want {
+			t.Errorf("%s: %t", test.name, got)
+		}
+	}
+}

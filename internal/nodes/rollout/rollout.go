@@ -1,0 +1,256 @@
+// Package rollout is the nodes.Adapter over plain machines.
+//
+// Rollouts.Open is where to start. A Rollout lists Node objects and machines once a call, and has package pools and
+// package tokens each observe, plan and do its half: which machines come and go, and what pods hold on those that stay.
+// It keeps no state that matters: what it remembers (since when a machine is awaited, which evictions were refused,
+// when tokens were read) only goes into words and patience.
+package rollout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/nodes/pools"
+	"github.com/keyturn/keyturn/internal/nodes/tokens"
+)
+
+// joinTimeout is how long a machine that runs may take to get its Node object before it is replaced.
+const joinTimeout = 10 * time.Minute
+
+// tokensEvery is how often the tokens of a node that is to keep its pods are read.
+const tokensEvery = time.Second
+
+// Cluster is what a Rollout needs to know of a cluster.
+type Cluster struct {
+	// Name begins the names of machines; UID is what the cluster is remembered by.
+	Name string
+	UID  types.UID
+	// Pools, NodeRefresh and TokenReload are what its spec wants.
+	Pools       []v1alpha1.NodePool
+	NodeRefresh v1alpha1.NodeRefresh
+	TokenReload time.Duration
+	Machines    nodes.Machines
+	// Refresher replaces the tokens on its machines. Without one, NodeRefresh must be Replace.
+	Refresher nodes.Refresher
+	// Client reaches its API servers, by client certificate and never by a token of a key that is being rotated.
+	Client func(context.Context) (kubernetes.Interface, error)
+}
+
+// Rollouts remembers clusters from call to call. Its zero value is ready for use.
+type Rollouts struct {
+	mu sync.Mutex
+	of map[types.UID]*memory
+}
+
+// memory is what is remembered of one cluster.
+type memory struct {
+	pools  pools.Memory
+	tokens tokens.Memory
+}
+
+// Open returns the nodes of a cluster. It asks nobody anything yet.
+func (r *Rollouts) Open(c Cluster) *Rollout {
+	return &Rollout{Cluster: c, rollouts: r, joinTimeout: joinTimeout, tokensEvery: tokensEvery, now: time.Now}
+}
+
+// remember returns the memory of a cluster, which begins when it is first observed.
+func (r *Rollouts) remember(cluster types.UID) *memory {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.of == nil {
+		r.of = map[types.UID]*memory{}
+	}
+	if r.of[cluster] == nil {
+		r.of[cluster] = &memory{}
+	}
+	return r.of[cluster]
+}
+
+// forget drops all that is remembered of a cluster.
+func (r *Rollouts) forget(cluster types.UID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.of, cluster)
+}
+
+// Rollout is the nodes of one cluster.
+type Rollout struct {
+	Cluster
+	rollouts    *Rollouts
+	joinTimeout time.Duration
+	tokensEvery time.Duration
+	now         func() time.Time
+}
+
+var _ nodes.Adapter = (*Rollout)(nil)
+
+// Observe implements nodes.Adapter.
+func (r *Rollout) Observe(ctx context.Context, keys nodes.Keys) (nodes.State, error) {
+	c, err := r.gather(ctx, keys)
+	if err != nil {
+		return nodes.State{}, err
+	}
+	return c.state(), nil
+}
+
+// Converge implements nodes.Adapter.
+func (r *Rollout) Converge(ctx context.Context, keys nodes.Keys) error {
+	c, err := r.gather(ctx, keys)
+	if err != nil {
+		return err
+	}
+	machines := pools.Plan(r.Pools, c.machines.Views, r.oldest(keys))
+	refresh := c.held.Plan(c.seen, pools.Going(machines))
+	return errors.Join(
+		c.pools.Do(ctx, c.machines, machines, keys.Next),
+		c.held.Do(ctx, c.seen, refresh),
+	)
+}
+
+// oldest is the oldest key version that a machine may be from.
+func (r *Rollout) oldest(keys nodes.Keys) int {
+	if r.NodeRefresh.KeepsNodes() {
+		return 0
+	}
+	return keys.Next
+}
+
+// Delete implements nodes.Adapter. It does not ask the cluster's API servers, which may be gone.
+func (r *Rollout) Delete(ctx context.Context) (bool, error) {
+	all, err := r.Machines.List(ctx)
+	if err != nil {
+		return false, fmt.Errorf("listing the machines of cluster %s: %w", r.Name, err)
+	}
+	var errs []error
+	left := len(all)
+	for _, m := range all {
+		gone, err := r.Machines.Remove(ctx, m.Name)
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("removing machine %s: %w", m.Name, err))
+		case gone:
+			left--
+		}
+	}
+	if left == 0 {
+		r.rollouts.forget(r.UID)
+	}
+	return left == 0, errors.Join(errs...)
+}
+
+// observation is both halves of a cluster, and what each saw of it.
+type observation struct {
+	cluster  Cluster
+	pools    pools.Executor
+	machines *pools.Observed
+	held     tokens.Executor
+	seen     *tokens.Observed
+}
+
+// gather observes a cluster. Node objects come before machines, as pools.Executor.Observe wants it.
+func (r *Rollout) gather(ctx context.Context, keys nodes.Keys) (*observation, error) {
+	if r.NodeRefresh.KeepsNodes() && r.Refresher == nil {
+		return nil, fmt.Errorf(
+			"cluster %s: its machines cannot have their tokens replaced, as nodeRefresh %s wants: use %s", r.Name, r.NodeRefresh, v1alpha1.NodeRefreshReplace)
+	}
+	client, err := r.Client(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reaching the API servers of cluster %s: %w", r.Name, err)
+	}
+	objects, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("listing the nodes of cluster %s: %w", r.Name, err)
+	}
+	machines, err := r.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := r.open(client, keys)
+	if c.machines, err = c.pools.Observe(ctx, objects.Items, machines); err != nil {
+		return nil, err
+	}
+	staying, unmanaged := join(objects.Items, machines, c.machines.Views)
+	if !r.NodeRefresh.KeepsNodes() {
+		staying = nil
+	}
+	if c.seen, err = c.held.Observe(ctx, staying, unmanaged); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (r *Rollout) open(client kubernetes.Interface, keys nodes.Keys) *observation {
+	memory, now := r.rollouts.remember(r.UID), r.now()
+	return &observation{
+		cluster: r.Cluster,
+		pools: pools.Executor{
+			Cluster: r.Name, Pools: r.Pools, Machines: r.Machines, Client: client,
+			Memory: &memory.pools, JoinTimeout: r.joinTimeout, Now: now,
+		},
+		held: tokens.Executor{
+			Policy: tokens.Policy{How: r.NodeRefresh, KeyVersion: keys.Next, Reload: r.TokenReload},
+			Keys:   keys, Refresher: r.Refresher, Client: client,
+			Memory: &memory.tokens, Every: r.tokensEvery, Now: now,
+		},
+	}
+}
+
+// list lists the machines. Where none stays, a refresh that was begun before has no meaning.
+func (r *Rollout) list(ctx context.Context) ([]nodes.Machine, error) {
+	machines, err := r.Machines.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing the machines of cluster %s: %w", r.Name, err)
+	}
+	if !r.NodeRefresh.KeepsNodes() {
+		for i := range machines {
+			machines[i].Refresh = nodes.Refresh{}
+		}
+	}
+	return machines, nil
+}
+
+// join finds the machines that stay, and the Node objects that Keyturn did not make.
+func join(objects []corev1.Node, machines []nodes.Machine, views []pools.View) (
+	staying []tokens.Candidate, unmanaged []*corev1.Node,
+) {
+	object := map[string]*corev1.Node{}
+	for i := range objects {
+		object[objects[i].Name] = &objects[i]
+	}
+	view := map[string]pools.View{}
+	for _, v := range views {
+		view[v.Name] = v
+	}
+	for _, m := range machines {
+		if v := view[m.Name]; !v.Leaving {
+			staying = append(staying, tokens.Candidate{Machine: m, Object: object[m.Name], Ready: v.Ready})
+		}
+	}
+	for i := range objects {
+		if _, known := view[objects[i].Name]; !known {
+			unmanaged = append(unmanaged, &objects[i])
+		}
+	}
+	return staying, unmanaged
+}
+
+// state is what was seen, in the words of the port.
+func (o *observation) state() nodes.State {
+	st := nodes.State{
+		Nodes:     append(o.machines.Nodes(), o.held.Nodes(o.seen)...),
+		Converged: pools.Converged(o.cluster.Pools, o.machines.Views),
+	}
+	st.Oldest = nodes.Oldest(st.Nodes)
+	st.Waiting, st.Blocked = nodes.Join(append(o.pools.Reasons(o.machines), o.held.Reasons(o.seen)...))
+	return st
+}

@@ -1,0 +1,177 @@
+// Package tokens finds what tokens pods hold on nodes that stay, and replaces them.
+//
+// Plan is where to start: a pure function from what is known of machines that stay (View) to chains of actions. judge,
+// pure as well, holds the token files of a machine's pods against the new key. An Executor makes the views (Observe),
+// carries out a plan (Do), and words what is waited for (Reasons).
+//
+// A machine counts as one of the new key version once every token file of every pod on it, read as the pod sees it, has
+// a token of the new key, and the applications have had time to read it. On a node that Keyturn did not make nobody can
+// read those files: what counts there is that no pod is left that is older than the new key (see Unmanaged).
+package tokens
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/nodes"
+)
+
+// minWait is how long, at least, a node is waited for whose kubelet stays as it is: kubelet may take as long from
+// fetching a token for a pod that starts to having it in its volume (podAttachAndMountTimeout,
+// pkg/kubelet/volumemanager).
+const minWait = 2*time.Minute + 3*time.Second
+
+// Policy is how machines that stay come to a key version.
+type Policy struct {
+	// How is InPlace or Wait; else no machine stays.
+	How        v1alpha1.NodeRefresh
+	KeyVersion int
+	// Reload is how long an application may use a token that is no longer in its file.
+	Reload time.Duration
+}
+
+// View is what is known of one machine that stays.
+type View struct {
+	nodes.Machine
+	// Registered means that its Node object exists, and Ready that pods can run there.
+	Registered, Ready bool
+	// Going means that it is about to be removed after all: nothing more is done to it.
+	Going bool
+	// Heard means that the kubelet which was started for the Refresh has reported, and Held is what its pods have; both
+	// are only known while the machine is refreshing.
+	Heard bool
+	Held  Held
+}
+
+// Step is a kind of action.
+type Step string
+
+// The steps.
+const (
+	Begin          Step = "begin"          // remember that its tokens are to be replaced, from now on
+	RestartKubelet Step = "restartKubelet" // end its kubelet if that is from before the begin
+	Prove          Step = "prove"          // remember when the last of its token files was replaced
+	Refreshed      Step = "refreshed"      // put the new key version on the Node object and the machine
+	Note           Step = "note"           // note in the cluster that API servers sign with the new key
+)
+
+// Action is one thing to do now.
+type Action struct {
+	Step Step
+	// Node names the machine and Node object; empty for Note.
+	Node string
+}
+
+// String is the line of a golden file.
+func (a Action) String() string {
+	if a.Step == Note {
+		return string(a.Step)
+	}
+	return fmt.Sprintf("%s %s", a.Step, a.Node)
+}
+
+// Chain is a list of actions of which each needs the one before it to have succeeded. Chains do not need each other.
+type Chain []Action
+
+// Plan returns what to do now so that no pod is left with a token of an older key version, on machines that stay.
+//
+// It guarantees that a kubelet is ended only while all others that were are back and have replaced every token, and
+// that a machine counts as one of the new key version only once each of its pods has had new tokens for the time that
+// applications need to notice. A crash after any action loses nothing: all that it goes by is remembered with the
+// machine, or observed.
+func Plan(views []View, p Policy, now time.Time) []Chain {
+	if !p.How.KeepsNodes() {
+		return nil
+	}
+	var chains []Chain
+	var next []View
+	busy := false
+	for _, v := range slices.SortedFunc(slices.Values(views), byName) {
+		switch {
+		case v.KeyVersion >= p.KeyVersion:
+		case v.Refresh.KeyVersion != p.KeyVersion:
+			next = append(next, v)
+		default:
+			busy = busy || !v.renewed(p, now)
+			if c := goOn(v, p, now); len(c) > 0 && !v.Going {
+				chains = append(chains, c)
+			}
+		}
+	}
+	return append(chains, begin(next, p, busy)...)
+}
+
+func byName(a, b View) int { return cmp.Compare(a.Name, b.Name) }
+
+// begin is which refreshes begin now; busy means that a kubelet is not through with its own yet.
+func begin(next []View, p Policy, busy bool) []Chain {
+	var chains []Chain
+	for _, v := range next {
+		switch {
+		case !v.Running || !v.Registered || v.Going:
+		case p.How == v1alpha1.NodeRefreshWait:
+			chains = append(chains, Chain{{Begin, v.Name}})
+		case v.Ready && !busy:
+			// Crash in between: it is remembered, and the next plan goes on with the restart.
+			chains = append(chains, Chain{{Begin, v.Name}, {RestartKubelet, v.Name}})
+			busy = true
+		}
+	}
+	return chains
+}
+
+// goOn is what a machine needs now on which a refresh was begun.
+func goOn(v View, p Policy, now time.Time) Chain {
+	switch {
+	case !v.Running:
+		return nil
+	case p.How == v1alpha1.NodeRefreshInPlace && v.Refresh.Kubelet.IsZero():
+		return Chain{{RestartKubelet, v.Name}}
+	case !v.renewed(p, now):
+		return nil
+	case v.unproven(now):
+		return Chain{{Prove, v.Name}}
+	case len(v.Held.Stuck) == 0 && !now.Before(v.reloaded(p)):
+		return Chain{{Refreshed, v.Name}}
+	default:
+		return nil
+	}
+}
+
+// renewed reports whether every token file on a node whose refresh was begun has a token of the new key, and always
+// will.
+func (v View) renewed(p Policy, now time.Time) bool {
+	switch {
+	case !v.Running || !v.Held.Known || len(v.Held.Old) > 0:
+		return false
+	case p.How == v1alpha1.NodeRefreshInPlace:
+		return v.Ready && v.Heard && !v.Refresh.Kubelet.IsZero()
+	default:
+		return !now.Before(v.Refresh.Since.Add(minWait))
+	}
+}
+
+// unproven reports whether it is still to be remembered when the last file was replaced, or again: if that is in the
+// future, a clock was wrong.
+func (v View) unproven(now time.Time) bool {
+	if v.Refresh.Proven.IsZero() {
+		return !v.Held.Youngest.IsZero() // without a file that had an older token there is nothing to remember
+	}
+	return v.Refresh.Proven.After(now)
+}
+
+// reloaded is when the applications on a node that is renewed have read their new tokens; zero when none had an old
+// one. It counts from when every file was first seen to have a new one: a later renewal changes nothing.
+func (v View) reloaded(p Policy) time.Time {
+	proven := v.Refresh.Proven
+	if proven.IsZero() {
+		proven = v.Held.Youngest
+	}
+	if proven.IsZero() {
+		return time.Time{}
+	}
+	return proven.Add(p.Reload)
+}

@@ -1,0 +1,59 @@
+package tokens
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+func TestSubPathToken(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*corev1.Pod)
+		want   string
+	}{
+		{"no subPath", nil, ""},
+		{"of the file", func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].SubPath = "token" }, "api"},
+		{"of the file, spelled otherwise", func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].SubPath = "./token/" }, "api"},
+		{"of another file of the volume", func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].SubPath = "ca.crt" }, ""},
+		{"of the whole volume", func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[0].SubPath = "." }, ""},
+		{"of its directory", func(p *corev1.Pod) {
+			p.Spec.Volumes[1].Projected.Sources[1].ServiceAccountToken.Path = "deep/token"
+			p.Spec.Containers[0].VolumeMounts[1].SubPath = "deep"
+		}, "vault"},
+		{"by an expression", func(p *corev1.Pod) { p.Spec.Containers[0].VolumeMounts[1].SubPathExpr = "$(NAME)" }, "vault"},
+		{"of another volume", func(p *corev1.Pod) {
+			p.Spec.Containers[0].VolumeMounts[0] = corev1.VolumeMount{Name: "scratch", SubPath: "token"}
+		}, ""},
+		{"by an init container that runs", func(p *corev1.Pod) {
+			p.Spec.InitContainers[0].VolumeMounts = []corev1.VolumeMount{{Name: "api", SubPath: "token"}}
+		}, "api"},
+		{"by an init container that has ended", func(p *corev1.Pod) {
+			p.Spec.InitContainers[0].VolumeMounts = []corev1.VolumeMount{{Name: "api", SubPath: "token"}}
+			p.Status.InitContainerStatuses = []corev1.ContainerStatus{{
+				Name: "first", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}},
+			}}
+		}, ""},
+	}
+	for _, test := range tests {
+		if got, found := SubPathToken(tokenPod(test.change)); got != test.want || found != (test.want != "") {
+			t.Errorf("%s: %q, %t, want %q", test.name, got, found, test.want)
+		}
+	}
+}
+
+func TestRenewal(t *testing.T) {
+	if got, want := Renewal(tokenPod(nil)), 48*time.Minute+5600*time.Millisecond+renewalSlack; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	long := func(p *corev1.Pod) {
+		*p.Spec.Volumes[1].Projected.Sources[1].ServiceAccountToken.ExpirationSeconds = 1 << 32
+	}
+	if got, want := Renewal(tokenPod(long)), maxRenewal+renewalSlack; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	if got := Renewal(&corev1.Pod{}); got != 0 {
+		t.Errorf("%s of a pod without tokens", got)
+	}
+}
