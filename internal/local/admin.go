@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/install"
 	"github.com/keyturn/keyturn/internal/keystore"
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
 	"github.com/keyturn/keyturn/internal/local/pki"
 	"github.com/keyturn/keyturn/internal/local/process"
 )

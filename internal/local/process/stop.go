@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
 // Stop tells a process to end, once, and kills it when it has not ended grace after that. It does not wait: call it until it
