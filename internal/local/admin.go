@@ -131,9 +131,23 @@ func (h *Host) adminPlane() (*plane, error) {
 func (h *Host) adminVersion() (string, error) {
 	flat := filepath.Join(h.binDir, binaryAPIServer)
 	if exists(flat) && !exists(filepath.Join(h.binDir, AdminVersion, binaryAPIServer)) {
-		return h.binaryVersion(flat)
+		return h.versionOfFlat(flat)
 	}
 	return AdminVersion, nil // Binary says what is missing
+}
+
+// versionOfFlat asks once: the admin cluster keeps its version, and Binary refuses a binary that was replaced by another version.
+func (h *Host) versionOfFlat(path string) (string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.flatVersion == "" {
+		version, err := versionOf(path)
+		if err != nil {
+			return "", err
+		}
+		h.flatVersion = version
+	}
+	return h.flatVersion, nil
 }
 
 func exists(path string) bool {

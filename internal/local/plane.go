@@ -73,13 +73,21 @@ func (p *plane) ensureFiles() error {
 	)
 }
 
-// ensure starts a process of the Kubernetes version, unless it runs.
+// ensure starts a process of the Kubernetes version, unless it runs. It asks for the version only of what it starts.
 func (p *plane) ensure(binary string, spec func(path string) process.Spec) error {
-	path, err := p.host.Binary(p.Version, binary)
+	path, err := p.host.findBinary(p.Version, binary)
 	if err != nil {
 		return err
 	}
-	return p.start(spec(path))
+	s := spec(path)
+	st, err := p.run.Observe(s.Name)
+	if err != nil || st.Running || p.run.BackOff(s.Name) > 0 {
+		return err
+	}
+	if err := p.host.checkVersion(p.Version, path); err != nil {
+		return err
+	}
+	return p.start(s)
 }
 
 func (p *plane) start(s process.Spec) error {

@@ -238,8 +238,15 @@ func TestKilledAfterGrace(t *testing.T) {
 	if st := mustObserve(t, other, "a"); !st.Running || !st.Stopping {
 		t.Errorf("after it was told to end: %+v", st)
 	}
+	// How long ago it was told to is none of the file's times, which change with the clock.
+	if err := os.Chtimes(r.file("a", "stop"), time.Unix(1, 0), time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
 	if gone, err := other.Stop("a", time.Hour); gone || err != nil {
 		t.Fatalf("killed before its time: %v, %v", gone, err)
+	}
+	if st := mustObserve(t, other, "a"); !st.Running {
+		t.Fatal("killed before its time")
 	}
 	eventually(t, "it is killed", func() bool {
 		gone, err := other.Stop("a", time.Millisecond)
