@@ -174,7 +174,7 @@ func (m *Machines) plan(want nodes.Machine, pool v1alpha1.NodePool) (machine.Spe
 	return machine.Spec{
 		Name: want.Name, Pool: pool.Name, KeyVersion: want.KeyVersion,
 		Labels: pool.Labels, Taints: pool.Taints,
-		Slot: slot, Port: m.port(slot), PodRange: podRange, PodCIDR: m.podCIDR,
+		Slot: slot, Group: fmt.Sprintf("%s-%d", m.site.Bridge(), slot), Port: m.port(slot), PodRange: podRange, PodCIDR: m.podCIDR,
 	}, nil
 }
 
@@ -208,11 +208,10 @@ func (m *Machines) slots() int {
 func (m *Machines) port(slot int) network.Port {
 	address := m.site.Machine(slot)
 	return network.Port{
-		Namespace: fmt.Sprintf("%s-%d", m.site.Bridge(), slot),
-		Link:      fmt.Sprintf("kt%x", address.AsSlice()),
-		Bridge:    m.site.Bridge(),
-		Address:   netip.PrefixFrom(address, m.site.Prefix().Bits()),
-		Gateway:   m.site.Gateway(),
+		Link:    fmt.Sprintf("kt%x", address.AsSlice()),
+		Bridge:  m.site.Bridge(),
+		Address: netip.PrefixFrom(address, m.site.Prefix().Bits()),
+		Gateway: m.site.Gateway(),
 	}
 }
 

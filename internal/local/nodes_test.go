@@ -153,7 +153,7 @@ func (n *nodeTest) testMachine() {
 		if err := run.Signal("machine", signal); err != nil {
 			n.Fatal(err)
 		}
-		n.eventually("end of blue-a", 10*time.Second, func() error {
+		n.eventually("end of blue-a", func() error {
 			list, err := n.machines.List(n.Context())
 			if err == nil && list[0].Running {
 				err = errors.New("it runs")

@@ -107,7 +107,7 @@ const protocols = "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\ns
 
 // machineID is the machine's own and stays the same over restarts (machine-id(5)).
 func machineID(spec Spec) []byte {
-	sum := sha256.Sum256([]byte(spec.Port.Namespace + "/" + spec.Name))
+	sum := sha256.Sum256([]byte(spec.Group + "/" + spec.Name))
 	return []byte(hex.EncodeToString(sum[:16]) + "\n")
 }
 
@@ -139,10 +139,9 @@ func (s Set) guestConfig(spec Spec) ([]byte, error) {
 		return nil, fmt.Errorf("listing images: %w", err)
 	}
 	return encode(guest.Config{
-		Group:     spec.Port.Namespace,
-		Hostname:  spec.Name,
-		Namespace: networkPath(spec),
-		Binds:     binds,
+		Group:    spec.Group,
+		Hostname: spec.Name,
+		Binds:    binds,
 		Sysctls: map[string]string{
 			"ipv4/ip_forward":         "1",
 			"ipv4/conf/all/rp_filter": "0",

@@ -38,7 +38,9 @@ type Spec struct {
 	Taints []corev1.Taint    `json:"taints,omitempty"`
 	// Slot tells the machines of a cluster apart by number; addresses follow from it.
 	Slot int `json:"slot"`
-	// Port is its connection to the network. The namespace's name, unique on the host, is that of its control group too.
+	// Group is the name of its control group, unique on the host.
+	Group string `json:"group"`
+	// Port is its connection to the network.
 	Port network.Port `json:"port"`
 	// PodRange is the range of its pods, a part of PodCIDR, that of all pods of the cluster.
 	PodRange netip.Prefix `json:"podRange"`
@@ -150,6 +152,9 @@ func (s Set) readSpec(name string) (Spec, error) {
 	var spec Spec
 	if err := json.Unmarshal(raw, &spec); err != nil {
 		return Spec{}, fmt.Errorf("reading %s: %w", s.path(name, "machine.json"), err)
+	}
+	if spec.Group == "" {
+		spec.Group = spec.Port.Namespace // in earlier versions it had the name of the network namespace
 	}
 	return spec, nil
 }

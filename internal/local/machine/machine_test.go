@@ -23,8 +23,9 @@ func testSpec() Spec {
 		Labels:   map[string]string{"example.com/color": "blue"},
 		Taints:   []corev1.Taint{{Key: "example.com/color", Value: "blue", Effect: corev1.TaintEffectNoSchedule}},
 		PodRange: netip.MustParsePrefix("10.244.4.0/24"), PodCIDR: netip.MustParsePrefix("10.244.0.0/16"),
+		Group: "kt10-88-1-4",
 		Port: network.Port{
-			Namespace: "kt10-88-1-4", Link: "kt0a580168", Bridge: "kt10-88-1",
+			Link: "kt0a580168", Bridge: "kt10-88-1",
 			Address: netip.MustParsePrefix("10.88.1.104/24"), Gateway: netip.MustParseAddr("10.88.1.1"),
 		},
 	}
@@ -58,6 +59,22 @@ func TestSpecIsRemembered(t *testing.T) {
 	}
 	if st, err := os.Stat(s.path("blue-a", "machine.json")); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("mode of machine.json: %v, %v", st, err)
+	}
+}
+
+// Machines of earlier versions had one name for their control group and for the network namespace in /run/netns.
+func TestMachineOfAnEarlierVersion(t *testing.T) {
+	s := testSet(t)
+	old := `{"name": "blue-a", "pool": "blue", "keyVersion": 3, "port": {"namespace": "kt10-88-1-4", "link": "kt0a580168"}}`
+	if err := os.MkdirAll(s.path("blue-a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.path("blue-a", "machine.json"), []byte(old), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	state, _, err := s.Look("blue-a")
+	if err != nil || state.Spec.Group != "kt10-88-1-4" || state.Spec.Port.Namespace != "kt10-88-1-4" {
+		t.Errorf("it is %+v, %v", state.Spec, err)
 	}
 }
 

@@ -1,5 +1,5 @@
 // Package network makes the layer-2 networks of the clusters on this host: one bridge a cluster, and for each
-// of its machines a named network namespace with a veth pair on that bridge.
+// of its machines a network namespace with a veth pair on that bridge.
 //
 // EnsureBridge and MakePort are where to start. Every call can be repeated, and makes good what an earlier one that was cut
 // off left half made. Links made here carry a link group of their own from the moment they exist; a link
@@ -14,6 +14,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // linkGroup marks the links that this package made: "kt" in ASCII. The kernel sets it in the same request
@@ -92,7 +93,8 @@ func deleteLink(name string) error {
 	if link.Attrs().Group != linkGroup {
 		return fmt.Errorf("deleting link %s: it was not made by Keyturn", name)
 	}
-	if err := netlink.LinkDel(link); err != nil && !isNotFound(err) {
+	// ENODEV: its namespace ended at this moment, and took it along.
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("deleting link %s: %w", name, err)
 	}
 	return nil

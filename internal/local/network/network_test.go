@@ -22,7 +22,7 @@ func testNames(t *testing.T) (bridge string, port Port) {
 	id := os.Getpid() % 10000
 	bridge = fmt.Sprintf("ktt%d", id)
 	port = Port{
-		Namespace: bridge + "-0", Link: bridge + "p", Bridge: bridge,
+		Link: bridge + "p", Bridge: bridge,
 		Address: netip.MustParsePrefix("198.51.100.7/24"), Gateway: netip.MustParseAddr("198.51.100.1"),
 	}
 	t.Cleanup(func() {
@@ -85,10 +85,11 @@ func TestForeignLinksStay(t *testing.T) {
 			t.Errorf("the foreign bridge is gone: %v", err)
 		}
 	})
+	_, errPort := MakePort(t.Context(), port, nil)
 	for what, err := range map[string]error{
 		"EnsureBridge": EnsureBridge(t.Context(), bridge, netip.MustParsePrefix("198.51.100.1/24")),
 		"DeleteBridge": DeleteBridge(t.Context(), bridge),
-		"MakePort":     MakePort(t.Context(), port, nil),
+		"MakePort":     errPort,
 	} {
 		if err == nil || !strings.Contains(err.Error(), bridge) || !strings.Contains(err.Error(), "not made by Keyturn") {
 			t.Errorf("%s: %v; want an error that names the bridge", what, err)
@@ -101,7 +102,7 @@ func TestForeignLinksStay(t *testing.T) {
 
 func TestPort(t *testing.T) {
 	bridge, port := testNames(t)
-	if err := MakePort(t.Context(), port, nil); err == nil || !strings.Contains(err.Error(), "does not exist") {
+	if _, err := MakePort(t.Context(), port, nil); err == nil || !strings.Contains(err.Error(), "does not exist") {
 		t.Errorf("a port without its bridge: %v", err)
 	}
 	if err := EnsureBridge(t.Context(), bridge, netip.MustParsePrefix("198.51.100.1/24")); err != nil {
@@ -112,10 +113,8 @@ func TestPort(t *testing.T) {
 		{To: netip.MustParsePrefix("203.0.113.128/25"), Via: netip.MustParseAddr("198.51.100.8")},
 	}
 	for range 2 {
-		if err := MakePort(t.Context(), port, routes); err != nil {
-			t.Fatal(err)
-		}
-		if got, want := portRoutes(t, port), "default via 198.51.100.1, 198.51.100.0/24, 203.0.113.128/25 via 198.51.100.8"; got != want {
+		ns := mustMakePort(t, port, routes)
+		if got, want := portRoutes(t, ns), "default via 198.51.100.1, 198.51.100.0/24, 203.0.113.128/25 via 198.51.100.8"; got != want {
 			t.Errorf("routes are %s, want %s", got, want)
 		}
 	}
@@ -124,42 +123,24 @@ func TestPort(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := os.Stat(NamespacePath(port.Namespace)); !os.IsNotExist(err) {
-		t.Errorf("looking at the deleted namespace: %v", err)
-	}
 	if _, err := netlink.LinkByName(port.Link); !isNotFound(err) {
 		t.Errorf("looking up the deleted link: %v", err)
 	}
 }
 
-// A crash may leave the file of a namespace that was never mounted.
-func TestHalfMadePort(t *testing.T) {
-	bridge, port := testNames(t)
-	if err := EnsureBridge(t.Context(), bridge, netip.MustParsePrefix("198.51.100.1/24")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(namespaceDir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(NamespacePath(port.Namespace), nil, 0o444); err != nil {
-		t.Fatal(err)
-	}
-	if err := MakePort(t.Context(), port, nil); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := portRoutes(t, port), "default via 198.51.100.1, 198.51.100.0/24"; got != want {
-		t.Errorf("routes are %s, want %s", got, want)
-	}
-}
-
-func portRoutes(t *testing.T, port Port) string {
+func mustMakePort(t *testing.T, port Port, routes []Route) *os.File {
 	t.Helper()
-	ns, err := netns.GetFromPath(NamespacePath(port.Namespace))
+	ns, err := MakePort(t.Context(), port, routes)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns)
+	t.Cleanup(func() { ns.Close() })
+	return ns
+}
+
+func portRoutes(t *testing.T, ns *os.File) string {
+	t.Helper()
+	h, err := netlink.NewHandleAt(netns.NsHandle(int(ns.Fd())))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,11 +37,16 @@ type Spec struct {
 	Env []string
 	// Dir is the working directory; empty: the Runner's.
 	Dir string
+	// Files are open files that the process inherits, as descriptors from FirstFile on.
+	Files []*os.File `json:"-"`
 	// Stamp is what the caller wants to know of the process as long as it runs.
 	Stamp string
 }
 
-// Digest identifies what is run, leaving out the stamp.
+// FirstFile is the descriptor of the first of a Spec's Files.
+const FirstFile = 4
+
+// Digest identifies what is run, leaving out the stamp and open files.
 func (s Spec) Digest() string {
 	s.Stamp = ""
 	raw, err := json.Marshal(s)
@@ -165,7 +170,7 @@ func (r *Runner) spawn(s Spec, lock *os.File) error {
 		cmd.Dir = r.dir
 	}
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{lock}
+	cmd.ExtraFiles = append([]*os.File{lock}, s.Files...) // the lock is 3
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	keepFilesToOurselves()
 	if err := cmd.Start(); err != nil {
@@ -195,9 +200,12 @@ func basicEnv() []string {
 	return env
 }
 
+// recordTimeout is how long a shell may take to write its pid. Only a machine that is very busy needs more than milliseconds.
+const recordTimeout = time.Minute
+
 // awaitRecord waits until the child is on record, so that who starts and then looks sees it.
 func (r *Runner) awaitRecord(name string, pid int) error {
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(recordTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if id, ok, err := r.recorded(name); err != nil || (ok && id.PID == pid) {
 			return err
 		}

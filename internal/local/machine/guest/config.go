@@ -33,8 +33,6 @@ type Config struct {
 	Group string `json:"group"`
 	// Hostname is its own.
 	Hostname string `json:"hostname"`
-	// Namespace is the file of its network namespace.
-	Namespace string `json:"namespace"`
 	// Binds are files and directories of the host that it sees.
 	Binds []Bind `json:"binds"`
 	// Sysctls are the kernel parameters of its network namespace, as paths below /proc/sys/net.
