@@ -127,8 +127,10 @@ func (l layout) apiServer(binary string, i int, keys controlplane.Keys) process.
 		args = append(args, "--encryption-provider-config="+l.Path("encryption.yaml"))
 	}
 	// Half the garbage collection for a quarter more memory: starting costs CPU more than anything.
+	// Its identity among the API servers of the cluster, a Lease, follows from the host's name and nothing else.
 	return process.Spec{
-		Name: apiServerName(i), Path: binary, Args: args, Env: []string{"GOGC=200"}, Dir: l.serverDir(i), Stamp: stampKeys(keys),
+		Name: apiServerName(i), Path: binary, Args: args, Env: []string{"GOGC=200"}, Dir: l.serverDir(i),
+		Hostname: apiServerName(i), Stamp: stampKeys(keys),
 	}
 }
 

@@ -390,6 +390,40 @@ func TestKeysChangeServerByServer(t *testing.T) {
 	if left := filesNamed(t, d.host.DataDir(), "sa-1."); len(left) > 0 {
 		t.Errorf("old keys left: %v", left)
 	}
+	d.checkIdentities(3)
+}
+
+// checkIdentities checks that each API server of the cluster has a Lease of its own, for which no other competes.
+func (d *driver) checkIdentities(servers int) {
+	d.t.Helper()
+	if os.Geteuid() != 0 {
+		return // they share the host's name then
+	}
+	leases, err := d.client("").CoordinationV1().Leases(metav1.NamespaceSystem).List(d.t.Context(),
+		metav1.ListOptions{LabelSelector: "apiserver.kubernetes.io/identity=kube-apiserver"})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	var names []string
+	for _, lease := range leases.Items {
+		names = append(names, lease.Labels[corev1.LabelHostname])
+	}
+	slices.Sort(names)
+	var want []string
+	for i := range servers {
+		want = append(want, apiServerName(i))
+		site, _, err := d.host.Site(SiteName(d.uc))
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		log, err := os.ReadFile(site.Path("run", apiServerName(i)+".log"))
+		if err != nil || strings.Contains(string(log), "Failed to update lease") {
+			d.t.Errorf("the log of %s tells of another server with its Lease, %v", apiServerName(i), err)
+		}
+	}
+	if !slices.Equal(names, want) {
+		d.t.Errorf("the Leases are of %v, want %v", names, want)
+	}
 }
 
 func newDriver(t *testing.T, h *Host, uc *v1alpha1.UserCluster) *driver {

@@ -6,32 +6,23 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/keyturn/keyturn/internal/local/thread"
 )
 
 // makeNamespace makes a network namespace that has no name on this host, so that no other tool can change or hold it: it lasts
 // as long as the file is open or a process is in it.
-func makeNamespace() (*os.File, error) {
-	runtime.LockOSThread()
-	home, err := netns.Get()
-	if err != nil {
-		runtime.UnlockOSThread()
-		return nil, err
-	}
-	defer func() { _ = home.Close() }()
-	defer func() {
-		// A thread that does not find home stays locked, and the runtime ends it with this goroutine.
-		if netns.Set(home) == nil {
-			runtime.UnlockOSThread()
+func makeNamespace() (namespace *os.File, err error) {
+	err = thread.Run(func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unsharing the network namespace: %w", err)
 		}
-	}()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return nil, fmt.Errorf("unsharing the network namespace: %w", err)
-	}
-	return os.Open("/proc/thread-self/ns/net")
+		namespace, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	return namespace, err
 }
 
 // namedDir is where iproute2 keeps named network namespaces, and where earlier versions kept those of machines.
@@ -52,15 +43,11 @@ func removeNamed(name string) error {
 	// iproute2 mounts namedDir over itself when it first uses it: a namespace that was mounted before is then mounted once more
 	// below, where no path leads. A file that is not mounted on in the namespace of who removes it can be removed, and takes
 	// its mounts elsewhere along (rename(2), EBUSY).
-	done := make(chan error)
-	go func() { done <- removeAside(path) }()
-	return <-done
+	return thread.Run(func() error { return removeAside(path) })
 }
 
-// removeAside removes a file in a mount namespace of its own, in which it takes away what is mounted on it and over it. It
-// leaves the thread of its goroutine locked, so that the runtime ends it.
+// removeAside removes a file in a mount namespace of this thread's own, in which it takes away what is mounted on it and over it.
 func removeAside(path string) error {
-	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unsharing the mount namespace: %w", err)
 	}

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/local/thread"
 )
 
 // Spec is a program to run, as data.
@@ -37,6 +38,8 @@ type Spec struct {
 	Env []string
 	// Dir is the working directory; empty: the Runner's.
 	Dir string
+	// Hostname is its own host name; empty: the host's, which it has too where the caller is not allowed to give it another.
+	Hostname string
 	// Files are open files that the process inherits, as descriptors from FirstFile on.
 	Files []*os.File `json:"-"`
 	// Stamp is what the caller wants to know of the process as long as it runs.
@@ -173,7 +176,7 @@ func (r *Runner) spawn(s Spec, lock *os.File) error {
 	cmd.ExtraFiles = append([]*os.File{lock}, s.Files...) // the lock is 3
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	keepFilesToOurselves()
-	if err := cmd.Start(); err != nil {
+	if err := startNamed(cmd, s.Hostname); err != nil {
 		return err
 	}
 	r.noteStart(s.Name)
@@ -182,6 +185,23 @@ func (r *Runner) spawn(s Spec, lock *os.File) error {
 		r.noteEnd(s.Name, err)
 	}()
 	return r.awaitRecord(s.Name, cmd.Process.Pid)
+}
+
+// startNamed starts a command that has a host name of its own. Without root it keeps the host's.
+func startNamed(cmd *exec.Cmd, hostname string) error {
+	if hostname == "" {
+		return cmd.Start()
+	}
+	return thread.Run(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWUTS); err != nil && !errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("unsharing the UTS namespace: %w", err)
+		} else if err == nil {
+			if err := unix.Sethostname([]byte(hostname)); err != nil {
+				return fmt.Errorf("setting the host name: %w", err)
+			}
+		}
+		return cmd.Start()
+	})
 }
 
 // keepFilesToOurselves marks what our own starter left open in us, such as a pipe whose end somebody waits for: a process

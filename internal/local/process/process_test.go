@@ -153,6 +153,31 @@ func TestProcessIsCutOffFromItsStarter(t *testing.T) {
 	}
 }
 
+func TestHostname(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("host names need root")
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRunner(t)
+	for name, want := range map[string]string{"own": "apiserver-7", "shared": host} {
+		spec := Spec{Name: name, Path: "/bin/sh", Args: []string{"-c", "cat /proc/sys/kernel/hostname; exec sleep 1000"}}
+		if name == "own" {
+			spec.Hostname = want
+		}
+		mustStart(t, r, spec)
+		eventually(t, "it says its host name", func() bool { return r.LastLines(name, 1) != "" })
+		if got := r.LastLines(name, 1); got != want {
+			t.Errorf("%s: the host name is %s, want %s", name, got, want)
+		}
+	}
+	if now, err := os.Hostname(); err != nil || now != host {
+		t.Errorf("the host's name was %s, is %s, %v", host, now, err)
+	}
+}
+
 func TestOutlivesKillOfParent(t *testing.T) {
 	r := newRunner(t)
 	cmd := exec.Command(os.Args[0], "-parent", r.dir, sleep(t))
