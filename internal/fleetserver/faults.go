@@ -162,8 +162,8 @@ func (s *faultSource) set(f Faults) {
 	s.current, s.err = f, f.validate()
 }
 
-// now reads the file, a small one, for each request: its times do not prove that it is the same. A file that cannot be understood is an error for every request, so
-// that no test runs without the faults that it wanted.
+// now reads the file, a small one, for each request: its times do not prove that it is the same. A file that cannot be
+// understood is an error for every request, so that no test runs without the faults that it wanted.
 func (s *faultSource) now() (faultsNow, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -28,7 +28,7 @@ func (h *Host) ControlPlanes() *ControlPlanes { return &ControlPlanes{host: h} }
 
 // Observe implements controlplane.Adapter.
 func (c *ControlPlanes) Observe(ctx context.Context, uc *v1alpha1.UserCluster) (controlplane.State, error) {
-	site, ok, err := c.host.Site(SiteName(uc))
+	site, ok, err := c.host.SiteOf(uc)
 	if err != nil || !ok {
 		return controlplane.State{}, err
 	}
@@ -43,7 +43,9 @@ func (c *ControlPlanes) Observe(ctx context.Context, uc *v1alpha1.UserCluster) (
 	if err != nil {
 		return controlplane.State{}, fmt.Errorf("observing control plane of cluster %s: %w", uc.Name, err)
 	}
-	return v.state(p.endpoint()), nil
+	state := v.state(p.endpoint())
+	state.Home = c.host.ID()
+	return state, nil
 }
 
 func (v view) state(endpoint string) controlplane.State {
@@ -72,6 +74,9 @@ func (c *ControlPlanes) Converge(
 func (c *ControlPlanes) converge(
 	ctx context.Context, uc *v1alpha1.UserCluster, target controlplane.Target, keys []keystore.KeyPair,
 ) error {
+	if _, _, err := c.host.SiteOf(uc); err != nil {
+		return err
+	}
 	site, err := c.host.EnsureSite(SiteName(uc))
 	if err != nil {
 		return err
@@ -89,6 +94,11 @@ func (c *ControlPlanes) converge(
 	v, err := p.look(ctx)
 	if err != nil {
 		return err
+	}
+	if v.anyHealthy() {
+		if err := p.noteServed(); err != nil {
+			return err
+		}
 	}
 	// What one process lacks does not hold up the others.
 	errs := []error{p.convergeServers(ctx, v, target, keys), p.ensureLoadBalancer()}
@@ -130,7 +140,7 @@ func (c *ControlPlanes) AdminKubeconfig(ctx context.Context, uc *v1alpha1.UserCl
 }
 
 func (c *ControlPlanes) existing(uc *v1alpha1.UserCluster) (*plane, error) {
-	site, ok, err := c.host.Site(SiteName(uc))
+	site, ok, err := c.host.SiteOf(uc)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +159,7 @@ const deleteGrace = 2 * time.Second
 
 // Delete implements controlplane.Adapter. The machines of the cluster must be gone: their disks are in its directory.
 func (c *ControlPlanes) Delete(ctx context.Context, uc *v1alpha1.UserCluster) (gone bool, err error) {
-	site, ok, err := c.host.Site(SiteName(uc))
+	site, ok, err := c.host.SiteOf(uc)
 	if err != nil || !ok {
 		return err == nil, err
 	}
@@ -174,7 +184,7 @@ func (h *Host) deleteSite(ctx context.Context, site Site) (gone bool, err error)
 		}
 	}
 	if !site.Loopback {
-		if err := network.DeleteBridge(ctx, site.Bridge()); err != nil {
+		if err := network.DeleteBridge(ctx, h.ID(), site.Bridge()); err != nil {
 			return false, err
 		}
 	}

@@ -25,7 +25,8 @@ var DefaultNetwork = netip.MustParsePrefix("10.88.0.0/16")
 
 // Options say where and how a Host keeps clusters.
 type Options struct {
-	// DataDir holds everything: made with mode 0700 when it is not there.
+	// DataDir holds everything: made with mode 0700 when it is not there. One that is there must be the caller's, writable
+	// by nobody else, and empty or marked as Keyturn's.
 	DataDir string
 	// KubeBinDir holds the Kubernetes binaries and etcd, in one folder a version ("v1.36.4") or, as official
 	// releases come, in itself. Empty: the folder kube beside this executable.
@@ -52,6 +53,7 @@ type Host struct {
 	log        *slog.Logger
 
 	mu      sync.Mutex
+	mark    mark
 	runners map[string]*process.Runner
 	admin   sync.Mutex
 	// flatVersion is the version of the binaries in binDir itself, once it was asked for.
@@ -62,7 +64,7 @@ type Host struct {
 	remarks map[topic]remark
 }
 
-// New checks the options and makes the data directory. It starts nothing.
+// New checks the options, and that the data directory is Keyturn's or can become it. It makes and starts nothing.
 func New(o Options) (*Host, error) {
 	if o.DataDir == "" {
 		return nil, errors.New("no data directory given")
@@ -70,12 +72,6 @@ func New(o Options) (*Host, error) {
 	dir, err := filepath.Abs(o.DataDir)
 	if err != nil {
 		return nil, fmt.Errorf("finding data directory: %w", err)
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making data directory: %w", err)
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("closing data directory to others: %w", err)
 	}
 	h := &Host{
 		dataDir: dir, binDir: o.KubeBinDir, programDir: o.ProgramDir, network: o.Network, log: o.Log,
@@ -86,7 +82,7 @@ func New(o Options) (*Host, error) {
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
-	if err := errors.Join(h.setNetwork(), h.setBinDir()); err != nil {
+	if err := errors.Join(h.readMark(), h.setNetwork(), h.setBinDir()); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -120,6 +116,9 @@ var ErrLocked = errors.New("another controller uses this data directory")
 // Lock makes this process the one that may change user clusters, until it ends or closes what Lock returns.
 // It fails with ErrLocked when another holds the lock.
 func (h *Host) Lock() (io.Closer, error) {
+	if err := h.claim(); err != nil {
+		return nil, err
+	}
 	return lockFile(filepath.Join(h.dataDir, "controller.lock"), unix.LOCK_EX|unix.LOCK_NB)
 }
 
@@ -189,7 +188,8 @@ func (h *Host) findBinary(version, name string) (string, error) {
 	return "", fmt.Errorf("no %s %s at %s\nhint: run `make kube`, or name a folder that holds it by --kube-bin-dir", name, version, wanted)
 }
 
-// versionOf asks a binary for its version. Whoever calls it is about to start the binary, so that it is of the file that starts.
+// versionOf asks a binary for its version. Whoever calls it is about to start the binary, so that it is of the file
+// that starts.
 func versionOf(path string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()

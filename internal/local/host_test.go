@@ -51,19 +51,6 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-func TestDataDirectoryIsClosed(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "data")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := New(Options{DataDir: dir}); err != nil {
-		t.Fatal(err)
-	}
-	if mode := fileMode(t, dir); mode != 0o700 {
-		t.Errorf("mode %o", mode)
-	}
-}
-
 func TestNetworkIsKept(t *testing.T) {
 	dir := t.TempDir()
 	own := netip.MustParsePrefix("10.99.0.0/16")

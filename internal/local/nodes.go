@@ -45,7 +45,7 @@ var ErrNeedsRoot = errors.New("node pools need root: a node is a sandbox with a 
 
 // Machines returns those of a user cluster. It looks at nothing yet but the registry of sites.
 func (h *Host) Machines(uc *v1alpha1.UserCluster) (nodes.Machines, error) {
-	site, _, err := h.Site(SiteName(uc))
+	site, _, err := h.SiteOf(uc)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func (h *Host) Machines(uc *v1alpha1.UserCluster) (nodes.Machines, error) {
 		podCIDR: podCIDR.Masked(),
 		config:  func(ctx context.Context) (*rest.Config, error) { return h.ControlPlanes().Config(ctx, uc, "") },
 		binDir:  filepath.Dir(exe),
-		set:     machine.Set{Dir: site.Path("machines")},
+		set:     machine.Set{Dir: site.Path("machines"), Owner: h.ID()},
 	}
 	m.set.Programs = machine.Programs{
 		Init:    filepath.Join(m.binDir, "keyturn-machine"),
@@ -158,7 +158,8 @@ func (m *Machines) start(ctx context.Context, spec machine.Spec, joined bool) er
 			return fmt.Errorf("letting machine %s join: %w", spec.Name, err)
 		}
 	}
-	if err := network.EnsureBridge(ctx, m.site.Bridge(), netip.PrefixFrom(m.site.Gateway(), m.site.Prefix().Bits())); err != nil {
+	gateway := netip.PrefixFrom(m.site.Gateway(), m.site.Prefix().Bits())
+	if err := network.EnsureBridge(ctx, m.set.Owner, m.site.Bridge(), gateway); err != nil {
 		return err
 	}
 	return m.set.Start(ctx, spec, access)
@@ -174,7 +175,8 @@ func (m *Machines) plan(want nodes.Machine, pool v1alpha1.NodePool) (machine.Spe
 	return machine.Spec{
 		Name: want.Name, Pool: pool.Name, KeyVersion: want.KeyVersion,
 		Labels: pool.Labels, Taints: pool.Taints,
-		Slot: slot, Group: fmt.Sprintf("%s-%d", m.site.Bridge(), slot), Port: m.port(slot), PodRange: podRange, PodCIDR: m.podCIDR,
+		Slot: slot, Group: fmt.Sprintf("%s-%d", m.site.Bridge(), slot), Port: m.port(slot),
+		PodRange: podRange, PodCIDR: m.podCIDR,
 	}, nil
 }
 

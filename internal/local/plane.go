@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -51,7 +52,7 @@ func (p *plane) ensureNetwork(ctx context.Context) error {
 	for i := range p.Replicas {
 		addrs = append(addrs, netip.PrefixFrom(p.APIServer(i), 32))
 	}
-	return network.EnsureBridge(ctx, p.Bridge(), addrs...)
+	return network.EnsureBridge(ctx, p.host.ID(), p.Bridge(), addrs...)
 }
 
 // ensureFiles writes all that the processes read but the signing keys.
@@ -105,7 +106,34 @@ func (p *plane) start(s process.Spec) error {
 	return err
 }
 
-func (p *plane) ensureEtcd() error { return p.ensure(binaryEtcd, p.etcd) }
+// ensureEtcd starts etcd unless it runs. An etcd that is killed while it writes its first files never elects a leader:
+// those of one that has not served yet, in which nothing is, are removed before it starts again.
+func (p *plane) ensureEtcd() error {
+	if !exists(p.Path(binaryEtcd)) {
+		if err := atomicfile.Ensure(p.Path(unservedFile), nil); err != nil {
+			return err
+		}
+	}
+	return p.ensure(binaryEtcd, func(path string) process.Spec {
+		s := p.etcd(path)
+		if exists(p.Path(unservedFile)) {
+			s.Clear = p.Path(binaryEtcd)
+		}
+		return s
+	})
+}
+
+// unservedFile is there until etcd has served for the first time.
+const unservedFile = "etcd.unserved"
+
+// noteServed says that etcd serves, since an API server does. From here on its files are kept, so nothing is stored
+// before.
+func (p *plane) noteServed() error {
+	if err := os.Remove(p.Path(unservedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("keeping the files of etcd: %w", err)
+	}
+	return nil
+}
 
 func (p *plane) ensureLoadBalancer() error {
 	path, err := findHAProxy()

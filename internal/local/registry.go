@@ -60,6 +60,17 @@ func (h *Host) Site(name string) (Site, bool, error) {
 	return sites[i], true, nil
 }
 
+// SiteOf returns the site of a user cluster; false when there is none. A cluster that lives in another data directory
+// is an error: made once more here it would get other API servers, and its keys would be deleted once these had the new
+// ones.
+func (h *Host) SiteOf(uc *v1alpha1.UserCluster) (Site, bool, error) {
+	if home := uc.Status.Home; home != "" && home != h.ID() {
+		return Site{}, false, fmt.Errorf("cluster %s lives in the data directory with id %s, and not in %s\n"+
+			"hint: run keyturn-controller with the data directory in whose %s that id is", uc.Name, home, h.dataDir, markFile)
+	}
+	return h.Site(SiteName(uc))
+}
+
 // EnsureSite returns the site of a user cluster and makes one, with the lowest free index, when there is none.
 func (h *Host) EnsureSite(name string) (Site, error) {
 	if err := h.keepNetwork(); err != nil {

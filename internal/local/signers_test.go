@@ -64,8 +64,9 @@ func TestSigners(t *testing.T) {
 	// An API server hangs up on its signer as soon as it is told to end, also on what it has asked it (plugin.New in
 	// pkg/serviceaccount/externaljwt/plugin closes the connection when the process is signalled).
 	clients.mustAllSucceed(t, "failed to generate token: while signing jwt: rpc error: code = Canceled")
-	d.until("signers to end", controlplane.Target{Keys: controlplane.Keys{Verify: []int{2}, Sign: 2}, ControllerManagerSign: 2},
-		[]keystore.KeyPair{two}, func(controlplane.State) bool { return len(filesNamed(t, h.DataDir(), "2.key")) == 0 })
+	target := controlplane.Target{Keys: controlplane.Keys{Verify: []int{2}, Sign: 2}, ControllerManagerSign: 2}
+	d.until("signers to end", target, []keystore.KeyPair{two},
+		func(controlplane.State) bool { return len(filesNamed(t, h.DataDir(), "2.key")) == 0 })
 	for i := range 3 {
 		if pid := d.pid(signerName(i)); pid != 0 {
 			t.Errorf("%s has no API server, and still runs", signerName(i))

@@ -31,8 +31,8 @@ var archives = []archive{
 	{file: "probe.tar", reference: Probe, program: "keyturn-probe", optional: true},
 }
 
-// EnsureArchives builds, in dir, the archives of the images that machines get, from the programs in binDir. An archive of the
-// same program stays as it is.
+// EnsureArchives builds, in dir, the archives of the images that machines get, from the programs in binDir. An archive
+// of the same program stays as it is.
 func EnsureArchives(dir, binDir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("building images: %w", err)
@@ -49,8 +49,8 @@ func EnsureArchives(dir, binDir string) error {
 	return nil
 }
 
-// ensure compares the program with the digest that was kept when the archive was built: reading a program takes milliseconds,
-// packing and importing it seconds.
+// ensure compares the program with the digest that was kept when the archive was built: reading a program takes
+// milliseconds, packing and importing it seconds.
 func (a archive) ensure(dir, program string) error {
 	path, kept := filepath.Join(dir, a.file), filepath.Join(dir, a.file+".source")
 	source, err := a.source(program)
@@ -67,8 +67,8 @@ func (a archive) ensure(dir, program string) error {
 	if err := build(path, a.reference, program); err != nil {
 		return err
 	}
-	// Crash here: the archive is new and its digest is not, so the next call builds it again. The same happens if the program was
-	// replaced since its digest was taken.
+	// Crash here: the archive is new and its digest is not, so the next call builds it again. The same happens if the
+	// program was replaced since its digest was taken.
 	return atomicfile.Write(kept, []byte(source))
 }
 

@@ -47,7 +47,7 @@ func (s Set) start(ctx context.Context, spec Spec, access Access) error {
 	if err := s.writeFiles(spec, access, state.Joined); err != nil {
 		return err
 	}
-	ns, err := network.MakePort(ctx, spec.Port, access.Routes)
+	ns, err := network.MakePort(ctx, s.port(spec), access.Routes)
 	if err != nil {
 		return err
 	}
@@ -62,6 +62,11 @@ func (s Set) start(ctx context.Context, spec Spec, access Access) error {
 		return nil // somebody else starts it
 	}
 	return err
+}
+
+func (s Set) port(spec Spec) network.Port {
+	spec.Port.Owner = s.Owner
+	return spec.Port
 }
 
 // checkFileSystem refuses directories in which containerd would make no container, for a reason hard to guess.
@@ -110,7 +115,8 @@ func (s Set) Tidy(name string) error {
 	if err != nil || !state.Joined {
 		return err
 	}
-	if err := os.Remove(s.path(name, bootstrapPath)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err = s.inVar(name, func(dir *os.Root) error { return dir.Remove(bootstrapPath) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing bootstrap token of machine %s: %w", name, err)
 	}
 	return nil
@@ -160,7 +166,7 @@ func (s Set) end(ctx context.Context, spec Spec) (gone bool, err error) {
 	if running, err := s.runner(spec.Name).Observe(processName); err != nil || running.Running {
 		return false, err
 	}
-	if err := network.DeletePort(ctx, spec.Port); err != nil {
+	if err := network.DeletePort(ctx, s.port(spec)); err != nil {
 		return false, err
 	}
 	return group.Remove()

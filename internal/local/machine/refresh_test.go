@@ -135,6 +135,16 @@ func TestReadPodFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	machine, err := os.OpenRoot(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer machine.Close()
+	// A machine may have a link out of it anywhere.
+	pods := filepath.Join(root, "var/lib/kubelet/pods")
+	if err := os.Symlink(filepath.Join(pods, "uid"), filepath.Join(pods, "absolute")); err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct {
 		file PodFile
 		want string
@@ -149,10 +159,11 @@ func TestReadPodFile(t *testing.T) {
 		{PodFile{"uid", "tokens", "outside"}, "", errAny},
 		{PodFile{"uid", "tokens", "absolute"}, "", errAny},
 		{PodFile{"uid", "../kubernetes.io~projected/tokens", "token"}, "", errAny},
+		{PodFile{"absolute", "tokens", "token"}, "", errAny},
 		{PodFile{"..", "tokens", "token"}, "", errAny},
 		{PodFile{"uid", "tokens", "../../../token"}, "", errAny},
 	} {
-		content, replaced, err := readPodFile(root, test.file, 100)
+		content, replaced, err := readPodFile(machine, test.file, 100)
 		switch {
 		case test.err == nil && (err != nil || string(content) != test.want || !replaced.Equal(link.ModTime())):
 			t.Errorf("%v: %q of %s, %v", test.file, content, replaced, err)
@@ -162,7 +173,8 @@ func TestReadPodFile(t *testing.T) {
 			t.Errorf("%v: the error tells the host's path: %v", test.file, err)
 		}
 	}
-	if content, _, err := readPodFile(root, PodFile{"uid", "tokens", "deep/token"}, 2); err != nil || string(content) != "de" {
+	content, _, err := readPodFile(machine, PodFile{"uid", "tokens", "deep/token"}, 2)
+	if err != nil || string(content) != "de" {
 		t.Errorf("more than the limit: %q, %v", content, err)
 	}
 }

@@ -46,7 +46,7 @@ func kubelet(spec Spec, imported []string) guest.Service {
 		Args: []string{
 			"--config=/etc/kubernetes/kubelet.json",
 			"--kubeconfig=" + kubeconfigPath,
-			"--bootstrap-kubeconfig=" + bootstrapPath,
+			"--bootstrap-kubeconfig=" + varPath + bootstrapPath,
 			"--hostname-override=" + spec.Name,
 			"--node-ip=" + spec.Port.Address.Addr().String(),
 			"--node-labels=" + nodeLabels(spec),
@@ -56,7 +56,7 @@ func kubelet(spec Spec, imported []string) guest.Service {
 
 func kubeProxy() guest.Service {
 	return guest.Service{
-		Name: "kube-proxy", Path: kubeProxyBinary, After: []string{kubeconfigPath, certificatePath},
+		Name: "kube-proxy", Path: kubeProxyBinary, After: []string{kubeconfigPath, varPath + certificatePath},
 		Args: []string{"--config=/etc/kubernetes/kube-proxy.json"},
 	}
 }

@@ -65,7 +65,7 @@ func TestPortsBesideOtherTools(t *testing.T) {
 		return
 	}
 	bridge, port := testNames(t)
-	if err := EnsureBridge(t.Context(), bridge, netip.MustParsePrefix("198.51.100.1/24")); err != nil {
+	if err := EnsureBridge(t.Context(), testOwner, bridge, netip.MustParsePrefix("198.51.100.1/24")); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {

@@ -17,6 +17,8 @@ const portLink = "eth0"
 
 // Port is how one machine is connected to its cluster's bridge.
 type Port struct {
+	// Owner is whose the port and its bridge are.
+	Owner string `json:"-"`
 	// Namespace is the name in /run/netns of the network namespace that an earlier version made; empty: none did.
 	Namespace string `json:"namespace,omitempty"`
 	// Link is the host's end of the veth pair, at most 15 bytes long; the machine's end is eth0.
@@ -35,10 +37,10 @@ type Route struct {
 	Via netip.Addr
 }
 
-// MakePort makes a network namespace with the veth pair and the routes beside the default one. The namespace lasts as long as
-// the file is open, in whatever process, or a process is in it. What is there already of a port of these names goes first: a
-// machine that starts finds nothing in its network of an earlier life. Routes by the port's own address are left out, so that
-// all ports of a network can be given the same.
+// MakePort makes a network namespace with the veth pair and the routes beside the default one. The namespace lasts as
+// long as the file is open, in whatever process, or a process is in it. What is there already of a port of these names
+// goes first: a machine that starts finds nothing in its network of an earlier life. Routes by the port's own address
+// are left out, so that all ports of a network can be given the same.
 func MakePort(ctx context.Context, p Port, routes []Route) (namespace *os.File, err error) {
 	if err := DeletePort(ctx, p); err != nil {
 		return nil, err
@@ -74,7 +76,7 @@ func DeletePort(ctx context.Context, p Port) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("deleting link %s: %w", p.Link, err)
 	}
-	if err := deleteLink(p.Link); err != nil || p.Namespace == "" {
+	if err := deleteLink(p.Owner, p.Link); err != nil || p.Namespace == "" {
 		return err
 	}
 	if err := removeNamed(p.Namespace); err != nil {
@@ -85,7 +87,7 @@ func DeletePort(ctx context.Context, p Port) error {
 
 // connect makes the veth pair, with its near end on the bridge and its far end in ns.
 func (p Port) connect(ns *os.File) error {
-	bridge, err := ownLink(p.Bridge, "bridge")
+	bridge, err := ownLink(p.Owner, p.Bridge)
 	if err != nil {
 		return err
 	}
@@ -104,7 +106,14 @@ func (p Port) connect(ns *os.File) error {
 	if err := netlink.LinkAdd(pair); err != nil {
 		return fmt.Errorf("making veth pair %s: %w", p.Link, err)
 	}
-	return nil
+	link, err := ownLink(p.Owner, p.Link)
+	if err != nil {
+		return err
+	}
+	if link == nil {
+		return fmt.Errorf("veth pair %s is gone", p.Link)
+	}
+	return takeLink(p.Owner, link)
 }
 
 // setUp sets up the links, the address and the routes in the machine's namespace.

@@ -38,8 +38,11 @@ type Spec struct {
 	Env []string
 	// Dir is the working directory; empty: the Runner's.
 	Dir string
-	// Hostname is its own host name; empty: the host's, which it has too where the caller is not allowed to give it another.
+	// Hostname is its own host name; empty: the host's, which it has too where the caller is not allowed to give it
+	// another.
 	Hostname string
+	// Clear is a directory that is removed before the process starts; empty: none.
+	Clear string `json:"-"`
 	// Files are open files that the process inherits, as descriptors from FirstFile on.
 	Files []*os.File `json:"-"`
 	// Stamp is what the caller wants to know of the process as long as it runs.
@@ -49,7 +52,7 @@ type Spec struct {
 // FirstFile is the descriptor of the first of a Spec's Files.
 const FirstFile = 4
 
-// Digest identifies what is run, leaving out the stamp and open files.
+// Digest identifies what is run, leaving out the stamp and what is only for its start.
 func (s Spec) Digest() string {
 	s.Stamp = ""
 	raw, err := json.Marshal(s)
@@ -121,6 +124,11 @@ func (r *Runner) start(s Spec) error {
 	}
 	if r.BackOff(s.Name) > 0 {
 		return nil
+	}
+	if s.Clear != "" {
+		if err := os.RemoveAll(s.Clear); err != nil {
+			return err
+		}
 	}
 	if err := r.writeRecord(s); err != nil {
 		return err
@@ -220,7 +228,8 @@ func basicEnv() []string {
 	return env
 }
 
-// recordTimeout is how long a shell may take to write its pid. Only a machine that is very busy needs more than milliseconds.
+// recordTimeout is how long a shell may take to write its pid. Only a machine that is very busy needs more than
+// milliseconds.
 const recordTimeout = time.Minute
 
 // awaitRecord waits until the child is on record, so that who starts and then looks sees it.

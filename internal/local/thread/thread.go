@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Run calls f on a thread that ends with it, so that nothing else ever runs in the namespaces that f made for its thread. It is
-// never the main thread, which does not end and stands for the whole process in /proc/self.
+// Run calls f on a thread that ends with it, so that nothing else ever runs in the namespaces that f made for its
+// thread. It is never the main thread, which does not end and stands for the whole process in /proc/self.
 func Run(f func() error) error {
 	done := make(chan error)
 	go func() {
