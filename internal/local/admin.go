@@ -222,6 +222,7 @@ func (p *plane) ensureAdminFiles() error {
 	}
 	if err := errors.Join(
 		atomicfile.Ensure(p.Path("authentication.yaml"), []byte(authenticationConfig)),
+		atomicfile.Ensure(p.Path("admission.yaml"), []byte(admissionConfig)),
 		p.ensureAdminTokenKey(),
 	); err != nil {
 		return err

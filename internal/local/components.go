@@ -164,6 +164,7 @@ func (l layout) apiServerClients() []string {
 		"--authentication-config=" + l.Path("authentication.yaml"),
 		"--authorization-mode=Node,RBAC",
 		"--enable-admission-plugins=NodeRestriction",
+		"--admission-control-config-file=" + l.Path("admission.yaml"),
 		"--enable-bootstrap-token-auth=true",
 		"--kubelet-client-certificate=" + l.pki("apiserver-kubelet-client.crt"),
 		"--kubelet-client-key=" + l.pki("apiserver-kubelet-client.key"),
@@ -282,4 +283,18 @@ anonymous:
   - path: /livez
   - path: /readyz
   - path: /healthz
+`
+
+// admissionConfig refuses pods that could leave their machine, which is no wall against them, unless a namespace asks
+// for another level by its label pod-security.kubernetes.io/enforce.
+const admissionConfig = `apiVersion: apiserver.config.k8s.io/v1
+kind: AdmissionConfiguration
+plugins:
+- name: PodSecurity
+  configuration:
+    apiVersion: pod-security.admission.config.k8s.io/v1
+    kind: PodSecurityConfiguration
+    defaults:
+      enforce: baseline
+      enforce-version: latest
 `

@@ -19,6 +19,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -106,7 +107,9 @@ type driver struct {
 const patience = 5 * time.Minute
 
 // until repeats Converge until the observed state satisfies done.
-func (d *driver) until(what string, target controlplane.Target, keys []keystore.KeyPair, done func(controlplane.State) bool) controlplane.State {
+func (d *driver) until(
+	what string, target controlplane.Target, keys []keystore.KeyPair, done func(controlplane.State) bool,
+) controlplane.State {
 	d.t.Helper()
 	var state controlplane.State
 	begin := time.Now()
@@ -393,6 +396,43 @@ func TestKeysChangeServerByServer(t *testing.T) {
 	d.checkIdentities(3)
 }
 
+// checkPodSecurity checks that pods which could leave their machine are refused, until an administrator lets a
+// namespace have them.
+func (d *driver) checkPodSecurity() {
+	d.t.Helper()
+	client, yes := d.client(""), true
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "privileged"},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{
+			Name: "c", Image: "x", SecurityContext: &corev1.SecurityContext{Privileged: &yes},
+		}}},
+	}
+	create := func() error {
+		dry := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+		_, err := client.CoreV1().Pods("default").Create(d.t.Context(), pod, dry)
+		return err
+	}
+	d.issue("") // the ServiceAccount is there
+	if err := create(); err == nil || !strings.Contains(err.Error(), `violates PodSecurity "baseline:latest"`) {
+		d.t.Errorf("a privileged pod: %v", err)
+	}
+	label := []byte(`{"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}}`)
+	namespaces := client.CoreV1().Namespaces()
+	_, err := namespaces.Patch(d.t.Context(), "default", types.MergePatchType, label, metav1.PatchOptions{})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for begin := time.Now(); ; time.Sleep(50 * time.Millisecond) { // admission watches namespaces
+		err := create()
+		if err == nil {
+			return
+		}
+		if time.Since(begin) > patience {
+			d.t.Fatalf("a privileged pod in a namespace that may have some: %v", err)
+		}
+	}
+}
+
 // checkIdentities checks that each API server of the cluster has a Lease of its own, for which no other competes.
 func (d *driver) checkIdentities(servers int) {
 	d.t.Helper()
@@ -503,6 +543,10 @@ func TestControlPlaneOnABridge(t *testing.T) {
 	if _, err := net.InterfaceByName(site.Bridge()); err != nil {
 		t.Error(err)
 	}
+	d.checkPodSecurity()
+	if state.Home == "" || state.Home != h.ID() {
+		t.Errorf("its home is %q, that of the host %q", state.Home, h.ID())
+	}
 	d.delete()
 	if _, err := net.InterfaceByName(site.Bridge()); err == nil {
 		t.Errorf("bridge %s is left", site.Bridge())
@@ -521,6 +565,39 @@ func TestObserveOfAClusterNeverSeen(t *testing.T) {
 	}
 	if gone, err := h.ControlPlanes().Delete(t.Context(), uc); !gone || err != nil {
 		t.Errorf("deleting it: %v, %v", gone, err)
+	}
+}
+
+// A cluster that was made in one data directory is not touched by a controller with another.
+func TestClusterOfAnotherDataDirectory(t *testing.T) {
+	here, there := emptyHost(t), emptyHost(t)
+	uc := testCluster("alpha", 1)
+	for _, h := range []*Host{here, there} {
+		if err := h.claim(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := there.EnsureSite(SiteName(uc)); err != nil { // one of the same name
+		t.Fatal(err)
+	}
+	uc.Status.Home = here.ID()
+	_, errObserve := there.ControlPlanes().Observe(t.Context(), uc)
+	_, errDelete := there.ControlPlanes().Delete(t.Context(), uc)
+	_, errConfig := there.ControlPlanes().Config(t.Context(), uc, "")
+	_, errMachines := there.Machines(uc)
+	for what, err := range map[string]error{
+		"Observe": errObserve, "Delete": errDelete, "Config": errConfig, "Machines": errMachines,
+		"Converge": there.ControlPlanes().Converge(t.Context(), uc, controlplane.Target{}, nil),
+	} {
+		if err == nil || !strings.Contains(err.Error(), here.ID()) || !strings.Contains(err.Error(), "hint: ") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if _, ok, err := there.Site(SiteName(uc)); !ok || err != nil {
+		t.Errorf("the site of the same name is gone: %v", err)
+	}
+	if _, _, err := here.SiteOf(uc); err != nil {
+		t.Errorf("at home: %v", err)
 	}
 }
 

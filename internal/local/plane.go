@@ -70,6 +70,7 @@ func (p *plane) ensureFiles() error {
 	return errors.Join(
 		p.ensureKubeconfigs(a, "controller-manager", "scheduler"),
 		atomicfile.Ensure(p.Path("authentication.yaml"), []byte(authenticationConfig)),
+		atomicfile.Ensure(p.Path("admission.yaml"), []byte(admissionConfig)),
 		atomicfile.Ensure(p.Path("haproxy.cfg"), []byte(p.haproxyConfig())),
 	)
 }

@@ -21,8 +21,8 @@ import (
 // killTimeout is how long the remains of an earlier life may take to end.
 const killTimeout = 10 * time.Second
 
-// Main runs one of the program's three parts by its arguments: "run DIR NETWORK" outside, and, started by ourselves only,
-// "enter DIR" and "init" inside.
+// Main runs one of the program's three parts by its arguments: "run DIR NETWORK" outside, and, started by ourselves
+// only, "enter DIR" and "init" inside.
 func Main(args []string) error {
 	switch {
 	case len(args) == 3 && args[0] == "run":
@@ -35,8 +35,8 @@ func Main(args []string) error {
 	return errors.New("usage: keyturn-machine run DIRECTORY NETWORK-NAMESPACE")
 }
 
-// Run runs the machine in the directory until it ends, in the network namespace that the file stands for, such as one below
-// /proc/self/fd. SIGTERM and SIGINT end it in order.
+// Run runs the machine in the directory until it ends, in the network namespace that the file stands for, such as one
+// below /proc/self/fd. SIGTERM and SIGINT end it in order.
 func Run(dir, network string) error {
 	// What is open here, such as that namespace, is not for the machine.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
