@@ -87,7 +87,7 @@ func TestMachines(t *testing.T) {
 	n.run("a removed machine leaves nothing", (*nodeTest).testRemove)
 }
 
-// testCapabilities looks at the kubelet, from which, or from whose siblings, all in the machine descends.
+// testCapabilities checks the kubelet: all in a machine descends from it or its siblings.
 func (n *nodeTest) testCapabilities() {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.processIn("blue-a", "/opt/keyturn/kubelet")))
 	if err != nil {

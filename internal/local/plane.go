@@ -127,7 +127,7 @@ func (p *plane) ensureEtcd() error {
 // unservedFile is there until etcd has served for the first time.
 const unservedFile = "etcd.unserved"
 
-// noteServed says that etcd serves, since an API server does. From here on its files are kept, so nothing is stored
+// noteServed records that etcd serves, since an API server does. From here on its files are kept, so nothing may be stored
 // before.
 func (p *plane) noteServed() error {
 	if err := os.Remove(p.Path(unservedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {

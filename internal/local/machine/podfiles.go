@@ -19,8 +19,8 @@ type PodFile struct {
 }
 
 // ReadPodFiles calls each for every file, in their order, with its content as the pod sees it now, at most limit bytes
-// of it, and when that was put in its place, by the clock: a time from which the caller may wait, and never how it
-// knows which content a file has. The error is about the file alone, and fs.ErrNotExist if it is not there.
+// of it, and when the kubelet wrote it, by the clock. That time is one to wait from; which token a file has is known by
+// its content alone. The error is about the file alone, and fs.ErrNotExist if it is not there.
 func (s Set) ReadPodFiles(name string, files []PodFile, limit int64, each func(i int, content []byte, replaced time.Time, err error)) error {
 	if err := s.readPodFiles(name, files, limit, each); err != nil {
 		return fmt.Errorf("reading files of pods on machine %s: %w", name, err)

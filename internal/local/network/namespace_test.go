@@ -118,7 +118,7 @@ func TestNamespaceOfAnEarlierVersion(t *testing.T) {
 			}
 		}
 		if _, err := os.Lstat(path); !os.IsNotExist(err) {
-			t.Errorf("%s: looking at the namespace that was removed: %v", name, err)
+			t.Errorf("%s: the file of the namespace: %v", name, err)
 		}
 		if n := mountsAt(t, path); n != 0 {
 			t.Errorf("%s: it is still mounted %d times", name, n)

@@ -24,7 +24,7 @@ const linkGroup = 0x6b74
 // aliasPrefix is what the alias of a link has before its owner's name.
 const aliasPrefix = "keyturn "
 
-// errForeign is that of a link which is not the owner's.
+// errForeign is why a link that is not the owner's stays as it is.
 var errForeign = errors.New("it was not made by Keyturn, or by the Keyturn of another data directory")
 
 // EnsureBridge makes a bridge of the owner that is up and has the addresses given, beside any that it already has. It

@@ -38,7 +38,7 @@ type Route struct {
 }
 
 // MakePort makes a network namespace with the veth pair and the routes beside the default one. The namespace lasts as
-// long as the file is open, in whatever process, or a process is in it. What is there already of a port of these names
+// long as the file is open, in any process, or a process is in it. What is there already of a port of these names
 // goes first: a machine that starts finds nothing in its network of an earlier life. Routes by the port's own address
 // are left out, so that all ports of a network can be given the same.
 func MakePort(ctx context.Context, p Port, routes []Route) (namespace *os.File, err error) {

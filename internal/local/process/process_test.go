@@ -263,7 +263,7 @@ func TestKilledAfterGrace(t *testing.T) {
 	if st := mustObserve(t, other, "a"); !st.Running || !st.Stopping {
 		t.Errorf("after it was told to end: %+v", st)
 	}
-	// How long ago it was told to is none of the file's times, which change with the clock.
+	// The grace does not run by the times of a file, which change with the clock.
 	if err := os.Chtimes(r.file("a", "stop"), time.Unix(1, 0), time.Unix(1, 0)); err != nil {
 		t.Fatal(err)
 	}

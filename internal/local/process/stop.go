@@ -88,12 +88,12 @@ func (r *Runner) Signal(name string, s syscall.Signal) error {
 	return nil
 }
 
-// noteStop remembers that the process was told to end, and when.
+// noteStop records that the process was asked to end, and when.
 func (r *Runner) noteStop(name string, id Identity) error {
 	return atomicfile.Write(r.file(name, "stop"), fmt.Appendf(nil, "%s\n%d\n", id.key(), Uptime()))
 }
 
-// toldToStop reports whether that process was told to end, and the uptime of the host then.
+// toldToStop reports whether that process was asked to end, and the uptime of the host then.
 func (r *Runner) toldToStop(name string, id Identity) (time.Duration, bool) {
 	raw, err := os.ReadFile(r.file(name, "stop"))
 	if err != nil {
