@@ -157,7 +157,7 @@ func (h *Host) FleetFilesLike(files FleetFiles) []string {
 
 // removeFleetBridge removes the bridge of the fleet, which has ended; its files go with the admin cluster.
 func (h *Host) removeFleetBridge(ctx context.Context) error {
-	if site := h.fleetSite(); !site.Loopback {
+	if site := h.fleetSite(); !site.Loopback && h.ID() != "" {
 		return network.DeleteBridge(ctx, h.ID(), site.Bridge())
 	}
 	return nil
