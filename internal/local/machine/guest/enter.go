@@ -173,12 +173,11 @@ func (c Config) setSysctls() error {
 	return nil
 }
 
-// notInMachines are capabilities that nothing in a machine needs and that reach the whole host: to open files by
-// handle, past every mount (DAC_READ_SEARCH), to make a node of any disk, to load modules, to reach devices and ports,
-// to restart, to set the clock.
+// notInMachines are capabilities that nothing in a machine needs and that reach the whole host: to open files by handle,
+// past every mount (DAC_READ_SEARCH), to load modules, to reach devices and ports, to restart, to set the clock. MKNOD
+// stays, since containerd gives it to every container.
 var notInMachines = []uintptr{
-	unix.CAP_DAC_READ_SEARCH, unix.CAP_MKNOD, unix.CAP_SYS_MODULE,
-	unix.CAP_SYS_RAWIO, unix.CAP_SYS_BOOT, unix.CAP_SYS_TIME,
+	unix.CAP_DAC_READ_SEARCH, unix.CAP_SYS_MODULE, unix.CAP_SYS_RAWIO, unix.CAP_SYS_BOOT, unix.CAP_SYS_TIME,
 }
 
 // dropCapabilities takes them from what this thread executes next, and from all that descends from it
