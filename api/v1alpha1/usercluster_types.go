@@ -251,7 +251,8 @@ type UserClusterStatus struct {
 	Endpoint string `json:"endpoint,omitempty"`
 
 	// Home is where a cluster lives that its controller runs on its own host: the id of the data directory there. A
-	// controller with another data directory leaves the cluster alone. +optional
+	// controller with another data directory leaves the cluster alone.
+	// +optional
 	Home string `json:"home,omitempty"`
 
 	// APIServers are the API servers, each observed by itself.
