@@ -269,6 +269,11 @@ type UserClusterStatus struct {
 	// +optional
 	Endpoint string `json:"endpoint,omitempty"`
 
+	// Home is where a cluster lives that its controller runs on its own host: the id of the data directory there. A
+	// controller with another data directory leaves the cluster alone.
+	// +optional
+	Home string `json:"home,omitempty"`
+
 	// APIServers are the API servers, each observed by itself.
 	// +listType=map
 	// +listMapKey=name

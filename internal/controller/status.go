@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -143,6 +144,7 @@ func setCondition(uc *v1alpha1.UserCluster, kind string, is bool, reason, messag
 }
 
 func setControlPlaneStatus(status *v1alpha1.UserClusterStatus, seen observation) {
+	status.Home = cmp.Or(seen.controlPlane.Home, status.Home)
 	status.Endpoint = seen.controlPlane.Endpoint
 	status.APIServers = nil
 	for i, s := range seen.Servers {

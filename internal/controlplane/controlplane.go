@@ -66,6 +66,8 @@ type State struct {
 	Held []int
 	// Endpoint is the URL at which clients reach the API servers.
 	Endpoint string
+	// Home identifies where the control plane runs, for adapters of which each knows the clusters of one host only.
+	Home string
 	// Waiting is in words what else is missing (etcd, the load balancer, a scheduler …); empty when nothing is.
 	Waiting string
 }

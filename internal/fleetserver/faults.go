@@ -141,7 +141,7 @@ type faultSource struct {
 
 	mu      sync.Mutex
 	base    Faults
-	seen    fs.FileInfo
+	seen    []byte // the content of the file that current and err are from; nil: none
 	current Faults
 	err     error
 }
@@ -162,15 +162,15 @@ func (s *faultSource) set(f Faults) {
 	s.current, s.err = f, f.validate()
 }
 
-// now reads the file again if it has changed. A file that cannot be understood is an error for every request, so
-// that no test runs without the faults that it wanted.
+// now reads the file, a small one, for each request: its times do not prove that it is the same. A file that cannot be
+// understood is an error for every request, so that no test runs without the faults that it wanted.
 func (s *faultSource) now() (faultsNow, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.path == "" {
 		return faultsNow{s.current}, s.err
 	}
-	info, err := os.Stat(s.path)
+	content, err := os.ReadFile(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		s.seen, s.current, s.err = nil, s.base, s.base.validate()
 		return faultsNow{s.current}, s.err
@@ -178,9 +178,9 @@ func (s *faultSource) now() (faultsNow, error) {
 	if err != nil {
 		return faultsNow{}, fmt.Errorf("reading faults: %w", err)
 	}
-	if s.seen == nil || !os.SameFile(info, s.seen) || info.Size() != s.seen.Size() || !info.ModTime().Equal(s.seen.ModTime()) {
-		s.seen = info
-		s.current, s.err = readFaults(s.path, s.base)
+	if s.seen == nil || !bytes.Equal(content, s.seen) {
+		s.seen = content
+		s.current, s.err = parseFaults(s.path, content, s.base)
 		s.log.Info("faults changed", "file", s.path, "faults", fmt.Sprintf("%+v", s.current), "error", s.err)
 	}
 	return faultsNow{s.current}, s.err
@@ -206,12 +206,8 @@ func (d *duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-// readFaults reads a file; what it does not name stays as in base.
-func readFaults(path string, base Faults) (Faults, error) {
-	content, err := os.ReadFile(path)
-	if err != nil {
-		return base, fmt.Errorf("reading faults: %w", err)
-	}
+// parseFaults reads the content of a file; what it does not name stays as in base.
+func parseFaults(path string, content []byte, base Faults) (Faults, error) {
 	if len(bytes.TrimSpace(content)) == 0 {
 		return base, base.validate()
 	}

@@ -179,8 +179,15 @@ func TestFaultsFile(t *testing.T) {
 		t.Errorf("without a file: %d %s", a.status, a.body)
 	}
 	replace(`{"errorRate": 1, "errorCodes": [418]}`)
+	must(t, os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0)))
 	if a := health(); a.status != http.StatusTeapot {
 		t.Errorf("with all errors: %d %s", a.status, a.body)
+	}
+	// Another content of the same size and time, in the same file.
+	must(t, os.WriteFile(path, []byte(`{"errorRate": 1, "errorCodes": [429]}`), 0o600))
+	must(t, os.Chtimes(path, time.Unix(1, 0), time.Unix(1, 0)))
+	if a := health(); a.status != http.StatusTooManyRequests {
+		t.Errorf("with other errors: %d %s", a.status, a.body)
 	}
 	for _, bad := range []string{"x", `{"errorRate": 2}`, `{"errorrates": 1}`, `{"propagationDelay": 5}`, `{"only": "all"}`, `{"errorCodes": [200]}`} {
 		replace(bad)

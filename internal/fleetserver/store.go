@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/jwks"
 )
 

@@ -16,7 +16,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
 // maxTokens is how many access tokens can be good at one time.

@@ -23,8 +23,8 @@ import (
 const Version = "v1.36.4"
 
 const (
-	startTimeout = 2 * time.Minute
-	stopTimeout  = 30 * time.Second
+	startTimeout = 5 * time.Minute
+	stopTimeout  = 2 * time.Minute
 )
 
 // Options change what Start and Launch run. The zero value is an API server with RBAC, without the

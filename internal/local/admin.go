@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/hostkeys"
 	"github.com/keyturn/keyturn/internal/install"
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
 	"github.com/keyturn/keyturn/internal/local/pki"
 	"github.com/keyturn/keyturn/internal/local/process"
 )
@@ -45,13 +45,59 @@ type AdminOptions struct {
 	Progress func(string)
 }
 
-// CreateAdmin brings up the admin cluster and its controller and writes the kubeconfig. What runs already is left as it is,
-// and what is missing is brought back: it can be run again after a crash or a reboot.
+// CreateAdmin brings up the admin cluster and its controller and writes the kubeconfig. What runs already is left as it
+// is, and what is missing is brought back: it can be run again after a crash or a reboot. If it fails it ends what it
+// started.
 func (h *Host) CreateAdmin(ctx context.Context, o AdminOptions) error {
-	if err := h.createAdmin(ctx, o); err != nil {
-		return fmt.Errorf("creating admin cluster: %w", err)
+	before, err := h.runningOfAdmin()
+	if err == nil {
+		err = h.createAdmin(ctx, o)
+	}
+	if err != nil {
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), adminPatience)
+		defer cancel()
+		return fmt.Errorf("creating admin cluster: %w", errors.Join(err, h.endAdmin(ending, before)))
 	}
 	return nil
+}
+
+// adminProcesses are those of the admin cluster in the order in which they end: the controller starts the others again.
+var adminProcesses = [...]string{controllerName, apiServerName(0), binaryEtcd, fleetName}
+
+// runningOfAdmin returns which of the admin cluster's processes run.
+func (h *Host) runningOfAdmin() (map[string]bool, error) {
+	running := map[string]bool{}
+	for _, name := range adminProcesses {
+		st, err := h.Runner(h.AdminSite()).Observe(name)
+		if err != nil {
+			return nil, err
+		}
+		running[name] = st.Running
+	}
+	return running, nil
+}
+
+// endAdmin ends the admin cluster's processes but those to keep. With a controller that is kept, it keeps them all.
+func (h *Host) endAdmin(ctx context.Context, keep map[string]bool) error {
+	if keep[controllerName] {
+		return nil
+	}
+	for _, name := range adminProcesses {
+		if keep[name] {
+			continue
+		}
+		grace := deleteGrace
+		if name == controllerName {
+			grace = controllerGrace
+		}
+		if err := h.Runner(h.AdminSite()).Await(ctx, name, grace); err != nil {
+			return err
+		}
+	}
+	if keep[fleetName] {
+		return nil
+	}
+	return h.removeFleetBridge(ctx)
 }
 
 func (h *Host) createAdmin(ctx context.Context, o AdminOptions) error {
@@ -73,6 +119,9 @@ func (h *Host) createAdmin(ctx context.Context, o AdminOptions) error {
 	}
 	revive := func() error { return h.EnsureAdmin(ctx) }
 	if err := p.await(ctx, p.apiServerURL(0)+fullReadyPath, apiServerName(0), revive); err != nil {
+		return err
+	}
+	if err := p.noteServed(); err != nil {
 		return err
 	}
 	progress("installing the UserCluster API and its admission policy")
@@ -131,9 +180,24 @@ func (h *Host) adminPlane() (*plane, error) {
 func (h *Host) adminVersion() (string, error) {
 	flat := filepath.Join(h.binDir, binaryAPIServer)
 	if exists(flat) && !exists(filepath.Join(h.binDir, AdminVersion, binaryAPIServer)) {
-		return h.binaryVersion(flat)
+		return h.versionOfFlat(flat)
 	}
 	return AdminVersion, nil // Binary says what is missing
+}
+
+// versionOfFlat asks once: the admin cluster keeps its version, and Binary refuses a binary that was replaced by
+// another version.
+func (h *Host) versionOfFlat(path string) (string, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.flatVersion == "" {
+		version, err := versionOf(path)
+		if err != nil {
+			return "", err
+		}
+		h.flatVersion = version
+	}
+	return h.flatVersion, nil
 }
 
 func exists(path string) bool {
@@ -158,6 +222,7 @@ func (p *plane) ensureAdminFiles() error {
 	}
 	if err := errors.Join(
 		atomicfile.Ensure(p.Path("authentication.yaml"), []byte(authenticationConfig)),
+		atomicfile.Ensure(p.Path("admission.yaml"), []byte(admissionConfig)),
 		p.ensureAdminTokenKey(),
 	); err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -38,7 +37,10 @@ func (h *Host) deleteAdmin(ctx context.Context, o DeleteAdminOptions) error {
 	if progress == nil {
 		progress = func(string) {}
 	}
-	if err := h.refuseWithClusters(o.Force); err != nil {
+	if unused, err := h.isUnused(); err != nil || unused {
+		return err
+	}
+	if err := errors.Join(h.claim(), h.refuseWithClusters(o.Force)); err != nil {
 		return err
 	}
 	progress("ending the controller")
@@ -100,7 +102,7 @@ func (h *Host) deleteAllClusters(ctx context.Context, progress func(string)) err
 	}
 	for _, s := range sites {
 		progress("deleting cluster " + s.Name[strings.IndexByte(s.Name, '.')+1:])
-		if err := repeat(ctx, func() (bool, error) { return removeMachines(ctx, s) }); err != nil {
+		if err := repeat(ctx, func() (bool, error) { return h.removeMachines(ctx, s) }); err != nil {
 			return err
 		}
 		if err := repeat(ctx, func() (bool, error) { return h.deleteSite(ctx, s) }); err != nil {
@@ -110,8 +112,8 @@ func (h *Host) deleteAllClusters(ctx context.Context, progress func(string)) err
 	return nil
 }
 
-func removeMachines(ctx context.Context, s Site) (gone bool, err error) {
-	set := machine.Set{Dir: s.Path("machines")}
+func (h *Host) removeMachines(ctx context.Context, s Site) (gone bool, err error) {
+	set := machine.Set{Dir: s.Path("machines"), Owner: h.ID()}
 	left, err := set.List()
 	if err != nil {
 		return false, err
@@ -143,18 +145,12 @@ func repeat(ctx context.Context, step func() (done bool, err error)) error {
 	}
 }
 
-// removeAdmin ends the processes, etcd last, and removes the files; the caller holds the lock.
+// removeAdmin ends the processes and removes the files; the caller holds the lock.
 func (h *Host) removeAdmin(ctx context.Context) error {
-	site := h.AdminSite()
-	run := h.Runner(site)
-	for _, name := range []string{apiServerName(0), "etcd"} {
-		if err := run.Await(ctx, name, deleteGrace); err != nil {
-			return err
-		}
-	}
-	if err := h.removeFleet(ctx); err != nil {
+	if err := h.endAdmin(ctx, nil); err != nil {
 		return err
 	}
+	site := h.AdminSite()
 	trash := site.Dir + ".deleted"
 	if err := os.RemoveAll(trash); err != nil {
 		return fmt.Errorf("removing admin cluster: %w", err)
@@ -165,22 +161,4 @@ func (h *Host) removeAdmin(ctx context.Context) error {
 	// Crash here: there is no admin cluster, and no half of one; the next call removes what is left.
 	h.forget(site)
 	return h.removeDataDir(trash)
-}
-
-// removeDataDir removes what Keyturn put into the data directory, and the directory if nothing else is in it.
-func (h *Host) removeDataDir(trash string) error {
-	ours := []string{trash}
-	for _, name := range []string{"clusters", "images", "sites.json", "sites.lock", networkFile, "controller.lock"} {
-		ours = append(ours, filepath.Join(h.dataDir, name))
-	}
-	for _, path := range ours {
-		if err := removeTree(path); err != nil {
-			return fmt.Errorf("removing %s: %w", path, err)
-		}
-	}
-	entries, err := os.ReadDir(h.dataDir)
-	if err != nil || len(entries) > 0 {
-		return err
-	}
-	return os.Remove(h.dataDir)
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -25,6 +27,8 @@ import (
 	"github.com/keyturn/keyturn/internal/fleet/gkehub"
 	"github.com/keyturn/keyturn/internal/fleetserver"
 	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/local/network"
+	"github.com/keyturn/keyturn/internal/local/process"
 )
 
 // TestMain lets the test binary stand in for keyturn-controller: as that, it holds the lock, keeps the admin cluster up and says
@@ -143,6 +147,150 @@ func TestAdminClusterLifecycle(t *testing.T) {
 	}
 }
 
+// A creation that fails leaves nothing running, and does not touch what ran before.
+func TestFailedCreation(t *testing.T) {
+	h := testHost(t)
+	h.programDir = programs(t)
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	fleet := filepath.Join(h.programDir, "keyturn-fleet")
+	if err := os.Rename(fleet, fleet+".away"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		err := h.CreateAdmin(t.Context(), AdminOptions{Kubeconfig: kubeconfig})
+		if err == nil || !strings.Contains(err.Error(), "keyturn-fleet") {
+			t.Fatalf("without the fleet: %v", err)
+		}
+		if left := processesOf(t, h.DataDir()); len(left) > 0 {
+			t.Errorf("processes left: %q", left)
+		}
+	}
+	if err := os.Rename(fleet+".away", fleet); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.CreateAdmin(t.Context(), AdminOptions{Kubeconfig: kubeconfig}); err != nil {
+		t.Fatal(err)
+	}
+	before := pidsOf(t, h)
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := h.CreateAdmin(cancelled, AdminOptions{Kubeconfig: kubeconfig}); err == nil {
+		t.Error("no error although it was cancelled")
+	}
+	if after := pidsOf(t, h); after != before {
+		t.Errorf("a creation that failed changed processes from %v to %v", before, after)
+	}
+	if err := h.DeleteAdmin(t.Context(), DeleteAdminOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if left := processesOf(t, h.DataDir()); len(left) > 0 {
+		t.Errorf("processes left: %q", left)
+	}
+}
+
+// etcd is killed as soon as it has a file, at its first starts.
+func TestEtcdThatIsKilledAtItsFirstStart(t *testing.T) {
+	h := testHost(t)
+	p, err := h.adminPlane()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := h.DeleteAdmin(context.Background(), DeleteAdminOptions{Force: true}); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := errors.Join(h.keepNetwork(), p.ensureAdminFiles()); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		// The Runner of a caller that was killed too: it knows of no failed starts.
+		p.run = process.New(p.Path("run"))
+		if err := p.ensureEtcd(); err != nil {
+			t.Fatal(err)
+		}
+		for begin := time.Now(); !exists(p.Path("etcd", "member", "wal")) && time.Since(begin) < patience; {
+			time.Sleep(time.Millisecond)
+		}
+		if err := p.run.Signal(binaryEtcd, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		for begin := time.Now(); time.Since(begin) < patience; time.Sleep(time.Millisecond) {
+			if st, err := p.run.Observe(binaryEtcd); err != nil || !st.Running {
+				break
+			}
+		}
+	}
+	h.programDir = programs(t)
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := h.CreateAdmin(t.Context(), AdminOptions{Kubeconfig: kubeconfig}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := clientOf(t, kubeconfig).CoreV1().ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: "kept"},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Runner(h.AdminSite()).Signal(binaryEtcd, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.CreateAdmin(t.Context(), AdminOptions{Kubeconfig: kubeconfig}); err != nil {
+		t.Fatal(err)
+	}
+	configMaps := clientOf(t, kubeconfig).CoreV1().ConfigMaps("default")
+	if _, err := configMaps.Get(t.Context(), "kept", metav1.GetOptions{}); err != nil {
+		t.Errorf("once it has served, its files are kept: %v", err)
+	}
+}
+
+// The bridge of the fleet comes back if somebody deletes it, and is not deleted by the Keyturn of another data
+// directory.
+func TestBridgeOfTheFleet(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("bridges need root")
+	}
+	h := testHost(t)
+	h.loopback, h.programDir = false, programs(t)
+	options := AdminOptions{Kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
+	t.Cleanup(func() {
+		if err := h.DeleteAdmin(context.Background(), DeleteAdminOptions{Force: true}); err != nil {
+			t.Error(err)
+		}
+		if _, err := net.InterfaceByName(h.fleetSite().Bridge()); err == nil {
+			t.Error("the bridge is left")
+		}
+	})
+	if err := h.CreateAdmin(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	other, err := New(Options{DataDir: filepath.Join(t.TempDir(), "data"), KubeBinDir: h.binDir, Network: h.network})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.DeleteAdmin(t.Context(), DeleteAdminOptions{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := other.EnsureSite("a.a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.DeleteAdmin(t.Context(), DeleteAdminOptions{Force: true}); err != nil {
+		t.Error(err)
+	}
+	if _, err := net.InterfaceByName(h.fleetSite().Bridge()); err != nil {
+		t.Errorf("the bridge after another admin cluster was deleted: %v", err)
+	}
+	before := pidsOf(t, h)
+	if err := network.DeleteBridge(t.Context(), h.ID(), h.fleetSite().Bridge()); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.CreateAdmin(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	if after := pidsOf(t, h); after != before {
+		t.Errorf("processes were %v, are %v", before, after)
+	}
+}
+
 func TestDeleteAdminRefusesWithClusters(t *testing.T) {
 	h := testHost(t)
 	if _, err := h.EnsureSite("keyturn-system.alpha"); err != nil {
@@ -229,8 +377,6 @@ func clientOf(t *testing.T, kubeconfig string) *kubernetes.Clientset {
 	}
 	return client
 }
-
-var adminProcesses = [...]string{"etcd", apiServerName(0), controllerName, fleetName}
 
 func pidsOf(t *testing.T, h *Host) (pids [len(adminProcesses)]int) {
 	t.Helper()

@@ -52,7 +52,8 @@ func TestCommandLines(t *testing.T) {
 
 func render(s process.Spec) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "name  %s\nstamp %s\ndir   %s\nenv   %s\n\n%s\n", s.Name, s.Stamp, s.Dir, strings.Join(s.Env, " "), s.Path)
+	fmt.Fprintf(&b, "name  %s\nhost  %s\nstamp %s\ndir   %s\nenv   %s\n\n%s\n",
+		s.Name, s.Hostname, s.Stamp, s.Dir, strings.Join(s.Env, " "), s.Path)
 	for _, a := range s.Args {
 		fmt.Fprintf(&b, "  %s\n", a)
 	}

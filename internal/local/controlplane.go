@@ -27,7 +27,9 @@ type ControlPlane struct {
 	host *Host
 	// cluster and site are names of the cluster: that of its UserCluster, and that of its site.
 	cluster, site string
-	layout        layout
+	// home identifies the data directory that the cluster lives in, as far as that is known.
+	home   string
+	layout layout
 	// unusable is why nothing can be made of the cluster's spec. What needs none of it works.
 	unusable error
 }
@@ -37,7 +39,7 @@ var _ controlplane.Adapter = (*ControlPlane)(nil)
 // ControlPlane returns the control plane of a user cluster. A spec of which none can be made is an error of the methods
 // that need it, and not of Delete.
 func (h *Host) ControlPlane(uc *v1alpha1.UserCluster) *ControlPlane {
-	c := &ControlPlane{host: h, cluster: uc.Name, site: SiteName(uc)}
+	c := &ControlPlane{host: h, cluster: uc.Name, site: SiteName(uc), home: uc.Status.Home}
 	c.layout, c.unusable = layoutOf(uc)
 	return c
 }
@@ -45,6 +47,9 @@ func (h *Host) ControlPlane(uc *v1alpha1.UserCluster) *ControlPlane {
 // find returns the site of the cluster; false when it has none. A directory that the registry does not know means that
 // the registry is lost, and not that there is no cluster.
 func (c *ControlPlane) find() (Site, bool, error) {
+	if err := c.host.checkHome(c.cluster, c.home); err != nil {
+		return Site{}, false, err
+	}
 	site, ok, err := c.host.Site(c.site)
 	if err != nil || ok {
 		return site, ok, err
@@ -99,7 +104,9 @@ func (c *ControlPlane) Observe(ctx context.Context) (controlplane.State, error) 
 	if err != nil {
 		return controlplane.State{}, fmt.Errorf("observing control plane of cluster %s: %w", c.cluster, err)
 	}
-	return v.state(p.endpoint()), nil
+	state := v.state(p.endpoint())
+	state.Home = c.host.ID()
+	return state, nil
 }
 
 func (v view) state(endpoint string) controlplane.State {
@@ -161,6 +168,11 @@ func (c *ControlPlane) converge(ctx context.Context, target controlplane.Target,
 	}
 	if err := v.refuseStale(target); err != nil {
 		return err
+	}
+	if v.anyHealthy() {
+		if err := p.noteServed(); err != nil {
+			return err
+		}
 	}
 	if err := p.ensureEtcd(); err != nil {
 		return err
@@ -258,7 +270,7 @@ func (h *Host) deleteSite(ctx context.Context, site Site) (gone bool, err error)
 		}
 	}
 	if !site.Loopback {
-		if err := network.DeleteBridge(ctx, site.Bridge()); err != nil {
+		if err := network.DeleteBridge(ctx, h.ID(), site.Bridge()); err != nil {
 			return false, err
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
 // encryptionConfig has no provider "identity": a Secret that is not encrypted cannot be read, so there is none.

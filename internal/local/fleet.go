@@ -13,8 +13,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/fleetserver"
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
 	"github.com/keyturn/keyturn/internal/local/network"
 	"github.com/keyturn/keyturn/internal/local/pki"
 	"github.com/keyturn/keyturn/internal/local/process"
@@ -46,8 +46,14 @@ func (h *Host) fleetSite() Site {
 	return s
 }
 
-// ensureFleet starts the local fleet unless it runs.
+// ensureFleet makes the bridge of the local fleet, and starts the fleet unless it runs.
 func (p *plane) ensureFleet(ctx context.Context) error {
+	if site := p.host.fleetSite(); !site.Loopback {
+		address := netip.PrefixFrom(site.address(fleetLocal), 32)
+		if err := network.EnsureBridge(ctx, p.host.ID(), site.Bridge(), address); err != nil {
+			return err
+		}
+	}
 	st, err := p.run.Observe(fleetName)
 	if err != nil || st.Running {
 		return err
@@ -55,11 +61,6 @@ func (p *plane) ensureFleet(ctx context.Context) error {
 	path, err := p.host.program("keyturn-fleet")
 	if err != nil {
 		return err
-	}
-	if site := p.host.fleetSite(); !site.Loopback {
-		if err := network.EnsureBridge(ctx, site.Bridge(), netip.PrefixFrom(site.address(fleetLocal), 32)); err != nil {
-			return err
-		}
 	}
 	if err := p.ensureFleetFiles(); err != nil {
 		return fmt.Errorf("writing the files of the local fleet: %w", err)
@@ -154,13 +155,10 @@ func (h *Host) FleetFilesLike(files FleetFiles) []string {
 	return same
 }
 
-// removeFleet ends the fleet and removes its bridge; its files go with the admin cluster.
-func (h *Host) removeFleet(ctx context.Context) error {
-	if err := h.Runner(h.AdminSite()).Await(ctx, fleetName, deleteGrace); err != nil {
-		return err
-	}
-	if site := h.fleetSite(); !site.Loopback {
-		return network.DeleteBridge(ctx, site.Bridge())
+// removeFleetBridge removes the bridge of the fleet, which has ended; its files go with the admin cluster.
+func (h *Host) removeFleetBridge(ctx context.Context) error {
+	if site := h.fleetSite(); !site.Loopback && h.ID() != "" {
+		return network.DeleteBridge(ctx, h.ID(), site.Bridge())
 	}
 	return nil
 }

@@ -25,7 +25,8 @@ var DefaultNetwork = netip.MustParsePrefix("10.88.0.0/16")
 
 // Options say where and how a Host keeps clusters.
 type Options struct {
-	// DataDir holds everything: made with mode 0700 when it is not there.
+	// DataDir holds everything: made with mode 0700 when it is not there. One that is there must be the caller's, writable
+	// by nobody else, and empty or marked as Keyturn's.
 	DataDir string
 	// KubeBinDir holds the Kubernetes binaries and etcd, in one folder a version ("v1.36.4") or, as official
 	// releases come, in itself. Empty: the folder kube beside this executable.
@@ -51,17 +52,19 @@ type Host struct {
 	loopback   bool
 	log        *slog.Logger
 
-	mu       sync.Mutex
-	runners  map[string]*process.Runner
-	versions map[string]binaryVersion
-	admin    sync.Mutex
+	mu      sync.Mutex
+	mark    mark
+	runners map[string]*process.Runner
+	admin   sync.Mutex
+	// flatVersion is the version of the binaries in binDir itself, once it was asked for.
+	flatVersion string
 	// applied is, by directory of the site, how applying the objects of a new cluster went.
 	applied map[string]error
 	// remarks are what Observe said lately of processes that fail.
 	remarks map[topic]remark
 }
 
-// New checks the options and makes the data directory. It starts nothing.
+// New checks the options, and that the data directory is Keyturn's or can become it. It makes and starts nothing.
 func New(o Options) (*Host, error) {
 	if o.DataDir == "" {
 		return nil, errors.New("no data directory given")
@@ -70,22 +73,16 @@ func New(o Options) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding data directory: %w", err)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("making data directory: %w", err)
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("closing data directory to others: %w", err)
-	}
 	h := &Host{
 		dataDir: dir, binDir: o.KubeBinDir, programDir: o.ProgramDir, network: o.Network, log: o.Log,
 		loopback: o.Loopback || os.Geteuid() != 0,
-		runners:  map[string]*process.Runner{}, versions: map[string]binaryVersion{}, applied: map[string]error{},
+		runners:  map[string]*process.Runner{}, applied: map[string]error{},
 		remarks: map[topic]remark{},
 	}
 	if h.log == nil {
 		h.log = slog.New(slog.DiscardHandler)
 	}
-	if err := errors.Join(h.setNetwork(), h.setBinDir()); err != nil {
+	if err := errors.Join(h.readMark(), h.setNetwork(), h.setBinDir()); err != nil {
 		return nil, err
 	}
 	return h, nil
@@ -119,6 +116,9 @@ var ErrLocked = errors.New("another controller uses this data directory")
 // Lock makes this process the one that may change user clusters, until it ends or closes what Lock returns.
 // It fails with ErrLocked when another holds the lock.
 func (h *Host) Lock() (io.Closer, error) {
+	if err := h.claim(); err != nil {
+		return nil, err
+	}
 	return lockFile(filepath.Join(h.dataDir, "controller.lock"), unix.LOCK_EX|unix.LOCK_NB)
 }
 
@@ -149,29 +149,30 @@ func (h *Host) Runner(s Site) *process.Runner {
 	return h.runners[dir]
 }
 
-// binaryVersion is what a binary said about itself, and of which file it said so.
-type binaryVersion struct {
-	modified time.Time
-	size     int64
-	version  string
-}
-
 // Binary finds a Kubernetes binary, or etcd, for a version such as "v1.36.4". Its error says what to do when
 // there is none or it is of another version.
 func (h *Host) Binary(version, name string) (string, error) {
 	path, err := h.findBinary(version, name)
-	if err != nil || name == "etcd" {
-		return path, err
-	}
-	found, err := h.binaryVersion(path)
 	if err != nil {
 		return "", err
 	}
+	return path, h.checkVersion(version, path)
+}
+
+// checkVersion refuses a Kubernetes binary of another version; etcd has versions of its own.
+func (h *Host) checkVersion(version, path string) error {
+	if filepath.Base(path) == binaryEtcd {
+		return nil
+	}
+	found, err := versionOf(path)
+	if err != nil {
+		return err
+	}
 	if found != version {
-		return "", fmt.Errorf("%s is version %s, not %s\nhint: run `make kube`, or name a folder that holds %s by --kube-bin-dir",
+		return fmt.Errorf("%s is version %s, not %s\nhint: run `make kube`, or name a folder that holds %s by --kube-bin-dir",
 			path, found, version, version)
 	}
-	return path, nil
+	return nil
 }
 
 func (h *Host) findBinary(version, name string) (string, error) {
@@ -187,18 +188,9 @@ func (h *Host) findBinary(version, name string) (string, error) {
 	return "", fmt.Errorf("no %s %s at %s\nhint: run `make kube`, or name a folder that holds it by --kube-bin-dir", name, version, wanted)
 }
 
-// binaryVersion asks the binary, once for each file that it has been.
-func (h *Host) binaryVersion(path string) (string, error) {
-	st, err := os.Stat(path)
-	if err != nil {
-		return "", fmt.Errorf("looking at %s: %w", path, err)
-	}
-	h.mu.Lock()
-	known, ok := h.versions[path]
-	h.mu.Unlock()
-	if ok && known.modified.Equal(st.ModTime()) && known.size == st.Size() {
-		return known.version, nil
-	}
+// versionOf asks a binary for its version. Whoever calls it is about to start the binary, so that it is of the file
+// that starts.
+func versionOf(path string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	args := []string{"--version"}
@@ -209,11 +201,7 @@ func (h *Host) binaryVersion(path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("asking %s for its version: %w", path, err)
 	}
-	v := lastWordOfFirstLine(string(out))
-	h.mu.Lock()
-	h.versions[path] = binaryVersion{modified: st.ModTime(), size: st.Size(), version: v}
-	h.mu.Unlock()
-	return v, nil
+	return lastWordOfFirstLine(string(out)), nil
 }
 
 // lastWordOfFirstLine takes "v1.36.4" from "Kubernetes v1.36.4" and "Client Version: v1.36.4".

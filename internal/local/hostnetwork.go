@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
 // networkFile holds the range with which the first cluster of a data directory was made: the addresses of all follow from it.
@@ -46,14 +46,21 @@ func (h *Host) keptNetwork() (netip.Prefix, error) {
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("reading the network of clusters: %w", err)
 	}
-	kept, err := netip.ParsePrefix(strings.TrimSpace(string(raw)))
+	kept, err := parseNetwork(raw)
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("reading the network of clusters: %w", err)
 	}
 	return kept, nil
 }
 
-// keepNetwork binds the data directory to the range. It is called before anything gets an address.
+func parseNetwork(raw []byte) (netip.Prefix, error) {
+	return netip.ParsePrefix(strings.TrimSpace(string(raw)))
+}
+
+// keepNetwork claims the data directory and binds it to the range. It is called before anything gets an address.
 func (h *Host) keepNetwork() error {
+	if err := h.claim(); err != nil {
+		return err
+	}
 	return atomicfile.Ensure(filepath.Join(h.dataDir, networkFile), []byte(h.network.String()+"\n"))
 }

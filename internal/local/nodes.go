@@ -49,7 +49,7 @@ var ErrNeedsRoot = errors.New("node pools need root: a node is a sandbox with a 
 
 // Machines returns those of a user cluster. It reads nothing yet but the registry of sites.
 func (h *Host) Machines(uc *v1alpha1.UserCluster) (*Machines, error) {
-	site, _, err := h.Site(SiteName(uc))
+	site, _, err := h.SiteOf(uc)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (h *Host) Machines(uc *v1alpha1.UserCluster) (*Machines, error) {
 		podCIDR: podCIDR.Masked(),
 		config:  func(ctx context.Context) (*rest.Config, error) { return h.ControlPlane(uc).Config(ctx, "") },
 		binDir:  filepath.Dir(exe),
-		set:     machine.Set{Dir: site.Path("machines")},
+		set:     machine.Set{Dir: site.Path("machines"), Owner: h.ID()},
 	}
 	m.set.Programs = machine.Programs{
 		Init:    filepath.Join(m.binDir, "keyturn-machine"),
@@ -164,7 +164,7 @@ func (m *Machines) start(ctx context.Context, spec machine.Spec, joined bool) er
 		}
 	}
 	gateway := netip.PrefixFrom(m.site.Gateway(), m.site.Prefix().Bits())
-	if err := network.EnsureBridge(ctx, m.site.Bridge(), gateway); err != nil {
+	if err := network.EnsureBridge(ctx, m.set.Owner, m.site.Bridge(), gateway); err != nil {
 		return err
 	}
 	return m.set.Start(ctx, spec, access)
@@ -180,7 +180,8 @@ func (m *Machines) plan(want nodes.Machine, pool v1alpha1.NodePool) (machine.Spe
 	return machine.Spec{
 		Name: want.Name, Pool: pool.Name, KeyVersion: want.KeyVersion,
 		Labels: pool.Labels, Taints: pool.Taints,
-		Slot: slot, Port: m.port(slot), PodRange: podRange, PodCIDR: m.podCIDR,
+		Slot: slot, Group: fmt.Sprintf("%s-%d", m.site.Bridge(), slot), Port: m.port(slot),
+		PodRange: podRange, PodCIDR: m.podCIDR,
 	}, nil
 }
 
@@ -214,11 +215,10 @@ func (m *Machines) slots() int {
 func (m *Machines) port(slot int) network.Port {
 	address := m.site.Machine(slot)
 	return network.Port{
-		Namespace: fmt.Sprintf("%s-%d", m.site.Bridge(), slot),
-		Link:      fmt.Sprintf("kt%x", address.AsSlice()),
-		Bridge:    m.site.Bridge(),
-		Address:   netip.PrefixFrom(address, m.site.Prefix().Bits()),
-		Gateway:   m.site.Gateway(),
+		Link:    fmt.Sprintf("kt%x", address.AsSlice()),
+		Bridge:  m.site.Bridge(),
+		Address: netip.PrefixFrom(address, m.site.Prefix().Bits()),
+		Gateway: m.site.Gateway(),
 	}
 }
 

@@ -66,7 +66,7 @@ func newNodeTest(t *testing.T) *nodeTest {
 	})
 	keys := controlplane.Keys{Verify: []int{1}, Sign: 1}
 	n.key = testKey(t, 1)
-	n.until("control plane", 2*time.Minute, controlplane.Target{Keys: keys, ControllerManagerSign: 1}, []keystore.KeyPair{n.key}, ready)
+	n.until("control plane", controlplane.Target{Keys: keys, ControllerManagerSign: 1}, []keystore.KeyPair{n.key}, ready)
 	n.client = n.driver.client("")
 	n.useMachines()
 	return n
@@ -113,12 +113,8 @@ func build(t *testing.T, dir string, packages ...string) {
 
 func (n *nodeTest) ensure(name string) {
 	n.Helper()
-	begin := time.Now()
 	if err := n.machines.Ensure(n.Context(), nodes.Machine{Name: name, KeyVersion: 1}, n.pool); err != nil {
 		n.Fatal(err)
-	}
-	if took := time.Since(begin); took > 5*time.Second {
-		n.Errorf("Ensure of %s took %s", name, took)
 	}
 }
 
@@ -126,7 +122,7 @@ func (n *nodeTest) ensure(name string) {
 func (n *nodeTest) remove(name string) {
 	n.Helper()
 	begin := time.Now()
-	n.eventually("removal of "+name, 20*time.Second, func() error {
+	n.eventually("removal of "+name, func() error {
 		gone, err := n.machines.Remove(context.Background(), name)
 		if err == nil && !gone {
 			err = fmt.Errorf("%s is not gone", name)
@@ -165,7 +161,12 @@ func (n *nodeTest) keepLogs() {
 }
 
 // eventually repeats try until it returns nil.
-func (n *nodeTest) eventually(what string, limit time.Duration, try func() error) {
+func (n *nodeTest) eventually(what string, try func() error) {
+	n.Helper()
+	n.within(patience, what, try)
+}
+
+func (n *nodeTest) within(limit time.Duration, what string, try func() error) {
 	n.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -188,7 +189,7 @@ func (n *nodeTest) eventually(what string, limit time.Duration, try func() error
 func (n *nodeTest) awaitReady(name string, since time.Time) *corev1.Node {
 	n.Helper()
 	var node *corev1.Node
-	n.eventually("node "+name, 40*time.Second, func() (err error) {
+	n.eventually("node "+name, func() (err error) {
 		if node, err = n.client.CoreV1().Nodes().Get(n.Context(), name, metav1.GetOptions{}); err != nil {
 			return err
 		}
@@ -226,7 +227,7 @@ func (n *nodeTest) createPod(name, node string, restart corev1.RestartPolicy, ar
 		},
 	}
 	// Its ServiceAccount is made by kube-controller-manager.
-	n.eventually("creation of pod "+name, 20*time.Second, func() error {
+	n.eventually("creation of pod "+name, func() error {
 		_, err := n.client.CoreV1().Pods("default").Create(n.Context(), pod, metav1.CreateOptions{})
 		return err
 	})
@@ -236,7 +237,7 @@ func (n *nodeTest) createPod(name, node string, restart corev1.RestartPolicy, ar
 func (n *nodeTest) awaitPod(name string, phase corev1.PodPhase) string {
 	n.Helper()
 	var address string
-	n.eventually("pod "+name, 40*time.Second, func() error {
+	n.eventually("pod "+name, func() error {
 		pod, err := n.client.CoreV1().Pods("default").Get(n.Context(), name, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -280,7 +281,7 @@ func (n *nodeTest) processesIn(machine, program string) (found []int) {
 	if err != nil {
 		n.Fatal(err)
 	}
-	group, err := cgroup.Open(state.Spec.Port.Namespace)
+	group, err := cgroup.Open(state.Spec.Group)
 	if err != nil {
 		n.Fatal(err)
 	}
@@ -335,12 +336,10 @@ func (n *nodeTest) traces() map[string][]string {
 			}
 		}
 	}
-	found["links"], found["namespaces"], found["groups"], found["mounts"], found["processes"] = nil, nil, nil, nil, nil
+	found["links"], found["groups"], found["processes"] = nil, nil, nil
 	keep("links", "/sys/class/net/*")
-	keep("namespaces", "/run/netns/*")
 	keep("groups", "/sys/fs/cgroup/keyturn/*")
 	keep("groups", "/sys/fs/cgroup/*/keyturn/*")
-	found["mounts"] = n.mountsOf("self")
 	tables, err := filepath.Glob("/proc/[0-9]*/mountinfo")
 	if err != nil {
 		n.Fatal(err)
@@ -353,19 +352,4 @@ func (n *nodeTest) traces() map[string][]string {
 	}
 	found["processes"] = append(found["processes"], processesOf(n.T, n.host.DataDir())...)
 	return found
-}
-
-// mountsOf are the mounts of the test's cluster that a process sees.
-func (n *nodeTest) mountsOf(pid string) (mounts []string) {
-	n.Helper()
-	raw, err := os.ReadFile("/proc/" + pid + "/mountinfo")
-	if err != nil {
-		n.Fatal(err)
-	}
-	for line := range strings.Lines(string(raw)) {
-		if strings.Contains(line, n.host.DataDir()) || strings.Contains(line, "/run/netns/"+n.machines.site.Bridge()) {
-			mounts = append(mounts, line)
-		}
-	}
-	return mounts
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -77,12 +78,32 @@ func TestMachines(t *testing.T) {
 			t.Errorf("label %s is %q, want %q", label, got, want)
 		}
 	}
+	n.run("processes lack what reaches the host", (*nodeTest).testCapabilities)
 	n.run("pods reach what they need", (*nodeTest).testPods)
 	n.run("the bootstrap token goes", (*nodeTest).testToken)
 	n.run("a kubelet that dies comes back", (*nodeTest).testKubelet)
 	n.run("a kube-proxy that dies keeps the services", (*nodeTest).testKubeProxy)
 	n.run("a machine that dies comes back", (*nodeTest).testMachine)
 	n.run("a removed machine leaves nothing", (*nodeTest).testRemove)
+}
+
+// testCapabilities checks the kubelet: all in a machine descends from it or its siblings.
+func (n *nodeTest) testCapabilities() {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.processIn("blue-a", "/opt/keyturn/kubelet")))
+	if err != nil {
+		n.Fatal(err)
+	}
+	const readSearch, module, rawIO, boot, clock = 1 << 2, 1 << 16, 1 << 17, 1 << 22, 1 << 25
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
+		if name != "CapPrm" && name != "CapEff" && name != "CapBnd" {
+			continue
+		}
+		set, err := strconv.ParseUint(value, 16, 64)
+		if err != nil || set == 0 || set&(readSearch|module|rawIO|boot|clock) != 0 {
+			n.Errorf("%s is %s, %v", name, value, err)
+		}
+	}
 }
 
 func (n *nodeTest) testPods() {
@@ -153,7 +174,7 @@ func (n *nodeTest) testMachine() {
 		if err := run.Signal("machine", signal); err != nil {
 			n.Fatal(err)
 		}
-		n.eventually("end of blue-a", 10*time.Second, func() error {
+		n.eventually("end of blue-a", func() error {
 			list, err := n.machines.List(n.Context())
 			if err == nil && list[0].Running {
 				err = errors.New("it runs")

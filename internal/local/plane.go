@@ -5,13 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/local/network"
 	"github.com/keyturn/keyturn/internal/local/process"
 )
@@ -54,7 +55,7 @@ func (p *plane) ensureNetwork(ctx context.Context) error {
 	for i := range p.Replicas {
 		addrs = append(addrs, netip.PrefixFrom(p.APIServer(i), 32))
 	}
-	return network.EnsureBridge(ctx, p.Bridge(), addrs...)
+	return network.EnsureBridge(ctx, p.host.ID(), p.Bridge(), addrs...)
 }
 
 // ensureFiles writes all that the processes read but the signing keys.
@@ -72,17 +73,26 @@ func (p *plane) ensureFiles() error {
 	return errors.Join(
 		p.ensureKubeconfigs(a, "controller-manager", "scheduler"),
 		atomicfile.Ensure(p.Path("authentication.yaml"), []byte(authenticationConfig)),
+		atomicfile.Ensure(p.Path("admission.yaml"), []byte(admissionConfig)),
 		atomicfile.Ensure(p.Path("haproxy.cfg"), []byte(p.haproxyConfig())),
 	)
 }
 
-// ensure starts a process of the Kubernetes version, unless it runs.
+// ensure starts a process of the Kubernetes version, unless it runs. It asks for the version only of what it starts.
 func (p *plane) ensure(binary string, spec func(path string) process.Spec) error {
-	path, err := p.host.Binary(p.Version, binary)
+	path, err := p.host.findBinary(p.Version, binary)
 	if err != nil {
 		return err
 	}
-	return p.start(spec(path))
+	s := spec(path)
+	st, err := p.run.Observe(s.Name)
+	if err != nil || st.Running || p.run.BackOff(s.Name) > 0 {
+		return err
+	}
+	if err := p.host.checkVersion(p.Version, path); err != nil {
+		return err
+	}
+	return p.start(s)
 }
 
 func (p *plane) start(s process.Spec) error {
@@ -100,7 +110,34 @@ func (p *plane) start(s process.Spec) error {
 	return err
 }
 
-func (p *plane) ensureEtcd() error { return p.ensure(binaryEtcd, p.etcd) }
+// ensureEtcd starts etcd unless it runs. An etcd that is killed while it writes its first files never elects a leader:
+// those of one that has not served yet, in which nothing is, are removed before it starts again.
+func (p *plane) ensureEtcd() error {
+	if !exists(p.Path(binaryEtcd)) {
+		if err := atomicfile.Ensure(p.Path(unservedFile), nil); err != nil {
+			return err
+		}
+	}
+	return p.ensure(binaryEtcd, func(path string) process.Spec {
+		s := p.etcd(path)
+		if exists(p.Path(unservedFile)) {
+			s.Clear = p.Path(binaryEtcd)
+		}
+		return s
+	})
+}
+
+// unservedFile is there until etcd has served for the first time.
+const unservedFile = "etcd.unserved"
+
+// noteServed records that etcd serves, since an API server does. From here on its files are kept, so nothing may be stored
+// before.
+func (p *plane) noteServed() error {
+	if err := os.Remove(p.Path(unservedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("keeping the files of etcd: %w", err)
+	}
+	return nil
+}
 
 func (p *plane) ensureLoadBalancer() error {
 	path, err := findHAProxy()

@@ -51,7 +51,7 @@ func newRefreshTest(t *testing.T, how v1alpha1.NodeRefresh, replicas int32) *ref
 	r.uc.Spec.KSASigningKey.TokenReloadSeconds = 5
 	r.pool.Replicas, r.pool.MaxSurge = replicas, 1
 	r.uc.Spec.NodePools = []v1alpha1.NodePool{r.pool}
-	r.converge("the nodes", 1, 2*time.Minute, nil)
+	r.converge("the nodes", 1, patience, nil)
 	return r
 }
 
@@ -86,7 +86,7 @@ func (r *refreshTest) converge(what string, keyVersion int, limit time.Duration,
 	r.Helper()
 	last := ""
 	begin := time.Now()
-	r.eventually(what, limit, func() error {
+	r.within(limit, what, func() error {
 		adapter := (&rollout.Rollouts{}).Open(rollout.Cluster{
 			Name: r.uc.Name, UID: r.uc.UID, Pools: r.uc.Spec.NodePools,
 			NodeRefresh: r.uc.Spec.KSASigningKey.NodeRefresh,
@@ -161,7 +161,7 @@ func (r *refreshTest) server(name, node string, change func(*corev1.PodSpec)) *c
 	if change != nil {
 		change(&pod.Spec)
 	}
-	r.eventually("creation of pod "+name, 20*time.Second, func() (err error) {
+	r.eventually("creation of pod "+name, func() (err error) {
 		_, err = r.client.CoreV1().Pods("default").Create(r.Context(), pod, metav1.CreateOptions{})
 		return err
 	})
@@ -375,7 +375,7 @@ func TestRefreshInPlace(t *testing.T) {
 	stop := r.watch()
 	renewed := map[string]bool{}
 	killed, deleted := false, false
-	r.converge("new tokens", 2, 3*time.Minute, func(st nodes.State) {
+	r.converge("new tokens", 2, patience, func(st nodes.State) {
 		busy := 0
 		for _, name := range names {
 			m := r.remembered(name)
@@ -437,7 +437,7 @@ func TestRefreshByWaiting(t *testing.T) {
 		t.Fatal("the pod has new tokens before anything was done")
 	}
 	stop := r.watch()
-	r.converge("new tokens", 2, 12*time.Minute, nil)
+	r.converge("new tokens", 2, 10*time.Minute+patience, nil)
 	stop()
 	r.wantKept(pod, pid)
 	if now := r.processIn(name, "/opt/keyturn/kubelet"); now != kubelet {

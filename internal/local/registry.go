@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
 // maxSites is how many user clusters fit on a host: the /24s of a /16 but the admin cluster's and the last.
@@ -58,6 +58,25 @@ func (h *Host) Site(name string) (Site, bool, error) {
 		return Site{}, false, nil
 	}
 	return sites[i], true, nil
+}
+
+// SiteOf returns the site of a user cluster; false when there is none. A cluster that lives in another data directory
+// is an error: made once more here it would get other API servers, and its keys would be deleted once these had the new
+// ones.
+func (h *Host) SiteOf(uc *v1alpha1.UserCluster) (Site, bool, error) {
+	if err := h.checkHome(uc.Name, uc.Status.Home); err != nil {
+		return Site{}, false, err
+	}
+	return h.Site(SiteName(uc))
+}
+
+// checkHome refuses a cluster that lives in another data directory.
+func (h *Host) checkHome(cluster, home string) error {
+	if home == "" || home == h.ID() {
+		return nil
+	}
+	return fmt.Errorf("cluster %s lives in the data directory with id %s, and not in %s\n"+
+		"hint: run keyturn-controller with the data directory in whose %s that id is", cluster, home, h.dataDir, markFile)
 }
 
 // EnsureSite returns the site of a user cluster and makes one, with the lowest free index, when there is none.

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
@@ -28,7 +27,7 @@ func TestSigners(t *testing.T) {
 	build(t, h.programDir, "../../cmd/keyturn-signer")
 	d := newDriver(t, h, testCluster("alpha", 3))
 	one, two := testKey(t, 1), testKey(t, 2)
-	d.until("creation", 2*time.Minute, controlplane.Target{Keys: controlplane.Keys{Verify: []int{1}, Sign: 1}, ControllerManagerSign: 1},
+	d.until("creation", controlplane.Target{Keys: controlplane.Keys{Verify: []int{1}, Sign: 1}, ControllerManagerSign: 1},
 		[]keystore.KeyPair{one}, ready)
 	old := d.issue("apiserver-0")
 
@@ -65,8 +64,9 @@ func TestSigners(t *testing.T) {
 	// An API server hangs up on its signer as soon as it is told to end, also on what it has asked it (plugin.New in
 	// pkg/serviceaccount/externaljwt/plugin closes the connection when the process is signalled).
 	clients.mustAllSucceed(t, "failed to generate token: while signing jwt: rpc error: code = Canceled")
-	d.until("signers to end", time.Minute, controlplane.Target{Keys: controlplane.Keys{Verify: []int{2}, Sign: 2}, ControllerManagerSign: 2},
-		[]keystore.KeyPair{two}, func(controlplane.State) bool { return len(filesNamed(t, h.DataDir(), "2.key")) == 0 })
+	target := controlplane.Target{Keys: controlplane.Keys{Verify: []int{2}, Sign: 2}, ControllerManagerSign: 2}
+	d.until("signers to end", target, []keystore.KeyPair{two},
+		func(controlplane.State) bool { return len(filesNamed(t, h.DataDir(), "2.key")) == 0 })
 	for i := range 3 {
 		if pid := d.pid(signerName(i)); pid != 0 {
 			t.Errorf("%s has no API server, and still runs", signerName(i))
@@ -78,7 +78,7 @@ func TestSigners(t *testing.T) {
 func (d *driver) live(what string, want controlplane.Keys, sign int, keys ...keystore.KeyPair) {
 	d.t.Helper()
 	target := controlplane.Target{Keys: want, Live: true, ControllerManagerSign: sign}
-	d.until(what, time.Minute, target, keys, func(s controlplane.State) bool {
+	d.until(what, target, keys, func(s controlplane.State) bool {
 		for _, server := range s.Servers {
 			if !server.Running.Equal(want) || !server.Ready {
 				return false

@@ -68,7 +68,7 @@ func (w waitingTest) want(want string, age time.Duration) {
 func (w waitingTest) eventually(what string, done func() bool) {
 	w.Helper()
 	for begin := time.Now(); !done(); time.Sleep(10 * time.Millisecond) {
-		if time.Since(begin) > 20*time.Second {
+		if time.Since(begin) > patience {
 			w.Fatalf("never: %s; it says %q", what, w.look(0))
 		}
 	}
@@ -79,13 +79,21 @@ func (w waitingTest) awaitLog(line string) {
 	w.eventually("the log ends with "+line, func() bool { return strings.HasSuffix(w.run.LastLines(scriptName, 1), line) })
 }
 
+// remarkedAt has the host believe that it said then what it said.
+func (w waitingTest) remarkedAt(when time.Time) {
+	for about, r := range w.host.remarks {
+		r.at = when
+		w.host.remarks[about] = r
+	}
+}
+
 func TestWaitingOfAnIntendedRestart(t *testing.T) {
 	w := newWaitingTest(t)
 	w.want("does not run", 0)
 	w.script(`trap "" TERM; echo noise; exec sleep 1000`)
 	w.awaitLog("noise")
 	w.want(phaseStarting, 0)
-	w.want(phaseStarting, usualStart-time.Second)
+	w.want(phaseStarting, usualStart/2)
 	if _, err := w.run.Stop(scriptName, time.Hour); err != nil {
 		t.Fatal(err)
 	}
@@ -103,11 +111,9 @@ func TestWaitingOfASlowStartIsSaidAnewOnlyAfterAWhile(t *testing.T) {
 	first := "not ready (connection refused): etcd.go:9] no etcd"
 	w.want(first, usualStart+time.Second)
 	appendLine(t, log, "still no etcd")
+	w.remarkedAt(time.Now())
 	w.want(first, usualStart+2*time.Second)
-	for about, r := range w.host.remarks {
-		r.at = r.at.Add(-remarkAge)
-		w.host.remarks[about] = r
-	}
+	w.remarkedAt(time.Now().Add(-remarkAge))
 	w.want("not ready (connection refused): still no etcd", remarkAge)
 	w.want(phaseStarting, 0) // it would have been started again meanwhile
 	w.host.forget(w.Site)
@@ -135,6 +141,7 @@ func TestWaitingOfAProcessThatDies(t *testing.T) {
 		return err == nil && st.Running
 	})
 	w.awaitLog("once more")
+	w.remarkedAt(time.Now())
 	w.want(failing, 0)
 }
 

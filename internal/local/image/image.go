@@ -43,7 +43,7 @@ func build(path, reference, program string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(tarball.Write(tag, img, f), f.Close()); err != nil {
+	if err := errors.Join(tarball.Write(tag, img, f), f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return os.Rename(f.Name(), path)

@@ -13,58 +13,105 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
 	"github.com/keyturn/keyturn/internal/local/machine/guest"
 )
 
-// Paths inside a machine, and below its directory.
+// Paths inside a machine.
 const (
-	bootstrapPath  = "/var/lib/kubelet/bootstrap.conf"
 	kubeconfigPath = "/var/lib/kubelet/kubelet.conf"
-	// certificatePath is there once the kubelet has joined; it writes its kubeconfig before.
-	certificatePath = "/var/lib/kubelet/pki/kubelet-client-current.pem"
-	caPath          = "/etc/kubernetes/ca.crt"
+	caPath         = "/etc/kubernetes/ca.crt"
+	varPath        = "/var/"
 )
 
-// writeFiles writes all that the machine reads when it starts. Its own state in /var stays as it is.
+// Paths below a machine's /var.
+const (
+	bootstrapPath = "lib/kubelet/bootstrap.conf"
+	// certificatePath is there once the kubelet has joined; it writes its kubeconfig before.
+	certificatePath = "lib/kubelet/pki/kubelet-client-current.pem"
+)
+
+// writeFiles writes all that the machine reads when it starts. Its own state in /var stays as it is. What runs in a
+// machine may have put links anywhere in /var and /etc, so nothing of these is reached by its path alone.
 func (s Set) writeFiles(spec Spec, access Access, joined bool) error {
-	if err := s.makeDirs(spec.Name); err != nil {
-		return err
-	}
 	files, err := s.etc(spec, access)
 	if err != nil {
 		return err
 	}
-	for path, content := range files {
-		// No need to be atomic: they are written again before each start.
-		full := s.path(spec.Name, "etc", path)
-		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(full, content, 0o644); err != nil {
-			return err
-		}
+	if err := s.writeEtc(spec.Name, files); err != nil {
+		return err
 	}
-	if joined {
-		return nil
+	if err := s.makeDirs(spec.Name); err != nil || joined {
+		return err
 	}
 	raw, err := bootstrapKubeconfig(access)
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(s.path(spec.Name, bootstrapPath), raw)
+	return s.inVar(spec.Name, func(dir *os.Root) error {
+		if err := dir.Remove(bootstrapPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return writeNew(dir, bootstrapPath, raw, 0o600)
+	})
+}
+
+// writeEtc writes the machine's /etc afresh.
+func (s Set) writeEtc(name string, files map[string][]byte) error {
+	etc := s.path(name, "etc")
+	if err := errors.Join(os.RemoveAll(etc), os.MkdirAll(etc, 0o755)); err != nil {
+		return err
+	}
+	dir, err := os.OpenRoot(etc)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	for path, content := range files {
+		if err := dir.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := writeNew(dir, path, content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeNew(dir *os.Root, path string, content []byte, mode fs.FileMode) error {
+	f, err := dir.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	return errors.Join(err, f.Close())
+}
+
+// inVar calls f with the machine's /var. No link in there leads f out of it.
+func (s Set) inVar(name string, f func(dir *os.Root) error) error {
+	dir, err := os.OpenRoot(s.path(name, "var"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(dir), dir.Close())
 }
 
 func (s Set) makeDirs(name string) error {
-	for _, dir := range []string{"etc", "root", "var/cache", "var/lib/kubelet", "var/lib/containerd", "var/log", "var/tmp"} {
+	for _, dir := range []string{"root", "var"} {
 		if err := os.MkdirAll(s.path(name, dir), 0o755); err != nil {
 			return err
 		}
 	}
-	if err := os.Symlink("/run", s.path(name, "var/run")); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return nil
+	return s.inVar(name, func(dir *os.Root) error {
+		for _, path := range []string{"cache", "lib/kubelet", "lib/containerd", "log", "tmp"} {
+			if err := dir.MkdirAll(path, 0o755); err != nil {
+				return err
+			}
+		}
+		if err := dir.Symlink("/run", "run"); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		return nil
+	})
 }
 
 // etc is the content of the machine's /etc.
@@ -107,7 +154,7 @@ const protocols = "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\ns
 
 // machineID is the machine's own and stays the same over restarts (machine-id(5)).
 func machineID(spec Spec) []byte {
-	sum := sha256.Sum256([]byte(spec.Port.Namespace + "/" + spec.Name))
+	sum := sha256.Sum256([]byte(spec.Group + "/" + spec.Name))
 	return []byte(hex.EncodeToString(sum[:16]) + "\n")
 }
 
@@ -139,10 +186,9 @@ func (s Set) guestConfig(spec Spec) ([]byte, error) {
 		return nil, fmt.Errorf("listing images: %w", err)
 	}
 	return encode(guest.Config{
-		Group:     spec.Port.Namespace,
-		Hostname:  spec.Name,
-		Namespace: networkPath(spec),
-		Binds:     binds,
+		Group:    spec.Group,
+		Hostname: spec.Name,
+		Binds:    binds,
 		Sysctls: map[string]string{
 			"ipv4/ip_forward":         "1",
 			"ipv4/conf/all/rp_filter": "0",

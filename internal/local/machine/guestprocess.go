@@ -38,7 +38,7 @@ func findKubelet(spec Spec, sandbox int) (process.Identity, error) {
 
 // findProcess finds the first process of a machine's group of which is is true; zero when there is none.
 func findProcess(spec Spec, is func(p process.Identity, parent int) bool) (process.Identity, error) {
-	group, err := cgroup.Open(spec.Port.Namespace)
+	group, err := cgroup.Open(spec.Group)
 	if err != nil {
 		return process.Identity{}, err
 	}

@@ -44,21 +44,29 @@ func (s Set) start(ctx context.Context, spec Spec, access Access) error {
 	}
 	raiseWatchLimit()
 	// Crash here or below: the machine is listed and does not run; starting or removing it goes on from there.
-	if err := network.MakePort(ctx, spec.Port, access.Routes); err != nil {
-		return err
-	}
 	if err := s.writeFiles(spec, access, state.Joined); err != nil {
 		return err
 	}
+	ns, err := network.MakePort(ctx, s.port(spec), access.Routes)
+	if err != nil {
+		return err
+	}
+	defer ns.Close() // from then on the machine holds it
 	err = s.runner(spec.Name).Start(process.Spec{
-		Name: processName,
-		Path: s.Init,
-		Args: []string{"run", s.path(spec.Name)},
+		Name:  processName,
+		Path:  s.Init,
+		Args:  []string{"run", s.path(spec.Name), fmt.Sprintf("/proc/self/fd/%d", process.FirstFile)},
+		Files: []*os.File{ns},
 	})
 	if errors.Is(err, process.ErrBusy) {
 		return nil // somebody else starts it
 	}
 	return err
+}
+
+func (s Set) port(spec Spec) network.Port {
+	spec.Port.Owner = s.Owner
+	return spec.Port
 }
 
 // checkFileSystem refuses directories in which containerd would make no container, for a reason hard to guess.
@@ -107,7 +115,8 @@ func (s Set) Tidy(name string) error {
 	if err != nil || !state.Joined {
 		return err
 	}
-	if err := os.Remove(s.path(name, bootstrapPath)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err = s.inVar(name, func(dir *os.Root) error { return dir.Remove(bootstrapPath) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing bootstrap token of machine %s: %w", name, err)
 	}
 	return nil
@@ -128,7 +137,7 @@ func (s Set) remove(ctx context.Context, name string) (bool, error) {
 	if err != nil || !exists {
 		return err == nil, err
 	}
-	if state.Spec.Port.Namespace != "" {
+	if state.Spec.Group != "" {
 		if gone, err := s.end(ctx, state.Spec); err != nil || !gone {
 			return false, err
 		}
@@ -143,7 +152,7 @@ func (s Set) end(ctx context.Context, spec Spec) (gone bool, err error) {
 	if err := s.Halt(spec.Name); err != nil {
 		return false, err
 	}
-	group, err := cgroup.Open(spec.Port.Namespace)
+	group, err := cgroup.Open(spec.Group)
 	if err != nil {
 		return false, err
 	}
@@ -157,7 +166,7 @@ func (s Set) end(ctx context.Context, spec Spec) (gone bool, err error) {
 	if running, err := s.runner(spec.Name).Observe(processName); err != nil || running.Running {
 		return false, err
 	}
-	if err := network.DeletePort(ctx, spec.Port); err != nil {
+	if err := network.DeletePort(ctx, s.port(spec)); err != nil {
 		return false, err
 	}
 	return group.Remove()

@@ -18,7 +18,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/local/network"
 	"github.com/keyturn/keyturn/internal/local/process"
 )
@@ -38,7 +38,9 @@ type Spec struct {
 	Taints []corev1.Taint    `json:"taints,omitempty"`
 	// Slot tells the machines of a cluster apart by number; addresses follow from it.
 	Slot int `json:"slot"`
-	// Port is its connection to the network. The namespace's name, unique on the host, is that of its control group too.
+	// Group is the name of its control group, unique on the host.
+	Group string `json:"group"`
+	// Port is its connection to the network.
 	Port network.Port `json:"port"`
 	// PodRange is the range of its pods, a part of PodCIDR, that of all pods of the cluster.
 	PodRange netip.Prefix `json:"podRange"`
@@ -75,6 +77,8 @@ type Set struct {
 	// Dir has one directory for each machine. It must be on a file system that overlayfs can use, and its path is
 	// best short.
 	Dir string
+	// Owner is whose the links of the machines are.
+	Owner string
 	Programs
 }
 
@@ -128,15 +132,20 @@ func (s Set) Look(name string) (State, bool, error) {
 	if err != nil {
 		return State{}, false, fmt.Errorf("looking at machine %s: %w", name, err)
 	}
-	// It is a link to a path in the machine.
-	_, err = os.Lstat(s.path(name, certificatePath))
-	state := State{Spec: spec, Running: running.Running, Started: running.Started, Joined: err == nil}
+	state := State{Spec: spec, Running: running.Running, Started: running.Started, Joined: s.hasCertificate(name)}
 	if spec.refreshing() && running.Running {
 		if state.Kubelet, err = s.newKubelet(spec, running.PID); err != nil {
 			return State{}, false, fmt.Errorf("looking at machine %s: %w", name, err)
 		}
 	}
 	return state, true, nil
+}
+
+func (s Set) hasCertificate(name string) bool {
+	return s.inVar(name, func(dir *os.Root) error {
+		_, err := dir.Lstat(certificatePath) // a link to a path in the machine
+		return err
+	}) == nil
 }
 
 func (s Set) readSpec(name string) (Spec, error) {
@@ -151,6 +160,9 @@ func (s Set) readSpec(name string) (Spec, error) {
 	if err := json.Unmarshal(raw, &spec); err != nil {
 		return Spec{}, fmt.Errorf("reading %s: %w", s.path(name, "machine.json"), err)
 	}
+	if spec.Group == "" {
+		spec.Group = spec.Port.Namespace // in earlier versions it had the name of the network namespace
+	}
 	return spec, nil
 }
 
@@ -164,8 +176,7 @@ func (s Set) writeSpec(spec Spec) error {
 
 func (s Set) runner(name string) *process.Runner { return process.New(s.path(name, "run")) }
 
-// path joins names below a machine's directory. The paths of files inside the machine below /etc and /var are
-// the same there.
+// path joins names below a machine's directory.
 func (s Set) path(name string, elem ...string) string {
 	return filepath.Join(append([]string{s.Dir, name}, elem...)...)
 }

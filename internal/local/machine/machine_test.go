@@ -2,6 +2,7 @@ package machine
 
 import (
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"net/netip"
 	"os"
@@ -23,8 +24,9 @@ func testSpec() Spec {
 		Labels:   map[string]string{"example.com/color": "blue"},
 		Taints:   []corev1.Taint{{Key: "example.com/color", Value: "blue", Effect: corev1.TaintEffectNoSchedule}},
 		PodRange: netip.MustParsePrefix("10.244.4.0/24"), PodCIDR: netip.MustParsePrefix("10.244.0.0/16"),
+		Group: "kt10-88-1-4",
 		Port: network.Port{
-			Namespace: "kt10-88-1-4", Link: "kt0a580168", Bridge: "kt10-88-1",
+			Link: "kt0a580168", Bridge: "kt10-88-1",
 			Address: netip.MustParsePrefix("10.88.1.104/24"), Gateway: netip.MustParseAddr("10.88.1.1"),
 		},
 	}
@@ -58,6 +60,22 @@ func TestSpecIsRemembered(t *testing.T) {
 	}
 	if st, err := os.Stat(s.path("blue-a", "machine.json")); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("mode of machine.json: %v, %v", st, err)
+	}
+}
+
+// Machines of earlier versions had one name for their control group and for the network namespace in /run/netns.
+func TestMachineOfAnEarlierVersion(t *testing.T) {
+	s := testSet(t)
+	old := `{"name": "blue-a", "pool": "blue", "port": {"namespace": "kt10-88-1-4", "link": "kt0a580168"}}`
+	if err := os.MkdirAll(s.path("blue-a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.path("blue-a", "machine.json"), []byte(old), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	state, _, err := s.Look("blue-a")
+	if err != nil || state.Spec.Group != "kt10-88-1-4" || state.Spec.Port.Namespace != "kt10-88-1-4" {
+		t.Errorf("it is %+v, %v", state.Spec, err)
 	}
 }
 
@@ -96,7 +114,7 @@ func TestFiles(t *testing.T) {
 	if err := s.writeFiles(spec, access, false); err != nil {
 		t.Fatal(err)
 	}
-	if st, err := os.Stat(s.path("blue-a", bootstrapPath)); err != nil || st.Mode().Perm() != 0o600 {
+	if st, err := os.Stat(s.path("blue-a", "var", bootstrapPath)); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("mode of the bootstrap kubeconfig: %v, %v", st, err)
 	}
 	if found := filesWith(t, s.path("blue-a"), access.Token); len(found) != 1 {
@@ -135,14 +153,14 @@ func TestTidyKeepsTheTokenUntilTheMachineJoined(t *testing.T) {
 	if err := s.writeFiles(spec, Access{Token: "abcdef.secret"}, false); err != nil {
 		t.Fatal(err)
 	}
-	token := s.path("blue-a", bootstrapPath)
+	token := s.path("blue-a", "var", bootstrapPath)
 	if err := s.Tidy("blue-a"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(token); err != nil {
 		t.Errorf("before it joined: %v", err)
 	}
-	certificate := s.path("blue-a", certificatePath)
+	certificate := s.path("blue-a", "var", certificatePath)
 	if err := os.MkdirAll(filepath.Dir(certificate), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -182,6 +200,38 @@ func TestGuestConfig(t *testing.T) {
 	}
 	if after := strings.Join(config.Services[3].After, " "); !strings.Contains(after, guest.Done("image-pause")) {
 		t.Errorf("the kubelet starts after %s, not after its images", after)
+	}
+}
+
+// What runs in a machine may put links where the host, as root, writes and removes files.
+func TestLinksInAMachineLeadNowhere(t *testing.T) {
+	for _, link := range []string{
+		"var/lib/kubelet", "var/lib", "var/lib/kubelet/bootstrap.conf", "etc", "etc/hostname", "etc/kubernetes",
+	} {
+		s, spec := testSet(t), testSpec()
+		access := Access{Token: "abcdef.secret"}
+		if err := errors.Join(s.writeSpec(spec), s.writeFiles(spec, access, false)); err != nil {
+			t.Fatal(err)
+		}
+		host := t.TempDir()
+		kept := filepath.Join(host, "bootstrap.conf")
+		if err := os.WriteFile(kept, []byte("the host's"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		target := host
+		if filepath.Ext(link) != "" || filepath.Base(link) == "hostname" {
+			target = kept
+		}
+		path := s.path(spec.Name, link)
+		if err := errors.Join(os.RemoveAll(path), os.Symlink(target, path)); err != nil {
+			t.Fatal(err)
+		}
+		_ = s.writeFiles(spec, access, false) // may fail: the machine has spoiled its own disk
+		_ = s.Tidy(spec.Name)
+		raw, err := os.ReadFile(kept)
+		if found, _ := os.ReadDir(host); err != nil || string(raw) != "the host's" || len(found) != 1 {
+			t.Errorf("%s as a link: the file of the host is %q, %v, and beside it are %v", link, raw, err, found)
+		}
 	}
 }
 

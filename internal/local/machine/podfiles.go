@@ -10,16 +10,17 @@ import (
 	"time"
 )
 
-// podVolumes is where a kubelet has the projected volumes of a pod, in its machine.
-const podVolumes = "/var/lib/kubelet/pods/%s/volumes/kubernetes.io~projected/%s"
+// podVolumes is where a kubelet has the projected volumes of a pod, below the root of its machine.
+const podVolumes = "var/lib/kubelet/pods/%s/volumes/kubernetes.io~projected/%s"
 
 // PodFile is a file in a projected volume of a pod. Path is relative to the volume.
 type PodFile struct {
 	PodUID, Volume, Path string
 }
 
-// ReadPodFiles calls each for every file, in their order, with its content as the pod sees it now, at most limit bytes of
-// it, and when that was put in its place. The error is about the file alone, and fs.ErrNotExist if it is not there.
+// ReadPodFiles calls each for every file, in their order, with its content as the pod sees it now, at most limit bytes
+// of it, and when the kubelet wrote it, by the clock. That time is one to wait from; which token a file has is known by
+// its content alone. The error is about the file alone, and fs.ErrNotExist if it is not there.
 func (s Set) ReadPodFiles(name string, files []PodFile, limit int64, each func(i int, content []byte, replaced time.Time, err error)) error {
 	if err := s.readPodFiles(name, files, limit, each); err != nil {
 		return fmt.Errorf("reading files of pods on machine %s: %w", name, err)
@@ -47,7 +48,11 @@ func (s Set) readPodFiles(name string, files []PodFile, limit int64, each func(i
 		return errors.New("it is starting")
 	}
 	// The volumes are file systems in memory that only processes of the machine see: this leads to where its init is.
-	root := procPath(first.PID, "root")
+	root, err := os.OpenRoot(procPath(first.PID, "root"))
+	if err != nil {
+		return bare(err)
+	}
+	defer root.Close()
 	for i, f := range files {
 		content, replaced, err := readPodFile(root, f, limit)
 		each(i, content, replaced, err)
@@ -60,13 +65,13 @@ func (s Set) readPodFiles(name string, files []PodFile, limit int64, each func(i
 
 // readPodFile reads one file. A kubelet replaces a projected volume by replacing the link ..data at once
 // (pkg/volume/util/atomic_writer.go): the time of that link, read last, is not before that of the content.
-func readPodFile(root string, f PodFile, limit int64) (content []byte, replaced time.Time, err error) {
+func readPodFile(root *os.Root, f PodFile, limit int64) (content []byte, replaced time.Time, err error) {
 	for _, name := range []string{f.PodUID, f.Volume} {
 		if !filepath.IsLocal(name) || filepath.Base(name) != name {
 			return nil, time.Time{}, errors.New("not the name of a directory")
 		}
 	}
-	dir, err := os.OpenRoot(filepath.Join(root, fmt.Sprintf(podVolumes, f.PodUID, f.Volume)))
+	dir, err := root.OpenRoot(fmt.Sprintf(podVolumes, f.PodUID, f.Volume))
 	if err != nil {
 		return nil, time.Time{}, bare(err)
 	}

@@ -34,14 +34,7 @@ func present() (Moment, error) {
 	if err != nil {
 		return Moment{}, fmt.Errorf("reading the time since the host started: %w", err)
 	}
-	var t unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		return Moment{}, fmt.Errorf("reading the time since the host started: %w", err)
-	}
-	return Moment{
-		Boot:  boot,
-		Ticks: uint64(time.Duration(t.Nano()) / (time.Second / process.TicksPerSecond)),
-	}, nil
+	return Moment{Boot: boot, Ticks: uint64(process.Uptime() / (time.Second / process.TicksPerSecond))}, nil
 }
 
 // begin is when a process was started.

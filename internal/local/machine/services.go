@@ -10,7 +10,6 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/local/image"
 	"github.com/keyturn/keyturn/internal/local/machine/guest"
-	"github.com/keyturn/keyturn/internal/local/network"
 )
 
 // More paths inside a machine.
@@ -47,7 +46,7 @@ func kubelet(spec Spec, imported []string) guest.Service {
 		Args: []string{
 			"--config=/etc/kubernetes/kubelet.json",
 			"--kubeconfig=" + kubeconfigPath,
-			"--bootstrap-kubeconfig=" + bootstrapPath,
+			"--bootstrap-kubeconfig=" + varPath + bootstrapPath,
 			"--hostname-override=" + spec.Name,
 			"--node-ip=" + spec.Port.Address.Addr().String(),
 			"--node-labels=" + nodeLabels(spec),
@@ -57,7 +56,7 @@ func kubelet(spec Spec, imported []string) guest.Service {
 
 func kubeProxy() guest.Service {
 	return guest.Service{
-		Name: "kube-proxy", Path: kubeProxyBinary, After: []string{kubeconfigPath, certificatePath},
+		Name: "kube-proxy", Path: kubeProxyBinary, After: []string{kubeconfigPath, varPath + certificatePath},
 		Args: []string{"--config=/etc/kubernetes/kube-proxy.json"},
 	}
 }
@@ -75,8 +74,6 @@ func nodeLabels(spec Spec) string {
 	}
 	return strings.Join(pairs, ",")
 }
-
-func networkPath(spec Spec) string { return network.NamespacePath(spec.Port.Namespace) }
 
 // containerdConfig: without CAP_SYS_RESOURCE, which root itself lacks in some virtual machines, nobody may lower a
 // process's OOM score: restrict_oom_score_adj asks for what can be had. A containerd whose CRI plugin does not load is of

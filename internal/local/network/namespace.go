@@ -6,67 +6,78 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/keyturn/keyturn/internal/local/thread"
 )
 
-// namespaceDir is where iproute2 keeps the named network namespaces.
-const namespaceDir = "/run/netns"
-
-// NamespacePath is the file that stands for the network namespace of that name.
-func NamespacePath(name string) string { return filepath.Join(namespaceDir, name) }
-
-// makeNamespace makes a network namespace of that name and opens it. The caller closes it.
-func makeNamespace(name string) (netns.NsHandle, error) {
-	if err := os.MkdirAll(namespaceDir, 0o755); err != nil {
-		return netns.None(), err
-	}
-	path := NamespacePath(name)
-	if err := os.WriteFile(path, nil, 0o444); err != nil {
-		return netns.None(), err
-	}
-	// Crash here: a plain file of that name, which deleteNamespace removes like a namespace.
-	if err := bindNewNamespace(path); err != nil {
-		return netns.None(), err
-	}
-	return netns.GetFromPath(path)
-}
-
-// bindNewNamespace mounts a new network namespace on the file at path.
-func bindNewNamespace(path string) error {
-	runtime.LockOSThread()
-	home, err := netns.Get()
-	if err != nil {
-		runtime.UnlockOSThread()
-		return err
-	}
-	defer func() { _ = home.Close() }()
-	defer func() {
-		// A thread that does not find home stays locked, and the runtime ends it with this goroutine.
-		if netns.Set(home) == nil {
-			runtime.UnlockOSThread()
+// makeNamespace makes a network namespace that has no name on this host, so that no other tool can change or hold it:
+// it lasts as long as the file is open or a process is in it.
+func makeNamespace() (namespace *os.File, err error) {
+	err = thread.Run(func() (err error) {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unsharing the network namespace: %w", err)
 		}
-	}()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("unsharing the network namespace: %w", err)
-	}
-	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("mounting on %s: %w", path, err)
-	}
-	return nil
+		namespace, err = os.Open("/proc/thread-self/ns/net")
+		return err
+	})
+	return namespace, err
 }
 
-func deleteNamespace(name string) error {
-	path := NamespacePath(name)
-	// EINVAL: nothing is mounted there.
-	err := unix.Unmount(path, unix.MNT_DETACH)
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("unmounting %s: %w", path, err)
+// namedDir is where iproute2 keeps named network namespaces, and where earlier versions kept those of machines.
+const namedDir = "/run/netns"
+
+// removeNamed removes a network namespace that an earlier version mounted in namedDir.
+func removeNamed(name string) error {
+	path := filepath.Join(namedDir, name)
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := unmountAll(path); err != nil {
 		return err
 	}
-	return nil
+	if err := os.Remove(path); !errors.Is(err, unix.EBUSY) {
+		return err
+	}
+	// iproute2 mounts namedDir over itself when it first uses it: a namespace that was mounted before is then mounted once
+	// more below, where no path leads. A file that is not mounted on in the namespace of who removes it can be removed,
+	// and takes its mounts elsewhere along (rename(2), EBUSY).
+	return thread.Run(func() error { return removeAside(path) })
+}
+
+// removeAside removes a file in a mount namespace of this thread's own, in which it takes away what is mounted on it
+// and over it.
+func removeAside(path string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("unsharing the mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making mounts private: %w", err)
+	}
+	for {
+		if err := unmountAll(path); err != nil {
+			return err
+		}
+		err := os.Remove(path)
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		if unmounting := unix.Unmount(filepath.Dir(path), unix.MNT_DETACH); unmounting != nil {
+			return errors.Join(err, unmounting)
+		}
+	}
+}
+
+// unmountAll detaches every mount on the path.
+func unmountAll(path string) error {
+	for {
+		err := unix.Unmount(path, unix.MNT_DETACH)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			return nil // nothing is mounted there any more
+		}
+		if err != nil {
+			return fmt.Errorf("unmounting %s: %w", path, err)
+		}
+	}
 }

@@ -1,9 +1,9 @@
 // Package network makes the layer-2 networks of the clusters on this host: one bridge a cluster, and for each
-// of its machines a named network namespace with a veth pair on that bridge.
+// of its machines a network namespace with a veth pair on that bridge.
 //
-// EnsureBridge and MakePort are where to start. Every call can be repeated, and makes good what an earlier one that was cut
-// off left half made. Links made here carry a link group of their own from the moment they exist; a link
-// without it is never changed or deleted, whatever its name.
+// EnsureBridge and MakePort are where to start. Every call can be repeated, and makes good what an earlier one that was
+// cut off left half made. Links made here carry a link group of their own from the moment they exist, and then their
+// owner's name as alias; a link of another group or another owner is never changed or deleted.
 package network
 
 import (
@@ -14,19 +14,26 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // linkGroup marks the links that this package made: "kt" in ASCII. The kernel sets it in the same request
 // that creates the link, which it does not do for an alias.
 const linkGroup = 0x6b74
 
-// EnsureBridge makes a bridge that is up and has the addresses given, beside any that it already has. It fails
-// if a link of that name exists that this package did not make.
-func EnsureBridge(ctx context.Context, name string, addrs ...netip.Prefix) error {
+// aliasPrefix is what the alias of a link has before its owner's name.
+const aliasPrefix = "keyturn "
+
+// errForeign is why a link that is not the owner's stays as it is.
+var errForeign = errors.New("it was not made by Keyturn, or by the Keyturn of another data directory")
+
+// EnsureBridge makes a bridge of the owner that is up and has the addresses given, beside any that it already has. It
+// fails if a link of that name exists that is not the owner's.
+func EnsureBridge(ctx context.Context, owner, name string, addrs ...netip.Prefix) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("making bridge %s: %w", name, err)
 	}
-	bridge, err := ensureBridgeLink(name, addrs)
+	bridge, err := ensureBridgeLink(owner, name, addrs)
 	if err != nil {
 		return fmt.Errorf("making bridge %s: %w", name, err)
 	}
@@ -42,32 +49,45 @@ func EnsureBridge(ctx context.Context, name string, addrs ...netip.Prefix) error
 }
 
 // DeleteBridge deletes a bridge and its addresses; the ports that are left lose their bridge. A bridge that does not
-// exist is no error; one that this package did not make is.
-func DeleteBridge(ctx context.Context, name string) error {
+// exist is no error, and one that is not the owner's stays: the owner has none then.
+func DeleteBridge(ctx context.Context, owner, name string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("deleting bridge %s: %w", name, err)
 	}
-	return deleteLink(name)
+	if err := deleteLink(owner, name); err != nil && !errors.Is(err, errForeign) {
+		return err
+	}
+	return nil
 }
 
-func ensureBridgeLink(name string, addrs []netip.Prefix) (netlink.Link, error) {
-	if link, err := ownLink(name, "bridge"); err != nil || link != nil {
-		return link, err
-	}
-	attrs := ownAttrs(name)
-	if len(addrs) > 0 {
-		// Left to itself a bridge takes the lowest address of its ports: it would change as machines come
-		// and go, and their neighbours would wait for ARP.
-		attrs.HardwareAddr = hardwareAddr(addrs[0].Addr())
-	}
-	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+func ensureBridgeLink(owner, name string, addrs []netip.Prefix) (netlink.Link, error) {
+	link, err := ownLink(owner, name)
+	if err != nil {
 		return nil, err
 	}
-	return ownLink(name, "bridge")
+	if link == nil {
+		attrs := ownAttrs(name)
+		if len(addrs) > 0 {
+			// Left to itself a bridge takes the lowest address of its ports: it would change as machines come
+			// and go, and their neighbours would wait for ARP.
+			attrs.HardwareAddr = hardwareAddr(addrs[0].Addr())
+		}
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			return nil, err
+		}
+		// Crash here: a bridge without an owner, which the next call takes.
+		if link, err = ownLink(owner, name); err != nil {
+			return nil, err
+		}
+	}
+	if link == nil || link.Type() != "bridge" {
+		return nil, fmt.Errorf("link %s: %w", name, errForeign)
+	}
+	return link, takeLink(owner, link)
 }
 
-// ownLink returns the link of that name if this package made it, and nil if there is none.
-func ownLink(name, kind string) (netlink.Link, error) {
+// ownLink returns the link of that name if it is the owner's or, as after a crash, has none yet. Nil: there is none.
+func ownLink(owner, name string) (netlink.Link, error) {
 	link, err := netlink.LinkByName(name)
 	if isNotFound(err) {
 		return nil, nil
@@ -75,24 +95,32 @@ func ownLink(name, kind string) (netlink.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("looking up link %s: %w", name, err)
 	}
-	if link.Type() != kind || link.Attrs().Group != linkGroup {
-		return nil, fmt.Errorf("link %s (%s) exists and was not made by Keyturn", name, link.Type())
+	alias := link.Attrs().Alias
+	if link.Attrs().Group != linkGroup || alias != "" && alias != aliasPrefix+owner {
+		return nil, fmt.Errorf("link %s: %w", name, errForeign)
 	}
 	return link, nil
 }
 
-func deleteLink(name string) error {
-	link, err := netlink.LinkByName(name)
-	if isNotFound(err) {
+// takeLink gives the link its owner.
+func takeLink(owner string, link netlink.Link) error {
+	alias := aliasPrefix + owner
+	if link.Attrs().Alias == alias {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("looking up link %s: %w", name, err)
+	if err := netlink.LinkSetAlias(link, alias); err != nil {
+		return fmt.Errorf("marking link %s: %w", link.Attrs().Name, err)
 	}
-	if link.Attrs().Group != linkGroup {
-		return fmt.Errorf("deleting link %s: it was not made by Keyturn", name)
+	return nil
+}
+
+func deleteLink(owner, name string) error {
+	link, err := ownLink(owner, name)
+	if err != nil || link == nil {
+		return err
 	}
-	if err := netlink.LinkDel(link); err != nil && !isNotFound(err) {
+	// ENODEV: its namespace ended at this moment, and took it along.
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("deleting link %s: %w", name, err)
 	}
 	return nil

@@ -13,6 +13,8 @@ import (
 	"github.com/vishvananda/netns"
 )
 
+const testOwner = "test"
+
 // testNames are names and addresses that only this test process uses.
 func testNames(t *testing.T) (bridge string, port Port) {
 	t.Helper()
@@ -22,11 +24,12 @@ func testNames(t *testing.T) (bridge string, port Port) {
 	id := os.Getpid() % 10000
 	bridge = fmt.Sprintf("ktt%d", id)
 	port = Port{
-		Namespace: bridge + "-0", Link: bridge + "p", Bridge: bridge,
+		Owner: testOwner, Link: bridge + "p", Bridge: bridge,
 		Address: netip.MustParsePrefix("198.51.100.7/24"), Gateway: netip.MustParseAddr("198.51.100.1"),
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(DeletePort(context.Background(), port), DeleteBridge(context.Background(), bridge)); err != nil {
+		ctx := context.Background()
+		if err := errors.Join(DeletePort(ctx, port), DeleteBridge(ctx, testOwner, bridge)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -54,18 +57,19 @@ func TestBridge(t *testing.T) {
 	bridge, _ := testNames(t)
 	gateway := netip.MustParsePrefix("198.51.100.1/24")
 	for range 2 {
-		if err := EnsureBridge(t.Context(), bridge, gateway); err != nil {
+		if err := EnsureBridge(t.Context(), testOwner, bridge, gateway); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := EnsureBridge(t.Context(), bridge, gateway, netip.MustParsePrefix("198.51.100.10/32")); err != nil {
+	balancer := netip.MustParsePrefix("198.51.100.10/32")
+	if err := EnsureBridge(t.Context(), testOwner, bridge, gateway, balancer); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := addresses(t, bridge), "198.51.100.1/24 198.51.100.10/32"; got != want {
 		t.Errorf("addresses are %q, want %q", got, want)
 	}
 	for range 2 {
-		if err := DeleteBridge(t.Context(), bridge); err != nil {
+		if err := DeleteBridge(t.Context(), testOwner, bridge); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -85,37 +89,73 @@ func TestForeignLinksStay(t *testing.T) {
 			t.Errorf("the foreign bridge is gone: %v", err)
 		}
 	})
+	_, errPort := MakePort(t.Context(), port, nil)
 	for what, err := range map[string]error{
-		"EnsureBridge": EnsureBridge(t.Context(), bridge, netip.MustParsePrefix("198.51.100.1/24")),
-		"DeleteBridge": DeleteBridge(t.Context(), bridge),
-		"MakePort":     MakePort(t.Context(), port, nil),
+		"EnsureBridge": EnsureBridge(t.Context(), testOwner, bridge, netip.MustParsePrefix("198.51.100.1/24")),
+		"MakePort":     errPort,
 	} {
 		if err == nil || !strings.Contains(err.Error(), bridge) || !strings.Contains(err.Error(), "not made by Keyturn") {
 			t.Errorf("%s: %v; want an error that names the bridge", what, err)
 		}
+	}
+	if err := DeleteBridge(t.Context(), testOwner, bridge); err != nil {
+		t.Error(err)
 	}
 	if got := addresses(t, bridge); got != "" {
 		t.Errorf("the foreign bridge was given %s", got)
 	}
 }
 
+// A link of another owner is as foreign as one that somebody else made; one that a crash left without an owner is
+// taken.
+func TestLinksHaveOwners(t *testing.T) {
+	bridge, port := testNames(t)
+	gateway := netip.MustParsePrefix("198.51.100.1/24")
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: ownAttrs(bridge)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := EnsureBridge(t.Context(), testOwner, bridge, gateway); err != nil {
+		t.Fatalf("taking a bridge without an owner: %v", err)
+	}
+	mustMakePort(t, port, nil)
+	theirs := port
+	theirs.Owner = "another"
+	_, errPort := MakePort(t.Context(), theirs, nil)
+	for what, err := range map[string]error{
+		"EnsureBridge": EnsureBridge(t.Context(), theirs.Owner, bridge, gateway),
+		"MakePort":     errPort,
+		"DeletePort":   DeletePort(t.Context(), theirs),
+	} {
+		if !errors.Is(err, errForeign) || !strings.Contains(err.Error(), bridge) {
+			t.Errorf("%s of another: %v; want an error that names the link", what, err)
+		}
+	}
+	if err := DeleteBridge(t.Context(), theirs.Owner, bridge); err != nil {
+		t.Error(err)
+	}
+	for _, name := range []string{bridge, port.Link} {
+		if link, err := netlink.LinkByName(name); err != nil || link.Attrs().Alias != aliasPrefix+testOwner {
+			t.Errorf("link %s: %+v, %v", name, link, err)
+		}
+	}
+}
+
 func TestPort(t *testing.T) {
 	bridge, port := testNames(t)
-	if err := MakePort(t.Context(), port, nil); err == nil || !strings.Contains(err.Error(), "does not exist") {
+	if _, err := MakePort(t.Context(), port, nil); err == nil || !strings.Contains(err.Error(), "does not exist") {
 		t.Errorf("a port without its bridge: %v", err)
 	}
-	if err := EnsureBridge(t.Context(), bridge, netip.MustParsePrefix("198.51.100.1/24")); err != nil {
+	if err := EnsureBridge(t.Context(), testOwner, bridge, netip.MustParsePrefix("198.51.100.1/24")); err != nil {
 		t.Fatal(err)
 	}
 	routes := []Route{
 		{To: netip.MustParsePrefix("203.0.113.0/25"), Via: port.Address.Addr()},
 		{To: netip.MustParsePrefix("203.0.113.128/25"), Via: netip.MustParseAddr("198.51.100.8")},
 	}
+	const want = "default via 198.51.100.1, 198.51.100.0/24, 203.0.113.128/25 via 198.51.100.8"
 	for range 2 {
-		if err := MakePort(t.Context(), port, routes); err != nil {
-			t.Fatal(err)
-		}
-		if got, want := portRoutes(t, port), "default via 198.51.100.1, 198.51.100.0/24, 203.0.113.128/25 via 198.51.100.8"; got != want {
+		ns := mustMakePort(t, port, routes)
+		if got := portRoutes(t, ns); got != want {
 			t.Errorf("routes are %s, want %s", got, want)
 		}
 	}
@@ -124,42 +164,24 @@ func TestPort(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := os.Stat(NamespacePath(port.Namespace)); !os.IsNotExist(err) {
-		t.Errorf("looking at the deleted namespace: %v", err)
-	}
 	if _, err := netlink.LinkByName(port.Link); !isNotFound(err) {
 		t.Errorf("looking up the deleted link: %v", err)
 	}
 }
 
-// A crash may leave the file of a namespace that was never mounted.
-func TestHalfMadePort(t *testing.T) {
-	bridge, port := testNames(t)
-	if err := EnsureBridge(t.Context(), bridge, netip.MustParsePrefix("198.51.100.1/24")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(namespaceDir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(NamespacePath(port.Namespace), nil, 0o444); err != nil {
-		t.Fatal(err)
-	}
-	if err := MakePort(t.Context(), port, nil); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := portRoutes(t, port), "default via 198.51.100.1, 198.51.100.0/24"; got != want {
-		t.Errorf("routes are %s, want %s", got, want)
-	}
-}
-
-func portRoutes(t *testing.T, port Port) string {
+func mustMakePort(t *testing.T, port Port, routes []Route) *os.File {
 	t.Helper()
-	ns, err := netns.GetFromPath(NamespacePath(port.Namespace))
+	ns, err := MakePort(t.Context(), port, routes)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns)
+	t.Cleanup(func() { ns.Close() })
+	return ns
+}
+
+func portRoutes(t *testing.T, ns *os.File) string {
+	t.Helper()
+	h, err := netlink.NewHandleAt(netns.NsHandle(int(ns.Fd())))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -16,8 +17,10 @@ const portLink = "eth0"
 
 // Port is how one machine is connected to its cluster's bridge.
 type Port struct {
-	// Namespace is the name of the machine's network namespace, as `ip netns` lists it.
-	Namespace string `json:"namespace"`
+	// Owner is whose the port and its bridge are.
+	Owner string `json:"-"`
+	// Namespace is the name in /run/netns of the network namespace that an earlier version made; empty: none did.
+	Namespace string `json:"namespace,omitempty"`
 	// Link is the host's end of the veth pair, at most 15 bytes long; the machine's end is eth0.
 	Link string `json:"link"`
 	// Bridge is the bridge that the port belongs to. It must exist.
@@ -34,50 +37,57 @@ type Route struct {
 	Via netip.Addr
 }
 
-// MakePort makes the namespace, the veth pair, and the routes beside the default one. What is there already of a port of
-// these names goes first: a machine that starts finds nothing in its network of an earlier life. Routes by the port's own address
+// MakePort makes a network namespace with the veth pair and the routes beside the default one. The namespace lasts as
+// long as the file is open, in any process, or a process is in it. What is there already of a port of these names
+// goes first: a machine that starts finds nothing in its network of an earlier life. Routes by the port's own address
 // are left out, so that all ports of a network can be given the same.
-func MakePort(ctx context.Context, p Port, routes []Route) error {
+func MakePort(ctx context.Context, p Port, routes []Route) (namespace *os.File, err error) {
 	if err := DeletePort(ctx, p); err != nil {
-		return err
+		return nil, err
 	}
-	// Crash here or below: a part of the port is there, and goes when it is made or deleted the next time.
-	ns, err := makeNamespace(p.Namespace)
+	// Crash here or below: the namespace and what is in it end with this process.
+	ns, err := makeNamespace()
 	if err != nil {
-		return fmt.Errorf("making network namespace %s: %w", p.Namespace, err)
+		return nil, fmt.Errorf("making a network namespace: %w", err)
 	}
-	defer func() { _ = ns.Close() }()
+	if err := p.make(ns, routes); err != nil {
+		return nil, errors.Join(err, ns.Close())
+	}
+	return ns, nil
+}
+
+func (p Port) make(ns *os.File, routes []Route) error {
 	if err := p.connect(ns); err != nil {
-		return fmt.Errorf("connecting network namespace %s to bridge %s: %w", p.Namespace, p.Bridge, err)
+		return fmt.Errorf("connecting %s to bridge %s: %w", p.Address.Addr(), p.Bridge, err)
 	}
-	inside, err := netlink.NewHandleAt(ns)
+	inside, err := netlink.NewHandleAt(netns.NsHandle(int(ns.Fd())))
 	if err != nil {
-		return fmt.Errorf("entering network namespace %s: %w", p.Namespace, err)
+		return fmt.Errorf("entering the network namespace of %s: %w", p.Address.Addr(), err)
 	}
 	defer inside.Close()
 	if err := p.setUp(inside, routes); err != nil {
-		return fmt.Errorf("setting up network namespace %s: %w", p.Namespace, err)
+		return fmt.Errorf("setting up the network namespace of %s: %w", p.Address.Addr(), err)
 	}
 	return nil
 }
 
-// DeletePort deletes the veth pair and the name of the namespace; the namespace itself ends with its last process.
+// DeletePort deletes the veth pair; the namespace ends with its last process.
 func DeletePort(ctx context.Context, p Port) error {
 	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("deleting network namespace %s: %w", p.Namespace, err)
+		return fmt.Errorf("deleting link %s: %w", p.Link, err)
 	}
-	if err := deleteLink(p.Link); err != nil {
+	if err := deleteLink(p.Owner, p.Link); err != nil || p.Namespace == "" {
 		return err
 	}
-	if err := deleteNamespace(p.Namespace); err != nil {
+	if err := removeNamed(p.Namespace); err != nil {
 		return fmt.Errorf("deleting network namespace %s: %w", p.Namespace, err)
 	}
 	return nil
 }
 
 // connect makes the veth pair, with its near end on the bridge and its far end in ns.
-func (p Port) connect(ns netns.NsHandle) error {
-	bridge, err := ownLink(p.Bridge, "bridge")
+func (p Port) connect(ns *os.File) error {
+	bridge, err := ownLink(p.Owner, p.Bridge)
 	if err != nil {
 		return err
 	}
@@ -91,12 +101,19 @@ func (p Port) connect(ns netns.NsHandle) error {
 		LinkAttrs:        attrs,
 		PeerName:         portLink,
 		PeerHardwareAddr: hardwareAddr(p.Address.Addr()),
-		PeerNamespace:    netlink.NsFd(int(ns)),
+		PeerNamespace:    netlink.NsFd(int(ns.Fd())),
 	}
 	if err := netlink.LinkAdd(pair); err != nil {
 		return fmt.Errorf("making veth pair %s: %w", p.Link, err)
 	}
-	return nil
+	link, err := ownLink(p.Owner, p.Link)
+	if err != nil {
+		return err
+	}
+	if link == nil {
+		return fmt.Errorf("veth pair %s is gone", p.Link)
+	}
+	return takeLink(p.Owner, link)
 }
 
 // setUp sets up the links, the address and the routes in the machine's namespace.

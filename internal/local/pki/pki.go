@@ -24,7 +24,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
 // How long certificates are good, and how long before its end a certificate is issued anew.

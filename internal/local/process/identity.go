@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Identity is a process that can be told from every other one, past and future; zero is none.
@@ -47,6 +49,15 @@ func (id Identity) Alive() bool {
 
 func (id Identity) started() time.Time {
 	return bootTime().Add(time.Duration(id.Ticks) * time.Second / TicksPerSecond)
+}
+
+// Uptime is the time since the host started, which no change of its clock touches (CLOCK_BOOTTIME).
+func Uptime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
+		panic(err) // the clock exists since Linux 2.6.39
+	}
+	return time.Duration(t.Nano())
 }
 
 // TicksPerSecond is USER_HZ, which is 100 on every architecture that Go runs on.

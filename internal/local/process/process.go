@@ -22,7 +22,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
+	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/local/thread"
 )
 
 // Spec is a program to run, as data.
@@ -37,11 +38,21 @@ type Spec struct {
 	Env []string
 	// Dir is the working directory; empty: the Runner's.
 	Dir string
+	// Hostname is its own host name; empty: the host's, which it has too where the caller is not allowed to give it
+	// another.
+	Hostname string
+	// Clear is a directory that is removed before the process starts; empty: none.
+	Clear string `json:"-"`
+	// Files are open files that the process inherits, as descriptors from FirstFile on.
+	Files []*os.File `json:"-"`
 	// Stamp is what the caller wants to know of the process as long as it runs.
 	Stamp string
 }
 
-// Digest identifies what is run, leaving out the stamp.
+// FirstFile is the descriptor of the first of a Spec's Files.
+const FirstFile = 4
+
+// Digest identifies what is run, leaving out the stamp and what is only for its start.
 func (s Spec) Digest() string {
 	s.Stamp = ""
 	raw, err := json.Marshal(s)
@@ -114,6 +125,11 @@ func (r *Runner) start(s Spec) error {
 	if r.BackOff(s.Name) > 0 {
 		return nil
 	}
+	if s.Clear != "" {
+		if err := os.RemoveAll(s.Clear); err != nil {
+			return err
+		}
+	}
 	if err := r.writeRecord(s); err != nil {
 		return err
 	}
@@ -165,10 +181,10 @@ func (r *Runner) spawn(s Spec, lock *os.File) error {
 		cmd.Dir = r.dir
 	}
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{lock}
+	cmd.ExtraFiles = append([]*os.File{lock}, s.Files...) // the lock is 3
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	keepFilesToOurselves()
-	if err := cmd.Start(); err != nil {
+	if err := startNamed(cmd, s.Hostname); err != nil {
 		return err
 	}
 	r.noteStart(s.Name)
@@ -177,6 +193,23 @@ func (r *Runner) spawn(s Spec, lock *os.File) error {
 		r.noteEnd(s.Name, err)
 	}()
 	return r.awaitRecord(s.Name, cmd.Process.Pid)
+}
+
+// startNamed starts a command that has a host name of its own. Without root it keeps the host's.
+func startNamed(cmd *exec.Cmd, hostname string) error {
+	if hostname == "" {
+		return cmd.Start()
+	}
+	return thread.Run(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWUTS); err != nil && !errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("unsharing the UTS namespace: %w", err)
+		} else if err == nil {
+			if err := unix.Sethostname([]byte(hostname)); err != nil {
+				return fmt.Errorf("setting the host name: %w", err)
+			}
+		}
+		return cmd.Start()
+	})
 }
 
 // keepFilesToOurselves marks what our own starter left open in us, such as a pipe whose end somebody waits for: a process
@@ -195,9 +228,13 @@ func basicEnv() []string {
 	return env
 }
 
+// recordTimeout is how long a shell may take to write its pid. Only a machine that is very busy needs more than
+// milliseconds.
+const recordTimeout = time.Minute
+
 // awaitRecord waits until the child is on record, so that who starts and then looks sees it.
 func (r *Runner) awaitRecord(name string, pid int) error {
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(recordTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if id, ok, err := r.recorded(name); err != nil || (ok && id.PID == pid) {
 			return err
 		}

@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
-	"github.com/keyturn/keyturn/internal/local/atomicfile"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
 // Stop tells a process to end, once, and kills it when it has not ended grace after that. It does not wait: call it until it
@@ -37,8 +38,8 @@ func (r *Runner) stop(name string, grace time.Duration) (bool, error) {
 			return false, err
 		}
 		// Crash here: it is told a second time, which some programs take as a wish to end at once.
-		return false, atomicfile.Write(r.file(name, "stop"), []byte(id.key()))
-	case time.Since(since) >= grace:
+		return false, r.noteStop(name, id)
+	case Uptime()-since >= grace:
 		return false, id.Signal(syscall.SIGKILL)
 	}
 	return false, nil
@@ -87,20 +88,26 @@ func (r *Runner) Signal(name string, s syscall.Signal) error {
 	return nil
 }
 
-// toldToStop says whether, and when, that process was told to end.
-func (r *Runner) toldToStop(name string, id Identity) (time.Time, bool) {
-	path := r.file(name, "stop")
-	raw, err := os.ReadFile(path)
-	if err != nil || string(raw) != id.key() {
-		return time.Time{}, false
-	}
-	st, err := os.Stat(path)
-	if err != nil {
-		return time.Time{}, false
-	}
-	return st.ModTime(), true
+// noteStop records that the process was asked to end, and when.
+func (r *Runner) noteStop(name string, id Identity) error {
+	return atomicfile.Write(r.file(name, "stop"), fmt.Appendf(nil, "%s\n%d\n", id.key(), Uptime()))
 }
 
+// toldToStop reports whether that process was asked to end, and the uptime of the host then.
+func (r *Runner) toldToStop(name string, id Identity) (time.Duration, bool) {
+	raw, err := os.ReadFile(r.file(name, "stop"))
+	if err != nil {
+		return 0, false
+	}
+	key, at, _ := strings.Cut(strings.TrimSpace(string(raw)), "\n")
+	if key != id.key() {
+		return 0, false
+	}
+	since, err := strconv.ParseInt(at, 10, 64)
+	return time.Duration(since), err == nil
+}
+
+// key names the process; the id of the boot is in it, so that an uptime beside it is of the same life of the host.
 func (id Identity) key() string {
 	return id.Boot + " " + strconv.Itoa(id.PID) + " " + strconv.FormatUint(id.Ticks, 10)
 }

@@ -80,7 +80,7 @@ func TestGroup(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	sleeper := startIn(t, g)
 	if pids, err := g.Processes(); err != nil || len(pids) != 1 || pids[0] != sleeper.Process.Pid {

@@ -5,7 +5,9 @@
 // and reaps orphans. When the process outside dies, the kernel kills process 1, and with it all that runs in the machine.
 //
 // The root is made of read-only bind mounts of the host's /usr and of directories of the machine's own. Nothing else of
-// the host is in sight, its private keys least of all. What is to run in there is data: this package knows no Kubernetes.
+// the host is mounted in it. That keeps programs and ordinary pods from what is the host's, such as its private keys;
+// it is no wall against root with CAP_SYS_ADMIN, which a privileged pod is. What is to run in there is data: this
+// package knows no Kubernetes.
 package guest
 
 import (
@@ -33,8 +35,6 @@ type Config struct {
 	Group string `json:"group"`
 	// Hostname is its own.
 	Hostname string `json:"hostname"`
-	// Namespace is the file of its network namespace.
-	Namespace string `json:"namespace"`
 	// Binds are files and directories of the host that it sees.
 	Binds []Bind `json:"binds"`
 	// Sysctls are the kernel parameters of its network namespace, as paths below /proc/sys/net.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -20,22 +21,27 @@ import (
 // killTimeout is how long the remains of an earlier life may take to end.
 const killTimeout = 10 * time.Second
 
-// Main runs one of the program's three parts by its arguments: "run DIR" outside, and, started by ourselves only,
-// "enter DIR" and "init" inside.
+// Main runs one of the program's three parts by its arguments: "run DIR NETWORK" outside, and, started by ourselves
+// only, "enter DIR" and "init" inside.
 func Main(args []string) error {
 	switch {
-	case len(args) == 2 && args[0] == "run":
-		return Run(args[1])
+	case len(args) == 3 && args[0] == "run":
+		return Run(args[1], args[2])
 	case len(args) == 2 && args[0] == "enter":
 		return enter(args[1])
 	case len(args) == 1 && args[0] == "init":
 		return runInit()
 	}
-	return errors.New("usage: keyturn-machine run DIRECTORY")
+	return errors.New("usage: keyturn-machine run DIRECTORY NETWORK-NAMESPACE")
 }
 
-// Run runs the machine in the directory until it ends. SIGTERM and SIGINT end it in order.
-func Run(dir string) error {
+// Run runs the machine in the directory until it ends, in the network namespace that the file stands for, such as one
+// below /proc/self/fd. SIGTERM and SIGINT end it in order.
+func Run(dir, network string) error {
+	// What is open here, such as that namespace, is not for the machine.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keeping open files from the machine: %w", err)
+	}
 	config, err := readConfig(filepath.Join(dir, ConfigPath))
 	if err != nil {
 		return err
@@ -48,7 +54,7 @@ func Run(dir string) error {
 	// The thread that starts the machine is in its network namespace, and must live as long: the kernel
 	// kills the child when the thread that made it ends.
 	runtime.LockOSThread()
-	if err := config.joinNetwork(); err != nil {
+	if err := joinNetwork(network); err != nil {
 		return fmt.Errorf("starting machine %s: %w", config.Hostname, err)
 	}
 	child := newChild(dir)
@@ -85,14 +91,14 @@ func (c Config) prepareGroup() error {
 	return group.Ensure()
 }
 
-func (c Config) joinNetwork() error {
-	ns, err := netns.GetFromPath(c.Namespace)
+func joinNetwork(file string) error {
+	ns, err := netns.GetFromPath(file)
 	if err != nil {
-		return fmt.Errorf("opening network namespace %s: %w", c.Namespace, err)
+		return fmt.Errorf("opening network namespace %s: %w", file, err)
 	}
 	defer func() { _ = ns.Close() }()
 	if err := netns.Set(ns); err != nil {
-		return fmt.Errorf("entering network namespace %s: %w", c.Namespace, err)
+		return fmt.Errorf("entering network namespace %s: %w", file, err)
 	}
 	return nil
 }
