@@ -48,6 +48,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,6 +61,8 @@ import (
 
 // Options say what is published where.
 type Options struct {
+	// Cluster is the UID of the UserCluster, with which the objects are marked.
+	Cluster string
 	// URL is that of the bucket or directory; see package bucketurl.
 	URL string
 	// Issuer is the issuer of the cluster's tokens, an https URL below which the bucket is served.
@@ -71,10 +75,9 @@ type Options struct {
 
 // Bucket is a bucket or a directory to which the documents of one issuer are published.
 type Bucket struct {
-	store   *store
-	issuer  string
-	maxAge  time.Duration
-	now     func() time.Time
+	o       Options
+	url     *url.URL
+	store   store
 	wroteAt time.Time // when this process last wrote
 }
 
@@ -92,10 +95,13 @@ func New(o Options) (*Bucket, error) {
 	if o.MaxAge < 0 {
 		return nil, fmt.Errorf("age of documents published to %s: %v is below 0", u, o.MaxAge)
 	}
+	if o.Cluster == "" {
+		return nil, fmt.Errorf("cluster whose keys are published to %s: the UID is missing", u)
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Bucket{store: newStore(u), issuer: o.Issuer, maxAge: o.MaxAge, now: o.Now}, nil
+	return &Bucket{o: o, url: u, store: newStore(u)}, nil
 }
 
 func checkIssuer(issuer string) error {
@@ -107,27 +113,37 @@ func checkIssuer(issuer string) error {
 }
 
 // Name is the URL, which holds no secret.
-func (b *Bucket) Name() string { return b.store.url.String() }
+func (b *Bucket) Name() string { return b.url.String() }
 
 // Publish implements fleet.Publisher.
-func (b *Bucket) Publish(ctx context.Context, keys []keystore.KeyPair) error {
-	if err := b.publish(ctx, keys); err != nil {
+func (b *Bucket) Publish(ctx context.Context, keys []keystore.KeyPair, versions []int) error {
+	if err := b.publish(ctx, keys, versions); err != nil {
 		return b.failed("publishing to", err)
 	}
 	return nil
 }
 
-func (b *Bucket) publish(ctx context.Context, keys []keystore.KeyPair) error {
-	if len(keys) == 0 {
-		return errors.New("no keys: that would lock every workload out")
-	}
-	set, err := setOf(keys)
+func (b *Bucket) publish(ctx context.Context, keys []keystore.KeyPair, versions []int) error {
+	own, err := setOf(keys)
 	if err != nil {
 		return err
+	}
+	set, err := setOf(slices.DeleteFunc(slices.Clone(keys), func(k keystore.KeyPair) bool { return !slices.Contains(versions, k.Version) }))
+	if err != nil {
+		return err
+	}
+	if set.Len() == 0 {
+		return errors.New("no keys: that would lock every workload out")
 	}
 	is, err := b.read(ctx)
 	if err != nil {
 		return err
+	}
+	stage := fleet.Stage(versions)
+	for _, err := range []error{b.checkOwner(is), b.checkStage(is, stage), b.checkKeys(is, own)} {
+		if err != nil {
+			return err
+		}
 	}
 	if is.discovery.found {
 		// Its algorithms first become those of all keys that are in the JWKS before the next write and after it.
@@ -136,7 +152,7 @@ func (b *Bucket) publish(ctx context.Context, keys []keystore.KeyPair) error {
 		}
 	}
 	// Crash here: the document lists an algorithm of which no token is signed yet.
-	if err := b.ensureJWKS(ctx, set, &is.keys); err != nil {
+	if err := b.ensureJWKS(ctx, set, stage, &is.keys); err != nil {
 		return err
 	}
 	// Crash here: the document is missing, if it is the first, or lists an algorithm of which no key is left.
@@ -151,8 +167,8 @@ func (b *Bucket) ensureDiscovery(ctx context.Context, set jwks.Set, is *object) 
 	return b.ensure(ctx, want, is)
 }
 
-func (b *Bucket) ensureJWKS(ctx context.Context, set jwks.Set, is *object) error {
-	want, err := b.jwksDocument(set)
+func (b *Bucket) ensureJWKS(ctx context.Context, set jwks.Set, stage int, is *object) error {
+	want, err := b.jwksDocument(set, stage)
 	if err != nil {
 		return err
 	}
@@ -161,32 +177,63 @@ func (b *Bucket) ensureJWKS(ctx context.Context, set jwks.Set, is *object) error
 
 // ensure replaces an object that is not as wanted, and reads it back.
 func (b *Bucket) ensure(ctx context.Context, want document, is *object) error {
-	if b.store.difference(want, *is) == "" {
+	if b.difference(want, *is) == "" {
 		return nil
 	}
-	err := b.store.put(ctx, want)
-	b.wroteAt = b.now() // after an error too: it may be written
+	err := b.store.put(ctx, want, *is)
+	b.wroteAt = b.o.Now() // after an error too: it may be written
 	if err != nil {
 		return err
 	}
 	if *is, err = b.store.get(ctx, want.name); err != nil {
 		return err
 	}
-	if difference := b.store.difference(want, *is); difference != "" {
+	if difference := b.difference(want, *is); difference != "" {
 		return fmt.Errorf("%s was written and reads back as another: it %s", want.name, difference)
 	}
 	return nil
 }
 
-// Remove implements fleet.Publisher. The directories that Publish made stay, empty.
+// difference is what is wrong with an object; empty when it is as wanted.
+func (b *Bucket) difference(want document, is object) string {
+	if !is.found {
+		return "is missing"
+	}
+	if difference := want.sameAs(is.data); difference != "" {
+		return difference
+	}
+	switch {
+	case b.url.Scheme == "file": // which keeps no headers
+	case is.contentType != want.contentType:
+		return "does not have Content-Type " + want.contentType
+	case is.cacheControl == "" && b.url.Query().Has("endpoint"): // S3 keeps it; not everything that is like S3 does
+	case is.cacheControl != want.cacheControl:
+		return "does not have Cache-Control " + want.cacheControl
+	}
+	return ""
+}
+
+// Remove implements fleet.Publisher: it removes the objects that have the mark of the cluster. The directories that
+// Publish made stay, empty.
 func (b *Bucket) Remove(ctx context.Context) error {
 	for _, name := range []string{discoveryName, jwksName} {
-		if err := b.store.delete(ctx, name); err != nil {
+		if err := b.remove(ctx, name); err != nil {
 			return b.failed("removing from", err)
 		}
 		// Crash here: the JWKS is there and nothing points at it.
 	}
 	return nil
+}
+
+func (b *Bucket) remove(ctx context.Context, name string) error {
+	is, err := b.store.get(ctx, name)
+	if isGone(err) || err == nil && markOf(is.data).Cluster != b.o.Cluster {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return b.store.delete(ctx, name)
 }
 
 // read reads both objects.
@@ -200,11 +247,15 @@ func (b *Bucket) read(ctx context.Context) (served, error) {
 }
 
 func (b *Bucket) failed(doing string, err error) error {
-	return fmt.Errorf("%s %s: %w\nhint: %s", doing, b.Name(), err, hints[b.store.url.Scheme])
+	if errors.Is(err, fleet.ErrForeign) || errors.Is(err, fleet.ErrStale) { // which name what to do
+		return fmt.Errorf("%s %s: %w", doing, b.Name(), err)
+	}
+	return fmt.Errorf("%s %s: %w\nhint: %s", doing, b.Name(), err, hints[b.url.Scheme])
 }
 
 var hints = map[string]string{
-	"file": "see that the directory exists and that the controller may write to it",
+	"file": "see that the directory exists, and that it and those above it belong to root or to the user of the controller, " +
+		"and nobody else may write to them",
 	"s3": "see that the bucket exists, that its region is given by ?region= or AWS_REGION, and that the credentials of the " +
 		"controller (AWS_*) may get, put, delete and list its objects",
 	"gs": "see that the bucket exists, and that the credentials of the controller (GOOGLE_APPLICATION_CREDENTIALS) " +

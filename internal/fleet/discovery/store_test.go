@@ -23,12 +23,13 @@ func TestNew(t *testing.T) {
 		options discovery.Options
 		want    string
 	}{
-		"URL":        {discovery.Options{URL: "ftp://a:hunter2@b", Issuer: issuer}, "URL of the bucket to publish to: must begin with"},
-		"issuer":     {discovery.Options{URL: "gs://b", Issuer: "http://a"}, "issuer to publish to gs://b: malformed: issuer is not an https URL"},
-		"no issuer":  {discovery.Options{URL: "gs://b"}, "issuer is not an https URL"},
-		"slash":      {discovery.Options{URL: "gs://b", Issuer: "https://a/"}, "ends with a slash"},
-		"parameters": {discovery.Options{URL: "gs://b", Issuer: "https://a?b"}, "has a query"},
-		"age":        {discovery.Options{URL: "gs://b", Issuer: issuer, MaxAge: -time.Second}, "-1s is below 0"},
+		"URL":        {discovery.Options{Cluster: clusterUID, URL: "ftp://a:hunter2@b", Issuer: issuer}, "URL of the bucket to publish to: must begin with"},
+		"issuer":     {discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: "http://a"}, "issuer to publish to gs://b: malformed: issuer is not an https URL"},
+		"no issuer":  {discovery.Options{Cluster: clusterUID, URL: "gs://b"}, "issuer is not an https URL"},
+		"slash":      {discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: "https://a/"}, "ends with a slash"},
+		"parameters": {discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: "https://a?b"}, "has a query"},
+		"no UID":     {discovery.Options{URL: "gs://b", Issuer: issuer}, "the UID is missing"},
+		"age":        {discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: issuer, MaxAge: -time.Second}, "-1s is below 0"},
 	} {
 		_, err := discovery.New(test.options)
 		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "hunter2") {
@@ -49,7 +50,7 @@ func TestNoBucket(t *testing.T) {
 	if _, err := b.Observe(t.Context(), []keystore.KeyPair{k}); err == nil || !strings.Contains(err.Error(), "NoSuchBucket") {
 		t.Errorf("observing: %v", err)
 	}
-	if err := b.Publish(t.Context(), []keystore.KeyPair{k}); err == nil {
+	if err := b.Publish(t.Context(), []keystore.KeyPair{k}, []int{1}); err == nil {
 		t.Error("publishing: no error")
 	}
 	if err := b.Remove(t.Context()); err != nil {

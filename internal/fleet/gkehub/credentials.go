@@ -32,6 +32,7 @@ func newTransport(caBundle []byte) (http.RoundTripper, error) {
 		return nil, errors.New("the default HTTP transport of the program was replaced")
 	}
 	transport := base.Clone()
+	transport.MaxResponseHeaderBytes = maxAnswer
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if len(caBundle) > 0 {
 		transport.TLSClientConfig.RootCAs = x509.NewCertPool()
@@ -39,7 +40,22 @@ func newTransport(caBundle []byte) (http.RoundTripper, error) {
 			return nil, errors.New("the CA bundle holds no PEM certificate; check gkeConnect.caBundle")
 		}
 	}
-	return transport, nil
+	return bounded{transport}, nil
+}
+
+// maxBody bounds the answer to any request, in bytes: a membership may have a JWKS of jwks.MaxSize, in base64.
+const maxBody = 2 << 20
+
+// bounded is a transport by which no server can fill the memory.
+type bounded struct{ base http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := b.base.RoundTrip(r)
+	if err == nil {
+		resp.Body = http.MaxBytesReader(nil, resp.Body, maxBody)
+	}
+	return resp, err
 }
 
 // newClient follows no redirect: it would take the token of the request along to wherever it points.
