@@ -20,7 +20,7 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 	case rotation.ConvergeControlPlane:
 		return r.ControlPlane.Converge(ctx, uc, a.Target, seen.keys)
 	case rotation.PublishKeys:
-		return r.publish(ctx, uc, only(seen.keys, a.Publish), seen.publications)
+		return r.publish(ctx, uc, seen.keys, a.Publish, seen.publications)
 	case rotation.RefreshTokens:
 		return r.refresh(ctx, uc, a.Version, seen)
 	case rotation.ConvergeNodes:

@@ -23,6 +23,8 @@ type observation struct {
 	nodes        nodes.State
 	legacyCount  v1alpha1.LegacyTokenStatus
 	publications []publication
+	// former are the destinations that the spec does not name any more, and where keys may still be published.
+	former []v1alpha1.PublicationStatus
 }
 
 // gather observes everything and changes nothing.

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
@@ -25,7 +26,6 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
-	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/rotation"
@@ -60,9 +60,8 @@ type Reconciler struct {
 	Prove  func(ctx context.Context, cfg *rest.Config, keys []keystore.KeyPair, external bool) (controlplane.Proof, error)
 	Nodes  nodes.Adapter
 	Tokens Tokens
-	// Publishers returns the places where the keys of a cluster are published for verifiers outside of it, always in
-	// the same order. Nil: there are none.
-	Publishers func(context.Context, *v1alpha1.UserCluster) ([]fleet.Publisher, error)
+	// Publishers makes the destinations to which keys are published. Nil: there are none.
+	Publishers Publishers
 	Recorder   events.EventRecorder
 	Log        *slog.Logger
 	// Now is the clock; nil: time.Now.
@@ -90,6 +89,9 @@ func (r *Reconciler) SetupWithManager(m ctrl.Manager) error {
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	uc := &v1alpha1.UserCluster{}
 	if err := r.Client.Get(ctx, req.NamespacedName, uc); err != nil {
+		if apierrors.IsNotFound(err) && r.Publishers != nil {
+			r.Publishers.Forget(req.NamespacedName) // also when somebody else took the finalizer away
+		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !uc.DeletionTimestamp.IsZero() {
@@ -129,6 +131,9 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 	if actErr != nil {
 		decision.Waiting = actErr.Error()
 		decision.Settled = false
+	}
+	if len(seen.former) > 0 {
+		seen.former = r.withdraw(ctx, uc, seen.former)
 	}
 	if err := r.patchStatus(ctx, uc, decision, seen); err != nil {
 		return ctrl.Result{}, errors.Join(actErr, err)
