@@ -19,7 +19,10 @@
 // disk before a write is answered: a write that was answered survives kill -9 and power cuts. Beside it, in a
 // file whose name ends in .tokens, are the SHA-256 hashes of the access tokens. An exchange appends one line to
 // it and does not wait for the disk: access tokens survive kill -9, but those of the last seconds not a power cut.
-// No file holds a secret.
+// No file holds a secret. Until its access token ends, a request that comes again gets the same one.
+//
+// How many access tokens can be good at one time is bounded: for each principal, for each membership, and in all, with some
+// reserved for registrars. Beyond that the answer is 503.
 //
 // # What differs from Google's
 //

@@ -8,6 +8,12 @@
 //	.well-known/openid-configuration
 //	openid/v1/jwks
 //
+// # Whose they are
+//
+// Both objects carry the UID of their UserCluster. A Bucket changes and removes none that carries another, that is of another
+// issuer, or that holds a key which the cluster does not have. The JWKS carries the fleet.Stage of its keys too: a Bucket does
+// not go back to an earlier one.
+//
 // # The order of writes
 //
 // Each object is replaced whole, so that no verifier ever reads half a document, and one write goes after the other:
@@ -38,8 +44,9 @@
 //   - azblob: AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET or AZURE_FEDERATED_TOKEN_FILE, or the managed
 //     identity of the machine, with the role Storage Blob Data Contributor on the container; or AZURE_STORAGE_KEY or
 //     AZURE_STORAGE_SAS_TOKEN. AZURE_STORAGE_ACCOUNT unless the URL has a storage_account.
-//   - file: none; the controller must be allowed to write to the directory. What it makes there can be read by everybody,
-//     whatever its umask: the objects and the directories in between. No files but the objects are left there.
+//   - file: none; the directory and those above it must belong to root or to the user of the controller, and nobody else may
+//     write to them. No symbolic link is followed. What is made there can be read by everybody, regardless of the umask: the
+//     objects and the directories in between. No files but the objects are left there.
 //
 // The objects must be readable for everybody too. That is a setting of the bucket, and not made here.
 package discovery
