@@ -75,7 +75,8 @@ func (s Set) Marshal() ([]byte, error) {
 }
 
 // Parse reads a JSON Web Key Set as kube-apiserver serves it: each key has a kid of its own, "use": "sig" and an
-// algorithm that fits it. Members that RFC 7517 does not define are ignored, as it demands; those of private keys are not.
+// algorithm that fits it. Members that RFC 7517 does not define are ignored, as it demands; those of private keys are
+// not.
 func Parse(data []byte) (Set, error) {
 	raw, err := rawKeys(data)
 	if err != nil {

@@ -74,8 +74,8 @@ Beside it a local fleet stands in for Google Cloud: clusters can be registered w
 for access tokens. The key that registers clusters is written beside the kubeconfig as connect-register-sa.json with mode
 0600, and the certificate of the fleet as fleet-ca.crt.
 
-User clusters can be registered with the local fleet, and with Google Cloud by a key of their own. What else they may make
-the controller reach, which runs as you and has your cloud credentials, you allow by the flags --allow-….
+User clusters can be registered with the local fleet, and with Google Cloud by a key of their own. The controller runs as
+you and has your cloud credentials: allow what else user clusters may make it reach by the flags --allow-….
 
 It can be run again at any time, for example after a reboot or a crash: it starts what is missing and leaves the
 rest as it is. Without root, user clusters can have no nodes.`,
@@ -98,7 +98,8 @@ rest as it is. Without root, user clusters can have no nodes.`,
 		defer p.end()
 		files := fleetFiles(kubeconfig)
 		err = host.CreateAdmin(ctx, local.AdminOptions{
-			Kubeconfig: kubeconfig, Fleet: files, Allow: allow.ofController(), Progress: func(step string) { p.show(step, "") },
+			Kubeconfig: kubeconfig, Fleet: files, Allow: allow.ofController(),
+			Progress: func(step string) { p.show(step, "") },
 		})
 		if err != nil {
 			return err
@@ -119,7 +120,8 @@ type allowFlags struct {
 
 func (f *allowFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.publish, "allow-publish", nil,
-		"`URL` of a bucket or directory within which user clusters may publish their keys, like file:///var/www/oidc; can be repeated")
+		"`URL` of a bucket or directory within which user clusters may publish their keys, like file:///var/www/oidc; "+
+			"can be repeated")
 	cmd.Flags().StringArrayVar(&f.fleetEndpoints, "allow-fleet-endpoint", nil,
 		"https `URL` of another fleet with which user clusters may be registered; can be repeated")
 	cmd.Flags().BoolVar(&f.defaultCredentials, "allow-default-credentials", false,
@@ -134,7 +136,8 @@ func (f *allowFlags) check() error {
 	}
 	for _, value := range f.fleetEndpoints {
 		if u, err := url.Parse(value); err != nil || u.Scheme != "https" || u.Host == "" {
-			return usage("for example --allow-fleet-endpoint https://fleet.example.com", "--allow-fleet-endpoint is not an https URL")
+			return usage("for example --allow-fleet-endpoint https://fleet.example.com",
+				"--allow-fleet-endpoint is not an https URL")
 		}
 	}
 	return nil

@@ -64,11 +64,11 @@ func kids(keys []keystore.KeyPair) []string {
 
 // Publishers makes the destinations to which the keys of clusters are published, for verifiers outside of them.
 type Publishers interface {
-	// Of returns the destinations that the spec of a cluster names, always in the same order. One that cannot be used is
-	// among them, and its calls fail.
+	// Of returns the destinations that the spec of a cluster names, always in the same order. One that cannot be used
+	// is among them, and its calls fail.
 	Of(context.Context, *v1alpha1.UserCluster) []fleet.Publisher
-	// Former returns the destination of a Publication in the status that the spec does not name any more; false if there
-	// is nothing to remove from it.
+	// Former returns the destination of a Publication in the status that the spec does not name any more; false if
+	// there is nothing to remove from it.
 	Former(uc *v1alpha1.UserCluster, name string) (fleet.Publisher, bool)
 	// Forget drops connections and credentials of a cluster that is gone.
 	Forget(types.NamespacedName)
@@ -115,7 +115,9 @@ func each(ctx context.Context, all []publication, do func(context.Context, *publ
 
 // publish makes these of the keys the only ones at every destination. If we crash between two of them, the next plan
 // publishes at both again, and the one that has them already is left alone.
-func (r *Reconciler) publish(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair, versions []int, at []publication) error {
+func (r *Reconciler) publish(
+	ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair, versions []int, at []publication,
+) error {
 	r.publications.forget(uc)
 	each(ctx, at, func(ctx context.Context, p *publication) {
 		if p.err = p.publisher.Publish(ctx, keys, versions); p.err != nil {
@@ -128,8 +130,8 @@ func (r *Reconciler) publish(ctx context.Context, uc *v1alpha1.UserCluster, keys
 	return failures(at)
 }
 
-// unpublish removes the keys of a cluster from every destination. It does not wait for those that the spec does not name
-// any more: that is how a person takes back one that cannot be reached.
+// unpublish removes the keys of a cluster from every destination. It does not wait for those that the spec does not
+// name any more: that is how a person takes back one that cannot be reached.
 func (r *Reconciler) unpublish(ctx context.Context, uc *v1alpha1.UserCluster) error {
 	if r.Publishers == nil {
 		return nil
@@ -164,9 +166,11 @@ func former(uc *v1alpha1.UserCluster, now []publication) []v1alpha1.PublicationS
 	})
 }
 
-// withdraw removes the keys from destinations that the spec does not name any more, and returns those that are still to do.
-// Nothing waits for them but the status, which remembers them.
-func (r *Reconciler) withdraw(ctx context.Context, uc *v1alpha1.UserCluster, from []v1alpha1.PublicationStatus) []v1alpha1.PublicationStatus {
+// withdraw removes the keys from destinations that the spec does not name any more, and returns those that are still to
+// do. Nothing waits for them but the status, which remembers them.
+func (r *Reconciler) withdraw(
+	ctx context.Context, uc *v1alpha1.UserCluster, from []v1alpha1.PublicationStatus,
+) []v1alpha1.PublicationStatus {
 	var all []publication
 	for _, s := range from {
 		if publisher, ok := r.Publishers.Former(uc, s.Name); ok {
@@ -186,9 +190,11 @@ func (r *Reconciler) withdraw(ctx context.Context, uc *v1alpha1.UserCluster, fro
 			r.Log.InfoContext(ctx, "removed what was published", "cluster", uc.Name, "destination", p.publisher.Name())
 			continue
 		}
-		r.Log.WarnContext(ctx, "removing what was published", "cluster", uc.Name, "destination", p.publisher.Name(), "error", p.err)
+		name := p.publisher.Name()
+		r.Log.WarnContext(ctx, "removing what was published", "cluster", uc.Name, "destination", name, "error", p.err)
 		left = append(left, v1alpha1.PublicationStatus{
-			Name: p.publisher.Name(), WaitingFor: "its documents to be removed, since the spec does not name it any more: " + p.err.Error(),
+			Name:       name,
+			WaitingFor: "its documents to be removed, since the spec does not name it any more: " + p.err.Error(),
 		})
 	}
 	return left

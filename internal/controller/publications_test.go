@@ -126,8 +126,8 @@ func TestPublishesSideBySide(t *testing.T) {
 	}
 }
 
-// A destination that the spec does not name any more loses its keys. While it cannot be reached the status remembers it;
-// neither a rotation nor the end of the cluster waits for it.
+// A destination that the spec does not name any more loses its keys. While it cannot be reached the status remembers
+// it; neither a rotation nor the end of the cluster waits for it.
 func TestFormerDestination(t *testing.T) {
 	w := newWorld(t)
 	stays, goes := &named{name: "stays"}, &named{name: "goes"}

@@ -15,9 +15,9 @@ import (
 	"github.com/keyturn/keyturn/internal/printable"
 )
 
-// allowed is what UserClusters may make the controller connect to, write to, and show its credentials. Whoever may write a
-// UserCluster chooses within these bounds, which the administrator of the controller sets. The zero value allows Google's
-// own endpoints, with credentials of the cluster's own, and nothing else.
+// allowed is what UserClusters may make the controller connect to, write to, and show its credentials. Whoever may
+// write a UserCluster chooses within these bounds, which the administrator of the controller sets. The zero value
+// allows Google's own endpoints, with credentials of the cluster's own, and nothing else.
 type allowed struct {
 	// fleetEndpoints are URLs that gkeConnect may name besides those of Google Cloud.
 	fleetEndpoints []string
@@ -35,9 +35,11 @@ const (
 
 // addFlags adds the flags that set what is allowed.
 func (a *allowed) addFlags(set *flag.FlagSet) {
-	set.Func(fleetEndpointFlag, "https `URL` that gkeConnect of a UserCluster may name besides those of Google Cloud; can be repeated", a.addEndpoint)
-	set.Func(publishFlag, "`URL` of a bucket or directory, perhaps with ?prefix=, within which UserClusters may publish their keys; can be repeated",
-		a.addPublish)
+	set.Func(fleetEndpointFlag,
+		"https `URL` that gkeConnect of a UserCluster may name besides those of Google Cloud; can be repeated", a.addEndpoint)
+	set.Func(publishFlag,
+		"`URL` of a bucket or directory, perhaps with ?prefix=, within which UserClusters may publish their keys; "+
+			"can be repeated", a.addPublish)
 	set.BoolVar(&a.defaultCredentials, defaultCredentialsFlag, false,
 		"let UserClusters without credentials of their own be registered at Google Cloud with those of the controller")
 }
@@ -64,18 +66,19 @@ var errNotAllowed = errors.New("not allowed")
 
 // notAllowed is the error about a field of a UserCluster.
 func notAllowed(field, value, name string) error {
-	return fmt.Errorf("%w: %s %q; nothing is sent there: name another, or have the administrator of keyturn-controller allow it by --%s",
-		errNotAllowed, field, printable.Line(value), name)
+	return fmt.Errorf("%w: %s %q; nothing is sent there: name another, or have the administrator of keyturn-controller "+
+		"allow it by --%s", errNotAllowed, field, printable.Line(value), name)
 }
 
-// checkFleet refuses a fleet that a UserCluster may not name, or not with these credentials: the key file of its Secret,
-// or nil.
+// checkFleet refuses a fleet that a UserCluster may not name, or not with these credentials: the key file of its
+// Secret, or nil.
 func (a *allowed) checkFleet(connect *v1alpha1.GKEConnect, keyFile []byte) error {
 	for _, e := range []struct{ field, value, google string }{
 		{"gkeConnect.endpoint", connect.Endpoint, gkehub.DefaultEndpoint},
 		{"gkeConnect.stsEndpoint", connect.STSEndpoint, gkehub.DefaultSTSEndpoint},
 	} {
-		if value := strings.TrimRight(e.value, "/"); value != "" && value != e.google && !slices.Contains(a.fleetEndpoints, value) {
+		value := strings.TrimRight(e.value, "/")
+		if value != "" && value != e.google && !slices.Contains(a.fleetEndpoints, value) {
 			return notAllowed(e.field, e.value, fleetEndpointFlag)
 		}
 	}
@@ -83,13 +86,13 @@ func (a *allowed) checkFleet(connect *v1alpha1.GKEConnect, keyFile []byte) error
 		return a.checkTokenURI(keyFile)
 	}
 	if endpoint := strings.TrimRight(connect.Endpoint, "/"); endpoint != "" && endpoint != gkehub.DefaultEndpoint {
-		return fmt.Errorf("%w: gkeConnect.credentialsSecret is empty, and the credentials of the controller are not shown to %q: "+
-			"name a Secret with a service account key", errNotAllowed, printable.Line(connect.Endpoint))
+		return fmt.Errorf("%w: gkeConnect.credentialsSecret is empty, and the credentials of the controller are not shown "+
+			"to %q: name a Secret with a service account key", errNotAllowed, printable.Line(connect.Endpoint))
 	}
 	if !a.defaultCredentials {
-		return fmt.Errorf("%w: gkeConnect.credentialsSecret is empty, and the credentials of the controller are not used for it: "+
-			"name a Secret with a service account key, or have the administrator of keyturn-controller allow it by --%s",
-			errNotAllowed, defaultCredentialsFlag)
+		return fmt.Errorf("%w: gkeConnect.credentialsSecret is empty, and the credentials of the controller are not used: "+
+			"name a Secret with a service account key, or have the administrator of keyturn-controller allow it "+
+			"by --%s", errNotAllowed, defaultCredentialsFlag)
 	}
 	return nil
 }
@@ -97,7 +100,8 @@ func (a *allowed) checkFleet(connect *v1alpha1.GKEConnect, keyFile []byte) error
 // googleTokens are the hosts at which service accounts of Google Cloud get access tokens.
 var googleTokens = []string{"oauth2.googleapis.com", "accounts.google.com", "www.googleapis.com"}
 
-// checkTokenURI refuses a key file that makes the controller connect to anywhere else. One that cannot be read names nothing.
+// checkTokenURI refuses a key file that makes the controller connect to anywhere else. One that cannot be read names
+// nothing.
 func (a *allowed) checkTokenURI(keyFile []byte) error {
 	var file struct {
 		TokenURI string `json:"token_uri"`

@@ -115,8 +115,8 @@ func (p *publishers) Forget(cluster types.NamespacedName) {
 	delete(p.of, cluster)
 }
 
-// credentials reads the Secret that gkeConnect names; it is empty when none is named. Only a Secret that is marked as the
-// cluster's is read: the author of a UserCluster need not be allowed to read Secrets.
+// credentials reads the Secret that gkeConnect names; it is empty when none is named. Only a Secret that is marked as
+// the cluster's is read: the author of a UserCluster need not be allowed to read Secrets.
 func (p *publishers) credentials(ctx context.Context, uc *v1alpha1.UserCluster) (*corev1.Secret, error) {
 	connect := uc.Spec.GKEConnect
 	if connect == nil || connect.CredentialsSecret == "" {
@@ -127,11 +127,13 @@ func (p *publishers) credentials(ctx context.Context, uc *v1alpha1.UserCluster) 
 		return &corev1.Secret{}, fmt.Errorf("reading the credentials of the fleet: %w", err)
 	}
 	if !belongsTo(secret, uc) {
-		return &corev1.Secret{}, fmt.Errorf("%w: gkeConnect.credentialsSecret names Secret %s, which is not this cluster's and is not used: "+
-			"it lacks the label %s=%s or the type %s", errNotAllowed, key, v1alpha1.LabelCluster, uc.Name, corev1.SecretTypeOpaque)
+		return &corev1.Secret{}, fmt.Errorf("%w: gkeConnect.credentialsSecret names Secret %s, which is not this cluster's "+
+			"and is not used: it lacks the label %s=%s or the type %s, or another UserCluster owns it",
+			errNotAllowed, key, v1alpha1.LabelCluster, uc.Name, corev1.SecretTypeOpaque)
 	}
 	if len(secret.Data[v1alpha1.CredentialsKey]) == 0 {
-		return &corev1.Secret{}, fmt.Errorf("reading the credentials of the fleet: Secret %s has no %q", key, v1alpha1.CredentialsKey)
+		return &corev1.Secret{}, fmt.Errorf("reading the credentials of the fleet: Secret %s has no %q",
+			key, v1alpha1.CredentialsKey)
 	}
 	return secret, nil
 }
@@ -146,8 +148,8 @@ func belongsTo(secret *corev1.Secret, uc *v1alpha1.UserCluster) bool {
 	return secret.Labels[v1alpha1.LabelCluster] == uc.Name && secret.Type == corev1.SecretTypeOpaque
 }
 
-// isReleased reports whether the credentials of a cluster went before it, as they do with their namespace. They cannot be
-// put back there, so the membership is removed by what is left in memory, or else stays.
+// isReleased reports whether the credentials of a cluster went before it, as they do with their namespace. They cannot
+// be put back there, so the membership is removed by what is left in memory, or else stays.
 func isReleased(uc *v1alpha1.UserCluster, err error) bool {
 	return !uc.DeletionTimestamp.IsZero() && apierrors.IsNotFound(err)
 }
@@ -162,7 +164,8 @@ func (p *publishers) membership(uc *v1alpha1.UserCluster, credentials []byte, wh
 		CredentialsJSON: credentials, Propagation: seconds(connect.PropagationSeconds), Log: p.log,
 	}
 	if why != nil {
-		return unusable{name: o.Name(), why: why, leave: isReleased(uc, why) || errors.Is(why, errNotAllowed), log: p.log}
+		leave := isReleased(uc, why) || errors.Is(why, errNotAllowed)
+		return unusable{name: o.Name(), why: why, leave: leave, log: p.log}
 	}
 	if err := p.allowed.checkFleet(connect, credentials); err != nil {
 		return unusable{name: o.Name(), why: err, leave: true, log: p.log}
@@ -210,7 +213,8 @@ func (u unusable) Remove(ctx context.Context) error {
 	if !u.leave {
 		return u.why
 	}
-	u.log.WarnContext(ctx, "nothing is removed from a destination that cannot be used", "destination", u.name, "error", u.why)
+	u.log.WarnContext(ctx, "nothing is removed from a destination that cannot be used",
+		"destination", u.name, "error", u.why)
 	return nil
 }
 

@@ -114,7 +114,8 @@ func generate(t *testing.T, version int) keystore.KeyPair {
 	return k
 }
 
-// wantUnusable wants no call to reach out, the text to name field, flag and value, and the end of the cluster not to wait.
+// wantUnusable wants no call to reach out, the text to name field, flag and value, and the end of the cluster not to
+// wait.
 func wantUnusable(t *testing.T, p fleet.Publisher, texts ...string) {
 	t.Helper()
 	k := generate(t, 1)

@@ -8,6 +8,7 @@ package fleet
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/keyturn/keyturn/internal/keystore"
@@ -41,17 +42,18 @@ type Publisher interface {
 	Remove(ctx context.Context) error
 }
 
+// Only returns those of the keys that have these versions.
+func Only(keys []keystore.KeyPair, versions []int) []keystore.KeyPair {
+	return slices.DeleteFunc(slices.Clone(keys), func(k keystore.KeyPair) bool { return !slices.Contains(versions, k.Version) })
+}
+
 // Stage is how far the published key versions are on the way forward, an integer that grows with each step of each
 // rotation: the oldest and the newest version, added up. A Publisher keeps it beside the keys and refuses to go back.
 func Stage(versions []int) int {
 	if len(versions) == 0 {
 		return 0
 	}
-	oldest, newest := versions[0], versions[0]
-	for _, v := range versions {
-		oldest, newest = min(oldest, v), max(newest, v)
-	}
-	return oldest + newest
+	return slices.Min(versions) + slices.Max(versions)
 }
 
 // Observation is what one destination has shown of itself.

@@ -136,8 +136,8 @@ func verify(token string, accepted trust, audience string, now time.Time) (jwt.C
 	return c, checkTimes(c, now)
 }
 
-// canonical says whether the parts of a token are encoded in the only way that RFC 7515 allows. go-jose skips line breaks
-// and bits after the last byte, so that one token could be written in many ways.
+// canonical says whether the parts of a token are encoded in the only way that RFC 7515 allows. go-jose skips line
+// breaks and bits after the last byte, so that one token could be written in many ways.
 func canonical(token string) bool {
 	for part := range strings.SplitSeq(token, ".") {
 		if _, err := base64.RawURLEncoding.Strict().DecodeString(part); err != nil || strings.ContainsAny(part, "\r\n") {
@@ -163,8 +163,8 @@ func keyOf(headers []jose.Header, keys jwks.Set) (jwks.Key, error) {
 	return key, nil
 }
 
-// checkHeader allows alg, kid and typ, and no header that could change what the signature means. It reads the header itself:
-// go-jose does not tell of those that it knows.
+// checkHeader allows alg, kid and typ, and no header that could change what the signature means. It reads the header
+// itself: go-jose does not tell of those that it knows.
 func checkHeader(token string) error {
 	encoded, _, _ := strings.Cut(token, ".")
 	raw, err := base64.RawURLEncoding.DecodeString(encoded)

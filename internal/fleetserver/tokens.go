@@ -20,7 +20,8 @@ import (
 )
 
 // How many access tokens can be good at one time: all together, those of one membership, and those of one principal in
-// a membership. The last of them are reserved for registrars, so that no pod keeps the controller from registering clusters.
+// a membership. The last of them are reserved for registrars, so that no pod keeps the controller from registering
+// clusters.
 const (
 	maxTokens        = 1 << 16
 	maxPerMembership = 1 << 13
@@ -120,8 +121,8 @@ func (t *tokens) load(content []byte) error {
 	}
 }
 
-// issue makes an access token of 256 random bits, which ends at a whole second. The same request gets the same one again
-// while that is good.
+// issue makes an access token of 256 random bits, which ends at a whole second. The same request gets the same one
+// again while that is good.
 func (t *tokens) issue(g grant, request ...string) (string, grant, error) {
 	g.expires = time.Unix(g.expires.Unix(), 0)
 	asked := sha256.Sum256([]byte(strings.Join(append(request, g.principal, g.scope), "\x00")))

@@ -1,7 +1,7 @@
 // Package printable cleans text from elsewhere: from servers, buckets and specs that Keyturn does not control.
 //
-// Such text ends up on terminals, in logs and in the status of a UserCluster. Everything that quotes it goes through this
-// package, which takes out what could move a cursor, turn a line around, or fill a screen. Line is where to start.
+// Such text ends up on terminals, in logs and in the status of a UserCluster. Everything that quotes it goes through
+// this package, which takes out what could move a cursor, turn a line around, or fill a screen. Line is where to start.
 package printable
 
 import (

@@ -25,9 +25,9 @@ const (
 	directoryMode = 0o755
 )
 
-// directory is the directory of a file URL. Its owner may be another user, and the controller may be root. So it is opened
-// one component after the other, no symbolic link is followed, and nothing is written where somebody else could replace
-// it, or the path to it.
+// directory is the directory of a file URL. Its owner may be another user, and the controller may be root. So it is
+// opened one component after the other, no symbolic link is followed, and nothing is written where somebody else could
+// replace it, or the path to it.
 type directory struct {
 	path   string // of the URL
 	folder string // its prefix

@@ -94,7 +94,8 @@ func TestDirectoryOfOthers(t *testing.T) {
 	}
 }
 
-// TestDirectoryLinks has a symbolic link at each place on the way: nothing is read, written or changed where it leads to.
+// TestDirectoryLinks has a symbolic link at each place on the way: nothing is read, written or changed where it leads
+// to.
 func TestDirectoryLinks(t *testing.T) {
 	for _, link := range []string{"", ".well-known", "openid", "openid/v1", discoveryName, jwksName} {
 		t.Run("at "+link, func(t *testing.T) {
@@ -151,8 +152,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestDirectoryMissing has no directory. It may be one that is to be mounted, so only create_dir makes it, and only when
-// there is something to write.
+// TestDirectoryMissing has no directory. It may be one that is to be mounted, so only create_dir makes it, and only
+// when there is something to write.
 func TestDirectoryMissing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "www")
 	k := generate(t, 1, jwks.ES256)
@@ -204,8 +205,8 @@ func TestDirectoryLeftovers(t *testing.T) {
 	}
 }
 
-// TestDirectoryReaders reads the files all the time while they are replaced: none is ever missing or half, and there are
-// never more than the two live keys.
+// TestDirectoryReaders reads the files all the time while they are replaced: none is ever missing or half, and there
+// are never more than the two live keys.
 func TestDirectoryReaders(t *testing.T) {
 	p := newDirectory(t)
 	b := newBucket(t, p.url)

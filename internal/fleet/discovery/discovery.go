@@ -1,18 +1,18 @@
 // Package discovery publishes the OpenID Connect discovery document and the JWKS of a cluster's issuer to a bucket or a
-// directory, for verifiers that fetch them from the issuer's URL: AWS IAM, Microsoft Entra ID, workload identity pools of
-// Google Cloud, and everything else that speaks OpenID Connect.
+// directory, for verifiers that fetch them from the issuer's URL: AWS IAM, Microsoft Entra ID, workload identity pools
+// of Google Cloud, and everything else that speaks OpenID Connect.
 //
-// Start at New. A Bucket is a fleet.Publisher; package bucketurl tells which URLs it takes. It writes two objects, which
-// have to be served below the issuer's URL, and no others:
+// Start at New. A Bucket is a fleet.Publisher; package bucketurl tells which URLs it takes. It writes two objects,
+// which have to be served below the issuer's URL, and no others:
 //
 //	.well-known/openid-configuration
 //	openid/v1/jwks
 //
 // # Whose they are
 //
-// Both objects carry the UID of their UserCluster. A Bucket changes and removes none that carries another, that is of another
-// issuer, or that holds a key which the cluster does not have. The JWKS carries the fleet.Stage of its keys too: a Bucket does
-// not go back to an earlier one.
+// Both objects carry the UID of their UserCluster. A Bucket changes and removes none that carries another, that is of
+// another issuer, or that holds a key which the cluster does not have. The JWKS carries the fleet.Stage of its keys
+// too: a Bucket does not go back to an earlier one.
 //
 // # The order of writes
 //
@@ -27,11 +27,12 @@
 //
 // # Caches
 //
-// Verifiers may keep a document for as long as its Cache-Control header says, Options.MaxAge. SureAt counts from the time
-// that the store gives the newest object or, when it was this process that wrote it and its clock is the later one, from
-// then; so the clock of the store only matters after a restart. To make MaxAge shorter, do it while no rotation runs: what
-// was fetched before is kept for as long as its header said then. A web server in front of a directory sets its own
-// headers, as does a CDN in front of a bucket: they must not let anybody keep a document for longer than MaxAge.
+// Verifiers may keep a document for as long as its Cache-Control header says, Options.MaxAge. SureAt counts from the
+// time that the store gives the newest object or, when it was this process that wrote it and its clock is the later
+// one, from then; so the clock of the store only matters after a restart. To make MaxAge shorter, do it while no
+// rotation runs: what was fetched before is kept for as long as its header said then. A web server in front of a
+// directory sets its own headers, as does a CDN in front of a bucket: they must not let anybody keep a document for
+// longer than MaxAge.
 //
 // # Credentials
 //
@@ -56,7 +57,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -135,7 +135,7 @@ func (b *Bucket) publish(ctx context.Context, keys []keystore.KeyPair, versions 
 	if err != nil {
 		return err
 	}
-	set, err := setOf(slices.DeleteFunc(slices.Clone(keys), func(k keystore.KeyPair) bool { return !slices.Contains(versions, k.Version) }))
+	set, err := setOf(fleet.Only(keys, versions))
 	if err != nil {
 		return err
 	}

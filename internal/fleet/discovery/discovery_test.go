@@ -268,7 +268,8 @@ func wantClean(t *testing.T, b *discovery.Bucket, keys []keystore.KeyPair, accep
 	}
 }
 
-// testHeaders changes the headers of objects with the right content: verifiers would keep them for longer than SureAt says.
+// testHeaders changes the headers of objects with the right content: verifiers would keep them for longer than SureAt
+// says.
 func testHeaders(t *testing.T, p place) {
 	if p.gate == nil {
 		t.Skip("a directory keeps no headers")

@@ -34,8 +34,8 @@ func openBucket(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 	return mux.OpenBucketURL(context.WithoutCancel(ctx), u)
 }
 
-// openGoogle looks for credentials each time. The opener of gcsblob remembers for good that there were none, and says so
-// on the standard output.
+// openGoogle looks for credentials each time. The opener of gcsblob remembers for good that there were none, and says
+// so on the standard output.
 func openGoogle(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 	if os.Getenv("STORAGE_EMULATOR_HOST") != "" { // gcsblob reaches an emulator by itself
 		return gcsblob.OpenBucket(ctx, gcp.NewAnonymousHTTPClient(gcp.DefaultTransport()), u.Host, nil)

@@ -42,7 +42,8 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestNoBucket names a bucket that the store does not have. What is published in it is gone; but nothing is known of keys.
+// TestNoBucket names a bucket that the store does not have. What is published in it is gone; but nothing is known of
+// keys.
 func TestNoBucket(t *testing.T) {
 	useAWS(t)
 	url := strings.Replace(newS3(t).url, "s3://oidc", "s3://nowhere", 1)
@@ -58,7 +59,8 @@ func TestNoBucket(t *testing.T) {
 	}
 }
 
-// TestNotThere has the answers of S3 that do not say that an object is not there, though gocloud.dev takes some of them so.
+// TestNotThere has the answers of S3 that do not say that an object is not there, though gocloud.dev takes some of them
+// so.
 func TestNotThere(t *testing.T) {
 	useAWS(t)
 	for name, answer := range map[string]struct {
@@ -87,8 +89,8 @@ func TestNoCredentials(t *testing.T) {
 	wantErrors(t, b, generate(t, 1, jwks.ES256), "finding credentials")
 }
 
-// TestNoSecretInErrors has the error of a request whose parameters are a token, as those of Azure may be. Its library gives
-// it only after some ten seconds of trying again.
+// TestNoSecretInErrors has the error of a request whose parameters are a token, as those of Azure may be. Its library
+// gives it only after some ten seconds of trying again.
 func TestNoSecretInErrors(t *testing.T) {
 	srv := httptest.NewServer(http.NotFoundHandler())
 	srv.Close()
@@ -105,8 +107,8 @@ func TestNoSecretInErrors(t *testing.T) {
 	}
 }
 
-// TestOtherAccount has a token for one storage account of Azure and the URL of another, to which it must not be sent. It
-// runs in a process of its own, since the Azure library reads its environment once.
+// TestOtherAccount has a token for one storage account of Azure and the URL of another, to which it must not be sent.
+// It runs in a process of its own, since the Azure library reads its environment once.
 func TestOtherAccount(t *testing.T) {
 	if os.Getenv("AZURE_STORAGE_ACCOUNT") == "" {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestOtherAccount$", "-test.v")

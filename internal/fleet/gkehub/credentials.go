@@ -67,7 +67,8 @@ func newClient(transport http.RoundTripper) *http.Client {
 	}
 }
 
-// accountTokens gets access tokens for a service account and keeps one while it lasts, or until it is told to forget it.
+// accountTokens gets access tokens for a service account and keeps one while it lasts, or until it is told to forget
+// it.
 type accountTokens struct {
 	find func() (oauth2.TokenSource, error)
 
@@ -76,8 +77,8 @@ type accountTokens struct {
 	last   string // the access token that was used last
 }
 
-// newAccountTokens reads a key file, or finds the application default credentials when there is none. Tokens are fetched
-// by client; they outlive ctx.
+// newAccountTokens reads a key file, or finds the application default credentials when there is none. Tokens are
+// fetched by client; they outlive ctx.
 func newAccountTokens(ctx context.Context, keyFile []byte, client *http.Client) (*accountTokens, error) {
 	ctx = context.WithValue(context.WithoutCancel(ctx), oauth2.HTTPClient, client)
 	t := &accountTokens{find: func() (oauth2.TokenSource, error) { return applicationDefault(ctx) }}
@@ -96,8 +97,8 @@ func newAccountTokens(ctx context.Context, keyFile []byte, client *http.Client) 
 	return t, err
 }
 
-// checkServiceAccount refuses all but the key file of a service account: other kinds of credentials may name programs to
-// run, files to read and URLs to send them to. Its errors quote nothing.
+// checkServiceAccount refuses all but the key file of a service account: other kinds of credentials may name programs
+// to run, files to read and URLs to send them to. Its errors quote nothing.
 func checkServiceAccount(keyFile []byte) error {
 	var file struct {
 		Type        string `json:"type"`

@@ -377,7 +377,8 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-// Credentials that are not a service account's key are refused before anything is asked, without a word of what they hold.
+// Credentials that are not a service account's key are refused before anything is asked, without a word of what they
+// hold.
 func TestCredentials(t *testing.T) {
 	t.Parallel()
 	const secret = "s3cr3t-s3cr3t"

@@ -15,8 +15,8 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// Observe implements fleet.Publisher: it reads the membership and trades a canary token of each key. A membership that is
-// another cluster's, or has another issuer, is an error: it says nothing about the keys.
+// Observe implements fleet.Publisher: it reads the membership and trades a canary token of each key. A membership that
+// is another cluster's, or has another issuer, is an error: it says nothing about the keys.
 func (m *Membership) Observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Observation, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 
 	hub "google.golang.org/api/gkehub/v1"
@@ -28,7 +27,7 @@ func (m *Membership) Publish(ctx context.Context, keys []keystore.KeyPair, versi
 	if err != nil {
 		return m.failed("publishing to", err)
 	}
-	published, err := setOf(slices.DeleteFunc(slices.Clone(keys), func(k keystore.KeyPair) bool { return !slices.Contains(versions, k.Version) }))
+	published, err := setOf(fleet.Only(keys, versions))
 	if err != nil {
 		return m.failed("publishing to", err)
 	}
@@ -52,8 +51,8 @@ func setOf(keys []keystore.KeyPair) (jwks.Set, error) {
 	return jwks.NewSet(public...)
 }
 
-// publish reads, writes what is missing, and reads back. If we crash before the write, nothing has happened; if we crash
-// after it, the next call finds it, or the operation that makes it.
+// publish reads, writes what is missing, and reads back. If we crash before the write, nothing has happened; if we
+// crash after it, the next call finds it, or the operation that makes it.
 func (m *Membership) publish(ctx context.Context, want wanted) error {
 	write, err := m.missing(ctx, want)
 	if err != nil || write == nil {
@@ -157,9 +156,9 @@ func (is contents) checkKeys(want wanted) error {
 	return nil
 }
 
-// Remove implements fleet.Publisher: it deletes the membership. One that is another cluster's is none that Publish made,
-// so it stays, without an error: the cluster has nothing there. Bindings and features that somebody else hung on the
-// membership keep it from being deleted.
+// Remove implements fleet.Publisher: it deletes the membership. One that is another cluster's is none that Publish
+// made, so it stays, without an error: the cluster has nothing there. Bindings and features that somebody else hung on
+// the membership keep it from being deleted.
 func (m *Membership) Remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()

@@ -9,11 +9,11 @@
 //	gs://bucket                                   Google Cloud Storage
 //	azblob://container?storage_account=name       Azure Blob Storage
 //
-// Each takes ?prefix=clusters/blue/ as well: the folder that the issuer's URL leads to. A URL holds no credentials, so it
-// may be shown. It may choose where those of the controller are sent, and which of them: the endpoint of an S3 store, a
-// profile, a role. So whoever may not have the controller's credentials may only name URLs that are Within one that its
-// administrator chose. The parameters of gocloud.dev that move a Google or Azure endpoint are not among those below: the
-// environment of the controller sets such things (AZURE_STORAGE_DOMAIN and others).
+// Each takes ?prefix=clusters/blue/ as well: the folder that the issuer's URL leads to. A URL holds no credentials, so
+// it may be shown. It may choose where those of the controller are sent, and which of them: the endpoint of an S3
+// store, a profile, a role. So whoever may not have the controller's credentials may only name URLs that are Within one
+// that its administrator chose. The parameters of gocloud.dev that move a Google or Azure endpoint are not among those
+// below: the environment of the controller sets such things (AZURE_STORAGE_DOMAIN and others).
 package bucketurl
 
 import (

@@ -13,8 +13,8 @@ var harmless = []string{
 	"accelerate", "ssetype", "request_checksum_calculation", "response_checksum_validation",
 }
 
-// Within reports whether what is published to a URL stays within another: in the same bucket, or in the same directory or
-// one below it, and below its prefix. All parameters that choose a store or credentials have to be the same in both.
+// Within reports whether what is published to a URL stays within another: in the same bucket, or in the same directory
+// or one below it, and below its prefix. All parameters that choose a store or credentials have to be the same in both.
 func Within(u, bound *url.URL) bool {
 	if u.Scheme != bound.Scheme || !strings.HasPrefix(location(u)+"/", strings.TrimSuffix(location(bound), "/")+"/") {
 		return false
