@@ -95,13 +95,6 @@ func (m *Memory) AddKey(k jwks.Key) {
 	m.published[k.KeyID] = true
 }
 
-// RemoveKey takes a key away.
-func (m *Memory) RemoveKey(kid string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.published, kid)
-}
-
 // Fail makes the next write fail.
 func (m *Memory) Fail(fault Fault) {
 	m.mu.Lock()
