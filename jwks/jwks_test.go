@@ -105,6 +105,7 @@ func TestNewKeyRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	weak := &rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 2046, 1), E: 65537}
+	strong := key(t, "rsa-1").Public.(*rsa.PublicKey)
 	tests := map[string]struct {
 		public crypto.PublicKey
 		want   jwks.Failure
@@ -114,10 +115,28 @@ func TestNewKeyRefuses(t *testing.T) {
 		"P-521":       {p521.Public(), jwks.UnsupportedKey},
 		"RSA, 2047":   {weak, jwks.WeakKey},
 		"private key": {p521, jwks.UnsupportedKey},
+		// Keys that no parser made.
+		"nil RSA":       {(*rsa.PublicKey)(nil), jwks.Malformed},
+		"no modulus":    {&rsa.PublicKey{E: 65537}, jwks.Malformed},
+		"negative":      {&rsa.PublicKey{N: new(big.Int).Neg(strong.N), E: strong.E}, jwks.Malformed},
+		"nil ECDSA":     {(*ecdsa.PublicKey)(nil), jwks.Malformed},
+		"no curve":      {&ecdsa.PublicKey{X: big.NewInt(1), Y: big.NewInt(1)}, jwks.Malformed},
+		"no X":          {&ecdsa.PublicKey{Curve: elliptic.P256(), Y: big.NewInt(1)}, jwks.Malformed},
+		"no Y":          {&ecdsa.PublicKey{Curve: elliptic.P384(), X: big.NewInt(1)}, jwks.Malformed},
+		"off the curve": {&ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)}, jwks.Malformed},
+		"infinity":      {&ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int), Y: new(big.Int)}, jwks.Malformed},
 	}
 	for name, test := range tests {
 		if _, err := jwks.NewKey(test.public); !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", name, err, test.want)
+		}
+		if test.want == jwks.Malformed {
+			if _, err := jwks.KeyID(test.public); err == nil && name != "negative" {
+				t.Errorf("%s has a kid", name)
+			}
+			if _, err := jwks.NewSet(jwks.Key{KeyID: "k", Algorithm: jwks.ES256, Public: test.public}); !errors.Is(err, test.want) {
+				t.Errorf("a set of %s: %v, want %v", name, err, test.want)
+			}
 		}
 	}
 	if _, err := jwks.KeyID("no key"); !errors.Is(err, jwks.UnsupportedKey) {
@@ -145,6 +164,65 @@ func TestNewSetRefuses(t *testing.T) {
 	for name, test := range tests {
 		if _, err := jwks.NewSet(test.keys...); !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", name, err, test.want)
+		}
+	}
+}
+
+// What a verifier cannot use it leaves out; the rest it takes (RFC 7517, section 5).
+func TestParseUsable(t *testing.T) {
+	good := func(names ...string) []string {
+		document, err := set(t, names...).Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wire struct {
+			Keys []json.RawMessage `json:"keys"`
+		}
+		if err := json.Unmarshal(document, &wire); err != nil {
+			t.Fatal(err)
+		}
+		var all []string
+		for _, k := range wire.Keys {
+			all = append(all, string(k))
+		}
+		return all
+	}
+	edit := func(k, from, to string) string {
+		changed := strings.Replace(k, from, to, 1)
+		if changed == k {
+			t.Fatalf("there is no %s in %s", from, k)
+		}
+		return changed
+	}
+	one, kid := good("p256-1")[0], key(t, "p256-1").KeyID
+	for name, other := range map[string]string{
+		"kid empty":   edit(one, `"`+kid+`"`, `""`),
+		"kid again":   one,
+		"stolen kid":  edit(good("p256-2")[0], key(t, "p256-2").KeyID, kid),
+		"no use":      edit(one, `"use":"sig",`, ``),
+		"encryption":  edit(one, `"sig"`, `"enc"`),
+		"OKP":         `{"kty":"OKP","kid":"x","use":"sig","alg":"EdDSA","crv":"Ed25519","x":"AAAA"}`,
+		"symmetric":   `{"kty":"oct","kid":"x","use":"sig","alg":"HS256","k":"AAAA"}`,
+		"no object":   `5`,
+		"private key": edit(one, `"use":`, `"d":"AAAA","use":`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			document := []byte(`{"keys":[` + one + `,` + other + `,` + good("rsa-1")[0] + `]}`)
+			got, others, err := jwks.ParseUsable(document)
+			if err != nil || others != 1 {
+				t.Errorf("%d others (%v), want 1", others, err)
+			}
+			if want := kids(set(t, "p256-1", "rsa-1")); !slices.Equal(kids(got), want) {
+				t.Errorf("keys %v, want %v", kids(got), want)
+			}
+			if found, _ := got.Lookup(kid); !key(t, "p256-1").Public.(*ecdsa.PublicKey).Equal(found.Public) {
+				t.Error("the first key of the kid was replaced")
+			}
+		})
+	}
+	for _, document := range []string{``, `{}`, `[]`, `{"keys":{}}`, `{"keys":[]}{}`} {
+		if _, _, err := jwks.ParseUsable([]byte(document)); !errors.Is(err, jwks.Malformed) {
+			t.Errorf("%q: %v, want %v", document, err, jwks.Malformed)
 		}
 	}
 }

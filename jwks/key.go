@@ -54,6 +54,9 @@ func NewKey(public crypto.PublicKey) (Key, error) {
 // KeyID returns the kid of a public key as kube-apiserver computes it: the SHA-256 of its PKIX DER form, in
 // base64url without padding. See keyIDFromPublicKey in pkg/serviceaccount/jwt.go of Kubernetes.
 func KeyID(public crypto.PublicKey) (string, error) {
+	if isEmpty(public) {
+		return "", fmt.Errorf("computing key ID of %T: %w: it is empty", public, Malformed)
+	}
 	der, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {
 		return "", fmt.Errorf("computing key ID of %T: %w", public, UnsupportedKey)
@@ -65,6 +68,9 @@ func KeyID(public crypto.PublicKey) (string, error) {
 // Algorithm returns the algorithm in which kube-apiserver uses a key: RS256 for RSA, ES256 for P-256 and
 // ES384 for P-384. Keys that a Set must not hold have none: WeakKey or UnsupportedKey.
 func Algorithm(public crypto.PublicKey) (string, error) {
+	if isEmpty(public) {
+		return "", fmt.Errorf("%w: %T is empty", Malformed, public)
+	}
 	switch key := public.(type) {
 	case *rsa.PublicKey:
 		if err := checkRSA(key); err != nil {
@@ -72,9 +78,32 @@ func Algorithm(public crypto.PublicKey) (string, error) {
 		}
 		return RS256, nil
 	case *ecdsa.PublicKey:
-		return algorithmOfCurve(key.Curve)
+		return algorithmOfPoint(key)
 	}
 	return "", fmt.Errorf("%w: %T is neither RSA nor ECDSA", UnsupportedKey, public)
+}
+
+// isEmpty reports whether a key that is not from a parser lacks a part, so that using it would panic.
+func isEmpty(public crypto.PublicKey) bool {
+	switch key := public.(type) {
+	case *rsa.PublicKey:
+		return key == nil || key.N == nil
+	case *ecdsa.PublicKey:
+		return key == nil || key.Curve == nil || key.X == nil || key.Y == nil //nolint:staticcheck // a caller may have set none
+	}
+	return false
+}
+
+// algorithmOfPoint checks the curve before the point: methods of curves other than these may panic.
+func algorithmOfPoint(key *ecdsa.PublicKey) (string, error) {
+	algorithm, err := algorithmOfCurve(key.Curve)
+	if err != nil {
+		return "", err
+	}
+	if _, err := key.Bytes(); err != nil {
+		return "", fmt.Errorf("%w: point is not on its curve", Malformed)
+	}
+	return algorithm, nil
 }
 
 func algorithmOfCurve(curve elliptic.Curve) (string, error) {
@@ -93,6 +122,8 @@ func checkRSA(key *rsa.PublicKey) error {
 		return fmt.Errorf("%w: RSA modulus has %d bits, fewer than %d", WeakKey, bits, MinRSABits)
 	case bits > MaxRSABits:
 		return fmt.Errorf("%w: RSA modulus has %d bits, more than %d", UnsupportedKey, bits, MaxRSABits)
+	case key.N.Sign() < 0:
+		return fmt.Errorf("%w: RSA modulus is negative", Malformed)
 	case key.N.Bit(0) == 0:
 		return fmt.Errorf("%w: RSA modulus is even", WeakKey)
 	case key.E < 3 || key.E%2 == 0:

@@ -75,18 +75,12 @@ func (s Set) Marshal() ([]byte, error) {
 }
 
 // Parse reads a JSON Web Key Set as kube-apiserver serves it: each key has a kid of its own, "use": "sig" and an
-// algorithm that fits it. Members that RFC 7517 does not define are ignored, as it demands; those of private keys are not.
+// algorithm that fits it. Members that RFC 7517 does not define are ignored, as it demands; those of private keys are
+// not.
 func Parse(data []byte) (Set, error) {
-	if len(data) > MaxSize {
-		return Set{}, fmt.Errorf("reading key set: %w: longer than %d bytes", Malformed, MaxSize)
-	}
-	document, err := strictjson.Members(data)
+	raw, err := rawKeys(data)
 	if err != nil {
-		return Set{}, fmt.Errorf("reading key set: %w: %w", Malformed, err)
-	}
-	var raw []json.RawMessage
-	if err := json.Unmarshal(document["keys"], &raw); err != nil || raw == nil {
-		return Set{}, fmt.Errorf("reading key set: %w: member keys is not an array", Malformed)
+		return Set{}, err
 	}
 	keys := make([]Key, 0, len(raw))
 	for i, r := range raw {
@@ -97,4 +91,38 @@ func Parse(data []byte) (Set, error) {
 		keys = append(keys, k)
 	}
 	return NewSet(keys...)
+}
+
+// ParseUsable reads a JSON Web Key Set of somebody else as a verifier should (RFC 7517, section 5): it leaves out, and
+// counts, the keys that Parse would refuse. Of several keys with one kid it takes the first.
+func ParseUsable(data []byte) (usable Set, others int, err error) {
+	raw, err := rawKeys(data)
+	if err != nil {
+		return Set{}, 0, err
+	}
+	for _, r := range raw {
+		k, err := decode(r)
+		if _, seen := usable.Lookup(k.KeyID); err != nil || seen {
+			others++
+			continue
+		}
+		usable.keys = append(usable.keys, k)
+	}
+	return usable, others, nil
+}
+
+// rawKeys splits a JSON Web Key Set into its keys.
+func rawKeys(data []byte) ([]json.RawMessage, error) {
+	if len(data) > MaxSize {
+		return nil, fmt.Errorf("reading key set: %w: longer than %d bytes", Malformed, MaxSize)
+	}
+	document, err := strictjson.Members(data)
+	if err != nil {
+		return nil, fmt.Errorf("reading key set: %w: %w", Malformed, err)
+	}
+	var raw []json.RawMessage
+	if err := json.Unmarshal(document["keys"], &raw); err != nil || raw == nil {
+		return nil, fmt.Errorf("reading key set: %w: member keys is not an array", Malformed)
+	}
+	return raw, nil
 }

@@ -124,6 +124,28 @@ func TestVerifyFailsClosed(t *testing.T) {
 	}
 }
 
+// A legacy token has no audience. One that has, like every other token with an audience, has to end.
+func TestLegacyTokenWithAudience(t *testing.T) {
+	claims := legacyClaims()
+	claims.Audience = []string{"sts.example"}
+	expect := token.Expect{Issuer: token.LegacyIssuer, Audience: "sts.example", Now: now}
+	verify := func() error {
+		signed, err := private(t, "p256-1").signer(t).Sign(rand.Reader, claims)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = token.Verify(signed, set(t, "p256-1"), expect)
+		return err
+	}
+	if err := verify(); !errors.Is(err, token.Malformed) {
+		t.Errorf("without an end: %v, want %v", err, token.Malformed)
+	}
+	claims.Expiry = token.NewNumericDate(now.Add(time.Hour))
+	if err := verify(); err != nil {
+		t.Errorf("with an end: %v", err)
+	}
+}
+
 func TestNewSignerRefuses(t *testing.T) {
 	tests := []struct{ key, alg, kid string }{
 		{"rsa-1", "ES256", "k"},

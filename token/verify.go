@@ -81,7 +81,7 @@ func (e Expect) check(c Claims) error {
 		return WrongIssuer
 	case !e.audienceFits(c):
 		return WrongAudience
-	case c.Expiry == 0 && !c.IsLegacy():
+	case c.Expiry == 0 && !(c.IsLegacy() && e.Audience == ""):
 		return malformed("it never expires and is not a legacy token")
 	case c.Expiry != 0 && !e.Now.Add(-e.Leeway).Before(c.Expiry.Time()):
 		return Expired

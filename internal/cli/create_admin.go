@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
+	"github.com/keyturn/keyturn/internal/fleet/discovery/bucketurl"
 	"github.com/keyturn/keyturn/internal/local"
 )
 
@@ -61,6 +63,7 @@ func dataDir(given string, root bool, getenv func(string) string) (string, error
 func (a *app) createAdmin() *cobra.Command {
 	var h hostFlags
 	var kubeconfig string
+	var allow allowFlags
 	cmd := &cobra.Command{
 		Use:   "admin",
 		Short: "Create the admin cluster on this host",
@@ -71,15 +74,22 @@ Beside it a local fleet stands in for Google Cloud: clusters can be registered w
 for access tokens. The key that registers clusters is written beside the kubeconfig as connect-register-sa.json with mode
 0600, and the certificate of the fleet as fleet-ca.crt.
 
+User clusters can be registered with the local fleet, and with Google Cloud by a key of their own. The controller runs as
+you and has your cloud credentials: allow what else user clusters may make it reach by the flags --allow-….
+
 It can be run again at any time, for example after a reboot or a crash: it starts what is missing and leaves the
 rest as it is. Without root, user clusters can have no nodes.`,
 		Example: `  gkectl create admin
   gkectl create admin --data-dir /srv/keyturn --kubeconfig admin-kubeconfig --kube-bin-dir /opt/kubernetes`,
 	}
 	a.addHostFlags(cmd, &h)
+	allow.add(cmd)
 	kubeconfigFlag(cmd, &kubeconfig)
 	cmd.Flags().Lookup("kubeconfig").Usage = "`file` to which the kubeconfig of the admin cluster is written"
 	return a.verb(cmd, func(ctx context.Context) error {
+		if err := allow.check(); err != nil {
+			return err
+		}
 		host, err := a.host(h)
 		if err != nil {
 			return err
@@ -87,7 +97,10 @@ rest as it is. Without root, user clusters can have no nodes.`,
 		p := a.progress()
 		defer p.end()
 		files := fleetFiles(kubeconfig)
-		err = host.CreateAdmin(ctx, local.AdminOptions{Kubeconfig: kubeconfig, Fleet: files, Progress: func(step string) { p.show(step, "") }})
+		err = host.CreateAdmin(ctx, local.AdminOptions{
+			Kubeconfig: kubeconfig, Fleet: files, Allow: allow.ofController(),
+			Progress: func(step string) { p.show(step, "") },
+		})
 		if err != nil {
 			return err
 		}
@@ -97,6 +110,52 @@ rest as it is. Without root, user clusters can have no nodes.`,
 		a.note("To register user clusters with the local fleet, put this into their configuration files:\n%s", connectBlock(host, files))
 		return nil
 	})
+}
+
+// allowFlags say what UserClusters may make the controller reach.
+type allowFlags struct {
+	publish, fleetEndpoints []string
+	defaultCredentials      bool
+}
+
+func (f *allowFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&f.publish, "allow-publish", nil,
+		"`URL` of a bucket or directory within which user clusters may publish their keys, like file:///var/www/oidc; "+
+			"can be repeated")
+	cmd.Flags().StringArrayVar(&f.fleetEndpoints, "allow-fleet-endpoint", nil,
+		"https `URL` of another fleet with which user clusters may be registered; can be repeated")
+	cmd.Flags().BoolVar(&f.defaultCredentials, "allow-default-credentials", false,
+		"let user clusters without a key of their own be registered at Google Cloud with your credentials")
+}
+
+func (f *allowFlags) check() error {
+	for _, value := range f.publish {
+		if err := bucketurl.Validate(value); err != nil {
+			return usage("for example --allow-publish file:///var/www/oidc", "--allow-publish %w", err)
+		}
+	}
+	for _, value := range f.fleetEndpoints {
+		if u, err := url.Parse(value); err != nil || u.Scheme != "https" || u.Host == "" {
+			return usage("for example --allow-fleet-endpoint https://fleet.example.com",
+				"--allow-fleet-endpoint is not an https URL")
+		}
+	}
+	return nil
+}
+
+// ofController are the flags of keyturn-controller.
+func (f *allowFlags) ofController() []string {
+	var flags []string
+	for _, url := range f.publish {
+		flags = append(flags, "--allow-publish="+url)
+	}
+	for _, url := range f.fleetEndpoints {
+		flags = append(flags, "--allow-fleet-endpoint="+url)
+	}
+	if f.defaultCredentials {
+		flags = append(flags, "--allow-default-credentials")
+	}
+	return flags
 }
 
 // fleetFiles are beside the kubeconfig file of the admin cluster.

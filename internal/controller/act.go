@@ -22,7 +22,7 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 	case rotation.ConvergeControlPlane:
 		return seen.adapter.Converge(ctx, a.Target, only(seen.keys, needed(a.Target, seen.Observed)))
 	case rotation.PublishKeys:
-		return r.publish(ctx, uc, only(seen.keys, a.Publish), seen.publications)
+		return r.publish(ctx, uc, seen.keys, a.Publish, seen.publications)
 	case rotation.RefreshTokens:
 		return r.refresh(ctx, uc, a.Version, seen)
 	case rotation.ConvergeNodes:

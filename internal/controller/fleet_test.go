@@ -72,9 +72,9 @@ func newFleetWorld(t *testing.T) *fleetWorld {
 // round only: its clock runs ahead.
 func (w *fleetWorld) restartController() {
 	w.restart()
-	w.reconciler.Publishers = func(_ context.Context, uc *v1alpha1.UserCluster) ([]fleet.Publisher, error) {
-		return []fleet.Publisher{w.membership(uc)}, nil
-	}
+	w.reconciler.Publishers = &destinations{of: func(uc *v1alpha1.UserCluster) []fleet.Publisher {
+		return []fleet.Publisher{w.membership(uc)}
+	}}
 	w.reconciler.Now = func() time.Time {
 		w.ahead += time.Minute
 		return time.Now().Add(w.ahead)
@@ -303,9 +303,7 @@ func TestPropagationTime(t *testing.T) {
 	place, ahead := &slowly{}, time.Duration(0)
 	setUp := func() {
 		w.restart()
-		w.reconciler.Publishers = func(context.Context, *v1alpha1.UserCluster) ([]fleet.Publisher, error) {
-			return []fleet.Publisher{place}, nil
-		}
+		w.reconciler.Publishers = &destinations{of: func(*v1alpha1.UserCluster) []fleet.Publisher { return []fleet.Publisher{place} }}
 		w.reconciler.Now = func() time.Time { return time.Now().Add(ahead) }
 	}
 	setUp()

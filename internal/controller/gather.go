@@ -26,6 +26,8 @@ type observation struct {
 	publications []publication
 	// kubeconfig is nil in a round that did not get to its Secret.
 	kubeconfig *kubeconfig
+	// former are the destinations that the spec does not name any more, and where keys may still be published.
+	former []v1alpha1.PublicationStatus
 }
 
 // gather observes everything and changes nothing.

@@ -17,8 +17,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
-	"github.com/keyturn/keyturn/internal/fleet"
-	"github.com/keyturn/keyturn/internal/fleet/fleettest"
 	"github.com/keyturn/keyturn/internal/kubetest"
 )
 
@@ -74,10 +72,7 @@ func (w *world) await(what string, done func() (bool, error)) {
 func TestNamespaceGoes(t *testing.T) {
 	w := newWorld(t)
 	secret := w.secret("blue-gke-connect", corev1.SecretTypeOpaque, map[string]string{v1alpha1.LabelCluster: "blue"})
-	place := &fleettest.Memory{}
-	w.reconciler.Publishers = func(ctx context.Context, _ *v1alpha1.UserCluster) ([]fleet.Publisher, error) {
-		return []fleet.Publisher{place}, w.controller.Get(ctx, client.ObjectKeyFromObject(secret), &corev1.Secret{})
-	}
+	w.reconciler.Publishers = w.needing(secret)
 	blue := w.settled("blue", registered)
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.namespace}}
 	if err := admin.Delete(t.Context(), namespace); err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/fleet/fleettest"
+	"github.com/keyturn/keyturn/internal/keystore"
 )
 
 // secret makes a Secret in this world's namespace, as an administrator.
@@ -109,11 +110,7 @@ func TestCredentialsOutliveTheirDeletion(t *testing.T) {
 	w := newWorld(t)
 	mine := map[string]string{v1alpha1.LabelCluster: "blue"}
 	secret := w.secret("blue-gke-connect", corev1.SecretTypeOpaque, mine)
-	place := &fleettest.Memory{}
-	w.reconciler.Publishers = func(ctx context.Context, uc *v1alpha1.UserCluster) ([]fleet.Publisher, error) {
-		s := &corev1.Secret{}
-		return []fleet.Publisher{place}, w.controller.Get(ctx, client.ObjectKeyFromObject(secret), s)
-	}
+	w.reconciler.Publishers = w.needing(secret)
 	blue := w.settled("blue", registered)
 	for _, o := range []client.Object{secret, w.get(blue)} {
 		if err := admin.Delete(t.Context(), o); err != nil {
@@ -146,6 +143,41 @@ func TestCredentialsAreReleased(t *testing.T) {
 	}
 }
 
+// credentialed is a destination that is reached by a Secret.
+type credentialed struct {
+	fleettest.Memory
+	read func(context.Context) error
+}
+
+func (c *credentialed) Observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Observation, error) {
+	if err := c.read(ctx); err != nil {
+		return fleet.Observation{}, err
+	}
+	return c.Memory.Observe(ctx, keys)
+}
+
+func (c *credentialed) Publish(ctx context.Context, keys []keystore.KeyPair, versions []int) error {
+	if err := c.read(ctx); err != nil {
+		return err
+	}
+	return c.Memory.Publish(ctx, keys, versions)
+}
+
+func (c *credentialed) Remove(ctx context.Context) error {
+	if err := c.read(ctx); err != nil {
+		return err
+	}
+	return c.Memory.Remove(ctx)
+}
+
+// needing are destinations that are reached by a Secret only.
+func (w *world) needing(secret *corev1.Secret) *destinations {
+	d := &credentialed{read: func(ctx context.Context) error {
+		return w.controller.Get(ctx, client.ObjectKeyFromObject(secret), &corev1.Secret{})
+	}}
+	return &destinations{of: func(*v1alpha1.UserCluster) []fleet.Publisher { return []fleet.Publisher{d} }}
+}
+
 // unreachable is a destination from which nothing can be removed.
 type unreachable struct {
 	fleettest.Memory
@@ -156,9 +188,7 @@ func (*unreachable) Remove(context.Context) error { return errors.New("the bucke
 // TestPublishedKeysCanBeLeft deletes a cluster whose keys are published where nothing can be removed any more.
 func TestPublishedKeysCanBeLeft(t *testing.T) {
 	w := newWorld(t)
-	w.reconciler.Publishers = func(context.Context, *v1alpha1.UserCluster) ([]fleet.Publisher, error) {
-		return []fleet.Publisher{&unreachable{}}, nil
-	}
+	w.reconciler.Publishers = &destinations{of: func(*v1alpha1.UserCluster) []fleet.Publisher { return []fleet.Publisher{&unreachable{}} }}
 	blue := w.create("blue")
 	w.until(blue, func(*v1alpha1.UserCluster) bool { return len(w.stored(blue)) > 0 })
 	w.delete(blue)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/fleet"
@@ -16,13 +17,13 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// How long an answer of a place is believed: one that says that all stored keys are accepted there, and any other.
+// How long an answer of a destination is believed: one that all stored keys are accepted, and any other.
 const (
 	believeGood = 10 * time.Second
 	believeBad  = time.Second
 )
 
-// publication is one place where the keys of a cluster are published, and what was last seen of it.
+// publication is one destination to which the keys of a cluster are published, and what was last seen of it.
 type publication struct {
 	publisher fleet.Publisher
 	seen      fleet.Observation
@@ -33,7 +34,7 @@ type publication struct {
 	kids []string
 }
 
-// believed says that the place need not be asked again yet.
+// believed reports whether the destination need not be asked again yet.
 func (p publication) believed(keys []keystore.KeyPair, now time.Time) bool {
 	patience := believeBad
 	if p.err == nil && p.seen.Waiting == "" && len(p.seen.Accepts) == len(keys) {
@@ -42,7 +43,7 @@ func (p publication) believed(keys []keystore.KeyPair, now time.Time) bool {
 	return now.Sub(p.at) < patience && slices.Equal(p.kids, kids(keys))
 }
 
-// observed is what the planner gets to know of the place.
+// observed is what the planner learns of the destination.
 func (p publication) observed() rotation.Publication {
 	o := rotation.Publication{
 		Name: p.publisher.Name(), Accepts: p.seen.Accepts, Refuses: p.seen.Refuses, SureAt: p.seen.SureAt, Waiting: p.seen.Waiting,
@@ -61,26 +62,35 @@ func kids(keys []keystore.KeyPair) []string {
 	return out
 }
 
-// gatherPublications asks all places at once, once there are keys that could be published.
+// Publishers makes the destinations to which the keys of clusters are published, for verifiers outside of them.
+type Publishers interface {
+	// Of returns the destinations that the spec of a cluster names, always in the same order. One that cannot be used
+	// is among them, and its calls fail.
+	Of(context.Context, *v1alpha1.UserCluster) []fleet.Publisher
+	// Former returns the destination of a Publication in the status that the spec does not name any more; false if
+	// there is nothing to remove from it.
+	Former(uc *v1alpha1.UserCluster, name string) (fleet.Publisher, bool)
+	// Forget drops connections and credentials of a cluster that is gone.
+	Forget(types.NamespacedName)
+}
+
+// outsidePatience bounds all that one round asks of destinations outside the cluster, side by side: one that does not
+// answer holds no worker for longer.
+const outsidePatience = 15 * time.Second
+
+// gatherPublications asks all destinations at once, once there are keys that could be published.
 func (r *Reconciler) gatherPublications(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
 	if r.Publishers == nil {
 		return
 	}
-	publishers, err := r.Publishers(ctx, uc)
-	if err != nil {
-		o.Publications = []rotation.Publication{{Name: "the places where keys are published", Waiting: err.Error()}}
-		return
-	}
-	o.publications = r.publications.recall(uc, publishers)
+	o.publications = r.publications.recall(uc, r.Publishers.Of(ctx, uc))
+	o.former = former(uc, o.publications)
 	now := r.now()
-	var wg sync.WaitGroup
-	for i := range o.publications {
-		p := &o.publications[i]
+	each(ctx, o.publications, func(ctx context.Context, p *publication) {
 		if len(o.keys) > 0 && !p.believed(o.keys, now) {
-			wg.Go(func() { p.ask(ctx, o.keys, now) })
+			p.ask(ctx, o.keys, now)
 		}
-	}
-	wg.Wait()
+	})
 	r.publications.remember(uc, o.publications)
 	for _, p := range o.publications {
 		o.Publications = append(o.Publications, p.observed())
@@ -92,50 +102,127 @@ func (p *publication) ask(ctx context.Context, keys []keystore.KeyPair, now time
 	p.at, p.kids = now, kids(keys)
 }
 
-// publish makes these keys the only ones at every place. If we crash between two places, the next plan publishes at
-// both again, and the one that has them already is left alone.
-func (r *Reconciler) publish(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair, at []publication) error {
-	r.publications.forget(uc)
-	var errs []error
-	for _, p := range at {
-		if err := p.publisher.Publish(ctx, keys); err != nil {
-			errs = append(errs, fmt.Errorf("publishing at %s: %w", p.publisher.Name(), err))
-		}
+// each does something with all destinations side by side, for outsidePatience at most.
+func each(ctx context.Context, all []publication, do func(context.Context, *publication)) {
+	ctx, cancel := context.WithTimeout(ctx, outsidePatience)
+	defer cancel()
+	var wg sync.WaitGroup
+	for i := range all {
+		wg.Go(func() { do(ctx, &all[i]) })
 	}
-	if len(at) == 0 {
-		errs = append(errs, errors.New("publishing keys: no place is known"))
-	}
-	return errors.Join(errs...)
+	wg.Wait()
 }
 
-// unpublish takes the keys of a cluster away from every place.
+// publish makes these of the keys the only ones at every destination. If we crash between two of them, the next plan
+// publishes at both again, and the one that has them already is left alone.
+func (r *Reconciler) publish(
+	ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair, versions []int, at []publication,
+) error {
+	r.publications.forget(uc)
+	each(ctx, at, func(ctx context.Context, p *publication) {
+		if p.err = p.publisher.Publish(ctx, keys, versions); p.err != nil {
+			p.err = fmt.Errorf("publishing at %s: %w", p.publisher.Name(), p.err)
+		}
+	})
+	if len(at) == 0 {
+		return errors.New("publishing keys: no destination is known")
+	}
+	return failures(at)
+}
+
+// unpublish removes the keys of a cluster from every destination. It does not wait for those that the spec does not
+// name any more: that is how a person takes back one that cannot be reached.
 func (r *Reconciler) unpublish(ctx context.Context, uc *v1alpha1.UserCluster) error {
 	if r.Publishers == nil {
 		return nil
 	}
-	publishers, err := r.Publishers(ctx, uc)
-	if err != nil {
+	all := r.publications.recall(uc, r.Publishers.Of(ctx, uc))
+	r.withdraw(ctx, uc, former(uc, all))
+	each(ctx, all, func(ctx context.Context, p *publication) {
+		if p.err = p.publisher.Remove(ctx); p.err != nil {
+			p.err = fmt.Errorf("removing what is published at %s: %w", p.publisher.Name(), p.err)
+		}
+	})
+	if err := failures(all); err != nil {
 		return err
 	}
+	r.publications.forget(uc)
+	r.Publishers.Forget(client.ObjectKeyFromObject(uc))
+	return nil
+}
+
+func failures(all []publication) error {
 	var errs []error
-	for _, p := range publishers {
-		if err := p.Remove(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("removing what is published at %s: %w", p.Name(), err))
-		}
-	}
-	if len(errs) == 0 {
-		r.publications.forget(uc)
+	for _, p := range all {
+		errs = append(errs, p.err)
 	}
 	return errors.Join(errs...)
 }
 
-// publicationMemory remembers what the places said lately.
+// former are the publications in the status that are none of these: the spec named them once.
+func former(uc *v1alpha1.UserCluster, now []publication) []v1alpha1.PublicationStatus {
+	return slices.DeleteFunc(slices.Clone(uc.Status.Publications), func(s v1alpha1.PublicationStatus) bool {
+		return slices.ContainsFunc(now, func(p publication) bool { return p.publisher.Name() == s.Name })
+	})
+}
+
+// withdraw removes the keys from destinations that the spec does not name any more, and returns those that are still to
+// do. Nothing waits for them but the status, which remembers them.
+func (r *Reconciler) withdraw(
+	ctx context.Context, uc *v1alpha1.UserCluster, from []v1alpha1.PublicationStatus,
+) []v1alpha1.PublicationStatus {
+	var all []publication
+	for _, s := range from {
+		if publisher, ok := r.Publishers.Former(uc, s.Name); ok {
+			all = append(all, publication{publisher: publisher})
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	if !r.publications.mayWithdraw(uc, r.now()) {
+		return from
+	}
+	each(ctx, all, func(ctx context.Context, p *publication) { p.err = p.publisher.Remove(ctx) })
+	var left []v1alpha1.PublicationStatus
+	for _, p := range all {
+		if p.err == nil {
+			r.Log.InfoContext(ctx, "removed what was published", "cluster", uc.Name, "destination", p.publisher.Name())
+			continue
+		}
+		name := p.publisher.Name()
+		r.Log.WarnContext(ctx, "removing what was published", "cluster", uc.Name, "destination", name, "error", p.err)
+		left = append(left, v1alpha1.PublicationStatus{
+			Name:       name,
+			WaitingFor: "its documents to be removed, since the spec does not name it any more: " + p.err.Error(),
+		})
+	}
+	return left
+}
+
+// publicationMemory remembers what the destinations said lately.
 type publicationMemory struct {
 	mu sync.Mutex
 	of map[types.UID][]publication
+	// withdrawn is when keys were last removed, or were to be, from destinations that the spec does not name any more.
+	withdrawn map[types.UID]time.Time
 }
 
-// recall returns the places of a cluster with what is remembered of each.
+// mayWithdraw reports whether it is time for another attempt, and counts it.
+func (m *publicationMemory) mayWithdraw(uc *v1alpha1.UserCluster, now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if last, ok := m.withdrawn[uc.UID]; ok && now.Sub(last) < believeGood {
+		return false
+	}
+	if m.withdrawn == nil {
+		m.withdrawn = map[types.UID]time.Time{}
+	}
+	m.withdrawn[uc.UID] = now
+	return true
+}
+
+// recall returns the destinations of a cluster with what is remembered of each.
 func (m *publicationMemory) recall(uc *v1alpha1.UserCluster, publishers []fleet.Publisher) []publication {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -160,8 +247,10 @@ func (m *publicationMemory) remember(uc *v1alpha1.UserCluster, all []publication
 	m.of[uc.UID] = all
 }
 
+// forget drops what the destinations of a cluster said.
 func (m *publicationMemory) forget(uc *v1alpha1.UserCluster) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.of, uc.UID)
+	delete(m.withdrawn, uc.UID)
 }

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
@@ -24,7 +25,6 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
-	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/rotation"
@@ -61,9 +61,8 @@ type Reconciler struct {
 	// Nodes opens the nodes of a cluster.
 	Nodes  func(*v1alpha1.UserCluster) (nodes.Adapter, error)
 	Tokens Tokens
-	// Publishers returns the places where the keys of a cluster are published for verifiers outside of it, always in
-	// the same order. Nil: there are none.
-	Publishers func(context.Context, *v1alpha1.UserCluster) ([]fleet.Publisher, error)
+	// Publishers makes the destinations to which keys are published. Nil: there are none.
+	Publishers Publishers
 	Recorder   events.EventRecorder
 	Log        *slog.Logger
 	// Now is the clock; nil: time.Now.
@@ -91,6 +90,9 @@ func (r *Reconciler) SetupWithManager(m ctrl.Manager) error {
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	uc := &v1alpha1.UserCluster{}
 	if err := r.Client.Get(ctx, req.NamespacedName, uc); err != nil {
+		if apierrors.IsNotFound(err) && r.Publishers != nil {
+			r.Publishers.Forget(req.NamespacedName) // also when somebody else took the finalizer away
+		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !uc.DeletionTimestamp.IsZero() {
@@ -133,6 +135,9 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 	actErr := r.act(ctx, uc, decision, &seen)
 	if actErr != nil {
 		decision.Waiting, decision.Blocked, decision.Settled = actErr.Error(), false, false
+	}
+	if len(seen.former) > 0 {
+		seen.former = r.withdraw(ctx, uc, seen.former)
 	}
 	if err := r.patchStatus(ctx, uc, decision, seen); err != nil {
 		return ctrl.Result{}, errors.Join(actErr, err)

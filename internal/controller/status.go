@@ -15,11 +15,11 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/printable"
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// patchStatus writes what one round saw and decided, if it differs from what is written, and tells events and
-// metrics of it.
+// patchStatus writes what one round saw and decided, if it differs from what is written.
 func (r *Reconciler) patchStatus(ctx context.Context, uc *v1alpha1.UserCluster, d rotation.Decision, seen observation) error {
 	before := uc.DeepCopy()
 	now := metav1.NewTime(r.now())
@@ -29,7 +29,7 @@ func (r *Reconciler) patchStatus(ctx context.Context, uc *v1alpha1.UserCluster, 
 		setObserved(uc, d, seen, now)
 		setStartAndEnd(before, uc, d, now)
 	}
-	return r.write(ctx, before, uc)
+	return r.writeStatus(ctx, before, uc)
 }
 
 // setObserved sets all of the status that one round saw.
@@ -44,8 +44,23 @@ func setObserved(uc *v1alpha1.UserCluster, d rotation.Decision, seen observation
 	status.NodePools = poolStatus(uc, seen.nodes.Nodes)
 }
 
-// write tells events and metrics of a new status, and writes it if it differs from the one before.
-func (r *Reconciler) write(ctx context.Context, before, uc *v1alpha1.UserCluster) error {
+// maxText bounds each text of a status, in characters. The API takes 32768 in a condition.
+const maxText = 4096
+
+// writeStatus writes a status that has changed, and tells events and metrics of it. Its texts quote servers: here, and
+// only here, they are cleaned and cut.
+func (r *Reconciler) writeStatus(ctx context.Context, before, uc *v1alpha1.UserCluster) error {
+	status := &uc.Status
+	texts := []*string{&status.KSASigningKey.WaitingFor}
+	for i := range status.Conditions {
+		texts = append(texts, &status.Conditions[i].Message)
+	}
+	for i := range status.Publications {
+		texts = append(texts, &status.Publications[i].WaitingFor)
+	}
+	for _, text := range texts {
+		*text = printable.Text(*text, maxText)
+	}
 	r.tell(before, uc)
 	observeMetrics(uc)
 	if equality.Semantic.DeepEqual(before.Status, uc.Status) {
@@ -62,7 +77,7 @@ func (r *Reconciler) patchError(ctx context.Context, uc *v1alpha1.UserCluster, e
 	before := uc.DeepCopy()
 	uc.Status.KSASigningKey.WaitingFor = err.Error()
 	setCondition(uc, v1alpha1.ConditionReady, false, v1alpha1.ReasonCreateOrUpdate, err.Error(), metav1.NewTime(r.now()))
-	return errors.Join(err, r.write(ctx, before, uc))
+	return errors.Join(err, r.writeStatus(ctx, before, uc))
 }
 
 func setKeyStatus(k *v1alpha1.KSASigningKeyStatus, d rotation.Decision, seen observation, now metav1.Time) {
@@ -166,7 +181,7 @@ func publicationStatus(seen observation) []v1alpha1.PublicationStatus {
 		}
 		all = append(all, s)
 	}
-	return all
+	return append(all, seen.former...)
 }
 
 func poolStatus(uc *v1alpha1.UserCluster, all []nodes.Node) []v1alpha1.NodePoolStatus {

@@ -77,7 +77,7 @@ func manage(ctx context.Context, f flags, cfg *rest.Config, host *local.Host, lo
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
 	}
-	if err := addController(m, cfg, host, log); err != nil {
+	if err := addController(m, cfg, host, f.allowed, log); err != nil {
 		return err
 	}
 	if err := m.AddHealthzCheck("ping", healthz.Ping); err != nil {
@@ -89,7 +89,7 @@ func manage(ctx context.Context, f flags, cfg *rest.Config, host *local.Host, lo
 	return m.Start(ctx)
 }
 
-func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, log *slog.Logger) error {
+func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, may allowed, log *slog.Logger) error {
 	secrets, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return fmt.Errorf("making a client for the admin cluster: %w", err)
@@ -105,7 +105,7 @@ func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, log *slog
 		Prove:        (&controlplane.Prover{}).Prove,
 		Nodes:        nodesOf(host, newClient),
 		Tokens:       controller.NewLegacyTokens(newClient),
-		Publishers:   (&publishers{secrets: m.GetClient(), log: log}).places,
+		Publishers:   &publishers{secrets: m.GetClient(), allowed: may, log: log},
 		Recorder:     m.GetEventRecorder("keyturn-controller"),
 		Log:          log,
 	}

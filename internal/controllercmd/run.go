@@ -26,6 +26,7 @@ type flags struct {
 	network                         netip.Prefix
 	metrics, health                 string
 	supervise                       bool
+	allowed                         allowed
 }
 
 // parse reads the flags. Asked for help, it gives it to stderr and returns flag.ErrHelp.
@@ -40,6 +41,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	set.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:8080", "where /metrics is served")
 	set.StringVar(&f.health, "health-probe-bind-address", "127.0.0.1:8081", "where /healthz and /readyz are served")
 	set.BoolVar(&f.supervise, "supervise", false, "run the controller as a child and start it again when it dies")
+	f.allowed.addFlags(set)
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = fmt.Fprintln(stderr, "Usage of keyturn-controller:")

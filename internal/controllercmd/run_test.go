@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"net/url"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -16,15 +18,19 @@ func TestFlags(t *testing.T) {
 		kubeconfig: "k", dataDir: "d", network: netip.MustParsePrefix("10.88.0.0/16"),
 		metrics: "127.0.0.1:8080", health: "127.0.0.1:8081",
 	}
-	if err != nil || f != want || stderr.Len() > 0 {
+	if err != nil || !reflect.DeepEqual(f, want) || stderr.Len() > 0 {
 		t.Errorf("defaults: got %+v, %v, %q", f, err, stderr.String())
 	}
 	f, err = parse([]string{
 		"--kubeconfig=k", "--data-dir=d", "--kube-bin-dir=b", "--network=10.9.0.0/16",
 		"--metrics-bind-address=m", "--health-probe-bind-address=h", "--supervise", "--supervise=false",
+		"--allow-fleet-endpoint=https://one/", "--allow-fleet-endpoint=https://two", "--allow-publish=gs://oidc", "--allow-default-credentials",
 	}, &stderr)
 	want = flags{kubeconfig: "k", dataDir: "d", kubeBinDir: "b", network: netip.MustParsePrefix("10.9.0.0/16"), metrics: "m", health: "h"}
-	if err != nil || f != want {
+	want.allowed = allowed{
+		fleetEndpoints: []string{"https://one", "https://two"}, publish: []*url.URL{{Scheme: "gs", Host: "oidc"}}, defaultCredentials: true,
+	}
+	if err != nil || !reflect.DeepEqual(f, want) {
 		t.Errorf("all flags: got %+v, %v", f, err)
 	}
 }
@@ -43,6 +49,8 @@ func TestRunTellsBadFlagsFromFailures(t *testing.T) {
 		"unknown flag":     {[]string{"--colour"}, 2, "Error: flag provided but not defined: -colour\nhint: "},
 		"an argument":      {[]string{"--kubeconfig=a", "--data-dir=b", "now"}, 2, `unexpected argument "now"`},
 		"bad network":      {[]string{"--kubeconfig=a", "--data-dir=b", "--network=10.0", "--supervise"}, 2, "-network"},
+		"bad endpoint":     {[]string{"--kubeconfig=a", "--data-dir=b", "--allow-fleet-endpoint=http://a"}, 2, "must be a URL like https://"},
+		"bad bucket":       {[]string{"--kubeconfig=a", "--data-dir=b", "--allow-publish=ftp://a"}, 2, "must begin with file://"},
 		"bad bool":         {[]string{"--supervise=perhaps"}, 2, "-supervise"},
 		"nothing is there": {[]string{"--kubeconfig=" + nowhere, "--data-dir=" + t.TempDir()}, 1, nowhere},
 	} {

@@ -1,5 +1,5 @@
-// Package fleetserver is the local fleet: a small server that speaks the protocols of Google Cloud, so that Google's own
-// client libraries work with it on machines without Google Cloud.
+// Package fleetserver is the local fleet: a small server that speaks the protocols of Google Cloud, so that Google's
+// own client libraries work with it on machines without Google Cloud.
 //
 // New makes a Server, which is an http.Handler; Run is the command keyturn-fleet, which serves one over TLS. It has
 //
@@ -15,15 +15,19 @@
 //
 // # What is kept
 //
-// The state file holds memberships, operations and since when each key set is in force. It is replaced at once, and is on
-// disk before a write is answered: a write that was answered survives kill -9 and power cuts. Beside it, in a
-// file whose name ends in .tokens, are the SHA-256 hashes of the access tokens. An exchange appends one line to
-// it and does not wait for the disk: access tokens survive kill -9, but those of the last seconds not a power cut.
-// No file holds a secret.
+// The state file holds memberships, operations and since when each key set is in force. It is replaced at once, and is
+// on disk before a write is answered: a write that was answered survives kill -9 and power cuts. Beside it, in a file
+// whose name ends in .tokens, are the SHA-256 hashes of the access tokens. An exchange appends one line to it and does
+// not wait for the disk: access tokens survive kill -9, but those of the last seconds not a power cut. No file holds a
+// secret. Until its access token ends, a request that comes again gets the same one.
+//
+// How many access tokens can be good at one time is bounded: for each principal, for each membership, and in all, with
+// some reserved for registrars. Beyond that the answer is 503.
 //
 // # What differs from Google's
 //
-// There is no OIDC discovery: a membership without oidcJwks has no keys, and its tokens are refused. Principals name the
-// project by its ID, not its number. Access tokens that service accounts sign themselves are not known. Lists cannot be filtered or ordered. An ETag header comes with each membership
-// and If-Match is honoured; Google has neither. Faults can be ordered: see Faults.
+// There is no OIDC discovery: a membership without oidcJwks has no keys, and its tokens are refused. Principals name
+// the project by its ID, not its number. Access tokens that service accounts sign themselves are not known. Lists
+// cannot be filtered or ordered. An ETag header comes with each membership and If-Match is honoured; Google has
+// neither. Faults can be ordered: see Faults.
 package fleetserver

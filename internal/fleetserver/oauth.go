@@ -1,7 +1,6 @@
 package fleetserver
 
 import (
-	"encoding/json"
 	"errors"
 	"io"
 	"mime"
@@ -9,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/keyturn/keyturn/internal/strictjson"
 )
 
 // maxForm is the longest body of a token request.
@@ -96,12 +97,16 @@ func parameters(r *http.Request) (url.Values, error) {
 
 // jsonParameters reads an object of strings, its names as in the REST API of Google's STS or as in the form.
 func jsonParameters(body []byte) (url.Values, error) {
-	var object map[string]string
-	if err := json.Unmarshal(body, &object); err != nil {
-		return nil, invalidRequest("the body is not a JSON object of strings")
+	object, err := strictjson.Members(body)
+	if err != nil {
+		return nil, invalidRequest("the body is not a JSON object, or a parameter comes twice")
 	}
 	values := url.Values{}
-	for name, value := range object {
+	for name, raw := range object {
+		value, isText := strictjson.Text(raw)
+		if !isText {
+			return nil, invalidRequest("a parameter is not a string")
+		}
 		name = snakeCase(name)
 		if values.Has(name) {
 			return nil, invalidRequest("a parameter comes twice")
@@ -142,8 +147,9 @@ type accessToken struct {
 	ExpiresIn       int64  `json:"expires_in"`
 }
 
-func (s *Server) issue(g grant, now time.Time) (accessToken, error) {
-	secret, err := s.tokens.issue(g)
+// issue answers a request, which it knows again by the token that came with it.
+func (s *Server) issue(g grant, token string, now time.Time) (accessToken, error) {
+	secret, g, err := s.tokens.issue(g, g.membership, token)
 	if err != nil {
 		return accessToken{}, err
 	}

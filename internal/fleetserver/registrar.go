@@ -158,7 +158,7 @@ func (s *Server) accountToken(values url.Values) (any, error) {
 	if err := checkScope(scope); err != nil {
 		return nil, err
 	}
-	return s.issue(grant{principal: email, scope: scope, expires: now.Add(maxTokenLife), account: true}, now)
+	return s.issue(grant{principal: email, scope: scope, expires: now.Add(maxTokenLife), account: true}, values.Get("assertion"), now)
 }
 
 // verifyAssertion returns the account that signed and the scope that it asks for.
@@ -170,7 +170,7 @@ func (s *Server) verifyAssertion(assertion string, now time.Time) (email, scope 
 	if err != nil || len(parsed.Headers) != 1 || !canonical(assertion) {
 		return "", "", invalidGrant("the assertion is not a JWT signed by RS256")
 	}
-	if err := checkHeader(parsed.Headers[0]); err != nil {
+	if err := checkHeader(assertion); err != nil {
 		return "", "", err
 	}
 	var claimed jwt.Claims // only to find the key

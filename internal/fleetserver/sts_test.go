@@ -153,6 +153,9 @@ func TestRefusals(t *testing.T) {
 		"crit":                signedAs(t, extra("crit", []string{"exp"}), first, claims(now)),
 		"crit b64":            signedAs(t, map[string]any{"alg": jwks.ES256, "kid": first.KeyID, "crit": []string{"b64"}, "b64": true}, first, claims(now)),
 		"jwk":                 signedAs(t, extra("jwk", json.RawMessage(firstJWK(t, first))), first, claims(now)),
+		"x5c":                 signedAs(t, extra("x5c", []string{"AAAA"}), first, claims(now)),
+		"nonce, empty":        signedAs(t, extra("nonce", ""), first, claims(now)),
+		"x5t":                 signedAs(t, extra("x5t", "AAAA"), first, claims(now)),
 		"typ":                 signedAs(t, extra("typ", "at+jwt"), first, claims(now)),
 		"other issuer":        sign(t, first, with(func(c *token.Claims) { c.Issuer = issuer + "/" })),
 		"no issuer":           sign(t, first, with(func(c *token.Claims) { c.Issuer = "" })),
@@ -292,6 +295,40 @@ func TestRequestsThatAreNotExchanges(t *testing.T) {
 	}
 }
 
+// TestJSONRequests takes JSON, in which no parameter may come twice, under whatever name.
+func TestJSONRequests(t *testing.T) {
+	f := newFleet(t)
+	f.register("m", first)
+	post := func(body string) answer {
+		r := httptest.NewRequest(http.MethodPost, "/v1/token", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		return f.send(r)
+	}
+	object := map[string]string{}
+	for name, values := range form("m", f.good(first)) {
+		object[name] = values[0]
+	}
+	good, err := json.Marshal(object)
+	must(t, err)
+	if a := post(string(good)); a.status != http.StatusOK {
+		t.Errorf("good: %d %s", a.status, a.body)
+	}
+	rest := strings.TrimSuffix(string(good), "}")
+	for what, body := range map[string]string{
+		"twice":            rest + `,"scope":"other"}`,
+		"escaped":          rest + `,"sc\u006fpe":"other"}`,
+		"in another style": rest + `,"grantType":"x"}`,
+		"a number":         rest + `,"options":5}`,
+		"null":             rest + `,"options":null}`,
+		"more follows":     string(good) + "{}",
+		"a list":           "[]",
+	} {
+		if a := post(body); a.status != http.StatusBadRequest || a.Error != "invalid_request" {
+			t.Errorf("%s: %d %s", what, a.status, a.body)
+		}
+	}
+}
+
 // TestMembershipsWithoutKeysOrIssuer are known, but not by the STS.
 func TestMembershipsWithoutKeysOrIssuer(t *testing.T) {
 	f := newFleet(t)
@@ -329,6 +366,31 @@ func TestAccessTokenEndsWithItsSubject(t *testing.T) {
 	}
 	if who := f.whoami(day.AccessToken); who.status != http.StatusOK {
 		t.Errorf("before its end: %d %s", who.status, who.body)
+	}
+}
+
+// TestSameSubjectToken trades one token again and again: it gets the same access token, until that is revoked.
+func TestSameSubjectToken(t *testing.T) {
+	f := newFleet(t)
+	f.register("m", first)
+	f.register("other", first)
+	subject := f.good(first)
+	one := f.exchange("m", subject)
+	if again := f.exchange("m", subject); again.AccessToken != one.AccessToken || again.ExpiresIn > one.ExpiresIn {
+		t.Errorf("again: %d %s, want the same token", again.status, again.body)
+	}
+	values := form("m", subject)
+	values.Set("scope", "other")
+	for what, a := range map[string]answer{
+		"another scope": f.post("/v1/token", values), "another membership": f.exchange("other", subject), "another token": f.exchange("m", f.good(first)),
+	} {
+		if a.status != http.StatusOK || a.AccessToken == one.AccessToken {
+			t.Errorf("%s: %d, and the same token: %v", what, a.status, a.AccessToken == one.AccessToken)
+		}
+	}
+	f.post("/revoke", url.Values{"token": {one.AccessToken}})
+	if a := f.exchange("m", subject); a.status != http.StatusOK || a.AccessToken == one.AccessToken {
+		t.Errorf("after its end: %d, and the same token: %v", a.status, a.AccessToken == one.AccessToken)
 	}
 }
 

@@ -19,48 +19,73 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// maxTokens is how many access tokens can be good at one time.
-const maxTokens = 1 << 18
+// How many access tokens can be good at one time: all together, those of one membership, and those of one principal in
+// a membership. The last of them are reserved for registrars, so that no pod keeps the controller from registering
+// clusters.
+const (
+	maxTokens        = 1 << 16
+	maxPerMembership = 1 << 13
+	maxPerPrincipal  = 1 << 11
+	reserved         = 1 << 11
+)
 
 // maxTokenLife is the longest life of an access token.
 const maxTokenLife = time.Hour
 
-// errTooManyTokens says that maxTokens is reached.
+// errTooManyTokens is the error of issue when one of the bounds is reached.
 var errTooManyTokens = errors.New("too many access tokens are good at this time")
 
 // grant is what an access token is good for.
 type grant struct {
 	principal, scope string
 	expires          time.Time
+	// membership is the name of that whose keys the subject token was signed with; empty for service accounts.
+	membership string
 	// account says that it is a service account's, not one of a cluster.
 	account bool
 }
 
-// tokenLine is one line of the file. One without a principal revokes.
-type tokenLine struct {
-	SHA256    []byte `json:"sha256"`
-	Principal string `json:"principal,omitempty"`
-	Scope     string `json:"scope,omitempty"`
-	Expires   int64  `json:"expires,omitempty"`
-	Account   bool   `json:"account,omitempty"`
+// shares are what an access token counts against, with the bound of each.
+func (g grant) shares() map[string]int {
+	if g.account {
+		return map[string]int{"account " + g.principal: maxPerPrincipal}
+	}
+	return map[string]int{g.membership: maxPerMembership, g.membership + " " + g.principal: maxPerPrincipal}
 }
 
-// tokens are the access tokens that are good, known by their SHA-256 only.
+// tokenLine is one line of the file. One without a principal revokes.
+type tokenLine struct {
+	SHA256     []byte `json:"sha256"`
+	Principal  string `json:"principal,omitempty"`
+	Scope      string `json:"scope,omitempty"`
+	Expires    int64  `json:"expires,omitempty"`
+	Membership string `json:"membership,omitempty"`
+	Account    bool   `json:"account,omitempty"`
+}
+
+// tokens are the access tokens that are good. The file knows them by their SHA-256 only.
 type tokens struct {
 	path string
 	now  func() time.Time
 
-	mu   sync.Mutex
-	live map[[sha256.Size]byte]grant
-	file *os.File
+	// writing is held by whoever changes the file and the fields up to mu. Checks of access tokens do not wait for it.
+	writing sync.Mutex
+	file    *os.File
 	// lines are in the file; it is rewritten when there are limit.
 	lines, limit int
 	// sweepAt is when a full table may be searched again for expired tokens.
 	sweepAt time.Time
+	// used counts the tokens of each share.
+	used map[string]int
+	// answers are the access tokens that were given for each subject token, by the SHA-256 of the request.
+	answers map[[sha256.Size]byte]string
+
+	mu   sync.RWMutex
+	live map[[sha256.Size]byte]grant
 }
 
 func openTokens(path string, now func() time.Time) (*tokens, error) {
-	t := &tokens{path: path, now: now, live: map[[sha256.Size]byte]grant{}}
+	t := &tokens{path: path, now: now, live: map[[sha256.Size]byte]grant{}, answers: map[[sha256.Size]byte]string{}}
 	content, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("reading access tokens: %w", err)
@@ -68,6 +93,7 @@ func openTokens(path string, now func() time.Time) (*tokens, error) {
 	if err := t.load(content); err != nil {
 		return nil, fmt.Errorf("reading access tokens from %s: %w\nhint: remove the file; clients then get new access tokens", path, err)
 	}
+	t.sweep()
 	return t, t.rewrite()
 }
 
@@ -89,50 +115,98 @@ func (t *tokens) load(content []byte) error {
 			delete(t.live, hash)
 			continue
 		}
-		t.live[hash] = grant{principal: l.Principal, scope: l.Scope, expires: time.Unix(l.Expires, 0), account: l.Account}
+		t.live[hash] = grant{
+			principal: l.Principal, scope: l.Scope, expires: time.Unix(l.Expires, 0), membership: l.Membership, account: l.Account,
+		}
 	}
 }
 
-// issue makes an access token of 256 random bits. It ends at a whole second.
-func (t *tokens) issue(g grant) (string, error) {
+// issue makes an access token of 256 random bits, which ends at a whole second. The same request gets the same one
+// again while that is good.
+func (t *tokens) issue(g grant, request ...string) (string, grant, error) {
+	g.expires = time.Unix(g.expires.Unix(), 0)
+	asked := sha256.Sum256([]byte(strings.Join(append(request, g.principal, g.scope), "\x00")))
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	if was, good := t.check(t.answers[asked]); good && t.file != nil {
+		return t.answers[asked], was, nil
+	}
+	if err := t.makeRoom(g); err != nil {
+		return "", grant{}, err
+	}
 	var secret [32]byte
 	_, _ = rand.Read(secret[:]) // never fails
 	token := base64.RawURLEncoding.EncodeToString(secret[:])
 	hash := sha256.Sum256([]byte(token))
-	g.expires = time.Unix(g.expires.Unix(), 0)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if err := t.makeRoom(); err != nil {
-		return "", err
-	}
 	if err := t.append(line(hash, g)); err != nil {
-		return "", err
+		return "", grant{}, err
 	}
+	t.mu.Lock()
 	t.live[hash] = g
-	return token, nil
+	t.mu.Unlock()
+	t.count(g, 1)
+	t.answers[asked] = token
+	return token, g, nil
 }
 
-func (t *tokens) makeRoom() error {
-	now := t.now()
-	full := len(t.live) >= maxTokens
-	if full && now.Before(t.sweepAt) {
+func (t *tokens) count(g grant, n int) {
+	for share := range g.shares() {
+		t.used[share] += n
+	}
+}
+
+// makeRoom makes sure that one more access token is within all bounds, and that its line may be added to the file.
+func (t *tokens) makeRoom(g grant) error {
+	if now := t.now(); t.isFull(g) && !now.Before(t.sweepAt) {
+		t.sweepAt = now.Add(time.Second)
+		t.sweep()
+	}
+	if t.isFull(g) {
 		return errTooManyTokens
 	}
-	if !full && t.lines < t.limit {
-		return nil
-	}
-	t.sweepAt = now.Add(time.Second)
-	if err := t.rewrite(); err != nil {
-		return err
-	}
-	if len(t.live) >= maxTokens {
-		return errTooManyTokens
+	if t.lines >= t.limit {
+		t.sweep()
+		return t.rewrite()
 	}
 	return nil
 }
 
+func (t *tokens) isFull(g grant) bool {
+	all := maxTokens
+	if !g.account {
+		all -= reserved
+	}
+	if len(t.live) >= all { // nobody else changes its size
+		return true
+	}
+	for share, bound := range g.shares() {
+		if t.used[share] >= bound {
+			return true
+		}
+	}
+	return false
+}
+
+// sweep forgets what has expired.
+func (t *tokens) sweep() {
+	now := t.now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.live, func(_ [sha256.Size]byte, g grant) bool { return !now.Before(g.expires) })
+	maps.DeleteFunc(t.answers, func(_ [sha256.Size]byte, token string) bool {
+		_, known := t.live[sha256.Sum256([]byte(token))]
+		return !known
+	})
+	t.used = map[string]int{}
+	for _, g := range t.live {
+		t.count(g, 1)
+	}
+}
+
 func line(hash [sha256.Size]byte, g grant) tokenLine {
-	return tokenLine{SHA256: hash[:], Principal: g.principal, Scope: g.scope, Expires: g.expires.Unix(), Account: g.account}
+	return tokenLine{
+		SHA256: hash[:], Principal: g.principal, Scope: g.scope, Expires: g.expires.Unix(), Membership: g.membership, Account: g.account,
+	}
 }
 
 // append writes a line to the kernel: kill -9 does not lose it.
@@ -152,10 +226,8 @@ func (t *tokens) append(l tokenLine) error {
 	return nil
 }
 
-// rewrite replaces the file by one of the tokens that are still good.
+// rewrite replaces the file by one of the tokens that are live.
 func (t *tokens) rewrite() error {
-	now := t.now()
-	maps.DeleteFunc(t.live, func(_ [sha256.Size]byte, g grant) bool { return !now.Before(g.expires) })
 	var content bytes.Buffer
 	e := json.NewEncoder(&content)
 	for hash, g := range t.live {
@@ -184,30 +256,34 @@ func (t *tokens) check(token string) (grant, bool) {
 		return grant{}, false
 	}
 	hash := sha256.Sum256([]byte(token))
-	t.mu.Lock()
+	t.mu.RLock()
 	g, known := t.live[hash]
-	t.mu.Unlock()
+	t.mu.RUnlock()
 	return g, known && t.now().Before(g.expires)
 }
 
 // revoke ends an access token; one that is not known has ended.
 func (t *tokens) revoke(token string) error {
 	hash := sha256.Sum256([]byte(token))
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if _, known := t.live[hash]; !known {
+	t.writing.Lock()
+	defer t.writing.Unlock()
+	g, known := t.live[hash]
+	if !known {
 		return nil
 	}
 	if err := t.append(tokenLine{SHA256: hash[:]}); err != nil {
 		return err
 	}
+	t.mu.Lock()
 	delete(t.live, hash)
+	t.mu.Unlock()
+	t.count(g, -1)
 	return nil
 }
 
 func (t *tokens) close() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.writing.Lock()
+	defer t.writing.Unlock()
 	if t.file == nil {
 		return nil
 	}

@@ -41,6 +41,8 @@ type AdminOptions struct {
 	Kubeconfig string
 	// Fleet is where files of the local fleet are written; empty paths: nowhere.
 	Fleet FleetFiles
+	// Allow are the --allow-… flags of the controller besides that for the local fleet: what UserClusters may make it reach.
+	Allow []string
 	// Progress is told what is being done, one plain line each; nil: nobody is.
 	Progress func(string)
 }
@@ -129,7 +131,7 @@ func (h *Host) createAdmin(ctx context.Context, o AdminOptions) error {
 		return fmt.Errorf("making an admin cluster of the API server: %w", err)
 	}
 	progress("starting the controller")
-	if err := p.startController(ctx); err != nil {
+	if err := p.startController(ctx, o.Allow); err != nil {
 		return err
 	}
 	progress("starting the local fleet")
@@ -266,12 +268,12 @@ func (p *plane) install(ctx context.Context) error {
 }
 
 // startController starts keyturn-controller and waits until it works. One that runs with other flags is replaced.
-func (p *plane) startController(ctx context.Context) error {
+func (p *plane) startController(ctx context.Context, allow []string) error {
 	path, err := p.host.program("keyturn-controller")
 	if err != nil {
 		return err
 	}
-	spec := p.controller(path)
+	spec := p.controller(path, allow)
 	st, err := p.run.Observe(spec.Name)
 	if err != nil {
 		return err
@@ -285,8 +287,8 @@ func (p *plane) startController(ctx context.Context) error {
 	return p.await(ctx, "http://"+p.controllerAddress(healthPort)+"/readyz", spec.Name, revive)
 }
 
-func (p *plane) controller(path string) process.Spec {
-	return process.Spec{Name: controllerName, Path: path, Args: []string{
+func (p *plane) controller(path string, allow []string) process.Spec {
+	return process.Spec{Name: controllerName, Path: path, Args: append([]string{
 		"--kubeconfig=" + p.Path(adminMark),
 		"--data-dir=" + p.host.dataDir,
 		"--kube-bin-dir=" + p.host.binDir,
@@ -294,7 +296,8 @@ func (p *plane) controller(path string) process.Spec {
 		"--metrics-bind-address=" + p.controllerAddress(metricsPort),
 		"--health-probe-bind-address=" + p.controllerAddress(healthPort),
 		"--supervise",
-	}}
+		"--allow-fleet-endpoint=" + p.host.FleetEndpoint(),
+	}, allow...)}
 }
 
 func (p *plane) controllerAddress(port string) string {

@@ -325,7 +325,7 @@ func checkFleet(t *testing.T, h *Host, files FleetFiles) {
 		t.Fatal(err)
 	}
 	keys := []keystore.KeyPair{pair}
-	if err := membership.Publish(t.Context(), keys); err != nil {
+	if err := membership.Publish(t.Context(), keys, []int{1}); err != nil {
 		t.Fatal(err)
 	}
 	seen, err := membership.Observe(t.Context(), keys)

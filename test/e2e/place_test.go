@@ -86,8 +86,12 @@ func (p *place) config() string     { return filepath.Join(p.dir, "user-cluster.
 
 func (p *place) createAdmin() {
 	p.t.Helper()
-	p.must("create", "admin", "--data-dir", p.dataDir(), "--kubeconfig", p.kubeconfig(), "--network", p.network)
+	p.must("create", "admin", "--data-dir", p.dataDir(), "--kubeconfig", p.kubeconfig(), "--network", p.network,
+		"--allow-publish", "file://"+p.published())
 }
+
+// published is the directory to which the keys of clusters may be published.
+func (p *place) published() string { return filepath.Join(p.dir, "published") }
 
 // createCluster writes the config file and creates the user cluster that it describes.
 func (p *place) createCluster(config string) {

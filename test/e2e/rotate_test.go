@@ -85,7 +85,7 @@ func TestRotateSingle(t *testing.T) {
 func rotateSingle(t *testing.T, source v1alpha1.KeySource) {
 	p := newPlace(t)
 	const issuer = "https://oidc.keyturn.test/e2e"
-	published := filepath.Join(p.dir, "published")
+	published := p.published()
 	p.createCluster(single(source) + fmt.Sprintf("  issuer: %s\n  publish: [%q]\n  publishMaxAge: 1s\n",
 		issuer, "file://"+published+"?create_dir=true&prefix=e2e/") + p.gkeConnect())
 	p.expectStatus(1)

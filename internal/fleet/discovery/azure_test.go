@@ -36,6 +36,9 @@ func (a *azure) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Query().Get("sig") != "hunter2":
 		w.Header().Set("x-ms-error-code", "AuthenticationFailed")
 		w.WriteHeader(http.StatusForbidden)
+	case r.Method == http.MethodPut && found && r.Header.Get("If-None-Match") == "*":
+		w.Header().Set("x-ms-error-code", "BlobAlreadyExists")
+		w.WriteHeader(http.StatusConflict)
 	case r.Method == http.MethodPut:
 		data, _ := io.ReadAll(r.Body)
 		h := http.Header{}

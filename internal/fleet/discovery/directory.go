@@ -2,14 +2,21 @@ package discovery
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
+	"net/url"
 	"os"
-	"path/filepath"
+	"path"
 	"regexp"
 	"strconv"
+	"strings"
+	"syscall"
 
-	"gocloud.dev/blob"
+	"github.com/keyturn/keyturn/jwks"
 )
 
 // What a web server, which is another user, must be able to read.
@@ -18,103 +25,265 @@ const (
 	directoryMode = 0o755
 )
 
-// makesDirectory says that the directory of a URL is made when something is written to it.
-func (s *store) makesDirectory() bool {
-	yes, _ := strconv.ParseBool(s.url.Query().Get("create_dir"))
-	return yes
+// directory is the directory of a file URL. Its owner may be another user, and the controller may be root. So it is
+// opened one component after the other, no symbolic link is followed, and nothing is written where somebody else could
+// replace it, or the path to it.
+type directory struct {
+	path   string // of the URL
+	folder string // its prefix
+	create bool   // whether the directory of the URL is made when something is written to it
 }
 
-// path returns the file of an object.
-func (s *store) path(name string) string {
-	return filepath.Join(s.url.Path, filepath.FromSlash(s.url.Query().Get("prefix")+name))
+var _ store = (*directory)(nil)
+
+func newDirectory(u *url.URL) *directory {
+	create, _ := strconv.ParseBool(u.Query().Get("create_dir"))
+	return &directory{path: path.Clean(u.Path), folder: u.Query().Get("prefix"), create: create}
 }
 
-// prepare makes the directories of an object below that of the URL, and removes the temporary files that a process which
-// was killed while it wrote has left. A bucket needs neither.
-func (s *store) prepare(name string) error {
-	if s.url.Scheme != "file" {
-		return nil
+// get implements store.
+func (d *directory) get(ctx context.Context, name string) (object, error) {
+	if err := ctx.Err(); err != nil {
+		return object{}, err // a directory would not ask
 	}
-	if _, err := os.Stat(s.url.Path); err != nil && !s.makesDirectory() {
-		return err
+	at, err := d.enter(name, false)
+	if err == nil {
+		defer at.Close()
+		var o object
+		if o, err = readFile(at, path.Base(name)); err == nil {
+			return o, nil
+		}
 	}
-	if err := makeDirectories(filepath.Dir(s.path(name))); err != nil {
-		return err
+	if errors.Is(err, fs.ErrNotExist) && (d.create || d.exists()) {
+		return object{}, nil
 	}
-	return s.sweep(name)
+	return object{}, fmt.Errorf("reading %s: %w", name, err)
 }
 
-// makeDirectories is os.MkdirAll whatever the umask.
-func makeDirectories(path string) error {
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := makeDirectories(filepath.Dir(path)); err != nil {
-		return err
-	}
-	if err := os.Mkdir(path, directoryMode); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return os.Chmod(path, directoryMode)
+func (d *directory) exists() bool {
+	_, err := os.Lstat(d.path)
+	return err == nil
 }
 
-// sweep removes the temporary files of an object, which hold public keys of any age.
-func (s *store) sweep(name string) error {
-	if s.url.Scheme != "file" {
-		return nil
+// put implements store.
+func (d *directory) put(ctx context.Context, doc document, was object) error {
+	if err := ctx.Err(); err != nil {
+		return err
 	}
-	path := s.path(name)
-	entries, err := os.ReadDir(filepath.Dir(path))
+	at, err := d.enter(doc.name, true)
+	if err == nil {
+		defer at.Close()
+		err = errors.Join(sweep(at, path.Base(doc.name)), replaceFile(at, path.Base(doc.name), doc.data, was.found))
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", doc.name, err)
+	}
+	return nil
+}
+
+// delete implements store.
+func (d *directory) delete(ctx context.Context, name string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	at, err := d.enter(name, false)
+	if err == nil {
+		defer at.Close()
+		err = errors.Join(at.Remove(path.Base(name)), sweep(at, path.Base(name)))
+	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("deleting %s: %w", name, err)
+	}
+	return nil
+}
+
+// enter opens the directory of an object. To write, it makes what is missing, and refuses what is not safe.
+func (d *directory) enter(name string, write bool) (*os.Root, error) {
+	at, err := os.OpenRoot("/")
+	if err != nil {
+		return nil, err
+	}
+	base, full := strings.Count(d.path, "/"), path.Join(d.path, d.folder, path.Dir(name))
+	for i, part := range strings.Split(full, "/")[1:] {
+		step := walk{write: write, make: write && (i >= base || d.create), inside: i >= base-1}
+		next, err := step.into(at, part)
+		_ = at.Close()
+		if err != nil {
+			return nil, err
+		}
+		at = next
+	}
+	return at, nil
+}
+
+// walk is how one directory on the way to an object is opened.
+type walk struct {
+	// write opens it to write in it or below it, and make makes it when it is missing.
+	write, make bool
+	// inside is for the directory of the URL and what is below it: nobody else may add files there. In those above it
+	// others may, as in /tmp.
+	inside bool
+}
+
+func (w walk) into(parent *os.Root, name string) (*os.Root, error) {
+	made := false
+	if w.make {
+		// Ready for others to enter only when it is known to be ours.
+		err := parent.Mkdir(name, 0o700)
+		if made = err == nil; err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+	}
+	next, err := openDirectory(parent, name)
+	if err != nil {
+		return nil, err
+	}
+	if err = w.check(next); err == nil && made {
+		err = open(next)
+	}
+	if err != nil {
+		_ = next.Close()
+		return nil, err
+	}
+	return next, nil
+}
+
+// openDirectory opens a directory, and nothing that a symbolic link leads to.
+func openDirectory(parent *os.Root, name string) (*os.Root, error) {
+	full := path.Join(parent.Name(), name)
+	want, err := parent.Lstat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !want.IsDir() {
+		return nil, fmt.Errorf("%s is not a directory: no symbolic link is followed", full)
+	}
+	next, err := parent.OpenRoot(name)
+	if err != nil {
+		return nil, err
+	}
+	if is, err := next.Stat("."); err != nil || !os.SameFile(is, want) {
+		return nil, errors.Join(fmt.Errorf("%s was replaced while it was opened", full), err, next.Close())
+	}
+	return next, nil
+}
+
+// check refuses a directory in which somebody else could replace what is written.
+func (w walk) check(at *os.Root) error {
+	if !w.write {
+		return nil
+	}
+	info, err := at.Stat(".")
+	if err != nil {
 		return err
 	}
-	// As fileblob names them.
-	temporary := regexp.MustCompile("^" + regexp.QuoteMeta(filepath.Base(path)) + `\.[0-9a-f]+\.tmp$`)
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fmt.Errorf("%s has no owner", at.Name())
+	}
+	if owner := int(stat.Uid); owner != 0 && owner != os.Geteuid() {
+		return fmt.Errorf("%s belongs to user %d, who could replace what is written: only root and user %d may own it",
+			at.Name(), owner, os.Geteuid())
+	}
+	const others = 0o022
+	if mode := info.Mode(); mode.Perm()&others != 0 && (w.inside || mode&fs.ModeSticky == 0) {
+		return fmt.Errorf("users other than its owner may write to %s (mode %v): take that away by chmod go-w", at.Name(), mode)
+	}
+	return nil
+}
+
+// open lets others into a directory that was made, whatever the umask.
+func open(at *os.Root) error {
+	f, err := at.Open(".")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(directoryMode), f.Close())
+}
+
+// readFile reads the file of an object.
+func readFile(at *os.Root, name string) (object, error) {
+	want, err := at.Lstat(name)
+	if err != nil {
+		return object{}, err
+	}
+	if !want.Mode().IsRegular() {
+		return object{}, fmt.Errorf("%s is not a file: no symbolic link is followed", name)
+	}
+	f, err := at.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return object{}, err
+	}
+	defer f.Close()
+	is, err := f.Stat()
+	if err != nil || !os.SameFile(is, want) {
+		return object{}, errors.Join(fmt.Errorf("%s was replaced while it was opened", name), err)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, jwks.MaxSize+1))
+	return object{found: true, modified: is.ModTime(), data: data}, err
+}
+
+// replaceFile writes the file of an object: it is whole and on disk before it gets its name. Where there was none it
+// replaces none that has come meanwhile.
+func replaceFile(at *os.Root, name string, data []byte, was bool) error {
+	temporary := name + "." + random() + ".tmp"
+	f, err := at.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Chmod(fileMode), f.Sync(), f.Close())
+	// Crash here: the old file is whole, and a temporary one is left for the next sweep.
+	switch {
+	case err != nil:
+	case was:
+		err = at.Rename(temporary, name)
+	default:
+		if err = at.Link(temporary, name); err == nil {
+			err = at.Remove(temporary)
+		}
+	}
+	if err != nil {
+		return errors.Join(err, ignoreMissing(at.Remove(temporary)))
+	}
+	return syncDirectory(at)
+}
+
+func random() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// sweep removes the temporary files that a process which was killed while it wrote an object has left: they hold public
+// keys of any age.
+func sweep(at *os.Root, name string) error {
+	entries, err := fs.ReadDir(at.FS(), ".")
+	if err != nil {
+		return err
+	}
+	temporary := regexp.MustCompile("^" + regexp.QuoteMeta(name) + `\.[0-9a-f]+\.tmp$`)
 	for _, e := range entries {
 		if !temporary.MatchString(e.Name()) {
 			continue
 		}
-		if err := os.Remove(filepath.Join(filepath.Dir(path), e.Name())); err != nil {
+		if err := ignoreMissing(at.Remove(e.Name())); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// writeFile replaces the file of an object: it is whole and on disk before it gets its name.
-func writeFile(ctx context.Context, bucket *blob.Bucket, d document) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var file *os.File
-	w, err := bucket.NewWriter(ctx, d.name, &blob.WriterOptions{
-		ContentType: d.contentType,
-		BeforeWrite: func(as func(any) bool) error {
-			if !as(&file) {
-				return errors.New("the directory has no files")
-			}
-			return file.Chmod(fileMode)
-		},
-	})
-	if err != nil {
-		return err
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	_, err = w.Write(d.data)
-	if err == nil {
-		err = file.Sync()
-	}
-	if err != nil {
-		cancel() // so that Close leaves the old file in place
-	}
-	// Crash here: the old file is whole, and a temporary one is left for the next sweep.
-	if err = errors.Join(err, w.Close()); err != nil {
-		return err
-	}
-	return syncDirectory(filepath.Dir(file.Name()))
+	return err
 }
 
 // syncDirectory makes a renaming in the directory last.
-func syncDirectory(path string) error {
-	d, err := os.Open(path)
+func syncDirectory(at *os.Root) error {
+	d, err := at.Open(".")
 	if err != nil {
 		return err
 	}

@@ -22,8 +22,9 @@ func TestDirectoryModes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "www")
 	defer syscall.Umask(syscall.Umask(0o077))
 	b := newBucket(t, "file://"+dir+"?create_dir=true&prefix=clusters/blue/")
-	publish(t, b, generate(t, 1, jwks.RS256))
-	publish(t, b, generate(t, 2, jwks.ES256))
+	keys := rotationKeys(t)
+	publishOf(t, b, keys, 1)
+	publishOf(t, b, keys, 1, 2)
 	got := map[string]fs.FileMode{}
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
@@ -51,8 +52,108 @@ func TestDirectoryModes(t *testing.T) {
 	}
 }
 
-// TestDirectoryMissing has no directory. It may be one that is to be mounted, so only create_dir makes it, and only when
-// there is something to write.
+// TestDirectoryOfOthers has directories in which somebody else could replace what is published, or lead it elsewhere.
+func TestDirectoryOfOthers(t *testing.T) {
+	const nobody = 65534
+	for name, test := range map[string]struct {
+		spoil func(t *testing.T, dir string)
+		root  bool // only root can make it so
+		want  string
+	}{
+		"another user's":      {func(t *testing.T, dir string) { must(t, os.Chown(dir, nobody, nobody)) }, true, "belongs to user 65534"},
+		"below another's":     {func(t *testing.T, dir string) { must(t, os.Chown(filepath.Dir(dir), nobody, nobody)) }, true, "belongs to user 65534"},
+		"everybody's":         {func(t *testing.T, dir string) { must(t, os.Chmod(dir, 0o777)) }, false, "chmod go-w"},
+		"everybody's, sticky": {func(t *testing.T, dir string) { must(t, os.Chmod(dir, 0o777|fs.ModeSticky)) }, false, "chmod go-w"},
+		"a group's":           {func(t *testing.T, dir string) { must(t, os.Chmod(dir, 0o775)) }, false, "chmod go-w"},
+		"below everybody's":   {func(t *testing.T, dir string) { must(t, os.Chmod(filepath.Dir(dir), 0o777)) }, false, "chmod go-w"},
+		"another's .well-known": {func(t *testing.T, dir string) {
+			must(t, os.Mkdir(filepath.Join(dir, ".well-known"), 0o755))
+			must(t, os.Chown(filepath.Join(dir, ".well-known"), nobody, nobody))
+		}, true, "belongs to user 65534"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if test.root && os.Geteuid() != 0 {
+				t.Skip("needs root")
+			}
+			dir := filepath.Join(t.TempDir(), "www", "oidc")
+			must(t, os.MkdirAll(dir, 0o755))
+			test.spoil(t, dir)
+			before, err := os.Stat(dir)
+			must(t, err)
+			err = newBucket(t, "file://"+dir).Publish(t.Context(), []keystore.KeyPair{generate(t, 1, jwks.ES256)}, []int{1})
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("publishing: %v, want %q", err, test.want)
+			}
+			if after, err := os.Stat(dir); err != nil || after.Mode() != before.Mode() {
+				t.Errorf("its mode was %v and is %v (%v)", before.Mode(), after.Mode(), err)
+			}
+			if _, err := os.Lstat(filepath.Join(dir, discoveryName)); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("something is published there (%v)", err)
+			}
+		})
+	}
+}
+
+// TestDirectoryLinks has a symbolic link at each place on the way: nothing is read, written or changed where it leads
+// to.
+func TestDirectoryLinks(t *testing.T) {
+	for _, link := range []string{"", ".well-known", "openid", "openid/v1", discoveryName, jwksName} {
+		t.Run("at "+link, func(t *testing.T) {
+			elsewhere, dir := t.TempDir(), filepath.Join(t.TempDir(), "oidc")
+			target := filepath.Join(elsewhere, "target")
+			if link == discoveryName || link == jwksName {
+				must(t, os.WriteFile(target, []byte("{}"), 0o600))
+			} else {
+				must(t, os.Mkdir(target, 0o700))
+			}
+			at := filepath.Join(dir, link)
+			must(t, os.MkdirAll(filepath.Dir(at), 0o755))
+			must(t, os.Symlink(target, at))
+			before, err := os.Stat(target)
+			must(t, err)
+
+			b, k := newBucket(t, "file://"+dir+"?create_dir=true"), generate(t, 1, jwks.ES256)
+			if err := b.Publish(t.Context(), []keystore.KeyPair{k}, []int{1}); err == nil || !strings.Contains(err.Error(), "no symbolic link is followed") {
+				t.Errorf("publishing: %v", err)
+			}
+			if _, err := b.Observe(t.Context(), []keystore.KeyPair{k}); err == nil {
+				t.Error("observing: no error")
+			}
+			after, err := os.Stat(target)
+			must(t, err)
+			if after.Mode() != before.Mode() || !after.ModTime().Equal(before.ModTime()) {
+				t.Errorf("what the link leads to was %v of %v, and is %v of %v", before.Mode(), before.ModTime(), after.Mode(), after.ModTime())
+			}
+		})
+	}
+}
+
+// TestDirectoryMeanwhile has somebody write an object between our reading and our writing: it stays.
+func TestDirectoryMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	must(t, discovery.Put(t.Context(), "file://"+dir, jwksName, "one", false))
+	if err := discovery.Put(t.Context(), "file://"+dir, jwksName, "two", false); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("writing where nothing should be: %v", err)
+	}
+	got, err := os.ReadFile(filepath.Join(dir, jwksName))
+	if err != nil || string(got) != "one" {
+		t.Errorf("the object is %q (%v)", got, err)
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, "openid", "v1"))
+	if err != nil || len(entries) != 1 {
+		t.Errorf("files %v (%v)", entries, err)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDirectoryMissing has no directory. It may be one that is to be mounted, so only create_dir makes it, and only
+// when there is something to write.
 func TestDirectoryMissing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "www")
 	k := generate(t, 1, jwks.ES256)
@@ -60,7 +161,7 @@ func TestDirectoryMissing(t *testing.T) {
 	if _, err := b.Observe(t.Context(), []keystore.KeyPair{k}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("observing: %v", err)
 	}
-	if err := b.Publish(t.Context(), []keystore.KeyPair{k}); !errors.Is(err, fs.ErrNotExist) {
+	if err := b.Publish(t.Context(), []keystore.KeyPair{k}, []int{1}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("publishing: %v", err)
 	}
 	if err := b.Remove(t.Context()); err != nil {
@@ -104,8 +205,8 @@ func TestDirectoryLeftovers(t *testing.T) {
 	}
 }
 
-// TestDirectoryReaders reads the files all the time while they are replaced: none is ever missing or half, and there are
-// never more than the two live keys.
+// TestDirectoryReaders reads the files all the time while they are replaced: none is ever missing or half, and there
+// are never more than the two live keys.
 func TestDirectoryReaders(t *testing.T) {
 	p := newDirectory(t)
 	b := newBucket(t, p.url)
@@ -120,7 +221,7 @@ func TestDirectoryReaders(t *testing.T) {
 		live := []keystore.KeyPair{old, next}
 		meanwhile(t, func() {
 			publish(t, b, old, next)
-			publish(t, b, next)
+			publishOf(t, b, live, version)
 		}, func() bool {
 			set, err := jwks.Parse(p.content(t, jwksName))
 			if err != nil || set.Len() < 1 || set.Len() > 2 {
@@ -142,7 +243,7 @@ func TestDirectoryReaders(t *testing.T) {
 func TestSureAt(t *testing.T) {
 	p := newDirectory(t)
 	now := time.Now().Add(time.Hour)
-	b, err := discovery.New(discovery.Options{URL: p.url, Issuer: issuer, MaxAge: time.Minute, Now: func() time.Time { return now }})
+	b, err := discovery.New(discovery.Options{Cluster: clusterUID, URL: p.url, Issuer: issuer, MaxAge: time.Minute, Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,12 +1,18 @@
 // Package discovery publishes the OpenID Connect discovery document and the JWKS of a cluster's issuer to a bucket or a
-// directory, for verifiers that fetch them from the issuer's URL: AWS IAM, Microsoft Entra ID, workload identity pools of
-// Google Cloud, and everything else that speaks OpenID Connect.
+// directory, for verifiers that fetch them from the issuer's URL: AWS IAM, Microsoft Entra ID, workload identity pools
+// of Google Cloud, and everything else that speaks OpenID Connect.
 //
-// Start at New. A Bucket is a fleet.Publisher; package bucketurl tells which URLs it takes. It writes two objects, which
-// have to be served below the issuer's URL, and no others:
+// Start at New. A Bucket is a fleet.Publisher; package bucketurl tells which URLs it takes. It writes two objects,
+// which have to be served below the issuer's URL, and no others:
 //
 //	.well-known/openid-configuration
 //	openid/v1/jwks
+//
+// # Whose they are
+//
+// Both objects carry the UID of their UserCluster. A Bucket changes and removes none that carries another, that is of
+// another issuer, or that holds a key which the cluster does not have. The JWKS carries the fleet.Stage of its keys
+// too: a Bucket does not go back to an earlier one.
 //
 // # The order of writes
 //
@@ -21,11 +27,12 @@
 //
 // # Caches
 //
-// Verifiers may keep a document for as long as its Cache-Control header says, Options.MaxAge. SureAt counts from the time
-// that the store gives the newest object or, when it was this process that wrote it and its clock is the later one, from
-// then; so the clock of the store only matters after a restart. To make MaxAge shorter, do it while no rotation runs: what
-// was fetched before is kept for as long as its header said then. A web server in front of a directory sets its own
-// headers, as does a CDN in front of a bucket: they must not let anybody keep a document for longer than MaxAge.
+// Verifiers may keep a document for as long as its Cache-Control header says, Options.MaxAge. SureAt counts from the
+// time that the store gives the newest object or, when it was this process that wrote it and its clock is the later
+// one, from then; so the clock of the store only matters after a restart. To make MaxAge shorter, do it while no
+// rotation runs: what was fetched before is kept for as long as its header said then. A web server in front of a
+// directory sets its own headers, as does a CDN in front of a bucket: they must not let anybody keep a document for
+// longer than MaxAge.
 //
 // # Credentials
 //
@@ -38,8 +45,9 @@
 //   - azblob: AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET or AZURE_FEDERATED_TOKEN_FILE, or the managed
 //     identity of the machine, with the role Storage Blob Data Contributor on the container; or AZURE_STORAGE_KEY or
 //     AZURE_STORAGE_SAS_TOKEN. AZURE_STORAGE_ACCOUNT unless the URL has a storage_account.
-//   - file: none; the controller must be allowed to write to the directory. What it makes there can be read by everybody,
-//     whatever its umask: the objects and the directories in between. No files but the objects are left there.
+//   - file: none; the directory and those above it must belong to root or to the user of the controller, and nobody else may
+//     write to them. No symbolic link is followed. What is made there can be read by everybody, regardless of the umask: the
+//     objects and the directories in between. No files but the objects are left there.
 //
 // The objects must be readable for everybody too. That is a setting of the bucket, and not made here.
 package discovery
@@ -48,6 +56,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"time"
 
@@ -59,6 +68,8 @@ import (
 
 // Options say what is published where.
 type Options struct {
+	// Cluster is the UID of the UserCluster, with which the objects are marked.
+	Cluster string
 	// URL is that of the bucket or directory; see package bucketurl.
 	URL string
 	// Issuer is the issuer of the cluster's tokens, an https URL below which the bucket is served.
@@ -71,10 +82,9 @@ type Options struct {
 
 // Bucket is a bucket or a directory to which the documents of one issuer are published.
 type Bucket struct {
-	store   *store
-	issuer  string
-	maxAge  time.Duration
-	now     func() time.Time
+	o       Options
+	url     *url.URL
+	store   store
 	wroteAt time.Time // when this process last wrote
 }
 
@@ -92,10 +102,13 @@ func New(o Options) (*Bucket, error) {
 	if o.MaxAge < 0 {
 		return nil, fmt.Errorf("age of documents published to %s: %v is below 0", u, o.MaxAge)
 	}
+	if o.Cluster == "" {
+		return nil, fmt.Errorf("cluster whose keys are published to %s: the UID is missing", u)
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Bucket{store: newStore(u), issuer: o.Issuer, maxAge: o.MaxAge, now: o.Now}, nil
+	return &Bucket{o: o, url: u, store: newStore(u)}, nil
 }
 
 func checkIssuer(issuer string) error {
@@ -107,27 +120,37 @@ func checkIssuer(issuer string) error {
 }
 
 // Name is the URL, which holds no secret.
-func (b *Bucket) Name() string { return b.store.url.String() }
+func (b *Bucket) Name() string { return b.url.String() }
 
 // Publish implements fleet.Publisher.
-func (b *Bucket) Publish(ctx context.Context, keys []keystore.KeyPair) error {
-	if err := b.publish(ctx, keys); err != nil {
+func (b *Bucket) Publish(ctx context.Context, keys []keystore.KeyPair, versions []int) error {
+	if err := b.publish(ctx, keys, versions); err != nil {
 		return b.failed("publishing to", err)
 	}
 	return nil
 }
 
-func (b *Bucket) publish(ctx context.Context, keys []keystore.KeyPair) error {
-	if len(keys) == 0 {
-		return errors.New("no keys: that would lock every workload out")
-	}
-	set, err := setOf(keys)
+func (b *Bucket) publish(ctx context.Context, keys []keystore.KeyPair, versions []int) error {
+	own, err := setOf(keys)
 	if err != nil {
 		return err
+	}
+	set, err := setOf(fleet.Only(keys, versions))
+	if err != nil {
+		return err
+	}
+	if set.Len() == 0 {
+		return errors.New("no keys: that would lock every workload out")
 	}
 	is, err := b.read(ctx)
 	if err != nil {
 		return err
+	}
+	stage := fleet.Stage(versions)
+	for _, err := range []error{b.checkOwner(is), b.checkStage(is, stage), b.checkKeys(is, own)} {
+		if err != nil {
+			return err
+		}
 	}
 	if is.discovery.found {
 		// Its algorithms first become those of all keys that are in the JWKS before the next write and after it.
@@ -136,7 +159,7 @@ func (b *Bucket) publish(ctx context.Context, keys []keystore.KeyPair) error {
 		}
 	}
 	// Crash here: the document lists an algorithm of which no token is signed yet.
-	if err := b.ensureJWKS(ctx, set, &is.keys); err != nil {
+	if err := b.ensureJWKS(ctx, set, stage, &is.keys); err != nil {
 		return err
 	}
 	// Crash here: the document is missing, if it is the first, or lists an algorithm of which no key is left.
@@ -151,8 +174,8 @@ func (b *Bucket) ensureDiscovery(ctx context.Context, set jwks.Set, is *object) 
 	return b.ensure(ctx, want, is)
 }
 
-func (b *Bucket) ensureJWKS(ctx context.Context, set jwks.Set, is *object) error {
-	want, err := b.jwksDocument(set)
+func (b *Bucket) ensureJWKS(ctx context.Context, set jwks.Set, stage int, is *object) error {
+	want, err := b.jwksDocument(set, stage)
 	if err != nil {
 		return err
 	}
@@ -161,32 +184,63 @@ func (b *Bucket) ensureJWKS(ctx context.Context, set jwks.Set, is *object) error
 
 // ensure replaces an object that is not as wanted, and reads it back.
 func (b *Bucket) ensure(ctx context.Context, want document, is *object) error {
-	if b.store.difference(want, *is) == "" {
+	if b.difference(want, *is) == "" {
 		return nil
 	}
-	err := b.store.put(ctx, want)
-	b.wroteAt = b.now() // after an error too: it may be written
+	err := b.store.put(ctx, want, *is)
+	b.wroteAt = b.o.Now() // after an error too: it may be written
 	if err != nil {
 		return err
 	}
 	if *is, err = b.store.get(ctx, want.name); err != nil {
 		return err
 	}
-	if difference := b.store.difference(want, *is); difference != "" {
+	if difference := b.difference(want, *is); difference != "" {
 		return fmt.Errorf("%s was written and reads back as another: it %s", want.name, difference)
 	}
 	return nil
 }
 
-// Remove implements fleet.Publisher. The directories that Publish made stay, empty.
+// difference is what is wrong with an object; empty when it is as wanted.
+func (b *Bucket) difference(want document, is object) string {
+	if !is.found {
+		return "is missing"
+	}
+	if difference := want.sameAs(is.data); difference != "" {
+		return difference
+	}
+	switch {
+	case b.url.Scheme == "file": // which keeps no headers
+	case is.contentType != want.contentType:
+		return "does not have Content-Type " + want.contentType
+	case is.cacheControl == "" && b.url.Query().Has("endpoint"): // S3 keeps it; not everything that is like S3 does
+	case is.cacheControl != want.cacheControl:
+		return "does not have Cache-Control " + want.cacheControl
+	}
+	return ""
+}
+
+// Remove implements fleet.Publisher: it removes the objects that have the mark of the cluster. The directories that
+// Publish made stay, empty.
 func (b *Bucket) Remove(ctx context.Context) error {
 	for _, name := range []string{discoveryName, jwksName} {
-		if err := b.store.delete(ctx, name); err != nil {
+		if err := b.remove(ctx, name); err != nil {
 			return b.failed("removing from", err)
 		}
 		// Crash here: the JWKS is there and nothing points at it.
 	}
 	return nil
+}
+
+func (b *Bucket) remove(ctx context.Context, name string) error {
+	is, err := b.store.get(ctx, name)
+	if isGone(err) || err == nil && markOf(is.data).Cluster != b.o.Cluster {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return b.store.delete(ctx, name)
 }
 
 // read reads both objects.
@@ -200,11 +254,15 @@ func (b *Bucket) read(ctx context.Context) (served, error) {
 }
 
 func (b *Bucket) failed(doing string, err error) error {
-	return fmt.Errorf("%s %s: %w\nhint: %s", doing, b.Name(), err, hints[b.store.url.Scheme])
+	if errors.Is(err, fleet.ErrForeign) || errors.Is(err, fleet.ErrStale) { // which name what to do
+		return fmt.Errorf("%s %s: %w", doing, b.Name(), err)
+	}
+	return fmt.Errorf("%s %s: %w\nhint: %s", doing, b.Name(), err, hints[b.url.Scheme])
 }
 
 var hints = map[string]string{
-	"file": "see that the directory exists and that the controller may write to it",
+	"file": "see that the directory exists, and that it and those above it belong to root or to the user of the controller, " +
+		"and nobody else may write to them",
 	"s3": "see that the bucket exists, that its region is given by ?region= or AWS_REGION, and that the credentials of the " +
 		"controller (AWS_*) may get, put, delete and list its objects",
 	"gs": "see that the bucket exists, and that the credentials of the controller (GOOGLE_APPLICATION_CREDENTIALS) " +

@@ -3,6 +3,7 @@ package discovery_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -12,7 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"gocloud.dev/blob"
+	"gocloud.dev/gcerrors"
 
+	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/fleet/discovery"
 	"github.com/keyturn/keyturn/internal/fleet/fleettest"
 	"github.com/keyturn/keyturn/internal/keystore"
@@ -35,6 +38,9 @@ func TestStores(t *testing.T) {
 			for name, test := range map[string]func(*testing.T, place){
 				"Form":       testForm,
 				"Wrong":      testWrong,
+				"Foreign":    testForeign,
+				"Adopts":     testAdopts,
+				"Meanwhile":  testMeanwhile,
 				"Headers":    testHeaders,
 				"Order":      testOrder,
 				"Crash":      testCrash,
@@ -53,7 +59,7 @@ func testForm(t *testing.T, p place) {
 	k := generate(t, 1, jwks.ES256)
 	publish(t, newBucket(t, p.url), k)
 	want := `{"issuer":"https://oidc.example.com/blue","jwks_uri":"https://oidc.example.com/blue/openid/v1/jwks",` +
-		`"response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["ES256"]}`
+		`"response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["ES256"],"keyturn.dev/cluster-uid":"` + clusterUID + `"}`
 	if diff := cmp.Diff(want, string(p.content(t, discoveryName))); diff != "" {
 		t.Errorf("discovery document (-want +got):\n%s", diff)
 	}
@@ -70,30 +76,40 @@ func testForm(t *testing.T, p place) {
 // testWrong has each of the ways in which the objects can be wrong. Keys 1 and 2 are the cluster's, and 1 is published.
 func testWrong(t *testing.T, p place) {
 	one, two, other := generate(t, 1, jwks.RS256), generate(t, 2, jwks.ES256), generate(t, 3, jwks.RS256)
+	own := []keystore.KeyPair{one, two}
 	b := newBucket(t, p.url)
-	publish(t, b, one)
+	publishOf(t, b, own, 1)
 	good, goodSet := p.content(t, discoveryName), p.content(t, jwksName)
 	edit := func(from, to string) []byte { return []byte(strings.Replace(string(good), from, to, 1)) }
+	ours := func(keys ...keystore.KeyPair) []byte { return marked(string(jwksOf(t, keys...)), clusterUID, 2) }
 	for name, test := range map[string]struct {
 		name             string
 		data             []byte // nil: deleted
 		accepts, refuses []int
 		waiting          string
+		foreign          bool // the next Publish must change nothing
 	}{
-		"no discovery":       {discoveryName, nil, nil, []int{2}, discoveryName + " is missing"},
-		"no JWKS":            {jwksName, nil, nil, []int{1, 2}, jwksName + " is missing"},
-		"half a discovery":   {discoveryName, good[:len(good)/2], nil, []int{2}, discoveryName + " reading discovery document: malformed"},
-		"half a JWKS":        {jwksName, goodSet[:len(goodSet)/2], nil, nil, jwksName + " is no JWKS"},
-		"endless JWKS":       {jwksName, append(goodSet, make([]byte, jwks.MaxSize)...), nil, nil, "longer than"},
-		"an error page":      {jwksName, []byte("<html>"), nil, nil, jwksName + " is no JWKS"},
-		"other issuer":       {discoveryName, edit(`"https://oidc.example.com/blue"`, `"https://evil.example.com"`), nil, []int{2}, "another issuer"},
-		"other JWKS":         {discoveryName, edit("/blue/openid", "/evil/openid"), nil, []int{2}, "another JWKS"},
-		"other algorithm":    {discoveryName, edit(`"RS256"`, `"ES256"`), nil, []int{2}, "algorithms [RS256]"},
-		"one algorithm more": {discoveryName, edit(`"RS256"`, `"ES256","RS256"`), []int{1}, []int{2}, "algorithms [RS256]"},
-		"other subjects":     {discoveryName, edit(`"public"`, `"pairwise"`), []int{1}, []int{2}, "subject types"},
-		"foreign key":        {jwksName, jwksOf(t, one, other), []int{1}, []int{2}, "1 keys that are none of the cluster's"},
-		"foreign keys only":  {jwksName, jwksOf(t, other), nil, []int{1, 2}, "1 keys that are none of the cluster's"},
-		"stolen kid":         {jwksName, withKid(jwksOf(t, other), other.KeyID, one.KeyID), nil, []int{1, 2}, "none of the cluster's"},
+		"no discovery":       {discoveryName, nil, nil, []int{2}, discoveryName + " is missing", false},
+		"no JWKS":            {jwksName, nil, nil, []int{1, 2}, jwksName + " is missing", false},
+		"half a discovery":   {discoveryName, good[:len(good)/2], nil, []int{2}, discoveryName + " reading discovery document: malformed", false},
+		"half a JWKS":        {jwksName, goodSet[:len(goodSet)/2], nil, nil, jwksName + " is no JWKS", false},
+		"endless JWKS":       {jwksName, append(slices.Clone(goodSet), make([]byte, jwks.MaxSize)...), nil, nil, "longer than", false},
+		"an error page":      {jwksName, []byte("<html>"), nil, nil, jwksName + " is no JWKS", false},
+		"other issuer":       {discoveryName, edit(`"https://oidc.example.com/blue"`, `"https://evil.example.com"`), nil, []int{2}, "another issuer", false},
+		"other JWKS":         {discoveryName, edit("/blue/openid", "/evil/openid"), nil, []int{2}, "another JWKS", false},
+		"other algorithm":    {discoveryName, edit(`"RS256"`, `"ES256"`), nil, []int{2}, "algorithms [RS256]", false},
+		"one algorithm more": {discoveryName, edit(`"RS256"`, `"ES256","RS256"`), []int{1}, []int{2}, "algorithms [RS256]", false},
+		"other subjects":     {discoveryName, edit(`"public"`, `"pairwise"`), []int{1}, []int{2}, "subject types", false},
+		"no mark":            {jwksName, jwksOf(t, one), []int{1}, []int{2}, "does not say how far its keys are", false},
+		"no UID":             {discoveryName, edit(`"keyturn.dev/cluster-uid"`, `"other"`), []int{1}, []int{2}, "is not marked", false},
+		"kid empty": {
+			jwksName, []byte(strings.Replace(string(goodSet), "]", ","+strings.Replace(keysIn(goodSet), one.KeyID, "", 1)+"]", 1)),
+			[]int{1}, []int{2}, "1 keys that cannot be used", false,
+		},
+		"foreign key":          {jwksName, ours(one, other), []int{1}, []int{2}, "1 keys that the cluster does not have", true},
+		"foreign keys only":    {jwksName, ours(other), nil, []int{1, 2}, "1 keys that the cluster does not have", true},
+		"stolen kid":           {jwksName, withKid(ours(other), other.KeyID, one.KeyID), nil, []int{1, 2}, "1 keys that the cluster does not have", true},
+		"foreign key, no mark": {jwksName, jwksOf(t, one, other), []int{1}, []int{2}, "1 keys that the cluster does not have", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if test.data == nil {
@@ -103,17 +119,124 @@ func testWrong(t *testing.T, p place) {
 			} else {
 				p.replace(t, test.name, test.data)
 			}
-			o := observe(t, b, one, two)
+			o := observe(t, b, own...)
 			if !slices.Equal(o.Accepts, test.accepts) || !slices.Equal(o.Refuses, test.refuses) || !strings.Contains(o.Waiting, test.waiting) {
 				t.Errorf("observed %+v, want accepts %v, refuses %v and waiting with %q", o, test.accepts, test.refuses, test.waiting)
 			}
 			if strings.Contains(o.Waiting, "evil") {
 				t.Errorf("what an attacker wrote is told: %q", o.Waiting)
 			}
-			publish(t, newBucket(t, p.url), one)
-			wantClean(t, b, []keystore.KeyPair{one, two}, 1)
+			if test.foreign {
+				wantUntouched(t, p, func() {
+					if err := newBucket(t, p.url).Publish(t.Context(), own, []int{1}); !errors.Is(err, fleet.ErrForeign) {
+						t.Errorf("publishing: %v, want %v", err, fleet.ErrForeign)
+					}
+				})
+				p.replace(t, test.name, map[string][]byte{discoveryName: good, jwksName: goodSet}[test.name])
+				return
+			}
+			publishOf(t, newBucket(t, p.url), own, 1)
+			wantClean(t, b, own, 1)
 		})
 	}
+}
+
+// testForeign has what others published at the URL before the cluster: nothing of it is changed or removed.
+func testForeign(t *testing.T, p place) {
+	one, other := generate(t, 1, jwks.RS256), generate(t, 2, jwks.RS256)
+	const another = "https://oidc.example.com/green"
+	document := func(issuer, more string) []byte {
+		return []byte(`{"issuer":"` + issuer + `","jwks_uri":"` + issuer + `/openid/v1/jwks","response_types_supported":["id_token"],` +
+			`"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["RS256"]` + more + `}`)
+	}
+	for name, there := range map[string]struct{ discovery, keys []byte }{
+		"another issuer":          {document(another, ""), jwksOf(t, other)},
+		"another issuer, no keys": {document(another, ""), nil},
+		"a part of a document":    {[]byte(`{"issuer":"` + another + `"}`), jwksOf(t, other)},
+		"another issuer, our key": {document(another, ""), jwksOf(t, one)},
+		"our issuer, other keys":  {document(issuer, ""), jwksOf(t, other)},
+		"our issuer, marked":      {marked(string(document(issuer, "")), otherUID, 0), marked(string(jwksOf(t, one)), otherUID, 2)},
+		"JWKS marked":             {nil, marked(string(jwksOf(t, one)), otherUID, 2)},
+		"other keys":              {nil, jwksOf(t, other)},
+		"keys of another kind":    {nil, []byte(`{"keys":[{"kty":"OKP","kid":"x","use":"sig","alg":"EdDSA","crv":"Ed25519","x":"AAAA"}]}`)},
+		"a page":                  {[]byte("<html>"), nil},
+		"a list":                  {nil, []byte("[]")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for name, data := range map[string][]byte{discoveryName: there.discovery, jwksName: there.keys} {
+				if err := p.bucket(t).Delete(t.Context(), name); err != nil && gcerrors.Code(err) != gcerrors.NotFound {
+					t.Fatal(err)
+				}
+				if data != nil {
+					p.replace(t, name, data)
+				}
+			}
+			wantUntouched(t, p, func() {
+				b := newBucket(t, p.url)
+				if o, err := b.Observe(t.Context(), []keystore.KeyPair{one}); err == nil && o.Waiting == "" {
+					t.Errorf("observed %+v and nothing to wait for", o)
+				}
+				err := b.Publish(t.Context(), []keystore.KeyPair{one}, []int{1})
+				if !errors.Is(err, fleet.ErrForeign) || strings.Contains(err.Error(), "hint: ") {
+					t.Errorf("publishing: %v, want %v without a hint about permissions", err, fleet.ErrForeign)
+				}
+				if err := b.Remove(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// wantUntouched wants both objects to be the same after something was done.
+func wantUntouched(t *testing.T, p place, do func()) {
+	t.Helper()
+	discovery, keys := p.content(t, discoveryName), p.content(t, jwksName)
+	do()
+	if diff := cmp.Diff([]string{string(discovery), string(keys)}, []string{string(p.content(t, discoveryName)), string(p.content(t, jwksName))}); diff != "" {
+		t.Errorf("the objects of somebody else changed (-was +is):\n%s", diff)
+	}
+}
+
+// testAdopts has objects of the cluster's issuer and key without a mark, as an earlier version wrote them.
+func testAdopts(t *testing.T, p place) {
+	one := generate(t, 1, jwks.RS256)
+	b := newBucket(t, p.url)
+	publish(t, b, one)
+	for _, name := range []string{discoveryName, jwksName} {
+		p.replace(t, name, []byte(strings.Replace(string(p.content(t, name)), ",\"keyturn.dev/cluster-uid\":\""+clusterUID+"\"", "", 1)))
+	}
+	if o := observe(t, b, one); !slices.Equal(o.Accepts, []int{1}) || !strings.Contains(o.Waiting, "is not marked as the cluster's") {
+		t.Errorf("observed %+v", o)
+	}
+	publish(t, b, one)
+	wantClean(t, b, []keystore.KeyPair{one}, 1)
+}
+
+// testMeanwhile has another cluster publish between our reading and our writing.
+func testMeanwhile(t *testing.T, p place) {
+	if p.gate == nil {
+		t.Skip("nobody is told of each read of a directory")
+	}
+	if strings.HasPrefix(p.url, "s3:") {
+		t.Skip("gofakes3 ignores If-None-Match, which S3 does not")
+	}
+	one := generate(t, 1, jwks.ES256)
+	other := marked(string(jwksOf(t, generate(t, 1, jwks.RS256))), otherUID, 2)
+	p.gate.before(func() { p.replace(t, jwksName, other) })
+	if err := newBucket(t, p.url).Publish(t.Context(), []keystore.KeyPair{one}, []int{1}); err == nil {
+		t.Error("publishing: no error")
+	}
+	if got := p.content(t, jwksName); string(got) != string(other) {
+		t.Errorf("the JWKS of another cluster is now %s", got)
+	}
+}
+
+// keysIn is what is between the brackets of a JWKS.
+func keysIn(set []byte) string {
+	_, rest, _ := strings.Cut(string(set), "[")
+	keys, _, _ := strings.Cut(rest, "]")
+	return keys
 }
 
 func jwksOf(t *testing.T, keys ...keystore.KeyPair) []byte {
@@ -145,7 +268,8 @@ func wantClean(t *testing.T, b *discovery.Bucket, keys []keystore.KeyPair, accep
 	}
 }
 
-// testHeaders changes the headers of objects with the right content: verifiers would keep them for longer than SureAt says.
+// testHeaders changes the headers of objects with the right content: verifiers would keep them for longer than SureAt
+// says.
 func testHeaders(t *testing.T, p place) {
 	if p.gate == nil {
 		t.Skip("a directory keeps no headers")
@@ -179,8 +303,8 @@ func testHeaders(t *testing.T, p place) {
 	}
 }
 
-// transitions are those of two rotations to other algorithms, and one that no rotation makes.
-var transitions = [][]int{{}, {1}, {1, 2}, {2}, {2, 3}, {3}, {2}}
+// transitions are those of two rotations to other algorithms.
+var transitions = [][]int{{}, {1}, {1, 2}, {2}, {2, 3}, {3}}
 
 func rotationKeys(t *testing.T) []keystore.KeyPair {
 	return []keystore.KeyPair{generate(t, 1, jwks.RS256), generate(t, 2, jwks.ES256), generate(t, 3, jwks.RS256)}
@@ -205,7 +329,7 @@ func testOrder(t *testing.T, p place) {
 	for i, to := range transitions[1:] {
 		live := pick(keys, append(slices.Clone(transitions[i]), to...))
 		p.gate.written = func(int) { writes++; wantConsistent(t, p, live) }
-		publish(t, b, pick(keys, to)...)
+		publishOf(t, b, keys, to...)
 		wantClean(t, b, keys, to...)
 	}
 	if writes == 0 {
@@ -253,9 +377,9 @@ func testCrash(t *testing.T, p place) {
 				t.Fatal(err)
 			}
 			if from := transitions[i]; len(from) > 0 {
-				publish(t, newBucket(t, p.url), pick(keys, from)...)
+				publishOf(t, newBucket(t, p.url), keys, from...)
 			}
-			if !crash(t, p, after, pick(keys, to)) {
+			if !crash(t, p, after, keys, to) {
 				break
 			}
 			b := newBucket(t, p.url)
@@ -264,7 +388,7 @@ func testCrash(t *testing.T, p place) {
 			} else if !slices.Equal(o.Accepts, to) {
 				t.Errorf("%v to %v, ended after write %d: observed %+v and nothing to wait for", transitions[i], to, after, o)
 			}
-			publish(t, b, pick(keys, to)...)
+			publishOf(t, b, keys, to...)
 			wantClean(t, b, keys, to...)
 		}
 	}
@@ -274,7 +398,7 @@ func testCrash(t *testing.T, p place) {
 }
 
 // crash publishes the keys and ends it after so many writes. It says whether there were as many.
-func crash(t *testing.T, p place, after int, keys []keystore.KeyPair) bool {
+func crash(t *testing.T, p place, after int, keys []keystore.KeyPair, to []int) bool {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	before := p.gate.Writes()
@@ -284,7 +408,7 @@ func crash(t *testing.T, p place, after int, keys []keystore.KeyPair) bool {
 		}
 	}
 	defer func() { p.gate.written = nil }()
-	err := newBucket(t, p.url).Publish(ctx, keys)
+	err := newBucket(t, p.url).Publish(ctx, keys, to)
 	if (err == nil) != (ctx.Err() == nil) {
 		t.Errorf("ended after write %d: %v", after, err)
 	}
@@ -338,7 +462,7 @@ func wantErrors(t *testing.T, b *discovery.Bucket, k keystore.KeyPair, want stri
 	_, observed := b.Observe(t.Context(), []keystore.KeyPair{k})
 	for doing, err := range map[string]error{
 		"observing":     observed,
-		"publishing to": b.Publish(t.Context(), []keystore.KeyPair{k}),
+		"publishing to": b.Publish(t.Context(), []keystore.KeyPair{k}, []int{k.Version}),
 		"removing from": b.Remove(t.Context()),
 	} {
 		text := fmt.Sprint(err)

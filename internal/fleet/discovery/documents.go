@@ -36,19 +36,23 @@ type object struct {
 type served struct{ discovery, keys object }
 
 func (b *Bucket) discoveryDocument(set jwks.Set) (document, error) {
-	want, err := jwks.NewDiscovery(b.issuer, b.issuer+jwks.Path, set)
+	want, err := jwks.NewDiscovery(b.o.Issuer, b.o.Issuer+jwks.Path, set)
 	if err != nil {
 		return document{}, fmt.Errorf("making the discovery document: %w", err)
 	}
 	data, err := want.Marshal()
 	return document{
-		name: discoveryName, contentType: "application/json", cacheControl: b.cacheControl(), data: data,
+		name: discoveryName, contentType: "application/json", cacheControl: b.cacheControl(),
+		data: mark{Cluster: b.o.Cluster}.on(data),
 		sameAs: func(data []byte) string {
 			is, err := jwks.ParseDiscovery(data)
 			if err != nil {
 				return err.Error()
 			}
-			return discoveryDifference(want, is)
+			if difference := discoveryDifference(want, is); difference != "" {
+				return difference
+			}
+			return b.markDifference(data)
 		},
 	}, err
 }
@@ -68,25 +72,31 @@ func discoveryDifference(want, is jwks.Discovery) string {
 	return ""
 }
 
-func (b *Bucket) jwksDocument(set jwks.Set) (document, error) {
+// jwksDocument is the JWKS of these keys, at a stage.
+func (b *Bucket) jwksDocument(set jwks.Set, stage int) (document, error) {
 	data, err := set.Marshal()
 	return document{
-		name: jwksName, contentType: "application/jwk-set+json", cacheControl: b.cacheControl(), data: data,
+		name: jwksName, contentType: "application/jwk-set+json", cacheControl: b.cacheControl(),
+		data: mark{Cluster: b.o.Cluster, Stage: stage}.on(data),
 		sameAs: func(data []byte) string {
-			is, err := jwks.Parse(data)
-			if err != nil {
+			is, others, err := jwks.ParseUsable(data)
+			switch {
+			case err != nil:
 				return err.Error()
-			}
-			if is.Len() != set.Len() || len(missing(set, is)) > 0 {
+			case is.Len() != set.Len() || len(missing(set, is)) > 0:
 				return "holds other keys"
+			case others > 0:
+				return fmt.Sprintf("holds %d keys that cannot be used", others)
+			case markOf(data).Stage != stage:
+				return "does not say how far its keys are"
 			}
-			return ""
+			return b.markDifference(data)
 		},
 	}, err
 }
 
 func (b *Bucket) cacheControl() string {
-	return fmt.Sprintf("public, max-age=%d", int64(b.maxAge.Seconds()))
+	return fmt.Sprintf("public, max-age=%d", int64(b.o.MaxAge.Seconds()))
 }
 
 // setOf returns the public keys.
@@ -105,11 +115,11 @@ func publicKey(k keystore.KeyPair) jwks.Key {
 	return jwks.Key{KeyID: k.KeyID, Algorithm: k.Algorithm, Public: k.Signer.Public()}
 }
 
-// union returns the keys of a set and of a JWKS; of the set only, if the JWKS is missing or does not parse.
+// union returns the keys of a set and the usable ones of a JWKS.
 func union(set jwks.Set, data []byte) jwks.Set {
-	other, err := jwks.Parse(data)
+	other, _, err := jwks.ParseUsable(data)
 	if err != nil {
-		return set
+		return set // there is no JWKS
 	}
 	both, err := jwks.NewSet(append(set.Keys(), missing(other, set)...)...)
 	if err != nil {

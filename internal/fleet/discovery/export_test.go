@@ -1,9 +1,27 @@
 package discovery
 
-import "time"
+import (
+	"context"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/fleet/discovery/bucketurl"
+)
 
 // SetTimeout makes the calls of a bucket give up sooner.
-func (b *Bucket) SetTimeout(d time.Duration) { b.store.timeout = d }
+func (b *Bucket) SetTimeout(d time.Duration) {
+	if s, ok := b.store.(*cloud); ok {
+		s.timeout = d
+	}
+}
 
 // Clean is what becomes of the errors of the clouds' libraries.
 func Clean(err error) error { return clean(err) }
+
+// Put writes an object; found is whether one was there when it was read.
+func Put(ctx context.Context, url, name, data string, found bool) error {
+	u, err := bucketurl.Parse(url)
+	if err != nil {
+		return err
+	}
+	return newStore(u).put(ctx, document{name: name, data: []byte(data)}, object{found: found})
+}

@@ -14,7 +14,7 @@ import (
 
 // Observe implements fleet.Publisher. A key is accepted if the JWKS holds it and the discovery document is good for
 // it, and refused if the JWKS does not hold it. A version whose fate hangs on what a verifier fetched before, since
-// one of the objects is wrong now, is neither.
+// one of the objects is wrong now, is neither. Objects that are not the cluster's are an error.
 func (b *Bucket) Observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Observation, error) {
 	o, err := b.observe(ctx, keys)
 	if err != nil {
@@ -32,7 +32,10 @@ func (b *Bucket) observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Ob
 	if err != nil {
 		return fleet.Observation{}, err
 	}
-	published, err := jwks.Parse(is.keys.data)
+	if err := b.checkOwner(is); err != nil {
+		return fleet.Observation{}, err
+	}
+	published, _, err := jwks.ParseUsable(is.keys.data)
 	if is.keys.found && err == nil {
 		return b.judge(is, published, own, keys)
 	}
@@ -48,13 +51,13 @@ func (b *Bucket) observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Ob
 	return o, nil
 }
 
-// judge says what verifiers make of the objects, where the JWKS can be read.
+// judge tells what verifiers make of the objects, where the JWKS can be read.
 func (b *Bucket) judge(is served, published, own jwks.Set, keys []keystore.KeyPair) (fleet.Observation, error) {
 	discovery, err := b.discoveryDocument(published)
 	if err != nil {
 		return fleet.Observation{}, err
 	}
-	set, err := b.jwksDocument(published)
+	set, err := b.jwksDocument(published, stageOf(published, keys))
 	if err != nil {
 		return fleet.Observation{}, err
 	}
@@ -70,14 +73,25 @@ func (b *Bucket) judge(is served, published, own jwks.Set, keys []keystore.KeyPa
 	}
 	slices.Sort(o.Accepts)
 	slices.Sort(o.Refuses)
-	o.Waiting = joined(b.note(discovery, is.discovery), b.note(set, is.keys), noteForeign(foreign))
+	o.Waiting = joined(noteForeign(foreign), b.note(discovery, is.discovery), b.note(set, is.keys))
 	return o, nil
+}
+
+// stageOf is the stage of those of the keys that are published.
+func stageOf(published jwks.Set, keys []keystore.KeyPair) int {
+	var live []int
+	for _, k := range keys {
+		if holds(published, publicKey(k)) {
+			live = append(live, k.Version)
+		}
+	}
+	return fleet.Stage(live)
 }
 
 // goodFor says that by this discovery document a verifier takes tokens of the algorithm.
 func (b *Bucket) goodFor(data []byte, algorithm string) bool {
 	d, err := jwks.ParseDiscovery(data)
-	return err == nil && d.Issuer == b.issuer && d.JWKSURI == b.issuer+jwks.Path && slices.Contains(d.Algorithms, algorithm)
+	return err == nil && d.Issuer == b.o.Issuer && d.JWKSURI == b.o.Issuer+jwks.Path && slices.Contains(d.Algorithms, algorithm)
 }
 
 // times says when the newest object changed, and from when on nobody uses what was there before.
@@ -96,11 +110,11 @@ func (b *Bucket) times(is served) fleet.Observation {
 	if b.wroteAt.After(sure) {
 		sure = b.wroteAt
 	}
-	return fleet.Observation{PublishedAt: at, SureAt: sure.Add(b.maxAge)}
+	return fleet.Observation{PublishedAt: at, SureAt: sure.Add(b.o.MaxAge)}
 }
 
 func (b *Bucket) note(want document, is object) string {
-	if difference := b.store.difference(want, is); difference != "" {
+	if difference := b.difference(want, is); difference != "" {
 		return want.name + " " + difference
 	}
 	return ""
@@ -110,7 +124,8 @@ func noteForeign(keys []jwks.Key) string {
 	if len(keys) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s holds %d keys that are none of the cluster's, the first with kid %.64q", jwksName, len(keys), keys[0].KeyID)
+	return fmt.Sprintf("%s holds %d keys that the cluster does not have, the first with kid %.64q; they are not replaced: "+
+		"remove them by hand if nobody uses them", jwksName, len(keys), keys[0].KeyID)
 }
 
 func joined(notes ...string) string {

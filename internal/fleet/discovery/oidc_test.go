@@ -35,7 +35,7 @@ func newWebsite(t *testing.T) website {
 
 func (w website) bucket(t *testing.T) *discovery.Bucket {
 	t.Helper()
-	b, err := discovery.New(discovery.Options{URL: "file://" + w.dir + "?prefix=clusters/blue/", Issuer: w.issuer, MaxAge: time.Minute})
+	b, err := discovery.New(discovery.Options{Cluster: clusterUID, URL: "file://" + w.dir + "?prefix=clusters/blue/", Issuer: w.issuer, MaxAge: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestVerifier(t *testing.T) {
 	b := w.bucket(t)
 	for _, to := range [][]int{nil, {1}, {1, 2}, {2}, {2, 3}, {3}} {
 		if len(to) > 0 {
-			publish(t, b, pick(keys, to)...)
+			publishOf(t, b, keys, to...)
 		}
 		for _, k := range keys {
 			if got, want := w.accepts(t, k), slices.Contains(to, k.Version); got != want {
@@ -106,7 +106,7 @@ func TestOldVerifier(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, keys := range [][]keystore.KeyPair{{one}, {one, two}, {two}} {
-		publish(t, b, keys...)
+		publishOf(t, b, []keystore.KeyPair{one, two}, versionsOf(keys)...)
 		for _, k := range keys {
 			if _, err := v.Verify(t.Context(), w.token(t, k)); err != nil {
 				t.Errorf("with %v published: token of key version %d: %v", keys, k.Version, err)
@@ -126,7 +126,7 @@ func TestVerifierMeanwhile(t *testing.T) {
 		algorithm := []string{jwks.RS256, jwks.ES256}[version%2]
 		next := generate(t, version, algorithm)
 		meanwhile(t, func() { publish(t, b, old, next) }, func() bool { return w.accepts(t, old) })
-		meanwhile(t, func() { publish(t, b, next) }, func() bool { return w.accepts(t, next) })
+		meanwhile(t, func() { publishOf(t, b, []keystore.KeyPair{old, next}, version) }, func() bool { return w.accepts(t, next) })
 		old = next
 	}
 }

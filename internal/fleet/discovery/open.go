@@ -9,7 +9,6 @@ import (
 
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/azureblob"
-	"gocloud.dev/blob/fileblob"
 	"gocloud.dev/blob/gcsblob"
 	"gocloud.dev/blob/s3blob"
 	"gocloud.dev/gcp"
@@ -28,7 +27,6 @@ func (o opener) OpenBucketURL(ctx context.Context, u *url.URL) (*blob.Bucket, er
 // must not end with the call.
 func openBucket(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 	mux := new(blob.URLMux)
-	mux.RegisterBucket(fileblob.Scheme, opener(openDirectory))
 	mux.RegisterBucket(s3blob.Scheme, new(s3blob.URLOpener))
 	mux.RegisterBucket(gcsblob.Scheme, opener(openGoogle))
 	// The opener of azureblob itself sends a token for one account (AZURE_STORAGE_SAS_TOKEN) to no other.
@@ -36,14 +34,8 @@ func openBucket(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 	return mux.OpenBucketURL(context.WithoutCancel(ctx), u)
 }
 
-// openDirectory opens a directory that holds nothing but the objects, as a web server needs it: no files with their
-// attributes, and temporary files beside the objects, on their file system.
-func openDirectory(_ context.Context, u *url.URL) (*blob.Bucket, error) {
-	return fileblob.OpenBucket(u.Path, &fileblob.Options{NoTempDir: true, Metadata: fileblob.MetadataDontWrite})
-}
-
-// openGoogle looks for credentials each time. The opener of gcsblob remembers for good that there were none, and says so
-// on the standard output.
+// openGoogle looks for credentials each time. The opener of gcsblob remembers for good that there were none, and says
+// so on the standard output.
 func openGoogle(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 	if os.Getenv("STORAGE_EMULATOR_HOST") != "" { // gcsblob reaches an emulator by itself
 		return gcsblob.OpenBucket(ctx, gcp.NewAnonymousHTTPClient(gcp.DefaultTransport()), u.Host, nil)

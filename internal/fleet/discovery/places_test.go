@@ -18,6 +18,7 @@ import (
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 	"gocloud.dev/blob"
+	_ "gocloud.dev/blob/fileblob" // somebody else's way to write into a directory
 	"gocloud.dev/gcerrors"
 
 	"github.com/keyturn/keyturn/internal/fleet"
@@ -28,6 +29,8 @@ import (
 )
 
 const (
+	clusterUID    = "0f5ac8ad-8d2b-4c5c-9d1e-0b7f2b8f6a11"
+	otherUID      = "5d1c9f1e-6f0e-4d41-8f1e-2c8a3e0a7b22"
 	issuer        = "https://oidc.example.com/blue"
 	discoveryName = ".well-known/openid-configuration"
 	jwksName      = "openid/v1/jwks"
@@ -44,18 +47,38 @@ func generate(t *testing.T, version int, algorithm string) keystore.KeyPair {
 
 func newBucket(t *testing.T, url string) *discovery.Bucket {
 	t.Helper()
-	b, err := discovery.New(discovery.Options{URL: url, Issuer: issuer, MaxAge: time.Minute})
+	return newBucketOf(t, url, clusterUID, issuer)
+}
+
+// newBucketOf is the bucket of a URL for any cluster.
+func newBucketOf(t *testing.T, url, uid, issuer string) *discovery.Bucket {
+	t.Helper()
+	b, err := discovery.New(discovery.Options{Cluster: uid, URL: url, Issuer: issuer, MaxAge: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return b
 }
 
+// publish publishes all keys that the cluster has.
 func publish(t *testing.T, b *discovery.Bucket, keys ...keystore.KeyPair) {
 	t.Helper()
-	if err := b.Publish(t.Context(), keys); err != nil {
+	publishOf(t, b, keys, versionsOf(keys)...)
+}
+
+// publishOf publishes some of the keys that the cluster has.
+func publishOf(t *testing.T, b *discovery.Bucket, keys []keystore.KeyPair, versions ...int) {
+	t.Helper()
+	if err := b.Publish(t.Context(), keys, versions); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func versionsOf(keys []keystore.KeyPair) (versions []int) {
+	for _, k := range keys {
+		versions = append(versions, k.Version)
+	}
+	return versions
 }
 
 func observe(t *testing.T, b *discovery.Bucket, keys ...keystore.KeyPair) fleet.Observation {
@@ -75,6 +98,14 @@ type gate struct {
 	writes  int
 	fault   fleettest.Fault
 	written func(n int) // told of each write that the store has made
+	first   func()      // is run before the next write
+}
+
+// before has something done before the next write.
+func (g *gate) before(do func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.first = do
 }
 
 func isWrite(r *http.Request) bool { return r.Method != http.MethodGet && r.Method != http.MethodHead }
@@ -83,6 +114,13 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !isWrite(r) {
 		g.store.ServeHTTP(w, r)
 		return
+	}
+	g.mu.Lock()
+	first := g.first
+	g.first = nil
+	g.mu.Unlock()
+	if first != nil {
+		first()
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -138,6 +176,7 @@ func (p place) fixture() fleettest.Place {
 	f := fleettest.Place{
 		Publisher: func(t *testing.T) fleet.Publisher { return newBucket(t, p.url) },
 		AddKey:    p.addKey,
+		Other:     func(t *testing.T) fleet.Publisher { return newBucketOf(t, p.url, otherUID, issuer) },
 	}
 	if p.gate != nil {
 		f.Writes, f.Fail = p.gate.Writes, p.gate.Fail
@@ -157,7 +196,16 @@ func (p place) addKey(t *testing.T, k jwks.Key) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.replace(t, jwksName, data)
+	p.replace(t, jwksName, marked(string(data), clusterUID, 2))
+}
+
+// marked adds the mark of a cluster to an object.
+func marked(object, uid string, stage int) []byte {
+	mark := fmt.Sprintf(`,"keyturn.dev/cluster-uid":%q`, uid)
+	if stage > 0 {
+		mark += fmt.Sprintf(`,"keyturn.dev/stage":%d`, stage)
+	}
+	return []byte(strings.TrimSuffix(object, "}") + mark + "}")
 }
 
 // bucket opens the place as somebody else would.

@@ -18,26 +18,39 @@ import (
 	"gocloud.dev/gcerrors"
 	"google.golang.org/api/googleapi"
 
+	"github.com/keyturn/keyturn/internal/printable"
 	"github.com/keyturn/keyturn/jwks"
 )
 
 // callTimeout bounds each call to a store, together with its retries.
 const callTimeout = 10 * time.Second
 
-// store is the bucket behind a URL.
-type store struct {
+// store keeps the objects of one URL. Each object is replaced whole.
+type store interface {
+	// get reads an object; one that is not there is no error.
+	get(ctx context.Context, name string) (object, error)
+	// put replaces an object that was read before. Where there was none, it fails if there is one now.
+	put(ctx context.Context, d document, was object) error
+	// delete deletes an object; one that is not there is no error.
+	delete(ctx context.Context, name string) error
+}
+
+func newStore(u *url.URL) store {
+	if u.Scheme == "file" {
+		return newDirectory(u)
+	}
+	return &cloud{url: u, timeout: callTimeout}
+}
+
+// cloud is a bucket of some cloud.
+type cloud struct {
 	url     *url.URL
 	timeout time.Duration
 	bucket  *blob.Bucket // nil until the first call
 }
 
-func newStore(u *url.URL) *store { return &store{url: u, timeout: callTimeout} }
-
 // open returns the bucket, and the context of one call to it.
-func (s *store) open(ctx context.Context) (*blob.Bucket, context.Context, context.CancelFunc, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, nil, nil, err // a directory would not ask
-	}
+func (s *cloud) open(ctx context.Context) (*blob.Bucket, context.Context, context.CancelFunc, error) {
 	if s.bucket == nil {
 		bucket, err := openBucket(ctx, s.url)
 		if err != nil {
@@ -49,12 +62,9 @@ func (s *store) open(ctx context.Context) (*blob.Bucket, context.Context, contex
 	return s.bucket, ctx, cancel, nil
 }
 
-// get reads an object; one that is not there is no error.
-func (s *store) get(ctx context.Context, name string) (object, error) {
+// get implements store.
+func (s *cloud) get(ctx context.Context, name string) (object, error) {
 	bucket, ctx, cancel, err := s.open(ctx)
-	if errors.Is(err, fs.ErrNotExist) && s.makesDirectory() {
-		return object{}, nil
-	}
 	if err != nil {
 		return object{}, err
 	}
@@ -89,38 +99,23 @@ func read(ctx context.Context, bucket *blob.Bucket, name string) (object, error)
 	}, nil
 }
 
-// put replaces an object.
-func (s *store) put(ctx context.Context, d document) error {
-	if err := s.prepare(d.name); err != nil {
-		return fmt.Errorf("writing %s: %w", d.name, err)
-	}
+// put implements store. It does not use a blob.Writer: that of azureblob v0.47 panics when a write fails.
+func (s *cloud) put(ctx context.Context, d document, was object) error {
 	bucket, ctx, cancel, err := s.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer cancel()
-	write := upload
-	if s.url.Scheme == "file" {
-		write = writeFile
-	}
-	if err := write(ctx, bucket, d); err != nil {
+	o := &blob.WriterOptions{ContentType: d.contentType, CacheControl: d.cacheControl, IfNotExist: !was.found}
+	if err := bucket.Upload(ctx, d.name, bytes.NewReader(d.data), o); err != nil {
 		return fmt.Errorf("writing %s: %w", d.name, clean(err))
 	}
 	return nil
 }
 
-// upload does not use a blob.Writer: that of azureblob v0.47 panics when a write fails.
-func upload(ctx context.Context, bucket *blob.Bucket, d document) error {
-	return bucket.Upload(ctx, d.name, bytes.NewReader(d.data),
-		&blob.WriterOptions{ContentType: d.contentType, CacheControl: d.cacheControl})
-}
-
-// delete deletes an object; one that is not there is no error.
-func (s *store) delete(ctx context.Context, name string) error {
+// delete implements store.
+func (s *cloud) delete(ctx context.Context, name string) error {
 	bucket, ctx, cancel, err := s.open(ctx)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	if err != nil {
 		return err
 	}
@@ -128,30 +123,11 @@ func (s *store) delete(ctx context.Context, name string) error {
 	if err := bucket.Delete(ctx, name); err != nil && !absent(err) {
 		return fmt.Errorf("deleting %s: %w", name, clean(err))
 	}
-	return s.sweep(name)
+	return nil
 }
 
-// difference says what is wrong with an object; empty when it is as wanted.
-func (s *store) difference(want document, is object) string {
-	if !is.found {
-		return "is missing"
-	}
-	if difference := want.sameAs(is.data); difference != "" {
-		return difference
-	}
-	switch {
-	case s.url.Scheme == "file": // which keeps no headers
-	case is.contentType != want.contentType:
-		return "does not have Content-Type " + want.contentType
-	case is.cacheControl == "" && s.url.Query().Has("endpoint"): // S3 keeps it; not everything that is like S3 does
-	case is.cacheControl != want.cacheControl:
-		return "does not have Cache-Control " + want.cacheControl
-	}
-	return ""
-}
-
-// absent says that an object is not there. Only a plain answer to that effect counts: gocloud.dev gives the same code to
-// a bucket of Google that may not be read, to one of Amazon that is not there, and to an object that is archived.
+// absent says that an object is not there. Only a plain answer to that effect counts: gocloud.dev gives the same code
+// to a bucket of Google that may not be read, to one of Amazon that is not there, and to an object that is archived.
 func absent(err error) bool {
 	if err == nil || gcerrors.Code(err) != gcerrors.NotFound {
 		return false
@@ -168,14 +144,25 @@ func absent(err error) bool {
 	return true
 }
 
+// isGone reports whether there is no bucket or directory in which an object could be.
+func isGone(err error) bool {
+	failure, ok := errors.AsType[smithy.APIError](err)
+	return errors.Is(err, fs.ErrNotExist) || ok && failure.ErrorCode() == "NoSuchBucket"
+}
+
 // parametersPattern finds the parameters of URLs. Those of a request to Azure may be a token (AZURE_STORAGE_SAS_TOKEN).
 var parametersPattern = regexp.MustCompile(`\?[^\s"']+`)
 
-// cleanError is the error of a library, without the parameters of URLs.
+// cleanError is the error of a library, as one line without the parameters of URLs. Servers have a part in its text.
 type cleanError struct{ err error }
 
 func clean(err error) error { return &cleanError{err} }
 
-func (e *cleanError) Error() string { return parametersPattern.ReplaceAllString(e.err.Error(), "") }
+func (e *cleanError) Error() string {
+	return printable.Line(parametersPattern.ReplaceAllString(printable.Cut(e.err.Error(), maxError), ""))
+}
 
 func (e *cleanError) Unwrap() error { return e.err }
+
+// maxError is how much of an error is searched for parameters, in characters.
+const maxError = 64 << 10

@@ -23,12 +23,13 @@ func TestNew(t *testing.T) {
 		options discovery.Options
 		want    string
 	}{
-		"URL":        {discovery.Options{URL: "ftp://a:hunter2@b", Issuer: issuer}, "URL of the bucket to publish to: must begin with"},
-		"issuer":     {discovery.Options{URL: "gs://b", Issuer: "http://a"}, "issuer to publish to gs://b: malformed: issuer is not an https URL"},
-		"no issuer":  {discovery.Options{URL: "gs://b"}, "issuer is not an https URL"},
-		"slash":      {discovery.Options{URL: "gs://b", Issuer: "https://a/"}, "ends with a slash"},
-		"parameters": {discovery.Options{URL: "gs://b", Issuer: "https://a?b"}, "has a query"},
-		"age":        {discovery.Options{URL: "gs://b", Issuer: issuer, MaxAge: -time.Second}, "-1s is below 0"},
+		"URL":        {discovery.Options{Cluster: clusterUID, URL: "ftp://a:hunter2@b", Issuer: issuer}, "URL of the bucket to publish to: must begin with"},
+		"issuer":     {discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: "http://a"}, "issuer to publish to gs://b: malformed: issuer is not an https URL"},
+		"no issuer":  {discovery.Options{Cluster: clusterUID, URL: "gs://b"}, "issuer is not an https URL"},
+		"slash":      {discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: "https://a/"}, "ends with a slash"},
+		"parameters": {discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: "https://a?b"}, "has a query"},
+		"no UID":     {discovery.Options{URL: "gs://b", Issuer: issuer}, "the UID is missing"},
+		"age":        {discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: issuer, MaxAge: -time.Second}, "-1s is below 0"},
 	} {
 		_, err := discovery.New(test.options)
 		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "hunter2") {
@@ -41,7 +42,8 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestNoBucket names a bucket that the store does not have. What is published in it is gone; but nothing is known of keys.
+// TestNoBucket names a bucket that the store does not have. What is published in it is gone; but nothing is known of
+// keys.
 func TestNoBucket(t *testing.T) {
 	useAWS(t)
 	url := strings.Replace(newS3(t).url, "s3://oidc", "s3://nowhere", 1)
@@ -49,7 +51,7 @@ func TestNoBucket(t *testing.T) {
 	if _, err := b.Observe(t.Context(), []keystore.KeyPair{k}); err == nil || !strings.Contains(err.Error(), "NoSuchBucket") {
 		t.Errorf("observing: %v", err)
 	}
-	if err := b.Publish(t.Context(), []keystore.KeyPair{k}); err == nil {
+	if err := b.Publish(t.Context(), []keystore.KeyPair{k}, []int{1}); err == nil {
 		t.Error("publishing: no error")
 	}
 	if err := b.Remove(t.Context()); err != nil {
@@ -57,7 +59,8 @@ func TestNoBucket(t *testing.T) {
 	}
 }
 
-// TestNotThere has the answers of S3 that do not say that an object is not there, though gocloud.dev takes some of them so.
+// TestNotThere has the answers of S3 that do not say that an object is not there, though gocloud.dev takes some of them
+// so.
 func TestNotThere(t *testing.T) {
 	useAWS(t)
 	for name, answer := range map[string]struct {
@@ -86,8 +89,8 @@ func TestNoCredentials(t *testing.T) {
 	wantErrors(t, b, generate(t, 1, jwks.ES256), "finding credentials")
 }
 
-// TestNoSecretInErrors has the error of a request whose parameters are a token, as those of Azure may be. Its library gives
-// it only after some ten seconds of trying again.
+// TestNoSecretInErrors has the error of a request whose parameters are a token, as those of Azure may be. Its library
+// gives it only after some ten seconds of trying again.
 func TestNoSecretInErrors(t *testing.T) {
 	srv := httptest.NewServer(http.NotFoundHandler())
 	srv.Close()
@@ -104,8 +107,8 @@ func TestNoSecretInErrors(t *testing.T) {
 	}
 }
 
-// TestOtherAccount has a token for one storage account of Azure and the URL of another, to which it must not be sent. It
-// runs in a process of its own, since the Azure library reads its environment once.
+// TestOtherAccount has a token for one storage account of Azure and the URL of another, to which it must not be sent.
+// It runs in a process of its own, since the Azure library reads its environment once.
 func TestOtherAccount(t *testing.T) {
 	if os.Getenv("AZURE_STORAGE_ACCOUNT") == "" {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestOtherAccount$", "-test.v")

@@ -3,6 +3,7 @@ package fleettest
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,11 +26,18 @@ type fixture struct {
 // publish publishes these versions, calling again after an error as a controller does.
 func (f fixture) publish(t *testing.T, versions ...int) {
 	t.Helper()
-	var keys []keystore.KeyPair
-	for _, v := range versions {
-		keys = append(keys, f.keys[v-1])
+	f.repeat(t, fmt.Sprintf("publishing %v", versions), func() error { return f.Publish(t.Context(), f.keys, versions) })
+}
+
+// refused wants publishing these versions to fail for this reason, or nil for any, and to keep its secrets.
+func (f fixture) refused(t *testing.T, want error, versions ...int) {
+	t.Helper()
+	err := f.Publish(t.Context(), f.keys, versions)
+	if err == nil || want != nil && !errors.Is(err, want) {
+		t.Errorf("publishing %v: %v, want %v", versions, err, want)
+		return
 	}
-	f.repeat(t, fmt.Sprintf("publishing %v", versions), func() error { return f.Publish(t.Context(), keys) })
+	f.secret(t, err)
 }
 
 func (f fixture) remove(t *testing.T) {
@@ -133,7 +141,7 @@ func testCancelled(t *testing.T, f fixture) {
 	_, observed := f.Observe(ctx, f.keys)
 	for what, err := range map[string]error{
 		"observing":  observed,
-		"publishing": f.Publish(ctx, f.keys),
+		"publishing": f.Publish(ctx, f.keys, []int{1}),
 		"removing":   f.Remove(ctx),
 	} {
 		if err == nil {

@@ -17,6 +17,7 @@ import (
 type Memory struct {
 	mu        sync.Mutex
 	published map[string]bool // by kid
+	stage     int
 	at        time.Time
 	writes    int
 	fault     Fault
@@ -45,26 +46,46 @@ func (m *Memory) Observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Ob
 	slices.Sort(o.Accepts)
 	slices.Sort(o.Refuses)
 	if foreign := len(m.published) - len(o.Accepts); foreign > 0 {
-		o.Waiting = fmt.Sprintf("%d keys that are not the cluster's to go", foreign)
+		o.Waiting = fmt.Sprintf("%d keys that the cluster does not have", foreign)
 	}
 	return o, nil
 }
 
 // Publish implements fleet.Publisher.
-func (m *Memory) Publish(ctx context.Context, keys []keystore.KeyPair) error {
-	if len(keys) == 0 {
+func (m *Memory) Publish(ctx context.Context, keys []keystore.KeyPair, versions []int) error {
+	own, want := map[string]bool{}, map[string]bool{}
+	for _, k := range keys {
+		own[k.KeyID] = true
+		if slices.Contains(versions, k.Version) {
+			want[k.KeyID] = true
+		}
+	}
+	if len(want) == 0 {
 		return errors.New("publishing to memory: no keys")
 	}
-	want := map[string]bool{}
-	for _, k := range keys {
-		want[k.KeyID] = true
+	if err := m.check(own, fleet.Stage(versions)); err != nil {
+		return fmt.Errorf("publishing to memory: %w", err)
 	}
-	return m.write(ctx, "publishing to", want)
+	return m.write(ctx, "publishing to", want, fleet.Stage(versions))
+}
+
+func (m *Memory) check(own map[string]bool, stage int) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stage > stage {
+		return fleet.ErrStale
+	}
+	for kid := range m.published {
+		if !own[kid] {
+			return fleet.ErrForeign
+		}
+	}
+	return nil
 }
 
 // Remove implements fleet.Publisher.
 func (m *Memory) Remove(ctx context.Context) error {
-	return m.write(ctx, "removing from", nil)
+	return m.write(ctx, "removing from", nil, 0)
 }
 
 // AddKey publishes one more key.
@@ -88,7 +109,7 @@ func (m *Memory) Writes() int {
 	return m.writes
 }
 
-func (m *Memory) write(ctx context.Context, doing string, want map[string]bool) error {
+func (m *Memory) write(ctx context.Context, doing string, want map[string]bool, stage int) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("%s memory: %w", doing, err)
 	}
@@ -100,7 +121,7 @@ func (m *Memory) write(ctx context.Context, doing string, want map[string]bool) 
 	fault := m.fault
 	m.fault = 0
 	if m.writes++; fault != Failed {
-		m.published, m.at = want, time.Now()
+		m.published, m.stage, m.at = want, stage, time.Now()
 		if want == nil {
 			m.at = time.Time{}
 		}

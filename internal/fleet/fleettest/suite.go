@@ -5,6 +5,7 @@
 package fleettest
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -31,6 +32,8 @@ type Place struct {
 	Fail func(t *testing.T, fault Fault)
 	// AddKey adds a key to those that are published, behind the publishers' backs.
 	AddKey func(t *testing.T, key jwks.Key)
+	// Other makes a Publisher of the same destination for another cluster.
+	Other func(t *testing.T) fleet.Publisher
 }
 
 // Fault is how one write fails.
@@ -58,6 +61,8 @@ func Run(t *testing.T, f Fixture) {
 		"NoMemory":           testNoMemory,
 		"NoKeys":             testNoKeys,
 		"ForeignKey":         testForeignKey,
+		"Stale":              testStale,
+		"OtherCluster":       testOtherCluster,
 		"Failed":             func(t *testing.T, f fixture) { testFailed(t, f, Failed) },
 		"FailedButPersisted": func(t *testing.T, f fixture) { testFailed(t, f, FailedButPersisted) },
 		"Remove":             testRemove,
@@ -154,27 +159,81 @@ func testNoMemory(t *testing.T, f fixture) {
 func testNoKeys(t *testing.T, f fixture) {
 	f.publish(t, 1)
 	f.want(t, 1)
-	if err := f.Publish(t.Context(), nil); err == nil {
+	if err := f.Publish(t.Context(), f.keys, nil); err == nil {
 		t.Error("publishing no keys: no error")
 	}
 	f.want(t, 1)
 }
 
-// testForeignKey adds a key to what is published, as an attacker would: it is told of, and goes with the next Publish.
+// testForeignKey adds a key to what is published. Whoever has tokens of it may need it: it is reported, and stays.
 func testForeignKey(t *testing.T, f fixture) {
 	if f.AddKey == nil {
-		t.Skip("nobody can add a key to the place")
+		t.Skip("nobody can add a key to the destination")
 	}
 	f.publish(t, 1)
 	f.want(t, 1)
-	foreign, err := jwks.NewKey(generate(t, 3, jwks.ES256).Signer.Public())
+	foreign := jwksKey(t, generate(t, 3, jwks.ES256))
+	f.AddKey(t, foreign)
+	f.eventually(t, "the foreign key reported", func(o fleet.Observation) bool { return o.Waiting != "" })
+	writes := f.writes()
+	f.refused(t, fleet.ErrForeign, 1)
+	f.refused(t, fleet.ErrForeign, 1, 2)
+	if n := f.writes() - writes; n != 0 {
+		t.Errorf("refusing to replace a foreign key wrote %d times", n)
+	}
+	f.eventually(t, "the foreign key reported still", func(o fleet.Observation) bool { return o.Waiting != "" })
+	f.remove(t) // the destination is the cluster's
+	f.wantNothing(t)
+}
+
+// testStale has a writer whose view is an old one: it takes no key of a later step away, and brings back none of an
+// earlier one.
+func testStale(t *testing.T, f fixture) {
+	f.publish(t, 1, 2)
+	f.want(t, 1, 2)
+	f.refused(t, fleet.ErrStale, 1)
+	f.want(t, 1, 2)
+	f.publish(t, 2)
+	f.want(t, 2)
+	old := f
+	old.keys = f.keys[:1] // who knows of no other
+	old.refused(t, nil, 1)
+	f.refused(t, fleet.ErrStale, 1, 2)
+	f.want(t, 2)
+}
+
+// testOtherCluster has a destination to which another cluster publishes already: nothing of it is changed or removed.
+func testOtherCluster(t *testing.T, f fixture) {
+	if f.Other == nil {
+		t.Skip("the destination cannot be another cluster's")
+	}
+	f.publish(t, 1)
+	f.want(t, 1)
+	other := f
+	other.Publisher = f.Other(t)
+	writes := f.writes()
+	if seen, err := other.Observe(t.Context(), f.keys); !errors.Is(err, fleet.ErrForeign) {
+		t.Errorf("another cluster observes %+v, %v", seen, err)
+	}
+	other.refused(t, fleet.ErrForeign, 1)
+	other.refused(t, fleet.ErrForeign, 2)
+	other.remove(t)
+	if n := f.writes() - writes; n != 0 {
+		t.Errorf("another cluster wrote %d times", n)
+	}
+	f.want(t, 1)
+	f.remove(t)
+	other.publish(t, 2) // it is free
+	other.want(t, 2)
+}
+
+func jwksKey(t *testing.T, k keystore.KeyPair) jwks.Key {
+	t.Helper()
+	key, err := jwks.NewKey(k.Signer.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.AddKey(t, foreign)
-	f.eventually(t, "told of the foreign key", func(o fleet.Observation) bool { return o.Waiting != "" })
-	f.publish(t, 1)
-	f.want(t, 1)
+	return key
 }
 
 func testFailed(t *testing.T, f fixture, fault Fault) {

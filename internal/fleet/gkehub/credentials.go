@@ -32,6 +32,7 @@ func newTransport(caBundle []byte) (http.RoundTripper, error) {
 		return nil, errors.New("the default HTTP transport of the program was replaced")
 	}
 	transport := base.Clone()
+	transport.MaxResponseHeaderBytes = maxAnswer
 	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if len(caBundle) > 0 {
 		transport.TLSClientConfig.RootCAs = x509.NewCertPool()
@@ -39,7 +40,22 @@ func newTransport(caBundle []byte) (http.RoundTripper, error) {
 			return nil, errors.New("the CA bundle holds no PEM certificate; check gkeConnect.caBundle")
 		}
 	}
-	return transport, nil
+	return bounded{transport}, nil
+}
+
+// maxBody bounds the answer to any request, in bytes: a membership may have a JWKS of jwks.MaxSize, in base64.
+const maxBody = 2 << 20
+
+// bounded is a transport by which no server can fill the memory.
+type bounded struct{ base http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := b.base.RoundTrip(r)
+	if err == nil {
+		resp.Body = http.MaxBytesReader(nil, resp.Body, maxBody)
+	}
+	return resp, err
 }
 
 // newClient follows no redirect: it would take the token of the request along to wherever it points.
@@ -51,7 +67,8 @@ func newClient(transport http.RoundTripper) *http.Client {
 	}
 }
 
-// accountTokens gets access tokens for a service account and keeps one while it lasts, or until it is told to forget it.
+// accountTokens gets access tokens for a service account and keeps one while it lasts, or until it is told to forget
+// it.
 type accountTokens struct {
 	find func() (oauth2.TokenSource, error)
 
@@ -60,8 +77,8 @@ type accountTokens struct {
 	last   string // the access token that was used last
 }
 
-// newAccountTokens reads a key file, or finds the application default credentials when there is none. Tokens are fetched
-// by client; they outlive ctx.
+// newAccountTokens reads a key file, or finds the application default credentials when there is none. Tokens are
+// fetched by client; they outlive ctx.
 func newAccountTokens(ctx context.Context, keyFile []byte, client *http.Client) (*accountTokens, error) {
 	ctx = context.WithValue(context.WithoutCancel(ctx), oauth2.HTTPClient, client)
 	t := &accountTokens{find: func() (oauth2.TokenSource, error) { return applicationDefault(ctx) }}
@@ -80,8 +97,8 @@ func newAccountTokens(ctx context.Context, keyFile []byte, client *http.Client) 
 	return t, err
 }
 
-// checkServiceAccount refuses all but the key file of a service account: other kinds of credentials may name programs to
-// run, files to read and URLs to send them to. Its errors quote nothing.
+// checkServiceAccount refuses all but the key file of a service account: other kinds of credentials may name programs
+// to run, files to read and URLs to send them to. Its errors quote nothing.
 func checkServiceAccount(keyFile []byte) error {
 	var file struct {
 		Type        string `json:"type"`

@@ -10,12 +10,13 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/oauth2"
 	"google.golang.org/api/googleapi"
 	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/keyturn/keyturn/internal/printable"
 )
 
 // failure is why an attempt did not succeed, in words of our own: the errors of the clients quote whole answers.
@@ -29,6 +30,8 @@ type failure struct {
 	busy bool
 	// end is that of the context, if that is why.
 	end error
+	// kind is the error of package fleet that it is; it may be nil.
+	kind error
 }
 
 // Error says what happened and what to do.
@@ -39,8 +42,8 @@ func (f *failure) Error() string {
 	return f.why + "; " + f.cure
 }
 
-// Unwrap lets callers see that their context has ended.
-func (f *failure) Unwrap() error { return f.end }
+// Unwrap lets callers see that their context has ended, and errors of package fleet.
+func (f *failure) Unwrap() []error { return []error{f.end, f.kind} }
 
 // maxFailures is how often an attempt may fail in one call.
 const maxFailures = 6
@@ -109,8 +112,11 @@ func (m *Membership) explain(ctx context.Context, err error) *failure {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return &failure{why: "the certificate of the server is not trusted", cure: "check gkeConnect.caBundle and the endpoints"}
 	}
+	if e, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return &failure{why: fmt.Sprintf("an answer of more than %d bytes", e.Limit)}
+	}
 	if e, ok := errors.AsType[*url.Error](err); ok {
-		return &failure{why: e.Error(), again: true}
+		return &failure{why: printable.Line(e.Error()), again: true}
 	}
 	return &failure{why: fmt.Sprintf("an answer that is not understood (%T)", err)}
 }
@@ -157,15 +163,8 @@ func retryAfter(header http.Header) time.Duration {
 // long matches what is too long for a name and could be a token.
 var long = regexp.MustCompile(`[-_.=~+A-Za-z0-9]{100,}`)
 
-// said is what a server said, short enough for a line and without anything that could be a token.
-func said(message string) string {
-	message, _, _ = strings.Cut(strings.TrimSpace(message), "\n")
-	message = long.ReplaceAllString(message, "…")
-	if runes := []rune(message); len(runes) > 300 {
-		message = string(runes[:300]) + "…"
-	}
-	return message
-}
+// said is what a server said: a line without anything that could be a token.
+func said(message string) string { return printable.Line(long.ReplaceAllString(message, "…")) }
 
 // isNotFound says that the thing is not there.
 func isNotFound(err error) bool {

@@ -32,7 +32,7 @@ func TestUnreliableFleet(t *testing.T) {
 	w := newWorld(t, unreliable)
 	m := w.membership()
 	for _, versions := range [][]int{{1}, {1, 2}, {2}} {
-		again(t, func() error { return m.Publish(t.Context(), pairs(versions...)) })
+		again(t, func() error { return m.Publish(t.Context(), keyPairs(), versions) })
 		again(t, func() error {
 			seen, err := m.Observe(t.Context(), keyPairs())
 			if err == nil && len(seen.Accepts)+len(seen.Refuses) != 2 || len(seen.Accepts) > len(versions) {
@@ -54,7 +54,7 @@ func TestOperationFails(t *testing.T) {
 	publish(t, m, 1)
 	m.SetTimeout(time.Second)
 	w.SetFaults(fleetserver.Faults{OperationErrorRate: 1})
-	for doing, err := range map[string]error{"publishing": m.Publish(t.Context(), pairs(2)), "removing": m.Remove(t.Context())} {
+	for doing, err := range map[string]error{"publishing": m.Publish(t.Context(), keyPairs(), []int{2}), "removing": m.Remove(t.Context())} {
 		if err == nil || !strings.Contains(err.Error(), "operation failed") {
 			t.Errorf("%s: %v, want that the operation failed", doing, err)
 		}
@@ -93,7 +93,7 @@ func TestDown(t *testing.T) {
 				t.Errorf("observed %+v, %v, want an error that names the membership", seen, err)
 			}
 			if only != "sts" {
-				if err := m.Publish(t.Context(), pairs(2)); err == nil {
+				if err := m.Publish(t.Context(), keyPairs(), []int{2}); err == nil {
 					t.Error("publishing: no error")
 				}
 				if err := m.Remove(t.Context()); err == nil {
@@ -103,6 +103,46 @@ func TestDown(t *testing.T) {
 			w.SetFaults(fleetserver.Faults{})
 			wantSeen(t, w.membership(), []int{1}, []int{2})
 		})
+	}
+}
+
+// A server that answers without end does not fill the memory, and what it says moves no cursor.
+func TestHugeAndColourfulAnswers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	m := w.membership()
+	publish(t, m, 1)
+	sent := &atomic.Int64{}
+	huge := func(code int) http.HandlerFunc {
+		return func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Content-Type", "application/json")
+			rw.WriteHeader(code)
+			_, _ = io.WriteString(rw, `{"name":"`)
+			for block := bytes.Repeat([]byte("x"), 1<<20); sent.Load() < 1<<30; sent.Add(1 << 20) {
+				if _, err := rw.Write(block); err != nil {
+					return
+				}
+			}
+		}
+	}
+	for _, code := range []int{http.StatusOK, http.StatusForbidden} {
+		sent.Store(0)
+		w.answer(huge(code))
+		if _, err := m.Observe(t.Context(), keyPairs()); err == nil {
+			t.Errorf("%d: no error", code)
+		}
+		if n := sent.Load(); n > 64<<20 {
+			t.Errorf("%d: %d MiB of an answer were read", code, n>>20)
+		}
+	}
+	w.answer(func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Type", "application/json")
+		rw.WriteHeader(http.StatusForbidden)
+		_, _ = io.WriteString(rw, `{"error":{"status":"PERMISSION_DENIED","message":"go \u001b[2Jaway\n\u202e`+strings.Repeat("no ", 1000)+`"}}`)
+	})
+	_, err := m.Observe(t.Context(), keyPairs())
+	if err == nil || !strings.Contains(err.Error(), "go [2Jaway no") || strings.ContainsAny(err.Error(), "\x1b\u202e\n") || len(err.Error()) > 800 {
+		t.Errorf("observing: %q", err)
 	}
 }
 
@@ -320,7 +360,7 @@ func TestSecrets(t *testing.T) {
 			again := w.membership()
 			again.SetTimeout(300 * time.Millisecond)
 			_, observed := again.Observe(t.Context(), keyPairs())
-			for _, err := range []error{observed, again.Publish(t.Context(), pairs(1, 2)), again.Remove(t.Context())} {
+			for _, err := range []error{observed, again.Publish(t.Context(), keyPairs(), []int{1, 2}), again.Remove(t.Context())} {
 				if err != nil {
 					texts += err.Error() + "\n"
 				}
@@ -337,7 +377,8 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-// Credentials that are not a service account's key are refused before anything is asked, without a word of what they hold.
+// Credentials that are not a service account's key are refused before anything is asked, without a word of what they
+// hold.
 func TestCredentials(t *testing.T) {
 	t.Parallel()
 	const secret = "s3cr3t-s3cr3t"

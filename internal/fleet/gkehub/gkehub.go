@@ -20,8 +20,8 @@ import (
 
 // The endpoints of Google Cloud.
 const (
-	defaultEndpoint    = "https://gkehub.googleapis.com"
-	defaultSTSEndpoint = "https://sts.googleapis.com"
+	DefaultEndpoint    = "https://gkehub.googleapis.com"
+	DefaultSTSEndpoint = "https://sts.googleapis.com"
 )
 
 // callTimeout bounds one call of a Publisher's method.
@@ -67,7 +67,7 @@ var _ fleet.Publisher = (*Membership)(nil)
 
 // New checks the options and reads the credentials. It asks no server.
 func New(ctx context.Context, o Options) (*Membership, error) {
-	m := &Membership{name: o.parent() + "/memberships/" + o.Membership, timeout: callTimeout}
+	m := &Membership{o: o, name: o.parent() + "/memberships/" + o.Membership, timeout: callTimeout}
 	if err := o.complete(); err != nil {
 		return nil, m.failed("preparing", err)
 	}
@@ -93,14 +93,19 @@ func New(ctx context.Context, o Options) (*Membership, error) {
 }
 
 // Name implements fleet.Publisher.
-func (m *Membership) Name() string { return "fleet membership " + m.name }
+func (m *Membership) Name() string { return m.o.Name() }
 
 // Format writes the name whatever the verb, so that no verb shows the access token.
 func (m Membership) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, m.Name()) }
 
+// Name is that of the Membership with these options.
+func (o *Options) Name() string {
+	return "fleet membership " + o.parent() + "/memberships/" + o.Membership
+}
+
 // Format names the membership whatever the verb, so that no verb shows the credentials.
 func (o Options) Format(f fmt.State, _ rune) {
-	_, _ = io.WriteString(f, "options of fleet membership "+o.parent()+"/memberships/"+o.Membership)
+	_, _ = io.WriteString(f, "options of "+o.Name())
 }
 
 // failed names the membership in an error; nil stays nil.
@@ -139,10 +144,10 @@ func (o *Options) complete() error {
 		problems = append(problems, errors.New("the external ID is missing"))
 	}
 	if o.Endpoint == "" {
-		o.Endpoint = defaultEndpoint
+		o.Endpoint = DefaultEndpoint
 	}
 	if o.STSEndpoint == "" {
-		o.STSEndpoint = defaultSTSEndpoint
+		o.STSEndpoint = DefaultSTSEndpoint
 	}
 	for _, u := range []struct{ what, value string }{
 		{"issuer", o.Issuer}, {"endpoint", o.Endpoint}, {"STS endpoint", o.STSEndpoint},

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -37,6 +38,9 @@ func TestConformance(t *testing.T) {
 					Writes:    w.writes,
 					Fail:      func(_ *testing.T, fault fleettest.Fault) { w.fail(fault) },
 					AddKey:    func(_ *testing.T, k jwks.Key) { w.addKey(k) },
+					Other: func(*testing.T) fleet.Publisher {
+						return w.membership(func(o *gkehub.Options) { o.ExternalID = "5d1c9f1e-6f0e-4d41-8f1e-2c8a3e0a7b22" })
+					},
 				}
 			}})
 		})
@@ -99,7 +103,7 @@ func TestAnotherCluster(t *testing.T) {
 
 			m := w.membership()
 			_, observed := m.Observe(t.Context(), keyPairs())
-			for doing, err := range map[string]error{"publishing": m.Publish(t.Context(), pairs(1)), "observing": observed} {
+			for doing, err := range map[string]error{"publishing": m.Publish(t.Context(), keyPairs(), []int{1}), "observing": observed} {
 				if err == nil || !strings.Contains(err.Error(), "belongs to another cluster") || !strings.Contains(err.Error(), name) {
 					t.Errorf("%s: %v", doing, err)
 				}
@@ -124,7 +128,7 @@ func TestAnotherIssuer(t *testing.T) {
 	w.takeRequests()
 	m := w.membership(func(o *gkehub.Options) { o.Issuer = "https://green.example" })
 	_, observed := m.Observe(t.Context(), keyPairs())
-	for doing, err := range map[string]error{"publishing": m.Publish(t.Context(), pairs(2)), "observing": observed} {
+	for doing, err := range map[string]error{"publishing": m.Publish(t.Context(), keyPairs(), []int{2}), "observing": observed} {
 		if err == nil || !strings.Contains(err.Error(), "an issuer cannot be changed") {
 			t.Errorf("%s: %v", doing, err)
 		}
@@ -166,8 +170,28 @@ func TestForeignKeyWithOurKeyID(t *testing.T) {
 	if len(seen.Accepts) > 0 || !strings.Contains(seen.Waiting, disguised.KeyID) {
 		t.Errorf("observed %+v, want nothing accepted and the key told of", seen)
 	}
+	if err := m.Publish(t.Context(), keyPairs(), []int{2}); !errors.Is(err, fleet.ErrForeign) {
+		t.Errorf("publishing: %v, want %v", err, fleet.ErrForeign)
+	}
+	_, err = w.hub.Delete(name).Do() // as the error asks for
+	must(t, err)
 	publish(t, m, 2)
 	wantSeen(t, m, []int{2}, []int{1})
+}
+
+// Labels of others stay.
+func TestLabelsStay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	m := w.membership()
+	publish(t, m, 1)
+	patch := &hub.Membership{Labels: map[string]string{"team": "till", "keyturn-stage": "2"}}
+	_, err := w.hub.Patch(name, patch).UpdateMask("labels").Do()
+	must(t, err)
+	publish(t, m, 1, 2)
+	if got := w.stored().Labels; got["team"] != "till" || got["keyturn-stage"] != "3" {
+		t.Errorf("labels %v", got)
+	}
 }
 
 func TestDeletedBySomebodyElse(t *testing.T) {
@@ -298,7 +322,7 @@ func TestOperationTakesLong(t *testing.T) {
 	m := w.membership()
 	m.SetTimeout(500 * time.Millisecond)
 	for _, want := range []string{"operation", "CREATING"} {
-		if err := m.Publish(t.Context(), pairs(1)); err == nil || !strings.Contains(err.Error(), "still running") || !strings.Contains(err.Error(), want) {
+		if err := m.Publish(t.Context(), keyPairs(), []int{1}); err == nil || !strings.Contains(err.Error(), "still running") || !strings.Contains(err.Error(), want) {
 			t.Errorf("publishing: %v, want that something is still running (%s)", err, want)
 		}
 	}
@@ -317,7 +341,7 @@ func TestOperationTakesLong(t *testing.T) {
 	if err := m.Remove(t.Context()); err == nil || !strings.Contains(err.Error(), "still running") {
 		t.Errorf("removing: %v", err)
 	}
-	for doing, err := range map[string]error{"publishing": m.Publish(t.Context(), pairs(1)), "removing": m.Remove(t.Context())} {
+	for doing, err := range map[string]error{"publishing": m.Publish(t.Context(), keyPairs(), []int{1}), "removing": m.Remove(t.Context())} {
 		if err == nil || !strings.Contains(err.Error(), "DELETING") {
 			t.Errorf("%s: %v, want that it is being deleted", doing, err)
 		}

@@ -15,8 +15,8 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// Observe implements fleet.Publisher: it reads the membership and trades a canary token of each key. A membership that is
-// another cluster's, or has another issuer, is an error: it says nothing about the keys.
+// Observe implements fleet.Publisher: it reads the membership and trades a canary token of each key. A membership that
+// is another cluster's, or has another issuer, is an error: it says nothing about the keys.
 func (m *Membership) Observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Observation, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
@@ -122,14 +122,19 @@ func (m *Membership) waiting(found *hub.Membership, is contents, ours jwks.Set) 
 	case !is.readable:
 		return "the JWKS of the membership, which cannot be read, to be replaced"
 	}
+	if foreign := foreignKeys(is, ours); foreign != "" {
+		return "keys that the cluster does not have to be taken from the membership by hand: kid " + foreign
+	}
+	return ""
+}
+
+// foreignKeys are the kids of the keys in the membership that the cluster does not have.
+func foreignKeys(is contents, ours jwks.Set) string {
 	var foreign []string
 	for _, k := range is.keys.Keys() {
 		if !has(ours, k) {
 			foreign = append(foreign, fmt.Sprintf("%.64q", k.KeyID))
 		}
 	}
-	if len(foreign) > 0 {
-		return "keys that are none of the cluster's to go from the membership: kid " + strings.Join(foreign, ", ")
-	}
-	return ""
+	return said(strings.Join(foreign, ", "))
 }

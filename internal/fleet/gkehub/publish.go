@@ -5,19 +5,33 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strconv"
 
 	hub "google.golang.org/api/gkehub/v1"
 
+	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/jwks"
 )
 
+// wanted is what a membership is to hold.
+type wanted struct {
+	// own are all keys of the cluster, and keys those to be published.
+	own, keys jwks.Set
+	stage     int
+}
+
 // Publish implements fleet.Publisher: it registers the membership if there is none, and makes its JWKS these keys.
-func (m *Membership) Publish(ctx context.Context, keys []keystore.KeyPair) error {
-	want, err := setOf(keys)
+func (m *Membership) Publish(ctx context.Context, keys []keystore.KeyPair, versions []int) error {
+	own, err := setOf(keys)
 	if err != nil {
 		return m.failed("publishing to", err)
 	}
+	published, err := setOf(fleet.Only(keys, versions))
+	if err != nil {
+		return m.failed("publishing to", err)
+	}
+	want := wanted{own: own, keys: published, stage: fleet.Stage(versions)}
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
 	return m.failed("publishing to", m.retry(ctx, func() error { return m.publish(ctx, want) }))
@@ -37,9 +51,9 @@ func setOf(keys []keystore.KeyPair) (jwks.Set, error) {
 	return jwks.NewSet(public...)
 }
 
-// publish reads, writes what is missing, and reads back. If we crash before the write, nothing has happened; if we crash
-// after it, the next call finds it, or the operation that makes it.
-func (m *Membership) publish(ctx context.Context, want jwks.Set) error {
+// publish reads, writes what is missing, and reads back. If we crash before the write, nothing has happened; if we
+// crash after it, the next call finds it, or the operation that makes it.
+func (m *Membership) publish(ctx context.Context, want wanted) error {
 	write, err := m.missing(ctx, want)
 	if err != nil || write == nil {
 		return err
@@ -58,13 +72,14 @@ func (m *Membership) publish(ctx context.Context, want jwks.Set) error {
 type operation func() (*hub.Operation, error)
 
 // missing returns the write by which exactly these keys are published; nil when they are already.
-func (m *Membership) missing(ctx context.Context, want jwks.Set) (operation, error) {
-	document, err := want.Marshal()
+func (m *Membership) missing(ctx context.Context, want wanted) (operation, error) {
+	document, err := want.keys.Marshal()
 	if err != nil {
 		return nil, err
 	}
-	wanted := &hub.Membership{
+	membership := &hub.Membership{
 		ExternalId: m.o.ExternalID,
+		Labels:     map[string]string{stageLabel: strconv.Itoa(want.stage)},
 		Authority:  &hub.Authority{Issuer: m.o.Issuer, OidcJwks: base64.StdEncoding.EncodeToString(document)},
 	}
 	found, err := m.get(ctx)
@@ -73,8 +88,8 @@ func (m *Membership) missing(ctx context.Context, want jwks.Set) (operation, err
 	}
 	if found == nil {
 		return func() (*hub.Operation, error) {
-			m.o.Log.InfoContext(ctx, "registering fleet membership", "membership", m.name, "keys", want.Len())
-			return m.memberships.Create(m.o.parent(), wanted).MembershipId(m.o.Membership).Context(ctx).Do()
+			m.o.Log.InfoContext(ctx, "registering fleet membership", "membership", m.name, "keys", want.keys.Len())
+			return m.memberships.Create(m.o.parent(), membership).MembershipId(m.o.Membership).Context(ctx).Do()
 		}, nil
 	}
 	if stateOf(found) == deleting { // whoever it is of: its name will be free
@@ -86,12 +101,21 @@ func (m *Membership) missing(ctx context.Context, want jwks.Set) (operation, err
 	if stateOf(found).busy() {
 		return nil, stillBusy(found)
 	}
-	if is := read(found); is.issuer == m.o.Issuer && is.readable && same(is.keys, want) {
+	is := read(found)
+	if err := is.checkKeys(want); err != nil {
+		return nil, err
+	}
+	if is.issuer == m.o.Issuer && is.readable && is.stage == want.stage && same(is.keys, want.keys) {
 		return nil, nil
 	}
+	for label, value := range found.Labels {
+		if label != stageLabel {
+			membership.Labels[label] = value
+		}
+	}
 	return func() (*hub.Operation, error) {
-		m.o.Log.InfoContext(ctx, "publishing keys in fleet membership", "membership", m.name, "keys", want.Len())
-		return m.memberships.Patch(m.name, wanted).UpdateMask("authority").Context(ctx).Do()
+		m.o.Log.InfoContext(ctx, "publishing keys in fleet membership", "membership", m.name, "keys", want.keys.Len())
+		return m.memberships.Patch(m.name, membership).UpdateMask("authority,labels").Context(ctx).Do()
 	}, nil
 }
 
@@ -100,22 +124,41 @@ func (m *Membership) missing(ctx context.Context, want jwks.Set) (operation, err
 func (m *Membership) check(found *hub.Membership) error {
 	if found.ExternalId != m.o.ExternalID {
 		return &failure{
-			why:  fmt.Sprintf("it belongs to another cluster: its externalId is %q, not %q", found.ExternalId, m.o.ExternalID),
+			why:  fmt.Sprintf("it belongs to another cluster: its externalId is %q, not %q", said(found.ExternalId), m.o.ExternalID),
+			kind: fleet.ErrForeign,
 			cure: "give this cluster another name, or delete the membership if its cluster is gone",
 		}
 	}
 	if issuer := read(found).issuer; issuer != "" && issuer != m.o.Issuer {
 		return &failure{
-			why:  fmt.Sprintf("its issuer is %q, not %q, and an issuer cannot be changed", issuer, m.o.Issuer),
+			why:  fmt.Sprintf("its issuer is %q, not %q, and an issuer cannot be changed", said(issuer), m.o.Issuer),
+			kind: fleet.ErrForeign,
 			cure: "clear authority.issuer of the membership by hand if nothing uses it",
 		}
 	}
 	return nil
 }
 
-// Remove implements fleet.Publisher: it deletes the membership. One that is another cluster's is none that Publish made,
-// so it stays, without an error: the cluster has nothing there. Bindings and features that somebody else hung on the
-// membership keep it from being deleted.
+// checkKeys refuses to replace keys that the cluster does not have, and those of a later step.
+func (is contents) checkKeys(want wanted) error {
+	if is.stage > want.stage {
+		return &failure{
+			why:  fmt.Sprintf("keys of stage %d are published, and these are of stage %d", is.stage, want.stage),
+			cure: "delete the membership if the cluster was restored from a backup", kind: fleet.ErrStale,
+		}
+	}
+	if foreign := foreignKeys(is, want.own); foreign != "" {
+		return &failure{
+			why:  "it holds keys that the cluster does not have: kid " + foreign,
+			cure: "delete the membership if nobody uses them; it is registered again", kind: fleet.ErrForeign,
+		}
+	}
+	return nil
+}
+
+// Remove implements fleet.Publisher: it deletes the membership. One that is another cluster's is none that Publish
+// made, so it stays, without an error: the cluster has nothing there. Bindings and features that somebody else hung on
+// the membership keep it from being deleted.
 func (m *Membership) Remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()

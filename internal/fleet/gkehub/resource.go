@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"slices"
+	"strconv"
 
 	hub "google.golang.org/api/gkehub/v1"
 	"google.golang.org/grpc/codes"
@@ -93,7 +94,12 @@ type contents struct {
 	// some says that there is a JWKS, and readable that keys is all of it.
 	some, readable bool
 	keys           jwks.Set
+	// stage is the fleet.Stage of the keys; 0 if there is none.
+	stage int
 }
+
+// stageLabel is the label of a membership that holds the stage of its keys.
+const stageLabel = "keyturn-stage"
 
 // read reads a membership; without one, nothing is published.
 func read(found *hub.Membership) contents {
@@ -102,9 +108,11 @@ func read(found *hub.Membership) contents {
 	}
 	a := found.Authority
 	is := contents{issuer: a.Issuer, pool: a.WorkloadIdentityPool, provider: a.IdentityProvider, some: a.OidcJwks != "", readable: a.OidcJwks == ""}
+	is.stage, _ = strconv.Atoi(found.Labels[stageLabel])
 	if document, err := base64.StdEncoding.DecodeString(a.OidcJwks); err == nil && is.some {
-		is.keys, err = jwks.Parse(document)
-		is.readable = err == nil
+		var others int
+		is.keys, others, err = jwks.ParseUsable(document)
+		is.readable = err == nil && others == 0
 	}
 	return is
 }

@@ -258,7 +258,7 @@ func wantSeen(t testing.TB, p fleet.Publisher, accepts, refuses []int) fleet.Obs
 
 func publish(t testing.TB, p fleet.Publisher, versions ...int) {
 	t.Helper()
-	must(t, p.Publish(t.Context(), pairs(versions...)))
+	must(t, p.Publish(t.Context(), keyPairs(), versions))
 }
 
 func pairs(versions ...int) []keystore.KeyPair {

@@ -9,10 +9,11 @@
 //	gs://bucket                                   Google Cloud Storage
 //	azblob://container?storage_account=name       Azure Blob Storage
 //
-// Each takes ?prefix=clusters/blue/ as well: the folder that the issuer's URL leads to. A URL holds no credentials, so it
-// may be shown; and none sends the credentials of the controller anywhere but to the store they are for. That is why the
-// parameters of gocloud.dev that move a Google or Azure endpoint are not among those below: the environment of the
-// controller says such things (AZURE_STORAGE_DOMAIN and others).
+// Each takes ?prefix=clusters/blue/ as well: the folder that the issuer's URL leads to. A URL holds no credentials, so
+// it may be shown. It may choose where those of the controller are sent, and which of them: the endpoint of an S3
+// store, a profile, a role. So whoever may not have the controller's credentials may only name URLs that are Within one
+// that its administrator chose. The parameters of gocloud.dev that move a Google or Azure endpoint are not among those
+// below: the environment of the controller sets such things (AZURE_STORAGE_DOMAIN and others).
 package bucketurl
 
 import (
@@ -41,7 +42,7 @@ var parameters = map[string]map[string]check{
 	},
 	"s3": {
 		"prefix":                       folder,
-		"region":                       text,
+		"region":                       region,
 		"endpoint":                     endpoint,
 		"profile":                      text,
 		"role":                         text,
@@ -65,6 +66,7 @@ var (
 	// A dollar sign begins the names of Azure's own containers, like $web.
 	bucketPattern  = regexp.MustCompile(`^[$]?[A-Za-z0-9][A-Za-z0-9._-]*$`)
 	accountPattern = regexp.MustCompile(`^[a-z0-9]{3,24}$`)
+	regionPattern  = regexp.MustCompile(`^[A-Za-z0-9-]{1,63}$`)
 )
 
 // Validate says what is wrong with a URL, and what is allowed there. It looks at the URL only: not whether the bucket
@@ -141,6 +143,14 @@ func checkParameters(u *url.URL, known map[string]check) error {
 func text(value string) string {
 	if value == "" {
 		return "something"
+	}
+	return ""
+}
+
+// region is a part of a host name.
+func region(value string) string {
+	if !regionPattern.MatchString(value) {
+		return "a region, like eu-west-1"
 	}
 	return ""
 }

@@ -54,7 +54,9 @@ func TestBad(t *testing.T) {
 		"file:///www?metadata=":                "metadata must be skip",
 		"file:///www?no_tmp_dir=":              "no_tmp_dir must be true",
 		"file:///www?secret_key_path=/hunter2": "it takes create_dir, metadata, no_tmp_dir, prefix",
-		"s3://bucket?region=":                  "region must be something",
+		"s3://bucket?region=":                  "region must be a region",
+		"s3://bucket?region=evil.example/":     "region must be a region",
+		"s3://bucket?profile=":                 "profile must be something",
 		"s3://bucket?region=a&region=b":        "region more than once",
 		"s3://bucket?a=%zz":                    "do not parse",
 		"s3://bucket?AWS_SECRET_ACCESS_KEY=hunter2":     "does not take",
@@ -88,6 +90,69 @@ func TestBad(t *testing.T) {
 		}
 		if strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: the error is more than one line, or quotes the URL: %v", url, err)
+		}
+	}
+}
+
+func TestWithin(t *testing.T) {
+	for _, test := range []struct {
+		url, bound string
+		want       bool
+	}{
+		{"s3://b", "s3://b", true},
+		{"s3://b?region=eu-west-1&prefix=blue/&fips=true", "s3://b", true},
+		{"s3://b?prefix=blue/", "s3://b?prefix=blue/", true},
+		{"s3://b?prefix=blue/deep/", "s3://b?prefix=blue/", true},
+		{"s3://b?prefix=blues/", "s3://b?prefix=blue/", false},
+		{"s3://b", "s3://b?prefix=blue/", false},
+		{"s3://bb", "s3://b", false},
+		{"gs://b", "s3://b", false},
+		{"s3://b?endpoint=https://evil.example", "s3://b", false},
+		{"s3://b?endpoint=https://minio:9000", "s3://b?endpoint=https://minio:9000", true},
+		{"s3://b", "s3://b?endpoint=https://minio:9000", false},
+		{"s3://b?profile=admin", "s3://b", false},
+		{"s3://b?role=arn:aws:iam::1:role/r", "s3://b", false},
+		{"s3://b?disable_https=true", "s3://b", false},
+		{"s3://b?hostname_immutable=true", "s3://b", false},
+		{"s3://b?kmskeyid=k", "s3://b", false},
+		{"azblob://c?storage_account=other1", "azblob://c", false},
+		{"azblob://c?storage_account=keyturn1&prefix=a/", "azblob://c?storage_account=keyturn1", true},
+		{"file:///srv/oidc", "file:///srv", true},
+		{"file://localhost/srv/oidc?create_dir=true", "file:///srv", true},
+		{"file:///srv?prefix=oidc/", "file:///srv/oidc", true},
+		{"file:///srv", "file:///srv/oidc", false},
+		{"file:///srvs", "file:///srv", false},
+		{"file:///srv/../etc", "file:///srv", false},
+		{"file:///srv/%2e%2e/etc", "file:///srv", false},
+		{"file:///etc", "file:///srv", false},
+	} {
+		u, err := bucketurl.Parse(test.url)
+		if err != nil {
+			t.Fatalf("%s: %v", test.url, err)
+		}
+		bound, err := bucketurl.Parse(test.bound)
+		if err != nil {
+			t.Fatalf("%s: %v", test.bound, err)
+		}
+		if got := bucketurl.Within(u, bound); got != test.want {
+			t.Errorf("%s within %s: %v", test.url, test.bound, got)
+		}
+	}
+}
+
+func TestSame(t *testing.T) {
+	for _, test := range []struct {
+		a, b string
+		want bool
+	}{
+		{"s3://b?region=eu-west-1&prefix=a/", "s3://b?prefix=a/", true},
+		{"file:///srv/a", "file://localhost/srv?prefix=a/&create_dir=true", true},
+		{"s3://b", "s3://b?prefix=a/", false},
+		{"s3://b", "gs://b", false},
+		{"nothing", "nothing", false},
+	} {
+		if got := bucketurl.Same(test.a, test.b); got != test.want {
+			t.Errorf("%s and %s are the same: %v", test.a, test.b, got)
 		}
 	}
 }
