@@ -10,41 +10,65 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// delete removes a cluster from the outside in: machines, control plane, fleet, keys; the finalizer goes last, so
-// that a crash anywhere leaves the UserCluster to try again.
+// delete removes a cluster as the planner orders it; the finalizer goes last, so that a crash anywhere leaves the
+// UserCluster to try again. Each round finds out again what is gone.
 func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl.Result, error) {
 	if !controllerutil.ContainsFinalizer(uc, v1alpha1.Finalizer) {
 		return ctrl.Result{}, nil
 	}
-	if gone, err := r.deleteInfrastructure(ctx, uc); err != nil || !gone {
-		return ctrl.Result{RequeueAfter: afterWaiting}, err
+	left := rotation.Removal{Machines: true, ControlPlane: true, Publications: true, Keys: true, Secrets: true}
+	for kind := rotation.PlanRemoval(left); kind != rotation.RemoveFinalizer; kind = rotation.PlanRemoval(left) {
+		gone, err := r.remove(ctx, uc, kind)
+		if err != nil {
+			return ctrl.Result{}, r.patchError(ctx, uc, err)
+		}
+		if !gone {
+			return ctrl.Result{RequeueAfter: afterWaiting}, nil
+		}
+		left = left.Without(kind)
 	}
-	if err := r.leaveVerifiers(ctx, uc); err != nil {
-		return ctrl.Result{}, r.patchError(ctx, uc, err)
-	}
-	if err := r.deleteSecrets(ctx, uc); err != nil {
-		return ctrl.Result{}, r.patchError(ctx, uc, err)
-	}
-	r.legacy.forget(uc)
-	r.refusals.forget(uc)
-	r.Tokens.Forget(uc)
-	forgetMetrics(uc)
+	r.forget(uc)
 	before := uc.DeepCopy()
 	controllerutil.RemoveFinalizer(uc, v1alpha1.Finalizer)
 	return ctrl.Result{}, r.patchFinalizer(ctx, before, uc)
 }
 
-func (r *Reconciler) deleteInfrastructure(ctx context.Context, uc *v1alpha1.UserCluster) (gone bool, err error) {
-	if gone, err = r.deleteNodes(ctx, uc); err != nil || !gone {
-		return false, err
+// remove does one write of a deletion, and reports whether nothing of its kind is left.
+func (r *Reconciler) remove(ctx context.Context, uc *v1alpha1.UserCluster, kind rotation.RemovalKind) (gone bool, err error) {
+	switch kind {
+	case rotation.RemoveMachines:
+		return r.deleteNodes(ctx, uc)
+	case rotation.RemoveControlPlane:
+		a, err := r.ControlPlane(uc)
+		if err != nil {
+			return false, fmt.Errorf("opening the control plane of %s: %w", uc.Name, err)
+		}
+		return a.Delete(ctx)
+	case rotation.RemovePublications:
+		err = r.leaveVerifiers(ctx, uc)
+	case rotation.RemoveKeys:
+		// Every key version that is stored for this very cluster, readable or not.
+		if err = r.Keys.DeleteAll(ctx, clusterOf(uc)); err != nil {
+			err = fmt.Errorf("deleting the keys of %s: %w", uc.Name, err)
+		}
+	case rotation.RemoveSecrets:
+		err = errors.Join(r.deleteKubeconfig(ctx, uc), r.deleteCredentials(ctx, uc))
+	default:
+		err = fmt.Errorf("unknown removal %q", kind)
 	}
-	a, err := r.ControlPlane(uc)
-	if err != nil {
-		return false, fmt.Errorf("opening the control plane of %s: %w", uc.Name, err)
-	}
-	return a.Delete(ctx)
+	return err == nil, err
+}
+
+// forget drops all that is remembered of a cluster.
+func (r *Reconciler) forget(uc *v1alpha1.UserCluster) {
+	r.legacy.forget(uc)
+	r.refusals.forget(uc)
+	r.publications.forget(uc)
+	r.Tokens.Forget(uc)
+	forgetMetrics(uc)
 }
 
 // leaveVerifiers removes what is published of a cluster from every destination outside it. An annotation lets the rest of
@@ -62,13 +86,4 @@ func (r *Reconciler) leaveVerifiers(ctx context.Context, uc *v1alpha1.UserCluste
 	r.Log.WarnContext(ctx, "published keys are left", "cluster", uc.Name, "error", err)
 	r.publications.forget(uc)
 	return nil
-}
-
-// deleteSecrets deletes every key version that is stored for this very cluster, readable or not, the kubeconfig, and
-// the credentials of the fleet, which unpublish no longer needs.
-func (r *Reconciler) deleteSecrets(ctx context.Context, uc *v1alpha1.UserCluster) error {
-	if err := r.Keys.DeleteAll(ctx, clusterOf(uc)); err != nil {
-		return fmt.Errorf("deleting the keys of %s: %w", uc.Name, err)
-	}
-	return errors.Join(r.deleteKubeconfig(ctx, uc), r.deleteCredentials(ctx, uc))
 }

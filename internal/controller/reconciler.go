@@ -134,7 +134,7 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 	}
 	actErr := r.act(ctx, uc, decision, &seen)
 	if actErr != nil {
-		decision.Waiting, decision.Blocked, decision.Settled = actErr.Error(), false, false
+		decision.Waiting, decision.Blocked, decision.Settled = actErr.Error(), needsAction(actErr), false
 	}
 	if len(seen.former) > 0 {
 		seen.former = r.withdraw(ctx, uc, seen.former)
@@ -144,6 +144,9 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 	}
 	return ctrl.Result{RequeueAfter: pause(decision)}, actErr
 }
+
+// needsAction reports whether an error lasts until somebody acts.
+func needsAction(err error) bool { return errors.Is(err, keystore.ErrForeign) }
 
 func (r *Reconciler) now() time.Time {
 	if r.Now == nil {

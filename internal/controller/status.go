@@ -76,7 +76,11 @@ func (r *Reconciler) writeStatus(ctx context.Context, before, uc *v1alpha1.UserC
 func (r *Reconciler) patchError(ctx context.Context, uc *v1alpha1.UserCluster, err error) error {
 	before := uc.DeepCopy()
 	uc.Status.KSASigningKey.WaitingFor = err.Error()
-	setCondition(uc, v1alpha1.ConditionReady, false, v1alpha1.ReasonCreateOrUpdate, err.Error(), metav1.NewTime(r.now()))
+	reason, message := v1alpha1.ReasonCreateOrUpdate, err.Error()
+	if needsAction(err) {
+		reason, message = v1alpha1.ReasonRotationBlocked, "Blocked: "+message
+	}
+	setCondition(uc, v1alpha1.ConditionReady, false, reason, message, metav1.NewTime(r.now()))
 	return errors.Join(err, r.writeStatus(ctx, before, uc))
 }
 

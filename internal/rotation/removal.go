@@ -1,12 +1,13 @@
 package rotation
 
-// Removal is what may be left of a cluster that is being deleted. What is not known to be gone is left.
+// Removal is what may be left of a cluster that is being deleted: whatever is not known to be gone.
 type Removal struct {
-	// Machines, ControlPlane and Publications mean that something of them may be left.
-	Machines, ControlPlane, Publications bool
-	// Stored are the key versions in the store, ascending.
-	Stored []int
-	// Secrets means that other Secrets of the cluster may be left: its kubeconfig, the credentials of its fleet.
+	Machines, ControlPlane bool
+	// Publications are what verifiers outside the cluster were given.
+	Publications bool
+	// Keys are the key versions in the store.
+	Keys bool
+	// Secrets are the others of the cluster: its kubeconfig, and the credentials of its fleet.
 	Secrets bool
 }
 
@@ -18,27 +19,44 @@ const (
 	RemoveMachines     RemovalKind = "RemoveMachines"
 	RemoveControlPlane RemovalKind = "RemoveControlPlane"
 	RemovePublications RemovalKind = "RemovePublications"
-	RemoveKey          RemovalKind = "RemoveKey"
+	RemoveKeys         RemovalKind = "RemoveKeys"
 	RemoveSecrets      RemovalKind = "RemoveSecrets"
 	// RemoveFinalizer lets go of the UserCluster: nothing is left.
 	RemoveFinalizer RemovalKind = "RemoveFinalizer"
 )
 
-// PlanRemoval decides what to remove next, and for RemoveKey of which version. A cluster goes from the outside in:
-// machines before the control plane that drains them, whoever accepts or signs with a key before the key, and what the
-// removal needs (Secrets with credentials) at the end. If we crash anywhere, what is left is found again.
-func PlanRemoval(r Removal) (kind RemovalKind, version int) {
+// PlanRemoval decides what to remove next. A cluster goes from the outside in: machines before the control plane that
+// they need, whoever accepts or signs with a key before the key, and the credentials that the removal needs at the end.
+// If we crash anywhere, what is left is found again.
+func PlanRemoval(left Removal) RemovalKind {
 	switch {
-	case r.Machines:
-		return RemoveMachines, 0
-	case r.ControlPlane:
-		return RemoveControlPlane, 0
-	case r.Publications:
-		return RemovePublications, 0
-	case len(r.Stored) > 0:
-		return RemoveKey, r.Stored[0]
-	case r.Secrets:
-		return RemoveSecrets, 0
+	case left.Machines:
+		return RemoveMachines
+	case left.ControlPlane:
+		return RemoveControlPlane
+	case left.Publications:
+		return RemovePublications
+	case left.Keys:
+		return RemoveKeys
+	case left.Secrets:
+		return RemoveSecrets
 	}
-	return RemoveFinalizer, 0
+	return RemoveFinalizer
+}
+
+// Without returns what is left once a write has removed all of its kind.
+func (r Removal) Without(kind RemovalKind) Removal {
+	switch kind {
+	case RemoveMachines:
+		r.Machines = false
+	case RemoveControlPlane:
+		r.ControlPlane = false
+	case RemovePublications:
+		r.Publications = false
+	case RemoveKeys:
+		r.Keys = false
+	case RemoveSecrets:
+		r.Secrets = false
+	}
+	return r
 }

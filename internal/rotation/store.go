@@ -13,11 +13,11 @@ func broken(o Observed) string {
 	case o.Wanted < 1 || n > 0 && o.Stored[0] < 1:
 		return fmt.Sprintf("key versions %v are stored, and version %d is wanted, but versions count from 1", o.Stored, o.Wanted)
 	case n == 0 && o.Wanted > 1:
-		return fmt.Sprintf("no key version is stored, but version %d is wanted: restore the key Secrets of the cluster", o.Wanted)
+		return fmt.Sprintf("no key version is stored, but version %d is wanted: restore the key Secrets of the cluster, as docs/operations/recover.md says", o.Wanted)
 	case n > 0 && o.Stored[n-1] > o.Wanted:
-		return fmt.Sprintf("key version %d is stored, but version %d is wanted: a rotation only goes forward; set ksaSigningKey.version back to %[1]d", o.Stored[n-1], o.Wanted)
+		return fmt.Sprintf("key version %d is stored, but version %d is wanted: a rotation only goes forward; set ksaSigningKey.version back to %[1]d, as docs/operations/recover.md says", o.Stored[n-1], o.Wanted)
 	case n > 0 && o.Stored[n-1] < o.Wanted-1:
-		return fmt.Sprintf("key version %d is missing from the store: restore its Secret", o.Wanted-1)
+		return fmt.Sprintf("key version %d is missing from the store: restore its Secret, as docs/operations/recover.md says", o.Wanted-1)
 	}
 	return lost(o)
 }
@@ -58,12 +58,12 @@ func lost(o Observed) string {
 	missing := func(version int) bool { return version >= oldest && !slices.Contains(o.Stored, version) }
 	for _, s := range o.Servers {
 		if i := slices.IndexFunc(s.Configured.Verify, missing); i >= 0 {
-			return fmt.Sprintf("key version %d is missing from the store, but API server %s is configured with it: restore its Secret", s.Configured.Verify[i], s.Name)
+			return fmt.Sprintf("key version %d is missing from the store, but API server %s is configured with it: restore its Secret, as docs/operations/recover.md says", s.Configured.Verify[i], s.Name)
 		}
 	}
 	for _, m := range o.ControllerManagers {
 		if missing(m.Configured) {
-			return fmt.Sprintf("key version %d is missing from the store, but kube-controller-manager %s is configured with it: restore its Secret", m.Configured, m.Name)
+			return fmt.Sprintf("key version %d is missing from the store, but kube-controller-manager %s is configured with it: restore its Secret, as docs/operations/recover.md says", m.Configured, m.Name)
 		}
 	}
 	return ""
