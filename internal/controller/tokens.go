@@ -70,7 +70,7 @@ func (l *LegacyTokens) refresher(ctx context.Context, uc *v1alpha1.UserCluster) 
 	if err != nil {
 		return nil, err
 	}
-	r := &legacytoken.Refresher{Client: client, Budget: refreshBudget}
+	r := &legacytoken.Refresher{Client: client, Budget: refreshBudget, Guard: legacytoken.Served(client)}
 	l.of[uc.UID] = r
 	return r, nil
 }

@@ -45,6 +45,7 @@ func TestRefresher(t *testing.T) {
 		{"PodOfTwoSecrets", testPodOfTwoSecrets},
 		{"CrashBeforePods", testCrashBeforePods},
 		{"Scan", testScan},
+		{"Guard", testGuard},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			defer c.empty(t)
@@ -418,5 +419,21 @@ func testBoundedMemory(t *testing.T, c *cluster) {
 	r := &Refresher{Client: newClient(t, config), PageSize: 10, Workers: 4}
 	if result := pass(t, r, targetOf(t, c.new)); result.Resigned != 120 || pages.Load() != 12 {
 		t.Errorf("%d pages, result = %+v, want 12 and 120", pages.Load(), result)
+	}
+}
+
+// testGuard re-signs only with a key that the API server accepts, as a process does that was paused for a whole rotation.
+func testGuard(t *testing.T, c *cluster) {
+	all := c.fill(t, "a", 3)
+	result := pass(t, &Refresher{Client: c.client, Guard: Served(c.client)}, targetOf(t, generate(t, 9, jwks.ES256)))
+	if result.Resigned != 0 || result.Stale != len(all) {
+		t.Errorf("with a key that no API server accepts: %+v", result)
+	}
+	if len(result.Blocked) == 0 || !strings.Contains(result.Blocked[0].String(), "do not accept key version 9") {
+		t.Errorf("blocked by %v", result.Blocked)
+	}
+	result = pass(t, &Refresher{Client: c.client, Guard: Served(c.client)}, targetOf(t, c.new))
+	if result.Resigned != len(all) {
+		t.Errorf("with a key that the API server accepts: %+v", result)
 	}
 }

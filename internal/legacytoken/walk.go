@@ -19,6 +19,7 @@ type walk struct {
 	workers  int
 	pageSize int64
 	budget   time.Duration
+	guard    guard
 	// settled says that no pod has anything left to be told from before this walk.
 	settled bool
 
@@ -40,6 +41,7 @@ func newWalk(r *Refresher, target Target) *walk {
 		workers:  r.workers(),
 		pageSize: r.pageSize(),
 		budget:   r.Budget,
+		guard:    guard{ask: r.Guard},
 		settled:  r.settled == target.KeyID,
 	}
 	w.secrets = newSecrets(w.client, w.pageSize)

@@ -122,6 +122,9 @@ func (w *walk) write(ctx context.Context, t task) (*Problem, error) {
 	if err != nil || orphaned != nil {
 		return orphaned, err
 	}
+	if err := w.guard.check(ctx, w.target); err != nil {
+		return nil, err
+	}
 	next, err := w.target.resign(s, uid)
 	if err != nil {
 		return problemOf(s, Failed, err.Error()), nil
