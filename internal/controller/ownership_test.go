@@ -94,6 +94,7 @@ func TestKubeconfigComesLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.round(blue)
+	w.round(blue) // the first wrote it
 	w.wantCondition(w.get(blue), v1alpha1.ConditionKubeconfig, metav1.ConditionTrue, v1alpha1.ReasonKubeconfigWritten,
 		"Secret blue-kubeconfig holds the administrator's kubeconfig")
 	if w.kubeconfig(blue) == "" {

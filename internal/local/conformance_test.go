@@ -18,6 +18,9 @@ func TestConformance(t *testing.T) {
 	fixture := controlplanetest.Fixture{Patience: 5 * time.Minute}
 	fixture.New = func(t *testing.T) controlplanetest.Cluster {
 		h := testHost(t)
+		if err := h.claim(); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.MkdirAll(filepath.Join(h.DataDir(), "clusters"), 0o700); err != nil {
 			t.Fatal(err)
 		}

@@ -48,7 +48,7 @@ func newWorld(tb testing.TB, args map[string][]string) *world {
 	cfg := kubetest.Start(tb, kubetest.Options{APIServerArgs: args})
 	w := &world{
 		client: kubernetes.NewForConfigOrDie(cfg), meta: metadata.NewForConfigOrDie(cfg),
-		cluster: keystore.Cluster{Namespace: "default", Name: "blue"},
+		cluster: keystore.Cluster{Namespace: "default", Name: "blue", UID: "uid"},
 	}
 	w.store = keystore.NewSecrets(w.client.CoreV1())
 	for version := 1; version <= 2; version++ {
