@@ -58,6 +58,9 @@ const (
 	// AnnotationLeavePublished is put on a UserCluster that is being deleted, with a reason as its value, to delete it
 	// although what is published about it cannot be removed.
 	AnnotationLeavePublished = "keyturn.dev/leave-published"
+	// AnnotationReleaseForeignKeys is put on a UserCluster with kids, separated by commas, of keys that API servers accept
+	// and Keyturn did not make: a rotation may take them away.
+	AnnotationReleaseForeignKeys = "keyturn.dev/release-foreign-keys"
 	// VerbBreakGlass is the RBAC verb on userclusters that such an administrator needs.
 	VerbBreakGlass = "breakglass"
 	// ControllerUser is the user as which the controller reaches the admin cluster; only it may touch keys.

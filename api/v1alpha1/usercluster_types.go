@@ -365,6 +365,11 @@ type APIServerStatus struct {
 	// +listType=atomic
 	// +optional
 	AcceptedVersions []int32 `json:"acceptedVersions,omitempty"`
+	// ForeignKeyIDs are the kids of keys that it accepts and that are no key version of the cluster's. They keep the step
+	// Retire waiting until the annotation keyturn.dev/release-foreign-keys names them.
+	// +listType=atomic
+	// +optional
+	ForeignKeyIDs []string `json:"foreignKeyIDs,omitempty"`
 }
 
 // PublicationStatus is one place where the public keys are published for verifiers outside the cluster.

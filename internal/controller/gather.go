@@ -3,6 +3,7 @@ package controller
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -48,6 +49,7 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 	}
 	o.Held = o.controlPlane.Held
 	o.Completed = uc.Status.KSASigningKey.CompletedAt != nil
+	o.ForeignMayGo = strings.Split(uc.Annotations[v1alpha1.AnnotationReleaseForeignKeys], ",")
 	o.Presence, o.Bootstrap = o.controlPlane.Presence, o.controlPlane.Bootstrap
 	o.ControlPlaneWaiting = o.controlPlane.Waiting
 	o.Servers = r.proveAll(ctx, uc, o.adapter, o.controlPlane.Servers, o.keys)

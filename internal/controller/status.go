@@ -47,6 +47,9 @@ func setObserved(uc *v1alpha1.UserCluster, d rotation.Decision, seen observation
 // maxText bounds each text of a status, in characters. The API takes 32768 in a condition.
 const maxText = 4096
 
+// maxKeyID bounds a kid, in characters: those of Kubernetes have 43.
+const maxKeyID = 100
+
 // writeStatus writes a status that has changed, and tells events and metrics of it. Its texts quote servers: here, and
 // only here, they are cleaned and cut.
 func (r *Reconciler) writeStatus(ctx context.Context, before, uc *v1alpha1.UserCluster) error {
@@ -169,9 +172,21 @@ func setControlPlaneStatus(status *v1alpha1.UserClusterStatus, seen observation)
 	for i, s := range seen.Servers {
 		status.APIServers = append(status.APIServers, v1alpha1.APIServerStatus{
 			Name: s.Name, Endpoint: seen.controlPlane.Servers[i].Endpoint, Ready: s.Ready && s.Waiting == "",
-			SigningVersion: int32(s.Signs), AcceptedVersions: int32s(s.Accepts),
+			SigningVersion: int32(s.Signs), AcceptedVersions: int32s(s.Accepts), ForeignKeyIDs: foreignKeys(s),
 		})
 	}
+}
+
+// maxForeign is how many foreign keys of an API server a status names.
+const maxForeign = 20
+
+// foreignKeys are the kids of foreign keys as text that can be shown.
+func foreignKeys(s rotation.Server) []string {
+	var kids []string
+	for _, kid := range s.Foreign[:min(len(s.Foreign), maxForeign)] {
+		kids = append(kids, printable.Text(kid, maxKeyID))
+	}
+	return kids
 }
 
 func publicationStatus(seen observation) []v1alpha1.PublicationStatus {

@@ -116,12 +116,10 @@ func (c *crashing) sync() error {
 // restore gives a file the content that it has now.
 func (c *crashing) restore(name string) func() error {
 	content, err := c.read(name)
+	there := err == nil
 	return func() error {
-		if err := discard(c.disk, name); err != nil {
+		if err := discard(c.disk, name); err != nil || !there {
 			return err
-		}
-		if err != nil {
-			return nil
 		}
 		return c.disk.create(name, name, content)
 	}

@@ -99,7 +99,8 @@ func decode(data []byte) (file, error) {
 	}
 	strict, err := kjson.UnmarshalStrict(asJSON, &f)
 	for _, problem := range strict {
-		if field, ok := problem.(kjson.FieldError); ok {
+		var field kjson.FieldError
+		if errors.As(problem, &field) {
 			return f, fmt.Errorf("field %.200q is not allowed: only server, certificate-authority-data, "+
 				"client-certificate-data and client-key-data are used", field.FieldPath())
 		}

@@ -53,8 +53,9 @@ func (r run) foreign() string {
 		kept := slices.DeleteFunc(slices.Clone(s.Foreign), func(kid string) bool { return slices.Contains(r.ForeignMayGo, kid) })
 		if len(kept) > 0 {
 			slices.Sort(kept)
-			return fmt.Sprintf("somebody to release the keys %s, which Keyturn does not know and API server %s accepts: "+
-				"its tokens of them are refused afterwards", strings.Join(kept, ", "), s.Name)
+			kids := strings.Join(kept, ",")
+			return fmt.Sprintf("somebody to release keys that are no version of ours and that API server %s accepts; their tokens "+
+				"are refused afterwards: annotate the cluster with keyturn.dev/release-foreign-keys=%s", s.Name, kids)
 		}
 	}
 	return ""

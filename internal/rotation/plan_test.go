@@ -85,6 +85,71 @@ func TestRetiredKeys(t *testing.T) {
 	}
 }
 
+// TestForeignKeys holds Retire until the user has released keys that are no version of ours.
+func TestForeignKeys(t *testing.T) {
+	both := Keys{Verify: []int{1, 2}, Sign: 2}
+	o := Observed{
+		Wanted: 2, Stored: []int{1, 2}, Presence: PresencePresent, Nodes: Nodes{Converged: true}, Legacy: Legacy{Proven: 2},
+		Servers: []Server{{Name: "cp-0", Configured: both, Running: both, Ready: true, Accepts: both.Verify, Signs: 2, Foreign: []string{"b", "a"}}},
+	}
+	d := plan(o)
+	if d.Step != StepRetire || d.Action.Kind != Wait || !d.Blocked || !strings.Contains(d.Waiting, "keyturn.dev/release-foreign-keys=a,b") {
+		t.Errorf("before they are released: %v", told{d})
+	}
+	o.ForeignMayGo = []string{"a"}
+	if d := plan(o); !d.Blocked || !strings.Contains(d.Waiting, "release-foreign-keys=b") {
+		t.Errorf("with one released: %v", told{d})
+	}
+	o.ForeignMayGo = []string{"a", "b"}
+	if d := plan(o); d.Blocked || d.Action.Target.Next != "cp-0" || d.Action.Target.KeepForeign {
+		t.Errorf("after they are released: %v, %+v", told{d}, d.Action)
+	}
+	o.Legacy.Proven = 0
+	o.Servers[0].Signs, o.Servers[0].Configured.Sign, o.Servers[0].Running.Sign, o.ForeignMayGo = 1, 1, 1, nil
+	if d := plan(o); d.Step != StepSwitch || !d.Action.Target.KeepForeign {
+		t.Errorf("in the switch: %v, %+v", told{d}, d.Action)
+	}
+}
+
+// TestAdoptWaits holds an adoption until every API server has shown the one key with which all sign.
+func TestAdoptWaits(t *testing.T) {
+	signs := func(kids ...string) (servers []Server) {
+		for i, kid := range kids {
+			servers = append(servers, Server{Name: serverName(i), Ready: true, SignsForeign: kid})
+		}
+		return servers
+	}
+	leaving := signs("kid-1", "kid-2")
+	leaving[1].Leaving = true
+	tests := []struct {
+		name    string
+		o       Observed
+		want    ActionKind
+		blocked bool
+	}{
+		{"it is absent", Observed{Presence: PresenceAbsent}, Wait, false},
+		{"it is not seen", Observed{Servers: signs("kid-1")}, Wait, false},
+		{"no API server is listed", Observed{Presence: PresencePresent}, Wait, false},
+		{"one has issued no token", Observed{Presence: PresencePresent, Servers: signs("kid-1", "")}, Wait, false},
+		{"two sign with different keys", Observed{Presence: PresencePresent, Servers: signs("kid-1", "kid-2")}, Wait, true},
+		{"one that leaves signs with another", Observed{Presence: PresencePresent, Servers: leaving}, AdoptKey, false},
+		{"all sign with one", Observed{Presence: PresencePresent, Servers: signs("kid-1", "kid-1")}, AdoptKey, false},
+	}
+	for _, test := range tests {
+		test.o.Adopted, test.o.Wanted = true, 1
+		d := plan(test.o)
+		if d.Action.Kind != test.want || d.Blocked != test.blocked {
+			t.Errorf("%s: %v", test.name, told{d})
+		}
+		if err := wellFormed(test.o, d); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+		if d.Action.Kind == AdoptKey && (d.Action.KeyID != "kid-1" || d.Action.Version != 1) {
+			t.Errorf("%s: %+v", test.name, d.Action)
+		}
+	}
+}
+
 // TestVersions holds the three versions to what is seen of a rotation from 1 to 2, where it is not what the
 // processes were started with.
 func TestVersions(t *testing.T) {

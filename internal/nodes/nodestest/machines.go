@@ -78,18 +78,16 @@ func (m machines) made(t *testing.T) {
 	m.ensure(t, nodes.Machine{Name: m.name, Pool: m.Pool.Name, KeyVersion: 1})
 }
 
-// ensure ensures a machine until it runs, and returns it.
-func (m machines) ensure(t *testing.T, want nodes.Machine) nodes.Machine {
+// ensure ensures a machine until it runs.
+func (m machines) ensure(t *testing.T, want nodes.Machine) {
 	t.Helper()
-	var got nodes.Machine
 	eventually(t, "machine "+want.Name+" to run", m.Patience, func() error {
 		if err := m.Ensure(t.Context(), want, m.Pool); err != nil {
 			return err
 		}
-		got = m.find(t, m.Machines, want.Name)
+		got := m.find(t, m.Machines, want.Name)
 		return errorf(got.Running, "it is %+v", got)
 	})
-	return got
 }
 
 func (m machines) removed(t *testing.T, name string) {

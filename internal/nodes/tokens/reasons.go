@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -22,7 +23,7 @@ func (e *Executor) Reasons(s *Observed) []nodes.Reason {
 
 // reasons are what a node waits for whose pods are to have new tokens.
 func reasons(v View, p Policy, now time.Time) []nodes.Reason {
-	out := v.Held.Stuck[:len(v.Held.Stuck):len(v.Held.Stuck)]
+	out := slices.Clip(v.Held.Stuck)
 	add := func(blocked bool, format string, args ...any) []nodes.Reason {
 		return append(out, nodes.Reason{Words: fmt.Sprintf(format, args...), Blocked: blocked})
 	}
