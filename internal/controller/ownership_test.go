@@ -288,7 +288,7 @@ func TestSquattedName(t *testing.T) {
 	w.failing = true
 	w.until(blue, func(uc *v1alpha1.UserCluster) bool {
 		return inStep("Generate")(uc) && strings.Contains(uc.Status.KSASigningKey.WaitingFor,
-			"blue-ksa-signing-key-2: it is not a key of this cluster: it is of type Opaque, not keyturn.dev/ksa-signing-key; delete it if nobody needs it")
+			"blue-ksa-signing-key-2: it is not a key of this cluster: it is not of type keyturn.dev/ksa-signing-key; delete it if nobody needs it")
 	})
 	if err := admin.Delete(t.Context(), squatter); err != nil {
 		t.Fatal(err)
