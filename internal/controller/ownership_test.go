@@ -209,14 +209,20 @@ func (w *world) orphan() client.ObjectKey {
 	blue := w.settled("blue")
 	w.rotate(blue)
 	w.until(blue, isSettled)
-	w.annotate(blue, v1alpha1.AnnotationBreakGlass, "test")
-	w.delete(blue)
-	patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"finalizers": null}}`))
-	if err := admin.Patch(w.Context(), w.get(blue), patch); err != nil {
-		w.Fatal(err)
-	}
+	w.takeAway(blue)
 	w.with(blue, func(c *userCluster) { *c = userCluster{kubeconfig: "another"} })
 	return blue
+}
+
+// takeAway deletes a UserCluster behind the controller's back.
+func (w *world) takeAway(key client.ObjectKey) {
+	w.Helper()
+	w.annotate(key, v1alpha1.AnnotationBreakGlass, "test")
+	w.delete(key)
+	patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"finalizers": null}}`))
+	if err := admin.Patch(w.Context(), w.get(key), patch); err != nil {
+		w.Fatal(err)
+	}
 }
 
 // TestNamesakeGetsNoKey makes a cluster under the name of one whose keys are left. It uses none of them, says what is in
