@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -61,6 +62,39 @@ func testReads(t *testing.T, config *rest.Config) {
 	}
 	wantVersions(t, store)
 	want("deleting all", 0)
+}
+
+// testForgotten wants private keys to stay in memory only as long as their Secrets are listed for their cluster.
+func testForgotten(t *testing.T, config *rest.Config) {
+	store := newStore(t, config)
+	want := func(when string, versions ...int) {
+		t.Helper()
+		if got := store.Remembered(blue); !slices.Equal(got, versions) {
+			t.Errorf("%s: versions %v are remembered, want %v", when, got, versions)
+		}
+	}
+	create := func(version int) error { return store.Create(t.Context(), blue, generate(t, version)) }
+	if err := errors.Join(create(1), create(2), create(3)); err != nil {
+		t.Fatal(err)
+	}
+	wantVersions(t, store, 1, 2, 3)
+	want("listed", 1, 2, 3)
+	if err := store.Delete(t.Context(), blue, 1); err != nil {
+		t.Fatal(err)
+	}
+	wantVersions(t, store, 2, 3)
+	want("version 1 deleted", 2, 3)
+	namesake := blue
+	namesake.UID = "another"
+	if keys, err := store.List(t.Context(), namesake); !errors.Is(err, keystore.ErrForeign) {
+		t.Errorf("listing for another UID = %v, %v, want ErrForeign", keys, err)
+	}
+	want("the name has another UID")
+	wantVersions(t, store, 2, 3)
+	if err := store.DeleteAll(t.Context(), blue); err != nil {
+		t.Fatal(err)
+	}
+	want("all deleted")
 }
 
 // testReplaced has somebody else replace a Secret that was read, and change one.
