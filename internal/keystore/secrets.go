@@ -164,7 +164,8 @@ func (s *Secrets) find(ctx context.Context, c Cluster, name string) (*metav1.Par
 	if _, err := s.meta(c).Get(ctx, name, metav1.GetOptions{}); err != nil {
 		return nil, err
 	}
-	return nil, fmt.Errorf("%w: it is not of type %s; delete it if nobody needs it", ErrForeign, v1alpha1.SecretTypeSigningKey)
+	return nil, fmt.Errorf("%w: it is not of type %s; delete it if nobody needs it",
+		ErrForeign, v1alpha1.SecretTypeSigningKey)
 }
 
 // Delete implements Store. It deletes the very object that it has found, and returns once the API server does not
