@@ -117,6 +117,14 @@ func clusterOf(uc *v1alpha1.UserCluster) keystore.Cluster {
 	return keystore.Cluster{Namespace: uc.Namespace, Name: uc.Name, UID: string(uc.UID)}
 }
 
+// forget drops what is remembered of a cluster that is gone, whoever removed it.
+func (r *Reconciler) forget(cluster types.NamespacedName) {
+	r.Keys.Forget(keystore.Cluster{Namespace: cluster.Namespace, Name: cluster.Name})
+	if r.Publishers != nil {
+		r.Publishers.Forget(cluster)
+	}
+}
+
 // legacyMemory remembers what the last walks over legacy tokens showed. After a restart it is empty, and the
 // planner has the tokens walked again.
 type legacyMemory struct {

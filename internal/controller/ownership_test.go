@@ -210,14 +210,20 @@ func (w *world) orphan() client.ObjectKey {
 	blue := w.settled("blue")
 	w.rotate(blue)
 	w.until(blue, isSettled)
-	w.annotate(blue, v1alpha1.AnnotationBreakGlass, "test")
-	w.delete(blue)
-	patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"finalizers": null}}`))
-	if err := admin.Patch(w.Context(), w.get(blue), patch); err != nil {
-		w.Fatal(err)
-	}
+	w.takeAway(blue)
 	w.with(blue, func(c *userCluster) { *c = userCluster{kubeconfig: "another"} })
 	return blue
+}
+
+// takeAway deletes a UserCluster behind the controller's back.
+func (w *world) takeAway(key client.ObjectKey) {
+	w.Helper()
+	w.annotate(key, v1alpha1.AnnotationBreakGlass, "test")
+	w.delete(key)
+	patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"finalizers": null}}`))
+	if err := admin.Patch(w.Context(), w.get(key), patch); err != nil {
+		w.Fatal(err)
+	}
 }
 
 // TestNamesakeGetsNoKey makes a cluster under the name of one whose keys are left. It uses none of them, says what is in
@@ -289,7 +295,7 @@ func TestSquattedName(t *testing.T) {
 	w.failing = true
 	w.until(blue, func(uc *v1alpha1.UserCluster) bool {
 		return inStep("Generate")(uc) && strings.Contains(uc.Status.KSASigningKey.WaitingFor,
-			"blue-ksa-signing-key-2: it is not a key of this cluster: it is of type Opaque, not keyturn.dev/ksa-signing-key; delete it if nobody needs it")
+			"blue-ksa-signing-key-2: it is not a key of this cluster: it is not of type keyturn.dev/ksa-signing-key; delete it if nobody needs it")
 	})
 	if err := admin.Delete(t.Context(), squatter); err != nil {
 		t.Fatal(err)

@@ -90,8 +90,8 @@ func (r *Reconciler) SetupWithManager(m ctrl.Manager) error {
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	uc := &v1alpha1.UserCluster{}
 	if err := r.Client.Get(ctx, req.NamespacedName, uc); err != nil {
-		if apierrors.IsNotFound(err) && r.Publishers != nil {
-			r.Publishers.Forget(req.NamespacedName) // also when somebody else took the finalizer away
+		if apierrors.IsNotFound(err) { // also when somebody else took the finalizer away
+			r.forget(req.NamespacedName)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}

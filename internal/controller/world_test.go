@@ -40,7 +40,9 @@ type world struct {
 	*testing.T
 	*site
 	namespace string
-	// controller is the controller's client, and keys its store, whose writes can be made to fail.
+	// config is how the controller reaches the admin cluster; controller is its client, and keys its store, whose writes
+	// can be made to fail.
+	config     *rest.Config
 	controller client.Client
 	keys       *keystoretest.Faulty
 	recorder   *recorder
@@ -62,13 +64,9 @@ func newFaultyWorld(t *testing.T, config *rest.Config) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secrets, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
 	w := &world{
-		T: t, site: newSite(t), namespace: newNamespace(t), controller: c,
-		keys: &keystoretest.Faulty{Store: keystore.NewSecrets(secrets.CoreV1())}, shown: &transcript{},
+		T: t, site: newSite(t), namespace: newNamespace(t), config: config, controller: c,
+		keys: &keystoretest.Faulty{}, shown: &transcript{},
 	}
 	w.recorder = newRecorder(t, c.Scheme(), w.shown)
 	w.restart()
@@ -87,6 +85,12 @@ func newNamespace(t *testing.T) string {
 
 // restart replaces the controller by one that remembers nothing.
 func (w *world) restart() {
+	w.Helper()
+	keys, err := keystore.NewSecrets(w.config)
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.keys.Store = keys
 	w.reconciler = &controller.Reconciler{
 		Client: w.controller, Keys: w.keys,
 		ControlPlane: w.open, Prove: w.prove, Nodes: w.openPools, Tokens: legacyTokens{w.site},

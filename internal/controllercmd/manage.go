@@ -90,9 +90,9 @@ func manage(ctx context.Context, f flags, cfg *rest.Config, host *local.Host, lo
 }
 
 func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, may allowed, log *slog.Logger) error {
-	secrets, err := kubernetes.NewForConfig(cfg)
+	keys, err := keystore.NewSecrets(cfg)
 	if err != nil {
-		return fmt.Errorf("making a client for the admin cluster: %w", err)
+		return err
 	}
 	openPlane := func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) { return host.ControlPlane(uc), nil }
 	newClient := func(ctx context.Context, uc *v1alpha1.UserCluster) (kubernetes.Interface, error) {
@@ -100,7 +100,7 @@ func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, may allow
 	}
 	r := &controller.Reconciler{
 		Client:       m.GetClient(),
-		Keys:         keystore.NewSecrets(secrets.CoreV1()),
+		Keys:         keys,
 		ControlPlane: openPlane,
 		Prove:        (&controlplane.Prover{}).Prove,
 		Nodes:        nodesOf(host, newClient),

@@ -37,13 +37,9 @@ func named(name string, c Cluster) bool {
 	return m != nil && m[1] == c.Name
 }
 
-// check returns ErrForeign, and what to do, for a Secret that is not a key of the cluster whose name it has.
-func check(c Cluster, s *corev1.Secret) error {
-	switch uid := s.Labels[v1alpha1.LabelClusterUID]; {
-	case s.Type != v1alpha1.SecretTypeSigningKey:
-		return fmt.Errorf("%w: it is of type %s, not %s; delete it if nobody needs it",
-			ErrForeign, s.Type, v1alpha1.SecretTypeSigningKey)
-	case uid != c.UID:
+// checkOwner returns ErrForeign, and what to do, for a key Secret of another cluster, or of one that had the same name.
+func checkOwner(c Cluster, o metav1.Object) error {
+	if uid := o.GetLabels()[v1alpha1.LabelClusterUID]; uid != c.UID {
 		return fmt.Errorf("%w: its label %s is %q, and the UID of the cluster is %s; "+
 			"docs/operations/recover.md says how to delete or to keep it",
 			ErrForeign, v1alpha1.LabelClusterUID, uid, c.UID)
@@ -93,7 +89,7 @@ func labels(c Cluster, version int) map[string]string {
 	}
 }
 
-// decode reads a Secret that check finds to be the cluster's. Everything that it says twice must agree.
+// decode reads a key Secret that has a name of the cluster's. Everything that it says twice must agree.
 func decode(c Cluster, s *corev1.Secret) (KeyPair, error) {
 	version, err := strconv.Atoi(secretNamePattern.FindStringSubmatch(s.Name)[2])
 	if err != nil {

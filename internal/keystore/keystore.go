@@ -58,4 +58,6 @@ type Store interface {
 	// DeleteAll removes every key version of a cluster for good, also those that List could not read. What belongs to
 	// somebody else stays, and is no error.
 	DeleteAll(ctx context.Context, c Cluster) error
+	// Forget drops what the store remembers of the keys of clusters with the name of c. Nothing that is stored changes.
+	Forget(c Cluster)
 }

@@ -62,14 +62,14 @@ func testDeleteRaces(t *testing.T, config *rest.Config) {
 		"changed":  {hold, apierrors.IsConflict, true},
 	}
 	for name, test := range tests {
-		if err := keystore.NewSecrets(client.CoreV1()).Create(t.Context(), blue, generate(t, 1)); err != nil {
+		if err := newStore(t, config).Create(t.Context(), blue, generate(t, 1)); err != nil {
 			t.Fatal(err)
 		}
-		racing := newClient(t, before(config, http.MethodDelete, 1, func() kubetest.Fault {
+		racing := before(config, http.MethodDelete, 1, func() kubetest.Fault {
 			test.happens()
 			return kubetest.None
-		}))
-		if err := keystore.NewSecrets(racing.CoreV1()).Delete(t.Context(), blue, 1); !test.want(err) {
+		})
+		if err := newStore(t, racing).Delete(t.Context(), blue, 1); !test.want(err) {
 			t.Errorf("%s: deleting = %v", name, err)
 		}
 		wantLeft(t, client, name, test.left)
@@ -96,10 +96,10 @@ func wantLeft(t *testing.T, client kubernetes.Interface, name string, want bool)
 
 // testDeleteBlind fails the reads around a deletion: the one before it, of which nothing is ambiguous, and the one after.
 func testDeleteBlind(t *testing.T, config *rest.Config) {
-	store := keystore.NewSecrets(newClient(t, config).CoreV1())
+	store := newStore(t, config)
 	unavailable := func() kubetest.Fault { return http.StatusServiceUnavailable }
 	blind := func(read int) *keystore.Secrets {
-		return keystore.NewSecrets(newClient(t, before(config, http.MethodGet, read, unavailable)).CoreV1())
+		return newStore(t, before(config, http.MethodGet, read, unavailable))
 	}
 	if err := store.Create(t.Context(), blue, generate(t, 1)); err != nil {
 		t.Fatal(err)
@@ -117,17 +117,17 @@ func testDeleteBlind(t *testing.T, config *rest.Config) {
 
 // testDeletedAndMade has somebody make the Secret again right after its deletion: that one is another key.
 func testDeletedAndMade(t *testing.T, config *rest.Config) {
-	store := keystore.NewSecrets(newClient(t, config).CoreV1())
+	store := newStore(t, config)
 	if err := store.Create(t.Context(), blue, generate(t, 1)); err != nil {
 		t.Fatal(err)
 	}
-	racing := newClient(t, before(config, http.MethodGet, 2, func() kubetest.Fault {
+	racing := before(config, http.MethodGet, 2, func() kubetest.Fault {
 		if err := store.Create(t.Context(), blue, generate(t, 1)); err != nil {
 			t.Error(err)
 		}
 		return kubetest.None
-	}))
-	if err := keystore.NewSecrets(racing.CoreV1()).Delete(t.Context(), blue, 1); err != nil {
+	})
+	if err := newStore(t, racing).Delete(t.Context(), blue, 1); err != nil {
 		t.Error(err)
 	}
 	wantVersions(t, store, 1)

@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
@@ -21,52 +23,94 @@ import (
 // A key Secret is known by its type and its name, which nobody can change, and by the UID of its UserCluster, a label
 // that only the controller and administrators can write (ValidatingAdmissionPolicy keyturn-signing-keys). One that does
 // not hold what its name says makes List fail.
+//
+// Each reading of a private key leaves copies of it in the memory of the API server. So Secrets asks for metadata
+// wherever that is enough, reads the data of each Secret once, and remembers the key pair until List no longer finds
+// that very Secret.
 type Secrets struct {
-	client corev1client.SecretsGetter
+	data     corev1client.SecretsGetter
+	metadata metadata.Interface
+	memory   memory
 }
 
 var _ Store = (*Secrets)(nil)
 
-// NewSecrets returns a store in the cluster that the client reaches. The client must read from the API server,
-// not from a cache.
-func NewSecrets(client corev1client.SecretsGetter) *Secrets { return &Secrets{client: client} }
+// NewSecrets returns a store in the cluster that config reaches.
+func NewSecrets(config *rest.Config) (*Secrets, error) {
+	data, err := corev1client.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client for key Secrets: %w", err)
+	}
+	meta, err := metadata.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client for the metadata of key Secrets: %w", err)
+	}
+	return &Secrets{data: data, metadata: meta}, nil
+}
 
 // List implements Store.
 func (s *Secrets) List(ctx context.Context, c Cluster) ([]KeyPair, error) {
-	secrets, err := s.list(ctx, c)
+	listed, err := s.list(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	known, read := s.memory.get(c), map[revision]KeyPair{}
+	defer func() { s.memory.set(c, read) }()
 	var keys []KeyPair
-	for _, secret := range secrets {
-		k, err := KeyPair{}, check(c, secret)
-		if err == nil {
-			k, err = decode(c, secret)
-		}
+	for _, found := range listed {
+		k, err := s.read(ctx, c, found, known)
 		if err != nil {
-			return nil, fmt.Errorf("reading key Secret %s/%s: %w", c.Namespace, secret.Name, err)
+			return nil, fmt.Errorf("reading key Secret %s/%s: %w", c.Namespace, found.Name, err)
 		}
+		read[revisionOf(found)] = k
 		keys = append(keys, k)
 	}
 	slices.SortFunc(keys, func(a, b KeyPair) int { return a.Version - b.Version })
 	return keys, checkDistinct(c, keys)
 }
 
-// list returns the key Secrets that have a name of the cluster's. It leaves resourceVersion unset, which the API server
-// answers with its newest state.
-func (s *Secrets) list(ctx context.Context, c Cluster) ([]*corev1.Secret, error) {
+// list returns the metadata of the key Secrets that have a name of the cluster's, whoever they belong to. It leaves
+// resourceVersion unset, which the API server answers with its newest state.
+func (s *Secrets) list(ctx context.Context, c Cluster) ([]*metav1.PartialObjectMetadata, error) {
 	ofType := fields.OneTermEqualSelector("type", v1alpha1.SecretTypeSigningKey).String()
-	list, err := s.client.Secrets(c.Namespace).List(ctx, metav1.ListOptions{FieldSelector: ofType})
+	list, err := s.meta(c).List(ctx, metav1.ListOptions{FieldSelector: ofType})
 	if err != nil {
 		return nil, fmt.Errorf("listing key versions of %s: %w", c, err)
 	}
-	var secrets []*corev1.Secret
+	var found []*metav1.PartialObjectMetadata
 	for i := range list.Items {
 		if named(list.Items[i].Name, c) {
-			secrets = append(secrets, &list.Items[i])
+			found = append(found, &list.Items[i])
 		}
 	}
-	return secrets, nil
+	return found, nil
+}
+
+func (s *Secrets) meta(c Cluster) metadata.ResourceInterface {
+	return s.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(c.Namespace)
+}
+
+// read returns the key pair of a Secret that was listed. It reads only one that is not known.
+func (s *Secrets) read(
+	ctx context.Context, c Cluster, listed *metav1.PartialObjectMetadata, known map[revision]KeyPair,
+) (KeyPair, error) {
+	if err := checkOwner(c, listed); err != nil {
+		return KeyPair{}, err
+	}
+	if k, ok := known[revisionOf(listed)]; ok {
+		return k, nil
+	}
+	// The watch cache of the API server has it in this version or a later one, and need not decrypt it again.
+	asListed := metav1.GetOptions{ResourceVersion: listed.ResourceVersion}
+	secret, err := s.data.Secrets(c.Namespace).Get(ctx, listed.Name, asListed)
+	if err != nil {
+		return KeyPair{}, err
+	}
+	if revisionOf(secret) != revisionOf(listed) {
+		return KeyPair{}, errors.New("it changed since it was listed")
+	}
+	defer clear(secret.Data[privateKeyEntry])
+	return decode(c, secret)
 }
 
 // checkDistinct refuses a key that two versions share: retiring the older one would leave it in use.
@@ -87,7 +131,7 @@ func (s *Secrets) Create(ctx context.Context, c Cluster, k KeyPair) error {
 	if err != nil {
 		return fmt.Errorf("creating key Secret of %s: %w", c, err)
 	}
-	_, err = s.client.Secrets(c.Namespace).Create(ctx, secret, metav1.CreateOptions{})
+	_, err = s.data.Secrets(c.Namespace).Create(ctx, secret, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		err = s.exists(ctx, c, secret.Name)
 	}
@@ -99,71 +143,87 @@ func (s *Secrets) Create(ctx context.Context, c Cluster, k KeyPair) error {
 
 // exists returns ErrExists if what has the name is a key of the cluster, and ErrForeign if it is not.
 func (s *Secrets) exists(ctx context.Context, c Cluster, name string) error {
-	found, err := s.client.Secrets(c.Namespace).Get(ctx, name, metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
-	if err := check(c, found); err != nil {
+	if _, err := s.find(ctx, c, name); err != nil {
 		return err
 	}
 	return ErrExists
 }
 
-// Delete implements Store. It deletes the very object that it has read, and returns once the API server does not
+// find returns the metadata of a key Secret of the cluster: ErrForeign if it is not one. Metadata do not contain the
+// type, but the API server selects by it.
+func (s *Secrets) find(ctx context.Context, c Cluster, name string) (*metav1.PartialObjectMetadata, error) {
+	listed, err := s.list(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	for _, found := range listed {
+		if found.Name == name {
+			return found, checkOwner(c, found)
+		}
+	}
+	if _, err := s.meta(c).Get(ctx, name, metav1.GetOptions{}); err != nil {
+		return nil, err
+	}
+	return nil, fmt.Errorf("%w: it is not of type %s; delete it if nobody needs it",
+		ErrForeign, v1alpha1.SecretTypeSigningKey)
+}
+
+// Delete implements Store. It deletes the very object that it has found, and returns once the API server does not
 // serve it any more. A Secret that a finalizer keeps is an error.
 func (s *Secrets) Delete(ctx context.Context, c Cluster, version int) error {
 	name := secretName(c, version)
-	found, err := s.client.Secrets(c.Namespace).Get(ctx, name, metav1.GetOptions{})
+	found, err := s.find(ctx, c, name)
 	if apierrors.IsNotFound(err) {
 		return nil
-	}
-	if err == nil {
-		err = check(c, found)
 	}
 	if err != nil {
 		return fmt.Errorf("deleting key Secret %s/%s: %w", c.Namespace, name, err)
 	}
-	return s.delete(ctx, found)
+	return s.delete(ctx, c, found)
 }
 
 // DeleteAll implements Store. If it fails, the rest is deleted when it is called again.
 func (s *Secrets) DeleteAll(ctx context.Context, c Cluster) error {
-	secrets, err := s.list(ctx, c)
+	listed, err := s.list(ctx, c)
 	if err != nil {
 		return err
 	}
-	for _, secret := range secrets {
-		if check(c, secret) != nil {
+	for _, found := range listed {
+		if checkOwner(c, found) != nil {
 			continue
 		}
-		if err := s.delete(ctx, secret); err != nil {
+		if err := s.delete(ctx, c, found); err != nil {
 			return err
 		}
 	}
+	s.Forget(c)
 	return nil
 }
 
-// delete deletes a Secret as it was read, and no other one of its name.
-func (s *Secrets) delete(ctx context.Context, read *corev1.Secret) error {
-	same := metav1.Preconditions{UID: &read.UID, ResourceVersion: &read.ResourceVersion}
-	err := s.client.Secrets(read.Namespace).Delete(ctx, read.Name, metav1.DeleteOptions{Preconditions: &same})
+// Forget implements Store.
+func (s *Secrets) Forget(c Cluster) { s.memory.set(c, nil) }
+
+// delete deletes a Secret as it was found, and no other one of its name.
+func (s *Secrets) delete(ctx context.Context, c Cluster, found *metav1.PartialObjectMetadata) error {
+	same := metav1.Preconditions{UID: &found.UID, ResourceVersion: &found.ResourceVersion}
+	err := s.meta(c).Delete(ctx, found.Name, metav1.DeleteOptions{Preconditions: &same})
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil
 	case err != nil:
 		err = ambiguous(err)
 	default:
-		err = s.gone(ctx, read)
+		err = s.gone(ctx, c, found)
 	}
 	if err != nil {
-		return fmt.Errorf("deleting key Secret %s/%s: %w", read.Namespace, read.Name, err)
+		return fmt.Errorf("deleting key Secret %s/%s: %w", c.Namespace, found.Name, err)
 	}
 	return nil
 }
 
-// gone reads the Secret again: the API server answers a deletion that a finalizer holds up like any other.
-func (s *Secrets) gone(ctx context.Context, deleted *corev1.Secret) error {
-	left, err := s.client.Secrets(deleted.Namespace).Get(ctx, deleted.Name, metav1.GetOptions{})
+// gone asks for the Secret again: the API server answers a deletion that a finalizer blocks like any other.
+func (s *Secrets) gone(ctx context.Context, c Cluster, deleted *metav1.PartialObjectMetadata) error {
+	left, err := s.meta(c).Get(ctx, deleted.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil

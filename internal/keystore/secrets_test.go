@@ -34,7 +34,7 @@ func TestSecrets(t *testing.T) {
 			for _, namespace := range namespaces {
 				createNamespace(t, client, namespace)
 			}
-			return keystore.NewSecrets(client.CoreV1())
+			return newStore(t, config)
 		})
 	})
 	createNamespace(t, newClient(t, config), blue.Namespace)
@@ -49,6 +49,10 @@ func TestSecrets(t *testing.T) {
 		"DeleteRaces":    testDeleteRaces,
 		"DeleteBlind":    testDeleteBlind,
 		"DeletedAndMade": testDeletedAndMade,
+		"Reads":          testReads,
+		"Forgotten":      testForgotten,
+		"Replaced":       testReplaced,
+		"ReadRaces":      testReadRaces,
 	} {
 		t.Run(name, func(t *testing.T) {
 			test(t, config)
@@ -64,7 +68,7 @@ func TestSecrets(t *testing.T) {
 func testForm(t *testing.T, config *rest.Config) {
 	client := newClient(t, config)
 	k := generate(t, 7)
-	if err := keystore.NewSecrets(client.CoreV1()).Create(t.Context(), blue, k); err != nil {
+	if err := newStore(t, config).Create(t.Context(), blue, k); err != nil {
 		t.Fatal(err)
 	}
 	s := get(t, client, "blue-ksa-signing-key-7")
@@ -90,7 +94,7 @@ func testForm(t *testing.T, config *rest.Config) {
 
 func testFinalizer(t *testing.T, config *rest.Config) {
 	client := newClient(t, config)
-	store := keystore.NewSecrets(client.CoreV1())
+	store := newStore(t, config)
 	if err := store.Create(t.Context(), blue, generate(t, 1)); err != nil {
 		t.Fatal(err)
 	}
@@ -114,15 +118,15 @@ func testFinalizer(t *testing.T, config *rest.Config) {
 // testOtherType has a Secret of somebody else under the name of a key Secret.
 func testOtherType(t *testing.T, config *rest.Config) {
 	client := newClient(t, config)
-	store := keystore.NewSecrets(client.CoreV1())
+	store := newStore(t, config)
 	other := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "blue-ksa-signing-key-1"}}
 	if _, err := client.CoreV1().Secrets(blue.Namespace).Create(t.Context(), other, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	wantVersions(t, store)
 	err := store.Create(t.Context(), blue, generate(t, 1))
-	if !errors.Is(err, keystore.ErrForeign) || !strings.Contains(err.Error(), "keys/blue-ksa-signing-key-1: it is not a key of this cluster: it is of type Opaque") {
-		t.Errorf("creating = %v, want ErrForeign with the name and type of the Secret", err)
+	if !errors.Is(err, keystore.ErrForeign) || !strings.Contains(err.Error(), "keys/blue-ksa-signing-key-1: it is not a key of this cluster: it is not of type keyturn.dev/ksa-signing-key") {
+		t.Errorf("creating = %v, want ErrForeign with the name of the Secret and the type that it should have", err)
 	}
 	if err := store.Delete(t.Context(), blue, 1); !errors.Is(err, keystore.ErrForeign) {
 		t.Errorf("deleting = %v, want ErrForeign", err)
@@ -136,7 +140,7 @@ func testOtherType(t *testing.T, config *rest.Config) {
 // testStrict spoils a good key Secret in each way in which it can be.
 func testStrict(t *testing.T, config *rest.Config) {
 	client := newClient(t, config)
-	store := keystore.NewSecrets(client.CoreV1())
+	store := newStore(t, config)
 	other := generate(t, 1)
 	otherPublic, err := jwks.MarshalPublicKey(other.Signer.Public())
 	if err != nil {
@@ -173,7 +177,7 @@ func testStrict(t *testing.T, config *rest.Config) {
 }
 
 func testSharedKey(t *testing.T, config *rest.Config) {
-	store := keystore.NewSecrets(newClient(t, config).CoreV1())
+	store := newStore(t, config)
 	k := generate(t, 1)
 	if err := store.Create(t.Context(), blue, k); err != nil {
 		t.Fatal(err)
@@ -189,12 +193,12 @@ func testSharedKey(t *testing.T, config *rest.Config) {
 
 // testLostWrites loses requests and answers. Either way the error is the same, and reading tells what happened.
 func testLostWrites(t *testing.T, config *rest.Config) {
-	good := keystore.NewSecrets(newClient(t, config).CoreV1())
+	good := newStore(t, config)
 	for fault, persisted := range map[kubetest.Fault]bool{
 		kubetest.LoseRequest: false, kubetest.LoseAnswer: true,
 		http.StatusInternalServerError: false, http.StatusServiceUnavailable: false, http.StatusGatewayTimeout: false,
 	} {
-		failing := keystore.NewSecrets(newClient(t, faultyWrites(config, fault)).CoreV1())
+		failing := newStore(t, faultyWrites(config, fault))
 		if err := failing.Create(t.Context(), blue, generate(t, 1)); !errors.Is(err, keystore.ErrAmbiguous) {
 			t.Errorf("creating with fault %d: %v, want ErrAmbiguous", fault, err)
 		}
@@ -231,7 +235,7 @@ func testRefusals(t *testing.T, config *rest.Config) {
 		"conflict":     {faultyWrites(config, http.StatusConflict), blue},
 	}
 	for name, test := range tests {
-		store := keystore.NewSecrets(newClient(t, test.config).CoreV1())
+		store := newStore(t, test.config)
 		err := store.Create(t.Context(), test.cluster, generate(t, 1))
 		if err == nil || errors.Is(err, keystore.ErrAmbiguous) || errors.Is(err, keystore.ErrExists) {
 			t.Errorf("%s: %v, want a plain error", name, err)
@@ -239,7 +243,7 @@ func testRefusals(t *testing.T, config *rest.Config) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	err := keystore.NewSecrets(newClient(t, config).CoreV1()).Create(ctx, blue, generate(t, 1))
+	err := newStore(t, config).Create(ctx, blue, generate(t, 1))
 	if !errors.Is(err, keystore.ErrAmbiguous) || !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v, want ErrAmbiguous and context.Canceled", err)
 	}
@@ -261,6 +265,15 @@ func newClient(t *testing.T, config *rest.Config) kubernetes.Interface {
 		t.Fatal(err)
 	}
 	return client
+}
+
+func newStore(t *testing.T, config *rest.Config) *keystore.Secrets {
+	t.Helper()
+	store, err := keystore.NewSecrets(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
 }
 
 func createNamespace(t *testing.T, client kubernetes.Interface, name string) {

@@ -99,8 +99,7 @@ func decode(data []byte) (file, error) {
 	}
 	strict, err := kjson.UnmarshalStrict(asJSON, &f)
 	for _, problem := range strict {
-		var field kjson.FieldError
-		if errors.As(problem, &field) {
+		if field, ok := errors.AsType[kjson.FieldError](problem); ok {
 			return f, fmt.Errorf("field %.200q is not allowed: only server, certificate-authority-data, "+
 				"client-certificate-data and client-key-data are used", field.FieldPath())
 		}

@@ -1,7 +1,6 @@
 package remnants_test
 
 import (
-	"context"
 	"crypto/rand"
 	"fmt"
 	"os"
@@ -13,7 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/kubetest"
@@ -29,12 +28,13 @@ resources:
   - secretbox: {keys: [{name: key1, secret: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]}
 `
 
+var cluster = keystore.Cluster{Namespace: "default", Name: "blue", UID: "uid"}
+
 // world is an API server that encrypts Secrets, with the two key versions of a cluster.
 type world struct {
+	config  *rest.Config
 	client  *kubernetes.Clientset
-	meta    metadata.Interface
 	store   *keystore.Secrets
-	cluster keystore.Cluster
 	retired remnants.Forms
 }
 
@@ -46,17 +46,17 @@ func newWorld(tb testing.TB, args map[string][]string) *world {
 	}
 	args["encryption-provider-config"] = []string{config}
 	cfg := kubetest.Start(tb, kubetest.Options{APIServerArgs: args})
-	w := &world{
-		client: kubernetes.NewForConfigOrDie(cfg), meta: metadata.NewForConfigOrDie(cfg),
-		cluster: keystore.Cluster{Namespace: "default", Name: "blue", UID: "uid"},
+	store, err := keystore.NewSecrets(cfg)
+	if err != nil {
+		tb.Fatal(err)
 	}
-	w.store = keystore.NewSecrets(w.client.CoreV1())
+	w := &world{config: cfg, client: kubernetes.NewForConfigOrDie(cfg), store: store}
 	for version := 1; version <= 2; version++ {
 		k, err := keystore.Generate(rand.Reader, version, jwks.ES256)
 		if err != nil {
 			tb.Fatal(err)
 		}
-		if err := w.store.Create(tb.Context(), w.cluster, k); err != nil {
+		if err := w.store.Create(tb.Context(), cluster, k); err != nil {
 			tb.Fatal(err)
 		}
 		if version == 1 {
@@ -69,63 +69,80 @@ func newWorld(tb testing.TB, args map[string][]string) *world {
 }
 
 // BenchmarkAPIServer reads private keys in some ways, deletes one, and reports how many copies of it are in the memory of
-// kube-apiserver: at once, and after other requests.
+// kube-apiserver: at once, and after other requests. The controller's way is measured in a process of its own too.
 func BenchmarkAPIServer(b *testing.B) {
 	for _, cache := range []string{"secrets#100", "secrets#0"} {
-		for name, round := range map[string]func(context.Context, *world) error{
-			"list keys": func(ctx context.Context, w *world) error {
-				_, err := w.store.List(ctx, w.cluster)
-				return err
-			},
-			"list metadata": func(ctx context.Context, w *world) error {
-				secrets := corev1.SchemeGroupVersion.WithResource("secrets")
-				_, err := w.meta.Resource(secrets).Namespace(w.cluster.Namespace).List(ctx, metav1.ListOptions{})
-				return err
-			},
-			"read nothing": func(context.Context, *world) error { return nil },
+		for name, begin := range map[string]func(testing.TB, *world) (round func() error, pid int){
+			"controller":   startReader,
+			"list Secrets": listSecrets,
+			"read nothing": func(testing.TB, *world) (func() error, int) { return func() error { return nil }, 0 },
 		} {
 			b.Run(name+"/"+cache, func(b *testing.B) {
 				for b.Loop() {
-					measure(b, newWorld(b, map[string][]string{"watch-cache-sizes": {cache}}), round)
+					measure(b, newWorld(b, map[string][]string{"watch-cache-sizes": {cache}}), begin)
 				}
 			})
 		}
 	}
 }
 
-func measure(b *testing.B, w *world, round func(context.Context, *world) error) {
+func listSecrets(tb testing.TB, w *world) (round func() error, pid int) {
+	return func() error {
+		_, err := w.client.CoreV1().Secrets(cluster.Namespace).List(tb.Context(), metav1.ListOptions{})
+		return err
+	}, 0
+}
+
+func measure(b *testing.B, w *world, begin func(testing.TB, *world) (func() error, int)) {
 	b.Helper()
-	count := func(unit string) {
-		counts, err := remnants.Count(child(b, "kube-apiserver"), w.retired)
-		if err != nil {
-			b.Skip(err)
-		}
-		b.ReportMetric(float64(counts.Total()), unit)
-	}
-	for range 100 {
-		if err := round(b.Context(), w); err != nil {
-			b.Fatal(err)
+	round, reader := begin(b, w)
+	rounds := func(n int) {
+		for range n {
+			if err := round(); err != nil {
+				b.Fatal(err)
+			}
 		}
 	}
-	if err := w.store.Delete(b.Context(), w.cluster, 1); err != nil {
+	count := func(when string) {
+		report(b, child(b, "kube-apiserver"), w.retired, "copies-"+when)
+		if reader != 0 {
+			report(b, reader, w.retired, "controller-copies-"+when)
+		}
+	}
+	rounds(100)
+	if err := w.store.Delete(b.Context(), cluster, 1); err != nil {
 		b.Fatal(err)
 	}
-	count("copies-at-once")
-	traffic(b, w.client, 4000)
-	count("copies-later")
+	rounds(1)
+	count("at-once")
+	for range 100 {
+		traffic(b, w.client, 60)
+		rounds(1)
+	}
+	count("later")
+}
+
+func report(b *testing.B, pid int, retired remnants.Forms, unit string) {
+	b.Helper()
+	counts, err := remnants.Count(pid, retired)
+	if err != nil {
+		b.Skip(err)
+	}
+	b.ReportMetric(float64(counts.Total()), unit)
+	b.Logf("%s: %s", unit, counts)
 }
 
 // TestDeletedKeyIsServed reads a deleted private key again. Whoever may list Secrets can, with the resource version of
 // before, until etcd is compacted; SECURITY.md names this.
 func TestDeletedKeyIsServed(t *testing.T) {
 	w := newWorld(t, map[string][]string{"etcd-compaction-interval": {"500ms"}})
-	secrets := w.client.CoreV1().Secrets(w.cluster.Namespace)
+	secrets := w.client.CoreV1().Secrets(cluster.Namespace)
 	before, err := secrets.List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	old := metav1.ListOptions{ResourceVersion: before.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchExact}
-	if err := w.store.Delete(t.Context(), w.cluster, 1); err != nil {
+	if err := w.store.Delete(t.Context(), cluster, 1); err != nil {
 		t.Fatal(err)
 	}
 	for served := 0; ; served++ {

@@ -214,7 +214,7 @@ func (p *place) key(ctx context.Context, name string) (keystore.KeyPair, error) 
 	if err != nil {
 		return keystore.KeyPair{}, err
 	}
-	admin, err := kubernetes.NewForConfig(cfg)
+	store, err := keystore.NewSecrets(cfg)
 	if err != nil {
 		return keystore.KeyPair{}, err
 	}
@@ -223,7 +223,7 @@ func (p *place) key(ctx context.Context, name string) (keystore.KeyPair, error) 
 		return keystore.KeyPair{}, err
 	}
 	cluster := keystore.Cluster{Namespace: uc.Namespace, Name: uc.Name, UID: string(uc.UID)}
-	keys, err := keystore.NewSecrets(admin.CoreV1()).List(ctx, cluster)
+	keys, err := store.List(ctx, cluster)
 	if err != nil {
 		return keystore.KeyPair{}, err
 	}

@@ -106,3 +106,6 @@ func (m *Memory) DeleteAll(ctx context.Context, c keystore.Cluster) error {
 	maps.DeleteFunc(m.keys[nameOf(c)], func(_ int, k stored) bool { return k.check(c) == nil })
 	return nil
 }
+
+// Forget implements keystore.Store. All that Memory remembers is what it stores.
+func (m *Memory) Forget(keystore.Cluster) {}

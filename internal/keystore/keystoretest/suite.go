@@ -33,6 +33,7 @@ func Run(t *testing.T, newStore NewStore) {
 		"OneCreator":   testOneCreator,
 		"Delete":       testDelete,
 		"DeleteAll":    testDeleteAll,
+		"Forget":       testForget,
 		"Isolation":    testIsolation,
 		"Namesake":     testNamesake,
 		"Invalid":      testInvalid,
@@ -162,6 +163,16 @@ func testDeleteAll(t *testing.T, f fixture) {
 	for range 2 { // the second time there is none any more
 		removeAll(t, f.store, f.c)
 		wantVersions(t, f.store, f.c)
+	}
+}
+
+// testForget forgets a cluster by its name, before and after its keys are read: they stay.
+func testForget(t *testing.T, f fixture) {
+	k := generate(t, 1, jwks.ES256)
+	create(t, f.store, f.c, k)
+	for range 2 {
+		f.store.Forget(keystore.Cluster{Namespace: f.c.Namespace, Name: f.c.Name})
+		wantSame(t, list(t, f.store, f.c)[0], k)
 	}
 }
 
