@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -68,6 +69,7 @@ func (r *Reconciler) forget(uc *v1alpha1.UserCluster) {
 	r.refusals.forget(uc)
 	r.publications.forget(uc)
 	r.Tokens.Forget(uc)
+	r.forgetName(client.ObjectKeyFromObject(uc))
 	forgetMetrics(uc)
 }
 

@@ -117,8 +117,8 @@ func clusterOf(uc *v1alpha1.UserCluster) keystore.Cluster {
 	return keystore.Cluster{Namespace: uc.Namespace, Name: uc.Name, UID: string(uc.UID)}
 }
 
-// forget drops what is remembered of a cluster that is gone, whoever removed it.
-func (r *Reconciler) forget(cluster types.NamespacedName) {
+// forgetName drops what is remembered of a cluster by its name, once that is gone, whoever removed it.
+func (r *Reconciler) forgetName(cluster types.NamespacedName) {
 	r.Keys.Forget(keystore.Cluster{Namespace: cluster.Namespace, Name: cluster.Name})
 	if r.Publishers != nil {
 		r.Publishers.Forget(cluster)

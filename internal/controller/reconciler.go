@@ -91,7 +91,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	uc := &v1alpha1.UserCluster{}
 	if err := r.Client.Get(ctx, req.NamespacedName, uc); err != nil {
 		if apierrors.IsNotFound(err) { // also when somebody else took the finalizer away
-			r.forget(req.NamespacedName)
+			r.forgetName(req.NamespacedName)
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
