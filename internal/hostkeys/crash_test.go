@@ -211,6 +211,9 @@ func crashServer(t *testing.T, at crash, from, to rotation.Keys) int {
 	})
 	held, err := s.Configured()
 	must(t, err)
+	if served, ok := s.Served(); ok && served.Stage() > held.Stage() {
+		t.Errorf("the signer is ahead with %v, and %v is configured", served, held)
+	}
 	switch {
 	case at.step == 0 && !held.Equal(to):
 		t.Errorf("it was written, and %v is there after the power cut", held)

@@ -127,7 +127,7 @@ func TestKeysWithoutAStageAreRefused(t *testing.T) {
 		{}, {Sign: 1}, {Verify: []int{1}}, files(0, 0), files(-1, -1), files(0, 0, 1), files(2, 1), external(2, 1),
 		files(1, 1, 3), files(2, 2, 1), files(1, 1, 1), files(1, 1, 2, 3), files(3, 1, 2),
 	} {
-		if err := s.Configure(k, testKeys); err == nil || errors.Is(err, ErrStale) {
+		if err := s.Configure(k, append(testKeys, Key{Signer: testKeys[0].Signer})); err == nil || errors.Is(err, ErrStale) {
 			t.Errorf("%v: %v", k, err)
 		}
 	}
