@@ -27,8 +27,8 @@ func adopt(o Observed) Decision {
 	for _, s := range servers[1:] {
 		if s.SignsForeign != first.SignsForeign {
 			return Decision{Action: Action{Kind: Wait}, Blocked: true, Waiting: fmt.Sprintf(
-				"API servers %s and %s sign with different keys (%s and %s): let all of them sign with one, and accept both until then",
-				first.Name, s.Name, first.SignsForeign, s.SignsForeign)}
+				"API servers %s and %s sign with different keys (%s and %s): let all of them sign with one, and accept both "+
+					"until then", first.Name, s.Name, first.SignsForeign, s.SignsForeign)}
 		}
 	}
 	// If we crash after the key is stored, the next plan finds every API server signing with version 1.
@@ -50,12 +50,14 @@ func (r run) retiredAccepted() string {
 // foreign names foreign keys that API servers accept and that the user has not released.
 func (r run) foreign() string {
 	for _, s := range r.staying() {
-		kept := slices.DeleteFunc(slices.Clone(s.Foreign), func(kid string) bool { return slices.Contains(r.ForeignMayGo, kid) })
+		kept := slices.DeleteFunc(slices.Clone(s.Foreign), func(kid string) bool {
+			return slices.Contains(r.ForeignMayGo, kid)
+		})
 		if len(kept) > 0 {
 			slices.Sort(kept)
 			kids := strings.Join(kept, ",")
-			return fmt.Sprintf("somebody to release keys that are no version of ours and that API server %s accepts; their tokens "+
-				"are refused afterwards: annotate the cluster with keyturn.dev/release-foreign-keys=%s", s.Name, kids)
+			return fmt.Sprintf("somebody to release keys that are no version of ours and that API server %s accepts; their "+
+				"tokens are refused afterwards: annotate the cluster with keyturn.dev/release-foreign-keys=%s", s.Name, kids)
 		}
 	}
 	return ""

@@ -66,7 +66,8 @@ func (r run) change(t *Target) string {
 	if r.bootstrapDue(t.Keys) {
 		// If we crash after this, an API server that comes now is one step ahead of the others, as any of them may be.
 		t.Bootstrap = true
-		return fmt.Sprintf("the next API server to come to accept key versions %v and sign with %d", t.Keys.Verify, t.Keys.Sign)
+		return fmt.Sprintf("the next API server to come to accept key versions %v and sign with %d",
+			t.Keys.Verify, t.Keys.Sign)
 	}
 	if i := slices.IndexFunc(servers, func(s Server) bool { return !s.Configured.Equal(t.Keys) }); i >= 0 {
 		// They may all change. If we crash when some have, the others follow once those that have are proven again.
@@ -117,8 +118,8 @@ func (s Server) live(want Keys) bool { return s.Configured.External && want.Exte
 // proven reports whether an API server itself has shown that it runs as it is configured.
 func (r run) proven(s Server) bool { return r.whyNot(s) == "" }
 
-// whyNot says in words what keeps an API server from being proven; empty when nothing does. That it accepts a retired key
-// needs no proof, nor is there one.
+// whyNot says in words what keeps an API server from being proven; empty when nothing does. That it accepts a retired
+// key needs no proof, nor is there one.
 func (r run) whyNot(s Server) string {
 	switch {
 	case s.Waiting != "":
@@ -126,8 +127,8 @@ func (r run) whyNot(s Server) string {
 	case !s.Ready || s.Running.IsZero() || s.restarting():
 		return fmt.Sprintf("API server %s to be ready", s.Name)
 	case s.Signs != s.Configured.Sign && s.SignsForeign != "":
-		return fmt.Sprintf("API server %s to issue a token of key version %d: it signs with key %s, which is no version of ours",
-			s.Name, s.Configured.Sign, s.SignsForeign)
+		return fmt.Sprintf("API server %s to issue a token of key version %d: it signs with key %s, which is no version of "+
+			"ours", s.Name, s.Configured.Sign, s.SignsForeign)
 	case s.Signs != s.Configured.Sign:
 		return fmt.Sprintf("API server %s to issue a token of key version %d", s.Name, s.Configured.Sign)
 	}

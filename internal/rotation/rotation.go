@@ -62,8 +62,7 @@ type Observed struct {
 	Adopted bool
 	// Servers are the API servers; none before the control plane was first made.
 	Servers []Server
-	// Bootstrap is what an API server that is yet to come will start with, as far as that is not decided when it starts; zero
-	// when none can appear on its own.
+	// Bootstrap is what an API server that nobody has asked for yet will start with; zero when none can appear on its own.
 	Bootstrap Keys
 	// ControllerManagers are the kube-controller-managers, the second kind of signer.
 	ControllerManagers []ControllerManager
@@ -212,7 +211,8 @@ type Action struct {
 type Target struct {
 	// Keys is what every API server is to run with in the end.
 	Keys Keys
-	// Next names the one API server that may be given Keys now and taken out for them, if it has no signer; empty: none may.
+	// Next names the one API server that may be given Keys now, and be taken out for them if it has no signer; empty: none
+	// may.
 	Next string
 	// Bootstrap means that the bootstrap material may be changed to Keys now.
 	Bootstrap bool
@@ -249,8 +249,8 @@ type Decision struct {
 	// Done means that the wanted key version is the only one in use: no rotation runs, or is due. It is the one definition
 	// of a rotation that has ended; conditions, policies and commands follow it.
 	Done bool
-	// Settled means that nothing is left to do: Done, and the control plane and the nodes are as wanted. Its Action only keeps
-	// them so.
+	// Settled means that nothing is left to do: Done, and the control plane and the nodes are as wanted. Its Action only
+	// keeps them so.
 	Settled bool
 	// Blind means that too little was seen to tell Step, Versions and Done: what was last known of them still stands.
 	Blind bool

@@ -6,18 +6,24 @@ import (
 	"time"
 )
 
+// asDocumented ends a text that asks for what admission policies keep people from: the page says how.
+const asDocumented = ", as docs/operations/recover.md says"
+
 // broken names an invariant that the store breaks; planning on would be a guess.
 func broken(o Observed) string {
 	n := len(o.Stored)
 	switch {
 	case o.Wanted < 1 || n > 0 && o.Stored[0] < 1:
-		return fmt.Sprintf("key versions %v are stored, and version %d is wanted, but versions count from 1", o.Stored, o.Wanted)
+		return fmt.Sprintf("key versions %v are stored, and version %d is wanted, but versions count from 1",
+			o.Stored, o.Wanted)
 	case n == 0 && o.Wanted > 1:
-		return fmt.Sprintf("no key version is stored, but version %d is wanted: restore the key Secrets of the cluster, as docs/operations/recover.md says", o.Wanted)
+		return fmt.Sprintf("no key version is stored, but version %d is wanted: restore the key Secrets of the cluster%s",
+			o.Wanted, asDocumented)
 	case n > 0 && o.Stored[n-1] > o.Wanted:
-		return fmt.Sprintf("key version %d is stored, but version %d is wanted: a rotation only goes forward; set ksaSigningKey.version back to %[1]d, as docs/operations/recover.md says", o.Stored[n-1], o.Wanted)
+		return fmt.Sprintf("key version %d is stored, but version %d is wanted: a rotation only goes forward; "+
+			"set ksaSigningKey.version back to %[1]d%[3]s", o.Stored[n-1], o.Wanted, asDocumented)
 	case n > 0 && o.Stored[n-1] < o.Wanted-1:
-		return fmt.Sprintf("key version %d is missing from the store: restore its Secret, as docs/operations/recover.md says", o.Wanted-1)
+		return fmt.Sprintf("key version %d is missing from the store: restore its Secret%s", o.Wanted-1, asDocumented)
 	}
 	return lost(o)
 }
@@ -51,26 +57,28 @@ func uses(o Observed, version int) bool {
 }
 
 // lost names a key version that something is to use and that the store does not hold. Another key pair must never be
-// stored under its number, nor the version be dropped where nothing is proven to replace it. One that was retired is not
-// lost: whoever came back with it is brought up.
+// stored under its number, nor the version be dropped where nothing is proven to replace it. One that was retired is
+// not lost: whoever came back with it is brought up.
 func lost(o Observed) string {
 	oldest := oldestAlive(o)
 	missing := func(version int) bool { return version >= oldest && !slices.Contains(o.Stored, version) }
 	for _, s := range o.Servers {
 		if i := slices.IndexFunc(s.Configured.Verify, missing); i >= 0 {
-			return fmt.Sprintf("key version %d is missing from the store, but API server %s is configured with it: restore its Secret, as docs/operations/recover.md says", s.Configured.Verify[i], s.Name)
+			return fmt.Sprintf("key version %d is missing from the store, but API server %s is configured with it: "+
+				"restore its Secret%s", s.Configured.Verify[i], s.Name, asDocumented)
 		}
 	}
 	for _, m := range o.ControllerManagers {
 		if missing(m.Configured) {
-			return fmt.Sprintf("key version %d is missing from the store, but kube-controller-manager %s is configured with it: restore its Secret, as docs/operations/recover.md says", m.Configured, m.Name)
+			return fmt.Sprintf("key version %d is missing from the store, but kube-controller-manager %s is configured "+
+				"with it: restore its Secret%s", m.Configured, m.Name, asDocumented)
 		}
 	}
 	return ""
 }
 
-// oldestAlive returns the oldest key version that was not retired, as far as that is certain; versions count from 1. The
-// next rotation begins only after the one before has ended, and a key is not dropped by any API server before it may be.
+// oldestAlive returns the oldest key version that was not retired, as far as that is certain; versions count from 1.
+// The next rotation begins only after the one before has ended, and no API server drops a key before it may.
 func oldestAlive(o Observed) int {
 	if len(o.Stored) == 0 {
 		return 1
