@@ -81,7 +81,7 @@ func (e Expect) check(c Claims) error {
 		return WrongIssuer
 	case !e.audienceFits(c):
 		return WrongAudience
-	case c.Expiry == 0 && !(c.IsLegacy() && e.Audience == ""):
+	case c.Expiry == 0 && e.Audience != "": // without one it is a legacy token, or its audience does not fit
 		return malformed("it never expires and is not a legacy token")
 	case c.Expiry != 0 && !e.Now.Add(-e.Leeway).Before(c.Expiry.Time()):
 		return Expired
