@@ -27,6 +27,7 @@ const (
 // Reasons of the condition Kubeconfig.
 const (
 	ReasonKubeconfigWritten = "KubeconfigWritten"
+	ReasonKubeconfigPending = "KubeconfigPending"
 	ReasonSecretNotOurs     = "SecretNotOurs"
 )
 

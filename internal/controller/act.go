@@ -30,7 +30,7 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 	case rotation.WriteKubeconfig:
 		return r.writeKubeconfig(ctx, seen.kubeconfig)
 	case rotation.DeleteKey:
-		// It is on no disk any more: a key that is stored nowhere is nowhere.
+		// It is on no disk of the control plane any more.
 		return r.Keys.Delete(ctx, clusterOf(uc), a.Version)
 	default:
 		return fmt.Errorf("unknown action %q", a.Kind)

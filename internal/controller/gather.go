@@ -49,16 +49,16 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 	}
 	o.Held = o.controlPlane.Held
 	o.Completed = uc.Status.KSASigningKey.CompletedAt != nil
-	o.ForeignMayGo = strings.Split(uc.Annotations[v1alpha1.AnnotationReleaseForeignKeys], ",")
+	o.ForeignMayGo = strings.FieldsFunc(uc.Annotations[v1alpha1.AnnotationReleaseForeignKeys], func(c rune) bool {
+		return c == ',' || c == ' '
+	})
 	o.Presence, o.Bootstrap = o.controlPlane.Presence, o.controlPlane.Bootstrap
 	o.ControlPlaneWaiting = o.controlPlane.Waiting
 	o.Servers = r.proveAll(ctx, uc, o.adapter, o.controlPlane.Servers, o.keys)
 	for _, m := range o.controlPlane.ControllerManagers {
 		o.ControllerManagers = append(o.ControllerManagers, rotation.ControllerManager(m))
 	}
-	if err := r.gatherKubeconfig(ctx, uc, &o); err != nil {
-		return o, err
-	}
+	r.gatherKubeconfig(ctx, uc, &o)
 	r.gatherNodes(ctx, uc, &o)
 	r.gatherPublications(ctx, uc, &o)
 	// The newest stored version is the one that is refreshed to, also while the spec is ahead of it.

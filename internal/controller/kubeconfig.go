@@ -17,13 +17,17 @@ import (
 type kubeconfig struct {
 	// foreign says in words why the Secret is not the cluster's, and what to do; empty when it is.
 	foreign string
+	// pending is in words why the Secret does not hold the kubeconfig, if it is the cluster's.
+	pending string
 	// wanted is the Secret as it is to be, and found as it was read; nil if there is none of the cluster.
 	wanted, found *corev1.Secret
 }
 
 func setKubeconfigCondition(uc *v1alpha1.UserCluster, k *kubeconfig, now metav1.Time) {
 	switch {
-	case k == nil || k.foreign == "" && k.found == nil:
+	case k == nil:
+	case k.pending != "":
+		setCondition(uc, v1alpha1.ConditionKubeconfig, false, v1alpha1.ReasonKubeconfigPending, k.pending, now)
 	case k.foreign != "":
 		setCondition(uc, v1alpha1.ConditionKubeconfig, false, v1alpha1.ReasonSecretNotOurs, k.foreign, now)
 	default:
@@ -34,13 +38,15 @@ func setKubeconfigCondition(uc *v1alpha1.UserCluster, k *kubeconfig, now metav1.
 
 // gatherKubeconfig compares the kubeconfig Secret with what the control plane gives, once that exists. Other tools use its
 // name too: a Secret that is not the cluster's is left alone, and the status names it. The cluster works without it.
-func (r *Reconciler) gatherKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) error {
+// If it cannot be told, the round goes on: converging the control plane may mend that.
+func (r *Reconciler) gatherKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
 	if len(o.Servers) == 0 {
-		return nil
+		return
 	}
 	file, err := o.adapter.AdminKubeconfig(ctx)
 	if err != nil {
-		return fmt.Errorf("making the kubeconfig of %s: %w", uc.Name, err)
+		o.kubeconfig = &kubeconfig{pending: "making the kubeconfig: " + err.Error()}
+		return
 	}
 	k := &kubeconfig{wanted: kubeconfigSecret(uc, file)}
 	key := client.ObjectKeyFromObject(k.wanted)
@@ -50,7 +56,7 @@ func (r *Reconciler) gatherKubeconfig(ctx context.Context, uc *v1alpha1.UserClus
 	case apierrors.IsNotFound(err):
 		o.KubeconfigDue = true
 	case err != nil:
-		return fmt.Errorf("reading Secret %s: %w", key, err)
+		k.pending = fmt.Sprintf("reading Secret %s: %v", key, err)
 	case !ofCluster(found, uc, k.wanted.Type):
 		k.foreign = fmt.Sprintf("Secret %s belongs to somebody else: it has not the type %s and the UID of "+
 			"this cluster in its label %s; delete it if nobody needs it, and Keyturn writes the kubeconfig there",
@@ -59,8 +65,10 @@ func (r *Reconciler) gatherKubeconfig(ctx context.Context, uc *v1alpha1.UserClus
 		k.found = found
 		o.KubeconfigDue = !bytes.Equal(found.Data[v1alpha1.KubeconfigKey], file)
 	}
+	if o.KubeconfigDue {
+		k.pending = fmt.Sprintf("Secret %s does not hold the administrator's kubeconfig yet", key)
+	}
 	o.kubeconfig = k
-	return nil
 }
 
 // writeKubeconfig stores the administrator's kubeconfig where it was seen to be due.

@@ -136,7 +136,7 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 	if actErr != nil {
 		decision.Waiting, decision.Blocked, decision.Settled = actErr.Error(), needsAction(actErr), false
 	}
-	if len(seen.former) > 0 {
+	if len(seen.former) > 0 && !decision.Blind {
 		seen.former = r.withdraw(ctx, uc, seen.former)
 	}
 	if err := r.patchStatus(ctx, uc, decision, seen); err != nil {

@@ -113,7 +113,7 @@ func (c *cluster) events(yield func(event) bool) {
 		if c.servers[i].listed {
 			c.serverEvents(i, add)
 		}
-		if c.shape.open {
+		if c.shape.open || c.shape.restores {
 			c.machineEvents(i, add)
 		}
 	}
@@ -167,13 +167,19 @@ func (c *cluster) machineEvents(i int8, add func(bool, eventKind, int8, int8)) {
 		}
 	}
 	add(s.leaving, serverGone, i, 0)
-	add(s.listed && !s.leaving && staying > 1, serverLeaves, i, 0)
+	add(s.listed && !s.leaving && staying > 1 && c.shape.open, serverLeaves, i, 0)
 	for ago := range int8(3) {
 		_, ok := c.bootstrap.earlier(ago)
-		add(c.made && !s.listed && ok, serverJoins, i, ago)
+		add(c.made && !s.listed && ok && c.shape.open, serverJoins, i, ago)
 		_, ok = s.configured.earlier(ago)
-		add(s.listed && ago > 0 && ok, serverRestored, i, ago)
+		add(s.listed && ago > 0 && ok && !c.untold(), serverRestored, i, ago)
 	}
+}
+
+// untold reports whether a key is retired and nobody has noted that yet. It is so for one round. A machine that is
+// restored just then, with no other beside it, looks like one whose key was lost.
+func (c *cluster) untold() bool {
+	return c.shape.restores && c.wanted > 1 && c.stored.min() == c.stored.max() && c.completed != c.wanted
 }
 
 // earlier returns the keys of so many stages ago.

@@ -104,6 +104,11 @@ func checkForward(o Observed, a Action) error {
 			return fmt.Errorf("%v goes backward from what %s is to have, %v", a.Target.Keys, s.Name, s.Configured)
 		}
 	}
+	for _, m := range o.ControllerManagers {
+		if a.Kind == ConvergeControlPlane && a.Target.ControllerManagerSign < m.Configured {
+			return fmt.Errorf("%d goes backward from what %s is to sign with, %d", a.Target.ControllerManagerSign, m.Name, m.Configured)
+		}
+	}
 	return nil
 }
 

@@ -189,6 +189,8 @@ func TestAllStates(t *testing.T) {
 		{servers: 2, external: true, converts: true},
 		{servers: 2, managers: 1, nodes: 1, fleet: true},
 		{servers: 2, open: true, bare: true},
+		{servers: 1, managers: 1, restores: true},
+		{servers: 2, managers: 1, restores: true, bare: true},
 		{servers: 2, managers: 1, adopted: true},
 		{servers: 2, external: true, open: true, bare: true},
 		{servers: 1, managers: 1, second: true},

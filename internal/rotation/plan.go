@@ -27,11 +27,11 @@ func Plan(o Observed, now time.Time) Decision {
 }
 
 func decide(o Observed, now time.Time) Decision {
-	if reason := broken(o); reason != "" {
-		return Decision{Action: Action{Kind: Wait}, Waiting: reason, Blocked: true}
-	}
-	if reason := unseen(o); reason != "" {
-		return Decision{Action: Action{Kind: Wait}, Waiting: reason, Blind: true}
+	wrong, hidden := broken(o), unseen(o)
+	if wrong != "" || hidden != "" {
+		return Decision{
+			Action: Action{Kind: Wait}, Waiting: cmp.Or(wrong, hidden), Blocked: wrong != "", Blind: hidden != "",
+		}
 	}
 	if o.Adopted && len(o.Stored) == 0 {
 		return adopt(o)
@@ -95,6 +95,9 @@ func (r run) settle() Decision {
 	if d, done := r.disks("", keys); !done {
 		return d
 	}
+	if r.KubeconfigDue {
+		return Decision{Action: Action{Kind: WriteKubeconfig}, Waiting: "the administrator's kubeconfig to be stored"}
+	}
 	if r.lost(r.next) {
 		return r.publishKeys("", r.next)
 	}
@@ -107,9 +110,6 @@ func (r run) settle() Decision {
 	}
 	if why := r.retiredAccepted(); why != "" {
 		return Decision{Action: converge(keys, r.next), Waiting: why}
-	}
-	if r.KubeconfigDue {
-		return Decision{Action: Action{Kind: WriteKubeconfig}, Waiting: "the administrator's kubeconfig to be stored"}
 	}
 	return Decision{Action: converge(keys, r.next), Settled: true}
 }
@@ -171,7 +171,7 @@ func (r run) holdSwitch(d Decision, done bool) Decision {
 	advances := func(s Server) bool {
 		return s.Name == t.Next && !s.Configured.Equal(t.Keys) && !s.lags(t.Keys)
 	}
-	fresh := t.Live || t.Bootstrap || r.anyServer(advances)
+	fresh := t.Live || t.Bootstrap && !r.Bootstrap.lags(t.Keys) || r.anyServer(advances)
 	switch {
 	case !done && !fresh:
 		return d // what is out comes back first
@@ -260,11 +260,17 @@ func (r run) keys(sign int, verify ...int) Keys {
 func (r run) both() []int    { return []int{r.old, r.next} }
 func (r run) nodesOld() bool { return r.Nodes.Oldest != 0 && r.Nodes.Oldest < r.next }
 
-// front is the furthest stage that an API server, or the next one to come, has or is to have.
+// front is the furthest stage that anything shows: an API server or the next one to come, by what it has or is to have,
+// or a kube-controller-manager, which signs with a key only once every API server was proven to.
 func (r run) front() int {
 	stage := r.Bootstrap.Stage()
 	for _, s := range r.Servers {
 		stage = max(stage, s.Configured.Stage(), s.Running.Stage())
+	}
+	for _, m := range r.ControllerManagers {
+		if v := max(m.Configured, m.Running); v > 0 {
+			stage = max(stage, Keys{Verify: []int{v - 1, v}, Sign: v}.Stage())
+		}
 	}
 	return stage
 }

@@ -64,7 +64,11 @@ func TestRetiredKeys(t *testing.T) {
 		}, converge(second, 2)},
 		{"a disk has it", Observed{Wanted: 2, Stored: []int{2}, Servers: runs(second), Held: []int{1, 2}}, converge(second, 2)},
 		{"the store has it", Observed{Wanted: 3, Stored: []int{1, 3}, Servers: runs(third)}, Action{Kind: DeleteKey, Version: 1}},
-		{"the store has it in a rotation", Observed{Wanted: 3, Stored: []int{1, 2, 3}, Servers: runs(second)}, Action{Kind: DeleteKey, Version: 1}},
+		{"the store has it in a rotation, which goes first", Observed{Wanted: 3, Stored: []int{1, 2, 3}, Servers: runs(second)}, func() Action {
+			a := converge(Keys{Verify: []int{2, 3}, Sign: 2}, 2)
+			a.Target.Next, a.Target.KeepForeign = "cp-0", true
+			return a
+		}()},
 		{"the store and an API server have it", Observed{Wanted: 3, Stored: []int{1, 3}, Servers: append(runs(third), Server{
 			Name: "cp-1", Configured: first, Running: first,
 		})}, func() Action {

@@ -130,6 +130,8 @@ type shape struct {
 	external, converts bool
 	// open means that API servers come and go, and are restored from backups.
 	open bool
+	// restores means that machines are restored from backups, and there are no others.
+	restores bool
 	// adopted means that somebody else made the cluster.
 	adopted bool
 	// bare means that it has no legacy tokens.
@@ -410,6 +412,9 @@ func (c *cluster) noteLess() {
 
 // noteBroughtUp remembers how far keys have come, and that API servers have caught up with them.
 func (c *cluster) noteBroughtUp() {
+	if !c.shape.open && !c.shape.restores {
+		return
+	}
 	c.high = max(c.high, uint8(c.bootstrap.keys().Stage()))
 	for _, s := range c.each {
 		c.high = max(c.high, uint8(s.configured.keys().Stage()))
@@ -455,6 +460,9 @@ func (c *cluster) converge(t Target) {
 		c.disks |= c.used()
 		return
 	}
+	if c.isStale(t) {
+		return
+	}
 	if t.Bootstrap && t.Keys.Stage() >= c.bootstrap.keys().Stage() {
 		c.bootstrap = want
 	}
@@ -467,6 +475,16 @@ func (c *cluster) converge(t Target) {
 	}
 	// The controller hands over the keys that are to be used and those that are; any other goes from the disks.
 	c.disks = c.disks&(c.used()|want.verify) | c.used()
+}
+
+// isStale reports whether something is to be further than a target already. Nothing changes then.
+func (c *cluster) isStale(t Target) bool {
+	for _, m := range c.manager {
+		if int(m.configured) > t.ControllerManagerSign {
+			return true
+		}
+	}
+	return c.anyServer(func(s simServer) bool { return s.configured.keys().Stage() > t.Keys.Stage() })
 }
 
 // mayGo reports whether an API server may be taken out, whoever asks for it: one at a time, unless it lags behind.
@@ -485,7 +503,7 @@ func (c *cluster) mayGo(i int, t Target) bool {
 func (s *simServer) converge(want simKeys, next, live, mayGo bool) {
 	changes := next || live && s.configured.external && want.external
 	switch {
-	case changes && s.configured != want && want.keys().Stage() >= s.configured.keys().Stage():
+	case changes && s.configured != want:
 		s.configured = want
 		if s.running.external && want.external {
 			s.running = want
@@ -500,7 +518,6 @@ func (s *simServer) converge(want simKeys, next, live, mayGo bool) {
 func (s *simServer) start() { s.phase, s.running, s.loaded = starting, s.configured, s.configured }
 
 func (m *simManager) converge(sign uint8) {
-	sign = max(sign, m.configured)
 	switch {
 	case m.configured != sign:
 		m.configured = sign

@@ -37,14 +37,20 @@ func leftover(o Observed) (version int, ok bool) {
 	return 0, false
 }
 
-// planWithout plans as if a leftover were not stored, and has it deleted once no process uses it.
+// planWithout plans as if a leftover were not stored, and has it deleted when nothing else is to be done and nothing
+// uses it.
 func planWithout(version int, o Observed, now time.Time) Decision {
 	o.Stored = o.Stored[1:]
 	d := Plan(o, now)
-	if stuck := d.Blocked && d.Action.Kind == Wait; stuck || d.Blind || uses(o, version) {
+	idle := d.Settled || d.Action.Kind == Wait && !d.Blocked && !d.Blind
+	if !idle || uses(o, version) || slices.Contains(o.Held, version) {
+		d.Done, d.Settled = false, false
 		return d
 	}
-	return Decision{Step: d.Step, Action: Action{Kind: DeleteKey, Version: version}, Versions: d.Versions}
+	return Decision{
+		Step: d.Step, Action: Action{Kind: DeleteKey, Version: version}, Versions: d.Versions,
+		Waiting: fmt.Sprintf("the Secret of key version %d, which was retired, to be deleted", version),
+	}
 }
 
 // uses reports whether a process that is to stay runs, or is to start, with a key version.

@@ -1,6 +1,7 @@
 package pools
 
 import (
+	"cmp"
 	"maps"
 	"strings"
 	"testing"
@@ -141,6 +142,63 @@ func TestConverged(t *testing.T) {
 	for _, test := range tests {
 		if got := Converged(test.pools, test.views); got != test.want {
 			t.Errorf("%s: %t", test.name, got)
+		}
+	}
+}
+
+// TestByUse has machines in the order in which they are missed, least first. Each differs from the next in one thing only,
+// except for what counts less, which says the opposite.
+func TestByUse(t *testing.T) {
+	want := []View{
+		{Name: "h", KeyVersion: 9},
+		{Name: "g", KeyVersion: 9, Registered: true, Cordoned: true},
+		{Name: "f", KeyVersion: 9, Registered: true},
+		{Name: "e", KeyVersion: 9, Running: true, Cordoned: true},
+		{Name: "d", KeyVersion: 1, Running: true},
+		{Name: "c", KeyVersion: 2, Running: true},
+		{Name: "x", KeyVersion: 2, Running: true},
+		{Name: "b", KeyVersion: 1, Running: true, Registered: true, Cordoned: true},
+		{Name: "a", Ready: true, Cordoned: true},
+	}
+	for i, a := range want {
+		for j, b := range want {
+			if got := byUse(a, b); got != cmp.Compare(i, j) {
+				t.Errorf("byUse(%s, %s) = %d, want %d", a.Name, b.Name, got, cmp.Compare(i, j))
+			}
+		}
+	}
+}
+
+// TestDivide counts what is left while machines are chosen to go.
+func TestDivide(t *testing.T) {
+	unready := func(name string) View { return with(healthy(name, 1), func(v *View) { v.Ready = false }) }
+	tests := []struct {
+		name  string
+		pool  v1alpha1.NodePool
+		views []View
+		want  string
+	}{
+		{"two of three ready nodes stay", pool("a", 2, 1),
+			[]View{healthy("n1", 1), healthy("n2", 2), healthy("n3", 1)}, "n1"},
+		{"an unready node waits for one that leaves", pool("a", 1, 1),
+			[]View{with(unready("n1"), func(v *View) { v.Leaving = true }), unready("n2")}, "n1"},
+		{"an unready node does not wait for one that leaves and was ready", pool("a", 1, 1),
+			[]View{with(healthy("n1", 1), func(v *View) { v.Leaving = true }), unready("n2")}, "n1 n2"},
+		{"a surge lets two unready nodes go", pool("a", 3, 2),
+			[]View{unready("n1"), unready("n2"), unready("n3")}, "n1 n2"},
+		{"the surplus that is missed least goes", pool("a", 1, 1),
+			[]View{healthy("n1", 2), with(healthy("n2", 2), func(v *View) { v.Running, v.Ready = false, false })}, "n2"},
+		{"an unready machine without a node drains nothing", pool("a", 2, 1),
+			[]View{unready("n1"), with(unready("n2"), func(v *View) { v.Registered = false })}, "n2 n1"},
+	}
+	for _, test := range tests {
+		staying, going := divide(test.pool, test.views, 2)
+		var names []string
+		for _, v := range going {
+			names = append(names, v.Name)
+		}
+		if got := strings.Join(names, " "); got != test.want || len(staying)+len(going) != len(test.views) {
+			t.Errorf("%s: %s go and %d stay, want %s to go of %d", test.name, got, len(staying), test.want, len(test.views))
 		}
 	}
 }
