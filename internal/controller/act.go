@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/rotation"
 )
@@ -20,7 +21,7 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 	case rotation.GenerateKey:
 		return r.generate(ctx, uc, a.Version)
 	case rotation.ConvergeControlPlane:
-		return seen.adapter.Converge(ctx, a.Target, only(seen.keys, needed(a.Target, seen.Observed)))
+		return seen.adapter.Converge(ctx, a.Target, fleet.Only(seen.keys, needed(a.Target, seen.Observed)))
 	case rotation.PublishKeys:
 		return r.publish(ctx, uc, seen.keys, a.Publish, seen.publications)
 	case rotation.RefreshTokens:
@@ -76,10 +77,4 @@ func (r *Reconciler) refresh(ctx context.Context, uc *v1alpha1.UserCluster, vers
 		return nil
 	}
 	return fmt.Errorf("key version %d of %s is not stored", version, uc.Name)
-}
-
-func only(keys []keystore.KeyPair, versions []int) []keystore.KeyPair {
-	return slices.DeleteFunc(slices.Clone(keys), func(k keystore.KeyPair) bool {
-		return !slices.Contains(versions, k.Version)
-	})
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/rotation"
@@ -104,7 +105,7 @@ func (r *Reconciler) proveOne(
 		s.SignsForeign = proof.SigningKeyID
 	}
 	if s.Running.External { // the others have been started since they lost a key
-		s.Forgets = r.refusals.forgets(uc, s.Name, only(keys, proof.Refuses), r.now())
+		s.Forgets = r.refusals.forgets(uc, s.Name, fleet.Only(keys, proof.Refuses), r.now())
 	}
 }
 
