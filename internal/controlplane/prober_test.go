@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
@@ -224,7 +225,8 @@ func proxied(t *testing.T, cfg *rest.Config, answer func(http.ResponseWriter, *h
 	return &rest.Config{Host: server.URL, QPS: -1}
 }
 
-// TestProofThatFails has each request that a proof consists of fail.
+// TestProofThatFails has each request that a proof consists of fail, each time as the first proof of its API server:
+// the canary account is not there yet.
 func TestProofThatFails(t *testing.T) {
 	one := generate(t, 1, "ES256")
 	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
@@ -233,7 +235,7 @@ func TestProofThatFails(t *testing.T) {
 		path, status, want string
 		external           bool
 	}{
-		"no token":               {"/serviceaccounts/keyturn-canary/token", "500", "requesting a token from http://127.0.0.1", false},
+		"no token":               {"/keyturn-canary/token", "500", "requesting a token from http://127.0.0.1", false},
 		"no account":             {"/serviceaccounts", "403", "creating ServiceAccount kube-system/keyturn-canary", false},
 		"no review":              {"/tokenreviews", "503", "reviewing a canary token at http://127.0.0.1", false},
 		"no JWKS":                {jwks.Path, "403", "reading the JWKS of http://127.0.0.1", false},
@@ -258,6 +260,7 @@ func TestProofThatFails(t *testing.T) {
 			}
 			return true
 		})
+		removeCanaryAccount(t, cfg)
 		proof, err := (&controlplane.Prover{}).Prove(t.Context(), controlplane.Question{
 			Config: faulty, Keys: []keystore.KeyPair{one}, External: c.external,
 		})
@@ -271,6 +274,16 @@ func TestProofThatFails(t *testing.T) {
 	// A document of exactly the size that is read passes.
 	want(t, "long JWKS", controlplane.Proof{Accepts: []int{1}, Signs: 1, SigningKeyID: one.KeyID},
 		ask(t, serving(t, cfg, append(long[len(set(t, one)):], set(t, one)...)), one))
+}
+
+// removeCanaryAccount makes the next proof create the account again.
+func removeCanaryAccount(t *testing.T, cfg *rest.Config) {
+	t.Helper()
+	accounts := kubernetes.NewForConfigOrDie(cfg).CoreV1().ServiceAccounts(metav1.NamespaceSystem)
+	err := accounts.Delete(t.Context(), "keyturn-canary", metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		t.Fatal(err)
+	}
 }
 
 // authenticated is a review that accepts a token.
