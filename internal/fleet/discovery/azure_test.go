@@ -21,6 +21,7 @@ const sasToken = "sv=2026-01-01&sp=rcwd&sig=hunter2"
 type azure struct {
 	mu    sync.Mutex
 	blobs map[string]azureBlob // by path
+	puts  int
 }
 
 type azureBlob struct {
@@ -39,14 +40,18 @@ func (a *azure) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodPut && found && r.Header.Get("If-None-Match") == "*":
 		w.Header().Set("x-ms-error-code", "BlobAlreadyExists")
 		w.WriteHeader(http.StatusConflict)
+	case r.Method == http.MethodPut && r.Header.Get("If-Match") != "" && r.Header.Get("If-Match") != b.header.Get("Etag"):
+		w.Header().Set("x-ms-error-code", "ConditionNotMet")
+		w.WriteHeader(http.StatusPreconditionFailed)
 	case r.Method == http.MethodPut:
+		a.puts++
 		data, _ := io.ReadAll(r.Body)
 		h := http.Header{}
 		h.Set("Content-Type", r.Header.Get("x-ms-blob-content-type"))
 		h.Set("Cache-Control", r.Header.Get("x-ms-blob-cache-control"))
 		h.Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
 		h.Set("X-Ms-Creation-Time", h.Get("Last-Modified"))
-		h.Set("Etag", `"`+strconv.Itoa(len(a.blobs))+`"`)
+		h.Set("Etag", `"`+strconv.Itoa(a.puts)+`"`)
 		a.blobs[r.URL.Path] = azureBlob{header: h, data: data}
 		w.WriteHeader(http.StatusCreated)
 	case r.URL.Query().Get("comp") == "list":

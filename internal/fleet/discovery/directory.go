@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -73,12 +74,33 @@ func (d *directory) put(ctx context.Context, doc document, was object) error {
 	at, err := d.enter(doc.name, true)
 	if err == nil {
 		defer at.Close()
-		err = errors.Join(sweep(at, path.Base(doc.name)), replaceFile(at, path.Base(doc.name), doc.data, was.found))
+		err = errors.Join(sweep(at, path.Base(doc.name)), exchange(at, path.Base(doc.name), doc.data, was))
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", doc.name, err)
 	}
 	return nil
+}
+
+// exchange replaces a file that is still as it was read. Controllers hold a lock on the directory meanwhile, which the
+// kernel takes from one that dies.
+func exchange(at *os.Root, name string, data []byte, was object) error {
+	lock, err := at.Open(".")
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return fmt.Errorf("locking the directory, to which another controller may be writing: %w", err)
+	}
+	is, err := readFile(at, name)
+	if err := ignoreMissing(err); err != nil {
+		return err
+	}
+	if is.found != was.found || !bytes.Equal(is.data, was.data) {
+		return errors.New("somebody else has changed it since it was read")
+	}
+	return replaceFile(at, name, data)
 }
 
 // delete implements store.
@@ -223,9 +245,8 @@ func readFile(at *os.Root, name string) (object, error) {
 	return object{found: true, modified: is.ModTime(), data: data}, err
 }
 
-// replaceFile writes the file of an object: it is whole and on disk before it gets its name. Where there was none it
-// replaces none that has come meanwhile.
-func replaceFile(at *os.Root, name string, data []byte, was bool) error {
+// replaceFile writes the file of an object: it is whole and on disk before it gets its name.
+func replaceFile(at *os.Root, name string, data []byte) error {
 	temporary := name + "." + random() + ".tmp"
 	f, err := at.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -234,14 +255,8 @@ func replaceFile(at *os.Root, name string, data []byte, was bool) error {
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Chmod(fileMode), f.Sync(), f.Close())
 	// Crash here: the old file is whole, and a temporary one is left for the next sweep.
-	switch {
-	case err != nil:
-	case was:
+	if err == nil {
 		err = at.Rename(temporary, name)
-	default:
-		if err = at.Link(temporary, name); err == nil {
-			err = at.Remove(temporary)
-		}
 	}
 	if err != nil {
 		return errors.Join(err, ignoreMissing(at.Remove(temporary)))

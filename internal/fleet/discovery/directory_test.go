@@ -131,9 +131,17 @@ func TestDirectoryLinks(t *testing.T) {
 // TestDirectoryMeanwhile has somebody write an object between our reading and our writing: it stays.
 func TestDirectoryMeanwhile(t *testing.T) {
 	dir := t.TempDir()
-	must(t, discovery.Put(t.Context(), "file://"+dir, jwksName, "one", false))
-	if err := discovery.Put(t.Context(), "file://"+dir, jwksName, "two", false); !errors.Is(err, fs.ErrExist) {
-		t.Errorf("writing where nothing should be: %v", err)
+	must(t, discovery.Put(t.Context(), "file://"+dir, jwksName, "one", ""))
+	for _, was := range []string{"", "zero"} {
+		err := discovery.Put(t.Context(), "file://"+dir, jwksName, "two", was)
+		if err == nil || !strings.Contains(err.Error(), "somebody else has changed it") {
+			t.Errorf("writing where %q was read: %v", was, err)
+		}
+	}
+	locked(t, filepath.Join(dir, "openid", "v1"))
+	err := discovery.Put(t.Context(), "file://"+dir, jwksName, "two", "one")
+	if !errors.Is(err, syscall.EWOULDBLOCK) {
+		t.Errorf("writing while somebody else writes: %v", err)
 	}
 	got, err := os.ReadFile(filepath.Join(dir, jwksName))
 	if err != nil || string(got) != "one" {
@@ -143,6 +151,15 @@ func TestDirectoryMeanwhile(t *testing.T) {
 	if err != nil || len(entries) != 1 {
 		t.Errorf("files %v (%v)", entries, err)
 	}
+}
+
+// locked locks a directory as another controller does that writes there.
+func locked(t *testing.T, dir string) {
+	t.Helper()
+	f, err := os.Open(dir)
+	must(t, err)
+	t.Cleanup(func() { _ = f.Close() })
+	must(t, syscall.Flock(int(f.Fd()), syscall.LOCK_EX))
 }
 
 func must(t *testing.T, err error) {

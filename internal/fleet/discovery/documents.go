@@ -30,6 +30,8 @@ type object struct {
 	contentType, cacheControl string
 	modified                  time.Time
 	data                      []byte
+	// version is what the store tells one writing of the object from the next by; the zero value for a directory.
+	version version
 }
 
 // served is both objects as they are.

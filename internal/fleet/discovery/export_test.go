@@ -17,11 +17,12 @@ func (b *Bucket) SetTimeout(d time.Duration) {
 // Clean is what becomes of the errors of the clouds' libraries.
 func Clean(err error) error { return clean(err) }
 
-// Put writes an object; found is whether one was there when it was read.
-func Put(ctx context.Context, url, name, data string, found bool) error {
+// Put writes an object where was had been read; an empty one was not there.
+func Put(ctx context.Context, url, name, data, was string) error {
 	u, err := bucketurl.Parse(url)
 	if err != nil {
 		return err
 	}
-	return newStore(u).put(ctx, document{name: name, data: []byte(data)}, object{found: found})
+	read := object{found: was != "", data: []byte(was)}
+	return newStore(u).put(ctx, document{name: name, data: []byte(data)}, read)
 }

@@ -29,7 +29,8 @@ const callTimeout = 10 * time.Second
 type store interface {
 	// get reads an object; one that is not there is no error.
 	get(ctx context.Context, name string) (object, error)
-	// put replaces an object that was read before. Where there was none, it fails if there is one now.
+	// put replaces the object that was read before, and fails if there is another one now, or none. Where there was
+	// none, it fails if there is one now.
 	put(ctx context.Context, d document, was object) error
 	// delete deletes an object; one that is not there is no error.
 	delete(ctx context.Context, name string) error
@@ -79,22 +80,25 @@ func (s *cloud) get(ctx context.Context, name string) (object, error) {
 	return o, nil
 }
 
+// read reads the attributes before the data: of an object that is replaced in between, the version is the older one,
+// and put fails. But the data is asked for in any case: what a store answers to a question for attributes cannot tell a
+// bucket that is not there from an object.
 func read(ctx context.Context, bucket *blob.Bucket, name string) (object, error) {
+	attributes, attributesErr := bucket.Attributes(ctx, name)
 	r, err := bucket.NewReader(ctx, name, nil)
 	if err != nil {
 		return object{}, err
 	}
 	defer r.Close()
+	if attributesErr != nil {
+		return object{}, attributesErr
+	}
 	data, err := io.ReadAll(io.LimitReader(r, jwks.MaxSize+1)) // one byte more is too long for package jwks
 	if err != nil {
 		return object{}, err
 	}
-	attributes, err := bucket.Attributes(ctx, name)
-	if err != nil {
-		return object{}, err
-	}
 	return object{
-		found: true, modified: r.ModTime(), data: data,
+		found: true, modified: r.ModTime(), data: data, version: versionOf(attributes),
 		contentType: attributes.ContentType, cacheControl: attributes.CacheControl,
 	}, nil
 }
@@ -106,7 +110,9 @@ func (s *cloud) put(ctx context.Context, d document, was object) error {
 		return err
 	}
 	defer cancel()
-	o := &blob.WriterOptions{ContentType: d.contentType, CacheControl: d.cacheControl, IfNotExist: !was.found}
+	o := &blob.WriterOptions{
+		ContentType: d.contentType, CacheControl: d.cacheControl, IfNotExist: !was.found, BeforeWrite: was.unchanged,
+	}
 	if err := bucket.Upload(ctx, d.name, bytes.NewReader(d.data), o); err != nil {
 		return fmt.Errorf("writing %s: %w", d.name, clean(err))
 	}
