@@ -40,12 +40,13 @@ func (a *app) preview(ctx context.Context, c admin, uc *v1alpha1.UserCluster) {
 func (a *app) previewPods(uc *v1alpha1.UserCluster, report preflight.Report) {
 	if uc.Spec.KSASigningKey.NodeRefresh.KeepsNodes() {
 		a.warn(uses(report.SubPaths), "running pods that mount a token by subPath and never see a new one; THE ROTATION WAITS until these pods are deleted")
+		a.warn(uses(report.Drivers), "running pods for which the driver of a volume keeps a token, which stays the old one: restart these pods")
 	} else {
 		a.warn(budgets(report.Blocking), "PodDisruptionBudgets that let no pod go now; nodes are not drained before they do")
 		a.warn(report.BarePods, "pods without a controller, which end with their node and are not made again")
 		a.warn(uses(report.ThirdParty), "running pods with third-party tokens, which are not refreshed: restart these pods")
 	}
-	a.warn(uses(report.EnvTokens), "running pods with a legacy token in an environment variable, which stays the old one: restart these pods")
+	a.warn(uses(report.Copies), "running pods with a copy of a legacy token, by environment variable, subPath or volume driver, which stays the old one: restart these pods")
 }
 
 // publishedAt names the places where the public keys of a cluster are published.

@@ -1,6 +1,7 @@
 package legacytoken
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -14,16 +15,17 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/podtokens"
 )
 
 // use is a running pod's use of the token of a Secret.
 type use struct {
 	pod     string
 	created time.Time
-	// mounted says that a volume projects the token, which its kubelet keeps up to date.
+	// mounted means that a volume projects the token, which its kubelet keeps up to date.
 	mounted bool
-	// copied says how the pod holds a copy besides that nothing refreshes: Environment, SubPath or not at all.
-	copied string
+	// copied is a way in which the pod holds the token besides, and which no kubelet refreshes; empty for none.
+	copied podtokens.Way
 	// told is the write of which the pod was told last.
 	told write
 }
@@ -62,116 +64,39 @@ func (w write) before(other write) bool {
 	return w.version < other.version || w.version == other.version && w.resourceVersion < other.resourceVersion
 }
 
-// appendUses appends the uses of Secrets by a pod, unless its kubelet would not act: mirror pods are not the API server's
-// to change, and nothing is projected into a pod that ends.
+// appendUses appends the uses of Secrets by a pod, unless its kubelet would not act: nothing is projected into a pod
+// that ends.
 func appendUses(items []item[use], pod *corev1.Pod) []item[use] {
-	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror || pod.DeletionTimestamp != nil {
+	if pod.DeletionTimestamp != nil {
 		return items
 	}
-	mounted, copied := mountedSecrets(&pod.Spec), copiedSecrets(&pod.Spec)
-	for name := range mounted {
-		items = append(items, newUse(pod, name, true, copied[name]))
-		delete(copied, name)
+	of := map[string]*use{}
+	for _, t := range podtokens.Of(pod, podtokens.Cluster{}) {
+		if t.Kind != podtokens.Legacy {
+			continue
+		}
+		if of[t.Secret] == nil {
+			of[t.Secret] = &use{
+				pod:     pod.Name,
+				created: pod.CreationTimestamp.Time,
+				told:    parseWrite(pod.Annotations[v1alpha1.AnnotationTokenRefreshed]),
+			}
+		}
+		of[t.Secret].add(t)
 	}
-	for name, by := range copied {
-		items = append(items, newUse(pod, name, false, by))
+	for secret, u := range of {
+		items = append(items, item[use]{namespace: pod.Namespace, name: secret, value: *u})
 	}
 	return items
 }
 
-func newUse(pod *corev1.Pod, secret string, mounted bool, copied string) item[use] {
-	return item[use]{namespace: pod.Namespace, name: secret, value: use{
-		pod:     pod.Name,
-		created: pod.CreationTimestamp.Time,
-		mounted: mounted,
-		copied:  copied,
-		told:    parseWrite(pod.Annotations[v1alpha1.AnnotationTokenRefreshed]),
-	}}
-}
-
-// mountedSecrets returns the Secrets whose token a volume projects.
-func mountedSecrets(spec *corev1.PodSpec) map[string]bool {
-	secrets := map[string]bool{}
-	for i := range spec.Volumes {
-		for _, name := range tokensIn(&spec.Volumes[i]) {
-			secrets[name] = true
-		}
+// add adds one way in which the pod holds the token.
+func (u *use) add(t podtokens.Token) {
+	if t.Refresh == podtokens.ByKubelet {
+		u.mounted = true
+		return
 	}
-	return secrets
-}
-
-func tokensIn(v *corev1.Volume) []string {
-	var names []string
-	if s := v.Secret; s != nil && hasToken(s.Items) {
-		names = append(names, s.SecretName)
-	}
-	if v.Projected == nil {
-		return names
-	}
-	for _, source := range v.Projected.Sources {
-		if s := source.Secret; s != nil && hasToken(s.Items) {
-			names = append(names, s.Name)
-		}
-	}
-	return names
-}
-
-// hasToken says whether the token is among the items; none are all.
-func hasToken(items []corev1.KeyToPath) bool {
-	for _, item := range items {
-		if item.Key == corev1.ServiceAccountTokenKey {
-			return true
-		}
-	}
-	return len(items) == 0
-}
-
-// copiedSecrets returns the Secrets whose token a container copied when it started, and how. Init containers that
-// are no sidecars are done by then.
-func copiedSecrets(spec *corev1.PodSpec) map[string]string {
-	copied := map[string]string{}
-	volumes := map[string][]string{}
-	for i := range spec.Volumes {
-		volumes[spec.Volumes[i].Name] = tokensIn(&spec.Volumes[i])
-	}
-	for i := range spec.InitContainers {
-		if c := &spec.InitContainers[i]; c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			copies(copied, volumes, c.VolumeMounts, c.Env, c.EnvFrom)
-		}
-	}
-	for i := range spec.Containers {
-		c := &spec.Containers[i]
-		copies(copied, volumes, c.VolumeMounts, c.Env, c.EnvFrom)
-	}
-	for i := range spec.EphemeralContainers {
-		c := &spec.EphemeralContainers[i]
-		copies(copied, volumes, c.VolumeMounts, c.Env, c.EnvFrom)
-	}
-	return copied
-}
-
-func copies(copied map[string]string, volumes map[string][]string, mounts []corev1.VolumeMount, env []corev1.EnvVar, from []corev1.EnvFromSource) {
-	for _, m := range mounts {
-		if m.SubPath == "" && m.SubPathExpr == "" {
-			continue
-		}
-		for _, name := range volumes[m.Name] {
-			copied[name] = SubPath
-		}
-	}
-	for _, e := range env {
-		if e.ValueFrom == nil || e.ValueFrom.SecretKeyRef == nil {
-			continue
-		}
-		if ref := e.ValueFrom.SecretKeyRef; ref.Key == corev1.ServiceAccountTokenKey {
-			copied[ref.Name] = Environment
-		}
-	}
-	for _, f := range from {
-		if f.SecretRef != nil {
-			copied[f.SecretRef.Name] = Environment
-		}
-	}
+	u.copied = cmp.Or(u.copied, t.Way)
 }
 
 // notify annotates a pod, so that its kubelet projects what its Secrets hold now. A pod that is gone needs nothing.

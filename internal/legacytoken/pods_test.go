@@ -17,7 +17,8 @@ import (
 	"github.com/keyturn/keyturn/internal/kubetest"
 )
 
-// pod creates a pod that a node runs, as far as the API server can tell.
+// pod creates a pod that a node runs, as far as the API server can tell. Its container mounts the volumes of which it
+// names none.
 func (c *cluster) pod(t *testing.T, namespace, name string, change func(*corev1.Pod)) *corev1.Pod {
 	t.Helper()
 	p := &corev1.Pod{
@@ -28,6 +29,11 @@ func (c *cluster) pod(t *testing.T, namespace, name string, change func(*corev1.
 		},
 	}
 	change(p)
+	if main := &p.Spec.Containers[0]; len(main.VolumeMounts) == 0 {
+		for _, v := range p.Spec.Volumes {
+			main.VolumeMounts = append(main.VolumeMounts, corev1.VolumeMount{Name: v.Name, MountPath: "/" + v.Name})
+		}
+	}
 	p, err := c.client.CoreV1().Pods(namespace).Create(t.Context(), p, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -81,15 +87,8 @@ func testPods(t *testing.T, c *cluster) {
 			mount(p)
 			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v-" + secret, MountPath: "/token", SubPath: "token"}}
 		},
-		"mirror": func(p *corev1.Pod) {
-			mount(p)
-			p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"}
-		},
 	}
 	for name, change := range pods {
-		if name == "mirror" {
-			continue // the API server lets no Secret into a mirror pod; see TestMirrorPod
-		}
 		c.pod(t, "a", name, change)
 	}
 	c.finish(t, "a", "finished")
@@ -104,22 +103,11 @@ func testPods(t *testing.T, c *cluster) {
 	}
 	var copied []string
 	for _, c := range result.Copies {
-		copied = append(copied, c.Pod+" "+c.By)
+		copied = append(copied, c.Pod+" "+string(c.By))
 	}
 	slices.Sort(copied)
 	if got := strings.Join(copied, ", "); got != "env environment, env-from environment, sub-path subPath" {
 		t.Errorf("copies = %s", got)
-	}
-}
-
-func TestMirrorPod(t *testing.T) {
-	p := &corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{secretVolume("s")}}}
-	if uses := appendUses(nil, p); len(uses) != 1 {
-		t.Errorf("a pod has %d uses, want 1", len(uses))
-	}
-	p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"}
-	if uses := appendUses(nil, p); len(uses) != 0 {
-		t.Errorf("a mirror pod has %d uses, want none", len(uses))
 	}
 }
 
@@ -228,37 +216,4 @@ func (c *cluster) nextSecond(t *testing.T, s *corev1.Secret) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	t.Fatal("the API server's clock stands still")
-}
-
-func testScan(t *testing.T, c *cluster) {
-	all := c.fill(t, "a", 25)
-	uid := c.account(t, "b", "robot")
-	c.create(t, legacySecret(t, c.new, "b", "fresh", "robot", uid))
-	empty := legacySecret(t, c.new, "b", "empty", "robot", uid)
-	empty.Data = nil
-	c.create(t, empty)
-	yes := true
-	fixed := legacySecret(t, c.old, "b", "immutable", "robot", uid)
-	fixed.Immutable = &yes
-	c.create(t, fixed)
-	garbage := legacySecret(t, c.old, "b", "garbage", "robot", uid)
-	garbage.Data["token"] = []byte("garbage")
-	c.create(t, garbage)
-	c.pod(t, "a", "mounts", func(p *corev1.Pod) { p.Spec.Volumes = []corev1.Volume{secretVolume(all[7].Name)} })
-	c.pod(t, "b", "env", func(p *corev1.Pod) {
-		p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{
-			LocalObjectReference: corev1.LocalObjectReference{Name: "fresh"},
-		}}}
-	})
-	census, err := (&Refresher{Client: c.client, PageSize: 10}).Scan(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	byKeyID := census.ByKeyID[c.old.KeyID] == 26 && census.ByKeyID[c.new.KeyID] == 1 && census.ByKeyID[""] == 1
-	if census.Total != 29 || census.Empty != 1 || census.Immutable != 1 || !byKeyID || census.Stale(c.new.KeyID) != 27 {
-		t.Errorf("census = %+v, want 29 in all: 26 old, 1 new, 1 garbage, 1 empty; 1 immutable", census)
-	}
-	if census.Mounting != 1 || census.Copied != 1 || len(census.Copies) != 1 || census.Copies[0].Pod != "env" {
-		t.Errorf("census = %+v, want one pod that mounts, and env with a copy", census)
-	}
 }

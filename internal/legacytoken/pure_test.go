@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/podtokens"
 	"github.com/keyturn/keyturn/jwks"
 )
 
@@ -51,7 +52,7 @@ func TestProblems(t *testing.T) {
 			t.Errorf("%s: %t, %s", test.reason, p.NeedsAction(), p)
 		}
 	}
-	c := Copy{Namespace: "ns", Pod: "p", Secret: "s", By: SubPath}
+	c := Copy{Namespace: "ns", Pod: "p", Secret: "s", By: podtokens.SubPath}
 	if want := "pod ns/p uses the token of Secret s by subPath: restart it once the token is re-signed"; c.String() != want {
 		t.Errorf("got %s, want %s", c, want)
 	}
@@ -126,64 +127,43 @@ func TestImmutable(t *testing.T) {
 	}
 }
 
-// TestUses has a pod for each way to use the token of Secret s.
+// TestUses has a pod for each way to use the token of Secret s; package podtokens knows more of them.
 func TestUses(t *testing.T) {
-	const secret = "s"
-	volume := secretVolume(secret)
-	elsewhere := projectedVolume(secret)
-	elsewhere.Projected.Sources[0].Secret.Items = []corev1.KeyToPath{{Key: "ca.crt"}}
-	elsewhere.Projected.Sources = append(elsewhere.Projected.Sources, corev1.VolumeProjection{ConfigMap: &corev1.ConfigMapProjection{}})
-	mounted := func(m corev1.VolumeMount) []corev1.VolumeMount { return []corev1.VolumeMount{m} }
-	subPath := mounted(corev1.VolumeMount{Name: volume.Name, SubPath: "token"})
-	env := func(key string) []corev1.EnvVar {
-		return []corev1.EnvVar{{Name: "A", Value: "a"}, {Name: "B", ValueFrom: &corev1.EnvVarSource{}}, {Name: "T", ValueFrom: &corev1.EnvVarSource{
-			SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: secret}, Key: key},
-		}}}
-	}
-	from := []corev1.EnvFromSource{{ConfigMapRef: &corev1.ConfigMapEnvSource{}}, {SecretRef: &corev1.SecretEnvSource{
-		LocalObjectReference: corev1.LocalObjectReference{Name: secret},
+	volumes := []corev1.Volume{secretVolume("s"), {Name: "issued", VolumeSource: corev1.VolumeSource{
+		Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}},
+		}},
 	}}}
-	always := corev1.ContainerRestartPolicyAlways
-	container := func(c corev1.Container) corev1.PodSpec {
-		return corev1.PodSpec{Volumes: []corev1.Volume{volume}, Containers: []corev1.Container{{Name: "first"}, c}}
-	}
+	issued := corev1.VolumeMount{Name: "issued"}
+	whole, subPath := corev1.VolumeMount{Name: "v-s"}, corev1.VolumeMount{Name: "v-s", SubPath: "token"}
+	from := []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{
+		LocalObjectReference: corev1.LocalObjectReference{Name: "s"},
+	}}}
 	tests := []struct {
-		name string
-		spec corev1.PodSpec
-		want string
+		name      string
+		container corev1.Container
+		want      string
 	}{
-		{"none", corev1.PodSpec{Volumes: []corev1.Volume{{Name: "e"}}, Containers: []corev1.Container{{}}}, ""},
-		{"a volume", container(corev1.Container{VolumeMounts: mounted(corev1.VolumeMount{Name: volume.Name})}), "mounted"},
-		{"the token of a volume", corev1.PodSpec{Volumes: []corev1.Volume{secretVolume(secret, "ca.crt", "token")}}, "mounted"},
-		{"something else of it", corev1.PodSpec{Volumes: []corev1.Volume{secretVolume(secret, "ca.crt")}}, ""},
-		{"a projection", corev1.PodSpec{Volumes: []corev1.Volume{projectedVolume(secret)}}, "mounted"},
-		{"something else of a projection", corev1.PodSpec{Volumes: []corev1.Volume{elsewhere}}, ""},
-		{"a subPath", container(corev1.Container{VolumeMounts: subPath}), "mounted subPath"},
-		{"a subPath by an expression", container(corev1.Container{VolumeMounts: mounted(corev1.VolumeMount{Name: volume.Name, SubPathExpr: "$(A)"})}), "mounted subPath"},
-		{"a subPath of another volume", container(corev1.Container{VolumeMounts: mounted(corev1.VolumeMount{Name: "other", SubPath: "token"})}), "mounted"},
-		{"a variable", corev1.PodSpec{Containers: []corev1.Container{{Env: env("token")}}}, "environment"},
-		{"a variable of something else", corev1.PodSpec{Containers: []corev1.Container{{Env: env("ca.crt")}}}, ""},
-		{"all variables", corev1.PodSpec{Containers: []corev1.Container{{EnvFrom: from}}}, "environment"},
-		{"an init container", corev1.PodSpec{InitContainers: []corev1.Container{{EnvFrom: from}}}, ""},
-		{"a sidecar", corev1.PodSpec{InitContainers: []corev1.Container{{EnvFrom: from, RestartPolicy: &always}}}, "environment"},
-		{"a debugger", corev1.PodSpec{EphemeralContainers: []corev1.EphemeralContainer{{
-			EphemeralContainerCommon: corev1.EphemeralContainerCommon{EnvFrom: from},
-		}}}, "environment"},
-		{"a volume and a variable", corev1.PodSpec{Volumes: []corev1.Volume{volume}, Containers: []corev1.Container{{EnvFrom: from}}}, "mounted environment"},
+		{"none", corev1.Container{VolumeMounts: []corev1.VolumeMount{issued}}, ""},
+		{"a volume", corev1.Container{VolumeMounts: []corev1.VolumeMount{whole, issued}}, "mounted"},
+		{"a subPath", corev1.Container{VolumeMounts: []corev1.VolumeMount{subPath}}, "mounted subPath"},
+		{"variables", corev1.Container{EnvFrom: from}, "environment"},
+		{"both", corev1.Container{VolumeMounts: []corev1.VolumeMount{whole}, EnvFrom: from}, "mounted environment"},
 	}
 	for _, test := range tests {
-		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"}, Spec: test.spec}
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"}}
+		pod.Spec.Volumes, pod.Spec.Containers = volumes, []corev1.Container{test.container}
 		pod.Annotations = map[string]string{v1alpha1.AnnotationTokenRefreshed: "2.7"}
 		var got []string
 		for _, u := range appendUses(nil, pod) {
-			if u.namespace != "ns" || u.name != secret || u.value.pod != "p" || u.value.told != (write{version: 2, resourceVersion: 7}) {
+			if u.namespace != "ns" || u.name != "s" || u.value.pod != "p" || u.value.told != (write{version: 2, resourceVersion: 7}) {
 				t.Errorf("%s: %+v", test.name, u)
 			}
 			if u.value.mounted {
 				got = append(got, "mounted")
 			}
 			if u.value.copied != "" {
-				got = append(got, u.value.copied)
+				got = append(got, string(u.value.copied))
 			}
 		}
 		if joined := strings.Join(got, " "); joined != test.want {
@@ -212,7 +192,7 @@ func TestCollect(t *testing.T) {
 
 func TestRecord(t *testing.T) {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "s"}}
-	uses := []use{{pod: "a"}, {pod: "b", copied: SubPath}, {pod: "c", copied: Environment}}
+	uses := []use{{pod: "a"}, {pod: "b", copied: podtokens.SubPath}, {pod: "c", copied: podtokens.Environment}}
 	problem := problemOf(secret, Immutable, "")
 	for name, test := range map[string]struct {
 		done outcome
@@ -310,47 +290,5 @@ func TestResignLeavesWhatWasRead(t *testing.T) {
 	}
 	if target.judge(read) != stale || read.Annotations[corev1.ServiceAccountUIDKey] != "" || len(read.ManagedFields) != 1 {
 		t.Errorf("what was read has changed: %+v", read.ObjectMeta)
-	}
-}
-
-func TestCensus(t *testing.T) {
-	is := generate(t, 1, jwks.ES256)
-	c := Census{ByKeyID: map[string]int{}}
-	c.add(legacySecret(t, is, "ns", "a", "robot", "uid"), []use{{pod: "p", mounted: true}, {pod: "q", copied: SubPath}, {pod: "r", mounted: true, copied: Environment}})
-	none := legacySecret(t, is, "ns", "b", "robot", "uid")
-	none.Data = nil
-	c.add(none, nil)
-	fixed, yes := legacySecret(t, is, "ns", "c", "robot", "uid"), true
-	fixed.Immutable = &yes
-	c.add(fixed, nil)
-	if c.Total != 3 || c.Empty != 1 || c.ByKeyID[is.KeyID] != 2 || len(c.ByKeyID) != 1 || c.Immutable != 1 || c.Mounting != 2 || c.Copied != 2 {
-		t.Errorf("census: %+v", c)
-	}
-	if len(c.Copies) != 2 || len(c.Blocked) != 1 || c.Blocked[0].Name != "c" || c.Stale(is.KeyID) != 0 || c.Stale("other") != 2 {
-		t.Errorf("census names %+v and %+v", c.Copies, c.Blocked)
-	}
-}
-
-// TestCensusIsBounded counts tokens of more kids than it tells apart.
-func TestCensusIsBounded(t *testing.T) {
-	is := generate(t, 1, jwks.ES256)
-	held := string(legacySecret(t, is, "ns", "a", "robot", "uid").Data["token"])
-	c := Census{ByKeyID: map[string]int{}}
-	for i := range maxKeyIDs - 1 {
-		c.ByKeyID[fmt.Sprint("kid-", i)] = 1
-	}
-	if kid := c.group(held); kid != is.KeyID {
-		t.Errorf("the last kid that is told apart counts as %q", kid)
-	}
-	if kid := c.group("not a token"); kid != "" {
-		t.Errorf("what is no token counts as one of %q", kid)
-	}
-	c.ByKeyID["one more"] = 1
-	if kid := c.group(held); kid != "" {
-		t.Errorf("one kid too many counts as %q", kid)
-	}
-	c.ByKeyID[is.KeyID] = 1
-	if kid := c.group(held); kid != is.KeyID {
-		t.Errorf("a kid that is known counts as %q", kid)
 	}
 }

@@ -44,7 +44,6 @@ func TestRefresher(t *testing.T) {
 		{"Pods", testPods},
 		{"PodOfTwoSecrets", testPodOfTwoSecrets},
 		{"CrashBeforePods", testCrashBeforePods},
-		{"Scan", testScan},
 		{"Guard", testGuard},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -1,8 +1,12 @@
 package legacytoken
 
-import "fmt"
+import (
+	"fmt"
 
-// MaxNamed is how many objects of a kind a Result or a Census names at most.
+	"github.com/keyturn/keyturn/internal/podtokens"
+)
+
+// MaxNamed is how many objects of a kind a Result names at most.
 const MaxNamed = 20
 
 // Result is what a walk over the legacy tokens has seen and done.
@@ -20,7 +24,7 @@ type Result struct {
 	// Notified is how many pods were made to project a new token.
 	Notified int
 	// Copied is how many pods hold a dead token that they copied when they started, and Copies names
-	// at most MaxNamed of them. Only pods that the walk had reason to look at are counted; for all, see Scan.
+	// at most MaxNamed of them. Only pods that the walk had reason to look at are counted.
 	Copied int
 	Copies []Copy
 	// Complete says that the walk has come to its end.
@@ -70,17 +74,10 @@ func (p Problem) String() string {
 	return secret + "could not be written, and is tried again: " + p.Detail
 }
 
-// How a pod got a copy of a token that nothing refreshes.
-const (
-	Environment = "environment" // env or envFrom
-	SubPath     = "subPath"     // a volume mounted by subPath or subPathExpr
-)
-
 // Copy is a pod that copied a legacy token when it started: it has to restart to get another.
 type Copy struct {
 	Namespace, Pod, Secret string
-	// By is Environment or SubPath.
-	By string
+	By                     podtokens.Way
 }
 
 // String names the pod and says what to do.

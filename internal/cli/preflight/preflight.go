@@ -20,6 +20,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/nodes/tokens"
+	"github.com/keyturn/keyturn/internal/podtokens"
 )
 
 // defaultPageSize is how many objects are read at a time.
@@ -34,14 +35,16 @@ type Report struct {
 	BarePods []string
 	// Blocking are the PodDisruptionBudgets that let no pod go at the moment.
 	Blocking []Budget
-	// ThirdParty are running pods with tokens for other audiences, which are not refreshed.
+	// ThirdParty are running pods with tokens for other audiences, by audience.
 	ThirdParty []PodUse
 	// SubPaths are running pods that mount a token by subPath, by volume: they never see a new one.
 	SubPaths []PodUse
 	// Renewal is how long the kubelets take, at most, to replace the tokens of all running pods by themselves.
 	Renewal time.Duration
-	// EnvTokens are running pods with a legacy token in an environment variable, which stays the old one.
-	EnvTokens []PodUse
+	// Drivers are running pods for which the driver of a volume holds a token until they are deleted, by volume.
+	Drivers []PodUse
+	// Copies are running pods that have copied a legacy token when they started, which stays the old one, by Secret.
+	Copies []PodUse
 }
 
 // Node is a node of the cluster.
@@ -76,7 +79,7 @@ func inspect(ctx context.Context, config *rest.Config, pageSize int64) (Report, 
 		return Report{}, fmt.Errorf("using the kubeconfig of the user cluster: %w", err)
 	}
 	i := &inspection{client: client, metadata: names, pageSize: pageSize}
-	for _, look := range []func(context.Context) error{i.issuer, i.nodes, i.budgets, i.pods, i.legacySecrets} {
+	for _, look := range []func(context.Context) error{i.issuer, i.drivers, i.nodes, i.budgets, i.pods, i.legacySecrets} {
 		if err := look(ctx); err != nil {
 			return Report{}, err
 		}
@@ -89,13 +92,12 @@ type inspection struct {
 	metadata metadata.Interface
 	pageSize int64
 	report   Report
-	// audience is that of the API server itself.
-	audience string
-	// envSecrets are the Secrets that pods use as environment variables, by pod.
-	envSecrets []envSecrets
+	cluster  podtokens.Cluster
+	// copied are the Secrets of which pods have copied what could be a legacy token.
+	copied []copiedSecrets
 }
 
-type envSecrets struct {
+type copiedSecrets struct {
 	namespace, pod string
 	secrets        []string
 	// legacy are those of secrets that hold a legacy token.
@@ -114,7 +116,7 @@ func (i *inspection) issuer(ctx context.Context) error {
 	if err := json.Unmarshal(data, &document); err != nil {
 		return fmt.Errorf("reading the issuer of the user cluster: %w", err)
 	}
-	i.audience = document.Issuer
+	i.cluster.Audiences = []string{document.Issuer}
 	return nil
 }
 
@@ -160,64 +162,51 @@ func (i *inspection) pods(ctx context.Context) error {
 		if err != nil {
 			return "", fmt.Errorf("listing pods: %w", err)
 		}
-		for _, p := range list.Items {
-			i.pod(p)
+		for n := range list.Items {
+			i.pod(&list.Items[n])
 		}
 		return list.Continue, nil
 	})
 }
 
-func (i *inspection) pod(p corev1.Pod) {
+func (i *inspection) pod(p *corev1.Pod) {
 	name := p.Namespace + "/" + p.Name
-	if metav1.GetControllerOf(&p) == nil {
+	if metav1.GetControllerOf(p) == nil {
 		i.report.BarePods = append(i.report.BarePods, name)
 	}
-	if a := i.thirdParty(p); len(a) > 0 {
-		i.report.ThirdParty = append(i.report.ThirdParty, PodUse{Pod: name, Uses: a})
+	i.report.Renewal = max(i.report.Renewal, tokens.Renewal(p))
+	var audiences, subPaths, drivers, secrets []string
+	for _, t := range podtokens.Of(p, i.cluster) {
+		if t.Kind == podtokens.ThirdParty {
+			audiences = append(audiences, t.Audience)
+		}
+		switch {
+		case t.Refresh == podtokens.ByKubelet:
+		case t.Kind == podtokens.Legacy:
+			secrets = append(secrets, t.Secret)
+		case t.Way == podtokens.SubPath:
+			subPaths = append(subPaths, t.Volume)
+		default:
+			drivers = append(drivers, t.Volume)
+		}
 	}
-	if volume, found := tokens.SubPathToken(&p); found {
-		i.report.SubPaths = append(i.report.SubPaths, PodUse{Pod: name, Uses: []string{volume}})
-	}
-	i.report.Renewal = max(i.report.Renewal, tokens.Renewal(&p))
-	if s := secretsInEnv(p.Spec); len(s) > 0 {
-		i.envSecrets = append(i.envSecrets, envSecrets{namespace: p.Namespace, pod: name, secrets: s})
+	i.report.ThirdParty = appendUse(i.report.ThirdParty, name, audiences)
+	i.report.SubPaths = appendUse(i.report.SubPaths, name, subPaths)
+	i.report.Drivers = appendUse(i.report.Drivers, name, drivers)
+	if len(secrets) > 0 {
+		i.copied = append(i.copied, copiedSecrets{namespace: p.Namespace, pod: name, secrets: secrets})
 	}
 }
 
-// thirdParty returns the audiences of a pod's projected tokens that are not the API server's.
-func (i *inspection) thirdParty(p corev1.Pod) []string {
-	var audiences []string
-	for _, v := range p.Spec.Volumes {
-		if v.Projected == nil {
-			continue
-		}
-		for _, source := range v.Projected.Sources {
-			if t := source.ServiceAccountToken; t != nil && t.Audience != "" && t.Audience != i.audience {
-				audiences = append(audiences, t.Audience)
-			}
-		}
+func appendUse(list []PodUse, pod string, uses []string) []PodUse {
+	if len(uses) == 0 {
+		return list
 	}
-	return unique(audiences)
+	slices.Sort(uses)
+	return append(list, PodUse{Pod: pod, Uses: slices.Compact(uses)})
 }
 
-func secretsInEnv(spec corev1.PodSpec) []string {
-	var secrets []string
-	for _, c := range slices.Concat(spec.InitContainers, spec.Containers) {
-		for _, e := range c.Env {
-			if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
-				secrets = append(secrets, e.ValueFrom.SecretKeyRef.Name)
-			}
-		}
-		for _, e := range c.EnvFrom {
-			if e.SecretRef != nil {
-				secrets = append(secrets, e.SecretRef.Name)
-			}
-		}
-	}
-	return unique(secrets)
-}
-
-// legacySecrets counts them by their metadata alone, and finds those that pods have in their environment.
+// legacySecrets counts them by their metadata alone, and finds those that pods have copied.
 func (i *inspection) legacySecrets(ctx context.Context) error {
 	secrets := i.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets"))
 	err := i.eachPage(func(o metav1.ListOptions) (string, error) {
@@ -232,19 +221,17 @@ func (i *inspection) legacySecrets(ctx context.Context) error {
 		}
 		return list.Continue, nil
 	})
-	for _, e := range i.envSecrets {
-		if len(e.legacy) > 0 {
-			i.report.EnvTokens = append(i.report.EnvTokens, PodUse{Pod: e.pod, Uses: e.legacy})
-		}
+	for _, c := range i.copied {
+		i.report.Copies = appendUse(i.report.Copies, c.pod, c.legacy)
 	}
 	return err
 }
 
 func (i *inspection) legacySecret(namespace, name string) {
-	for n := range i.envSecrets {
-		e := &i.envSecrets[n]
-		if e.namespace == namespace && slices.Contains(e.secrets, name) {
-			e.legacy = append(e.legacy, name)
+	for n := range i.copied {
+		c := &i.copied[n]
+		if c.namespace == namespace && slices.Contains(c.secrets, name) {
+			c.legacy = append(c.legacy, name)
 		}
 	}
 }
@@ -259,9 +246,4 @@ func (i *inspection) eachPage(list func(metav1.ListOptions) (next string, err er
 		}
 		o.Continue = next
 	}
-}
-
-func unique(s []string) []string {
-	slices.Sort(s)
-	return slices.Compact(s)
 }

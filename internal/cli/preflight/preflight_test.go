@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -22,15 +24,17 @@ func TestInspectPages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	createDriver(t, client)
 	want := Report{LegacySecrets: 5, Renewal: 48*time.Minute + 100*time.Second}
 	for i := range 5 {
 		name := fmt.Sprintf("n%d", i)
 		create(t, client, name)
 		want.Nodes = append(want.Nodes, Node{Name: name, Pool: "a"})
 		want.BarePods = append(want.BarePods, "default/"+name)
-		want.ThirdParty = append(want.ThirdParty, PodUse{Pod: "default/" + name, Uses: []string{"a", "b"}})
+		want.ThirdParty = append(want.ThirdParty, PodUse{Pod: "default/" + name, Uses: []string{"a", "b", "sts"}})
+		want.Drivers = append(want.Drivers, PodUse{Pod: "default/" + name, Uses: []string{"data"}})
 		want.SubPaths = append(want.SubPaths, PodUse{Pod: "default/" + name, Uses: []string{"tokens"}})
-		want.EnvTokens = append(want.EnvTokens, PodUse{Pod: "default/" + name, Uses: []string{name}})
+		want.Copies = append(want.Copies, PodUse{Pod: "default/" + name, Uses: []string{name}})
 	}
 	for _, pageSize := range []int64{1, 2, 5, 500} {
 		got, err := inspect(t.Context(), config, pageSize)
@@ -62,8 +66,40 @@ func create(t *testing.T, client kubernetes.Interface, name string) {
 	if _, err := client.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := client.CoreV1().PersistentVolumes().Create(t.Context(), persistentVolume(name), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := client.CoreV1().Pods("default").Create(t.Context(), pod(name), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// driverName is that of a driver which gets a token of each pod, once.
+const driverName = "s3.example.com"
+
+func createDriver(t *testing.T, client kubernetes.Interface) {
+	t.Helper()
+	driver := &storagev1.CSIDriver{
+		ObjectMeta: metav1.ObjectMeta{Name: driverName},
+		Spec:       storagev1.CSIDriverSpec{TokenRequests: []storagev1.TokenRequest{{Audience: "sts"}}},
+	}
+	if _, err := client.StorageV1().CSIDrivers().Create(t.Context(), driver, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// persistentVolume is one of the driver, bound to a claim of the same name.
+func persistentVolume(name string) *corev1.PersistentVolume {
+	return &corev1.PersistentVolume{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PersistentVolumeSpec{
+			AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Capacity:    corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+			ClaimRef:    &corev1.ObjectReference{Namespace: "default", Name: name},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{
+				CSI: &corev1.CSIPersistentVolumeSource{Driver: driverName, VolumeHandle: name},
+			},
+		},
 	}
 }
 
@@ -78,11 +114,15 @@ func pod(name string) *corev1.Pod {
 			ServiceAccountName: "app",
 			Containers: []corev1.Container{{
 				Name: "main", Image: "none",
-				VolumeMounts: []corev1.VolumeMount{{Name: "tokens", MountPath: "/token", SubPath: "token-b"}},
-				EnvFrom:      []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}}}},
+				VolumeMounts: []corev1.VolumeMount{
+					{Name: "tokens", MountPath: "/token", SubPath: "token-b"}, {Name: "data", MountPath: "/data"},
+				},
+				EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}}}},
 			}},
 			Volumes: []corev1.Volume{{Name: "tokens", VolumeSource: corev1.VolumeSource{
 				Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{token("b"), token(""), token("a")}},
+			}}, {Name: "data", VolumeSource: corev1.VolumeSource{
+				PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: name},
 			}}},
 		},
 	}

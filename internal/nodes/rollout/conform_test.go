@@ -163,7 +163,7 @@ func TestUnmanagedNodeWhenKeysChange(t *testing.T) {
 
 func withToken(p *corev1.Pod) {
 	p.Spec.ServiceAccountName = "default"
-	p.Spec.Volumes = []corev1.Volume{vault()}
+	useVault(p)
 }
 
 // awaitLater waits until the API server's clock is past the time that counts as the same as that of the note.

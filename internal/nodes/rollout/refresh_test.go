@@ -25,7 +25,7 @@ func TestRefreshOfRunningPods(t *testing.T) {
 			for i, n := range before {
 				p := b.pod(fmt.Sprintf("p%d", i), n.Name, func(p *corev1.Pod) {
 					p.Spec.ServiceAccountName = "default"
-					p.Spec.Volumes = []corev1.Volume{vault()}
+					useVault(p)
 				})
 				files = append(files, nodes.TokenFile{Pod: p.UID, Volume: "vault", Path: "token"})
 				b.machines.SetToken(files[i], nodes.Token{KeyID: "old", IssuedAt: time.Now(), RenewBy: time.Now().Add(10 * time.Minute)})
@@ -84,9 +84,11 @@ func TestRefreshOfRunningPods(t *testing.T) {
 	}
 }
 
-// vault is a volume with a token for somebody else.
-func vault() corev1.Volume {
-	return corev1.Volume{Name: "vault", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
-		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: "vault", Path: "token"}}},
-	}}}
+// useVault gives a pod a token for somebody else.
+func useVault(p *corev1.Pod) {
+	token := &corev1.ServiceAccountTokenProjection{Audience: "vault", Path: "token"}
+	p.Spec.Volumes = []corev1.Volume{{Name: "vault", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		Sources: []corev1.VolumeProjection{{ServiceAccountToken: token}},
+	}}}}
+	p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "vault", MountPath: "/vault"}}
 }

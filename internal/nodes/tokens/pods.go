@@ -1,14 +1,13 @@
 package tokens
 
 import (
-	"path"
 	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/podtokens"
 )
 
 // When a kubelet replaces a token on its own: see requiresRefresh in pkg/kubelet/token/token_manager.go of Kubernetes.
@@ -22,9 +21,6 @@ const (
 	renewalSlack = 90*time.Second + 10*time.Second
 )
 
-// defaultExpiration is the life of a projected token without expirationSeconds.
-const defaultExpiration = time.Hour
-
 // mount is a projected token of a pod.
 type mount struct {
 	nodes.TokenFile
@@ -32,49 +28,32 @@ type mount struct {
 	expiration time.Duration
 }
 
+// issuedTo are the tokens that the API server issues for a pod, and that the pod holds in one way. No audience is the
+// API server's here: kubelets replace all tokens alike.
+func issuedTo(pod *corev1.Pod, way podtokens.Way) []podtokens.Token {
+	return slices.DeleteFunc(podtokens.Of(pod, podtokens.Cluster{}), func(t podtokens.Token) bool {
+		return t.Kind == podtokens.Legacy || t.Way != way
+	})
+}
+
 // tokenMounts are the projected tokens of a pod, of any audience.
 func tokenMounts(pod *corev1.Pod) []mount {
 	var out []mount
-	for _, v := range pod.Spec.Volumes {
-		if v.Projected == nil {
-			continue
-		}
-		for _, s := range v.Projected.Sources {
-			if s.ServiceAccountToken == nil {
-				continue
-			}
-			file := nodes.TokenFile{Pod: pod.UID, Volume: v.Name, Path: s.ServiceAccountToken.Path}
-			m := mount{TokenFile: file, expiration: defaultExpiration}
-			if e := s.ServiceAccountToken.ExpirationSeconds; e != nil {
-				m.expiration = time.Duration(*e) * time.Second
-			}
-			out = append(out, m)
-		}
+	for _, t := range issuedTo(pod, podtokens.File) {
+		file := nodes.TokenFile{Pod: pod.UID, Volume: t.Volume, Path: t.Path}
+		out = append(out, mount{TokenFile: file, expiration: t.Expiration})
 	}
 	return out
 }
 
 // SubPathToken names a volume from which a container of a pod mounts a projected token by subPath; false when there is
-// none. Such a mount stays as it was when the container started. An init container that has ended has no mounts.
+// none. Such a mount stays as it was when the container started.
 func SubPathToken(pod *corev1.Pod) (volume string, found bool) {
-	mounts := tokenMounts(pod)
-	var ended []string
-	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
-		if s.State.Terminated != nil {
-			ended = append(ended, s.Name)
-		}
+	pinned := issuedTo(pod, podtokens.SubPath)
+	if len(pinned) == 0 {
+		return "", false
 	}
-	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
-		if slices.Contains(ended, c.Name) {
-			continue
-		}
-		for _, m := range c.VolumeMounts {
-			if slices.ContainsFunc(mounts, func(t mount) bool { return t.Volume == m.Name && pins(m, t.Path) }) {
-				return m.Name, true
-			}
-		}
-	}
-	return "", false
+	return pinned[0].Volume, true
 }
 
 // Renewal is how long a kubelet takes, at most, to replace every token of a pod on its own; 0 for a pod without
@@ -85,15 +64,6 @@ func Renewal(pod *corev1.Pod) time.Duration {
 		most = max(most, renewedBy(time.Time{}, m.expiration).Sub(time.Time{}))
 	}
 	return most
-}
-
-// pins reports whether a mount shows a file of a volume as it was when the container started.
-func pins(m corev1.VolumeMount, file string) bool {
-	if m.SubPathExpr != "" {
-		return true // it may become anything
-	}
-	sub := path.Clean(m.SubPath)
-	return sub != "." && (sub == path.Clean(file) || strings.HasPrefix(path.Clean(file), sub+"/"))
 }
 
 // renewedBy is when a kubelet has replaced a token, at the latest.
