@@ -102,7 +102,8 @@ func (u *use) add(t podtokens.Token) {
 // notify annotates a pod, so that its kubelet projects what its Secrets hold now. A pod that is gone needs nothing.
 func notify(ctx context.Context, client kubernetes.Interface, namespace, pod string, w write) error {
 	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.AnnotationTokenRefreshed, w)
-	_, err := client.CoreV1().Pods(namespace).Patch(ctx, pod, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	_, err := client.CoreV1().Pods(namespace).Patch(
+		ctx, pod, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("annotating pod %s/%s: %w", namespace, pod, err)
 	}

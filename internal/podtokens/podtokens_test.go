@@ -27,7 +27,8 @@ func podOf(t *testing.T, text string) *corev1.Pod {
 
 // mounting is a pod whose only container mounts volume v as a whole.
 func mounting(volume string) string {
-	return "spec: {containers: [{name: main, volumeMounts: [{name: v, mountPath: /v}]}], volumes: [{name: v, " + volume + "}]}"
+	return "spec: {containers: [{name: main, volumeMounts: [{name: v, mountPath: /v}]}], " +
+		"volumes: [{name: v, " + volume + "}]}"
 }
 
 // cluster has drivers that ask for tokens.
@@ -45,11 +46,25 @@ var cluster = podtokens.Cluster{
 }
 
 var (
-	bound  = podtokens.Token{Kind: podtokens.Bound, Way: podtokens.File, Volume: "v", Path: "token", Expiration: time.Hour, Refresh: podtokens.ByKubelet}
-	legacy = podtokens.Token{Kind: podtokens.Legacy, Secret: "s", Way: podtokens.File, Volume: "v", Path: "token", Refresh: podtokens.ByKubelet}
-	env    = podtokens.Token{Kind: podtokens.Legacy, Secret: "s", Way: podtokens.Environment, Container: "main", Refresh: podtokens.ByContainer}
-	driver = podtokens.Token{Kind: podtokens.Legacy, Secret: "s", Way: podtokens.Driver, Volume: "v", Refresh: podtokens.ByPod}
-	vault  = podtokens.Token{Kind: podtokens.ThirdParty, Audience: "vault", Way: podtokens.Driver, Volume: "v", Expiration: time.Hour, Refresh: podtokens.ByPod}
+	bound = podtokens.Token{
+		Kind: podtokens.Bound, Way: podtokens.File, Volume: "v", Path: "token", Expiration: time.Hour,
+		Refresh: podtokens.ByKubelet,
+	}
+	legacy = podtokens.Token{
+		Kind: podtokens.Legacy, Secret: "s", Way: podtokens.File, Volume: "v", Path: "token",
+		Refresh: podtokens.ByKubelet,
+	}
+	env = podtokens.Token{
+		Kind: podtokens.Legacy, Secret: "s", Way: podtokens.Environment, Container: "main",
+		Refresh: podtokens.ByContainer,
+	}
+	driver = podtokens.Token{
+		Kind: podtokens.Legacy, Secret: "s", Way: podtokens.Driver, Volume: "v", Refresh: podtokens.ByPod,
+	}
+	vault = podtokens.Token{
+		Kind: podtokens.ThirdParty, Audience: "vault", Way: podtokens.Driver, Volume: "v", Expiration: time.Hour,
+		Refresh: podtokens.ByPod,
+	}
 )
 
 // like is a token with something changed.
@@ -75,7 +90,8 @@ var volumes = map[string][]struct {
 }{
 	"secret": {
 		{"secret: {secretName: s}", []podtokens.Token{legacy}},
-		{"secret: {secretName: s, optional: true, items: [{key: token, path: deep/t}]}", []podtokens.Token{at(legacy, "deep/t")}},
+		{"secret: {secretName: s, optional: true, items: [{key: token, path: deep/t}]}",
+			[]podtokens.Token{at(legacy, "deep/t")}},
 		{"secret: {secretName: s, items: [{key: ca.crt, path: token}]}", nil},
 		{"secret: {secretName: s, items: [{key: token, path: a}, {key: token, path: b}]}",
 			[]podtokens.Token{at(legacy, "a"), at(legacy, "b")}},
@@ -91,7 +107,8 @@ var volumes = map[string][]struct {
 		{"projected: {sources: [{secret: {name: s}}, {serviceAccountToken: {path: t}}]}",
 			[]podtokens.Token{legacy, at(bound, "t")}},
 		{"projected: {sources: [{secret: {name: s, items: [{key: other, path: token}]}}]}", nil},
-		{"projected: {sources: [{configMap: {name: c}}, {downwardAPI: {}}, {clusterTrustBundle: {path: a}}, {podCertificate: {}}]}", nil},
+		{"projected: {sources: [{configMap: {name: c}}, {downwardAPI: {}}]}", nil},
+		{"projected: {sources: [{clusterTrustBundle: {path: a}}, {podCertificate: {}}]}", nil},
 	},
 	"csi": {
 		{"csi: {driver: vault.example.com}", []podtokens.Token{vault}},
@@ -163,8 +180,8 @@ func TestCopies(t *testing.T) {
 	mount := func(by string) string { return "{name: main, volumeMounts: [{name: v, mountPath: /v, " + by + "}]}" }
 	main := pinned(bound, "main", podtokens.ByContainer)
 	for by, want := range map[string]bool{
-		"subPath: token": true, "subPath: ./token/": true, "subPath: ca.crt": false, "subPath: .": false, `subPath: ""`: false,
-		"subPath: tok": false, "subPath: ..data": true, "subPath: ..data/token": true, "subPath: ..data/ca.crt": false,
+		"subPath: token": true, "subPath: ./token/": true, "subPath: ca.crt": false, "subPath: tok": false,
+		"subPath: .": false, `subPath: ""`: false, "subPath: ..data": true, "subPath: ..data/token": true, "subPath: ..data/ca.crt": false,
 		"subPath: ..2026_11_26_23_00_00.1": true, "subPathExpr: $(NAME)": true,
 	} {
 		tokens := []podtokens.Token{bound}
@@ -174,7 +191,8 @@ func TestCopies(t *testing.T) {
 		check(t, "spec: {containers: ["+mount(by)+"], "+both+"}", tokens...)
 	}
 	for by, want := range map[string]bool{
-		"subPath: a": true, "subPath: a/b": true, "subPath: a/b/token": true, "subPath: b": false, "subPath: ..data/a": true,
+		"subPath: a": true, "subPath: a/b": true, "subPath: a/b/token": true, "subPath: b": false,
+		"subPath: ..data/a": true,
 	} {
 		tokens := []podtokens.Token{at(bound, "a/b/token")}
 		if want {
@@ -187,8 +205,9 @@ func TestCopies(t *testing.T) {
 func TestEnvironment(t *testing.T) {
 	const (
 		byKey  = "env: [{name: T, valueFrom: {secretKeyRef: {name: s, key: token}}}]"
-		byCert = "env: [{name: T, valueFrom: {secretKeyRef: {name: s, key: ca.crt}}}, {name: U, value: token}, {name: W, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]"
-		all    = "envFrom: [{prefix: P_, secretRef: {name: s}}, {configMapRef: {name: s}}]"
+		byCert = "env: [{name: T, valueFrom: {secretKeyRef: {name: s, key: ca.crt}}}, {name: U, value: token}, " +
+			"{name: W, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]"
+		all = "envFrom: [{prefix: P_, secretRef: {name: s}}, {configMapRef: {name: s}}]"
 	)
 	check(t, "spec: {containers: [{name: main, "+byKey+"}]}", env)
 	check(t, "spec: {containers: [{name: main, "+byCert+"}]}")
@@ -199,32 +218,32 @@ func TestEnvironment(t *testing.T) {
 
 // TestContainers has one copy in a container of each sort, in each state.
 func TestContainers(t *testing.T) {
-	const holds = ", envFrom: [{secretRef: {name: s}}]}"
-	in := func(r podtokens.Refresh) podtokens.Token {
-		return like(env, func(t *podtokens.Token) { t.Refresh = r })
-	}
-	for pod, want := range map[string]podtokens.Refresh{
-		"spec: {containers: [{name: main" + holds + "]}":                                                        podtokens.ByContainer,
-		"spec: {restartPolicy: Always, containers: [{name: main" + holds + "]}":                                 podtokens.ByContainer,
-		"spec: {restartPolicy: OnFailure, containers: [{name: main" + holds + "]}":                              podtokens.ByPod,
-		"spec: {restartPolicy: Never, containers: [{name: main" + holds + "]}":                                  podtokens.ByPod,
-		"spec: {restartPolicy: Never, containers: [{restartPolicy: Always, name: main" + holds + "]}":           podtokens.ByContainer,
-		"spec: {containers: [{restartPolicy: Never, name: main" + holds + "]}":                                  podtokens.ByPod,
-		"spec: {initContainers: [{name: main" + holds + "]}":                                                    podtokens.ByPod,
-		"spec: {initContainers: [{restartPolicy: Always, name: main" + holds + "]}":                             podtokens.ByContainer,
-		"spec: {ephemeralContainers: [{name: main" + holds + "]}":                                               podtokens.ByPod,
-		"{metadata: {deletionTimestamp: 2026-11-26T23:00:00Z}, spec: {containers: [{name: main" + holds + "]}}": podtokens.Never,
+	const main = "name: main, envFrom: [{secretRef: {name: s}}]"
+	for _, test := range []struct {
+		pod  string
+		want podtokens.Refresh
+	}{
+		{"spec: {containers: [{" + main + "}]}", podtokens.ByContainer},
+		{"spec: {restartPolicy: Always, containers: [{" + main + "}]}", podtokens.ByContainer},
+		{"spec: {restartPolicy: OnFailure, containers: [{" + main + "}]}", podtokens.ByPod},
+		{"spec: {restartPolicy: Never, containers: [{" + main + "}]}", podtokens.ByPod},
+		{"spec: {restartPolicy: Never, containers: [{restartPolicy: Always, " + main + "}]}", podtokens.ByContainer},
+		{"spec: {containers: [{restartPolicy: Never, " + main + "}]}", podtokens.ByPod},
+		{"spec: {initContainers: [{" + main + "}]}", podtokens.ByPod},
+		{"spec: {initContainers: [{restartPolicy: Always, " + main + "}]}", podtokens.ByContainer},
+		{"spec: {ephemeralContainers: [{" + main + "}]}", podtokens.ByPod},
+		{"{metadata: {deletionTimestamp: 2026-11-26T23:00:00Z}, spec: {containers: [{" + main + "}]}}", podtokens.Never},
 	} {
-		check(t, pod, in(want))
+		check(t, test.pod, like(env, func(t *podtokens.Token) { t.Refresh = test.want }))
 	}
 	const over = "[{name: main, state: {terminated: {exitCode: 0}}}]}}"
 	for _, pod := range []string{
-		"{spec: {containers: [{name: main" + holds + "]}, status: {containerStatuses: " + over,
-		"{spec: {initContainers: [{name: main" + holds + "]}, status: {initContainerStatuses: " + over,
-		"{spec: {ephemeralContainers: [{name: main" + holds + "]}, status: {ephemeralContainerStatuses: " + over,
-		"{spec: {containers: [{name: main" + holds + "]}, status: {phase: Succeeded}}",
-		"{spec: {containers: [{name: main" + holds + "]}, status: {phase: Failed}}",
-		"{metadata: {annotations: {kubernetes.io/config.mirror: x}}, spec: {containers: [{name: main" + holds + "]}}",
+		"{spec: {containers: [{" + main + "}]}, status: {containerStatuses: " + over,
+		"{spec: {initContainers: [{" + main + "}]}, status: {initContainerStatuses: " + over,
+		"{spec: {ephemeralContainers: [{" + main + "}]}, status: {ephemeralContainerStatuses: " + over,
+		"{spec: {containers: [{" + main + "}]}, status: {phase: Succeeded}}",
+		"{spec: {containers: [{" + main + "}]}, status: {phase: Failed}}",
+		"{metadata: {annotations: {kubernetes.io/config.mirror: x}}, spec: {containers: [{" + main + "}]}}",
 	} {
 		check(t, pod)
 	}
