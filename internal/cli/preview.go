@@ -33,6 +33,7 @@ func (a *app) preview(ctx context.Context, c admin, uc *v1alpha1.UserCluster) {
 		a.previewReplaced(report)
 	}
 	a.note("  signs %s again", count(report.LegacySecrets, "legacy token Secret"))
+	a.warn(report.Immutable, "legacy token Secrets that are immutable; THE ROTATION WAITS until they are deleted, or made again without it")
 	a.previewPods(uc, report)
 }
 
@@ -130,7 +131,11 @@ func shorten(names []string) []string {
 func budgets(list []preflight.Budget) []string {
 	var names []string
 	for _, b := range list {
-		names = append(names, fmt.Sprintf("%s (%d pods are healthy, %d have to be)", b.Name, b.Healthy, b.Desired))
+		why := fmt.Sprintf("%d pods are healthy, %d have to be", b.Healthy, b.Desired)
+		if b.Uncounted != "" {
+			why = "kube-controller-manager cannot count its pods: " + b.Uncounted
+		}
+		names = append(names, fmt.Sprintf("%s (%s)", b.Name, why))
 	}
 	return names
 }

@@ -4,6 +4,7 @@
 package preflight
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,13 +13,16 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/nodes/tokens"
 	"github.com/keyturn/keyturn/internal/podtokens"
 )
@@ -29,8 +33,10 @@ const defaultPageSize = 500
 // Report is what a rotation would meet. Every list is in the order of namespaces and names.
 type Report struct {
 	Nodes []Node
-	// LegacySecrets is the number of Secrets whose legacy token will be signed again.
+	// LegacySecrets is the number of Secrets whose legacy token will be signed again, and Immutable are those of which
+	// it cannot be.
 	LegacySecrets int
+	Immutable     []string
 	// BarePods are pods without a controller: they end with their node and nothing makes them again.
 	BarePods []string
 	// Blocking are the PodDisruptionBudgets that let no pod go at the moment.
@@ -54,6 +60,8 @@ type Node struct{ Name, Pool string }
 type Budget struct {
 	Name             string
 	Healthy, Desired int32
+	// Uncounted is why nobody can tell how many there are; see nodes.Uncounted.
+	Uncounted string
 }
 
 // PodUse is a pod and what it uses: audiences, or the names of Secrets or volumes.
@@ -139,10 +147,11 @@ func (i *inspection) budgets(ctx context.Context) error {
 		if err != nil {
 			return "", fmt.Errorf("listing PodDisruptionBudgets: %w", err)
 		}
-		for _, b := range list.Items {
-			if blocks(b) {
+		for n := range list.Items {
+			if b := &list.Items[n]; blocks(b) {
 				i.report.Blocking = append(i.report.Blocking, Budget{
 					Name: b.Namespace + "/" + b.Name, Healthy: b.Status.CurrentHealthy, Desired: b.Status.DesiredHealthy,
+					Uncounted: nodes.Uncounted(b),
 				})
 			}
 		}
@@ -150,9 +159,9 @@ func (i *inspection) budgets(ctx context.Context) error {
 	})
 }
 
-// blocks says that a budget has pods and lets none of them go.
-func blocks(b policyv1.PodDisruptionBudget) bool {
-	return b.Status.ExpectedPods > 0 && b.Status.DisruptionsAllowed == 0
+// blocks reports whether a budget has pods and lets none of them go.
+func blocks(b *policyv1.PodDisruptionBudget) bool {
+	return b.Status.DisruptionsAllowed == 0 && (b.Status.ExpectedPods > 0 || nodes.Uncounted(b) != "")
 }
 
 func (i *inspection) pods(ctx context.Context) error {
@@ -216,8 +225,10 @@ func (i *inspection) legacySecrets(ctx context.Context) error {
 			return "", fmt.Errorf("listing legacy tokens: %w", err)
 		}
 		i.report.LegacySecrets += len(list.Items)
-		for _, s := range list.Items {
-			i.legacySecret(s.Namespace, s.Name)
+		for n := range list.Items {
+			if err := i.legacySecret(ctx, &list.Items[n]); err != nil {
+				return "", err
+			}
 		}
 		return list.Continue, nil
 	})
@@ -227,13 +238,41 @@ func (i *inspection) legacySecrets(ctx context.Context) error {
 	return err
 }
 
-func (i *inspection) legacySecret(namespace, name string) {
+func (i *inspection) legacySecret(ctx context.Context, s *metav1.PartialObjectMetadata) error {
 	for n := range i.copied {
 		c := &i.copied[n]
-		if c.namespace == namespace && slices.Contains(c.secrets, name) {
-			c.legacy = append(c.legacy, name)
+		if c.namespace == s.Namespace && slices.Contains(c.secrets, s.Name) {
+			c.legacy = append(c.legacy, s.Name)
 		}
 	}
+	immutable, err := i.immutable(ctx, s)
+	if immutable {
+		i.report.Immutable = append(i.report.Immutable, s.Namespace+"/"+s.Name)
+	}
+	return err
+}
+
+// immutable reports whether a Secret is marked immutable, which its metadata does not say: they only say that somebody
+// has set the field. So such a Secret is written to, in a dry run.
+func (i *inspection) immutable(ctx context.Context, s *metav1.PartialObjectMetadata) (bool, error) {
+	set := slices.ContainsFunc(s.ManagedFields, func(f metav1.ManagedFieldsEntry) bool {
+		return f.FieldsV1 != nil && bytes.Contains(f.FieldsV1.Raw, []byte(`"f:immutable"`))
+	})
+	if !set {
+		return false, nil
+	}
+	secrets := i.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(s.Namespace)
+	_, err := secrets.Patch(ctx, s.Name, types.MergePatchType, []byte(`{"data":{"keyturn-dry-run":""}}`),
+		metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
+	switch {
+	case apierrors.IsInvalid(err):
+		return true, nil
+	case apierrors.IsNotFound(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("trying to write Secret %s/%s: %w", s.Namespace, s.Name, err)
+	}
+	return false, nil
 }
 
 // eachPage calls list for one page after the other.

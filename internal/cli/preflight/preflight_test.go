@@ -25,7 +25,7 @@ func TestInspectPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	createDriver(t, client)
-	want := Report{LegacySecrets: 5, Renewal: 48*time.Minute + 100*time.Second}
+	want := Report{LegacySecrets: 5, Immutable: []string{"default/n3"}, Renewal: 48*time.Minute + 100*time.Second}
 	for i := range 5 {
 		name := fmt.Sprintf("n%d", i)
 		create(t, client, name)
@@ -59,9 +59,11 @@ func create(t *testing.T, client kubernetes.Interface, name string) {
 	if _, err := client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	immutable := name == "n3"
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{corev1.ServiceAccountNameKey: "app"}},
 		Type:       corev1.SecretTypeServiceAccountToken,
+		Immutable:  &immutable,
 	}
 	if _, err := client.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)

@@ -169,6 +169,12 @@ func TestRefusal(t *testing.T) {
 	}
 	unprocessed := budget("new", 0, 1, 1, 1)
 	unprocessed.Generation = 2
+	uncounted := budget("odd", 0, 0, 0, 0) // never processed either: a failure is not an observation
+	uncounted.Generation = 1
+	uncounted.Status.Conditions = []metav1.Condition{{
+		Type: policyv1.DisruptionAllowedCondition, Status: metav1.ConditionFalse, Reason: policyv1.SyncFailedReason,
+		Message: "found no controller ref for pod \"bare\"",
+	}}
 	list := func(b ...policyv1.PodDisruptionBudget) []policyv1.PodDisruptionBudget { return b }
 	tests := []struct {
 		name     string
@@ -186,6 +192,9 @@ func TestRefusal(t *testing.T) {
 			"PodDisruptionBudget ns/b allows no disruption (it needs 2 healthy pods and has 1 of 3): more of its pods must become ready", false},
 		{"not processed", list(unprocessed),
 			"PodDisruptionBudget ns/new has not been processed by kube-controller-manager yet: more of its pods must become ready", false},
+		{"nobody can count them", list(uncounted), "PodDisruptionBudget ns/odd allows no disruption, since " +
+			"kube-controller-manager cannot count its pods (found no controller ref for pod \"bare\"): " +
+			"have the budget ask for minAvailable as a number of pods, or delete it", true},
 		{"several", list(budget("a", 1, 1, 2, 2), budget("b", 1, 1, 2, 2)),
 			"PodDisruptionBudget ns/a allows no disruption (it needs 1 healthy pods and has 2 of 2) and " +
 				"PodDisruptionBudget ns/b allows no disruption (it needs 1 healthy pods and has 2 of 2): " +
