@@ -34,6 +34,7 @@ func (a *app) preview(ctx context.Context, c admin, uc *v1alpha1.UserCluster) {
 	}
 	a.note("  signs %s again", count(report.LegacySecrets, "legacy token Secret"))
 	a.warn(report.Immutable, "legacy token Secrets that are immutable; THE ROTATION WAITS until they are deleted, or made again without it")
+	a.warn(used(report.Outside), "legacy tokens that no pod holds and that somebody uses; they stop working when they are signed again: copy the new ones")
 	a.previewPods(uc, report)
 }
 
@@ -136,6 +137,14 @@ func budgets(list []preflight.Budget) []string {
 			why = "kube-controller-manager cannot count its pods: " + b.Uncounted
 		}
 		names = append(names, fmt.Sprintf("%s (%s)", b.Name, why))
+	}
+	return names
+}
+
+func used(list []preflight.Used) []string {
+	var names []string
+	for _, u := range list {
+		names = append(names, fmt.Sprintf("%s (used last on %s)", u.Secret, u.Last))
 	}
 	return names
 }

@@ -4,7 +4,6 @@
 package preflight
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,9 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
@@ -37,6 +34,9 @@ type Report struct {
 	// it cannot be.
 	LegacySecrets int
 	Immutable     []string
+	// Outside are those that no pod holds and that somebody uses: a system outside of the cluster, which has to get
+	// the new token.
+	Outside []Used
 	// BarePods are pods without a controller: they end with their node and nothing makes them again.
 	BarePods []string
 	// Blocking are the PodDisruptionBudgets that let no pod go at the moment.
@@ -64,6 +64,9 @@ type Budget struct {
 	Uncounted string
 }
 
+// Used is a Secret and the day on which its token was used last, in UTC, like 2026-11-26.
+type Used struct{ Secret, Last string }
+
 // PodUse is a pod and what it uses: audiences, or the names of Secrets or volumes.
 type PodUse struct {
 	Pod  string
@@ -86,7 +89,9 @@ func inspect(ctx context.Context, config *rest.Config, pageSize int64) (Report, 
 	if err != nil {
 		return Report{}, fmt.Errorf("using the kubeconfig of the user cluster: %w", err)
 	}
-	i := &inspection{client: client, metadata: names, pageSize: pageSize}
+	i := &inspection{
+		client: client, metadata: names, pageSize: pageSize, held: map[types.NamespacedName]bool{},
+	}
 	for _, look := range []func(context.Context) error{i.issuer, i.drivers, i.nodes, i.budgets, i.pods, i.legacySecrets} {
 		if err := look(ctx); err != nil {
 			return Report{}, err
@@ -101,7 +106,9 @@ type inspection struct {
 	pageSize int64
 	report   Report
 	cluster  podtokens.Cluster
-	// copied are the Secrets of which pods have copied what could be a legacy token.
+	// held are the Secrets of which pods hold what could be a legacy token, and copied are those of which they have
+	// copied it.
+	held   map[types.NamespacedName]bool
 	copied []copiedSecrets
 }
 
@@ -186,8 +193,11 @@ func (i *inspection) pod(p *corev1.Pod) {
 	i.report.Renewal = max(i.report.Renewal, tokens.Renewal(p))
 	var audiences, subPaths, drivers, secrets []string
 	for _, t := range podtokens.Of(p, i.cluster) {
-		if t.Kind == podtokens.ThirdParty {
+		switch t.Kind {
+		case podtokens.ThirdParty:
 			audiences = append(audiences, t.Audience)
+		case podtokens.Legacy:
+			i.held[types.NamespacedName{Namespace: p.Namespace, Name: t.Secret}] = true
 		}
 		switch {
 		case t.Refresh == podtokens.ByKubelet:
@@ -213,66 +223,6 @@ func appendUse(list []PodUse, pod string, uses []string) []PodUse {
 	}
 	slices.Sort(uses)
 	return append(list, PodUse{Pod: pod, Uses: slices.Compact(uses)})
-}
-
-// legacySecrets counts them by their metadata alone, and finds those that pods have copied.
-func (i *inspection) legacySecrets(ctx context.Context) error {
-	secrets := i.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets"))
-	err := i.eachPage(func(o metav1.ListOptions) (string, error) {
-		o.FieldSelector = fields.OneTermEqualSelector("type", string(corev1.SecretTypeServiceAccountToken)).String()
-		list, err := secrets.List(ctx, o)
-		if err != nil {
-			return "", fmt.Errorf("listing legacy tokens: %w", err)
-		}
-		i.report.LegacySecrets += len(list.Items)
-		for n := range list.Items {
-			if err := i.legacySecret(ctx, &list.Items[n]); err != nil {
-				return "", err
-			}
-		}
-		return list.Continue, nil
-	})
-	for _, c := range i.copied {
-		i.report.Copies = appendUse(i.report.Copies, c.pod, c.legacy)
-	}
-	return err
-}
-
-func (i *inspection) legacySecret(ctx context.Context, s *metav1.PartialObjectMetadata) error {
-	for n := range i.copied {
-		c := &i.copied[n]
-		if c.namespace == s.Namespace && slices.Contains(c.secrets, s.Name) {
-			c.legacy = append(c.legacy, s.Name)
-		}
-	}
-	immutable, err := i.immutable(ctx, s)
-	if immutable {
-		i.report.Immutable = append(i.report.Immutable, s.Namespace+"/"+s.Name)
-	}
-	return err
-}
-
-// immutable reports whether a Secret is marked immutable, which its metadata does not say: they only say that somebody
-// has set the field. So such a Secret is written to, in a dry run.
-func (i *inspection) immutable(ctx context.Context, s *metav1.PartialObjectMetadata) (bool, error) {
-	set := slices.ContainsFunc(s.ManagedFields, func(f metav1.ManagedFieldsEntry) bool {
-		return f.FieldsV1 != nil && bytes.Contains(f.FieldsV1.Raw, []byte(`"f:immutable"`))
-	})
-	if !set {
-		return false, nil
-	}
-	secrets := i.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(s.Namespace)
-	_, err := secrets.Patch(ctx, s.Name, types.MergePatchType, []byte(`{"data":{"keyturn-dry-run":""}}`),
-		metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
-	switch {
-	case apierrors.IsInvalid(err):
-		return true, nil
-	case apierrors.IsNotFound(err):
-		return false, nil
-	case err != nil:
-		return false, fmt.Errorf("trying to write Secret %s/%s: %w", s.Namespace, s.Name, err)
-	}
-	return false, nil
 }
 
 // eachPage calls list for one page after the other.

@@ -25,7 +25,11 @@ func TestInspectPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	createDriver(t, client)
-	want := Report{LegacySecrets: 5, Immutable: []string{"default/n3"}, Renewal: 48*time.Minute + 100*time.Second}
+	createUsed(t, client)
+	want := Report{
+		LegacySecrets: 6, Immutable: []string{"default/n3"}, Outside: []Used{{Secret: "default/ci", Last: "2026-11-20"}},
+		Renewal: 48*time.Minute + 100*time.Second,
+	}
 	for i := range 5 {
 		name := fmt.Sprintf("n%d", i)
 		create(t, client, name)
@@ -61,9 +65,12 @@ func create(t *testing.T, client kubernetes.Interface, name string) {
 	}
 	immutable := name == "n3"
 	secret := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{corev1.ServiceAccountNameKey: "app"}},
-		Type:       corev1.SecretTypeServiceAccountToken,
-		Immutable:  &immutable,
+		ObjectMeta: metav1.ObjectMeta{
+			Name: name, Annotations: map[string]string{corev1.ServiceAccountNameKey: "app"},
+			Labels: map[string]string{lastUsedLabel: "2026-11-26"},
+		},
+		Type:      corev1.SecretTypeServiceAccountToken,
+		Immutable: &immutable,
 	}
 	if _, err := client.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -72,6 +79,21 @@ func create(t *testing.T, client kubernetes.Interface, name string) {
 		t.Fatal(err)
 	}
 	if _, err := client.CoreV1().Pods("default").Create(t.Context(), pod(name), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// createUsed makes a Secret whose token a system outside of the cluster uses.
+func createUsed(t *testing.T, client kubernetes.Interface) {
+	t.Helper()
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "ci", Annotations: map[string]string{corev1.ServiceAccountNameKey: "app"},
+			Labels: map[string]string{lastUsedLabel: "2026-11-20"},
+		},
+		Type: corev1.SecretTypeServiceAccountToken,
+	}
+	if _, err := client.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,0 +1,86 @@
+package preflight
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyturn/keyturn/internal/printable"
+)
+
+// legacySecrets counts them by their metadata alone, and finds those that pods have copied.
+func (i *inspection) legacySecrets(ctx context.Context) error {
+	secrets := i.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets"))
+	err := i.eachPage(func(o metav1.ListOptions) (string, error) {
+		o.FieldSelector = fields.OneTermEqualSelector("type", string(corev1.SecretTypeServiceAccountToken)).String()
+		list, err := secrets.List(ctx, o)
+		if err != nil {
+			return "", fmt.Errorf("listing legacy tokens: %w", err)
+		}
+		i.report.LegacySecrets += len(list.Items)
+		for n := range list.Items {
+			if err := i.legacySecret(ctx, &list.Items[n]); err != nil {
+				return "", err
+			}
+		}
+		return list.Continue, nil
+	})
+	for _, c := range i.copied {
+		i.report.Copies = appendUse(i.report.Copies, c.pod, c.legacy)
+	}
+	return err
+}
+
+// lastUsedLabel is where the API server notes the day on which a legacy token was used last: LastUsedLabelKey in
+// pkg/serviceaccount of Kubernetes.
+const lastUsedLabel = "kubernetes.io/legacy-token-last-used"
+
+func (i *inspection) legacySecret(ctx context.Context, s *metav1.PartialObjectMetadata) error {
+	for n := range i.copied {
+		c := &i.copied[n]
+		if c.namespace == s.Namespace && slices.Contains(c.secrets, s.Name) {
+			c.legacy = append(c.legacy, s.Name)
+		}
+	}
+	last := s.Labels[lastUsedLabel]
+	if last != "" && !i.held[types.NamespacedName{Namespace: s.Namespace, Name: s.Name}] {
+		i.report.Outside = append(i.report.Outside, Used{
+			Secret: s.Namespace + "/" + s.Name, Last: printable.Line(last),
+		})
+	}
+	immutable, err := i.immutable(ctx, s)
+	if immutable {
+		i.report.Immutable = append(i.report.Immutable, s.Namespace+"/"+s.Name)
+	}
+	return err
+}
+
+// immutable reports whether a Secret is marked immutable, which its metadata does not say: they only say that somebody
+// has set the field. So such a Secret is written to, in a dry run.
+func (i *inspection) immutable(ctx context.Context, s *metav1.PartialObjectMetadata) (bool, error) {
+	set := slices.ContainsFunc(s.ManagedFields, func(f metav1.ManagedFieldsEntry) bool {
+		return f.FieldsV1 != nil && bytes.Contains(f.FieldsV1.Raw, []byte(`"f:immutable"`))
+	})
+	if !set {
+		return false, nil
+	}
+	secrets := i.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(s.Namespace)
+	_, err := secrets.Patch(ctx, s.Name, types.MergePatchType, []byte(`{"data":{"keyturn-dry-run":""}}`),
+		metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
+	switch {
+	case apierrors.IsInvalid(err):
+		return true, nil
+	case apierrors.IsNotFound(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("trying to write Secret %s/%s: %w", s.Namespace, s.Name, err)
+	}
+	return false, nil
+}
