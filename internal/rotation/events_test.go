@@ -232,8 +232,8 @@ func (c *cluster) happen(e event) {
 		keys, _ := c.bootstrap.earlier(e.by)
 		c.servers[i] = simServer{listed: true, unseen: true, outsider: e.by > 0, configured: keys, running: keys, loaded: keys, phase: starting}
 		c.disks |= c.used()
-		if e.by > 0 && c.shape.managers == 0 && c.begun == StepRefresh {
-			c.begun = StepSwitch // no kube-controller-manager shows that the others have switched
+		if e.by > 0 && c.shape.managers == 0 && c.begun == rank(StepRefresh) {
+			c.begun = rank(StepSwitch) // no kube-controller-manager shows that the others have switched
 		}
 	case serverRestored:
 		keys, _ := c.servers[i].configured.earlier(e.by)

@@ -30,7 +30,7 @@ func wellFormed(o Observed, d Decision) error {
 		return errors.New("settled with something left to do")
 	case !d.Settled && d.Waiting == "" && a.Kind != GenerateKey && a.Kind != AdoptKey && a.Kind != DeleteKey:
 		return fmt.Errorf("nothing to wait for after %s", a.Kind)
-	case d.Step != "" && rank(d.Step) < 0:
+	case !slices.Contains(inOrder, d.Step):
 		return fmt.Errorf("unknown step %q", d.Step)
 	}
 	for _, v := range append([]int{d.Versions.Token, d.Versions.Private}, d.Versions.Public...) {
@@ -79,8 +79,8 @@ func (c *cluster) checkDecision(o Observed, d Decision) error {
 	if d.Done && (d.Step != "" || !slices.Equal(o.Stored, []int{o.Wanted})) {
 		return fmt.Errorf("done with key versions %v in step %q", o.Stored, d.Step)
 	}
-	if c.begun != "" && rank(d.Step) < rank(c.begun) && !d.Blind {
-		return fmt.Errorf("step %q after %s had begun", d.Step, c.begun)
+	if rank(d.Step) < c.begun && !d.Blind {
+		return fmt.Errorf("step %q after %s had begun", d.Step, inOrder[c.begun])
 	}
 	if d.Blind {
 		return nil
@@ -155,7 +155,7 @@ func checkAttended(o Observed, a Action) error {
 }
 
 // checkProofs asks for the proofs of the step before, in what the planner knew when it decided.
-func checkProofs(o Observed, d Decision, begun Step) error {
+func checkProofs(o Observed, d Decision, begun uint8) error {
 	leftover := d.Action.Kind == DeleteKey && len(o.Stored) > 2 // it was proven to be gone before
 	for _, s := range o.Servers {
 		if s.Leaving || leftover {
@@ -179,11 +179,11 @@ func checkProofs(o Observed, d Decision, begun Step) error {
 		}
 	}
 	for _, p := range o.Publications {
-		if d.Step == StepSwitch && rank(begun) < rank(StepSwitch) && p.SureAt.After(now) {
+		if d.Step == StepSwitch && begun < rank(StepSwitch) && p.SureAt.After(now) {
 			return fmt.Errorf("switches while some verifier of %s may not know the key yet", p.Name)
 		}
 	}
-	if d.Step == StepRetire && begun != StepRetire && (!o.Nodes.Converged || o.Legacy.Proven != slices.Max(o.Stored)) {
+	if d.Step == StepRetire && begun != rank(StepRetire) && (!o.Nodes.Converged || o.Legacy.Proven != slices.Max(o.Stored)) {
 		return fmt.Errorf("retires with nodes %+v and legacy tokens %+v", o.Nodes, o.Legacy)
 	}
 	return nil

@@ -217,12 +217,12 @@ func (r run) retire() (Decision, bool) {
 	if d, done := r.controlPlane(StepRetire, keys, r.next); !done {
 		return d, false
 	}
-	for _, s := range r.staying() {
+	for s := range r.staying {
 		if !slices.Contains(s.Refuses, r.old) {
 			return waiting(StepRetire, fmt.Sprintf("API server %s to refuse a canary token of key version %d", s.Name, r.old)), false
 		}
 	}
-	for _, s := range r.staying() {
+	for s := range r.staying {
 		if s.Forgets.After(r.now) {
 			return waiting(StepRetire, fmt.Sprintf("API server %s to forget which tokens of key version %d it has accepted, which is sure at %s",
 				s.Name, r.old, s.Forgets.UTC().Format(time.RFC3339))), false
