@@ -89,10 +89,19 @@ func (r run) staying(yield func(Server) bool) {
 	}
 }
 
-// anyDown reports whether some process does not run that is to stay.
-func (r run) anyDown() bool {
-	return r.anyServer(func(s Server) bool { return s.Running.IsZero() }) ||
-		slices.ContainsFunc(r.ControllerManagers, func(m ControllerManager) bool { return m.Running == 0 })
+// down names a process that does not run and is to stay; empty when there is none.
+func (r run) down(sign int) string {
+	for s := range r.staying {
+		if s.Running.IsZero() {
+			return r.whyNot(s)
+		}
+	}
+	for _, m := range r.ControllerManagers {
+		if m.Running == 0 {
+			return m.whyNot(sign)
+		}
+	}
+	return ""
 }
 
 // anyServer reports whether some API server that stays is so.

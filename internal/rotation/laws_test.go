@@ -179,14 +179,35 @@ func checkProofs(o Observed, d Decision, begun uint8) error {
 		}
 	}
 	for _, p := range o.Publications {
-		if d.Step == StepSwitch && begun < rank(StepSwitch) && p.SureAt.After(now) {
+		switch {
+		case !p.SureAt.After(now):
+		case d.Step == StepSwitch && begun < rank(StepSwitch), startsToSign(o, d.Action):
 			return fmt.Errorf("switches while some verifier of %s may not know the key yet", p.Name)
+		case d.Step == StepRetire && d.Action.Kind == DeleteKey && !leftover:
+			return fmt.Errorf("key version %d is deleted while some verifier of %s may accept it", d.Action.Version, p.Name)
 		}
 	}
 	if d.Step == StepRetire && begun != rank(StepRetire) && (!o.Nodes.Converged || o.Legacy.Proven != slices.Max(o.Stored)) {
 		return fmt.Errorf("retires with nodes %+v and legacy tokens %+v", o.Nodes, o.Legacy)
 	}
 	return nil
+}
+
+// startsToSign reports whether an action has one more signer sign with a key version that is new to it. One that lags
+// behind is brought up whatever verifiers know: others sign with that key already. So is a kube-controller-manager, once
+// another one has switched.
+func startsToSign(o Observed, a Action) bool {
+	t := a.Target
+	if a.Kind != ConvergeControlPlane || len(o.Stored) < 2 {
+		return false
+	}
+	fresh := func(k Keys) bool { return !k.IsZero() && k.Sign < t.Keys.Sign && !k.lags(t.Keys) }
+	server := slices.ContainsFunc(o.Servers, func(s Server) bool {
+		return (t.Live || s.Name == t.Next) && fresh(s.Configured) && !s.lags(t.Keys)
+	})
+	switched := func(m ControllerManager) bool { return m.Configured >= t.ControllerManagerSign }
+	manager := len(o.ControllerManagers) > 0 && !slices.ContainsFunc(o.ControllerManagers, switched)
+	return server || manager || t.Bootstrap && fresh(o.Bootstrap)
 }
 
 // checkNext allows one API server out at a time, when there is something to change, and while all others serve.

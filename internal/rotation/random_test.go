@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -266,7 +267,8 @@ func TestPropertiesCatch(t *testing.T) {
 		t.Run(broken.name, func(t *testing.T) {
 			t.Parallel()
 			for seed := range uint64(600) {
-				c := newChaos(seed, shapes[seed/4%uint64(len(shapes))], broken.plan)
+				s := cmp.Or(broken.in, shapes[seed/4%uint64(len(shapes))])
+				c := newChaos(seed, s, broken.plan)
 				err := c.run()
 				if err == nil {
 					continue

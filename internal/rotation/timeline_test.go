@@ -166,6 +166,10 @@ func stories() []story {
 		{"rotate-3-with-fleet", haFleet, rotate()},
 		{"fleet-loses-its-keys-in-switch", haFleet, rotate(incident{after: nextIs("cp-1"), happen: []event{{kind: fleetLost}}})},
 		{"fleet-loses-its-keys-in-refresh", haFleet, rotate(incident{after: replacing, happen: []event{{kind: fleetLost}}})},
+		{"server-dies-while-the-switch-is-held", haFleet, rotate(
+			incident{after: nextIs("cp-1"), happen: []event{{kind: fleetLost}}},
+			incident{after: waitsFor("API server cp-1: starting"), happen: []event{{serverDied, 2, 0}}},
+		)},
 		{"rotate-twice", one, rotate(incident{after: settledAt(2), happen: wanted(3)})},
 		{"wanted-again-while-it-runs", one, rotate(incident{after: in(StepSwitch), happen: wanted(3)})},
 		{"disruption-budget", oneNodes, rotate(
