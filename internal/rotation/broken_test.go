@@ -253,6 +253,19 @@ var brokenPlanners = []struct {
 		}
 		return plan(o)
 	}},
+	{name: "lets two API servers wait for each other", stuck: true, in: shape{servers: 2, managers: 1, disks: true}, plan: func(o Observed) Decision {
+		d := plan(o)
+		two := 0
+		for _, s := range o.Servers {
+			if s.restarting() && !s.lags(d.Action.Target.Keys) {
+				two++
+			}
+		}
+		if two == 2 {
+			d.Action.Target.Next = ""
+		}
+		return d
+	}},
 	{name: "leaves the old private key on disks", law: "on disks", plan: func(o Observed) Decision {
 		o.Held = nil
 		return plan(o)

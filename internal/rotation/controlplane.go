@@ -54,6 +54,12 @@ func (r run) change(t *Target) string {
 		candidate = slices.IndexFunc(servers, func(s Server) bool { return !s.Configured.Equal(t.Keys) && !s.live(t.Keys) })
 	}
 	for i, s := range servers {
+		if s.restarting() {
+			// Two of them wait for their turns, as when the key files of both were restored while they run. What counts
+			// is what it runs with. If it crashes meanwhile, it starts with keys that are one stage away from the others',
+			// as any API server may be in a change; one further away lags behind.
+			s.Configured = s.Running
+		}
 		if i != candidate && !r.proven(s) {
 			return r.whyNot(s)
 		}

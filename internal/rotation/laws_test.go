@@ -97,11 +97,11 @@ func (c *cluster) checkDecision(o Observed, d Decision) error {
 	return c.checkVersions(d.Versions)
 }
 
-// checkForward lets no target be behind what an API server is already to have.
+// checkForward lets no target be behind what an API server has, or is already to have.
 func checkForward(o Observed, a Action) error {
 	for _, s := range o.Servers {
-		if a.Kind == ConvergeControlPlane && a.Target.Keys.Stage() < s.Configured.Stage() {
-			return fmt.Errorf("%v goes backward from what %s is to have, %v", a.Target.Keys, s.Name, s.Configured)
+		if a.Kind == ConvergeControlPlane && a.Target.Keys.Stage() < max(s.Configured.Stage(), s.Running.Stage()) {
+			return fmt.Errorf("%v goes backward from what %s has and is to have, %v and %v", a.Target.Keys, s.Name, s.Running, s.Configured)
 		}
 	}
 	for _, m := range o.ControllerManagers {
@@ -222,8 +222,8 @@ func checkNext(o Observed, t Target) error {
 		if s.Leaving && s.Name != t.Next {
 			continue
 		}
-		restarts := !s.Running.Equal(s.Configured) && !(s.Running.External && s.Configured.External)
-		if s.Name != t.Next && (!s.Ready || s.Waiting != "" || s.Running.IsZero() || restarts) {
+		// What an API server is to start with next does not matter: if it crashes now, that is a stage away at most.
+		if s.Name != t.Next && (!s.Ready || s.Waiting != "" || s.Running.IsZero()) {
 			return fmt.Errorf("%s is taken out while %s is not ready", t.Next, s.Name)
 		}
 		if s.Name == t.Next && s.Configured.Equal(t.Keys) && s.Running.Equal(t.Keys) {
@@ -323,7 +323,7 @@ func (c *cluster) checkVersions(v Versions) error {
 			now = s.loaded
 		}
 		switch {
-		case s.configured.sign < private || now.sign < private || now.sign < token:
+		case s.configured.sign < private && !s.older || now.sign < private || now.sign < token:
 			return fmt.Errorf("versions %v while %s signs with %d", v, name, min(s.configured.sign, now.sign))
 		case !now.verify.has(newest) && !s.loaded.verify.has(newest):
 			return fmt.Errorf("versions %v while %s does not accept %d", v, name, newest)
@@ -385,18 +385,19 @@ func checkStep(was, is *cluster, d Decision) error {
 // checkConfigured allows an API server one change at a time, forward only, and each after its proof.
 func checkConfigured(was, is *cluster, i int) error {
 	before, after := was.servers[i].configured, is.servers[i].configured
-	return was.checkKeys(before, after, was.servers[i].outsider)
+	return was.checkKeys(before, after, was.servers[i].outsider || was.servers[i].older)
 }
 
-// checkKeys allows keys to change forward only, and each time after the proof. Those of an outsider may follow the others.
-func (c *cluster) checkKeys(before, after simKeys, outsider bool) error {
+// checkKeys allows keys to change forward only, and each time after the proof. Those of an API server that is behind may
+// follow the others.
+func (c *cluster) checkKeys(before, after simKeys, behind bool) error {
 	if before == after || before.sign == 0 {
 		return nil
 	}
 	if after.sign < before.sign || after.verify.min() < before.verify.min() || after.verify.max() < before.verify.max() {
 		return fmt.Errorf("%v after %v goes backward", after.keys(), before.keys())
 	}
-	if outsider && after.keys().Stage() <= int(c.high) {
+	if behind && after.keys().Stage() <= int(c.high) {
 		return nil
 	}
 	if after.sign != before.sign {
@@ -416,7 +417,7 @@ func (c *cluster) checkProven(version uint8) error {
 		if !s.counts() || s.unseen && s.configured.verify.has(version) {
 			continue
 		}
-		if !s.proven.has(version) || !s.configured.verify.has(version) {
+		if !s.proven.has(version) || !s.older && !s.configured.verify.has(version) {
 			return fmt.Errorf("signs with key version %d, which %s has not proven to accept", version, serverName(i))
 		}
 	}
@@ -433,7 +434,7 @@ func checkManager(was, is *cluster, i int) error {
 		return nil
 	case after < before:
 		return errors.New("goes backward")
-	case was.anyServer(func(s simServer) bool { return s.configured.sign != after && s.counts() }):
+	case was.anyServer(func(s simServer) bool { return s.configured.sign != after && s.counts() && !s.older }):
 		return errors.New("is switched before the API servers are")
 	}
 	return was.checkProven(after)

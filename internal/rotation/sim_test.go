@@ -79,6 +79,9 @@ type simServer struct {
 	// outsider means that it came, or came back, with keys of an earlier stage than others had, and is not brought up yet.
 	// Nobody can promise anything about such an API server but that it is brought up.
 	outsider bool
+	// older means that its disk was restored to keys of an earlier stage than its process runs with. The process goes on
+	// as it is; once it ends, it comes back with the older keys.
+	older bool
 	// unseen means that it came and that the planner has not seen it yet.
 	unseen              bool
 	configured, running simKeys
@@ -136,8 +139,9 @@ type shape struct {
 	external, converts bool
 	// open means that API servers come and go, and are restored from backups.
 	open bool
-	// restores means that machines are restored from backups, and there are no others.
-	restores bool
+	// restores means that machines are restored from backups, and disks that only the disks of machines are, while their
+	// processes run. No machines come or go then.
+	restores, disks bool
 	// adopted means that somebody else made the cluster.
 	adopted bool
 	// bare means that it has no legacy tokens.
@@ -404,21 +408,24 @@ func (c *cluster) noteBegun(d Decision) {
 // noteLess remembers that nothing shows any more how far a rotation had come.
 func (c *cluster) noteLess() {
 	newest := c.stored.max()
-	if c.begun == rank(StepRetire) && !c.has(func(k simKeys) bool { return k.verify == setOf(int(newest)) }) {
+	shown := func(f func(simKeys) bool) bool {
+		return c.has(f) || c.anyServer(func(s simServer) bool { return f(s.running) })
+	}
+	if c.begun == rank(StepRetire) && !shown(func(k simKeys) bool { return k.verify == setOf(int(newest)) }) {
 		c.begun = rank(StepRefresh)
 	}
 	managers := slices.ContainsFunc(c.manager[:], func(m simManager) bool { return m.configured == newest })
 	if c.begun == rank(StepRefresh) && !managers {
 		c.begun = rank(StepSwitch)
 	}
-	if c.begun == rank(StepSwitch) && !c.has(func(k simKeys) bool { return k.sign == newest }) && !managers {
+	if c.begun == rank(StepSwitch) && !shown(func(k simKeys) bool { return k.sign == newest }) && !managers {
 		c.begun = rank(StepPublish)
 	}
 }
 
 // noteBroughtUp remembers how far keys have come, and that API servers have caught up with them.
 func (c *cluster) noteBroughtUp() {
-	if !c.shape.open && !c.shape.restores {
+	if !c.shape.open && !c.shape.restores && !c.shape.disks {
 		return
 	}
 	c.high = max(c.high, uint8(c.bootstrap.keys().Stage()))
@@ -426,7 +433,8 @@ func (c *cluster) noteBroughtUp() {
 		c.high = max(c.high, uint8(s.configured.keys().Stage()))
 	}
 	for _, s := range c.each {
-		s.outsider = s.outsider && (s.phase == away || uint8(s.loaded.keys().Stage()) < c.high)
+		stage := uint8(min(s.loaded.keys().Stage(), s.configured.keys().Stage()))
+		s.outsider = s.outsider && (s.phase == away || stage < c.high)
 	}
 }
 
@@ -500,7 +508,7 @@ func (c *cluster) mayGo(i int, t Target) bool {
 		return true
 	}
 	for j, s := range c.each {
-		if j != i && !s.leaving && (s.phase != ready || s.running != s.configured && !s.running.external) {
+		if j != i && !s.leaving && s.phase != ready {
 			return false
 		}
 	}
@@ -512,6 +520,7 @@ func (s *simServer) converge(want simKeys, next, live, mayGo bool) {
 	switch {
 	case changes && s.configured != want:
 		s.configured = want
+		s.older = s.older && want.keys().Stage() < s.running.keys().Stage()
 		if s.running.external && want.external {
 			s.running = want
 		}
