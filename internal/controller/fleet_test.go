@@ -297,7 +297,8 @@ func (s *slowly) Observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Ob
 	return seen, err
 }
 
-// However much is proven, the switch waits out the propagation time, which a restart of the controller does not begin anew.
+// However much is proven, the switch and the end of the rotation wait out the propagation time, which a restart of the
+// controller does not begin again.
 func TestPropagationTime(t *testing.T) {
 	w := newWorld(t)
 	place, ahead := &slowly{}, time.Duration(0)
@@ -309,7 +310,7 @@ func TestPropagationTime(t *testing.T) {
 	setUp()
 	blue := w.settled("blue")
 	w.rotate(blue)
-	const waiting = "every verifier of memory to know key version 2, which is sure at "
+	const waiting = "every verifier of memory to accept key versions [1 2] and no other, at the latest at "
 	w.until(blue, func(uc *v1alpha1.UserCluster) bool {
 		return strings.Contains(uc.Status.KSASigningKey.WaitingFor, waiting)
 	})
@@ -320,6 +321,13 @@ func TestPropagationTime(t *testing.T) {
 			t.Errorf("in step %s it waits for %q", uc.Status.KSASigningKey.Step, uc.Status.KSASigningKey.WaitingFor)
 		}
 	}
+	ahead = 61 * time.Minute
+	w.until(blue, inStep("Refresh"))
+	ahead = 0
+	w.until(blue, func(uc *v1alpha1.UserCluster) bool {
+		const waiting = "every verifier of memory to accept key versions [2] and no other, at the latest at "
+		return inStep("Retire")(uc) && strings.Contains(uc.Status.KSASigningKey.WaitingFor, waiting)
+	})
 	ahead = 61 * time.Minute
 	w.until(blue, isSettled)
 	w.wantOnly(blue, 2)

@@ -56,7 +56,7 @@ func TestRotateWithSigners(t *testing.T) {
 	}
 	w.wantStarts(blue, 1, 1, 1)
 	forgets := func(wait string) bool {
-		return strings.Contains(wait, "to forget which tokens of key version 1 it has accepted, which is sure at ")
+		return strings.Contains(wait, "to forget which tokens of key version 1 it has accepted, at the latest at ")
 	}
 	if !slices.ContainsFunc(waits, forgets) {
 		t.Errorf("nobody waited until the old key was forgotten: %q", slices.Compact(waits))

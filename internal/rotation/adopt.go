@@ -10,7 +10,7 @@ import (
 // before it is stored: its tokens are everywhere.
 func adopt(o Observed) Decision {
 	r := run{Observed: o}
-	servers := r.staying()
+	servers := slices.Collect(r.staying)
 	if len(servers) == 0 {
 		return Decision{Action: Action{Kind: Wait}, Waiting: "an API server to appear"}
 	}
@@ -38,7 +38,7 @@ func adopt(o Observed) Decision {
 // retiredAccepted names keys that an API server still accepts although every key but the newest was retired. The first
 // version has no older one: what is accepted beside it was there before.
 func (r run) retiredAccepted() string {
-	for _, s := range r.staying() {
+	for s := range r.staying {
 		if len(s.Foreign) > 0 && r.next > 1 {
 			return fmt.Sprintf("API server %s to stop accepting the keys %s, which are no version of ours",
 				s.Name, strings.Join(slices.Sorted(slices.Values(s.Foreign)), ", "))
@@ -49,7 +49,7 @@ func (r run) retiredAccepted() string {
 
 // foreign names foreign keys that API servers accept and that the user has not released.
 func (r run) foreign() string {
-	for _, s := range r.staying() {
+	for s := range r.staying {
 		kept := slices.DeleteFunc(slices.Clone(s.Foreign), func(kid string) bool {
 			return slices.Contains(r.ForeignMayGo, kid)
 		})

@@ -12,6 +12,8 @@ var brokenPlanners = []struct {
 	// law is part of what it is caught for; stuck says that it is for never ending.
 	law   string
 	stuck bool
+	// in is the only shape of cluster in which it is tried; zero: in all.
+	in shape
 }{
 	{name: "skips the proof of publish", law: "not proven", plan: func(o Observed) Decision {
 		o.Servers = slices.Clone(o.Servers)
@@ -35,6 +37,24 @@ var brokenPlanners = []struct {
 		o.Publications = slices.Clone(o.Publications)
 		for i := range o.Publications {
 			o.Publications[i].SureAt = time.Time{}
+		}
+		return plan(o)
+	}},
+	{name: "does not wait until all of the fleet has lost the key", law: "may accept it", plan: func(o Observed) Decision {
+		if plan(o).Step == StepRetire {
+			o.Publications = slices.Clone(o.Publications)
+			for i := range o.Publications {
+				o.Publications[i].SureAt = time.Time{}
+			}
+		}
+		return plan(o)
+	}},
+	{name: "switches on before all of the fleet has the key again", law: "may not know the key yet", in: haFleet, plan: func(o Observed) Decision {
+		if began := slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Configured.Sign == o.Wanted }); began && plan(o).Step == StepSwitch {
+			o.Publications = slices.Clone(o.Publications)
+			for i := range o.Publications {
+				o.Publications[i].SureAt = time.Time{}
+			}
 		}
 		return plan(o)
 	}},
@@ -232,6 +252,19 @@ var brokenPlanners = []struct {
 			}
 		}
 		return plan(o)
+	}},
+	{name: "lets two API servers wait for each other", stuck: true, in: shape{servers: 2, managers: 1, disks: true}, plan: func(o Observed) Decision {
+		d := plan(o)
+		two := 0
+		for _, s := range o.Servers {
+			if s.restarting() && !s.lags(d.Action.Target.Keys) {
+				two++
+			}
+		}
+		if two == 2 {
+			d.Action.Target.Next = ""
+		}
+		return d
 	}},
 	{name: "leaves the old private key on disks", law: "on disks", plan: func(o Observed) Decision {
 		o.Held = nil

@@ -39,7 +39,7 @@ func (r run) missing() string {
 	switch {
 	case r.Presence == PresenceAbsent:
 		return "the control plane to be made"
-	case len(r.staying()) == 0:
+	case !r.anyServer(func(Server) bool { return true }):
 		return "an API server to appear"
 	}
 	return ""
@@ -48,12 +48,18 @@ func (r run) missing() string {
 // change allows what may change to the keys of t now, and returns what that waits for; empty once nothing is left to
 // change.
 func (r run) change(t *Target) string {
-	servers := r.staying()
+	servers := slices.Collect(r.staying)
 	candidate := slices.IndexFunc(servers, Server.restarting)
 	if candidate < 0 && !r.bootstrapDue(t.Keys) {
 		candidate = slices.IndexFunc(servers, func(s Server) bool { return !s.Configured.Equal(t.Keys) && !s.live(t.Keys) })
 	}
 	for i, s := range servers {
+		if s.restarting() {
+			// Two of them wait for their turns, as when the key files of both were restored while they run. What counts
+			// is what it runs with. If it crashes meanwhile, it starts with keys that are one stage away from the others',
+			// as any API server may be in a change; one further away lags behind.
+			s.Configured = s.Running
+		}
 		if i != candidate && !r.proven(s) {
 			return r.whyNot(s)
 		}
@@ -80,21 +86,49 @@ func (r run) change(t *Target) string {
 // bootstrapDue reports whether an API server that came now would start with other keys than these.
 func (r run) bootstrapDue(want Keys) bool { return !r.Bootstrap.IsZero() && !r.Bootstrap.Equal(want) }
 
-// staying are the API servers whose machines are not being removed.
-func (r run) staying() []Server {
-	return slices.DeleteFunc(slices.Clone(r.Servers), func(s Server) bool { return s.Leaving })
+// staying yields the API servers whose machines are not being removed.
+func (r run) staying(yield func(Server) bool) {
+	for _, s := range r.Servers {
+		if !s.Leaving && !yield(s) {
+			return
+		}
+	}
 }
 
-// anyDown reports whether some process does not run that is to stay.
-func (r run) anyDown() bool {
-	return r.anyServer(func(s Server) bool { return s.Running.IsZero() }) ||
-		slices.ContainsFunc(r.ControllerManagers, func(m ControllerManager) bool { return m.Running == 0 })
+// down names a process that does not run and is to stay; empty when there is none.
+func (r run) down(sign int) string {
+	for s := range r.staying {
+		if s.Running.IsZero() {
+			return r.whyNot(s)
+		}
+	}
+	for _, m := range r.ControllerManagers {
+		if m.Running == 0 {
+			return m.whyNot(sign)
+		}
+	}
+	return ""
 }
 
-func (r run) anyServer(f func(Server) bool) bool { return slices.ContainsFunc(r.staying(), f) }
+// anyServer reports whether some API server that stays is so.
+func (r run) anyServer(is func(Server) bool) bool {
+	for s := range r.staying {
+		if is(s) {
+			return true
+		}
+	}
+	return false
+}
 
-func (r run) allServers(f func(Server) bool) bool {
-	return len(r.staying()) > 0 && !r.anyServer(func(s Server) bool { return !f(s) })
+// allServers reports whether some API server stays, and all that do are so.
+func (r run) allServers(are func(Server) bool) bool {
+	some := false
+	for s := range r.staying {
+		if some = true; !are(s) {
+			return false
+		}
+	}
+	return some
 }
 
 // lags reports whether keys are of an earlier stage than the one that a change to want starts from. Whoever has them

@@ -41,6 +41,7 @@ const (
 	serverDied
 	serverMisloaded // an API server starts with bad key files
 	serverRestored  // a machine of the control plane comes back as it was `by` stages ago
+	diskRestored    // only its disk does, while its API server runs
 	managerDied
 	nodeDied
 	nodeLost // with its disk
@@ -78,11 +79,12 @@ func (e event) String() string {
 		serverGone:    "the machine of API server cp-%d is gone", serverLeaves: "the machine of API server cp-%d is to go",
 		serverJoins:    "a machine joins as API server cp-%d, with keys of %d stages ago",
 		serverRestored: "API server cp-%d is restored from %d stages ago",
+		diskRestored:   "the disk of API server cp-%d is restored from %d stages ago",
 		secondPlans:    "a second controller plans", secondActs: "the second controller acts on its plan",
 		budgetSpent: "a PodDisruptionBudget allows no disruption", controllerDied: "the controller restarts",
 		fleetLost: "somebody deletes the membership",
 	}
-	if slices.Contains([]eventKind{nodeReady, podRefreshed, secretFilled, serverJoins, serverRestored}, e.kind) {
+	if slices.Contains([]eventKind{nodeReady, podRefreshed, secretFilled, serverJoins, serverRestored, diskRestored}, e.kind) {
 		return fmt.Sprintf(texts[e.kind], e.at, e.by)
 	}
 	if strings.Contains(texts[e.kind], "%d") {
@@ -113,7 +115,7 @@ func (c *cluster) events(yield func(event) bool) {
 		if c.servers[i].listed {
 			c.serverEvents(i, add)
 		}
-		if c.shape.open || c.shape.restores {
+		if c.shape.open || c.shape.restores || c.shape.disks {
 			c.machineEvents(i, add)
 		}
 	}
@@ -172,14 +174,16 @@ func (c *cluster) machineEvents(i int8, add func(bool, eventKind, int8, int8)) {
 		_, ok := c.bootstrap.earlier(ago)
 		add(c.made && !s.listed && ok && c.shape.open, serverJoins, i, ago)
 		_, ok = s.configured.earlier(ago)
-		add(s.listed && ago > 0 && ok && !c.untold(), serverRestored, i, ago)
+		restorable := s.listed && ago > 0 && ok && !c.untold()
+		add(restorable && (c.shape.open || c.shape.restores), serverRestored, i, ago)
+		add(restorable && c.shape.disks && s.phase != away, diskRestored, i, ago)
 	}
 }
 
 // untold reports whether a key is retired and nobody has noted that yet. It is so for one round. A machine that is
 // restored just then, with no other beside it, looks like one whose key was lost.
 func (c *cluster) untold() bool {
-	return c.shape.restores && c.wanted > 1 && c.stored.min() == c.stored.max() && c.completed != c.wanted
+	return (c.shape.restores || c.shape.disks) && c.wanted > 1 && c.stored.min() == c.stored.max() && c.completed != c.wanted
 }
 
 // earlier returns the keys of so many stages ago.
@@ -214,14 +218,17 @@ func (c *cluster) nodeEvents(i int8, add func(bool, eventKind, int8, int8)) {
 func (c *cluster) happen(e event) {
 	i := e.at
 	switch e.kind {
-	case serverStopped:
+	case serverStopped, serverReloaded, serverDied:
+		if s := &c.servers[i]; s.older {
+			s.stop()
+			c.noteLess()
+			break
+		}
 		c.servers[i].stop()
 	case serverStarted:
 		c.servers[i].start()
 	case serverReady:
 		c.servers[i].phase, c.servers[i].ours = ready, false
-	case serverReloaded, serverDied:
-		c.servers[i].stop()
 	case serverLoads:
 		c.servers[i].load()
 	case serverForgets:
@@ -232,12 +239,16 @@ func (c *cluster) happen(e event) {
 		keys, _ := c.bootstrap.earlier(e.by)
 		c.servers[i] = simServer{listed: true, unseen: true, outsider: e.by > 0, configured: keys, running: keys, loaded: keys, phase: starting}
 		c.disks |= c.used()
-		if e.by > 0 && c.shape.managers == 0 && c.begun == StepRefresh {
-			c.begun = StepSwitch // no kube-controller-manager shows that the others have switched
+		if e.by > 0 && c.shape.managers == 0 && c.begun == rank(StepRefresh) {
+			c.begun = rank(StepSwitch) // no kube-controller-manager shows that the others have switched
 		}
 	case serverRestored:
 		keys, _ := c.servers[i].configured.earlier(e.by)
 		c.servers[i] = simServer{listed: true, leaving: c.servers[i].leaving, outsider: true, configured: keys}
+		c.disks |= c.used()
+		c.noteLess()
+	case diskRestored:
+		c.servers[i].restoreDisk(e.by)
 		c.disks |= c.used()
 		c.noteLess()
 	case serverLeaves:
@@ -287,6 +298,18 @@ func (c *cluster) happen(e event) {
 // stop ends the process. It is out because of us until it is ready again only if we took it out.
 func (s *simServer) stop() {
 	s.phase, s.running, s.loaded, s.remembers = away, simKeys{}, simKeys{}, false
+	s.outsider, s.older = s.outsider || s.older, false
+}
+
+// restoreDisk gives the machine the keys that it had so many stages ago. A process that read its key files goes on with
+// them; one with a signer gets what that reads now.
+func (s *simServer) restoreDisk(stages int8) {
+	s.configured, _ = s.configured.earlier(stages)
+	if s.running.external {
+		s.running, s.outsider = s.configured, true
+		return
+	}
+	s.older = true
 }
 
 // load gives the process what its signer was told.

@@ -30,7 +30,7 @@ func wellFormed(o Observed, d Decision) error {
 		return errors.New("settled with something left to do")
 	case !d.Settled && d.Waiting == "" && a.Kind != GenerateKey && a.Kind != AdoptKey && a.Kind != DeleteKey:
 		return fmt.Errorf("nothing to wait for after %s", a.Kind)
-	case d.Step != "" && rank(d.Step) < 0:
+	case !slices.Contains(inOrder, d.Step):
 		return fmt.Errorf("unknown step %q", d.Step)
 	}
 	for _, v := range append([]int{d.Versions.Token, d.Versions.Private}, d.Versions.Public...) {
@@ -79,8 +79,8 @@ func (c *cluster) checkDecision(o Observed, d Decision) error {
 	if d.Done && (d.Step != "" || !slices.Equal(o.Stored, []int{o.Wanted})) {
 		return fmt.Errorf("done with key versions %v in step %q", o.Stored, d.Step)
 	}
-	if c.begun != "" && rank(d.Step) < rank(c.begun) && !d.Blind {
-		return fmt.Errorf("step %q after %s had begun", d.Step, c.begun)
+	if rank(d.Step) < c.begun && !d.Blind {
+		return fmt.Errorf("step %q after %s had begun", d.Step, inOrder[c.begun])
 	}
 	if d.Blind {
 		return nil
@@ -97,11 +97,11 @@ func (c *cluster) checkDecision(o Observed, d Decision) error {
 	return c.checkVersions(d.Versions)
 }
 
-// checkForward lets no target be behind what an API server is already to have.
+// checkForward lets no target be behind what an API server has, or is already to have.
 func checkForward(o Observed, a Action) error {
 	for _, s := range o.Servers {
-		if a.Kind == ConvergeControlPlane && a.Target.Keys.Stage() < s.Configured.Stage() {
-			return fmt.Errorf("%v goes backward from what %s is to have, %v", a.Target.Keys, s.Name, s.Configured)
+		if a.Kind == ConvergeControlPlane && a.Target.Keys.Stage() < max(s.Configured.Stage(), s.Running.Stage()) {
+			return fmt.Errorf("%v goes backward from what %s has and is to have, %v and %v", a.Target.Keys, s.Name, s.Running, s.Configured)
 		}
 	}
 	for _, m := range o.ControllerManagers {
@@ -155,7 +155,7 @@ func checkAttended(o Observed, a Action) error {
 }
 
 // checkProofs asks for the proofs of the step before, in what the planner knew when it decided.
-func checkProofs(o Observed, d Decision, begun Step) error {
+func checkProofs(o Observed, d Decision, begun uint8) error {
 	leftover := d.Action.Kind == DeleteKey && len(o.Stored) > 2 // it was proven to be gone before
 	for _, s := range o.Servers {
 		if s.Leaving || leftover {
@@ -179,14 +179,35 @@ func checkProofs(o Observed, d Decision, begun Step) error {
 		}
 	}
 	for _, p := range o.Publications {
-		if d.Step == StepSwitch && rank(begun) < rank(StepSwitch) && p.SureAt.After(now) {
+		switch {
+		case !p.SureAt.After(now):
+		case d.Step == StepSwitch && begun < rank(StepSwitch), startsToSign(o, d.Action):
 			return fmt.Errorf("switches while some verifier of %s may not know the key yet", p.Name)
+		case d.Step == StepRetire && d.Action.Kind == DeleteKey && !leftover:
+			return fmt.Errorf("key version %d is deleted while some verifier of %s may accept it", d.Action.Version, p.Name)
 		}
 	}
-	if d.Step == StepRetire && begun != StepRetire && (!o.Nodes.Converged || o.Legacy.Proven != slices.Max(o.Stored)) {
+	if d.Step == StepRetire && begun != rank(StepRetire) && (!o.Nodes.Converged || o.Legacy.Proven != slices.Max(o.Stored)) {
 		return fmt.Errorf("retires with nodes %+v and legacy tokens %+v", o.Nodes, o.Legacy)
 	}
 	return nil
+}
+
+// startsToSign reports whether an action has one more signer sign with a key version that is new to it. One that lags
+// behind is brought up whatever verifiers know: others sign with that key already. So is a kube-controller-manager, once
+// another one has switched.
+func startsToSign(o Observed, a Action) bool {
+	t := a.Target
+	if a.Kind != ConvergeControlPlane || len(o.Stored) < 2 {
+		return false
+	}
+	fresh := func(k Keys) bool { return !k.IsZero() && k.Sign < t.Keys.Sign && !k.lags(t.Keys) }
+	server := slices.ContainsFunc(o.Servers, func(s Server) bool {
+		return (t.Live || s.Name == t.Next) && fresh(s.Configured) && !s.lags(t.Keys)
+	})
+	switched := func(m ControllerManager) bool { return m.Configured >= t.ControllerManagerSign }
+	manager := len(o.ControllerManagers) > 0 && !slices.ContainsFunc(o.ControllerManagers, switched)
+	return server || manager || t.Bootstrap && fresh(o.Bootstrap)
 }
 
 // checkNext allows one API server out at a time, when there is something to change, and while all others serve.
@@ -201,8 +222,8 @@ func checkNext(o Observed, t Target) error {
 		if s.Leaving && s.Name != t.Next {
 			continue
 		}
-		restarts := !s.Running.Equal(s.Configured) && !(s.Running.External && s.Configured.External)
-		if s.Name != t.Next && (!s.Ready || s.Waiting != "" || s.Running.IsZero() || restarts) {
+		// What an API server is to start with next does not matter: if it crashes now, that is a stage away at most.
+		if s.Name != t.Next && (!s.Ready || s.Waiting != "" || s.Running.IsZero()) {
 			return fmt.Errorf("%s is taken out while %s is not ready", t.Next, s.Name)
 		}
 		if s.Name == t.Next && s.Configured.Equal(t.Keys) && s.Running.Equal(t.Keys) {
@@ -302,7 +323,7 @@ func (c *cluster) checkVersions(v Versions) error {
 			now = s.loaded
 		}
 		switch {
-		case s.configured.sign < private || now.sign < private || now.sign < token:
+		case s.configured.sign < private && !s.older || now.sign < private || now.sign < token:
 			return fmt.Errorf("versions %v while %s signs with %d", v, name, min(s.configured.sign, now.sign))
 		case !now.verify.has(newest) && !s.loaded.verify.has(newest):
 			return fmt.Errorf("versions %v while %s does not accept %d", v, name, newest)
@@ -364,18 +385,19 @@ func checkStep(was, is *cluster, d Decision) error {
 // checkConfigured allows an API server one change at a time, forward only, and each after its proof.
 func checkConfigured(was, is *cluster, i int) error {
 	before, after := was.servers[i].configured, is.servers[i].configured
-	return was.checkKeys(before, after, was.servers[i].outsider)
+	return was.checkKeys(before, after, was.servers[i].outsider || was.servers[i].older)
 }
 
-// checkKeys allows keys to change forward only, and each time after the proof. Those of an outsider may follow the others.
-func (c *cluster) checkKeys(before, after simKeys, outsider bool) error {
+// checkKeys allows keys to change forward only, and each time after the proof. Those of an API server that is behind may
+// follow the others.
+func (c *cluster) checkKeys(before, after simKeys, behind bool) error {
 	if before == after || before.sign == 0 {
 		return nil
 	}
 	if after.sign < before.sign || after.verify.min() < before.verify.min() || after.verify.max() < before.verify.max() {
 		return fmt.Errorf("%v after %v goes backward", after.keys(), before.keys())
 	}
-	if outsider && after.keys().Stage() <= int(c.high) {
+	if behind && after.keys().Stage() <= int(c.high) {
 		return nil
 	}
 	if after.sign != before.sign {
@@ -395,7 +417,7 @@ func (c *cluster) checkProven(version uint8) error {
 		if !s.counts() || s.unseen && s.configured.verify.has(version) {
 			continue
 		}
-		if !s.proven.has(version) || !s.configured.verify.has(version) {
+		if !s.proven.has(version) || !s.older && !s.configured.verify.has(version) {
 			return fmt.Errorf("signs with key version %d, which %s has not proven to accept", version, serverName(i))
 		}
 	}
@@ -412,7 +434,7 @@ func checkManager(was, is *cluster, i int) error {
 		return nil
 	case after < before:
 		return errors.New("goes backward")
-	case was.anyServer(func(s simServer) bool { return s.configured.sign != after && s.counts() }):
+	case was.anyServer(func(s simServer) bool { return s.configured.sign != after && s.counts() && !s.older }):
 		return errors.New("is switched before the API servers are")
 	}
 	return was.checkProven(after)

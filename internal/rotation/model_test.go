@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -10,17 +11,12 @@ import (
 // before their creation to the end of a rotation. It holds each to the laws, and from each the end must be within
 // reach by what happens by itself, with nothing more broken and nobody helping.
 
-// move is an event, or a round of the controller if it has a view.
+// move is an event, or a round of the controller with one of the views of the model. It has no pointers, like all that
+// there is millions of, so that the garbage collector leaves it alone.
 type move struct {
 	event event
-	view  *view
-}
-
-func (m move) String() string {
-	if m.view == nil {
-		return m.event.String()
-	}
-	return fmt.Sprintf("a round with the view %+v", *m.view)
+	// view is the index of a view, and -1 for an event.
+	view int8
 }
 
 // edge leads to a state from another.
@@ -29,51 +25,68 @@ type edge struct {
 	move move
 }
 
+// pair is two states of which the second follows the first by itself.
+type pair struct{ from, to int32 }
+
 // model is what is known of all states of a cluster.
 type model struct {
 	plan   planner
+	views  []view
 	index  map[cluster]int32
 	states []cluster
-	first  []edge    // by which each state was found
-	back   [][]int32 // the states from which each can be reached by itself
+	first  []edge // by which each state was found
+	pairs  []pair
 	ends   []int32
 }
 
 // explore visits all states. An error tells how the state came about that breaks a law.
 func (m *model) explore(start cluster, last uint8) error {
-	m.index = map[cluster]int32{}
+	m.index, m.views = map[cluster]int32{}, start.views()
 	m.visit(start, edge{from: -1})
-	views := start.views()
 	for i := int32(0); i < int32(len(m.states)); i++ {
-		var err error
-		try := func(mv move) bool {
-			was := m.states[i]
-			next := trial{cluster: was, plan: m.plan}
-			if err = next.move(mv); err != nil {
-				err = fmt.Errorf("%w, after\n%s", err, m.path(i, mv))
-				return false
-			}
-			id := m.visit(next.cluster, edge{i, mv})
-			if mv.byItself() {
-				m.back[id] = append(m.back[id], i)
-			}
-			return true
-		}
-		for e := range m.states[i].events {
-			if m.within(e, last) && !try(move{event: e}) {
-				return err
-			}
-		}
-		for v := range views {
-			if m.states[i].sees(views[v]) && !try(move{view: &views[v]}) {
-				return err
-			}
+		if err := m.leave(i, last); err != nil {
+			return err
 		}
 		if c := &m.states[i]; c.wanted == last && c.checkSettled() == nil && c.disks == c.stored {
 			m.ends = append(m.ends, i)
 		}
 	}
 	return m.checkEnds()
+}
+
+// leave makes every move that a state allows.
+func (m *model) leave(i int32, last uint8) error {
+	was := m.states[i]
+	for e := range was.events {
+		if !m.within(e, last) {
+			continue
+		}
+		if err := m.try(i, &was, move{event: e, view: -1}); err != nil {
+			return err
+		}
+	}
+	for v := range m.views {
+		if !was.sees(m.views[v]) {
+			continue
+		}
+		if err := m.try(i, &was, move{view: int8(v)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// try makes one move from a state.
+func (m *model) try(from int32, was *cluster, mv move) error {
+	next := trial{cluster: *was, plan: m.plan}
+	if err := m.move(&next, mv); err != nil {
+		return fmt.Errorf("%w, after\n%s", err, m.path(from, mv))
+	}
+	id := m.visit(next.cluster, edge{from, mv})
+	if m.byItself(mv) && id != from {
+		m.pairs = append(m.pairs, pair{from, id})
+	}
+	return nil
 }
 
 // within leaves out what only makes more states that are alike: versions after the last, and disruption budgets.
@@ -97,11 +110,11 @@ func (c *cluster) views() []view {
 }
 
 // byItself says that the move happens some time with nobody's help, once somebody has started the rotation.
-func (m move) byItself() bool {
-	if m.view != nil {
-		return *m.view == fullView
+func (m *model) byItself(mv move) bool {
+	if mv.view >= 0 {
+		return m.views[mv.view] == fullView
 	}
-	return m.event.kind <= lastProgress || m.event.kind == versionRaised
+	return mv.event.kind <= lastProgress || mv.event.kind == versionRaised
 }
 
 // sees says that a view of this state hides something that could be seen, or hides nothing.
@@ -113,12 +126,12 @@ func (c *cluster) sees(v view) bool {
 	return hides || v == fullView
 }
 
-func (t *trial) move(m move) error {
-	if m.view != nil {
-		_, err := t.act(*m.view, nil, false)
+func (m *model) move(t *trial, mv move) error {
+	if mv.view >= 0 {
+		_, err := t.act(m.views[mv.view], nil, false)
 		return err
 	}
-	return t.happen(m.event)
+	return t.happen(mv.event)
 }
 
 func (m *model) visit(c cluster, by edge) int32 {
@@ -129,12 +142,26 @@ func (m *model) visit(c cluster, by edge) int32 {
 	m.index[c] = id
 	m.states = append(m.states, c)
 	m.first = append(m.first, by)
-	m.back = append(m.back, nil)
 	return id
 }
 
 // checkEnds finds a state from which no end is within reach.
 func (m *model) checkEnds() error {
+	// The states before i are before[start[i]:start[i+1]].
+	start := make([]int32, len(m.states)+1)
+	for _, p := range m.pairs {
+		start[p.to]++
+	}
+	sum := int32(0)
+	for i, n := range start {
+		sum += n
+		start[i] = sum
+	}
+	before := make([]int32, len(m.pairs))
+	for _, p := range m.pairs {
+		start[p.to]--
+		before[start[p.to]] = p.from
+	}
 	reached := make([]bool, len(m.states))
 	queue := m.ends
 	for _, id := range queue {
@@ -143,17 +170,15 @@ func (m *model) checkEnds() error {
 	for len(queue) > 0 {
 		id := queue[0]
 		queue = queue[1:]
-		for _, from := range m.back[id] {
+		for _, from := range before[start[id]:start[id+1]] {
 			if !reached[from] {
 				reached[from] = true
 				queue = append(queue, from)
 			}
 		}
 	}
-	for id, ok := range reached {
-		if !ok {
-			return fmt.Errorf("%w for ever, after\n%s", errNotSettled, m.path(int32(id)))
-		}
+	if i := slices.Index(reached, false); i >= 0 {
+		return fmt.Errorf("%w for ever, after\n%s", errNotSettled, m.path(int32(i)))
 	}
 	return nil
 }
@@ -172,11 +197,11 @@ func (m *model) path(id int32, then ...move) string {
 
 // tell says what a move was, and for a round what was decided.
 func (m *model) tell(from int32, mv move) string {
-	if mv.view == nil {
-		return mv.String()
+	if mv.view < 0 {
+		return mv.event.String()
 	}
-	c := m.states[from]
-	return fmt.Sprintf("%v: %v", mv, told{m.plan(c.observe(*mv.view))})
+	c, v := m.states[from], m.views[mv.view]
+	return fmt.Sprintf("a round with the view %+v: %v", v, told{m.plan(c.observe(v))})
 }
 
 // TestAllStates checks every state of small clusters.
@@ -191,6 +216,9 @@ func TestAllStates(t *testing.T) {
 		{servers: 2, open: true, bare: true},
 		{servers: 1, managers: 1, restores: true},
 		{servers: 2, managers: 1, restores: true, bare: true},
+		{servers: 1, managers: 1, disks: true},
+		{servers: 2, disks: true, bare: true},
+		{servers: 2, external: true, disks: true, bare: true},
 		{servers: 2, managers: 1, adopted: true},
 		{servers: 2, external: true, open: true, bare: true},
 		{servers: 1, managers: 1, second: true},

@@ -124,16 +124,7 @@ func (r run) publish() (Decision, bool) {
 	if d, done := r.controlPlane(StepPublish, r.keys(r.old, r.both()...), r.old); !done {
 		return d, false
 	}
-	if d, done := r.published(StepPublish, r.both()...); !done {
-		return d, false
-	}
-	for _, p := range r.Publications {
-		if p.SureAt.After(r.now) {
-			return waiting(StepPublish, fmt.Sprintf("every verifier of %s to know key version %d, which is sure at %s",
-				p.Name, r.next, p.SureAt.UTC().Format(time.RFC3339))), false
-		}
-	}
-	return Decision{}, true
+	return r.spread(StepPublish, r.both()...)
 }
 
 // switchOver makes every API server sign with the new key, and after them every kube-controller-manager. It is
@@ -142,7 +133,7 @@ func (r run) switchOver() (Decision, bool) {
 	if r.retireBegan() {
 		return Decision{}, true
 	}
-	_, outside := r.published(StepSwitch, r.both()...)
+	held, outside := r.spread(StepSwitch, r.both()...)
 	sign := r.old
 	if r.managersMaySwitch(outside) {
 		sign = r.next
@@ -155,7 +146,8 @@ func (r run) switchOver() (Decision, bool) {
 	if outside || sign == r.next {
 		return d, done
 	}
-	return r.holdSwitch(d, done), false
+	held.Step = step
+	return r.holdSwitch(d, done, held), false
 }
 
 // managersMaySwitch reports whether every kube-controller-manager may sign with the new key: once all API servers are
@@ -165,21 +157,22 @@ func (r run) managersMaySwitch(outside bool) bool {
 	return outside && r.allServers(switched) || r.managerSwitched()
 }
 
-// holdSwitch pauses the switch while a destination outside the cluster no longer accepts both keys.
-func (r run) holdSwitch(d Decision, done bool) Decision {
+// holdSwitch pauses the switch, which would go on with d, while a destination outside the cluster no longer accepts both
+// keys: held mends that, or waits for it.
+func (r run) holdSwitch(d Decision, done bool, held Decision) Decision {
 	t := &d.Action.Target
 	advances := func(s Server) bool {
 		return s.Name == t.Next && !s.Configured.Equal(t.Keys) && !s.lags(t.Keys)
 	}
 	fresh := t.Live || t.Bootstrap && !r.Bootstrap.lags(t.Keys) || r.anyServer(advances)
-	switch {
-	case !done && !fresh:
+	if !done && !fresh {
 		return d // what is out comes back first
-	case r.anyDown():
-		t.Next, t.Live, t.Bootstrap = "", false, false
+	}
+	if down := r.down(t.ControllerManagerSign); down != "" {
+		t.Next, t.Live, t.Bootstrap, d.Waiting = "", false, false, down
 		return d
 	}
-	return r.publishKeys(d.Step, r.both()...)
+	return held
 }
 
 // refresh leaves no node and no legacy token of the time before the switch. Nodes come first: the kubelets of new
@@ -208,7 +201,8 @@ func (r run) refresh() (Decision, bool) {
 	return Decision{}, true
 }
 
-// retire takes the old public key away from every verifier, and the old private key from every disk.
+// retire takes the old public key away from every verifier, and the old private key from every disk. It is over when no
+// verifier can accept the old key any more, not even one outside the cluster that keeps what was published before.
 func (r run) retire() (Decision, bool) {
 	if reason := r.foreign(); reason != "" && !r.retireBegan() {
 		return Decision{Step: StepRetire, Action: Action{Kind: Wait}, Waiting: reason, Blocked: true}, false
@@ -217,21 +211,25 @@ func (r run) retire() (Decision, bool) {
 	if d, done := r.controlPlane(StepRetire, keys, r.next); !done {
 		return d, false
 	}
-	for _, s := range r.staying() {
+	for s := range r.staying {
 		if !slices.Contains(s.Refuses, r.old) {
 			return waiting(StepRetire, fmt.Sprintf("API server %s to refuse a canary token of key version %d", s.Name, r.old)), false
 		}
 	}
-	for _, s := range r.staying() {
-		if s.Forgets.After(r.now) {
-			return waiting(StepRetire, fmt.Sprintf("API server %s to forget which tokens of key version %d it has accepted, which is sure at %s",
-				s.Name, r.old, s.Forgets.UTC().Format(time.RFC3339))), false
-		}
-	}
+	// Nobody uses tokens of the old key any more, so destinations need not wait until API servers forget them.
 	if d, done := r.published(StepRetire, r.next); !done {
 		return d, false
 	}
-	return r.disks(StepRetire, keys)
+	if d, done := r.disks(StepRetire, keys); !done {
+		return d, false
+	}
+	for s := range r.staying {
+		if s.Forgets.After(r.now) {
+			return waiting(StepRetire, fmt.Sprintf("API server %s to forget which tokens of key version %d it has accepted, "+
+				"%s", s.Name, r.old, latest(s.Forgets))), false
+		}
+	}
+	return r.spread(StepRetire, r.next)
 }
 
 // disks leaves private keys of no other version than the one that keys sign with on the machines of the control plane.

@@ -3,6 +3,7 @@ package rotation
 import (
 	"fmt"
 	"slices"
+	"time"
 )
 
 // published makes these key versions, and no other, the ones that verifiers outside the cluster accept; done means that
@@ -15,6 +16,23 @@ func (r run) published(step Step, versions ...int) (d Decision, done bool) {
 	}
 	return Decision{}, true
 }
+
+// spread reports like published, and is done once no verifier can use what was published before.
+func (r run) spread(step Step, versions ...int) (d Decision, done bool) {
+	if d, done := r.published(step, versions...); !done {
+		return d, false
+	}
+	for _, p := range r.Publications {
+		if p.SureAt.After(r.now) {
+			return waiting(step, fmt.Sprintf("every verifier of %s to accept key versions %v and no other, %s",
+				p.Name, versions, latest(p.SureAt))), false
+		}
+	}
+	return Decision{}, true
+}
+
+// latest says until when something happens in any case.
+func latest(t time.Time) string { return "at the latest at " + t.UTC().Format(time.RFC3339) }
 
 func (r run) publishKeys(step Step, versions ...int) Decision {
 	d := Decision{Step: step, Action: Action{Kind: PublishKeys, Publish: versions}}

@@ -1,37 +1,54 @@
 package rotation
 
+import "slices"
+
 // oldPlan is the action of a decision as a comparable value: what a second controller is about to do.
 type oldPlan struct {
-	kind            ActionKind
+	kind            uint8 // the number of an action kind
 	version         uint8
 	publish         set
 	keys            simKeys
-	next            string
+	next            uint8 // the number of an API server, counted from 1; 0: none
 	live, bootstrap bool
 	managers        uint8
 }
 
+// kinds are the kinds of actions, from none.
+var kinds = []ActionKind{
+	"", Wait, AdoptKey, GenerateKey, ConvergeControlPlane, PublishKeys, RefreshTokens, ConvergeNodes, WriteKubeconfig, DeleteKey,
+}
+
 func oldPlanOf(a Action) oldPlan {
 	t := a.Target
-	return oldPlan{
-		kind: a.Kind, version: uint8(a.Version), publish: setOf(a.Publish...),
-		keys: simKeysOf(t.Keys), next: t.Next, live: t.Live, bootstrap: t.Bootstrap, managers: uint8(t.ControllerManagerSign),
+	p := oldPlan{
+		kind: uint8(slices.Index(kinds, a.Kind)), version: uint8(a.Version), publish: setOf(a.Publish...),
+		keys: simKeysOf(t.Keys), live: t.Live, bootstrap: t.Bootstrap, managers: uint8(t.ControllerManagerSign),
 	}
+	for i := range maxServers {
+		if t.Next == serverName(i) {
+			p.next = uint8(i) + 1
+		}
+	}
+	return p
 }
 
 // executeOld has the second controller act on its plan, and forget it.
 func (c *cluster) executeOld() {
 	p := c.old
 	c.old = oldPlan{}
-	switch p.kind {
+	switch kinds[p.kind] {
 	case GenerateKey:
 		c.stored |= setOf(int(p.version))
 	case ConvergeControlPlane:
 		if !c.made { // it was absent when the plan was made, too
 			return
 		}
+		next := ""
+		if p.next > 0 {
+			next = serverName(int(p.next) - 1)
+		}
 		c.converge(Target{
-			Keys: p.keys.keys(), Next: p.next, Live: p.live, Bootstrap: p.bootstrap, ControllerManagerSign: int(p.managers),
+			Keys: p.keys.keys(), Next: next, Live: p.live, Bootstrap: p.bootstrap, ControllerManagerSign: int(p.managers),
 		})
 	case PublishKeys:
 		c.publish(p.publish)

@@ -10,7 +10,7 @@ import (
 // The simulated cluster does what the contracts of internal/controlplane, internal/nodes and the refresh of
 // legacy tokens allow and no more, in steps as small as can be distinguished: an API server is configured, drained,
 // stopped, started and ready in five steps, and anything may happen between two of them. It is a comparable
-// value, so that the model check can compare states and the random runs can copy them.
+// value without pointers, so that the model check can keep millions of states and the random runs can copy them.
 //
 // Where a contract demands that a write which would go backward be refused, the simulated cluster refuses it: a second
 // controller acts on plans of any age.
@@ -36,14 +36,20 @@ func (s set) has(version uint8) bool { return s&(1<<version) != 0 }
 func (s set) min() uint8             { return uint8(bits.TrailingZeros8(uint8(s))) }
 func (s set) max() uint8             { return uint8(bits.Len8(uint8(s))) - 1 }
 
-func (s set) list() (versions []int) {
-	for v := range 8 {
-		if s.has(uint8(v)) {
-			versions = append(versions, v)
+// list are the versions of a set. The planner leaves alone what it is given, so all sets that are equal share one.
+func (s set) list() []int { return lists[s] }
+
+var lists = func() (lists [1 << 8][]int) {
+	for s := range lists {
+		for v := range 8 {
+			if set(s).has(uint8(v)) {
+				lists[s] = append(lists[s], v)
+			}
 		}
+		lists[s] = slices.Clip(lists[s])
 	}
-	return versions
-}
+	return lists
+}()
 
 // simKeys is Keys as a comparable value.
 type simKeys struct {
@@ -73,6 +79,9 @@ type simServer struct {
 	// outsider means that it came, or came back, with keys of an earlier stage than others had, and is not brought up yet.
 	// Nobody can promise anything about such an API server but that it is brought up.
 	outsider bool
+	// older means that its disk was restored to keys of an earlier stage than its process runs with. The process goes on
+	// as it is; once it ends, it comes back with the older keys.
+	older bool
 	// unseen means that it came and that the planner has not seen it yet.
 	unseen              bool
 	configured, running simKeys
@@ -130,8 +139,9 @@ type shape struct {
 	external, converts bool
 	// open means that API servers come and go, and are restored from backups.
 	open bool
-	// restores means that machines are restored from backups, and there are no others.
-	restores bool
+	// restores means that machines are restored from backups, and disks that only the disks of machines are, while their
+	// processes run. No machines come or go then.
+	restores, disks bool
 	// adopted means that somebody else made the cluster.
 	adopted bool
 	// bare means that it has no legacy tokens.
@@ -162,8 +172,8 @@ type cluster struct {
 
 	// issued are the key versions of tokens that some API server issued and that nobody told to be over.
 	issued set
-	// begun is the furthest step of this rotation of which a write was done; empty when none was.
-	begun Step
+	// begun is the rank of the furthest step of this rotation of which a write was done; 0 when none was.
+	begun uint8
 	// completed is the key version to which a rotation was seen to end.
 	completed uint8
 	// old is a plan that the second controller has yet to act on.
@@ -382,37 +392,40 @@ func (c *cluster) publish(keys set) {
 func (c *cluster) noteBegun(d Decision) {
 	switch {
 	case bits.OnesCount8(uint8(c.stored)) < 2:
-		c.begun = ""
+		c.begun = 0
 	case d.Action.Kind == GenerateKey:
-		c.begun = StepPublish
+		c.begun = rank(StepPublish)
 	case c.has(func(k simKeys) bool { return k.verify == setOf(int(c.stored.max())) }):
-		c.begun = StepRetire
+		c.begun = rank(StepRetire)
 		c.issued &= setOf(int(c.stored.max())) // from here on tokens of the old key are over
 	case d.Action.Kind == RefreshTokens || d.Action.Kind == ConvergeNodes:
-		c.begun = StepRefresh
-	case rank(c.begun) < rank(StepSwitch) && c.has(func(k simKeys) bool { return k.sign == c.stored.max() }):
-		c.begun = StepSwitch
+		c.begun = rank(StepRefresh)
+	case c.begun < rank(StepSwitch) && c.has(func(k simKeys) bool { return k.sign == c.stored.max() }):
+		c.begun = rank(StepSwitch)
 	}
 }
 
 // noteLess remembers that nothing shows any more how far a rotation had come.
 func (c *cluster) noteLess() {
 	newest := c.stored.max()
-	if c.begun == StepRetire && !c.has(func(k simKeys) bool { return k.verify == setOf(int(newest)) }) {
-		c.begun = StepRefresh
+	shown := func(f func(simKeys) bool) bool {
+		return c.has(f) || c.anyServer(func(s simServer) bool { return f(s.running) })
+	}
+	if c.begun == rank(StepRetire) && !shown(func(k simKeys) bool { return k.verify == setOf(int(newest)) }) {
+		c.begun = rank(StepRefresh)
 	}
 	managers := slices.ContainsFunc(c.manager[:], func(m simManager) bool { return m.configured == newest })
-	if c.begun == StepRefresh && !managers {
-		c.begun = StepSwitch
+	if c.begun == rank(StepRefresh) && !managers {
+		c.begun = rank(StepSwitch)
 	}
-	if c.begun == StepSwitch && !c.has(func(k simKeys) bool { return k.sign == newest }) && !managers {
-		c.begun = StepPublish
+	if c.begun == rank(StepSwitch) && !shown(func(k simKeys) bool { return k.sign == newest }) && !managers {
+		c.begun = rank(StepPublish)
 	}
 }
 
 // noteBroughtUp remembers how far keys have come, and that API servers have caught up with them.
 func (c *cluster) noteBroughtUp() {
-	if !c.shape.open && !c.shape.restores {
+	if !c.shape.open && !c.shape.restores && !c.shape.disks {
 		return
 	}
 	c.high = max(c.high, uint8(c.bootstrap.keys().Stage()))
@@ -420,7 +433,8 @@ func (c *cluster) noteBroughtUp() {
 		c.high = max(c.high, uint8(s.configured.keys().Stage()))
 	}
 	for _, s := range c.each {
-		s.outsider = s.outsider && (s.phase == away || uint8(s.loaded.keys().Stage()) < c.high)
+		stage := uint8(min(s.loaded.keys().Stage(), s.configured.keys().Stage()))
+		s.outsider = s.outsider && (s.phase == away || stage < c.high)
 	}
 }
 
@@ -438,10 +452,11 @@ func (c *cluster) has(f func(simKeys) bool) bool {
 	return f(c.bootstrap) || c.anyServer(func(s simServer) bool { return f(s.configured) })
 }
 
-// rank orders the steps; no step comes before all of them.
-func rank(s Step) int {
-	return slices.Index([]Step{"", StepGenerate, StepPublish, StepSwitch, StepRefresh, StepRetire}, s)
-}
+// inOrder are the steps in their order, from none.
+var inOrder = []Step{"", StepGenerate, StepPublish, StepSwitch, StepRefresh, StepRetire}
+
+// rank is the place of a step in that order.
+func rank(s Step) uint8 { return uint8(slices.Index(inOrder, s)) }
 
 // converge is one call of controlplane.Adapter.Converge, which keeps to Next and does one small step to each process.
 func (c *cluster) converge(t Target) {
@@ -493,7 +508,7 @@ func (c *cluster) mayGo(i int, t Target) bool {
 		return true
 	}
 	for j, s := range c.each {
-		if j != i && !s.leaving && (s.phase != ready || s.running != s.configured && !s.running.external) {
+		if j != i && !s.leaving && s.phase != ready {
 			return false
 		}
 	}
@@ -505,6 +520,7 @@ func (s *simServer) converge(want simKeys, next, live, mayGo bool) {
 	switch {
 	case changes && s.configured != want:
 		s.configured = want
+		s.older = s.older && want.keys().Stage() < s.running.keys().Stage()
 		if s.running.external && want.external {
 			s.running = want
 		}

@@ -147,6 +147,7 @@ var (
 	haSigner = shape{servers: 3, managers: 2, nodes: 1, fleet: true, external: true, converts: true}
 	haFiles  = shape{servers: 3, managers: 2, converts: true}
 	haOpen   = shape{servers: 3, managers: 2, nodes: 1, open: true}
+	haDisks  = shape{servers: 3, managers: 2, disks: true}
 	adopted1 = shape{servers: 1, managers: 1, adopted: true}
 	adopted3 = shape{servers: 3, managers: 2, nodes: 1, adopted: true, open: true}
 )
@@ -166,6 +167,10 @@ func stories() []story {
 		{"rotate-3-with-fleet", haFleet, rotate()},
 		{"fleet-loses-its-keys-in-switch", haFleet, rotate(incident{after: nextIs("cp-1"), happen: []event{{kind: fleetLost}}})},
 		{"fleet-loses-its-keys-in-refresh", haFleet, rotate(incident{after: replacing, happen: []event{{kind: fleetLost}}})},
+		{"server-dies-while-the-switch-is-held", haFleet, rotate(
+			incident{after: nextIs("cp-1"), happen: []event{{kind: fleetLost}}},
+			incident{after: waitsFor("API server cp-1: starting"), happen: []event{{serverDied, 2, 0}}},
+		)},
 		{"rotate-twice", one, rotate(incident{after: settledAt(2), happen: wanted(3)})},
 		{"wanted-again-while-it-runs", one, rotate(incident{after: in(StepSwitch), happen: wanted(3)})},
 		{"disruption-budget", oneNodes, rotate(
@@ -208,6 +213,12 @@ func stories() []story {
 			incident{after: in(StepRetire), happen: []event{{serverGone, 2, 0}}},
 		)},
 		{"server-restored-after-retire", haOpen, rotate(incident{after: settledAt(2), happen: []event{{serverRestored, 1, 3}}})},
+		{"disks-restored-after-retire", haDisks, rotate(
+			incident{after: settledAt(2), happen: []event{{diskRestored, 0, 1}, {diskRestored, 1, 1}, {diskRestored, 2, 1}}},
+		)},
+		{"disks-restored-in-switch", haDisks, rotate(
+			incident{after: nextIs("cp-2"), happen: []event{{diskRestored, 0, 1}, {diskRestored, 1, 2}, {serverDied, 1, 0}}},
+		)},
 		{"second-controller-wakes-up", shape{servers: 3, managers: 2, external: true, second: true}, rotate(
 			incident{after: in(StepPublish), happen: []event{{kind: secondPlans}}},
 			incident{after: settledAt(2), happen: []event{{kind: secondActs}}},
