@@ -106,6 +106,22 @@ func blocked(uc *v1alpha1.UserCluster) bool {
 	return readyOf(uc).Reason == v1alpha1.ReasonRotationBlocked
 }
 
+// kubernetesVersion is the version that the spec names; a dash when it names none.
+func kubernetesVersion(uc *v1alpha1.UserCluster) string {
+	if local := uc.Spec.Infrastructure.Local; local != nil {
+		return local.KubernetesVersion
+	}
+	return "-"
+}
+
+// wantedServers is the number of API servers that the spec wants, or that there are when it does not set one.
+func wantedServers(uc *v1alpha1.UserCluster) int {
+	if local := uc.Spec.Infrastructure.Local; local != nil {
+		return int(local.ControlPlane.Replicas)
+	}
+	return len(uc.Status.APIServers)
+}
+
 // untilReady is a look that ends when a cluster is as its spec wants it.
 func untilReady(uc *v1alpha1.UserCluster) (step, detail string, done bool) {
 	if uc == nil {

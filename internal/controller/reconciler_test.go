@@ -20,7 +20,7 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-func threeServers(uc *v1alpha1.UserCluster) { uc.Spec.ControlPlane.Replicas = 3 }
+func threeServers(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.ControlPlane.Replicas = 3 }
 
 func TestCreate(t *testing.T) {
 	w := newWorld(t)
@@ -74,7 +74,7 @@ func checkStatus(t *testing.T, uc *v1alpha1.UserCluster) {
 func TestEmptyLists(t *testing.T) {
 	w := newWorld(t)
 	uc := newUserCluster(client.ObjectKey{Namespace: w.namespace, Name: "blue"})
-	uc.Spec.NodePools = nil
+	uc.Spec.Infrastructure.Local.NodePools = nil
 	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(uc)
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +82,7 @@ func TestEmptyLists(t *testing.T) {
 	delete(object, "status")
 	u := &unstructured.Unstructured{Object: object}
 	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("UserCluster"))
-	if err := unstructured.SetNestedSlice(u.Object, []any{}, "spec", "nodePools"); err != nil {
+	if err := unstructured.SetNestedSlice(u.Object, []any{}, "spec", "infrastructure", "local", "nodePools"); err != nil {
 		t.Fatal(err)
 	}
 	if err := admin.Create(t.Context(), u); err != nil {
