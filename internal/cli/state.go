@@ -3,7 +3,6 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -45,8 +44,9 @@ type legacyTokens struct {
 	Stale int64 `json:"stale"`
 }
 
-// rotationOf sums up what is known of a cluster's key. A condition from before the latest change of the spec is not
-// believed when it says that the wanted key version is there, unless the versions observed with it show that.
+// rotationOf sums up what is known of a cluster's key. Whether a rotation is done is for the controller's condition to
+// say. One from before the latest change of the spec counts only if the tokens were of the wanted key version already:
+// the change was then another than a rotation.
 func rotationOf(uc *v1alpha1.UserCluster) rotationState {
 	key := uc.Status.KSASigningKey
 	s := rotationState{
@@ -66,19 +66,14 @@ func rotationOf(uc *v1alpha1.UserCluster) rotationState {
 	}
 	s.message = s.versions.String()
 	condition := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKSASigningKeyRotation)
-	if condition != nil && (condition.ObservedGeneration >= uc.Generation || s.converged()) {
+	if condition != nil && (condition.ObservedGeneration >= uc.Generation || s.TokenVersion == s.KSASigningKeyVersion) {
 		s.Status, s.Reason, s.message = condition.Status, condition.Reason, condition.Message
 	}
 	return s
 }
 
-// done says that the wanted key version is the only one.
+// done reports whether the wanted key version is the only one.
 func (s rotationState) done() bool { return s.Status == metav1.ConditionTrue }
-
-func (s rotationState) converged() bool {
-	wanted := s.KSASigningKeyVersion
-	return s.TokenVersion == wanted && s.PrivateKeyVersion == wanted && slices.Equal(s.PublicKeyVersions, []int32{wanted})
-}
 
 func (v versions) String() string {
 	text, err := json.Marshal(v)
