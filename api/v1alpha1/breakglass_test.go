@@ -22,7 +22,7 @@ import (
 	"github.com/keyturn/keyturn/internal/kubetest"
 )
 
-// recovery walks docs/operations/recover.md with kubectl, as one user.
+// recovery walks docs/operations/recover.md with kubectl, as one user; the administrator if that is empty.
 type recovery struct {
 	*testing.T
 	user string

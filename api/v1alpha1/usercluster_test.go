@@ -1,6 +1,7 @@
 package v1alpha1_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -138,6 +139,18 @@ func TestStatusIsKeptApart(t *testing.T) {
 	uc := createCluster(t, func(uc *v1alpha1.UserCluster) { uc.Status.Endpoint = "https://of.a.user" })
 	if uc.Status.Endpoint != "" {
 		t.Errorf("a new cluster has the status that its user wrote")
+	}
+}
+
+// TestColumns has kubectl print a cluster.
+func TestColumns(t *testing.T) {
+	uc := createCluster(t, nil)
+	uc.Status.KSASigningKey.Step = "Publish"
+	writeStatus(t, uc, conditions(uc, metav1.ConditionTrue, metav1.ConditionFalse))
+	out := newRecovery(t, "").must("get usercluster " + uc.Name + " --no-headers")
+	want := []string{uc.Name, "v1.36.4", "True", "1", "False", "Publish"}
+	if got := strings.Fields(out); len(got) != len(want)+1 || !slices.Equal(got[:len(want)], want) {
+		t.Errorf("columns = %q, want %q and the age", got, want)
 	}
 }
 

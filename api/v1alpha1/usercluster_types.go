@@ -35,7 +35,7 @@ type UserClusterList struct {
 
 // UserClusterSpec is what is wanted of a user cluster.
 type UserClusterSpec struct {
-	// Infrastructure is what runs the cluster.
+	// Infrastructure is what runs the cluster. Exactly one of its members must be set, and the choice cannot be changed.
 	Infrastructure Infrastructure `json:"infrastructure"`
 
 	// EnableAdvancedCluster marks an advanced cluster, whose keys cannot be rotated.

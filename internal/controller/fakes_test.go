@@ -145,7 +145,7 @@ func (p plane) Observe(context.Context) (state controlplane.State, err error) {
 			state.Servers = append(state.Servers, s.Server)
 		}
 		state.ControllerManagers = []controlplane.ControllerManager{c.manager}
-		state.Endpoint = "https://" + p.Name + ".test"
+		state.Endpoint, state.Home = "https://"+p.Name+".test", "host-1"
 	})
 	return state, err
 }

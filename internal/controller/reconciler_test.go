@@ -70,6 +70,16 @@ func checkStatus(t *testing.T, uc *v1alpha1.UserCluster) {
 	}
 }
 
+// TestHome wants the status to remember where a control plane lives while there is none, for it to be made there again.
+func TestHome(t *testing.T) {
+	w := newWorld(t)
+	blue := w.settled("blue")
+	w.with(blue, func(c *userCluster) { c.servers = nil })
+	if local := w.round(blue).Status.Infrastructure.Local; local == nil || local.Home != "host-1" {
+		t.Errorf("status.infrastructure.local = %+v, want host-1 as its home", local)
+	}
+}
+
 // TestEmptyLists has a spec with lists that a typed client would leave out when it writes the spec back.
 func TestEmptyLists(t *testing.T) {
 	w := newWorld(t)
