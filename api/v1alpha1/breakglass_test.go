@@ -22,7 +22,7 @@ import (
 	"github.com/keyturn/keyturn/internal/kubetest"
 )
 
-// recovery walks docs/operations/recover.md with kubectl, as one user.
+// recovery walks docs/operations/recover.md with kubectl, as one user; the administrator if that is empty.
 type recovery struct {
 	*testing.T
 	user string
@@ -212,7 +212,7 @@ func testSetVersion(r recovery) {
 		r.Errorf("version 0 was taken:\n%s", out)
 	}
 	r.refused("keyturn-one-change-at-a-time", toVersion, "-p", `{"spec": {"ksaSigningKey": {"version": 3, "algorithm": "ES256"}}}`)
-	r.refused("keyturn-one-change-at-a-time", toVersion, "-p", `{"spec": {"nodePools": null, "ksaSigningKey": {"version": 3}}}`)
+	r.refused("keyturn-one-change-at-a-time", toVersion, "-p", `{"spec": {"infrastructure": {"local": {"nodePools": null}}, "ksaSigningKey": {"version": 3}}}`)
 	r.must("annotate usercluster "+uc.Name, v1alpha1.AnnotationBreakGlass+"-")
 	r.refused("keyturn-one-change-at-a-time", toVersion, patch(3)...)
 }

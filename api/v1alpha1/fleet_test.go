@@ -203,7 +203,7 @@ func TestWayToTheFleetIsFree(t *testing.T) {
 		"a URL":        func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish = append(s.KSASigningKey.Publish, "s3://c") },
 		"a rotation":   func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version++ },
 		"an algorithm": func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Algorithm = v1alpha1.ES256 },
-		"no pools":     func(s *v1alpha1.UserClusterSpec) { s.NodePools = nil },
+		"no pools":     func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.NodePools = nil },
 	}
 	check := func(t *testing.T, uc *v1alpha1.UserCluster, refusal string) {
 		t.Helper()

@@ -94,7 +94,7 @@ func waitForPolicies(ctx context.Context) error {
 		return err
 	}
 	change := uc.DeepCopy()
-	change.Spec.NodePools = nil
+	change.Spec.Infrastructure.Local.NodePools = nil
 	if err := eventually(ctx, isRefusedBy("keyturn-one-change-at-a-time"), func() error {
 		return admin.Update(ctx, change.DeepCopy(), client.DryRunAll)
 	}); err != nil {
@@ -127,10 +127,12 @@ func newCluster(name string) *v1alpha1.UserCluster {
 	return &v1alpha1.UserCluster{
 		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: name},
 		Spec: v1alpha1.UserClusterSpec{
-			KubernetesVersion: "v1.36.4",
-			Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
-			ControlPlane:      v1alpha1.ControlPlane{Replicas: 3},
-			NodePools:         []v1alpha1.NodePool{{Name: "pool-1", Replicas: 2, MaxSurge: 1}},
+			Infrastructure: v1alpha1.Infrastructure{Local: &v1alpha1.LocalInfrastructure{
+				KubernetesVersion: "v1.36.4",
+				Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
+				ControlPlane:      v1alpha1.ControlPlane{Replicas: 3},
+				NodePools:         []v1alpha1.NodePool{{Name: "pool-1", Replicas: 2, MaxSurge: 1}},
+			}},
 			KSASigningKey: v1alpha1.KSASigningKey{
 				Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.RS256,
 				NodeRefresh: v1alpha1.NodeRefreshReplace, TokenReloadSeconds: 300,

@@ -114,7 +114,7 @@ func checkRefused(t *testing.T, err error, policy, want string) {
 // The changes of a spec that the tests try at bad moments, with the words by which a refusal names them.
 var changes = map[string]func(*v1alpha1.UserClusterSpec){
 	"KSASigningKeyVersion": func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version++ },
-	"nodePools":            func(s *v1alpha1.UserClusterSpec) { s.NodePools[0].Replicas++ },
+	"nodePools":            func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.NodePools[0].Replicas++ },
 	"the spec":             func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Algorithm = v1alpha1.ES256 },
 }
 
@@ -163,7 +163,7 @@ func TestOneChangeAtATime(t *testing.T) {
 		}, "KSASigningKeyRotation condition is not set: the controller has not looked at the keys yet", false},
 		{"node pools just changed", func(t *testing.T, uc *v1alpha1.UserCluster) {
 			finish(t, uc)
-			uc.Spec.NodePools[0].Replicas = 4
+			uc.Spec.Infrastructure.Local.NodePools[0].Replicas = 4
 			if err := admin.Update(t.Context(), uc); err != nil {
 				t.Fatal(err)
 			}
@@ -245,7 +245,7 @@ func TestChangesRace(t *testing.T) {
 	uc := createCluster(t, nil)
 	finish(t, uc)
 	rotation := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"ksaSigningKey":{"version":2}}}`))
-	pools := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"nodePools":null}}`))
+	pools := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"infrastructure":{"local":{"nodePools":null}}}}`))
 	results := make(chan error, 2)
 	for _, patch := range []client.Patch{rotation, pools} {
 		go func() { results <- admin.Patch(t.Context(), uc.DeepCopy(), patch) }()
@@ -265,7 +265,7 @@ func TestRotationIsARequestOfItsOwn(t *testing.T) {
 	finish(t, uc)
 	both := uc.DeepCopy()
 	both.Spec.KSASigningKey.Version++
-	both.Spec.NodePools[0].Replicas++
+	both.Spec.Infrastructure.Local.NodePools[0].Replicas++
 	const refusal = "requests must not modify KSASigningKeyVersion together with nodePools or ksaSigningKey.source: a rotation is a request of its own, before or after other changes"
 	checkRefused(t, admin.Update(t.Context(), both), "keyturn-one-change-at-a-time", refusal)
 	source := uc.DeepCopy()
@@ -287,7 +287,7 @@ func TestAdvancedCluster(t *testing.T) {
 	checkRefused(t, admin.Update(t.Context(), rotated), "keyturn-one-change-at-a-time",
 		"requests must not modify KSASigningKeyVersion when enableAdvancedCluster is true: KSA signing keys of an advanced cluster cannot be rotated")
 
-	uc.Spec.NodePools[0].Replicas++
+	uc.Spec.Infrastructure.Local.NodePools[0].Replicas++
 	checkErr(t, admin.Update(t.Context(), uc), "")
 }
 

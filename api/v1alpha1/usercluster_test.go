@@ -1,6 +1,7 @@
 package v1alpha1_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,23 +19,27 @@ func TestDefaults(t *testing.T) {
 		"kind":       "UserCluster",
 		"metadata":   map[string]any{"namespace": v1alpha1.SystemNamespace, "name": "defaults"},
 		"spec": map[string]any{
-			"kubernetesVersion": "v1.36.4",
-			"network":           map[string]any{"serviceCIDR": "10.96.0.0/20", "podCIDR": "192.168.0.0/16"},
-			"controlPlane":      map[string]any{"replicas": 1},
-			"nodePools":         []any{map[string]any{"name": "pool-1", "replicas": 2}},
-			"ksaSigningKey":     map[string]any{},
-			"gkeConnect":        map[string]any{"projectID": "project-1", "location": "global"},
+			"infrastructure": map[string]any{"local": map[string]any{
+				"kubernetesVersion": "v1.36.4",
+				"network":           map[string]any{"serviceCIDR": "10.96.0.0/20", "podCIDR": "192.168.0.0/16"},
+				"controlPlane":      map[string]any{"replicas": 1},
+				"nodePools":         []any{map[string]any{"name": "pool-1", "replicas": 2}},
+			}},
+			"ksaSigningKey": map[string]any{},
+			"gkeConnect":    map[string]any{"projectID": "project-1", "location": "global"},
 		},
 	}}
 	if err := admin.Create(t.Context(), uc, client.DryRunAll); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]any{
-		"kubernetesVersion":     "v1.36.4",
+		"infrastructure": map[string]any{"local": map[string]any{
+			"kubernetesVersion": "v1.36.4",
+			"network":           map[string]any{"serviceCIDR": "10.96.0.0/20", "podCIDR": "192.168.0.0/16"},
+			"controlPlane":      map[string]any{"replicas": int64(1)},
+			"nodePools":         []any{map[string]any{"name": "pool-1", "replicas": int64(2), "maxSurge": int64(1)}},
+		}},
 		"enableAdvancedCluster": false,
-		"network":               map[string]any{"serviceCIDR": "10.96.0.0/20", "podCIDR": "192.168.0.0/16"},
-		"controlPlane":          map[string]any{"replicas": int64(1)},
-		"nodePools":             []any{map[string]any{"name": "pool-1", "replicas": int64(2), "maxSurge": int64(1)}},
 		"ksaSigningKey": map[string]any{
 			"version": int64(1), "source": "external", "algorithm": "RS256", "nodeRefresh": "Replace", "tokenReloadSeconds": int64(300),
 			"issuer": "https://kubernetes.default.svc.cluster.local", "publishMaxAgeSeconds": int64(60),
@@ -57,26 +62,29 @@ func TestCreate(t *testing.T) {
 		{"name too long", func(uc *v1alpha1.UserCluster) { uc.Name = strings.Repeat("a", 41) }, "name must be a DNS label of at most 40 characters"},
 		{"name with a dot", func(uc *v1alpha1.UserCluster) { uc.Name = "a.b" }, "name must be a DNS label"},
 		{"name with a digit first", func(uc *v1alpha1.UserCluster) { uc.Name = "1a" }, "begins with a letter"},
+		{"no infrastructure", func(uc *v1alpha1.UserCluster) {
+			uc.Spec.Infrastructure.Local = nil
+		}, "spec.infrastructure: Invalid value: exactly one of the fields in [local] must be set"},
 		{"version 0", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 0 }, "spec.ksaSigningKey.version"},
 		{"version 2", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 2 }, "ksaSigningKey.version of a new cluster must be 1"},
 		{"unknown source", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Source = "floppy" }, `supported values: "external", "files"`},
 		{"unknown refresh", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.NodeRefresh = "Never" }, `supported values: "Replace", "InPlace", "Wait"`},
 		{"tokens are read at once", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.TokenReloadSeconds = -1 }, "spec.ksaSigningKey.tokenReloadSeconds"},
 		{"unknown algorithm", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Algorithm = "HS256" }, `supported values: "RS256", "ES256"`},
-		{"two API servers", func(uc *v1alpha1.UserCluster) { uc.Spec.ControlPlane.Replicas = 2 }, "spec.controlPlane.replicas"},
-		{"bad Kubernetes version", func(uc *v1alpha1.UserCluster) { uc.Spec.KubernetesVersion = "1.36" }, "spec.kubernetesVersion"},
-		{"no service CIDR", func(uc *v1alpha1.UserCluster) { uc.Spec.Network.ServiceCIDR = "" }, "spec.network.serviceCIDR"},
-		{"no pod CIDR", func(uc *v1alpha1.UserCluster) { uc.Spec.Network.PodCIDR = "" }, "spec.network.podCIDR"},
-		{"bad pool name", func(uc *v1alpha1.UserCluster) { uc.Spec.NodePools[0].Name = "Pool_1" }, "spec.nodePools[0].name"},
+		{"two API servers", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.ControlPlane.Replicas = 2 }, "spec.infrastructure.local.controlPlane.replicas"},
+		{"bad Kubernetes version", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.KubernetesVersion = "1.36" }, "spec.infrastructure.local.kubernetesVersion"},
+		{"no service CIDR", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.Network.ServiceCIDR = "" }, "spec.infrastructure.local.network.serviceCIDR"},
+		{"no pod CIDR", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.Network.PodCIDR = "" }, "spec.infrastructure.local.network.podCIDR"},
+		{"bad pool name", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.NodePools[0].Name = "Pool_1" }, "spec.infrastructure.local.nodePools[0].name"},
 		{"same pool twice", func(uc *v1alpha1.UserCluster) {
-			uc.Spec.NodePools = append(uc.Spec.NodePools, uc.Spec.NodePools[0])
+			uc.Spec.Infrastructure.Local.NodePools = append(uc.Spec.Infrastructure.Local.NodePools, uc.Spec.Infrastructure.Local.NodePools[0])
 		}, "Duplicate value"},
-		{"negative replicas", func(uc *v1alpha1.UserCluster) { uc.Spec.NodePools[0].Replicas = -1 }, "spec.nodePools[0].replicas"},
-		{"too many replicas", func(uc *v1alpha1.UserCluster) { uc.Spec.NodePools[0].Replicas = 101 }, "spec.nodePools[0].replicas"},
-		{"no surge", func(uc *v1alpha1.UserCluster) { uc.Spec.NodePools[0].MaxSurge = 0 }, "spec.nodePools[0].maxSurge"},
+		{"negative replicas", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.NodePools[0].Replicas = -1 }, "spec.infrastructure.local.nodePools[0].replicas"},
+		{"too many replicas", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.NodePools[0].Replicas = 101 }, "spec.infrastructure.local.nodePools[0].replicas"},
+		{"no surge", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.NodePools[0].MaxSurge = 0 }, "spec.infrastructure.local.nodePools[0].maxSurge"},
 		{"too many pools", func(uc *v1alpha1.UserCluster) {
 			for r := range int32(33) {
-				uc.Spec.NodePools = append(uc.Spec.NodePools, v1alpha1.NodePool{Name: "p" + strings.Repeat("a", int(r)), MaxSurge: 1})
+				uc.Spec.Infrastructure.Local.NodePools = append(uc.Spec.Infrastructure.Local.NodePools, v1alpha1.NodePool{Name: "p" + strings.Repeat("a", int(r)), MaxSurge: 1})
 			}
 		}, "must have at most 32 items"},
 	} {
@@ -106,15 +114,18 @@ func TestTransitions(t *testing.T) {
 		{"algorithm", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Algorithm = v1alpha1.ES256 }, ""},
 		{"source", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Source = v1alpha1.KeySourceExternal }, ""},
 		{"refresh", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshInPlace }, ""},
-		{"Kubernetes version", func(s *v1alpha1.UserClusterSpec) { s.KubernetesVersion = "v1.36.5" }, "kubernetesVersion cannot be changed"},
+		{"infrastructure", func(s *v1alpha1.UserClusterSpec) {
+			s.Infrastructure.Local = nil
+		}, "spec.infrastructure: Invalid value: infrastructure cannot be changed to another one"},
+		{"Kubernetes version", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.KubernetesVersion = "v1.36.5" }, "kubernetesVersion cannot be changed"},
 		{"advanced", func(s *v1alpha1.UserClusterSpec) { s.EnableAdvancedCluster = true }, "enableAdvancedCluster cannot be changed"},
-		{"network", func(s *v1alpha1.UserClusterSpec) { s.Network.PodCIDR = "10.0.0.0/8" }, "network cannot be changed"},
-		{"control plane", func(s *v1alpha1.UserClusterSpec) { s.ControlPlane.Replicas = 1 }, "controlPlane cannot be changed"},
-		{"replicas", func(s *v1alpha1.UserClusterSpec) { s.NodePools[0].Replicas = 5 }, ""},
+		{"network", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.Network.PodCIDR = "10.0.0.0/8" }, "network cannot be changed"},
+		{"control plane", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.ControlPlane.Replicas = 1 }, "controlPlane cannot be changed"},
+		{"replicas", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.NodePools[0].Replicas = 5 }, ""},
 		{"new pool", func(s *v1alpha1.UserClusterSpec) {
-			s.NodePools = append(s.NodePools, v1alpha1.NodePool{Name: "pool-2", Replicas: 1, MaxSurge: 1})
+			s.Infrastructure.Local.NodePools = append(s.Infrastructure.Local.NodePools, v1alpha1.NodePool{Name: "pool-2", Replicas: 1, MaxSurge: 1})
 		}, ""},
-		{"no pools", func(s *v1alpha1.UserClusterSpec) { s.NodePools = nil }, ""},
+		{"no pools", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.NodePools = nil }, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			changed := uc.DeepCopy()
@@ -131,6 +142,18 @@ func TestStatusIsKeptApart(t *testing.T) {
 	}
 }
 
+// TestColumns has kubectl print a cluster.
+func TestColumns(t *testing.T) {
+	uc := createCluster(t, nil)
+	uc.Status.KSASigningKey.Step = "Publish"
+	writeStatus(t, uc, conditions(uc, metav1.ConditionTrue, metav1.ConditionFalse))
+	out := newRecovery(t, "").must("get usercluster " + uc.Name + " --no-headers")
+	want := []string{uc.Name, "v1.36.4", "True", "1", "False", "Publish"}
+	if got := strings.Fields(out); len(got) != len(want)+1 || !slices.Equal(got[:len(want)], want) {
+		t.Errorf("columns = %q, want %q and the age", got, want)
+	}
+}
+
 // TestFullStatus writes a status with every field, as the controller does.
 func TestFullStatus(t *testing.T) {
 	uc := createCluster(t, nil)
@@ -144,8 +167,9 @@ func TestFullStatus(t *testing.T) {
 			LegacyTokens: v1alpha1.LegacyTokenStatus{Total: 7, Stale: 3},
 			Keys:         []v1alpha1.KeyVersionStatus{{Version: 1, KeyID: "kid", Algorithm: v1alpha1.RS256, CreatedAt: now}},
 		},
-		Endpoint:   "https://127.0.0.1:6443",
-		APIServers: []v1alpha1.APIServerStatus{{Name: "1", Endpoint: "https://127.0.0.1:6444", Ready: true, SigningVersion: 1, AcceptedVersions: []int32{1}}},
+		Infrastructure: v1alpha1.InfrastructureStatus{Local: &v1alpha1.LocalInfrastructureStatus{Home: "id"}},
+		Endpoint:       "https://127.0.0.1:6443",
+		APIServers:     []v1alpha1.APIServerStatus{{Name: "1", Endpoint: "https://127.0.0.1:6444", Ready: true, SigningVersion: 1, AcceptedVersions: []int32{1}}},
 		Publications: []v1alpha1.PublicationStatus{
 			{Name: "fleet membership projects/p/locations/l/memberships/m", AcceptedVersions: []int32{1, 2}, PublishedAt: &now},
 			{Name: "s3://bucket", WaitingFor: "bucket to exist"},

@@ -17,17 +17,14 @@ import (
 func changes(old, wanted *v1alpha1.UserCluster) (fixed, updates []string) {
 	var d differences
 	a, b := old.Spec, wanted.Spec
-	d.fix("gkeOnPremVersion", a.KubernetesVersion, b.KubernetesVersion)
+	d.infrastructure(a.Infrastructure, b.Infrastructure)
 	d.fix("enableAdvancedCluster", a.EnableAdvancedCluster, b.EnableAdvancedCluster)
-	d.fix("network.serviceCIDR", a.Network.ServiceCIDR, b.Network.ServiceCIDR)
-	d.fix("network.podCIDR", a.Network.PodCIDR, b.Network.PodCIDR)
-	d.fix("masterNode.replicas", a.ControlPlane.Replicas, b.ControlPlane.Replicas)
 	if line := sourceChange(old, wanted); line != "" {
 		d.updates = append(d.updates, line)
 	}
 	d.key(a.KSASigningKey, b.KSASigningKey)
 	d.fleet(old, a.GKEConnect, b.GKEConnect)
-	return d.fixed, append(d.updates, poolChanges(a.NodePools, b.NodePools)...)
+	return d.fixed, append(d.updates, poolChanges(a.Infrastructure.NodePools(), b.Infrastructure.NodePools())...)
 }
 
 // differences are lines that say how fields differ.
@@ -41,6 +38,18 @@ func compare(list *[]string, field string, from, to any) {
 	if from != to {
 		*list = append(*list, fmt.Sprintf("%s: %v -> %v", field, from, to))
 	}
+}
+
+// infrastructure compares all but the node pools.
+func (d *differences) infrastructure(a, b v1alpha1.Infrastructure) {
+	if a.Local == nil || b.Local == nil {
+		d.fix("infrastructure", cmp.Or(a.Name(), "another"), cmp.Or(b.Name(), "another"))
+		return
+	}
+	d.fix("gkeOnPremVersion", a.Local.KubernetesVersion, b.Local.KubernetesVersion)
+	d.fix("network.serviceCIDR", a.Local.Network.ServiceCIDR, b.Local.Network.ServiceCIDR)
+	d.fix("network.podCIDR", a.Local.Network.PodCIDR, b.Local.Network.PodCIDR)
+	d.fix("masterNode.replicas", a.Local.ControlPlane.Replicas, b.Local.ControlPlane.Replicas)
 }
 
 func (d *differences) key(a, b v1alpha1.KSASigningKey) {
@@ -63,8 +72,8 @@ func sourceChange(old, wanted *v1alpha1.UserCluster) string {
 	if from == to {
 		return ""
 	}
-	restart := fmt.Sprintf("restarts %d API servers once, one at a time", old.Spec.ControlPlane.Replicas)
-	if old.Spec.ControlPlane.Replicas == 1 {
+	restart := fmt.Sprintf("restarts %d API servers once, one at a time", wantedServers(old))
+	if wantedServers(old) == 1 {
 		restart = "restarts the only API server once: AN INTERRUPTION of the Kubernetes API"
 	}
 	return fmt.Sprintf("~ ksaSigningKey.source: %s -> %s (%s)", from, to, restart)

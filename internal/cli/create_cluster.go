@@ -18,7 +18,8 @@ func (a *app) createCluster() *cobra.Command {
 		Use:   "cluster",
 		Short: "Create a user cluster",
 		Long: `Create the user cluster that a configuration file describes, wait until it is ready, and write its kubeconfig
-beside the configuration file as NAME-kubeconfig, with mode 0600.
+beside the configuration file as NAME-kubeconfig, with mode 0600. A file of that name which is not a kubeconfig of the
+cluster is not overwritten: nothing is created then.
 
 With gkeConnect in the file, the cluster is registered with that fleet. The service account key for it is kept in
 Secret NAME-gke-connect of the admin cluster, which is deleted with the cluster.
@@ -33,6 +34,10 @@ It can be run again when it was interrupted: it then waits for the cluster that 
 	return a.verb(cmd, func(ctx context.Context) error {
 		uc, admin, err := a.openWanted(path, kubeconfig)
 		if err != nil {
+			return err
+		}
+		file := userKubeconfig(path, uc.Name)
+		if err := admin.checkKubeconfig(ctx, uc.Name, file); err != nil {
 			return err
 		}
 		if err := a.createObject(ctx, admin, uc); err != nil {
@@ -50,7 +55,6 @@ It can be run again when it was interrupted: it then waits for the cluster that 
 		if err != nil {
 			return err
 		}
-		file := userKubeconfig(path, uc.Name)
 		if err := admin.writeKubeconfig(ctx, made, file); err != nil {
 			return err
 		}

@@ -85,15 +85,17 @@ func (a *app) describeOne(w io.Writer, uc *v1alpha1.UserCluster) error {
 }
 
 func (a *app) describeCluster(w io.Writer, uc *v1alpha1.UserCluster) error {
-	return table(w, "",
-		[]string{"Name:", uc.Name},
-		[]string{"Kubernetes:", uc.Spec.KubernetesVersion},
-		[]string{"Age:", a.age(uc.CreationTimestamp.Time)},
-		[]string{"Endpoint:", orDash(uc.Status.Endpoint)},
-		[]string{"Services:", uc.Spec.Network.ServiceCIDR},
-		[]string{"Pods:", uc.Spec.Network.PodCIDR},
-		[]string{"Advanced:", fmt.Sprint(uc.Spec.EnableAdvancedCluster)},
-	)
+	rows := [][]string{
+		{"Name:", uc.Name},
+		{"Infrastructure:", orDash(uc.Spec.Infrastructure.Name())},
+		{"Kubernetes:", kubernetesVersion(uc)},
+		{"Age:", a.age(uc.CreationTimestamp.Time)},
+		{"Endpoint:", orDash(uc.Status.Endpoint)},
+	}
+	if local := uc.Spec.Infrastructure.Local; local != nil {
+		rows = append(rows, []string{"Services:", local.Network.ServiceCIDR}, []string{"Pods:", local.Network.PodCIDR})
+	}
+	return table(w, "", append(rows, []string{"Advanced:", fmt.Sprint(uc.Spec.EnableAdvancedCluster)})...)
 }
 
 func (a *app) describeKey(w io.Writer, uc *v1alpha1.UserCluster) error {
@@ -174,7 +176,7 @@ func (a *app) describePools(w io.Writer, uc *v1alpha1.UserCluster) error {
 		observed[p.Name] = p
 	}
 	rows := [][]string{{"NAME", "WANTED", "NODES", "READY", "UPDATED", "SURGE", "LABELS", "TAINTS"}}
-	for _, p := range uc.Spec.NodePools {
+	for _, p := range uc.Spec.Infrastructure.NodePools() {
 		o := observed[p.Name]
 		rows = append(rows, []string{
 			p.Name, fmt.Sprint(p.Replicas), fmt.Sprint(o.Replicas), fmt.Sprint(o.Ready), fmt.Sprint(o.Updated),

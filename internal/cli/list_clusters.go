@@ -43,7 +43,7 @@ func (a *app) clusterTable(w io.Writer, clusters []v1alpha1.UserCluster) error {
 	rows := [][]string{{"NAME", "VERSION", "READY", "API SERVERS", "NODES", "KEY", "ROTATION", "AGE"}}
 	for _, uc := range clusters {
 		rows = append(rows, []string{
-			uc.Name, uc.Spec.KubernetesVersion, string(readyOf(&uc).Status), readyServers(&uc), readyNodes(&uc),
+			uc.Name, kubernetesVersion(&uc), string(readyOf(&uc).Status), readyServers(&uc), readyNodes(&uc),
 			fmt.Sprint(uc.Spec.KSASigningKey.Version), rotationWord(&uc), a.age(uc.CreationTimestamp.Time),
 		})
 	}
@@ -57,7 +57,7 @@ func readyServers(uc *v1alpha1.UserCluster) string {
 			ready++
 		}
 	}
-	return fmt.Sprintf("%d/%d", ready, uc.Spec.ControlPlane.Replicas)
+	return fmt.Sprintf("%d/%d", ready, wantedServers(uc))
 }
 
 func readyNodes(uc *v1alpha1.UserCluster) string {
@@ -65,7 +65,7 @@ func readyNodes(uc *v1alpha1.UserCluster) string {
 	for _, p := range uc.Status.NodePools {
 		ready += p.Ready
 	}
-	for _, p := range uc.Spec.NodePools {
+	for _, p := range uc.Spec.Infrastructure.NodePools() {
 		wanted += p.Replicas
 	}
 	return fmt.Sprintf("%d/%d", ready, wanted)

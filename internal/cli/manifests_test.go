@@ -40,9 +40,11 @@ func tryPolicy(ctx context.Context, c client.Client) error {
 	uc := &v1alpha1.UserCluster{
 		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: "policy-probe"},
 		Spec: v1alpha1.UserClusterSpec{
-			KubernetesVersion: "v1.36.4",
-			Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
-			ControlPlane:      v1alpha1.ControlPlane{Replicas: 1},
+			Infrastructure: v1alpha1.Infrastructure{Local: &v1alpha1.LocalInfrastructure{
+				KubernetesVersion: "v1.36.4",
+				Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
+				ControlPlane:      v1alpha1.ControlPlane{Replicas: 1},
+			}},
 			KSASigningKey: v1alpha1.KSASigningKey{
 				Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.RS256,
 				Issuer: v1alpha1.DefaultIssuer, PublishMaxAgeSeconds: 60,

@@ -3,7 +3,6 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -45,8 +44,9 @@ type legacyTokens struct {
 	Stale int64 `json:"stale"`
 }
 
-// rotationOf sums up what is known of a cluster's key. A condition from before the latest change of the spec is not
-// believed when it says that the wanted key version is there, unless the versions observed with it show that.
+// rotationOf sums up what is known of a cluster's key. Whether a rotation is done is for the controller's condition to
+// say. One from before the latest change of the spec counts only if the tokens were of the wanted key version already:
+// the change was then another than a rotation.
 func rotationOf(uc *v1alpha1.UserCluster) rotationState {
 	key := uc.Status.KSASigningKey
 	s := rotationState{
@@ -66,19 +66,14 @@ func rotationOf(uc *v1alpha1.UserCluster) rotationState {
 	}
 	s.message = s.versions.String()
 	condition := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKSASigningKeyRotation)
-	if condition != nil && (condition.ObservedGeneration >= uc.Generation || s.converged()) {
+	if condition != nil && (condition.ObservedGeneration >= uc.Generation || s.TokenVersion == s.KSASigningKeyVersion) {
 		s.Status, s.Reason, s.message = condition.Status, condition.Reason, condition.Message
 	}
 	return s
 }
 
-// done says that the wanted key version is the only one.
+// done reports whether the wanted key version is the only one.
 func (s rotationState) done() bool { return s.Status == metav1.ConditionTrue }
-
-func (s rotationState) converged() bool {
-	wanted := s.KSASigningKeyVersion
-	return s.TokenVersion == wanted && s.PrivateKeyVersion == wanted && slices.Equal(s.PublicKeyVersions, []int32{wanted})
-}
 
 func (v versions) String() string {
 	text, err := json.Marshal(v)
@@ -104,6 +99,22 @@ func readyOf(uc *v1alpha1.UserCluster) metav1.Condition {
 // blocked says that somebody must act before the cluster can go on.
 func blocked(uc *v1alpha1.UserCluster) bool {
 	return readyOf(uc).Reason == v1alpha1.ReasonRotationBlocked
+}
+
+// kubernetesVersion is the version that the spec names; a dash when it names none.
+func kubernetesVersion(uc *v1alpha1.UserCluster) string {
+	if local := uc.Spec.Infrastructure.Local; local != nil {
+		return local.KubernetesVersion
+	}
+	return "-"
+}
+
+// wantedServers is the number of API servers that the spec wants, or that there are when it does not set one.
+func wantedServers(uc *v1alpha1.UserCluster) int {
+	if local := uc.Spec.Infrastructure.Local; local != nil {
+		return int(local.ControlPlane.Replicas)
+	}
+	return len(uc.Status.APIServers)
 }
 
 // untilReady is a look that ends when a cluster is as its spec wants it.

@@ -111,8 +111,8 @@ func keyChange(old *v1alpha1.UserCluster, w wanted, secret credentials) string {
 func (c admin) update(ctx context.Context, old *v1alpha1.UserCluster, w wanted, secret credentials) error {
 	edit := func(uc *v1alpha1.UserCluster) {
 		version := uc.Spec.KSASigningKey.Version
-		uc.Spec.NodePools, uc.Spec.GKEConnect = w.Spec.NodePools, w.Spec.GKEConnect
-		uc.Spec.KSASigningKey = w.Spec.KSASigningKey
+		uc.Spec.Infrastructure.Local.NodePools = w.Spec.Infrastructure.NodePools()
+		uc.Spec.GKEConnect, uc.Spec.KSASigningKey = w.Spec.GKEConnect, w.Spec.KSASigningKey
 		uc.Spec.KSASigningKey.Version = version
 	}
 	if err := c.change(ctx, old, edit, client.DryRunAll); err != nil {

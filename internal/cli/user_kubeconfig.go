@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/kubeconfig"
 )
 
 // kubeconfigFile returns the kubeconfig file of a user cluster, made of what access returns.
@@ -19,6 +20,36 @@ func (c admin) kubeconfigFile(ctx context.Context, uc *v1alpha1.UserCluster) ([]
 		return nil, err
 	}
 	return access.File(uc.Name, "kubernetes-admin")
+}
+
+// checkKubeconfig refuses to overwrite a file that is not a kubeconfig of the user cluster, which need not exist yet.
+func (c admin) checkKubeconfig(ctx context.Context, cluster, path string) error {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading the file to which the kubeconfig of user cluster %s is written: %w", cluster, err)
+	}
+	wanted, err := c.accessByName(ctx, cluster)
+	if err != nil && !isMissing(err) {
+		return err
+	}
+	found, parseErr := kubeconfig.Parse(data)
+	if err != nil || parseErr != nil || !found.SameCluster(wanted) {
+		return usage("rename or remove that file",
+			"%s exists, and is not a kubeconfig of user cluster %s: nothing was created", path, cluster)
+	}
+	return nil
+}
+
+// accessByName is access to a cluster of which only the name is known.
+func (c admin) accessByName(ctx context.Context, cluster string) (kubeconfig.Access, error) {
+	uc, err := c.get(ctx, cluster)
+	if err != nil {
+		return kubeconfig.Access{}, err
+	}
+	return c.access(ctx, uc)
 }
 
 // writeKubeconfig writes the kubeconfig of a user cluster to a file, which is whole or not there at any time.

@@ -61,20 +61,22 @@ func TestParseDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantSpec := v1alpha1.UserClusterSpec{
-		KubernetesVersion: "v1.36.4",
-		Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
-		ControlPlane:      v1alpha1.ControlPlane{Replicas: 3},
-		NodePools: []v1alpha1.NodePool{
-			{Name: "pool-1", Replicas: 3, MaxSurge: 1},
-			{
-				Name: "pool-2", MaxSurge: 2,
-				Labels: map[string]string{"environment": "production", "node.kubernetes.io/kind": "2"},
-				Taints: []corev1.Taint{
-					{Key: "staging", Value: "true", Effect: corev1.TaintEffectNoSchedule},
-					{Key: "staging", Effect: corev1.TaintEffectNoExecute},
+		Infrastructure: v1alpha1.Infrastructure{Local: &v1alpha1.LocalInfrastructure{
+			KubernetesVersion: "v1.36.4",
+			Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
+			ControlPlane:      v1alpha1.ControlPlane{Replicas: 3},
+			NodePools: []v1alpha1.NodePool{
+				{Name: "pool-1", Replicas: 3, MaxSurge: 1},
+				{
+					Name: "pool-2", MaxSurge: 2,
+					Labels: map[string]string{"environment": "production", "node.kubernetes.io/kind": "2"},
+					Taints: []corev1.Taint{
+						{Key: "staging", Value: "true", Effect: corev1.TaintEffectNoSchedule},
+						{Key: "staging", Effect: corev1.TaintEffectNoExecute},
+					},
 				},
 			},
-		},
+		}},
 		KSASigningKey: v1alpha1.KSASigningKey{
 			Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.ES256,
 			NodeRefresh: v1alpha1.NodeRefreshInPlace, TokenReloadSeconds: 90,
@@ -105,10 +107,12 @@ func TestParseDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := v1alpha1.UserClusterSpec{
-		KubernetesVersion: "v1.36.4",
-		Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
-		ControlPlane:      v1alpha1.ControlPlane{Replicas: 1},
-		NodePools:         []v1alpha1.NodePool{{Name: "a", Replicas: 1, MaxSurge: 1}},
+		Infrastructure: v1alpha1.Infrastructure{Local: &v1alpha1.LocalInfrastructure{
+			KubernetesVersion: "v1.36.4",
+			Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
+			ControlPlane:      v1alpha1.ControlPlane{Replicas: 1},
+			NodePools:         []v1alpha1.NodePool{{Name: "a", Replicas: 1, MaxSurge: 1}},
+		}},
 		KSASigningKey: v1alpha1.KSASigningKey{
 			Version: 1, Source: v1alpha1.KeySourceExternal, Algorithm: v1alpha1.RS256,
 			NodeRefresh: v1alpha1.NodeRefreshReplace, TokenReloadSeconds: 300,
@@ -405,7 +409,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		uc := c.Object(Files{})
-		if !namePattern.MatchString(uc.Name) || uc.Spec.KubernetesVersion == "" || uc.Spec.KSASigningKey.Version != 1 {
+		if !namePattern.MatchString(uc.Name) || uc.Spec.Infrastructure.Local.KubernetesVersion == "" || uc.Spec.KSASigningKey.Version != 1 {
 			t.Errorf("a valid file makes an invalid object: %+v", uc)
 		}
 	})

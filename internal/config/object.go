@@ -16,20 +16,28 @@ func (c *UserCluster) Object(f Files) *v1alpha1.UserCluster {
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "UserCluster"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: c.Name},
 		Spec: v1alpha1.UserClusterSpec{
-			KubernetesVersion:     c.KubernetesVersion(),
+			Infrastructure:        v1alpha1.Infrastructure{Local: c.local()},
 			EnableAdvancedCluster: c.EnableAdvancedCluster,
-			Network:               v1alpha1.Network{ServiceCIDR: c.Network.ServiceCIDR, PodCIDR: c.Network.PodCIDR},
-			ControlPlane:          v1alpha1.ControlPlane{Replicas: *c.MasterNode.Replicas},
 			KSASigningKey:         c.KSASigningKey.object(),
 		},
-	}
-	for _, p := range c.NodePools {
-		uc.Spec.NodePools = append(uc.Spec.NodePools, p.object())
 	}
 	if c.GKEConnect != nil {
 		uc.Spec.GKEConnect = c.GKEConnect.object(c.Name, f)
 	}
 	return uc
+}
+
+// local is the infrastructure of every file: other clusters have no file.
+func (c *UserCluster) local() *v1alpha1.LocalInfrastructure {
+	local := &v1alpha1.LocalInfrastructure{
+		KubernetesVersion: c.KubernetesVersion(),
+		Network:           v1alpha1.Network{ServiceCIDR: c.Network.ServiceCIDR, PodCIDR: c.Network.PodCIDR},
+		ControlPlane:      v1alpha1.ControlPlane{Replicas: *c.MasterNode.Replicas},
+	}
+	for _, p := range c.NodePools {
+		local.NodePools = append(local.NodePools, p.object())
+	}
+	return local
 }
 
 func (k KSASigningKey) object() v1alpha1.KSASigningKey {

@@ -113,7 +113,7 @@ func (s *site) with(key client.ObjectKey, do func(*userCluster)) {
 
 // open opens the control plane of a user cluster.
 func (s *site) open(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
-	return plane{s, client.ObjectKeyFromObject(uc), int(uc.Spec.ControlPlane.Replicas)}, nil
+	return plane{s, client.ObjectKeyFromObject(uc), int(uc.Spec.Infrastructure.Local.ControlPlane.Replicas)}, nil
 }
 
 // write does a write of an adapter, or fails it before or after it took effect.
@@ -145,7 +145,7 @@ func (p plane) Observe(context.Context) (state controlplane.State, err error) {
 			state.Servers = append(state.Servers, s.Server)
 		}
 		state.ControllerManagers = []controlplane.ControllerManager{c.manager}
-		state.Endpoint = "https://" + p.Name + ".test"
+		state.Endpoint, state.Home = "https://"+p.Name+".test", "host-1"
 	})
 	return state, err
 }
@@ -364,7 +364,7 @@ func (s *site) openPools(uc *v1alpha1.UserCluster) (nodes.Adapter, error) { retu
 func (p pools) Observe(context.Context, nodes.Keys) (state nodes.State, _ error) {
 	p.with(client.ObjectKeyFromObject(p.uc), func(c *userCluster) {
 		state.Nodes, state.Oldest = slices.Clone(c.nodes), nodes.Oldest(c.nodes)
-		state.Converged = c.poolsConverged(p.uc.Spec.NodePools)
+		state.Converged = c.poolsConverged(p.uc.Spec.Infrastructure.Local.NodePools)
 		for _, n := range c.nodes {
 			if n.Deleting && c.guarded {
 				state.Waiting = "pod default/web on node " + n.Name + " to be evicted: PodDisruptionBudget default/web allows no disruption"
@@ -398,7 +398,7 @@ func (p pools) Converge(_ context.Context, keys nodes.Keys) error {
 		if c.finishNode() {
 			return
 		}
-		for _, pool := range p.uc.Spec.NodePools {
+		for _, pool := range p.uc.Spec.Infrastructure.Local.NodePools {
 			if c.replaceNode(pool, keys.Next) {
 				return
 			}

@@ -104,11 +104,13 @@ func newUserCluster(key client.ObjectKey) *v1alpha1.UserCluster {
 	return &v1alpha1.UserCluster{
 		ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
 		Spec: v1alpha1.UserClusterSpec{
-			KubernetesVersion: "v1.36.4",
-			Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
-			ControlPlane:      v1alpha1.ControlPlane{Replicas: 1},
-			NodePools:         []v1alpha1.NodePool{{Name: "pool-1", Replicas: 2, MaxSurge: 1}},
-			KSASigningKey:     v1alpha1.KSASigningKey{Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.ES256},
+			Infrastructure: v1alpha1.Infrastructure{Local: &v1alpha1.LocalInfrastructure{
+				KubernetesVersion: "v1.36.4",
+				Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
+				ControlPlane:      v1alpha1.ControlPlane{Replicas: 1},
+				NodePools:         []v1alpha1.NodePool{{Name: "pool-1", Replicas: 2, MaxSurge: 1}},
+			}},
+			KSASigningKey: v1alpha1.KSASigningKey{Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.ES256},
 		},
 	}
 }

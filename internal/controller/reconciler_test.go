@@ -20,7 +20,7 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-func threeServers(uc *v1alpha1.UserCluster) { uc.Spec.ControlPlane.Replicas = 3 }
+func threeServers(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.ControlPlane.Replicas = 3 }
 
 func TestCreate(t *testing.T) {
 	w := newWorld(t)
@@ -70,11 +70,21 @@ func checkStatus(t *testing.T, uc *v1alpha1.UserCluster) {
 	}
 }
 
+// TestHome wants the status to remember where a control plane lives while there is none, for it to be made there again.
+func TestHome(t *testing.T) {
+	w := newWorld(t)
+	blue := w.settled("blue")
+	w.with(blue, func(c *userCluster) { c.servers = nil })
+	if local := w.round(blue).Status.Infrastructure.Local; local == nil || local.Home != "host-1" {
+		t.Errorf("status.infrastructure.local = %+v, want host-1 as its home", local)
+	}
+}
+
 // TestEmptyLists has a spec with lists that a typed client would leave out when it writes the spec back.
 func TestEmptyLists(t *testing.T) {
 	w := newWorld(t)
 	uc := newUserCluster(client.ObjectKey{Namespace: w.namespace, Name: "blue"})
-	uc.Spec.NodePools = nil
+	uc.Spec.Infrastructure.Local.NodePools = nil
 	object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(uc)
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +92,7 @@ func TestEmptyLists(t *testing.T) {
 	delete(object, "status")
 	u := &unstructured.Unstructured{Object: object}
 	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("UserCluster"))
-	if err := unstructured.SetNestedSlice(u.Object, []any{}, "spec", "nodePools"); err != nil {
+	if err := unstructured.SetNestedSlice(u.Object, []any{}, "spec", "infrastructure", "local", "nodePools"); err != nil {
 		t.Fatal(err)
 	}
 	if err := admin.Create(t.Context(), u); err != nil {

@@ -1,7 +1,6 @@
 package controller
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -166,7 +165,9 @@ func setCondition(uc *v1alpha1.UserCluster, kind string, is bool, reason, messag
 }
 
 func setControlPlaneStatus(status *v1alpha1.UserClusterStatus, seen observation) {
-	status.Home = cmp.Or(seen.controlPlane.Home, status.Home)
+	if home := seen.controlPlane.Home; home != "" {
+		status.Infrastructure.Local = &v1alpha1.LocalInfrastructureStatus{Home: home}
+	}
 	status.Endpoint = seen.controlPlane.Endpoint
 	status.APIServers = nil
 	for i, s := range seen.Servers {
@@ -205,7 +206,7 @@ func publicationStatus(seen observation) []v1alpha1.PublicationStatus {
 
 func poolStatus(uc *v1alpha1.UserCluster, all []nodes.Node) []v1alpha1.NodePoolStatus {
 	var pools []v1alpha1.NodePoolStatus
-	for _, p := range uc.Spec.NodePools {
+	for _, p := range uc.Spec.Infrastructure.NodePools() {
 		s := v1alpha1.NodePoolStatus{Name: p.Name}
 		for _, n := range all {
 			if n.Pool != p.Name {

@@ -2,6 +2,7 @@ package controllercmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -94,9 +95,13 @@ func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, may allow
 	if err != nil {
 		return err
 	}
-	openPlane := func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) { return host.ControlPlane(uc), nil }
+	openPlane := planesOf(host)
 	newClient := func(ctx context.Context, uc *v1alpha1.UserCluster) (kubernetes.Interface, error) {
-		return controlplane.Client(ctx, host.ControlPlane(uc))
+		plane, err := openPlane(uc)
+		if err != nil {
+			return nil, err
+		}
+		return controlplane.Client(ctx, plane)
 	}
 	r := &controller.Reconciler{
 		Client:       m.GetClient(),
@@ -110,4 +115,22 @@ func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, may allow
 		Log:          log,
 	}
 	return r.SetupWithManager(m)
+}
+
+// planesOf returns how the control plane of a cluster is opened: on this host.
+func planesOf(host *local.Host) func(*v1alpha1.UserCluster) (controlplane.Adapter, error) {
+	return func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
+		if err := checkServed(uc); err != nil {
+			return nil, err
+		}
+		return host.ControlPlane(uc), nil
+	}
+}
+
+// checkServed refuses a cluster of an infrastructure that this version does not know.
+func checkServed(uc *v1alpha1.UserCluster) error {
+	if uc.Spec.Infrastructure.Local == nil {
+		return errors.New("its infrastructure is not served by this controller, which serves spec.infrastructure.local")
+	}
+	return nil
 }

@@ -18,13 +18,16 @@ func nodesOf(
 ) func(*v1alpha1.UserCluster) (nodes.Adapter, error) {
 	rollouts := &rollout.Rollouts{}
 	return func(uc *v1alpha1.UserCluster) (nodes.Adapter, error) {
+		if err := checkServed(uc); err != nil {
+			return nil, err
+		}
 		machines, err := host.Machines(uc)
 		if err != nil {
 			return nil, err
 		}
 		key := uc.Spec.KSASigningKey
 		return rollouts.Open(rollout.Cluster{
-			Name: uc.Name, UID: uc.UID, Pools: uc.Spec.NodePools,
+			Name: uc.Name, UID: uc.UID, Pools: uc.Spec.Infrastructure.Local.NodePools,
 			NodeRefresh: key.NodeRefresh, TokenReload: time.Duration(key.TokenReloadSeconds) * time.Second,
 			Machines: machines, Refresher: machines,
 			Client: func(ctx context.Context) (kubernetes.Interface, error) { return newClient(ctx, uc) },

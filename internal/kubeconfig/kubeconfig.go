@@ -6,6 +6,7 @@
 package kubeconfig
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -139,6 +140,11 @@ func (a Access) check() error {
 		return errors.New("client-certificate-data and client-key-data are not a certificate and its private key")
 	}
 	return nil
+}
+
+// SameCluster reports whether both reach one API server, known by the same certificates.
+func (a Access) SameCluster(other Access) bool {
+	return a.Server == other.Server && bytes.Equal(a.CertificateAuthority, other.CertificateAuthority)
 }
 
 // Config returns the configuration of a client.

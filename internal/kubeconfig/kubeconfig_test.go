@@ -65,6 +65,19 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+func TestSameCluster(t *testing.T) {
+	here := access(t)
+	renewed, elsewhere, foreign := here, here, here
+	renewed.Certificate, renewed.Key = pair(t)
+	elsewhere.Server = "https://127.0.0.1:6444"
+	foreign.CertificateAuthority, _ = pair(t)
+	for other, want := range map[*kubeconfig.Access]bool{&here: true, &renewed: true, &elsewhere: false, &foreign: false} {
+		if got := here.SameCluster(*other); got != want {
+			t.Errorf("%s is the same cluster as %s: %v, want %v", here.Server, other.Server, got, want)
+		}
+	}
+}
+
 // TestRefused adds each other field that client-go knows, and spoils each value.
 func TestRefused(t *testing.T) {
 	written, err := access(t).File("blue", "admin")

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 )
 
@@ -96,7 +97,7 @@ func TestClusterOfAnotherDataDirectory(t *testing.T) {
 	if _, err := there.EnsureSite(SiteName(uc)); err != nil { // one of the same name
 		t.Fatal(err)
 	}
-	uc.Status.Home = here.ID()
+	uc.Status.Infrastructure.Local = &v1alpha1.LocalInfrastructureStatus{Home: here.ID()}
 	_, errObserve := there.ControlPlane(uc).Observe(t.Context())
 	_, errDelete := there.ControlPlane(uc).Delete(t.Context())
 	_, errConfig := there.ControlPlane(uc).Config(t.Context(), "")

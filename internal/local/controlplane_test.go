@@ -78,9 +78,11 @@ func testCluster(name string, replicas int32) *v1alpha1.UserCluster {
 	return &v1alpha1.UserCluster{
 		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: name},
 		Spec: v1alpha1.UserClusterSpec{
-			KubernetesVersion: kubetest.Version,
-			Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
-			ControlPlane:      v1alpha1.ControlPlane{Replicas: replicas},
+			Infrastructure: v1alpha1.Infrastructure{Local: &v1alpha1.LocalInfrastructure{
+				KubernetesVersion: kubetest.Version,
+				Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
+				ControlPlane:      v1alpha1.ControlPlane{Replicas: replicas},
+			}},
 		},
 	}
 }
@@ -137,7 +139,7 @@ func (d *driver) until(
 // give takes the API servers out one by one and gives them keys.
 func (d *driver) give(what string, want controlplane.Keys, sign int, keys ...keystore.KeyPair) {
 	d.t.Helper()
-	for i := range int(d.uc.Spec.ControlPlane.Replicas) {
+	for i := range int(d.uc.Spec.Infrastructure.Local.ControlPlane.Replicas) {
 		target := controlplane.Target{Keys: want, Next: apiServerName(i), ControllerManagerSign: sign}
 		d.until(what+" at "+target.Next, target, keys, func(s controlplane.State) bool {
 			d.wantPhases(s)

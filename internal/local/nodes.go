@@ -47,13 +47,13 @@ var (
 var ErrNeedsRoot = errors.New("node pools need root: a node is a sandbox with a network of its own\n" +
 	"hint: run as root, or remove nodePools from the cluster's configuration")
 
-// Machines returns those of a user cluster. It reads nothing yet but the registry of sites.
+// Machines returns those of a local user cluster. It reads nothing yet but the registry of sites.
 func (h *Host) Machines(uc *v1alpha1.UserCluster) (*Machines, error) {
 	site, _, err := h.SiteOf(uc)
 	if err != nil {
 		return nil, err
 	}
-	podCIDR, err := netip.ParsePrefix(uc.Spec.Network.PodCIDR)
+	podCIDR, err := netip.ParsePrefix(uc.Spec.Infrastructure.Local.Network.PodCIDR)
 	if err != nil {
 		return nil, fmt.Errorf("reading podCIDR of cluster %s: %w", uc.Name, err)
 	}
@@ -71,7 +71,7 @@ func (h *Host) Machines(uc *v1alpha1.UserCluster) (*Machines, error) {
 	m.set.Programs = machine.Programs{
 		Init:    filepath.Join(m.binDir, "keyturn-machine"),
 		Images:  filepath.Join(h.dataDir, "images"),
-		Version: uc.Spec.KubernetesVersion,
+		Version: uc.Spec.Infrastructure.Local.KubernetesVersion,
 		Find:    h.Binary,
 	}
 	return m, nil

@@ -53,7 +53,7 @@ func newNodeTest(t *testing.T) *nodeTest {
 		t.Fatal(err)
 	}
 	n := &nodeTest{T: t, driver: driver{t: t, host: h, uc: testCluster("nodes", 1)}}
-	n.uc.Spec.Network.PodCIDR = "10.244.0.0/16"
+	n.uc.Spec.Infrastructure.Local.Network.PodCIDR = "10.244.0.0/16"
 	n.pool = v1alpha1.NodePool{Name: "blue", Labels: map[string]string{"example.com/color": "blue"}}
 	t.Cleanup(func() {
 		n.removeAll()

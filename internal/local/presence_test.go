@@ -155,12 +155,12 @@ func TestLostRegistry(t *testing.T) {
 func TestUnusableSpec(t *testing.T) {
 	p := newPresenceTest(t)
 	p.configure(0)
-	p.uc.Spec.Network.PodCIDR = "garbage"
+	p.uc.Spec.Infrastructure.Local.Network.PodCIDR = "garbage"
 	p.wantError("podCIDR")
 	if gone, err := p.cp().Delete(t.Context()); !gone || err != nil {
 		t.Errorf("deleting: %v, %v", gone, err)
 	}
-	p.uc.Spec.Network.PodCIDR, p.uc.Spec.Network.ServiceCIDR = "192.168.0.0/16", "garbage"
+	p.uc.Spec.Infrastructure.Local.Network.PodCIDR, p.uc.Spec.Infrastructure.Local.Network.ServiceCIDR = "192.168.0.0/16", "garbage"
 	p.wantAbsent()
 	if gone, err := p.cp().Delete(t.Context()); !gone || err != nil {
 		t.Errorf("deleting what is gone: %v, %v", gone, err)

@@ -50,7 +50,7 @@ func newRefreshTest(t *testing.T, how v1alpha1.NodeRefresh, replicas int32) *ref
 	r.uc.Spec.KSASigningKey.NodeRefresh = how
 	r.uc.Spec.KSASigningKey.TokenReloadSeconds = 5
 	r.pool.Replicas, r.pool.MaxSurge = replicas, 1
-	r.uc.Spec.NodePools = []v1alpha1.NodePool{r.pool}
+	r.uc.Spec.Infrastructure.Local.NodePools = []v1alpha1.NodePool{r.pool}
 	r.converge("the nodes", 1, patience, nil)
 	return r
 }
@@ -88,7 +88,7 @@ func (r *refreshTest) converge(what string, keyVersion int, limit time.Duration,
 	begin := time.Now()
 	r.within(limit, what, func() error {
 		adapter := (&rollout.Rollouts{}).Open(rollout.Cluster{
-			Name: r.uc.Name, UID: r.uc.UID, Pools: r.uc.Spec.NodePools,
+			Name: r.uc.Name, UID: r.uc.UID, Pools: r.uc.Spec.Infrastructure.Local.NodePools,
 			NodeRefresh: r.uc.Spec.KSASigningKey.NodeRefresh,
 			TokenReload: time.Duration(r.uc.Spec.KSASigningKey.TokenReloadSeconds) * time.Second,
 			Machines:    r.machines, Refresher: faulty{r.machines, r.rnd},

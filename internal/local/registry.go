@@ -64,10 +64,18 @@ func (h *Host) Site(name string) (Site, bool, error) {
 // is an error: made once more here it would get other API servers, and its keys would be deleted once these had the new
 // ones.
 func (h *Host) SiteOf(uc *v1alpha1.UserCluster) (Site, bool, error) {
-	if err := h.checkHome(uc.Name, uc.Status.Home); err != nil {
+	if err := h.checkHome(uc.Name, homeOf(uc)); err != nil {
 		return Site{}, false, err
 	}
 	return h.Site(SiteName(uc))
+}
+
+// homeOf is the id of the data directory that a cluster was seen to live in; empty when it was not seen yet.
+func homeOf(uc *v1alpha1.UserCluster) string {
+	if local := uc.Status.Infrastructure.Local; local != nil {
+		return local.Home
+	}
+	return ""
 }
 
 // checkHome refuses a cluster that lives in another data directory.

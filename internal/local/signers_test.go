@@ -159,7 +159,7 @@ func (d *driver) childOf(process string) int {
 }
 
 func (d *driver) pids() (pids []int) {
-	for i := range int(d.uc.Spec.ControlPlane.Replicas) {
+	for i := range int(d.uc.Spec.Infrastructure.Local.ControlPlane.Replicas) {
 		pids = append(pids, d.pid(apiServerName(i)))
 	}
 	return pids

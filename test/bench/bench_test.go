@@ -42,7 +42,7 @@ func TestTimeline(t *testing.T) {
 		{42, "", 2, []int32{2}, []int32{2, 2}, true},
 	} {
 		uc := &v1alpha1.UserCluster{}
-		uc.Spec.KSASigningKey.Version, uc.Spec.ControlPlane.Replicas = 2, 2
+		uc.Spec.KSASigningKey.Version, uc.Spec.Infrastructure.Local.ControlPlane.Replicas = 2, 2
 		for _, v := range seen.signing {
 			uc.Status.APIServers = append(uc.Status.APIServers, v1alpha1.APIServerStatus{SigningVersion: v})
 		}

@@ -1,0 +1,121 @@
+package v1alpha1
+
+import corev1 "k8s.io/api/core/v1"
+
+// Infrastructure is what runs a user cluster. Exactly one of its members must be set, and the choice cannot be changed.
+//
+// +union
+// +kubebuilder:validation:ExactlyOneOf=local
+// +kubebuilder:validation:XValidation:rule="has(self.local) == has(oldSelf.local)",message="infrastructure cannot be changed to another one"
+type Infrastructure struct {
+	// Local runs the cluster on one host, from processes and sandboxes, for trying and testing.
+	// +optional
+	Local *LocalInfrastructure `json:"local,omitempty"`
+}
+
+// Name returns the name of the member that is set; empty when it is one that this version does not know.
+func (i Infrastructure) Name() string {
+	if i.Local != nil {
+		return "local"
+	}
+	return ""
+}
+
+// NodePools returns the node pools that are wanted; none where Keyturn does not make the nodes.
+func (i Infrastructure) NodePools() []NodePool {
+	if i.Local != nil {
+		return i.Local.NodePools
+	}
+	return nil
+}
+
+// LocalInfrastructure describes a cluster that Keyturn makes on one host.
+//
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.network.podCIDR) || cidr(self.network.podCIDR).prefixLength() < 8 || cidr(self.network.podCIDR).prefixLength() > 24 || !has(self.nodePools) || self.nodePools.map(p, p.replicas > 0 ? p.replicas + p.maxSurge : 0).sum() <= [65536, 32768, 16384, 8192, 4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1][cidr(self.network.podCIDR).prefixLength() - 8]",message="network.podCIDR is too small: it has no /24 for each node that nodePools have while nodes are replaced"
+type LocalInfrastructure struct {
+	// KubernetesVersion is the version of every component, for example "v1.36.4". Its minor version is 1.35 or 1.36.
+	// +kubebuilder:validation:Pattern=`^v1\.(35|36)\.(0|[1-9][0-9]*)$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="kubernetesVersion cannot be changed: upgrades are not supported"
+	KubernetesVersion string `json:"kubernetesVersion"`
+
+	// Network holds the address ranges of the cluster.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="network cannot be changed"
+	Network Network `json:"network"`
+
+	// ControlPlane describes the API servers.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="controlPlane cannot be changed"
+	ControlPlane ControlPlane `json:"controlPlane"`
+
+	// NodePools are the groups of worker nodes, by name.
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=32
+	// +optional
+	NodePools []NodePool `json:"nodePools,omitempty"`
+}
+
+// Network holds the address ranges of a user cluster, in CIDR notation.
+//
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self.serviceCIDR) || !isCIDR(self.podCIDR) || !cidr(self.serviceCIDR).containsCIDR(cidr(self.podCIDR)) && !cidr(self.podCIDR).containsCIDR(cidr(self.serviceCIDR))",message="serviceCIDR and podCIDR overlap"
+type Network struct {
+	// ServiceCIDR is the range of Services, from a /12 to a /28.
+	// +kubebuilder:validation:MaxLength=18
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self).ip().family() == 4",message="must be an IPv4 range like 10.96.0.0/20"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || string(cidr(self).masked()) == self",message="must begin at its first address"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() >= 12 && cidr(self).prefixLength() <= 28",message="must be between a /12 and a /28"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !cidr('127.0.0.0/8').containsIP(cidr(self).ip()) && !cidr('224.0.0.0/4').containsIP(cidr(self).ip()) && !cidr('169.254.0.0/16').containsIP(cidr(self).ip()) && !cidr('0.0.0.0/32').containsIP(cidr(self).ip())",message="is reserved and cannot be used by a cluster"
+	ServiceCIDR string `json:"serviceCIDR"`
+	// PodCIDR is the range of pods, from a /8 to a /24. Every node gets a /24 of it.
+	// +kubebuilder:validation:MaxLength=18
+	// +kubebuilder:validation:XValidation:rule="isCIDR(self) && cidr(self).ip().family() == 4",message="must be an IPv4 range like 192.168.0.0/16"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || string(cidr(self).masked()) == self",message="must begin at its first address"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() >= 8 && cidr(self).prefixLength() <= 24",message="must be between a /8 and a /24"
+	// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || !cidr('127.0.0.0/8').containsIP(cidr(self).ip()) && !cidr('224.0.0.0/4').containsIP(cidr(self).ip()) && !cidr('169.254.0.0/16').containsIP(cidr(self).ip()) && !cidr('0.0.0.0/32').containsIP(cidr(self).ip())",message="is reserved and cannot be used by a cluster"
+	PodCIDR string `json:"podCIDR"`
+}
+
+// ControlPlane describes the API servers of a user cluster.
+type ControlPlane struct {
+	// Replicas is the number of API servers: 1, or 3 for high availability.
+	// +kubebuilder:validation:Enum=1;3
+	Replicas int32 `json:"replicas"`
+}
+
+// NodePool is a group of like nodes.
+type NodePool struct {
+	// +kubebuilder:validation:Pattern=`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`
+	Name string `json:"name"`
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=100
+	Replicas int32 `json:"replicas"`
+	// Labels are put on every node of the pool. Policy keyturn-valid-specs checks them.
+	// +kubebuilder:validation:MaxProperties=64
+	// +optional
+	Labels map[string]string `json:"labels,omitempty"`
+	// Taints are put on every node of the pool. Policy keyturn-valid-specs checks them.
+	// +kubebuilder:validation:MaxItems=32
+	// +optional
+	Taints []corev1.Taint `json:"taints,omitempty"`
+	// MaxSurge is how many nodes above Replicas a replacement may create; at least 1.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	// +kubebuilder:default=1
+	MaxSurge int32 `json:"maxSurge"`
+}
+
+// InfrastructureStatus is what was observed of the infrastructure that runs a cluster. It has the member that the spec has.
+//
+// +union
+type InfrastructureStatus struct {
+	// Local is what was observed of a local cluster.
+	// +optional
+	Local *LocalInfrastructureStatus `json:"local,omitempty"`
+}
+
+// LocalInfrastructureStatus is what was observed of a local cluster.
+type LocalInfrastructureStatus struct {
+	// Home is the id of the data directory that the cluster lives in. A host with another data directory leaves the
+	// cluster alone.
+	// +optional
+	Home string `json:"home,omitempty"`
+}
