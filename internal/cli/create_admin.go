@@ -67,8 +67,12 @@ func (a *app) createAdmin() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "admin",
 		Short: "Create the admin cluster on this host",
-		Long: `Create the admin cluster on this host: etcd, an API server that encrypts Secrets at rest, and the controller
-that makes user clusters and rotates their keys. Its kubeconfig is written to a file of mode 0600.
+		Long: `Create the admin cluster on this host: etcd, an API server that encrypts Secrets at rest, the controller that
+makes user clusters and rotates their keys, and keyturn-local, which runs all of that and the user clusters. Its
+kubeconfig is written to a file of mode 0600.
+
+A controller that runs elsewhere needs a client certificate for keyturn-local. One is written beside the kubeconfig,
+into the directory local-credentials. Whoever has it may do everything to the user clusters of this host.
 
 Beside it a local fleet stands in for Google Cloud: clusters can be registered with it, and pods can trade their tokens
 for access tokens. The key that registers clusters is written beside the kubeconfig as connect-register-sa.json with mode
@@ -96,9 +100,9 @@ rest as it is. Without root, user clusters can have no nodes.`,
 		}
 		p := a.progress()
 		defer p.end()
-		files := fleetFiles(kubeconfig)
+		files := hostFiles(kubeconfig)
 		err = host.CreateAdmin(ctx, local.AdminOptions{
-			Kubeconfig: kubeconfig, Fleet: files, Allow: allow.ofController(),
+			Kubeconfig: kubeconfig, Files: files, Allow: allow.ofController(),
 			Progress: func(step string) { p.show(step, "") },
 		})
 		if err != nil {
@@ -158,20 +162,23 @@ func (f *allowFlags) ofController() []string {
 	return flags
 }
 
-// fleetFiles are beside the kubeconfig file of the admin cluster.
-func fleetFiles(kubeconfig string) local.FleetFiles {
+// hostFiles are beside the kubeconfig file of the admin cluster.
+func hostFiles(kubeconfig string) local.HostFiles {
 	dir := filepath.Dir(kubeconfig)
-	return local.FleetFiles{Key: filepath.Join(dir, "connect-register-sa.json"), CA: filepath.Join(dir, "fleet-ca.crt")}
+	return local.HostFiles{
+		FleetKey: filepath.Join(dir, "connect-register-sa.json"), FleetCA: filepath.Join(dir, "fleet-ca.crt"),
+		LocalCredentials: filepath.Join(dir, "local-credentials"),
+	}
 }
 
 // connectBlock is the part of a configuration file that registers a cluster with the local fleet. Its paths are relative
 // to the configuration file, which is expected beside the kubeconfig file.
-func connectBlock(host *local.Host, files local.FleetFiles) string {
+func connectBlock(host *local.Host, files local.HostFiles) string {
 	return fmt.Sprintf(`gkeConnect:
   projectID: "my-project"
   location: "global"
   registerServiceAccountKeyPath: %q
   endpoint: %q
   stsEndpoint: %[2]q
-  certificateAuthorityPath: %[3]q`, filepath.Base(files.Key), host.FleetEndpoint(), filepath.Base(files.CA))
+  certificateAuthorityPath: %[3]q`, filepath.Base(files.FleetKey), host.FleetEndpoint(), filepath.Base(files.FleetCA))
 }

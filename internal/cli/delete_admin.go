@@ -22,7 +22,7 @@ func (a *app) deleteAdmin() *cobra.Command {
 		Use:   "admin",
 		Short: "Delete the admin cluster on this host",
 		Long: `Delete the admin cluster on this host, its controller, its local fleet and its data, and the kubeconfig and the
-files of the fleet that "create admin" wrote. That cannot be undone. User clusters have to be deleted before, or are deleted with it by --force.`,
+other files that "create admin" wrote. That cannot be undone. User clusters have to be deleted before, or are deleted with it by --force.`,
 		Example: `  gkectl delete admin
   gkectl delete admin --force --skip-prompt`,
 	}
@@ -67,9 +67,10 @@ func deletionOf(host *local.Host, force bool) (question string, err error) {
 }
 
 func (a *app) deleteHost(ctx context.Context, host *local.Host, force bool, kubeconfig string) error {
-	written := []string{}
+	var written []string
+	files := hostFiles(kubeconfig)
 	if sameCluster(kubeconfig, host.AdminSite().Path("controller.kubeconfig")) {
-		written = append(host.FleetFilesLike(fleetFiles(kubeconfig)), kubeconfig)
+		written = append(host.FilesLike(files), kubeconfig)
 	}
 	p := a.progress()
 	defer p.end()
@@ -82,6 +83,9 @@ func (a *app) deleteHost(ctx context.Context, host *local.Host, force bool, kube
 		if err := os.Remove(path); err != nil {
 			return fmt.Errorf("removing a file of the admin cluster: %w", err)
 		}
+	}
+	if len(written) > 0 {
+		_ = os.Remove(files.LocalCredentials) // unless something else is in it
 	}
 	return nil
 }

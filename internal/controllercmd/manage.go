@@ -2,10 +2,8 @@ package controllercmd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -19,50 +17,9 @@ import (
 	"github.com/keyturn/keyturn/internal/controller"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
-	"github.com/keyturn/keyturn/internal/local"
 )
 
-// adminInterval is how often the admin cluster's processes are looked at.
-const adminInterval = time.Second
-
-// keepAdmin starts again what dies of the admin cluster. It runs beside the manager, which needs that cluster to start.
-func keepAdmin(ctx context.Context, host *local.Host, log *slog.Logger) {
-	ticker := time.NewTicker(adminInterval)
-	defer ticker.Stop()
-	news := adminNews{log: log}
-	for {
-		news.tell(host.EnsureAdmin(ctx))
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
-}
-
-// adminNews logs what is the matter with the admin cluster when that changes, and not each time that it is looked at.
-type adminNews struct {
-	log  *slog.Logger
-	last string
-}
-
-func (n *adminNews) tell(err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	switch {
-	case text == n.last:
-		return
-	case text == "":
-		n.log.Info("the processes of the admin cluster can be started again")
-	default:
-		n.log.Error("the admin cluster is not kept up", "error", text)
-	}
-	n.last = text
-}
-
-func manage(ctx context.Context, f flags, cfg *rest.Config, host *local.Host, log *slog.Logger) error {
+func manage(ctx context.Context, f flags, cfg *rest.Config, log *slog.Logger) error {
 	scheme, err := controller.NewScheme()
 	if err != nil {
 		return err
@@ -78,7 +35,11 @@ func manage(ctx context.Context, f flags, cfg *rest.Config, host *local.Host, lo
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
 	}
-	if err := addController(m, cfg, host, f.allowed, log); err != nil {
+	infrastructure, err := f.local.infrastructure()
+	if err != nil {
+		return err
+	}
+	if err := addController(m, cfg, infrastructure, f.allowed, log); err != nil {
 		return err
 	}
 	if err := m.AddHealthzCheck("ping", healthz.Ping); err != nil {
@@ -90,14 +51,13 @@ func manage(ctx context.Context, f flags, cfg *rest.Config, host *local.Host, lo
 	return m.Start(ctx)
 }
 
-func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, may allowed, log *slog.Logger) error {
+func addController(m ctrl.Manager, cfg *rest.Config, on infrastructure, may allowed, log *slog.Logger) error {
 	keys, err := keystore.NewSecrets(cfg)
 	if err != nil {
 		return err
 	}
-	openPlane := planesOf(host)
 	newClient := func(ctx context.Context, uc *v1alpha1.UserCluster) (kubernetes.Interface, error) {
-		plane, err := openPlane(uc)
+		plane, err := on.controlPlane(uc)
 		if err != nil {
 			return nil, err
 		}
@@ -106,31 +66,13 @@ func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, may allow
 	r := &controller.Reconciler{
 		Client:       m.GetClient(),
 		Keys:         keys,
-		ControlPlane: openPlane,
+		ControlPlane: on.controlPlane,
 		Prove:        (&controlplane.Prover{}).Prove,
-		Nodes:        nodesOf(host, newClient),
+		Nodes:        nodesOf(on, newClient),
 		Tokens:       controller.NewLegacyTokens(newClient),
 		Publishers:   &publishers{secrets: m.GetClient(), allowed: may, log: log},
 		Recorder:     m.GetEventRecorder("keyturn-controller"),
 		Log:          log,
 	}
 	return r.SetupWithManager(m)
-}
-
-// planesOf returns how the control plane of a cluster is opened: on this host.
-func planesOf(host *local.Host) func(*v1alpha1.UserCluster) (controlplane.Adapter, error) {
-	return func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
-		if err := checkServed(uc); err != nil {
-			return nil, err
-		}
-		return host.ControlPlane(uc), nil
-	}
-}
-
-// checkServed refuses a cluster of an infrastructure that this version does not know.
-func checkServed(uc *v1alpha1.UserCluster) error {
-	if uc.Spec.Infrastructure.Local == nil {
-		return errors.New("its infrastructure is not served by this controller, which serves spec.infrastructure.local")
-	}
-	return nil
 }

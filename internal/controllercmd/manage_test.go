@@ -11,8 +11,12 @@ import (
 // typed object then has none.
 func TestUnservedInfrastructure(t *testing.T) {
 	uc := &v1alpha1.UserCluster{}
-	_, planeErr := planesOf(nil)(uc)
-	_, nodesErr := nodesOf(nil, nil)(uc)
+	on, err := (&localFlags{}).infrastructure()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, planeErr := on.controlPlane(uc)
+	_, nodesErr := nodesOf(on, nil)(uc)
 	for what, err := range map[string]error{"control plane": planeErr, "nodes": nodesErr} {
 		if err == nil || !strings.Contains(err.Error(), "infrastructure is not served by this controller") {
 			t.Errorf("opening its %s: %v, want its infrastructure not to be served", what, err)

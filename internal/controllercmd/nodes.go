@@ -7,21 +7,17 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
-	"github.com/keyturn/keyturn/internal/local"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/nodes/rollout"
 )
 
-// nodesOf returns how the nodes of a cluster are opened: as a rollout over the machines of this host.
+// nodesOf returns how the nodes of a cluster are opened: as a rollout over its machines.
 func nodesOf(
-	host *local.Host, newClient func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error),
+	on infrastructure, newClient func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error),
 ) func(*v1alpha1.UserCluster) (nodes.Adapter, error) {
 	rollouts := &rollout.Rollouts{}
 	return func(uc *v1alpha1.UserCluster) (nodes.Adapter, error) {
-		if err := checkServed(uc); err != nil {
-			return nil, err
-		}
-		machines, err := host.Machines(uc)
+		machines, err := on.machines(uc)
 		if err != nil {
 			return nil, err
 		}

@@ -2,9 +2,6 @@ package controllercmd
 
 import (
 	"bytes"
-	"errors"
-	"log/slog"
-	"net/netip"
 	"net/url"
 	"reflect"
 	"strings"
@@ -13,20 +10,17 @@ import (
 
 func TestFlags(t *testing.T) {
 	var stderr bytes.Buffer
-	f, err := parse([]string{"--kubeconfig=k", "--data-dir", "d"}, &stderr)
-	want := flags{
-		kubeconfig: "k", dataDir: "d", network: netip.MustParsePrefix("10.88.0.0/16"),
-		metrics: "127.0.0.1:8080", health: "127.0.0.1:8081",
-	}
+	f, err := parse(nil, &stderr)
+	want := flags{metrics: "127.0.0.1:8080", health: "127.0.0.1:8081"}
 	if err != nil || !reflect.DeepEqual(f, want) || stderr.Len() > 0 {
 		t.Errorf("defaults: got %+v, %v, %q", f, err, stderr.String())
 	}
 	f, err = parse([]string{
-		"--kubeconfig=k", "--data-dir=d", "--kube-bin-dir=b", "--network=10.9.0.0/16",
-		"--metrics-bind-address=m", "--health-probe-bind-address=h", "--supervise", "--supervise=false",
+		"--kubeconfig=k", "--metrics-bind-address=m", "--health-probe-bind-address=h",
+		"--local-endpoint=https://l", "--local-credentials", "c",
 		"--allow-fleet-endpoint=https://one/", "--allow-fleet-endpoint=https://two", "--allow-publish=gs://oidc", "--allow-default-credentials",
 	}, &stderr)
-	want = flags{kubeconfig: "k", dataDir: "d", kubeBinDir: "b", network: netip.MustParsePrefix("10.9.0.0/16"), metrics: "m", health: "h"}
+	want = flags{kubeconfig: "k", metrics: "m", health: "h", local: localFlags{endpoint: "https://l", credentials: "c"}}
 	want.allowed = allowed{
 		fleetEndpoints: []string{"https://one", "https://two"}, publish: []*url.URL{{Scheme: "gs", Host: "oidc"}}, defaultCredentials: true,
 	}
@@ -42,17 +36,16 @@ func TestRunTellsBadFlagsFromFailures(t *testing.T) {
 		code int
 		says string
 	}{
-		"help":             {[]string{"--help"}, 0, "kubeconfig of the admin cluster"},
-		"no flags":         {nil, 2, "Error: --kubeconfig and --data-dir are needed\nhint: "},
-		"no directory":     {[]string{"--kubeconfig=" + nowhere}, 2, "--data-dir"},
-		"no kubeconfig":    {[]string{"--data-dir=" + nowhere}, 2, "--kubeconfig"},
-		"unknown flag":     {[]string{"--colour"}, 2, "Error: flag provided but not defined: -colour\nhint: "},
-		"an argument":      {[]string{"--kubeconfig=a", "--data-dir=b", "now"}, 2, `unexpected argument "now"`},
-		"bad network":      {[]string{"--kubeconfig=a", "--data-dir=b", "--network=10.0", "--supervise"}, 2, "-network"},
-		"bad endpoint":     {[]string{"--kubeconfig=a", "--data-dir=b", "--allow-fleet-endpoint=http://a"}, 2, "must be a URL like https://"},
-		"bad bucket":       {[]string{"--kubeconfig=a", "--data-dir=b", "--allow-publish=ftp://a"}, 2, "must begin with file://"},
-		"bad bool":         {[]string{"--supervise=perhaps"}, 2, "-supervise"},
-		"nothing is there": {[]string{"--kubeconfig=" + nowhere, "--data-dir=" + t.TempDir()}, 1, nowhere},
+		"help":           {[]string{"--help"}, 0, "kubeconfig of the admin cluster"},
+		"no kubeconfig":  {nil, 1, "outside a pod, name a kubeconfig by --kubeconfig"},
+		"no credentials": {[]string{"--local-endpoint=https://l"}, 2, "Error: --local-endpoint and --local-credentials are needed together\nhint: "},
+		"no endpoint":    {[]string{"--local-credentials=c"}, 2, "are needed together"},
+		"unknown flag":   {[]string{"--colour"}, 2, "Error: flag provided but not defined: -colour\nhint: "},
+		"an argument":    {[]string{"--kubeconfig=a", "now"}, 2, `unexpected argument "now"`},
+		"bad endpoint":   {[]string{"--allow-fleet-endpoint=http://a"}, 2, "must be a URL like https://"},
+		"bad bucket":     {[]string{"--allow-publish=ftp://a"}, 2, "must begin with file://"},
+		"bad bool":       {[]string{"--allow-default-credentials=perhaps"}, 2, "-allow-default-credentials"},
+		"nothing there":  {[]string{"--kubeconfig=" + nowhere}, 1, nowhere},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stderr bytes.Buffer
@@ -66,31 +59,5 @@ func TestRunTellsBadFlagsFromFailures(t *testing.T) {
 				t.Errorf("%d lines: %q", lines, stderr.String())
 			}
 		})
-	}
-}
-
-func TestAdminNewsAreToldOnce(t *testing.T) {
-	var out bytes.Buffer
-	log := slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			return slog.Attr{}
-		}
-		return a
-	}}))
-	news := adminNews{log: log}
-	for _, text := range []string{"", "", "one", "one", "one", "two", "", "", "one"} {
-		var err error
-		if text != "" {
-			err = errors.New(text)
-		}
-		news.tell(err)
-	}
-	const want = `level=ERROR msg="the admin cluster is not kept up" error=one
-level=ERROR msg="the admin cluster is not kept up" error=two
-level=INFO msg="the processes of the admin cluster can be started again"
-level=ERROR msg="the admin cluster is not kept up" error=one
-`
-	if out.String() != want {
-		t.Errorf("got\n%swant\n%s", out.String(), want)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -26,29 +25,23 @@ import (
 // AdminVersion is the Kubernetes version of the admin cluster, unless KubeBinDir itself holds the binaries of another one.
 const AdminVersion = "v1.36.4"
 
-const (
-	controllerName  = "controller"
-	controllerLocal = 4
-	metricsPort     = "8080"
-	healthPort      = "8081"
-	// adminPatience bounds each wait for a part of the admin cluster.
-	adminPatience = 2 * time.Minute
-)
+// adminPatience bounds each wait for a part of the admin cluster.
+const adminPatience = 2 * time.Minute
 
 // AdminOptions say how to make the admin cluster.
 type AdminOptions struct {
 	// Kubeconfig is where the administrator's kubeconfig is written, with mode 0600.
 	Kubeconfig string
-	// Fleet is where files of the local fleet are written; empty paths: nowhere.
-	Fleet FleetFiles
+	// Files are what else is written; empty paths: nothing.
+	Files HostFiles
 	// Allow are the --allow-… flags of the controller besides that for the local fleet: what UserClusters may make it reach.
 	Allow []string
 	// Progress is told what is being done, one plain line each; nil: nobody is.
 	Progress func(string)
 }
 
-// CreateAdmin brings up the admin cluster and its controller and writes the kubeconfig. What runs already is left as it
-// is, and what is missing is brought back: it can be run again after a crash or a reboot. If it fails it ends what it
+// CreateAdmin brings up the admin cluster, keyturn-local and the controller, and writes the kubeconfig. What runs already
+// is left as it is, and what is missing is brought back: it can be run again after a crash or a reboot. If it fails it ends what it
 // started.
 func (h *Host) CreateAdmin(ctx context.Context, o AdminOptions) error {
 	before, err := h.runningOfAdmin()
@@ -63,8 +56,8 @@ func (h *Host) CreateAdmin(ctx context.Context, o AdminOptions) error {
 	return nil
 }
 
-// adminProcesses are those of the admin cluster in the order in which they end: the controller starts the others again.
-var adminProcesses = [...]string{controllerName, apiServerName(0), binaryEtcd, fleetName}
+// adminProcesses are those of the admin cluster in the order in which they end: keyturn-local starts the others again.
+var adminProcesses = [...]string{localName, controllerName, apiServerName(0), binaryEtcd, fleetName}
 
 // runningOfAdmin returns which of the admin cluster's processes run.
 func (h *Host) runningOfAdmin() (map[string]bool, error) {
@@ -79,9 +72,9 @@ func (h *Host) runningOfAdmin() (map[string]bool, error) {
 	return running, nil
 }
 
-// endAdmin ends the admin cluster's processes but those to keep. With a controller that is kept, it keeps them all.
+// endAdmin ends the admin cluster's processes but those to keep. With a keyturn-local that is kept, it keeps them all.
 func (h *Host) endAdmin(ctx context.Context, keep map[string]bool) error {
-	if keep[controllerName] {
+	if keep[localName] {
 		return nil
 	}
 	for _, name := range adminProcesses {
@@ -89,8 +82,8 @@ func (h *Host) endAdmin(ctx context.Context, keep map[string]bool) error {
 			continue
 		}
 		grace := deleteGrace
-		if name == controllerName {
-			grace = controllerGrace
+		if name == localName || name == controllerName {
+			grace = programGrace
 		}
 		if err := h.Runner(h.AdminSite()).Await(ctx, name, grace); err != nil {
 			return err
@@ -99,7 +92,7 @@ func (h *Host) endAdmin(ctx context.Context, keep map[string]bool) error {
 	if keep[fleetName] {
 		return nil
 	}
-	return h.removeFleetBridge(ctx)
+	return h.removeBridge(ctx)
 }
 
 func (h *Host) createAdmin(ctx context.Context, o AdminOptions) error {
@@ -130,8 +123,8 @@ func (h *Host) createAdmin(ctx context.Context, o AdminOptions) error {
 	if err := p.install(ctx); err != nil {
 		return fmt.Errorf("making an admin cluster of the API server: %w", err)
 	}
-	progress("starting the controller")
-	if err := p.startController(ctx, o.Allow); err != nil {
+	progress("starting keyturn-local and the controller")
+	if err := p.startPrograms(ctx, o.Allow); err != nil {
 		return err
 	}
 	progress("starting the local fleet")
@@ -139,17 +132,17 @@ func (h *Host) createAdmin(ctx context.Context, o AdminOptions) error {
 		return err
 	}
 	progress("writing the kubeconfig")
-	return errors.Join(p.writeKubeconfig(o.Kubeconfig, "kubernetes-admin", "admin"), p.writeFleetFiles(o.Fleet))
+	return errors.Join(p.writeKubeconfig(o.Kubeconfig, "kubernetes-admin", "admin"), p.writeFiles(o.Files))
 }
 
-// EnsureAdmin starts the processes beside the controller that do not run: those of the admin cluster's API (etcd,
-// kube-apiserver) and the local fleet. It does not wait for them, and does nothing when there is no admin cluster.
+// EnsureAdmin starts the processes that do not run of the admin cluster's API (etcd, kube-apiserver), and the local
+// fleet. It does not wait for them, and does nothing when there is no admin cluster.
 func (h *Host) EnsureAdmin(ctx context.Context) error {
 	p, err := h.adminPlane()
 	if err != nil {
 		return fmt.Errorf("keeping admin cluster: %w", err)
 	}
-	if _, err := os.Stat(p.Path(adminMark)); errors.Is(err, os.ErrNotExist) {
+	if !exists(p.Path(adminMark)) {
 		return nil
 	}
 	h.admin.Lock()
@@ -226,6 +219,7 @@ func (p *plane) ensureAdminFiles() error {
 		atomicfile.Ensure(p.Path("authentication.yaml"), []byte(authenticationConfig)),
 		atomicfile.Ensure(p.Path("admission.yaml"), []byte(admissionConfig)),
 		p.ensureAdminTokenKey(),
+		p.ensureLocalCredentials(),
 	); err != nil {
 		return err
 	}
@@ -267,54 +261,17 @@ func (p *plane) install(ctx context.Context) error {
 	return install.Apply(ctx, cfg)
 }
 
-// startController starts keyturn-controller and waits until it works. One that runs with other flags is replaced.
-func (p *plane) startController(ctx context.Context, allow []string) error {
-	path, err := p.host.program("keyturn-controller")
-	if err != nil {
-		return err
-	}
-	spec := p.controller(path, allow)
-	st, err := p.run.Observe(spec.Name)
-	if err != nil {
-		return err
-	}
-	if st.Running && st.Digest != spec.Digest() {
-		if err := p.run.Await(ctx, spec.Name, controllerGrace); err != nil {
-			return err
-		}
-	}
-	revive := func() error { return p.start(spec) }
-	return p.await(ctx, "http://"+p.controllerAddress(healthPort)+"/readyz", spec.Name, revive)
-}
-
-func (p *plane) controller(path string, allow []string) process.Spec {
-	return process.Spec{Name: controllerName, Path: path, Args: append([]string{
-		"--kubeconfig=" + p.Path(adminMark),
-		"--data-dir=" + p.host.dataDir,
-		"--kube-bin-dir=" + p.host.binDir,
-		"--network=" + p.Network.String(),
-		"--metrics-bind-address=" + p.controllerAddress(metricsPort),
-		"--health-probe-bind-address=" + p.controllerAddress(healthPort),
-		"--supervise",
-		"--allow-fleet-endpoint=" + p.host.FleetEndpoint(),
-	}, allow...)}
-}
-
-func (p *plane) controllerAddress(port string) string {
-	return p.Local(controllerLocal).String() + ":" + port
-}
-
-// await waits until a URL says 200, and has the process revived as long as that does not fail again and again.
+// await waits until a URL answers with 200, and has the process revived as long as that does not fail again and again.
 func (p *plane) await(ctx context.Context, url, name string, revive func() error) error {
 	client, err := p.healthClient()
 	if err != nil {
 		return err
 	}
-	return p.awaitBy(ctx, client, url, name, revive)
+	return p.awaitBy(ctx, name, func(ctx context.Context) error { return health(ctx, client, url) }, revive)
 }
 
-// awaitBy is await with the client that may ask the process.
-func (p *plane) awaitBy(ctx context.Context, client *http.Client, url, name string, revive func() error) error {
+// awaitBy is await for a process that is asked in a way of its own.
+func (p *plane) awaitBy(ctx context.Context, name string, ready func(context.Context) error, revive func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, adminPatience)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -323,7 +280,7 @@ func (p *plane) awaitBy(ctx context.Context, client *http.Client, url, name stri
 		if err := revive(); err != nil {
 			return err
 		}
-		last := health(ctx, client, url)
+		last := ready(ctx)
 		if last == nil {
 			return nil
 		}

@@ -13,8 +13,8 @@ import (
 	"github.com/keyturn/keyturn/internal/local/machine"
 )
 
-// controllerGrace is how long the controller may take to end what it is about.
-const controllerGrace = 15 * time.Second
+// programGrace is how long keyturn-local and the controller may each take to end what they are about.
+const programGrace = 15 * time.Second
 
 // DeleteAdminOptions say how to delete the admin cluster.
 type DeleteAdminOptions struct {
@@ -24,7 +24,7 @@ type DeleteAdminOptions struct {
 	Progress func(string)
 }
 
-// DeleteAdmin ends the controller and the admin cluster and deletes their files. It refuses while there are user clusters.
+// DeleteAdmin ends keyturn-local, the controller and the admin cluster and deletes their files. It refuses while there are user clusters.
 func (h *Host) DeleteAdmin(ctx context.Context, o DeleteAdminOptions) error {
 	if err := h.deleteAdmin(ctx, o); err != nil {
 		return fmt.Errorf("deleting admin cluster: %w", err)
@@ -43,8 +43,8 @@ func (h *Host) deleteAdmin(ctx context.Context, o DeleteAdminOptions) error {
 	if err := errors.Join(h.claim(), h.refuseWithClusters(o.Force)); err != nil {
 		return err
 	}
-	progress("ending the controller")
-	lock, err := h.endController(ctx)
+	progress("ending keyturn-local")
+	lock, err := h.endLocal(ctx)
 	if err != nil {
 		return err
 	}
@@ -73,12 +73,12 @@ func (h *Host) refuseWithClusters(force bool) error {
 		strings.Join(names, ", "))
 }
 
-// endController ends the controller and returns the lock that it held, the proof that none is left.
-func (h *Host) endController(ctx context.Context) (io.Closer, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*controllerGrace)
+// endLocal ends keyturn-local and returns the lock that it held, the proof that none is left.
+func (h *Host) endLocal(ctx context.Context) (io.Closer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*programGrace)
 	defer cancel()
 	run := h.Runner(h.AdminSite())
-	if err := run.Await(ctx, controllerName, controllerGrace); err != nil {
+	if err := run.Await(ctx, localName, programGrace); err != nil {
 		return nil, err
 	}
 	for {
@@ -88,7 +88,7 @@ func (h *Host) endController(ctx context.Context) (io.Closer, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w\nhint: end the keyturn-controller that uses %s", err, h.dataDir)
+			return nil, fmt.Errorf("%w\nhint: end the keyturn-local that uses %s", err, h.dataDir)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

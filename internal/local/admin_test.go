@@ -29,22 +29,24 @@ import (
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/local/network"
 	"github.com/keyturn/keyturn/internal/local/process"
+	"github.com/keyturn/keyturn/internal/remote"
+	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// TestMain lets the test binary stand in for keyturn-controller: as that, it holds the lock, keeps the admin cluster up and says
-// that it is ready. As keyturn-fleet it is the real one.
+// TestMain lets the test binary be the programs of the admin cluster: keyturn-local, which is the real one but for its
+// flags, keyturn-fleet, and in the place of keyturn-controller one that says that it is ready.
 func TestMain(m *testing.M) {
-	switch filepath.Base(os.Args[0]) {
-	case "keyturn-controller":
-		if err := standInController(); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	programs := map[string]func(context.Context) error{
+		"keyturn-local": runLocal, "keyturn-controller": runController, "keyturn-fleet": runFleet,
+	}
+	if run, ok := programs[filepath.Base(os.Args[0])]; ok {
+		if err := run(ctx); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		os.Exit(0)
-	case "keyturn-fleet":
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-		defer stop()
-		os.Exit(fleetserver.Run(ctx, os.Args[1:], os.Stderr))
 	}
 	os.Exit(m.Run())
 }
@@ -57,7 +59,7 @@ func programs(t *testing.T) string {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"keyturn-controller", "keyturn-fleet"} {
+	for _, name := range []string{"keyturn-local", "keyturn-controller", "keyturn-fleet"} {
 		if err := os.Symlink(self, filepath.Join(dir, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -65,32 +67,49 @@ func programs(t *testing.T) string {
 	return dir
 }
 
-func standInController() error {
-	flags := map[string]string{}
-	for _, a := range os.Args[1:] {
+// ownFlags are those that this process was called with, up to --.
+func ownFlags() (flags map[string]string, rest []string) {
+	flags = map[string]string{}
+	for i, a := range os.Args[1:] {
+		if a == "--" {
+			return flags, os.Args[i+2:]
+		}
 		name, value, _ := strings.Cut(strings.TrimPrefix(a, "--"), "=")
 		flags[name] = value
 	}
+	return flags, nil
+}
+
+func runLocal(ctx context.Context) error {
+	flags, controller := ownFlags()
 	h, err := New(Options{
 		DataDir: flags["data-dir"], KubeBinDir: flags["kube-bin-dir"], Network: netip.MustParsePrefix(flags["network"]),
-		ProgramDir: filepath.Dir(os.Args[0]), Loopback: true,
+		ProgramDir: filepath.Dir(os.Args[0]),
 	})
 	if err != nil {
 		return err
 	}
-	lock, err := h.Lock()
-	if err != nil {
+	if _, err := net.InterfaceByName(h.hostSite().Bridge()); err != nil {
+		h.loopback = true // as the test is
+	}
+	return h.Run(ctx, controller)
+}
+
+func runController(ctx context.Context) error {
+	flags, _ := ownFlags()
+	server := &http.Server{
+		Addr: flags["health-probe-bind-address"], Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
+	}
+	context.AfterFunc(ctx, func() { server.Close() })
+	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	defer lock.Close()
-	go func() {
-		for range time.Tick(100 * time.Millisecond) {
-			if err := h.EnsureAdmin(context.Background()); err != nil {
-				fmt.Fprintln(os.Stderr, err)
-			}
-		}
-	}()
-	return http.ListenAndServe(flags["health-probe-bind-address"], http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	return nil
+}
+
+func runFleet(ctx context.Context) error {
+	os.Exit(fleetserver.Run(ctx, os.Args[1:], os.Stderr))
+	return nil
 }
 
 func TestAdminClusterLifecycle(t *testing.T) {
@@ -98,8 +117,11 @@ func TestAdminClusterLifecycle(t *testing.T) {
 	h.programDir = programs(t)
 	dir := t.TempDir()
 	kubeconfig := filepath.Join(dir, "kubeconfig")
-	files := FleetFiles{Key: filepath.Join(dir, "key.json"), CA: filepath.Join(dir, "ca.crt")}
-	options := AdminOptions{Kubeconfig: kubeconfig, Fleet: files, Progress: func(s string) { t.Log(s) }}
+	files := HostFiles{
+		FleetKey: filepath.Join(dir, "key.json"), FleetCA: filepath.Join(dir, "ca.crt"),
+		LocalCredentials: filepath.Join(dir, "credentials"),
+	}
+	options := AdminOptions{Kubeconfig: kubeconfig, Files: files, Progress: func(s string) { t.Log(s) }}
 	t.Cleanup(func() {
 		if err := h.DeleteAdmin(context.Background(), DeleteAdminOptions{Force: true}); err != nil {
 			t.Error(err)
@@ -117,12 +139,17 @@ func TestAdminClusterLifecycle(t *testing.T) {
 	if _, err := h.EnsureSite("keyturn-system.left"); err != nil { // goes with the admin cluster
 		t.Fatal(err)
 	}
-	for _, path := range []string{kubeconfig, files.Key, files.CA} {
+	written := h.FilesLike(files)
+	if len(written) != 5 {
+		t.Errorf("the copies are %q", written)
+	}
+	for _, path := range append(written, kubeconfig) {
 		if mode := fileMode(t, path); mode != 0o600 {
 			t.Errorf("%s has mode %o", path, mode)
 		}
 	}
 	checkFleet(t, h, files)
+	checkServed(t, h, files)
 	client := clientOf(t, kubeconfig)
 	checkEncrypted(t, h, client)
 
@@ -138,12 +165,63 @@ func TestAdminClusterLifecycle(t *testing.T) {
 		if err := run.Signal(name, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
+		if name == controllerName {
+			awaitAnother(t, run, name, before)
+		}
 		if err := h.CreateAdmin(t.Context(), options); err != nil {
 			t.Fatalf("after the death of %s: %v", name, err)
 		}
 	}
 	if _, err := client.CoreV1().Secrets("default").Get(t.Context(), "secret", metav1.GetOptions{}); err != nil {
 		t.Errorf("reading the Secret after all died: %v", err)
+	}
+}
+
+// awaitAnother waits until keyturn-local has started a process again.
+func awaitAnother(t *testing.T, run *process.Runner, name string, before [len(adminProcesses)]int) {
+	t.Helper()
+	for begin := time.Now(); time.Since(begin) < patience; time.Sleep(20 * time.Millisecond) {
+		st, err := run.Observe(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st.Running && !slices.Contains(before[:], st.PID) {
+			return
+		}
+	}
+	t.Fatalf("%s was not started again", name)
+}
+
+// Flags that changed reach the programs: those that run with others are replaced.
+func TestOtherFlags(t *testing.T) {
+	h := testHost(t)
+	h.programDir = programs(t)
+	options := AdminOptions{Kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
+	t.Cleanup(func() {
+		if err := h.DeleteAdmin(context.Background(), DeleteAdminOptions{Force: true}); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := h.CreateAdmin(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	before := pidsOf(t, h)
+	options.Allow = []string{"--allow-publish=gs://oidc"}
+	if err := h.CreateAdmin(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	for i, pid := range pidsOf(t, h) {
+		name := adminProcesses[i]
+		if replaced := name == localName || name == controllerName; (pid != before[i]) != replaced {
+			t.Errorf("%s was process %d, is %d", name, before[i], pid)
+			continue
+		} else if !replaced {
+			continue
+		}
+		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || !bytes.Contains(args, []byte(options.Allow[0])) {
+			t.Errorf("%s runs with %q, %v", name, args, err)
+		}
 	}
 }
 
@@ -256,7 +334,7 @@ func TestBridgeOfTheFleet(t *testing.T) {
 		if err := h.DeleteAdmin(context.Background(), DeleteAdminOptions{Force: true}); err != nil {
 			t.Error(err)
 		}
-		if _, err := net.InterfaceByName(h.fleetSite().Bridge()); err == nil {
+		if _, err := net.InterfaceByName(h.hostSite().Bridge()); err == nil {
 			t.Error("the bridge is left")
 		}
 	})
@@ -276,11 +354,11 @@ func TestBridgeOfTheFleet(t *testing.T) {
 	if err := other.DeleteAdmin(t.Context(), DeleteAdminOptions{Force: true}); err != nil {
 		t.Error(err)
 	}
-	if _, err := net.InterfaceByName(h.fleetSite().Bridge()); err != nil {
+	if _, err := net.InterfaceByName(h.hostSite().Bridge()); err != nil {
 		t.Errorf("the bridge after another admin cluster was deleted: %v", err)
 	}
 	before := pidsOf(t, h)
-	if err := network.DeleteBridge(t.Context(), h.ID(), h.fleetSite().Bridge()); err != nil {
+	if err := network.DeleteBridge(t.Context(), h.ID(), h.hostSite().Bridge()); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.CreateAdmin(t.Context(), options); err != nil {
@@ -303,13 +381,13 @@ func TestDeleteAdminRefusesWithClusters(t *testing.T) {
 }
 
 // checkFleet registers a cluster with the key and the certificate that the user gets, by Google's client.
-func checkFleet(t *testing.T, h *Host, files FleetFiles) {
+func checkFleet(t *testing.T, h *Host, files HostFiles) {
 	t.Helper()
-	key, err := os.ReadFile(files.Key)
+	key, err := os.ReadFile(files.FleetKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ca, err := os.ReadFile(files.CA)
+	ca, err := os.ReadFile(files.FleetCA)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -331,6 +409,23 @@ func checkFleet(t *testing.T, h *Host, files FleetFiles) {
 	seen, err := membership.Observe(t.Context(), keys)
 	if err != nil || !slices.Equal(seen.Accepts, []int{1}) {
 		t.Errorf("the fleet accepts %v (%v), want key version 1", seen.Accepts, err)
+	}
+}
+
+// checkServed observes a cluster by keyturn-local, with the credentials that the user gets.
+func checkServed(t *testing.T, h *Host, files HostFiles) {
+	t.Helper()
+	c, err := remote.NewClient(h.LocalEndpoint(), remote.CredentialsIn(files.LocalCredentials))
+	if err != nil {
+		t.Fatal(err)
+	}
+	uc := testCluster("alpha", 1)
+	state, err := c.ControlPlane(uc).Observe(t.Context())
+	if err != nil || state.Presence != rotation.PresenceAbsent {
+		t.Errorf("a cluster that does not exist is observed as %+v, %v", state, err)
+	}
+	if list, err := c.Machines(uc).List(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("it has the machines %v, %v", list, err)
 	}
 }
 

@@ -11,9 +11,10 @@ import (
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/controlplane/controlplanetest"
 	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/remote/remotetest"
 )
 
-// TestConformance runs the suite of controlplane.Adapter on real processes.
+// TestConformance runs the suite of controlplane.Adapter on real processes, as a client of keyturn-local has them.
 func TestConformance(t *testing.T) {
 	fixture := controlplanetest.Fixture{Patience: 5 * time.Minute}
 	fixture.New = func(t *testing.T) controlplanetest.Cluster {
@@ -25,8 +26,9 @@ func TestConformance(t *testing.T) {
 			t.Fatal(err)
 		}
 		d := newDriver(t, h, testCluster("alpha", 2))
+		client := remotetest.Serve(t, h.server())
 		return controlplanetest.Cluster{
-			Open:    func(*testing.T) controlplane.Adapter { return d.cp() },
+			Open:    func(*testing.T) controlplane.Adapter { return client.ControlPlane(d.uc) },
 			Prove:   d.prover.Prove,
 			Process: func(_ *testing.T, server string) string { return d.process(server) },
 			Kill:    func(_ *testing.T, server string) { d.kill(server) },

@@ -19,6 +19,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -76,7 +77,7 @@ func usedByHost(t *testing.T, network netip.Prefix) bool {
 
 func testCluster(name string, replicas int32) *v1alpha1.UserCluster {
 	return &v1alpha1.UserCluster{
-		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: name},
+		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: name, UID: types.UID("uid-of-" + name)},
 		Spec: v1alpha1.UserClusterSpec{
 			Infrastructure: v1alpha1.Infrastructure{Local: &v1alpha1.LocalInfrastructure{
 				KubernetesVersion: kubetest.Version,

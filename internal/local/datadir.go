@@ -169,7 +169,7 @@ func (h *Host) isUnused() (bool, error) {
 
 // madeInDataDir is what Keyturn makes in a data directory besides the admin cluster, in the order in which it goes.
 var madeInDataDir = []string{
-	"clusters", "images", "sites.json", "sites.lock", networkFile, "controller.lock", markFile,
+	"clusters", "images", "sites.json", "sites.lock", networkFile, lockName, markFile,
 }
 
 // removeDataDir removes what Keyturn put into the data directory, its mark last, and then the directory if Keyturn made

@@ -31,7 +31,7 @@ type Options struct {
 	// KubeBinDir holds the Kubernetes binaries and etcd, in one folder a version ("v1.36.4") or, as official
 	// releases come, in itself. Empty: the folder kube beside this executable.
 	KubeBinDir string
-	// ProgramDir holds keyturn-controller and keyturn-fleet; empty: the folder of this executable.
+	// ProgramDir holds keyturn-local, keyturn-controller and keyturn-fleet; empty: the folder of this executable.
 	ProgramDir string
 	// Network is an IPv4 /16; zero: DefaultNetwork. Hosts that share a machine need ranges whose second
 	// octets differ, since that octet also tells their loopback addresses apart.
@@ -110,8 +110,11 @@ func (h *Host) DataDir() string { return h.dataDir }
 // Network is the range from which clusters get their addresses.
 func (h *Host) Network() netip.Prefix { return h.network }
 
-// ErrLocked says that another process already looks after the user clusters of a data directory.
-var ErrLocked = errors.New("another controller uses this data directory")
+// ErrLocked means that another process already runs the user clusters of a data directory.
+var ErrLocked = errors.New("another keyturn-local uses this data directory")
+
+// lockName is the file that is locked by whoever may change user clusters.
+const lockName = "local.lock"
 
 // Lock makes this process the one that may change user clusters, until it ends or closes what Lock returns.
 // It fails with ErrLocked when another holds the lock.
@@ -119,7 +122,7 @@ func (h *Host) Lock() (io.Closer, error) {
 	if err := h.claim(); err != nil {
 		return nil, err
 	}
-	return lockFile(filepath.Join(h.dataDir, "controller.lock"), unix.LOCK_EX|unix.LOCK_NB)
+	return lockFile(filepath.Join(h.dataDir, lockName), unix.LOCK_EX|unix.LOCK_NB)
 }
 
 // lockFile locks a file that stays there: removing it would let two processes each lock a file of their own.
@@ -176,6 +179,9 @@ func (h *Host) checkVersion(version, path string) error {
 }
 
 func (h *Host) findBinary(version, name string) (string, error) {
+	if !filepath.IsLocal(version) || filepath.Base(version) != version {
+		return "", fmt.Errorf("finding %s: %q is not a version", name, version)
+	}
 	wanted := filepath.Join(h.binDir, version, name)
 	for _, path := range []string{wanted, filepath.Join(h.binDir, name)} {
 		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {

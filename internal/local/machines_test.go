@@ -11,17 +11,23 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/local/process"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/nodes/nodestest"
+	"github.com/keyturn/keyturn/internal/remote"
+	"github.com/keyturn/keyturn/internal/remote/remotetest"
 )
 
-// TestMachinesConform runs the suite of the ports on machines of this host.
+// TestMachinesConform runs the suite of the ports on machines of this host, as a client of keyturn-local has them.
 func TestMachinesConform(t *testing.T) {
 	n := newNodeTest(t)
+	client := remotetest.Serve(t, &remote.Server{
+		Machines: func(*v1alpha1.UserCluster) (remote.Machines, error) { return n.another() },
+	})
 	nodestest.RunMachines(t, nodestest.MachinesFixture{
-		Open:      func(t *testing.T) nodes.Machines { return n.another(t) },
-		Refresher: func(t *testing.T) nodes.Refresher { return n.another(t) },
+		Open:      func(*testing.T) nodes.Machines { return client.Machines(n.uc) },
+		Refresher: func(*testing.T) nodes.Refresher { return client.Machines(n.uc) },
 		Pool:      n.pool,
 		Stop:      n.stop,
 		Vanish:    n.vanish,
@@ -32,16 +38,15 @@ func TestMachinesConform(t *testing.T) {
 }
 
 // another is a handle on the machines that shares nothing with n.machines but the programs.
-func (n *nodeTest) another(t *testing.T) *Machines {
-	t.Helper()
+func (n *nodeTest) another() (*Machines, error) {
 	m, err := n.host.Machines(n.uc)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	m.binDir, m.set.Init = n.machines.binDir, n.machines.set.Init
 	m.config = func(ctx context.Context) (*rest.Config, error) { return n.machines.config(ctx) }
 	m.set.Find = func(version, name string) (string, error) { return n.machines.set.Find(version, name) }
-	return m
+	return m, nil
 }
 
 func (n *nodeTest) stop(t *testing.T, name string) {

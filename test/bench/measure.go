@@ -242,7 +242,5 @@ func (p *place) measureClearing(ctx context.Context, s *secretsOf, sample int, r
 	})
 }
 
-// controller finds the process that is the controller; its parent only starts it again when it dies.
-func (p *place) controller() (process, error) {
-	return p.process("keyturn-controller", "--supervise=false")
-}
+// controller finds the process that is the controller.
+func (p *place) controller() (process, error) { return p.process("keyturn-controller") }

@@ -46,7 +46,9 @@ func newPlace(t *testing.T) *place {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"gkectl", "keyturn-controller", "keyturn-fleet", "keyturn-machine", "keyturn-pause", "keyturn-probe", "keyturn-signer"} {
+	for _, name := range []string{
+		"gkectl", "keyturn-controller", "keyturn-fleet", "keyturn-local", "keyturn-machine", "keyturn-pause", "keyturn-probe", "keyturn-signer",
+	} {
 		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
 			t.Fatalf("%v\nhint: run `make build kube` first", err)
 		}

@@ -88,7 +88,8 @@ func (p *place) pids(program string) (pids []int) {
 type victim struct{ kind, name, part string }
 
 var victims = []victim{
-	{"controller", "keyturn-controller", "--supervise=false"},
+	{"controller", "keyturn-controller", ""},
+	{"keyturn-local", "keyturn-local", "--supervise=false"},
 	{"API server", "kube-apiserver", "/clusters/"},
 	{"kube-controller-manager", "kube-controller-manager", ""},
 	{"etcd", "etcd", "/clusters/"},

@@ -121,9 +121,9 @@ func rotateSingle(t *testing.T, source v1alpha1.KeySource) {
 	p.nothingLeft(t)
 }
 
-// Three API servers and two nodes, with pods that use every kind of token all the time, while the controller, API servers, their
-// signers, kube-controller-manager, etcd, kubelets and the fleet are killed at random moments: rotated with keys from
-// files, given signers, rotated with them, and given files again.
+// Three API servers and two nodes, with pods that use every kind of token all the time, while the controller,
+// keyturn-local, API servers, their signers, kube-controller-manager, etcd, kubelets and the fleet are killed at random
+// moments: rotated with keys from files, given signers, rotated with them, and given files again.
 func TestRotateUnderFaults(t *testing.T) {
 	p := newCluster(t, highlyAvailable(v1alpha1.KeySourceFiles))
 	p.rotateUnderFaults(t, 2, victims, mostKills)

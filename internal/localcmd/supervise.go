@@ -1,4 +1,4 @@
-package controllercmd
+package localcmd
 
 import (
 	"context"
@@ -43,7 +43,7 @@ func supervise(ctx context.Context, args []string, stderr io.Writer, log *slog.L
 		if time.Since(began) > lastRestart {
 			wait = firstRestart
 		}
-		log.Warn("the controller died and is started again", "error", err, "in", wait.String())
+		log.Warn("keyturn-local died and is started again", "error", err, "in", wait.String())
 		select {
 		case <-ctx.Done():
 			return nil
@@ -56,15 +56,25 @@ func supervise(ctx context.Context, args []string, stderr io.Writer, log *slog.L
 // tellBadEnd logs that a child that was told to end failed to, or had to be killed.
 func tellBadEnd(err error, log *slog.Logger) {
 	if exit := new(exec.ExitError); errors.As(err, &exit) {
-		log.Warn("the controller did not end in order", "error", err)
+		log.Warn("keyturn-local did not end in order", "error", err)
 	}
 }
 
 func runChild(ctx context.Context, self string, args []string, stderr io.Writer) error {
-	child := exec.CommandContext(ctx, self, slices.Concat(args, []string{"--supervise=false"})...)
+	child := exec.CommandContext(ctx, self, childArgs(args)...)
 	child.Stdout, child.Stderr = stderr, stderr
 	child.Cancel = func() error { return child.Process.Signal(syscall.SIGTERM) }
 	child.WaitDelay = endGrace
 	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return child.Run()
+}
+
+// childArgs are the arguments of the child: those of the supervisor, whose last word on --supervise is another. What
+// follows -- are no flags of this command.
+func childArgs(args []string) []string {
+	end := slices.Index(args, "--")
+	if end < 0 {
+		end = len(args)
+	}
+	return slices.Insert(slices.Clone(args), end, "--supervise=false")
 }

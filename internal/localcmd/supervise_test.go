@@ -1,4 +1,4 @@
-package controllercmd
+package localcmd
 
 import (
 	"bufio"
@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,7 +21,7 @@ const patience = 30 * time.Second
 // TestMain lets the test binary be the child of a supervisor, and a supervisor that can be killed.
 func TestMain(m *testing.M) {
 	switch {
-	case os.Args[len(os.Args)-1] == "--supervise=false":
+	case slices.Contains(os.Args, "--supervise=false"):
 		os.Exit(child(os.Args[1:]))
 	case len(os.Args) > 1 && os.Args[1] == "-supervisor":
 		os.Exit(Run(context.Background(), os.Args[2:], os.Stderr))
@@ -72,7 +73,7 @@ func countStart(dir string) (int64, error) {
 }
 
 func superviseArgs(dir string) []string {
-	return []string{"--kubeconfig=none", "--data-dir=" + dir, "--supervise"}
+	return []string{"--data-dir=" + dir, "--supervise", "--", "--allow-publish=gs://a"}
 }
 
 // output is what a supervisor and its children say. It ends when none of them is left.

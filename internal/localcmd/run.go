@@ -1,0 +1,85 @@
+// Package localcmd is the command keyturn-local: it reads flags, and runs the clusters of this host.
+package localcmd
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+
+	"k8s.io/klog/v2"
+
+	"github.com/keyturn/keyturn/internal/local"
+)
+
+// flags are those of the command.
+type flags struct {
+	dataDir, kubeBinDir string
+	network             netip.Prefix
+	supervise           bool
+	// controller are the flags of keyturn-controller.
+	controller []string
+}
+
+// parse reads the flags. Asked for help, it gives it to stderr and returns flag.ErrHelp.
+func parse(args []string, stderr io.Writer) (flags, error) {
+	f := flags{}
+	set := flag.NewFlagSet("keyturn-local", flag.ContinueOnError)
+	set.SetOutput(io.Discard) // it would tell an error with all flags
+	set.StringVar(&f.dataDir, "data-dir", "", "data directory of the local clusters")
+	set.StringVar(&f.kubeBinDir, "kube-bin-dir", "", "directory of the Kubernetes binaries (default: kube beside this executable)")
+	set.TextVar(&f.network, "network", local.DefaultNetwork, "range from which local clusters get addresses")
+	set.BoolVar(&f.supervise, "supervise", false, "run as a child of this process, which starts it again when it dies")
+	err := set.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, _ = fmt.Fprintln(stderr, "Usage of keyturn-local [flags] [-- flags of keyturn-controller]:")
+		set.SetOutput(stderr)
+		set.PrintDefaults()
+	}
+	if err != nil {
+		return f, err
+	}
+	f.controller = set.Args()
+	if n := len(args) - set.NArg(); set.NArg() > 0 && (n == 0 || args[n-1] != "--") {
+		return f, fmt.Errorf("unexpected argument %q", set.Arg(0))
+	}
+	if f.dataDir == "" {
+		return f, errors.New("--data-dir is needed")
+	}
+	return f, nil
+}
+
+// Run runs the command until ctx ends. It returns the exit code: 0 at the end, 1 after a failure, 2 after bad flags.
+func Run(ctx context.Context, args []string, stderr io.Writer) int {
+	f, err := parse(args, stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "Error: %v\nhint: see keyturn-local --help\n", err)
+		return 2
+	}
+	log := slog.New(slog.NewJSONHandler(stderr, nil))
+	work := serve
+	if f.supervise {
+		work = func(ctx context.Context, _ flags, log *slog.Logger) error { return supervise(ctx, args, stderr, log) }
+	}
+	if err := work(ctx, f, log); err != nil {
+		log.Error("keyturn-local ends", "error", err)
+		return 1
+	}
+	return 0
+}
+
+// serve runs the clusters in this process.
+func serve(ctx context.Context, f flags, log *slog.Logger) error {
+	klog.SetSlogLogger(log)
+	host, err := local.New(local.Options{DataDir: f.dataDir, KubeBinDir: f.kubeBinDir, Network: f.network, Log: log})
+	if err != nil {
+		return err
+	}
+	return host.Run(ctx, f.controller)
+}

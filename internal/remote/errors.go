@@ -1,0 +1,85 @@
+package remote
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+
+	"github.com/keyturn/keyturn/internal/controlplane"
+)
+
+// failure is the body of an answer with any other status than 200.
+type failure struct {
+	// Message is the whole text of the error, hints included.
+	Message string `json:"message"`
+	// Is names what callers may test the error for: see kinds.
+	Is []string `json:"is,omitempty"`
+}
+
+// kinds are the errors that callers test for, by their names on the wire.
+var kinds = map[string]error{
+	"stale":            controlplane.ErrStale,
+	"deadlineExceeded": context.DeadlineExceeded,
+	"canceled":         context.Canceled,
+	"notExist":         fs.ErrNotExist,
+}
+
+// failureOf is an error as it crosses.
+func failureOf(err error) failure {
+	f := failure{Message: err.Error()}
+	for name, kind := range kinds {
+		if errors.Is(err, kind) {
+			f.Is = append(f.Is, name)
+		}
+	}
+	return f
+}
+
+// callError is an error of an adapter on the other side.
+type callError struct {
+	message string
+	kinds   []error
+}
+
+func (e *callError) Error() string { return e.message }
+
+// Unwrap lets errors.Is find what the error was on the other side.
+func (e *callError) Unwrap() []error { return e.kinds }
+
+func (f failure) err() error {
+	e := &callError{message: f.Message}
+	for _, name := range f.Is {
+		if kind, ok := kinds[name]; ok {
+			e.kinds = append(e.kinds, kind)
+		}
+	}
+	return e
+}
+
+// statusError is the error of a request that did not get as far as an adapter.
+type statusError struct {
+	status int
+	reason string
+}
+
+func (e *statusError) Error() string { return e.reason }
+
+func refuse(status int, format string, args ...any) error {
+	return &statusError{status: status, reason: fmt.Sprintf(format, args...)}
+}
+
+// writeError answers with an error.
+func writeError(w http.ResponseWriter, err error) {
+	status := http.StatusUnprocessableEntity
+	if refused := new(statusError); errors.As(err, &refused) {
+		status = refused.status
+	}
+	body, jsonErr := json.Marshal(failureOf(err))
+	if jsonErr != nil {
+		panic(jsonErr) // strings always encode
+	}
+	write(w, status, body)
+}

@@ -1,0 +1,228 @@
+package remote
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/nodes"
+)
+
+const (
+	healthPath = "/healthz"
+	// writeTimeout is how long an answer may take: a call, and time to write it.
+	writeTimeout = callTimeout + 10*time.Second
+	// readTimeout is how long a client may take to send a request.
+	readTimeout = 10 * time.Second
+	// shutdownTimeout is how long calls may take to end when the server ends.
+	shutdownTimeout = 5 * time.Second
+)
+
+// Machines are the machines of one cluster, and the tokens on them.
+type Machines interface {
+	nodes.Machines
+	nodes.Refresher
+}
+
+// Server serves the adapters of clusters to clients with a certificate of its authority. Each of these may do all that
+// the adapters can, to every cluster.
+type Server struct {
+	// ControlPlane and Machines open the adapters of a cluster. Its name and namespace are names of Kubernetes objects;
+	// nobody has checked its spec.
+	ControlPlane func(*v1alpha1.UserCluster) (controlplane.Adapter, error)
+	Machines     func(*v1alpha1.UserCluster) (Machines, error)
+	// Watch calls wake for each cluster in which something changes, until ctx ends. Nil: clients hear of nothing.
+	Watch func(ctx context.Context, wake func(types.NamespacedName)) error
+	// Credentials are those of the server.
+	Credentials Credentials
+	// Log gets what goes wrong below a call; nil: slog.Default.
+	Log *slog.Logger
+
+	// heartbeat is how often a stream of wakes shows that it is alive; zero: heartbeatInterval.
+	heartbeat time.Duration
+}
+
+// Serve answers requests that come in on a listener, which it closes, until ctx ends.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	log := s.Log
+	if log == nil {
+		log = slog.Default()
+	}
+	var protocols http.Protocols
+	protocols.SetHTTP2(true)
+	server := &http.Server{
+		Handler: s.handler(), TLSConfig: s.Credentials.server(), Protocols: &protocols,
+		ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: 10 * time.Minute,
+		MaxHeaderBytes: 64 << 10,
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		BaseContext:    func(net.Listener) context.Context { return ctx },
+	}
+	ended := context.AfterFunc(ctx, func() {
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		if server.Shutdown(ending) != nil {
+			server.Close()
+		}
+	})
+	defer ended()
+	if err := server.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+healthPath, func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, []byte("ok\n")) })
+	mux.HandleFunc("GET "+wakesPath, s.serveWakes)
+	s.handleControlPlane(mux)
+	s.handleMachines(mux)
+	return mux
+}
+
+func (s *Server) handleControlPlane(mux *http.ServeMux) {
+	open := s.ControlPlane
+	handle(mux, observe, open, func(ctx context.Context, p controlplane.Adapter, _ none) (controlplane.State, error) {
+		return p.Observe(ctx)
+	})
+	handle(mux, converge, open, func(ctx context.Context, p controlplane.Adapter, args convergeArgs) (none, error) {
+		keys, err := decodeKeys(args.Keys)
+		clearKeys(args.Keys)
+		if err != nil {
+			return none{}, refuse(http.StatusBadRequest, "reading the keys of the call: %v", err)
+		}
+		return none{}, p.Converge(ctx, args.Target, keys)
+	})
+	handle(mux, config, open, func(ctx context.Context, p controlplane.Adapter, server string) (access, error) {
+		cfg, err := p.Config(ctx, server)
+		if err != nil {
+			return access{}, err
+		}
+		return encodeConfig(cfg)
+	})
+	handle(mux, adminKubeconfig, open, func(ctx context.Context, p controlplane.Adapter, _ none) ([]byte, error) {
+		return p.AdminKubeconfig(ctx)
+	})
+	handle(mux, deletePlane, open, func(ctx context.Context, p controlplane.Adapter, _ none) (bool, error) {
+		return p.Delete(ctx)
+	})
+}
+
+func (s *Server) handleMachines(mux *http.ServeMux) {
+	open := s.Machines
+	handle(mux, listMachines, open, func(ctx context.Context, m Machines, _ none) ([]nodes.Machine, error) {
+		return m.List(ctx)
+	})
+	handle(mux, ensureMachine, open, func(ctx context.Context, m Machines, args ensureArgs) (none, error) {
+		return none{}, named(args.Machine.Name, func() error { return m.Ensure(ctx, args.Machine, args.Pool) })
+	})
+	handle(mux, removeMachine, open, func(ctx context.Context, m Machines, name string) (gone bool, err error) {
+		err = named(name, func() (err error) { gone, err = m.Remove(ctx, name); return err })
+		return gone, err
+	})
+	handle(mux, remember, open, func(ctx context.Context, m Machines, of nodes.Machine) (none, error) {
+		return none{}, named(of.Name, func() error { return m.Remember(ctx, of) })
+	})
+	handle(mux, restartKubelet, open, func(ctx context.Context, m Machines, name string) (none, error) {
+		return none{}, named(name, func() error { return m.RestartKubelet(ctx, name) })
+	})
+	handle(mux, readTokens, open, func(ctx context.Context, m Machines, args tokensArgs) (tokens []nodes.Token, err error) {
+		err = named(args.Machine, func() (err error) { tokens, err = m.Tokens(ctx, args.Machine, args.Files); return err })
+		return tokens, err
+	})
+}
+
+// handle serves a method: it reads the request, opens the adapter of its cluster, and answers with what do returns.
+func handle[A, R, P any](
+	mux *http.ServeMux, m method[A, R], open func(*v1alpha1.UserCluster) (P, error),
+	do func(ctx context.Context, port P, args A) (R, error),
+) {
+	mux.HandleFunc("POST "+m.path(), func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
+		defer cancel()
+		body, err := serve(ctx, w, r, open, do)
+		if err != nil {
+			writeError(w, err)
+			return
+		}
+		defer clear(body)
+		write(w, http.StatusOK, body)
+	})
+}
+
+func serve[A, R, P any](
+	ctx context.Context, w http.ResponseWriter, r *http.Request, open func(*v1alpha1.UserCluster) (P, error),
+	do func(ctx context.Context, port P, args A) (R, error),
+) ([]byte, error) {
+	req, err := read[A](w, r)
+	if err != nil {
+		return nil, err
+	}
+	port, err := open(req.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	result, err := do(ctx, port, req.Args)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(response[R]{Result: result})
+}
+
+// read reads a request. What it refuses it does not quote.
+func read[A any](w http.ResponseWriter, r *http.Request) (req request[A], err error) {
+	switch {
+	case r.ContentLength < 0:
+		return req, refuse(http.StatusLengthRequired, "the length of the body is not given")
+	case r.ContentLength > maxBody:
+		return req, refuse(http.StatusRequestEntityTooLarge, "the body is longer than %d bytes", maxBody)
+	}
+	body := make([]byte, r.ContentLength)
+	defer clear(body)
+	if _, err := io.ReadFull(http.MaxBytesReader(w, r.Body, maxBody), body); err != nil {
+		return req, refuse(http.StatusBadRequest, "reading the body: %v", err)
+	}
+	if err := decode(body, &req); err != nil {
+		return req, refuse(http.StatusBadRequest, "reading the body: %v", err)
+	}
+	return req, checkCluster(req.Cluster)
+}
+
+// checkCluster refuses names that Kubernetes gives no object: adapters make files and directories of them.
+func checkCluster(uc *v1alpha1.UserCluster) error {
+	switch {
+	case uc == nil:
+		return refuse(http.StatusBadRequest, "the call is for no cluster")
+	case len(validation.IsDNS1123Label(uc.Namespace)) > 0, len(validation.IsDNS1123Label(uc.Name)) > 0:
+		return refuse(http.StatusBadRequest, "the call is for a cluster whose name or namespace is not a name of Kubernetes")
+	case uc.UID == "":
+		return refuse(http.StatusBadRequest, "the call is for a cluster without a UID")
+	}
+	return nil
+}
+
+// named does something to a machine unless its name is not one of a Node.
+func named(machine string, do func() error) error {
+	if problems := validation.IsDNS1123Subdomain(machine); len(problems) > 0 {
+		return refuse(http.StatusBadRequest, "the name of the machine: %s", strings.Join(problems, "; "))
+	}
+	return do()
+}
+
+func write(w http.ResponseWriter, status int, body []byte) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a client that is gone asks again
+}
