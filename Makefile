@@ -26,6 +26,12 @@ build: ## Build every program into bin/, static
 	@mkdir -p bin
 	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
+.PHONY: images
+images: ## Pack the programs that run in clusters as OCI archives, bin/images/NAME.tar
+	@mkdir -p bin/images/programs
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/images/programs/ ./cmd/keyturn-controller ./cmd/keyturn-signer
+	go run ./tools/images -programs bin/images/programs -out bin/images -version '$(or $(VERSION),dev)'
+
 .PHONY: kube
 kube: ## Build Kubernetes and etcd into bin/kube/VERSION, if they are not there (KUBE_MINOR=1.36)
 	@if [ -n "$${KEYTURN_KUBE_BIN_DIR:-}" ]; then \
