@@ -26,6 +26,12 @@ build: ## Build every program into bin/, static
 	@mkdir -p bin
 	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
+.PHONY: images
+images: ## Pack the programs that run in clusters as OCI archives, bin/images/NAME.tar
+	@mkdir -p bin/images/programs
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/images/programs/ ./cmd/keyturn-controller ./cmd/keyturn-signer
+	go run ./tools/images -programs bin/images/programs -out bin/images -version '$(or $(VERSION),dev)'
+
 .PHONY: kube
 kube: ## Build Kubernetes and etcd into bin/kube/VERSION, if they are not there (KUBE_MINOR=1.36)
 	@if [ -n "$${KEYTURN_KUBE_BIN_DIR:-}" ]; then \
@@ -53,7 +59,7 @@ test: kube build ## Run all tests, with real API servers and, at the end, real c
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v '/test/e2e')
 	go -C test/signer test -count 1 -timeout 10m ./...
 	go -C tools/mutate test ./...
-	CGO_ENABLED=1 go test -p 2 -timeout 10m ./internal/signer/...
+	CGO_ENABLED=1 go test -p 2 -timeout 10m ./signer/... ./internal/signer/...
 	KEYTURN_E2E_KUBERNETES=$(KUBE_VERSION) go test -p 1 -timeout 45m -count 1 ./test/e2e/...
 
 .PHONY: bench
@@ -84,7 +90,7 @@ verify: bin/tools/controller-gen ## Check that generated files, go.mod files and
 	hack/verify-generated.sh
 	hack/verify-dependencies.sh
 	@for module in $(GO_MODULES); do echo "go -C $$module mod tidy -diff"; go -C $$module mod tidy -diff; done
-	@unformatted=$$(gofmt -l api cmd internal jwks test token tools); \
+	@unformatted=$$(gofmt -l api cmd internal jwks signer test token tools); \
 		[ -z "$$unformatted" ] || { echo "run gofmt -w on:" $$unformatted >&2; exit 1; }
 
 .PHONY: clean

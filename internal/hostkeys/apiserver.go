@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/internal/rotation"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 // What a signer is to do beside serving keys.

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/internal/rotation"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer/keydir"
 	"github.com/keyturn/keyturn/token"
 )
 

@@ -95,7 +95,7 @@ func (n *nodeTest) useMachines() {
 	if err := image.EnsureArchives(n.machines.set.Images, n.machines.binDir); err != nil {
 		n.Fatal(err)
 	}
-	if err := image.Build(filepath.Join(n.machines.set.Images, "caller.tar"), callerImage, filepath.Join(n.machines.binDir, "caller")); err != nil {
+	if err := image.Build(filepath.Join(n.machines.set.Images, "caller.tar"), callerImage, filepath.Join(n.machines.binDir, "caller"), image.Config{}); err != nil {
 		n.Fatal(err)
 	}
 }

@@ -17,15 +17,13 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	externaljwt "k8s.io/externaljwt/apis/v1"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
-	"github.com/keyturn/keyturn/internal/signer"
-	"github.com/keyturn/keyturn/internal/signer/backend"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/signer"
+	"github.com/keyturn/keyturn/signer/keydir"
 	"github.com/keyturn/keyturn/token"
 )
 
@@ -136,8 +134,7 @@ func writeKey(dir string, algorithm v1alpha1.Algorithm) (crypto.Signer, error) {
 // newSigner returns a signer in this process that has given its keys away, and so may sign.
 func newSigner(ctx context.Context, dir string) (*signer.Signer, error) {
 	s, err := signer.New(signer.Options{
-		KeyDir: filepath.Join(dir, "keys"), Reload: time.Minute, Log: slog.New(slog.DiscardHandler),
-		Backends: signer.Backends{PEM: backend.PEM{}}, Metrics: prometheus.NewRegistry(),
+		KeyDir: filepath.Join(dir, "keys"), ReloadInterval: time.Minute, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, err

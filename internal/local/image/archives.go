@@ -64,7 +64,7 @@ func (a archive) ensure(dir, program string) error {
 	if _, err := os.Stat(path); err == nil && string(before) == source {
 		return nil
 	}
-	if err := build(path, a.reference, program); err != nil {
+	if err := build(path, a.reference, program, Config{}); err != nil {
 		return err
 	}
 	// Crash here: the archive is new and its digest is not, so the next call builds it again. The same happens if the

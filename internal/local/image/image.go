@@ -1,5 +1,5 @@
-// Package image packs static programs as container images. The machines of this host cannot reach a registry:
-// they import archives instead.
+// Package image packs static programs as container images, in OCI archives: the machines of local clusters import them
+// instead of asking a registry, and `make images` makes those that are published.
 //
 // An image has one layer with one file. The same program always gives the same archive, byte for byte.
 package image
@@ -19,23 +19,32 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
+// Config is what an image adds to its program.
+type Config struct {
+	// User runs the program, such as "65532"; empty means root.
+	User string
+	// Labels are those of the image, such as "org.opencontainers.image.version".
+	Labels map[string]string
+}
+
 // Build packs a static program as the image of that reference, such as "localhost/keyturn/pause:1", whose entry
-// point it is, and writes the archive (as `docker save` does) at path, whole or not at all.
-func Build(path, reference, program string) error {
-	if err := build(path, reference, program); err != nil {
+// point it is, and writes the OCI archive at path, whole or not at all.
+func Build(path, reference, program string, c Config) error {
+	if err := build(path, reference, program, c); err != nil {
 		return fmt.Errorf("building image %s: %w", reference, err)
 	}
 	return nil
 }
 
-func build(path, reference, program string) error {
+func build(path, reference, program string, c Config) error {
 	tag, err := name.NewTag(reference, name.StrictValidation)
 	if err != nil {
 		return err
 	}
-	img, err := pack(program)
+	img, err := pack(program, c)
 	if err != nil {
 		return err
 	}
@@ -43,25 +52,27 @@ func build(path, reference, program string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(tarball.Write(tag, img, f), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(writeArchive(f, tag, img), f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return os.Rename(f.Name(), path)
 }
 
 // pack makes an image of nothing but the program.
-func pack(program string) (v1.Image, error) {
-	// It is not compressed: it never leaves this host. It is read anew each time, so that no program is ever in memory whole.
+func pack(program string, c Config) (v1.Image, error) {
+	// The layer is not compressed: registries are free to. It is read again for each use, so that no program is ever in
+	// memory whole.
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return openLayer(program) },
-		tarball.WithCompression(compression.None))
+		tarball.WithCompression(compression.None), tarball.WithMediaType(types.OCIUncompressedLayer))
 	if err != nil {
 		return nil, err
 	}
-	img, err := mutate.AppendLayers(empty.Image, layer)
+	base := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	img, err := mutate.AppendLayers(base, layer)
 	if err != nil {
 		return nil, err
 	}
-	return configured(img, "/"+filepath.Base(program))
+	return configured(img, "/"+filepath.Base(program), c)
 }
 
 // openLayer opens the archive of one executable file, which is written while it is read.
@@ -91,7 +102,7 @@ func writeLayer(to io.Writer, program *os.File) error {
 	return w.Close()
 }
 
-func configured(img v1.Image, entry string) (v1.Image, error) {
+func configured(img v1.Image, entry string, c Config) (v1.Image, error) {
 	config, err := img.ConfigFile()
 	if err != nil {
 		return nil, err
@@ -99,5 +110,6 @@ func configured(img v1.Image, entry string) (v1.Image, error) {
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", runtime.GOARCH
 	config.Config.Entrypoint = []string{entry}
+	config.Config.User, config.Config.Labels = c.User, c.Labels
 	return mutate.ConfigFile(img, config)
 }

@@ -5,14 +5,18 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
 	"time"
 
-	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
 func writeProgram(t *testing.T, dir, name, content string) string {
@@ -27,12 +31,13 @@ func writeProgram(t *testing.T, dir, name, content string) string {
 func TestBuild(t *testing.T) {
 	program := writeProgram(t, t.TempDir(), "hello", "a program")
 	path := filepath.Join(t.TempDir(), "hello.tar")
-	if err := Build(path, "localhost/keyturn/hello:1", program); err != nil {
+	labels := map[string]string{"org.opencontainers.image.version": "v1"}
+	if err := Build(path, "localhost/keyturn/hello:1", program, Config{User: "65532", Labels: labels}); err != nil {
 		t.Fatal(err)
 	}
-	img, err := tarball.ImageFromPath(path, nil)
-	if err != nil {
-		t.Fatal(err)
+	img := unpack(t, path)
+	if err := validate.Image(img); err != nil {
+		t.Error(err)
 	}
 	config, err := img.ConfigFile()
 	if err != nil {
@@ -40,6 +45,9 @@ func TestBuild(t *testing.T) {
 	}
 	if !slices.Equal(config.Config.Entrypoint, []string{"/hello"}) || config.OS != "linux" {
 		t.Errorf("entry point is %v on %s", config.Config.Entrypoint, config.OS)
+	}
+	if config.Config.User != "65532" || !maps.Equal(config.Config.Labels, labels) {
+		t.Errorf("user %q, labels %v", config.Config.User, config.Config.Labels)
 	}
 	layers, err := img.Layers()
 	if err != nil || len(layers) != 1 {
@@ -64,13 +72,35 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// unpack returns the only image of an OCI archive.
+func unpack(t *testing.T, path string) v1.Image {
+	t.Helper()
+	dir := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "tar", "-C", dir, "-xf", path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil || len(manifest.Manifests) != 1 {
+		t.Fatalf("%v, %v; want one image", manifest, err)
+	}
+	img, err := index.Image(manifest.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
 func TestSameProgramSameArchive(t *testing.T) {
 	var archives [][]byte
 	for i := range 2 {
 		program := writeProgram(t, t.TempDir(), "hello", "a program")
 		setTime(t, program, time.Unix(int64(1000000*i), 0))
 		path := filepath.Join(t.TempDir(), "hello.tar")
-		if err := Build(path, "localhost/keyturn/hello:1", program); err != nil {
+		if err := Build(path, "localhost/keyturn/hello:1", program, Config{}); err != nil {
 			t.Fatal(err)
 		}
 		raw, err := os.ReadFile(path)

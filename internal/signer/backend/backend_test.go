@@ -8,8 +8,8 @@ import (
 
 	"github.com/keyturn/keyturn/internal/signer/backend"
 	"github.com/keyturn/keyturn/internal/signer/backend/backendtest"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer/keydir"
 	"github.com/keyturn/keyturn/token"
 )
 

@@ -15,8 +15,8 @@ import (
 
 	"github.com/miekg/pkcs11"
 
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 // key is a private key in a token.

@@ -12,8 +12,8 @@ import (
 
 	"github.com/miekg/pkcs11"
 
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 // library is a PKCS #11 library from its initialisation to its finalisation. What it knows is never right for another

@@ -15,9 +15,9 @@ import (
 
 	"github.com/miekg/pkcs11"
 
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 // Generate makes the key pair of a URI in the token, for an algorithm: RS256, ES256 or ES384. The URI must have both

@@ -12,9 +12,9 @@ import (
 
 	"github.com/miekg/pkcs11"
 
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 func (h *softHSM) sign(k keydir.Key) error {

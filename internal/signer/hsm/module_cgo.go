@@ -12,9 +12,9 @@ import (
 
 	"github.com/miekg/pkcs11"
 
-	"github.com/keyturn/keyturn/internal/signer/backend"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/internal/signer/pkcs11uri"
+	"github.com/keyturn/keyturn/signer"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 // Module is a PKCS #11 library. It is loaded when a key is first used, and again when its token was lost. It is safe
@@ -31,12 +31,12 @@ type Module struct {
 	refused map[string]bool
 }
 
-var _ backend.Backend = (*Module)(nil)
+var _ signer.Backend = (*Module)(nil)
 
 // New returns the module of the library at an absolute path. It loads nothing yet.
 func New(path string) *Module { return &Module{path: path, refused: map[string]bool{}} }
 
-// Open implements backend.Backend. It does not touch the token.
+// Open implements signer.Backend. It does not touch the token.
 func (m *Module) Open(k keydir.Key) (crypto.Signer, error) {
 	u, err := pkcs11uri.Parse(k.PKCS11)
 	if err != nil {

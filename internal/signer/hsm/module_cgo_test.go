@@ -11,7 +11,7 @@ import (
 	"testing"
 
 	"github.com/keyturn/keyturn/internal/signer/backend/backendtest"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 const (

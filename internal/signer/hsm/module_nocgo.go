@@ -5,7 +5,7 @@ package hsm
 import (
 	"crypto"
 
-	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 // Module is a PKCS #11 library, which this build cannot load.

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 func TestNotBuilt(t *testing.T) {

@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	"github.com/keyturn/keyturn/internal/signer/hsm"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 const softHSM = "/usr/lib/softhsm/libsofthsm2.so"

@@ -5,22 +5,16 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/keyturn/keyturn/internal/signer"
-	"github.com/keyturn/keyturn/internal/signer/backend"
+	"github.com/keyturn/keyturn/signer"
 )
 
 // TestReport has metrics that cannot be gathered, and a signer that hangs: only the latter fails.
 func TestReport(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	uptime := time.Hour
-	s, err := signer.New(signer.Options{
-		KeyDir: t.TempDir(), Reload: time.Second, Backends: signer.Backends{PEM: backend.PEM{}, PKCS11: backend.PEM{}},
-		Log: slog.New(slog.DiscardHandler), Metrics: registry, BootClock: func() time.Duration { return uptime },
-	})
+	s, err := signer.New(signer.Options{KeyDir: t.TempDir(), Log: slog.New(slog.DiscardHandler), Metrics: registry})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,11 +26,15 @@ func TestReport(t *testing.T) {
 	if err != nil || r.Renew || r.Problem == "" || !strings.Contains(r.Metrics, "\nkeyturn_signer_fetch_keys_total 0\n") {
 		t.Errorf("%+v, %v", r, err)
 	}
-	uptime += time.Hour
-	if _, err := report(s, registry); !errors.Is(err, signer.ErrStuck) {
+	if _, err := report(stuck{s}, registry); !errors.Is(err, signer.ErrStuck) {
 		t.Errorf("a signer that hangs: %v, want %v", err, signer.ErrStuck)
 	}
 }
+
+// stuck is a signer whose reading of the key directory hangs.
+type stuck struct{ *signer.Signer }
+
+func (stuck) Check() error { return signer.ErrStuck }
 
 // broken is a metric that cannot be gathered.
 type broken struct{}

@@ -13,8 +13,8 @@ import (
 	"testing"
 
 	"github.com/keyturn/keyturn/internal/remnants"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/internal/signer/socket"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 func TestServesAndEnds(t *testing.T) {

@@ -91,6 +91,29 @@ func TestTakenAddress(t *testing.T) {
 	})
 }
 
+// TestUnusableAddress names a socket for the metrics that cannot be made, in a directory that others can enter. The
+// signer signs, and serves its metrics once it can.
+func TestUnusableAddress(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	dir := filepath.Dir(w.metrics()) + "2"
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w.metricsSocket = filepath.Join(dir, "m")
+	w.startWithMetrics()
+	if err := w.sign(); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually("a line of log", func() bool {
+		return w.log.logged("metrics and health are not served, and it is tried again") == 1
+	})
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.eventuallyShows("/readyz", http.StatusOK, "ok")
+}
+
 // TestFloodOfMetricsConnections opens more connections to the metrics than the signer may have files. It must go on
 // signing for new connections and reading keys, also after its child died.
 func TestFloodOfMetricsConnections(t *testing.T) {

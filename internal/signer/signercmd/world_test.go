@@ -27,8 +27,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	externaljwt "k8s.io/externaljwt/apis/v1"
 
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer/keydir"
 	"github.com/keyturn/keyturn/token"
 )
 
@@ -77,6 +77,8 @@ type world struct {
 	env  []string
 	cmd  *exec.Cmd
 	conn *grpc.ClientConn
+	// metricsSocket is set by tests that want it elsewhere.
+	metricsSocket string
 }
 
 func newWorld(t testing.TB) *world {
@@ -143,9 +145,14 @@ func (w *world) serves(keys ...keydir.Key) bool {
 	return true
 }
 
-func (w *world) keyDir() string  { return filepath.Join(w.dir, "keys") }
-func (w *world) socket() string  { return filepath.Join(w.dir, "run", "s") }
-func (w *world) metrics() string { return filepath.Join(w.dir, "run", "m") }
+func (w *world) keyDir() string { return filepath.Join(w.dir, "keys") }
+func (w *world) socket() string { return filepath.Join(w.dir, "run", "s") }
+func (w *world) metrics() string {
+	if w.metricsSocket != "" {
+		return w.metricsSocket
+	}
+	return filepath.Join(w.dir, "run", "m")
+}
 
 // command is keyturn-signer, not started yet.
 func (w *world) command(args ...string) *exec.Cmd {

@@ -1,4 +1,4 @@
-// Package backendtest is the conformance suite of backend.Backend.
+// Package backendtest is the conformance suite of signer.Backend.
 package backendtest
 
 import (
@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/internal/signer/backend"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 // Fixture is a backend and the store of its private keys.
 type Fixture struct {
-	Backend backend.Backend
+	Backend signer.Backend
 	// New makes a key pair for an algorithm, and returns it as it would be read from a key directory.
 	New func(t *testing.T, version int, algorithm string) keydir.Key
 	// Away takes the store out of reach. Back brings it back as it was.

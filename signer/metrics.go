@@ -53,6 +53,9 @@ func newMetrics(s *Signer, r prometheus.Registerer) (*metrics, error) {
 		Name: "keyturn_signer_key_set_age_seconds",
 		Help: "How long ago the key set that is served was last read from the key directory; -1 without one.",
 	}, s.age)
+	if r == nil {
+		return m, nil
+	}
 	for _, c := range []prometheus.Collector{m.signatures, m.duration, m.fetches, m.reloadErrors, m.lastReload, age} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
@@ -66,7 +69,7 @@ func (s *Signer) age() float64 {
 	if set == nil {
 		return -1
 	}
-	return s.opts.Now().Sub(set.readAt).Seconds()
+	return s.env.now().Sub(set.readAt).Seconds()
 }
 
 func (m *metrics) count(k *key, result string) { m.signatures.WithLabelValues(k.KeyID, result).Inc() }

@@ -2,6 +2,7 @@ package signer
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/rand"
 	"encoding/base64"
@@ -23,8 +24,8 @@ import (
 	externaljwt "k8s.io/externaljwt/apis/v1"
 
 	"github.com/keyturn/keyturn/internal/signer/backend"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer/keydir"
 	"github.com/keyturn/keyturn/token"
 )
 
@@ -43,14 +44,17 @@ type world struct {
 	noState bool
 	signer  *Signer
 	client  externaljwt.ExternalJWTSignerClient
+	// socket is where serve serves.
+	socket string
 }
 
 // newWorld has key versions 1 to 3, of which none is in the directory yet.
 func newWorld(t testing.TB, algorithm string) *world {
 	t.Helper()
 	w := &world{
-		t: t, dir: t.TempDir(), keys: map[int]keydir.Key{}, now: time.Unix(1_800_000_000, 0), uptime: time.Hour, hardware: &hardware{},
-		set: keydir.Set{RefreshHint: time.Hour, RotationRefreshHint: 3 * time.Second, MaxTokenExpiration: 24 * time.Hour},
+		t: t, dir: t.TempDir(), keys: map[int]keydir.Key{}, now: time.Unix(1_800_000_000, 0), uptime: time.Hour,
+		hardware: &hardware{waits: make(chan struct{}, 1)},
+		set:      keydir.Set{RefreshHint: time.Hour, RotationRefreshHint: 3 * time.Second, MaxTokenExpiration: 24 * time.Hour},
 	}
 	for version := 1; version <= 3; version++ {
 		private, err := token.GenerateKey(rand.Reader, algorithm)
@@ -91,11 +95,10 @@ func (w *world) write(signing int, versions ...int) {
 func (w *world) start() {
 	w.t.Helper()
 	w.registry = prometheus.NewRegistry()
-	s, err := New(Options{
-		KeyDir: w.keyDir(), StateFile: w.stateFile(), Reload: time.Minute, Log: slog.New(slog.NewJSONHandler(&w.log, nil)),
-		Backends: Backends{PEM: w.hardware, PKCS11: w.hardware}, Metrics: w.registry,
-		Now: func() time.Time { return w.now }, BootClock: func() time.Duration { return w.uptime },
-	})
+	s, err := newSigner(Options{
+		KeyDir: w.keyDir(), StateFile: w.stateFile(), ReloadInterval: time.Minute, Log: slog.New(slog.NewJSONHandler(&w.log, nil)),
+		PKCS11: w.hardware, Metrics: w.registry,
+	}, environment{files: w.hardware, now: func() time.Time { return w.now }, bootClock: func() time.Duration { return w.uptime }})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -103,22 +106,29 @@ func (w *world) start() {
 	w.client = connect(w.t, s)
 }
 
-// connect serves a signer on a socket.
-func connect(t testing.TB, s externaljwt.ExternalJWTSignerServer) externaljwt.ExternalJWTSignerClient {
+// shortDir is a temporary directory for a socket, whose path must be short.
+func shortDir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "kts") //nolint:usetesting // the path of a socket is short //nolint:usetesting // the path of a socket is short
+	dir, err := os.MkdirTemp("", "kts") //nolint:usetesting // the path of a socket is short
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// connect has a signer answer on a socket. The tests have it read the key directory.
+func connect(t testing.TB, s *Signer) externaljwt.ExternalJWTSignerClient {
+	t.Helper()
+	dir := shortDir(t)
 	l, err := net.Listen("unix", filepath.Join(dir, "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(MaxRequest))
-	externaljwt.RegisterExternalJWTSignerServer(server, s)
+	ctx, stop := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if err := server.Serve(l); err != nil {
+		if err := s.answer(ctx, l); err != nil {
 			t.Error(err)
 		}
 	})
@@ -128,9 +138,8 @@ func connect(t testing.TB, s externaljwt.ExternalJWTSignerServer) externaljwt.Ex
 	}
 	t.Cleanup(func() {
 		conn.Close()
-		server.Stop()
+		stop()
 		serving.Wait()
-		os.RemoveAll(dir)
 	})
 	return externaljwt.NewExternalJWTSignerClient(conn)
 }
@@ -188,6 +197,8 @@ type hardware struct {
 	// fail is what signing fails with, and hang what it waits for.
 	fail error
 	hang chan struct{}
+	// waits gets a value when signing waits for hang.
+	waits chan struct{}
 }
 
 var errHardware = errors.New("the hardware is away")
@@ -213,6 +224,10 @@ func (k *hardwareKey) Sign(r io.Reader, digest []byte, opts crypto.SignerOpts) (
 	fail, hang := k.at.fail, k.at.hang
 	k.at.mu.Unlock()
 	if hang != nil {
+		select {
+		case k.at.waits <- struct{}{}:
+		default:
+		}
 		<-hang
 	}
 	if fail != nil {

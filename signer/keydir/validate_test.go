@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 // TestValidateBounds has each duration at, and just outside of, its bounds.

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 // TestReadDuringWrites reads all the time while the directory is replaced. Each set read must be one that was written,

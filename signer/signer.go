@@ -4,56 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	externaljwt "k8s.io/externaljwt/apis/v1"
 
-	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
-// Options are what New needs. All but StateFile, Now, and BootClock must be given.
-type Options struct {
-	// KeyDir is the key directory.
-	KeyDir string
-	// StateFile keeps which keys the API server has. Without one, a new process signs nothing until it fetches again.
-	StateFile string
-	// Reload is how often the directory is read even if no change was noticed.
-	Reload   time.Duration
-	Backends Backends
-	Log      *slog.Logger
-	// Metrics is where the metrics are registered.
-	Metrics prometheus.Registerer
-	// Now is the wall clock, which only dates what was read.
-	Now func() time.Time
-	// BootClock is the clock that cannot be set.
-	BootClock func() time.Duration
-}
-
-// validate names each option that is missing.
-func (o Options) validate() error {
-	var all []error
-	for name, missing := range map[string]bool{
-		"KeyDir": o.KeyDir == "", "Reload": o.Reload <= 0, "Backends.PEM": o.Backends.PEM == nil,
-		"Backends.PKCS11": o.Backends.PKCS11 == nil, "Log": o.Log == nil, "Metrics": o.Metrics == nil,
-	} {
-		if missing {
-			all = append(all, fmt.Errorf("option %s of the signer is missing", name))
-		}
-	}
-	return errors.Join(all...)
-}
-
-// Signer implements the service. It is safe for concurrent use.
+// Signer implements externaljwt.ExternalJWTSignerServer. It is safe for concurrent use. New makes it.
 type Signer struct {
 	externaljwt.UnimplementedExternalJWTSignerServer
 
 	opts    Options
+	env     environment
 	file    servedFile
 	metrics *metrics
 	set     atomic.Pointer[keySet]
@@ -71,23 +38,20 @@ type Signer struct {
 
 var _ externaljwt.ExternalJWTSignerServer = (*Signer)(nil)
 
-// New returns a signer that has read its key directory once. If that failed, the signer says so in its log and answers
-// Unavailable until Keep has read it.
-func New(o Options) (*Signer, error) {
+// New returns a signer that has read its key directory once. If an option is wrong, the error names it. New does not
+// fail when the directory cannot be read: the signer logs why, and answers Unavailable until Serve has read a good key
+// set.
+func New(o Options) (*Signer, error) { return newSigner(o, systemEnvironment()) }
+
+func newSigner(o Options, env environment) (*Signer, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
-	}
-	if o.Now == nil {
-		o.Now = time.Now
-	}
-	if o.BootClock == nil {
-		o.BootClock = bootClock
 	}
 	boot, err := bootID()
 	if err != nil {
 		return nil, err
 	}
-	s := &Signer{opts: o, file: servedFile{path: o.StateFile, boot: boot}}
+	s := &Signer{opts: o.withDefaults(), env: env, file: servedFile{path: o.StateFile, boot: boot}}
 	if s.metrics, err = newMetrics(s, o.Metrics); err != nil {
 		return nil, err
 	}
@@ -96,7 +60,7 @@ func New(o Options) (*Signer, error) {
 	return s, nil
 }
 
-// Sign implements externaljwt.ExternalJWTSignerServer.
+// Sign signs claims with the key that signs now. It implements externaljwt.ExternalJWTSignerServer.
 func (s *Signer) Sign(_ context.Context, r *externaljwt.SignJWTRequest) (*externaljwt.SignJWTResponse, error) {
 	began := time.Now()
 	if err := checkClaims(r.GetClaims()); err != nil {
@@ -123,12 +87,12 @@ func (s *Signer) signing() (*key, error) {
 	if set == nil {
 		return nil, errNoKeys
 	}
-	return set.signing(s.opts.BootClock)
+	return set.signing(s.env.bootClock)
 }
 
 var errNoKeys = errors.New("there is no good key set")
 
-// FetchKeys implements externaljwt.ExternalJWTSignerServer.
+// FetchKeys returns the public keys, and so lets them sign. It implements externaljwt.ExternalJWTSignerServer.
 func (s *Signer) FetchKeys(ctx context.Context, _ *externaljwt.FetchKeysRequest) (*externaljwt.FetchKeysResponse, error) {
 	s.metrics.fetches.Inc()
 	set := s.set.Load()
@@ -138,7 +102,7 @@ func (s *Signer) FetchKeys(ctx context.Context, _ *externaljwt.FetchKeysRequest)
 	if err := ctx.Err(); err != nil { // nobody waits for this answer
 		return nil, status.FromContextError(err).Err()
 	}
-	if set.noteServed(s.opts.BootClock) {
+	if set.noteServed(s.env.bootClock) {
 		s.saveServed(set)
 	}
 	return set.fetched, nil
@@ -154,7 +118,7 @@ func (s *Signer) saveServed(set *keySet) {
 	}
 }
 
-// Metadata implements externaljwt.ExternalJWTSignerServer.
+// Metadata returns how long tokens may live. It implements externaljwt.ExternalJWTSignerServer.
 func (s *Signer) Metadata(context.Context, *externaljwt.MetadataRequest) (*externaljwt.MetadataResponse, error) {
 	set := s.set.Load()
 	if set == nil {
@@ -163,45 +127,11 @@ func (s *Signer) Metadata(context.Context, *externaljwt.MetadataRequest) (*exter
 	return set.metadata, nil
 }
 
-// Keep reads the directory whenever it changes, and at least as often as Options.Reload says, until ctx ends.
-func (s *Signer) Keep(ctx context.Context) {
-	watcher, err := keydir.NewWatcher(s.opts.KeyDir)
-	if err != nil {
-		s.opts.Log.Warn("the key directory is only read from time to time", "error", err)
-		s.poll(ctx)
-		return
-	}
-	defer watcher.Close()
-	// What changed before the watch began:
-	for s.reload(); ctx.Err() == nil; s.reload() {
-		watcher.Wait(ctx, s.opts.Reload)
-		s.noteTurn()
-	}
-}
-
-// poll is Keep without a watch.
-func (s *Signer) poll(ctx context.Context) {
-	ticker := time.NewTicker(s.opts.Reload)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			s.noteTurn()
-			s.reload()
-		}
-	}
-}
-
-// noteTurn notes that Keep goes on.
-func (s *Signer) noteTurn() { s.lastTurn.Store(int64(s.opts.BootClock())) }
-
 // reload reads the directory, and takes what is there if it is new and good.
 func (s *Signer) reload() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at, old := s.opts.Now(), s.set.Load()
+	at, old := s.env.now(), s.set.Load()
 	known := keydir.Digest{}
 	if old != nil {
 		known = old.digest
@@ -234,7 +164,7 @@ func (s *Signer) confirm(set *keySet, at time.Time) {
 
 // adopt serves the set of a directory in place of the old one.
 func (s *Signer) adopt(old *keySet, dir keydir.Set, digest keydir.Digest, at time.Time) error {
-	set, err := newKeySet(dir, s.opts.Backends, old)
+	set, err := newKeySet(dir, backends{s.env.files, s.opts.PKCS11}, old)
 	if err != nil {
 		return err
 	}
@@ -262,7 +192,7 @@ func (s *Signer) adopt(old *keySet, dir keydir.Set, digest keydir.Digest, at tim
 
 // loadServed notes what another process served.
 func (s *Signer) loadServed(set *keySet) {
-	if err := s.file.load(set, s.opts.BootClock()); err != nil {
+	if err := s.file.load(set, s.env.bootClock()); err != nil {
 		s.opts.Log.Error("what was served before is not known", "error", err)
 	}
 }

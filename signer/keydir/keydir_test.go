@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer/keydir"
 	"github.com/keyturn/keyturn/token"
 )
 

@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// patience is how much longer than Options.Reload a turn of Keep may take, with slow hardware.
+// patience is how much longer than Options.ReloadInterval a turn of keep may take, with slow hardware.
 const patience = 30 * time.Second
 
-// ErrStuck is returned by Check when Keep hangs, which only a new process heals.
+// ErrStuck is returned by Check when reading the key directory hangs. Only a new process helps.
 var ErrStuck = errors.New("reading the key directory hangs")
 
 // Check proves that each key of the set that may sign does. It waits for the keys, so a key that hangs makes it hang.
 func (s *Signer) Check() error {
-	if turn := time.Duration(s.lastTurn.Load()); s.opts.BootClock()-turn > s.opts.Reload+patience {
+	if turn := time.Duration(s.lastTurn.Load()); s.env.bootClock()-turn > s.opts.ReloadInterval+patience {
 		return ErrStuck
 	}
 	set := s.set.Load()

@@ -30,8 +30,7 @@ func benchWorld(b *testing.B, algorithm string) (*world, *externaljwt.SignJWTReq
 	w := newWorld(b, algorithm)
 	w.write(1, 1)
 	w.start()
-	w.signer.opts.BootClock = bootClock
-	w.signer.opts.Backends.PEM = backend.PEM{}
+	w.signer.env = systemEnvironment()
 	w.fetch()
 	return w, &externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(boundClaims))}
 }

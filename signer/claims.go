@@ -15,8 +15,6 @@ const (
 	maxClaims = 64 << 10
 	// maxNames bounds the number of claims. kube-apiserver sends some ten.
 	maxNames = 64
-	// MaxRequest bounds the messages that a server need take.
-	MaxRequest = maxClaims + 1<<10
 )
 
 // The errors of checkClaims hold nothing of the claims.

@@ -20,8 +20,8 @@ import (
 	externaljwt "k8s.io/externaljwt/apis/v1"
 
 	"github.com/keyturn/keyturn/internal/signer/backend"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 // key is one key of the set. It does not change but for what it counts.
@@ -49,7 +49,7 @@ func (s *servedAt) note(now time.Duration) bool {
 }
 
 // newKey opens a key. It does not use it yet.
-func newKey(k keydir.Key, backends Backends) (*key, error) {
+func newKey(k keydir.Key, from backends) (*key, error) {
 	public, err := jwks.NewKey(k.Public)
 	if err != nil {
 		return nil, err
@@ -68,7 +68,7 @@ func newKey(k keydir.Key, backends Backends) (*key, error) {
 		made.hash, made.size = crypto.SHA384, 48
 	}
 	if k.CanSign() {
-		made.signer, err = backends.open(k)
+		made.signer, err = from.open(k)
 	}
 	return made, err
 }

@@ -1,4 +1,7 @@
-// Package keydir reads, writes and watches the directory from which keyturn-signer gets its keys.
+// Package keydir reads, writes and watches the directory from which package signer, and so keyturn-signer, gets its
+// keys.
+//
+// Start with NewKey and Write on the side that owns the keys. Read returns what Write wrote.
 //
 // # The form
 //
@@ -19,11 +22,14 @@
 //
 // signingVersion is the key that is to sign. The other keys verify; one of them that has a private key and is not
 // verifyOnly goes on signing until that one may. A public key is PEM in PKIX form. A private key is either PEM in a
-// file, or a key of a PKCS #11 token, named by its URI (RFC 7512; see package pkcs11uri), whose PIN is in a file of the
-// directory. refreshHintSeconds is how often the API server fetches the keys; while more than one of them is in its
-// discovery document, it gets rotationRefreshHintSeconds instead (default: the same, at most 5). leadInSeconds is how
-// long a key must have been served before it signs (default: 0; see package signer). maxTokenExpirationSeconds bounds
-// the tokens that the API server asks for (at least 600).
+// file, or a key of a PKCS #11 token, named by its URI (see below). refreshHintSeconds is how often the API server
+// fetches the keys; while more than one of them is in its discovery document, it gets rotationRefreshHintSeconds
+// instead (default: the same, at most 5). leadInSeconds is how long a key must have been served before it signs
+// (default: 0; see package signer). maxTokenExpirationSeconds bounds the tokens that the API server asks for (at least
+// 600).
+//
+// A PKCS #11 URI (RFC 7512) has the attributes token, and object or id or both. The attributes serial, manufacturer and
+// model may narrow the token down. pin-source names a file of the directory with the PIN. Other attributes are refused.
 //
 // Decoding is strict: a member that is not known, twice there, or null is an error, and so is a file name with a slash.
 //

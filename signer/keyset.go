@@ -1,7 +1,6 @@
 package signer
 
 import (
-	"crypto"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,23 +11,8 @@ import (
 	externaljwt "k8s.io/externaljwt/apis/v1"
 
 	"github.com/keyturn/keyturn/internal/signer/backend"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
-
-// Backends are those of a signer.
-type Backends struct {
-	// PEM opens the keys in files.
-	PEM backend.Backend
-	// PKCS11 opens those in PKCS #11 tokens.
-	PKCS11 backend.Backend
-}
-
-func (b Backends) open(k keydir.Key) (crypto.Signer, error) {
-	if k.PKCS11 != "" {
-		return b.PKCS11.Open(k)
-	}
-	return b.PEM.Open(k)
-}
 
 // keySet is what the signer serves. It is replaced as a whole.
 type keySet struct {
@@ -48,14 +32,14 @@ type keySet struct {
 
 // newKeySet opens the keys of a directory, of which it keeps no PEM. What the API server was given of the previous set
 // counts. The private keys are not used yet.
-func newKeySet(dir keydir.Set, backends Backends, previous *keySet) (*keySet, error) {
+func newKeySet(dir keydir.Set, from backends, previous *keySet) (*keySet, error) {
 	s := &keySet{
 		leadIn:   dir.LeadIn,
 		metadata: &externaljwt.MetadataResponse{MaxTokenExpirationSeconds: int64(dir.MaxTokenExpiration / time.Second)},
 		fetched:  &externaljwt.FetchKeysResponse{RefreshHintSeconds: refreshHint(dir)},
 	}
 	for _, k := range dir.Keys {
-		made, err := newKey(k, backends)
+		made, err := newKey(k, from)
 		if err != nil {
 			return nil, fmt.Errorf("key version %d: %w", k.Version, err)
 		}

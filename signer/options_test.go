@@ -4,42 +4,66 @@ import (
 	"crypto"
 	"crypto/rand"
 	"errors"
-	"log/slog"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/keyturn/keyturn/internal/signer/backend"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 func TestOptionsAreChecked(t *testing.T) {
+	dir := t.TempDir()
 	good := Options{
-		KeyDir: t.TempDir(), Reload: time.Minute, Backends: Backends{PEM: backend.PEM{}, PKCS11: backend.PEM{}},
-		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		KeyDir: filepath.Join(dir, "keys"), StateFile: filepath.Join(dir, "keys.json"), Metrics: prometheus.NewRegistry(),
 	}
 	if _, err := New(good); err != nil {
 		t.Fatal(err)
 	}
-	for name, spoil := range map[string]func(*Options){
-		"KeyDir":          func(o *Options) { o.KeyDir = "" },
-		"Reload":          func(o *Options) { o.Reload = 0 },
-		"Backends.PEM":    func(o *Options) { o.Backends.PEM = nil },
-		"Backends.PKCS11": func(o *Options) { o.Backends.PKCS11 = nil },
-		"Log":             func(o *Options) { o.Log = nil },
-		"Metrics":         func(o *Options) { o.Metrics = nil },
+	for option, spoil := range map[string]func(*Options){
+		"KeyDir":         func(o *Options) { o.KeyDir = "" },
+		"StateFile":      func(o *Options) { o.StateFile = filepath.Join(dir, "elsewhere", "..", "keys", "served.json") },
+		"ReloadInterval": func(o *Options) { o.ReloadInterval = -1 },
+		"DrainTimeout":   func(o *Options) { o.DrainTimeout = -1 },
 	} {
 		bad := good
 		spoil(&bad)
-		if _, err := New(bad); err == nil || err.Error() != "option "+name+" of the signer is missing" {
-			t.Errorf("%v, want it to name %s and nothing else", err, name)
+		_, err := New(bad)
+		if err == nil || !strings.HasPrefix(err.Error(), "option "+option+" of the signer ") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%v, want it to name option %s and no other", err, option)
 		}
 	}
-	if _, err := New(Options{}); err == nil || strings.Count(err.Error(), "missing") != 6 {
-		t.Errorf("%v, want it to name all 6", err)
+	if _, err := New(Options{ReloadInterval: -1, DrainTimeout: -1}); err == nil || strings.Count(err.Error(), "option ") != 3 {
+		t.Errorf("%v, want it to name all 3", err)
+	}
+	if _, err := New(good); err == nil {
+		t.Error("a second signer registered the same metrics")
+	}
+}
+
+// TestDefaults has a signer with nothing but a key directory.
+func TestDefaults(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1)
+	s, err := New(Options{KeyDir: w.keyDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.signer, w.client = s, connect(t, s)
+	w.fetch()
+	w.wantSigner(1, "with defaults")
+	inToken := w.keys[2]
+	inToken.Private, inToken.PKCS11 = nil, "pkcs11:token=t;object=o"
+	w.keys[2] = inToken
+	w.write(1, 1, 2)
+	if got := len(w.fetch().Keys); got != 1 {
+		t.Errorf("%d keys are served, want 1: the other one needs option PKCS11", got)
+	}
+	if s.lastBad == "" || !strings.Contains(s.lastBad, "option PKCS11") {
+		t.Errorf("%q does not name option PKCS11", s.lastBad)
 	}
 }
 
@@ -101,7 +125,7 @@ func TestBackends(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	elsewhere := &hardware{}
 	elsewhere.set(errHardware, nil)
-	b := Backends{PEM: w.hardware, PKCS11: elsewhere}
+	b := backends{files: w.hardware, pkcs11: elsewhere}
 	inFile, inToken := w.keys[1], w.keys[1]
 	inToken.PKCS11 = "pkcs11:token=t;object=o"
 	for k, want := range map[*keydir.Key]error{&inFile: nil, &inToken: errHardware} {

@@ -15,8 +15,8 @@ import (
 	externaljwt "k8s.io/externaljwt/apis/v1"
 
 	"github.com/keyturn/keyturn/internal/signer/backend"
-	"github.com/keyturn/keyturn/internal/signer/keydir"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 func TestBadSetKeepsLastGood(t *testing.T) {
@@ -239,7 +239,7 @@ func TestOtherPrivateKeyIsNotTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	made, err := newKeySet(set, w.signer.opts.Backends, nil)
+	made, err := newKeySet(set, backends{files: w.hardware}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,112 @@
+package signer
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	externaljwt "k8s.io/externaljwt/apis/v1"
+
+	"github.com/keyturn/keyturn/signer/keydir"
+)
+
+const (
+	// maxRequest bounds the messages that are taken.
+	maxRequest = maxClaims + 1<<10
+	// streamWorkers is how many goroutines are kept to answer; more are started when these are busy. A signature makes
+	// the stack of a new one grow several times, which costs a tenth of the signature.
+	streamWorkers = 8
+	// maxConnections bounds the connections. An API server has one, and another one while it reconnects.
+	maxConnections = 128
+	// handshake is how long a connection that does not speak counts.
+	handshake = 5 * time.Second
+)
+
+// Serve answers the API on l and takes each new key set of the key directory, until ctx ends. Then calls under way may
+// finish within Options.DrainTimeout, and Serve returns nil. It closes l. It must be called once only.
+//
+// Whoever can connect to l can have tokens signed, and whoever listens in its stead can hand the API server any key: l
+// should be a unix socket in a directory that only the user of the API server can reach.
+func (s *Signer) Serve(ctx context.Context, l net.Listener) error {
+	var keeping sync.WaitGroup
+	defer keeping.Wait()
+	// New keys are also taken while calls finish.
+	keep, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	keeping.Go(func() { s.keep(keep) })
+	return s.answer(ctx, l)
+}
+
+// answer is Serve without taking new key sets.
+func (s *Signer) answer(ctx context.Context, l net.Listener) error {
+	server := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxRequest), grpc.WaitForHandlers(true), grpc.NumStreamWorkers(streamWorkers),
+		grpc.ConnectionTimeout(handshake),
+	)
+	externaljwt.RegisterExternalJWTSignerServer(server, s)
+	drained := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(drained)
+		// Clients that have nothing under way connect again, and everybody else is answered first.
+		late := time.AfterFunc(s.opts.DrainTimeout, server.Stop)
+		defer late.Stop()
+		server.GracefulStop()
+	})
+	err := server.Serve(netutil.LimitListener(l, connections()))
+	if !stop() {
+		<-drained
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("serving keys: %w", err)
+	}
+	return nil
+}
+
+// connections leaves half of the file descriptors for reading keys.
+func connections() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return maxConnections
+	}
+	return int(max(1, min(limit.Cur/2, maxConnections)))
+}
+
+// keep reads the directory whenever it changes, and at least as often as Options.ReloadInterval says, until ctx ends.
+func (s *Signer) keep(ctx context.Context) {
+	watcher, err := keydir.NewWatcher(s.opts.KeyDir)
+	if err != nil {
+		s.opts.Log.Warn("the key directory is only read from time to time", "error", err)
+		s.poll(ctx)
+		return
+	}
+	defer watcher.Close()
+	// What changed before the watch began:
+	for s.reload(); ctx.Err() == nil; s.reload() {
+		watcher.Wait(ctx, s.opts.ReloadInterval)
+		s.noteTurn()
+	}
+}
+
+// poll is keep without a watch.
+func (s *Signer) poll(ctx context.Context) {
+	ticker := time.NewTicker(s.opts.ReloadInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			s.noteTurn()
+			s.reload()
+		}
+	}
+}
+
+// noteTurn notes that keep goes on.
+func (s *Signer) noteTurn() { s.lastTurn.Store(int64(s.env.bootClock())) }
