@@ -41,6 +41,7 @@ func TestLocalClusterWithoutLocal(t *testing.T) {
 		t.Fatal(err)
 	}
 	uc := &v1alpha1.UserCluster{}
+	uc.Spec.Infrastructure.Local = &v1alpha1.LocalInfrastructure{}
 	_, errPlane := on.controlPlane(uc)
 	_, errMachines := on.machines(uc)
 	_, errNodes := nodesOf(on, nil)(uc)
