@@ -79,6 +79,10 @@ func (c *cluster) checkDecision(o Observed, d Decision) error {
 	if d.Done && (d.Step != "" || !slices.Equal(o.Stored, []int{o.Wanted})) {
 		return fmt.Errorf("done with key versions %v in step %q", o.Stored, d.Step)
 	}
+	accepts := func(s Server) bool { return !s.Leaving && len(s.Foreign) > 0 }
+	if i := slices.IndexFunc(o.Servers, accepts); d.Done && o.Wanted > 1 && i >= 0 {
+		return fmt.Errorf("done while %s accepts the keys %v", o.Servers[i].Name, o.Servers[i].Foreign)
+	}
 	if rank(d.Step) < c.begun && !d.Blind {
 		return fmt.Errorf("step %q after %s had begun", d.Step, inOrder[c.begun])
 	}

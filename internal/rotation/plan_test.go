@@ -115,6 +115,22 @@ func TestForeignKeys(t *testing.T) {
 	}
 }
 
+// TestDoneWithForeignKeys holds what is told of a cluster in which no rotation runs, and an API server accepts a key that
+// is no version of ours.
+func TestDoneWithForeignKeys(t *testing.T) {
+	for version, want := range map[int]bool{1: true, 2: false} {
+		k := Keys{Verify: []int{version}, Sign: version}
+		d := plan(Observed{
+			Wanted: version, Stored: k.Verify, Presence: PresencePresent, Nodes: Nodes{Converged: true}, Servers: []Server{{
+				Name: "cp-0", Configured: k, Running: k, Ready: true, Accepts: k.Verify, Signs: version, Foreign: []string{"a"},
+			}},
+		})
+		if d.Done != want || d.Settled != want {
+			t.Errorf("key version %d: done %v and settled %v, want %v", version, d.Done, d.Settled, want)
+		}
+	}
+}
+
 // TestAdoptWaits holds an adoption until every API server has shown the one key with which all sign.
 func TestAdoptWaits(t *testing.T) {
 	signs := func(kids ...string) (servers []Server) {
