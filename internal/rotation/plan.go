@@ -157,8 +157,8 @@ func (r run) managersMaySwitch(outside bool) bool {
 	return outside && r.allServers(switched) || r.managerSwitched()
 }
 
-// holdSwitch pauses the switch, which would go on with d, while a destination outside the cluster no longer accepts both
-// keys: held mends that, or waits for it.
+// holdSwitch pauses the switch, which would go on with d, while a destination outside the cluster no longer accepts
+// both keys: held mends that, or waits for it.
 func (r run) holdSwitch(d Decision, done bool, held Decision) Decision {
 	t := &d.Action.Target
 	advances := func(s Server) bool {
@@ -213,7 +213,8 @@ func (r run) retire() (Decision, bool) {
 	}
 	for s := range r.staying {
 		if !slices.Contains(s.Refuses, r.old) {
-			return waiting(StepRetire, fmt.Sprintf("API server %s to refuse a canary token of key version %d", s.Name, r.old)), false
+			return waiting(StepRetire,
+				fmt.Sprintf("API server %s to refuse a canary token of key version %d", s.Name, r.old)), false
 		}
 	}
 	// Nobody uses tokens of the old key any more, so destinations need not wait until API servers forget them.
