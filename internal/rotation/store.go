@@ -91,7 +91,7 @@ func oldestAlive(o Observed) int {
 	}
 	oldest := o.Stored[0]
 	dropped := run{Observed: o}.front() >= Keys{Verify: []int{oldest}}.Stage()
-	if len(o.Stored) == 2 || o.Wanted > oldest || o.Completed || dropped {
+	if o.Wanted > oldest || o.Completed || dropped {
 		return oldest
 	}
 	return max(1, oldest-1)
