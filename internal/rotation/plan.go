@@ -12,7 +12,6 @@ func Plan(o Observed, now time.Time) Decision {
 	if v, ok := leftover(o); ok {
 		return planWithout(v, o, now)
 	}
-	wanted := o.Wanted
 	if n := len(o.Stored); n == 2 && o.Stored[1] == o.Wanted-1 {
 		o.Wanted = o.Stored[1] // the rotation that runs is finished before the next one begins
 	}
@@ -22,7 +21,7 @@ func Plan(o Observed, now time.Time) Decision {
 	}
 	d.Versions = versions(o)
 	stuck := d.Blocked && d.Action.Kind == Wait
-	d.Done = d.Step == "" && !stuck && wanted == o.Wanted && onlyOne(o)
+	d.Done = !stuck && onlyOne(o)
 	return d
 }
 
