@@ -245,9 +245,9 @@ var brokenPlanners = []struct {
 		}
 		return d
 	}},
-	{name: "asks for a retired key", law: "lags behind", plan: func(o Observed) Decision {
+	{name: "asks for a retired key", law: "lags behind", in: shape{servers: 3, managers: 2, restores: true}, plan: func(o Observed) Decision {
 		for _, s := range o.Servers {
-			if len(o.Stored) > 0 && s.Configured.Stage() > 0 && s.Configured.Verify[0] < o.Stored[0] {
+			if v := s.Configured.Verify; len(o.Stored) > 0 && len(v) == 1 && v[0] < o.Stored[0] {
 				return Decision{Action: Action{Kind: Wait}, Waiting: "its Secret to be restored", Blocked: true}
 			}
 		}

@@ -152,8 +152,8 @@ func (s Server) live(want Keys) bool { return s.Configured.External && want.Exte
 // proven reports whether an API server itself has shown that it runs as it is configured.
 func (r run) proven(s Server) bool { return r.whyNot(s) == "" }
 
-// whyNot says in words what keeps an API server from being proven; empty when nothing does. That it accepts a retired
-// key needs no proof, nor is there one.
+// whyNot is what keeps an API server from being proven, in words; empty when nothing does. A retired key cannot be
+// proven, and need not be.
 func (r run) whyNot(s Server) string {
 	switch {
 	case s.Waiting != "":
@@ -174,7 +174,7 @@ func (r run) whyNot(s Server) string {
 	return ""
 }
 
-// whyChanging says what the API server is to change to, and what keeps it from that now.
+// whyChanging is what the API server is to change to and what keeps it from that now, in words.
 func (s Server) whyChanging(want Keys) string {
 	text := fmt.Sprintf("API server %s to accept key versions %v and sign with %d", s.Name, want.Verify, want.Sign)
 	switch converts := want.External != s.Configured.External || want.External != s.keys().External; {

@@ -219,12 +219,11 @@ func (c *cluster) happen(e event) {
 	i := e.at
 	switch e.kind {
 	case serverStopped, serverReloaded, serverDied:
-		if s := &c.servers[i]; s.older {
-			s.stop()
-			c.noteLess()
-			break
-		}
+		older := c.servers[i].older
 		c.servers[i].stop()
+		if older {
+			c.noteLess() // only its process may have shown how far the rotation had come
+		}
 	case serverStarted:
 		c.servers[i].start()
 	case serverReady:

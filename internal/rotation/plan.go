@@ -12,7 +12,6 @@ func Plan(o Observed, now time.Time) Decision {
 	if v, ok := leftover(o); ok {
 		return planWithout(v, o, now)
 	}
-	wanted := o.Wanted
 	if n := len(o.Stored); n == 2 && o.Stored[1] == o.Wanted-1 {
 		o.Wanted = o.Stored[1] // the rotation that runs is finished before the next one begins
 	}
@@ -22,7 +21,7 @@ func Plan(o Observed, now time.Time) Decision {
 	}
 	d.Versions = versions(o)
 	stuck := d.Blocked && d.Action.Kind == Wait
-	d.Done = d.Step == "" && !stuck && wanted == o.Wanted && onlyOne(o)
+	d.Done = !stuck && onlyOne(o)
 	return d
 }
 
@@ -157,8 +156,8 @@ func (r run) managersMaySwitch(outside bool) bool {
 	return outside && r.allServers(switched) || r.managerSwitched()
 }
 
-// holdSwitch pauses the switch, which would go on with d, while a destination outside the cluster no longer accepts both
-// keys: held mends that, or waits for it.
+// holdSwitch pauses the switch, which would go on with d, while a destination outside the cluster no longer accepts
+// both keys: held mends that, or waits for it.
 func (r run) holdSwitch(d Decision, done bool, held Decision) Decision {
 	t := &d.Action.Target
 	advances := func(s Server) bool {
@@ -213,7 +212,8 @@ func (r run) retire() (Decision, bool) {
 	}
 	for s := range r.staying {
 		if !slices.Contains(s.Refuses, r.old) {
-			return waiting(StepRetire, fmt.Sprintf("API server %s to refuse a canary token of key version %d", s.Name, r.old)), false
+			return waiting(StepRetire,
+				fmt.Sprintf("API server %s to refuse a canary token of key version %d", s.Name, r.old)), false
 		}
 	}
 	// Nobody uses tokens of the old key any more, so destinations need not wait until API servers forget them.

@@ -20,8 +20,8 @@ func TestBrokenStore(t *testing.T) {
 		{"the only key is lost, and an API server has it", Observed{Wanted: 1, Servers: runs(Keys{Verify: []int{1}, Sign: 1})}},
 		{"the new key is lost while it is published", Observed{Wanted: 2, Stored: []int{1}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 1})}},
 		{"the old key is lost while it is accepted", Observed{Wanted: 2, Stored: []int{2}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 2})}},
-		{"the old key is lost while only kube-controller-manager has it", Observed{
-			Wanted: 2, Stored: []int{2}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 2}), ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1}},
+		{"the old key is lost while only a kube-controller-manager is seen", Observed{
+			Wanted: 2, Stored: []int{2}, ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1}},
 		}},
 		{"the spec went back", Observed{Wanted: 1, Stored: []int{2}}},
 		{"the spec went back while a rotation runs", Observed{Wanted: 1, Stored: []int{1, 2}}},
@@ -115,6 +115,22 @@ func TestForeignKeys(t *testing.T) {
 	}
 }
 
+// TestDoneWithForeignKeys holds what is told of a cluster in which no rotation runs, and an API server accepts a key that
+// is no version of ours.
+func TestDoneWithForeignKeys(t *testing.T) {
+	for version, want := range map[int]bool{1: true, 2: false} {
+		k := Keys{Verify: []int{version}, Sign: version}
+		d := plan(Observed{
+			Wanted: version, Stored: k.Verify, Presence: PresencePresent, Nodes: Nodes{Converged: true}, Servers: []Server{{
+				Name: "cp-0", Configured: k, Running: k, Ready: true, Accepts: k.Verify, Signs: version, Foreign: []string{"a"},
+			}},
+		})
+		if d.Done != want || d.Settled != want {
+			t.Errorf("key version %d: done %v and settled %v, want %v", version, d.Done, d.Settled, want)
+		}
+	}
+}
+
 // TestAdoptWaits holds an adoption until every API server has shown the one key with which all sign.
 func TestAdoptWaits(t *testing.T) {
 	signs := func(kids ...string) (servers []Server) {
@@ -125,6 +141,10 @@ func TestAdoptWaits(t *testing.T) {
 	}
 	leaving := signs("kid-1", "kid-2")
 	leaving[1].Leaving = true
+	down := []Server{{Name: "cp-0", Waiting: "down"}}
+	if d := plan(Observed{Adopted: true, Wanted: 1, Presence: PresencePresent, Servers: down}); d.Waiting != "API server cp-0: down" {
+		t.Errorf("with its API server down, it waits for %q", d.Waiting)
+	}
 	tests := []struct {
 		name    string
 		o       Observed
@@ -134,6 +154,7 @@ func TestAdoptWaits(t *testing.T) {
 		{"it is absent", Observed{Presence: PresenceAbsent}, Wait, false},
 		{"it is not seen", Observed{Servers: signs("kid-1")}, Wait, false},
 		{"no API server is listed", Observed{Presence: PresencePresent}, Wait, false},
+		{"one is down", Observed{Presence: PresencePresent, Servers: down}, Wait, false},
 		{"one has issued no token", Observed{Presence: PresencePresent, Servers: signs("kid-1", "")}, Wait, false},
 		{"two sign with different keys", Observed{Presence: PresencePresent, Servers: signs("kid-1", "kid-2")}, Wait, true},
 		{"one that leaves signs with another", Observed{Presence: PresencePresent, Servers: leaving}, AdoptKey, false},
@@ -150,40 +171,6 @@ func TestAdoptWaits(t *testing.T) {
 		}
 		if d.Action.Kind == AdoptKey && (d.Action.KeyID != "kid-1" || d.Action.Version != 1) {
 			t.Errorf("%s: %+v", test.name, d.Action)
-		}
-	}
-}
-
-// TestVersions holds the three versions to what is seen of a rotation from 1 to 2, where it is not what the
-// processes were started with.
-func TestVersions(t *testing.T) {
-	both := []int{1, 2}
-	told := func(sign int) Server {
-		k := Keys{Verify: both, Sign: sign}
-		return Server{Name: "cp-0", Configured: k, Running: k, Ready: true}
-	}
-	with := func(s Server, change func(*Server)) Server {
-		change(&s)
-		return s
-	}
-	refreshed := Legacy{Proven: 2}
-	tests := []struct {
-		name   string
-		server Server
-		legacy Legacy
-		want   Versions
-	}{
-		{"nothing is known but what it was told", told(2), Legacy{}, Versions{1, 2, both}},
-		{"it signs with another key", with(told(2), func(s *Server) { s.Signs = 1 }), refreshed, Versions{1, 1, both}},
-		{"it accepts another key", with(told(2), func(s *Server) { s.Accepts = []int{1} }), refreshed, Versions{2, 2, []int{1}}},
-		{"it refuses the new key", with(told(2), func(s *Server) { s.Refuses = []int{2} }), refreshed, Versions{2, 2, []int{1}}},
-		{"the old process runs", with(told(2), func(s *Server) { s.Running = Keys{Verify: both, Sign: 1} }), Legacy{}, Versions{1, 1, both}},
-		{"it is down", with(told(2), func(s *Server) { s.Running = Keys{} }), Legacy{}, Versions{1, 2, both}},
-	}
-	for _, test := range tests {
-		o := Observed{Wanted: 2, Stored: both, Presence: PresencePresent, Servers: []Server{test.server}, Legacy: test.legacy, Nodes: Nodes{Converged: true}}
-		if got := plan(o).Versions; !reflect.DeepEqual(got, test.want) {
-			t.Errorf("%s: versions %v, want %v", test.name, got, test.want)
 		}
 	}
 }

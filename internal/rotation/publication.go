@@ -31,7 +31,7 @@ func (r run) spread(step Step, versions ...int) (d Decision, done bool) {
 	return Decision{}, true
 }
 
-// latest says until when something happens in any case.
+// latest puts the time by which something has happened into words.
 func latest(t time.Time) string { return "at the latest at " + t.UTC().Format(time.RFC3339) }
 
 func (r run) publishKeys(step Step, versions ...int) Decision {
@@ -53,8 +53,8 @@ func (r run) lost(versions ...int) bool {
 	})
 }
 
-// whyNot says in words what keeps these of the stored key versions from being the only ones accepted; empty when
-// nothing does.
+// whyNot is what keeps these of the stored key versions from being the only ones accepted, in words; empty when nothing
+// does.
 func (p Publication) whyNot(versions, stored []int) string {
 	if p.Waiting != "" {
 		return fmt.Sprintf("%s: %s", p.Name, p.Waiting)

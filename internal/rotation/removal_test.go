@@ -23,6 +23,9 @@ func TestRemoval(t *testing.T) {
 			}
 			left = left.Without(kind)
 		}
+		if all := (Removal{true, true, true, true, true}); all.Without(RemoveFinalizer) != all {
+			t.Fatal("letting go removes something")
+		}
 		if left != (Removal{}) {
 			t.Fatalf("%+v: it is let go", left)
 		}

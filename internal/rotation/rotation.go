@@ -15,11 +15,11 @@
 //
 // API servers may come and go meanwhile. One that lags behind, because its machine started with keys of an earlier
 // step or was restored from a backup, refuses tokens that are in use: Plan brings it up before any other, even while
-// another is out. One that is leaving for good is waited for by nothing. An observation that may lack API servers is
-// waited out: nothing is written on the strength of it.
+// another is out. Nothing waits for one that is leaving for good. While an observation may lack API servers, Plan
+// writes nothing.
 //
-// Others may act on older plans at the same time, as a controller does that was paused and wakes up. Their writes do
-// no harm if whoever executes them refuses to go backward: see Keys.Stage.
+// Others may act on older plans at the same time, such as a controller that was paused. Their writes do no harm if
+// whoever executes them refuses to go backward: see Keys.Stage.
 package rotation
 
 import (
@@ -32,8 +32,8 @@ type Keys struct {
 	// Verify is ascending and holds Sign.
 	Verify []int
 	Sign   int
-	// External says that it asks a signer for them, which changes them while both run. Else it reads them from files,
-	// when it starts.
+	// External means that it asks a signer for them, which changes them while both run. Otherwise it reads them from
+	// files when it starts.
 	External bool `json:",omitempty"`
 }
 
@@ -49,7 +49,7 @@ func (k Keys) IsZero() bool { return k.Sign == 0 && len(k.Verify) == 0 }
 type Observed struct {
 	// Wanted is the key version that the spec asks for.
 	Wanted int
-	// External says that the spec wants API servers to get their keys from a signer.
+	// External means that API servers are to get their keys from a signer, by the spec.
 	External bool
 	// Stored are the key versions in the store, ascending.
 	Stored []int
@@ -66,7 +66,7 @@ type Observed struct {
 	Bootstrap Keys
 	// ControllerManagers are the kube-controller-managers, the second kind of signer.
 	ControllerManagers []ControllerManager
-	// ControlPlaneWaiting says what else the control plane lacks; empty when nothing.
+	// ControlPlaneWaiting is what else the control plane lacks, in words; empty when nothing.
 	ControlPlaneWaiting string
 	// Held are the key versions whose private half some machine of the control plane has on disk, ascending.
 	Held []int
@@ -74,7 +74,7 @@ type Observed struct {
 	ForeignMayGo []string
 	// KubeconfigDue means that the administrator's kubeconfig is not stored as it should be.
 	KubeconfigDue bool
-	// Publications are the places where the keys are published for verifiers outside the cluster.
+	// Publications are the destinations to which keys are published for verifiers outside the cluster.
 	Publications []Publication
 	// Legacy is what is known of the legacy tokens.
 	Legacy Legacy
@@ -107,7 +107,7 @@ type Server struct {
 	Configured Keys
 	// Running is what its process was started with; zero when none runs.
 	Running Keys
-	// Ready says that it serves, and Waiting why it does not.
+	// Ready means that it serves. Waiting is why it does not, in words.
 	Ready   bool
 	Waiting string
 	// Accepts and Refuses are the key versions whose canary tokens it accepted and refused; a version in
@@ -115,8 +115,7 @@ type Server struct {
 	Accepts, Refuses []int
 	// Signs is the key version of a fresh token that it issued; 0 when not known.
 	Signs int
-	// Forgets is from when on it accepts no token any more for having accepted it before; the zero time when it has no such
-	// memory of refused keys.
+	// Forgets is when its cache of accepted tokens can no longer hold one of a refused key. Zero: it has none.
 	Forgets time.Time
 }
 
@@ -128,15 +127,15 @@ type ControllerManager struct {
 	Waiting             string
 }
 
-// Publication is one place where the keys are published for verifiers outside the cluster, like a fleet.
+// Publication is one destination to which keys are published for verifiers outside the cluster, such as a fleet.
 type Publication struct {
 	Name string
 	// Accepts and Refuses are the key versions that its verifiers were seen to accept and refuse; a version in
 	// neither is not known.
 	Accepts, Refuses []int
-	// SureAt is from when on none of its verifiers can use what was published before.
+	// SureAt is when its verifiers can no longer use what was published before.
 	SureAt time.Time
-	// Waiting says why it cannot be asked, or what else is wrong with it.
+	// Waiting is why it cannot be asked, or what else is wrong with it, in words.
 	Waiting string
 }
 
@@ -145,7 +144,7 @@ type Legacy struct {
 	// Proven is the key version of all legacy tokens, by a walk that began after every signer was on that
 	// version; 0 when not known.
 	Proven int
-	// Waiting says what the refresh waits for, and Blocked that somebody must act.
+	// Waiting is what the refresh waits for, in words. Blocked means that a person must act.
 	Waiting string
 	Blocked bool
 }
@@ -154,9 +153,9 @@ type Legacy struct {
 type Nodes struct {
 	// Oldest is the oldest key version from whose time a node is; 0 without nodes.
 	Oldest int
-	// Converged says that each pool has its wanted size and all nodes are ready.
+	// Converged means that each pool has its wanted size and all nodes are ready.
 	Converged bool
-	// Waiting says what the nodes wait for, and Blocked that somebody must act.
+	// Waiting is what the nodes wait for, in words. Blocked means that a person must act.
 	Waiting string
 	Blocked bool
 }
@@ -186,7 +185,7 @@ const (
 	GenerateKey ActionKind = "GenerateKey"
 	// ConvergeControlPlane brings the control plane nearer to Action.Target.
 	ConvergeControlPlane ActionKind = "ConvergeControlPlane"
-	// PublishKeys makes Action.Publish the only keys that are published, at every place.
+	// PublishKeys makes Action.Publish the only keys that are published, at every destination.
 	PublishKeys ActionKind = "PublishKeys"
 	// RefreshTokens re-signs legacy tokens with Action.Version.
 	RefreshTokens ActionKind = "RefreshTokens"
@@ -218,7 +217,7 @@ type Target struct {
 	Bootstrap bool
 	// KeepForeign means that API servers go on accepting the foreign keys that they accept.
 	KeepForeign bool
-	// Live says that every API server which can change to Keys without being taken out may do so now.
+	// Live means that every API server which can change to Keys without being taken out may do so now.
 	Live bool
 	// ControllerManagerSign is the key version with which every kube-controller-manager is to sign.
 	ControllerManagerSign int
@@ -240,18 +239,20 @@ type Decision struct {
 	Step Step
 	// Action is the one external write to do now.
 	Action Action
-	// Waiting says in words what is waited for, naming the object; empty when nothing is.
+	// Waiting is what Plan waits for, in words that name the object; empty when it waits for nothing.
 	Waiting string
-	// Blocked says that somebody must act before Waiting can end.
+	// Blocked means that a person must act before Waiting can end.
 	Blocked bool
 	// Versions is what was observed of the three versions.
 	Versions Versions
-	// Done means that the wanted key version is the only one in use: no rotation runs, or is due. It is the one definition
-	// of a rotation that has ended; conditions, policies and commands follow it.
+	// Done means that the wanted key version is the only one in use: no rotation runs or is due, and, after the first
+	// version, no API server accepts a foreign key. It is the one definition of a rotation that has ended; conditions,
+	// policies and commands follow it.
 	Done bool
 	// Settled means that nothing is left to do: Done, and the control plane and the nodes are as wanted. Its Action only
 	// keeps them so.
 	Settled bool
-	// Blind means that too little was seen to tell Step, Versions and Done: what was last known of them still stands.
+	// Blind means that not all of the control plane was seen, so Step, Versions and Done are unknown: what was last known
+	// of them still stands.
 	Blind bool
 }

@@ -91,20 +91,22 @@ func oldestAlive(o Observed) int {
 	}
 	oldest := o.Stored[0]
 	dropped := run{Observed: o}.front() >= Keys{Verify: []int{oldest}}.Stage()
-	if len(o.Stored) == 2 || o.Wanted > oldest || o.Completed || dropped {
+	if o.Wanted > oldest || o.Completed || dropped {
 		return oldest
 	}
 	return max(1, oldest-1)
 }
 
-// onlyOne reports whether the wanted key version is stored alone and no process runs, or is to start, with another.
+// onlyOne reports whether the wanted key version is stored alone, no process runs, or is to start, with another, and no
+// API server accepts a key that is no version of ours. Beside the first version, such keys were there before.
 func onlyOne(o Observed) bool {
 	if !slices.Equal(o.Stored, []int{o.Wanted}) || len(o.Servers) == 0 {
 		return false
 	}
 	other := func(k Keys) bool { return !k.IsZero() && !slices.Equal(k.Verify, o.Stored) }
 	return !slices.ContainsFunc(o.Servers, func(s Server) bool {
-		return !s.Leaving && (s.Configured.IsZero() || other(s.Configured) || other(s.Running))
+		foreign := len(s.Foreign) > 0 && o.Wanted > 1
+		return !s.Leaving && (s.Configured.IsZero() || other(s.Configured) || other(s.Running) || foreign)
 	}) && !slices.ContainsFunc(o.ControllerManagers, func(m ControllerManager) bool {
 		return m.Configured != o.Wanted || m.Running != 0 && m.Running != o.Wanted
 	})

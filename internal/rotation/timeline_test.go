@@ -20,6 +20,8 @@ func (d told) String() string {
 	switch {
 	case d.Settled:
 		step = "settled"
+	case d.Done:
+		step = "done"
 	case d.Blind:
 		return fmt.Sprintf("%-8s  %-12s %s | waits for %s", "?", "?", tell(d.Action), d.Waiting)
 	}
@@ -148,6 +150,7 @@ var (
 	haFiles  = shape{servers: 3, managers: 2, converts: true}
 	haOpen   = shape{servers: 3, managers: 2, nodes: 1, open: true}
 	haDisks  = shape{servers: 3, managers: 2, disks: true}
+	signers  = shape{servers: 2, managers: 1, external: true, disks: true}
 	adopted1 = shape{servers: 1, managers: 1, adopted: true}
 	adopted3 = shape{servers: 3, managers: 2, nodes: 1, adopted: true, open: true}
 )
@@ -218,6 +221,9 @@ func stories() []story {
 		)},
 		{"disks-restored-in-switch", haDisks, rotate(
 			incident{after: nextIs("cp-2"), happen: []event{{diskRestored, 0, 1}, {diskRestored, 1, 2}, {serverDied, 1, 0}}},
+		)},
+		{"signer-restored-after-retire", signers, rotate(
+			incident{after: settledAt(2), happen: []event{{diskRestored, 0, 1}, {serverLoads, 0, 0}}},
 		)},
 		{"second-controller-wakes-up", shape{servers: 3, managers: 2, external: true, second: true}, rotate(
 			incident{after: in(StepPublish), happen: []event{{kind: secondPlans}}},

@@ -59,7 +59,7 @@ func (r run) acceptsNext(s Server) bool {
 
 // believable reports whether the configured keys are the ones in use. Key files are read at start, so they are. With a
 // signer the new keys arrive later, so only a proof counts.
-func (s Server) believable() bool { return s.Running.IsZero() || !s.Running.External }
+func (s Server) believable() bool { return !s.Running.External }
 
 // keys is what the API server runs with or, when it does not, starts with next.
 func (s Server) keys() Keys {

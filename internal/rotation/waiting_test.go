@@ -1,0 +1,108 @@
+package rotation
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestWaiting names what keeps a cluster from going on, where no timeline does.
+func TestWaiting(t *testing.T) {
+	second, both := Keys{Verify: []int{2}, Sign: 2}, Keys{Verify: []int{1, 2}, Sign: 2}
+	settled := Observed{
+		Wanted: 2, Stored: []int{2}, Presence: PresencePresent, Nodes: Nodes{Converged: true},
+		Servers:            []Server{serving("cp-0", second), serving("cp-1", second)},
+		ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 2, Running: 2, Ready: true}},
+	}
+	switched := settled
+	switched.Stored, switched.Servers = []int{1, 2}, []Server{serving("cp-0", both), serving("cp-1", both)}
+	refreshed := switched
+	refreshed.Legacy.Proven = 2
+	fleet := func(name string, accepts ...int) Publication { return Publication{Name: name, Accepts: accepts} }
+	tests := []struct {
+		name    string
+		o       Observed
+		change  func(*Observed)
+		kind    ActionKind
+		step    Step
+		waiting string
+		blocked bool
+	}{
+		{"the kubeconfig is due", settled, func(o *Observed) { o.KubeconfigDue = true },
+			WriteKubeconfig, "", "the administrator's kubeconfig", false},
+		{"an adopted cluster is gone", settled, func(o *Observed) { o.Adopted, o.Presence = true, PresenceAbsent },
+			Wait, "", "the control plane to be found", false},
+		{"all API servers are gone", settled, func(o *Observed) { o.Servers = nil },
+			ConvergeControlPlane, "", "an API server to appear", false},
+		{"all API servers leave", settled, func(o *Observed) { o.Servers[0].Leaving, o.Servers[1].Leaving = true, true },
+			ConvergeControlPlane, "", "an API server to appear", false},
+		{"an API server is not ready", settled, func(o *Observed) { o.Servers[1].Ready = false },
+			ConvergeControlPlane, "", "API server cp-1 to be ready", false},
+		{"an API server does not run", settled, func(o *Observed) { o.Servers[1].Running = Keys{} },
+			ConvergeControlPlane, "", "API server cp-1 to be ready", false},
+		{"an API server signs with a foreign key", settled, func(o *Observed) {
+			o.Servers[1].Signs, o.Servers[1].SignsForeign = 0, "a"
+		}, ConvergeControlPlane, "", "it signs with key a, which is no version of ours", false},
+		{"a manager stops", settled, func(o *Observed) {
+			o.ControllerManagers[0].Ready, o.ControllerManagers[0].Waiting = false, "stopping"
+		}, ConvergeControlPlane, "", "kube-controller-manager kcm-0: stopping", false},
+		{"a node is from before", settled, func(o *Observed) { o.Nodes.Oldest = 1 },
+			ConvergeNodes, "", "the nodes to be ready and of key version 2", false},
+		{"legacy tokens need a person", switched, func(o *Observed) {
+			o.Legacy = Legacy{Waiting: "Secret a to be repaired", Blocked: true}
+		}, RefreshTokens, StepRefresh, "Secret a to be repaired", true},
+		{"a foreign key appears while the first API server retires the old one", refreshed, func(o *Observed) {
+			o.Servers[0], o.Servers[1].Foreign = serving("cp-0", second), []string{"a"}
+		}, ConvergeControlPlane, StepRetire, "API server cp-1 to accept key versions [2]", false},
+		{"a disk has the old key at the end", refreshed, func(o *Observed) {
+			o.Servers, o.Held = []Server{serving("cp-0", second)}, []int{1, 2}
+			o.Servers[0].Refuses = []int{1}
+		}, ConvergeControlPlane, StepRetire, "the private key of version 1 to be gone", false},
+		{"the second destination lacks a key", switched, func(o *Observed) {
+			o.ControllerManagers[0].Configured, o.ControllerManagers[0].Running = 1, 1
+			o.Publications = []Publication{fleet("the fleet", 1, 2), fleet("the bucket", 1)}
+		}, PublishKeys, StepSwitch, "the bucket to accept a canary token of key version 2", false},
+		{"both destinations lack a key", switched, func(o *Observed) {
+			o.ControllerManagers[0].Configured, o.ControllerManagers[0].Running = 1, 1
+			o.Publications = []Publication{fleet("the fleet", 1), fleet("the bucket", 1)}
+		}, PublishKeys, StepSwitch, "the fleet to accept a canary token of key version 2", false},
+		{"a manager is down while the switch is held", switched, func(o *Observed) {
+			o.Servers[1] = serving("cp-1", Keys{Verify: []int{1, 2}, Sign: 1})
+			o.ControllerManagers[0].Configured, o.ControllerManagers[0].Running = 1, 0
+			o.Publications = []Publication{fleet("the fleet", 1)}
+		}, ConvergeControlPlane, StepSwitch, "kube-controller-manager kcm-0 to sign with key version 1", false},
+	}
+	for _, test := range tests {
+		o := test.o
+		o.Servers, o.ControllerManagers = slices.Clone(o.Servers), slices.Clone(o.ControllerManagers)
+		test.change(&o)
+		d := plan(o)
+		if d.Action.Kind != test.kind || d.Step != test.step || d.Blocked != test.blocked || d.Settled ||
+			!strings.Contains(d.Waiting, test.waiting) {
+			t.Errorf("%s: %v", test.name, told{d})
+		}
+		if err := wellFormed(o, d); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
+}
+
+// TestDoneWhileStuck tells nothing done of a cluster in which something is to have a key that is lost.
+func TestDoneWhileStuck(t *testing.T) {
+	second := Keys{Verify: []int{2}, Sign: 2}
+	leaving := serving("cp-1", Keys{Verify: []int{2, 3}, Sign: 2})
+	leaving.Leaving = true
+	d := plan(Observed{
+		Wanted: 2, Stored: []int{2}, Presence: PresencePresent, Nodes: Nodes{Converged: true},
+		Servers: []Server{serving("cp-0", second), leaving},
+	})
+	if !d.Blocked || d.Done {
+		t.Errorf("%v, done %v", told{d}, d.Done)
+	}
+}
+
+func TestZeroKeys(t *testing.T) {
+	if !(Keys{}).IsZero() || (Keys{Sign: 1}).IsZero() || (Keys{Verify: []int{1}}).IsZero() {
+		t.Error("keys with a version are zero, or none are not")
+	}
+}
