@@ -212,7 +212,8 @@ func testSetVersion(r recovery) {
 		r.Errorf("version 0 was taken:\n%s", out)
 	}
 	r.refused("keyturn-one-change-at-a-time", toVersion, "-p", `{"spec": {"ksaSigningKey": {"version": 3, "algorithm": "ES256"}}}`)
-	r.refused("keyturn-one-change-at-a-time", toVersion, "-p", `{"spec": {"infrastructure": {"local": {"nodePools": null}}, "ksaSigningKey": {"version": 3}}}`)
+	r.refused("keyturn-one-change-at-a-time", toVersion, "-p",
+		`{"spec": {"infrastructure": {"local": {"nodePools": null}}, "ksaSigningKey": {"version": 3}}}`)
 	r.must("annotate usercluster "+uc.Name, v1alpha1.AnnotationBreakGlass+"-")
 	r.refused("keyturn-one-change-at-a-time", toVersion, patch(3)...)
 }

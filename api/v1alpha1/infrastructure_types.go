@@ -103,7 +103,8 @@ type NodePool struct {
 	MaxSurge int32 `json:"maxSurge"`
 }
 
-// InfrastructureStatus is what was observed of the infrastructure that runs a cluster. It has the member that the spec has.
+// InfrastructureStatus is what was observed of the infrastructure that runs a cluster. It has the member that the spec
+// has.
 //
 // +union
 type InfrastructureStatus struct {

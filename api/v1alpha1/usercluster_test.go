@@ -51,6 +51,13 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// local is the infrastructure of uc, and inLocal its path.
+func local(uc *v1alpha1.UserCluster) *v1alpha1.LocalInfrastructure {
+	return uc.Spec.Infrastructure.Local
+}
+
+const inLocal = "spec.infrastructure.local"
+
 func TestCreate(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -71,20 +78,20 @@ func TestCreate(t *testing.T) {
 		{"unknown refresh", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.NodeRefresh = "Never" }, `supported values: "Replace", "InPlace", "Wait"`},
 		{"tokens are read at once", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.TokenReloadSeconds = -1 }, "spec.ksaSigningKey.tokenReloadSeconds"},
 		{"unknown algorithm", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Algorithm = "HS256" }, `supported values: "RS256", "ES256"`},
-		{"two API servers", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.ControlPlane.Replicas = 2 }, "spec.infrastructure.local.controlPlane.replicas"},
-		{"bad Kubernetes version", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.KubernetesVersion = "1.36" }, "spec.infrastructure.local.kubernetesVersion"},
-		{"no service CIDR", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.Network.ServiceCIDR = "" }, "spec.infrastructure.local.network.serviceCIDR"},
-		{"no pod CIDR", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.Network.PodCIDR = "" }, "spec.infrastructure.local.network.podCIDR"},
-		{"bad pool name", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.NodePools[0].Name = "Pool_1" }, "spec.infrastructure.local.nodePools[0].name"},
+		{"two API servers", func(uc *v1alpha1.UserCluster) { local(uc).ControlPlane.Replicas = 2 }, inLocal + ".controlPlane.replicas"},
+		{"bad Kubernetes version", func(uc *v1alpha1.UserCluster) { local(uc).KubernetesVersion = "1.36" }, inLocal + ".kubernetesVersion"},
+		{"no service CIDR", func(uc *v1alpha1.UserCluster) { local(uc).Network.ServiceCIDR = "" }, inLocal + ".network.serviceCIDR"},
+		{"no pod CIDR", func(uc *v1alpha1.UserCluster) { local(uc).Network.PodCIDR = "" }, inLocal + ".network.podCIDR"},
+		{"bad pool name", func(uc *v1alpha1.UserCluster) { local(uc).NodePools[0].Name = "Pool_1" }, inLocal + ".nodePools[0].name"},
 		{"same pool twice", func(uc *v1alpha1.UserCluster) {
-			uc.Spec.Infrastructure.Local.NodePools = append(uc.Spec.Infrastructure.Local.NodePools, uc.Spec.Infrastructure.Local.NodePools[0])
+			local(uc).NodePools = append(local(uc).NodePools, local(uc).NodePools[0])
 		}, "Duplicate value"},
-		{"negative replicas", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.NodePools[0].Replicas = -1 }, "spec.infrastructure.local.nodePools[0].replicas"},
-		{"too many replicas", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.NodePools[0].Replicas = 101 }, "spec.infrastructure.local.nodePools[0].replicas"},
-		{"no surge", func(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.NodePools[0].MaxSurge = 0 }, "spec.infrastructure.local.nodePools[0].maxSurge"},
+		{"negative replicas", func(uc *v1alpha1.UserCluster) { local(uc).NodePools[0].Replicas = -1 }, inLocal + ".nodePools[0].replicas"},
+		{"too many replicas", func(uc *v1alpha1.UserCluster) { local(uc).NodePools[0].Replicas = 101 }, inLocal + ".nodePools[0].replicas"},
+		{"no surge", func(uc *v1alpha1.UserCluster) { local(uc).NodePools[0].MaxSurge = 0 }, inLocal + ".nodePools[0].maxSurge"},
 		{"too many pools", func(uc *v1alpha1.UserCluster) {
 			for r := range int32(33) {
-				uc.Spec.Infrastructure.Local.NodePools = append(uc.Spec.Infrastructure.Local.NodePools, v1alpha1.NodePool{Name: "p" + strings.Repeat("a", int(r)), MaxSurge: 1})
+				local(uc).NodePools = append(local(uc).NodePools, v1alpha1.NodePool{Name: "p" + strings.Repeat("a", int(r)), MaxSurge: 1})
 			}
 		}, "must have at most 32 items"},
 	} {

@@ -63,17 +63,17 @@ func poolName(i int) string { return "pool-" + strings.Repeat("a", i+1) }
 // object is the UserCluster that the file would ask for, if it were valid.
 func (in input) object() *v1alpha1.UserCluster {
 	uc := newCluster("verdict")
-	uc.Spec.Infrastructure.Local.KubernetesVersion = "v" + in.version
-	uc.Spec.Infrastructure.Local.Network = v1alpha1.Network{ServiceCIDR: in.service, PodCIDR: in.pod}
+	local(uc).KubernetesVersion = "v" + in.version
+	local(uc).Network = v1alpha1.Network{ServiceCIDR: in.service, PodCIDR: in.pod}
 	uc.Spec.KSASigningKey.Issuer, uc.Spec.KSASigningKey.Publish = in.issuer, in.publish
 	uc.Spec.GKEConnect = &v1alpha1.GKEConnect{ProjectID: in.project, Location: "global", Endpoint: in.endpoint, STSEndpoint: in.sts}
-	uc.Spec.Infrastructure.Local.NodePools = nil
+	local(uc).NodePools = nil
 	for i := range in.pools {
 		pool := v1alpha1.NodePool{Name: poolName(i), Replicas: int32(in.replicas), MaxSurge: int32(in.surge), Labels: in.labels}
 		for _, t := range in.taints {
 			pool.Taints = append(pool.Taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
 		}
-		uc.Spec.Infrastructure.Local.NodePools = append(uc.Spec.Infrastructure.Local.NodePools, pool)
+		local(uc).NodePools = append(local(uc).NodePools, pool)
 	}
 	return uc
 }

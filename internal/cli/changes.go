@@ -72,8 +72,9 @@ func sourceChange(old, wanted *v1alpha1.UserCluster) string {
 	if from == to {
 		return ""
 	}
-	restart := fmt.Sprintf("restarts %d API servers once, one at a time", wantedServers(old))
-	if wantedServers(old) == 1 {
+	n := wantedServers(old)
+	restart := fmt.Sprintf("restarts %d API servers once, one at a time", n)
+	if n == 1 {
 		restart = "restarts the only API server once: AN INTERRUPTION of the Kubernetes API"
 	}
 	return fmt.Sprintf("~ ksaSigningKey.source: %s -> %s (%s)", from, to, restart)

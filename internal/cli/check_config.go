@@ -25,7 +25,8 @@ are shown at once, and the exit code is 2 when there are some.`,
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(a.Out, "%s is valid: user cluster %s with Kubernetes %s.\n", path, c.Name, c.Spec.Infrastructure.Local.KubernetesVersion)
+		version := kubernetesVersion(c.UserCluster)
+		fmt.Fprintf(a.Out, "%s is valid: user cluster %s with Kubernetes %s.\n", path, c.Name, version)
 		return nil
 	})
 }

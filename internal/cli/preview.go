@@ -71,10 +71,11 @@ func restarts(uc *v1alpha1.UserCluster) string {
 	if uc.Spec.KSASigningKey.Source == v1alpha1.KeySourceExternal {
 		return "restarts no API server: each gets its keys from the signer beside it"
 	}
-	if wantedServers(uc) == 1 {
+	n := wantedServers(uc)
+	if n == 1 {
 		return "restarts the only API server three times; EACH RESTART IS AN INTERRUPTION of the Kubernetes API"
 	}
-	return fmt.Sprintf("restarts %d API servers three times, one at a time; the Kubernetes API stays available", wantedServers(uc))
+	return fmt.Sprintf("restarts %d API servers three times, one at a time; the Kubernetes API stays available", n)
 }
 
 func (a *app) previewReplaced(report preflight.Report) {

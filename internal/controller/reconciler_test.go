@@ -18,6 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/nodes"
 )
 
 func threeServers(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.ControlPlane.Replicas = 3 }
@@ -78,6 +80,34 @@ func TestHome(t *testing.T) {
 	if local := w.round(blue).Status.Infrastructure.Local; local == nil || local.Home != "host-1" {
 		t.Errorf("status.infrastructure.local = %+v, want host-1 as its home", local)
 	}
+}
+
+// TestUnservedInfrastructure has a controller that cannot open a cluster. It makes and deletes nothing, and says why.
+func TestUnservedInfrastructure(t *testing.T) {
+	w := newWorld(t)
+	blue := w.settled("blue")
+	red := w.create("red")
+	unserved := errors.New("its infrastructure is not served")
+	w.reconciler.ControlPlane = func(*v1alpha1.UserCluster) (controlplane.Adapter, error) { return nil, unserved }
+	w.reconciler.Nodes = func(*v1alpha1.UserCluster) (nodes.Adapter, error) { return nil, unserved }
+	w.failing = true
+	w.delete(blue)
+	for _, key := range []client.ObjectKey{blue, red} {
+		kept := w.stored(key)
+		var uc *v1alpha1.UserCluster
+		for range 3 {
+			uc = w.round(key)
+		}
+		ready := condition(uc, v1alpha1.ConditionReady)
+		if ready.Status != metav1.ConditionFalse || !strings.Contains(ready.Message, unserved.Error()) {
+			t.Errorf("%s: Ready is %s: %s", key.Name, ready.Status, ready.Message)
+		}
+		if got := w.stored(key); !slices.Equal(got, kept) || !controllerutil.ContainsFinalizer(uc, v1alpha1.Finalizer) {
+			t.Errorf("%s: stored keys = %v, want %v; finalizers = %v", key.Name, got, kept, uc.Finalizers)
+		}
+	}
+	w.restart()
+	w.until(blue, isGone)
 }
 
 // TestEmptyLists has a spec with lists that a typed client would leave out when it writes the spec back.

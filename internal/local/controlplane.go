@@ -36,8 +36,8 @@ type ControlPlane struct {
 
 var _ controlplane.Adapter = (*ControlPlane)(nil)
 
-// ControlPlane returns the control plane of a local user cluster. A spec of which none can be made is an error of the methods
-// that need it, and not of Delete.
+// ControlPlane returns the control plane of a local user cluster. A spec of which none can be made is an error of the
+// methods that need it, and not of Delete.
 func (h *Host) ControlPlane(uc *v1alpha1.UserCluster) *ControlPlane {
 	c := &ControlPlane{host: h, cluster: uc.Name, site: SiteName(uc), home: homeOf(uc)}
 	c.layout, c.unusable = layoutOf(uc)

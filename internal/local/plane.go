@@ -27,16 +27,17 @@ type plane struct {
 
 // layoutOf is what a control plane follows from, all but its site.
 func layoutOf(uc *v1alpha1.UserCluster) (layout, error) {
-	service, err := netip.ParsePrefix(uc.Spec.Infrastructure.Local.Network.ServiceCIDR)
+	local := uc.Spec.Infrastructure.Local
+	service, err := netip.ParsePrefix(local.Network.ServiceCIDR)
 	if err != nil {
 		return layout{}, fmt.Errorf("cluster %s: network.serviceCIDR: %w", uc.Name, err)
 	}
-	pod, err := netip.ParsePrefix(uc.Spec.Infrastructure.Local.Network.PodCIDR)
+	pod, err := netip.ParsePrefix(local.Network.PodCIDR)
 	if err != nil {
 		return layout{}, fmt.Errorf("cluster %s: network.podCIDR: %w", uc.Name, err)
 	}
 	return layout{
-		Version: uc.Spec.Infrastructure.Local.KubernetesVersion, ServiceCIDR: service, PodCIDR: pod, Replicas: int(uc.Spec.Infrastructure.Local.ControlPlane.Replicas),
+		Version: local.KubernetesVersion, ServiceCIDR: service, PodCIDR: pod, Replicas: int(local.ControlPlane.Replicas),
 		Issuer: cmp.Or(uc.Spec.KSASigningKey.Issuer, v1alpha1.DefaultIssuer),
 	}, nil
 }

@@ -160,7 +160,8 @@ func TestUnusableSpec(t *testing.T) {
 	if gone, err := p.cp().Delete(t.Context()); !gone || err != nil {
 		t.Errorf("deleting: %v, %v", gone, err)
 	}
-	p.uc.Spec.Infrastructure.Local.Network.PodCIDR, p.uc.Spec.Infrastructure.Local.Network.ServiceCIDR = "192.168.0.0/16", "garbage"
+	network := &p.uc.Spec.Infrastructure.Local.Network
+	network.PodCIDR, network.ServiceCIDR = "192.168.0.0/16", "garbage"
 	p.wantAbsent()
 	if gone, err := p.cp().Delete(t.Context()); !gone || err != nil {
 		t.Errorf("deleting what is gone: %v, %v", gone, err)

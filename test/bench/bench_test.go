@@ -42,7 +42,8 @@ func TestTimeline(t *testing.T) {
 		{42, "", 2, []int32{2}, []int32{2, 2}, true},
 	} {
 		uc := &v1alpha1.UserCluster{}
-		uc.Spec.KSASigningKey.Version, uc.Spec.Infrastructure.Local.ControlPlane.Replicas = 2, 2
+		uc.Spec.KSASigningKey.Version = 2
+		uc.Spec.Infrastructure.Local = &v1alpha1.LocalInfrastructure{ControlPlane: v1alpha1.ControlPlane{Replicas: 2}}
 		for _, v := range seen.signing {
 			uc.Status.APIServers = append(uc.Status.APIServers, v1alpha1.APIServerStatus{SigningVersion: v})
 		}

@@ -111,7 +111,8 @@ func (t *timeline) signing() float64 { return t.Signing }
 // allSign says whether every API server was seen to sign with the wanted version.
 func allSign(uc *v1alpha1.UserCluster) bool {
 	other := func(s v1alpha1.APIServerStatus) bool { return s.SigningVersion != uc.Spec.KSASigningKey.Version }
-	return len(uc.Status.APIServers) == int(uc.Spec.Infrastructure.Local.ControlPlane.Replicas) && !slices.ContainsFunc(uc.Status.APIServers, other)
+	wanted := int(uc.Spec.Infrastructure.Local.ControlPlane.Replicas)
+	return len(uc.Status.APIServers) == wanted && !slices.ContainsFunc(uc.Status.APIServers, other)
 }
 
 // Sources are the rotations of two clusters that differ in where API servers get their keys.
