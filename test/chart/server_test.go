@@ -132,19 +132,19 @@ func installRoles(t *testing.T, args ...string) {
 	}
 }
 
-const controller = "system:serviceaccount:" + v1alpha1.SystemNamespace + ":keyturn-controller"
+const account = "system:serviceaccount:" + v1alpha1.SystemNamespace + ":keyturn-controller"
 
 // TestRoles asks the API server what the roles allow, when the controller may use the Secrets of one namespace.
 func TestRoles(t *testing.T) {
 	installRoles(t, "--set", "secretNamespaces={team-a}")
 	checkRights(t, []right{
-		{controller, "create", "", "secrets", "", "team-a", "", true},
-		{controller, "create", "", "secrets", "", v1alpha1.SystemNamespace, "", false},
-		{controller, "list", "", "secrets", "", "", "", false},
-		{controller, "patch", "keyturn.dev", "userclusters", "status", "team-a", "", true},
-		{controller, "create", "authentication.k8s.io", "tokenreviews", "", "", "", true},
-		{controller, "create", "", "serviceaccounts", "token", v1alpha1.SystemNamespace, "", false},
-		{controller, "create", "", "pods", "", v1alpha1.SystemNamespace, "", false},
+		{account, "create", "", "secrets", "", "team-a", "", true},
+		{account, "create", "", "secrets", "", v1alpha1.SystemNamespace, "", false},
+		{account, "list", "", "secrets", "", "", "", false},
+		{account, "patch", "keyturn.dev", "userclusters", "status", "team-a", "", true},
+		{account, "create", "authentication.k8s.io", "tokenreviews", "", "", "", true},
+		{account, "create", "", "serviceaccounts", "token", v1alpha1.SystemNamespace, "", false},
+		{account, "create", "", "pods", "", v1alpha1.SystemNamespace, "", false},
 		{"keyturn-view", "watch", "keyturn.dev", "userclusters", "", "team-a", "", true},
 		{"keyturn-view", "get", "keyturn.dev", "userclusters", "status", "team-a", "", true},
 		{"keyturn-view", "update", "keyturn.dev", "userclusters", "", "team-a", "", false},
