@@ -10,7 +10,7 @@ KUBE_VERSION := $(shell awk '$$1 == "k8s.io/kubernetes" { print $$2 }' tools/kub
 # The version of a release; other builds name only their commit.
 VERSION ?=
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/keyturn/keyturn/internal/version.version=$(VERSION))
-GO_MODULES := . test/signer tools/generate tools/lint tools/mutate tools/etcd $(patsubst %/go.mod,%,$(wildcard tools/kube/*/go.mod))
+GO_MODULES := . test/signer $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod tools/kube/*/go.mod))
 
 export CGO_ENABLED := 0
 ifdef KEYTURN_KUBE_BIN_DIR
@@ -54,7 +54,7 @@ demo-down: ## Remove what the demo left
 
 # The end-to-end tests run after the others, with the machine to themselves, on the Kubernetes of KUBE_MINOR. PKCS #11 needs cgo.
 .PHONY: test
-test: kube build ## Run all tests, with real API servers and, at the end, real clusters
+test: kube build bin/tools/helm ## Run all tests, with real API servers and, at the end, real clusters
 	@hack/packages.sh softhsm2 gcc libc6-dev
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v '/test/e2e')
 	go -C test/signer test -count 1 -timeout 10m ./...
@@ -84,10 +84,12 @@ vulncheck: bin/tools/govulncheck ## Check the code and its modules for known vul
 .PHONY: generate
 generate: bin/tools/controller-gen ## Write the generated code and manifests anew
 	bin/tools/controller-gen paths=./api/... object crd output:crd:dir=api/v1alpha1/manifests
+	cp api/v1alpha1/manifests/{keyturn.dev_userclusters,policy,rbac}.yaml deploy/charts/keyturn/files/
 
 .PHONY: verify
-verify: bin/tools/controller-gen ## Check that generated files, go.mod files and formatting are up to date
+verify: bin/tools/controller-gen bin/tools/helm bin/tools/promtool ## Check generated files, go.mod files, formatting and the chart
 	hack/verify-generated.sh
+	hack/verify-chart.sh
 	hack/verify-dependencies.sh
 	@for module in $(GO_MODULES); do echo "go -C $$module mod tidy -diff"; go -C $$module mod tidy -diff; done
 	@unformatted=$$(gofmt -l api cmd internal jwks signer test token tools); \
@@ -102,3 +104,10 @@ bin/tools/golangci-lint bin/tools/govulncheck &: tools/lint/go.mod
 
 bin/tools/controller-gen: tools/generate/go.mod
 	go build -C tools/generate -o $(CURDIR)/bin/tools/ tool
+
+bin/tools/helm: tools/helm/go.mod
+	go build -C tools/helm -ldflags '-s -w' -o $(CURDIR)/bin/tools/ tool
+
+# Without its discovery of clouds, which checking rules does not need, and which takes minutes to compile.
+bin/tools/promtool: tools/promtool/go.mod
+	go build -C tools/promtool -tags remove_all_sd -ldflags '-s -w' -o $(CURDIR)/bin/tools/ tool

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Generates code and manifests into a directory of its own and compares them with those of the tree,
-# which it leaves alone.
+# Generates code and manifests into a directory of its own and compares them with those of the tree, which it leaves
+# alone. The chart has copies of the manifests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +11,12 @@ bin/tools/controller-gen paths=./api/... object "output:object:dir=$fresh" crd "
 for file in api/v1alpha1/zz_generated.deepcopy.go api/v1alpha1/manifests/keyturn.dev_userclusters.yaml; do
 	diff -u "$file" "$fresh/$(basename "$file")" || {
 		echo "$file is out of date: run \`make generate\`" >&2
+		exit 1
+	}
+done
+for file in keyturn.dev_userclusters.yaml policy.yaml rbac.yaml; do
+	diff -u "deploy/charts/keyturn/files/$file" "api/v1alpha1/manifests/$file" || {
+		echo "deploy/charts/keyturn/files/$file is out of date: run \`make generate\`" >&2
 		exit 1
 	}
 done

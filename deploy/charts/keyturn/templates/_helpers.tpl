@@ -1,0 +1,31 @@
+{{- define "keyturn.labels" -}}
+{{ include "keyturn.selector" . }}
+app.kubernetes.io/part-of: keyturn
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "keyturn.selector" -}}
+app.kubernetes.io/name: keyturn-controller
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- /* The admission policies name the service account of the controller. */ -}}
+{{- define "keyturn.checkNamespace" -}}
+{{- if ne .Release.Namespace "keyturn-system" }}
+{{- $why := "the admission policies let only its service account keyturn-controller write keys" }}
+{{- fail (printf "install this chart in namespace keyturn-system: %s" $why) }}
+{{- end }}
+{{- end }}
+
+{{- /* The objects of a stream of YAML documents, as the member "objects" of a YAML object. */ -}}
+{{- define "keyturn.objects" -}}
+{{- $objects := list }}
+{{- range splitList "\n---\n" (printf "\n%s" .) }}
+{{- with fromYaml . }}
+{{- $objects = append $objects . }}
+{{- end }}
+{{- end }}
+{{- toYaml (dict "objects" $objects) }}
+{{- end }}

@@ -1,0 +1,194 @@
+package chart
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/kubetest"
+)
+
+var (
+	config *rest.Config
+	admin  client.Client
+)
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+// run has an API server with the namespaces of the tests.
+func run(m *testing.M) int {
+	cfg, stop, err := kubetest.Launch(kubetest.Options{})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = stop() }()
+	config = cfg
+	if err := prepare(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+func prepare() error {
+	c, err := client.New(config, client.Options{})
+	if err != nil {
+		return err
+	}
+	admin = client.WithFieldValidation(c, metav1.FieldValidationStrict)
+	for _, name := range []string{v1alpha1.SystemNamespace, "team-a"} {
+		n := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+			Name: name, Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"},
+		}}
+		if err := admin.Create(context.Background(), n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestServerAccepts has the API server check all objects, with the fewest values and with all, without storing them.
+func TestServerAccepts(t *testing.T) {
+	for name, args := range map[string][]string{
+		"defaults": nil, "everything off": {"--values", "testdata/none.yaml"}, "all values": {"--values", "testdata/all.yaml"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, o := range render(t, args...) {
+				if o.GroupVersionKind().Group == "monitoring.coreos.com" {
+					continue // the API server knows it only with the Prometheus Operator
+				}
+				if err := admin.Create(t.Context(), o.DeepCopy(), client.DryRunAll); err != nil {
+					t.Errorf("%s %s: %v", o.GetKind(), o.GetName(), err)
+				}
+				if o.GetKind() == "Deployment" {
+					checkPod(t, o)
+				}
+			}
+		})
+	}
+}
+
+// checkPod has the API server check the pods of the Deployment, which a namespace of Pod Security level restricted must
+// accept.
+func checkPod(t *testing.T, o *unstructured.Unstructured) {
+	t.Helper()
+	var d appsv1.Deployment
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &d); err != nil {
+		t.Fatal(err)
+	}
+	pod := &corev1.Pod{ObjectMeta: d.Spec.Template.ObjectMeta, Spec: d.Spec.Template.Spec}
+	pod.Namespace, pod.GenerateName = o.GetNamespace(), "keyturn-controller-"
+	if err := admin.Create(t.Context(), pod, client.DryRunAll); err != nil {
+		t.Errorf("a pod of the Deployment: %v", err)
+	}
+	if c := d.Spec.Template.Spec.Containers[0]; c.SecurityContext.ReadOnlyRootFilesystem == nil || !*c.SecurityContext.ReadOnlyRootFilesystem {
+		t.Error("the controller can write to its root file system")
+	}
+}
+
+// installRoles stores the roles of the chart, and binds those for people to users of their names.
+func installRoles(t *testing.T, args ...string) {
+	t.Helper()
+	for _, o := range render(t, args...) {
+		if o.GroupVersionKind().Group != "rbac.authorization.k8s.io" {
+			continue
+		}
+		if err := admin.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := admin.Delete(context.Background(), o); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for _, role := range []string{"keyturn-view", "keyturn-edit"} {
+		binding := &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": map[string]any{"name": role},
+			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+			"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": role}},
+		}}
+		if err := admin.Create(t.Context(), binding); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := admin.Delete(context.Background(), binding); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+const account = "system:serviceaccount:" + v1alpha1.SystemNamespace + ":keyturn-controller"
+
+// TestRoles asks the API server what the roles allow, when the controller may use the Secrets of one namespace.
+func TestRoles(t *testing.T) {
+	installRoles(t, "--set", "secretNamespaces={team-a}")
+	checkRights(t, []right{
+		{account, "create", "", "secrets", "", "team-a", "", true},
+		{account, "create", "", "secrets", "", v1alpha1.SystemNamespace, "", false},
+		{account, "list", "", "secrets", "", "", "", false},
+		{account, "patch", "keyturn.dev", "userclusters", "status", "team-a", "", true},
+		{account, "create", "authentication.k8s.io", "tokenreviews", "", "", "", true},
+		{account, "create", "", "serviceaccounts", "token", v1alpha1.SystemNamespace, "", false},
+		{account, "create", "", "pods", "", v1alpha1.SystemNamespace, "", false},
+		{"keyturn-view", "watch", "keyturn.dev", "userclusters", "", "team-a", "", true},
+		{"keyturn-view", "get", "keyturn.dev", "userclusters", "status", "team-a", "", true},
+		{"keyturn-view", "update", "keyturn.dev", "userclusters", "", "team-a", "", false},
+		{"keyturn-view", "get", "", "secrets", "", "team-a", "", false},
+		{"keyturn-edit", "update", "keyturn.dev", "userclusters", "", "team-a", "", true},
+		{"keyturn-edit", "update", "keyturn.dev", "userclusters", "status", "team-a", "", false},
+		{"keyturn-edit", v1alpha1.VerbBreakGlass, "keyturn.dev", "userclusters", "", "team-a", "", false},
+		{"keyturn-edit", "get", "", "secrets", "", "team-a", "", false},
+	})
+}
+
+// right is what a user may do, or not.
+type right struct {
+	user, verb, group, resource, subresource, namespace, name string
+	want                                                      bool
+}
+
+// checkRights first checks what is allowed: once the API server knows these roles, it knows that nothing else is.
+func checkRights(t *testing.T, rights []right) {
+	t.Helper()
+	for _, want := range []bool{true, false} {
+		for _, r := range rights {
+			if r.want == want && allowed(t, r) != want {
+				t.Errorf("%+v: allowed %t", r, !want)
+			}
+		}
+	}
+}
+
+// allowed asks until the answer is the wanted one, as the API server sees new roles a moment later, or for 30 seconds.
+func allowed(t *testing.T, r right) bool {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: r.user,
+			ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Verb: r.verb, Group: r.group, Resource: r.resource, Subresource: r.subresource, Namespace: r.namespace, Name: r.name,
+			},
+		}}
+		if err := admin.Create(t.Context(), review); err != nil {
+			t.Fatal(err)
+		}
+		if review.Status.Allowed == r.want || time.Now().After(deadline) {
+			return review.Status.Allowed
+		}
+	}
+}
