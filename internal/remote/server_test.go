@@ -126,6 +126,8 @@ func TestRequestsThatAreNone(t *testing.T) {
 		"no JSON":         {"POST", "observe", strings.NewReader("cluster"), 400},
 		"unknown field":   {"POST", "observe", strings.NewReader(`{"force":true,` + named[1:]), 400},
 		"unknown in spec": {"POST", "observe", strings.NewReader(strings.Replace(named, "}},", `},"spec":{"colour":"blue"}},`, 1)), 400},
+		"twice a field":   {"POST", "observe", strings.NewReader(`{"args":{},` + named[1:]), 400},
+		"in other case":   {"POST", "observe", strings.NewReader(strings.Replace(named, "cluster", "Cluster", 1)), 400},
 		"something after": {"POST", "observe", strings.NewReader(named + "{}"), 400},
 		"too long":        {"POST", "observe", strings.NewReader(strings.Repeat(" ", 4<<20) + named), 413},
 		"of no length":    {"POST", "observe", io.MultiReader(strings.NewReader(named)), 411},
