@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -213,6 +214,41 @@ func TestNewClientRefuses(t *testing.T) {
 		if _, err := remote.NewClient("https://host", c); err == nil {
 			t.Errorf("%+v is taken", c)
 		}
+	}
+}
+
+// TestServeEndsWithItsCalls has a call that takes a moment to notice that the server ends.
+func TestServeEndsWithItsCalls(t *testing.T) {
+	a := remotetest.NewAuthority(t)
+	began, cancelled, may := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	var over atomic.Bool
+	s := serving(plane{observe: func(ctx context.Context) (state controlplane.State, err error) {
+		close(began)
+		<-ctx.Done()
+		close(cancelled)
+		<-may
+		over.Store(true)
+		return state, ctx.Err()
+	}})
+	s.Credentials = a.Server()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := remotetest.Start(t, s, l)
+	c, err := remote.NewClient("https://"+l.Addr().String(), a.Client())
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = c.ControlPlane(cluster()).Observe(context.WithoutCancel(t.Context())) }()
+	<-began
+	go func() {
+		<-cancelled
+		close(may)
+	}()
+	stop()
+	if !over.Load() {
+		t.Error("the server has ended, and a call still runs")
 	}
 }
 

@@ -81,11 +81,7 @@ func (s *Server) serveWakes(w http.ResponseWriter, r *http.Request) {
 			_ = s.Watch(ctx, changed.add)
 		})
 	}
-	interval := s.heartbeat
-	if interval == 0 {
-		interval = heartbeatInterval
-	}
-	beat := time.NewTicker(interval)
+	beat := time.NewTicker(heartbeatInterval)
 	defer beat.Stop()
 	w.Header().Set("Content-Type", "application/jsonl")
 	lines := []wakeLine{{}} // the client learns at once that the stream is open
