@@ -10,8 +10,8 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync/atomic"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -217,17 +217,15 @@ func TestNewClientRefuses(t *testing.T) {
 	}
 }
 
-// TestServeEndsWithItsCalls has a call that takes a moment to notice that the server ends.
+// TestServeEndsWithItsCalls has a call that goes on for a while after it was cancelled.
 func TestServeEndsWithItsCalls(t *testing.T) {
 	a := remotetest.NewAuthority(t)
 	began, cancelled, may := make(chan struct{}), make(chan struct{}), make(chan struct{})
-	var over atomic.Bool
 	s := serving(plane{observe: func(ctx context.Context) (state controlplane.State, err error) {
 		close(began)
 		<-ctx.Done()
 		close(cancelled)
 		<-may
-		over.Store(true)
 		return state, ctx.Err()
 	}})
 	s.Credentials = a.Server()
@@ -235,7 +233,7 @@ func TestServeEndsWithItsCalls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := remotetest.Start(t, s, l)
+	stop, ended := remotetest.Start(t, s, l), make(chan struct{})
 	c, err := remote.NewClient("https://"+l.Addr().String(), a.Client())
 	if err != nil {
 		t.Fatal(err)
@@ -243,13 +241,17 @@ func TestServeEndsWithItsCalls(t *testing.T) {
 	go func() { _, _ = c.ControlPlane(cluster()).Observe(context.WithoutCancel(t.Context())) }()
 	<-began
 	go func() {
-		<-cancelled
-		close(may)
+		stop()
+		close(ended)
 	}()
-	stop()
-	if !over.Load() {
+	<-cancelled
+	select {
+	case <-ended:
 		t.Error("the server has ended, and a call still runs")
+	case <-time.After(200 * time.Millisecond): // a server that ends too early does so at once
 	}
+	close(may)
+	<-ended
 }
 
 // TestWakes has a stream that is lost: the client opens another.
