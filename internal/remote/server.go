@@ -43,7 +43,7 @@ type Server struct {
 	ControlPlane func(*v1alpha1.UserCluster) (controlplane.Adapter, error)
 	Machines     func(*v1alpha1.UserCluster) (Machines, error)
 	// Watch calls wake for each cluster in which something changes, until ctx ends. Nil: clients hear of nothing.
-	Watch func(ctx context.Context, wake func(types.NamespacedName)) error
+	Watch func(ctx context.Context, wake func(context.Context, types.NamespacedName)) error
 	// Credentials are those of the server.
 	Credentials Credentials
 	// Log gets what goes wrong below a call; nil: slog.Default.

@@ -257,11 +257,11 @@ func TestServeEndsWithItsCalls(t *testing.T) {
 // TestWakes has a stream that is lost: the client opens another.
 func TestWakes(t *testing.T) {
 	a := remotetest.NewAuthority(t)
-	watches := make(chan func(types.NamespacedName), 2)
+	watches := make(chan func(context.Context, types.NamespacedName), 2)
 	lost := make(chan error)
 	s := &remote.Server{
 		Credentials: a.Server(),
-		Watch: func(ctx context.Context, wake func(types.NamespacedName)) error {
+		Watch: func(ctx context.Context, wake func(context.Context, types.NamespacedName)) error {
 			watches <- wake
 			select {
 			case err := <-lost:
@@ -284,12 +284,12 @@ func TestWakes(t *testing.T) {
 	woken, ended := make(chan types.NamespacedName), make(chan struct{})
 	go func() {
 		defer close(ended)
-		c.Wakes(ctx, func(name types.NamespacedName) { woken <- name })
+		c.Wakes(ctx, func(_ context.Context, name types.NamespacedName) { woken <- name })
 	}()
 	for _, name := range []string{"blue", "green"} {
 		wake := <-watches
 		want := types.NamespacedName{Namespace: "test", Name: name}
-		wake(want)
+		wake(ctx, want)
 		if got := <-woken; got != want {
 			t.Errorf("woken for %s, want %s", got, want)
 		}
