@@ -225,6 +225,50 @@ func TestOtherFlags(t *testing.T) {
 	}
 }
 
+// The way out of docs/operations/recover.md for a client certificate that has leaked.
+func TestReplacedAuthority(t *testing.T) {
+	h := testHost(t)
+	h.programDir = programs(t)
+	dir := t.TempDir()
+	files := HostFiles{LocalCredentials: filepath.Join(dir, "local-credentials")}
+	options := AdminOptions{Kubeconfig: filepath.Join(dir, "kubeconfig"), Files: files}
+	t.Cleanup(func() {
+		if err := h.DeleteAdmin(context.Background(), DeleteAdminOptions{Force: true}); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := h.CreateAdmin(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	checkServed(t, h, files)
+	leaked := filepath.Join(dir, "leaked")
+	if err := os.CopyFS(leaked, os.DirFS(files.LocalCredentials)); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Runner(h.AdminSite()).Await(t.Context(), localName, programGrace); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"local-ca.crt", "local-ca.key"} {
+		if err := os.Remove(h.AdminSite().Path("pki", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.CreateAdmin(t.Context(), options); err != nil {
+		t.Fatal(err)
+	}
+	checkServed(t, h, files)
+	// Whoever trusts the new authority still has no certificate of it.
+	thief := remote.CredentialsIn(leaked)
+	thief.CA = remote.CredentialsIn(files.LocalCredentials).CA
+	client, err := remote.NewClient(h.LocalEndpoint(), thief)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Check(t.Context()); err == nil {
+		t.Error("the certificate that has leaked is accepted")
+	}
+}
+
 // A creation that fails leaves nothing running, and does not touch what ran before.
 func TestFailedCreation(t *testing.T) {
 	h := testHost(t)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -26,8 +27,6 @@ const (
 	writeTimeout = callTimeout + 10*time.Second
 	// readTimeout is how long a client may take to send a request.
 	readTimeout = 10 * time.Second
-	// shutdownTimeout is how long calls may take to end when the server ends.
-	shutdownTimeout = 5 * time.Second
 )
 
 // Machines are the machines of one cluster, and the tokens on them.
@@ -44,17 +43,15 @@ type Server struct {
 	ControlPlane func(*v1alpha1.UserCluster) (controlplane.Adapter, error)
 	Machines     func(*v1alpha1.UserCluster) (Machines, error)
 	// Watch calls wake for each cluster in which something changes, until ctx ends. Nil: clients hear of nothing.
-	Watch func(ctx context.Context, wake func(types.NamespacedName)) error
+	Watch func(ctx context.Context, wake func(context.Context, types.NamespacedName)) error
 	// Credentials are those of the server.
 	Credentials Credentials
 	// Log gets what goes wrong below a call; nil: slog.Default.
 	Log *slog.Logger
-
-	// heartbeat is how often a stream of wakes shows that it is alive; zero: heartbeatInterval.
-	heartbeat time.Duration
 }
 
-// Serve answers requests that come in on a listener, which it closes, until ctx ends.
+// Serve answers requests that come in on a listener, which it closes, until ctx ends. Calls that have begun are
+// cancelled then, and none of them runs any more when it returns.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	log := s.Log
 	if log == nil {
@@ -62,25 +59,33 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	var protocols http.Protocols
 	protocols.SetHTTP2(true)
+	var calls sync.RWMutex // held for reading by each
 	server := &http.Server{
-		Handler: s.handler(), TLSConfig: s.Credentials.server(), Protocols: &protocols,
+		Handler: whileRead(&calls, s.handler()), TLSConfig: s.Credentials.server(), Protocols: &protocols,
 		ReadHeaderTimeout: readTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: 10 * time.Minute,
 		MaxHeaderBytes: 64 << 10,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		BaseContext:    func(net.Listener) context.Context { return ctx },
 	}
-	ended := context.AfterFunc(ctx, func() {
-		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
-		defer cancel()
-		if server.Shutdown(ending) != nil {
-			server.Close()
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	err := server.ServeTLS(l, "", "")
+	if stop() {
+		return errors.Join(fmt.Errorf("serving %s: %w", l.Addr(), err), server.Close())
+	}
+	calls.Lock()
+	defer calls.Unlock()
+	return nil
+}
+
+// whileRead has a handler hold a lock for reading, unless its request is over by then.
+func whileRead(lock *sync.RWMutex, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		lock.RLock()
+		defer lock.RUnlock()
+		if r.Context().Err() == nil {
+			h.ServeHTTP(w, r)
 		}
 	})
-	defer ended()
-	if err := server.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serving %s: %w", l.Addr(), err)
-	}
-	return nil
 }
 
 func (s *Server) handler() http.Handler {

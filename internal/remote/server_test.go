@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -126,6 +127,8 @@ func TestRequestsThatAreNone(t *testing.T) {
 		"no JSON":         {"POST", "observe", strings.NewReader("cluster"), 400},
 		"unknown field":   {"POST", "observe", strings.NewReader(`{"force":true,` + named[1:]), 400},
 		"unknown in spec": {"POST", "observe", strings.NewReader(strings.Replace(named, "}},", `},"spec":{"colour":"blue"}},`, 1)), 400},
+		"twice a field":   {"POST", "observe", strings.NewReader(`{"args":{},` + named[1:]), 400},
+		"in other case":   {"POST", "observe", strings.NewReader(strings.Replace(named, "cluster", "Cluster", 1)), 400},
 		"something after": {"POST", "observe", strings.NewReader(named + "{}"), 400},
 		"too long":        {"POST", "observe", strings.NewReader(strings.Repeat(" ", 4<<20) + named), 413},
 		"of no length":    {"POST", "observe", io.MultiReader(strings.NewReader(named)), 411},
@@ -214,14 +217,51 @@ func TestNewClientRefuses(t *testing.T) {
 	}
 }
 
+// TestServeEndsWithItsCalls has a call that goes on for a while after it was cancelled.
+func TestServeEndsWithItsCalls(t *testing.T) {
+	a := remotetest.NewAuthority(t)
+	began, cancelled, may := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	s := serving(plane{observe: func(ctx context.Context) (state controlplane.State, err error) {
+		close(began)
+		<-ctx.Done()
+		close(cancelled)
+		<-may
+		return state, ctx.Err()
+	}})
+	s.Credentials = a.Server()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, ended := remotetest.Start(t, s, l), make(chan struct{})
+	c, err := remote.NewClient("https://"+l.Addr().String(), a.Client())
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = c.ControlPlane(cluster()).Observe(context.WithoutCancel(t.Context())) }()
+	<-began
+	go func() {
+		stop()
+		close(ended)
+	}()
+	<-cancelled
+	select {
+	case <-ended:
+		t.Error("the server has ended, and a call still runs")
+	case <-time.After(200 * time.Millisecond): // a server that ends too early does so at once
+	}
+	close(may)
+	<-ended
+}
+
 // TestWakes has a stream that is lost: the client opens another.
 func TestWakes(t *testing.T) {
 	a := remotetest.NewAuthority(t)
-	watches := make(chan func(types.NamespacedName), 2)
+	watches := make(chan func(context.Context, types.NamespacedName), 2)
 	lost := make(chan error)
 	s := &remote.Server{
 		Credentials: a.Server(),
-		Watch: func(ctx context.Context, wake func(types.NamespacedName)) error {
+		Watch: func(ctx context.Context, wake func(context.Context, types.NamespacedName)) error {
 			watches <- wake
 			select {
 			case err := <-lost:
@@ -244,12 +284,12 @@ func TestWakes(t *testing.T) {
 	woken, ended := make(chan types.NamespacedName), make(chan struct{})
 	go func() {
 		defer close(ended)
-		c.Wakes(ctx, func(name types.NamespacedName) { woken <- name })
+		c.Wakes(ctx, func(_ context.Context, name types.NamespacedName) { woken <- name })
 	}()
 	for _, name := range []string{"blue", "green"} {
 		wake := <-watches
 		want := types.NamespacedName{Namespace: "test", Name: name}
-		wake(want)
+		wake(ctx, want)
 		if got := <-woken; got != want {
 			t.Errorf("woken for %s, want %s", got, want)
 		}

@@ -31,7 +31,7 @@ type wakeLine struct {
 
 // Wakes calls wake for each cluster in which the server saw something change, until ctx ends. It connects again when it
 // loses the server, and misses what changed meanwhile: it saves waiting, and replaces no interval.
-func (c *Client) Wakes(ctx context.Context, wake func(types.NamespacedName)) {
+func (c *Client) Wakes(ctx context.Context, wake func(context.Context, types.NamespacedName)) {
 	for ctx.Err() == nil {
 		_ = c.stream(ctx, wake) // the calls beside it fail for the same reason, and tell it
 		select {
@@ -42,7 +42,7 @@ func (c *Client) Wakes(ctx context.Context, wake func(types.NamespacedName)) {
 }
 
 // stream reads one stream to its end.
-func (c *Client) stream(ctx context.Context, wake func(types.NamespacedName)) error {
+func (c *Client) stream(ctx context.Context, wake func(context.Context, types.NamespacedName)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watchdog := time.AfterFunc(silence, cancel)
@@ -61,7 +61,7 @@ func (c *Client) stream(ctx context.Context, wake func(types.NamespacedName)) er
 			return fmt.Errorf("reading wakes: %w", err)
 		}
 		if line.Name != "" {
-			wake(types.NamespacedName{Namespace: line.Namespace, Name: line.Name})
+			wake(ctx, types.NamespacedName{Namespace: line.Namespace, Name: line.Name})
 		}
 	}
 	return lines.Err()
@@ -81,11 +81,7 @@ func (s *Server) serveWakes(w http.ResponseWriter, r *http.Request) {
 			_ = s.Watch(ctx, changed.add)
 		})
 	}
-	interval := s.heartbeat
-	if interval == 0 {
-		interval = heartbeatInterval
-	}
-	beat := time.NewTicker(interval)
+	beat := time.NewTicker(heartbeatInterval)
 	defer beat.Stop()
 	w.Header().Set("Content-Type", "application/jsonl")
 	lines := []wakeLine{{}} // the client learns at once that the stream is open
@@ -127,7 +123,7 @@ func newWakeSet() *wakeSet {
 	return &wakeSet{some: make(chan struct{}, 1), clusters: map[types.NamespacedName]struct{}{}}
 }
 
-func (s *wakeSet) add(cluster types.NamespacedName) {
+func (s *wakeSet) add(_ context.Context, cluster types.NamespacedName) {
 	s.mu.Lock()
 	s.clusters[cluster] = struct{}{}
 	s.mu.Unlock()

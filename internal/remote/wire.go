@@ -1,15 +1,13 @@
 package remote
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"reflect"
 	"time"
 
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/json"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
@@ -160,14 +158,9 @@ func encodeConfig(cfg *rest.Config) (access, error) {
 // errBody is the error of a body that cannot be read. It holds nothing of the body.
 var errBody = errors.New("not a JSON object of this protocol, or one of another release")
 
-// decode reads a whole body. It refuses fields that it does not know, and anything that follows.
+// decode reads a whole body. It refuses fields that it does not know.
 func decode(body []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return errBody
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+	if strict, err := json.UnmarshalStrict(body, into); err != nil || len(strict) > 0 {
 		return errBody
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -66,7 +67,7 @@ func testKey(t *testing.T, version int, algorithm string) keystore.KeyPair {
 // directory, and says so by the file "asked".
 func serverProcess(dir, address string) int {
 	p := plane{observe: func(ctx context.Context) (controlplane.State, error) {
-		if _, err := os.Stat(filepath.Join(dir, "stuck")); err != nil {
+		if _, err := os.Stat(filepath.Join(dir, "stuck")); errors.Is(err, fs.ErrNotExist) {
 			return controlplane.State{Home: "here"}, nil
 		}
 		if err := os.WriteFile(filepath.Join(dir, "asked"), nil, 0o600); err != nil {
