@@ -33,7 +33,7 @@ func TestContainerdImports(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctr := startContainerd(t)
-	ctr("images", "import", "--no-unpack", archive)
+	ctr("images", "import", "--snapshotter=native", archive) // it also unpacks the layer
 	if got := ctr("images", "list"); !strings.Contains(got, reference) || !strings.Contains(got, digest.String()) {
 		t.Errorf("containerd has\n%s\nwant %s with digest %s", got, reference, digest)
 	}

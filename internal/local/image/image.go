@@ -6,6 +6,7 @@ package image
 
 import (
 	"archive/tar"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +14,6 @@ import (
 	"path/filepath"
 	"runtime"
 
-	"github.com/google/go-containerregistry/pkg/compression"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -60,10 +60,9 @@ func build(path, reference, program string, c Config) error {
 
 // pack makes an image of nothing but the program.
 func pack(program string, c Config) (v1.Image, error) {
-	// The layer is not compressed: registries are free to. It is read again for each use, so that no program is ever in
-	// memory whole.
+	// The program is read again for each use, so that it is never in memory whole.
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return openLayer(program) },
-		tarball.WithCompression(compression.None), tarball.WithMediaType(types.OCIUncompressedLayer))
+		tarball.WithCompressionLevel(gzip.BestSpeed), tarball.WithMediaType(types.OCILayer))
 	if err != nil {
 		return nil, err
 	}
