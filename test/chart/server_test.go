@@ -94,7 +94,7 @@ func checkPod(t *testing.T, o *unstructured.Unstructured) {
 	if err := admin.Create(t.Context(), pod, client.DryRunAll); err != nil {
 		t.Errorf("a pod of the Deployment: %v", err)
 	}
-	if c := d.Spec.Template.Spec.Containers[0]; c.SecurityContext.ReadOnlyRootFilesystem == nil || !*c.SecurityContext.ReadOnlyRootFilesystem {
+	if readOnly := pod.Spec.Containers[0].SecurityContext.ReadOnlyRootFilesystem; readOnly == nil || !*readOnly {
 		t.Error("the controller can write to its root file system")
 	}
 }

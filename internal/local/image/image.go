@@ -6,6 +6,7 @@ package image
 
 import (
 	"archive/tar"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -59,9 +60,9 @@ func build(path, reference, program string, c Config) error {
 
 // pack makes an image of nothing but the program.
 func pack(program string, c Config) (v1.Image, error) {
-	// The program is read again for each use of the layer, so that none is ever in memory whole.
+	// The program is read again for each use, so that it is never in memory whole.
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return openLayer(program) },
-		tarball.WithMediaType(types.OCILayer))
+		tarball.WithCompressionLevel(gzip.BestSpeed), tarball.WithMediaType(types.OCILayer))
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"io"
 	"maps"
@@ -16,6 +17,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
@@ -53,6 +55,7 @@ func TestBuild(t *testing.T) {
 	if err != nil || len(layers) != 1 {
 		t.Fatalf("%d layers, %v; want one", len(layers), err)
 	}
+	checkMediaType(t, layers[0])
 	content, err := layers[0].Uncompressed()
 	if err != nil {
 		t.Fatal(err)
@@ -69,6 +72,23 @@ func TestBuild(t *testing.T) {
 	}
 	if _, err := files.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the program: %v", err)
+	}
+}
+
+// checkMediaType wants the layer to be compressed as it says, which tools differ in how far they trust.
+func checkMediaType(t *testing.T, layer v1.Layer) {
+	t.Helper()
+	kind, err := layer.MediaType()
+	if err != nil || kind != types.OCILayer {
+		t.Errorf("media type %s, %v; want %s", kind, err, types.OCILayer)
+	}
+	content, err := layer.Compressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer content.Close()
+	if _, err := gzip.NewReader(content); err != nil {
+		t.Errorf("a layer of type %s is not compressed by gzip: %v", kind, err)
 	}
 }
 
