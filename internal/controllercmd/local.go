@@ -54,7 +54,8 @@ func (f *localFlags) infrastructure() (infrastructure, error) {
 	}
 	client, err := remote.NewClient(f.endpoint, remote.CredentialsIn(f.credentials))
 	if err != nil {
-		return infrastructure{}, fmt.Errorf("reaching keyturn-local by --%s and --%s: %w", localEndpointFlag, localCredentialsFlag, err)
+		return infrastructure{}, fmt.Errorf("reaching keyturn-local by --%s and --%s: %w",
+			localEndpointFlag, localCredentialsFlag, err)
 	}
 	return infrastructure{
 		controlPlane: func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) { return client.ControlPlane(uc), nil },
