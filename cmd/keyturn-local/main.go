@@ -1,4 +1,4 @@
-// Command keyturn-local runs the admin cluster and the user clusters of this host, and serves them to keyturn-controller.
+// Command keyturn-local runs the admin cluster and the user clusters of this host, and serves the latter to controllers.
 package main
 
 import (

@@ -22,7 +22,8 @@ func (a *app) deleteAdmin() *cobra.Command {
 		Use:   "admin",
 		Short: "Delete the admin cluster on this host",
 		Long: `Delete the admin cluster on this host, its controller, its local fleet and its data, and the kubeconfig and the
-other files that "create admin" wrote. That cannot be undone. User clusters have to be deleted before, or are deleted with it by --force.`,
+other files that "create admin" wrote. That cannot be undone. User clusters have to be deleted before, or are deleted
+with it by --force.`,
 		Example: `  gkectl delete admin
   gkectl delete admin --force --skip-prompt`,
 	}

@@ -30,7 +30,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	f := flags{}
 	set := flag.NewFlagSet("keyturn-controller", flag.ContinueOnError)
 	set.SetOutput(io.Discard) // it would tell an error with all flags
-	set.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the admin cluster (default: the cluster that it runs in)")
+	set.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the admin cluster (default: the one that it runs in)")
 	set.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:8080", "where /metrics is served")
 	set.StringVar(&f.health, "health-probe-bind-address", "127.0.0.1:8081", "where /healthz and /readyz are served")
 	f.local.addFlags(set)
@@ -84,7 +84,8 @@ func clusterConfig(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {
 		cfg, err := rest.InClusterConfig()
 		if err != nil {
-			return nil, fmt.Errorf("reaching the cluster of this pod: %w\nhint: outside a pod, name a kubeconfig by --kubeconfig", err)
+			return nil, fmt.Errorf("reaching the cluster of this pod: %w\n"+
+				"hint: outside a pod, name a kubeconfig by --kubeconfig", err)
 		}
 		return cfg, nil
 	}

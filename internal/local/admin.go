@@ -40,9 +40,9 @@ type AdminOptions struct {
 	Progress func(string)
 }
 
-// CreateAdmin brings up the admin cluster, keyturn-local and the controller, and writes the kubeconfig. What runs already
-// is left as it is, and what is missing is brought back: it can be run again after a crash or a reboot. If it fails it ends what it
-// started.
+// CreateAdmin brings up the admin cluster, keyturn-local and the controller, and writes the kubeconfig. What runs is left
+// as it is, and what is missing is brought back: it can be run again after a crash or a reboot. If it fails it ends what
+// it started.
 func (h *Host) CreateAdmin(ctx context.Context, o AdminOptions) error {
 	before, err := h.runningOfAdmin()
 	if err == nil {
@@ -271,7 +271,9 @@ func (p *plane) await(ctx context.Context, url, name string, revive func() error
 }
 
 // awaitBy is await for a process that is asked in a way of its own.
-func (p *plane) awaitBy(ctx context.Context, name string, ready func(context.Context) error, revive func() error) error {
+func (p *plane) awaitBy(
+	ctx context.Context, name string, ready func(context.Context) error, revive func() error,
+) error {
 	ctx, cancel := context.WithTimeout(ctx, adminPatience)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)

@@ -24,7 +24,8 @@ type DeleteAdminOptions struct {
 	Progress func(string)
 }
 
-// DeleteAdmin ends keyturn-local, the controller and the admin cluster and deletes their files. It refuses while there are user clusters.
+// DeleteAdmin ends keyturn-local, the controller and the admin cluster and deletes their files. It refuses while there
+// are user clusters.
 func (h *Host) DeleteAdmin(ctx context.Context, o DeleteAdminOptions) error {
 	if err := h.deleteAdmin(ctx, o); err != nil {
 		return fmt.Errorf("deleting admin cluster: %w", err)

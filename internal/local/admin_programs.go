@@ -92,8 +92,8 @@ func (p *plane) controllerAddress(port string) string {
 // localCredentials is the directory with the credentials of a client of keyturn-local.
 func (l layout) localCredentials() string { return l.Path("local-credentials") }
 
-// ensureLocalCredentials makes those of keyturn-local and of its clients. The authority issues nothing else: whoever has
-// a client certificate of it may do everything to the user clusters of this host.
+// ensureLocalCredentials makes those of keyturn-local and of its clients. The authority issues nothing else: who has a
+// client certificate of it may do everything to the user clusters of this host.
 func (p *plane) ensureLocalCredentials() error {
 	ca, err := pki.EnsureAuthority(p.Path("pki"), "local-ca", "local-ca")
 	if err != nil {

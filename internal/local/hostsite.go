@@ -14,8 +14,8 @@ import (
 	"github.com/keyturn/keyturn/internal/local/network"
 )
 
-// hostSite is where the local fleet and keyturn-local listen: on a bridge without machines, whose addresses the machines
-// of every user cluster reach by their default route. On loopback there are no machines.
+// hostSite is where the local fleet and keyturn-local listen: on a bridge without machines, whose addresses machines of
+// every user cluster reach by their default route. On loopback there are no machines.
 func (h *Host) hostSite() Site {
 	s := h.AdminSite()
 	s.Loopback = h.loopback

@@ -84,7 +84,8 @@ func (h *Host) checkHome(cluster, home string) error {
 		return nil
 	}
 	return fmt.Errorf("cluster %s lives in the data directory with id %s, and not in %s\n"+
-		"hint: let keyturn-controller use the keyturn-local of the data directory in whose %s that id is", cluster, home, h.dataDir, markFile)
+		"hint: let keyturn-controller use the keyturn-local of the data directory in whose %s that id is",
+		cluster, home, h.dataDir, markFile)
 }
 
 // EnsureSite returns the site of a user cluster and makes one, with the lowest free index, when there is none.

@@ -18,9 +18,9 @@ import (
 // adminInterval is how often the processes of the admin cluster are checked.
 const adminInterval = time.Second
 
-// Run is keyturn-local: it holds the lock of the data directory, keeps the admin cluster and its controller running, and
-// serves the user clusters to controllers, until ctx ends. The controller gets these flags beside those that it needs.
-// What Run started goes on when it ends.
+// Run is keyturn-local: it holds the lock of the data directory, keeps the admin cluster and its controller running,
+// and serves the user clusters to controllers, until ctx ends. The controller gets these flags beside those that it
+// needs. What Run started goes on when it ends.
 func (h *Host) Run(ctx context.Context, controllerFlags []string) error {
 	lock, err := h.Lock()
 	if err != nil {

@@ -27,8 +27,7 @@ func wantCrossing(t *testing.T, name string, of reflect.Type) {
 		if of == reflect.TypeFor[time.Time]() {
 			return
 		}
-		for i := range of.NumField() {
-			f := of.Field(i)
+		for f := range of.Fields() {
 			if !f.IsExported() || f.Tag.Get("json") == "-" {
 				t.Errorf("%s.%s stays on its side", name, f.Name)
 			}

@@ -90,7 +90,9 @@ func whileRead(lock *sync.RWMutex, h http.Handler) http.Handler {
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+healthPath, func(w http.ResponseWriter, _ *http.Request) { write(w, http.StatusOK, []byte("ok\n")) })
+	mux.HandleFunc("GET "+healthPath, func(w http.ResponseWriter, _ *http.Request) {
+		write(w, http.StatusOK, []byte("{}"))
+	})
 	mux.HandleFunc("GET "+wakesPath, s.serveWakes)
 	s.handleControlPlane(mux)
 	s.handleMachines(mux)
@@ -143,9 +145,9 @@ func (s *Server) handleMachines(mux *http.ServeMux) {
 	handle(mux, restartKubelet, open, func(ctx context.Context, m Machines, name string) (none, error) {
 		return none{}, named(name, func() error { return m.RestartKubelet(ctx, name) })
 	})
-	handle(mux, readTokens, open, func(ctx context.Context, m Machines, args tokensArgs) (tokens []nodes.Token, err error) {
-		err = named(args.Machine, func() (err error) { tokens, err = m.Tokens(ctx, args.Machine, args.Files); return err })
-		return tokens, err
+	handle(mux, readTokens, open, func(ctx context.Context, m Machines, args tokensArgs) (list []nodes.Token, err error) {
+		err = named(args.Machine, func() (err error) { list, err = m.Tokens(ctx, args.Machine, args.Files); return err })
+		return list, err
 	})
 }
 

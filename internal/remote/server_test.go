@@ -126,7 +126,7 @@ func TestRequestsThatAreNone(t *testing.T) {
 		"no cluster":      {"POST", "observe", strings.NewReader(`{"args":{}}`), 400},
 		"no JSON":         {"POST", "observe", strings.NewReader("cluster"), 400},
 		"unknown field":   {"POST", "observe", strings.NewReader(`{"force":true,` + named[1:]), 400},
-		"unknown in spec": {"POST", "observe", strings.NewReader(strings.Replace(named, "}},", `},"spec":{"colour":"blue"}},`, 1)), 400},
+		"unknown in spec": {"POST", "observe", strings.NewReader(strings.Replace(named, "}},", `},"spec":{"a":1}},`, 1)), 400},
 		"twice a field":   {"POST", "observe", strings.NewReader(`{"args":{},` + named[1:]), 400},
 		"in other case":   {"POST", "observe", strings.NewReader(strings.Replace(named, "cluster", "Cluster", 1)), 400},
 		"something after": {"POST", "observe", strings.NewReader(named + "{}"), 400},
@@ -201,7 +201,9 @@ func TestRenewedCertificates(t *testing.T) {
 
 func TestNewClientRefuses(t *testing.T) {
 	good := remotetest.NewAuthority(t).Client()
-	for _, at := range []string{"", "host", "http://host", "https://", "https://a@host", "https://host/path", "https://host?a=b", "https://host#a"} {
+	for _, at := range []string{
+		"", "host", "http://host", "https://", "https://a@host", "https://host/path", "https://host?a=b", "https://host#a",
+	} {
 		if _, err := remote.NewClient(at, good); err == nil {
 			t.Errorf("%q is taken", at)
 		}

@@ -47,7 +47,8 @@ func newPlace(t *testing.T) *place {
 		t.Fatal(err)
 	}
 	for _, name := range []string{
-		"gkectl", "keyturn-controller", "keyturn-fleet", "keyturn-local", "keyturn-machine", "keyturn-pause", "keyturn-probe", "keyturn-signer",
+		"gkectl", "keyturn-controller", "keyturn-fleet", "keyturn-local", "keyturn-machine", "keyturn-pause", "keyturn-probe",
+		"keyturn-signer",
 	} {
 		if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
 			t.Fatalf("%v\nhint: run `make build kube` first", err)
