@@ -72,7 +72,7 @@ func (r *Reconciler) refresh(ctx context.Context, uc *v1alpha1.UserCluster, vers
 		if err != nil {
 			return fmt.Errorf("refreshing the legacy tokens of %s: %w", uc.Name, err)
 		}
-		r.legacy.set(uc, legacyResult{version: version, legacy: legacy, count: count})
+		r.remember(uc).setLegacyTokens(legacyResult{version: version, legacy: legacy, count: count})
 		seen.legacyCount = count
 		return nil
 	}

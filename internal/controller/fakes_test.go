@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -484,4 +485,4 @@ func (l legacyTokens) Refresh(_ context.Context, uc *v1alpha1.UserCluster, k key
 	return legacy, count, nil
 }
 
-func (l legacyTokens) Forget(*v1alpha1.UserCluster) {}
+func (l legacyTokens) Forget(types.UID) {}

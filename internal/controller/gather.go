@@ -6,8 +6,6 @@ import (
 	"strings"
 	"sync"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/fleet"
@@ -64,7 +62,10 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 	r.gatherPublications(ctx, uc, &o)
 	// The newest stored version is the one that is refreshed to, also while the spec is ahead of it.
 	if n := len(o.Stored); n > 0 {
-		o.Legacy, o.legacyCount = r.legacy.get(uc, o.Stored[n-1])
+		o.legacyCount = uc.Status.KSASigningKey.LegacyTokens
+		if seen, ok := r.remember(uc).legacyTokens(o.Stored[n-1]); ok {
+			o.Legacy, o.legacyCount = seen.legacy, seen.count
+		}
 	}
 	return o, nil
 }
@@ -84,6 +85,7 @@ func (r *Reconciler) proveAll(
 		}
 	}
 	wg.Wait()
+	r.remember(uc).keepServers(seen)
 	return seen
 }
 
@@ -95,7 +97,9 @@ func (r *Reconciler) proveOne(
 		s.Waiting = err.Error()
 		return
 	}
-	proof, err := r.Prove(ctx, controlplane.Question{Config: cfg, Keys: keys, External: s.Running.External})
+	proof, err := r.Prove(ctx, controlplane.Question{
+		Cluster: uc.UID, Config: cfg, Keys: keys, External: s.Running.External,
+	})
 	if err != nil {
 		s.Waiting = err.Error()
 		return
@@ -105,7 +109,7 @@ func (r *Reconciler) proveOne(
 		s.SignsForeign = proof.SigningKeyID
 	}
 	if s.Running.External { // the others have been started since they lost a key
-		s.Forgets = r.refusals.forgets(uc, s.Name, fleet.Only(keys, proof.Refuses), r.now())
+		s.Forgets = r.remember(uc).forgets(s.Name, fleet.Only(keys, proof.Refuses), r.now())
 	}
 }
 
@@ -116,50 +120,4 @@ func external(uc *v1alpha1.UserCluster) bool {
 
 func clusterOf(uc *v1alpha1.UserCluster) keystore.Cluster {
 	return keystore.Cluster{Namespace: uc.Namespace, Name: uc.Name, UID: string(uc.UID)}
-}
-
-// forgetName drops what is remembered of a cluster by its name, once that is gone, whoever removed it.
-func (r *Reconciler) forgetName(cluster types.NamespacedName) {
-	r.Keys.Forget(keystore.Cluster{Namespace: cluster.Namespace, Name: cluster.Name})
-	if r.Publishers != nil {
-		r.Publishers.Forget(cluster)
-	}
-}
-
-// legacyMemory remembers what the last walks over legacy tokens showed. After a restart it is empty, and the
-// planner has the tokens walked again.
-type legacyMemory struct {
-	mu sync.Mutex
-	of map[types.UID]legacyResult
-}
-
-type legacyResult struct {
-	version int
-	legacy  rotation.Legacy
-	count   v1alpha1.LegacyTokenStatus
-}
-
-func (m *legacyMemory) get(uc *v1alpha1.UserCluster, version int) (rotation.Legacy, v1alpha1.LegacyTokenStatus) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	seen, ok := m.of[uc.UID]
-	if !ok || seen.version != version {
-		return rotation.Legacy{}, uc.Status.KSASigningKey.LegacyTokens
-	}
-	return seen.legacy, seen.count
-}
-
-func (m *legacyMemory) set(uc *v1alpha1.UserCluster, seen legacyResult) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.of == nil {
-		m.of = map[types.UID]legacyResult{}
-	}
-	m.of[uc.UID] = seen
-}
-
-func (m *legacyMemory) forget(uc *v1alpha1.UserCluster) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.of, uc.UID)
 }

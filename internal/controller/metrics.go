@@ -4,6 +4,8 @@ import (
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -37,7 +39,7 @@ func observeMetrics(uc *v1alpha1.UserCluster) {
 	for _, s := range steps {
 		metricStep.WithLabelValues(uc.Namespace, uc.Name, string(s)).Set(truth(k.Step == string(s)))
 	}
-	metricKeyCreated.DeletePartialMatch(clusterLabels(uc))
+	metricKeyCreated.DeletePartialMatch(labelsOf(client.ObjectKeyFromObject(uc)))
 	for _, key := range k.Keys {
 		metricKeyCreated.WithLabelValues(uc.Namespace, uc.Name, strconv.Itoa(int(key.Version))).Set(float64(key.CreatedAt.Unix()))
 	}
@@ -52,14 +54,14 @@ func observeMetrics(uc *v1alpha1.UserCluster) {
 	metricBlocked.WithLabelValues(uc.Namespace, uc.Name).Set(truth(blocked))
 }
 
-func forgetMetrics(uc *v1alpha1.UserCluster) {
+func forgetMetrics(name types.NamespacedName) {
 	for _, g := range []*prometheus.GaugeVec{metricStep, metricKeyCreated, metricStale, metricLastSuccess, metricBlocked} {
-		g.DeletePartialMatch(clusterLabels(uc))
+		g.DeletePartialMatch(labelsOf(name))
 	}
 }
 
-func clusterLabels(uc *v1alpha1.UserCluster) prometheus.Labels {
-	return prometheus.Labels{"namespace": uc.Namespace, "cluster": uc.Name}
+func labelsOf(name types.NamespacedName) prometheus.Labels {
+	return prometheus.Labels{"namespace": name.Namespace, "cluster": name.Name}
 }
 
 func truth(b bool) float64 {

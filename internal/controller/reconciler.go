@@ -15,6 +15,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -46,8 +47,8 @@ type Tokens interface {
 	// Refresh re-signs, for a bounded time, legacy tokens that are not of k, carrying on where the last call
 	// with the same version stopped. It is called only while every signer of the cluster signs with k.
 	Refresh(ctx context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair) (rotation.Legacy, v1alpha1.LegacyTokenStatus, error)
-	// Forget drops what is remembered of a cluster.
-	Forget(uc *v1alpha1.UserCluster)
+	// Forget drops what is remembered of a cluster that is gone.
+	Forget(cluster types.UID)
 }
 
 // Reconciler brings UserClusters to what their spec wants.
@@ -63,14 +64,14 @@ type Reconciler struct {
 	Tokens Tokens
 	// Publishers makes the destinations to which keys are published. Nil: there are none.
 	Publishers Publishers
-	Recorder   events.EventRecorder
-	Log        *slog.Logger
+	// Forgotten is called when a cluster is gone, for those who keep clients or anything else of it; nil: nobody does.
+	Forgotten func(keystore.Cluster)
+	Recorder  events.EventRecorder
+	Log       *slog.Logger
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 
-	legacy       legacyMemory
-	publications publicationMemory
-	refusals     refusalMemory
+	memory memory
 }
 
 // SetupWithManager makes m run the reconciler for every UserCluster, several clusters side by side.
@@ -136,7 +137,7 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 	if actErr != nil {
 		decision.Waiting, decision.Blocked, decision.Settled = actErr.Error(), needsAction(actErr), false
 	}
-	if len(seen.former) > 0 && !decision.Blind {
+	if len(seen.former) > 0 && !decision.Blind && r.remember(uc).mayWithdraw(r.now()) {
 		seen.former = r.withdraw(ctx, uc, seen.former)
 	}
 	if err := r.patchStatus(ctx, uc, decision, seen); err != nil {

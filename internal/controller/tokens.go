@@ -48,16 +48,16 @@ func (l *LegacyTokens) Refresh(ctx context.Context, uc *v1alpha1.UserCluster, k 
 		return rotation.Legacy{}, count, err
 	}
 	if result.Proven() {
-		l.Forget(uc) // the next rotation begins anew, with a client of its own
+		l.Forget(uc.UID) // the walk of the next rotation begins at the first Secret
 	}
 	return verdict(result, k.Version), tally(result, count), nil
 }
 
 // Forget implements Tokens.
-func (l *LegacyTokens) Forget(uc *v1alpha1.UserCluster) {
+func (l *LegacyTokens) Forget(cluster types.UID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.of, uc.UID)
+	delete(l.of, cluster)
 }
 
 func (l *LegacyTokens) refresher(ctx context.Context, uc *v1alpha1.UserCluster) (*legacytoken.Refresher, error) {

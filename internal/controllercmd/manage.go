@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -19,6 +20,7 @@ import (
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/local"
+	"github.com/keyturn/keyturn/internal/nodes/rollout"
 )
 
 // adminInterval is how often the admin cluster's processes are looked at.
@@ -95,19 +97,28 @@ func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, may allow
 		return err
 	}
 	openPlane := func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) { return host.ControlPlane(uc), nil }
+	prover, rollouts := &controlplane.Prover{}, &rollout.Rollouts{}
 	newClient := func(ctx context.Context, uc *v1alpha1.UserCluster) (kubernetes.Interface, error) {
-		return controlplane.Client(ctx, host.ControlPlane(uc))
+		cfg, err := host.ControlPlane(uc).Config(ctx, "")
+		if err != nil {
+			return nil, fmt.Errorf("finding how to reach the cluster: %w", err)
+		}
+		return prover.Clients.Get(uc.UID, cfg)
 	}
 	r := &controller.Reconciler{
 		Client:       m.GetClient(),
 		Keys:         keys,
 		ControlPlane: openPlane,
-		Prove:        (&controlplane.Prover{}).Prove,
-		Nodes:        nodesOf(host, newClient),
+		Prove:        prover.Prove,
+		Nodes:        nodesOf(host, rollouts, newClient),
 		Tokens:       controller.NewLegacyTokens(newClient),
 		Publishers:   &publishers{secrets: m.GetClient(), allowed: may, log: log},
-		Recorder:     m.GetEventRecorder("keyturn-controller"),
-		Log:          log,
+		Forgotten: func(c keystore.Cluster) {
+			prover.Clients.Forget(types.UID(c.UID))
+			rollouts.Forget(types.UID(c.UID))
+		},
+		Recorder: m.GetEventRecorder("keyturn-controller"),
+		Log:      log,
 	}
 	return r.SetupWithManager(m)
 }

@@ -14,9 +14,9 @@ import (
 
 // nodesOf returns how the nodes of a cluster are opened: as a rollout over the machines of this host.
 func nodesOf(
-	host *local.Host, newClient func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error),
+	host *local.Host, rollouts *rollout.Rollouts,
+	newClient func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error),
 ) func(*v1alpha1.UserCluster) (nodes.Adapter, error) {
-	rollouts := &rollout.Rollouts{}
 	return func(uc *v1alpha1.UserCluster) (nodes.Adapter, error) {
 		machines, err := host.Machines(uc)
 		if err != nil {
