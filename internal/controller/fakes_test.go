@@ -70,6 +70,8 @@ type userCluster struct {
 	hoards bool
 	// hidden means that the control plane cannot be read now.
 	hidden bool
+	// vague means that nobody can tell whether all API servers were seen.
+	vague bool
 	// kubeconfig is the administrator's.
 	kubeconfig string
 
@@ -134,6 +136,9 @@ func (p plane) Observe(context.Context) (state controlplane.State, err error) {
 	p.with(p.ObjectKey, func(c *userCluster) {
 		if c.hidden {
 			err = errHidden
+			return
+		}
+		if c.vague {
 			return
 		}
 		if len(c.servers) == 0 {

@@ -21,7 +21,9 @@ type observation struct {
 	adapter      controlplane.Adapter
 	keys         []keystore.KeyPair
 	controlPlane controlplane.State
+	// nodes is zero in a round that did not see them: nodesSeen tells that from none.
 	nodes        nodes.State
+	nodesSeen    bool
 	legacyCount  v1alpha1.LegacyTokenStatus
 	publications []publication
 	// kubeconfig is nil in a round that did not get to its Secret.

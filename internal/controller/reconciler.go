@@ -96,6 +96,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
+	r.remember(uc) // and forget who had its name before
 	if !uc.DeletionTimestamp.IsZero() {
 		return r.delete(ctx, uc)
 	}

@@ -41,7 +41,9 @@ func setObserved(uc *v1alpha1.UserCluster, d rotation.Decision, seen observation
 	setKubeconfigCondition(uc, seen.kubeconfig, now)
 	setControlPlaneStatus(status, seen)
 	status.Publications = publicationStatus(seen)
-	status.NodePools = poolStatus(uc, seen.nodes.Nodes)
+	if seen.nodesSeen {
+		status.NodePools = poolStatus(uc, seen.nodes.Nodes)
+	}
 }
 
 // maxText bounds each text of a status, in characters. The API takes 32768 in a condition.
@@ -137,6 +139,8 @@ func setReadyCondition(uc *v1alpha1.UserCluster, d rotation.Decision, now metav1
 	switch {
 	case d.Blocked:
 		reason, message = v1alpha1.ReasonRotationBlocked, waitingMessage("Blocked", d)
+	case d.Blind:
+		reason, message = v1alpha1.ReasonNotObserved, waitingMessage("Too little of the cluster can be seen", d)
 	case d.Step != "":
 		reason = v1alpha1.ReasonRotating
 		message = waitingMessage(fmt.Sprintf("Rotating to key version %d, step %s", uc.Spec.KSASigningKey.Version, d.Step), d)
@@ -224,13 +228,15 @@ func poolStatus(uc *v1alpha1.UserCluster, all []nodes.Node) []v1alpha1.NodePoolS
 	return pools
 }
 
-// setStartAndEnd notes when the latest rotation was seen to start and to be complete.
+// setStartAndEnd notes when the rotation that runs, or else the latest one, was seen to start and to be complete.
 func setStartAndEnd(before, uc *v1alpha1.UserCluster, d rotation.Decision, now metav1.Time) {
 	k := &uc.Status.KSASigningKey
 	was := before.Status.KSASigningKey
 	running := was.StartedAt != nil && was.CompletedAt == nil
+	// Every rotation begins with this step, also one that was wanted before the last one had ended.
+	begins := d.Step == rotation.StepGenerate && was.Step != string(rotation.StepGenerate)
 	switch {
-	case !running && d.Step != "":
+	case !running && d.Step != "", begins:
 		k.StartedAt, k.CompletedAt = &now, nil
 	case running && d.Done:
 		k.CompletedAt = &now
