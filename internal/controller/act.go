@@ -27,6 +27,8 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 	case rotation.RefreshTokens:
 		return r.refresh(ctx, uc, a.Version, seen)
 	case rotation.ConvergeNodes:
+		ctx, cancel := context.WithTimeout(ctx, nodesPatience)
+		defer cancel()
 		return r.convergeNodes(ctx, uc, seen.keys)
 	case rotation.WriteKubeconfig:
 		return r.writeKubeconfig(ctx, seen.kubeconfig)

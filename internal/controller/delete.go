@@ -19,9 +19,11 @@ func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl
 	if !controllerutil.ContainsFinalizer(uc, v1alpha1.Finalizer) {
 		return ctrl.Result{}, nil
 	}
+	work, cancel := context.WithTimeout(ctx, r.Options.withDefaults().RoundTimeout)
+	defer cancel()
 	left := rotation.Removal{Machines: true, ControlPlane: true, Publications: true, Keys: true, Secrets: true}
 	for kind := rotation.PlanRemoval(left); kind != rotation.RemoveFinalizer; kind = rotation.PlanRemoval(left) {
-		gone, err := r.remove(ctx, uc, kind)
+		gone, err := r.remove(work, uc, kind)
 		if err != nil {
 			return ctrl.Result{}, r.patchError(ctx, uc, err)
 		}

@@ -3,8 +3,10 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
@@ -55,13 +57,11 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 	})
 	o.Presence, o.Bootstrap = o.controlPlane.Presence, o.controlPlane.Bootstrap
 	o.ControlPlaneWaiting = o.controlPlane.Waiting
-	o.Servers = r.proveAll(ctx, uc, o.adapter, o.controlPlane.Servers, o.keys)
 	for _, m := range o.controlPlane.ControllerManagers {
 		o.ControllerManagers = append(o.ControllerManagers, rotation.ControllerManager(m))
 	}
-	r.gatherKubeconfig(ctx, uc, &o)
-	r.gatherNodes(ctx, uc, &o)
-	r.gatherPublications(ctx, uc, &o)
+	o.Servers = servers(o.controlPlane.Servers)
+	r.askOthers(ctx, uc, &o)
 	// The newest stored version is the one that is refreshed to, also while the spec is ahead of it.
 	if n := len(o.Stored); n > 0 {
 		o.legacyCount = uc.Status.KSASigningKey.LegacyTokens
@@ -72,22 +72,48 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 	return o, nil
 }
 
-// proveAll asks every API server that serves, each by itself and all at once.
-func (r *Reconciler) proveAll(
-	ctx context.Context, uc *v1alpha1.UserCluster, a controlplane.Adapter, servers []controlplane.Server, keys []keystore.KeyPair,
-) []rotation.Server {
-	seen := make([]rotation.Server, len(servers))
+// askOthers asks all that may not answer, side by side: each fills in what is its own of the observation.
+func (r *Reconciler) askOthers(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
+	nodesFor, outsideFor := nodesPatience, outsidePatience
+	if !o.whole() {
+		nodesFor, outsideFor = briefPatience, briefPatience
+	}
+	ask := func(patience time.Duration, about func(context.Context, *v1alpha1.UserCluster, *observation)) func() {
+		return func() {
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			about(ctx, uc, o)
+		}
+	}
 	var wg sync.WaitGroup
-	for i, s := range servers {
+	for i := range o.Servers {
+		// One that is not ready answers nothing. What is read of the others meanwhile does not change.
+		if o.Servers[i].Ready {
+			wg.Go(func() { r.proveOne(ctx, uc, o.adapter, &o.Servers[i], o.keys) })
+		}
+	}
+	wg.Go(func() { r.gatherKubeconfig(ctx, uc, o) })
+	wg.Go(ask(nodesFor, r.gatherNodes))
+	wg.Go(ask(outsideFor, r.gatherPublications))
+	wg.Wait()
+	r.remember(uc).keepServers(o.Servers)
+}
+
+// whole reports whether every process of the control plane serves, as far as its adapter knows.
+func (o *observation) whole() bool {
+	return o.ControlPlaneWaiting == "" &&
+		!slices.ContainsFunc(o.Servers, func(s rotation.Server) bool { return !s.Ready && !s.Leaving }) &&
+		!slices.ContainsFunc(o.ControllerManagers, func(m rotation.ControllerManager) bool { return !m.Ready })
+}
+
+// servers are API servers as their adapter knows them, before they are asked.
+func servers(all []controlplane.Server) []rotation.Server {
+	seen := make([]rotation.Server, len(all))
+	for i, s := range all {
 		seen[i] = rotation.Server{
 			Name: s.Name, Leaving: s.Leaving, Configured: s.Configured, Running: s.Running, Ready: s.Ready, Waiting: s.Waiting,
 		}
-		if s.Ready {
-			wg.Go(func() { r.proveOne(ctx, uc, a, &seen[i], keys) })
-		}
 	}
-	wg.Wait()
-	r.remember(uc).keepServers(seen)
 	return seen
 }
 

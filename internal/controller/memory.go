@@ -99,6 +99,20 @@ type remembered struct {
 	withdrawn time.Time
 	// refusals are since when each API server was seen to refuse a key, by API server and then by kid.
 	refusals map[string]map[string]time.Time
+	// slow reports whether the last round was slow.
+	slow bool
+}
+
+func (m *remembered) isSlow() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.slow
+}
+
+func (m *remembered) setSlow(slow bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.slow = slow
 }
 
 // legacyResult is what a walk over legacy tokens showed.

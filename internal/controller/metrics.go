@@ -2,6 +2,7 @@ package controller
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
@@ -20,12 +21,23 @@ var (
 		"Legacy tokens that are left to refresh, at the last look.")
 	metricLastSuccess = gauge("rotation_last_success_timestamp_seconds",
 		"When the latest rotation was complete, in seconds since the epoch.")
-	metricBlocked = gauge("rotation_blocked", "1 while somebody must act before the rotation can go on.")
+	metricBlocked     = gauge("rotation_blocked", "1 while somebody must act before the rotation can go on.")
+	metricRoundFailed = gauge("round_failed", "1 if the last round of the controller for the cluster failed, else 0.")
+	metricLastRound   = gauge("round_last_success_timestamp_seconds",
+		"When the controller last ended a round for the cluster without an error, in seconds since the epoch.")
 )
+
+// countRound tells how a round ended.
+func countRound(name types.NamespacedName, err error, now time.Time) {
+	metricRoundFailed.With(labelsOf(name)).Set(truth(err != nil))
+	if err == nil {
+		metricLastRound.With(labelsOf(name)).Set(float64(now.Unix()))
+	}
+}
 
 func gauge(name, help string, labels ...string) *prometheus.GaugeVec {
 	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "keyturn", Name: name, Help: help},
-		append([]string{"namespace", "cluster"}, labels...))
+		append([]string{"namespace", "name"}, labels...))
 	metrics.Registry.MustRegister(g)
 	return g
 }
@@ -55,13 +67,15 @@ func observeMetrics(uc *v1alpha1.UserCluster) {
 }
 
 func forgetMetrics(name types.NamespacedName) {
-	for _, g := range []*prometheus.GaugeVec{metricStep, metricKeyCreated, metricStale, metricLastSuccess, metricBlocked} {
+	for _, g := range []*prometheus.GaugeVec{
+		metricStep, metricKeyCreated, metricStale, metricLastSuccess, metricBlocked, metricRoundFailed, metricLastRound,
+	} {
 		g.DeletePartialMatch(labelsOf(name))
 	}
 }
 
 func labelsOf(name types.NamespacedName) prometheus.Labels {
-	return prometheus.Labels{"namespace": name.Namespace, "cluster": name.Name}
+	return prometheus.Labels{"namespace": name.Namespace, "name": name.Name}
 }
 
 func truth(b bool) float64 {

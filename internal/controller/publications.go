@@ -73,10 +73,6 @@ type Publishers interface {
 	Forget(types.NamespacedName)
 }
 
-// outsidePatience bounds all that one round asks of destinations outside the cluster, side by side: one that does not
-// answer holds no worker for longer.
-const outsidePatience = 15 * time.Second
-
 // gatherPublications asks all destinations at once, once there are keys that could be published.
 func (r *Reconciler) gatherPublications(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
 	if r.Publishers == nil {

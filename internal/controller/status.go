@@ -71,7 +71,11 @@ func (r *Reconciler) writeStatus(ctx context.Context, before, uc *v1alpha1.UserC
 	if equality.Semantic.DeepEqual(before.Status, uc.Status) {
 		return nil
 	}
-	if err := r.Client.Status().Patch(ctx, uc, client.MergeFrom(before)); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	// Another controller may have written it since it was read: a status never goes backward.
+	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Status().Patch(ctx, uc, patch); err != nil {
 		return fmt.Errorf("patching the status of %s: %w", uc.Name, err)
 	}
 	return nil

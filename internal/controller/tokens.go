@@ -15,8 +15,12 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// refreshBudget is how long one round may re-sign legacy tokens.
-const refreshBudget = 10 * time.Second
+const (
+	// refreshBudget is how long one round may re-sign legacy tokens.
+	refreshBudget = 5 * time.Second
+	// refreshGrace is how long after that a write may last that has begun. A webhook may hold it up for half a minute.
+	refreshGrace = 2 * time.Second
+)
 
 // LegacyTokens refreshes legacy tokens through the API servers of their cluster. It remembers how far the
 // walk over each cluster's Secrets has come.
@@ -43,6 +47,8 @@ func (l *LegacyTokens) Refresh(ctx context.Context, uc *v1alpha1.UserCluster, k 
 	if err != nil {
 		return rotation.Legacy{}, count, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, refreshBudget+refreshGrace)
+	defer cancel()
 	result, err := refresher.Pass(ctx, target)
 	if err != nil {
 		return rotation.Legacy{}, count, err

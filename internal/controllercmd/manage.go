@@ -6,14 +6,11 @@ import (
 	"log/slog"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
-	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controller"
@@ -64,34 +61,18 @@ func (n *adminNews) tell(err error) {
 }
 
 func manage(ctx context.Context, f flags, cfg *rest.Config, host *local.Host, log *slog.Logger) error {
-	scheme, err := controller.NewScheme()
-	if err != nil {
-		return err
-	}
 	cfg = adminConfig(cfg)
-	m, err := ctrl.NewManager(cfg, ctrl.Options{
-		Scheme:                 scheme,
-		Metrics:                server.Options{BindAddress: f.metrics},
-		HealthProbeBindAddress: f.health,
-		// Secrets hold private keys: they are read when needed and kept in no cache.
-		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
-	})
+	m, err := controller.NewManager(cfg, f.manager.managerOptions(f.metrics, f.health))
 	if err != nil {
-		return fmt.Errorf("making the manager: %w", err)
-	}
-	if err := addController(m, cfg, host, f.allowed, log); err != nil {
 		return err
 	}
-	if err := m.AddHealthzCheck("ping", healthz.Ping); err != nil {
-		return fmt.Errorf("adding /healthz: %w", err)
-	}
-	if err := m.AddReadyzCheck("ping", healthz.Ping); err != nil {
-		return fmt.Errorf("adding /readyz: %w", err)
+	if err := addController(m, cfg, host, f, log); err != nil {
+		return err
 	}
 	return m.Start(ctx)
 }
 
-func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, may allowed, log *slog.Logger) error {
+func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, f flags, log *slog.Logger) error {
 	keys, err := keystore.NewSecrets(cfg)
 	if err != nil {
 		return err
@@ -112,13 +93,19 @@ func addController(m ctrl.Manager, cfg *rest.Config, host *local.Host, may allow
 		Prove:        prover.Prove,
 		Nodes:        nodesOf(host, rollouts, newClient),
 		Tokens:       controller.NewLegacyTokens(newClient),
-		Publishers:   &publishers{secrets: m.GetClient(), allowed: may, log: log},
+		Publishers:   &publishers{secrets: m.GetClient(), allowed: f.allowed, log: log},
 		Forgotten: func(c keystore.Cluster) {
 			prover.Clients.Forget(types.UID(c.UID))
 			rollouts.Forget(types.UID(c.UID))
 		},
 		Recorder: m.GetEventRecorder("keyturn-controller"),
 		Log:      log,
+		Options:  f.manager.options,
+		Wakes:    make(controller.Wakes),
+	}
+	watch := func(ctx context.Context) error { return host.Watch(ctx, r.Wakes.Wake) }
+	if err := m.Add(manager.RunnableFunc(watch)); err != nil { // while this controller is the one that works
+		return fmt.Errorf("watching the local clusters: %w", err)
 	}
 	return r.SetupWithManager(m)
 }

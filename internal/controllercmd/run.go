@@ -27,6 +27,7 @@ type flags struct {
 	metrics, health                 string
 	supervise                       bool
 	allowed                         allowed
+	manager                         managerFlags
 }
 
 // parse reads the flags. Asked for help, it gives it to stderr and returns flag.ErrHelp.
@@ -42,6 +43,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	set.StringVar(&f.health, "health-probe-bind-address", "127.0.0.1:8081", "where /healthz and /readyz are served")
 	set.BoolVar(&f.supervise, "supervise", false, "run the controller as a child and start it again when it dies")
 	f.allowed.addFlags(set)
+	f.manager.addFlags(set)
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = fmt.Fprintln(stderr, "Usage of keyturn-controller:")
@@ -57,7 +59,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	if f.kubeconfig == "" || f.dataDir == "" {
 		return f, errors.New("--kubeconfig and --data-dir are needed")
 	}
-	return f, nil
+	return f, f.manager.validate()
 }
 
 // Run runs the command until ctx ends. It returns the exit code: 0 at the end, 1 after a failure, 2 after bad flags.

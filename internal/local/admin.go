@@ -296,6 +296,7 @@ func (p *plane) controller(path string, allow []string) process.Spec {
 		"--metrics-bind-address=" + p.controllerAddress(metricsPort),
 		"--health-probe-bind-address=" + p.controllerAddress(healthPort),
 		"--supervise",
+		"--leader-elect=false", // the data directory has a lock, which a controller that starts again need not wait for
 		"--allow-fleet-endpoint=" + p.host.FleetEndpoint(),
 	}, allow...)}
 }
