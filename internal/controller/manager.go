@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -117,8 +118,8 @@ func (r *Reconciler) SetupWithManager(m ctrl.Manager) error {
 	if err := r.Options.Validate(); err != nil {
 		return err
 	}
-	if err := m.AddReadyzCheck("rounds", r.Check); err != nil {
-		return fmt.Errorf("adding /readyz: %w", err)
+	if err := errors.Join(m.AddReadyzCheck("rounds", r.Check), m.AddHealthzCheck("rounds", r.Check)); err != nil {
+		return fmt.Errorf("adding the check of rounds: %w", err)
 	}
 	b := ctrl.NewControllerManagedBy(m).
 		// What the controller itself writes, the status, wakes nobody.

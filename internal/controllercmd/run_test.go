@@ -16,7 +16,7 @@ func TestFlags(t *testing.T) {
 	f, err := parse([]string{"--kubeconfig=k", "--data-dir", "d"}, &stderr)
 	want := flags{
 		kubeconfig: "k", dataDir: "d", network: netip.MustParsePrefix("10.88.0.0/16"),
-		metrics: "127.0.0.1:8080", health: "127.0.0.1:8081",
+		metrics: "127.0.0.1:8080", health: "127.0.0.1:8081", manager: f.manager,
 	}
 	if err != nil || !reflect.DeepEqual(f, want) || stderr.Len() > 0 {
 		t.Errorf("defaults: got %+v, %v, %q", f, err, stderr.String())
@@ -26,7 +26,7 @@ func TestFlags(t *testing.T) {
 		"--metrics-bind-address=m", "--health-probe-bind-address=h", "--supervise", "--supervise=false",
 		"--allow-fleet-endpoint=https://one/", "--allow-fleet-endpoint=https://two", "--allow-publish=gs://oidc", "--allow-default-credentials",
 	}, &stderr)
-	want = flags{kubeconfig: "k", dataDir: "d", kubeBinDir: "b", network: netip.MustParsePrefix("10.9.0.0/16"), metrics: "m", health: "h"}
+	want = flags{kubeconfig: "k", dataDir: "d", kubeBinDir: "b", network: netip.MustParsePrefix("10.9.0.0/16"), metrics: "m", health: "h", manager: f.manager}
 	want.allowed = allowed{
 		fleetEndpoints: []string{"https://one", "https://two"}, publish: []*url.URL{{Scheme: "gs", Host: "oidc"}}, defaultCredentials: true,
 	}

@@ -85,8 +85,11 @@ func TestWatchUntilTheEnd(t *testing.T) {
 	run := h.Runner(at)
 	t.Cleanup(func() { _ = run.Await(context.Background(), apiServerName(0), 0) })
 	for blue := (types.NamespacedName{}); blue.Name == ""; {
-		// Its start may be the first sight of the cluster, and then its end is what is seen.
-		if err := run.Start(process.Spec{Name: apiServerName(0), Path: sleep(t), Args: []string{"0.1"}}); err != nil {
+		// Its start may be the first sight of the cluster; that it was started again is none.
+		if err := run.Await(t.Context(), apiServerName(0), 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := run.Start(process.Spec{Name: apiServerName(0), Path: sleep(t), Args: []string{"1000"}}); err != nil {
 			t.Fatal(err)
 		}
 		select {
