@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -27,8 +29,11 @@ import (
 	"github.com/keyturn/keyturn/internal/kubetest"
 )
 
-// electionPatience is far more than anything takes: a lease lasts 15 s.
+// electionPatience is far more than anything takes: a lease lasts 15 s. It is less than any pause of a settled cluster.
 const electionPatience = 5 * time.Minute
+
+// theCluster is that of controllers that are processes.
+var theCluster = client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: "blue"}
 
 // controllerProcess is a controller that is a process of its own.
 type controllerProcess struct {
@@ -147,7 +152,7 @@ func TestStoppedLeader(t *testing.T) {
 	within(t, "the first controller leads", first.leads)
 	second := startController(t, socket, access)
 
-	uc := newUserCluster(client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: "blue"})
+	uc := newUserCluster(theCluster)
 	if err := c.Create(t.Context(), uc); err != nil {
 		t.Fatal(err)
 	}
@@ -175,6 +180,7 @@ func TestStoppedLeader(t *testing.T) {
 		}
 	}
 	settle(1)
+	wantWakes(t, config, at.site, first)
 	rotate()
 	within(t, "the switch is ordered", held)
 	first.signal(t, syscall.SIGSTOP)
@@ -188,11 +194,49 @@ func TestStoppedLeader(t *testing.T) {
 	first.signal(t, syscall.SIGCONT)
 	ended := make(chan error, 1)
 	go func() { ended <- first.Wait() }()
-	if exit := new(exec.ExitError); !errors.As(within(t, "the first controller ends", ended), &exit) || exit.ExitCode() != 1 {
+	exit := new(exec.ExitError)
+	if !errors.As(within(t, "the first controller ends", ended), &exit) || exit.ExitCode() != 1 {
 		t.Errorf("the first controller ended with %v, want exit code 1; it said\n%s", exit, first.said)
 	}
 	settle(3)
 	history.check(t)
+}
+
+// wantWakes wants a settled cluster, whose next round is minutes away, to be woken when a Secret of it goes, and by who
+// runs its control plane.
+func wantWakes(t *testing.T, config *rest.Config, s *site, p *controllerProcess) {
+	t.Helper()
+	c, err := newClient(asController(config)) // nobody else may delete its Secrets
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+		Namespace: theCluster.Namespace, Name: v1alpha1.KubeconfigSecretName(theCluster.Name),
+	}}
+	if err := c.Delete(t.Context(), secret); err != nil {
+		t.Fatal(err)
+	}
+	eventually := func(what string, done func(context.Context) bool) {
+		t.Helper()
+		err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, electionPatience, true,
+			func(ctx context.Context) (bool, error) { return done(ctx), nil })
+		if err != nil {
+			t.Fatalf("waiting for %s: %v", what, err)
+		}
+	}
+	settled := func(ctx context.Context) bool {
+		uc := &v1alpha1.UserCluster{}
+		return c.Get(ctx, theCluster, uc) == nil && isSettled(uc)
+	}
+	eventually("the kubeconfig to come back", func(ctx context.Context) bool {
+		return c.Get(ctx, client.ObjectKeyFromObject(secret), secret) == nil && settled(ctx)
+	})
+	s.with(theCluster, func(c *userCluster) { c.servers[0].stop() })
+	p.signal(t, syscall.SIGUSR1)
+	eventually("the API server to come back", func(ctx context.Context) (is bool) {
+		s.with(theCluster, func(c *userCluster) { is = c.servers[0].Ready })
+		return is && settled(ctx)
+	})
 }
 
 // statusHistory is every status that a cluster had.
@@ -239,8 +283,8 @@ func (h *statusHistory) check(t *testing.T) {
 		if len(was.PublicKeyVersions) == 0 {
 			continue
 		}
-		if is.TokenVersion < was.TokenVersion || is.PrivateKeyVersion < was.PrivateKeyVersion || len(is.PublicKeyVersions) == 0 ||
-			slices.Min(is.PublicKeyVersions) < slices.Min(was.PublicKeyVersions) ||
+		if is.TokenVersion < was.TokenVersion || is.PrivateKeyVersion < was.PrivateKeyVersion ||
+			len(is.PublicKeyVersions) == 0 || slices.Min(is.PublicKeyVersions) < slices.Min(was.PublicKeyVersions) ||
 			slices.Max(is.PublicKeyVersions) < slices.Max(was.PublicKeyVersions) {
 			t.Errorf("the status went back from %d, %d, %v to %d, %d, %v", was.TokenVersion, was.PrivateKeyVersion,
 				was.PublicKeyVersions, is.TokenVersion, is.PrivateKeyVersion, is.PublicKeyVersions)

@@ -63,8 +63,9 @@ func TestHangingWebhook(t *testing.T) {
 		t.Fatal(err)
 	}
 	hangOnSecrets(t, user)
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "robot"}}
-	if account, err = user.CoreV1().ServiceAccounts("default").Create(t.Context(), account, metav1.CreateOptions{}); err != nil {
+	account, err := user.CoreV1().ServiceAccounts("default").Create(t.Context(),
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "robot"}}, metav1.CreateOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
 	secret := &corev1.Secret{
@@ -122,16 +123,18 @@ func hangOnSecrets(t *testing.T, user kubernetes.Interface) {
 		t.Fatal(err)
 	}
 	secrets := user.CoreV1().Secrets("default")
-	probe, err := secrets.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "probe"}}, metav1.CreateOptions{})
+	probe := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "probe"}}
+	probe, err := secrets.Create(t.Context(), probe, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
+	called := func(ctx context.Context) (bool, error) {
 		ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 		defer cancel()
 		_, _ = secrets.Update(ctx, probe, metav1.UpdateOptions{})
 		return calls.Load() > 0, nil
-	})
+	}
+	err = wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, called)
 	if err != nil {
 		t.Fatalf("the webhook is never called: %v", err)
 	}
@@ -231,8 +234,8 @@ func (w *world) start(key client.ObjectKey) <-chan ctrl.Result {
 	return done
 }
 
-// TestSlowClustersLeaveWorkers has two clusters whose last rounds were slow, of which one has a round that does not end:
-// the other one waits for it, and takes no worker; a cluster that answers does not.
+// TestSlowClustersLeaveWorkers has two clusters whose last rounds were slow. One has a round that does not end: the other
+// one waits for it, and takes no worker; a cluster that answers does not.
 func TestSlowClustersLeaveWorkers(t *testing.T) {
 	w := newWorld(t)
 	w.reconciler.Options.Workers = 2

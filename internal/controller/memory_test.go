@@ -129,7 +129,8 @@ func TestStartOfTheSecondRotation(t *testing.T) {
 	uc := w.until(blue, isSettled)
 	w.wantOnly(blue, 3)
 	k := uc.Status.KSASigningKey
-	if !second.StartedAt.After(between.StepSince.Time) || !k.StartedAt.Equal(second.StartedAt) || k.CompletedAt.Before(k.StartedAt) {
+	if !second.StartedAt.After(between.StepSince.Time) || !k.StartedAt.Equal(second.StartedAt) ||
+		k.CompletedAt.Before(k.StartedAt) {
 		t.Errorf("started %v, retired the first key %v, started again %v, now %v, completed %v",
 			first.StartedAt, between.StepSince, second.StartedAt, k.StartedAt, k.CompletedAt)
 	}
@@ -143,7 +144,8 @@ func TestUnseen(t *testing.T) {
 	w.with(blue, func(c *userCluster) { c.servers[0].broken = true; c.servers[0].stop() })
 	for range 3 {
 		uc := w.round(blue)
-		if !slices.Equal(uc.Status.NodePools, before.NodePools) || condition(uc, v1alpha1.ConditionReady).Status != metav1.ConditionFalse {
+		ready := condition(uc, v1alpha1.ConditionReady)
+		if !slices.Equal(uc.Status.NodePools, before.NodePools) || ready.Status != metav1.ConditionFalse {
 			t.Errorf("while no API server answers, node pools are %+v, want %+v", uc.Status.NodePools, before.NodePools)
 		}
 	}

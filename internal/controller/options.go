@@ -38,14 +38,16 @@ func (o Options) Validate() error {
 	o = o.withDefaults()
 	var errs []error
 	if o.SettledInterval < minSettledInterval {
-		errs = append(errs, fmt.Errorf("the settled interval is %s, and must be %s or more", o.SettledInterval, minSettledInterval))
+		errs = append(errs, fmt.Errorf("the settled interval is %s, and must be %s or more",
+			o.SettledInterval, minSettledInterval))
 	}
 	if o.Workers < minWorkers {
 		errs = append(errs, fmt.Errorf("there are %d workers, and must be %d or more: half of them are for clusters that do "+
 			"not answer", o.Workers, minWorkers))
 	}
 	if o.RoundTimeout < minRoundTimeout {
-		errs = append(errs, fmt.Errorf("the timeout of a round is %s, and must be %s or more", o.RoundTimeout, minRoundTimeout))
+		errs = append(errs, fmt.Errorf("the timeout of a round is %s, and must be %s or more",
+			o.RoundTimeout, minRoundTimeout))
 	}
 	return errors.Join(errs...)
 }

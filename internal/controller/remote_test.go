@@ -10,7 +10,9 @@ import (
 	"net/rpc"
 	"net/rpc/jsonrpc"
 	"os"
+	"os/signal"
 	"path"
+	"syscall"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -28,8 +30,8 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// siteSocket is the environment variable that makes the test binary a controller whose user clusters are behind a socket:
-// those of a site of the test that started it. Its standard input says how it reaches the admin cluster.
+// siteSocket is the environment variable that makes the test binary a controller whose user clusters are behind a
+// socket: those of a site of the test that started it. Its standard input says how it reaches the admin cluster.
 const siteSocket = "KEYTURN_TEST_SITE_SOCKET"
 
 // adminAccess is how a controller that is a process reaches the admin cluster.
@@ -239,6 +241,15 @@ func (r remote) prove(_ context.Context, q controlplane.Question) (controlplane.
 	return a.Proof, err
 }
 
+// wakeOnSignal wakes the cluster of the test for each SIGUSR1, as who runs its control plane would.
+func wakeOnSignal(w controller.Wakes) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGUSR1)
+	for range signals {
+		w.Wake(context.Background(), theCluster)
+	}
+}
+
 // runController is a controller as a process. It says on standard output when it is the one that works.
 func runController(socket string) (code int) {
 	if err := control(socket); err != nil {
@@ -281,7 +292,9 @@ func control(socket string) error {
 		},
 		Nodes:    func(uc *v1alpha1.UserCluster) (nodes.Adapter, error) { return remoteNodes{remote{at.client, uc}}, nil },
 		Recorder: m.GetEventRecorder("keyturn-controller"), Log: log,
+		Wakes: make(controller.Wakes),
 	}
+	go wakeOnSignal(r.Wakes)
 	if err := r.SetupWithManager(m); err != nil {
 		return err
 	}

@@ -29,7 +29,8 @@ func TestManagerFlags(t *testing.T) {
 	}
 
 	f, err = parse(append([]string{
-		"--leader-elect=false", "--metrics-secure", "--metrics-cert-dir=c", "--secrets-namespace=one", "--secrets-namespace=two",
+		"--leader-elect=false", "--metrics-secure", "--metrics-cert-dir=c",
+		"--secrets-namespace=one", "--secrets-namespace=two",
 		"--settled-interval=1m", "--workers=16", "--round-timeout=30s",
 	}, needed...), &bytes.Buffer{})
 	if err != nil {

@@ -126,7 +126,9 @@ func BenchmarkWatch(b *testing.B) {
 		b.Fatal(err)
 	}
 	run := h.Runner(at)
-	names := []string{"etcd", "haproxy", "signer-0", "signer-1", "signer-2", "kcm-0", "kcm-1", "s-0", "s-1", "a-0", "a-1", "a-2"}
+	names := []string{
+		"etcd", "haproxy", "signer-0", "signer-1", "signer-2", "kcm-0", "kcm-1", "s-0", "s-1", "a-0", "a-1", "a-2",
+	}
 	for _, name := range names {
 		if err := run.Start(process.Spec{Name: name, Path: "/bin/sleep", Args: []string{"1000"}}); err != nil {
 			b.Fatal(err)
