@@ -174,7 +174,7 @@ func TestStoppedLeader(t *testing.T) {
 	rotate := func() {
 		t.Helper()
 		raised := client.RawPatch("application/merge-patch+json",
-			[]byte(`{"spec":{"ksaSigningKey":{"version":`+string(rune('1'+uc.Spec.KSASigningKey.Version))+`}}}`))
+			[]byte(`{"spec":{"ksaSigningKey":{"version":`+string('1'+uc.Spec.KSASigningKey.Version)+`}}}`))
 		if err := c.Patch(t.Context(), uc, raised); err != nil {
 			t.Fatal(err)
 		}
