@@ -22,6 +22,7 @@ const (
 	ReasonCreateOrUpdate  = "ClusterCreateOrUpdate"
 	ReasonRotating        = "KSASigningKeyRotation"
 	ReasonRotationBlocked = "KSASigningKeyRotationBlocked"
+	ReasonNotObserved     = "ClusterNotObserved"
 )
 
 // Reasons of the condition Kubeconfig.

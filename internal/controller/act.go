@@ -27,6 +27,8 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 	case rotation.RefreshTokens:
 		return r.refresh(ctx, uc, a.Version, seen)
 	case rotation.ConvergeNodes:
+		ctx, cancel := context.WithTimeout(ctx, nodesPatience)
+		defer cancel()
 		return r.convergeNodes(ctx, uc, seen.keys)
 	case rotation.WriteKubeconfig:
 		return r.writeKubeconfig(ctx, seen.kubeconfig)
@@ -72,7 +74,7 @@ func (r *Reconciler) refresh(ctx context.Context, uc *v1alpha1.UserCluster, vers
 		if err != nil {
 			return fmt.Errorf("refreshing the legacy tokens of %s: %w", uc.Name, err)
 		}
-		r.legacy.set(uc, legacyResult{version: version, legacy: legacy, count: count})
+		r.remember(uc).setLegacyTokens(legacyResult{version: version, legacy: legacy, count: count})
 		seen.legacyCount = count
 		return nil
 	}

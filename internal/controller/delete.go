@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -20,9 +19,11 @@ func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl
 	if !controllerutil.ContainsFinalizer(uc, v1alpha1.Finalizer) {
 		return ctrl.Result{}, nil
 	}
+	work, cancel := context.WithTimeout(ctx, r.Options.withDefaults().RoundTimeout)
+	defer cancel()
 	left := rotation.Removal{Machines: true, ControlPlane: true, Publications: true, Keys: true, Secrets: true}
 	for kind := rotation.PlanRemoval(left); kind != rotation.RemoveFinalizer; kind = rotation.PlanRemoval(left) {
-		gone, err := r.remove(ctx, uc, kind)
+		gone, err := r.remove(work, uc, kind)
 		if err != nil {
 			return ctrl.Result{}, r.patchError(ctx, uc, err)
 		}
@@ -31,7 +32,7 @@ func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl
 		}
 		left = left.Without(kind)
 	}
-	r.forget(uc)
+	r.forget(clusterOf(uc))
 	before := uc.DeepCopy()
 	controllerutil.RemoveFinalizer(uc, v1alpha1.Finalizer)
 	return ctrl.Result{}, r.patchFinalizer(ctx, before, uc)
@@ -63,29 +64,20 @@ func (r *Reconciler) remove(ctx context.Context, uc *v1alpha1.UserCluster, kind 
 	return err == nil, err
 }
 
-// forget drops all that is remembered of a cluster.
-func (r *Reconciler) forget(uc *v1alpha1.UserCluster) {
-	r.legacy.forget(uc)
-	r.refusals.forget(uc)
-	r.publications.forget(uc)
-	r.Tokens.Forget(uc)
-	r.forgetName(client.ObjectKeyFromObject(uc))
-	forgetMetrics(uc)
-}
-
 // leaveVerifiers removes what is published of a cluster from every destination outside it. An annotation lets the rest of
 // the deletion go on without it: a project or a bucket that is gone for good must not keep the cluster.
 func (r *Reconciler) leaveVerifiers(ctx context.Context, uc *v1alpha1.UserCluster) error {
-	err := r.unpublish(ctx, uc)
-	if err == nil {
-		return nil
-	}
-	if uc.Annotations[v1alpha1.AnnotationLeavePublished] == "" {
+	left, err := r.unpublish(ctx, uc)
+	if err != nil && uc.Annotations[v1alpha1.AnnotationLeavePublished] == "" {
 		return fmt.Errorf("%w; to delete the cluster and leave that behind, annotate it with %s=REASON",
 			err, v1alpha1.AnnotationLeavePublished)
 	}
-	r.event(uc, corev1.EventTypeWarning, "PublishedKeysLeft", err.Error())
-	r.Log.WarnContext(ctx, "published keys are left", "cluster", uc.Name, "error", err)
-	r.publications.forget(uc)
+	for _, p := range left {
+		err = errors.Join(err, fmt.Errorf("keys are left at %s, waiting for %s", p.Name, p.WaitingFor))
+	}
+	if err != nil {
+		r.event(uc, corev1.EventTypeWarning, "PublishedKeysLeft", err.Error())
+		r.Log.WarnContext(ctx, "published keys are left", "cluster", uc.Name, "error", err)
+	}
 	return nil
 }

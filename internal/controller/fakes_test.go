@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -69,6 +70,8 @@ type userCluster struct {
 	hoards bool
 	// hidden means that the control plane cannot be read now.
 	hidden bool
+	// vague means that nobody can tell whether all API servers were seen.
+	vague bool
 	// kubeconfig is the administrator's.
 	kubeconfig string
 
@@ -133,6 +136,9 @@ func (p plane) Observe(context.Context) (state controlplane.State, err error) {
 	p.with(p.ObjectKey, func(c *userCluster) {
 		if c.hidden {
 			err = errHidden
+			return
+		}
+		if c.vague {
 			return
 		}
 		if len(c.servers) == 0 {
@@ -484,4 +490,4 @@ func (l legacyTokens) Refresh(_ context.Context, uc *v1alpha1.UserCluster, k key
 	return legacy, count, nil
 }
 
-func (l legacyTokens) Forget(*v1alpha1.UserCluster) {}
+func (l legacyTokens) Forget(types.UID) {}

@@ -3,10 +3,10 @@ package controller
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
-
-	"k8s.io/apimachinery/pkg/types"
+	"time"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
@@ -23,7 +23,9 @@ type observation struct {
 	adapter      controlplane.Adapter
 	keys         []keystore.KeyPair
 	controlPlane controlplane.State
+	// nodes is zero in a round that did not see them: nodesSeen tells that from none.
 	nodes        nodes.State
+	nodesSeen    bool
 	legacyCount  v1alpha1.LegacyTokenStatus
 	publications []publication
 	// kubeconfig is nil in a round that did not get to its Secret.
@@ -55,35 +57,63 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 	})
 	o.Presence, o.Bootstrap = o.controlPlane.Presence, o.controlPlane.Bootstrap
 	o.ControlPlaneWaiting = o.controlPlane.Waiting
-	o.Servers = r.proveAll(ctx, uc, o.adapter, o.controlPlane.Servers, o.keys)
 	for _, m := range o.controlPlane.ControllerManagers {
 		o.ControllerManagers = append(o.ControllerManagers, rotation.ControllerManager(m))
 	}
-	r.gatherKubeconfig(ctx, uc, &o)
-	r.gatherNodes(ctx, uc, &o)
-	r.gatherPublications(ctx, uc, &o)
+	o.Servers = servers(o.controlPlane.Servers)
+	r.askOthers(ctx, uc, &o)
 	// The newest stored version is the one that is refreshed to, also while the spec is ahead of it.
 	if n := len(o.Stored); n > 0 {
-		o.Legacy, o.legacyCount = r.legacy.get(uc, o.Stored[n-1])
+		o.legacyCount = uc.Status.KSASigningKey.LegacyTokens
+		if seen, ok := r.remember(uc).legacyTokens(o.Stored[n-1]); ok {
+			o.Legacy, o.legacyCount = seen.legacy, seen.count
+		}
 	}
 	return o, nil
 }
 
-// proveAll asks every API server that serves, each by itself and all at once.
-func (r *Reconciler) proveAll(
-	ctx context.Context, uc *v1alpha1.UserCluster, a controlplane.Adapter, servers []controlplane.Server, keys []keystore.KeyPair,
-) []rotation.Server {
-	seen := make([]rotation.Server, len(servers))
+// askOthers asks all that may not answer, side by side: each fills in what is its own of the observation.
+func (r *Reconciler) askOthers(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
+	nodesFor, outsideFor := nodesPatience, outsidePatience
+	if !o.whole() {
+		nodesFor, outsideFor = briefPatience, briefPatience
+	}
+	ask := func(patience time.Duration, about func(context.Context, *v1alpha1.UserCluster, *observation)) func() {
+		return func() {
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			about(ctx, uc, o)
+		}
+	}
 	var wg sync.WaitGroup
-	for i, s := range servers {
+	for i := range o.Servers {
+		// One that is not ready answers nothing. What is read of the others meanwhile does not change.
+		if o.Servers[i].Ready {
+			wg.Go(func() { r.proveOne(ctx, uc, o.adapter, &o.Servers[i], o.keys) })
+		}
+	}
+	wg.Go(func() { r.gatherKubeconfig(ctx, uc, o) })
+	wg.Go(ask(nodesFor, r.gatherNodes))
+	wg.Go(ask(outsideFor, r.gatherPublications))
+	wg.Wait()
+	r.remember(uc).keepServers(o.Servers)
+}
+
+// whole reports whether every process of the control plane serves, as far as its adapter knows.
+func (o *observation) whole() bool {
+	return o.ControlPlaneWaiting == "" &&
+		!slices.ContainsFunc(o.Servers, func(s rotation.Server) bool { return !s.Ready && !s.Leaving }) &&
+		!slices.ContainsFunc(o.ControllerManagers, func(m rotation.ControllerManager) bool { return !m.Ready })
+}
+
+// servers are API servers as their adapter knows them, before they are asked.
+func servers(all []controlplane.Server) []rotation.Server {
+	seen := make([]rotation.Server, len(all))
+	for i, s := range all {
 		seen[i] = rotation.Server{
 			Name: s.Name, Leaving: s.Leaving, Configured: s.Configured, Running: s.Running, Ready: s.Ready, Waiting: s.Waiting,
 		}
-		if s.Ready {
-			wg.Go(func() { r.proveOne(ctx, uc, a, &seen[i], keys) })
-		}
 	}
-	wg.Wait()
 	return seen
 }
 
@@ -95,7 +125,9 @@ func (r *Reconciler) proveOne(
 		s.Waiting = err.Error()
 		return
 	}
-	proof, err := r.Prove(ctx, controlplane.Question{Config: cfg, Keys: keys, External: s.Running.External})
+	proof, err := r.Prove(ctx, controlplane.Question{
+		Cluster: uc.UID, Config: cfg, Keys: keys, External: s.Running.External,
+	})
 	if err != nil {
 		s.Waiting = err.Error()
 		return
@@ -105,7 +137,7 @@ func (r *Reconciler) proveOne(
 		s.SignsForeign = proof.SigningKeyID
 	}
 	if s.Running.External { // the others have been started since they lost a key
-		s.Forgets = r.refusals.forgets(uc, s.Name, fleet.Only(keys, proof.Refuses), r.now())
+		s.Forgets = r.remember(uc).forgets(s.Name, fleet.Only(keys, proof.Refuses), r.now())
 	}
 }
 
@@ -116,50 +148,4 @@ func external(uc *v1alpha1.UserCluster) bool {
 
 func clusterOf(uc *v1alpha1.UserCluster) keystore.Cluster {
 	return keystore.Cluster{Namespace: uc.Namespace, Name: uc.Name, UID: string(uc.UID)}
-}
-
-// forgetName drops what is remembered of a cluster by its name, once that is gone, whoever removed it.
-func (r *Reconciler) forgetName(cluster types.NamespacedName) {
-	r.Keys.Forget(keystore.Cluster{Namespace: cluster.Namespace, Name: cluster.Name})
-	if r.Publishers != nil {
-		r.Publishers.Forget(cluster)
-	}
-}
-
-// legacyMemory remembers what the last walks over legacy tokens showed. After a restart it is empty, and the
-// planner has the tokens walked again.
-type legacyMemory struct {
-	mu sync.Mutex
-	of map[types.UID]legacyResult
-}
-
-type legacyResult struct {
-	version int
-	legacy  rotation.Legacy
-	count   v1alpha1.LegacyTokenStatus
-}
-
-func (m *legacyMemory) get(uc *v1alpha1.UserCluster, version int) (rotation.Legacy, v1alpha1.LegacyTokenStatus) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	seen, ok := m.of[uc.UID]
-	if !ok || seen.version != version {
-		return rotation.Legacy{}, uc.Status.KSASigningKey.LegacyTokens
-	}
-	return seen.legacy, seen.count
-}
-
-func (m *legacyMemory) set(uc *v1alpha1.UserCluster, seen legacyResult) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.of == nil {
-		m.of = map[types.UID]legacyResult{}
-	}
-	m.of[uc.UID] = seen
-}
-
-func (m *legacyMemory) forget(uc *v1alpha1.UserCluster) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.of, uc.UID)
 }

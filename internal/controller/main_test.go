@@ -29,6 +29,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if socket := os.Getenv(siteSocket); socket != "" {
+		os.Exit(runController(socket))
+	}
 	code, err := runTests(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -48,17 +51,25 @@ func runTests(m *testing.M) (code int, err error) {
 	if admin, err = newClient(config); err != nil {
 		return 1, err
 	}
-	controllerConfig = rest.CopyConfig(config)
-	controllerConfig.Impersonate = rest.ImpersonationConfig{
-		UserName: v1alpha1.ControllerUser,
-		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + v1alpha1.SystemNamespace, "system:authenticated"},
-	}
+	controllerConfig = asController(config)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := errors.Join(install.Apply(ctx, config), awaitPolicies(ctx)); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil
+}
+
+// asController returns a copy of config that has the roles of the manifests for the controller, and no others.
+func asController(config *rest.Config) *rest.Config {
+	config = rest.CopyConfig(config)
+	config.Impersonate = rest.ImpersonationConfig{
+		UserName: v1alpha1.ControllerUser,
+		Groups: []string{
+			"system:serviceaccounts", "system:serviceaccounts:" + v1alpha1.SystemNamespace, "system:authenticated",
+		},
+	}
+	return config
 }
 
 func newClient(config *rest.Config) (client.Client, error) {

@@ -2,8 +2,11 @@ package controller
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -18,12 +21,23 @@ var (
 		"Legacy tokens that are left to refresh, at the last look.")
 	metricLastSuccess = gauge("rotation_last_success_timestamp_seconds",
 		"When the latest rotation was complete, in seconds since the epoch.")
-	metricBlocked = gauge("rotation_blocked", "1 while somebody must act before the rotation can go on.")
+	metricBlocked     = gauge("rotation_blocked", "1 while somebody must act before the rotation can go on.")
+	metricRoundFailed = gauge("round_failed", "1 if the last round of the controller for the cluster failed, else 0.")
+	metricLastRound   = gauge("round_last_success_timestamp_seconds",
+		"When the controller last ended a round for the cluster without an error, in seconds since the epoch.")
 )
+
+// countRound tells how a round ended.
+func countRound(name types.NamespacedName, err error, now time.Time) {
+	metricRoundFailed.With(labelsOf(name)).Set(truth(err != nil))
+	if err == nil {
+		metricLastRound.With(labelsOf(name)).Set(float64(now.Unix()))
+	}
+}
 
 func gauge(name, help string, labels ...string) *prometheus.GaugeVec {
 	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "keyturn", Name: name, Help: help},
-		append([]string{"namespace", "cluster"}, labels...))
+		append([]string{"namespace", "name"}, labels...))
 	metrics.Registry.MustRegister(g)
 	return g
 }
@@ -37,7 +51,7 @@ func observeMetrics(uc *v1alpha1.UserCluster) {
 	for _, s := range steps {
 		metricStep.WithLabelValues(uc.Namespace, uc.Name, string(s)).Set(truth(k.Step == string(s)))
 	}
-	metricKeyCreated.DeletePartialMatch(clusterLabels(uc))
+	metricKeyCreated.DeletePartialMatch(labelsOf(client.ObjectKeyFromObject(uc)))
 	for _, key := range k.Keys {
 		metricKeyCreated.WithLabelValues(uc.Namespace, uc.Name, strconv.Itoa(int(key.Version))).Set(float64(key.CreatedAt.Unix()))
 	}
@@ -52,14 +66,16 @@ func observeMetrics(uc *v1alpha1.UserCluster) {
 	metricBlocked.WithLabelValues(uc.Namespace, uc.Name).Set(truth(blocked))
 }
 
-func forgetMetrics(uc *v1alpha1.UserCluster) {
-	for _, g := range []*prometheus.GaugeVec{metricStep, metricKeyCreated, metricStale, metricLastSuccess, metricBlocked} {
-		g.DeletePartialMatch(clusterLabels(uc))
+func forgetMetrics(name types.NamespacedName) {
+	for _, g := range []*prometheus.GaugeVec{
+		metricStep, metricKeyCreated, metricStale, metricLastSuccess, metricBlocked, metricRoundFailed, metricLastRound,
+	} {
+		g.DeletePartialMatch(labelsOf(name))
 	}
 }
 
-func clusterLabels(uc *v1alpha1.UserCluster) prometheus.Labels {
-	return prometheus.Labels{"namespace": uc.Namespace, "cluster": uc.Name}
+func labelsOf(name types.NamespacedName) prometheus.Labels {
+	return prometheus.Labels{"namespace": name.Namespace, "name": name.Name}
 }
 
 func truth(b bool) float64 {

@@ -23,6 +23,7 @@ func (r *Reconciler) gatherNodes(ctx context.Context, uc *v1alpha1.UserCluster, 
 		o.Nodes.Waiting = fmt.Sprintf("the nodes to be observable: %v", err)
 		return
 	}
+	o.nodesSeen = true
 	o.Nodes = rotation.Nodes{
 		Converged: o.nodes.Converged, Oldest: o.nodes.Oldest, Waiting: o.nodes.Waiting, Blocked: o.nodes.Blocked,
 	}

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/fleet"
@@ -74,16 +73,12 @@ type Publishers interface {
 	Forget(types.NamespacedName)
 }
 
-// outsidePatience bounds all that one round asks of destinations outside the cluster, side by side: one that does not
-// answer holds no worker for longer.
-const outsidePatience = 15 * time.Second
-
 // gatherPublications asks all destinations at once, once there are keys that could be published.
 func (r *Reconciler) gatherPublications(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
 	if r.Publishers == nil {
 		return
 	}
-	o.publications = r.publications.recall(uc, r.Publishers.Of(ctx, uc))
+	o.publications = r.remember(uc).recall(r.Publishers.Of(ctx, uc))
 	o.former = former(uc, o.publications)
 	now := r.now()
 	each(ctx, o.publications, func(ctx context.Context, p *publication) {
@@ -91,7 +86,7 @@ func (r *Reconciler) gatherPublications(ctx context.Context, uc *v1alpha1.UserCl
 			p.ask(ctx, o.keys, now)
 		}
 	})
-	r.publications.remember(uc, o.publications)
+	r.remember(uc).setPublications(o.publications)
 	for _, p := range o.publications {
 		o.Publications = append(o.Publications, p.observed())
 	}
@@ -118,7 +113,7 @@ func each(ctx context.Context, all []publication, do func(context.Context, *publ
 func (r *Reconciler) publish(
 	ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair, versions []int, at []publication,
 ) error {
-	r.publications.forget(uc)
+	r.remember(uc).setPublications(nil)
 	each(ctx, at, func(ctx context.Context, p *publication) {
 		if p.err = p.publisher.Publish(ctx, keys, versions); p.err != nil {
 			p.err = fmt.Errorf("publishing at %s: %w", p.publisher.Name(), p.err)
@@ -131,24 +126,23 @@ func (r *Reconciler) publish(
 }
 
 // unpublish removes the keys of a cluster from every destination. It does not wait for those that the spec does not
-// name any more: that is how a person takes back one that cannot be reached.
-func (r *Reconciler) unpublish(ctx context.Context, uc *v1alpha1.UserCluster) error {
+// name any more: that is how a person takes back one that cannot be reached. left are those of them that still have the
+// keys.
+func (r *Reconciler) unpublish(
+	ctx context.Context, uc *v1alpha1.UserCluster,
+) (left []v1alpha1.PublicationStatus, err error) {
 	if r.Publishers == nil {
-		return nil
+		return nil, nil
 	}
-	all := r.publications.recall(uc, r.Publishers.Of(ctx, uc))
-	r.withdraw(ctx, uc, former(uc, all))
+	all := r.remember(uc).recall(r.Publishers.Of(ctx, uc))
+	left = r.withdraw(ctx, uc, former(uc, all))
 	each(ctx, all, func(ctx context.Context, p *publication) {
 		if p.err = p.publisher.Remove(ctx); p.err != nil {
 			p.err = fmt.Errorf("removing what is published at %s: %w", p.publisher.Name(), p.err)
 		}
 	})
-	if err := failures(all); err != nil {
-		return err
-	}
-	r.publications.forget(uc)
-	r.Publishers.Forget(client.ObjectKeyFromObject(uc))
-	return nil
+	r.remember(uc).setPublications(nil)
+	return left, failures(all)
 }
 
 func failures(all []publication) error {
@@ -177,12 +171,6 @@ func (r *Reconciler) withdraw(
 			all = append(all, publication{publisher: publisher})
 		}
 	}
-	if len(all) == 0 {
-		return nil
-	}
-	if !r.publications.mayWithdraw(uc, r.now()) {
-		return from
-	}
 	each(ctx, all, func(ctx context.Context, p *publication) { p.err = p.publisher.Remove(ctx) })
 	var left []v1alpha1.PublicationStatus
 	for _, p := range all {
@@ -198,59 +186,4 @@ func (r *Reconciler) withdraw(
 		})
 	}
 	return left
-}
-
-// publicationMemory remembers what the destinations said lately.
-type publicationMemory struct {
-	mu sync.Mutex
-	of map[types.UID][]publication
-	// withdrawn is when keys were last removed, or were to be, from destinations that the spec does not name any more.
-	withdrawn map[types.UID]time.Time
-}
-
-// mayWithdraw reports whether it is time for another attempt, and counts it.
-func (m *publicationMemory) mayWithdraw(uc *v1alpha1.UserCluster, now time.Time) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if last, ok := m.withdrawn[uc.UID]; ok && now.Sub(last) < believeGood {
-		return false
-	}
-	if m.withdrawn == nil {
-		m.withdrawn = map[types.UID]time.Time{}
-	}
-	m.withdrawn[uc.UID] = now
-	return true
-}
-
-// recall returns the destinations of a cluster with what is remembered of each.
-func (m *publicationMemory) recall(uc *v1alpha1.UserCluster, publishers []fleet.Publisher) []publication {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	var all []publication
-	for _, p := range publishers {
-		of := publication{publisher: p}
-		if i := slices.IndexFunc(m.of[uc.UID], func(q publication) bool { return q.publisher.Name() == p.Name() }); i >= 0 {
-			of = m.of[uc.UID][i]
-			of.publisher = p
-		}
-		all = append(all, of)
-	}
-	return all
-}
-
-func (m *publicationMemory) remember(uc *v1alpha1.UserCluster, all []publication) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.of == nil {
-		m.of = map[types.UID][]publication{}
-	}
-	m.of[uc.UID] = all
-}
-
-// forget drops what the destinations of a cluster said.
-func (m *publicationMemory) forget(uc *v1alpha1.UserCluster) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.of, uc.UID)
-	delete(m.withdrawn, uc.UID)
 }

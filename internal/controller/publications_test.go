@@ -50,6 +50,14 @@ type named struct {
 
 	mu  sync.Mutex
 	err error
+	// removed counts the attempts to remove what is published.
+	removed int
+}
+
+func (n *named) removals() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.removed
 }
 
 func (n *named) fail(err error) {
@@ -83,6 +91,9 @@ func (n *named) Publish(ctx context.Context, keys []keystore.KeyPair, versions [
 }
 
 func (n *named) Remove(ctx context.Context) error {
+	n.mu.Lock()
+	n.removed++
+	n.mu.Unlock()
 	if err := n.failure(); err != nil {
 		return err
 	}

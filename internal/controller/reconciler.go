@@ -15,13 +15,11 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
@@ -30,13 +28,12 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// How long after a round the next one begins.
+// How long after a round the next one begins, unless the cluster is settled.
 const (
 	afterProgress   = 100 * time.Millisecond // something was written: its result may show at any moment
 	afterWaiting    = 300 * time.Millisecond // somebody else is at work
 	afterPublishing = 500 * time.Millisecond // somebody else's verifiers are at work
 	afterBlocked    = 2 * time.Second        // somebody must act
-	afterSettled    = 3 * time.Second        // only to bring back what died
 
 	longestBackOff = 5 * time.Second // between rounds that fail
 )
@@ -46,8 +43,8 @@ type Tokens interface {
 	// Refresh re-signs, for a bounded time, legacy tokens that are not of k, carrying on where the last call
 	// with the same version stopped. It is called only while every signer of the cluster signs with k.
 	Refresh(ctx context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair) (rotation.Legacy, v1alpha1.LegacyTokenStatus, error)
-	// Forget drops what is remembered of a cluster.
-	Forget(uc *v1alpha1.UserCluster)
+	// Forget drops what is remembered of a cluster that is gone.
+	Forget(cluster types.UID)
 }
 
 // Reconciler brings UserClusters to what their spec wants.
@@ -63,38 +60,36 @@ type Reconciler struct {
 	Tokens Tokens
 	// Publishers makes the destinations to which keys are published. Nil: there are none.
 	Publishers Publishers
-	Recorder   events.EventRecorder
-	Log        *slog.Logger
+	// Forgotten is called when a cluster is gone, for those who keep clients or anything else of it; nil: nobody does.
+	Forgotten func(keystore.Cluster)
+	Recorder  events.EventRecorder
+	Log       *slog.Logger
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 
-	legacy       legacyMemory
-	publications publicationMemory
-	refusals     refusalMemory
+	// Options are how often and how long it works on clusters.
+	Options Options
+	// Wakes bring rounds forward; nil: nobody does.
+	Wakes Wakes
+
+	memory memory
+	rounds rounds
 }
 
-// SetupWithManager makes m run the reconciler for every UserCluster, several clusters side by side.
-func (r *Reconciler) SetupWithManager(m ctrl.Manager) error {
-	return ctrl.NewControllerManagedBy(m).
-		For(&v1alpha1.UserCluster{}).
-		Named("usercluster").
-		WithOptions(controller.Options{
-			MaxConcurrentReconciles: 8,
-			// A rotation that failed for an hour goes on within seconds once the cause is gone.
-			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](afterProgress, longestBackOff),
-		}).
-		Complete(r)
-}
-
-// Reconcile does one round for one UserCluster.
-func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+// read returns a UserCluster; nil if it is gone, and then forgotten, also when somebody else took its finalizer away.
+func (r *Reconciler) read(ctx context.Context, name types.NamespacedName) (*v1alpha1.UserCluster, error) {
 	uc := &v1alpha1.UserCluster{}
-	if err := r.Client.Get(ctx, req.NamespacedName, uc); err != nil {
-		if apierrors.IsNotFound(err) { // also when somebody else took the finalizer away
-			r.forgetName(req.NamespacedName)
+	if err := r.Client.Get(ctx, name, uc); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.forgetName(name)
 		}
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+		return nil, client.IgnoreNotFound(err)
 	}
+	return uc, nil
+}
+
+// round does one round for a UserCluster.
+func (r *Reconciler) round(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl.Result, error) {
 	if !uc.DeletionTimestamp.IsZero() {
 		return r.delete(ctx, uc)
 	}
@@ -102,9 +97,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if controllerutil.AddFinalizer(uc, v1alpha1.Finalizer) {
 		// If we crash after this, nothing is there yet that the finalizer would have to remove.
 		return ctrl.Result{RequeueAfter: afterProgress}, r.patchFinalizer(ctx, before, uc)
-	}
-	if changed, err := r.holdCredentials(ctx, uc); err != nil || changed {
-		return ctrl.Result{RequeueAfter: afterProgress}, err
 	}
 	return r.converge(ctx, uc)
 }
@@ -120,29 +112,44 @@ func (r *Reconciler) patchFinalizer(ctx context.Context, before, uc *v1alpha1.Us
 }
 
 func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl.Result, error) {
-	seen, err := r.gather(ctx, uc)
+	work, cancel := context.WithTimeout(ctx, r.Options.withDefaults().RoundTimeout)
+	defer cancel()
+	if changed, err := r.holdCredentials(work, uc); err != nil || changed {
+		return ctrl.Result{RequeueAfter: afterProgress}, err
+	}
+	seen, err := r.gather(work, uc)
 	if err != nil {
 		return ctrl.Result{}, r.patchError(ctx, uc, err)
 	}
 	decision := rotation.Plan(seen.Observed, r.now())
+	result := ctrl.Result{RequeueAfter: r.pause(decision)}
 	if !decision.Blind && string(decision.Step) != uc.Status.KSASigningKey.Step {
 		// A step is told before its first write, which may take seconds. What came of that is told in the next round.
 		if err := r.patchStatus(ctx, uc, decision, seen); err != nil {
-			return ctrl.Result{}, err
+			return unlessStale(ctrl.Result{}, err)
 		}
-		return ctrl.Result{RequeueAfter: pause(decision)}, r.act(ctx, uc, decision, &seen)
+		return result, r.act(work, uc, decision, &seen)
 	}
-	actErr := r.act(ctx, uc, decision, &seen)
+	actErr := r.act(work, uc, decision, &seen)
 	if actErr != nil {
 		decision.Waiting, decision.Blocked, decision.Settled = actErr.Error(), needsAction(actErr), false
 	}
-	if len(seen.former) > 0 && !decision.Blind {
-		seen.former = r.withdraw(ctx, uc, seen.former)
+	if len(seen.former) > 0 && !decision.Blind && r.remember(uc).mayWithdraw(r.now()) {
+		seen.former = r.withdraw(work, uc, seen.former)
 	}
 	if err := r.patchStatus(ctx, uc, decision, seen); err != nil {
-		return ctrl.Result{}, errors.Join(actErr, err)
+		return unlessStale(ctrl.Result{}, errors.Join(actErr, err))
 	}
-	return ctrl.Result{RequeueAfter: pause(decision)}, actErr
+	return result, actErr
+}
+
+// unlessStale makes a round begin again that was about a UserCluster which somebody has written meanwhile, perhaps
+// another controller: that is no failure.
+func unlessStale(result ctrl.Result, err error) (ctrl.Result, error) {
+	if apierrors.IsConflict(err) {
+		return ctrl.Result{RequeueAfter: afterProgress}, nil
+	}
+	return result, err
 }
 
 // needsAction reports whether an error lasts until somebody acts.
@@ -155,10 +162,11 @@ func (r *Reconciler) now() time.Time {
 	return r.Now()
 }
 
-func pause(d rotation.Decision) time.Duration {
+// pause is how long after a round the next one begins.
+func (r *Reconciler) pause(d rotation.Decision) time.Duration {
 	switch {
 	case d.Settled:
-		return afterSettled
+		return r.Options.settledPause()
 	case d.Blocked:
 		return afterBlocked
 	case d.Action.Kind == rotation.PublishKeys:

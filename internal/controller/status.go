@@ -40,7 +40,9 @@ func setObserved(uc *v1alpha1.UserCluster, d rotation.Decision, seen observation
 	setKubeconfigCondition(uc, seen.kubeconfig, now)
 	setControlPlaneStatus(status, seen)
 	status.Publications = publicationStatus(seen)
-	status.NodePools = poolStatus(uc, seen.nodes.Nodes)
+	if seen.nodesSeen {
+		status.NodePools = poolStatus(uc, seen.nodes.Nodes)
+	}
 }
 
 // maxText bounds each text of a status, in characters. The API takes 32768 in a condition.
@@ -68,7 +70,11 @@ func (r *Reconciler) writeStatus(ctx context.Context, before, uc *v1alpha1.UserC
 	if equality.Semantic.DeepEqual(before.Status, uc.Status) {
 		return nil
 	}
-	if err := r.Client.Status().Patch(ctx, uc, client.MergeFrom(before)); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	// Another controller may have written it since it was read: a status never goes backward.
+	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Status().Patch(ctx, uc, patch); err != nil {
 		return fmt.Errorf("patching the status of %s: %w", uc.Name, err)
 	}
 	return nil
@@ -136,6 +142,8 @@ func setReadyCondition(uc *v1alpha1.UserCluster, d rotation.Decision, now metav1
 	switch {
 	case d.Blocked:
 		reason, message = v1alpha1.ReasonRotationBlocked, waitingMessage("Blocked", d)
+	case d.Blind:
+		reason, message = v1alpha1.ReasonNotObserved, waitingMessage("Too little of the cluster can be seen", d)
 	case d.Step != "":
 		reason = v1alpha1.ReasonRotating
 		message = waitingMessage(fmt.Sprintf("Rotating to key version %d, step %s", uc.Spec.KSASigningKey.Version, d.Step), d)
@@ -225,13 +233,15 @@ func poolStatus(uc *v1alpha1.UserCluster, all []nodes.Node) []v1alpha1.NodePoolS
 	return pools
 }
 
-// setStartAndEnd notes when the latest rotation was seen to start and to be complete.
+// setStartAndEnd notes when the rotation that runs, or else the latest one, was seen to start and to be complete.
 func setStartAndEnd(before, uc *v1alpha1.UserCluster, d rotation.Decision, now metav1.Time) {
 	k := &uc.Status.KSASigningKey
 	was := before.Status.KSASigningKey
 	running := was.StartedAt != nil && was.CompletedAt == nil
+	// Every rotation begins with this step, also one that was wanted before the last one had ended.
+	begins := d.Step == rotation.StepGenerate && was.Step != string(rotation.StepGenerate)
 	switch {
-	case !running && d.Step != "":
+	case !running && d.Step != "", begins:
 		k.StartedAt, k.CompletedAt = &now, nil
 	case running && d.Done:
 		k.CompletedAt = &now

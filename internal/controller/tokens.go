@@ -15,8 +15,12 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// refreshBudget is how long one round may re-sign legacy tokens.
-const refreshBudget = 10 * time.Second
+const (
+	// refreshBudget is how long one round may re-sign legacy tokens.
+	refreshBudget = 5 * time.Second
+	// refreshGrace is how long after that a write may last that has begun. A webhook may hold it up for half a minute.
+	refreshGrace = 2 * time.Second
+)
 
 // LegacyTokens refreshes legacy tokens through the API servers of their cluster. It remembers how far the
 // walk over each cluster's Secrets has come.
@@ -43,21 +47,23 @@ func (l *LegacyTokens) Refresh(ctx context.Context, uc *v1alpha1.UserCluster, k 
 	if err != nil {
 		return rotation.Legacy{}, count, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, refreshBudget+refreshGrace)
+	defer cancel()
 	result, err := refresher.Pass(ctx, target)
 	if err != nil {
 		return rotation.Legacy{}, count, err
 	}
 	if result.Proven() {
-		l.Forget(uc) // the next rotation begins anew, with a client of its own
+		l.Forget(uc.UID) // the walk of the next rotation begins at the first Secret
 	}
 	return verdict(result, k.Version), tally(result, count), nil
 }
 
 // Forget implements Tokens.
-func (l *LegacyTokens) Forget(uc *v1alpha1.UserCluster) {
+func (l *LegacyTokens) Forget(cluster types.UID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.of, uc.UID)
+	delete(l.of, cluster)
 }
 
 func (l *LegacyTokens) refresher(ctx context.Context, uc *v1alpha1.UserCluster) (*legacytoken.Refresher, error) {

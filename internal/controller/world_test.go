@@ -352,7 +352,7 @@ func (w *world) metric(name string, key client.ObjectKey) map[string]float64 {
 			for _, l := range m.GetLabel() {
 				labels[l.GetName()] = l.GetValue()
 			}
-			if labels["namespace"] == key.Namespace && labels["cluster"] == key.Name {
+			if labels["namespace"] == key.Namespace && labels["name"] == key.Name {
 				values[labels["step"]+labels["version"]] = m.GetGauge().GetValue()
 			}
 		}

@@ -1,9 +1,12 @@
 package controllercmd
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
+
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
@@ -14,6 +17,8 @@ import (
 type infrastructure struct {
 	controlPlane func(*v1alpha1.UserCluster) (controlplane.Adapter, error)
 	machines     func(*v1alpha1.UserCluster) (remote.Machines, error)
+	// watch calls wake for each cluster of which something has died or was started, until ctx ends.
+	watch func(ctx context.Context, wake func(context.Context, types.NamespacedName))
 }
 
 // localFlags lead to the keyturn-local that runs the clusters of local infrastructure.
@@ -47,14 +52,18 @@ var errNoLocal = errors.New("the cluster is local, and keyturn-controller was st
 // infrastructure returns what opens the clusters of each infrastructure that is served.
 func (f *localFlags) infrastructure() (infrastructure, error) {
 	if f.endpoint == "" {
-		return serving(func() (*remote.Client, error) { return nil, errNoLocal }), nil
+		on := serving(func() (*remote.Client, error) { return nil, errNoLocal })
+		on.watch = func(context.Context, func(context.Context, types.NamespacedName)) {} // there is none
+		return on, nil
 	}
 	client, err := remote.NewClient(f.endpoint, remote.CredentialsIn(f.credentials))
 	if err != nil {
 		return infrastructure{}, fmt.Errorf("reaching keyturn-local by --%s and --%s: %w",
 			localEndpointFlag, localCredentialsFlag, err)
 	}
-	return serving(func() (*remote.Client, error) { return client, nil }), nil
+	on := serving(func() (*remote.Client, error) { return client, nil })
+	on.watch = client.Wakes
+	return on, nil
 }
 
 // serving refuses the clusters of an infrastructure that this version does not know.

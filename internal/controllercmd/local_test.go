@@ -44,7 +44,7 @@ func TestLocalClusterWithoutLocal(t *testing.T) {
 	uc.Spec.Infrastructure.Local = &v1alpha1.LocalInfrastructure{}
 	_, errPlane := on.controlPlane(uc)
 	_, errMachines := on.machines(uc)
-	_, errNodes := nodesOf(on, nil)(uc)
+	_, errNodes := nodesOf(on, nil, nil)(uc)
 	for what, err := range map[string]error{"control plane": errPlane, "machines": errMachines, "nodes": errNodes} {
 		if !errors.Is(err, errNoLocal) {
 			t.Errorf("%s: %v", what, err)

@@ -16,7 +16,7 @@ func TestUnservedInfrastructure(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, planeErr := on.controlPlane(uc)
-	_, nodesErr := nodesOf(on, nil)(uc)
+	_, nodesErr := nodesOf(on, nil, nil)(uc)
 	for what, err := range map[string]error{"control plane": planeErr, "nodes": nodesErr} {
 		if err == nil || !strings.Contains(err.Error(), "infrastructure is not served by this controller") {
 			t.Errorf("opening its %s: %v, want its infrastructure not to be served", what, err)

@@ -13,9 +13,9 @@ import (
 
 // nodesOf returns how the nodes of a cluster are opened: as a rollout over its machines.
 func nodesOf(
-	on infrastructure, newClient func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error),
+	on infrastructure, rollouts *rollout.Rollouts,
+	newClient func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error),
 ) func(*v1alpha1.UserCluster) (nodes.Adapter, error) {
-	rollouts := &rollout.Rollouts{}
 	return func(uc *v1alpha1.UserCluster) (nodes.Adapter, error) {
 		machines, err := on.machines(uc)
 		if err != nil {

@@ -23,6 +23,7 @@ type flags struct {
 	metrics, health string
 	local           localFlags
 	allowed         allowed
+	manager         managerFlags
 }
 
 // parse reads the flags. Asked for help, it gives it to stderr and returns flag.ErrHelp.
@@ -35,6 +36,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	set.StringVar(&f.health, "health-probe-bind-address", "127.0.0.1:8081", "where /healthz and /readyz are served")
 	f.local.addFlags(set)
 	f.allowed.addFlags(set)
+	f.manager.addFlags(set)
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = fmt.Fprintln(stderr, "Usage of keyturn-controller:")
@@ -47,7 +49,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	if set.NArg() > 0 {
 		return f, fmt.Errorf("unexpected argument %q", set.Arg(0))
 	}
-	return f, f.local.check()
+	return f, errors.Join(f.local.check(), f.manager.validate())
 }
 
 // Run runs the command until ctx ends. It returns the exit code: 0 at the end, 1 after a failure, 2 after bad flags.

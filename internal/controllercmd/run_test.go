@@ -11,7 +11,7 @@ import (
 func TestFlags(t *testing.T) {
 	var stderr bytes.Buffer
 	f, err := parse(nil, &stderr)
-	want := flags{metrics: "127.0.0.1:8080", health: "127.0.0.1:8081"}
+	want := flags{metrics: "127.0.0.1:8080", health: "127.0.0.1:8081", manager: f.manager}
 	if err != nil || !reflect.DeepEqual(f, want) || stderr.Len() > 0 {
 		t.Errorf("defaults: got %+v, %v, %q", f, err, stderr.String())
 	}
@@ -20,7 +20,10 @@ func TestFlags(t *testing.T) {
 		"--local-endpoint=https://l", "--local-credentials", "c",
 		"--allow-fleet-endpoint=https://one/", "--allow-fleet-endpoint=https://two", "--allow-publish=gs://oidc", "--allow-default-credentials",
 	}, &stderr)
-	want = flags{kubeconfig: "k", metrics: "m", health: "h", local: localFlags{endpoint: "https://l", credentials: "c"}}
+	want = flags{
+		kubeconfig: "k", metrics: "m", health: "h", manager: f.manager,
+		local: localFlags{endpoint: "https://l", credentials: "c"},
+	}
 	want.allowed = allowed{
 		fleetEndpoints: []string{"https://one", "https://two"}, publish: []*url.URL{{Scheme: "gs", Host: "oidc"}}, defaultCredentials: true,
 	}

@@ -2,24 +2,28 @@ package controlplane
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/transport"
 )
 
-func (c *clients) mustGet(t *testing.T, cfg rest.Config) kubernetes.Interface {
+func (c *Clients) mustGet(t *testing.T, cfg rest.Config) kubernetes.Interface {
 	t.Helper()
-	client, err := c.get(&cfg)
+	client, err := c.Get("cluster", &cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +31,7 @@ func (c *clients) mustGet(t *testing.T, cfg rest.Config) kubernetes.Interface {
 }
 
 func TestClientsAreKept(t *testing.T) {
-	var c clients
+	var c Clients
 	plain := rest.Config{Host: "https://one.test", BearerToken: "a"}
 	first := c.mustGet(t, plain)
 	if c.mustGet(t, plain) != first {
@@ -47,7 +51,10 @@ func TestClientsAreKept(t *testing.T) {
 	if c.mustGet(t, plain) != first {
 		t.Error("a client in use was dropped")
 	}
-	if _, err := c.get(&rest.Config{Host: "://"}); err == nil {
+	if other, err := c.Get("another", &plain); err != nil || other == first {
+		t.Errorf("another cluster got the client of this one, or an error: %v", err)
+	}
+	if _, err := c.Get("cluster", &rest.Config{Host: "://"}); err == nil {
 		t.Error("no error for a host that is none")
 	}
 }
@@ -77,7 +84,7 @@ func TestClientsNotKept(t *testing.T) {
 			}
 		},
 	} {
-		var c clients
+		var c Clients
 		cfg := rest.Config{Host: "https://one.test"}
 		change(&cfg)
 		if c.mustGet(t, cfg) == c.mustGet(t, cfg) || len(c.of) > 0 {
@@ -87,17 +94,50 @@ func TestClientsNotKept(t *testing.T) {
 }
 
 func TestClientsThatNobodyUsesAreDropped(t *testing.T) {
-	var c clients
+	var c Clients
 	c.mustGet(t, rest.Config{Host: "https://old.test"})
 	c.mustGet(t, rest.Config{Host: "https://used.test"})
-	for _, k := range c.of {
+	for _, k := range c.of["cluster"] {
 		k.used = k.used.Add(-keepFor - time.Minute)
 	}
 	used := c.mustGet(t, rest.Config{Host: "https://used.test"})
 	c.mustGet(t, rest.Config{Host: "https://new.test"})
-	if len(c.of) != 2 || c.mustGet(t, rest.Config{Host: "https://used.test"}) != used {
-		t.Errorf("%d clients are kept, want that in use and the new one", len(c.of))
+	if len(c.of["cluster"]) != 2 || c.mustGet(t, rest.Config{Host: "https://used.test"}) != used {
+		t.Errorf("%d clients are kept, want that in use and the new one", len(c.of["cluster"]))
 	}
+}
+
+// TestForget wants a cluster that is gone to leave no connection behind, and the others to keep theirs.
+func TestForget(t *testing.T) {
+	closed := make(chan string, 10)
+	connect := func(cluster types.UID) (config *rest.Config) {
+		server := httptest.NewUnstartedServer(http.NotFoundHandler())
+		server.EnableHTTP2 = true
+		server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+			if state == http.StateClosed {
+				closed <- string(cluster)
+			}
+		}
+		server.StartTLS()
+		t.Cleanup(server.Close)
+		ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+		return &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}
+	}
+	var c Clients
+	for _, cluster := range []types.UID{"stays", "goes"} {
+		client, err := c.Get(cluster, connect(cluster))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.Discovery().ServerVersion(); !apierrors.IsNotFound(err) {
+			t.Fatalf("asking the server: %v", err)
+		}
+	}
+	c.Forget("goes")
+	if cluster := <-closed; cluster != "goes" || len(c.of) != 1 {
+		t.Errorf("a connection of %q was closed, and clients of %d clusters are kept", cluster, len(c.of))
+	}
+	c.Forget("never known")
 }
 
 func TestUnlimited(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -41,6 +42,8 @@ const maxDocument = 1 << 20
 
 // Question is what one API server is to prove.
 type Question struct {
+	// Cluster is the UID of the UserCluster that it belongs to.
+	Cluster types.UID
 	// Config reaches it, and never goes through a load balancer.
 	Config *rest.Config
 	// Keys are the key versions of which is asked whether it accepts them.
@@ -62,9 +65,11 @@ type Proof struct {
 	Foreign []string
 }
 
-// Prover asks API servers which keys they sign with and accept. It keeps one client for each of them. Its zero value is
-// ready for use.
-type Prover struct{ clients clients }
+// Prover asks API servers which keys they sign with and accept. Its zero value is ready for use.
+type Prover struct {
+	// Clients are those that it asks with, and keeps.
+	Clients Clients
+}
 
 // Prove asks one API server.
 //
@@ -81,9 +86,9 @@ func (p *Prover) Prove(ctx context.Context, q Question) (Proof, error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
 	host := q.Config.Host
-	client, err := p.clients.get(q.Config)
+	client, err := p.Clients.Get(q.Cluster, q.Config)
 	if err != nil {
-		return Proof{}, fmt.Errorf("making a client for %s: %w", host, err)
+		return Proof{}, err
 	}
 	if q.External {
 		if err := fetch(ctx, client); err != nil {
@@ -188,7 +193,7 @@ func servedKeys(ctx context.Context, client kubernetes.Interface) (jwks.Set, err
 
 // document reads one that an API server serves.
 func document(ctx context.Context, client kubernetes.Interface, path string) ([]byte, error) {
-	body, err := client.CoreV1().RESTClient().Get().AbsPath(path).Stream(ctx)
+	body, err := client.CoreV1().RESTClient().Get().AbsPath(path).SetHeader("Accept", "*/*").Stream(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -81,6 +81,7 @@ func (p *plane) controller(path string, allow []string) process.Spec {
 		"--local-credentials=" + p.localCredentials(),
 		"--metrics-bind-address=" + p.controllerAddress(metricsPort),
 		"--health-probe-bind-address=" + p.controllerAddress(healthPort),
+		"--leader-elect=false", // keyturn-local starts one, which need not wait for the Lease of one that has died
 		"--allow-fleet-endpoint=" + p.host.FleetEndpoint(),
 	}, allow)}
 }

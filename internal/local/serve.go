@@ -65,7 +65,8 @@ func (h *Host) server() *remote.Server {
 			}
 			return m, nil
 		},
-		Log: h.log,
+		Watch: h.Watch,
+		Log:   h.log,
 	}
 }
 

@@ -76,8 +76,8 @@ func (r *Rollouts) remember(cluster types.UID) *memory {
 	return r.of[cluster]
 }
 
-// forget drops all that is remembered of a cluster.
-func (r *Rollouts) forget(cluster types.UID) {
+// Forget drops all that is remembered of a cluster.
+func (r *Rollouts) Forget(cluster types.UID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.of, cluster)
@@ -143,7 +143,7 @@ func (r *Rollout) Delete(ctx context.Context) (bool, error) {
 		}
 	}
 	if left == 0 {
-		r.rollouts.forget(r.UID)
+		r.rollouts.Forget(r.UID)
 	}
 	return left == 0, errors.Join(errs...)
 }

@@ -1,0 +1,335 @@
+package controller_test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controller"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/kubetest"
+	"github.com/keyturn/keyturn/internal/nodes"
+)
+
+// TestHangingWebhook has a user cluster in which a webhook for Secrets never answers. The refresh of its legacy tokens
+// ends by its own deadline, and does not wait for the API server to give the webhook up.
+func TestHangingWebhook(t *testing.T) {
+	k, err := keystore.Generate(rand.Reader, 1, "ES256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(k.Signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := x509.MarshalPKIXPublicKey(k.Signer.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(kind string, der []byte) string {
+		path := filepath.Join(t.TempDir(), "key.pem")
+		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	user, err := kubernetes.NewForConfig(kubetest.Start(t, kubetest.Options{APIServerArgs: map[string][]string{
+		"service-account-signing-key-file": {file("PRIVATE KEY", private)},
+		"service-account-key-file":         {file("PUBLIC KEY", public)},
+	}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hangOnSecrets(t, user)
+	account, err := user.CoreV1().ServiceAccounts("default").Create(t.Context(),
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "robot"}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "robot", Annotations: map[string]string{
+			corev1.ServiceAccountNameKey: account.Name, corev1.ServiceAccountUIDKey: string(account.UID),
+		}},
+		Type: corev1.SecretTypeServiceAccountToken, Data: map[string][]byte{"token": []byte("e30.e30.x")},
+	}
+	if _, err := user.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	tokens := controller.NewLegacyTokens(func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error) {
+		return user, nil
+	})
+	uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Name: "blue", UID: "blue"}}
+	if _, _, err := tokens.Refresh(t.Context(), uc, k); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the refresh ended with %v, want that its deadline was exceeded", err)
+	}
+}
+
+// hangOnSecrets makes a webhook for changes of Secrets that never answers, and waits until the API server calls it.
+func hangOnSecrets(t *testing.T, user kubernetes.Interface) {
+	t.Helper()
+	var calls atomic.Int64
+	ended := make(chan struct{})
+	webhook := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		calls.Add(1)
+		select {
+		case <-ended:
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(webhook.Close)
+	t.Cleanup(func() { close(ended) })
+	url, seconds, none := webhook.URL, int32(30), admissionregistrationv1.SideEffectClassNone
+	fail := admissionregistrationv1.Fail
+	hook := &admissionregistrationv1.ValidatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "hangs"},
+		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
+			Name: "hangs.keyturn.test", AdmissionReviewVersions: []string{"v1"}, SideEffects: &none,
+			TimeoutSeconds: &seconds, FailurePolicy: &fail,
+			ClientConfig: admissionregistrationv1.WebhookClientConfig{
+				URL: &url, CABundle: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: webhook.Certificate().Raw}),
+			},
+			Rules: []admissionregistrationv1.RuleWithOperations{{
+				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Update},
+				Rule: admissionregistrationv1.Rule{
+					APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"},
+				},
+			}},
+		}},
+	}
+	hooks := user.AdmissionregistrationV1().ValidatingWebhookConfigurations()
+	if _, err := hooks.Create(t.Context(), hook, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	secrets := user.CoreV1().Secrets("default")
+	probe := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "probe"}}
+	probe, err := secrets.Create(t.Context(), probe, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	called := func(ctx context.Context) (bool, error) {
+		ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		defer cancel()
+		_, _ = secrets.Update(ctx, probe, metav1.UpdateOptions{})
+		return calls.Load() > 0, nil
+	}
+	err = wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, called)
+	if err != nil {
+		t.Fatalf("the webhook is never called: %v", err)
+	}
+}
+
+// swallow returns the address of a server that takes connections and never says anything.
+func swallow(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	return listener.Addr().String()
+}
+
+// silentNodes never answer.
+type silentNodes struct{ nodes.Adapter }
+
+func (silentNodes) Observe(ctx context.Context, _ nodes.Keys) (nodes.State, error) {
+	<-ctx.Done()
+	return nodes.State{}, ctx.Err()
+}
+
+// TestDeathsWhileTheAPIIsSilent has an API server that swallows all packets, and nodes and a destination that do not
+// answer. What dies meanwhile of the control plane is brought back.
+func TestDeathsWhileTheAPIIsSilent(t *testing.T) {
+	w := newWorld(t)
+	silent := false
+	address := swallow(t)
+	prover := &controlplane.Prover{}
+	w.reconciler.Prove = func(ctx context.Context, q controlplane.Question) (controlplane.Proof, error) {
+		if silent && strings.HasSuffix(q.Config.Host, "cp-0") {
+			q.Config = &rest.Config{Host: "https://" + address, TLSClientConfig: rest.TLSClientConfig{ServerName: "cp-0"}}
+			return prover.Prove(ctx, q)
+		}
+		return w.prove(ctx, q)
+	}
+	w.reconciler.Nodes = func(uc *v1alpha1.UserCluster) (nodes.Adapter, error) {
+		if silent {
+			return silentNodes{pools{w.site, uc}}, nil
+		}
+		return pools{w.site, uc}, nil
+	}
+	blue := w.settled("blue", threeServers)
+	silent = true
+	w.with(blue, func(c *userCluster) {
+		c.servers[1].stop()
+		c.manager.Running, c.manager.Ready = 0, false
+	})
+	serves := func() (yes bool) {
+		w.with(blue, func(c *userCluster) { yes = c.servers[1].Ready && c.manager.Ready })
+		return yes
+	}
+	for range 6 {
+		if uc := w.round(blue); !strings.Contains(uc.Status.KSASigningKey.WaitingFor, "cp-") {
+			t.Errorf("it waits for %q", uc.Status.KSASigningKey.WaitingFor)
+		}
+		if serves() {
+			break
+		}
+	}
+	if !serves() {
+		t.Error("what died is not brought back")
+	}
+	silent = false
+	w.until(blue, isSettled)
+}
+
+// gate lets a test stop rounds where they open the control plane, of the clusters that it names.
+type gate struct {
+	entered, release chan struct{}
+	of               func(*v1alpha1.UserCluster) bool
+}
+
+func (w *world) gate(of func(*v1alpha1.UserCluster) bool) *gate {
+	g := &gate{entered: make(chan struct{}, 10), release: make(chan struct{}), of: of}
+	w.reconciler.ControlPlane = func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
+		if g.of(uc) {
+			g.entered <- struct{}{}
+			<-g.release
+		}
+		return w.open(uc)
+	}
+	return g
+}
+
+func (w *world) start(key client.ObjectKey) <-chan ctrl.Result {
+	done := make(chan ctrl.Result, 1)
+	go func() {
+		result, err := w.reconciler.Reconcile(w.Context(), ctrl.Request{NamespacedName: key})
+		if err != nil {
+			w.Error(err)
+		}
+		done <- result
+	}()
+	return done
+}
+
+// TestSlowClustersLeaveWorkers has two clusters whose last rounds were slow. One has a round that does not end: the other
+// one waits for it, and takes no worker; a cluster that answers does not.
+func TestSlowClustersLeaveWorkers(t *testing.T) {
+	w := newWorld(t)
+	w.reconciler.Options.Workers = 2
+	slow, other, quick := w.settled("slow"), w.settled("other"), w.settled("quick")
+	isSlow := func(uc *v1alpha1.UserCluster) bool { return uc.Name == "slow" || uc.Name == "other" }
+	var ahead atomic.Int64
+	w.reconciler.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	w.reconciler.ControlPlane = func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
+		if isSlow(uc) {
+			ahead.Add(int64(5 * time.Second))
+		}
+		return w.open(uc)
+	}
+	for _, key := range []client.ObjectKey{slow, other, quick} {
+		w.round(key)
+	}
+	g := w.gate(isSlow)
+	first := w.start(slow)
+	<-g.entered
+	select {
+	case result := <-w.start(other):
+		if result.RequeueAfter == 0 {
+			t.Error("the second slow cluster does not ask again")
+		}
+	case <-g.entered:
+		t.Error("the second slow cluster has a round too")
+	}
+	w.round(quick)
+	close(g.release)
+	<-first
+	<-w.start(other)
+	if len(g.entered) != 1 {
+		t.Error("the second slow cluster has no round once the first one has ended")
+	}
+}
+
+// TestReadiness wants a round that does not return to be noticed.
+func TestReadiness(t *testing.T) {
+	w := newWorld(t)
+	blue := w.settled("blue")
+	var ahead atomic.Int64
+	w.reconciler.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	g := w.gate(func(*v1alpha1.UserCluster) bool { return true })
+	round := w.start(blue)
+	<-g.entered
+	if err := w.reconciler.Check(nil); err != nil {
+		t.Errorf("while a round runs: %v", err)
+	}
+	ahead.Store(int64(4 * controller.DefaultRoundTimeout))
+	if err := w.reconciler.Check(nil); err == nil || !strings.Contains(err.Error(), blue.String()) {
+		t.Errorf("after four timeouts: %v, want an error that names %s", err, blue)
+	}
+	close(g.release)
+	<-round
+	if err := w.reconciler.Check(nil); err != nil {
+		t.Errorf("after it returned: %v", err)
+	}
+}
+
+// TestFailingRoundsAreCounted wants the metrics to tell a cluster whose rounds fail.
+func TestFailingRoundsAreCounted(t *testing.T) {
+	w := newWorld(t)
+	blue := w.settled("blue")
+	last := w.metric("keyturn_round_last_success_timestamp_seconds", blue)[""]
+	if failed := w.metric("keyturn_round_failed", blue)[""]; failed != 0 || last == 0 {
+		t.Errorf("of a settled cluster, failed is %v and the last success %v", failed, last)
+	}
+	w.with(blue, func(c *userCluster) { c.hidden = true })
+	w.failing = true
+	w.round(blue)
+	if failed := w.metric("keyturn_round_failed", blue)[""]; failed != 1 {
+		t.Errorf("after a round that failed, failed is %v", failed)
+	}
+	w.with(blue, func(c *userCluster) { c.hidden = false })
+	w.until(blue, isSettled)
+	if failed := w.metric("keyturn_round_failed", blue)[""]; failed != 0 {
+		t.Errorf("after a good round, failed is %v", failed)
+	}
+}
+
+// TestSettledPause wants settled clusters to be proven at times of their own, around the interval.
+func TestSettledPause(t *testing.T) {
+	w := newWorld(t)
+	w.reconciler.Options.SettledInterval = time.Hour
+	blue := w.settled("blue")
+	seen := map[time.Duration]bool{}
+	for range 5 {
+		result := <-w.start(blue)
+		if result.RequeueAfter < 48*time.Minute || result.RequeueAfter > 72*time.Minute {
+			t.Errorf("the next round is in %s, want about an hour", result.RequeueAfter)
+		}
+		seen[result.RequeueAfter] = true
+	}
+	if len(seen) < 2 {
+		t.Errorf("each pause is %v", seen)
+	}
+}

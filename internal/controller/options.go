@@ -1,0 +1,74 @@
+package controller
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+)
+
+// Options are how often and how long a Reconciler works on clusters. A field that is zero means its default.
+type Options struct {
+	// SettledInterval is how long after a round a settled cluster is proven again, a fifth more or less. Wakes bring back
+	// sooner what died.
+	SettledInterval time.Duration
+	// Workers is how many clusters are worked on at once.
+	Workers int
+	// RoundTimeout bounds one round for one cluster, but for writing its status.
+	RoundTimeout time.Duration
+}
+
+// The defaults of Options.
+const (
+	DefaultSettledInterval = 10 * time.Minute
+	DefaultWorkers         = 8
+	DefaultRoundTimeout    = time.Minute
+)
+
+// Bounds of Options: below them, rounds fail that would only take their time.
+const (
+	minSettledInterval = time.Second
+	minRoundTimeout    = 20 * time.Second
+	minWorkers         = 2
+)
+
+// Validate returns everything that is wrong with o.
+func (o Options) Validate() error {
+	o = o.withDefaults()
+	var errs []error
+	if o.SettledInterval < minSettledInterval {
+		errs = append(errs, fmt.Errorf("the settled interval is %s, and must be %s or more",
+			o.SettledInterval, minSettledInterval))
+	}
+	if o.Workers < minWorkers {
+		errs = append(errs, fmt.Errorf("there are %d workers, and must be %d or more: half of them are for clusters that do "+
+			"not answer", o.Workers, minWorkers))
+	}
+	if o.RoundTimeout < minRoundTimeout {
+		errs = append(errs, fmt.Errorf("the timeout of a round is %s, and must be %s or more",
+			o.RoundTimeout, minRoundTimeout))
+	}
+	return errors.Join(errs...)
+}
+
+func (o Options) withDefaults() Options {
+	if o.SettledInterval == 0 {
+		o.SettledInterval = DefaultSettledInterval
+	}
+	if o.Workers == 0 {
+		o.Workers = DefaultWorkers
+	}
+	if o.RoundTimeout == 0 {
+		o.RoundTimeout = DefaultRoundTimeout
+	}
+	return o
+}
+
+// settledPause is the settled interval, a fifth more or less: clusters that were all proven at once, after a start, do
+// not stay together.
+func (o Options) settledPause() time.Duration {
+	const fifth = 0.2
+	interval := float64(o.withDefaults().SettledInterval)
+	return wait.Jitter(time.Duration(interval*(1-fifth)), 2*fifth/(1-fifth))
+}

@@ -1,0 +1,80 @@
+package controllercmd
+
+import (
+	"errors"
+	"flag"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/validation"
+	metricsfilters "sigs.k8s.io/controller-runtime/pkg/metrics/filters"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controller"
+)
+
+// managerFlags are those of the manager: how the controller works, and shares the work.
+type managerFlags struct {
+	options       controller.Options
+	leaderElect   bool
+	election      controller.Election
+	secrets       []string
+	metricsSecure bool
+	metricsCerts  string
+}
+
+// addFlags adds them to a set.
+func (f *managerFlags) addFlags(set *flag.FlagSet) {
+	set.DurationVar(&f.options.SettledInterval, "settled-interval", controller.DefaultSettledInterval,
+		"how long after a round a settled cluster is proven again, a fifth more or less")
+	set.IntVar(&f.options.Workers, "workers", controller.DefaultWorkers, "how many clusters are worked on at once")
+	set.DurationVar(&f.options.RoundTimeout, "round-timeout", controller.DefaultRoundTimeout,
+		"how long one round for one cluster may take")
+	set.BoolVar(&f.leaderElect, "leader-elect", true, "agree with other controllers on the one that works")
+	set.StringVar(&f.election.Namespace, "leader-election-namespace", v1alpha1.SystemNamespace,
+		"namespace of the Lease that controllers share")
+	set.StringVar(&f.election.ID, "leader-election-id", "keyturn-controller", "name of the Lease that controllers share")
+	set.Func("secrets-namespace", "`namespace` whose Secrets are watched; can be repeated (default: all)", f.addNamespace)
+	set.BoolVar(&f.metricsSecure, "metrics-secure", false,
+		"serve /metrics by TLS, to those whom the admin cluster knows and allows to get it")
+	set.StringVar(&f.metricsCerts, "metrics-cert-dir", "",
+		"directory of tls.crt and tls.key for --metrics-secure (default: a certificate that nobody has signed)")
+}
+
+func (f *managerFlags) addNamespace(value string) error {
+	if problems := validation.ValidateNamespaceName(value, false); len(problems) > 0 {
+		return errors.New(problems[0])
+	}
+	f.secrets = append(f.secrets, value)
+	return nil
+}
+
+// validate returns everything that is wrong with the flags.
+func (f *managerFlags) validate() error {
+	err := f.options.Validate()
+	if f.leaderElect && (f.election.Namespace == "" || f.election.ID == "") {
+		err = errors.Join(err, errors.New("--leader-elect needs --leader-election-namespace and --leader-election-id"))
+	}
+	if f.metricsCerts != "" && !f.metricsSecure {
+		err = errors.Join(err, errors.New("--metrics-cert-dir needs --metrics-secure"))
+	}
+	if err != nil {
+		return errors.New(strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	return nil
+}
+
+// managerOptions are what the manager is made with.
+func (f *managerFlags) managerOptions(metrics, health string) controller.ManagerOptions {
+	o := controller.ManagerOptions{
+		Metrics: server.Options{BindAddress: metrics}, HealthAddress: health, SecretNamespaces: f.secrets,
+	}
+	if f.leaderElect {
+		o.Election = f.election
+	}
+	if f.metricsSecure {
+		o.Metrics.SecureServing, o.Metrics.CertDir = true, f.metricsCerts
+		o.Metrics.FilterProvider = metricsfilters.WithAuthenticationAndAuthorization
+	}
+	return o
+}
