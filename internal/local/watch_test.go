@@ -72,6 +72,15 @@ func TestWatchUntilTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	run := h.Runner(at)
+	t.Cleanup(func() { _ = run.Await(context.Background(), apiServerName(0), 0) })
+	start := func() {
+		t.Helper()
+		if err := run.Start(process.Spec{Name: apiServerName(0), Path: sleep(t), Args: []string{"1000"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start()
 	ctx, cancel := context.WithCancel(t.Context())
 	woken, ended := make(chan types.NamespacedName), make(chan error)
 	go func() {
@@ -82,22 +91,19 @@ func TestWatchUntilTheEnd(t *testing.T) {
 			}
 		})
 	}()
-	run := h.Runner(at)
-	t.Cleanup(func() { _ = run.Await(context.Background(), apiServerName(0), 0) })
 	for blue := (types.NamespacedName{}); blue.Name == ""; {
-		// Its start may be the first sight of the cluster; that it was started again is none.
-		if err := run.Await(t.Context(), apiServerName(0), 0); err != nil {
-			t.Fatal(err)
-		}
-		if err := run.Start(process.Spec{Name: apiServerName(0), Path: sleep(t), Args: []string{"1000"}}); err != nil {
-			t.Fatal(err)
-		}
+		// The Watch notices the end of a process that it has seen: one that lives for a while, or the next.
+		start()
 		select {
 		case blue = <-woken:
-			if blue != (types.NamespacedName{Namespace: "ns", Name: "blue"}) {
-				t.Errorf("woken is %v", blue)
+		case <-time.After(time.Second):
+			if err := run.Await(t.Context(), apiServerName(0), 0); err != nil {
+				t.Fatal(err)
 			}
-		case <-time.After(50 * time.Millisecond):
+			continue
+		}
+		if blue != (types.NamespacedName{Namespace: "ns", Name: "blue"}) {
+			t.Errorf("woken is %v", blue)
 		}
 	}
 	cancel()
