@@ -9,6 +9,7 @@
 package podtokens
 
 import (
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -132,10 +133,8 @@ func ended(pod *corev1.Pod) bool {
 }
 
 func appendNew(tokens []Token, t Token) []Token {
-	for _, have := range tokens {
-		if have == t {
-			return tokens
-		}
+	if slices.Contains(tokens, t) {
+		return tokens
 	}
 	return append(tokens, t)
 }

@@ -151,8 +151,8 @@ var volumes = map[string][]struct {
 }
 
 func TestVolumes(t *testing.T) {
-	for i := range reflect.TypeFor[corev1.VolumeSource]().NumField() {
-		field, _, _ := strings.Cut(reflect.TypeFor[corev1.VolumeSource]().Field(i).Tag.Get("json"), ",")
+	for f := range reflect.TypeFor[corev1.VolumeSource]().Fields() {
+		field, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if len(volumes[field]) == 0 {
 			t.Errorf("a volume can be a %s, of which it is not known whether it holds a token", field)
 		}

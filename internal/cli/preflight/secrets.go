@@ -1,10 +1,10 @@
 package preflight
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -66,7 +66,7 @@ func (i *inspection) legacySecret(ctx context.Context, s *metav1.PartialObjectMe
 // has set the field. So such a Secret is written to, in a dry run.
 func (i *inspection) immutable(ctx context.Context, s *metav1.PartialObjectMetadata) (bool, error) {
 	set := slices.ContainsFunc(s.ManagedFields, func(f metav1.ManagedFieldsEntry) bool {
-		return f.FieldsV1 != nil && bytes.Contains(f.FieldsV1.Raw, []byte(`"f:immutable"`))
+		return f.FieldsV1 != nil && strings.Contains(f.FieldsV1.GetRawString(), `"f:immutable"`)
 	})
 	if !set {
 		return false, nil
