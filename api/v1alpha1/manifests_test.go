@@ -124,7 +124,7 @@ func TestControllerRoles(t *testing.T) {
 		{"delete", "keyturn.dev", "userclusters", "", v1alpha1.SystemNamespace, false},
 		{v1alpha1.VerbBreakGlass, "keyturn.dev", "userclusters", "", v1alpha1.SystemNamespace, false},
 		{"list", "", "secrets", "", "", true},
-		{"watch", "", "secrets", "", "", false},
+		{"watch", "", "secrets", "", "", true},
 		{"create", "", "secrets", "", "elsewhere", true},
 		{"update", "", "secrets", "", "elsewhere", true},
 		{"patch", "", "secrets", "", "elsewhere", false},

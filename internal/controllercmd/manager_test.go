@@ -9,11 +9,8 @@ import (
 	"github.com/keyturn/keyturn/internal/controller"
 )
 
-// needed are the flags without which nothing starts.
-var needed = []string{"--kubeconfig=a", "--data-dir=b"}
-
 func TestManagerFlags(t *testing.T) {
-	f, err := parse(needed, &bytes.Buffer{})
+	f, err := parse(nil, &bytes.Buffer{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,11 +25,11 @@ func TestManagerFlags(t *testing.T) {
 		t.Errorf("by default, the manager is made with %+v", o)
 	}
 
-	f, err = parse(append([]string{
+	f, err = parse([]string{
 		"--leader-elect=false", "--metrics-secure", "--metrics-cert-dir=c",
 		"--secrets-namespace=one", "--secrets-namespace=two",
 		"--settled-interval=1m", "--workers=16", "--round-timeout=30s",
-	}, needed...), &bytes.Buffer{})
+	}, &bytes.Buffer{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +51,7 @@ func TestWrongManagerFlags(t *testing.T) {
 		"--secrets-namespace=A.b":        "RFC 1123",
 		"--workers=1 --round-timeout=1s": "; the timeout of a round",
 	} {
-		_, err := parse(append(strings.Fields(flags), needed...), &bytes.Buffer{})
+		_, err := parse(strings.Fields(flags), &bytes.Buffer{})
 		if err == nil || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s: %v, want an error in one line with %q", flags, err, says)
 		}

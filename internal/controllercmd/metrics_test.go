@@ -29,7 +29,7 @@ func TestSecureMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := freeAddress(t)
-	f, err := parse(append([]string{"--metrics-secure", "--leader-elect=false"}, needed...), &bytes.Buffer{})
+	f, err := parse([]string{"--metrics-secure", "--leader-elect=false"}, &bytes.Buffer{})
 	if err != nil {
 		t.Fatal(err)
 	}
