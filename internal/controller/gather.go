@@ -87,7 +87,7 @@ func (r *Reconciler) askOthers(ctx context.Context, uc *v1alpha1.UserCluster, o 
 	}
 	var wg sync.WaitGroup
 	for i := range o.Servers {
-		// One that is not ready answers nothing. What is read of the others meanwhile does not change.
+		// One that is not ready answers nothing.
 		if o.Servers[i].Ready {
 			wg.Go(func() { r.proveOne(ctx, uc, o.adapter, &o.Servers[i], o.keys) })
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/rotation"
@@ -13,7 +14,8 @@ import (
 
 // gatherNodes observes the nodes once there is an API server that could know them.
 func (r *Reconciler) gatherNodes(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
-	if !slices.ContainsFunc(o.Servers, func(s rotation.Server) bool { return s.Ready }) {
+	// o.Servers are being filled in meanwhile.
+	if !slices.ContainsFunc(o.controlPlane.Servers, func(s controlplane.Server) bool { return s.Ready }) {
 		o.Nodes.Waiting = "an API server to be ready"
 		return
 	}
