@@ -52,7 +52,7 @@ func TestAdminClusterLifecycle(t *testing.T) {
 	if err := h.CreateAdmin(t.Context(), options); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.EnsureSite("keyturn-system.left"); err != nil { // goes with the admin cluster
+	if _, err := h.EnsureSite("keyturn-system.left", ""); err != nil { // goes with the admin cluster
 		t.Fatal(err)
 	}
 	written := h.FilesLike(files)
@@ -231,7 +231,7 @@ func TestBridgeOfTheFleet(t *testing.T) {
 	if err := other.DeleteAdmin(t.Context(), DeleteAdminOptions{}); err != nil {
 		t.Error(err)
 	}
-	if _, err := other.EnsureSite("a.a"); err != nil {
+	if _, err := other.EnsureSite("a.a", ""); err != nil {
 		t.Fatal(err)
 	}
 	if err := other.DeleteAdmin(t.Context(), DeleteAdminOptions{Force: true}); err != nil {
@@ -254,7 +254,7 @@ func TestBridgeOfTheFleet(t *testing.T) {
 
 func TestDeleteAdminRefusesWithClusters(t *testing.T) {
 	h := testHost(t)
-	if _, err := h.EnsureSite("keyturn-system.alpha"); err != nil {
+	if _, err := h.EnsureSite("keyturn-system.alpha", ""); err != nil {
 		t.Fatal(err)
 	}
 	err := h.DeleteAdmin(t.Context(), DeleteAdminOptions{})

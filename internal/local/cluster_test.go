@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -94,7 +95,7 @@ func TestClusterOfAnotherDataDirectory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := there.EnsureSite(SiteName(uc)); err != nil { // one of the same name
+	if _, err := there.EnsureSite(SiteName(uc), uc.UID); err != nil { // one of the same name
 		t.Fatal(err)
 	}
 	uc.Status.Infrastructure.Local = &v1alpha1.LocalInfrastructureStatus{Home: here.ID()}
@@ -115,6 +116,42 @@ func TestClusterOfAnotherDataDirectory(t *testing.T) {
 	}
 	if _, _, err := here.SiteOf(uc); err != nil {
 		t.Errorf("at home: %v", err)
+	}
+}
+
+// Two admin clusters may have a UserCluster of the same name each, and let the same keyturn-local run them.
+func TestClusterOfAnotherAdminCluster(t *testing.T) {
+	h := emptyHost(t)
+	if err := h.claim(); err != nil {
+		t.Fatal(err)
+	}
+	one, other := testCluster("alpha", 1), testCluster("alpha", 1)
+	other.UID = "another"
+	if _, err := h.EnsureSite(SiteName(one), one.UID); err != nil {
+		t.Fatal(err)
+	}
+	_, errObserve := h.ControlPlane(other).Observe(t.Context())
+	_, errConfig := h.ControlPlane(other).Config(t.Context(), "")
+	for what, err := range map[string]error{
+		"Observe": errObserve, "Config": errConfig,
+		"Converge": h.ControlPlane(other).Converge(t.Context(), controlplane.Target{}, nil),
+	} {
+		if !errors.Is(err, errTaken) || !strings.Contains(err.Error(), "hint: ") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	machines, err := h.Machines(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all, err := machines.List(t.Context()); len(all) > 0 || err != nil {
+		t.Errorf("machines %v, %v", all, err)
+	}
+	if gone, err := h.ControlPlane(other).Delete(t.Context()); !gone || err != nil {
+		t.Errorf("deleting it: %t, %v", gone, err)
+	}
+	if _, ok, err := h.SiteOf(one); !ok || err != nil {
+		t.Errorf("the first cluster's site: %t, %v", ok, err)
 	}
 }
 

@@ -55,7 +55,7 @@ func (d *driver) process(name string) string {
 // plane is the control plane at its site, and i the number of an API server of it.
 func (d *driver) plane(server string) (p *plane, i int) {
 	d.t.Helper()
-	site, err := d.host.EnsureSite(SiteName(d.uc))
+	site, err := d.host.EnsureSite(SiteName(d.uc), d.uc.UID)
 	if err != nil {
 		d.t.Fatal(err)
 	}

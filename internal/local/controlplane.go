@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -27,6 +28,7 @@ type ControlPlane struct {
 	host *Host
 	// cluster and site are names of the cluster: that of its UserCluster, and that of its site.
 	cluster, site string
+	uid           types.UID
 	// home identifies the data directory that the cluster lives in, as far as that is known.
 	home   string
 	layout layout
@@ -39,7 +41,7 @@ var _ controlplane.Adapter = (*ControlPlane)(nil)
 // ControlPlane returns the control plane of a local user cluster. A spec of which none can be made is an error of the
 // methods that need it, and not of Delete.
 func (h *Host) ControlPlane(uc *v1alpha1.UserCluster) *ControlPlane {
-	c := &ControlPlane{host: h, cluster: uc.Name, site: SiteName(uc), home: homeOf(uc)}
+	c := &ControlPlane{host: h, cluster: uc.Name, site: SiteName(uc), uid: uc.UID, home: homeOf(uc)}
 	c.layout, c.unusable = layoutOf(uc)
 	return c
 }
@@ -51,8 +53,12 @@ func (c *ControlPlane) find() (Site, bool, error) {
 		return Site{}, false, err
 	}
 	site, ok, err := c.host.Site(c.site)
-	if err != nil || ok {
-		return site, ok, err
+	if err != nil {
+		return Site{}, false, err
+	}
+	if ok {
+		err := c.host.checkOwner(site, c.uid)
+		return site, err == nil, err
 	}
 	dir := c.host.site(siteRecord{Name: c.site}).Dir
 	switch _, err := os.Lstat(dir); {
@@ -190,7 +196,7 @@ func (c *ControlPlane) ensureSite() (*plane, error) {
 	if _, _, err := c.find(); err != nil {
 		return nil, err
 	}
-	site, err := c.host.EnsureSite(c.site)
+	site, err := c.host.EnsureSite(c.site, c.uid)
 	if err != nil {
 		return nil, err
 	}
@@ -246,6 +252,9 @@ const deleteGrace = 2 * time.Second
 // Delete implements controlplane.Adapter. The machines of the cluster must be gone: their disks are in its directory.
 func (c *ControlPlane) Delete(ctx context.Context) (gone bool, err error) {
 	site, ok, err := c.find()
+	if errors.Is(err, errTaken) {
+		return true, nil // nothing there is of this cluster
+	}
 	gone = err == nil && !ok
 	if ok {
 		gone, err = c.host.deleteSite(ctx, site)

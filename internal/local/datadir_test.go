@@ -22,7 +22,7 @@ func openHost(t *testing.T, dir string) *Host {
 // useAndDelete makes a user cluster's site in the data directory and then deletes all that Keyturn made in it.
 func useAndDelete(t *testing.T, h *Host) {
 	t.Helper()
-	if _, err := h.EnsureSite("a.a"); err != nil {
+	if _, err := h.EnsureSite("a.a", ""); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.DeleteAdmin(t.Context(), DeleteAdminOptions{Force: true}); err != nil {
@@ -39,7 +39,7 @@ func TestDataDirectoryIsMadeAndRemoved(t *testing.T) {
 	if err := h.DeleteAdmin(t.Context(), DeleteAdminOptions{}); err != nil {
 		t.Error(err)
 	}
-	if _, err := h.EnsureSite("a.a"); err != nil {
+	if _, err := h.EnsureSite("a.a", ""); err != nil {
 		t.Fatal(err)
 	}
 	if mode := fileMode(t, dir); mode != 0o700 {
@@ -141,7 +141,7 @@ func TestDirectoryIsCheckedWhenItIsClaimed(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := tree(t, dir)
-	_, errSite := h.EnsureSite("a.a")
+	_, errSite := h.EnsureSite("a.a", "")
 	_, errLock := h.Lock()
 	errDelete := h.DeleteAdmin(t.Context(), DeleteAdminOptions{})
 	for what, err := range map[string]error{"EnsureSite": errSite, "Lock": errLock, "DeleteAdmin": errDelete} {

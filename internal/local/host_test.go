@@ -55,7 +55,7 @@ func TestNetworkIsKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.EnsureSite("a.a"); err != nil {
+	if _, err := h.EnsureSite("a.a", ""); err != nil {
 		t.Fatal(err)
 	}
 	for _, given := range []netip.Prefix{{}, DefaultNetwork, own} {
@@ -140,7 +140,7 @@ func TestSitesKeepTheirPlaces(t *testing.T) {
 	h := emptyHost(t)
 	ensure := func(name string, index int) {
 		t.Helper()
-		s, err := h.EnsureSite(name)
+		s, err := h.EnsureSite(name, "")
 		if err != nil || s.Index != index {
 			t.Fatalf("%s has index %d, %v; want %d", name, s.Index, err, index)
 		}
@@ -168,11 +168,11 @@ func TestSitesKeepTheirPlaces(t *testing.T) {
 func TestHostIsFull(t *testing.T) {
 	h := emptyHost(t)
 	for i := range maxSites {
-		if _, err := h.EnsureSite(fmt.Sprintf("a.c%d", i)); err != nil {
+		if _, err := h.EnsureSite(fmt.Sprintf("a.c%d", i), ""); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := h.EnsureSite("a.one-more"); err == nil || !strings.Contains(err.Error(), "254") {
+	if _, err := h.EnsureSite("a.one-more", ""); err == nil || !strings.Contains(err.Error(), "254") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -50,7 +50,7 @@ var ErrNeedsRoot = errors.New("node pools need root: a node is a sandbox with a 
 // Machines returns those of a local user cluster. It reads nothing yet but the registry of sites.
 func (h *Host) Machines(uc *v1alpha1.UserCluster) (*Machines, error) {
 	site, _, err := h.SiteOf(uc)
-	if err != nil {
+	if err != nil && !errors.Is(err, errTaken) { // the machines there are not of this cluster: it has none
 		return nil, err
 	}
 	podCIDR, err := netip.ParsePrefix(uc.Spec.Infrastructure.Local.Network.PodCIDR)

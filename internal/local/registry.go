@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/atomicfile"
@@ -24,6 +25,8 @@ type siteRecord struct {
 	Name     string `json:"name"`
 	Index    int    `json:"index"`
 	Loopback bool   `json:"loopback,omitempty"`
+	// UID is that of the UserCluster that the site was made for.
+	UID types.UID `json:"uid,omitempty"`
 }
 
 // SiteName is the name of a user cluster's site. Neither part holds a dot.
@@ -62,12 +65,31 @@ func (h *Host) Site(name string) (Site, bool, error) {
 
 // SiteOf returns the site of a user cluster; false when there is none. A cluster that lives in another data directory
 // is an error: made once more here it would get other API servers, and its keys would be deleted once these had the new
-// ones.
+// ones. So is a site of another cluster, which is errTaken.
 func (h *Host) SiteOf(uc *v1alpha1.UserCluster) (Site, bool, error) {
 	if err := h.checkHome(uc.Name, homeOf(uc)); err != nil {
 		return Site{}, false, err
 	}
-	return h.Site(SiteName(uc))
+	site, ok, err := h.Site(SiteName(uc))
+	if err != nil || !ok {
+		return Site{}, false, err
+	}
+	if err := h.checkOwner(site, uc.UID); err != nil {
+		return Site{}, false, err
+	}
+	return site, true, nil
+}
+
+// errTaken means that a site is another UserCluster's: one of the same name in another admin cluster, or one that had
+// the name before.
+var errTaken = errors.New("another UserCluster of this name has a cluster on this host")
+
+func (h *Host) checkOwner(site Site, uid types.UID) error {
+	if site.UID == uid || site.UID == "" {
+		return nil
+	}
+	return fmt.Errorf("%w: its UID is %s, and not %s\nhint: give one of them another name; or, if that UserCluster is gone "+
+		"and this one takes its place, write the new UID into %s", errTaken, site.UID, uid, h.registryPath())
 }
 
 // homeOf is the id of the data directory that a cluster was seen to live in; empty when it was not seen yet.
@@ -88,14 +110,19 @@ func (h *Host) checkHome(cluster, home string) error {
 		cluster, home, h.dataDir, markFile)
 }
 
-// EnsureSite returns the site of a user cluster and makes one, with the lowest free index, when there is none.
-func (h *Host) EnsureSite(name string) (Site, error) {
+// EnsureSite returns the site of a user cluster and makes one, with the lowest free index, when there is none. A site
+// that was made for no UserCluster becomes that of this one, and one of another is errTaken.
+func (h *Host) EnsureSite(name string, uid types.UID) (Site, error) {
 	if err := h.keepNetwork(); err != nil {
 		return Site{}, err
 	}
 	var site Site
 	err := h.changeSites(func(records []siteRecord) ([]siteRecord, error) {
 		if i := slices.IndexFunc(records, func(r siteRecord) bool { return r.Name == name }); i >= 0 {
+			if err := h.checkOwner(h.site(records[i]), uid); err != nil {
+				return nil, err
+			}
+			records[i].UID = uid
 			site = h.site(records[i])
 			return records, nil
 		}
@@ -103,7 +130,7 @@ func (h *Host) EnsureSite(name string) (Site, error) {
 		if err != nil {
 			return nil, err
 		}
-		r := siteRecord{Name: name, Index: index, Loopback: h.loopback}
+		r := siteRecord{Name: name, Index: index, Loopback: h.loopback, UID: uid}
 		site = h.site(r)
 		return append(records, r), nil
 	})
@@ -132,7 +159,7 @@ func (h *Host) RemoveSite(name string) error {
 func (h *Host) site(r siteRecord) Site {
 	return Site{
 		Name: r.Name, Index: r.Index, Dir: filepath.Join(h.dataDir, "clusters", r.Name),
-		Network: h.network, Loopback: r.Loopback,
+		Network: h.network, Loopback: r.Loopback, UID: r.UID,
 	}
 }
 

@@ -57,8 +57,16 @@ func (h *Host) serve(ctx context.Context) error {
 // server has the adapters of this host.
 func (h *Host) server() *remote.Server {
 	return &remote.Server{
-		ControlPlane: func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) { return h.ControlPlane(uc), nil },
+		ControlPlane: func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
+			if err := checkLocal(uc); err != nil {
+				return nil, err
+			}
+			return h.ControlPlane(uc), nil
+		},
 		Machines: func(uc *v1alpha1.UserCluster) (remote.Machines, error) {
+			if err := checkLocal(uc); err != nil {
+				return nil, err
+			}
 			m, err := h.Machines(uc)
 			if err != nil {
 				return nil, err // not a nil *Machines
@@ -68,6 +76,14 @@ func (h *Host) server() *remote.Server {
 		Watch: h.Watch,
 		Log:   h.log,
 	}
+}
+
+// checkLocal refuses a cluster of another infrastructure.
+func checkLocal(uc *v1alpha1.UserCluster) error {
+	if uc.Spec.Infrastructure.Local == nil {
+		return fmt.Errorf("cluster %s is not local", uc.Name)
+	}
+	return nil
 }
 
 // keepAdmin starts again what dies of the admin cluster.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+
+	"k8s.io/apimachinery/pkg/types"
 )
 
 // Site is the place of one cluster on this host: its directory and its addresses. Index 0 is the admin
@@ -18,6 +20,8 @@ type Site struct {
 	Network netip.Prefix
 	// Loopback says that the cluster has no bridge (no root, or the admin cluster): its API servers listen on loopback.
 	Loopback bool
+	// UID is that of the UserCluster; empty for the admin cluster's.
+	UID types.UID
 }
 
 // Bridge is the name of the site's bridge, unique on the host and at most 15 bytes long.

@@ -21,7 +21,7 @@ func TestWatch(t *testing.T) {
 	}
 	start := func(site string) (pid int) {
 		t.Helper()
-		at, err := h.EnsureSite(site)
+		at, err := h.EnsureSite(site, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,7 +68,7 @@ func TestWatchUntilTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at, err := h.EnsureSite("ns.blue")
+	at, err := h.EnsureSite("ns.blue", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func BenchmarkWatch(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	at, err := h.EnsureSite("ns.blue")
+	at, err := h.EnsureSite("ns.blue", "")
 	if err != nil {
 		b.Fatal(err)
 	}
