@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // The exit codes.
@@ -31,6 +32,8 @@ const (
 type options struct {
 	bin, dir, out, network             string
 	secrets, sample, rounds, rotations int
+	clusters                           int
+	window                             time.Duration
 	only                               string
 }
 
@@ -68,6 +71,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	set.IntVar(&o.sample, "sample", 1000, "how many of them are cleared, for kube-controller-manager to refill them")
 	set.IntVar(&o.rounds, "rounds", 4, "how often all legacy tokens are re-signed, and as often updated without signing")
 	set.IntVar(&o.rotations, "rotations", 2, "how often the cluster with nodes is rotated, and each of those that are compared")
+	set.IntVar(&o.clusters, "clusters", 1000, "number of clusters with simulated control planes")
+	set.DurationVar(&o.window, "window", 10*time.Minute, "how long these are watched when nothing is to be done")
 	set.StringVar(&o.only, "only", "", "measure only these groups, `NAMES` separated by commas: "+strings.Join(groupNames(), ", "))
 	if err := set.Parse(args); err != nil {
 		return o, err
@@ -82,6 +87,8 @@ func (o *options) complete(rest []string) error {
 		return fmt.Errorf("unexpected argument %q", rest[0])
 	case o.secrets < 1 || o.sample < 1 || o.rounds < 1 || o.rotations < 1:
 		return errors.New("--secrets, --sample, --rounds and --rotations must be above zero")
+	case o.clusters < 4 || o.window <= 0:
+		return errors.New("--clusters must be 4 or more, and --window above zero")
 	case len(o.unknownGroups()) > 0:
 		return fmt.Errorf("--only: unknown %q\nhint: there are %s", o.unknownGroups(), strings.Join(groupNames(), ", "))
 	case os.Geteuid() != 0:

@@ -28,6 +28,7 @@ type Results struct {
 	Requests   []Requests   `json:"requests,omitempty"`
 	Signatures []Signatures `json:"signatures,omitempty"`
 	Sources    Sources      `json:"sources"`
+	Scale      *Scale       `json:"scale,omitempty"`
 	// Table is what follows from the rest, and is shown.
 	Table []Row `json:"table"`
 }
@@ -85,7 +86,7 @@ func newResults(o options, dir string) *Results {
 func (r *Results) finish() {
 	r.Seconds = time.Since(r.MeasuredAt).Seconds()
 	r.Table = slices.Concat(r.rotationRows(), r.tokenRows(), r.staleRows(), r.memoryRows(), r.exchangeRows(),
-		r.requestRows(), r.signerRows(), r.signatureRows(), r.sourceRows())
+		r.requestRows(), r.signerRows(), r.signatureRows(), r.sourceRows(), r.scaleRows())
 }
 
 func (r *Results) write(dir string) error {

@@ -197,6 +197,26 @@ func (r *Results) sourceRows() []Row {
 	}
 }
 
+func (r *Results) scaleRows() []Row {
+	s := r.Scale
+	if s == nil {
+		return nil
+	}
+	many := min(rotatedAtOnce, (s.Clusters-2)/2)
+	return []Row{
+		{What: fmt.Sprintf("%d settled clusters, control planes simulated: processor time", s.Clusters), Value: 100 * s.CPU, Unit: "% of a core", AtMost: 5},
+		{What: "- memory", Value: s.Memory, Unit: "MiB", AtMost: 200},
+		{What: "- requests to the admin cluster", Value: s.AdminRequests, Unit: "requests/s", AtMost: 10},
+		{What: fmt.Sprintf("- requests to one user cluster of %d API servers", r.Load.APIServers), Value: s.UserRequests, Unit: "requests/min", AtMost: 1},
+		{What: "- until all are made", Value: s.Created, Unit: "s"},
+		{What: "- rotation of one of them", Value: s.One, Unit: "s"},
+		{What: fmt.Sprintf("- rotation of %d at once, until the last is complete", many), Value: s.Many, Unit: "s"},
+		{What: "- ratio", Value: s.Many / s.One, AtMost: 3},
+		{What: fmt.Sprintf("- rotation of one while %d others are silent", many), Value: s.BesideSilent, Unit: "s"},
+		{What: "- ratio", Value: s.BesideSilent / s.One},
+	}
+}
+
 // each returns one value of each of a list.
 func each[T any](all []T, value func(T) float64) []float64 {
 	out := make([]float64, 0, len(all))
