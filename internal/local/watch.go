@@ -26,7 +26,8 @@ const (
 
 // Watch calls wake for each user cluster of which a process or a machine has died or was started, or of which the load
 // balancer uses other API servers than before, until ctx ends. It tells of a death at once, of the rest within seconds.
-// The first sight of a cluster is no change. Nobody is asked but load balancers.
+// The first sight of a cluster counts as a change: what has died of it before, nobody has heard of. Nobody is asked but
+// load balancers.
 func (h *Host) Watch(ctx context.Context, wake func(context.Context, types.NamespacedName)) error {
 	w := pulses{host: h}
 	defer w.close()
@@ -83,7 +84,7 @@ func (w *pulses) look(ctx context.Context) (changed []types.NamespacedName) {
 		namespace, name, _ := strings.Cut(s.Name, ".")
 		cluster := types.NamespacedName{Namespace: namespace, Name: name}
 		is[s.Name] = w.pulse(ctx, s, cluster)
-		if was, known := w.seen[s.Name]; known && was != is[s.Name] {
+		if was, known := w.seen[s.Name]; !known || was != is[s.Name] {
 			changed = append(changed, cluster)
 		}
 	}

@@ -46,8 +46,8 @@ func TestWatch(t *testing.T) {
 	}
 	pid := start("ns.blue")
 	start("ns.green")
-	blue := types.NamespacedName{Namespace: "ns", Name: "blue"}
-	want("at first sight", w.look(t.Context()))
+	blue, green := types.NamespacedName{Namespace: "ns", Name: "blue"}, types.NamespacedName{Namespace: "ns", Name: "green"}
+	want("at first sight", w.look(t.Context()), blue, green)
 	want("when nothing changed", w.look(t.Context()))
 	want("when nothing ends", w.await(time.Millisecond))
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
@@ -91,6 +91,7 @@ func TestWatchUntilTheEnd(t *testing.T) {
 			}
 		})
 	}()
+	<-woken // at first sight
 	for blue := (types.NamespacedName{}); blue.Name == ""; {
 		// The Watch notices the end of a process that it has seen: one that lives for a while, or the next.
 		start()
