@@ -76,7 +76,7 @@ func (c Cluster) inProjection(p *corev1.ProjectedVolumeSource) []Token {
 			tokens = append(tokens, inSecret(s.Name, s.Items)...)
 		}
 		if s := source.ServiceAccountToken; s != nil {
-			t := c.issued(s.Audience, seconds(s.ExpirationSeconds))
+			t := c.issued(s.Audience, Seconds(s.ExpirationSeconds))
 			t.Way, t.Path, t.Refresh = File, s.Path, ByKubelet
 			tokens = append(tokens, t)
 		}
@@ -93,7 +93,8 @@ func (c Cluster) issued(audience string, expiration time.Duration) Token {
 	return t
 }
 
-func seconds(n *int64) time.Duration {
+// Seconds is the life of a token for which so many seconds are asked, or, with nil, none.
+func Seconds(n *int64) time.Duration {
 	if n == nil {
 		return defaultExpiration
 	}

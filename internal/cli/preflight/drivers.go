@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
@@ -36,18 +35,11 @@ func (i *inspection) drivers(ctx context.Context) error {
 	return i.claims(ctx)
 }
 
-// defaultExpiration is the life of a token of which a CSIDriver does not say how long it is to live.
-const defaultExpiration = int64(time.Hour / time.Second)
-
 func driverOf(spec storagev1.CSIDriverSpec) podtokens.CSIDriver {
 	d := podtokens.CSIDriver{Republishes: spec.RequiresRepublish != nil && *spec.RequiresRepublish}
 	for _, r := range spec.TokenRequests {
-		expiration := defaultExpiration
-		if r.ExpirationSeconds != nil {
-			expiration = *r.ExpirationSeconds
-		}
 		d.TokenRequests = append(d.TokenRequests, podtokens.Request{
-			Audience: r.Audience, Expiration: time.Duration(expiration) * time.Second,
+			Audience: r.Audience, Expiration: podtokens.Seconds(r.ExpirationSeconds),
 		})
 	}
 	return d

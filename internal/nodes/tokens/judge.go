@@ -45,7 +45,7 @@ func (h *Held) addPod(how v1alpha1.NodeRefresh, r nodes.Refresh, keyID string, p
 	name := nodes.PodName(p.pod)
 	// A pod that was made since has no older token.
 	older := p.pod.CreationTimestamp.Time.Before(r.Since)
-	volume, pinned := SubPathToken(p.pod)
+	volume, pinned := subPathToken(p.pod)
 	pinned = pinned && older
 	if p.pod.DeletionTimestamp != nil {
 		h.addEnding(name, p, pinned, keyID, now)

@@ -46,9 +46,9 @@ func tokenMounts(pod *corev1.Pod) []mount {
 	return out
 }
 
-// SubPathToken names a volume from which a container of a pod mounts a projected token by subPath; false when there is
+// subPathToken names a volume from which a container of a pod mounts a projected token by subPath; false when there is
 // none. Such a mount stays as it was when the container started.
-func SubPathToken(pod *corev1.Pod) (volume string, found bool) {
+func subPathToken(pod *corev1.Pod) (volume string, found bool) {
 	pinned := issuedTo(pod, podtokens.SubPath)
 	if len(pinned) == 0 {
 		return "", false

@@ -26,7 +26,7 @@ func TestSubPathToken(t *testing.T) {
 		}, ""},
 	}
 	for _, test := range tests {
-		if got, found := SubPathToken(tokenPod(test.change)); got != test.want || found != (test.want != "") {
+		if got, found := subPathToken(tokenPod(test.change)); got != test.want || found != (test.want != "") {
 			t.Errorf("%s: %q, %t, want %q", test.name, got, found, test.want)
 		}
 	}
