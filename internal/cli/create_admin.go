@@ -12,7 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyturn/keyturn/internal/fleet/discovery/bucketurl"
-	"github.com/keyturn/keyturn/internal/local"
+	"github.com/keyturn/keyturn/internal/local/admincluster"
+	"github.com/keyturn/keyturn/internal/local/datadir"
 )
 
 // hostFlags say where on this host clusters live.
@@ -23,21 +24,21 @@ type hostFlags struct {
 func (a *app) addHostFlags(cmd *cobra.Command, h *hostFlags) {
 	cmd.Flags().StringVar(&h.dataDir, "data-dir", "", "`directory` of the local clusters (default /var/lib/keyturn for root, else $XDG_STATE_HOME/keyturn or ~/.local/state/keyturn)")
 	cmd.Flags().StringVar(&h.kubeBinDir, "kube-bin-dir", "", "`directory` of the Kubernetes and etcd binaries (default $KEYTURN_KUBE_BIN_DIR, else kube beside gkectl)")
-	cmd.Flags().StringVar(&h.network, "network", local.DefaultNetwork.String(), "IPv4 /16 from which local clusters get their addresses")
+	cmd.Flags().StringVar(&h.network, "network", datadir.DefaultNetwork.String(), "IPv4 /16 from which local clusters get their addresses")
 	must(cmd.MarkFlagDirname("data-dir"))
 	must(cmd.MarkFlagDirname("kube-bin-dir"))
 }
 
-func (a *app) host(h hostFlags) (*local.Host, error) {
+func (a *app) adminCluster(h hostFlags) (*admincluster.Cluster, error) {
 	network, err := netip.ParsePrefix(h.network)
 	if err != nil || !network.Addr().Is4() || network.Bits() != 16 || network != network.Masked() {
-		return nil, usage("for example --network "+local.DefaultNetwork.String(), "--network %q is not an IPv4 /16", h.network)
+		return nil, usage("for example --network "+datadir.DefaultNetwork.String(), "--network %q is not an IPv4 /16", h.network)
 	}
 	dir, err := dataDir(h.dataDir, os.Geteuid() == 0, a.Getenv)
 	if err != nil {
 		return nil, err
 	}
-	return local.New(local.Options{
+	return admincluster.Open(admincluster.Options{
 		DataDir:    dir,
 		KubeBinDir: cmp.Or(h.kubeBinDir, a.Getenv("KEYTURN_KUBE_BIN_DIR")),
 		Network:    network,
@@ -94,14 +95,14 @@ rest as it is. Without root, user clusters can have no nodes.`,
 		if err := allow.check(); err != nil {
 			return err
 		}
-		host, err := a.host(h)
+		cluster, err := a.adminCluster(h)
 		if err != nil {
 			return err
 		}
 		p := a.progress()
 		defer p.end()
 		files := hostFiles(kubeconfig)
-		err = host.CreateAdmin(ctx, local.AdminOptions{
+		err = cluster.Create(ctx, admincluster.CreateOptions{
 			Kubeconfig: kubeconfig, Files: files, Allow: allow.ofController(),
 			Progress: func(step string) { p.show(step, "") },
 		})
@@ -111,7 +112,7 @@ rest as it is. Without root, user clusters can have no nodes.`,
 		p.end()
 		fmt.Fprintf(a.Out, "The admin cluster is ready; its kubeconfig is %s.\n", kubeconfig)
 		a.note("Next: gkectl create-config cluster")
-		a.note("To register user clusters with the local fleet, put this into their configuration files:\n%s", connectBlock(host, files))
+		a.note("To register user clusters with the local fleet, put this into their configuration files:\n%s", connectBlock(cluster, files))
 		return nil
 	})
 }
@@ -163,9 +164,9 @@ func (f *allowFlags) ofController() []string {
 }
 
 // hostFiles are beside the kubeconfig file of the admin cluster.
-func hostFiles(kubeconfig string) local.HostFiles {
+func hostFiles(kubeconfig string) admincluster.Files {
 	dir := filepath.Dir(kubeconfig)
-	return local.HostFiles{
+	return admincluster.Files{
 		FleetKey: filepath.Join(dir, "connect-register-sa.json"), FleetCA: filepath.Join(dir, "fleet-ca.crt"),
 		LocalCredentials: filepath.Join(dir, "local-credentials"),
 	}
@@ -173,12 +174,12 @@ func hostFiles(kubeconfig string) local.HostFiles {
 
 // connectBlock is the part of a configuration file that registers a cluster with the local fleet. Its paths are relative
 // to the configuration file, which is expected beside the kubeconfig file.
-func connectBlock(host *local.Host, files local.HostFiles) string {
+func connectBlock(cluster *admincluster.Cluster, files admincluster.Files) string {
 	return fmt.Sprintf(`gkeConnect:
   projectID: "my-project"
   location: "global"
   registerServiceAccountKeyPath: %q
   endpoint: %q
   stsEndpoint: %[2]q
-  certificateAuthorityPath: %[3]q`, filepath.Base(files.FleetKey), host.FleetEndpoint(), filepath.Base(files.FleetCA))
+  certificateAuthorityPath: %[3]q`, filepath.Base(files.FleetKey), cluster.FleetEndpoint(), filepath.Base(files.FleetCA))
 }

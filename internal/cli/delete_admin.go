@@ -11,7 +11,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/keyturn/keyturn/internal/local"
+	"github.com/keyturn/keyturn/internal/local/admincluster"
 )
 
 func (a *app) deleteAdmin() *cobra.Command {
@@ -32,30 +32,26 @@ with it by --force.`,
 	skipPromptFlag(cmd, &skipPrompt)
 	cmd.Flags().BoolVar(&force, "force", false, "delete the user clusters that are left, too")
 	return a.verb(cmd, func(ctx context.Context) error {
-		host, err := a.host(h)
+		cluster, err := a.adminCluster(h)
 		if err != nil {
 			return err
 		}
-		question, err := deletionOf(host, force)
+		question, err := deletionOf(cluster, force)
 		if err != nil {
 			return err
 		}
 		if err := a.confirm(ctx, skipPrompt, question); err != nil {
 			return err
 		}
-		return a.deleteHost(ctx, host, force, kubeconfig)
+		return a.deleteHost(ctx, cluster, force, kubeconfig)
 	})
 }
 
 // deletionOf says in a question what is deleted with the admin cluster.
-func deletionOf(host *local.Host, force bool) (question string, err error) {
-	sites, err := host.Sites()
+func deletionOf(cluster *admincluster.Cluster, force bool) (question string, err error) {
+	names, err := cluster.UserClusters()
 	if err != nil {
 		return "", err
-	}
-	var names []string
-	for _, s := range sites {
-		names = append(names, s.Name[strings.IndexByte(s.Name, '.')+1:])
 	}
 	switch {
 	case len(names) == 0:
@@ -67,15 +63,15 @@ func deletionOf(host *local.Host, force bool) (question string, err error) {
 	return fmt.Sprintf("Delete the admin cluster, its user clusters %s, and all that runs in them?", strings.Join(names, ", ")), nil
 }
 
-func (a *app) deleteHost(ctx context.Context, host *local.Host, force bool, kubeconfig string) error {
+func (a *app) deleteHost(ctx context.Context, cluster *admincluster.Cluster, force bool, kubeconfig string) error {
 	var written []string
 	files := hostFiles(kubeconfig)
-	if sameCluster(kubeconfig, host.AdminSite().Path("controller.kubeconfig")) {
-		written = append(host.FilesLike(files), kubeconfig)
+	if sameCluster(kubeconfig, cluster.Site().Path("controller.kubeconfig")) {
+		written = append(cluster.FilesLike(files), kubeconfig)
 	}
 	p := a.progress()
 	defer p.end()
-	if err := host.DeleteAdmin(ctx, local.DeleteAdminOptions{Force: force, Progress: func(step string) { p.show(step, "") }}); err != nil {
+	if err := cluster.Delete(ctx, admincluster.DeleteOptions{Force: force, Progress: func(step string) { p.show(step, "") }}); err != nil {
 		return err
 	}
 	p.end()

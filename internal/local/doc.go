@@ -1,8 +1,13 @@
-// Package local runs whole clusters of real Kubernetes processes on this one host: an admin cluster, the
-// control planes of user clusters, and their machines.
+// Package local is the test bed of Keyturn: whole clusters of real Kubernetes processes on this one host. It is to Keyturn
+// what a hypervisor is to production. This package holds nothing; its rooms are, from the top:
 //
-// Host is where to start. It is to Keyturn what a hypervisor is to production: it implements the ports
-// controlplane.Adapter and nodes.Machines, and Run serves them to controllers by package remote. Everything is
-// level-triggered: what runs is found by observing it (a process by its pid and start time, a network by its bridge),
-// and each call does the next thing that is missing, so that a caller may die anywhere.
+//   - admincluster: the admin cluster and what runs beside it; gkectl and the program keyturn-local start here
+//   - serve: user clusters served to controllers
+//   - machines: the nodes of one user cluster
+//   - plane: the control plane of one cluster, as processes
+//   - components: what these processes are started with
+//   - datadir: the data directory, its mark and lock, and the site of each cluster in it
+//   - programs: where the binaries are
+//   - machine, network, process, image, pki, thread: what all of that is made of
+//   - localtest: what the tests of these packages share
 package local

@@ -12,7 +12,8 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/keyturn/keyturn/internal/local"
+	"github.com/keyturn/keyturn/internal/local/admincluster"
+	"github.com/keyturn/keyturn/internal/local/datadir"
 )
 
 // flags are those of the command.
@@ -31,7 +32,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	set.SetOutput(io.Discard) // it would tell an error with all flags
 	set.StringVar(&f.dataDir, "data-dir", "", "data directory of the local clusters")
 	set.StringVar(&f.kubeBinDir, "kube-bin-dir", "", "directory of the Kubernetes binaries (default: kube beside this program)")
-	set.TextVar(&f.network, "network", local.DefaultNetwork, "range from which local clusters get addresses")
+	set.TextVar(&f.network, "network", datadir.DefaultNetwork, "range from which local clusters get addresses")
 	set.BoolVar(&f.supervise, "supervise", false, "run as a child of this process, which starts it again when it dies")
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -77,9 +78,9 @@ func Run(ctx context.Context, args []string, stderr io.Writer) int {
 // serve runs the clusters in this process.
 func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	klog.SetSlogLogger(log)
-	host, err := local.New(local.Options{DataDir: f.dataDir, KubeBinDir: f.kubeBinDir, Network: f.network, Log: log})
+	cluster, err := admincluster.Open(admincluster.Options{DataDir: f.dataDir, KubeBinDir: f.kubeBinDir, Network: f.network, Log: log})
 	if err != nil {
 		return err
 	}
-	return host.Run(ctx, f.controller)
+	return cluster.Run(ctx, f.controller)
 }

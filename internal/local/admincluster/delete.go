@@ -1,0 +1,158 @@
+package admincluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/keyturn/keyturn/internal/local/datadir"
+	"github.com/keyturn/keyturn/internal/local/machines"
+)
+
+// programGrace is how long keyturn-local and the controller may each take to end what they are about.
+const programGrace = 15 * time.Second
+
+// DeleteOptions say how to delete the admin cluster.
+type DeleteOptions struct {
+	// Force deletes it although user clusters are left, and these with it.
+	Force bool
+	// Progress is told what is being done, one plain line each; nil: nobody is.
+	Progress func(string)
+}
+
+// Delete ends keyturn-local, the controller and the admin cluster and deletes their files. It refuses while there
+// are user clusters.
+func (c *Cluster) Delete(ctx context.Context, o DeleteOptions) error {
+	if err := c.delete(ctx, o); err != nil {
+		return fmt.Errorf("deleting admin cluster: %w", err)
+	}
+	return nil
+}
+
+func (c *Cluster) delete(ctx context.Context, o DeleteOptions) error {
+	progress := o.Progress
+	if progress == nil {
+		progress = func(string) {}
+	}
+	if unused, err := c.host.Data.IsUnused(); err != nil || unused {
+		return err
+	}
+	if err := errors.Join(c.host.Data.Claim(), c.refuseWithClusters(o.Force)); err != nil {
+		return err
+	}
+	progress("ending keyturn-local")
+	lock, err := c.endLocal(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	// Nobody makes clusters any more; one may have been made until now.
+	if err := c.refuseWithClusters(o.Force); err != nil {
+		return err
+	}
+	if err := c.deleteAllClusters(ctx, progress); err != nil {
+		return err
+	}
+	progress("ending the admin cluster")
+	return c.remove(ctx)
+}
+
+// UserClusters are the names of the user clusters on this host.
+func (c *Cluster) UserClusters() ([]string, error) {
+	sites, err := c.host.Data.Sites()
+	var names []string
+	for _, s := range sites {
+		names = append(names, nameOf(s))
+	}
+	return names, err
+}
+
+// nameOf is the name of the user cluster at a site.
+func nameOf(s datadir.Site) string { return s.Name[strings.IndexByte(s.Name, '.')+1:] }
+
+func (c *Cluster) refuseWithClusters(force bool) error {
+	names, err := c.UserClusters()
+	if err != nil || force || len(names) == 0 {
+		return err
+	}
+	return fmt.Errorf("there are user clusters: %s\nhint: delete them first with `gkectl delete cluster`, or together with the admin cluster by --force",
+		strings.Join(names, ", "))
+}
+
+// endLocal ends keyturn-local and returns the lock that it held, the proof that none is left.
+func (c *Cluster) endLocal(ctx context.Context) (io.Closer, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*programGrace)
+	defer cancel()
+	run := c.host.Runner(c.Site())
+	if err := run.Await(ctx, localName, programGrace); err != nil {
+		return nil, err
+	}
+	for {
+		lock, err := c.host.Data.Lock()
+		if !errors.Is(err, datadir.ErrLocked) {
+			return lock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w\nhint: end the keyturn-local that uses %s", err, c.host.Data.Path())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// deleteAllClusters removes user clusters without their objects: machines first, whose disks are in the site's directory.
+func (c *Cluster) deleteAllClusters(ctx context.Context, progress func(string)) error {
+	sites, err := c.host.Data.Sites()
+	if err != nil {
+		return err
+	}
+	for _, s := range sites {
+		progress("deleting cluster " + nameOf(s))
+		if err := repeat(ctx, func() (bool, error) { return machines.RemoveAll(ctx, c.host, s) }); err != nil {
+			return err
+		}
+		if err := repeat(ctx, func() (bool, error) { return c.host.DeleteSite(ctx, s) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// repeat calls step until it is done, fails, or the context ends.
+func repeat(ctx context.Context, step func() (done bool, err error)) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if done, err := step(); done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// remove ends the processes and removes the files; the caller holds the lock.
+func (c *Cluster) remove(ctx context.Context) error {
+	if err := c.end(ctx, nil); err != nil {
+		return err
+	}
+	site := c.Site()
+	trash := site.Dir + ".deleted"
+	if err := os.RemoveAll(trash); err != nil {
+		return fmt.Errorf("removing admin cluster: %w", err)
+	}
+	if err := os.Rename(site.Dir, trash); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing admin cluster: %w", err)
+	}
+	// Crash here: there is no admin cluster, and no half of one; the next call removes what is left.
+	c.host.Forget(site)
+	return c.host.Data.Remove(trash)
+}

@@ -1,0 +1,204 @@
+package datadir
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keyturn/keyturn/internal/atomicfile"
+)
+
+// markFile is in a data directory before anything else is, and until all else is gone. What is in a directory without
+// it belongs to somebody else.
+const markFile = "keyturn.json"
+
+// mark tells a data directory from every other one, past and future. Zero: it has none yet.
+type mark struct {
+	// ID is random. What lives outside the directory, such as bridges, carries it too.
+	ID string `json:"id"`
+	// Made reports whether Keyturn made the directory, and so removes it at the end.
+	Made bool `json:"made,omitempty"`
+}
+
+// ID is the id of the data directory; empty as long as nothing was made in it.
+func (d *Dir) ID() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mark.ID
+}
+
+// readMark reads the mark of a data directory, and refuses a directory that is not one: of another user, writable by
+// others, or with files that Keyturn did not make.
+func (d *Dir) readMark() error {
+	m, err := markOf(d.path)
+	if err != nil {
+		return fmt.Errorf("using data directory %s: %w", d.path, err)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mark = m
+	return nil
+}
+
+// Claim makes the data directory and its mark, unless they are there. It is called before anything is made in it.
+func (d *Dir) Claim() error {
+	made, err := makeDataDir(d.path)
+	if err != nil {
+		return fmt.Errorf("making data directory: %w", err)
+	}
+	dir, err := os.Open(d.path)
+	if err != nil {
+		return fmt.Errorf("opening data directory: %w", err)
+	}
+	defer dir.Close()
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("locking data directory %s: %w", d.path, err)
+	}
+	if err := d.readMark(); err != nil || d.ID() != "" {
+		return err
+	}
+	raw, err := json.Marshal(mark{ID: randomID(), Made: made})
+	if err != nil {
+		return fmt.Errorf("encoding the mark of data directory %s: %w", d.path, err)
+	}
+	// Crash here: the directory is empty or that of an earlier version, and the next call marks it.
+	if err := atomicfile.Write(d.Path(markFile), append(raw, '\n')); err != nil {
+		return err
+	}
+	return d.readMark()
+}
+
+// makeDataDir makes the directory with mode 0700, and reports whether it was not there before.
+func makeDataDir(dir string) (made bool, err error) {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return false, err
+	}
+	err = os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func markOf(path string) (mark, error) {
+	dir, err := os.OpenRoot(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return mark{}, nil
+	}
+	if err != nil {
+		return mark{}, err
+	}
+	defer dir.Close()
+	if err := checkOwner(dir); err != nil {
+		return mark{}, err
+	}
+	raw, err := dir.ReadFile(markFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return mark{}, checkUnmarked(dir)
+	}
+	if err != nil {
+		return mark{}, err
+	}
+	var m mark
+	if err := json.Unmarshal(raw, &m); err != nil || len(m.ID) != hex.EncodedLen(idSize) {
+		return mark{}, fmt.Errorf("%s is not the mark of a data directory", markFile)
+	}
+	return m, nil
+}
+
+// checkOwner refuses a directory in which somebody else could exchange what root, or this user, then writes to.
+func checkOwner(dir *os.Root) error {
+	info, err := dir.Stat(".")
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case ok && int(owner.Uid) != os.Geteuid():
+		return fmt.Errorf("it belongs to user %d\nhint: name a directory of your own by --data-dir", owner.Uid)
+	case info.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("others may write to it (mode %#o)\nhint: name another directory by --data-dir", info.Mode().Perm())
+	}
+	return nil
+}
+
+// checkUnmarked accepts a directory without a mark only if it is empty or was made before there were marks.
+func checkUnmarked(dir *os.Root) error {
+	list, err := dir.Open(".")
+	if err != nil {
+		return err
+	}
+	defer list.Close()
+	names, err := list.Readdirnames(-1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	// What is left of a mark that was being written when a crash came.
+	names = slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, "."+markFile+".") })
+	if len(names) == 0 {
+		return nil
+	}
+	if raw, err := dir.ReadFile(networkFile); err == nil {
+		if _, err := parseNetwork(raw); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("it is not empty and has no %s, so what is in it is not Keyturn's\n"+
+		"hint: name a new or an empty directory by --data-dir", markFile)
+}
+
+// IsUnused reports whether nothing was ever made in the data directory.
+func (d *Dir) IsUnused() (bool, error) {
+	entries, err := os.ReadDir(d.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	return len(entries) == 0, err
+}
+
+// madeInDataDir is what Keyturn makes in a data directory besides the admin cluster, in the order in which it goes.
+var madeInDataDir = []string{
+	"clusters", "images", "sites.json", "sites.lock", networkFile, lockName, markFile,
+}
+
+// Remove removes what Keyturn put into the data directory, its mark last, and then the directory if Keyturn made
+// it and nothing else is in it.
+func (d *Dir) Remove(trash string) error {
+	ours := []string{trash}
+	for _, name := range madeInDataDir {
+		ours = append(ours, d.Path(name))
+	}
+	for _, path := range ours {
+		if err := removeTree(path); err != nil {
+			return fmt.Errorf("removing %s: %w", path, err)
+		}
+	}
+	d.mu.Lock()
+	made := d.mark.Made
+	d.mark = mark{}
+	d.mu.Unlock()
+	entries, err := os.ReadDir(d.path)
+	if err != nil || len(entries) > 0 || !made {
+		return err
+	}
+	return os.Remove(d.path)
+}
+
+const idSize = 16
+
+func randomID() string {
+	raw := make([]byte, idSize)
+	_, _ = rand.Read(raw) // never fails: it crashes the program instead
+	return hex.EncodeToString(raw)
+}

@@ -1,0 +1,77 @@
+package plane
+
+import (
+	"log/slog"
+	"maps"
+	"sync"
+
+	"github.com/keyturn/keyturn/internal/local/datadir"
+	"github.com/keyturn/keyturn/internal/local/process"
+	"github.com/keyturn/keyturn/internal/local/programs"
+)
+
+// Host runs control planes on this machine, in one data directory. It is safe for concurrent use.
+type Host struct {
+	Data     *datadir.Dir
+	Programs *programs.Set
+	Log      *slog.Logger
+
+	mu      sync.Mutex
+	runners map[string]*process.Runner
+	// applied is, by directory of the site, how applying the objects of a new cluster went.
+	applied map[string]error
+	// remarks are what Observe said lately of processes that fail.
+	remarks map[topic]remark
+}
+
+// New returns a Host. It makes and starts nothing. Without a log, nothing is logged.
+func New(data *datadir.Dir, programs *programs.Set, log *slog.Logger) *Host {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Host{
+		Data: data, Programs: programs, Log: log,
+		runners: map[string]*process.Runner{}, applied: map[string]error{}, remarks: map[topic]remark{},
+	}
+}
+
+// Runner runs the processes of a site that belong to its control plane.
+func (h *Host) Runner(s datadir.Site) *process.Runner {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	dir := s.Path("run")
+	if h.runners[dir] == nil {
+		h.runners[dir] = process.New(dir)
+	}
+	return h.runners[dir]
+}
+
+// hasApplied says whether the objects of a new cluster were applied.
+func (h *Host) hasApplied(s datadir.Site) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	err, tried := h.applied[s.Dir]
+	return tried && err == nil
+}
+
+// applyError is why they could not be applied; nil also when nobody tried.
+func (h *Host) applyError(s datadir.Site) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.applied[s.Dir]
+}
+
+func (h *Host) noteApplied(s datadir.Site, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.applied[s.Dir] = err
+}
+
+// Forget lets go of what is remembered of a site that is gone, since another may get its place.
+func (h *Host) Forget(s datadir.Site) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.applied, s.Dir)
+	delete(h.runners, s.Path("run"))
+	maps.DeleteFunc(h.remarks, func(t topic, _ remark) bool { return t.dir == s.Dir })
+}

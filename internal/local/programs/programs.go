@@ -1,0 +1,174 @@
+package programs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The names of the programs that a control plane consists of.
+const (
+	Etcd              = "etcd"
+	APIServer         = "kube-apiserver"
+	ControllerManager = "kube-controller-manager"
+	Scheduler         = "kube-scheduler"
+	HAProxy           = "haproxy"
+	Signer            = "keyturn-signer"
+)
+
+// Set finds the programs of one host. It is safe for concurrent use.
+type Set struct {
+	// kube and own are the folders of Kubernetes binaries and of Keyturn's own programs.
+	kube, own string
+
+	mu sync.Mutex
+	// flatVersion is the version of the binaries in kube itself, once it was asked for.
+	flatVersion string
+}
+
+// New uses the Kubernetes binaries and etcd of a folder, in one folder a version ("v1.36.4") or, as official releases
+// come, in itself, and Keyturn's own programs of another. Empty: the folder kube beside this executable, and the folder
+// of this executable.
+func New(kube, own string) (*Set, error) {
+	if kube == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("finding the folder of Kubernetes binaries: %w", err)
+		}
+		kube = filepath.Join(filepath.Dir(exe), "kube")
+	}
+	abs, err := filepath.Abs(kube)
+	if err != nil {
+		return nil, fmt.Errorf("finding the folder of Kubernetes binaries: %w", err)
+	}
+	return &Set{kube: abs, own: own}, nil
+}
+
+// KubeDir is the folder of Kubernetes binaries.
+func (s *Set) KubeDir() string { return s.kube }
+
+// Binary finds a Kubernetes binary, or etcd, for a version such as "v1.36.4". Its error says what to do when
+// there is none or it is of another version.
+func (s *Set) Binary(version, name string) (string, error) {
+	path, err := s.Find(version, name)
+	if err != nil {
+		return "", err
+	}
+	return path, s.Check(version, path)
+}
+
+// Check refuses a Kubernetes binary of another version; etcd has versions of its own.
+func (s *Set) Check(version, path string) error {
+	if filepath.Base(path) == Etcd {
+		return nil
+	}
+	found, err := versionOf(path)
+	if err != nil {
+		return err
+	}
+	if found != version {
+		return fmt.Errorf("%s is version %s, not %s\nhint: run `make kube`, or name a folder that holds %s by --kube-bin-dir",
+			path, found, version, version)
+	}
+	return nil
+}
+
+// Find is Binary without Check.
+func (s *Set) Find(version, name string) (string, error) {
+	if !filepath.IsLocal(version) || filepath.Base(version) != version {
+		return "", fmt.Errorf("finding %s: %q is not a version", name, version)
+	}
+	wanted := filepath.Join(s.kube, version, name)
+	for _, path := range []string{wanted, filepath.Join(s.kube, name)} {
+		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return path, nil
+		}
+	}
+	if path, err := exec.LookPath(name); err == nil && name == Etcd {
+		return path, nil
+	}
+	return "", fmt.Errorf("no %s %s at %s\nhint: run `make kube`, or name a folder that holds it by --kube-bin-dir", name, version, wanted)
+}
+
+// Available returns the preferred version, or that of official release binaries when there are no others. It asks these
+// once, since a cluster keeps its version: Check refuses a binary that was replaced by another version.
+func (s *Set) Available(preferred string) (string, error) {
+	flat := filepath.Join(s.kube, APIServer)
+	if !exists(flat) || exists(filepath.Join(s.kube, preferred, APIServer)) {
+		return preferred, nil // Binary says what is missing
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flatVersion == "" {
+		version, err := versionOf(flat)
+		if err != nil {
+			return "", err
+		}
+		s.flatVersion = version
+	}
+	return s.flatVersion, nil
+}
+
+// Own finds one of Keyturn's own programs.
+func (s *Set) Own(name string) (string, error) {
+	dir := s.own
+	if dir == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return "", fmt.Errorf("finding %s: %w", name, err)
+		}
+		dir = filepath.Dir(exe)
+	}
+	path := filepath.Join(dir, name)
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("finding %s: %w\nhint: run `make build`", name, err)
+	}
+	return path, nil
+}
+
+// FindHAProxy looks where Debian puts HAProxy too, which is not on every user's PATH.
+func FindHAProxy() (string, error) {
+	for _, name := range []string{HAProxy, "/usr/sbin/haproxy"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", errors.New("no haproxy on this host\nhint: install the package haproxy")
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// versionOf asks a binary for its version. Whoever calls it is about to start the binary, so that it is of the file
+// that starts.
+func versionOf(path string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	args := []string{"--version"}
+	if filepath.Base(path) == "kubectl" {
+		args = []string{"version", "--client"}
+	}
+	out, err := exec.CommandContext(ctx, path, args...).Output()
+	if err != nil {
+		return "", fmt.Errorf("asking %s for its version: %w", path, err)
+	}
+	return lastWordOfFirstLine(string(out)), nil
+}
+
+// lastWordOfFirstLine takes "v1.36.4" from "Kubernetes v1.36.4" and "Client Version: v1.36.4".
+func lastWordOfFirstLine(text string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	words := strings.Fields(line)
+	if len(words) == 0 {
+		return "unknown"
+	}
+	return words[len(words)-1]
+}
