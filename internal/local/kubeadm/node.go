@@ -38,7 +38,7 @@ func (c *Cluster) Init(ctx context.Context, name string) error {
 	if err := c.kubeadm(ctx, name, config, "init", "--upload-certs", "--skip-phases=addon/kube-proxy"); err != nil {
 		return err
 	}
-	raw, err := c.readFile(name, "/etc/kubernetes/admin.conf")
+	raw, err := c.ReadFile(name, "/etc/kubernetes/admin.conf")
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ func (c *Cluster) admitKubeProxy(ctx context.Context) error {
 
 // keepCA keeps the certificate by which machines that join recognize the cluster.
 func (c *Cluster) keepCA(name string) error {
-	raw, err := c.readFile(name, caPath)
+	raw, err := c.ReadFile(name, caPath)
 	if err != nil {
 		return err
 	}
@@ -251,7 +251,8 @@ func (c *Cluster) inEtc(name, path string, f func(etc *os.Root, path string) err
 	return errors.Join(f(etc, relative), etc.Close())
 }
 
-func (c *Cluster) readFile(name, path string) (content []byte, err error) {
+// ReadFile reads a file below /etc of a machine.
+func (c *Cluster) ReadFile(name, path string) (content []byte, err error) {
 	err = c.inEtc(name, path, func(etc *os.Root, path string) (err error) {
 		content, err = etc.ReadFile(path)
 		return err
