@@ -20,30 +20,38 @@ const (
 	Probe = "localhost/keyturn/probe:dev"
 )
 
-// archive is an image that machines get: what it is made of, and whether a machine works without.
-type archive struct {
-	file, reference, program string
-	optional                 bool
+// Archive is the image of one program, as a file.
+type Archive struct {
+	// File is its name, such as "pause.tar".
+	File string
+	// Reference is that of the image, and Program the name of its program.
+	Reference, Program string
+	// Optional means that machines work without it, and that it is left out while there is no program.
+	Optional bool
+	// Config is what the image adds to the program.
+	Config Config
 }
 
-var archives = []archive{
-	{file: "pause.tar", reference: Pause, program: "keyturn-pause"},
-	{file: "probe.tar", reference: Probe, program: "keyturn-probe", optional: true},
-}
-
-// EnsureArchives builds, in dir, the archives of the images that machines get, from the programs in binDir. An archive
-// of the same program stays as it is.
+// EnsureArchives builds, in dir, the archives of the images that every machine gets, from the programs in binDir. An
+// archive of the same program stays as it is.
 func EnsureArchives(dir, binDir string) error {
+	return Ensure(dir, binDir,
+		Archive{File: "pause.tar", Reference: Pause, Program: "keyturn-pause"},
+		Archive{File: "probe.tar", Reference: Probe, Program: "keyturn-probe", Optional: true})
+}
+
+// Ensure builds archives in dir from the programs in binDir. An archive of the same program stays as it is.
+func Ensure(dir, binDir string, archives ...Archive) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("building images: %w", err)
 	}
 	for _, a := range archives {
-		err := a.ensure(dir, filepath.Join(binDir, a.program))
-		if errors.Is(err, fs.ErrNotExist) && a.optional {
+		err := a.ensure(dir, filepath.Join(binDir, a.Program))
+		if errors.Is(err, fs.ErrNotExist) && a.Optional {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("building image %s: %w\nhint: run `make build`", a.reference, err)
+			return fmt.Errorf("building image %s: %w\nhint: run `make build`", a.Reference, err)
 		}
 	}
 	return nil
@@ -51,8 +59,8 @@ func EnsureArchives(dir, binDir string) error {
 
 // ensure compares the program with the digest that was kept when the archive was built: reading a program takes
 // milliseconds, packing and importing it seconds.
-func (a archive) ensure(dir, program string) error {
-	path, kept := filepath.Join(dir, a.file), filepath.Join(dir, a.file+".source")
+func (a Archive) ensure(dir, program string) error {
+	path, kept := filepath.Join(dir, a.File), filepath.Join(dir, a.File+".source")
 	source, err := a.source(program)
 	if err != nil {
 		return err
@@ -64,7 +72,7 @@ func (a archive) ensure(dir, program string) error {
 	if _, err := os.Stat(path); err == nil && string(before) == source {
 		return nil
 	}
-	if err := build(path, a.reference, program, Config{}); err != nil {
+	if err := build(path, a.Reference, program, a.Config); err != nil {
 		return err
 	}
 	// Crash here: the archive is new and its digest is not, so the next call builds it again. The same happens if the
@@ -73,7 +81,7 @@ func (a archive) ensure(dir, program string) error {
 }
 
 // source is a line that names the image and the digest of its program.
-func (a archive) source(program string) (string, error) {
+func (a Archive) source(program string) (string, error) {
 	f, err := os.Open(program)
 	if err != nil {
 		return "", err
@@ -83,5 +91,5 @@ func (a archive) source(program string) (string, error) {
 	if _, err := io.Copy(digest, f); err != nil {
 		return "", fmt.Errorf("reading %s: %w", program, err)
 	}
-	return fmt.Sprintf("%s sha256:%x\n", a.reference, digest.Sum(nil)), nil
+	return fmt.Sprintf("%s sha256:%x\n", a.Reference, digest.Sum(nil)), nil
 }

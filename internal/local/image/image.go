@@ -24,6 +24,8 @@ import (
 
 // Config is what an image adds to its program.
 type Config struct {
+	// Dir is the directory of the program in the image, such as "usr/local/bin"; empty means the root.
+	Dir string
 	// User runs the program, such as "65532"; empty means root.
 	User string
 	// Labels are those of the image, such as "org.opencontainers.image.version".
@@ -61,7 +63,7 @@ func build(path, reference, program string, c Config) error {
 // pack makes an image of nothing but the program.
 func pack(program string, c Config) (v1.Image, error) {
 	// The program is read again for each use, so that it is never in memory whole.
-	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return openLayer(program) },
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return openLayer(program, c.Dir) },
 		tarball.WithCompressionLevel(gzip.BestSpeed), tarball.WithMediaType(types.OCILayer))
 	if err != nil {
 		return nil, err
@@ -71,27 +73,27 @@ func pack(program string, c Config) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return configured(img, "/"+filepath.Base(program), c)
+	return configured(img, "/"+filepath.Join(c.Dir, filepath.Base(program)), c)
 }
 
 // openLayer opens the archive of one executable file, which is written while it is read.
-func openLayer(program string) (io.ReadCloser, error) {
+func openLayer(program, dir string) (io.ReadCloser, error) {
 	f, err := os.Open(program)
 	if err != nil {
 		return nil, err
 	}
 	r, w := io.Pipe()
-	go func() { _ = w.CloseWithError(errors.Join(writeLayer(w, f), f.Close())) }()
+	go func() { _ = w.CloseWithError(errors.Join(writeLayer(w, f, dir), f.Close())) }()
 	return r, nil
 }
 
-func writeLayer(to io.Writer, program *os.File) error {
+func writeLayer(to io.Writer, program *os.File, dir string) error {
 	info, err := program.Stat()
 	if err != nil {
 		return err
 	}
 	w := tar.NewWriter(to)
-	header := &tar.Header{Name: filepath.Base(program.Name()), Mode: 0o755, Size: info.Size(), Typeflag: tar.TypeReg}
+	header := &tar.Header{Name: filepath.Join(dir, filepath.Base(program.Name())), Mode: 0o755, Size: info.Size(), Typeflag: tar.TypeReg}
 	if err := w.WriteHeader(header); err != nil {
 		return err
 	}

@@ -37,10 +37,10 @@ func (s Set) writeFiles(spec Spec, access Access, joined bool) error {
 	if err != nil {
 		return err
 	}
-	if err := s.writeEtc(spec.Name, files); err != nil {
+	if err := s.writeEtc(spec, files); err != nil {
 		return err
 	}
-	if err := s.makeDirs(spec.Name); err != nil || joined {
+	if err := s.makeDirs(spec.Name); err != nil || joined || spec.Kubeadm {
 		return err
 	}
 	raw, err := bootstrapKubeconfig(access)
@@ -55,10 +55,15 @@ func (s Set) writeFiles(spec Spec, access Access, joined bool) error {
 	})
 }
 
-// writeEtc writes the machine's /etc afresh.
-func (s Set) writeEtc(name string, files map[string][]byte) error {
-	etc := s.path(name, "etc")
-	if err := errors.Join(os.RemoveAll(etc), os.MkdirAll(etc, 0o755)); err != nil {
+// writeEtc writes the machine's /etc afresh, or what is ours of it if kubeadm keeps files there.
+func (s Set) writeEtc(spec Spec, files map[string][]byte) error {
+	etc := s.path(spec.Name, "etc")
+	if !spec.Kubeadm {
+		if err := os.RemoveAll(etc); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(etc, 0o755); err != nil {
 		return err
 	}
 	dir, err := os.OpenRoot(etc)
@@ -68,6 +73,9 @@ func (s Set) writeEtc(name string, files map[string][]byte) error {
 	defer dir.Close()
 	for path, content := range files {
 		if err := dir.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := dir.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		if err := writeNew(dir, path, content, 0o644); err != nil {
@@ -124,7 +132,7 @@ func (s Set) etc(spec Spec, access Access) (map[string][]byte, error) {
 		"hostname":                      []byte(spec.Name + "\n"),
 		"hosts":                         fmt.Appendf(nil, "127.0.0.1 localhost\n%s %s\n", spec.Port.Address.Addr(), spec.Name),
 		"machine-id":                    machineID(spec),
-		"resolv.conf":                   []byte("# This cluster has no DNS.\n"),
+		"resolv.conf":                   resolvConf(spec),
 		"passwd":                        []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"),
 		"group":                         []byte("root:x:0:\nnogroup:x:65534:\n"),
 		"protocols":                     []byte(protocols),
@@ -132,11 +140,13 @@ func (s Set) etc(spec Spec, access Access) (map[string][]byte, error) {
 		"os-release":                    []byte("NAME=Keyturn\nID=keyturn\nPRETTY_NAME=\"Keyturn machine\"\n"),
 		"masquerade.nft":                masqueradeRules(spec),
 		"containerd/config.toml":        []byte(containerdConfig),
-		"kubernetes/ca.crt":             access.CA,
 		"cni/net.d/10-keyturn.conflist": cniConfig(spec),
-		"kubernetes/kubelet.json":       kubeletConfig(spec),
-		"kubernetes/kube-proxy.json":    kubeProxyConfig(spec),
+		"keyturn/kube-proxy.json":       kubeProxyConfig(spec),
 		"keyturn/guest.json":            config,
+	}
+	if !spec.Kubeadm {
+		files["kubernetes/ca.crt"] = access.CA
+		files["kubernetes/kubelet.json"] = kubeletConfig(spec)
 	}
 	for path, value := range kernelParameters {
 		files["sysctl/"+path] = []byte(value + "\n")
@@ -146,6 +156,12 @@ func (s Set) etc(spec Spec, access Access) (map[string][]byte, error) {
 		files["ld.so.cache"] = cache
 	}
 	return files, nil
+}
+
+// resolvConf names no server that answers: a machine reaches nothing that has a name. CoreDNS, which clusters of kubeadm
+// have, does not start without the address of one to forward to.
+func resolvConf(spec Spec) []byte {
+	return fmt.Appendf(nil, "nameserver %s\n", spec.Port.Gateway)
 }
 
 // protocols names those of Services, as protocols(5). Without it nft lists them as numbers, and a kube-proxy that is
@@ -177,7 +193,7 @@ func bootstrapKubeconfig(access Access) ([]byte, error) {
 }
 
 func (s Set) guestConfig(spec Spec) ([]byte, error) {
-	binds, err := s.binds(spec.Name)
+	binds, err := s.binds(spec)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +209,8 @@ func (s Set) guestConfig(spec Spec) ([]byte, error) {
 			"ipv4/ip_forward":         "1",
 			"ipv4/conf/all/rp_filter": "0",
 		},
-		Services: services(spec, archives),
+		WritableEtc: spec.Kubeadm,
+		Services:    services(spec, archives),
 	}), nil
 }
 
@@ -208,7 +225,7 @@ var kernelParameters = map[string]string{
 }
 
 // binds are the programs that the machine sees, beside those in /usr, and the kernel parameters.
-func (s Set) binds(name string) ([]guest.Bind, error) {
+func (s Set) binds(spec Spec) ([]guest.Bind, error) {
 	kubelet, err := s.Find(s.Version, "kubelet")
 	if err != nil {
 		return nil, err
@@ -228,8 +245,15 @@ func (s Set) binds(name string) ([]guest.Bind, error) {
 		{Source: s.Images, Target: imageDir},
 		{Source: plugins, Target: "/opt/cni/bin"},
 	}
+	if spec.Kubeadm {
+		kubeadm, err := s.Find(s.Version, "kubeadm")
+		if err != nil {
+			return nil, err
+		}
+		binds = append(binds, guest.Bind{Source: kubeadm, Target: kubeadmBinary})
+	}
 	for path := range kernelParameters {
-		binds = append(binds, guest.Bind{Source: s.path(name, "etc/sysctl", path), Target: filepath.Join("/proc/sys", path)})
+		binds = append(binds, guest.Bind{Source: s.path(spec.Name, "etc/sysctl", path), Target: filepath.Join("/proc/sys", path)})
 	}
 	return binds, nil
 }

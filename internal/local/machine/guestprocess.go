@@ -13,6 +13,26 @@ import (
 	"github.com/keyturn/keyturn/internal/local/process"
 )
 
+// init returns process 1 of a machine that runs.
+func (s Set) init(name string) (process.Identity, error) {
+	spec, err := s.readSpec(name)
+	if err != nil {
+		return process.Identity{}, err
+	}
+	running, err := s.runner(name).Observe(processName)
+	if err != nil {
+		return process.Identity{}, err
+	}
+	if !running.Running {
+		return process.Identity{}, errors.New("it does not run")
+	}
+	first, err := findInit(spec, running.PID)
+	if err == nil && first.PID == 0 {
+		err = errors.New("it is starting")
+	}
+	return first, err
+}
+
 // findInit finds process 1 of a machine: the one in its group whose parent is the process outside.
 func findInit(spec Spec, sandbox int) (process.Identity, error) {
 	return findProcess(spec, func(_ process.Identity, parent int) bool { return parent == sandbox })

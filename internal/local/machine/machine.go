@@ -36,6 +36,9 @@ type Spec struct {
 	// Labels and Taints are put on the Node when it registers.
 	Labels map[string]string `json:"labels,omitempty"`
 	Taints []corev1.Taint    `json:"taints,omitempty"`
+	// Kubeadm means that kubeadm makes it a node: its kubelet starts once kubeadm has configured it, and its /etc can be
+	// written and is kept.
+	Kubeadm bool `json:"kubeadm,omitempty"`
 	// Slot tells the machines of a cluster apart by number; addresses follow from it.
 	Slot int `json:"slot"`
 	// Group is the name of its control group, unique on the host.

@@ -29,23 +29,9 @@ func (s Set) ReadPodFiles(name string, files []PodFile, limit int64, each func(i
 }
 
 func (s Set) readPodFiles(name string, files []PodFile, limit int64, each func(int, []byte, time.Time, error)) error {
-	spec, err := s.readSpec(name)
+	first, err := s.init(name)
 	if err != nil {
 		return err
-	}
-	running, err := s.runner(name).Observe(processName)
-	if err != nil {
-		return err
-	}
-	if !running.Running {
-		return errors.New("it does not run")
-	}
-	first, err := findInit(spec, running.PID)
-	if err != nil {
-		return err
-	}
-	if first.PID == 0 {
-		return errors.New("it is starting")
 	}
 	// The volumes are file systems in memory that only processes of the machine see: this leads to where its init is.
 	root, err := os.OpenRoot(procPath(first.PID, "root"))

@@ -16,8 +16,11 @@ import (
 const (
 	kubeletBinary   = "/opt/keyturn/kubelet"
 	kubeProxyBinary = "/opt/keyturn/kube-proxy"
-	imageDir        = "/opt/keyturn/images"
-	criSocket       = "/run/containerd/containerd.sock"
+	kubeadmBinary   = "/opt/keyturn/kubeadm"
+	// kubeadmKubeconfig is that of the kubelet where kubeadm made the node.
+	kubeadmKubeconfig = "/etc/kubernetes/kubelet.conf"
+	imageDir          = "/opt/keyturn/images"
+	criSocket         = "/run/containerd/containerd.sock"
 )
 
 // services are what a machine runs: containerd, then the import of images beside the kubelet, then, as soon as the
@@ -36,7 +39,10 @@ func services(spec Spec, archives []string) []guest.Service {
 			Args: []string{"--namespace=k8s.io", "images", "import", filepath.Join(imageDir, filepath.Base(archive))},
 		})
 	}
-	return append(list, kubelet(spec, imported), kubeProxy())
+	if spec.Kubeadm {
+		return append(list, kubeletOfKubeadm(imported), kubeProxy(kubeadmKubeconfig))
+	}
+	return append(list, kubelet(spec, imported), kubeProxy(kubeconfigPath))
 }
 
 // kubelet starts after the images are there: a pod that comes first would wait for its next try.
@@ -54,10 +60,22 @@ func kubelet(spec Spec, imported []string) guest.Service {
 	}
 }
 
-func kubeProxy() guest.Service {
+// kubeletOfKubeadm starts once kubeadm has configured it, with the arguments that the systemd unit of the Kubernetes
+// packages gives it.
+func kubeletOfKubeadm(imported []string) guest.Service {
+	const config, flags = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"
 	return guest.Service{
-		Name: "kube-proxy", Path: kubeProxyBinary, After: []string{kubeconfigPath, varPath + certificatePath},
-		Args: []string{"--config=/etc/kubernetes/kube-proxy.json"},
+		Name: "kubelet", Path: "/bin/sh", After: append([]string{criSocket, config, flags}, imported...),
+		Args: []string{"-c", ". " + flags + "; exec " + kubeletBinary + " --config=" + config +
+			" --kubeconfig=" + kubeadmKubeconfig + " --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf" +
+			" $KUBELET_KUBEADM_ARGS"},
+	}
+}
+
+func kubeProxy(kubeconfig string) guest.Service {
+	return guest.Service{
+		Name: "kube-proxy", Path: kubeProxyBinary, After: []string{kubeconfig, varPath + certificatePath},
+		Args: []string{"--config=/etc/keyturn/kube-proxy.json"},
 	}
 }
 
@@ -138,18 +156,12 @@ table ip keyturn {
 `, spec.PodRange, spec.PodCIDR)
 }
 
-// kubeletConfig is a KubeletConfiguration (kubelet.config.k8s.io/v1beta1). The machine's control group holds all of
-// its pods already, so the kubelet needs no groups of its own for them.
-func kubeletConfig(spec Spec) []byte {
-	config := map[string]any{
-		"apiVersion": "kubelet.config.k8s.io/v1beta1",
-		"kind":       "KubeletConfiguration",
-		"authentication": map[string]any{
-			"anonymous": map[string]any{"enabled": false},
-			"webhook":   map[string]any{"enabled": true},
-			"x509":      map[string]any{"clientCAFile": caPath},
-		},
-		"authorization":             map[string]any{"mode": "Webhook"},
+// KubeletConfig is what a KubeletConfiguration (kubelet.config.k8s.io/v1beta1) needs in a machine. The machine's control
+// group holds all of its pods already, so the kubelet needs no groups of its own for them.
+func KubeletConfig() map[string]any {
+	return map[string]any{
+		"apiVersion":                "kubelet.config.k8s.io/v1beta1",
+		"kind":                      "KubeletConfiguration",
 		"rotateCertificates":        true,
 		"containerRuntimeEndpoint":  "unix://" + criSocket,
 		"resolvConf":                "/etc/resolv.conf",
@@ -173,6 +185,17 @@ func kubeletConfig(spec Spec) []byte {
 		"imageGCHighThresholdPercent": 100,
 		"volumePluginDir":             "/var/lib/kubelet/volume-plugins",
 	}
+}
+
+// kubeletConfig is the configuration of a kubelet that joins without kubeadm.
+func kubeletConfig(spec Spec) []byte {
+	config := KubeletConfig()
+	config["authentication"] = map[string]any{
+		"anonymous": map[string]any{"enabled": false},
+		"webhook":   map[string]any{"enabled": true},
+		"x509":      map[string]any{"clientCAFile": caPath},
+	}
+	config["authorization"] = map[string]any{"mode": "Webhook"}
 	if len(spec.Taints) > 0 {
 		config["registerWithTaints"] = spec.Taints
 	}
@@ -182,6 +205,10 @@ func kubeletConfig(spec Spec) []byte {
 // kubeProxyConfig is a KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1). It leaves the limits of connection
 // tracking, which are the host's, as they are.
 func kubeProxyConfig(spec Spec) []byte {
+	kubeconfig := kubeconfigPath
+	if spec.Kubeadm {
+		kubeconfig = kubeadmKubeconfig
+	}
 	return encode(map[string]any{
 		"apiVersion":         "kubeproxy.config.k8s.io/v1alpha1",
 		"kind":               "KubeProxyConfiguration",
@@ -191,7 +218,7 @@ func kubeProxyConfig(spec Spec) []byte {
 		"bindAddress":        spec.Port.Address.Addr().String(),
 		"healthzBindAddress": "127.0.0.1:10256",
 		"metricsBindAddress": "127.0.0.1:10249",
-		"clientConnection":   map[string]any{"kubeconfig": kubeconfigPath},
+		"clientConnection":   map[string]any{"kubeconfig": kubeconfig},
 		"conntrack":          map[string]any{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
 		"nftables":           map[string]any{"minSyncPeriod": "100ms"},
 	})

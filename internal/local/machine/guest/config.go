@@ -39,6 +39,8 @@ type Config struct {
 	Binds []Bind `json:"binds"`
 	// Sysctls are the kernel parameters of its network namespace, as paths below /proc/sys/net.
 	Sysctls map[string]string `json:"sysctls"`
+	// WritableEtc lets what runs in the machine change its /etc.
+	WritableEtc bool `json:"writableEtc,omitempty"`
 	// Services are what it runs.
 	Services []Service `json:"services"`
 }

@@ -71,7 +71,7 @@ func (c Config) buildRoot(dir string, trees []cgroup.Hierarchy) error {
 		func() error { return mountNew(root, "tmpfs", "mode=755", unix.MS_NOSUID) },
 		func() error { return mountSystem(root) },
 		func() error { return bind(filepath.Join(dir, "var"), filepath.Join(root, "var"), false) },
-		func() error { return bind(filepath.Join(dir, "etc"), filepath.Join(root, "etc"), true) },
+		func() error { return bind(filepath.Join(dir, "etc"), filepath.Join(root, "etc"), !c.WritableEtc) },
 		func() error { return mountKernel(root) },
 		func() error { return c.mountBinds(root) },
 		func() error { return mountDev(filepath.Join(root, "dev")) },

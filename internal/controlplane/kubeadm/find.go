@@ -1,0 +1,232 @@
+package kubeadm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+// controlPlaneLabel is on the nodes that kubeadm made control-plane nodes.
+const controlPlaneLabel = "node-role.kubernetes.io/control-plane"
+
+// componentLabel is on the static pods of kubeadm.
+const componentLabel = "component"
+
+// The values of componentLabel.
+const (
+	apiServer         = "kube-apiserver"
+	controllerManager = "kube-controller-manager"
+)
+
+// Server is one API server as its mirror pod describes it.
+type Server struct {
+	// Node is the name of its node. Its mirror pod is kube-apiserver-NODE.
+	Node string
+	// Address is where it listens, as Service kubernetes knows it.
+	Address string
+	// Port is the one of its node that it listens on.
+	Port int
+	// VerifyFiles are the files of its --service-account-key-file, and SignFile is its --service-account-signing-key-file.
+	VerifyFiles []string
+	SignFile    string
+	// SignerSocket is its --service-account-signing-endpoint; empty if it signs with a file.
+	SignerSocket string
+	// Issuers are its --service-account-issuer, the first of which it signs for.
+	Issuers []string
+}
+
+// Found is what was found of a control plane.
+type Found struct {
+	// Servers are the API servers, by node.
+	Servers []Server
+	// Problems are why Keyturn cannot rotate the keys of this control plane, each a sentence without its period. Empty: it
+	// can.
+	Problems []string
+}
+
+// objects are what Find reads.
+type objects struct {
+	nodes     []corev1.Node
+	pods      []corev1.Pod
+	endpoints []discoveryv1.EndpointSlice
+}
+
+// Find finds the API servers of a cluster. An error means that it could not see everything.
+func Find(ctx context.Context, client kubernetes.Interface) (Found, error) {
+	o, err := read(ctx, client)
+	if err != nil {
+		return Found{}, fmt.Errorf("finding the API servers: %w", err)
+	}
+	return o.examine(), nil
+}
+
+func read(ctx context.Context, client kubernetes.Interface) (objects, error) {
+	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: controlPlaneLabel})
+	if err != nil {
+		return objects{}, err
+	}
+	pods, err := client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{
+		LabelSelector: componentLabel + " in (" + apiServer + ", " + controllerManager + ")",
+	})
+	if err != nil {
+		return objects{}, err
+	}
+	endpoints, err := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{
+		LabelSelector: discoveryv1.LabelServiceName + "=kubernetes",
+	})
+	if err != nil {
+		return objects{}, err
+	}
+	return objects{nodes: nodes.Items, pods: mirrors(pods.Items), endpoints: endpoints.Items}, nil
+}
+
+// mirrors leaves out pods that are not those of a kubelet's static pods: anybody may set a label.
+func mirrors(pods []corev1.Pod) []corev1.Pod {
+	return slices.DeleteFunc(pods, func(p corev1.Pod) bool {
+		_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
+		return !mirror || p.Name != p.Labels[componentLabel]+"-"+p.Spec.NodeName
+	})
+}
+
+// examine compares what was read.
+func (o objects) examine() Found {
+	var f Found
+	for _, p := range o.of(apiServer) {
+		s, problems := o.server(p)
+		f.Servers = append(f.Servers, s)
+		f.Problems = append(f.Problems, problems...)
+	}
+	slices.SortFunc(f.Servers, func(a, b Server) int { return strings.Compare(a.Node, b.Node) })
+	f.Problems = append(f.Problems, o.strays(f.Servers)...)
+	f.Problems = append(f.Problems, o.silent(f.Servers)...)
+	f.Problems = append(f.Problems, differences(f.Servers)...)
+	slices.Sort(f.Problems)
+	return f
+}
+
+// of returns the mirror pods of a component.
+func (o objects) of(component string) []corev1.Pod {
+	return slices.DeleteFunc(slices.Clone(o.pods), func(p corev1.Pod) bool { return p.Labels[componentLabel] != component })
+}
+
+// server reads one API server from its mirror pod.
+func (o objects) server(p corev1.Pod) (s Server, problems []string) {
+	node := p.Spec.NodeName
+	flags, err := flagsOf(p, apiServer)
+	if err != nil {
+		return Server{Node: node}, []string{fmt.Sprintf("kube-apiserver on node %s: %v", node, err)}
+	}
+	s = Server{
+		Node: node, Port: securePort, Address: flags.last("advertise-address"),
+		VerifyFiles: flags["service-account-key-file"], SignFile: flags.last("service-account-signing-key-file"),
+		SignerSocket: flags.last("service-account-signing-endpoint"), Issuers: flags["service-account-issuer"],
+	}
+	if s.Address == "" {
+		s.Address = p.Status.HostIP
+	}
+	if port := flags.last("secure-port"); port != "" {
+		if s.Port, err = strconv.Atoi(port); err != nil {
+			problems = append(problems, fmt.Sprintf("kube-apiserver on node %s has --secure-port=%s", node, port))
+		}
+	}
+	return s, append(problems, o.keyProblems(p, s, flags)...)
+}
+
+// keyProblems is what is wrong with the keys of one API server and of the kube-controller-manager beside it.
+func (o objects) keyProblems(p corev1.Pod, s Server, flags flagSet) (problems []string) {
+	say := func(format string, args ...any) {
+		problems = append(problems, fmt.Sprintf("kube-apiserver on node "+s.Node+" "+format, args...))
+	}
+	if s.SignerSocket != "" {
+		return nil
+	}
+	if len(s.VerifyFiles) == 0 || s.SignFile == "" {
+		say("has no service account key of its own: set --service-account-key-file and --service-account-signing-key-file")
+		return problems
+	}
+	files := append([]string{s.SignFile}, s.VerifyFiles...)
+	if tls := flags.last("tls-private-key-file"); slices.Contains(files, tls) {
+		say("signs tokens with the key of its serving certificate, %s: give it a key of its own", tls)
+	}
+	for _, file := range slices.Compact(files) {
+		if !mounted(p, file) {
+			say("reads %s, which is in no directory of the host: a file that is mounted alone cannot be replaced", file)
+		}
+	}
+	for _, m := range o.of(controllerManager) {
+		if m.Spec.NodeName != s.Node {
+			continue
+		}
+		managed, err := flagsOf(m, controllerManager)
+		if key := managed.last("service-account-private-key-file"); err == nil && key != s.SignFile {
+			say("signs with %s, and kube-controller-manager with %q: they must share one key", s.SignFile, key)
+		}
+	}
+	return problems
+}
+
+// strays are endpoints of Service kubernetes that belong to none of the API servers.
+func (o objects) strays(servers []Server) (problems []string) {
+	for _, slice := range o.endpoints {
+		for _, e := range slice.Endpoints {
+			for _, address := range e.Addresses {
+				if !slices.ContainsFunc(servers, func(s Server) bool { return s.Address == address }) {
+					problems = append(problems, fmt.Sprintf("the API server at %s is on no node with the label %s: "+
+						"Keyturn cannot reach its keys", address, controlPlaneLabel))
+				}
+			}
+		}
+	}
+	return problems
+}
+
+// silent are control-plane nodes without an API server.
+func (o objects) silent(servers []Server) (problems []string) {
+	for _, n := range o.nodes {
+		if !slices.ContainsFunc(servers, func(s Server) bool { return s.Node == n.Name }) {
+			problems = append(problems, fmt.Sprintf("node %s has the label %s and no pod %s-%s",
+				n.Name, controlPlaneLabel, apiServer, n.Name))
+		}
+	}
+	return problems
+}
+
+// differences are what API servers must have in common, and have not.
+func differences(servers []Server) (problems []string) {
+	if len(servers) == 0 {
+		return []string{"no pod with the label " + componentLabel + "=" + apiServer + " in namespace " + metav1.NamespaceSystem +
+			" is a kubelet's: the control plane was not made by kubeadm"}
+	}
+	for _, s := range servers[1:] {
+		if first := servers[0]; !slices.Equal(s.Issuers, first.Issuers) {
+			problems = append(problems, fmt.Sprintf("kube-apiserver on node %s has the issuers %q, and on node %s %q: "+
+				"they must be the same", first.Node, first.Issuers, s.Node, s.Issuers))
+		}
+	}
+	return problems
+}
+
+// Config returns how to reach one API server alone, with the credentials of cfg, which reaches any of them.
+func Config(cfg *rest.Config, s Server) (*rest.Config, error) {
+	if s.Node == "" {
+		return nil, errors.New("reaching an API server: it has no node")
+	}
+	dial, err := forward(cfg, apiServer+"-"+s.Node, s.Port)
+	if err != nil {
+		return nil, fmt.Errorf("reaching the API server on node %s: %w", s.Node, err)
+	}
+	own := rest.CopyConfig(cfg)
+	own.Host = fmt.Sprintf("https://%s:%d", s.Node, s.Port)
+	own.ServerName = s.Node
+	own.Dial = dial
+	return own, nil
+}

@@ -1,0 +1,161 @@
+package kubeadm
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// world is a control plane as kubeadm makes it, with nodes a and b.
+func world() objects {
+	var o objects
+	addresses := map[string]string{"a": "10.0.0.1", "b": "10.0.0.2"}
+	endpoints := discoveryv1.EndpointSlice{}
+	for _, node := range []string{"a", "b"} {
+		o.nodes = append(o.nodes, corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
+		o.pods = append(o.pods, mirror(apiServer, node,
+			"--advertise-address="+addresses[node],
+			"--secure-port=6443",
+			"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+			"--service-account-key-file=/etc/kubernetes/pki/sa.pub",
+			"--service-account-signing-key-file=/etc/kubernetes/pki/sa.key",
+			"--tls-private-key-file=/etc/kubernetes/pki/apiserver.key",
+		), mirror(controllerManager, node, "--service-account-private-key-file=/etc/kubernetes/pki/sa.key"))
+		endpoints.Endpoints = append(endpoints.Endpoints, discoveryv1.Endpoint{Addresses: []string{addresses[node]}})
+	}
+	o.endpoints = []discoveryv1.EndpointSlice{endpoints}
+	return o
+}
+
+// mirror is the mirror pod of a component.
+func mirror(component, node string, flags ...string) corev1.Pod {
+	directory := corev1.HostPathDirectoryOrCreate
+	return corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: component + "-" + node, Labels: map[string]string{componentLabel: component},
+			Annotations: map[string]string{corev1.MirrorPodAnnotationKey: "0123"},
+		},
+		Spec: corev1.PodSpec{
+			NodeName: node,
+			Containers: []corev1.Container{{
+				Name: component, Command: append([]string{component}, flags...),
+				VolumeMounts: []corev1.VolumeMount{{Name: "k8s-certs", MountPath: "/etc/kubernetes/pki", ReadOnly: true}},
+			}},
+			Volumes: []corev1.Volume{{Name: "k8s-certs", VolumeSource: corev1.VolumeSource{
+				HostPath: &corev1.HostPathVolumeSource{Path: "/etc/kubernetes/pki", Type: &directory},
+			}}},
+		},
+	}
+}
+
+// replace replaces flags in the pods of a component.
+func (o objects) replace(component, old, now string) objects {
+	for _, p := range o.of(component) {
+		command := p.Spec.Containers[0].Command
+		for i := range command {
+			command[i] = strings.Replace(command[i], old, now, 1)
+		}
+	}
+	return o
+}
+
+func TestExamine(t *testing.T) {
+	f := world().examine()
+	if len(f.Problems) > 0 {
+		t.Errorf("a control plane of kubeadm has the problems %q", f.Problems)
+	}
+	if len(f.Servers) != 2 {
+		t.Fatalf("found %+v", f.Servers)
+	}
+	s := f.Servers[1]
+	if s.Node != "b" || s.Address != "10.0.0.2" || s.Port != 6443 || s.SignFile != "/etc/kubernetes/pki/sa.key" ||
+		!slices.Equal(s.VerifyFiles, []string{"/etc/kubernetes/pki/sa.pub"}) || len(s.Issuers) != 1 {
+		t.Errorf("found %+v", s)
+	}
+}
+
+func TestProblems(t *testing.T) {
+	for _, test := range []struct {
+		name, want string
+		world      objects
+	}{
+		{"an endpoint of nobody", "10.0.0.9 is on no node", func() objects {
+			o := world()
+			o.endpoints[0].Endpoints[1].Addresses[0] = "10.0.0.9"
+			return o
+		}()},
+		{"a node without an API server", "node c has the label", func() objects {
+			o := world()
+			o.nodes = append(o.nodes, corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "c"}})
+			return o
+		}()},
+		{"no static pods", "was not made by kubeadm", objects{}},
+		{
+			"no key of its own", "no service account key of its own",
+			world().replace(apiServer, "--service-account-signing-key-file=", "--other="),
+		},
+		{
+			"the key of the certificate", "with the key of its serving certificate",
+			world().replace(apiServer, "pki/sa.key", "pki/apiserver.key").replace(controllerManager, "pki/sa.key", "pki/apiserver.key"),
+		},
+		{
+			"a key in no directory of the host", "in no directory of the host",
+			world().replace(apiServer, "/etc/kubernetes/pki/sa.pub", "/etc/sa.pub"),
+		},
+		{
+			"another key of kube-controller-manager", "must share one key",
+			world().replace(controllerManager, "sa.key", "kcm.key"),
+		},
+		{"a wrapper", "does not run kube-apiserver directly", world().replace(apiServer, "kube-apiserver", "sh")},
+		{"an argument that is no flag", "is not a flag", world().replace(apiServer, "--secure-port=6443", "serve")},
+		{"a port that is none", "--secure-port=https", world().replace(apiServer, "port=6443", "port=https")},
+		{"issuers that differ", "they must be the same", func() objects {
+			o := world()
+			o.pods[0].Spec.Containers[0].Command[3] += ".example"
+			return o
+		}()},
+	} {
+		problems := test.world.examine().Problems
+		if !slices.ContainsFunc(problems, func(p string) bool { return strings.Contains(p, test.want) }) {
+			t.Errorf("%s: the problems are %q, want one with %q", test.name, problems, test.want)
+		}
+	}
+}
+
+// A signer in place of the key files is what Keyturn makes of a cluster.
+func TestSigner(t *testing.T) {
+	o := world().replace(apiServer, "--service-account-signing-key-file=/etc/kubernetes/pki/sa.key",
+		"--service-account-signing-endpoint=/var/lib/keyturn/signer/socket")
+	f := o.replace(apiServer, "--service-account-key-file=/etc/kubernetes/pki/sa.pub", "--v=2").examine()
+	if len(f.Problems) > 0 || f.Servers[0].SignerSocket != "/var/lib/keyturn/signer/socket" {
+		t.Errorf("found %+v", f)
+	}
+}
+
+// Anybody who may create pods may label them.
+func TestMirrors(t *testing.T) {
+	forged := mirror(apiServer, "b")
+	forged.Annotations = nil
+	renamed := mirror(apiServer, "b")
+	renamed.Name = "another"
+	if got := mirrors([]corev1.Pod{mirror(apiServer, "a"), forged, renamed}); len(got) != 1 || got[0].Spec.NodeName != "a" {
+		t.Errorf("mirror pods are %v", got)
+	}
+}
+
+func TestFlags(t *testing.T) {
+	p := mirror(apiServer, "a", "--v", "3", "--one=x", "--one=y=z", "--profiling", "--last")
+	p.Spec.Containers[0].Args = []string{"--more=1"}
+	flags, err := flagsOf(p, apiServer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if flags.last("v") != "3" || !slices.Equal(flags["one"], []string{"x", "y=z"}) || flags.last("profiling") != "true" ||
+		flags.last("last") != "true" || flags.last("more") != "1" || flags.last("none") != "" {
+		t.Errorf("flags are %v", flags)
+	}
+}
