@@ -1,0 +1,169 @@
+package hostkeys
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/keyturn/keyturn/internal/rotation"
+)
+
+// TestFailedWritesAreReported has each write of each call fail, as the only call.
+func TestFailedWritesAreReported(t *testing.T) {
+	gone := func(path string) error { return os.RemoveAll(path) }
+	for name, c := range map[string]struct {
+		// before is what is done on a good disk, and do what is done on one that fails.
+		before, do func(s APIServer, m ControllerManager) error
+	}{
+		"configuring": {
+			before: func(s APIServer, _ ControllerManager) error { return s.Configure(files(1, 1), testKeys) },
+			do:     func(s APIServer, _ ControllerManager) error { return s.Configure(files(2, 1, 2), testKeys) },
+		},
+		"configuring a signer": {
+			before: func(s APIServer, _ ControllerManager) error { return s.Configure(external(1, 1), testKeys) },
+			do:     func(s APIServer, _ ControllerManager) error { return s.Configure(external(1, 1, 2), testKeys) },
+		},
+		"repairing": {
+			before: func(s APIServer, _ ControllerManager) error {
+				return errors.Join(s.Configure(files(1, 1), testKeys), gone(s.PublicKey(1)), gone(s.PrivateKey(1)))
+			},
+			do: func(s APIServer, _ ControllerManager) error { return s.Repair(testKeys) },
+		},
+		"repairing a signer": {
+			before: func(s APIServer, _ ControllerManager) error { return s.Configure(external(1, 1), testKeys) },
+			do:     func(s APIServer, _ ControllerManager) error { return s.Repair(testKeys) },
+		},
+		"tidying": {
+			before: func(s APIServer, _ ControllerManager) error {
+				return errors.Join(s.Configure(files(1, 1), testKeys), s.Configure(files(2, 2), testKeys))
+			},
+			do: func(s APIServer, _ ControllerManager) error { return s.Tidy(files(2, 2)) },
+		},
+		"configuring the manager": {
+			before: func(_ APIServer, m ControllerManager) error { return m.Configure(1, testKeys) },
+			do:     func(_ APIServer, m ControllerManager) error { return m.Configure(2, testKeys) },
+		},
+		"tidying the manager's": {
+			before: func(_ APIServer, m ControllerManager) error {
+				return errors.Join(m.Configure(1, testKeys), m.Configure(2, testKeys))
+			},
+			do: func(_ APIServer, m ControllerManager) error { return m.Tidy(2) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for step := 1; ; step++ {
+				s, m := newServer(t), newManager(t)
+				must(t, c.before(s, m))
+				// crashAt fails the test if the write fails and the call does not.
+				steps := crashAt(t, crash{step, before}, func(fault func(disk) disk) error {
+					s.fault, m.fault = fault, fault
+					return c.do(s, m)
+				})
+				if steps < step {
+					break
+				}
+			}
+		})
+	}
+}
+
+// TestSignerThatGetsNoKeys has the key directory of the signer be somebody else's.
+func TestSignerThatGetsNoKeys(t *testing.T) {
+	s := newServer(t)
+	theirs := filepath.Join(s.SignerDir, "theirs")
+	must(t, os.MkdirAll(s.SignerDir, 0o700), os.WriteFile(theirs, nil, 0o600))
+	for what, err := range map[string]error{
+		"configuring": s.Configure(external(1, 1), testKeys), "repairing": s.Repair(testKeys),
+	} {
+		if err == nil || !strings.Contains(err.Error(), s.SignerDir) {
+			t.Errorf("%s: %v, want an error that names %s", what, err, s.SignerDir)
+		}
+	}
+	must(t, os.Remove(theirs), s.Repair(testKeys))
+	s.wantKeys(t, external(1, 1))
+}
+
+func TestSignerDirectoryThatStays(t *testing.T) {
+	s := newServer(t)
+	must(t, s.Configure(external(1, 1), testKeys), s.Configure(files(1, 1), testKeys))
+	if err := unix.Mount("tmpfs", s.SignerDir, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("no file system can be mounted here: %v", err)
+	}
+	t.Cleanup(func() { must(t, unix.Unmount(s.SignerDir, unix.MNT_DETACH)) })
+	if err := s.RemoveSigner(); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("removing what cannot be removed: %v", err)
+	}
+}
+
+// TestKeyOfAnotherKind has a key that no token is signed with. Nothing of it is written.
+func TestKeyOfAnotherKind(t *testing.T) {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	for _, k := range []rotation.Keys{files(1, 1), external(1, 1)} {
+		s := newServer(t)
+		err := s.Configure(k, []Key{{Version: 1, Signer: private}})
+		if err == nil || !strings.Contains(err.Error(), "key version 1") {
+			t.Errorf("%v: %v", k, err)
+		}
+		wantFiles(t, s.Dir)
+	}
+}
+
+func TestHeld(t *testing.T) {
+	s, m := newServer(t), newManager(t)
+	server := func(when string, want ...int) {
+		t.Helper()
+		if got, err := s.Held(); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: the API server holds %v (%v), want %v", when, got, err, want)
+		}
+	}
+	manager := func(when string, want ...int) {
+		t.Helper()
+		if got, err := m.Held(); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: the kube-controller-manager holds %v (%v), want %v", when, got, err, want)
+		}
+	}
+	server("without a directory")
+	manager("without a directory")
+	must(t, s.Configure(files(2, 1, 2), testKeys), m.Configure(1, testKeys))
+	server("with two versions, of which one signs", 2)
+	manager("configured", 1)
+	for _, name := range []string{"sa-10.key", "sa-9.key", "sa-08.key", "sa-7.pub", "sa-x.key", "sa-6.key.bak"} {
+		must(t, os.WriteFile(filepath.Join(s.Dir, name), nil, 0o600), os.WriteFile(filepath.Join(m.Dir, name), nil, 0o600))
+	}
+	server("with other files", 2, 9, 10)
+	manager("with other files", 1, 9, 10)
+	must(t, s.Configure(external(2, 1, 2), testKeys))
+	server("with a signer, and the files not yet deleted", 1, 2, 9, 10)
+	must(t, s.Tidy(external(2, 1, 2)))
+	server("with a signer", 1, 2)
+
+	s.Dir, m.Dir = filepath.Join(m.Dir, configuredFile), filepath.Join(m.Dir, configuredFile)
+	if _, err := s.Held(); err == nil || !strings.Contains(err.Error(), s.Dir) {
+		t.Errorf("a file for the directory of an API server: %v", err)
+	}
+	if _, err := m.Held(); err == nil || !strings.Contains(err.Error(), m.Dir) {
+		t.Errorf("a file for the directory of a kube-controller-manager: %v", err)
+	}
+}
+
+// TestDirectoryThatCannotBeMade has a file where a directory above it is to be.
+func TestDirectoryThatCannotBeMade(t *testing.T) {
+	s, m := newServer(t), newManager(t)
+	must(t, os.WriteFile(filepath.Dir(s.Dir), nil, 0o600))
+	m.Dir = s.Dir
+	for what, err := range map[string]error{
+		"an API server": s.Configure(files(1, 1), testKeys), "a kube-controller-manager": m.Configure(1, testKeys),
+	} {
+		if !errors.Is(err, unix.ENOTDIR) {
+			t.Errorf("the keys of %s: %v, want %v", what, err, unix.ENOTDIR)
+		}
+	}
+}
