@@ -245,6 +245,7 @@ func TestReadRefuses(t *testing.T) {
 		damage func(t *testing.T, dir string)
 		want   string
 	}{
+		"nothing":                 {func(t *testing.T, dir string) { os.RemoveAll(dir) }, "keys: no such file"},
 		"no manifest":             {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, keydir.ManifestName)) }, "keys.json: no such file"},
 		"empty manifest":          {text(keydir.ManifestName, ""), "keys.json: empty"},
 		"half a manifest":         {text(keydir.ManifestName, `{"signingVersion": 1, "ke`), "not a JSON object"},
@@ -272,7 +273,7 @@ func TestReadRefuses(t *testing.T) {
 		"leads out":               {key(0, func(k map[string]any) { k["private"] = "../secret" }), "not the name of a file"},
 		"absolute":                {key(0, func(k map[string]any) { k["private"] = "/etc/passwd" }), "not the name of a file"},
 		"hidden":                  {key(0, func(k map[string]any) { k["private"] = "..data" }), "not the name of a file"},
-		"missing file":            {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "1.key")) }, "1.key: no such file"},
+		"missing file":            {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "1.key")) }, "key version 1: 1.key: no such file"},
 		"short private key":       {func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "1.key"), 100) }, "no PEM block"},
 		"empty private key":       {text("1.key", ""), "1.key: empty"},
 		"short public key":        {func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "1.pub"), 50) }, "no PEM block"},
@@ -393,6 +394,9 @@ func TestSecretsDoNotShow(t *testing.T) {
 		t.Fatal(err)
 	}
 	out.Write(encoded)
+	if shown := set.Keys[0].PIN.String(); shown != "[secret]" || string(encoded) != `"[secret]"` {
+		t.Errorf("shown are %q and %s", shown, encoded)
+	}
 	for _, secret := range []string{"a secret PIN", "61207365637265742050494e", "PRIVATE KEY", "MIG", "97 32 115"} {
 		if strings.Contains(out.String(), secret) {
 			t.Errorf("%q shows", secret)

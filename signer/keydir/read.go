@@ -71,7 +71,6 @@ func readFrom(root *os.Root, dir string, known Digest) (Set, Digest, error) {
 	r := &reader{root: root, files: map[string][]byte{}}
 	set, err := r.read(known)
 	if err != nil {
-		r.wipe()
 		if !errors.Is(err, ErrUnchanged) && !current(dir, root) {
 			err = errReplaced
 		}
@@ -161,8 +160,13 @@ func (r *reader) wipe() {
 	}
 }
 
-// read parses the files only if their digest is not the known one.
-func (r *reader) read(known Digest) (Set, error) {
+// read parses the files only if their digest is not the known one. When it fails, it wipes them.
+func (r *reader) read(known Digest) (set Set, err error) {
+	defer func() {
+		if err != nil {
+			r.wipe()
+		}
+	}()
 	if err := r.load(ManifestName, notWritable); err != nil {
 		return Set{}, err
 	}

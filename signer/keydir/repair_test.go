@@ -208,22 +208,34 @@ func TestWriteCannotTakeOver(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
 	set := newSet(t, 1)
 	write(t, dir, set)
+	openParents(t, dir)
+	err := asUser(other, func() error { return keydir.Write(dir, set) })
+	if err == nil || !strings.Contains(err.Error(), dir+": it belongs to user 0") {
+		t.Errorf("%v, want it to name the directory and its owner", err)
+	}
+}
+
+// openParents lets every user reach a directory in a temporary one.
+func openParents(t *testing.T, dir string) {
+	t.Helper()
 	for _, path := range []string{filepath.Dir(filepath.Dir(dir)), filepath.Dir(dir), dir} {
 		if err := os.Chmod(path, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// asUser calls do as another user. Only root can.
+func asUser(uid uintptr, do func() error) error {
 	failed := make(chan error)
 	go func() {
 		// Not unlocked, so that the thread ends with the goroutine.
 		runtime.LockOSThread()
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, other, other, other); errno != 0 {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); errno != 0 {
 			failed <- errno
 			return
 		}
-		failed <- keydir.Write(dir, set)
+		failed <- do()
 	}()
-	if err := <-failed; err == nil || !strings.Contains(err.Error(), dir+": it belongs to user 0") {
-		t.Errorf("%v, want it to name the directory and its owner", err)
-	}
+	return <-failed
 }

@@ -2,8 +2,10 @@ package keydir_test
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,6 +84,42 @@ func TestReadSecretVolume(t *testing.T) {
 	if _, _, err := keydir.Read(dir); err == nil {
 		t.Error("a directory in which anybody can swap the link was read")
 	}
+}
+
+// TestReadRefusesVolume damages what is around the version that ..data leads to.
+func TestReadRefusesVolume(t *testing.T) {
+	for name, test := range map[string]struct {
+		damage func(dir string) error
+		want   string
+	}{
+		"..data to nowhere": {func(dir string) error { return relink(dir, "..v-nowhere") }, "..data: no such file"},
+		"..data leads out":  {func(dir string) error { return relink(dir, "../elsewhere") }, "..data: path escapes"},
+		"..data is a file": {func(dir string) error {
+			return instead(filepath.Join(dir, "..data"), func(path string) error { return os.WriteFile(path, nil, 0o600) })
+		}, "..data: not a directory"},
+		"a writable version": {func(dir string) error { return os.Chmod(version(dir), 0o770) }, "its mode 0770 lets others write it"},
+		"a sticky volume of another": {func(dir string) error {
+			if os.Geteuid() != 0 {
+				t.Skip("only root can give files away")
+			}
+			return errors.Join(os.Chmod(dir, 0o777|os.ModeSticky), os.Chown(dir, other, other))
+		}, "it belongs to user 65534"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "keys")
+			write(t, dir, newSet(t, 1))
+			if err := test.damage(dir); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := keydir.Read(dir); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want it to say %q", err, test.want)
+			}
+		})
+	}
+}
+
+func relink(dir, target string) error {
+	return instead(filepath.Join(dir, "..data"), func(path string) error { return os.Symlink(target, path) })
 }
 
 // TestWatch replaces the directory in every way that is allowed, and waits for the watcher to say so.

@@ -1,9 +1,12 @@
 package keydir_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"math/big"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -54,13 +57,22 @@ func TestValidateKeys(t *testing.T) {
 		"a PIN that nothing names":    {hardware("pkcs11:token=t;object=o", "1"), "need each other"},
 		"no PIN":                      {hardware("pkcs11:token=t;object=o?pin-source=p", ""), "need each other"},
 		"a bad URI":                   {hardware("pkcs11:object=o", ""), "PKCS #11 URI"},
-		"no public key":               {func(s *keydir.Set) { s.Keys[0].Public = nil }, "key version 1: "},
-		"a point off its curve":       {func(s *keydir.Set) { s.Keys[0].Public = off }, "key version 1: "},
+		"a public key that is none": {func(s *keydir.Set) {
+			s.Keys[1] = keydir.Key{Version: 2, Public: off, VerifyOnly: true}
+		}, "key version 2: "},
+		"a private key of another kind": {func(s *keydir.Set) {
+			other := ofOtherKind(t)
+			other.Public = s.Keys[0].Public
+			s.Keys[0] = other
+		}, "key version 1: encoding public key"},
+		"no public key":         {func(s *keydir.Set) { s.Keys[0].Public = nil }, "key version 1: "},
+		"a point off its curve": {func(s *keydir.Set) { s.Keys[0].Public = off }, "key version 1: "},
 		"a private key that is none": {func(s *keydir.Set) {
 			s.Keys[0] = keydir.Key{Version: 1, Public: s.Keys[0].Public, Private: []byte("x")}
 		}, "PEM"},
 	} {
-		set := newSet(t, 1)
+		set := newSet(t, 2)
+		set.SigningVersion = 1
 		test.change(&set)
 		if err := set.Validate(); (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
@@ -73,5 +85,29 @@ func TestValidateKeys(t *testing.T) {
 	full.Keys = append(full.Keys, newKey(t, 101))
 	if err := full.Validate(); err == nil || !strings.Contains(err.Error(), "1 to 100 keys") {
 		t.Errorf("101 keys: %v", err)
+	}
+}
+
+// TestFilesAtTheirBound has a manifest, which may end in blanks, and a PIN of the longest size, and of one byte more.
+func TestFilesAtTheirBound(t *testing.T) {
+	const most = 256 << 10
+	for size, good := range map[int]bool{most: true, most + 1: false} {
+		dir := filepath.Join(t.TempDir(), "keys")
+		set := newSet(t, 1)
+		plain(t, dir, set)
+		path := filepath.Join(dir, keydir.ManifestName)
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replaceFile(t, path, append(raw, bytes.Repeat([]byte(" "), size-len(raw))...))
+		if _, _, err := keydir.Read(dir); (err == nil) != good {
+			t.Errorf("a manifest of %d bytes: %v", size, err)
+		}
+		set.Keys[0].Private, set.Keys[0].PKCS11 = nil, "pkcs11:token=t;object=o?pin-source=pin"
+		set.Keys[0].PIN = bytes.Repeat([]byte("1"), size)
+		if err := keydir.Write(dir, set); (err == nil) != good {
+			t.Errorf("a PIN of %d bytes: %v", size, err)
+		}
 	}
 }
