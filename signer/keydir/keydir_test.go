@@ -101,6 +101,10 @@ func TestReadChange(t *testing.T) {
 	if set, digest, err := keydir.ReadChange(dir, first); !errors.Is(err, keydir.ErrUnchanged) || len(set.Keys) > 0 || digest != (keydir.Digest{}) {
 		t.Errorf("unchanged: %v, %v", set, err)
 	}
+	write(t, dir, newSet(t, 1))
+	if _, digest, err := keydir.ReadChange(dir, first); err != nil || digest == first {
+		t.Errorf("another key of the same size: %v", err)
+	}
 	next := newSet(t, 2)
 	write(t, dir, next)
 	set, second, err := keydir.ReadChange(dir, first)

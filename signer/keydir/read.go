@@ -3,7 +3,6 @@ package keydir
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -287,11 +286,10 @@ func (r *reader) load(name string, want access) error {
 	return nil
 }
 
-// note adds a file to the digest, so that no two lists of files give the same bytes.
+// note adds a file to the digest. Hashes are of one size, so no two lists of files give the same bytes.
 func (r *reader) note(name string, data []byte) {
 	for _, part := range [][]byte{[]byte(name), data} {
 		sum := sha256.Sum256(part)
-		r.sum = binary.BigEndian.AppendUint64(r.sum, uint64(len(part)))
 		r.sum = append(r.sum, sum[:]...)
 	}
 }

@@ -3,6 +3,7 @@ package keydir_test
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -165,6 +166,13 @@ func TestWatch(t *testing.T) {
 				await(t, w, dir, n)
 			}
 		})
+	}
+}
+
+func TestWatchNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "missing", "keys")
+	if _, err := keydir.NewWatcher(dir); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("watching in a directory that is not there: %v", err)
 	}
 }
 
