@@ -154,6 +154,29 @@ func TestHeld(t *testing.T) {
 	}
 }
 
+// unlistable is a disk whose names cannot be read.
+type unlistable struct{ disk }
+
+func (unlistable) names() ([]string, error) { return nil, unix.EIO }
+
+// TestDirectoryThatCannotBeListed must not be taken for one that holds no keys.
+func TestDirectoryThatCannotBeListed(t *testing.T) {
+	s, m := newServer(t), newManager(t)
+	must(t, s.Configure(files(1, 1), testKeys), m.Configure(1, testKeys))
+	fault := func(d disk) disk { return unlistable{d} }
+	s.fault, m.fault = fault, fault
+	_, server := s.Held()
+	_, manager := m.Held()
+	for what, err := range map[string]error{
+		"what an API server holds": server, "what a kube-controller-manager holds": manager,
+		"tidying": s.Tidy(files(1, 1)), "tidying the manager's": m.Tidy(1),
+	} {
+		if !errors.Is(err, unix.EIO) {
+			t.Errorf("%s: %v, want %v", what, err, unix.EIO)
+		}
+	}
+}
+
 // TestDirectoryThatCannotBeMade has a file where a directory above it is to be.
 func TestDirectoryThatCannotBeMade(t *testing.T) {
 	s, m := newServer(t), newManager(t)

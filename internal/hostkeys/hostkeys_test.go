@@ -113,8 +113,8 @@ func TestOlderSigningKeyIsRefused(t *testing.T) {
 	must(t, m.Tidy(3))
 	wantFiles(t, m.Dir, "configured.json", "sa-3.key")
 	wantPrivate(t, m.PrivateKey(3), 3)
-	if err := m.Configure(4, testKeys); err == nil {
-		t.Error("a key that was not given was configured")
+	if err := m.Configure(4, testKeys); err == nil || !strings.Contains(err.Error(), "was not given") {
+		t.Errorf("a key that was not given: %v", err)
 	}
 	if held, err := m.Configured(); err != nil || held != 3 {
 		t.Errorf("configured: %d, %v", held, err)
