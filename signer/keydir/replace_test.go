@@ -176,6 +176,23 @@ func TestWatchNothing(t *testing.T) {
 	}
 }
 
+// TestWaitEnds waits for a directory that nobody changes: until the interval has passed, and until the context ends.
+func TestWaitEnds(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	write(t, dir, newSet(t, 1))
+	w, err := keydir.NewWatcher(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Wait(t.Context(), time.Nanosecond)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	w.Wait(ctx, time.Hour)
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // await waits until the directory is read with n keys, and reads only after Wait.
 func await(t *testing.T, w *keydir.Watcher, dir string, n int) {
 	t.Helper()
