@@ -75,6 +75,9 @@ func TestNoKeysAtTheStart(t *testing.T) {
 		t.Errorf("Metadata: %v", err)
 	}
 	w.wantSigner(0, "without keys")
+	if age := w.signer.age(); age != -1 {
+		t.Errorf("a key set of age %v s is served, want -1 for none", age)
+	}
 	if check, ready := w.signer.Check(), w.signer.Ready(); !errors.Is(check, errNoKeys) || !errors.Is(ready, errNoKeys) {
 		t.Errorf("without keys: %v, %v", check, ready)
 	}
@@ -237,7 +240,7 @@ func TestCheckKnowsStuckKeep(t *testing.T) {
 
 func TestOtherPrivateKeyIsNotTaken(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
-	w.write(1, 1)
+	w.write(2, 1, 2)
 	w.start()
 	w.fetch()
 	set, _, err := keydir.Read(w.keyDir())
@@ -248,13 +251,17 @@ func TestOtherPrivateKeyIsNotTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := backend.PEM{}.Open(w.keys[2])
+	other, err := backend.PEM{}.Open(w.keys[3])
 	if err != nil {
 		t.Fatal(err)
 	}
 	made.candidates[0].signer = other // as an HSM may have it under the name that the URI says
 	if wrong, err := made.prove(); err == nil || !wrong {
 		t.Errorf("a private key that does not belong to its public key: %v", err)
+	}
+	w.hardware.set(errHardware, nil) // for the other candidate, which says nothing about this one
+	if wrong, err := made.prove(); !wrong || !errors.Is(err, backend.ErrOtherKey) || !errors.Is(err, errHardware) {
+		t.Errorf("one key is wrong, and the other does not sign: %t, %v", wrong, err)
 	}
 }
 
@@ -300,10 +307,14 @@ keyturn_signer_signatures_total{kid="%[1]s",result="signed"} 3
 	if err != nil {
 		t.Error(err)
 	}
+	if problems, err := testutil.GatherAndLint(w.registry); err != nil || len(problems) > 0 {
+		t.Errorf("the metrics are not as Prometheus wants them: %v, %v", problems, err)
+	}
 	w.write(2, 1, 2)
 	w.fetch()
+	w.wantSigner(2, "after the switch")
 	w.write(2, 2)
-	if n := testutil.CollectAndCount(w.signer.metrics.signatures); n != 2 {
-		t.Errorf("%d series after version 1 was retired, want the 2 without a kid", n)
+	if n := testutil.CollectAndCount(w.signer.metrics.signatures); n != 3 {
+		t.Errorf("%d series after version 1 was retired, want that of version 2 and the 2 without a kid", n)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"errors"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -41,6 +42,28 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 	if _, err := New(good); err == nil {
 		t.Error("a second signer registered the same metrics")
+	}
+}
+
+// TestWithinKeyDirectory starts a signer without a state file in its key directory.
+func TestWithinKeyDirectory(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1)
+	t.Chdir(w.keyDir())
+	if _, err := New(Options{KeyDir: w.keyDir()}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTimesOfOptions(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	for _, test := range []struct{ given, want Options }{
+		{Options{}, Options{ReloadInterval: 5 * time.Second, DrainTimeout: 10 * time.Second, Log: slog.Default()}},
+		{Options{ReloadInterval: 1, DrainTimeout: 2, Log: log}, Options{ReloadInterval: 1, DrainTimeout: 2, Log: log}},
+	} {
+		if got := test.given.withDefaults(); got != test.want {
+			t.Errorf("%+v becomes %+v, want %+v", test.given, got, test.want)
+		}
 	}
 }
 

@@ -4,8 +4,11 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -151,6 +154,79 @@ func TestHeld(t *testing.T) {
 	}
 	if _, err := m.Held(); err == nil || !strings.Contains(err.Error(), m.Dir) {
 		t.Errorf("a file for the directory of a kube-controller-manager: %v", err)
+	}
+}
+
+// TestSmallDisk writes keys to a disk without room for them: what was there before stays, and nothing else.
+func TestSmallDisk(t *testing.T) {
+	s := newServer(t)
+	disk := filepath.Dir(s.Dir)
+	must(t, os.Mkdir(disk, 0o700))
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=64k,mode=0700"); err != nil {
+		t.Skipf("no small disk can be had here: %v", err)
+	}
+	t.Cleanup(func() { must(t, unix.Unmount(disk, unix.MNT_DETACH)) })
+	must(t, s.Configure(files(1, 1), testKeys))
+	was := snapshot(t, s.Dir)
+	filler := filepath.Join(disk, "filler")
+	if err := os.WriteFile(filler, make([]byte, 64<<10), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("filling the disk: %v", err)
+	}
+	if err := s.Configure(files(1, 1, 2), testKeys); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("configuring: %v, want %v", err, unix.ENOSPC)
+	}
+	if is := snapshot(t, s.Dir); !maps.Equal(was, is) {
+		t.Errorf("left: %q", is)
+	}
+	must(t, os.Remove(filler), s.Configure(files(1, 1, 2), testKeys))
+	s.wantKeys(t, files(1, 1, 2))
+}
+
+// TestOwnerThatCannotBeKept writes as a user who may not give files away.
+func TestOwnerThatCannotBeKept(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become another user")
+	}
+	const nobody = 65534
+	s := newServer(t)
+	must(t, s.Configure(files(1, 1), testKeys))
+	for dir := s.Dir; strings.Contains(dir, t.Name()); dir = filepath.Dir(dir) {
+		must(t, os.Chmod(dir, 0o755))
+	}
+	must(t, os.Chown(s.Dir, nobody, nobody))
+	for _, name := range []string{configuredFile, "sa-1.key"} {
+		must(t, os.Chmod(filepath.Join(s.Dir, name), 0o644))
+	}
+	failed := make(chan error)
+	go func() {
+		// Not unlocked, so that the thread ends with the goroutine.
+		runtime.LockOSThread()
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, nobody, nobody, nobody); errno != 0 {
+			failed <- errno
+			return
+		}
+		failed <- s.Configure(files(1, 1, 2), testKeys)
+	}()
+	if err := <-failed; !errors.Is(err, unix.EPERM) {
+		t.Errorf("root's configuration was replaced by one of another user: %v", err)
+	}
+	if held, err := s.Configured(); err != nil || !held.Equal(files(1, 1)) {
+		t.Errorf("configured: %v, %v", held, err)
+	}
+}
+
+func TestCreateReplacesNothing(t *testing.T) {
+	s := newServer(t)
+	must(t, s.Configure(files(1, 1), testKeys))
+	was := snapshot(t, s.Dir)
+	d, err := openDisk(s.Dir)
+	must(t, err)
+	if err := d.create(configuredFile, configuredFile, nil); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("creating what is there: %v", err)
+	}
+	must(t, d.close())
+	if is := snapshot(t, s.Dir); !maps.Equal(was, is) {
+		t.Errorf("left: %q", is)
 	}
 }
 
