@@ -93,6 +93,16 @@ func TestEarlierStageIsRefused(t *testing.T) {
 	}
 }
 
+func TestErrorOfAnEarlierStage(t *testing.T) {
+	s := newServer(t)
+	must(t, s.Configure(files(2, 2), testKeys))
+	const want = "later keys are configured already: " +
+		"it is to accept key versions [2] and sign with 2, and no more to accept key versions [1] and sign with 1"
+	if err := s.Configure(files(1, 1), testKeys); err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
 func TestOlderSigningKeyIsRefused(t *testing.T) {
 	m := newManager(t)
 	if held, err := m.Configured(); err != nil || held != 0 {
@@ -199,6 +209,12 @@ func TestRepair(t *testing.T) {
 	}
 	must(t, s.Repair(testKeys))
 	s.wantServed(t, external(1, 1, 2))
+}
+
+func TestRepairWithoutConfiguration(t *testing.T) {
+	s := newServer(t)
+	must(t, os.MkdirAll(s.Dir, 0o700), s.Repair(testKeys))
+	wantFiles(t, s.Dir)
 }
 
 // TestOwnerAndMode replaces files of somebody else.

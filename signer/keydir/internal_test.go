@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
+
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/token"
 )
@@ -174,4 +176,16 @@ func TestSharedFileIsReadOnce(t *testing.T) {
 	if err := r.load("1.key", secret); err != nil || &r.files["1.key"][0] != &first[0] || r.digest() != digest {
 		t.Errorf("it was read again, %v", err)
 	}
+}
+
+// TestLostEvents has the kernel report that it dropped events: the directory may have changed.
+func TestLostEvents(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	w, err := NewWatcher(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	go func() { w.notify.Errors <- fsnotify.ErrEventOverflow }()
+	w.Wait(t.Context(), time.Hour)
 }
