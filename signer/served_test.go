@@ -126,6 +126,9 @@ func TestServedOutlivesProcess(t *testing.T) {
 	w.write(1, 1)
 	w.start()
 	w.fetch()
+	if w.logged(`"level":"ERROR"`) > 0 {
+		t.Errorf("errors are logged at the first start: %s", w.log.String())
+	}
 	w.start()
 	w.wantSigner(1, "restarted")
 	w.write(2, 1, 2)
@@ -170,6 +173,21 @@ func TestOrderOfCandidates(t *testing.T) {
 	if !slices.Equal(order, []int{3, 1, 2}) {
 		t.Errorf("the candidates are %v, want the wanted version 3, then version 1, which signs", order)
 	}
+}
+
+func TestStateFileThatCannotBeRead(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1)
+	if err := os.Mkdir(w.stateFile(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	if w.logged(w.stateFile()+": is a directory") != 1 {
+		t.Errorf("the log does not say why the state file cannot be read: %s", w.log.String())
+	}
+	w.wantSigner(0, "nothing is known of what was served")
+	w.fetch()
+	w.wantSigner(1, "fetched")
 }
 
 func TestServedOfAnotherBootDoesNotCount(t *testing.T) {
