@@ -75,6 +75,9 @@ func TestNoKeysAtTheStart(t *testing.T) {
 		t.Errorf("Metadata: %v", err)
 	}
 	w.wantSigner(0, "without keys")
+	if n := testutil.ToFloat64(w.signer.metrics.noKey.unavailable); n != 1 {
+		t.Errorf("%v signatures were not to be had, want 1", n)
+	}
 	if age := w.signer.age(); age != -1 {
 		t.Errorf("a key set of age %v s is served, want -1 for none", age)
 	}
@@ -201,8 +204,8 @@ func TestHardwareAway(t *testing.T) {
 	w.hardware.set(errHardware, nil)
 	w.write(1, 1)
 	w.start()
-	if n := len(w.fetch().Keys); n != 1 {
-		t.Errorf("%d keys are served while the hardware is away, want 1", n)
+	if n := len(w.fetch().Keys); n != 1 || w.logged("not all of it signs") != 1 {
+		t.Errorf("%d keys are served while the hardware is away, want 1: %s", n, w.log.String())
 	}
 	w.wantSigner(0, "away at the start")
 	w.hardware.set(nil, nil)
@@ -306,6 +309,15 @@ keyturn_signer_signatures_total{kid="%[1]s",result="signed"} 3
 		"keyturn_signer_key_set_age_seconds", "keyturn_signer_reload_errors_total", "keyturn_signer_last_reload_success_timestamp_seconds")
 	if err != nil {
 		t.Error(err)
+	}
+	families, err := w.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if n := f.GetMetric()[0].GetHistogram().GetSampleCount(); f.GetName() == "keyturn_signer_sign_duration_seconds" && n != 3 {
+			t.Errorf("%d signatures were timed, want 3", n)
+		}
 	}
 	if problems, err := testutil.GatherAndLint(w.registry); err != nil || len(problems) > 0 {
 		t.Errorf("the metrics are not as Prometheus wants them: %v, %v", problems, err)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/signer/keydir"
@@ -136,6 +137,9 @@ func TestUnchangedIsNotParsed(t *testing.T) {
 	after := w.signer.set.Load()
 	if after == before || !after.readAt.Equal(w.now) || after.keys[0] != before.keys[0] {
 		t.Error("an unchanged directory was parsed again, or not read at all")
+	}
+	if n := testutil.ToFloat64(w.signer.metrics.reloadErrors); n != 0 {
+		t.Errorf("%v reload errors", n)
 	}
 	w.write(1, 1, 2)
 	if w.signer.set.Load().keys[0] == before.keys[0] {

@@ -65,8 +65,24 @@ func TestClientsAreKept(t *testing.T) {
 	if other, err := c.Get("another", &plain); err != nil || other == first {
 		t.Errorf("another cluster got the client of this one, or an error: %v", err)
 	}
-	if _, err := c.Get("cluster", &rest.Config{Host: "://"}); err == nil {
-		t.Error("no error for a host that is none")
+	for what, bad := range map[string]*rest.Config{
+		"a host": {Host: "://"},
+		"a CA":   {Host: "://", TLSClientConfig: rest.TLSClientConfig{CAData: []byte("none")}},
+	} {
+		if client, err := c.Get("cluster", bad); err == nil || client != nil || !strings.Contains(err.Error(), "for ://") {
+			t.Errorf("%s that is none: %v, %v", what, client, err)
+		}
+	}
+}
+
+// TestNewClientIsKept gets another client right after one that was used once.
+func TestNewClientIsKept(t *testing.T) {
+	var c Clients
+	one := rest.Config{Host: "https://one.test"}
+	client := c.mustGet(t, one)
+	c.mustGet(t, rest.Config{Host: "https://two.test"})
+	if c.mustGet(t, one) != client {
+		t.Error("a new client was dropped")
 	}
 }
 
