@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -85,6 +86,21 @@ func TestValidateKeys(t *testing.T) {
 	full.Keys = append(full.Keys, newKey(t, 101))
 	if err := full.Validate(); err == nil || !strings.Contains(err.Error(), "1 to 100 keys") {
 		t.Errorf("101 keys: %v", err)
+	}
+}
+
+// TestRotationRefreshHint leaves the hint of a rotation out of the manifest: it is the other one, and 5 s at most.
+func TestRotationRefreshHint(t *testing.T) {
+	for hint, want := range map[int]time.Duration{3600: 5 * time.Second, 5: 5 * time.Second, 3: 3 * time.Second} {
+		dir := filepath.Join(t.TempDir(), "keys")
+		plain(t, dir, newSet(t, 1))
+		manifest := `{"signingVersion":1,"refreshHintSeconds":%d,"maxTokenExpirationSeconds":600,` +
+			`"keys":[{"version":1,"public":"1.pub","private":"1.key"}]}`
+		replaceFile(t, filepath.Join(dir, keydir.ManifestName), fmt.Appendf(nil, manifest, hint))
+		set, _, err := keydir.Read(dir)
+		if err != nil || set.RotationRefreshHint != want || set.RefreshHint != time.Duration(hint)*time.Second {
+			t.Errorf("the hint is %d s, that of a rotation %s (%v), want %s", hint, set.RotationRefreshHint, err, want)
+		}
 	}
 }
 
