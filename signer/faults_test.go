@@ -2,6 +2,7 @@ package signer
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -74,8 +75,14 @@ func TestNoKeysAtTheStart(t *testing.T) {
 		t.Errorf("Metadata: %v", err)
 	}
 	w.wantSigner(0, "without keys")
-	if err := w.signer.Ready(); err == nil {
-		t.Error("ready without keys")
+	if n := testutil.ToFloat64(w.signer.metrics.noKey.unavailable); n != 1 {
+		t.Errorf("%v signatures were not to be had, want 1", n)
+	}
+	if age := w.signer.age(); age != -1 {
+		t.Errorf("a key set of age %v s is served, want -1 for none", age)
+	}
+	if check, ready := w.signer.Check(), w.signer.Ready(); !errors.Is(check, errNoKeys) || !errors.Is(ready, errNoKeys) {
+		t.Errorf("without keys: %v, %v", check, ready)
 	}
 	w.write(1, 1)
 	w.fetch()
@@ -197,8 +204,8 @@ func TestHardwareAway(t *testing.T) {
 	w.hardware.set(errHardware, nil)
 	w.write(1, 1)
 	w.start()
-	if n := len(w.fetch().Keys); n != 1 {
-		t.Errorf("%d keys are served while the hardware is away, want 1", n)
+	if n := len(w.fetch().Keys); n != 1 || w.logged("not all of it signs") != 1 {
+		t.Errorf("%d keys are served while the hardware is away, want 1: %s", n, w.log.String())
 	}
 	w.wantSigner(0, "away at the start")
 	w.hardware.set(nil, nil)
@@ -224,7 +231,11 @@ func TestCheckKnowsStuckKeep(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)
 	w.start()
-	w.uptime += time.Minute + patience + time.Second
+	w.uptime += time.Minute + patience
+	if err := w.signer.Check(); err != nil {
+		t.Errorf("as late as a turn may be: %v", err)
+	}
+	w.uptime++
 	if err := w.signer.Check(); err != ErrStuck { //nolint:errorlint // it is returned as it is
 		t.Errorf("%v, want %v", err, ErrStuck)
 	}
@@ -232,7 +243,7 @@ func TestCheckKnowsStuckKeep(t *testing.T) {
 
 func TestOtherPrivateKeyIsNotTaken(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
-	w.write(1, 1)
+	w.write(2, 1, 2)
 	w.start()
 	w.fetch()
 	set, _, err := keydir.Read(w.keyDir())
@@ -243,13 +254,17 @@ func TestOtherPrivateKeyIsNotTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := backend.PEM{}.Open(w.keys[2])
+	other, err := backend.PEM{}.Open(w.keys[3])
 	if err != nil {
 		t.Fatal(err)
 	}
 	made.candidates[0].signer = other // as an HSM may have it under the name that the URI says
 	if wrong, err := made.prove(); err == nil || !wrong {
 		t.Errorf("a private key that does not belong to its public key: %v", err)
+	}
+	w.hardware.set(errHardware, nil) // for the other candidate, which says nothing about this one
+	if wrong, err := made.prove(); !wrong || !errors.Is(err, backend.ErrOtherKey) || !errors.Is(err, errHardware) {
+		t.Errorf("one key is wrong, and the other does not sign: %t, %v", wrong, err)
 	}
 }
 
@@ -295,10 +310,23 @@ keyturn_signer_signatures_total{kid="%[1]s",result="signed"} 3
 	if err != nil {
 		t.Error(err)
 	}
+	families, err := w.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if n := f.GetMetric()[0].GetHistogram().GetSampleCount(); f.GetName() == "keyturn_signer_sign_duration_seconds" && n != 3 {
+			t.Errorf("%d signatures were timed, want 3", n)
+		}
+	}
+	if problems, err := testutil.GatherAndLint(w.registry); err != nil || len(problems) > 0 {
+		t.Errorf("the metrics are not as Prometheus wants them: %v, %v", problems, err)
+	}
 	w.write(2, 1, 2)
 	w.fetch()
+	w.wantSigner(2, "after the switch")
 	w.write(2, 2)
-	if n := testutil.CollectAndCount(w.signer.metrics.signatures); n != 2 {
-		t.Errorf("%d series after version 1 was retired, want the 2 without a kid", n)
+	if n := testutil.CollectAndCount(w.signer.metrics.signatures); n != 3 {
+		t.Errorf("%d series after version 1 was retired, want that of version 2 and the 2 without a kid", n)
 	}
 }

@@ -48,7 +48,7 @@ func (s *servedAt) note(now time.Duration) bool {
 	return s.Load() == nil && s.CompareAndSwap(nil, &now)
 }
 
-// newKey opens a key. It does not use it yet.
+// newKey opens a key. It does not use it yet, and leaves served to the set that the key is for.
 func newKey(k keydir.Key, from backends) (*key, error) {
 	public, err := jwks.NewKey(k.Public)
 	if err != nil {
@@ -59,7 +59,7 @@ func newKey(k keydir.Key, from backends) (*key, error) {
 		return nil, err
 	}
 	made := &key{
-		Key: public, version: k.Version, excluded: k.ExcludeFromOIDCDiscovery, header: header, hash: crypto.SHA256, served: &servedAt{},
+		Key: public, version: k.Version, excluded: k.ExcludeFromOIDCDiscovery, header: header, hash: crypto.SHA256,
 	}
 	switch public.Algorithm {
 	case jwks.ES256:

@@ -4,12 +4,14 @@ import (
 	"crypto"
 	"crypto/rand"
 	"errors"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/signer/keydir"
@@ -41,6 +43,28 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 	if _, err := New(good); err == nil {
 		t.Error("a second signer registered the same metrics")
+	}
+}
+
+// TestWithinKeyDirectory starts a signer without a state file in its key directory.
+func TestWithinKeyDirectory(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1)
+	t.Chdir(w.keyDir())
+	if _, err := New(Options{KeyDir: w.keyDir()}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTimesOfOptions(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	for _, test := range []struct{ given, want Options }{
+		{Options{}, Options{ReloadInterval: 5 * time.Second, DrainTimeout: 10 * time.Second, Log: slog.Default()}},
+		{Options{ReloadInterval: 1, DrainTimeout: 2, Log: log}, Options{ReloadInterval: 1, DrainTimeout: 2, Log: log}},
+	} {
+		if got := test.given.withDefaults(); got != test.want {
+			t.Errorf("%+v becomes %+v, want %+v", test.given, got, test.want)
+		}
 	}
 }
 
@@ -113,6 +137,9 @@ func TestUnchangedIsNotParsed(t *testing.T) {
 	after := w.signer.set.Load()
 	if after == before || !after.readAt.Equal(w.now) || after.keys[0] != before.keys[0] {
 		t.Error("an unchanged directory was parsed again, or not read at all")
+	}
+	if n := testutil.ToFloat64(w.signer.metrics.reloadErrors); n != 0 {
+		t.Errorf("%v reload errors", n)
 	}
 	w.write(1, 1, 2)
 	if w.signer.set.Load().keys[0] == before.keys[0] {

@@ -2,15 +2,21 @@ package signer
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	externaljwt "k8s.io/externaljwt/apis/v1"
 
+	"github.com/keyturn/keyturn/internal/signer/backend"
 	"github.com/keyturn/keyturn/jwks"
 )
 
@@ -108,5 +114,95 @@ func TestServeFailsWithListener(t *testing.T) {
 	l.Close()
 	if err := w.signer.Serve(t.Context(), l); err == nil {
 		t.Error("Serve with a closed listener: no error")
+	}
+}
+
+// keeping has a signer keep its keys up to date until the test ends, and returns the set that it had before. Its boot
+// clock goes on each time that it is read.
+func (w *world) keeping(keyDir string, interval time.Duration) (*Signer, *keySet) {
+	w.t.Helper()
+	var clock atomic.Int64
+	s, err := newSigner(
+		Options{KeyDir: keyDir, ReloadInterval: interval, Log: slog.New(slog.NewJSONHandler(&w.log, nil))},
+		environment{
+			files: backend.PEM{}, now: func() time.Time { return w.now },
+			bootClock: func() time.Duration { return time.Duration(clock.Add(1)) },
+		},
+	)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	first := s.set.Load()
+	ctx, cancel := context.WithCancel(context.Background())
+	var keeping sync.WaitGroup
+	keeping.Go(func() { s.keep(ctx) })
+	w.t.Cleanup(func() {
+		cancel()
+		keeping.Wait()
+	})
+	return s, first
+}
+
+// until waits for a condition.
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !is(); runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal(what)
+		}
+	}
+}
+
+// TestKeepWithoutWatch has no directory to watch: what appears is found from time to time.
+func TestKeepWithoutWatch(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.dir = filepath.Join(w.dir, "missing")
+	s, _ := w.keeping(w.keyDir(), time.Millisecond)
+	w.write(1, 1)
+	until(t, "the keys are not read", func() bool { return s.set.Load() != nil })
+	turn := s.lastTurn.Load()
+	until(t, "the turns are not noted", func() bool { return s.lastTurn.Load() > turn })
+}
+
+// TestKeepRests wants a directory to be read when it changes, and not all the time.
+func TestKeepRests(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1)
+	s, first := w.keeping(w.keyDir(), time.Hour)
+	until(t, "it is not read when the watch begins", func() bool { return s.set.Load() != first })
+	turn := s.lastTurn.Load()
+	resting := s.set.Load()
+	for range 100_000 {
+		if s.set.Load() != resting {
+			t.Fatal("it is read again without a change")
+		}
+		runtime.Gosched()
+	}
+	w.write(2, 1, 2)
+	until(t, "the change is not read", func() bool { return len(s.set.Load().keys) == 2 })
+	until(t, "the turn is not noted", func() bool { return s.lastTurn.Load() > turn })
+}
+
+// TestConnections lowers how many files this process may open: half of them are for connections, 128 at most.
+func TestConnections(t *testing.T) {
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	restore := func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+			t.Error(err)
+		}
+	}
+	defer restore()
+	for files, want := range map[uint64]int{0: 1, 1: 1, 2: 1, 100: 50, 255: 127, 256: 128, 300: 128} {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: files, Max: was.Max}); err != nil {
+			t.Fatal(err)
+		}
+		got := connections()
+		restore()
+		if got != want {
+			t.Errorf("%d files: %d connections, want %d", files, got, want)
+		}
 	}
 }

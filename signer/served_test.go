@@ -2,6 +2,7 @@ package signer
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -125,6 +126,9 @@ func TestServedOutlivesProcess(t *testing.T) {
 	w.write(1, 1)
 	w.start()
 	w.fetch()
+	if w.logged(`"level":"ERROR"`) > 0 {
+		t.Errorf("errors are logged at the first start: %s", w.log.String())
+	}
 	w.start()
 	w.wantSigner(1, "restarted")
 	w.write(2, 1, 2)
@@ -139,6 +143,51 @@ func TestServedOutlivesProcess(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("state file: %v, %v", info.Mode(), err)
 	}
+}
+
+// TestOldVersionServedLater fetches a version that is older than all that were served, and restarts the signer.
+func TestOldVersionServedLater(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(2, 2)
+	w.start()
+	w.fetch()
+	w.write(2, 1, 2)
+	w.fetch()
+	w.start()
+	w.write(1, 1, 2)
+	w.wantSigner(1, "restarted, and version 1 was fetched before")
+}
+
+// TestOrderOfCandidates wants the key that signs to go on until the wanted one may, and not a third one to start.
+func TestOrderOfCandidates(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1)
+	w.start()
+	w.fetch()
+	w.write(2, 1, 2) // version 2 is not fetched
+	w.write(3, 1, 2, 3)
+	var order []int
+	for _, k := range w.signer.set.Load().candidates {
+		order = append(order, k.version)
+	}
+	if !slices.Equal(order, []int{3, 1, 2}) {
+		t.Errorf("the candidates are %v, want the wanted version 3, then version 1, which signs", order)
+	}
+}
+
+func TestStateFileThatCannotBeRead(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1)
+	if err := os.Mkdir(w.stateFile(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	if w.logged(w.stateFile()+": is a directory") != 1 {
+		t.Errorf("the log does not say why the state file cannot be read: %s", w.log.String())
+	}
+	w.wantSigner(0, "nothing is known of what was served")
+	w.fetch()
+	w.wantSigner(1, "fetched")
 }
 
 func TestServedOfAnotherBootDoesNotCount(t *testing.T) {

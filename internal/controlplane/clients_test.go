@@ -2,8 +2,13 @@ package controlplane
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -32,7 +37,11 @@ func (c *Clients) mustGet(t *testing.T, cfg rest.Config) kubernetes.Interface {
 
 func TestClientsAreKept(t *testing.T) {
 	var c Clients
-	plain := rest.Config{Host: "https://one.test", BearerToken: "a"}
+	old, renewed, key := certificates(t)
+	plain := rest.Config{
+		Host: "https://one.test", BearerToken: "a",
+		TLSClientConfig: rest.TLSClientConfig{CAData: old, CertData: old, KeyData: key},
+	}
 	first := c.mustGet(t, plain)
 	if c.mustGet(t, plain) != first {
 		t.Error("the same access got another client")
@@ -41,6 +50,8 @@ func TestClientsAreKept(t *testing.T) {
 		"host":  func(cfg *rest.Config) { cfg.Host = "https://two.test" },
 		"name":  func(cfg *rest.Config) { cfg.ServerName = "two" },
 		"token": func(cfg *rest.Config) { cfg.BearerToken = "b" },
+		"CA":    func(cfg *rest.Config) { cfg.CAData = renewed },
+		"cert":  func(cfg *rest.Config) { cfg.CertData = renewed },
 	} {
 		other := plain
 		change(&other)
@@ -54,9 +65,47 @@ func TestClientsAreKept(t *testing.T) {
 	if other, err := c.Get("another", &plain); err != nil || other == first {
 		t.Errorf("another cluster got the client of this one, or an error: %v", err)
 	}
-	if _, err := c.Get("cluster", &rest.Config{Host: "://"}); err == nil {
-		t.Error("no error for a host that is none")
+	for what, bad := range map[string]*rest.Config{
+		"a host": {Host: "://"},
+		"a CA":   {Host: "://", TLSClientConfig: rest.TLSClientConfig{CAData: []byte("none")}},
+	} {
+		if client, err := c.Get("cluster", bad); err == nil || client != nil || !strings.Contains(err.Error(), "for ://") {
+			t.Errorf("%s that is none: %v, %v", what, client, err)
+		}
 	}
+}
+
+// TestNewClientIsKept gets another client right after one that was used once.
+func TestNewClientIsKept(t *testing.T) {
+	var c Clients
+	one := rest.Config{Host: "https://one.test"}
+	client := c.mustGet(t, one)
+	c.mustGet(t, rest.Config{Host: "https://two.test"})
+	if c.mustGet(t, one) != client {
+		t.Error("a new client was dropped")
+	}
+}
+
+// certificates returns two certificates of one key, as a renewal makes them, and the key.
+func certificates(t *testing.T) (old, renewed, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encode := func(kind string, der []byte, err error) []byte {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
+	}
+	sign := func(serial int64) []byte {
+		of := &x509.Certificate{SerialNumber: big.NewInt(serial)}
+		der, err := x509.CreateCertificate(rand.Reader, of, of, private.Public(), private)
+		return encode("CERTIFICATE", der, err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	return sign(1), sign(2), encode("PRIVATE KEY", der, err)
 }
 
 // TestClientsNotKept has ways to an API server that cannot be compared.
@@ -107,37 +156,60 @@ func TestClientsThatNobodyUsesAreDropped(t *testing.T) {
 	}
 }
 
+// serve starts a server that sends its name to closed each time that a connection to it ends, and returns how to reach
+// it.
+func serve(t *testing.T, name string, closed chan<- string) *rest.Config {
+	t.Helper()
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.EnableHTTP2 = true
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateClosed {
+			closed <- name
+		}
+	}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	return &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}
+}
+
+// use gets a client of a cluster and asks with it.
+func (c *Clients) use(t *testing.T, cluster types.UID, cfg *rest.Config) {
+	t.Helper()
+	client, err := c.Get(cluster, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Discovery().ServerVersion(); !apierrors.IsNotFound(err) {
+		t.Fatalf("asking the server: %v", err)
+	}
+}
+
 // TestForget wants a cluster that is gone to leave no connection behind, and the others to keep theirs.
 func TestForget(t *testing.T) {
 	closed := make(chan string, 10)
-	connect := func(cluster types.UID) (config *rest.Config) {
-		server := httptest.NewUnstartedServer(http.NotFoundHandler())
-		server.EnableHTTP2 = true
-		server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-			if state == http.StateClosed {
-				closed <- string(cluster)
-			}
-		}
-		server.StartTLS()
-		t.Cleanup(server.Close)
-		ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-		return &rest.Config{Host: server.URL, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}
-	}
 	var c Clients
-	for _, cluster := range []types.UID{"stays", "goes"} {
-		client, err := c.Get(cluster, connect(cluster))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := client.Discovery().ServerVersion(); !apierrors.IsNotFound(err) {
-			t.Fatalf("asking the server: %v", err)
-		}
-	}
+	c.use(t, "stays", serve(t, "stays", closed))
+	c.use(t, "goes", serve(t, "goes", closed))
 	c.Forget("goes")
 	if cluster := <-closed; cluster != "goes" || len(c.of) != 1 {
 		t.Errorf("a connection of %q was closed, and clients of %d clusters are kept", cluster, len(c.of))
 	}
 	c.Forget("never known")
+}
+
+// TestDroppedClientLeavesNoConnection has a client that nobody has used for long, in a cluster that others are used of.
+func TestDroppedClientLeavesNoConnection(t *testing.T) {
+	closed := make(chan string, 10)
+	var c Clients
+	c.use(t, "cluster", serve(t, "old", closed))
+	for _, k := range c.of["cluster"] {
+		k.used = k.used.Add(-keepFor - time.Minute)
+	}
+	c.use(t, "cluster", serve(t, "new", closed))
+	if name := <-closed; name != "old" {
+		t.Errorf("a connection of the %s client was closed", name)
+	}
 }
 
 func TestUnlimited(t *testing.T) {

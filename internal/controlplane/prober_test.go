@@ -28,10 +28,10 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/internal/controlplane"
-	"github.com/keyturn/keyturn/internal/hostkeys"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer/keydir"
 	"github.com/keyturn/keyturn/token"
 )
 
@@ -309,14 +309,24 @@ func TestProofOfAServerThatHangs(t *testing.T) {
 // what the API server knows of a change within this test, it has asked for because it was made to.
 func TestProveAtASigner(t *testing.T) {
 	one, two := generate(t, 1, "ES256"), generate(t, 2, "ES256")
-	keys := []hostkeys.Key{{Version: 1, Signer: one.Signer}, {Version: 2, Signer: two.Signer}}
 	s := newSigner(t)
-	configure := func(sign int, verify ...int) {
-		if err := s.keys.Configure(controlplane.Keys{Verify: verify, Sign: sign, External: true}, keys); err != nil {
+	configure := func(sign int, verify ...keystore.KeyPair) {
+		t.Helper()
+		set := keydir.Set{
+			SigningVersion: sign, RefreshHint: time.Hour, RotationRefreshHint: time.Hour, MaxTokenExpiration: time.Hour,
+		}
+		for _, pair := range verify {
+			k, err := keydir.NewKey(pair.Version, pair.Signer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			set.Keys = append(set.Keys, k)
+		}
+		if err := keydir.Write(s.keyDir, set); err != nil {
 			t.Fatal(err)
 		}
 	}
-	configure(1, 1)
+	configure(1, one)
 	s.start(t)
 	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: map[string][]string{
 		"service-account-issuer": {issuer}, "service-account-signing-endpoint": {s.socket},
@@ -342,18 +352,18 @@ func TestProveAtASigner(t *testing.T) {
 		}
 	}
 	until("one key", controlplane.Proof{Accepts: []int{1}, Refuses: []int{2}, Signs: 1, SigningKeyID: one.KeyID})
-	configure(1, 1, 2)
+	configure(1, one, two)
 	until("publish", controlplane.Proof{Accepts: []int{1, 2}, Signs: 1, SigningKeyID: one.KeyID})
-	configure(2, 1, 2)
+	configure(2, one, two)
 	until("switch", controlplane.Proof{Accepts: []int{1, 2}, Signs: 2, SigningKeyID: two.KeyID})
-	configure(2, 2)
+	configure(2, two)
 	want(t, "not asked", controlplane.Proof{Accepts: []int{1, 2}, Signs: 2, SigningKeyID: two.KeyID}, prove(false))
 	until("retire", controlplane.Proof{Accepts: []int{2}, Refuses: []int{1}, Signs: 2, SigningKeyID: two.KeyID})
 }
 
 // testSigner is keyturn-signer with a key directory.
 type testSigner struct {
-	keys    hostkeys.APIServer
+	keyDir  string
 	socket  string
 	program string
 }
@@ -366,8 +376,7 @@ func newSigner(t *testing.T) testSigner {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	s := testSigner{
-		keys:   hostkeys.APIServer{Dir: filepath.Join(dir, "keys"), SignerDir: filepath.Join(dir, "signer-keys")},
-		socket: filepath.Join(dir, "run", "s"), program: filepath.Join(dir, "keyturn-signer"),
+		keyDir: filepath.Join(dir, "keys"), socket: filepath.Join(dir, "run", "s"), program: filepath.Join(dir, "keyturn-signer"),
 	}
 	cmd := exec.Command("go", "build", "-o", s.program, "../../cmd/keyturn-signer")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -379,7 +388,7 @@ func newSigner(t *testing.T) testSigner {
 
 func (s testSigner) start(t *testing.T) {
 	t.Helper()
-	cmd := exec.Command(s.program, "--socket="+s.socket, "--key-dir="+s.keys.SignerDir)
+	cmd := exec.Command(s.program, "--socket="+s.socket, "--key-dir="+s.keyDir)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -137,7 +137,7 @@ func (s APIServer) Repair(keys []Key) error {
 	return nil
 }
 
-// keySet is what a signer is to serve for these keys.
+// keySet is what a signer is to serve for these keys. It is one that keydir.Write takes.
 func keySet(want rotation.Keys, keys []Key) (keydir.Set, error) {
 	set := keydir.Set{
 		SigningVersion: want.Sign, RefreshHint: refreshHint, RotationRefreshHint: rotationRefreshHint,
@@ -154,7 +154,7 @@ func keySet(want rotation.Keys, keys []Key) (keydir.Set, error) {
 		}
 		set.Keys = append(set.Keys, k)
 	}
-	return set, nil
+	return set, set.Validate()
 }
 
 // Served returns what the key directory of the signer holds; false when it cannot be read.

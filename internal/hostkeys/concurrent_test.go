@@ -151,6 +151,7 @@ func TestFullDisk(t *testing.T) {
 	if is := snapshot(t, s.Dir); !maps.Equal(was, is) {
 		t.Errorf("left: %q", is)
 	}
+	must(t, small.Configure(files(1, 1), testKeys)) // what is there needs no room
 	must(t, s.Configure(files(1, 1, 2), testKeys))
 	s.wantKeys(t, files(1, 1, 2))
 }

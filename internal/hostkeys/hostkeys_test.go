@@ -93,6 +93,16 @@ func TestEarlierStageIsRefused(t *testing.T) {
 	}
 }
 
+func TestErrorOfAnEarlierStage(t *testing.T) {
+	s := newServer(t)
+	must(t, s.Configure(files(2, 2), testKeys))
+	const want = "later keys are configured already: " +
+		"it is to accept key versions [2] and sign with 2, and no more to accept key versions [1] and sign with 1"
+	if err := s.Configure(files(1, 1), testKeys); err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
 func TestOlderSigningKeyIsRefused(t *testing.T) {
 	m := newManager(t)
 	if held, err := m.Configured(); err != nil || held != 0 {
@@ -113,8 +123,8 @@ func TestOlderSigningKeyIsRefused(t *testing.T) {
 	must(t, m.Tidy(3))
 	wantFiles(t, m.Dir, "configured.json", "sa-3.key")
 	wantPrivate(t, m.PrivateKey(3), 3)
-	if err := m.Configure(4, testKeys); err == nil {
-		t.Error("a key that was not given was configured")
+	if err := m.Configure(4, testKeys); err == nil || !strings.Contains(err.Error(), "was not given") {
+		t.Errorf("a key that was not given: %v", err)
 	}
 	if held, err := m.Configured(); err != nil || held != 3 {
 		t.Errorf("configured: %d, %v", held, err)
@@ -201,6 +211,12 @@ func TestRepair(t *testing.T) {
 	s.wantServed(t, external(1, 1, 2))
 }
 
+func TestRepairWithoutConfiguration(t *testing.T) {
+	s := newServer(t)
+	must(t, os.MkdirAll(s.Dir, 0o700), s.Repair(testKeys))
+	wantFiles(t, s.Dir)
+}
+
 // TestOwnerAndMode replaces files of somebody else.
 func TestOwnerAndMode(t *testing.T) {
 	s := newServer(t)
@@ -246,8 +262,8 @@ func TestLinks(t *testing.T) {
 	must(t, s.Tidy(files(2, 1, 2)))
 	wantFiles(t, s.Dir, "configured.json", "sa-1.pub", "sa-2.key", "sa-2.pub")
 	must(t, os.Remove(filepath.Join(s.Dir, configuredFile)), os.Symlink(outside, filepath.Join(s.Dir, configuredFile)))
-	if _, err := s.Configured(); err == nil {
-		t.Error("a configuration was read through a link that leads out")
+	if _, err := s.Configured(); err == nil || !strings.Contains(err.Error(), "escapes") {
+		t.Errorf("a configuration behind a link that leads out: %v", err)
 	}
 	if err := s.Configure(files(2, 2), testKeys); err == nil {
 		t.Error("the stage that it holds cannot be read, and it was given keys")

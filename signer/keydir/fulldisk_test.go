@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -37,12 +38,83 @@ func TestFullDisk(t *testing.T) {
 	if got, _, err := keydir.Read(dir); err != nil || !equal(got, old) {
 		t.Errorf("the old set is not whole: %v", err)
 	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+		t.Errorf("%v is in the directory (%v), want ..data and the old version", entries, err)
+	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
 	write(t, dir, next)
 	if got, _, err := keydir.Read(dir); err != nil || !equal(got, next) {
 		t.Errorf("the next set is not there: %v", err)
+	}
+}
+
+// TestWriteCannotRemove has a file system mounted in the directory, where something is to be removed: the error names
+// it, and the old set stays whole until the new one is.
+func TestWriteCannotRemove(t *testing.T) {
+	old, next := newSet(t, 1), newSet(t, 2)
+	for name, test := range map[string]struct{ write, left keydir.Set }{
+		"..v-link":  {next, old}, // for the link that ..data becomes
+		"left":      {next, next},
+		"left over": {old, old}, // nothing else is to be written
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "keys")
+			write(t, dir, old)
+			mounted := filepath.Join(dir, name)
+			if err := os.Mkdir(mounted, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := unix.Mount("tmpfs", mounted, "tmpfs", 0, "size=64k"); err != nil {
+				t.Skipf("no file system can be mounted here: %v", err)
+			}
+			unmount := func() error { return unix.Unmount(mounted, unix.MNT_DETACH) }
+			t.Cleanup(func() { _ = unmount() })
+			if err := keydir.Write(dir, test.write); !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), name) {
+				t.Errorf("%v, want it to say that %s is busy", err, name)
+			}
+			if got, _, err := keydir.Read(dir); err != nil || !equal(got, test.left) {
+				t.Errorf("another set is left, or none: %v", err)
+			}
+			if entries, err := os.ReadDir(dir); err != nil || len(entries) != 3 {
+				t.Errorf("%v is in the directory (%v), want ..data, a version and %s", entries, err, name)
+			}
+			if err := unmount(); err != nil {
+				t.Fatal(err)
+			}
+			write(t, dir, test.write)
+			if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+				t.Errorf("%v is in the directory (%v), want ..data and a version", entries, err)
+			}
+		})
+	}
+}
+
+// TestWriteOfALongName names a file for the PIN that no file system takes.
+func TestWriteOfALongName(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	set := newSet(t, 1)
+	write(t, dir, set)
+	long := newSet(t, 1)
+	long.Keys[0].Private, long.Keys[0].PIN = nil, keydir.Secret("1")
+	long.Keys[0].PKCS11 = "pkcs11:token=t;object=o?pin-source=" + strings.Repeat("p", 300)
+	if err := keydir.Write(dir, long); !errors.Is(err, unix.ENAMETOOLONG) {
+		t.Errorf("%v, want %v", err, unix.ENAMETOOLONG)
+	}
+	if got, _, err := keydir.Read(dir); err != nil || !equal(got, set) {
+		t.Errorf("the old set is not whole: %v", err)
+	}
+}
+
+// TestWriteBelowAFile has a file where the parent of the directory is to be.
+func TestWriteBelowAFile(t *testing.T) {
+	parent := filepath.Join(t.TempDir(), "parent")
+	if err := os.WriteFile(parent, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := keydir.Write(filepath.Join(parent, "keys"), newSet(t, 1)); !errors.Is(err, unix.ENOTDIR) {
+		t.Errorf("%v, want %v", err, unix.ENOTDIR)
 	}
 }
 

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/fsnotify/fsnotify"
 
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/token"
@@ -57,6 +60,35 @@ func TestReplacedWhileRead(t *testing.T) {
 	}
 }
 
+// TestMovedWhileRead moves the directory away after it was opened.
+func TestMovedWhileRead(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	if err := Write(dir, oneKey(t)); err != nil {
+		t.Fatal(err)
+	}
+	_, known, err := Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	written, err := open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer written.Close()
+	if err := os.Rename(dir, dir+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := readFrom(written, dir, known); !errors.Is(err, ErrUnchanged) {
+		t.Errorf("moved, and as it is known: %v, want %v", err, ErrUnchanged)
+	}
+	if err := os.Truncate(filepath.Join(dir+".moved", dataLink, "1.key"), 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := readFrom(written, dir, Digest{}); !errors.Is(err, errReplaced) {
+		t.Errorf("damaged and moved: %v, want %v", err, errReplaced)
+	}
+}
+
 // TestTakeOnlyWhatIsNamed has a link lead to another directory after the right one was checked.
 func TestTakeOnlyWhatIsNamed(t *testing.T) {
 	parent := t.TempDir()
@@ -84,4 +116,76 @@ func TestTakeOnlyWhatIsNamed(t *testing.T) {
 	if err := take(root, dir); !errors.Is(err, errReplaced) {
 		t.Errorf("nothing is there: %v, want %v", err, errReplaced)
 	}
+}
+
+// TestFailedReadingIsWiped reads what is known already, and a set that is not valid: nothing of it stays in memory.
+func TestFailedReadingIsWiped(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	if err := Write(dir, oneKey(t)); err != nil {
+		t.Fatal(err)
+	}
+	_, known, err := Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(known Digest) (private []byte, err error) {
+		root, err := open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer root.Close()
+		r := &reader{root: root, files: map[string][]byte{}}
+		_, err = r.read(known)
+		return r.files["1.key"], err
+	}
+	want := func(when string, private []byte, err error) {
+		t.Helper()
+		if err == nil || len(private) == 0 || slices.Max(private) != 0 {
+			t.Errorf("%s: %v, and the private key is not overwritten", when, err)
+		}
+	}
+	private, err := read(known)
+	want("known", private, err)
+	other, err := jwks.MarshalPublicKey(oneKey(t).Keys[0].Public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, dataLink, "1.pub"), other, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	private, err = read(known)
+	want("with another public key", private, err)
+}
+
+// TestSharedFileIsReadOnce loads a file that two keys name: one copy of it is in memory.
+func TestSharedFileIsReadOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	if err := Write(dir, oneKey(t)); err != nil {
+		t.Fatal(err)
+	}
+	root, err := open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	r := &reader{root: root, files: map[string][]byte{}}
+	if err := r.load("1.key", secret); err != nil {
+		t.Fatal(err)
+	}
+	first, digest := r.files["1.key"], r.digest()
+	if err := r.load("1.key", secret); err != nil || &r.files["1.key"][0] != &first[0] || r.digest() != digest {
+		t.Errorf("it was read again, %v", err)
+	}
+}
+
+// TestLostEvents has the kernel report that it dropped events: the directory may have changed.
+func TestLostEvents(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	w, err := NewWatcher(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	go func() { w.notify.Errors <- fsnotify.ErrEventOverflow }()
+	w.Wait(t.Context(), time.Hour)
 }

@@ -101,6 +101,10 @@ func TestReadChange(t *testing.T) {
 	if set, digest, err := keydir.ReadChange(dir, first); !errors.Is(err, keydir.ErrUnchanged) || len(set.Keys) > 0 || digest != (keydir.Digest{}) {
 		t.Errorf("unchanged: %v, %v", set, err)
 	}
+	write(t, dir, newSet(t, 1))
+	if _, digest, err := keydir.ReadChange(dir, first); err != nil || digest == first {
+		t.Errorf("another key of the same size: %v", err)
+	}
 	next := newSet(t, 2)
 	write(t, dir, next)
 	set, second, err := keydir.ReadChange(dir, first)
@@ -245,6 +249,7 @@ func TestReadRefuses(t *testing.T) {
 		damage func(t *testing.T, dir string)
 		want   string
 	}{
+		"nothing":                 {func(t *testing.T, dir string) { os.RemoveAll(dir) }, "keys: no such file"},
 		"no manifest":             {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, keydir.ManifestName)) }, "keys.json: no such file"},
 		"empty manifest":          {text(keydir.ManifestName, ""), "keys.json: empty"},
 		"half a manifest":         {text(keydir.ManifestName, `{"signingVersion": 1, "ke`), "not a JSON object"},
@@ -272,7 +277,7 @@ func TestReadRefuses(t *testing.T) {
 		"leads out":               {key(0, func(k map[string]any) { k["private"] = "../secret" }), "not the name of a file"},
 		"absolute":                {key(0, func(k map[string]any) { k["private"] = "/etc/passwd" }), "not the name of a file"},
 		"hidden":                  {key(0, func(k map[string]any) { k["private"] = "..data" }), "not the name of a file"},
-		"missing file":            {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "1.key")) }, "1.key: no such file"},
+		"missing file":            {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "1.key")) }, "key version 1: 1.key: no such file"},
 		"short private key":       {func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "1.key"), 100) }, "no PEM block"},
 		"empty private key":       {text("1.key", ""), "1.key: empty"},
 		"short public key":        {func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "1.pub"), 50) }, "no PEM block"},
@@ -393,6 +398,9 @@ func TestSecretsDoNotShow(t *testing.T) {
 		t.Fatal(err)
 	}
 	out.Write(encoded)
+	if shown := set.Keys[0].PIN.String(); shown != "[secret]" || string(encoded) != `"[secret]"` {
+		t.Errorf("shown are %q and %s", shown, encoded)
+	}
 	for _, secret := range []string{"a secret PIN", "61207365637265742050494e", "PRIVATE KEY", "MIG", "97 32 115"} {
 		if strings.Contains(out.String(), secret) {
 			t.Errorf("%q shows", secret)

@@ -3,7 +3,6 @@ package keydir
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -71,7 +70,6 @@ func readFrom(root *os.Root, dir string, known Digest) (Set, Digest, error) {
 	r := &reader{root: root, files: map[string][]byte{}}
 	set, err := r.read(known)
 	if err != nil {
-		r.wipe()
 		if !errors.Is(err, ErrUnchanged) && !current(dir, root) {
 			err = errReplaced
 		}
@@ -161,8 +159,13 @@ func (r *reader) wipe() {
 	}
 }
 
-// read parses the files only if their digest is not the known one.
-func (r *reader) read(known Digest) (Set, error) {
+// read parses the files only if their digest is not the known one. When it fails, it wipes them.
+func (r *reader) read(known Digest) (set Set, err error) {
+	defer func() {
+		if err != nil {
+			r.wipe()
+		}
+	}()
 	if err := r.load(ManifestName, notWritable); err != nil {
 		return Set{}, err
 	}
@@ -283,11 +286,10 @@ func (r *reader) load(name string, want access) error {
 	return nil
 }
 
-// note adds a file to the digest, so that no two lists of files give the same bytes.
+// note adds a file to the digest. Hashes are of one size, so no two lists of files give the same bytes.
 func (r *reader) note(name string, data []byte) {
 	for _, part := range [][]byte{[]byte(name), data} {
 		sum := sha256.Sum256(part)
-		r.sum = binary.BigEndian.AppendUint64(r.sum, uint64(len(part)))
 		r.sum = append(r.sum, sum[:]...)
 	}
 }

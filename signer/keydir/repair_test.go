@@ -58,14 +58,17 @@ func TestWriteRepairs(t *testing.T) {
 			return instead(data(dir), deadLink)
 		},
 		"..data through another": func(dir string) error { return detour(dir) },
-		"a wide version":         func(dir string) error { return os.Chmod(version(dir), 0o777) },
-		"a version of another":   func(dir string) error { return giveAway(version(dir)) },
-		"a key of another":       func(dir string) error { return giveAway(key(dir)) },
-		"a short key":            func(dir string) error { return os.Truncate(key(dir), 10) },
-		"an empty key":           func(dir string) error { return os.Truncate(key(dir), 0) },
-		"a wide key":             func(dir string) error { return os.Chmod(key(dir), 0o644) },
-		"a wide public key":      func(dir string) error { return os.Chmod(filepath.Join(data(dir), "1.pub"), 0o622) },
-		"no public key":          func(dir string) error { return os.Remove(filepath.Join(data(dir), "1.pub")) },
+		"..data by way of a link": func(dir string) error {
+			return errors.Join(os.Symlink(filepath.Base(version(dir)), filepath.Join(dir, "..v-a")), relink(dir, "..v-a"))
+		},
+		"a wide version":       func(dir string) error { return os.Chmod(version(dir), 0o777) },
+		"a version of another": func(dir string) error { return giveAway(version(dir)) },
+		"a key of another":     func(dir string) error { return giveAway(key(dir)) },
+		"a short key":          func(dir string) error { return os.Truncate(key(dir), 10) },
+		"an empty key":         func(dir string) error { return os.Truncate(key(dir), 0) },
+		"a wide key":           func(dir string) error { return os.Chmod(key(dir), 0o644) },
+		"a wide public key":    func(dir string) error { return os.Chmod(filepath.Join(data(dir), "1.pub"), 0o622) },
+		"no public key":        func(dir string) error { return os.Remove(filepath.Join(data(dir), "1.pub")) },
 		"a directory for a key": func(dir string) error {
 			return instead(key(dir), directory)
 		},
@@ -99,6 +102,9 @@ func TestWriteRepairs(t *testing.T) {
 			checkOurs(t, dir)
 			if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
 				t.Errorf("%v is in the directory (%v), want ..data and a version", entries, err)
+			}
+			if entries, err := os.ReadDir(data(dir)); err != nil || len(entries) != 3 {
+				t.Errorf("%v is in the version (%v), want keys.json and two files of a key", entries, err)
 			}
 		})
 	}
@@ -147,10 +153,16 @@ func checkOurs(t *testing.T, dir string) {
 
 // TestWriteLeavesOthersAlone has links lead to what is not the key directory's.
 func TestWriteLeavesOthersAlone(t *testing.T) {
-	for name, link := range map[string]string{"the directory": "keys", "..data": "keys/..data"} {
+	for name, link := range map[string]string{
+		"the directory": "keys", "the directory, named with a slash": "keys/", "..data": "keys/..data",
+	} {
 		t.Run(name, func(t *testing.T) {
 			parent := t.TempDir()
 			dir, foreign := filepath.Join(parent, "keys"), filepath.Join(parent, "foreign")
+			named := dir
+			if strings.HasSuffix(link, "/") {
+				named += "/"
+			}
 			precious := filepath.Join(foreign, "precious")
 			if err := os.MkdirAll(foreign, 0o755); err != nil {
 				t.Fatal(err)
@@ -164,7 +176,7 @@ func TestWriteLeavesOthersAlone(t *testing.T) {
 			if err := instead(at, func(path string) error { return os.Symlink(foreign, path) }); err != nil {
 				t.Fatal(err)
 			}
-			write(t, dir, set)
+			write(t, named, set)
 			if got, _, err := keydir.Read(dir); err != nil || !equal(got, set) {
 				t.Errorf("Read: %v", err)
 			}
@@ -208,22 +220,34 @@ func TestWriteCannotTakeOver(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
 	set := newSet(t, 1)
 	write(t, dir, set)
+	openParents(t, dir)
+	err := asUser(other, func() error { return keydir.Write(dir, set) })
+	if err == nil || !strings.Contains(err.Error(), dir+": it belongs to user 0") {
+		t.Errorf("%v, want it to name the directory and its owner", err)
+	}
+}
+
+// openParents lets every user reach a directory in a temporary one.
+func openParents(t *testing.T, dir string) {
+	t.Helper()
 	for _, path := range []string{filepath.Dir(filepath.Dir(dir)), filepath.Dir(dir), dir} {
 		if err := os.Chmod(path, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// asUser calls do as another user. Only root can.
+func asUser(uid uintptr, do func() error) error {
 	failed := make(chan error)
 	go func() {
 		// Not unlocked, so that the thread ends with the goroutine.
 		runtime.LockOSThread()
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, other, other, other); errno != 0 {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uid, uid, uid); errno != 0 {
 			failed <- errno
 			return
 		}
-		failed <- keydir.Write(dir, set)
+		failed <- do()
 	}()
-	if err := <-failed; err == nil || !strings.Contains(err.Error(), dir+": it belongs to user 0") {
-		t.Errorf("%v, want it to name the directory and its owner", err)
-	}
+	return <-failed
 }

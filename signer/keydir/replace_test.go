@@ -2,8 +2,11 @@ package keydir_test
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,49 +87,156 @@ func TestReadSecretVolume(t *testing.T) {
 	}
 }
 
-// TestWatch replaces the directory in every way that is allowed, and waits for the watcher to say so.
-func TestWatch(t *testing.T) {
-	for name, replace := range map[string]func(t *testing.T, dir string, set keydir.Set){
-		"written": func(t *testing.T, dir string, set keydir.Set) { write(t, dir, set) },
-		"renamed": func(t *testing.T, dir string, set keydir.Set) {
-			next := dir + ".next"
-			plain(t, next, set)
-			if err := os.RemoveAll(dir); err != nil {
-				t.Fatal(err)
+// TestReadRefusesVolume damages what is around the version that ..data leads to.
+func TestReadRefusesVolume(t *testing.T) {
+	for name, test := range map[string]struct {
+		damage func(dir string) error
+		want   string
+	}{
+		"..data to nowhere": {func(dir string) error { return relink(dir, "..v-nowhere") }, "..data: no such file"},
+		"..data leads out":  {func(dir string) error { return relink(dir, "../elsewhere") }, "..data: path escapes"},
+		"..data is a file": {func(dir string) error {
+			return instead(filepath.Join(dir, "..data"), func(path string) error { return os.WriteFile(path, nil, 0o600) })
+		}, "..data: not a directory"},
+		"a writable version": {func(dir string) error { return os.Chmod(version(dir), 0o770) }, "its mode 0770 lets others write it"},
+		"a sticky volume of another": {func(dir string) error {
+			if os.Geteuid() != 0 {
+				t.Skip("only root can give files away")
 			}
-			if err := os.Rename(next, dir); err != nil {
-				t.Fatal(err)
-			}
-		},
-		"linked": func(t *testing.T, dir string, set keydir.Set) {
-			next := filepath.Join(t.TempDir(), "target")
-			plain(t, next, set)
-			if err := os.Symlink(next, dir+".link"); err != nil {
-				t.Fatal(err)
-			}
-			if info, err := os.Lstat(dir); err == nil && info.IsDir() {
-				if err := os.RemoveAll(dir); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := os.Rename(dir+".link", dir); err != nil {
-				t.Fatal(err)
-			}
-		},
+			return errors.Join(os.Chmod(dir, 0o777|os.ModeSticky), os.Chown(dir, other, other))
+		}, "it belongs to user 65534"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "keys")
-			replace(t, dir, newSet(t, 1))
+			write(t, dir, newSet(t, 1))
+			if err := test.damage(dir); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := keydir.Read(dir); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want it to say %q", err, test.want)
+			}
+		})
+	}
+}
+
+func relink(dir, target string) error {
+	return instead(filepath.Join(dir, "..data"), func(path string) error { return os.Symlink(target, path) })
+}
+
+// rename puts a directory in the place of the one that is there.
+func rename(t *testing.T, dir string, set keydir.Set) {
+	t.Helper()
+	next := dir + ".next"
+	plain(t, next, set)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// link puts a link in the place of the directory or link that is there.
+func link(t *testing.T, dir string, set keydir.Set) {
+	t.Helper()
+	next := filepath.Join(t.TempDir(), "target")
+	plain(t, next, set)
+	if err := os.Symlink(next, dir+".link"); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Lstat(dir); err == nil && info.IsDir() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Rename(dir+".link", dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// through writes a set to the directory that a link leads to.
+func through(t *testing.T, dir string, set keydir.Set) {
+	t.Helper()
+	target, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, target, set)
+}
+
+// TestWatch replaces the directory in every way that is allowed, and waits for the watcher to notice.
+func TestWatch(t *testing.T) {
+	type way = func(t *testing.T, dir string, set keydir.Set)
+	asWritten := func(t *testing.T, dir string, set keydir.Set) { write(t, dir, set) }
+	for name, ways := range map[string][]way{
+		"written":                        {asWritten, asWritten, asWritten},
+		"renamed":                        {rename, rename, rename},
+		"linked":                         {link, link, link},
+		"renamed and written":            {rename, rename, asWritten, rename, asWritten},
+		"linked, and its target written": {link, through, link, through},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "keys")
+			ways[0](t, dir, newSet(t, 1))
 			w, err := keydir.NewWatcher(dir)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer w.Close()
-			for n := 2; n <= 4; n++ {
-				replace(t, dir, newSet(t, n))
-				await(t, w, dir, n)
+			for i, replace := range ways[1:] {
+				replace(t, dir, newSet(t, i+2))
+				await(t, w, dir, i+2)
 			}
 		})
+	}
+}
+
+// TestWatchOfATargetThatAppears has a link lead nowhere when the watch begins. The interval of Wait is what finds the
+// target.
+func TestWatchOfATargetThatAppears(t *testing.T) {
+	dir, target := filepath.Join(t.TempDir(), "keys"), filepath.Join(t.TempDir(), "target")
+	if err := os.Symlink(target, dir); err != nil {
+		t.Fatal(err)
+	}
+	w, err := keydir.NewWatcher(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	write(t, target, newSet(t, 1))
+	w.Wait(t.Context(), time.Nanosecond)
+	write(t, target, newSet(t, 2))
+	await(t, w, dir, 2)
+}
+
+func TestWatchNothing(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "missing", "keys")
+	if _, err := keydir.NewWatcher(dir); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("watching in a directory that is not there: %v", err)
+	}
+}
+
+// TestWaitEnds waits for a directory that nobody changes, beside one that somebody does: until the interval has passed,
+// and until the context ends.
+func TestWaitEnds(t *testing.T) {
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "keys")
+	write(t, dir, newSet(t, 1))
+	w, err := keydir.NewWatcher(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Wait(t.Context(), time.Nanosecond)
+	if err := os.WriteFile(filepath.Join(parent, "neighbour"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if w.Wait(ctx, time.Hour); ctx.Err() == nil {
+		t.Error("Wait returned although nothing has changed")
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -62,7 +62,7 @@ func (w *Watcher) Wait(ctx context.Context, interval time.Duration) {
 
 // concerns leaves out what happens to neighbours of the directory.
 func (w *Watcher) concerns(e fsnotify.Event) bool {
-	return e.Name == w.dir || filepath.Dir(e.Name) == w.dir || filepath.Dir(e.Name) == w.watched
+	return e.Name == w.dir || filepath.Dir(e.Name) == w.watched
 }
 
 func (w *Watcher) drain(ctx context.Context) {

@@ -147,7 +147,11 @@ func checkMark(root *os.Root) error {
 // holds reports whether the directory has exactly these files already, all of them secret.
 func holds(root *os.Root, files map[string][]byte) bool {
 	target, err := root.Readlink(dataLink)
-	if err != nil || !strings.HasPrefix(target, versionPrefix) || strings.Contains(target, "/") {
+	if err != nil || strings.Contains(target, "/") {
+		return false
+	}
+	// clean would remove what another link leads to.
+	if info, err := root.Lstat(target); err != nil || !info.IsDir() {
 		return false
 	}
 	version, err := root.OpenRoot(target)
@@ -173,27 +177,30 @@ func holds(root *os.Root, files map[string][]byte) bool {
 	return true
 }
 
-func writeVersion(root *os.Root, files map[string][]byte) (name string, err error) {
-	name = versionPrefix + rand.Text()
+// writeVersion writes the files into a directory of a new name. When it fails, it leaves none of them.
+func writeVersion(root *os.Root, files map[string][]byte) (string, error) {
+	name := versionPrefix + rand.Text()
 	if err := root.Mkdir(name, 0o700); err != nil {
 		return "", err
 	}
-	defer func() {
-		if err != nil {
-			_ = root.RemoveAll(name)
-		}
-	}()
+	if err := fill(root, name, files); err != nil {
+		return "", errors.Join(err, root.RemoveAll(name))
+	}
+	return name, nil
+}
+
+func fill(root *os.Root, name string, files map[string][]byte) error {
 	version, err := root.OpenRoot(name)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer version.Close()
 	for name, content := range files {
 		if err := writeFile(version, name, content); err != nil {
-			return "", err
+			return err
 		}
 	}
-	return name, syncDir(version)
+	return syncDir(version)
 }
 
 func writeFile(root *os.Root, name string, content []byte) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -69,7 +71,6 @@ func load(ctx context.Context, pattern string) (planted, error) {
 // binary is the compiled tests of a package.
 type binary struct {
 	path, dir, scratch string
-	limit              time.Duration
 }
 
 // compile builds the tests with an overlay; the source tree stays as it is.
@@ -78,7 +79,7 @@ func compile(ctx context.Context, p planted) (*binary, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &binary{path: filepath.Join(scratch, "tests"), dir: p.dir, scratch: scratch, limit: 10 * time.Minute}
+	b := &binary{path: filepath.Join(scratch, "tests"), dir: p.dir, scratch: scratch}
 	overlay := make(map[string]string, len(p.files))
 	for path, content := range p.files {
 		overlay[path] = filepath.Join(scratch, filepath.Base(path))
@@ -103,50 +104,91 @@ func compile(ctx context.Context, p planted) (*binary, error) {
 
 func (b *binary) remove() { os.RemoveAll(b.scratch) }
 
-// baseline runs the tests without a mutant, returns the ids of those that they reach, and sets the limit of later runs.
-func (b *binary) baseline(ctx context.Context) (map[int]bool, error) {
-	trace := filepath.Join(b.scratch, "trace")
-	start := time.Now()
-	if out, err := b.run(ctx, "KEYTURN_MUTANT_TRACE="+trace); err != nil {
-		return nil, fmt.Errorf("tests without a mutant: %w\n%s", err, out)
-	}
-	b.limit = max(time.Minute, 10*time.Since(start))
-	raw, err := os.ReadFile(trace)
+// test is a test of the package, and how long it takes without a mutant.
+type test struct {
+	name string
+	took time.Duration
+}
+
+// baseline runs each test without a mutant, and returns by the id of each mutant the tests that reach it, the quickest
+// first.
+func (b *binary) baseline(ctx context.Context) (map[int][]test, error) {
+	list, err := b.run(ctx, "", "-test.list=^(Test|Example|Fuzz)")
 	if err != nil {
-		return nil, fmt.Errorf("tests reach no mutant: %w", err)
+		return nil, fmt.Errorf("listing tests: %w\n%s", err, list)
 	}
-	reached := make(map[int]bool)
-	for _, line := range strings.Fields(string(raw)) {
-		id, err := strconv.Atoi(line)
+	names := strings.Fields(string(list))
+	slices.Sort(names)
+	reached := make(map[int][]test)
+	for _, name := range slices.Compact(names) {
+		t, ids, err := b.trace(ctx, name)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s without a mutant: %w", name, err)
 		}
-		reached[id] = true
+		for _, id := range ids {
+			reached[id] = append(reached[id], t)
+		}
+	}
+	for _, tests := range reached {
+		slices.SortFunc(tests, func(a, b test) int { return cmp.Compare(a.took, b.took) })
 	}
 	return reached, nil
 }
 
-// try runs the tests with a mutant.
-func (b *binary) try(ctx context.Context, m mutant) (outcome, error) {
-	_, err := b.run(ctx, "KEYTURN_MUTANT="+strconv.Itoa(m.id))
-	if ctx.Err() != nil {
-		return "", ctx.Err()
+// trace runs a test without a mutant, and returns the ids of the mutants that it reaches.
+func (b *binary) trace(ctx context.Context, name string) (test, []int, error) {
+	trace := filepath.Join(b.scratch, "trace")
+	if err := os.WriteFile(trace, nil, 0o600); err != nil {
+		return test{}, nil, err
 	}
-	var exit *exec.ExitError
-	switch {
-	case err == nil:
-		return survived, nil
-	case errors.As(err, &exit):
-		return killed, nil
+	limited, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	start := time.Now()
+	out, err := b.run(limited, "KEYTURN_MUTANT_TRACE="+trace, only(name))
+	if err != nil {
+		return test{}, nil, fmt.Errorf("%w\n%s", err, out)
 	}
-	return "", err
+	t := test{name, time.Since(start)}
+	raw, err := os.ReadFile(trace)
+	if err != nil {
+		return test{}, nil, err
+	}
+	var ids []int
+	for _, line := range strings.Fields(string(raw)) {
+		id, err := strconv.Atoi(line)
+		if err != nil {
+			return test{}, nil, err
+		}
+		ids = append(ids, id)
+	}
+	return t, ids, nil
 }
 
-// run runs the tests in a process group of their own, and ends what they leave behind.
-func (b *binary) run(ctx context.Context, env string) ([]byte, error) {
-	limited, cancel := context.WithTimeout(ctx, b.limit)
-	defer cancel()
-	cmd := exec.CommandContext(limited, b.path, "-test.failfast", "-test.timeout=0")
+// try runs tests with a mutant, until one fails.
+func (b *binary) try(ctx context.Context, m mutant, tests []test) (outcome, error) {
+	for _, t := range tests {
+		limited, cancel := context.WithTimeout(ctx, max(time.Minute, 10*t.took))
+		_, err := b.run(limited, "KEYTURN_MUTANT="+strconv.Itoa(m.id), only(t.name))
+		cancel()
+		var exit *exec.ExitError
+		switch {
+		case ctx.Err() != nil:
+			return "", ctx.Err()
+		case errors.As(err, &exit):
+			return killed, nil
+		case err != nil:
+			return "", err
+		}
+	}
+	return survived, nil
+}
+
+// only is the argument that selects a test.
+func only(name string) string { return "-test.run=^" + name + "$" }
+
+// run runs the binary in a process group of its own, and ends what it leaves behind.
+func (b *binary) run(ctx context.Context, env, arg string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, b.path, "-test.failfast", "-test.timeout=0", arg)
 	cmd.Dir = b.dir
 	cmd.Env = append(os.Environ(), env)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
