@@ -135,7 +135,7 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 		decision.Waiting, decision.Blocked, decision.Settled = actErr.Error(), needsAction(actErr), false
 	}
 	if len(seen.former) > 0 && !decision.Blind && r.remember(uc).mayWithdraw(r.now()) {
-		seen.former = r.withdraw(work, uc, seen.former)
+		r.rounds.wait(func() { seen.former = r.withdraw(work, uc, seen.former) })
 	}
 	if err := r.patchStatus(ctx, uc, decision, seen); err != nil {
 		return unlessStale(ctrl.Result{}, errors.Join(actErr, err))
