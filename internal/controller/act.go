@@ -14,12 +14,26 @@ import (
 )
 
 // act does the one external write of a round: the planner has decided it, and nothing else is written.
-func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotation.Decision, seen *observation) error {
+func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotation.Decision, seen *observation) (err error) {
 	switch a := d.Action; a.Kind {
 	case rotation.Wait:
 		return nil
 	case rotation.GenerateKey:
 		return r.generate(ctx, uc, a.Version)
+	case rotation.WriteKubeconfig:
+		return r.writeKubeconfig(ctx, seen.kubeconfig)
+	case rotation.DeleteKey:
+		// It is on no disk of the control plane any more.
+		return r.Keys.Delete(ctx, clusterOf(uc), a.Version)
+	default:
+		r.rounds.wait(func() { err = r.actElsewhere(ctx, uc, a, seen) })
+		return err
+	}
+}
+
+// actElsewhere does a write that does not go to the admin cluster.
+func (r *Reconciler) actElsewhere(ctx context.Context, uc *v1alpha1.UserCluster, a rotation.Action, seen *observation) error {
+	switch a.Kind {
 	case rotation.ConvergeControlPlane:
 		return seen.adapter.Converge(ctx, a.Target, fleet.Only(seen.keys, needed(a.Target, seen.Observed)))
 	case rotation.PublishKeys:
@@ -30,11 +44,6 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 		ctx, cancel := context.WithTimeout(ctx, nodesPatience)
 		defer cancel()
 		return r.convergeNodes(ctx, uc, seen.keys)
-	case rotation.WriteKubeconfig:
-		return r.writeKubeconfig(ctx, seen.kubeconfig)
-	case rotation.DeleteKey:
-		// It is on no disk of the control plane any more.
-		return r.Keys.Delete(ctx, clusterOf(uc), a.Version)
 	default:
 		return fmt.Errorf("unknown action %q", a.Kind)
 	}

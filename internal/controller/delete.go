@@ -23,7 +23,9 @@ func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl
 	defer cancel()
 	left := rotation.Removal{Machines: true, ControlPlane: true, Publications: true, Keys: true, Secrets: true}
 	for kind := rotation.PlanRemoval(left); kind != rotation.RemoveFinalizer; kind = rotation.PlanRemoval(left) {
-		gone, err := r.remove(work, uc, kind)
+		var gone bool
+		var err error
+		r.rounds.wait(func() { gone, err = r.remove(work, uc, kind) })
 		if err != nil {
 			return ctrl.Result{}, r.patchError(ctx, uc, err)
 		}

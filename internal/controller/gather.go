@@ -44,11 +44,27 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 	for _, k := range o.keys {
 		o.Stored = append(o.Stored, k.Version)
 	}
+	r.rounds.wait(func() { err = r.observe(ctx, uc, &o) })
+	if err != nil {
+		return o, err
+	}
+	// The newest stored version is the one that is refreshed to, also while the spec is ahead of it.
+	if n := len(o.Stored); n > 0 {
+		o.legacyCount = uc.Status.KSASigningKey.LegacyTokens
+		if seen, ok := r.remember(uc).legacyTokens(o.Stored[n-1]); ok {
+			o.Legacy, o.legacyCount = seen.legacy, seen.count
+		}
+	}
+	return o, nil
+}
+
+// observe observes the cluster: its infrastructure first, and then by what that shows.
+func (r *Reconciler) observe(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) (err error) {
 	if o.adapter, err = r.ControlPlane(uc); err != nil {
-		return o, fmt.Errorf("opening the control plane of %s: %w", uc.Name, err)
+		return fmt.Errorf("opening the control plane of %s: %w", uc.Name, err)
 	}
 	if o.controlPlane, err = o.adapter.Observe(ctx); err != nil {
-		return o, fmt.Errorf("observing the control plane of %s: %w", uc.Name, err)
+		return fmt.Errorf("observing the control plane of %s: %w", uc.Name, err)
 	}
 	o.Held = o.controlPlane.Held
 	o.Completed = uc.Status.KSASigningKey.CompletedAt != nil
@@ -61,15 +77,8 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 		o.ControllerManagers = append(o.ControllerManagers, rotation.ControllerManager(m))
 	}
 	o.Servers = servers(o.controlPlane.Servers)
-	r.askOthers(ctx, uc, &o)
-	// The newest stored version is the one that is refreshed to, also while the spec is ahead of it.
-	if n := len(o.Stored); n > 0 {
-		o.legacyCount = uc.Status.KSASigningKey.LegacyTokens
-		if seen, ok := r.remember(uc).legacyTokens(o.Stored[n-1]); ok {
-			o.Legacy, o.legacyCount = seen.legacy, seen.count
-		}
-	}
-	return o, nil
+	r.askOthers(ctx, uc, o)
+	return nil
 }
 
 // askOthers asks all that may not answer, side by side: each fills in what is its own of the observation.

@@ -129,7 +129,7 @@ func (r *Reconciler) SetupWithManager(m ctrl.Manager) error {
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(clusterOfSecret)).
 		Named("usercluster").
 		WithOptions(controller.Options{
-			MaxConcurrentReconciles: r.Options.withDefaults().Workers,
+			MaxConcurrentReconciles: roundsAtOnce, // of which few work: see rounds.work
 			// A rotation that failed for an hour goes on within seconds once the cause is gone.
 			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](afterProgress, longestBackOff),
 		})

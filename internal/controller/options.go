@@ -13,7 +13,7 @@ type Options struct {
 	// SettledInterval is how long after a round a settled cluster is proven again, a fifth more or less. Wakes bring back
 	// sooner what died.
 	SettledInterval time.Duration
-	// Workers is how many clusters are worked on at once.
+	// Workers is how many rounds work at once. A round that waits for its cluster, or for a destination, does not count.
 	Workers int
 	// RoundTimeout bounds one round for one cluster, but for writing its status.
 	RoundTimeout time.Duration
@@ -30,7 +30,7 @@ const (
 const (
 	minSettledInterval = time.Second
 	minRoundTimeout    = 20 * time.Second
-	minWorkers         = 2
+	minWorkers         = 1
 )
 
 // Validate returns everything that is wrong with o.
@@ -42,8 +42,7 @@ func (o Options) Validate() error {
 			o.SettledInterval, minSettledInterval))
 	}
 	if o.Workers < minWorkers {
-		errs = append(errs, fmt.Errorf("there are %d workers, and must be %d or more: half of them are for clusters that do "+
-			"not answer", o.Workers, minWorkers))
+		errs = append(errs, fmt.Errorf("there are %d workers, and must be %d or more", o.Workers, minWorkers))
 	}
 	if o.RoundTimeout < minRoundTimeout {
 		errs = append(errs, fmt.Errorf("the timeout of a round is %s, and must be %s or more",

@@ -34,6 +34,7 @@ const (
 	afterWaiting    = 300 * time.Millisecond // somebody else is at work
 	afterPublishing = 500 * time.Millisecond // somebody else's verifiers are at work
 	afterBlocked    = 2 * time.Second        // somebody must act
+	untilCertain    = 2 * time.Second        // at most, while only time has to pass
 
 	longestBackOff = 5 * time.Second // between rounds that fail
 )
@@ -135,7 +136,7 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 		decision.Waiting, decision.Blocked, decision.Settled = actErr.Error(), needsAction(actErr), false
 	}
 	if len(seen.former) > 0 && !decision.Blind && r.remember(uc).mayWithdraw(r.now()) {
-		seen.former = r.withdraw(work, uc, seen.former)
+		r.rounds.wait(func() { seen.former = r.withdraw(work, uc, seen.former) })
 	}
 	if err := r.patchStatus(ctx, uc, decision, seen); err != nil {
 		return unlessStale(ctrl.Result{}, errors.Join(actErr, err))
@@ -169,6 +170,8 @@ func (r *Reconciler) pause(d rotation.Decision) time.Duration {
 		return r.Options.settledPause()
 	case d.Blocked:
 		return afterBlocked
+	case !d.Until.IsZero():
+		return min(max(d.Until.Sub(r.now()), afterProgress), untilCertain)
 	case d.Action.Kind == rotation.PublishKeys:
 		return afterPublishing
 	case d.Action.Target.Live:

@@ -26,18 +26,41 @@ const (
 
 	// slowRound is how long a round may take without being slow.
 	slowRound = 3 * time.Second
-	// afterSlow is when a cluster asks again for one of the workers that slow ones may have.
+	// afterSlow is when a slow cluster asks again while slowPerWorker rounds for each worker are of slow ones.
 	afterSlow = 2 * time.Second
+	// slowPerWorker bounds how often clusters that do not answer are asked, together.
+	slowPerWorker = 4
+	// roundsAtOnce is how many clusters have a round at once. Most of these rounds wait, which costs a goroutine each.
+	roundsAtOnce = 500
 	// stuckAfter is after how many timeouts a round counts as one that never returns.
 	stuckAfter = 3
 )
 
 // rounds are those that run now. Its zero value is ready for use.
 type rounds struct {
+	// workers has an element for each round that works. It is made once, by the first round.
+	workers chan struct{}
+	made    sync.Once
+
 	mu    sync.Mutex
 	began map[types.NamespacedName]time.Time
 	// slow is how many of them are of clusters whose last round was slow.
 	slow int
+}
+
+// work waits until fewer than most rounds work, and has the caller's round be one of them until rest is called.
+func (r *rounds) work(most int) {
+	r.made.Do(func() { r.workers = make(chan struct{}, most) })
+	r.workers <- struct{}{}
+}
+
+func (r *rounds) rest() { <-r.workers }
+
+// wait lets other rounds work while do waits for what may not answer. It is called in a round that works.
+func (r *rounds) wait(do func()) {
+	r.rest()
+	defer func() { r.workers <- struct{}{} }()
+	do()
 }
 
 // begin notes that a round begins. What it returns notes that it has ended.
@@ -88,6 +111,9 @@ func (r *Reconciler) Check(*http.Request) error {
 
 // Reconcile does one round for one UserCluster.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	workers := r.Options.withDefaults().Workers
+	r.rounds.work(workers)
+	defer r.rounds.rest()
 	began := r.now()
 	defer r.rounds.begin(req.NamespacedName, began)()
 	uc, err := r.read(ctx, req.NamespacedName)
@@ -96,8 +122,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	seen := r.remember(uc)
 	if seen.isSlow() {
-		// Clusters that do not answer leave half of the workers to the others, however many they are.
-		end, ok := r.rounds.beginSlow(r.Options.withDefaults().Workers / 2)
+		end, ok := r.rounds.beginSlow(slowPerWorker * workers)
 		if !ok {
 			return ctrl.Result{RequeueAfter: afterSlow}, nil
 		}

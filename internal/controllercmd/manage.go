@@ -60,7 +60,7 @@ func addController(m ctrl.Manager, cfg *rest.Config, on infrastructure, f flags,
 		Tokens:       controller.NewLegacyTokens(newClient),
 		Publishers:   &publishers{secrets: m.GetClient(), allowed: f.allowed, log: log},
 		Forgotten: func(c keystore.Cluster) {
-			prover.Clients.Forget(types.UID(c.UID))
+			prover.Forget(types.UID(c.UID))
 			rollouts.Forget(types.UID(c.UID))
 		},
 		Recorder: m.GetEventRecorder("keyturn-controller"),

@@ -27,7 +27,8 @@ type managerFlags struct {
 func (f *managerFlags) addFlags(set *flag.FlagSet) {
 	set.DurationVar(&f.options.SettledInterval, "settled-interval", controller.DefaultSettledInterval,
 		"how long after a round a settled cluster is proven again, a fifth more or less")
-	set.IntVar(&f.options.Workers, "workers", controller.DefaultWorkers, "how many clusters are worked on at once")
+	set.IntVar(&f.options.Workers, "workers", controller.DefaultWorkers,
+		"how many clusters are worked on at once, not counting those whose answer is waited for")
 	set.DurationVar(&f.options.RoundTimeout, "round-timeout", controller.DefaultRoundTimeout,
 		"how long one round for one cluster may take")
 	set.BoolVar(&f.leaderElect, "leader-elect", true, "agree with other controllers on the one that works")

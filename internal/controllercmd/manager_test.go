@@ -43,13 +43,13 @@ func TestManagerFlags(t *testing.T) {
 
 func TestWrongManagerFlags(t *testing.T) {
 	for flags, says := range map[string]string{
-		"--settled-interval=10ms":        "the settled interval is 10ms, and must be 1s or more",
-		"--workers=1":                    "there are 1 workers, and must be 2 or more",
-		"--round-timeout=1s":             "the timeout of a round is 1s, and must be 20s or more",
-		"--leader-election-id=":          "--leader-elect needs",
-		"--metrics-cert-dir=a":           "--metrics-cert-dir needs --metrics-secure",
-		"--secrets-namespace=A.b":        "RFC 1123",
-		"--workers=1 --round-timeout=1s": "; the timeout of a round",
+		"--settled-interval=10ms":         "the settled interval is 10ms, and must be 1s or more",
+		"--workers=-1":                    "there are -1 workers, and must be 1 or more",
+		"--round-timeout=1s":              "the timeout of a round is 1s, and must be 20s or more",
+		"--leader-election-id=":           "--leader-elect needs",
+		"--metrics-cert-dir=a":            "--metrics-cert-dir needs --metrics-secure",
+		"--secrets-namespace=A.b":         "RFC 1123",
+		"--workers=-1 --round-timeout=1s": "; the timeout of a round",
 	} {
 		_, err := parse(strings.Fields(flags), &bytes.Buffer{})
 		if err == nil || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "\n") {

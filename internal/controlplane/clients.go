@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -12,11 +13,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
+	authenticationv1client "k8s.io/client-go/kubernetes/typed/authentication/v1"
+	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 )
 
 const (
-	// keepFor is how long a client is kept that nobody uses.
+	// keepFor is how long connections are kept by credentials that nobody uses.
 	keepFor = time.Hour
 	// idleFor is how long a connection is kept that nobody uses. A new one takes two milliseconds; one that is kept is
 	// checked every 30 s, by both ends.
@@ -26,58 +29,95 @@ const (
 	handshakeTimeout = 3 * time.Second
 )
 
-// Clients keeps the clients of user clusters, with their connections: one for each API server or load balancer of a
-// cluster, and credentials for it. Its zero value is ready for use.
+// Clients keeps the connections to user clusters: one pool for each cluster and credentials, which its API servers and
+// load balancer share. The clients themselves are made when they are needed: a thousand clusters' worth of them would
+// take more memory than all the rest. Its zero value is ready for use.
 type Clients struct {
 	mu sync.Mutex
-	of map[types.UID]map[access]*kept
+	of map[types.UID]map[credentials]*kept
 }
 
-// access is an API server and the credentials for it.
-type access struct {
-	host, name, bearer string
-	ca, cert, key      string
+// credentials are what a connection is made with.
+type credentials struct {
+	name, bearer  string
+	ca, cert, key string
 }
 
 type kept struct {
-	client      kubernetes.Interface
+	client      *http.Client
 	connections *http.Transport
 	used        time.Time
 }
 
-// Get returns a client of a cluster: in protobuf, and without client-side limits, since API servers have their own. A
-// config that dials in its own way or gets its credentials elsewhere gets a new client each time.
+// Get returns a client of a cluster: in protobuf, and without client-side limits, since API servers have their own.
 func (c *Clients) Get(cluster types.UID, cfg *rest.Config) (kubernetes.Interface, error) {
-	if !plain(cfg) {
-		return kubernetes.NewForConfig(Unlimited(cfg))
+	cfg = Unlimited(cfg)
+	connections, err := c.connections(cluster, cfg)
+	if err != nil {
+		return nil, err
 	}
-	of := access{
-		host: cfg.Host, name: cfg.ServerName, bearer: cfg.BearerToken,
+	client, err := kubernetes.NewForConfigAndClient(cfg, connections)
+	if err != nil {
+		return nil, fmt.Errorf("making a client for %s: %w", cfg.Host, err)
+	}
+	return client, nil
+}
+
+// asker is the part of a client that a proof needs, and a twentieth of the work to make one.
+type asker struct {
+	core           corev1client.CoreV1Interface
+	authentication authenticationv1client.AuthenticationV1Interface
+}
+
+func (c *Clients) asker(cluster types.UID, cfg *rest.Config) (a asker, err error) {
+	cfg = Unlimited(cfg)
+	connections, err := c.connections(cluster, cfg)
+	if err != nil {
+		return a, err
+	}
+	var authErr error
+	a.core, err = corev1client.NewForConfigAndClient(cfg, connections)
+	a.authentication, authErr = authenticationv1client.NewForConfigAndClient(cfg, connections)
+	if err = errors.Join(err, authErr); err != nil {
+		return a, fmt.Errorf("making a client for %s: %w", cfg.Host, err)
+	}
+	return a, nil
+}
+
+// connections returns the connections of a cluster. A config that dials in its own way or gets its credentials elsewhere
+// gets new ones each time.
+func (c *Clients) connections(cluster types.UID, cfg *rest.Config) (*http.Client, error) {
+	if !plain(cfg) {
+		return rest.HTTPClientFor(cfg)
+	}
+	by := credentials{
+		name: cfg.ServerName, bearer: cfg.BearerToken,
 		ca: string(cfg.CAData), cert: string(cfg.CertData), key: string(cfg.KeyData),
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
-	if k, ok := c.of[cluster][of]; ok {
+	if k, ok := c.of[cluster][by]; ok {
 		k.used = now
 		return k.client, nil
 	}
-	client, connections, err := connect(Unlimited(cfg))
+	made, err := connect(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("making a client for %s: %w", cfg.Host, err)
+		return nil, fmt.Errorf("connecting to %s: %w", cfg.Host, err)
 	}
-	maps.DeleteFunc(c.of[cluster], func(_ access, k *kept) bool { return now.Sub(k.used) > keepFor && k.close() })
+	made.used = now
+	maps.DeleteFunc(c.of[cluster], func(_ credentials, k *kept) bool { return now.Sub(k.used) > keepFor && k.close() })
 	if c.of == nil {
-		c.of = map[types.UID]map[access]*kept{}
+		c.of = map[types.UID]map[credentials]*kept{}
 	}
 	if c.of[cluster] == nil {
-		c.of[cluster] = map[access]*kept{}
+		c.of[cluster] = map[credentials]*kept{}
 	}
-	c.of[cluster][of] = &kept{client: client, connections: connections, used: now}
-	return client, nil
+	c.of[cluster][by] = made
+	return made.client, nil
 }
 
-// Forget drops the clients of a cluster, and closes their connections once what uses them has ended.
+// Forget drops the connections of a cluster, and closes them once what uses them has ended.
 func (c *Clients) Forget(cluster types.UID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -92,12 +132,12 @@ func (k *kept) close() bool {
 	return true
 }
 
-// connect makes a client with connections of its own: those of client-go are shared by all clients of the same
-// credentials, and nobody can close them.
-func connect(cfg *rest.Config) (kubernetes.Interface, *http.Transport, error) {
+// connect makes connections of their own: those of client-go are shared by all clients of the same credentials, and
+// nobody can close them.
+func connect(cfg *rest.Config) (*kept, error) {
 	tls, err := rest.TLSConfigFor(cfg)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	connections := utilnet.SetTransportDefaults(&http.Transport{
 		TLSClientConfig: tls, TLSHandshakeTimeout: handshakeTimeout, DialContext: dialer.DialContext,
@@ -105,10 +145,9 @@ func connect(cfg *rest.Config) (kubernetes.Interface, *http.Transport, error) {
 	})
 	wrapped, err := rest.HTTPWrappersForConfig(cfg, connections)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	client, err := kubernetes.NewForConfigAndClient(cfg, &http.Client{Transport: wrapped})
-	return client, connections, err
+	return &kept{client: &http.Client{Transport: wrapped}, connections: connections}, nil
 }
 
 // Unlimited returns a copy of a configuration without client limits and in protobuf: what the API server's CPU can
@@ -123,7 +162,7 @@ func Unlimited(cfg *rest.Config) *rest.Config {
 
 var dialer = &net.Dialer{Timeout: dialTimeout, KeepAlive: idleFor}
 
-// plain reports whether access tells all there is to reaching an API server.
+// plain reports whether credentials tell all there is to reaching an API server.
 func plain(cfg *rest.Config) bool {
 	elsewhere := cfg.CAFile + cfg.CertFile + cfg.KeyFile + cfg.BearerTokenFile + cfg.Username + cfg.Impersonate.UserName
 	return elsewhere == "" && !cfg.Insecure && cfg.ExecProvider == nil && cfg.AuthProvider == nil &&

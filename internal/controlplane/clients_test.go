@@ -20,19 +20,19 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/transport"
 )
 
-func (c *Clients) mustGet(t *testing.T, cfg rest.Config) kubernetes.Interface {
+// mustGet returns what the clients of a configuration share.
+func (c *Clients) mustGet(t *testing.T, cfg rest.Config) *http.Client {
 	t.Helper()
-	client, err := c.Get("cluster", &cfg)
+	connections, err := c.connections("cluster", &cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return client
+	return connections
 }
 
 func TestClientsAreKept(t *testing.T) {
@@ -43,11 +43,12 @@ func TestClientsAreKept(t *testing.T) {
 		TLSClientConfig: rest.TLSClientConfig{CAData: old, CertData: old, KeyData: key},
 	}
 	first := c.mustGet(t, plain)
-	if c.mustGet(t, plain) != first {
-		t.Error("the same access got another client")
+	elsewhere := plain
+	elsewhere.Host = "https://two.test"
+	if c.mustGet(t, plain) != first || c.mustGet(t, elsewhere) != first {
+		t.Error("the same credentials got other connections")
 	}
 	for name, change := range map[string]func(*rest.Config){
-		"host":  func(cfg *rest.Config) { cfg.Host = "https://two.test" },
 		"name":  func(cfg *rest.Config) { cfg.ServerName = "two" },
 		"token": func(cfg *rest.Config) { cfg.BearerToken = "b" },
 		"CA":    func(cfg *rest.Config) { cfg.CAData = renewed },
@@ -56,21 +57,23 @@ func TestClientsAreKept(t *testing.T) {
 		other := plain
 		change(&other)
 		if client := c.mustGet(t, other); client == first || c.mustGet(t, other) != client {
-			t.Errorf("another %s: got the client of another access, or none that is kept", name)
+			t.Errorf("another %s: got the connections of other credentials, or ones that are not kept", name)
 		}
 	}
 	if c.mustGet(t, plain) != first {
-		t.Error("a client in use was dropped")
+		t.Error("connections in use were dropped")
 	}
-	if other, err := c.Get("another", &plain); err != nil || other == first {
-		t.Errorf("another cluster got the client of this one, or an error: %v", err)
+	if other, err := c.connections("another", &plain); err != nil || other == first {
+		t.Errorf("another cluster got the connections of this one, or an error: %v", err)
 	}
 	for what, bad := range map[string]*rest.Config{
 		"a host": {Host: "://"},
 		"a CA":   {Host: "://", TLSClientConfig: rest.TLSClientConfig{CAData: []byte("none")}},
 	} {
-		if client, err := c.Get("cluster", bad); err == nil || client != nil || !strings.Contains(err.Error(), "for ://") {
-			t.Errorf("%s that is none: %v, %v", what, client, err)
+		client, getErr := c.Get("cluster", bad)
+		_, askErr := c.asker("cluster", bad)
+		if getErr == nil || askErr == nil || client != nil || !strings.Contains(getErr.Error(), "://") {
+			t.Errorf("%s that is none: %v, %v, %v", what, client, getErr, askErr)
 		}
 	}
 }
@@ -80,7 +83,7 @@ func TestNewClientIsKept(t *testing.T) {
 	var c Clients
 	one := rest.Config{Host: "https://one.test"}
 	client := c.mustGet(t, one)
-	c.mustGet(t, rest.Config{Host: "https://two.test"})
+	c.mustGet(t, rest.Config{Host: "https://one.test", BearerToken: "another"})
 	if c.mustGet(t, one) != client {
 		t.Error("a new client was dropped")
 	}
@@ -136,22 +139,23 @@ func TestClientsNotKept(t *testing.T) {
 		var c Clients
 		cfg := rest.Config{Host: "https://one.test"}
 		change(&cfg)
-		if c.mustGet(t, cfg) == c.mustGet(t, cfg) || len(c.of) > 0 {
-			t.Errorf("%s: its client is kept", name)
+		if c.mustGet(t, cfg); len(c.of) > 0 {
+			t.Errorf("%s: its connections are kept", name)
 		}
 	}
 }
 
 func TestClientsThatNobodyUsesAreDropped(t *testing.T) {
 	var c Clients
-	c.mustGet(t, rest.Config{Host: "https://old.test"})
-	c.mustGet(t, rest.Config{Host: "https://used.test"})
+	by := func(bearer string) rest.Config { return rest.Config{Host: "https://one.test", BearerToken: bearer} }
+	c.mustGet(t, by("old"))
+	c.mustGet(t, by("used"))
 	for _, k := range c.of["cluster"] {
 		k.used = k.used.Add(-keepFor - time.Minute)
 	}
-	used := c.mustGet(t, rest.Config{Host: "https://used.test"})
-	c.mustGet(t, rest.Config{Host: "https://new.test"})
-	if len(c.of["cluster"]) != 2 || c.mustGet(t, rest.Config{Host: "https://used.test"}) != used {
+	used := c.mustGet(t, by("used"))
+	c.mustGet(t, by("new"))
+	if len(c.of["cluster"]) != 2 || c.mustGet(t, by("used")) != used {
 		t.Errorf("%d clients are kept, want that in use and the new one", len(c.of["cluster"]))
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -17,7 +18,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/internal/keystore"
@@ -36,6 +36,9 @@ const canaryLifetime int64 = 600
 
 // proofTimeout bounds the proof of one API server.
 const proofTimeout = 5 * time.Second
+
+// issuerClaim is the claim of a token that names its issuer.
+const issuerClaim = "iss"
 
 // maxDocument bounds what is read of a JWKS or discovery document.
 const maxDocument = 1 << 20
@@ -67,8 +70,41 @@ type Proof struct {
 
 // Prover asks API servers which keys they sign with and accept. Its zero value is ready for use.
 type Prover struct {
-	// Clients are those that it asks with, and keeps.
+	// Clients are those that it asks with, and whose connections it keeps.
 	Clients Clients
+	// issuers spare the discovery document, which is needed for no more than the issuer.
+	issuers issuers
+}
+
+// issuers are the issuers of API servers, by cluster and host.
+type issuers struct {
+	mu sync.Mutex
+	of map[types.UID]map[string]string
+}
+
+func (i *issuers) get(cluster types.UID, host string) (issuer string, known bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	issuer, known = i.of[cluster][host]
+	return issuer, known
+}
+
+func (i *issuers) set(cluster types.UID, host, issuer string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.of == nil {
+		i.of = map[types.UID]map[string]string{}
+	}
+	if i.of[cluster] == nil {
+		i.of[cluster] = map[string]string{}
+	}
+	i.of[cluster][host] = issuer
+}
+
+func (i *issuers) forget(cluster types.UID) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.of, cluster)
 }
 
 // Prove asks one API server.
@@ -86,18 +122,24 @@ func (p *Prover) Prove(ctx context.Context, q Question) (Proof, error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
 	host := q.Config.Host
-	client, err := p.Clients.Get(q.Cluster, q.Config)
+	client, err := p.Clients.asker(q.Cluster, q.Config)
 	if err != nil {
 		return Proof{}, err
 	}
+	issuer := ""
 	if q.External {
-		if err := fetch(ctx, client); err != nil {
+		if issuer, err = p.fetch(ctx, client, q); err != nil {
 			return Proof{}, fmt.Errorf("making %s ask its signer: %w", host, err)
 		}
 	}
 	issued, err := issue(ctx, client)
 	if err != nil {
 		return Proof{}, fmt.Errorf("requesting a token from %s: %w", host, err)
+	}
+	if q.External {
+		if err := p.checkIssuer(q, issuer, issued); err != nil {
+			return Proof{}, fmt.Errorf("making %s ask its signer: %w", host, err)
+		}
 	}
 	kid, err := token.KeyID(issued)
 	if err != nil {
@@ -150,11 +192,11 @@ func foreign(keys []keystore.KeyPair, signing string, served jwks.Set) (kids []s
 }
 
 // issue requests a fresh token for the canary account and makes the account on first use.
-func issue(ctx context.Context, client kubernetes.Interface) (string, error) {
+func issue(ctx context.Context, client asker) (string, error) {
 	lifetime := canaryLifetime
 	request := func() (*authenticationv1.TokenRequest, error) {
 		spec := authenticationv1.TokenRequestSpec{ExpirationSeconds: &lifetime}
-		return client.CoreV1().ServiceAccounts(canaryNamespace).CreateToken(
+		return client.core.ServiceAccounts(canaryNamespace).CreateToken(
 			ctx, canaryAccount, &authenticationv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
 	}
 	answer, err := request()
@@ -170,20 +212,20 @@ func issue(ctx context.Context, client kubernetes.Interface) (string, error) {
 	return answer.Status.Token, nil
 }
 
-func createCanaryAccount(ctx context.Context, client kubernetes.Interface) error {
+func createCanaryAccount(ctx context.Context, client asker) error {
 	no := false
 	account := &corev1.ServiceAccount{
 		ObjectMeta:                   metav1.ObjectMeta{Namespace: canaryNamespace, Name: canaryAccount},
 		AutomountServiceAccountToken: &no,
 	}
-	_, err := client.CoreV1().ServiceAccounts(canaryNamespace).Create(ctx, account, metav1.CreateOptions{})
+	_, err := client.core.ServiceAccounts(canaryNamespace).Create(ctx, account, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("creating ServiceAccount %s/%s: %w", canaryNamespace, canaryAccount, err)
 	}
 	return nil
 }
 
-func servedKeys(ctx context.Context, client kubernetes.Interface) (jwks.Set, error) {
+func servedKeys(ctx context.Context, client asker) (jwks.Set, error) {
 	body, err := document(ctx, client, jwks.Path)
 	if err != nil {
 		return jwks.Set{}, err
@@ -192,8 +234,8 @@ func servedKeys(ctx context.Context, client kubernetes.Interface) (jwks.Set, err
 }
 
 // document reads one that an API server serves.
-func document(ctx context.Context, client kubernetes.Interface, path string) ([]byte, error) {
-	body, err := client.CoreV1().RESTClient().Get().AbsPath(path).SetHeader("Accept", "*/*").Stream(ctx)
+func document(ctx context.Context, client asker, path string) ([]byte, error) {
+	body, err := client.core.RESTClient().Get().AbsPath(path).SetHeader("Accept", "*/*").Stream(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -209,30 +251,68 @@ func document(ctx context.Context, client kubernetes.Interface, path string) ([]
 }
 
 // fetch makes the API server refresh its keys: for a token of its own issuer with a kid that no signer has, it asks its
-// signer.
-func fetch(ctx context.Context, client kubernetes.Interface) error {
+// signer. It returns that issuer.
+func (p *Prover) fetch(ctx context.Context, client asker, q Question) (issuer string, err error) {
 	nobody, err := keystore.Generate(rand.Reader, 1, jwks.ES256)
 	if err != nil {
-		return err
+		return "", err
 	}
-	body, err := document(ctx, client, jwks.DiscoveryPath)
-	if err != nil {
-		return fmt.Errorf("reading its discovery document: %w", err)
+	if issuer, err = p.issuer(ctx, client, q); err != nil {
+		return "", fmt.Errorf("reading its discovery document: %w", err)
 	}
-	discovery, err := jwks.ParseDiscovery(body)
-	if err != nil {
-		return fmt.Errorf("reading its discovery document: %w", err)
-	}
-	accepted, err := review(ctx, client, map[string]string{"iss": discovery.Issuer}, nobody)
+	accepted, err := review(ctx, client, map[string]string{issuerClaim: issuer}, nobody)
 	if err == nil && accepted {
 		err = errors.New("it accepted a token of a key that nobody has")
 	}
-	return err
+	return issuer, err
+}
+
+// issuer returns the issuer that an API server had last, or else the one in its discovery document.
+func (p *Prover) issuer(ctx context.Context, client asker, q Question) (string, error) {
+	if known, ok := p.issuers.get(q.Cluster, q.Config.Host); ok {
+		return known, nil
+	}
+	body, err := document(ctx, client, jwks.DiscoveryPath)
+	if err != nil {
+		return "", err
+	}
+	discovery, err := jwks.ParseDiscovery(body)
+	if err != nil {
+		return "", err
+	}
+	p.issuers.set(q.Cluster, q.Config.Host, discovery.Issuer)
+	return discovery.Issuer, nil
+}
+
+// checkIssuer fails if a token that an API server issued is not of the issuer for whose sake it was to ask its signer: for
+// a token of another one, it has asked nobody. The next proof reads the discovery document.
+func (p *Prover) checkIssuer(q Question, asked, issued string) error {
+	claims, err := claimsOf(issued)
+	if err != nil {
+		return err
+	}
+	var is struct {
+		Issuer string `json:"iss"`
+	}
+	if err := json.Unmarshal(claims, &is); err != nil {
+		return fmt.Errorf("decoding the claims of an issued token: %w", err)
+	}
+	if is.Issuer != asked {
+		p.issuers.forget(q.Cluster)
+		return fmt.Errorf("its issuer was %q and is %q now: it is asked again", asked, is.Issuer)
+	}
+	return nil
+}
+
+// Forget drops what is remembered of a cluster, and closes its connections.
+func (p *Prover) Forget(cluster types.UID) {
+	p.issuers.forget(cluster)
+	p.Clients.Forget(cluster)
 }
 
 // reviewAll reports of each key whether a canary token of it is accepted.
 func reviewAll(
-	ctx context.Context, client kubernetes.Interface, issued string, keys []keystore.KeyPair,
+	ctx context.Context, client asker, issued string, keys []keystore.KeyPair,
 ) ([]bool, error) {
 	claims, err := claimsOf(issued)
 	if err != nil {
@@ -249,13 +329,13 @@ func reviewAll(
 
 // review signs claims with k and lets the API server review the result.
 func review(
-	ctx context.Context, client kubernetes.Interface, claims any, k keystore.KeyPair,
+	ctx context.Context, client asker, claims any, k keystore.KeyPair,
 ) (accepted bool, err error) {
 	canary, err := token.Sign(rand.Reader, k.Signer, k.Algorithm, k.KeyID, claims)
 	if err != nil {
 		return false, err
 	}
-	answer, err := client.AuthenticationV1().TokenReviews().Create(ctx,
+	answer, err := client.authentication.TokenReviews().Create(ctx,
 		&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: canary}}, metav1.CreateOptions{})
 	if err != nil {
 		return false, err

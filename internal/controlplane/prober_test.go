@@ -361,6 +361,62 @@ func TestProveAtASigner(t *testing.T) {
 	until("retire", controlplane.Proof{Accepts: []int{2}, Refuses: []int{1}, Signs: 2, SigningKeyID: two.KeyID})
 }
 
+// TestIssuerIsRemembered counts the requests of proofs. An issuer that is not that of the tokens any more proves nothing,
+// and is read again.
+func TestIssuerIsRemembered(t *testing.T) {
+	one := generate(t, 1, "ES256")
+	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
+	removeCanaryAccount(t, cfg)
+	ask(t, cfg, one) // makes the canary account
+	var stale bool
+	var requests []string
+	counted := proxied(t, cfg, func(w http.ResponseWriter, r *http.Request) bool {
+		requests = append(requests, r.URL.Path)
+		if !stale || r.URL.Path != jwks.DiscoveryPath {
+			return false
+		}
+		elsewhere, err := jwks.NewDiscovery("https://elsewhere.test", "https://elsewhere.test/keys", jwks.Set{})
+		if err != nil {
+			t.Error(err)
+		}
+		body, err := elsewhere.Marshal()
+		if err != nil {
+			t.Error(err)
+		}
+		_, err = w.Write(body)
+		return err == nil
+	})
+	prover := &controlplane.Prover{}
+	prove := func(asked int) error {
+		t.Helper()
+		requests = nil
+		proof, err := prover.Prove(t.Context(), controlplane.Question{
+			Config: counted, Keys: []keystore.KeyPair{one}, External: true, Cluster: "cluster",
+		})
+		if len(requests) != asked {
+			t.Errorf("a proof took the requests %q, want %d", requests, asked)
+		}
+		if err == nil {
+			want(t, "one key", controlplane.Proof{Accepts: []int{1}, Signs: 1, SigningKeyID: one.KeyID}, proof)
+		}
+		return err
+	}
+	stale = true
+	if err := prove(3); err == nil || !strings.Contains(err.Error(), `its issuer was "https://elsewhere.test"`) {
+		t.Errorf("with the issuer of before: %v", err)
+	}
+	stale = false
+	for _, asked := range []int{5, 4, 4} {
+		if err := prove(asked); err != nil {
+			t.Error(err)
+		}
+	}
+	prover.Forget("cluster")
+	if err := prove(5); err != nil {
+		t.Error(err)
+	}
+}
+
 // testSigner is keyturn-signer with a key directory.
 type testSigner struct {
 	keyDir  string

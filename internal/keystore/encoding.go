@@ -70,7 +70,7 @@ func encode(c Cluster, k KeyPair) (*corev1.Secret, error) {
 		ObjectMeta: metav1.ObjectMeta{
 			Name:      secretName(c, k.Version),
 			Namespace: c.Namespace,
-			Labels:    labels(c, k.Version),
+			Labels:    labelsOf(c, k.Version),
 		},
 		Immutable: &immutable,
 		Type:      v1alpha1.SecretTypeSigningKey,
@@ -83,7 +83,7 @@ func encode(c Cluster, k KeyPair) (*corev1.Secret, error) {
 	}, nil
 }
 
-func labels(c Cluster, version int) map[string]string {
+func labelsOf(c Cluster, version int) map[string]string {
 	return map[string]string{
 		v1alpha1.LabelCluster: c.Name, v1alpha1.LabelClusterUID: c.UID, v1alpha1.LabelKeyVersion: strconv.Itoa(version),
 	}
@@ -95,7 +95,7 @@ func decode(c Cluster, s *corev1.Secret) (KeyPair, error) {
 	if err != nil {
 		return KeyPair{}, errors.New("its name does not end in a version")
 	}
-	for label, want := range labels(c, version) {
+	for label, want := range labelsOf(c, version) {
 		if s.Labels[label] != want {
 			return KeyPair{}, fmt.Errorf("its label %s is %q, not %q", label, s.Labels[label], want)
 		}

@@ -5,7 +5,8 @@ import "slices"
 // Remembered returns the versions of a cluster's private keys that the store has in memory.
 func (s *Secrets) Remembered(c Cluster) []int {
 	var versions []int
-	for _, k := range s.memory.get(c) {
+	known, _ := s.memory.get(c)
+	for _, k := range known {
 		versions = append(versions, k.Version)
 	}
 	slices.Sort(versions)

@@ -12,6 +12,8 @@ import (
 type memory struct {
 	mu sync.Mutex
 	of map[types.NamespacedName]map[revision]KeyPair
+	// doubted are clusters that have a Secret which List may not have found.
+	doubted map[types.NamespacedName]bool
 }
 
 // revision is one state of one Secret.
@@ -22,17 +24,34 @@ type revision struct {
 
 func revisionOf(o metav1.Object) revision { return revision{o.GetUID(), o.GetResourceVersion()} }
 
-func (m *memory) get(c Cluster) map[revision]KeyPair {
+func nameOf(c Cluster) types.NamespacedName {
+	return types.NamespacedName{Namespace: c.Namespace, Name: c.Name}
+}
+
+// get returns what is known of a cluster. whole reports whether all of its keys are known.
+func (m *memory) get(c Cluster) (known map[revision]KeyPair, whole bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.of[types.NamespacedName{Namespace: c.Namespace, Name: c.Name}]
+	known = m.of[nameOf(c)]
+	return known, len(known) > 0 && !m.doubted[nameOf(c)]
+}
+
+// doubt notes that a cluster may have keys that are not known, until set is called.
+func (m *memory) doubt(c Cluster) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.doubted == nil {
+		m.doubted = map[types.NamespacedName]bool{}
+	}
+	m.doubted[nameOf(c)] = true
 }
 
 // set replaces all that is known of a cluster; with nothing, it forgets the cluster.
 func (m *memory) set(c Cluster, keys map[revision]KeyPair) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	name := types.NamespacedName{Namespace: c.Namespace, Name: c.Name}
+	name := nameOf(c)
+	delete(m.doubted, name)
 	if len(keys) == 0 {
 		delete(m.of, name)
 		return

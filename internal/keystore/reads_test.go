@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/kubetest"
 )
@@ -62,6 +63,61 @@ func testReads(t *testing.T, config *rest.Config) {
 	}
 	wantVersions(t, store)
 	want("deleting all", 0)
+}
+
+// testSelects wants the key Secrets of a namespace with many clusters to be listed once for each of them, and then those
+// of one cluster alone. What another store wrote is seen at once, and a Secret without its label once it is in the way.
+func testSelects(t *testing.T, config *rest.Config) {
+	var lists []string
+	store := newStore(t, kubetest.Inject(config, func(r *http.Request) kubetest.Fault {
+		if r.Method == http.MethodGet && path.Base(r.URL.Path) == "secrets" {
+			lists = append(lists, r.URL.Query().Get("labelSelector"))
+		}
+		return kubetest.None
+	}))
+	want := func(when string, selectors ...string) {
+		t.Helper()
+		if !slices.Equal(lists, selectors) {
+			t.Errorf("%s: lists select %q, want %q", when, lists, selectors)
+		}
+		lists = nil
+	}
+	const all, ours = "", v1alpha1.LabelCluster + "=blue"
+	wantVersions(t, store)
+	wantVersions(t, store)
+	want("without a key", all, all)
+	other := newStore(t, config)
+	if err := other.Create(t.Context(), blue, generate(t, 1)); err != nil {
+		t.Fatal(err)
+	}
+	wantVersions(t, store, 1)
+	if err := other.Create(t.Context(), blue, generate(t, 2)); err != nil {
+		t.Fatal(err)
+	}
+	wantVersions(t, store, 1, 2)
+	if err := other.Delete(t.Context(), blue, 1); err != nil {
+		t.Fatal(err)
+	}
+	wantVersions(t, store, 2)
+	want("with keys", all, ours, ours)
+	if err := other.Create(t.Context(), blue, generate(t, 3)); err != nil {
+		t.Fatal(err)
+	}
+	client := newClient(t, config)
+	unlabelled := get(t, client, "blue-ksa-signing-key-3")
+	delete(unlabelled.Labels, v1alpha1.LabelCluster)
+	update(t, client, unlabelled)
+	wantVersions(t, store, 2)
+	if err := store.Create(t.Context(), blue, generate(t, 3)); !errors.Is(err, keystore.ErrExists) {
+		t.Errorf("creating what is there without its label: %v", err)
+	}
+	if keys, err := store.List(t.Context(), blue); err == nil || !strings.Contains(err.Error(), "its label "+v1alpha1.LabelCluster) {
+		t.Errorf("then listing = %v, %v", keys, err)
+	}
+	if err := store.DeleteAll(t.Context(), blue); err != nil {
+		t.Error(err)
+	}
+	wantVersions(t, other)
 }
 
 // testForgotten wants private keys to stay in memory only as long as their Secrets are listed for their cluster.

@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
@@ -27,6 +28,10 @@ import (
 // Each reading of a private key leaves copies of it in the memory of the API server. So Secrets asks for metadata
 // wherever that is enough, reads the data of each Secret once, and remembers the key pair until List no longer finds
 // that very Secret.
+//
+// A namespace may have the key Secrets of a thousand clusters. List asks for those that have the label of its cluster,
+// once it remembers keys of that; before, and wherever a name is taken or all is deleted, for all of the namespace: a
+// Secret that lost its label is noticed there.
 type Secrets struct {
 	data     corev1client.SecretsGetter
 	metadata metadata.Interface
@@ -50,11 +55,16 @@ func NewSecrets(config *rest.Config) (*Secrets, error) {
 
 // List implements Store.
 func (s *Secrets) List(ctx context.Context, c Cluster) ([]KeyPair, error) {
-	listed, err := s.list(ctx, c)
+	known, whole := s.memory.get(c)
+	which := everywhere
+	if whole {
+		which = metav1.ListOptions{LabelSelector: labels.Set{v1alpha1.LabelCluster: c.Name}.String()}
+	}
+	listed, err := s.list(ctx, c, which)
 	if err != nil {
 		return nil, err
 	}
-	known, read := s.memory.get(c), map[revision]KeyPair{}
+	read := map[revision]KeyPair{}
 	defer func() { s.memory.set(c, read) }()
 	var keys []KeyPair
 	for _, found := range listed {
@@ -69,11 +79,16 @@ func (s *Secrets) List(ctx context.Context, c Cluster) ([]KeyPair, error) {
 	return keys, checkDistinct(c, keys)
 }
 
-// list returns the metadata of the key Secrets that have a name of the cluster's, whoever they belong to. It leaves
-// resourceVersion unset, which the API server answers with its newest state.
-func (s *Secrets) list(ctx context.Context, c Cluster) ([]*metav1.PartialObjectMetadata, error) {
-	ofType := fields.OneTermEqualSelector("type", v1alpha1.SecretTypeSigningKey).String()
-	list, err := s.meta(c).List(ctx, metav1.ListOptions{FieldSelector: ofType})
+// everywhere selects no Secrets by their labels.
+var everywhere = metav1.ListOptions{}
+
+// list returns the metadata of the key Secrets that are selected and have a name of the cluster's, whoever they belong
+// to. It leaves resourceVersion unset, which the API server answers with its newest state.
+func (s *Secrets) list(
+	ctx context.Context, c Cluster, which metav1.ListOptions,
+) ([]*metav1.PartialObjectMetadata, error) {
+	which.FieldSelector = fields.OneTermEqualSelector("type", v1alpha1.SecretTypeSigningKey).String()
+	list, err := s.meta(c).List(ctx, which)
 	if err != nil {
 		return nil, fmt.Errorf("listing key versions of %s: %w", c, err)
 	}
@@ -133,6 +148,7 @@ func (s *Secrets) Create(ctx context.Context, c Cluster, k KeyPair) error {
 	}
 	_, err = s.data.Secrets(c.Namespace).Create(ctx, secret, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
+		s.memory.doubt(c) // the next List finds what has the name, with the label of the cluster or without it
 		err = s.exists(ctx, c, secret.Name)
 	}
 	if err != nil {
@@ -152,7 +168,7 @@ func (s *Secrets) exists(ctx context.Context, c Cluster, name string) error {
 // find returns the metadata of a key Secret of the cluster: ErrForeign if it is not one. Metadata do not contain the
 // type, but the API server selects by it.
 func (s *Secrets) find(ctx context.Context, c Cluster, name string) (*metav1.PartialObjectMetadata, error) {
-	listed, err := s.list(ctx, c)
+	listed, err := s.list(ctx, c, everywhere)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +200,7 @@ func (s *Secrets) Delete(ctx context.Context, c Cluster, version int) error {
 
 // DeleteAll implements Store. If it fails, the rest is deleted when it is called again.
 func (s *Secrets) DeleteAll(ctx context.Context, c Cluster) error {
-	listed, err := s.list(ctx, c)
+	listed, err := s.list(ctx, c, everywhere)
 	if err != nil {
 		return err
 	}

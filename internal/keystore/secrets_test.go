@@ -50,6 +50,7 @@ func TestSecrets(t *testing.T) {
 		"DeleteBlind":    testDeleteBlind,
 		"DeletedAndMade": testDeletedAndMade,
 		"Reads":          testReads,
+		"Selects":        testSelects,
 		"Forgotten":      testForgotten,
 		"Replaced":       testReplaced,
 		"ReadRaces":      testReadRaces,

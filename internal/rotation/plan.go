@@ -225,8 +225,8 @@ func (r run) retire() (Decision, bool) {
 	}
 	for s := range r.staying {
 		if s.Forgets.After(r.now) {
-			return waiting(StepRetire, fmt.Sprintf("API server %s to forget which tokens of key version %d it has accepted, "+
-				"%s", s.Name, r.old, latest(s.Forgets))), false
+			return waitingUntil(s.Forgets, StepRetire,
+				fmt.Sprintf("API server %s to forget which tokens of key version %d it has accepted", s.Name, r.old)), false
 		}
 	}
 	return r.spread(StepRetire, r.next)
@@ -291,6 +291,13 @@ func (r run) managerSwitched() bool {
 
 func waiting(step Step, why string) Decision {
 	return Decision{Step: step, Action: Action{Kind: Wait}, Waiting: why}
+}
+
+// waitingUntil waits for what the passing of time alone brings about.
+func waitingUntil(t time.Time, step Step, why string) Decision {
+	d := waiting(step, why+", at the latest at "+t.UTC().Format(time.RFC3339))
+	d.Until = t
+	return d
 }
 
 func converge(keys Keys, sign int) Action {

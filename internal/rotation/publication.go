@@ -3,7 +3,6 @@ package rotation
 import (
 	"fmt"
 	"slices"
-	"time"
 )
 
 // published makes these key versions, and no other, the ones that verifiers outside the cluster accept; done means that
@@ -24,15 +23,12 @@ func (r run) spread(step Step, versions ...int) (d Decision, done bool) {
 	}
 	for _, p := range r.Publications {
 		if p.SureAt.After(r.now) {
-			return waiting(step, fmt.Sprintf("every verifier of %s to accept key versions %v and no other, %s",
-				p.Name, versions, latest(p.SureAt))), false
+			return waitingUntil(p.SureAt, step,
+				fmt.Sprintf("every verifier of %s to accept key versions %v and no other", p.Name, versions)), false
 		}
 	}
 	return Decision{}, true
 }
-
-// latest puts the time by which something has happened into words.
-func latest(t time.Time) string { return "at the latest at " + t.UTC().Format(time.RFC3339) }
 
 func (r run) publishKeys(step Step, versions ...int) Decision {
 	d := Decision{Step: step, Action: Action{Kind: PublishKeys, Publish: versions}}

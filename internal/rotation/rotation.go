@@ -241,6 +241,8 @@ type Decision struct {
 	Action Action
 	// Waiting is what Plan waits for, in words that name the object; empty when it waits for nothing.
 	Waiting string
+	// Until is when Waiting ends at the latest, if it ends by the passing of time alone; else zero.
+	Until time.Time
 	// Blocked means that a person must act before Waiting can end.
 	Blocked bool
 	// Versions is what was observed of the three versions.

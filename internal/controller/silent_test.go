@@ -1,0 +1,84 @@
+package controller_test
+
+import (
+	"context"
+	"crypto/tls"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/keyturn/keyturn/internal/controlplane"
+)
+
+// TestManySilentClusters has far more clusters fall silent at once than there are workers. While a round of each waits
+// for an answer that never comes, another cluster is rotated.
+func TestManySilentClusters(t *testing.T) {
+	const silent = 12
+	w := newWorld(t)
+	w.reconciler.Options.Workers = 2
+	quick := w.settled("quick")
+	for i := range silent {
+		w.settled("silent-" + string(rune('a'+i)))
+	}
+	address := swallow(t)
+	asked := make(chan struct{}, 2*silent)
+	released, release := context.WithCancel(t.Context())
+	w.reconciler.Prove = func(ctx context.Context, q controlplane.Question) (controlplane.Proof, error) {
+		if !strings.Contains(q.Config.Host, "/silent-") {
+			return w.prove(ctx, q)
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(released, cancel)()
+		asked <- struct{}{}
+		_, err := (&tls.Dialer{}).DialContext(ctx, "tcp", address)
+		return controlplane.Proof{}, err
+	}
+	defer w.manage()()
+	defer release()
+	for range silent {
+		within(t, "all silent clusters are asked at once", asked)
+	}
+	w.rotate(quick)
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, electionPatience, true,
+		func(context.Context) (bool, error) {
+			uc := w.get(quick)
+			return isSettled(uc) && uc.Status.KSASigningKey.TokenVersion == 2, nil
+		})
+	if err != nil || len(asked) > 0 {
+		t.Errorf("beside silent clusters, whose rounds go on (%d new ones), the rotation ends with %v", len(asked), err)
+	}
+}
+
+// manage has a manager run the controller for the clusters of this world, until the function is called that it returns.
+func (w *world) manage() (stop func()) {
+	w.Helper()
+	m, err := ctrl.NewManager(w.config, ctrl.Options{
+		Scheme: w.controller.Scheme(), Metrics: metricsserver.Options{BindAddress: "0"},
+		Cache:  cache.Options{DefaultNamespaces: map[string]cache.Config{w.namespace: {}}},
+		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
+	})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.reconciler.Client = m.GetClient()
+	if err := w.reconciler.SetupWithManager(m); err != nil {
+		w.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(w.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- m.Start(ctx) }()
+	return func() {
+		cancel()
+		if err := <-ended; err != nil {
+			w.Errorf("the manager ended with %v", err)
+		}
+	}
+}
