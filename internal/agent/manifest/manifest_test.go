@@ -33,6 +33,7 @@ var manifests = []struct {
 	keys     manifest.Keys
 	rootless bool
 }{
+	{name: "kubeadm-1.35", keys: kubeadmKeys},
 	{name: "kubeadm-1.36", keys: kubeadmKeys},
 	{name: "kubeadm-1.36-args", keys: kubeadmKeys},
 	{name: "kubeadm-1.36-rootless", keys: kubeadmKeys, rootless: true},
