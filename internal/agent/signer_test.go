@@ -86,6 +86,11 @@ func TestExternal(t *testing.T) {
 func TestSignerManifest(t *testing.T) {
 	text, err := signerPod(image, Paths{PKI: "/etc/kubernetes/pki", SignerDir: "/var/lib/keyturn/signer", KeyDir: "/var/lib/keyturn/keys"})
 	must(t, err)
+	golden, err := os.ReadFile("testdata/signer.golden")
+	must(t, err)
+	if diff := cmp.Diff(string(golden), string(text)); diff != "" {
+		t.Errorf("testdata/signer.golden (-want +got):\n%s", diff)
+	}
 	var pod corev1.Pod
 	must(t, yaml.UnmarshalStrict(text, &pod))
 	want := []string{"--socket=/var/lib/keyturn/signer/socket", "--key-dir=/var/lib/keyturn/keys"}
