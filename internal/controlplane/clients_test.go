@@ -210,7 +210,9 @@ func TestDroppedClientLeavesNoConnection(t *testing.T) {
 	for _, k := range c.of["cluster"] {
 		k.used = k.used.Add(-keepFor - time.Minute)
 	}
-	c.use(t, "cluster", serve(t, "new", closed))
+	other := serve(t, "new", closed)
+	other.BearerToken = "another"
+	c.use(t, "cluster", other)
 	if name := <-closed; name != "old" {
 		t.Errorf("a connection of the %s client was closed", name)
 	}

@@ -18,8 +18,8 @@ const (
 	// wait for it: canary tokens make them ask.
 	refreshHint         = time.Hour
 	rotationRefreshHint = 5 * time.Second
-	// maxTokenExpiration is what an API server with keys from files grants too, by extending tokens of pods.
-	maxTokenExpiration = 365 * 24 * time.Hour
+	// MaxTokenExpiration is what an API server with keys from files grants too, by extending tokens of pods.
+	MaxTokenExpiration = 365 * 24 * time.Hour
 )
 
 // APIServer is the keys of one kube-apiserver.
@@ -62,7 +62,7 @@ func heldKeys(files disk) (rotation.Keys, error) {
 	if err != nil || !found {
 		return rotation.Keys{}, err
 	}
-	if err := check(k); err != nil {
+	if err := Check(k); err != nil {
 		return rotation.Keys{}, fmt.Errorf("%s: %w", configuredFile, err)
 	}
 	return k, nil
@@ -79,7 +79,7 @@ func (s APIServer) Configure(want rotation.Keys, keys []Key) error {
 }
 
 func (s APIServer) configure(want rotation.Keys, keys []Key) error {
-	if err := check(want); err != nil {
+	if err := Check(want); err != nil {
 		return err
 	}
 	if err := makeDir(s.Dir); err != nil {
@@ -106,7 +106,7 @@ func (s APIServer) configure(want rotation.Keys, keys []Key) error {
 // configureSigner writes configured.json first. The key directory of the signer follows from it, so that a directory
 // which somebody spoiled cannot make a rotation appear not to have begun.
 func (s APIServer) configureSigner(files disk, want rotation.Keys, keys []Key) error {
-	set, err := keySet(want, keys)
+	set, err := KeySet(want, keys)
 	if err != nil {
 		return err
 	}
@@ -137,11 +137,12 @@ func (s APIServer) Repair(keys []Key) error {
 	return nil
 }
 
-// keySet is what a signer is to serve for these keys. It is one that keydir.Write takes.
-func keySet(want rotation.Keys, keys []Key) (keydir.Set, error) {
+// KeySet returns what a signer is to serve for these keys. It is one that keydir.Write takes. keys holds the versions of
+// want at least.
+func KeySet(want rotation.Keys, keys []Key) (keydir.Set, error) {
 	set := keydir.Set{
 		SigningVersion: want.Sign, RefreshHint: refreshHint, RotationRefreshHint: rotationRefreshHint,
-		MaxTokenExpiration: maxTokenExpiration,
+		MaxTokenExpiration: MaxTokenExpiration,
 	}
 	for _, version := range want.Verify {
 		given, err := versionOf(version, keys)

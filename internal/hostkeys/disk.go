@@ -2,13 +2,11 @@ package hostkeys
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
-	"golang.org/x/sys/unix"
+	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
 // disk is one directory. A crash can come before, in and after each of its methods.
@@ -27,80 +25,30 @@ type disk interface {
 
 // rootDisk is the directory that a path led to when it was opened, and no other.
 type rootDisk struct {
-	root *os.Root
+	dir *atomicfile.Dir
 	// self is the directory as a file.
 	self *os.File
 }
 
 func openDisk(path string) (*rootDisk, error) {
-	root, err := os.OpenRoot(path)
+	dir, err := atomicfile.OpenDir(path)
 	if err != nil {
 		return nil, err
 	}
-	self, err := root.Open(".")
-	if err != nil {
-		return nil, errors.Join(err, root.Close())
-	}
-	return &rootDisk{root: root, self: self}, nil
+	return &rootDisk{dir, dir.File()}, nil
 }
 
-// lock keeps every other process out until close. It does not wait: who holds the lock may be paused for ever.
-func (d *rootDisk) lock() error {
-	err := unix.Flock(int(d.self.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return ErrBusy
-	}
-	return err
-}
-
-// close gives up the lock explicitly: a child that is just being started by this process has a copy of the file.
-func (d *rootDisk) close() error {
-	return errors.Join(unix.Flock(int(d.self.Fd()), unix.LOCK_UN), d.self.Close(), d.root.Close())
-}
-
-func (d *rootDisk) read(name string) ([]byte, error) { return d.root.ReadFile(name) }
-
-func (d *rootDisk) names() ([]string, error) {
-	entries, err := fs.ReadDir(d.root.FS(), ".")
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names, nil
-}
+func (d *rootDisk) lock() error                      { return d.dir.Lock() }
+func (d *rootDisk) close() error                     { return d.dir.Close() }
+func (d *rootDisk) read(name string) ([]byte, error) { return d.dir.ReadFile(name) }
+func (d *rootDisk) names() ([]string, error)         { return d.dir.Names() }
+func (d *rootDisk) rename(from, to string) error     { return d.dir.Rename(from, to) }
+func (d *rootDisk) remove(name string) error         { return d.dir.Remove(name) }
+func (d *rootDisk) sync() error                      { return d.dir.Sync() }
 
 func (d *rootDisk) create(name, like string, content []byte) error {
-	f, err := d.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	return errors.Join(err, d.imitate(f, like), f.Sync(), f.Close())
+	return d.dir.Create(name, like, content)
 }
-
-// imitate gives a file the owner, group and mode of another. A link is not followed, since it says nothing about who
-// may read what takes its name.
-func (d *rootDisk) imitate(f *os.File, like string) error {
-	info, err := d.root.Lstat(like)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	owner, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fmt.Errorf("finding the owner of %s: not supported here", like)
-	}
-	return errors.Join(f.Chown(int(owner.Uid), int(owner.Gid)), f.Chmod(info.Mode().Perm()))
-}
-
-func (d *rootDisk) rename(from, to string) error { return d.root.Rename(from, to) }
-func (d *rootDisk) remove(name string) error     { return d.root.Remove(name) }
-func (d *rootDisk) sync() error                  { return d.self.Sync() }
 
 // makeDir makes a directory and its parents, with mode 0700, so that they last.
 func makeDir(path string) error {

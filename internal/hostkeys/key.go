@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
@@ -31,7 +32,7 @@ var (
 	// ErrStale means that the keys to write are of an earlier stage than those that the directory holds.
 	ErrStale = errors.New("later keys are configured already")
 	// ErrBusy means that another process is changing the directory at this moment. Try again.
-	ErrBusy = errors.New("another process is changing the directory")
+	ErrBusy = atomicfile.ErrBusy
 )
 
 // versionOf returns the key of a version, which must be there.
@@ -53,8 +54,8 @@ func given(k rotation.Keys, keys []Key) bool {
 	return !k.IsZero()
 }
 
-// check refuses keys that have no stage of their own: other than one version, or two that follow one another.
-func check(k rotation.Keys) error {
+// Check refuses keys that have no stage of their own: other than one version, or two that follow one another.
+func Check(k rotation.Keys) error {
 	switch v := k.Verify; {
 	case len(v) == 1 && v[0] >= 1 && k.Sign == v[0]:
 	case len(v) == 2 && v[0] >= 1 && v[1] == v[0]+1 && slices.Contains(v, k.Sign):
