@@ -7,6 +7,8 @@ import (
 	"encoding/pem"
 	"fmt"
 	"strings"
+
+	"github.com/keyturn/keyturn/internal/keyfile"
 )
 
 const publicKeyBlock = "PUBLIC KEY"
@@ -26,19 +28,15 @@ func MarshalPublicKey(public crypto.PublicKey) ([]byte, error) {
 // ParsePublicKey reads what MarshalPublicKey wrote: exactly one public key in PEM of its PKIX form.
 func ParsePublicKey(data []byte) (crypto.PublicKey, error) {
 	block, rest := pem.Decode(data)
-	switch {
-	case block == nil:
-		return nil, fmt.Errorf("reading public key: %w: no PEM block", Malformed)
-	case len(bytes.TrimSpace(rest)) > 0:
-		return nil, fmt.Errorf("reading public key: %w: something follows its PEM block", Malformed)
-	case strings.HasSuffix(block.Type, "PRIVATE KEY"):
-		return nil, fmt.Errorf("reading public key: %w", PrivateKey)
-	case block.Type != publicKeyBlock:
-		return nil, fmt.Errorf("reading public key: %w: its PEM block is not of type %s", Malformed, publicKeyBlock)
+	if block != nil && strings.HasSuffix(block.Type, "PRIVATE KEY") {
+		return nil, fmt.Errorf("reading public key: %w: it %w", PrivateKey, keyfile.Public(data))
+	}
+	if block == nil || block.Type != publicKeyBlock || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, fmt.Errorf("reading public key: %w: it %w", Malformed, keyfile.Public(data))
 	}
 	public, err := x509.ParsePKIXPublicKey(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("reading public key: %w: not in PKIX form", Malformed)
+		return nil, fmt.Errorf("reading public key: %w: it %w", Malformed, keyfile.Public(data))
 	}
 	if _, err := Algorithm(public); err != nil {
 		return nil, fmt.Errorf("reading public key: %w", err)

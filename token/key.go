@@ -8,10 +8,10 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 
+	"github.com/keyturn/keyturn/internal/keyfile"
 	"github.com/keyturn/keyturn/jwks"
 )
 
@@ -49,20 +49,19 @@ func MarshalPrivateKey(key crypto.Signer) ([]byte, error) {
 
 // ParsePrivateKey reads one private key from PEM: PKCS #8, PKCS #1 or SEC 1, not encrypted. The curve that openssl writes in
 // front of a SEC 1 key is skipped. It must be a key that GenerateKey could have made, but for the length of an RSA key.
+//
+// The error explains what data is instead and how to convert it. It never quotes data.
 func ParsePrivateKey(data []byte) (crypto.Signer, error) {
 	block, rest := pem.Decode(data)
 	if block != nil && block.Type == "EC PARAMETERS" {
 		block, rest = pem.Decode(rest)
 	}
-	if block == nil {
-		return nil, errors.New("reading private key: no PEM block")
+	var key crypto.Signer
+	if block != nil && len(bytes.TrimSpace(rest)) == 0 {
+		key = parseBlock(block)
 	}
-	if len(bytes.TrimSpace(rest)) > 0 {
-		return nil, errors.New("reading private key: something follows its PEM block")
-	}
-	key, err := parseBlock(block)
-	if err != nil {
-		return nil, fmt.Errorf("reading private key: %w", err)
+	if key == nil {
+		return nil, fmt.Errorf("reading private key: it %w", keyfile.Private(data))
 	}
 	if _, err := jwks.Algorithm(key.Public()); err != nil {
 		return nil, fmt.Errorf("reading private key: %w", err)
@@ -70,8 +69,9 @@ func ParsePrivateKey(data []byte) (crypto.Signer, error) {
 	return key, nil
 }
 
-// parseBlock drops the errors of crypto/x509: they may describe the bytes that they did not like.
-func parseBlock(block *pem.Block) (crypto.Signer, error) {
+// parseBlock returns nil unless the block is a private key in clear that signs. It drops the errors of crypto/x509: they
+// may describe the bytes that they did not like.
+func parseBlock(block *pem.Block) crypto.Signer {
 	var key any
 	var err error
 	switch block.Type {
@@ -81,12 +81,9 @@ func parseBlock(block *pem.Block) (crypto.Signer, error) {
 		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
 	case "EC PRIVATE KEY":
 		key, err = x509.ParseECPrivateKey(block.Bytes)
-	default:
-		return nil, errors.New("its PEM block is not an unencrypted private key")
 	}
-	signer, signs := key.(crypto.Signer)
-	if err != nil || !signs {
-		return nil, errors.New("its PEM block does not hold a key that signs")
+	if signer, signs := key.(crypto.Signer); err == nil && signs {
+		return signer
 	}
-	return signer, nil
+	return nil
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -13,7 +14,8 @@ import (
 
 func (a *app) rotate() *cobra.Command {
 	var path, kubeconfig string
-	var skipPrompt bool
+	var skipPrompt, dryRun bool
+	var o output
 	var w waiting
 	cmd := &cobra.Command{
 		Use:   "rotate",
@@ -21,20 +23,30 @@ func (a *app) rotate() *cobra.Command {
 		Long: `Rotate the KSA signing key of a user cluster: a new key pair is made, its public key is published to the fleet of the
 cluster and wherever else, tokens are signed again with it, nodes are replaced by new ones, and the old keys are deleted.
 
-What will happen is shown first. The command then starts the rotation and returns; with --wait it follows it to its
+What will happen is shown first: what would stop the rotation, and what would break by it. With --dry-run that is all,
+also as JSON or YAML. The command then starts the rotation and returns; with --wait it follows it to its
 end. A rotation cannot be paused or rolled back, and while it runs no other rotation and no update of the cluster
 can start. Keys of advanced clusters cannot be rotated.`,
 		Example: `  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig
-  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --skip-prompt --wait`,
+  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --skip-prompt --wait
+  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --dry-run -o json`,
 	}
 	configFlag(cmd, &path)
 	kubeconfigFlag(cmd, &kubeconfig)
 	skipPromptFlag(cmd, &skipPrompt)
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would happen, and change nothing")
+	outputFlag(cmd, &o, "text", "json", "yaml")
 	waitFlags(cmd, &w, false)
 	return a.verb(cmd, func(ctx context.Context) error {
+		if !dryRun && o.form != "text" {
+			return usage("add --dry-run", "only what a dry run shows can be written as %s", o.form)
+		}
 		c, admin, err := a.open(path, kubeconfig)
 		if err != nil {
 			return err
+		}
+		if dryRun {
+			return a.dryRun(ctx, admin, c.Name, o)
 		}
 		version, err := a.startRotation(ctx, admin, c.Name, skipPrompt)
 		if err != nil {
@@ -53,24 +65,47 @@ can start. Keys of advanced clusters cannot be rotated.`,
 
 // startRotation shows what a rotation will do, asks, and raises the wanted key version by one.
 func (a *app) startRotation(ctx context.Context, c admin, name string, skipPrompt bool) (version int32, err error) {
-	uc, err := c.existing(ctx, name)
+	uc, err := c.rotatable(ctx, name)
 	if err != nil {
 		return 0, err
 	}
-	if uc.Spec.EnableAdvancedCluster {
-		return 0, refused("only clusters with enableAdvancedCluster: false can have their keys rotated",
-			"user cluster %s is an advanced cluster: key rotation isn't supported on advanced clusters", name)
-	}
-	// What the API server would refuse need not be shown and asked.
-	if _, err := c.raise(ctx, uc, client.DryRunAll); err != nil {
-		return 0, err
-	}
-	a.preview(ctx, c, uc)
+	preview, unseen := c.preview(ctx, uc)
+	writePreview(a.Err, uc, preview, unseen)
 	question := "A key rotation cannot be paused or rolled back. Do you want to continue?"
 	if err := a.confirm(ctx, skipPrompt, question); err != nil {
 		return 0, err
 	}
 	return c.raise(ctx, uc)
+}
+
+// dryRun shows what a rotation will do. It fails if it cannot show everything.
+func (a *app) dryRun(ctx context.Context, c admin, name string, o output) error {
+	uc, err := c.rotatable(ctx, name)
+	if err != nil {
+		return err
+	}
+	preview, err := c.preview(ctx, uc)
+	if err != nil {
+		return fmt.Errorf("inspecting user cluster %s: %w", name, err)
+	}
+	return o.write(a.Out, preview, func(w io.Writer) error {
+		writePreview(w, uc, preview, nil)
+		return nil
+	})
+}
+
+// rotatable returns a cluster whose key can be rotated now. What the API server would refuse need not be shown and asked.
+func (c admin) rotatable(ctx context.Context, name string) (*v1alpha1.UserCluster, error) {
+	uc, err := c.existing(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if uc.Spec.EnableAdvancedCluster {
+		return nil, refused("only clusters with enableAdvancedCluster: false can have their keys rotated",
+			"user cluster %s is an advanced cluster: key rotation isn't supported on advanced clusters", name)
+	}
+	_, err = c.raise(ctx, uc, client.DryRunAll)
+	return uc, err
 }
 
 // raise raises the wanted key version of a cluster by one, if its spec is still the one that was read.
@@ -111,5 +146,5 @@ func (c admin) inspect(ctx context.Context, uc *v1alpha1.UserCluster) (preflight
 	}
 	config := access.Config()
 	config.UserAgent = userAgent()
-	return preflight.Inspect(ctx, config)
+	return preflight.Inspect(ctx, config, uc.Spec.KSASigningKey.NodeRefresh)
 }

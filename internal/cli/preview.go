@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,42 +16,76 @@ import (
 // mostShown is how many objects of one kind a preview names.
 const mostShown = 10
 
-// preview shows on standard error what a rotation will do.
-func (a *app) preview(ctx context.Context, c admin, uc *v1alpha1.UserCluster) {
-	key := uc.Spec.KSASigningKey
-	a.note("A rotation of the KSA signing key of user cluster %s:", uc.Name)
-	a.note("  key version %d -> %d (%s)", key.Version, key.Version+1, key.Algorithm)
-	if places := publishedAt(uc); len(places) > 0 {
-		a.note("  publishes the new key to %s first, and takes the old one away at the end", strings.Join(places, ", "))
-	}
-	a.note("  %s", restarts(uc))
-	report, err := c.inspect(ctx, uc)
-	if err != nil {
-		a.note("warning: what it does to nodes, tokens and pods cannot be shown: %v", err)
-		return
-	}
-	if uc.Spec.KSASigningKey.NodeRefresh.KeepsNodes() {
-		a.previewKept(uc, report)
-	} else {
-		a.previewReplaced(report)
-	}
-	a.note("  signs %s again", count(report.LegacySecrets, "legacy token Secret"))
-	a.warn(report.Immutable, "legacy token Secrets that are immutable; THE ROTATION WAITS until they are deleted, or made again without it")
-	a.warn(used(report.Outside), "legacy tokens that no pod holds and that somebody uses; they stop working when they are signed again: copy the new ones")
-	a.previewPods(uc, report)
+// rotationPreview is what a rotation will do and meet, as `rotate --dry-run -o json` gives it.
+type rotationPreview struct {
+	Cluster     string               `json:"cluster"`
+	FromVersion int32                `json:"fromVersion"`
+	ToVersion   int32                `json:"toVersion"`
+	Algorithm   v1alpha1.Algorithm   `json:"algorithm"`
+	NodeRefresh v1alpha1.NodeRefresh `json:"nodeRefresh"`
+	PublishedAt []string             `json:"publishedAt"`
+	Nodes       []preflight.Node     `json:"nodes"`
+	// LegacySecrets is how many Secrets with legacy tokens are signed again.
+	LegacySecrets int                 `json:"legacySecrets"`
+	Findings      []preflight.Finding `json:"findings"`
+
+	renewal time.Duration
 }
 
-// previewPods names the pods that need attention.
-func (a *app) previewPods(uc *v1alpha1.UserCluster, report preflight.Report) {
-	if uc.Spec.KSASigningKey.NodeRefresh.KeepsNodes() {
-		a.warn(uses(report.SubPaths), "running pods that mount a token by subPath and never see a new one; THE ROTATION WAITS until these pods are deleted")
-		a.warn(uses(report.Drivers), "running pods for which the driver of a volume keeps a token, which stays the old one: restart these pods")
-	} else {
-		a.warn(budgets(report.Blocking), "PodDisruptionBudgets that let no pod go now; nodes are not drained before they do")
-		a.warn(report.BarePods, "pods without a controller, which end with their node and are not made again")
-		a.warn(uses(report.ThirdParty), "running pods with third-party tokens, which are not refreshed: restart these pods")
+// preview finds out what a rotation will do. If the user cluster cannot be inspected, the error says why, and the preview
+// has what is known without it.
+func (c admin) preview(ctx context.Context, uc *v1alpha1.UserCluster) (rotationPreview, error) {
+	key := uc.Spec.KSASigningKey
+	p := rotationPreview{
+		Cluster: uc.Name, FromVersion: key.Version, ToVersion: key.Version + 1, Algorithm: key.Algorithm,
+		NodeRefresh: cmp.Or(key.NodeRefresh, v1alpha1.NodeRefreshReplace),
+		PublishedAt: append([]string{}, publishedAt(uc)...), Nodes: []preflight.Node{},
 	}
-	a.warn(uses(report.Copies), "running pods with a copy of a legacy token, by environment variable, subPath or volume driver, which stays the old one: restart these pods")
+	report, err := c.inspect(ctx, uc)
+	p.Nodes = append(p.Nodes, report.Nodes...)
+	p.LegacySecrets, p.renewal = report.LegacySecrets, report.Renewal
+	p.Findings = preflight.Merge(report.Findings, preflight.OfAlgorithm(uc))
+	return p, err
+}
+
+// writePreview shows people what a rotation will do; unseen is why the user cluster could not be inspected.
+func writePreview(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview, unseen error) {
+	fmt.Fprintf(w, "A rotation of the KSA signing key of user cluster %s:\n", p.Cluster)
+	fmt.Fprintf(w, "  key version %d -> %d (%s)\n", p.FromVersion, p.ToVersion, p.Algorithm)
+	if len(p.PublishedAt) > 0 {
+		fmt.Fprintf(w, "  publishes the new key to %s first, and takes the old one away at the end\n", strings.Join(p.PublishedAt, ", "))
+	}
+	fmt.Fprintf(w, "  %s\n", restarts(uc))
+	switch {
+	case unseen != nil:
+	case p.NodeRefresh.KeepsNodes():
+		writeKept(w, uc, p)
+	default:
+		writeReplaced(w, p)
+	}
+	if unseen == nil {
+		fmt.Fprintf(w, "  signs %s again\n", count(p.LegacySecrets, "legacy token Secret"))
+	}
+	writeFindings(w, p.Findings)
+	if unseen != nil {
+		fmt.Fprintf(w, "warning: what it does to nodes, tokens and pods cannot be shown: %v\n", unseen)
+	}
+}
+
+// writeFindings names the objects of each kind that need attention.
+func writeFindings(w io.Writer, all []preflight.Finding) {
+	for len(all) > 0 {
+		n := slices.IndexFunc(all, func(f preflight.Finding) bool { return f.Kind != all[0].Kind })
+		if n < 0 {
+			n = len(all)
+		}
+		var names []string
+		for _, f := range all[:n] {
+			names = append(names, f.String())
+		}
+		fmt.Fprintf(w, "warning: %s (%d):\n  %s\n", all[0].Text, n, strings.Join(shorten(names), "\n  "))
+		all = all[n:]
+	}
 }
 
 // publishedAt names the places where the public keys of a cluster are published.
@@ -78,29 +115,29 @@ func restarts(uc *v1alpha1.UserCluster) string {
 	return fmt.Sprintf("restarts %d API servers three times, one at a time; the Kubernetes API stays available", n)
 }
 
-func (a *app) previewReplaced(report preflight.Report) {
-	if len(report.Nodes) == 0 {
-		a.note("  replaces no nodes")
+func writeReplaced(w io.Writer, p rotationPreview) {
+	if len(p.Nodes) == 0 {
+		fmt.Fprintln(w, "  replaces no nodes")
 		return
 	}
-	a.note("  deletes %s and creates new ones: %s", count(len(report.Nodes), "node"), nodeNames(report.Nodes))
+	fmt.Fprintf(w, "  deletes %s and creates new ones: %s\n", count(len(p.Nodes), "node"), nodeNames(p.Nodes))
 }
 
-// previewKept says what happens to nodes that stay, and how long it takes.
-func (a *app) previewKept(uc *v1alpha1.UserCluster, report preflight.Report) {
-	if len(report.Nodes) == 0 {
-		a.note("  has no nodes whose tokens are to be replaced")
+// writeKept shows what happens to nodes that stay, and how long it takes.
+func writeKept(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview) {
+	if len(p.Nodes) == 0 {
+		fmt.Fprintln(w, "  has no nodes whose tokens are to be replaced")
 		return
 	}
-	reload := time.Duration(uc.Spec.KSASigningKey.TokenReloadSeconds) * time.Second
-	a.note("  keeps %s and all pods: %s", count(len(report.Nodes), "node"), nodeNames(report.Nodes))
-	if uc.Spec.KSASigningKey.NodeRefresh == v1alpha1.NodeRefreshInPlace {
-		a.note("  restarts the kubelets, one at a time, which then replace all tokens in the pods' volumes, third-party tokens too")
+	fmt.Fprintf(w, "  keeps %s and all pods: %s\n", count(len(p.Nodes), "node"), nodeNames(p.Nodes))
+	if p.NodeRefresh == v1alpha1.NodeRefreshInPlace {
+		fmt.Fprintln(w, "  restarts the kubelets, one at a time, which then replace all tokens in the pods' volumes, third-party tokens too")
 	} else {
-		a.note("  waits until the kubelets have replaced all tokens in the pods' volumes by themselves, third-party tokens too: up to %s",
-			report.Renewal.Round(time.Second))
+		fmt.Fprintf(w, "  waits until the kubelets have replaced all tokens in the pods' volumes by themselves, third-party tokens too: up to %s\n",
+			p.renewal.Round(time.Second))
 	}
-	a.note("  accepts the old key for %s more, until applications have read their new tokens", reload)
+	reload := time.Duration(uc.Spec.KSASigningKey.TokenReloadSeconds) * time.Second
+	fmt.Fprintf(w, "  accepts the old key for %s more, until applications have read their new tokens\n", reload)
 }
 
 func nodeNames(nodes []preflight.Node) string {
@@ -115,45 +152,10 @@ func nodeNames(nodes []preflight.Node) string {
 	return strings.Join(shorten(names), ", ")
 }
 
-// warn names objects that need attention, if there are any.
-func (a *app) warn(names []string, what string) {
-	if len(names) > 0 {
-		a.note("warning: %s (%d):\n  %s", what, len(names), strings.Join(shorten(names), "\n  "))
-	}
-}
-
 // shorten keeps a long list readable.
 func shorten(names []string) []string {
 	if len(names) <= mostShown {
 		return names
 	}
 	return append(names[:mostShown:mostShown], fmt.Sprintf("and %d more", len(names)-mostShown))
-}
-
-func budgets(list []preflight.Budget) []string {
-	var names []string
-	for _, b := range list {
-		why := fmt.Sprintf("%d pods are healthy, %d have to be", b.Healthy, b.Desired)
-		if b.Uncounted != "" {
-			why = "kube-controller-manager cannot count its pods: " + b.Uncounted
-		}
-		names = append(names, fmt.Sprintf("%s (%s)", b.Name, why))
-	}
-	return names
-}
-
-func used(list []preflight.Used) []string {
-	var names []string
-	for _, u := range list {
-		names = append(names, fmt.Sprintf("%s (used last on %s)", u.Secret, u.Last))
-	}
-	return names
-}
-
-func uses(list []preflight.PodUse) []string {
-	var names []string
-	for _, p := range list {
-		names = append(names, fmt.Sprintf("%s (%s)", p.Pod, strings.Join(p.Uses, ", ")))
-	}
-	return names
 }

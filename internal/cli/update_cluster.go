@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/cli/preflight"
 )
 
 func (a *app) updateCluster() *cobra.Command {
@@ -87,6 +88,11 @@ func (a *app) updateObject(ctx context.Context, c admin, w wanted) (changed bool
 		return false, nil
 	}
 	a.note("User cluster %s changes:\n  %s", w.Name, strings.Join(updates, "\n  "))
+	if old.Spec.KSASigningKey.Algorithm != w.Spec.KSASigningKey.Algorithm {
+		after := old.DeepCopy()
+		after.Spec = w.Spec
+		writeFindings(a.Err, preflight.OfAlgorithm(after))
+	}
 	return true, inWords(c.update(ctx, old, w, secret), "updating user cluster %s", w.Name)
 }
 

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/keyturn/keyturn/internal/keyfile"
 	"github.com/keyturn/keyturn/token"
 )
 
@@ -106,6 +107,9 @@ func checkServiceAccountKey(data []byte) error {
 		PrivateKey  string `json:"private_key"`
 		TokenURI    string `json:"token_uri"`
 	}
+	if bytes.HasPrefix(data, []byte("\xef\xbb\xbf")) {
+		return errors.New("begins with a byte order mark, which is no JSON; save it as UTF-8 without one")
+	}
 	if err := json.Unmarshal(data, &key); err != nil {
 		return errors.New("is not a JSON object with the fields of a service account key")
 	}
@@ -116,10 +120,8 @@ func checkServiceAccountKey(data []byte) error {
 		return errors.New(`has no "client_email"`)
 	case key.TokenURI != "" && !isHTTPS(key.TokenURI):
 		return errors.New(`its "token_uri" is not an https URL alone`)
-	case !isRSA(key.PrivateKey):
-		return errors.New(`has no RSA key in PEM as its "private_key"`)
 	}
-	return nil
+	return checkRSA(key.PrivateKey)
 }
 
 func isHTTPS(value string) bool {
@@ -127,10 +129,16 @@ func isHTTPS(value string) bool {
 	return err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil && u.RawQuery == "" && u.Fragment == ""
 }
 
-func isRSA(pem string) bool {
+// checkRSA explains what is wrong with a private key. How to convert a file does not help: the key is in JSON.
+func checkRSA(pem string) error {
 	key, err := token.ParsePrivateKey([]byte(pem))
-	_, ok := key.(*rsa.PrivateKey)
-	return err == nil && ok
+	if problem, ok := errors.AsType[*keyfile.Error](err); ok {
+		return fmt.Errorf(`has no RSA key in PEM as its "private_key", which %s`, problem.What)
+	}
+	if _, ok := key.(*rsa.PrivateKey); !ok {
+		return errors.New(`has no RSA key in PEM as its "private_key"`)
+	}
+	return nil
 }
 
 func (d *decoder) certificates(path string) string {

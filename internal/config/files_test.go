@@ -207,8 +207,11 @@ func TestFilesProblems(t *testing.T) {
 		{name: "without an account", key: serviceAccountKey(t, map[string]any{"client_email": ""}), ca: ca, wantKey: `has no "client_email"`},
 		{name: "for a server in the clear", key: serviceAccountKey(t, map[string]any{"token_uri": "http://" + private}), ca: ca, wantKey: `its "token_uri" is not an https URL alone`},
 		{name: "with a key of another kind", key: serviceAccountKey(t, map[string]any{"private_key": privateKey}), ca: ca, wantKey: `has no RSA key in PEM as its "private_key"`},
-		{name: "with half a key", key: serviceAccountKey(t, map[string]any{"private_key": privateKey[:100] + private}), ca: ca, wantKey: `has no RSA key in PEM as its "private_key"`},
-		{name: "with a certificate", key: serviceAccountKey(t, map[string]any{"private_key": ca}), ca: ca, wantKey: `has no RSA key in PEM as its "private_key"`},
+		{name: "with half a key", key: serviceAccountKey(t, map[string]any{"private_key": privateKey[:100] + private}), ca: ca, wantKey: `has no RSA key in PEM as its "private_key", which ends before its PEM block does`},
+		{name: "with a certificate", key: serviceAccountKey(t, map[string]any{"private_key": ca}), ca: ca, wantKey: `has no RSA key in PEM as its "private_key", which is a certificate, where a private key is wanted`},
+		{name: "with escaped line breaks", key: serviceAccountKey(t, map[string]any{"private_key": strings.ReplaceAll(privateKey, "\n", `\n`)}), ca: ca,
+			wantKey: `has no RSA key in PEM as its "private_key", which has the two characters \n where lines should end`},
+		{name: "with a byte order mark", key: "\ufeff" + key, ca: ca, wantKey: "begins with a byte order mark, which is no JSON; save it as UTF-8 without one"},
 		{name: "only no certificate", key: key, ca: "\n", wantCA: "has no certificate"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,6 +1,7 @@
 // Package preflight finds what a key rotation will do to the nodes and pods of a user cluster, before it does.
 //
-// Inspect is where to start. It reads in pages, never the content of a Secret, and changes nothing.
+// Inspect is where to start: each Finding is one thing that stops the rotation, breaks by it, or is worth to know. It
+// reads in pages, never the content of a Secret, and changes nothing.
 package preflight
 
 import (
@@ -8,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,58 +29,30 @@ import (
 // defaultPageSize is how many objects are read at a time.
 const defaultPageSize = 500
 
-// Report is what a rotation would meet. Every list is in the order of namespaces and names.
+// Report is what a rotation would meet.
 type Report struct {
+	// Nodes are all of the cluster, in the order of their names.
 	Nodes []Node
-	// LegacySecrets is the number of Secrets whose legacy token will be signed again, and Immutable are those of which
-	// it cannot be.
+	// LegacySecrets is the number of Secrets whose legacy token will be signed again.
 	LegacySecrets int
-	Immutable     []string
-	// Outside are those that no pod holds and that somebody uses: a system outside of the cluster, which has to get
-	// the new token.
-	Outside []Used
-	// BarePods are pods without a controller: they end with their node and nothing makes them again.
-	BarePods []string
-	// Blocking are the PodDisruptionBudgets that let no pod go at the moment.
-	Blocking []Budget
-	// ThirdParty are running pods with tokens for other audiences, by audience.
-	ThirdParty []PodUse
-	// SubPaths are running pods that mount a token by subPath, by volume: they never see a new one.
-	SubPaths []PodUse
 	// Renewal is how long the kubelets take, at most, to replace the tokens of all running pods by themselves.
 	Renewal time.Duration
-	// Drivers are running pods for which the driver of a volume holds a token until they are deleted, by volume.
-	Drivers []PodUse
-	// Copies are running pods that have copied a legacy token when they started, which stays the old one, by Secret.
-	Copies []PodUse
+	// Findings are by kind, and within a kind in the order of namespaces and names.
+	Findings []Finding
 }
 
 // Node is a node of the cluster.
-type Node struct{ Name, Pool string }
-
-// Budget is a PodDisruptionBudget: Healthy of its pods are, and Desired have to be.
-type Budget struct {
-	Name             string
-	Healthy, Desired int32
-	// Uncounted is why nobody can tell how many there are; see nodes.Uncounted.
-	Uncounted string
+type Node struct {
+	Name string `json:"name"`
+	Pool string `json:"pool,omitempty"`
 }
 
-// Used is a Secret and the day on which its token was used last, in UTC, like 2026-11-26.
-type Used struct{ Secret, Last string }
-
-// PodUse is a pod and what it uses: audiences, or the names of Secrets or volumes.
-type PodUse struct {
-	Pod  string
-	Uses []string
+// Inspect finds what a rotation of a user cluster with this NodeRefresh would meet.
+func Inspect(ctx context.Context, config *rest.Config, refresh v1alpha1.NodeRefresh) (Report, error) {
+	return inspect(ctx, config, refresh, defaultPageSize)
 }
 
-// Inspect looks into the user cluster.
-func Inspect(ctx context.Context, config *rest.Config) (Report, error) {
-	return inspect(ctx, config, defaultPageSize)
-}
-
-func inspect(ctx context.Context, config *rest.Config, pageSize int64) (Report, error) {
+func inspect(ctx context.Context, config *rest.Config, refresh v1alpha1.NodeRefresh, pageSize int64) (Report, error) {
 	config = rest.CopyConfig(config)
 	config.QPS = -1 // One request after the other is slow enough.
 	client, err := kubernetes.NewForConfig(config)
@@ -90,13 +64,17 @@ func inspect(ctx context.Context, config *rest.Config, pageSize int64) (Report, 
 		return Report{}, fmt.Errorf("using the kubeconfig of the user cluster: %w", err)
 	}
 	i := &inspection{
-		client: client, metadata: names, pageSize: pageSize, held: map[types.NamespacedName]bool{},
+		client: client, metadata: names, pageSize: pageSize, keeps: refresh.KeepsNodes(), now: time.Now(),
+		held: map[types.NamespacedName]bool{}, hosts: map[string]bool{},
 	}
-	for _, look := range []func(context.Context) error{i.issuer, i.drivers, i.nodes, i.budgets, i.pods, i.legacySecrets} {
-		if err := look(ctx); err != nil {
+	for _, read := range []func(context.Context) error{
+		i.issuer, i.nodes, i.drivers, i.volumes, i.budgets, i.pods, i.legacySecrets, i.webhooks,
+	} {
+		if err := read(ctx); err != nil {
 			return Report{}, err
 		}
 	}
+	i.report.Findings = Merge(i.report.Findings)
 	return i.report, nil
 }
 
@@ -104,17 +82,28 @@ type inspection struct {
 	client   kubernetes.Interface
 	metadata metadata.Interface
 	pageSize int64
-	report   Report
-	cluster  podtokens.Cluster
+	now      time.Time
+	// keeps means that nodes stay, and the pods on them.
+	keeps   bool
+	report  Report
+	cluster podtokens.Cluster
+	// hosts are the names of nodes, and their host names.
+	hosts map[string]bool
+	// localClaims are the PersistentVolumeClaims whose volume is on one node.
+	localClaims map[types.NamespacedName]bool
 	// held are the Secrets of which pods hold what could be a legacy token, and copied are those of which they have
 	// copied it.
 	held   map[types.NamespacedName]bool
 	copied []copiedSecrets
 }
 
+func (i *inspection) find(k Kind, o Object, detail string) {
+	i.report.Findings = append(i.report.Findings, find(k, o, detail))
+}
+
 type copiedSecrets struct {
-	namespace, pod string
-	secrets        []string
+	pod     Object
+	secrets []string
 	// legacy are those of secrets that hold a legacy token.
 	legacy []string
 }
@@ -143,32 +132,39 @@ func (i *inspection) nodes(ctx context.Context) error {
 		}
 		for _, n := range list.Items {
 			i.report.Nodes = append(i.report.Nodes, Node{Name: n.Name, Pool: n.Labels[v1alpha1.LabelNodePool]})
+			i.hosts[n.Name], i.hosts[n.Labels[corev1.LabelHostname]] = true, true
 		}
 		return list.Continue, nil
 	})
 }
 
+// budgets finds those that let no pod go, where pods have to go.
 func (i *inspection) budgets(ctx context.Context) error {
+	if i.keeps {
+		return nil
+	}
 	return i.eachPage(func(o metav1.ListOptions) (string, error) {
 		list, err := i.client.PolicyV1().PodDisruptionBudgets("").List(ctx, o)
 		if err != nil {
 			return "", fmt.Errorf("listing PodDisruptionBudgets: %w", err)
 		}
 		for n := range list.Items {
-			if b := &list.Items[n]; blocks(b) {
-				i.report.Blocking = append(i.report.Blocking, Budget{
-					Name: b.Namespace + "/" + b.Name, Healthy: b.Status.CurrentHealthy, Desired: b.Status.DesiredHealthy,
-					Uncounted: nodes.Uncounted(b),
-				})
-			}
+			i.budget(&list.Items[n])
 		}
 		return list.Continue, nil
 	})
 }
 
-// blocks reports whether a budget has pods and lets none of them go.
-func blocks(b *policyv1.PodDisruptionBudget) bool {
-	return b.Status.DisruptionsAllowed == 0 && (b.Status.ExpectedPods > 0 || nodes.Uncounted(b) != "")
+func (i *inspection) budget(b *policyv1.PodDisruptionBudget) {
+	object := Object{Kind: "PodDisruptionBudget", Namespace: b.Namespace, Name: b.Name}
+	s := b.Status
+	switch why := nodes.Uncounted(b); {
+	case s.DisruptionsAllowed > 0:
+	case why != "":
+		i.find(UncountedBudget, object, why)
+	case s.ExpectedPods > 0:
+		i.find(BlockingBudget, object, fmt.Sprintf("%d pods are healthy, %d have to be", s.CurrentHealthy, s.DesiredHealthy))
+	}
 }
 
 func (i *inspection) pods(ctx context.Context) error {
@@ -186,11 +182,36 @@ func (i *inspection) pods(ctx context.Context) error {
 }
 
 func (i *inspection) pod(p *corev1.Pod) {
-	name := p.Namespace + "/" + p.Name
-	if metav1.GetControllerOf(p) == nil {
-		i.report.BarePods = append(i.report.BarePods, name)
-	}
+	object := Object{Kind: "Pod", Namespace: p.Namespace, Name: p.Name}
 	i.report.Renewal = max(i.report.Renewal, tokens.Renewal(p))
+	if p.DeletionTimestamp != nil {
+		if reason, stuck := nodes.StuckPod(p, i.now); stuck {
+			_, detail, _ := strings.Cut(reason.Words, " to end, which ")
+			i.find(StuckPod, object, detail)
+		}
+	}
+	if !i.keeps {
+		i.moving(p, object)
+	}
+	i.tokens(p, object)
+}
+
+// moving finds what a pod loses with its node.
+func (i *inspection) moving(p *corev1.Pod, object Object) {
+	if metav1.GetControllerOf(p) == nil {
+		i.find(BarePod, object, "")
+	}
+	if ofDaemonSet(p) {
+		return
+	}
+	if why := i.bound(p); why != "" {
+		i.find(BoundToNode, object, why)
+	}
+	i.findUses(DataOnNode, object, emptyDirs(p))
+}
+
+// tokens finds the tokens of a pod that a rotation does not refresh.
+func (i *inspection) tokens(p *corev1.Pod, object Object) {
 	var audiences, subPaths, drivers, secrets []string
 	for _, t := range podtokens.Of(p, i.cluster) {
 		switch t.Kind {
@@ -209,20 +230,23 @@ func (i *inspection) pod(p *corev1.Pod) {
 			drivers = append(drivers, t.Volume)
 		}
 	}
-	i.report.ThirdParty = appendUse(i.report.ThirdParty, name, audiences)
-	i.report.SubPaths = appendUse(i.report.SubPaths, name, subPaths)
-	i.report.Drivers = appendUse(i.report.Drivers, name, drivers)
+	if i.keeps {
+		i.findUses(PinnedToken, object, subPaths)
+		i.findUses(DriverToken, object, drivers)
+	} else {
+		i.findUses(ThirdPartyToken, object, audiences)
+	}
 	if len(secrets) > 0 {
-		i.copied = append(i.copied, copiedSecrets{namespace: p.Namespace, pod: name, secrets: secrets})
+		i.copied = append(i.copied, copiedSecrets{pod: object, secrets: secrets})
 	}
 }
 
-func appendUse(list []PodUse, pod string, uses []string) []PodUse {
-	if len(uses) == 0 {
-		return list
+// findUses finds a pod by what it uses, if it uses anything.
+func (i *inspection) findUses(k Kind, pod Object, uses []string) {
+	if len(uses) > 0 {
+		slices.Sort(uses)
+		i.find(k, pod, strings.Join(slices.Compact(uses), ", "))
 	}
-	slices.Sort(uses)
-	return append(list, PodUse{Pod: pod, Uses: slices.Compact(uses)})
 }
 
 // eachPage calls list for one page after the other.

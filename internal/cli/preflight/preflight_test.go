@@ -26,35 +26,51 @@ func TestInspectPages(t *testing.T) {
 	}
 	createDriver(t, client)
 	createUsed(t, client)
-	want := Report{
-		LegacySecrets: 6, Immutable: []string{"default/n3"}, Outside: []Used{{Secret: "default/ci", Last: "2026-11-20"}},
-		Renewal: 48*time.Minute + 100*time.Second,
+	const nodes = 5
+	for i := range nodes {
+		create(t, client, fmt.Sprintf("n%d", i))
 	}
-	for i := range 5 {
-		name := fmt.Sprintf("n%d", i)
-		create(t, client, name)
-		want.Nodes = append(want.Nodes, Node{Name: name, Pool: "a"})
-		want.BarePods = append(want.BarePods, "default/"+name)
-		want.ThirdParty = append(want.ThirdParty, PodUse{Pod: "default/" + name, Uses: []string{"a", "b", "sts"}})
-		want.Drivers = append(want.Drivers, PodUse{Pod: "default/" + name, Uses: []string{"data"}})
-		want.SubPaths = append(want.SubPaths, PodUse{Pod: "default/" + name, Uses: []string{"tokens"}})
-		want.Copies = append(want.Copies, PodUse{Pod: "default/" + name, Uses: []string{name}})
-	}
-	for _, pageSize := range []int64{1, 2, 5, 500} {
-		got, err := inspect(t.Context(), config, pageSize)
-		if err != nil {
-			t.Fatal(err)
+	for refresh, kinds := range map[v1alpha1.NodeRefresh][]Kind{
+		v1alpha1.NodeRefreshReplace: {CopiedToken, BarePod, ThirdPartyToken},
+		v1alpha1.NodeRefreshInPlace: {PinnedToken, CopiedToken, DriverToken},
+	} {
+		want := Report{LegacySecrets: 6, Renewal: 48*time.Minute + 100*time.Second}
+		of := map[Kind]func(name string) Finding{
+			CopiedToken:     func(name string) Finding { return find(CopiedToken, podNamed(name), name) },
+			BarePod:         func(name string) Finding { return find(BarePod, podNamed(name), "") },
+			ThirdPartyToken: func(name string) Finding { return find(ThirdPartyToken, podNamed(name), "a, b, sts") },
+			PinnedToken:     func(name string) Finding { return find(PinnedToken, podNamed(name), "tokens") },
+			DriverToken:     func(name string) Finding { return find(DriverToken, podNamed(name), "data") },
 		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("with %d objects a page (-want +got):\n%s", pageSize, diff)
+		all := []Finding{
+			find(ImmutableSecret, Object{Kind: "Secret", Namespace: "default", Name: "n3"}, ""),
+			find(OutsideToken, Object{Kind: "Secret", Namespace: "default", Name: "ci"}, "used last on 2026-11-20"),
+		}
+		for i := range nodes {
+			want.Nodes = append(want.Nodes, Node{Name: fmt.Sprintf("n%d", i), Pool: "a"})
+			for _, k := range kinds {
+				all = append(all, of[k](fmt.Sprintf("n%d", i)))
+			}
+		}
+		want.Findings = Merge(all)
+		for _, pageSize := range []int64{1, 2, 5, 500} {
+			got, err := inspect(t.Context(), config, refresh, pageSize)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s, with %d objects a page (-want +got):\n%s", refresh, pageSize, diff)
+			}
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Inspect(ctx, config); err == nil {
+	if _, err := Inspect(ctx, config, v1alpha1.NodeRefreshReplace); err == nil {
 		t.Error("Inspect with a canceled context is no error")
 	}
 }
+
+func podNamed(name string) Object { return Object{Kind: "Pod", Namespace: "default", Name: name} }
 
 // create makes a node with a bare pod on it that uses every kind of token, and its Secrets.
 func create(t *testing.T, client kubernetes.Interface, name string) {

@@ -11,8 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
-
-	"github.com/keyturn/keyturn/internal/printable"
 )
 
 // legacySecrets counts them by their metadata alone, and finds those that pods have copied.
@@ -24,7 +22,6 @@ func (i *inspection) legacySecrets(ctx context.Context) error {
 		if err != nil {
 			return "", fmt.Errorf("listing legacy tokens: %w", err)
 		}
-		i.report.LegacySecrets += len(list.Items)
 		for n := range list.Items {
 			if err := i.legacySecret(ctx, &list.Items[n]); err != nil {
 				return "", err
@@ -33,7 +30,7 @@ func (i *inspection) legacySecrets(ctx context.Context) error {
 		return list.Continue, nil
 	})
 	for _, c := range i.copied {
-		i.report.Copies = appendUse(i.report.Copies, c.pod, c.legacy)
+		i.findUses(CopiedToken, c.pod, c.legacy)
 	}
 	return err
 }
@@ -43,21 +40,24 @@ func (i *inspection) legacySecrets(ctx context.Context) error {
 const lastUsedLabel = "kubernetes.io/legacy-token-last-used"
 
 func (i *inspection) legacySecret(ctx context.Context, s *metav1.PartialObjectMetadata) error {
+	if s.DeletionTimestamp != nil {
+		return nil // API servers refuse its token
+	}
+	i.report.LegacySecrets++
 	for n := range i.copied {
 		c := &i.copied[n]
-		if c.namespace == s.Namespace && slices.Contains(c.secrets, s.Name) {
+		if c.pod.Namespace == s.Namespace && slices.Contains(c.secrets, s.Name) {
 			c.legacy = append(c.legacy, s.Name)
 		}
 	}
+	object := Object{Kind: "Secret", Namespace: s.Namespace, Name: s.Name}
 	last := s.Labels[lastUsedLabel]
 	if last != "" && !i.held[types.NamespacedName{Namespace: s.Namespace, Name: s.Name}] {
-		i.report.Outside = append(i.report.Outside, Used{
-			Secret: s.Namespace + "/" + s.Name, Last: printable.Line(last),
-		})
+		i.find(OutsideToken, object, "used last on "+last)
 	}
 	immutable, err := i.immutable(ctx, s)
 	if immutable {
-		i.report.Immutable = append(i.report.Immutable, s.Namespace+"/"+s.Name)
+		i.find(ImmutableSecret, object, "")
 	}
 	return err
 }

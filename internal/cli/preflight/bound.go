@@ -1,0 +1,108 @@
+package preflight
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// volumes learns of each PersistentVolumeClaim which driver serves it and whether its volume is on one node.
+func (i *inspection) volumes(ctx context.Context) error {
+	i.cluster.Claims, i.localClaims = map[types.NamespacedName]string{}, map[types.NamespacedName]bool{}
+	return i.eachPage(func(o metav1.ListOptions) (string, error) {
+		list, err := i.client.CoreV1().PersistentVolumes().List(ctx, o)
+		if err != nil {
+			return "", fmt.Errorf("listing PersistentVolumes: %w", err)
+		}
+		for _, v := range list.Items {
+			if v.Spec.ClaimRef == nil {
+				continue
+			}
+			claim := types.NamespacedName{Namespace: v.Spec.ClaimRef.Namespace, Name: v.Spec.ClaimRef.Name}
+			if v.Spec.CSI != nil {
+				i.cluster.Claims[claim] = v.Spec.CSI.Driver
+			}
+			i.localClaims[claim] = i.isLocal(&v)
+		}
+		return list.Continue, nil
+	})
+}
+
+func (i *inspection) isLocal(v *corev1.PersistentVolume) bool {
+	if v.Spec.Local != nil || v.Spec.HostPath != nil {
+		return true
+	}
+	a := v.Spec.NodeAffinity
+	return a != nil && i.namesNodes(a.Required)
+}
+
+// bound returns why a pod can run on no other node than its own, of those that are made new.
+func (i *inspection) bound(p *corev1.Pod) string {
+	var why []string
+	for key, value := range p.Spec.NodeSelector {
+		if key == corev1.LabelHostname || i.hosts[value] {
+			why = append(why, fmt.Sprintf("nodeSelector %s: %s", key, value))
+		}
+	}
+	slices.Sort(why)
+	if a := p.Spec.Affinity; a != nil && a.NodeAffinity != nil &&
+		i.namesNodes(a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution) {
+		why = append(why, "node affinity")
+	}
+	for _, v := range p.Spec.Volumes {
+		if claim := claimOf(p, v); claim != "" && i.localClaims[types.NamespacedName{Namespace: p.Namespace, Name: claim}] {
+			why = append(why, "local volume "+v.Name)
+		}
+	}
+	return strings.Join(why, ", ")
+}
+
+// claimOf is the name of the PersistentVolumeClaim of a volume; empty if it has none.
+func claimOf(p *corev1.Pod, v corev1.Volume) string {
+	switch {
+	case v.PersistentVolumeClaim != nil:
+		return v.PersistentVolumeClaim.ClaimName
+	case v.Ephemeral != nil:
+		return p.Name + "-" + v.Name
+	}
+	return ""
+}
+
+// namesNodes reports whether a selector selects nodes by their names: in each of its terms, of which one is enough.
+func (i *inspection) namesNodes(s *corev1.NodeSelector) bool {
+	if s == nil || len(s.NodeSelectorTerms) == 0 {
+		return false
+	}
+	names := func(e corev1.NodeSelectorRequirement) bool {
+		if e.Operator != corev1.NodeSelectorOpIn {
+			return false
+		}
+		return e.Key == corev1.LabelHostname || e.Key == metav1.ObjectNameField ||
+			!slices.ContainsFunc(e.Values, func(v string) bool { return !i.hosts[v] })
+	}
+	return !slices.ContainsFunc(s.NodeSelectorTerms, func(t corev1.NodeSelectorTerm) bool {
+		return !slices.ContainsFunc(t.MatchExpressions, names) && !slices.ContainsFunc(t.MatchFields, names)
+	})
+}
+
+// ofDaemonSet reports whether a pod belongs to a DaemonSet, which binds each to its node and makes others.
+func ofDaemonSet(p *corev1.Pod) bool {
+	owner := metav1.GetControllerOf(p)
+	return owner != nil && owner.Kind == "DaemonSet"
+}
+
+// emptyDirs are the volumes of a pod that live on its node and end with it there.
+func emptyDirs(p *corev1.Pod) []string {
+	var names []string
+	for _, v := range p.Spec.Volumes {
+		if v.EmptyDir != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault {
+			names = append(names, v.Name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,129 @@
+package preflight
+
+import (
+	"slices"
+
+	"github.com/keyturn/keyturn/internal/printable"
+)
+
+// Effect is what a finding does to a rotation, or a rotation to it.
+type Effect string
+
+// The effects.
+const (
+	// Stops means that the rotation waits, with two keys in use, until somebody has acted.
+	Stops Effect = "Stops"
+	// Breaks means that something does not work any more after the rotation, or in the middle of it, unless somebody acts.
+	Breaks Effect = "Breaks"
+	// Warns means that somebody should know before it happens.
+	Warns Effect = "Warns"
+)
+
+// Kind is a kind of findings. It never gets another meaning.
+type Kind string
+
+// The kinds.
+const (
+	ImmutableSecret   Kind = "ImmutableSecret"
+	DeadWebhook       Kind = "DeadWebhook"
+	StuckPod          Kind = "StuckPod"
+	BlockingBudget    Kind = "BlockingBudget"
+	UncountedBudget   Kind = "UncountedBudget"
+	PinnedToken       Kind = "PinnedToken"
+	DriverToken       Kind = "DriverToken"
+	OutsideToken      Kind = "OutsideToken"
+	CopiedToken       Kind = "CopiedToken"
+	BarePod           Kind = "BarePod"
+	BoundToNode       Kind = "BoundToNode"
+	RefusedAlgorithm  Kind = "RefusedAlgorithm"
+	ThirdPartyToken   Kind = "ThirdPartyToken"
+	DataOnNode        Kind = "DataOnNode"
+	UnansweredWebhook Kind = "UnansweredWebhook"
+)
+
+// meaning is what all findings of a kind have in common.
+type meaning struct {
+	kind   Kind
+	effect Effect
+	text   string
+}
+
+// meanings are in the order in which findings are shown.
+var meanings = []meaning{
+	{ImmutableSecret, Stops, "legacy token Secrets that are immutable; " +
+		"THE ROTATION WAITS until they are deleted, or made again without it"},
+	{DeadWebhook, Stops, "webhooks without anybody to answer, which requests of the rotation go through; " +
+		"THE ROTATION WAITS until they answer or are deleted"},
+	{StuckPod, Stops, "pods that should have ended; THE ROTATION WAITS until they do"},
+	{UncountedBudget, Stops, "PodDisruptionBudgets whose pods kube-controller-manager cannot count, so that they let no " +
+		"pod go; THE ROTATION WAITS until they ask for minAvailable as a number of pods, or are deleted"},
+	{BlockingBudget, Stops, "PodDisruptionBudgets that let no pod go now; nodes are not drained before they do"},
+	{PinnedToken, Stops, "running pods that mount a token by subPath and never see a new one; " +
+		"THE ROTATION WAITS until these pods are deleted"},
+	{RefusedAlgorithm, Breaks, "verifiers outside the cluster may refuse tokens of another algorithm than RS256. " +
+		"Microsoft Entra ID does (AADSTS5002738), and so do many set-ups with AWS IAM and libraries that expect RS256; " +
+		"GOING BACK IS ANOTHER ROTATION"},
+	{OutsideToken, Breaks, "legacy tokens that no pod holds and that somebody uses; " +
+		"they stop working when they are signed again: copy the new ones"},
+	{CopiedToken, Breaks, "running pods with a copy of a legacy token, by environment variable, subPath or volume driver, " +
+		"which stays the old one: restart these pods"},
+	{DriverToken, Breaks, "running pods for which the driver of a volume keeps a token, which stays the old one: " +
+		"restart these pods"},
+	{BarePod, Breaks, "pods without a controller, which end with their node and are not made again"},
+	{BoundToNode, Breaks, "pods that can run on no other node than theirs, which is deleted with the data on its disk"},
+	{ThirdPartyToken, Warns, "running pods with third-party tokens, which are not refreshed: restart these pods"},
+	{DataOnNode, Warns, "pods with emptyDir volumes, whose content is lost when they move to another node"},
+	{UnansweredWebhook, Warns, "webhooks without anybody to answer, which requests of the rotation go through; " +
+		"their failure policy lets the requests go on, later"},
+}
+
+// Object is what a finding is about.
+type Object struct {
+	// Kind is that of the API, such as Pod; Membership or URL for what is outside of the cluster.
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+}
+
+// String names the object without its kind.
+func (o Object) String() string {
+	if o.Namespace == "" {
+		return o.Name
+	}
+	return o.Namespace + "/" + o.Name
+}
+
+// Finding is one thing that stops a rotation, breaks by it, or is worth to know before.
+type Finding struct {
+	Kind   Kind   `json:"kind"`
+	Effect Effect `json:"effect"`
+	Object Object `json:"object"`
+	// Detail is more about the object, such as the volumes of a pod.
+	Detail string `json:"detail,omitempty"`
+	// Text is what it means and what to do, alike for all findings of a kind.
+	Text string `json:"text"`
+}
+
+// String names the object, with its detail.
+func (f Finding) String() string {
+	if f.Detail == "" {
+		return f.Object.String()
+	}
+	return f.Object.String() + " (" + f.Detail + ")"
+}
+
+// find returns a finding. Its detail may quote the cluster.
+func find(k Kind, o Object, detail string) Finding {
+	m := meanings[slices.IndexFunc(meanings, func(m meaning) bool { return m.kind == k })]
+	return Finding{Kind: k, Effect: m.effect, Object: o, Detail: printable.Line(detail), Text: m.text}
+}
+
+// Merge returns all findings as they are shown: by kind, and within a kind in their order. It is never nil.
+func Merge(lists ...[]Finding) []Finding {
+	all := append([]Finding{}, slices.Concat(lists...)...)
+	at := func(f Finding) int {
+		return slices.IndexFunc(meanings, func(m meaning) bool { return m.kind == f.Kind })
+	}
+	slices.SortStableFunc(all, func(a, b Finding) int { return at(a) - at(b) })
+	return all
+}
