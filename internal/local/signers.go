@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/local/process"
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 const (
@@ -71,6 +73,15 @@ func (c *serverChange) removeSigner() error {
 	}
 	// The keys go last: as long as they are there, the next call comes here again.
 	return disk.RemoveSigner()
+}
+
+// ledger reads which tokens the signer of an API server has signed. It is removed with the signer.
+func (l layout) ledger(i int) (ledger.Report, error) {
+	r, err := ledger.Read(filepath.Join(l.serverDir(i), filepath.Dir(signerSocket), "ledger"), time.Now())
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, controlplane.ErrNoLedger
+	}
+	return r, err
 }
 
 // runningKeys are those of an API server that was started with the keys of its stamp. A signer may have been
