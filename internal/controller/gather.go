@@ -28,6 +28,8 @@ type observation struct {
 	nodesSeen    bool
 	legacyCount  v1alpha1.LegacyTokenStatus
 	publications []publication
+	// tokens is what was last found of the tokens that live; nil when nobody needed it.
+	tokens *tokensSeen
 	// kubeconfig is nil in a round that did not get to its Secret.
 	kubeconfig *kubeconfig
 	// former are the destinations that the spec does not name any more, and where keys may still be published.
@@ -67,6 +69,9 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 		o.legacyCount = uc.Status.KSASigningKey.LegacyTokens
 		if seen, ok := r.remember(uc).legacyTokens(o.Stored[n-1]); ok {
 			o.Legacy, o.legacyCount = seen.legacy, seen.count
+		}
+		if o.Presence == rotation.PresencePresent {
+			r.gatherTokens(ctx, uc, &o)
 		}
 	}
 	return o, nil

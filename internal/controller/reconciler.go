@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -34,6 +35,7 @@ const (
 	afterWaiting    = 300 * time.Millisecond // somebody else is at work
 	afterPublishing = 500 * time.Millisecond // somebody else's verifiers are at work
 	afterBlocked    = 2 * time.Second        // somebody must act
+	afterPatience   = 30 * time.Second       // it takes minutes or hours; what dies meanwhile wakes the controller
 
 	longestBackOff = 5 * time.Second // between rounds that fail
 )
@@ -58,6 +60,8 @@ type Reconciler struct {
 	// Nodes opens the nodes of a cluster.
 	Nodes  func(*v1alpha1.UserCluster) (nodes.Adapter, error)
 	Tokens Tokens
+	// UserCluster reaches the API of a cluster; nil: nobody can tell which pods hold tokens.
+	UserCluster func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error)
 	// Publishers makes the destinations to which keys are published. Nil: there are none.
 	Publishers Publishers
 	// Forgotten is called when a cluster is gone, for those who keep clients or anything else of it; nil: nobody does.
@@ -169,6 +173,8 @@ func (r *Reconciler) pause(d rotation.Decision) time.Duration {
 		return r.Options.settledPause()
 	case d.Blocked:
 		return afterBlocked
+	case d.Patient:
+		return afterPatience
 	case d.Action.Kind == rotation.PublishKeys:
 		return afterPublishing
 	case d.Action.Target.Live:

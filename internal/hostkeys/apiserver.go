@@ -18,9 +18,11 @@ const (
 	// wait for it: canary tokens make them ask.
 	refreshHint         = time.Hour
 	rotationRefreshHint = 5 * time.Second
-	// maxTokenExpiration is what an API server with keys from files grants too, by extending tokens of pods.
-	maxTokenExpiration = 365 * 24 * time.Hour
 )
+
+// MaxTokenExpiration is the longest life that an API server with a signer gives a token: one with keys from files gives
+// as much to those of pods, which it extends.
+const MaxTokenExpiration = 365 * 24 * time.Hour
 
 // APIServer is the keys of one kube-apiserver.
 type APIServer struct {
@@ -141,7 +143,7 @@ func (s APIServer) Repair(keys []Key) error {
 func keySet(want rotation.Keys, keys []Key) (keydir.Set, error) {
 	set := keydir.Set{
 		SigningVersion: want.Sign, RefreshHint: refreshHint, RotationRefreshHint: rotationRefreshHint,
-		MaxTokenExpiration: maxTokenExpiration,
+		MaxTokenExpiration: MaxTokenExpiration,
 	}
 	for _, version := range want.Verify {
 		given, err := versionOf(version, keys)
