@@ -8,6 +8,9 @@ const (
 	ConditionKSASigningKeyRotation = "KSASigningKeyRotation"
 	// ConditionKubeconfig is True when Secret NAME-kubeconfig holds the administrator's kubeconfig of the cluster.
 	ConditionKubeconfig = "Kubeconfig"
+	// ConditionKSATokensExpired is False while Retire waits for tokens of the old key to expire, and True once they have.
+	// It tells of the latest rotation that waited for any.
+	ConditionKSATokensExpired = "KSATokensExpired"
 )
 
 // Reasons of the condition KSASigningKeyRotation, as the documented product spells them.
@@ -30,6 +33,15 @@ const (
 	ReasonKubeconfigWritten = "KubeconfigWritten"
 	ReasonKubeconfigPending = "KubeconfigPending"
 	ReasonSecretNotOurs     = "SecretNotOurs"
+)
+
+// Reasons of the condition KSATokensExpired.
+const (
+	ReasonTokensExpired = "TokensExpired"
+	ReasonTokensLive    = "TokensLive"
+	// ReasonRetiredInUse: the old key was taken away although tokens of it may have lived, since the limit had passed, or
+	// since the spec no longer wanted to wait for them.
+	ReasonRetiredInUse = "RetiredInUse"
 )
 
 // Names that Keyturn puts on objects.
@@ -63,6 +75,9 @@ const (
 	// AnnotationReleaseForeignKeys is put on a UserCluster with kids, separated by commas, of keys that API servers accept
 	// and Keyturn did not make: a rotation may take them away.
 	AnnotationReleaseForeignKeys = "keyturn.dev/release-foreign-keys"
+	// AnnotationShowTokens is put on a UserCluster, with a new value each time, to have the tokens that live shown in
+	// status.ksaSigningKey.tokens.
+	AnnotationShowTokens = "keyturn.dev/show-tokens"
 	// VerbBreakGlass is the RBAC verb on userclusters that such an administrator needs.
 	VerbBreakGlass = "breakglass"
 	// ControllerUser is the user as which the controller reaches the admin cluster; only it may touch keys.

@@ -42,6 +42,7 @@ func TestDefaults(t *testing.T) {
 		"enableAdvancedCluster": false,
 		"ksaSigningKey": map[string]any{
 			"version": int64(1), "source": "external", "algorithm": "RS256", "nodeRefresh": "Replace", "tokenReloadSeconds": int64(300),
+			"retire": "AfterRefresh", "retireTimeoutSeconds": int64(86400),
 			"issuer": "https://kubernetes.default.svc.cluster.local", "publishMaxAgeSeconds": int64(60),
 		},
 		"gkeConnect": map[string]any{"projectID": "project-1", "location": "global", "endpoint": "", "stsEndpoint": ""},
@@ -77,6 +78,14 @@ func TestCreate(t *testing.T) {
 		{"unknown source", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Source = "floppy" }, `supported values: "external", "files"`},
 		{"unknown refresh", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.NodeRefresh = "Never" }, `supported values: "Replace", "InPlace", "Wait"`},
 		{"tokens are read at once", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.TokenReloadSeconds = -1 }, "spec.ksaSigningKey.tokenReloadSeconds"},
+		{"unknown time to retire", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Retire = "Never" }, `supported values: "AfterRefresh", "WhenUnused"`},
+		{"retire when unused", func(uc *v1alpha1.UserCluster) {
+			uc.Spec.KSASigningKey.Source, uc.Spec.KSASigningKey.Retire = v1alpha1.KeySourceExternal, v1alpha1.RetireWhenUnused
+		}, ""},
+		{"retire when unused, without ledgers", func(uc *v1alpha1.UserCluster) {
+			uc.Spec.KSASigningKey.Source, uc.Spec.KSASigningKey.Retire = v1alpha1.KeySourceFiles, v1alpha1.RetireWhenUnused
+		}, "ksaSigningKey.retire WhenUnused needs source external"},
+		{"retire after too long", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.RetireTimeoutSeconds = 31536001 }, "spec.ksaSigningKey.retireTimeoutSeconds"},
 		{"unknown algorithm", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Algorithm = "HS256" }, `supported values: "RS256", "ES256"`},
 		{"two API servers", func(uc *v1alpha1.UserCluster) { local(uc).ControlPlane.Replicas = 2 }, inLocal + ".controlPlane.replicas"},
 		{"bad Kubernetes version", func(uc *v1alpha1.UserCluster) { local(uc).KubernetesVersion = "1.36" }, inLocal + ".kubernetesVersion"},

@@ -79,6 +79,17 @@ const (
 // KeepsNodes says that a rotation keeps the nodes, and the pods on them. Empty is NodeRefreshReplace.
 func (r NodeRefresh) KeepsNodes() bool { return r == NodeRefreshInPlace || r == NodeRefreshWait }
 
+// RetirePolicy names when a rotation takes the old key away.
+// +kubebuilder:validation:Enum=AfterRefresh;WhenUnused
+type RetirePolicy string
+
+const (
+	// RetireAfterRefresh takes the old key away once every token that a rotation replaces is replaced.
+	RetireAfterRefresh RetirePolicy = "AfterRefresh"
+	// RetireWhenUnused waits besides until the others have expired: third-party tokens, and those that somebody asked for.
+	RetireWhenUnused RetirePolicy = "WhenUnused"
+)
+
 // Algorithm is a JWS algorithm by which tokens are signed (RFC 7518, section 3.1).
 // +kubebuilder:validation:Enum=RS256;ES256
 type Algorithm string
@@ -92,6 +103,7 @@ const (
 // KSASigningKey says which key version is wanted.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.publish) || self.publish.size() == 0 || self.issuer != 'https://kubernetes.default.svc.cluster.local'",message="ksaSigningKey.publish needs an issuer: nobody outside the cluster can fetch documents from the default one"
+// +kubebuilder:validation:XValidation:rule="!has(self.retire) || self.retire != 'WhenUnused' || self.source == 'external'",message="ksaSigningKey.retire WhenUnused needs source external: without a signer nobody knows which tokens live"
 type KSASigningKey struct {
 	// Version is the wanted key version. Raising it by one starts a rotation; it cannot be changed otherwise.
 	// +kubebuilder:validation:Minimum=1
@@ -112,6 +124,18 @@ type KSASigningKey struct {
 	// +kubebuilder:default=300
 	// +optional
 	TokenReloadSeconds int32 `json:"tokenReloadSeconds,omitempty"`
+	// Retire is when a rotation takes the old key away. WhenUnused needs source external, whose signers keep ledgers of
+	// the tokens that they sign. It can be changed while a rotation runs.
+	// +kubebuilder:default=AfterRefresh
+	// +optional
+	Retire RetirePolicy `json:"retire,omitempty"`
+	// RetireTimeoutSeconds is how long Retire waits at most for tokens to expire, with WhenUnused. After that it takes the
+	// old key away from those that still live, and condition KSATokensExpired names them.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=31536000
+	// +kubebuilder:default=86400
+	// +optional
+	RetireTimeoutSeconds int32 `json:"retireTimeoutSeconds,omitempty"`
 	// Algorithm is that of the next key version that is generated.
 	// +kubebuilder:default=RS256
 	Algorithm Algorithm `json:"algorithm"`
@@ -186,7 +210,8 @@ type UserClusterStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// Conditions are Ready and KSASigningKeyRotation.
+	// Conditions are Ready, KSASigningKeyRotation, Kubeconfig and, once a rotation has waited for tokens to expire,
+	// KSATokensExpired.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -256,6 +281,9 @@ type KSASigningKeyStatus struct {
 	// LegacyTokens counts the legacy tokens at the last look.
 	// +optional
 	LegacyTokens LegacyTokenStatus `json:"legacyTokens,omitempty"`
+	// Tokens is what is known of the tokens that live, while a rotation runs and for some minutes after somebody asked.
+	// +optional
+	Tokens *TokensStatus `json:"tokens,omitempty"`
 	// Keys are the key versions that are stored.
 	// +listType=map
 	// +listMapKey=version
@@ -271,6 +299,73 @@ type LegacyTokenStatus struct {
 	// Stale is how many of them hold a token that is not of the wanted key version.
 	// +optional
 	Stale int64 `json:"stale,omitempty"`
+}
+
+// TokenKind is a kind of token: Bound, ThirdParty, Legacy, Requested or Unknown.
+type TokenKind string
+
+// TokensStatus is what signers, pods and Secrets show of the tokens that live.
+type TokensStatus struct {
+	// ObservedAt is when they were asked.
+	// +optional
+	ObservedAt *metav1.Time `json:"observedAt,omitempty"`
+	// Request is the value of the annotation keyturn.dev/show-tokens that was answered last.
+	// +optional
+	Request string `json:"request,omitempty"`
+	// Unknown is in words what is not known; empty when everything is.
+	// +listType=atomic
+	// +optional
+	Unknown []string `json:"unknown,omitempty"`
+	// CertainAt is from when on no token of the old key version can live, while a rotation runs; none when not known.
+	// +optional
+	CertainAt *metav1.Time `json:"certainAt,omitempty"`
+	// Old counts the tokens of the old key version that live, while a rotation runs.
+	// +listType=map
+	// +listMapKey=kind
+	// +optional
+	Old []TokenCount `json:"old,omitempty"`
+	// Workloads are who holds the tokens, if that was asked for. The least urgent of them are added up where they are too
+	// many.
+	// +listType=atomic
+	// +optional
+	Workloads []WorkloadTokens `json:"workloads,omitempty"`
+}
+
+// TokenCount counts tokens of one kind.
+type TokenCount struct {
+	Kind TokenKind `json:"kind"`
+	// Count is how many there are. A ledger counts all tokens of one account, set of audiences and object as one.
+	Count int64 `json:"count"`
+	// ExpiresAt is when the last of them expires; none when not known, or never.
+	// +optional
+	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
+}
+
+// WorkloadTokens are the tokens of one sort that a workload holds.
+type WorkloadTokens struct {
+	// Namespace and ServiceAccount are the account of the tokens; empty for several.
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	// +optional
+	ServiceAccount string `json:"serviceAccount,omitempty"`
+	// Workload is like Deployment/web, or the Secret of a legacy token that no pod holds; empty when no living pod holds
+	// the tokens.
+	// +optional
+	Workload   string `json:"workload,omitempty"`
+	TokenCount `json:",inline"`
+	// Audience is who the tokens are for; empty for the API server.
+	// +optional
+	Audience string `json:"audience,omitempty"`
+	// KeyVersion is that of the key that signed them; 0 when not known.
+	// +optional
+	KeyVersion int32 `json:"keyVersion,omitempty"`
+	// Refresh is what gives the holder a token of the next key: Kubelet, Container, Pod, Secret, Replaced (it has one
+	// already) or Never (it has the token until that expires).
+	// +optional
+	Refresh string `json:"refresh,omitempty"`
+	// LastUsed is the day on which a legacy token that no pod holds was used last, in UTC.
+	// +optional
+	LastUsed string `json:"lastUsed,omitempty"`
 }
 
 // KeyVersionStatus is one stored key version.

@@ -57,6 +57,8 @@ func (d *differences) key(a, b v1alpha1.KSASigningKey) {
 	d.update("ksaSigningKey.algorithm", a.Algorithm, b.Algorithm)
 	d.update("ksaSigningKey.nodeRefresh", a.NodeRefresh, b.NodeRefresh)
 	d.update("ksaSigningKey.tokenReload", inSeconds(a.TokenReloadSeconds), inSeconds(b.TokenReloadSeconds))
+	d.update("ksaSigningKey.retire", a.Retire, b.Retire)
+	d.update("ksaSigningKey.retireTimeout", inSeconds(a.RetireTimeoutSeconds), inSeconds(b.RetireTimeoutSeconds))
 	for _, url := range without(a.Publish, b.Publish) {
 		d.updates = append(d.updates, "- ksaSigningKey.publish: "+url)
 	}

@@ -15,21 +15,27 @@ import (
 func (a *app) describeClusters() *cobra.Command {
 	var name, kubeconfig string
 	var o output
+	var tokens bool
 	cmd := &cobra.Command{
 		Use:     "clusters [NAME]",
 		Aliases: []string{"cluster"},
 		Short:   "Show all that is known of user clusters",
 		Long: `Show all that is known of user clusters: keys, and how far a rotation of them is, where public keys are published
-and which versions are accepted there, API servers, node pools and conditions.`,
+and which versions are accepted there, API servers, node pools and conditions.
+
+With --tokens: which service account tokens live, who holds them, which key signed them, until when they live, and what
+gives their holders new ones. The controller finds that out now; what it cannot know is named.`,
 		Example: `  gkectl describe clusters
   gkectl describe clusters --cluster my-cluster --kubeconfig kubeconfig
-  gkectl describe clusters my-cluster -o yaml`,
+  gkectl describe clusters my-cluster -o yaml
+  gkectl describe clusters my-cluster --tokens`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	a.clusterFlag(cmd, &name, &kubeconfig)
 	cmd.ValidArgsFunction = a.completeClusters(&kubeconfig)
 	kubeconfigFlag(cmd, &kubeconfig)
 	outputFlag(cmd, &o, "text", "json", "yaml")
+	cmd.Flags().BoolVar(&tokens, "tokens", false, "show which tokens live, and who holds them")
 	return a.verb(cmd, func(ctx context.Context) error {
 		if args := cmd.Flags().Args(); len(args) == 1 {
 			if name != "" && name != args[0] {
@@ -44,6 +50,9 @@ and which versions are accepted there, API servers, node pools and conditions.`,
 		list, err := admin.named(ctx, name)
 		if err != nil {
 			return err
+		}
+		if tokens {
+			return a.describeTokens(ctx, admin, list.Items, o)
 		}
 		return o.write(a.Out, asData(list), func(w io.Writer) error { return a.describeAll(w, list.Items) })
 	})

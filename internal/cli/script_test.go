@@ -83,6 +83,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"observe":     cmdObserve,
+			"answer":      cmdAnswer,
 			"await":       cmdAwait,
 			"apply":       cmdApply,
 			"usercluster": cmdUserCluster,
@@ -178,6 +179,24 @@ func cmdObserve(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	uc.Status = status
 	ts.Check(c.Status().Update(context.Background(), uc))
+}
+
+// cmdAnswer waits until somebody asks for the tokens of a cluster that live, and answers: answer CLUSTER FILE.
+func cmdAnswer(ts *testscript.TestScript, _ bool, args []string) {
+	c, err := controllerClient()
+	ts.Check(err)
+	var tokens v1alpha1.TokensStatus
+	ts.Check(yaml.UnmarshalStrict([]byte(ts.ReadFile(args[1])), &tokens))
+	eventually(ts, fmt.Sprint(args), func() bool {
+		uc := getCluster(ts, c, args[0])
+		tokens.Request = uc.Annotations[v1alpha1.AnnotationShowTokens]
+		was := uc.Status.KSASigningKey.Tokens
+		if tokens.Request == "" || was != nil && was.Request == tokens.Request {
+			return false
+		}
+		uc.Status.KSASigningKey.Tokens = &tokens
+		return c.Status().Update(context.Background(), uc) == nil
+	})
 }
 
 func getCluster(ts *testscript.TestScript, c client.Client, name string) *v1alpha1.UserCluster {

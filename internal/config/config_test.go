@@ -49,6 +49,7 @@ ksaSigningKey:
   source: files
   nodeRefresh: InPlace
   tokenReload: 90s
+  retireTimeout: 2h
   algorithm: ES256
   issuer: https://tokens.example.com/demo
   publish: ["s3://bucket", "gs://other"]
@@ -80,6 +81,7 @@ func TestParseDocumented(t *testing.T) {
 		KSASigningKey: v1alpha1.KSASigningKey{
 			Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.ES256,
 			NodeRefresh: v1alpha1.NodeRefreshInPlace, TokenReloadSeconds: 90,
+			Retire: v1alpha1.RetireAfterRefresh, RetireTimeoutSeconds: 7200,
 			Issuer: "https://tokens.example.com/demo", Publish: []string{"s3://bucket", "gs://other"}, PublishMaxAgeSeconds: 300,
 		},
 		GKEConnect: &v1alpha1.GKEConnect{ProjectID: "my-project-123", Location: "us-central1", CredentialsSecret: "demo-gke-connect"},
@@ -116,6 +118,7 @@ func TestParseDefaults(t *testing.T) {
 		KSASigningKey: v1alpha1.KSASigningKey{
 			Version: 1, Source: v1alpha1.KeySourceExternal, Algorithm: v1alpha1.RS256,
 			NodeRefresh: v1alpha1.NodeRefreshReplace, TokenReloadSeconds: 300,
+			Retire: v1alpha1.RetireAfterRefresh, RetireTimeoutSeconds: 86400,
 			Issuer: "https://kubernetes.default.svc.cluster.local", PublishMaxAgeSeconds: 60,
 		},
 	}
@@ -231,14 +234,19 @@ func TestParseProblems(t *testing.T) {
 			"nodePools[0].taints[3]: duplicate b:NoExecute (line 19)",
 			"nodePools[0].taints[1].key: is missing",
 		}},
-		{name: "features", add: "enableControlplaneV2: false\nksaSigningKey: {source: floppy, algorithm: HS256, nodeRefresh: Never, tokenReload: 0s}\ngkeConnect: {projectID: p}\n", want: []string{
+		{name: "features", add: "enableControlplaneV2: false\nksaSigningKey: {source: floppy, algorithm: HS256, nodeRefresh: Never, tokenReload: 0s, retire: Never, retireTimeout: 8761h}\ngkeConnect: {projectID: p}\n", want: []string{
 			"enableControlplaneV2: must be true: a control plane inside the admin cluster is not supported (line 8)",
 			`ksaSigningKey.source: must be external or files, not "floppy" (line 9)`,
 			`ksaSigningKey.algorithm: must be RS256 or ES256, not "HS256" (line 9)`,
 			`ksaSigningKey.nodeRefresh: must be Replace or InPlace or Wait, not "Never" (line 9)`,
 			"ksaSigningKey.tokenReload: must be 1s to 24h, not 0s (line 9)",
+			`ksaSigningKey.retire: must be AfterRefresh or WhenUnused, not "Never" (line 9)`,
+			"ksaSigningKey.retireTimeout: must be 1s to 8760h, not 8761h (line 9)",
 			`gkeConnect.projectID: "p" is not the ID of a project, like my-project-123 (line 10)`,
 			"gkeConnect.location: is missing",
+		}},
+		{name: "retire without ledgers", add: "ksaSigningKey: {source: files, retire: WhenUnused}\n", want: []string{
+			"ksaSigningKey.retire: WhenUnused needs ksaSigningKey.source external: without a signer nobody knows which tokens live (line 8)",
 		}},
 		{name: "issuer", add: "ksaSigningKey: {issuer: \"https://user:pass@a.test\", publish: [ftp://a, \"s3://a\", \"s3://a\", 5], publishMaxAge: 500ms}\n", want: []string{
 			"ksaSigningKey.publish[3]: must be a string, not a whole number (5); put quotes around it to make it a string (line 8)",

@@ -45,6 +45,8 @@ func (k KSASigningKey) object() v1alpha1.KSASigningKey {
 		Version:              1,
 		NodeRefresh:          v1alpha1.NodeRefresh(k.NodeRefresh),
 		TokenReloadSeconds:   seconds(*k.TokenReload),
+		Retire:               v1alpha1.RetirePolicy(k.Retire),
+		RetireTimeoutSeconds: seconds(*k.RetireTimeout),
 		Source:               v1alpha1.KeySource(k.Source),
 		Algorithm:            v1alpha1.Algorithm(k.Algorithm),
 		Issuer:               k.Issuer,

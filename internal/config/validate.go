@@ -59,6 +59,10 @@ func (c *UserCluster) setDefaults() {
 		c.KSASigningKey.NodeRefresh = string(v1alpha1.NodeRefreshReplace)
 	}
 	setDefault(&c.KSASigningKey.TokenReload, 5*time.Minute)
+	if c.KSASigningKey.Retire == "" {
+		c.KSASigningKey.Retire = string(v1alpha1.RetireAfterRefresh)
+	}
+	setDefault(&c.KSASigningKey.RetireTimeout, 24*time.Hour)
 	setDefault(&c.KSASigningKey.PublishMaxAge, time.Minute)
 	for i := range c.NodePools {
 		setDefault(&c.NodePools[i].UpdateStrategy.RollingUpdate.MaxSurge, 1)
@@ -92,10 +96,20 @@ func validate(c *UserCluster, d *decoder) {
 	d.oneOf("ksaSigningKey.nodeRefresh", c.KSASigningKey.NodeRefresh,
 		string(v1alpha1.NodeRefreshReplace), string(v1alpha1.NodeRefreshInPlace), string(v1alpha1.NodeRefreshWait))
 	d.between("ksaSigningKey.tokenReload", *c.KSASigningKey.TokenReload, time.Second, 24*time.Hour)
+	d.retire(c.KSASigningKey)
 	d.published(c.KSASigningKey)
 	if c.GKEConnect != nil {
 		d.gkeConnect(*c.GKEConnect)
 	}
+}
+
+func (d *decoder) retire(k KSASigningKey) {
+	const path = "ksaSigningKey.retire"
+	d.oneOf(path, k.Retire, string(v1alpha1.RetireAfterRefresh), string(v1alpha1.RetireWhenUnused))
+	if k.Retire == string(v1alpha1.RetireWhenUnused) && k.Source == string(v1alpha1.KeySourceFiles) {
+		d.problem(path, "%s needs ksaSigningKey.source external: without a signer nobody knows which tokens live", k.Retire)
+	}
+	d.between("ksaSigningKey.retireTimeout", *k.RetireTimeout, time.Second, 365*24*time.Hour)
 }
 
 func kubernetesVersion(gkeOnPremVersion string) (string, error) {

@@ -26,10 +26,20 @@ func (r *Reconciler) tell(before, uc *v1alpha1.UserCluster) {
 		r.event(uc, corev1.EventTypeNormal, v1alpha1.ReasonRotationCompleted,
 			fmt.Sprintf("key version %d is the only one anywhere", uc.Spec.KSASigningKey.Version))
 	}
+	r.tellTokens(before, uc)
 	ready := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionReady)
 	wasReady := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionReady)
 	if ready.Reason == v1alpha1.ReasonRotationBlocked && (wasReady == nil || wasReady.Message != ready.Message) {
 		r.event(uc, corev1.EventTypeWarning, ready.Reason, ready.Message)
+	}
+}
+
+// tellTokens emits an event when the old key is taken away from tokens that live.
+func (r *Reconciler) tellTokens(before, uc *v1alpha1.UserCluster) {
+	was := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionKSATokensExpired)
+	is := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKSATokensExpired)
+	if is != nil && is.Reason == v1alpha1.ReasonRetiredInUse && (was == nil || was.Reason != is.Reason) {
+		r.event(uc, corev1.EventTypeWarning, is.Reason, is.Message)
 	}
 }
 

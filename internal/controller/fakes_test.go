@@ -21,6 +21,7 @@ import (
 	"github.com/keyturn/keyturn/internal/keystore/keystoretest"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/rotation"
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 var (
@@ -96,6 +97,8 @@ type server struct {
 	deaf bool
 	// broken means that it does not start.
 	broken bool
+	// ledger is what its signer knows, if it has one.
+	ledger ledger.Report
 }
 
 func newSite(t *testing.T) *site {
@@ -343,6 +346,23 @@ func (s *site) prove(_ context.Context, q controlplane.Question) (proof controlp
 		}
 	})
 	return proof, err
+}
+
+func (p plane) Ledger(_ context.Context, name string) (r ledger.Report, err error) {
+	p.with(p.ObjectKey, func(c *userCluster) {
+		i := slices.IndexFunc(c.servers, func(s server) bool { return s.Name == name })
+		switch {
+		case c.hidden:
+			err = errHidden
+		case i < 0:
+			err = fmt.Errorf("%s has no API server %q", p.Name, name)
+		case !c.servers[i].Configured.External && !c.servers[i].Running.External:
+			err = controlplane.ErrNoLedger
+		default:
+			r = c.servers[i].ledger
+		}
+	})
+	return r, err
 }
 
 func (p plane) AdminKubeconfig(context.Context) (file []byte, _ error) {

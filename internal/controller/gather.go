@@ -28,6 +28,8 @@ type observation struct {
 	nodesSeen    bool
 	legacyCount  v1alpha1.LegacyTokenStatus
 	publications []publication
+	// tokens is what was last found of the tokens that live; nil when nobody needed it.
+	tokens *tokensSeen
 	// kubeconfig is nil in a round that did not get to its Secret.
 	kubeconfig *kubeconfig
 	// former are the destinations that the spec does not name any more, and where keys may still be published.
@@ -78,6 +80,9 @@ func (r *Reconciler) observe(ctx context.Context, uc *v1alpha1.UserCluster, o *o
 	}
 	o.Servers = servers(o.controlPlane.Servers)
 	r.askOthers(ctx, uc, o)
+	if len(o.Stored) > 0 && o.Presence == rotation.PresencePresent {
+		r.gatherTokens(ctx, uc, o)
+	}
 	return nil
 }
 

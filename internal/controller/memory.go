@@ -99,6 +99,8 @@ type remembered struct {
 	withdrawn time.Time
 	// refusals are since when each API server was seen to refuse a key, by API server and then by kid.
 	refusals map[string]map[string]time.Time
+	// alive is what was last found of the tokens that live; nil if nothing was.
+	alive *tokensSeen
 	// slow reports whether the last round was slow.
 	slow bool
 }
@@ -113,6 +115,18 @@ func (m *remembered) setSlow(slow bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.slow = slow
+}
+
+func (m *remembered) tokens() *tokensSeen {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.alive
+}
+
+func (m *remembered) setTokens(seen *tokensSeen) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.alive = seen
 }
 
 // legacyResult is what a walk over legacy tokens showed.

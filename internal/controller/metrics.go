@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/inuse"
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
@@ -19,6 +20,8 @@ var (
 		"When the key version was stored, in seconds since the epoch; time() minus it is its age.", "version")
 	metricStale = gauge("legacy_tokens_stale",
 		"Legacy tokens that are left to refresh, at the last look.")
+	metricOldTokens = gauge("old_key_tokens",
+		"Tokens of the old key that live while a rotation runs, by kind; those of kind Unknown are at least as many.", "kind")
 	metricLastSuccess = gauge("rotation_last_success_timestamp_seconds",
 		"When the latest rotation was complete, in seconds since the epoch.")
 	metricBlocked     = gauge("rotation_blocked", "1 while somebody must act before the rotation can go on.")
@@ -56,6 +59,12 @@ func observeMetrics(uc *v1alpha1.UserCluster) {
 		metricKeyCreated.WithLabelValues(uc.Namespace, uc.Name, strconv.Itoa(int(key.Version))).Set(float64(key.CreatedAt.Unix()))
 	}
 	metricStale.WithLabelValues(uc.Namespace, uc.Name).Set(float64(k.LegacyTokens.Stale))
+	metricOldTokens.DeletePartialMatch(labelsOf(client.ObjectKeyFromObject(uc)))
+	if k.Tokens != nil && k.Tokens.ObservedAt != nil && len(k.Keys) == 2 {
+		for _, kind := range inuse.Kinds {
+			metricOldTokens.WithLabelValues(uc.Namespace, uc.Name, string(kind)).Set(float64(oldCount(k.Tokens, kind)))
+		}
+	}
 	if k.CompletedAt != nil {
 		metricLastSuccess.WithLabelValues(uc.Namespace, uc.Name).Set(float64(k.CompletedAt.Unix()))
 	}
@@ -66,9 +75,20 @@ func observeMetrics(uc *v1alpha1.UserCluster) {
 	metricBlocked.WithLabelValues(uc.Namespace, uc.Name).Set(truth(blocked))
 }
 
+// oldCount is how many tokens of a kind the old key has.
+func oldCount(s *v1alpha1.TokensStatus, kind inuse.Kind) int64 {
+	for _, c := range s.Old {
+		if c.Kind == v1alpha1.TokenKind(kind) {
+			return c.Count
+		}
+	}
+	return 0
+}
+
 func forgetMetrics(name types.NamespacedName) {
 	for _, g := range []*prometheus.GaugeVec{
-		metricStep, metricKeyCreated, metricStale, metricLastSuccess, metricBlocked, metricRoundFailed, metricLastRound,
+		metricStep, metricKeyCreated, metricStale, metricOldTokens, metricLastSuccess, metricBlocked, metricRoundFailed,
+		metricLastRound,
 	} {
 		g.DeletePartialMatch(labelsOf(name))
 	}

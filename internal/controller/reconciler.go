@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -35,6 +36,7 @@ const (
 	afterPublishing = 500 * time.Millisecond // somebody else's verifiers are at work
 	afterBlocked    = 2 * time.Second        // somebody must act
 	untilCertain    = 2 * time.Second        // at most, while only time has to pass
+	afterPatience   = 30 * time.Second       // it takes minutes or hours; what dies meanwhile wakes the controller
 
 	longestBackOff = 5 * time.Second // between rounds that fail
 )
@@ -59,6 +61,8 @@ type Reconciler struct {
 	// Nodes opens the nodes of a cluster.
 	Nodes  func(*v1alpha1.UserCluster) (nodes.Adapter, error)
 	Tokens Tokens
+	// UserCluster reaches the API of a cluster; nil: nobody can tell which pods hold tokens.
+	UserCluster func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error)
 	// Publishers makes the destinations to which keys are published. Nil: there are none.
 	Publishers Publishers
 	// Forgotten is called when a cluster is gone, for those who keep clients or anything else of it; nil: nobody does.
@@ -170,6 +174,8 @@ func (r *Reconciler) pause(d rotation.Decision) time.Duration {
 		return r.Options.settledPause()
 	case d.Blocked:
 		return afterBlocked
+	case d.Patient:
+		return afterPatience
 	case !d.Until.IsZero():
 		return min(max(d.Until.Sub(r.now()), afterProgress), untilCertain)
 	case d.Action.Kind == rotation.PublishKeys:

@@ -28,6 +28,7 @@ import (
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/rotation"
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 // siteSocket is the environment variable that makes the test binary a controller whose user clusters are behind a
@@ -201,6 +202,10 @@ func (r remotePlane) Converge(_ context.Context, target controlplane.Target, key
 
 func (r remotePlane) Config(_ context.Context, server string) (*rest.Config, error) {
 	return &rest.Config{Host: path.Join(r.uc.Namespace, r.uc.Name, server)}, nil
+}
+
+func (r remotePlane) Ledger(context.Context, string) (ledger.Report, error) {
+	return ledger.Report{}, controlplane.ErrNoLedger
 }
 
 func (r remotePlane) AdminKubeconfig(context.Context) ([]byte, error) {

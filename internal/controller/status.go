@@ -36,7 +36,9 @@ func setObserved(uc *v1alpha1.UserCluster, d rotation.Decision, seen observation
 	status := &uc.Status
 	status.ObservedGeneration = uc.Generation
 	setKeyStatus(&status.KSASigningKey, d, seen, now)
+	setTokens(&status.KSASigningKey, seen, now)
 	setRotationCondition(uc, d, now)
+	setTokensCondition(uc, d, seen, now)
 	setKubeconfigCondition(uc, seen.kubeconfig, now)
 	setControlPlaneStatus(status, seen)
 	status.Publications = publicationStatus(seen)
@@ -65,6 +67,7 @@ func (r *Reconciler) writeStatus(ctx context.Context, before, uc *v1alpha1.UserC
 	for _, text := range texts {
 		*text = printable.Text(*text, maxText)
 	}
+	cleanTokens(status.KSASigningKey.Tokens)
 	r.tell(before, uc)
 	observeMetrics(uc)
 	if equality.Semantic.DeepEqual(before.Status, uc.Status) {

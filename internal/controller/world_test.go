@@ -353,7 +353,7 @@ func (w *world) metric(name string, key client.ObjectKey) map[string]float64 {
 				labels[l.GetName()] = l.GetValue()
 			}
 			if labels["namespace"] == key.Namespace && labels["name"] == key.Name {
-				values[labels["step"]+labels["version"]] = m.GetGauge().GetValue()
+				values[labels["step"]+labels["version"]+labels["kind"]] = m.GetGauge().GetValue()
 			}
 		}
 	}

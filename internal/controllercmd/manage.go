@@ -58,6 +58,7 @@ func addController(m ctrl.Manager, cfg *rest.Config, on infrastructure, f flags,
 		Prove:        prover.Prove,
 		Nodes:        nodesOf(on, rollouts, newClient),
 		Tokens:       controller.NewLegacyTokens(newClient),
+		UserCluster:  newClient,
 		Publishers:   &publishers{secrets: m.GetClient(), allowed: f.allowed, log: log},
 		Forgotten: func(c keystore.Cluster) {
 			prover.Forget(types.UID(c.UID))

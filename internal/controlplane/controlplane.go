@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/rotation"
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 // Keys is what an API server accepts and signs with, as key versions.
@@ -76,6 +77,17 @@ type State struct {
 // again.
 var ErrStale = errors.New("the target is older than what the control plane has")
 
+// ErrNoLedger means that an API server has no ledger, because it signs with files or its signer keeps none. Which of its
+// tokens live is not known.
+var ErrNoLedger = errors.New("the API server has no ledger of its tokens")
+
+// Ledgers reads what signers know of the tokens that they signed.
+type Ledgers interface {
+	// Ledger returns what the signer of one API server knows, also while the signer or the API server is down. Any other
+	// error than ErrNoLedger means that the ledger could not be read now.
+	Ledger(ctx context.Context, server string) (ledger.Report, error)
+}
+
 // Adapter runs the control plane of one user cluster. Calls of one caller do not overlap, but there may be another
 // caller: a controller that was paused and acts on an old plan.
 //
@@ -96,6 +108,7 @@ var ErrStale = errors.New("the target is older than what the control plane has")
 // API server that does not accept what target.Keys.Sign signs: it refuses tokens that are in use, which is worse than
 // being away, so it is brought up beside one that is out.
 type Adapter interface {
+	Ledgers
 	// Observe reports on the control plane and changes nothing.
 	Observe(ctx context.Context) (State, error)
 	// Converge brings the control plane nearer to the target. keys holds the versions in target, and those that API

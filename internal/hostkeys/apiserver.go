@@ -18,9 +18,11 @@ const (
 	// wait for it: canary tokens make them ask.
 	refreshHint         = time.Hour
 	rotationRefreshHint = 5 * time.Second
-	// MaxTokenExpiration is what an API server with keys from files grants too, by extending tokens of pods.
-	MaxTokenExpiration = 365 * 24 * time.Hour
 )
+
+// MaxTokenExpiration is the longest life that an API server with a signer gives a token: one with keys from files gives
+// as much to those of pods, which it extends.
+const MaxTokenExpiration = 365 * 24 * time.Hour
 
 // APIServer is the keys of one kube-apiserver.
 type APIServer struct {

@@ -18,6 +18,7 @@ import (
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 // pingAfter is how long a connection may be silent before the client asks whether the server is there, and how long the
@@ -102,7 +103,7 @@ func (m method[A, R]) call(ctx context.Context, c *Client, uc *v1alpha1.UserClus
 	if err != nil {
 		return result, fmt.Errorf("encoding a call of %s: %w", m, err)
 	}
-	answer, err := c.post(ctx, m.path(), body)
+	answer, err := c.post(ctx, m.path(), body, m.maxAnswer())
 	if err != nil {
 		return result, err
 	}
@@ -114,8 +115,8 @@ func (m method[A, R]) call(ctx context.Context, c *Client, uc *v1alpha1.UserClus
 	return r.Result, nil
 }
 
-// post sends a body, which it clears, and returns the answer.
-func (c *Client) post(ctx context.Context, path string, body []byte) ([]byte, error) {
+// post sends a body, which it clears, and returns the answer, which may have so many bytes.
+func (c *Client) post(ctx context.Context, path string, body []byte, limit int) ([]byte, error) {
 	sent := &sentBody{rest: body, all: body}
 	defer sent.Close()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.endpoint+path, sent)
@@ -129,12 +130,12 @@ func (c *Client) post(ctx context.Context, path string, body []byte) ([]byte, er
 		return nil, err
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, int64(limit)+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("reading the answer of %s%s: %w", c.endpoint, path, err)
-	case len(answer) > maxBody:
-		return nil, fmt.Errorf("reading the answer of %s%s: it is longer than %d bytes", c.endpoint, path, maxBody)
+	case len(answer) > limit:
+		return nil, fmt.Errorf("reading the answer of %s%s: it is longer than %d bytes", c.endpoint, path, limit)
 	case resp.StatusCode == http.StatusOK:
 		return answer, nil
 	}
@@ -203,6 +204,10 @@ func (p controlPlane) AdminKubeconfig(ctx context.Context) ([]byte, error) {
 
 func (p controlPlane) Delete(ctx context.Context) (gone bool, err error) {
 	return deletePlane.call(ctx, p.client, p.cluster, none{})
+}
+
+func (p controlPlane) Ledger(ctx context.Context, server string) (ledger.Report, error) {
+	return ledgerOf.call(ctx, p.client, p.cluster, server)
 }
 
 // machines implements Machines for one cluster.

@@ -22,6 +22,7 @@ type failure struct {
 // kinds are the errors that callers test for, by their names on the wire.
 var kinds = map[string]error{
 	"stale":            controlplane.ErrStale,
+	"noLedger":         controlplane.ErrNoLedger,
 	"deadlineExceeded": context.DeadlineExceeded,
 	"canceled":         context.Canceled,
 	"notExist":         fs.ErrNotExist,

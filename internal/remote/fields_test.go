@@ -7,12 +7,13 @@ import (
 
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 // TestEveryFieldCrosses finds fields of the ports that JSON would leave out without a word.
 func TestEveryFieldCrosses(t *testing.T) {
 	for _, value := range []any{
-		controlplane.State{}, controlplane.Target{}, nodes.Machine{}, nodes.TokenFile{}, nodes.Token{},
+		controlplane.State{}, controlplane.Target{}, nodes.Machine{}, nodes.TokenFile{}, nodes.Token{}, ledger.Report{},
 	} {
 		wantCrossing(t, reflect.TypeOf(value).String(), reflect.TypeOf(value))
 	}
@@ -21,7 +22,7 @@ func TestEveryFieldCrosses(t *testing.T) {
 func wantCrossing(t *testing.T, name string, of reflect.Type) {
 	t.Helper()
 	switch of.Kind() {
-	case reflect.Slice:
+	case reflect.Slice, reflect.Pointer:
 		wantCrossing(t, name, of.Elem())
 	case reflect.Struct:
 		if of == reflect.TypeFor[time.Time]() {

@@ -94,13 +94,14 @@ func privateOf(t *testing.T, k keystore.KeyPair) []byte {
 }
 
 func TestErrorsCross(t *testing.T) {
-	sentinels := []error{controlplane.ErrStale, context.DeadlineExceeded, context.Canceled, fs.ErrNotExist}
+	sentinels := []error{controlplane.ErrStale, context.DeadlineExceeded, context.Canceled, fs.ErrNotExist, controlplane.ErrNoLedger}
 	for name, c := range map[string]struct {
 		err error
 		is  []error
 	}{
 		"of no kind": {errors.New("no haproxy on this host\nhint: install the package haproxy"), nil},
 		"stale":      {fmt.Errorf("converging: %w", controlplane.ErrStale), sentinels[:1]},
+		"no ledger":  {controlplane.ErrNoLedger, sentinels[4:]},
 		"deadline":   {context.DeadlineExceeded, sentinels[1:2]},
 		"joined":     {errors.Join(fmt.Errorf("a: %w", fs.ErrNotExist), controlplane.ErrStale), []error{fs.ErrNotExist, controlplane.ErrStale}},
 	} {

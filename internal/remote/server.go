@@ -19,6 +19,7 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 const (
@@ -124,6 +125,9 @@ func (s *Server) handleControlPlane(mux *http.ServeMux) {
 	})
 	handle(mux, deletePlane, open, func(ctx context.Context, p controlplane.Adapter, _ none) (bool, error) {
 		return p.Delete(ctx)
+	})
+	handle(mux, ledgerOf, open, func(ctx context.Context, p controlplane.Adapter, server string) (ledger.Report, error) {
+		return p.Ledger(ctx, server)
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/signer/ledger"
 	"github.com/keyturn/keyturn/token"
 )
 
@@ -20,6 +21,8 @@ import (
 const (
 	// maxBody is the length of a body in bytes. A UserCluster has at most 1.5 MiB: etcd takes no more.
 	maxBody = 4 << 20
+	// maxLedger is the same for the answer to ledgerOf. A full ledger has some 40 MiB as JSON.
+	maxLedger = 64 << 20
 	// callTimeout is how long a call may take. The methods of the ports return within about a second.
 	callTimeout = time.Minute
 )
@@ -34,6 +37,7 @@ const (
 	config          method[string, access]            = "controlplane/config"
 	adminKubeconfig method[none, []byte]              = "controlplane/admin-kubeconfig"
 	deletePlane     method[none, bool]                = "controlplane/delete"
+	ledgerOf        method[string, ledger.Report]     = "controlplane/ledger"
 	listMachines    method[none, []nodes.Machine]     = "machines/list"
 	ensureMachine   method[ensureArgs, none]          = "machines/ensure"
 	removeMachine   method[string, bool]              = "machines/remove"
@@ -43,6 +47,14 @@ const (
 )
 
 func (m method[A, R]) path() string { return "/v1/" + string(m) }
+
+// maxAnswer is the length of an answer in bytes.
+func (m method[A, R]) maxAnswer() int {
+	if string(m) == string(ledgerOf) {
+		return maxLedger
+	}
+	return maxBody
+}
 
 type (
 	none struct{}

@@ -270,6 +270,14 @@ var brokenPlanners = []struct {
 		o.Held = nil
 		return plan(o)
 	}},
+	{name: "does not wait for tokens to expire", law: "a token of it has not expired", in: awaiting, plan: func(o Observed) Decision {
+		o.Outstanding = Outstanding{}
+		return plan(o)
+	}},
+	{name: "waits for ever for tokens to expire", stuck: true, in: awaiting, plan: func(o Observed) Decision {
+		o.Outstanding.Gone, o.Outstanding.Limit = later, time.Time{}
+		return plan(o)
+	}},
 	{name: "never believes that tokens are refreshed", stuck: true, plan: func(o Observed) Decision {
 		o.Legacy.Proven = 0
 		return plan(o)

@@ -22,6 +22,7 @@ const (
 	nodeReady     // pods start there, with tokens from API server `by`
 	serverGone    // a machine of the control plane is removed
 	serverStarted // a kubelet starts an API server that is not ours yet
+	tokensExpired // those of keys that nothing signs with any more
 	nodeGone
 
 	// What clients do, at any time.
@@ -35,6 +36,7 @@ const (
 	serverLeaves   // somebody removes a machine of the control plane for good
 	secondPlans    // a second controller makes a plan
 	secondActs     // it acts on the plan that it made
+	limitPassed    // the time is over for which Retire waits for tokens to expire
 	budgetReleased // somebody allows a disruption again
 
 	// What breaks.
@@ -76,7 +78,8 @@ func (e event) String() string {
 		serverDied: "API server cp-%d dies", serverMisloaded: "API server cp-%d starts with bad key files",
 		managerDied: "kube-controller-manager kcm-%d dies", nodeDied: "node-%d dies", nodeLost: "node-%d is lost",
 		serverStarted: "a kubelet starts API server cp-%d",
-		serverGone:    "the machine of API server cp-%d is gone", serverLeaves: "the machine of API server cp-%d is to go",
+		tokensExpired: "the tokens of earlier keys expire", limitPassed: "the limit passes",
+		serverGone: "the machine of API server cp-%d is gone", serverLeaves: "the machine of API server cp-%d is to go",
 		serverJoins:    "a machine joins as API server cp-%d, with keys of %d stages ago",
 		serverRestored: "API server cp-%d is restored from %d stages ago",
 		diskRestored:   "the disk of API server cp-%d is restored from %d stages ago",
@@ -140,9 +143,23 @@ func (c *cluster) events(yield func(event) bool) {
 	}
 	add(c.wanted == c.stored.max() && c.stored != 0, versionRaised, int8(c.wanted+1), 0)
 	add(c.shape.converts && c.stored == setOf(int(c.wanted)), sourceChanged, 0, 0)
+	add(c.shape.awaits && c.expirable() != 0, tokensExpired, 0, 0)
+	add(c.shape.awaits && c.begun == rank(StepRefresh) && !c.overdue, limitPassed, 0, 0)
 	add(c.pdb, budgetReleased, 0, 0)
 	add(!c.pdb && c.shape.nodes > 0, budgetSpent, 0, 0)
 	add(c.walk != walk{}, controllerDied, 0, 0)
+}
+
+// expirable are the key versions of issued tokens of which there will be no more.
+func (c *cluster) expirable() set {
+	gone := c.issued &^ c.held()
+	for _, s := range c.each {
+		gone &^= setOf(int(s.configured.sign), int(s.running.sign), int(s.loaded.sign))
+	}
+	for _, n := range c.nodes {
+		gone &^= setOf(int(n.token))
+	}
+	return gone
 }
 
 func (c *cluster) serverEvents(i int8, add func(bool, eventKind, int8, int8)) {
@@ -286,6 +303,10 @@ func (c *cluster) happen(e event) {
 		c.wanted = uint8(e.at)
 	case sourceChanged:
 		c.source = otherSource - c.source
+	case tokensExpired:
+		c.issued &^= c.expirable()
+	case limitPassed:
+		c.overdue = true
 	case budgetReleased, budgetSpent:
 		c.pdb = e.kind == budgetSpent
 	case controllerDied:

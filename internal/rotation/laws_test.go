@@ -26,6 +26,8 @@ func wellFormed(o Observed, d Decision) error {
 		return errors.New("tells more than it saw")
 	case d.Settled && (a.Kind != ConvergeControlPlane || a.Target.Next != "" || a.Target.Live || a.Target.Bootstrap || !d.Done):
 		return fmt.Errorf("settled, and changes %+v", a)
+	case d.Patient && (a.Kind != Wait || d.Waiting == "" || d.Step != StepRetire || !o.Outstanding.Awaited):
+		return errors.New("patient with something to do")
 	case d.Settled && (d.Waiting != "" || d.Step != "" || o.ControlPlaneWaiting != ""):
 		return errors.New("settled with something left to do")
 	case !d.Settled && d.Waiting == "" && a.Kind != GenerateKey && a.Kind != AdoptKey && a.Kind != DeleteKey:
@@ -302,6 +304,9 @@ func (c *cluster) checkUnused(version uint8) error {
 	}
 	if c.held().has(version) {
 		return errors.New("a Secret or a pod holds a token of it")
+	}
+	if c.shape.awaits && c.issued.has(version) && !c.overdue {
+		return errors.New("a token of it has not expired")
 	}
 	return nil
 }

@@ -101,6 +101,9 @@ func (c *cluster) views() []view {
 	if c.shape.fleet {
 		views = append(views, view{})
 	}
+	if c.shape.awaits {
+		views = append(views, view{fleetKnown: true, unreported: true})
+	}
 	for i := range int(c.shape.servers) {
 		if c.shape.servers > 1 {
 			views = append(views, fullView.without(i))
@@ -119,7 +122,7 @@ func (m *model) byItself(mv move) bool {
 
 // sees says that a view of this state hides something that could be seen, or hides nothing.
 func (c *cluster) sees(v view) bool {
-	hides := !v.fleetKnown || v.blind && c.made
+	hides := !v.fleetKnown || v.blind && c.made || v.unreported
 	for i, s := range c.servers {
 		hides = hides || s.phase == ready && v.unknown&(1<<i) != 0
 	}
@@ -224,6 +227,8 @@ func TestAllStates(t *testing.T) {
 		{servers: 1, managers: 1, second: true},
 		{servers: 2, second: true},
 		{servers: 1, external: true, fleet: true, second: true},
+		{servers: 1, managers: 1, external: true, awaits: true},
+		{servers: 2, external: true, bare: true, awaits: true},
 	} {
 		t.Run(s.String(), func(t *testing.T) {
 			t.Parallel()

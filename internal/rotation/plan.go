@@ -206,6 +206,11 @@ func (r run) retire() (Decision, bool) {
 	if reason := r.foreign(); reason != "" && !r.retireBegan() {
 		return Decision{Step: StepRetire, Action: Action{Kind: Wait}, Waiting: reason, Blocked: true}, false
 	}
+	if why := r.outstanding(); why != "" && !r.retireBegan() {
+		d := waiting(StepRetire, why)
+		d.Patient = true
+		return d, false
+	}
 	keys := r.keys(r.next, r.next)
 	if d, done := r.controlPlane(StepRetire, keys, r.next); !done {
 		return d, false
@@ -230,6 +235,15 @@ func (r run) retire() (Decision, bool) {
 		}
 	}
 	return r.spread(StepRetire, r.next)
+}
+
+// outstanding is which tokens of the old key Retire has to wait for, in words; empty when for none. Nothing signs with
+// that key any more, so there will be no others.
+func (r run) outstanding() string {
+	if o := r.Outstanding; o.Awaited && o.Live(r.now) && !o.Overdue(r.now) {
+		return cmp.Or(o.Waiting, fmt.Sprintf("the signers to report which tokens of key version %d live", r.old))
+	}
+	return ""
 }
 
 // disks leaves private keys of no other version than the one that keys sign with on the machines of the control plane.

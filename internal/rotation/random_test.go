@@ -165,6 +165,7 @@ func (c *chaos) view() view {
 	}
 	v.fleetKnown = c.rng.IntN(100) >= c.faults
 	v.blind = c.rng.IntN(100) < c.faults
+	v.unreported = c.shape.awaits && c.rng.IntN(100) < c.faults
 	if c.rng.IntN(100) < c.faults {
 		v.lacks = "the load balancer to be ready"
 	}
@@ -215,6 +216,7 @@ var shapes = []shape{
 	{servers: 3, managers: 2, nodes: 2, fleet: true, second: true},
 	{servers: 3, managers: 2, nodes: 1, fleet: true, restores: true, disks: true},
 	{servers: 3, managers: 2, nodes: 1, fleet: true, adopted: true, open: true},
+	{servers: 3, managers: 2, nodes: 1, external: true, awaits: true, open: true},
 }
 
 // TestRandomOrder rotates clusters while things happen in random orders, and holds every state to the laws.
@@ -261,6 +263,9 @@ func (s shape) String() string {
 	}
 	if s.second {
 		text += ", second controller"
+	}
+	if s.awaits {
+		text += ", tokens awaited"
 	}
 	return text
 }

@@ -11,6 +11,7 @@
 //   - at most one API server is taken out at a time, and only while all others are proven; one that gets its keys from
 //     a signer is never taken out to change them;
 //   - a key version is deleted only after every verifier refuses it, and no token or node of it is left;
+//   - while tokens that nothing replaces are awaited, no verifier loses a key of which one may live, before the limit;
 //   - a rotation only goes forward.
 //
 // API servers may come and go meanwhile. One that lags behind, because its machine started with keys of an earlier
@@ -80,6 +81,8 @@ type Observed struct {
 	Legacy Legacy
 	// Nodes is what is known of the nodes.
 	Nodes Nodes
+	// Outstanding is what is known of the tokens of the oldest key that no step replaces.
+	Outstanding Outstanding
 }
 
 // Presence is whether a control plane exists. Its zero value is PresenceUnknown: absence has to be established.
@@ -159,6 +162,25 @@ type Nodes struct {
 	Waiting string
 	Blocked bool
 }
+
+// Outstanding is what is known of the tokens of the oldest key that no step of a rotation replaces: third-party tokens, and
+// those that somebody asked for. They live until they expire.
+type Outstanding struct {
+	// Awaited means that Retire waits until none of them lives.
+	Awaited bool
+	// Gone is from when on certainly none of them lives; zero when not known.
+	Gone time.Time
+	// Limit is when Retire stops waiting for them; zero while it has not begun to.
+	Limit time.Time
+	// Waiting is which of them may live, in words.
+	Waiting string
+}
+
+// Live reports whether some of them may live.
+func (o Outstanding) Live(now time.Time) bool { return o.Gone.IsZero() || now.Before(o.Gone) }
+
+// Overdue reports whether the time is over for which Retire waits for them.
+func (o Outstanding) Overdue(now time.Time) bool { return !o.Limit.IsZero() && !now.Before(o.Limit) }
 
 // Step is a step of a rotation; empty when none runs.
 type Step string
@@ -245,6 +267,8 @@ type Decision struct {
 	Until time.Time
 	// Blocked means that a person must act before Waiting can end.
 	Blocked bool
+	// Patient means that Waiting takes minutes or hours, so that nobody need ask often whether it has ended.
+	Patient bool
 	// Versions is what was observed of the three versions.
 	Versions Versions
 	// Done means that the wanted key version is the only one in use: no rotation runs or is due, and, after the first

@@ -148,6 +148,8 @@ type shape struct {
 	bare bool
 	// second means that a second controller acts on plans that it made earlier.
 	second bool
+	// awaits means that Retire is to wait until the tokens that API servers issued have expired.
+	awaits bool
 }
 
 // cluster is the state of a simulated cluster.
@@ -172,6 +174,8 @@ type cluster struct {
 
 	// issued are the key versions of tokens that some API server issued and that nobody told to be over.
 	issued set
+	// overdue means that the time is over for which Retire waits for them to expire.
+	overdue bool
 	// begun is the rank of the furthest step of this rotation of which a write was done; 0 when none was.
 	begun uint8
 	// completed is the key version to which a rotation was seen to end.
@@ -217,6 +221,7 @@ type view struct {
 	unsigned   uint8 // bit i: API server i issued no token
 	fleetKnown bool
 	lacks      string // what else the control plane is seen to lack
+	unreported bool   // no signer reports which tokens live
 }
 
 var fullView = view{fleetKnown: true}
@@ -232,7 +237,7 @@ func (c *cluster) observe(v view) Observed {
 	o := Observed{
 		Wanted: int(c.wanted), External: c.external(), Stored: c.stored.list(), Held: c.disks.list(),
 		Legacy: c.observeLegacy(), Nodes: c.observeNodes(), ControlPlaneWaiting: v.lacks, Adopted: c.shape.adopted,
-		Completed: c.completed == c.wanted,
+		Completed: c.completed == c.wanted, Outstanding: c.observeOutstanding(v),
 	}
 	switch {
 	case v.blind:
@@ -317,6 +322,23 @@ func (c *cluster) observeLegacy() Legacy {
 	return l
 }
 
+func (c *cluster) observeOutstanding(v view) Outstanding {
+	o := Outstanding{Awaited: c.shape.awaits}
+	switch {
+	case !c.shape.awaits || c.stored == 0:
+		return o
+	case v.unreported:
+	case c.issued.has(c.stored.min()):
+		o.Gone, o.Waiting = later, fmt.Sprintf("tokens of key version %d to expire", c.stored.min())
+	default:
+		o.Gone = now
+	}
+	if c.overdue {
+		o.Limit = now
+	}
+	return o
+}
+
 func (c *cluster) observeNodes() Nodes {
 	if !c.serves() {
 		return Nodes{Waiting: "an API server to be ready"}
@@ -392,7 +414,7 @@ func (c *cluster) publish(keys set) {
 func (c *cluster) noteBegun(d Decision) {
 	switch {
 	case bits.OnesCount8(uint8(c.stored)) < 2:
-		c.begun = 0
+		c.begun, c.overdue = 0, false
 	case d.Action.Kind == GenerateKey:
 		c.begun = rank(StepPublish)
 	case c.has(func(k simKeys) bool { return k.verify == setOf(int(c.stored.max())) }):

@@ -54,6 +54,21 @@ func TestWaiting(t *testing.T) {
 		{"a foreign key appears while the first API server retires the old one", refreshed, func(o *Observed) {
 			o.Servers[0], o.Servers[1].Foreign = serving("cp-0", second), []string{"a"}
 		}, ConvergeControlPlane, StepRetire, "API server cp-1 to accept key versions [2]", false},
+		{"no signer reports which tokens live", refreshed, func(o *Observed) { o.Outstanding = Outstanding{Awaited: true} },
+			Wait, StepRetire, "the signers to report which tokens of key version 1 live", false},
+		{"tokens live, and the limit has not passed", refreshed, func(o *Observed) {
+			o.Outstanding = Outstanding{Awaited: true, Gone: later, Limit: later, Waiting: "2 tokens to expire"}
+		}, Wait, StepRetire, "2 tokens to expire", false},
+		{"tokens live, and the limit has passed", refreshed, func(o *Observed) {
+			o.Outstanding = Outstanding{Awaited: true, Gone: later, Limit: now, Waiting: "2 tokens to expire"}
+		}, ConvergeControlPlane, StepRetire, "API server cp-0 to accept key versions [2]", false},
+		{"tokens live that nobody waits for", refreshed, func(o *Observed) {
+			o.Outstanding = Outstanding{Gone: later, Waiting: "2 tokens to expire"}
+		}, ConvergeControlPlane, StepRetire, "API server cp-0 to accept key versions [2]", false},
+		{"tokens live, and the first API server has dropped their key", refreshed, func(o *Observed) {
+			o.Servers[0] = serving("cp-0", second)
+			o.Outstanding = Outstanding{Awaited: true, Gone: later}
+		}, ConvergeControlPlane, StepRetire, "API server cp-1 to accept key versions [2]", false},
 		{"a disk has the old key at the end", refreshed, func(o *Observed) {
 			o.Servers, o.Held = []Server{serving("cp-0", second)}, []int{1, 2}
 			o.Servers[0].Refuses = []int{1}

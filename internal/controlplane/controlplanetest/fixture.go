@@ -211,6 +211,30 @@ func (f fixture) wantReachable(t *testing.T) {
 	}
 }
 
+// wantNoLedger wants API servers without signers to have no ledger.
+func (f fixture) wantNoLedger(t *testing.T) {
+	t.Helper()
+	for _, name := range f.servers(t) {
+		if r, err := f.Open(t).Ledger(t.Context(), name); !errors.Is(err, controlplane.ErrNoLedger) {
+			t.Errorf("the ledger of %s, which signs with files, is %+v, %v", name, r, err)
+		}
+	}
+}
+
+// wantLedgers wants each API server with a signer to have a ledger, and no other.
+func (f fixture) wantLedgers(t *testing.T) {
+	t.Helper()
+	a := f.Open(t)
+	for _, name := range f.servers(t) {
+		if _, err := a.Ledger(t.Context(), name); err != nil {
+			t.Errorf("reading the ledger of %s: %v", name, err)
+		}
+	}
+	if r, err := a.Ledger(t.Context(), "nobody"); err == nil || errors.Is(err, controlplane.ErrNoLedger) {
+		t.Errorf("the ledger of an API server that does not exist is %+v, %v", r, err)
+	}
+}
+
 // wantStale wants a target to be refused, and nothing to change by it.
 func (f fixture) wantStale(t *testing.T, target controlplane.Target) {
 	t.Helper()

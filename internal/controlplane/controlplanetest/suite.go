@@ -121,6 +121,7 @@ func testRotation(t *testing.T, f fixture) {
 	f.make(t, first)
 	f.wantRepeatable(t, controlplane.Target{Keys: first, ControllerManagerSign: 1}, f.keys[:1])
 	f.wantReachable(t)
+	f.wantNoLedger(t)
 	f.giveEach(t, published, 1)
 	f.wantStale(t, controlplane.Target{Keys: first, ControllerManagerSign: 1})
 	f.giveEach(t, switched, 1)
@@ -152,6 +153,7 @@ func testRotationWithSigners(t *testing.T, f fixture) {
 		f.settle(t, controlplane.Target{Keys: signed(step.keys), Live: true, ControllerManagerSign: step.sign}, f.keys)
 		f.wantProven(t, signed(step.keys))
 	}
+	f.wantLedgers(t)
 	f.wantStale(t, controlplane.Target{Keys: signed(switched), Live: true, ControllerManagerSign: 2})
 	f.wantProcesses(t, running)
 }

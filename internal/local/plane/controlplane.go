@@ -19,6 +19,7 @@ import (
 	"github.com/keyturn/keyturn/internal/local/network"
 	"github.com/keyturn/keyturn/internal/local/pki"
 	"github.com/keyturn/keyturn/internal/rotation"
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 // ControlPlane runs the control plane of one user cluster as processes of this host: API servers that read their keys
@@ -188,6 +189,20 @@ func (c *ControlPlane) Config(_ context.Context, server string) (*rest.Config, e
 		}
 	}
 	return nil, fmt.Errorf("cluster %s has no API server %s", c.uc.Name, server)
+}
+
+// Ledger implements controlplane.Adapter.
+func (c *ControlPlane) Ledger(_ context.Context, server string) (ledger.Report, error) {
+	p, err := c.made()
+	if err != nil {
+		return ledger.Report{}, err
+	}
+	for i := range p.Replicas {
+		if components.APIServerName(i) == server {
+			return ledgerOf(p.Layout, i)
+		}
+	}
+	return ledger.Report{}, fmt.Errorf("cluster %s has no API server %s", c.uc.Name, server)
 }
 
 // AdminKubeconfig implements controlplane.Adapter.

@@ -2,6 +2,7 @@ package plane
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/local/components"
 	"github.com/keyturn/keyturn/internal/local/programs"
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 // signerGrace is how long a signer that is not needed any more may take to end.
@@ -47,4 +49,13 @@ func (c *serverChange) removeSigner() error {
 	}
 	// The keys go last: as long as they are there, the next call comes here again.
 	return disk.RemoveSigner()
+}
+
+// ledgerOf reads which tokens the signer of an API server has signed. The file is removed with the signer.
+func ledgerOf(l components.Layout, i int) (ledger.Report, error) {
+	r, err := ledger.Read(filepath.Join(l.ServerDir(i), filepath.Dir(components.SignerSocket), "ledger"), time.Now())
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, controlplane.ErrNoLedger
+	}
+	return r, err
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/remote"
 	"github.com/keyturn/keyturn/internal/rotation"
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 // Host has clusters, and serves them as keyturn-local serves those of its host.
@@ -184,6 +185,11 @@ func (p plane) Converge(_ context.Context, target controlplane.Target, keys []ke
 
 func (p plane) url(server string) string {
 	return fmt.Sprintf("https://%s/%s/%s", p.APIServers(), p.uc.Name, server)
+}
+
+// Ledger implements controlplane.Adapter.
+func (plane) Ledger(context.Context, string) (ledger.Report, error) {
+	return ledger.Report{}, controlplane.ErrNoLedger
 }
 
 // Config implements controlplane.Adapter.

@@ -1,0 +1,165 @@
+package controller
+
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/inuse"
+	"github.com/keyturn/keyturn/internal/printable"
+	"github.com/keyturn/keyturn/internal/rotation"
+)
+
+// maxWorkloads is how many rows a status tells of who holds tokens, some 60 KB at most.
+const maxWorkloads = 200
+
+// setTokens tells what was last found of the tokens that live. A settled cluster has that only until its next round.
+func setTokens(k *v1alpha1.KSASigningKeyStatus, o observation, now metav1.Time) {
+	var s v1alpha1.TokensStatus
+	seen := o.tokens
+	if seen != nil && seen.isAbout(&o) && (len(o.Stored) == 2 || now.Sub(seen.at) < tokensEvery) {
+		s = tokensStatus(seen, o)
+	}
+	if s.Request == "" && k.Tokens != nil {
+		s.Request = k.Tokens.Request
+	}
+	k.Tokens = nil
+	if s.ObservedAt != nil || s.Request != "" {
+		k.Tokens = &s
+	}
+}
+
+// tokensStatus tells what was found.
+func tokensStatus(seen *tokensSeen, o observation) v1alpha1.TokensStatus {
+	s := v1alpha1.TokensStatus{ObservedAt: whole(seen.at), Request: seen.request, Unknown: unknown(seen.report)}
+	if seen.problem != "" {
+		s.Unknown = []string{seen.problem}
+		return s
+	}
+	if len(o.Stored) == 2 {
+		s.Old = oldTokens(seen.report, o)
+		s.CertainAt = whole(seen.report.Gone(o.Stored[0]))
+	}
+	if seen.request == "" {
+		return s
+	}
+	for _, row := range inuse.Fold(seen.report.Rows, maxWorkloads) {
+		s.Workloads = append(s.Workloads, v1alpha1.WorkloadTokens{
+			Namespace: row.Namespace, ServiceAccount: row.Account, Workload: row.Workload,
+			TokenCount: countOf(row.Kind, row.Count, row.Expires), Audience: row.Audience,
+			KeyVersion: int32(row.Version), Refresh: string(row.Refresh), LastUsed: row.LastUsed,
+		})
+	}
+	return s
+}
+
+func countOf(kind inuse.Kind, count int, expires time.Time) v1alpha1.TokenCount {
+	return v1alpha1.TokenCount{Kind: v1alpha1.TokenKind(kind), Count: int64(count), ExpiresAt: whole(expires)}
+}
+
+// oldTokens counts the tokens of the old key. Those in Secrets were counted when they were last walked over.
+func oldTokens(report inuse.Report, o observation) []v1alpha1.TokenCount {
+	var counts []v1alpha1.TokenCount
+	for _, c := range report.Of(o.Stored[0]) {
+		if c.Kind != inuse.Legacy {
+			counts = append(counts, countOf(c.Kind, c.Count, c.Expires))
+		}
+	}
+	if n := o.legacyCount.Stale; n > 0 {
+		counts = append(counts, countOf(inuse.Legacy, int(n), time.Time{}))
+	}
+	return counts
+}
+
+// unknown is what signers cannot tell, once for all key versions.
+func unknown(report inuse.Report) []string {
+	var texts []string
+	seen := map[string]bool{}
+	for _, g := range report.Gaps {
+		text := "API server " + g.Signer + ": " + g.Reason
+		if !g.Until.IsZero() {
+			text += "; the tokens from before have expired by " + g.Until.UTC().Format(time.RFC3339)
+		}
+		if !seen[text] {
+			texts = append(texts, text)
+		}
+		seen[text] = true
+	}
+	return texts
+}
+
+// whole is a time as the API keeps it, in whole seconds: more of them would be a change each round.
+func whole(t time.Time) *metav1.Time {
+	if t.IsZero() {
+		return nil
+	}
+	at := metav1.NewTime(t.Truncate(time.Second))
+	return &at
+}
+
+// awaitedSince is since when Retire waits for tokens to expire; zero if it does not. An API server that dies meanwhile
+// brings Refresh back, and leaves this as it is.
+func awaitedSince(uc *v1alpha1.UserCluster) time.Time {
+	c := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKSATokensExpired)
+	if c == nil || c.Reason != v1alpha1.ReasonTokensLive {
+		return time.Time{}
+	}
+	return c.LastTransitionTime.Time
+}
+
+// setTokensCondition tells whether Retire waits for tokens to expire, and what became of them.
+func setTokensCondition(uc *v1alpha1.UserCluster, d rotation.Decision, o observation, now metav1.Time) {
+	const kind = v1alpha1.ConditionKSATokensExpired
+	waits := !awaitedSince(uc).IsZero()
+	switch {
+	case d.Step == rotation.StepGenerate, waits && d.Done:
+		meta.RemoveStatusCondition(&uc.Status.Conditions, kind)
+	case d.Patient:
+		if !waits { // the time of its last transition is when the wait begins
+			meta.RemoveStatusCondition(&uc.Status.Conditions, kind)
+		}
+		setCondition(uc, kind, false, v1alpha1.ReasonTokensLive, "waiting for "+d.Waiting, now)
+	case !waits || d.Step != rotation.StepRetire || d.Blocked:
+	case o.tokensLive(now.Time):
+		setCondition(uc, kind, false, v1alpha1.ReasonRetiredInUse, "the old key was taken away without waiting for "+
+			o.tokensWords(), now)
+	default:
+		setCondition(uc, kind, true, v1alpha1.ReasonTokensExpired,
+			"no third-party or requested token of the old key lives", now)
+	}
+}
+
+// tokensLive reports whether tokens of the old key may live that nothing replaces.
+func (o *observation) tokensLive(now time.Time) bool {
+	if o.tokens == nil || o.tokens.problem != "" || !o.tokens.switched {
+		return true
+	}
+	gone := o.tokens.report.Gone(o.Stored[0])
+	return gone.IsZero() || now.Before(gone)
+}
+
+// tokensWords names them.
+func (o *observation) tokensWords() string {
+	if o.tokens == nil || o.tokens.problem != "" {
+		return "tokens of which nobody could tell"
+	}
+	return o.tokens.report.Awaited(o.Stored[0])
+}
+
+// cleanTokens cleans and cuts what signers and pods say.
+func cleanTokens(s *v1alpha1.TokensStatus) {
+	if s == nil {
+		return
+	}
+	for i := range s.Unknown {
+		s.Unknown[i] = printable.Line(s.Unknown[i])
+	}
+	for i := range s.Workloads {
+		w := &s.Workloads[i]
+		for _, text := range []*string{&w.Namespace, &w.ServiceAccount, &w.Workload, &w.Audience, &w.LastUsed} {
+			*text = printable.Line(*text)
+		}
+	}
+}

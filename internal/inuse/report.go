@@ -1,0 +1,151 @@
+package inuse
+
+import (
+	"fmt"
+	"time"
+)
+
+// Count is how many tokens of one kind there are.
+type Count struct {
+	Kind  Kind
+	Count int
+	// Expires is when the last of them expires; zero when not known, or never.
+	Expires time.Time
+}
+
+// Of counts the tokens of a key version by kind, in the order of Kinds. What a signer cannot tell counts as one of kind
+// Unknown.
+func (r Report) Of(version int) []Count {
+	of := map[Kind]*tally{}
+	add := func(kind Kind, count int, expires time.Time) {
+		if of[kind] == nil {
+			of[kind] = &tally{}
+		}
+		of[kind].add(count, expires)
+	}
+	for _, row := range r.Rows {
+		if row.Version == version {
+			add(row.Kind, row.Count, row.Expires)
+		}
+	}
+	for _, g := range r.gapsOf(version) {
+		add(Unknown, 1, g.Until)
+	}
+	var counts []Count
+	for _, kind := range Kinds {
+		if t := of[kind]; t != nil {
+			counts = append(counts, Count{kind, t.count, t.latest()})
+		}
+	}
+	return counts
+}
+
+func (r Report) gapsOf(version int) []Gap {
+	var gaps []Gap
+	for _, g := range r.Gaps {
+		if g.Version == version {
+			gaps = append(gaps, g)
+		}
+	}
+	return gaps
+}
+
+// Gone is from when on certainly no token of a key version lives that no step of a rotation replaces; zero when not known.
+func (r Report) Gone(version int) time.Time {
+	gone := r.now
+	for _, c := range r.Of(version) {
+		switch {
+		case !c.Kind.awaited():
+		case c.Expires.IsZero():
+			return time.Time{}
+		case c.Expires.After(gone):
+			gone = c.Expires
+		}
+	}
+	return gone
+}
+
+// Awaited is which tokens of a key version live that no step of a rotation replaces, in words; empty when none does.
+func (r Report) Awaited(version int) string {
+	text := r.known(version)
+	if gaps := r.gapsOf(version); len(gaps) > 0 {
+		text = join(text, fmt.Sprintf("what API server %s cannot tell of (%s)", gaps[0].Signer, gaps[0].Reason))
+	} else if n := r.count(version, Unknown); n > 0 {
+		text = join(text, plural(n, "group")+" of tokens of which the ledgers keep no details")
+	}
+	if text == "" {
+		return ""
+	}
+	if gone := r.Gone(version); !gone.IsZero() {
+		return text + " to expire, the last at " + stamp(gone)
+	}
+	return text + " to expire"
+}
+
+// known are the awaited tokens of a key version that can be counted, in words.
+func (r Report) known(version int) string {
+	requested, thirdParty := r.count(version, Requested), r.count(version, ThirdParty)
+	of := fmt.Sprintf(" of key version %d", version)
+	switch {
+	case requested > 0 && thirdParty > 0:
+		return fmt.Sprintf("%d requested and ", requested) + plural(thirdParty, "third-party token") + of
+	case requested > 0:
+		return plural(requested, "requested token") + of
+	case thirdParty > 0:
+		return plural(thirdParty, "third-party token") + of
+	}
+	return ""
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func join(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + ", and " + b
+}
+
+func (r Report) count(version int, kind Kind) int {
+	for _, c := range r.Of(version) {
+		if c.Kind == kind {
+			return c.Count
+		}
+	}
+	return 0
+}
+
+// Others is the Workload of a row that stands for several.
+const Others = "others"
+
+// Fold returns the most urgent rows, and the rest added up by kind, key version and refresh, so that there are at most so
+// many: some hundred are needed for the sums alone. Nothing is left out.
+func Fold(rows []Row, most int) []Row {
+	if len(rows) <= most {
+		return rows
+	}
+	keep := max(0, most-sums(rows))
+	rest := map[Row]*tally{}
+	for _, row := range rows[keep:] {
+		like := Row{Workload: Others, Kind: row.Kind, Version: row.Version, Refresh: row.Refresh}
+		if rest[like] == nil {
+			rest[like] = &tally{}
+		}
+		rest[like].add(row.Count, row.Expires)
+	}
+	return append(rows[:keep:keep], sorted(rest)...)
+}
+
+// sums is how many rows are left of rows when all are added up.
+func sums(rows []Row) int {
+	alike := map[Row]bool{}
+	for _, row := range rows {
+		alike[Row{Kind: row.Kind, Version: row.Version, Refresh: row.Refresh}] = true
+	}
+	return len(alike)
+}
