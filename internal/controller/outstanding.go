@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// tokensEvery is how often signers and pods are asked which tokens live while a rotation runs, and tokensAgain how soon
-	// again if they could not be.
+	// tokensEvery is how often signers and pods are asked which tokens live while a rotation runs, and tokensAgain how
+	// soon again if they could not be.
 	tokensEvery = time.Minute
 	tokensAgain = 10 * time.Second
 	// tokensPatience bounds one such look.
@@ -48,6 +48,10 @@ func (r *Reconciler) gatherTokens(ctx context.Context, uc *v1alpha1.UserCluster,
 	if asks != "" || len(o.Stored) == 2 && (last == nil || !last.holds(o, r.now())) {
 		last = r.lookAtTokens(ctx, uc, o, asks)
 		memory.setTokens(last)
+	}
+	if last != nil && len(o.Stored) < 2 && !last.holds(o, r.now()) {
+		memory.setTokens(nil) // nobody needs it any more
+		last = nil
 	}
 	o.tokens = last
 	o.Outstanding = outstanding(uc, o, r.now())
