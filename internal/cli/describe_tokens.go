@@ -52,8 +52,8 @@ func (a *app) describeTokens(ctx context.Context, c admin, clusters []v1alpha1.U
 	})
 }
 
-// tokensOf has the controller, which alone reaches the signers, tell which tokens of a cluster live. Who may not ask gets
-// to see the last answer.
+// tokensOf has the controller, which alone reaches the signers, tell which tokens of a cluster live. Who may not ask
+// gets to see the last answer.
 func (a *app) tokensOf(ctx context.Context, c admin, uc *v1alpha1.UserCluster) (v1alpha1.TokensStatus, error) {
 	ask := a.Now().UTC().Format(time.RFC3339Nano)
 	err := c.ask(ctx, uc, ask)
