@@ -136,6 +136,7 @@ func newCluster(name string) *v1alpha1.UserCluster {
 			KSASigningKey: v1alpha1.KSASigningKey{
 				Version: 1, Source: v1alpha1.KeySourceFiles, Algorithm: v1alpha1.RS256,
 				NodeRefresh: v1alpha1.NodeRefreshReplace, TokenReloadSeconds: 300,
+				Retire: v1alpha1.RetireAfterRefresh, RetireTimeoutSeconds: 86400,
 				Issuer: v1alpha1.DefaultIssuer, PublishMaxAgeSeconds: 60,
 			},
 		},

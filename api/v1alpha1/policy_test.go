@@ -398,3 +398,26 @@ func TestOtherSecretsAreFree(t *testing.T) {
 	checkErr(t, admin.DeleteAllOf(t.Context(), &corev1.Secret{}, client.InNamespace(secret.Namespace),
 		client.MatchingLabels{v1alpha1.LabelCluster: "free"}), "")
 }
+
+// TestRetireWhileRotating lets how long Retire waits for tokens be changed while a rotation runs, and nothing beside it.
+func TestRetireWhileRotating(t *testing.T) {
+	uc := createCluster(t, func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal })
+	finish(t, uc)
+	rotate(t, uc)
+	writeStatus(t, uc, conditions(uc, metav1.ConditionFalse, metav1.ConditionFalse))
+	for name, change := range map[string]func(*v1alpha1.KSASigningKey){
+		"waits":          func(k *v1alpha1.KSASigningKey) { k.Retire = v1alpha1.RetireWhenUnused },
+		"waits for less": func(k *v1alpha1.KSASigningKey) { k.RetireTimeoutSeconds = 60 },
+	} {
+		changed := uc.DeepCopy()
+		change(&changed.Spec.KSASigningKey)
+		if err := admin.Update(t.Context(), changed.DeepCopy(), client.DryRunAll); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		changed.Spec.KSASigningKey.TokenReloadSeconds++
+		err := admin.Update(t.Context(), changed, client.DryRunAll)
+		if err == nil || !strings.Contains(err.Error(), "when cluster is not ready: ready condition is not true") {
+			t.Errorf("%s, and another change: error = %v", name, err)
+		}
+	}
+}

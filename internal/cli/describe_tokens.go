@@ -52,8 +52,8 @@ func (a *app) describeTokens(ctx context.Context, c admin, clusters []v1alpha1.U
 	})
 }
 
-// tokensOf has the controller, which alone reaches the signers, tell which tokens of a cluster live. Who may not ask gets
-// to see the last answer.
+// tokensOf has the controller, which alone reaches the signers, tell which tokens of a cluster live. Who may not ask
+// gets to see the last answer.
 func (a *app) tokensOf(ctx context.Context, c admin, uc *v1alpha1.UserCluster) (v1alpha1.TokensStatus, error) {
 	ask := a.Now().UTC().Format(time.RFC3339Nano)
 	err := c.ask(ctx, uc, ask)
@@ -65,17 +65,20 @@ func (a *app) tokensOf(ctx context.Context, c admin, uc *v1alpha1.UserCluster) (
 		return v1alpha1.TokensStatus{}, inWords(err, "asking for the tokens of user cluster %s", uc.Name)
 	}
 	var tokens v1alpha1.TokensStatus
-	err = a.follow(ctx, c, uc.Name, waiting{wait: true, timeout: answerTimeout}, func(uc *v1alpha1.UserCluster) (string, string, bool) {
+	look := func(uc *v1alpha1.UserCluster) (step, detail string, done bool) {
 		if uc != nil && answered(uc) {
 			tokens = *uc.Status.KSASigningKey.Tokens
 			return "found the tokens", "", true
 		}
 		return "looking for tokens", "", false
-	})
+	}
+	err = a.follow(ctx, c, uc.Name, waiting{wait: true, timeout: answerTimeout}, look)
 	if e := (*exitError)(nil); errors.As(err, &e) && e.code == ExitTimeout {
 		return tokens, &exitError{
-			code: ExitTimeout, hint: "see whether keyturn-controller runs, and reaches the cluster: gkectl describe clusters " + uc.Name,
-			err: fmt.Errorf("the controller has not told within %s which tokens of user cluster %s live", answerTimeout, uc.Name),
+			code: ExitTimeout,
+			hint: "see whether keyturn-controller runs, and reaches the cluster: gkectl describe clusters " + uc.Name,
+			err: fmt.Errorf("the controller has not told within %s which tokens of user cluster %s live",
+				answerTimeout, uc.Name),
 		}
 	}
 	return tokens, err

@@ -99,8 +99,8 @@ type KSASigningKey struct {
 	NodeRefresh string `yaml:"nodeRefresh"`
 	// TokenReload is how long applications may use a token that they have read; in whole seconds.
 	TokenReload *time.Duration `yaml:"tokenReload"`
-	// Retire is when a rotation takes the old key away, and RetireTimeout how long it waits at most for tokens to expire; in
-	// whole seconds.
+	// Retire is when a rotation takes the old key away, and RetireTimeout how long it waits at most for tokens to expire;
+	// in whole seconds.
 	Retire        string         `yaml:"retire"`
 	RetireTimeout *time.Duration `yaml:"retireTimeout"`
 	// Issuer is that of all tokens, an https URL.

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// tokensEvery is how often signers and pods are asked which tokens live while a rotation runs, and tokensAgain how soon
-	// again if they could not be.
+	// tokensEvery is how often signers and pods are asked which tokens live while a rotation runs, and tokensAgain how
+	// soon again if they could not be.
 	tokensEvery = time.Minute
 	tokensAgain = 10 * time.Second
 	// tokensPatience bounds one such look.
@@ -45,12 +45,22 @@ func (r *Reconciler) gatherTokens(ctx context.Context, uc *v1alpha1.UserCluster,
 	memory := r.remember(uc)
 	last := memory.tokens()
 	asks := request(uc)
-	if asks != "" || len(o.Stored) == 2 && (last == nil || !last.holds(o, r.now())) {
+	due := asks != "" || len(o.Stored) == 2 && (last == nil || !last.holds(o, r.now()))
+	if due && answers(o) {
 		last = r.lookAtTokens(ctx, uc, o, asks)
 		memory.setTokens(last)
 	}
+	if last != nil && len(o.Stored) < 2 && !last.holds(o, r.now()) {
+		memory.setTokens(nil) // nobody needs it any more
+		last = nil
+	}
 	o.tokens = last
 	o.Outstanding = outstanding(uc, o, r.now())
+}
+
+// answers reports whether some API server has just proven what it accepts: one that is silent would cost the round.
+func answers(o *observation) bool {
+	return slices.ContainsFunc(o.Servers, func(s rotation.Server) bool { return len(s.Accepts) > 0 })
 }
 
 // request is a request to show who holds the tokens that has no answer yet; empty for none.
@@ -106,7 +116,8 @@ func (r *Reconciler) lookAtTokens(
 		at: r.now(), request: asks, keyIDs: keyIDs(o.keys), servers: serverNames(o.Servers), switched: allSigned(o),
 	}
 	in := inuse.Input{
-		Keys: keysInUse(o), Audiences: []string{uc.Spec.KSASigningKey.Issuer}, MaxLife: hostkeys.MaxTokenExpiration, Now: seen.at,
+		Keys: keysInUse(o), Audiences: []string{uc.Spec.KSASigningKey.Issuer},
+		MaxLife: hostkeys.MaxTokenExpiration, Now: seen.at,
 	}
 	for _, s := range o.Servers {
 		in.Signers = append(in.Signers, askSigner(ctx, o.adapter, s))

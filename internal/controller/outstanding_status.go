@@ -16,10 +16,10 @@ import (
 const maxWorkloads = 200
 
 // setTokens tells what was last found of the tokens that live. A settled cluster has that only until its next round.
-func setTokens(k *v1alpha1.KSASigningKeyStatus, o observation, now metav1.Time) {
+func setTokens(k *v1alpha1.KSASigningKeyStatus, o observation) {
 	var s v1alpha1.TokensStatus
 	seen := o.tokens
-	if seen != nil && seen.isAbout(&o) && (len(o.Stored) == 2 || now.Sub(seen.at) < tokensEvery) {
+	if seen != nil && seen.isAbout(&o) {
 		s = tokensStatus(seen, o)
 	}
 	if s.Request == "" && k.Tokens != nil {

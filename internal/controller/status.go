@@ -36,7 +36,7 @@ func setObserved(uc *v1alpha1.UserCluster, d rotation.Decision, seen observation
 	status := &uc.Status
 	status.ObservedGeneration = uc.Generation
 	setKeyStatus(&status.KSASigningKey, d, seen, now)
-	setTokens(&status.KSASigningKey, seen, now)
+	setTokens(&status.KSASigningKey, seen)
 	setRotationCondition(uc, d, now)
 	setTokensCondition(uc, d, seen, now)
 	setKubeconfigCondition(uc, seen.kubeconfig, now)

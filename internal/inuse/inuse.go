@@ -1,8 +1,8 @@
 // Package inuse adds up which service account tokens of a cluster live, who holds them, and what replaces them.
 //
 // Sum is where to start. It is pure: it joins what the ledgers of the signers report (package signer/ledger), what pods
-// hold (package podtokens) and what Secrets hold. A token that is bound to a pod which is gone counts as dead, since API
-// servers refuse it. What nobody can know is a Gap and never counts as nothing.
+// hold (package podtokens) and what Secrets hold. A token that is bound to a pod which is gone counts as dead, since
+// API servers refuse it. What nobody can know is a Gap and never counts as nothing.
 package inuse
 
 import (

@@ -133,7 +133,7 @@ func TestSum(t *testing.T) {
 		{
 			name: "asked for, and of pods", gone: "+2h0m0s",
 			awaited: "1 requested and 2 third-party tokens of key version 1 to expire, the last at " + stamp(120),
-			in: world(pod("web-1", vault), pod("web-2", vault), signed("k1", "", "", 120), signed("k1", "vault", "web-1", 5), signed("k1", "vault", "web-2", 6)),
+			in:      world(pod("web-1", vault), pod("web-2", vault), signed("k1", "", "", 120), signed("k1", "vault", "web-1", 5), signed("k1", "vault", "web-2", 6)),
 			want: []string{
 				"ns/app - Requested: 1 of 1 until +2h0m0s, by Never",
 				"ns/app Deployment/web ThirdParty for vault: 2 of 1 until +6m0s, by Kubelet",

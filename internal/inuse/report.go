@@ -50,7 +50,8 @@ func (r Report) gapsOf(version int) []Gap {
 	return gaps
 }
 
-// Gone is from when on certainly no token of a key version lives that no step of a rotation replaces; zero when not known.
+// Gone is from when on certainly no token of a key version lives that no step of a rotation replaces; zero when not
+// known.
 func (r Report) Gone(version int) time.Time {
 	gone := r.now
 	for _, c := range r.Of(version) {
@@ -123,8 +124,8 @@ func (r Report) count(version int, kind Kind) int {
 // Others is the Workload of a row that stands for several.
 const Others = "others"
 
-// Fold returns the most urgent rows, and the rest added up by kind, key version and refresh, so that there are at most so
-// many: some hundred are needed for the sums alone. Nothing is left out.
+// Fold returns the most urgent rows, and the rest added up by kind, key version and refresh, so that there are at most
+// so many: some hundred are needed for the sums alone. Nothing is left out.
 func Fold(rows []Row, most int) []Row {
 	if len(rows) <= most {
 		return rows
