@@ -87,7 +87,7 @@ const (
 	// pieceSize is how much text a cell holds.
 	pieceSize = (cellWords - 2) * wordSize
 	// maxText bounds a text. Longer ones are given up.
-	maxText = 1 << 10
+	maxText = 1 << 9
 )
 
 // piece is one piece of a text, of pieceSize bytes at most. next is the reference of what follows; 0 if nothing does.
