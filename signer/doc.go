@@ -25,6 +25,12 @@
 // signer restarts. The file counts within one boot of the machine only, as no API server outlives that. Its times are
 // of the boot clock, which nobody can set.
 //
+// # Which tokens live
+//
+// With Options.LedgerFile a signer notes until when the tokens live that it signed, before it gives a signature out.
+// Package ledger reads the file, and says how far to believe it. A ledger that cannot be written is removed, and signing
+// goes on; if it cannot be removed either, Sign fails, since the file would claim less than there is.
+//
 // # Many calls of FetchKeys
 //
 // kube-apiserver calls FetchKeys for every token with a kid that it does not know, forged ones included, with no limit.
@@ -37,5 +43,5 @@
 // for a new signer without a last good set: it takes a set whose hardware is out of reach, because verifying must not
 // wait for that. Sign fails until the hardware is back.
 //
-// Claims, tokens, keys and PINs reach no log, metric or error.
+// Tokens, keys and PINs reach no log, metric or error, and claims none but the ledger.
 package signer

@@ -41,6 +41,9 @@ func (s *Signer) Ready() error {
 	if _, err := s.signing(); err != nil {
 		return err
 	}
+	if err := s.tokens.blocked(); err != nil {
+		return err
+	}
 	if p := s.problem.Load(); p != nil && *p != "" {
 		return errors.New(*p)
 	}

@@ -16,7 +16,8 @@ var (
 		module + "signer/keydir", module + "internal/signer/pkcs11uri", module + "internal/strictjson", module + "jwks",
 		module + "token", "github.com/fsnotify/fsnotify", "golang.org/x/sys",
 	}
-	signerLinks = append(slices.Clone(keydirLinks), module+"signer", module+"internal/signer/backend",
+	ledgerLinks = []string{module + "signer/ledger", "golang.org/x/sys"}
+	signerLinks = append(slices.Clone(keydirLinks), module+"signer", module+"signer/ledger", module+"internal/signer/backend",
 		"google.golang.org/grpc", "google.golang.org/genproto/googleapis/rpc/status", "google.golang.org/protobuf",
 		"k8s.io/externaljwt/apis/v1", "golang.org/x/net", "golang.org/x/text",
 		"github.com/prometheus/client_golang", "github.com/prometheus/client_model", "github.com/prometheus/common",
@@ -29,7 +30,7 @@ var (
 
 func TestLinks(t *testing.T) {
 	for name, allowed := range map[string][]string{
-		module + "signer/keydir": keydirLinks, module + "signer": signerLinks, module + "cmd/keyturn-signer": programLinks,
+		module + "signer/keydir": keydirLinks, module + "signer/ledger": ledgerLinks, module + "signer": signerLinks, module + "cmd/keyturn-signer": programLinks,
 	} {
 		linked := links(t, name)
 		if !slices.Contains(linked, name) {

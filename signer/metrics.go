@@ -2,6 +2,7 @@ package signer
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,7 +57,9 @@ func newMetrics(s *Signer, r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.signatures, m.duration, m.fetches, m.reloadErrors, m.lastReload, age} {
+	for _, c := range []prometheus.Collector{
+		m.signatures, m.duration, m.fetches, m.reloadErrors, m.lastReload, age, ledgerMetrics{s},
+	} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}
@@ -89,5 +92,47 @@ func (m *metrics) forget(old, now *keySet) {
 		if !kept[k.KeyID] {
 			m.signatures.DeletePartialMatch(prometheus.Labels{"kid": k.KeyID})
 		}
+	}
+}
+
+// ledgerMetrics are those of the ledger, as it was when it was last tended.
+type ledgerMetrics struct{ *Signer }
+
+var (
+	ledgerEntries = prometheus.NewDesc("keyturn_signer_ledger_entries",
+		"Entries of the ledger that have not expired, the coarse ones included.", nil, nil)
+	ledgerCoarse = prometheus.NewDesc("keyturn_signer_ledger_coarse_entries",
+		"Entries that may stand for several accounts, audiences or objects, since the ledger was full.", nil, nil)
+	ledgerBytes = prometheus.NewDesc("keyturn_signer_ledger_bytes",
+		"Memory that the ledger uses, of the file and beside it.", nil, nil)
+	ledgerExpiry = prometheus.NewDesc("keyturn_signer_ledger_last_expiry_timestamp_seconds",
+		"When the last token of a key expires. The version is empty once the key is in the key directory no more.",
+		[]string{"kid", "version"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m ledgerMetrics) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{ledgerEntries, ledgerCoarse, ledgerBytes, ledgerExpiry} {
+		to <- d
+	}
+}
+
+// Collect implements prometheus.Collector. Without a ledger there are no figures.
+func (m ledgerMetrics) Collect(to chan<- prometheus.Metric) {
+	stats := m.tokens.stats.Load()
+	if stats == nil {
+		return
+	}
+	to <- prometheus.MustNewConstMetric(ledgerEntries, prometheus.GaugeValue, float64(stats.Entries))
+	to <- prometheus.MustNewConstMetric(ledgerCoarse, prometheus.GaugeValue, float64(stats.Coarse))
+	to <- prometheus.MustNewConstMetric(ledgerBytes, prometheus.GaugeValue, float64(stats.Bytes))
+	versions := map[string]string{}
+	if set := m.set.Load(); set != nil {
+		for _, k := range set.keys {
+			versions[k.KeyID] = strconv.Itoa(k.version)
+		}
+	}
+	for kid, expires := range stats.Expires {
+		to <- prometheus.MustNewConstMetric(ledgerExpiry, prometheus.GaugeValue, float64(expires.Unix()), kid, versions[kid])
 	}
 }

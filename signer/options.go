@@ -24,7 +24,12 @@ type Options struct {
 	// the refresh hint.
 	StateFile string
 
-	// ReloadInterval is how often the directory is read when no change was noticed. Zero means 5 seconds.
+	// LedgerFile is the path of the ledger: until when the tokens live that were signed (package ledger). It must be
+	// outside the key directory, on a local disk. If it is empty, no tokens are noted.
+	LedgerFile string
+
+	// ReloadInterval is how often the directory is read when no change was noticed, and how often the ledger is tended.
+	// Zero means 5 seconds.
 	ReloadInterval time.Duration
 
 	// DrainTimeout is how long calls under way may take once Serve is to end. Zero means 10 seconds.
@@ -63,6 +68,9 @@ func (o Options) validate() error {
 		bad("KeyDir", "is missing")
 	} else if o.StateFile != "" && within(o.KeyDir, o.StateFile) {
 		bad("StateFile", "is in the key directory, where the next key set removes it")
+	}
+	if o.KeyDir != "" && o.LedgerFile != "" && within(o.KeyDir, o.LedgerFile) {
+		bad("LedgerFile", "is in the key directory, where the next key set removes it")
 	}
 	if o.ReloadInterval < 0 {
 		bad("ReloadInterval", "is negative")

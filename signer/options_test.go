@@ -27,6 +27,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 	for option, spoil := range map[string]func(*Options){
 		"KeyDir":         func(o *Options) { o.KeyDir = "" },
+		"LedgerFile":     func(o *Options) { o.LedgerFile = filepath.Join(dir, "keys", "ledger") },
 		"StateFile":      func(o *Options) { o.StateFile = filepath.Join(dir, "elsewhere", "..", "keys", "served.json") },
 		"ReloadInterval": func(o *Options) { o.ReloadInterval = -1 },
 		"DrainTimeout":   func(o *Options) { o.DrainTimeout = -1 },

@@ -33,6 +33,7 @@ const (
 // Whoever can connect to l can have tokens signed, and whoever listens in its stead can hand the API server any key: l
 // should be a unix socket in a directory that only the user of the API server can reach.
 func (s *Signer) Serve(ctx context.Context, l net.Listener) error {
+	defer s.tokens.close()
 	var keeping sync.WaitGroup
 	defer keeping.Wait()
 	// New keys are also taken while calls finish.
@@ -90,6 +91,7 @@ func (s *Signer) keep(ctx context.Context) {
 	for s.reload(); ctx.Err() == nil; s.reload() {
 		watcher.Wait(ctx, s.opts.ReloadInterval)
 		s.noteTurn()
+		s.tokens.tend()
 	}
 }
 
@@ -103,6 +105,7 @@ func (s *Signer) poll(ctx context.Context) {
 			return
 		case <-ticker.C:
 			s.noteTurn()
+			s.tokens.tend()
 			s.reload()
 		}
 	}

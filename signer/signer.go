@@ -23,6 +23,7 @@ type Signer struct {
 	env     environment
 	file    servedFile
 	metrics *metrics
+	tokens  *tokens
 	set     atomic.Pointer[keySet]
 	// saving is held by the first FetchKeys that returns a key, to save that, and by nobody else.
 	saving sync.Mutex
@@ -52,6 +53,7 @@ func newSigner(o Options, env environment) (*Signer, error) {
 		return nil, err
 	}
 	s := &Signer{opts: o.withDefaults(), env: env, file: servedFile{path: o.StateFile, boot: boot}}
+	s.tokens = newTokens(s.opts)
 	if s.metrics, err = newMetrics(s, o.Metrics); err != nil {
 		return nil, err
 	}
@@ -63,7 +65,8 @@ func newSigner(o Options, env environment) (*Signer, error) {
 // Sign signs claims with the key that signs now. It implements externaljwt.ExternalJWTSignerServer.
 func (s *Signer) Sign(_ context.Context, r *externaljwt.SignJWTRequest) (*externaljwt.SignJWTResponse, error) {
 	began := time.Now()
-	if err := checkClaims(r.GetClaims()); err != nil {
+	token, err := readClaims(r.GetClaims())
+	if err != nil {
 		s.metrics.noKey.invalid.Inc()
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
@@ -76,6 +79,11 @@ func (s *Signer) Sign(_ context.Context, r *externaljwt.SignJWTRequest) (*extern
 	if err != nil {
 		s.metrics.count(k, resultError)
 		return nil, status.Errorf(codes.Unavailable, "key version %d does not sign: %v", k.version, err)
+	}
+	token.KeyID = k.KeyID
+	if err := s.tokens.note(&token); err != nil {
+		s.metrics.count(k, resultError)
+		return nil, err
 	}
 	s.metrics.count(k, resultSigned)
 	s.metrics.duration.Observe(time.Since(began).Seconds())

@@ -42,8 +42,10 @@ type world struct {
 	hardware *hardware
 	// noState runs signers without a state file.
 	noState bool
-	signer  *Signer
-	client  externaljwt.ExternalJWTSignerClient
+	// ledgerFile is empty for signers without a ledger.
+	ledgerFile string
+	signer     *Signer
+	client     externaljwt.ExternalJWTSignerClient
 	// socket is where serve serves.
 	socket string
 }
@@ -96,7 +98,8 @@ func (w *world) start() {
 	w.t.Helper()
 	w.registry = prometheus.NewRegistry()
 	s, err := newSigner(Options{
-		KeyDir: w.keyDir(), StateFile: w.stateFile(), ReloadInterval: time.Minute, Log: slog.New(slog.NewJSONHandler(&w.log, nil)),
+		KeyDir: w.keyDir(), StateFile: w.stateFile(), LedgerFile: w.ledgerFile, ReloadInterval: time.Minute,
+		Log:    slog.New(slog.NewJSONHandler(&w.log, nil)),
 		PKCS11: w.hardware, Metrics: w.registry,
 	}, environment{files: w.hardware, now: func() time.Time { return w.now }, bootClock: func() time.Duration { return w.uptime }})
 	if err != nil {

@@ -27,8 +27,10 @@ type Results struct {
 	// Requests and Signatures have one for each algorithm.
 	Requests   []Requests   `json:"requests,omitempty"`
 	Signatures []Signatures `json:"signatures,omitempty"`
-	Sources    Sources      `json:"sources"`
-	Scale      *Scale       `json:"scale,omitempty"`
+	// Ledger is the memory of a signer's ledger with the tokens of many pods, in MiB.
+	Ledger  float64 `json:"ledger,omitempty"`
+	Sources Sources `json:"sources"`
+	Scale   *Scale  `json:"scale,omitempty"`
 	// Table is what follows from the rest, and is shown.
 	Table []Row `json:"table"`
 }

@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,6 +26,7 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/signer"
 	"github.com/keyturn/keyturn/signer/keydir"
+	"github.com/keyturn/keyturn/signer/ledger"
 	"github.com/keyturn/keyturn/token"
 )
 
@@ -45,9 +48,12 @@ const podClaims = `{"aud":["https://kubernetes.default.svc.cluster.local"],"exp"
 type Signatures struct {
 	Algorithm v1alpha1.Algorithm `json:"algorithm"`
 	// Sign is Sign in this process, Bare the private key alone, and Socket Sign of the program. The n-th of each make a round.
-	Sign   []Rate `json:"sign"`
-	Bare   []Rate `json:"bare"`
-	Socket []Rate `json:"socket"`
+	Sign []Rate `json:"sign"`
+	Bare []Rate `json:"bare"`
+	// Noted is Sign in this process with a ledger, of tokens of many pods, and Unnoted the same without one.
+	Noted   []Rate `json:"noted"`
+	Unnoted []Rate `json:"unnoted"`
+	Socket  []Rate `json:"socket"`
 }
 
 // Rate is how often something was done in a second, and in a second of this process' processor time, which other processes
@@ -67,7 +73,9 @@ func measureSignatures(ctx context.Context, p *place, r *Results) error {
 		}
 		r.Signatures = append(r.Signatures, s)
 	}
-	return nil
+	var err error
+	r.Ledger, err = measureLedger(p.dir)
+	return err
 }
 
 func (p *place) compareSignatures(ctx context.Context, algorithm v1alpha1.Algorithm) (Signatures, error) {
@@ -77,10 +85,15 @@ func (p *place) compareSignatures(ctx context.Context, algorithm v1alpha1.Algori
 	if err != nil {
 		return s, err
 	}
-	inside, err := newSigner(ctx, dir)
+	inside, err := newSigner(ctx, dir, "")
 	if err != nil {
 		return s, err
 	}
+	noting, err := newSigner(ctx, dir, filepath.Join(dir, "ledger"))
+	if err != nil {
+		return s, err
+	}
+	pods := podRequests()
 	program, end, err := p.startSigner(ctx, dir)
 	if err != nil {
 		return s, err
@@ -103,13 +116,79 @@ func (p *place) compareSignatures(ctx context.Context, algorithm v1alpha1.Algori
 		err := inTurn(i,
 			func() error { return note(&s.Sign)(signFor(signTime, sign)) },
 			func() error { return note(&s.Bare)(signFor(signTime, bare)) },
+			func() error { return note(&s.Noted)(signFor(signTime, signAll(ctx, noting, pods))) },
+			func() error { return note(&s.Unnoted)(signFor(signTime, signAll(ctx, inside, pods))) },
 			func() error { return note(&s.Socket)(signFor(signTime, socket)) })
 		if err != nil {
 			return s, err
 		}
 	}
-	s.Sign, s.Bare, s.Socket = s.Sign[1:], s.Bare[1:], s.Socket[1:] // the first ones warmed up
+	// The first ones warmed up.
+	s.Sign, s.Bare, s.Socket, s.Noted, s.Unnoted = s.Sign[1:], s.Bare[1:], s.Socket[1:], s.Noted[1:], s.Unnoted[1:]
 	return s, nil
+}
+
+// The pods of which the ledger notes tokens.
+const (
+	ledgerPods      = 20_000
+	ledgerNamespace = 20 // pods in each
+)
+
+// The audiences of each pod's tokens.
+var ledgerAudiences = [...]string{"https://kubernetes.default.svc.cluster.local", "vault"}
+
+// podName and podUID are those of the i-th pod, and podNamespace its namespace.
+func podName(i int) string      { return fmt.Sprintf("web-%08x-%05d", i*2654435761, i) }
+func podUID(i int) string       { return fmt.Sprintf("4d10a0b0-6c3f-4d10-a0b0-%012x", i) }
+func podNamespace(i int) string { return fmt.Sprintf("team-%d", i/ledgerNamespace) }
+
+// podRequests are for a token of each pod and audience.
+func podRequests() (all []*externaljwt.SignJWTRequest) {
+	for i := range ledgerPods {
+		for _, audience := range ledgerAudiences {
+			claims := strings.NewReplacer(
+				`"https://kubernetes.default.svc.cluster.local"]`, `"`+audience+`"]`, "web-5d78c9869d-2xk7q", podName(i),
+				"4d10a0b0-6c3f-4d10-a0b0-a0f6f3f3b2a0", podUID(i), ":default:", ":"+podNamespace(i)+":",
+				"1831536000", strconv.FormatInt(time.Now().Add(time.Hour).Unix()+int64(i), 10),
+			).Replace(podClaims)
+			all = append(all, &externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
+		}
+	}
+	return all
+}
+
+// signAll signs one request after the other, again and again.
+func signAll(ctx context.Context, s *signer.Signer, all []*externaljwt.SignJWTRequest) func() error {
+	var next atomic.Int64
+	return func() error {
+		_, err := s.Sign(ctx, all[int(next.Add(1))%len(all)])
+		return err
+	}
+}
+
+// measureLedger returns the memory that a ledger uses of a token of each pod and audience, in MiB.
+func measureLedger(dir string) (float64, error) {
+	l, err := ledger.Open(filepath.Join(dir, "ledger-of-pods"), ledger.Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return 0, err
+	}
+	for i := range ledgerPods {
+		for _, audience := range ledgerAudiences {
+			err := l.Note(&ledger.Token{
+				KeyID: "CzTpcKx8vH4wH4uQ0y6jz5zVnMpmVvKZ2vRrKmPz1aA", Namespace: []byte(podNamespace(i)), ServiceAccount: []byte("web"),
+				Audiences: [][]byte{[]byte(audience)}, Kind: "Pod", Name: []byte(podName(i)), UID: []byte(podUID(i)),
+				Expires: time.Now().Add(time.Hour).Unix(),
+			})
+			if err != nil {
+				return 0, errors.Join(err, l.Close())
+			}
+		}
+	}
+	stats, err := l.Tend()
+	if err == nil && (stats.Coarse > 0 || stats.Entries != ledgerPods*len(ledgerAudiences)) {
+		err = fmt.Errorf("the ledger has %d entries, %d of them coarse", stats.Entries, stats.Coarse)
+	}
+	return float64(stats.Bytes) / (1 << 20), errors.Join(err, l.Close())
 }
 
 // writeKey makes a key directory with one key, which it returns.
@@ -132,9 +211,9 @@ func writeKey(dir string, algorithm v1alpha1.Algorithm) (crypto.Signer, error) {
 }
 
 // newSigner returns a signer in this process that has given its keys away, and so may sign.
-func newSigner(ctx context.Context, dir string) (*signer.Signer, error) {
+func newSigner(ctx context.Context, dir, ledgerFile string) (*signer.Signer, error) {
 	s, err := signer.New(signer.Options{
-		KeyDir: filepath.Join(dir, "keys"), ReloadInterval: time.Minute, Log: slog.New(slog.DiscardHandler),
+		KeyDir: filepath.Join(dir, "keys"), LedgerFile: ledgerFile, ReloadInterval: time.Minute, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package plane
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"github.com/keyturn/keyturn/internal/local/components"
 	"github.com/keyturn/keyturn/internal/local/datadir"
 	"github.com/keyturn/keyturn/internal/local/localtest"
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 // externalKeys are those of API servers with signers.
@@ -45,6 +47,7 @@ func TestSigners(t *testing.T) {
 	if left := localtest.FilesNamed(t, h.Data.Path(), "sa-1."); len(left) > 2 { // of kube-controller-managers
 		t.Errorf("API servers with signers have files of keys: %v", left)
 	}
+	d.Issue("apiserver-0")
 	pids := d.pids()
 	d.live("publish", externalKeys(1, 1, 2), 1, one, two)
 	d.live("switch", externalKeys(2, 1, 2), 1, one, two)
@@ -56,6 +59,8 @@ func TestSigners(t *testing.T) {
 	clients.take() // tokens cannot be issued while there is no signer
 	d.live("retire", externalKeys(2, 2), 2, two)
 	clients.mustAllSucceed(t)
+	d.Issue("apiserver-0")
+	d.wantNoted("apiserver-0", one, two)
 	if now := d.pids(); !slices.Equal(pids, now) {
 		t.Errorf("API servers had the pids %v and have %v", pids, now)
 	}
@@ -70,9 +75,29 @@ func TestSigners(t *testing.T) {
 	target := controlplane.Target{Keys: controlplane.Keys{Verify: []int{2}, Sign: 2}, ControllerManagerSign: 2}
 	d.Until("signers to end", target, []keystore.KeyPair{two},
 		func(controlplane.State) bool { return len(localtest.FilesNamed(t, h.Data.Path(), "2.key")) == 0 })
+	if r, err := d.cp().Ledger(t.Context(), "apiserver-0"); !errors.Is(err, controlplane.ErrNoLedger) {
+		t.Errorf("the ledger of an API server without a signer is %+v, %v", r, err)
+	}
 	for i := range 3 {
 		if pid := d.PID(components.SignerName(i)); pid != 0 {
 			t.Errorf("%s has no API server, and still runs", components.SignerName(i))
+		}
+	}
+}
+
+// wantNoted wants the ledger of an API server to have tokens of each of these keys for the account of issue, however
+// often its signer was killed.
+func (d *driver) wantNoted(server string, keys ...keystore.KeyPair) {
+	d.T.Helper()
+	r, err := d.cp().Ledger(d.T.Context(), server)
+	if err != nil {
+		d.T.Fatal(err)
+	}
+	for _, k := range keys {
+		if !slices.ContainsFunc(r.Entries, func(e ledger.Entry) bool {
+			return e.KeyID == k.KeyID && e.Namespace == "default" && e.ServiceAccount == "default" && !e.Coarse && len(e.Audiences) > 0
+		}) {
+			d.T.Errorf("the ledger of %s has no token of %s: %+v", server, k, r)
 		}
 	}
 }

@@ -27,12 +27,12 @@ import (
 
 // flags are those of the command.
 type flags struct {
-	socket, keyDir, stateFile string
-	metrics                   string
-	module                    string
-	reload                    time.Duration
-	supervise                 bool
-	ask, answer, grace        time.Duration
+	socket, keyDir, stateFile, ledgerFile string
+	metrics                               string
+	module                                string
+	reload                                time.Duration
+	supervise                             bool
+	ask, answer, grace                    time.Duration
 }
 
 // parse reads the flags. Asked for help, it gives it to stderr and returns flag.ErrHelp.
@@ -44,6 +44,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 		"of its own (not with a socket passed by systemd)")
 	set.StringVar(&f.keyDir, "key-dir", "", "key directory")
 	set.StringVar(&f.stateFile, "state-file", "", "which keys the API server has (default: served.json beside the socket)")
+	set.StringVar(&f.ledgerFile, "ledger-file", "", "until when the tokens live that were signed, on a local disk (default: ledger beside the socket)")
 	set.StringVar(&f.metrics, "metrics-bind-address", "", "where the parent serves /metrics, /healthz and /readyz: "+
 		"a path of a socket in a directory of its own, or a loopback address; empty: nowhere")
 	set.StringVar(&f.module, "pkcs11-module", "", "path of the PKCS #11 library for keys with a pkcs11 URI")

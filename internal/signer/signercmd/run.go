@@ -52,7 +52,7 @@ func work(ctx context.Context, f flags, args []string, hangUp <-chan os.Signal, 
 			log.Warn("closing the socket", "error", err)
 		}
 	}()
-	f.stateFile = f.statePath(l)
+	f.stateFile, f.ledgerFile = f.beside(l, f.stateFile, "served.json"), f.beside(l, f.ledgerFile, "ledger")
 	if !f.supervise {
 		return serve(ctx, f, l, nil, log)
 	}
@@ -104,8 +104,8 @@ func parent(ctx context.Context, f flags, args []string, l *net.UnixListener, ha
 	handOver := make(chan struct{})
 	work.Go(func() { forward(ctx, hangUp, handOver) })
 	return supervisor.Run(ctx, supervisor.Options{
-		Path: self, Args: append(slices.Clone(args), "--state-file="+f.stateFile), Files: []*os.File{passed}, Stderr: stderr,
-		Log: log, Ask: f.ask, Answer: f.answer, Grace: f.grace, Status: web.note,
+		Path: self, Args: append(slices.Clone(args), "--state-file="+f.stateFile, "--ledger-file="+f.ledgerFile),
+		Files: []*os.File{passed}, Stderr: stderr, Log: log, Ask: f.ask, Answer: f.answer, Grace: f.grace, Status: web.note,
 	}, handOver)
 }
 
@@ -124,14 +124,14 @@ func forward(ctx context.Context, hangUp <-chan os.Signal, handOver chan<- struc
 	}
 }
 
-// statePath returns the path of the state file, by default beside the socket.
-func (f flags) statePath(l *net.UnixListener) string {
-	if f.stateFile != "" {
-		return f.stateFile
+// beside returns the path of a file, by default beside the socket.
+func (f flags) beside(l *net.UnixListener, file, name string) string {
+	if file != "" {
+		return file
 	}
 	path := f.socket
 	if path == "" {
 		path = l.Addr().String()
 	}
-	return filepath.Join(filepath.Dir(path), "served.json")
+	return filepath.Join(filepath.Dir(path), name)
 }

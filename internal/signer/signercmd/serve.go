@@ -45,8 +45,9 @@ func serve(ctx context.Context, f flags, l net.Listener, reporter *supervisor.Re
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	s, err := signer.New(signer.Options{
-		KeyDir: f.keyDir, StateFile: f.stateFile, ReloadInterval: f.reload, DrainTimeout: f.grace, PKCS11: hsm.New(f.module),
-		Log: log, Metrics: registry,
+		KeyDir: f.keyDir, StateFile: f.stateFile, LedgerFile: f.ledgerFile, ReloadInterval: f.reload, DrainTimeout: f.grace,
+		PKCS11: hsm.New(f.module),
+		Log:    log, Metrics: registry,
 	})
 	if err != nil {
 		return err
