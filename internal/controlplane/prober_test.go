@@ -289,6 +289,13 @@ func removeCanaryAccount(t *testing.T, cfg *rest.Config) {
 // authenticated is a review that accepts a token.
 const authenticated = `{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","status":{"authenticated":true}}`
 
+func TestProofOfAServerWithoutAHost(t *testing.T) {
+	proof, err := (&controlplane.Prover{}).Prove(t.Context(), controlplane.Question{Config: &rest.Config{Host: "://"}})
+	if err == nil || !strings.Contains(err.Error(), "making a client for ://") || proof.SigningKeyID != "" {
+		t.Errorf("%+v, %v", proof, err)
+	}
+}
+
 // TestProofOfAServerThatHangs must come to its end.
 func TestProofOfAServerThatHangs(t *testing.T) {
 	release := make(chan struct{})
