@@ -94,6 +94,27 @@ func TestPagesCancelled(t *testing.T) {
 	}
 }
 
+// TestPageAheadOfAPassThatEnds ends a pass while the next page is read ahead for it. The next pass reads that page.
+func TestPageAheadOfAPassThatEnds(t *testing.T) {
+	p := numbers(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	list := p.list
+	p.list = func(c context.Context, o metav1.ListOptions) ([]int, string, error) {
+		if c == ctx && o.Continue != "" {
+			<-c.Done()
+		}
+		return list(c, o)
+	}
+	if _, err := p.read(ctx); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	p.settle()
+	if items, err := p.read(t.Context()); err != nil || !slices.Equal(items, []int{3, 4, 5}) {
+		t.Errorf("read %v, %v, want the second page", items, err)
+	}
+}
+
 func TestWriteOrder(t *testing.T) {
 	for _, test := range []struct {
 		told   string
@@ -129,6 +150,47 @@ func TestColumn(t *testing.T) {
 		values, err := c.in(t.Context(), want.namespace)
 		if err != nil || !slices.Equal(values[want.name], want.values) {
 			t.Errorf("%s/%s = %v, %v, want %v", want.namespace, want.name, values[want.name], err, want.values)
+		}
+	}
+}
+
+// TestColumnGoesOn asks for a namespace again after an error, and has the list begin again in the middle of one: each
+// item is there once.
+func TestColumnGoesOn(t *testing.T) {
+	failure := errors.New("failure")
+	all := []item[int]{{"a", "x", 1}, {"b", "x", 2}, {"b", "x", 3}, {"b", "y", 4}, {"c", "x", 5}}
+	for name, test := range map[string]struct {
+		err   error // of the request that would go on in namespace b
+		fails bool
+	}{
+		"no error": {nil, false}, "failure": {failure, true}, "expired": {expired(""), false},
+	} {
+		left := test.err
+		list := func(_ context.Context, o metav1.ListOptions) ([]item[int], string, error) {
+			i, _ := strconv.Atoi(o.Continue)
+			if i == 2 && left != nil {
+				err := left
+				left = nil
+				return nil, "", err
+			}
+			if i+1 == len(all) {
+				return all[i:], "", nil
+			}
+			return all[i : i+1], strconv.Itoa(i + 1), nil
+		}
+		c := &column[int]{pages: &pages[item[int]]{what: "items", list: list, limit: 1}}
+		if _, err := c.in(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+		values, err := c.in(t.Context(), "b")
+		if (err != nil) != test.fails || test.fails && !errors.Is(err, failure) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err != nil {
+			values, err = c.in(t.Context(), "b")
+		}
+		if err != nil || !slices.Equal(values["x"], []int{2, 3}) || !slices.Equal(values["y"], []int{4}) {
+			t.Errorf("%s: %v, %v", name, values, err)
 		}
 	}
 }
