@@ -5,8 +5,10 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -88,6 +90,10 @@ func TestPagesCancelled(t *testing.T) {
 			t.Fatalf("read %v, %v, want from %d on", items, err, want)
 		}
 	}
+	refused := numbers(map[string]error{"": expired("")})
+	if _, err := refused.read(t.Context()); err == nil || errors.Is(err, errRestart) {
+		t.Errorf("the first page has expired, which cannot be: %v", err)
+	}
 	ended := numbers(nil)
 	if _, err := ended.read(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("read with an ended context: %v", err)
@@ -99,17 +105,26 @@ func TestPageAheadOfAPassThatEnds(t *testing.T) {
 	p := numbers(nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	list := p.list
+	var running atomic.Int32
+	begun := make(chan struct{})
 	p.list = func(c context.Context, o metav1.ListOptions) ([]int, string, error) {
+		running.Add(1)
+		defer running.Add(-1)
 		if c == ctx && o.Continue != "" {
+			close(begun)
 			<-c.Done()
 		}
 		return list(c, o)
 	}
+	p.settle() // nothing is under way yet
 	if _, err := p.read(ctx); err != nil {
 		t.Fatal(err)
 	}
+	<-begun
 	cancel()
-	p.settle()
+	if p.settle(); running.Load() > 0 {
+		t.Error("a page is still being read")
+	}
 	if items, err := p.read(t.Context()); err != nil || !slices.Equal(items, []int{3, 4, 5}) {
 		t.Errorf("read %v, %v, want the second page", items, err)
 	}
@@ -126,8 +141,14 @@ func TestWriteOrder(t *testing.T) {
 			t.Errorf("%q is before 2.10: %v, want %v", test.told, got, test.before)
 		}
 	}
-	if w := (write{version: 12, resourceVersion: 34}); parseWrite(w.String()) != w {
-		t.Errorf("%q is not read back", w)
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "34"}}
+	if w := writeOf(12, s); w.String() != "12.34" || parseWrite("12.34") != w {
+		t.Errorf("%q is not 12.34, or not read back", w)
+	}
+	for _, bad := range []string{"", "2", "2.x", "x.9", "2.-1"} {
+		if w := parseWrite(bad); w != (write{}) {
+			t.Errorf("%q is read as %s", bad, w)
+		}
 	}
 }
 
