@@ -158,10 +158,10 @@ func TestKeepWithoutWatch(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.dir = filepath.Join(w.dir, "missing")
 	s, _ := w.keeping(w.keyDir(), time.Millisecond)
-	w.write(1, 1)
-	until(t, "the keys are not read", func() bool { return s.set.Load() != nil })
 	turn := s.lastTurn.Load()
 	until(t, "the turns are not noted", func() bool { return s.lastTurn.Load() > turn })
+	w.write(1, 1)
+	until(t, "the keys are not read", func() bool { return s.set.Load() != nil })
 }
 
 // TestKeepRests wants a directory to be read when it changes, and not all the time.

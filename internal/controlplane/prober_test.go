@@ -236,6 +236,7 @@ func TestProofThatFails(t *testing.T) {
 		external           bool
 	}{
 		"no token":               {"/keyturn-canary/token", "500", "requesting a token from http://127.0.0.1", false},
+		"token that is none":     {"/keyturn-canary/token", garbage, "reading the token that http://127.0.0.1", false},
 		"no account":             {"/serviceaccounts", "403", "creating ServiceAccount kube-system/keyturn-canary", false},
 		"no review":              {"/tokenreviews", "503", "reviewing a canary token at http://127.0.0.1", false},
 		"no JWKS":                {jwks.Path, "403", "reading the JWKS of http://127.0.0.1", false},
@@ -285,6 +286,9 @@ func removeCanaryAccount(t *testing.T, cfg *rest.Config) {
 		t.Fatal(err)
 	}
 }
+
+// garbage is an answer with what is no token.
+const garbage = `{"kind":"TokenRequest","apiVersion":"authentication.k8s.io/v1","status":{"token":"garbage"}}`
 
 // authenticated is a review that accepts a token.
 const authenticated = `{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","status":{"authenticated":true}}`
