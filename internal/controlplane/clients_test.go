@@ -140,6 +140,9 @@ func TestClientsNotKept(t *testing.T) {
 			t.Errorf("%s: its client is kept", name)
 		}
 	}
+	if plain(&rest.Config{AuthProvider: &clientcmdapi.AuthProviderConfig{Name: "none"}}) {
+		t.Error("an auth provider: its client is kept")
+	}
 }
 
 func TestClientsThatNobodyUsesAreDropped(t *testing.T) {
