@@ -67,9 +67,10 @@ func TestClientsAreKept(t *testing.T) {
 	}
 	for what, bad := range map[string]*rest.Config{
 		"a host": {Host: "://"},
-		"a CA":   {Host: "://", TLSClientConfig: rest.TLSClientConfig{CAData: []byte("none")}},
+		"a CA":   {Host: "https://one.test", TLSClientConfig: rest.TLSClientConfig{CAData: []byte("none")}},
 	} {
-		if client, err := c.Get("cluster", bad); err == nil || client != nil || !strings.Contains(err.Error(), "for ://") {
+		client, err := c.Get("cluster", bad)
+		if err == nil || client != nil || !strings.Contains(err.Error(), "making a client for "+bad.Host) {
 			t.Errorf("%s that is none: %v, %v", what, client, err)
 		}
 	}
@@ -182,6 +183,9 @@ func (c *Clients) use(t *testing.T, cluster types.UID, cfg *rest.Config) {
 	client, err := c.Get(cluster, cfg)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, k := range c.of[cluster] {
+		k.connections.IdleConnTimeout = 0 // so that nothing else closes them
 	}
 	if _, err := client.Discovery().ServerVersion(); !apierrors.IsNotFound(err) {
 		t.Fatalf("asking the server: %v", err)
