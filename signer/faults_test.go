@@ -315,8 +315,12 @@ keyturn_signer_signatures_total{kid="%[1]s",result="signed"} 3
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if n := f.GetMetric()[0].GetHistogram().GetSampleCount(); f.GetName() == "keyturn_signer_sign_duration_seconds" && n != 3 {
-			t.Errorf("%d signatures were timed, want 3", n)
+		if f.GetHelp() == "" {
+			t.Errorf("%s has no help", f.GetName())
+		}
+		timed := f.GetMetric()[0].GetHistogram()
+		if f.GetName() == "keyturn_signer_sign_duration_seconds" && (timed.GetSampleCount() != 3 || len(timed.GetBucket()) != 16) {
+			t.Errorf("%d signatures were timed in %d buckets, want 3 in 16", timed.GetSampleCount(), len(timed.GetBucket()))
 		}
 	}
 	if problems, err := testutil.GatherAndLint(w.registry); err != nil || len(problems) > 0 {

@@ -42,3 +42,13 @@ func TestProblemsAreLoggedOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestProblemOfTheFirstCheckIsLogged(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.hardware.set(errHardware, nil)
+	w.write(1, 1)
+	w.start()
+	if err := w.signer.Check(); !errors.Is(err, errHardware) || w.logged("checked that each key signs") != 1 {
+		t.Errorf("%v, and the log is %s", err, w.log.String())
+	}
+}

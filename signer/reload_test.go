@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -141,17 +140,19 @@ func TestFetchThatNobodyWaitsFor(t *testing.T) {
 	w.wantSigner(0, "the keys were not fetched")
 }
 
-// TestStateFileThatCannotBeWritten has a directory in its place.
+// TestStateFileThatCannotBeWritten has a directory in its place, or in that of the file that replaces it.
 func TestStateFileThatCannotBeWritten(t *testing.T) {
-	w := newWorld(t, jwks.ES256)
-	w.write(1, 1)
-	if err := os.MkdirAll(filepath.Join(w.stateFile(), "theirs"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	w.start()
-	w.fetch()
-	w.wantSigner(1, "fetched, although nothing is saved")
-	if !strings.Contains(w.log.String(), "after a restart, the signer will wait for the API server to fetch keys") {
-		t.Errorf("it is not logged: %s", w.log.String())
+	for _, suffix := range []string{"", ".new"} {
+		w := newWorld(t, jwks.ES256)
+		w.write(1, 1)
+		if err := os.MkdirAll(filepath.Join(w.stateFile()+suffix, "theirs"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		w.fetch()
+		w.wantSigner(1, "fetched, although nothing is saved")
+		if w.logged("after a restart, the signer will wait for the API server to fetch keys") != 2 {
+			t.Errorf("the log does not name both times when it should have been written: %s", w.log.String())
+		}
 	}
 }

@@ -117,9 +117,9 @@ func TestServeFailsWithListener(t *testing.T) {
 	}
 }
 
-// keeping has a signer keep its keys up to date until the test ends, and returns the set that it had before. Its boot
-// clock goes on each time that it is read.
-func (w *world) keeping(keyDir string, interval time.Duration) (*Signer, *keySet) {
+// keeping has a signer keep its keys up to date until end, or the test's end, and returns the set that it had before. Its
+// boot clock goes on each time that it is read.
+func (w *world) keeping(keyDir string, interval time.Duration) (s *Signer, first *keySet, end func()) {
 	w.t.Helper()
 	var clock atomic.Int64
 	s, err := newSigner(
@@ -132,15 +132,16 @@ func (w *world) keeping(keyDir string, interval time.Duration) (*Signer, *keySet
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	first := s.set.Load()
+	first = s.set.Load()
 	ctx, cancel := context.WithCancel(context.Background())
 	var keeping sync.WaitGroup
 	keeping.Go(func() { s.keep(ctx) })
-	w.t.Cleanup(func() {
+	end = sync.OnceFunc(func() {
 		cancel()
 		keeping.Wait()
 	})
-	return s, first
+	w.t.Cleanup(end)
+	return s, first, end
 }
 
 // until waits for a condition.
@@ -157,18 +158,21 @@ func until(t *testing.T, what string, is func() bool) {
 func TestKeepWithoutWatch(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.dir = filepath.Join(w.dir, "missing")
-	s, _ := w.keeping(w.keyDir(), time.Millisecond)
-	w.write(1, 1)
-	until(t, "the keys are not read", func() bool { return s.set.Load() != nil })
+	s, _, end := w.keeping(w.keyDir(), time.Millisecond)
 	turn := s.lastTurn.Load()
 	until(t, "the turns are not noted", func() bool { return s.lastTurn.Load() > turn })
+	w.write(1, 1)
+	until(t, "the keys are not read", func() bool { return s.set.Load() != nil })
+	if end(); w.logged("only read from time to time") != 1 {
+		t.Errorf("it is not logged once: %s", w.log.String())
+	}
 }
 
 // TestKeepRests wants a directory to be read when it changes, and not all the time.
 func TestKeepRests(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)
-	s, first := w.keeping(w.keyDir(), time.Hour)
+	s, first, _ := w.keeping(w.keyDir(), time.Hour)
 	until(t, "it is not read when the watch begins", func() bool { return s.set.Load() != first })
 	turn := s.lastTurn.Load()
 	resting := s.set.Load()

@@ -68,11 +68,11 @@ func TestClientsAreKept(t *testing.T) {
 	}
 	for what, bad := range map[string]*rest.Config{
 		"a host": {Host: "://"},
-		"a CA":   {Host: "://", TLSClientConfig: rest.TLSClientConfig{CAData: []byte("none")}},
+		"a CA":   {Host: "https://one.test", TLSClientConfig: rest.TLSClientConfig{CAData: []byte("none")}},
 	} {
 		client, getErr := c.Get("cluster", bad)
 		_, askErr := c.asker("cluster", bad)
-		if getErr == nil || askErr == nil || client != nil || !strings.Contains(getErr.Error(), "://") {
+		if getErr == nil || askErr == nil || client != nil || !strings.Contains(getErr.Error(), bad.Host) {
 			t.Errorf("%s that is none: %v, %v, %v", what, client, getErr, askErr)
 		}
 	}
@@ -143,6 +143,9 @@ func TestClientsNotKept(t *testing.T) {
 			t.Errorf("%s: its connections are kept", name)
 		}
 	}
+	if plain(&rest.Config{AuthProvider: &clientcmdapi.AuthProviderConfig{Name: "none"}}) {
+		t.Error("an auth provider: its client is kept")
+	}
 }
 
 func TestClientsThatNobodyUsesAreDropped(t *testing.T) {
@@ -183,6 +186,9 @@ func (c *Clients) use(t *testing.T, cluster types.UID, cfg *rest.Config) {
 	client, err := c.Get(cluster, cfg)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, k := range c.of[cluster] {
+		k.connections.IdleConnTimeout = 0 // so that nothing else closes them
 	}
 	if _, err := client.Discovery().ServerVersion(); !apierrors.IsNotFound(err) {
 		t.Fatalf("asking the server: %v", err)

@@ -236,6 +236,7 @@ func TestProofThatFails(t *testing.T) {
 		external           bool
 	}{
 		"no token":               {"/keyturn-canary/token", "500", "requesting a token from http://127.0.0.1", false},
+		"token that is none":     {"/keyturn-canary/token", garbage, "reading the token that http://127.0.0.1", false},
 		"no account":             {"/serviceaccounts", "403", "creating ServiceAccount kube-system/keyturn-canary", false},
 		"no review":              {"/tokenreviews", "503", "reviewing a canary token at http://127.0.0.1", false},
 		"no JWKS":                {jwks.Path, "403", "reading the JWKS of http://127.0.0.1", false},
@@ -286,8 +287,18 @@ func removeCanaryAccount(t *testing.T, cfg *rest.Config) {
 	}
 }
 
+// garbage is an answer with what is no token.
+const garbage = `{"kind":"TokenRequest","apiVersion":"authentication.k8s.io/v1","status":{"token":"garbage"}}`
+
 // authenticated is a review that accepts a token.
 const authenticated = `{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1","status":{"authenticated":true}}`
+
+func TestProofOfAServerWithoutAHost(t *testing.T) {
+	proof, err := (&controlplane.Prover{}).Prove(t.Context(), controlplane.Question{Config: &rest.Config{Host: "://"}})
+	if err == nil || !strings.Contains(err.Error(), "making a client for ://") || proof.SigningKeyID != "" {
+		t.Errorf("%+v, %v", proof, err)
+	}
+}
 
 // TestProofOfAServerThatHangs must come to its end.
 func TestProofOfAServerThatHangs(t *testing.T) {

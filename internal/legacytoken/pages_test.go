@@ -5,8 +5,10 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -88,9 +90,43 @@ func TestPagesCancelled(t *testing.T) {
 			t.Fatalf("read %v, %v, want from %d on", items, err, want)
 		}
 	}
+	refused := numbers(map[string]error{"": expired("")})
+	if _, err := refused.read(t.Context()); err == nil || errors.Is(err, errRestart) {
+		t.Errorf("the first page has expired, which cannot be: %v", err)
+	}
 	ended := numbers(nil)
 	if _, err := ended.read(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("read with an ended context: %v", err)
+	}
+}
+
+// TestPageAheadOfAPassThatEnds ends a pass while the next page is read ahead for it. The next pass reads that page.
+func TestPageAheadOfAPassThatEnds(t *testing.T) {
+	p := numbers(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	list := p.list
+	var running atomic.Int32
+	begun := make(chan struct{})
+	p.list = func(c context.Context, o metav1.ListOptions) ([]int, string, error) {
+		running.Add(1)
+		defer running.Add(-1)
+		if c == ctx && o.Continue != "" {
+			close(begun)
+			<-c.Done()
+		}
+		return list(c, o)
+	}
+	p.settle() // nothing is under way yet
+	if _, err := p.read(ctx); err != nil {
+		t.Fatal(err)
+	}
+	<-begun
+	cancel()
+	if p.settle(); running.Load() > 0 {
+		t.Error("a page is still being read")
+	}
+	if items, err := p.read(t.Context()); err != nil || !slices.Equal(items, []int{3, 4, 5}) {
+		t.Errorf("read %v, %v, want the second page", items, err)
 	}
 }
 
@@ -105,8 +141,14 @@ func TestWriteOrder(t *testing.T) {
 			t.Errorf("%q is before 2.10: %v, want %v", test.told, got, test.before)
 		}
 	}
-	if w := (write{version: 12, resourceVersion: 34}); parseWrite(w.String()) != w {
-		t.Errorf("%q is not read back", w)
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "34"}}
+	if w := writeOf(12, s); w.String() != "12.34" || parseWrite("12.34") != w {
+		t.Errorf("%q is not 12.34, or not read back", w)
+	}
+	for _, bad := range []string{"", "2", "2.x", "x.9", "2.-1"} {
+		if w := parseWrite(bad); w != (write{}) {
+			t.Errorf("%q is read as %s", bad, w)
+		}
 	}
 }
 
@@ -129,6 +171,47 @@ func TestColumn(t *testing.T) {
 		values, err := c.in(t.Context(), want.namespace)
 		if err != nil || !slices.Equal(values[want.name], want.values) {
 			t.Errorf("%s/%s = %v, %v, want %v", want.namespace, want.name, values[want.name], err, want.values)
+		}
+	}
+}
+
+// TestColumnGoesOn asks for a namespace again after an error, and has the list begin again in the middle of one: each
+// item is there once.
+func TestColumnGoesOn(t *testing.T) {
+	failure := errors.New("failure")
+	all := []item[int]{{"a", "x", 1}, {"b", "x", 2}, {"b", "x", 3}, {"b", "y", 4}, {"c", "x", 5}}
+	for name, test := range map[string]struct {
+		err   error // of the request that would go on in namespace b
+		fails bool
+	}{
+		"no error": {nil, false}, "failure": {failure, true}, "expired": {expired(""), false},
+	} {
+		left := test.err
+		list := func(_ context.Context, o metav1.ListOptions) ([]item[int], string, error) {
+			i, _ := strconv.Atoi(o.Continue)
+			if i == 2 && left != nil {
+				err := left
+				left = nil
+				return nil, "", err
+			}
+			if i+1 == len(all) {
+				return all[i:], "", nil
+			}
+			return all[i : i+1], strconv.Itoa(i + 1), nil
+		}
+		c := &column[int]{pages: &pages[item[int]]{what: "items", list: list, limit: 1}}
+		if _, err := c.in(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+		values, err := c.in(t.Context(), "b")
+		if (err != nil) != test.fails || test.fails && !errors.Is(err, failure) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err != nil {
+			values, err = c.in(t.Context(), "b")
+		}
+		if err != nil || !slices.Equal(values["x"], []int{2, 3}) || !slices.Equal(values["y"], []int{4}) {
+			t.Errorf("%s: %v, %v", name, values, err)
 		}
 	}
 }

@@ -1,8 +1,10 @@
 package legacytoken
 
 import (
+	"crypto"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -14,8 +16,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/podtokens"
 	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/token"
 )
 
 func TestProven(t *testing.T) {
@@ -151,12 +155,14 @@ func TestUses(t *testing.T) {
 		{"both", corev1.Container{VolumeMounts: []corev1.VolumeMount{whole}, EnvFrom: from}, "mounted environment"},
 	}
 	for _, test := range tests {
-		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"}}
+		created := metav1.NewTime(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", CreationTimestamp: created}}
 		pod.Spec.Volumes, pod.Spec.Containers = volumes, []corev1.Container{test.container}
 		pod.Annotations = map[string]string{v1alpha1.AnnotationTokenRefreshed: "2.7"}
 		var got []string
 		for _, u := range appendUses(nil, pod) {
-			if u.namespace != "ns" || u.name != "s" || u.value.pod != "p" || u.value.told != (write{version: 2, resourceVersion: 7}) {
+			if u.namespace != "ns" || u.name != "s" || u.value.pod != "p" || u.value.told != (write{version: 2, resourceVersion: 7}) ||
+				!u.value.created.Equal(created.Time) {
 				t.Errorf("%s: %+v", test.name, u)
 			}
 			if u.value.mounted {
@@ -170,8 +176,8 @@ func TestUses(t *testing.T) {
 			t.Errorf("%s: %q, want %q", test.name, joined, test.want)
 		}
 		pod.DeletionTimestamp = &metav1.Time{}
-		if uses := appendUses(nil, pod); len(uses) != 0 {
-			t.Errorf("%s, ending: %+v", test.name, uses)
+		if uses := appendUses(make([]item[use], 1), pod); len(uses) != 1 {
+			t.Errorf("%s, ending: %+v, want the one of another pod", test.name, uses)
 		}
 	}
 }
@@ -193,7 +199,7 @@ func TestCollect(t *testing.T) {
 func TestRecord(t *testing.T) {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "s"}}
 	uses := []use{{pod: "a"}, {pod: "b", copied: podtokens.SubPath}, {pod: "c", copied: podtokens.Environment}}
-	problem := problemOf(secret, Immutable, "")
+	problem := problemOf(secret, Immutable, "detail")
 	for name, test := range map[string]struct {
 		done outcome
 		want Result
@@ -208,7 +214,12 @@ func TestRecord(t *testing.T) {
 		w := &walk{}
 		w.record(task{secret: secret, uses: uses}, test.done)
 		got := w.result
-		if len(got.Copies) != got.Copied || len(got.Blocked) != got.Stale {
+		copies := []Copy{
+			{Namespace: "ns", Pod: "b", Secret: "s", By: podtokens.SubPath},
+			{Namespace: "ns", Pod: "c", Secret: "s", By: podtokens.Environment},
+		}
+		blocked := []Problem{{Namespace: "ns", Name: "s", Reason: Immutable, Detail: "detail"}}
+		if !slices.Equal(got.Copies, copies[:got.Copied]) || !slices.Equal(got.Blocked, blocked[:got.Stale]) {
 			t.Errorf("%s: named are %+v", name, got)
 		}
 		got.Copies, got.Blocked = nil, nil
@@ -288,7 +299,42 @@ func TestResignLeavesWhatWasRead(t *testing.T) {
 	if target.judge(got) != fresh || got.Annotations[corev1.ServiceAccountUIDKey] != "new-uid" || got.ManagedFields != nil {
 		t.Errorf("re-signed: %+v", got.ObjectMeta)
 	}
+	claims, err := token.Verify(string(got.Data["token"]), set(t, is), token.Expect{Issuer: token.LegacyIssuer, Now: time.Now()})
+	if want := (token.Legacy{
+		Namespace: "ns", SecretName: "s", ServiceAccountName: "robot", ServiceAccountUID: "new-uid",
+	}); err != nil || claims.Legacy == nil || *claims.Legacy != want {
+		t.Errorf("the claims are %+v (%v), want %+v", claims.Legacy, err, want)
+	}
 	if target.judge(read) != stale || read.Annotations[corev1.ServiceAccountUIDKey] != "" || len(read.ManagedFields) != 1 {
 		t.Errorf("what was read has changed: %+v", read.ObjectMeta)
+	}
+}
+
+func set(t *testing.T, k keystore.KeyPair) jwks.Set {
+	t.Helper()
+	key, err := jwks.NewKey(k.Signer.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := jwks.NewSet(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// broken is a key that does not sign.
+type broken struct{ crypto.Signer }
+
+func (broken) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("the key is away")
+}
+
+func TestResignWithABrokenKey(t *testing.T) {
+	k := generate(t, 2, jwks.ES256)
+	read := legacySecret(t, k, "ns", "s", "robot", "uid")
+	k.Signer = broken{k.Signer}
+	if got, err := targetOf(t, k).resign(read, "uid"); err == nil || got != nil {
+		t.Errorf("re-signed: %v, %v", got, err)
 	}
 }
