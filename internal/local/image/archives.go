@@ -1,6 +1,8 @@
 package image
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -43,7 +45,7 @@ func EnsureArchives(dir, binDir string) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("building image %s: %w\nhint: run `make build`", a.reference, err)
+			return hint.Errorf("run `make build`", "building image %s: %w", a.reference, err)
 		}
 	}
 	return nil
