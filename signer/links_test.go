@@ -14,7 +14,7 @@ const module = "github.com/keyturn/keyturn/"
 var (
 	keydirLinks = []string{
 		module + "signer/keydir", module + "internal/signer/pkcs11uri", module + "internal/strictjson", module + "jwks",
-		module + "token", "github.com/fsnotify/fsnotify", "golang.org/x/sys",
+		module + "token", module + "internal/hint", "github.com/fsnotify/fsnotify", "golang.org/x/sys",
 	}
 	signerLinks = append(slices.Clone(keydirLinks), module+"signer", module+"internal/signer/backend",
 		"google.golang.org/grpc", "google.golang.org/genproto/googleapis/rpc/status", "google.golang.org/protobuf",
@@ -22,7 +22,7 @@ var (
 		"github.com/prometheus/client_golang", "github.com/prometheus/client_model", "github.com/prometheus/common",
 		"github.com/prometheus/procfs", "github.com/beorn7/perks", "github.com/cespare/xxhash", "github.com/munnerz/goautoneg", "go.yaml.in/yaml/v2",
 	)
-	programLinks = append(slices.Clone(signerLinks), module+"cmd/keyturn-signer", module+"internal/signer",
+	programLinks = append(slices.Clone(signerLinks), module+"cmd/keyturn-signer", module+"internal/signer", module+"internal/daemon",
 		"github.com/miekg/pkcs11", "github.com/klauspost/compress",
 	)
 )
