@@ -14,7 +14,7 @@ const module = "github.com/keyturn/keyturn/"
 var (
 	keydirLinks = []string{
 		module + "signer/keydir", module + "internal/signer/pkcs11uri", module + "internal/strictjson", module + "jwks",
-		module + "token", "github.com/fsnotify/fsnotify", "golang.org/x/sys",
+		module + "token", module + "internal/hint", "github.com/fsnotify/fsnotify", "golang.org/x/sys",
 	}
 	ledgerLinks = []string{module + "signer/ledger", "golang.org/x/sys"}
 	signerLinks = append(slices.Clone(keydirLinks), module+"signer", module+"signer/ledger", module+"internal/signer/backend",
@@ -23,7 +23,7 @@ var (
 		"github.com/prometheus/client_golang", "github.com/prometheus/client_model", "github.com/prometheus/common",
 		"github.com/prometheus/procfs", "github.com/beorn7/perks", "github.com/cespare/xxhash", "github.com/munnerz/goautoneg", "go.yaml.in/yaml/v2",
 	)
-	programLinks = append(slices.Clone(signerLinks), module+"cmd/keyturn-signer", module+"internal/signer",
+	programLinks = append(slices.Clone(signerLinks), module+"cmd/keyturn-signer", module+"internal/signer", module+"internal/daemon",
 		"github.com/miekg/pkcs11", "github.com/klauspost/compress",
 	)
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	externaljwt "k8s.io/externaljwt/apis/v1"
 
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/signer/keydir"
 )
 
@@ -212,7 +214,8 @@ func (s *Signer) keepLast(err error) {
 		return
 	}
 	s.lastBad = err.Error()
-	s.opts.Log.Error("the key directory is bad, and the last good key set is kept", "error", err, "serving", s.set.Load() != nil)
+	s.opts.Log.Error("the key directory is bad, and the last good key set is kept",
+		slog.Any("error", err), hint.Attr(err), slog.Bool("serving", s.set.Load() != nil))
 }
 
 // describe names the keys without any of their bytes.

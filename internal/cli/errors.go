@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/keyturn/keyturn/internal/config"
+	"github.com/keyturn/keyturn/internal/hint"
 )
 
 // The exit codes of gkectl.
@@ -46,10 +47,9 @@ func exitCodes() *cobra.Command {
 	}
 }
 
-// exitError is an error with its exit code and what to do about it.
+// exitError is an error with its exit code.
 type exitError struct {
 	code int
-	hint string
 	err  error
 }
 
@@ -57,18 +57,18 @@ func (e *exitError) Error() string { return e.err.Error() }
 func (e *exitError) Unwrap() error { return e.err }
 
 // usage is an error in what was given to gkectl.
-func usage(hint, format string, args ...any) error {
-	return &exitError{code: ExitUsage, hint: hint, err: fmt.Errorf(format, args...)}
+func usage(advice, format string, args ...any) error {
+	return &exitError{code: ExitUsage, err: hint.Errorf(advice, format, args...)}
 }
 
 // refused is an error in what is asked of a cluster in its state.
-func refused(hint, format string, args ...any) error {
-	return &exitError{code: ExitRefused, hint: hint, err: fmt.Errorf(format, args...)}
+func refused(advice, format string, args ...any) error {
+	return &exitError{code: ExitRefused, err: hint.Errorf(advice, format, args...)}
 }
 
 // failed is any other error with a hint.
-func failed(hint, format string, args ...any) error {
-	return &exitError{code: ExitFailed, hint: hint, err: fmt.Errorf(format, args...)}
+func failed(advice, format string, args ...any) error {
+	return &exitError{code: ExitFailed, err: hint.Errorf(advice, format, args...)}
 }
 
 // report tells the user about an error and returns its exit code.
@@ -82,13 +82,13 @@ func (a *app) report(ctx context.Context, err error) int {
 		form = "Exit with error:\n%s\n"
 	}
 	fmt.Fprintf(a.Err, form, e)
-	if e.hint != "" {
-		fmt.Fprintf(a.Err, "hint: %s\n", e.hint)
+	if advice := hint.Of(e); advice != "" {
+		fmt.Fprintf(a.Err, "hint: %s\n", advice)
 	}
 	return e.code
 }
 
-// explain finds the exit code of an error, and a hint if it has none.
+// explain finds the exit code of an error, and a hint if neither it nor what it wraps has one.
 func explain(ctx context.Context, err error) *exitError {
 	var e *exitError
 	var status apierrors.APIStatus
@@ -101,15 +101,23 @@ func explain(ctx context.Context, err error) *exitError {
 		return &exitError{code: ExitInterrupted, err: errors.New("interrupted")}
 	case deniedByPolicy(err):
 		errors.As(err, &status)
-		return &exitError{code: ExitRefused, err: errors.New(status.Status().Message), hint: "wait until the cluster is ready; `gkectl list clusters` shows it"}
+		return advise(ExitRefused, "wait until the cluster is ready; `gkectl list clusters` shows it", errors.New(status.Status().Message))
 	case apierrors.IsInvalid(err):
-		return &exitError{code: ExitUsage, err: err, hint: "correct the configuration file; `gkectl check-config` checks it without changing anything"}
+		return advise(ExitUsage, "correct the configuration file; `gkectl check-config` checks it without changing anything", err)
 	case errors.As(err, &status):
 		return &exitError{code: ExitFailed, err: err}
 	case errors.As(err, &urlError), errors.As(err, &netError):
-		return &exitError{code: ExitFailed, err: err, hint: "the admin cluster does not answer; `gkectl create admin` starts what is missing of a local one"}
+		return advise(ExitFailed, "the admin cluster does not answer; `gkectl create admin` starts what is missing of a local one", err)
 	}
 	return &exitError{code: ExitFailed, err: err}
+}
+
+// advise gives an error an exit code, and a hint unless it has one.
+func advise(code int, advice string, err error) *exitError {
+	if hint.Of(err) == "" {
+		err = hint.Errorf(advice, "%w", err)
+	}
+	return &exitError{code: code, err: err}
 }
 
 // deniedByPolicy says that a ValidatingAdmissionPolicy of the admin cluster refused a request. RBAC refuses with

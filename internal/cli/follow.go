@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/hint"
 )
 
 // errWaitOver is the cause of a context whose time to wait is over.
@@ -37,11 +38,9 @@ func (a *app) follow(ctx context.Context, c admin, name string, w waiting, look 
 	err := f.run(ctx)
 	f.progress.end()
 	if errors.Is(context.Cause(ctx), errWaitOver) {
-		return &exitError{
-			code: ExitTimeout,
-			hint: fmt.Sprintf("it goes on by itself; `gkectl describe clusters --cluster %s` shows how far it is", name),
-			err:  fmt.Errorf("user cluster %s was not done after %s; last seen: %s", name, w.timeout, f.progress.text()),
-		}
+		advice := fmt.Sprintf("it goes on by itself; `gkectl describe clusters --cluster %s` shows how far it is", name)
+		return &exitError{code: ExitTimeout, err: hint.Errorf(advice,
+			"user cluster %s was not done after %s; last seen: %s", name, w.timeout, f.progress.text())}
 	}
 	return err
 }

@@ -6,12 +6,16 @@ import (
 	"strconv"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/controlplane/controlplanetest"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/keystore/keystoretest"
+	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/nodes/nodestest"
 )
 
 // TestControlPlaneOfTheTests holds the control planes that the controller's tests drive to the contract of real ones.
@@ -82,6 +86,47 @@ func (s *site) conforming(p plane) controlplanetest.Cluster {
 				c.servers = append(c.servers, x)
 			})
 			return name
+		},
+	}
+}
+
+// TestPoolsOfTheTests holds the node pools that the controller's tests drive to the contract of real ones.
+func TestPoolsOfTheTests(t *testing.T) {
+	nodestest.RunAdapter(t, nodestest.AdapterFixture{New: func(t *testing.T) nodestest.Cluster {
+		s, key := newSite(t), client.ObjectKey{Namespace: "test", Name: "blue"}
+		return s.conformingPools(key)
+	}})
+}
+
+// conformingPools is what the suite may do to node pools.
+func (s *site) conformingPools(key client.ObjectKey) nodestest.Cluster {
+	return nodestest.Cluster{
+		Open: func(_ *testing.T, wanted ...v1alpha1.NodePool) nodes.Adapter {
+			uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
+			uc.Spec.Infrastructure.Local = &v1alpha1.LocalInfrastructure{NodePools: wanted}
+			return pools{s, uc}
+		},
+		Fail: func(_ *testing.T, fault nodestest.Fault) {
+			s.fault = func() keystoretest.Fault {
+				once := fault
+				fault = nodestest.None
+				return map[nodestest.Fault]keystoretest.Fault{
+					nodestest.Failed: keystoretest.Failed, nodestest.FailedButPersisted: keystoretest.FailedButPersisted,
+				}[once]
+			}
+		},
+		Vanish: func(_ *testing.T, name string) {
+			s.with(key, func(c *userCluster) {
+				i := slices.IndexFunc(c.nodes, func(n nodes.Node) bool { return n.Name == name })
+				c.nodes[i].Ready, c.nodes[i].Deleting = false, true // what is left is to be deleted
+			})
+		},
+		Join: func(_ *testing.T, name string) {
+			s.with(key, func(c *userCluster) { c.nodes = append(c.nodes, nodes.Node{Name: name, Ready: true}) })
+		},
+		Blind: func(*testing.T) func() {
+			s.with(key, func(c *userCluster) { c.unseen = true })
+			return func() { s.with(key, func(c *userCluster) { c.unseen = false }) }
 		},
 	}
 }

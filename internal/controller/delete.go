@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
@@ -78,7 +79,7 @@ func (r *Reconciler) leaveVerifiers(ctx context.Context, uc *v1alpha1.UserCluste
 		err = errors.Join(err, fmt.Errorf("keys are left at %s, waiting for %s", p.Name, p.WaitingFor))
 	}
 	if err != nil {
-		r.event(uc, corev1.EventTypeWarning, "PublishedKeysLeft", err.Error())
+		r.event(uc, corev1.EventTypeWarning, "PublishedKeysLeft", hint.Line(err))
 		r.Log.WarnContext(ctx, "published keys are left", "cluster", uc.Name, "error", err)
 	}
 	return nil

@@ -80,6 +80,8 @@ type userCluster struct {
 	made  int // nodes so far
 	// guarded says that a PodDisruptionBudget lets no pod go.
 	guarded bool
+	// unseen means that the nodes cannot be read now.
+	unseen bool
 
 	// tokens are the key versions of the legacy tokens.
 	tokens []int
@@ -387,9 +389,18 @@ func (p plane) Delete(context.Context) (gone bool, err error) {
 // openPools is how the controller opens the nodes of a cluster.
 func (s *site) openPools(uc *v1alpha1.UserCluster) (nodes.Adapter, error) { return pools{s, uc}, nil }
 
-func (p pools) Observe(context.Context, nodes.Keys) (state nodes.State, _ error) {
+func (p pools) Observe(ctx context.Context, keys nodes.Keys) (state nodes.State, err error) {
 	p.with(client.ObjectKeyFromObject(p.uc), func(c *userCluster) {
-		state.Nodes, state.Oldest = slices.Clone(c.nodes), nodes.Oldest(c.nodes)
+		if err = c.readNodes(ctx); err != nil {
+			return
+		}
+		state.Nodes = slices.Clone(c.nodes)
+		for i := range state.Nodes {
+			if state.Nodes[i].Pool == "" {
+				state.Nodes[i].KeyVersion = keys.Next // it has no pods
+			}
+		}
+		state.Oldest = nodes.Oldest(state.Nodes)
 		state.Converged = c.poolsConverged(p.uc.Spec.Infrastructure.Local.NodePools)
 		for _, n := range c.nodes {
 			if n.Deleting && c.guarded {
@@ -397,13 +408,32 @@ func (p pools) Observe(context.Context, nodes.Keys) (state nodes.State, _ error)
 				state.Blocked = true
 			}
 		}
+		if !state.Converged && state.Waiting == "" {
+			state.Waiting = "nodes to come and go"
+		}
 	})
-	return state, nil
+	return state, err
 }
 
-// poolsConverged reports whether each pool has its replicas, and there is no other node.
+// readNodes fails when nobody waits any more, or the nodes cannot be read.
+func (c *userCluster) readNodes(ctx context.Context) error {
+	if c.unseen {
+		return errHidden
+	}
+	return ctx.Err()
+}
+
+// isOurs reports whether Keyturn made a node.
+func isOurs(n nodes.Node) bool { return n.Pool != "" }
+
+// poolsConverged reports whether each pool has its replicas, and there is no other node of ours.
 func (c *userCluster) poolsConverged(wanted []v1alpha1.NodePool) bool {
-	left := len(c.nodes)
+	left := 0
+	for _, n := range c.nodes {
+		if isOurs(n) {
+			left++
+		}
+	}
 	for _, p := range wanted {
 		ready := 0
 		for _, n := range c.nodes {
@@ -419,9 +449,9 @@ func (c *userCluster) poolsConverged(wanted []v1alpha1.NodePool) bool {
 	return left == 0
 }
 
-func (p pools) Converge(_ context.Context, keys nodes.Keys) error {
-	return p.write(client.ObjectKeyFromObject(p.uc), func(c *userCluster) {
-		if c.finishNode() {
+func (p pools) Converge(ctx context.Context, keys nodes.Keys) (err error) {
+	failed := p.write(client.ObjectKeyFromObject(p.uc), func(c *userCluster) {
+		if err = c.readNodes(ctx); err != nil || c.finishNode() {
 			return
 		}
 		for _, pool := range p.uc.Spec.Infrastructure.Local.NodePools {
@@ -430,6 +460,7 @@ func (p pools) Converge(_ context.Context, keys nodes.Keys) error {
 			}
 		}
 	})
+	return errors.Join(err, failed)
 }
 
 // finishNode does the next step of a node that is coming or going, if there is one.
@@ -474,13 +505,17 @@ func (c *userCluster) replaceNode(pool v1alpha1.NodePool, version int) bool {
 	return true
 }
 
-func (p pools) Delete(context.Context) (gone bool, err error) {
-	err = p.write(client.ObjectKeyFromObject(p.uc), func(c *userCluster) {
-		gone = len(c.nodes) == 0
-		if !gone {
-			c.nodes = c.nodes[1:]
+func (p pools) Delete(ctx context.Context) (gone bool, err error) {
+	failed := p.write(client.ObjectKeyFromObject(p.uc), func(c *userCluster) {
+		if err = c.readNodes(ctx); err != nil {
+			return
+		}
+		i := slices.IndexFunc(c.nodes, isOurs)
+		if gone = i < 0; !gone {
+			c.nodes = slices.Delete(c.nodes, i, i+1)
 		}
 	})
+	err = errors.Join(err, failed)
 	return gone && err == nil, err
 }
 

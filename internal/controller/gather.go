@@ -11,6 +11,7 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/fleet"
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/rotation"
@@ -136,14 +137,14 @@ func (r *Reconciler) proveOne(
 ) {
 	cfg, err := a.Config(ctx, s.Name)
 	if err != nil {
-		s.Waiting = err.Error()
+		s.Waiting = hint.Line(err)
 		return
 	}
 	proof, err := r.Prove(ctx, controlplane.Question{
 		Cluster: uc.UID, Config: cfg, Keys: keys, External: s.Running.External,
 	})
 	if err != nil {
-		s.Waiting = err.Error()
+		s.Waiting = hint.Line(err)
 		return
 	}
 	s.Accepts, s.Refuses, s.Signs, s.Foreign = proof.Accepts, proof.Refuses, proof.Signs, proof.Foreign

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/fleet"
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/rotation"
 )
@@ -48,7 +49,7 @@ func (p publication) observed() rotation.Publication {
 		Name: p.publisher.Name(), Accepts: p.seen.Accepts, Refuses: p.seen.Refuses, SureAt: p.seen.SureAt, Waiting: p.seen.Waiting,
 	}
 	if p.err != nil {
-		o.Waiting = p.err.Error()
+		o.Waiting = hint.Line(p.err)
 	}
 	return o
 }
@@ -182,7 +183,7 @@ func (r *Reconciler) withdraw(
 		r.Log.WarnContext(ctx, "removing what was published", "cluster", uc.Name, "destination", name, "error", p.err)
 		left = append(left, v1alpha1.PublicationStatus{
 			Name:       name,
-			WaitingFor: "its documents to be removed, since the spec does not name it any more: " + p.err.Error(),
+			WaitingFor: "its documents to be removed, since the spec does not name it any more: " + hint.Line(p.err),
 		})
 	}
 	return left

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/printable"
 	"github.com/keyturn/keyturn/internal/rotation"
@@ -86,8 +87,9 @@ func (r *Reconciler) writeStatus(ctx context.Context, before, uc *v1alpha1.UserC
 // patchError tells of a round that could observe nothing, and returns err.
 func (r *Reconciler) patchError(ctx context.Context, uc *v1alpha1.UserCluster, err error) error {
 	before := uc.DeepCopy()
-	uc.Status.KSASigningKey.WaitingFor = err.Error()
-	reason, message := v1alpha1.ReasonCreateOrUpdate, err.Error()
+	text := hint.Line(err)
+	uc.Status.KSASigningKey.WaitingFor = text
+	reason, message := v1alpha1.ReasonCreateOrUpdate, text
 	if needsAction(err) {
 		reason, message = v1alpha1.ReasonRotationBlocked, "Blocked: "+message
 	}

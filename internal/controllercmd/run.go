@@ -3,6 +3,9 @@
 package controllercmd
 
 import (
+	"github.com/keyturn/keyturn/internal/daemon"
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"context"
 	"errors"
 	"flag"
@@ -52,22 +55,11 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	return f, errors.Join(f.local.check(), f.manager.validate())
 }
 
-// Run runs the command until ctx ends. It returns the exit code: 0 at the end, 1 after a failure, 2 after bad flags.
+// Run runs the command until ctx ends, and returns its exit code.
 func Run(ctx context.Context, args []string, stderr io.Writer) int {
-	f, err := parse(args, stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return 0
-	}
-	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "Error: %v\nhint: see keyturn-controller --help\n", err)
-		return 2
-	}
-	log := slog.New(slog.NewJSONHandler(stderr, nil))
-	if err := serve(ctx, f, log); err != nil {
-		log.Error("keyturn-controller ends", "error", err)
-		return 1
-	}
-	return 0
+	return daemon.Program[flags]{Name: "keyturn-controller", Parse: parse, Work: func(f flags, log *slog.Logger) error {
+		return serve(ctx, f, log)
+	}}.Run(args, stderr)
 }
 
 // serve runs the controller in this process.
@@ -86,8 +78,8 @@ func clusterConfig(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {
 		cfg, err := rest.InClusterConfig()
 		if err != nil {
-			return nil, fmt.Errorf("reaching the cluster of this pod: %w\n"+
-				"hint: outside a pod, name a kubeconfig by --kubeconfig", err)
+			return nil, hint.Errorf("outside a pod, name a kubeconfig by --kubeconfig",
+				"reaching the cluster of this pod: %w", err)
 		}
 		return cfg, nil
 	}

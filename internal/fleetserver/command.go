@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"github.com/keyturn/keyturn/internal/daemon"
 )
 
 // flags are those of the command.
@@ -79,22 +81,11 @@ func checkListen(listen string) error {
 	return nil
 }
 
-// Run runs the command until ctx ends. It returns the exit code: 0 at the end, 1 after a failure, 2 after bad flags.
+// Run runs the command until ctx ends, and returns its exit code.
 func Run(ctx context.Context, args []string, stderr io.Writer) int {
-	f, err := parse(args, stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return 0
-	}
-	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "Error: %v\nhint: see keyturn-fleet --help\n", err)
-		return 2
-	}
-	log := slog.New(slog.NewJSONHandler(stderr, nil))
-	if err := serve(ctx, f, log); err != nil {
-		log.Error("keyturn-fleet ends", "error", err)
-		return 1
-	}
-	return 0
+	return daemon.Program[flags]{Name: "keyturn-fleet", Parse: parse, Work: func(f flags, log *slog.Logger) error {
+		return serve(ctx, f, log)
+	}}.Run(args, stderr)
 }
 
 func serve(ctx context.Context, f flags, log *slog.Logger) (err error) {

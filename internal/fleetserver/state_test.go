@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/internal/fleetserver"
+	"github.com/keyturn/keyturn/internal/hint"
 )
 
 func TestReopen(t *testing.T) {
@@ -95,7 +96,7 @@ func TestDamage(t *testing.T) {
 			if err == nil {
 				s.Close()
 				t.Errorf("%s of %q was read", path, content)
-			} else if !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "\nhint: ") {
+			} else if !strings.Contains(err.Error(), path) || hint.Of(err) == "" {
 				t.Error(err)
 			}
 			if kept, err := os.ReadFile(path); err != nil || string(kept) != content {

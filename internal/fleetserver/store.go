@@ -1,6 +1,8 @@
 package fleetserver
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -127,7 +129,8 @@ func openStore(path string, now func() time.Time) (*store, error) {
 	}
 	st, err := readState(path)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("reading fleet state %s: %w\nhint: restore the file, or remove it to begin without memberships", path, err), lock.Close())
+		return nil, errors.Join(hint.Errorf("restore the file, or remove it to begin without memberships",
+			"reading fleet state %s: %w", path, err), lock.Close())
 	}
 	s := &store{path: path, now: now, lock: lock}
 	s.current.Store(st)

@@ -1,6 +1,8 @@
 package fleetserver
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
@@ -91,7 +93,8 @@ func openTokens(path string, now func() time.Time) (*tokens, error) {
 		return nil, fmt.Errorf("reading access tokens: %w", err)
 	}
 	if err := t.load(content); err != nil {
-		return nil, fmt.Errorf("reading access tokens from %s: %w\nhint: remove the file; clients then get new access tokens", path, err)
+		return nil, hint.Errorf("remove the file; clients then get new access tokens",
+			"reading access tokens from %s: %w", path, err)
 	}
 	t.sweep()
 	return t, t.rewrite()

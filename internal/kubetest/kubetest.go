@@ -134,7 +134,7 @@ func BinDir() (string, error) {
 	}
 	for _, name := range []string{"etcd", "kube-apiserver"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-			return "", fmt.Errorf("finding the Kubernetes binaries: %w\nhint: run `make kube` to build them, or let KUBEBUILDER_ASSETS name their directory", err)
+			return "", fmt.Errorf("finding the Kubernetes binaries, which `make kube` builds, or KUBEBUILDER_ASSETS names: %w", err)
 		}
 	}
 	return dir, nil

@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/keyturn/keyturn/internal/daemon"
 	"github.com/keyturn/keyturn/internal/local/admincluster"
 	"github.com/keyturn/keyturn/internal/local/datadir"
 )
@@ -53,26 +54,14 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	return f, nil
 }
 
-// Run runs the command until ctx ends. It returns the exit code: 0 at the end, 1 after a failure, 2 after bad flags.
+// Run runs the command until ctx ends, and returns its exit code.
 func Run(ctx context.Context, args []string, stderr io.Writer) int {
-	f, err := parse(args, stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return 0
-	}
-	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "Error: %v\nhint: see keyturn-local --help\n", err)
-		return 2
-	}
-	log := slog.New(slog.NewJSONHandler(stderr, nil))
-	work := serve
-	if f.supervise {
-		work = func(ctx context.Context, _ flags, log *slog.Logger) error { return supervise(ctx, args, stderr, log) }
-	}
-	if err := work(ctx, f, log); err != nil {
-		log.Error("keyturn-local ends", "error", err)
-		return 1
-	}
-	return 0
+	return daemon.Program[flags]{Name: "keyturn-local", Parse: parse, Work: func(f flags, log *slog.Logger) error {
+		if f.supervise {
+			return supervise(ctx, args, stderr, log)
+		}
+		return serve(ctx, f, log)
+	}}.Run(args, stderr)
 }
 
 // serve runs the clusters in this process.

@@ -7,6 +7,8 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"github.com/keyturn/keyturn/internal/hint"
 )
 
 // The exit codes of the command.
@@ -54,6 +56,9 @@ func Main(ctx context.Context, env Env, args []string) int {
 		return ExitOK
 	}
 	fmt.Fprintln(env.Stderr, "keyturn-probe:", err)
+	if advice := hint.Of(err); advice != "" {
+		fmt.Fprintln(env.Stderr, "hint:", advice)
+	}
 	if exit, ok := errors.AsType[exitError](err); ok {
 		return exit.code
 	}

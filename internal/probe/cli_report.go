@@ -1,6 +1,8 @@
 package probe
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"context"
 	"encoding/json"
 	"errors"
@@ -78,8 +80,8 @@ func verdict(s Summary) error {
 		return exitError{code: ExitRefused, error: errors.New("a bound, third-party or workload identity token was refused")}
 	}
 	if unused := s.Unused(); len(unused) > 0 {
-		return failed(fmt.Errorf("no token of kind %v was ever accepted: nothing is proven\n"+
-			"hint: have the pods been running? See `kubectl -n keyturn-probe get pods`", unused))
+		return failed(hint.Errorf("have the pods been running? See `kubectl -n keyturn-probe get pods`",
+			"no token of kind %v was ever accepted: nothing is proven", unused))
 	}
 	return nil
 }

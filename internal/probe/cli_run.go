@@ -1,7 +1,8 @@
 package probe
 
 import (
-	"errors"
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"log/slog"
 	"net"
 
@@ -52,8 +53,8 @@ func inPod(env Env, o *Options) error {
 	o.Pod, o.Namespace, o.Node = env.Getenv("POD_NAME"), env.Getenv("POD_NAMESPACE"), env.Getenv("NODE_NAME")
 	host, port := env.Getenv("KUBERNETES_SERVICE_HOST"), env.Getenv("KUBERNETES_SERVICE_PORT")
 	if o.Pod == "" || o.Namespace == "" || host == "" || port == "" {
-		return errors.New("POD_NAME, POD_NAMESPACE, KUBERNETES_SERVICE_HOST or KUBERNETES_SERVICE_PORT is not set\n" +
-			"hint: run it as a pod, from the output of `keyturn-probe manifests`")
+		return hint.Errorf("run it as a pod, from the output of `keyturn-probe manifests`",
+			"POD_NAME, POD_NAMESPACE, KUBERNETES_SERVICE_HOST or KUBERNETES_SERVICE_PORT is not set")
 	}
 	o.Config = &rest.Config{
 		Host:            "https://" + net.JoinHostPort(host, port),

@@ -1,6 +1,8 @@
 package probe
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"bytes"
 	"context"
 	"encoding/json"
@@ -53,8 +55,9 @@ func (o WorkloadIdentityOptions) validate() error {
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("workload identity lacks %s\nhint: give all of --%s, --%s and --%s, or none",
-			strings.Join(missing, " and "), flagCredentialsFile, flagIdentityCAFile, flagIdentityResource)
+		return hint.Errorf(fmt.Sprintf("give all of --%s, --%s and --%s, or none",
+			flagCredentialsFile, flagIdentityCAFile, flagIdentityResource),
+			"workload identity lacks %s", strings.Join(missing, " and "))
 	}
 	if _, ok := httpsURL(o.Resource); !ok {
 		return fmt.Errorf("resource %q of the workload identity is not an https URL", o.Resource)

@@ -275,8 +275,8 @@ func TestWorkloadIdentityOptions(t *testing.T) {
 	}{
 		"all":              {valid, ""},
 		"none":             {WorkloadIdentityOptions{}, ""},
-		"two are missing":  {WorkloadIdentityOptions{Resource: valid.Resource}, "lacks --workload-identity-credentials-file and --workload-identity-ca-file\nhint"},
-		"no resource":      {WorkloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CAFile}, "lacks --workload-identity-resource\nhint"},
+		"two are missing":  {WorkloadIdentityOptions{Resource: valid.Resource}, "lacks --workload-identity-credentials-file and --workload-identity-ca-file"},
+		"no resource":      {WorkloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CAFile}, "lacks --workload-identity-resource"},
 		"a bad resource":   {WorkloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CAFile, Resource: "http://r"}, `"http://r" of the workload identity is not an https URL`},
 		"no such CA file":  {WorkloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: "/no", Resource: valid.Resource}, "certificates of the security token service"},
 		"no certificates":  {WorkloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CredentialsFile, Resource: valid.Resource}, "holds none"},

@@ -9,12 +9,14 @@ import (
 	"net/http"
 
 	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/hint"
 )
 
 // failure is the body of an answer with any other status than 200.
 type failure struct {
-	// Message is the whole text of the error, hints included.
 	Message string `json:"message"`
+	// Hint says what to do about the error; empty when it says nothing of that.
+	Hint string `json:"hint,omitempty"`
 	// Is names what callers may test the error for: see kinds.
 	Is []string `json:"is,omitempty"`
 }
@@ -30,7 +32,7 @@ var kinds = map[string]error{
 
 // failureOf is an error as it crosses.
 func failureOf(err error) failure {
-	f := failure{Message: err.Error()}
+	f := failure{Message: err.Error(), Hint: hint.Of(err)}
 	for name, kind := range kinds {
 		if errors.Is(err, kind) {
 			f.Is = append(f.Is, name)
@@ -41,17 +43,20 @@ func failureOf(err error) failure {
 
 // callError is an error of an adapter on the other side.
 type callError struct {
-	message string
-	kinds   []error
+	message, hint string
+	kinds         []error
 }
 
 func (e *callError) Error() string { return e.message }
+
+// Hint is the hint of the error on the other side.
+func (e *callError) Hint() string { return e.hint }
 
 // Unwrap lets errors.Is find what the error was on the other side.
 func (e *callError) Unwrap() []error { return e.kinds }
 
 func (f failure) err() error {
-	e := &callError{message: f.Message}
+	e := &callError{message: f.Message, hint: f.Hint}
 	for _, name := range f.Is {
 		if kind, ok := kinds[name]; ok {
 			e.kinds = append(e.kinds, kind)

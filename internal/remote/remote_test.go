@@ -19,6 +19,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/remote"
@@ -99,11 +100,12 @@ func TestErrorsCross(t *testing.T) {
 		err error
 		is  []error
 	}{
-		"of no kind": {errors.New("no haproxy on this host\nhint: install the package haproxy"), nil},
-		"stale":      {fmt.Errorf("converging: %w", controlplane.ErrStale), sentinels[:1]},
-		"no ledger":  {controlplane.ErrNoLedger, sentinels[4:]},
-		"deadline":   {context.DeadlineExceeded, sentinels[1:2]},
-		"joined":     {errors.Join(fmt.Errorf("a: %w", fs.ErrNotExist), controlplane.ErrStale), []error{fs.ErrNotExist, controlplane.ErrStale}},
+		"of no kind":  {errors.New("no haproxy on this host"), nil},
+		"with a hint": {fmt.Errorf("balancing: %w", hint.Errorf("install haproxy", "it is missing: %w", fs.ErrNotExist)), []error{fs.ErrNotExist}},
+		"stale":       {fmt.Errorf("converging: %w", controlplane.ErrStale), sentinels[:1]},
+		"no ledger":   {controlplane.ErrNoLedger, sentinels[4:]},
+		"deadline":    {context.DeadlineExceeded, sentinels[1:2]},
+		"joined":      {errors.Join(fmt.Errorf("a: %w", fs.ErrNotExist), controlplane.ErrStale), []error{fs.ErrNotExist, controlplane.ErrStale}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := remotetest.Serve(t, serving(plane{
@@ -112,6 +114,9 @@ func TestErrorsCross(t *testing.T) {
 			err := client.ControlPlane(cluster()).Converge(t.Context(), controlplane.Target{}, nil)
 			if err == nil || err.Error() != c.err.Error() {
 				t.Errorf("got %v, want %v", err, c.err)
+			}
+			if got, want := hint.Of(err), hint.Of(c.err); got != want {
+				t.Errorf("its hint is %q, want %q", got, want)
 			}
 			for _, kind := range sentinels {
 				if errors.Is(err, kind) != slices.Contains(c.is, kind) {

@@ -1,6 +1,8 @@
 package keydir
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"fmt"
 	"io/fs"
 	"os"
@@ -26,11 +28,11 @@ var (
 func (a access) check(info fs.FileInfo) error {
 	self := os.Geteuid()
 	if uid := owner(info); uid != self && uid != 0 {
-		return fmt.Errorf("it belongs to user %d\nhint: it must belong to root or to user %d", uid, self)
+		return hint.Errorf(fmt.Sprintf("it must belong to root or to user %d", self), "it belongs to user %d", uid)
 	}
 	if perm := info.Mode().Perm(); perm&a.forbidden != 0 {
-		return fmt.Errorf("its mode %04o lets others %s it\n"+
-			"hint: chmod go= it; in a Secret volume, set defaultMode 0400", perm, a.verb)
+		return hint.Errorf("chmod go= it; in a Secret volume, set defaultMode 0400",
+			"its mode %04o lets others %s it", perm, a.verb)
 	}
 	return nil
 }

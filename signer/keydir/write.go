@@ -1,6 +1,8 @@
 package keydir
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"bytes"
 	"crypto/rand"
 	"encoding/json"
@@ -120,7 +122,7 @@ func take(root *os.Root, dir string) error {
 	}
 	if owner(info) != os.Geteuid() {
 		if err := root.Chown(".", os.Geteuid(), os.Getegid()); err != nil {
-			return fmt.Errorf("it belongs to user %d: %w\nhint: remove it", owner(info), err)
+			return hint.Errorf("remove it", "it belongs to user %d: %w", owner(info), err)
 		}
 	}
 	if info.Mode() != fs.ModeDir|0o700 {
@@ -139,7 +141,8 @@ func checkMark(root *os.Root) error {
 		return e.Name() == dataLink || e.Name() == ManifestName || strings.HasPrefix(e.Name(), versionPrefix)
 	}
 	if len(entries) > 0 && !slices.ContainsFunc(entries, marked) {
-		return fmt.Errorf("it was never a key directory: %s is in it\nhint: name a directory of its own", entries[0].Name())
+		return hint.Errorf("name a directory of its own",
+			"it was never a key directory: %s is in it", entries[0].Name())
 	}
 	return nil
 }

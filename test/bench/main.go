@@ -7,6 +7,8 @@
 package main
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"context"
 	"errors"
 	"flag"
@@ -49,14 +51,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitMeasured
 	}
 	if err != nil {
-		fmt.Fprintln(stderr, "Error:", err)
+		tell(stderr, err)
 		return exitUsage
 	}
 	if err := bench(ctx, o, stdout, stderr); err != nil {
-		fmt.Fprintln(stderr, "Error:", err)
+		tell(stderr, err)
 		return exitFailed
 	}
 	return exitMeasured
+}
+
+func tell(stderr io.Writer, err error) {
+	fmt.Fprintln(stderr, "Error:", err)
+	if advice := hint.Of(err); advice != "" {
+		fmt.Fprintln(stderr, "hint:", advice)
+	}
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -90,9 +99,10 @@ func (o *options) complete(rest []string) error {
 	case o.clusters < 4 || o.window <= 0:
 		return errors.New("--clusters must be 4 or more, and --window above zero")
 	case len(o.unknownGroups()) > 0:
-		return fmt.Errorf("--only: unknown %q\nhint: there are %s", o.unknownGroups(), strings.Join(groupNames(), ", "))
+		return hint.Errorf(fmt.Sprintf("there are %s", strings.Join(groupNames(), ", ")),
+			"--only: unknown %q", o.unknownGroups())
 	case os.Geteuid() != 0:
-		return errors.New("a cluster with nodes needs root\nhint: run it as root, for example by sudo")
+		return hint.Errorf("run it as root, for example by sudo", "a cluster with nodes needs root")
 	}
 	o.sample = min(o.sample, o.secrets)
 	for _, dir := range []*string{&o.bin, &o.dir, &o.out} {

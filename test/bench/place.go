@@ -1,6 +1,8 @@
 package main
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"bytes"
 	"context"
 	"errors"
@@ -44,7 +46,7 @@ type place struct {
 
 func newPlace(o options, talk io.Writer) (*place, error) {
 	if _, err := os.Stat(filepath.Join(o.bin, "gkectl")); err != nil {
-		return nil, fmt.Errorf("finding the programs: %w\nhint: run `make build kube` first", err)
+		return nil, hint.Errorf("run `make build kube` first", "finding the programs: %w", err)
 	}
 	dir, err := os.MkdirTemp(o.dir, "keyturn-bench-")
 	if err != nil {

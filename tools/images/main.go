@@ -2,6 +2,8 @@
 package main
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"debug/buildinfo"
 	"flag"
 	"fmt"
@@ -28,6 +30,9 @@ func main() {
 	flag.Parse()
 	if err := build(*from, *out, *repository, *version); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
+		if advice := hint.Of(err); advice != "" {
+			fmt.Fprintln(os.Stderr, "hint:", advice)
+		}
 		os.Exit(1)
 	}
 }
@@ -41,7 +46,7 @@ func build(from, out, repository, version string) error {
 		program := filepath.Join(from, name)
 		info, err := buildinfo.ReadFile(program)
 		if err != nil {
-			return fmt.Errorf("reading %s: %w\nhint: run `make build`", program, err)
+			return hint.Errorf("run `make build`", "reading %s: %w", program, err)
 		}
 		c := image.Config{User: nonRoot, Labels: labels(name, what, version, info)}
 		if err := image.Build(filepath.Join(out, name+".tar"), repository+"/"+name+":"+version, program, c); err != nil {

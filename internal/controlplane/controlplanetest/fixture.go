@@ -20,6 +20,7 @@ type fixture struct {
 	Cluster
 	patience time.Duration
 	external bool
+	fixed    bool
 	keys     []keystore.KeyPair
 }
 

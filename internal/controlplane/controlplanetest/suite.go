@@ -6,6 +6,7 @@ package controlplanetest
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,6 +23,9 @@ type Fixture struct {
 	Patience time.Duration
 	// External means that API servers can have signers.
 	External bool
+	// Fixed means that the API servers are those of the spec as long as the cluster exists: none is removed for good, and
+	// none appears on its own. Instead of Remove and Join, the suite then checks this.
+	Fixed bool
 }
 
 // Cluster is one cluster, and what the suite may do to it. Hooks from Break on may be nil.
@@ -81,10 +85,11 @@ func Run(t *testing.T, f Fixture) {
 		{"FailedButPersisted", func(t *testing.T, f fixture) { testFailed(t, f, FailedButPersisted) }},
 		{"Removed", testRemoved},
 		{"Newcomer", testNewcomer},
+		{"Fixed", testFixed},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.run(t, fixture{
-				Cluster: f.New(t), patience: f.Patience, external: f.External,
+				Cluster: f.New(t), patience: f.Patience, external: f.External, fixed: f.Fixed,
 				keys: []keystore.KeyPair{generate(t, 1, jwks.ES256), generate(t, 2, jwks.RS256)},
 			})
 		})
@@ -293,4 +298,28 @@ func testNewcomer(t *testing.T, f fixture) {
 	}
 	f.give(t, name, switched, 1)
 	f.wantProven(t, switched)
+}
+
+// testFixed has one API server after the other die and not come back: each is listed before, meanwhile and after.
+func testFixed(t *testing.T, f fixture) {
+	if !f.fixed {
+		t.Skip("API servers can come and go: see Removed and Newcomer")
+	}
+	if f.Remove != nil || f.Join != nil {
+		t.Fatal("API servers that can be removed or appear are not fixed")
+	}
+	f.make(t, first)
+	servers := f.servers(t)
+	for _, server := range servers {
+		mend := f.Break(t, server)
+		f.converge(t, controlplane.Target{Keys: published, Next: server, ControllerManagerSign: 1}, f.keys)
+		if now := f.servers(t); !slices.Equal(now, servers) {
+			t.Errorf("while %s does not run, the API servers are %v, want %v", server, now, servers)
+		}
+		mend()
+		f.give(t, server, published, 1)
+	}
+	if now := f.servers(t); !slices.Equal(now, servers) {
+		t.Errorf("the API servers are %v, want %v", now, servers)
+	}
 }

@@ -53,6 +53,8 @@
 package discovery
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"context"
 	"errors"
 	"fmt"
@@ -257,7 +259,7 @@ func (b *Bucket) failed(doing string, err error) error {
 	if errors.Is(err, fleet.ErrForeign) || errors.Is(err, fleet.ErrStale) { // which name what to do
 		return fmt.Errorf("%s %s: %w", doing, b.Name(), err)
 	}
-	return fmt.Errorf("%s %s: %w\nhint: %s", doing, b.Name(), err, hints[b.url.Scheme])
+	return hint.Errorf(hints[b.url.Scheme], "%s %s: %w", doing, b.Name(), err)
 }
 
 var hints = map[string]string{

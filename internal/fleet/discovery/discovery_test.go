@@ -18,6 +18,7 @@ import (
 	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/fleet/discovery"
 	"github.com/keyturn/keyturn/internal/fleet/fleettest"
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/jwks"
 )
@@ -177,7 +178,7 @@ func testForeign(t *testing.T, p place) {
 					t.Errorf("observed %+v and nothing to wait for", o)
 				}
 				err := b.Publish(t.Context(), []keystore.KeyPair{one}, []int{1})
-				if !errors.Is(err, fleet.ErrForeign) || strings.Contains(err.Error(), "hint: ") {
+				if !errors.Is(err, fleet.ErrForeign) || hint.Of(err) != "" {
 					t.Errorf("publishing: %v, want %v without a hint about permissions", err, fleet.ErrForeign)
 				}
 				if err := b.Remove(t.Context()); err != nil {
@@ -479,7 +480,7 @@ func wantErrors(t *testing.T, b *discovery.Bucket, k keystore.KeyPair, want stri
 		"removing from": b.Remove(t.Context()),
 	} {
 		text := fmt.Sprint(err)
-		if !strings.HasPrefix(text, doing+" "+b.Name()+": ") || !strings.Contains(text, "\nhint: ") || !strings.Contains(text, want) {
+		if !strings.HasPrefix(text, doing+" "+b.Name()+": ") || hint.Of(err) == "" || !strings.Contains(text, want) {
 			t.Errorf("%s: %v", doing, err)
 		}
 		if strings.Contains(text, "hunter2") || strings.Contains(text, "sig=") {

@@ -1,6 +1,8 @@
 package admincluster
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"context"
 	"errors"
 	"fmt"
@@ -80,8 +82,8 @@ func (c *Cluster) refuseWithClusters(force bool) error {
 	if err != nil || force || len(names) == 0 {
 		return err
 	}
-	return fmt.Errorf("there are user clusters: %s\nhint: delete them first with `gkectl delete cluster`, or together with the admin cluster by --force",
-		strings.Join(names, ", "))
+	return hint.Errorf("delete them first with `gkectl delete cluster`, or together with the admin cluster by --force",
+		"there are user clusters: %s", strings.Join(names, ", "))
 }
 
 // endLocal ends keyturn-local and returns the lock that it held, the proof that none is left.
@@ -99,7 +101,7 @@ func (c *Cluster) endLocal(ctx context.Context) (io.Closer, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w\nhint: end the keyturn-local that uses %s", err, c.host.Data.Path())
+			return nil, hint.Errorf(fmt.Sprintf("end the keyturn-local that uses %s", c.host.Data.Path()), "%w", err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

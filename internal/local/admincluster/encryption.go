@@ -1,6 +1,8 @@
 package admincluster
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -31,8 +33,8 @@ func (p *parts) ensureSecretsKey() error {
 		return err
 	}
 	if _, err := os.Stat(p.Path("etcd")); !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s is lost, and with it the Secrets of this admin cluster\n"+
-			"hint: restore the file, or delete the admin cluster", path)
+		return hint.Errorf("restore the file, or delete the admin cluster",
+			"%s is lost, and with it the Secrets of this admin cluster", path)
 	}
 	key := make([]byte, 32)
 	rand.Read(key) // never fails

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/local/serve"
 	"github.com/keyturn/keyturn/internal/remote"
 )
@@ -98,7 +99,7 @@ func (n *news) tell(err error) {
 	case text == "":
 		n.log.Info("the processes of the admin cluster can be started again")
 	default:
-		n.log.Error("the admin cluster is not kept up", "error", text)
+		n.log.Error("the admin cluster is not kept up", slog.String("error", text), hint.Attr(err))
 	}
 	n.last = text
 }

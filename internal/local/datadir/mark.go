@@ -1,6 +1,8 @@
 package datadir
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -126,9 +128,10 @@ func checkOwner(dir *os.Root) error {
 	owner, ok := info.Sys().(*syscall.Stat_t)
 	switch {
 	case ok && int(owner.Uid) != os.Geteuid():
-		return fmt.Errorf("it belongs to user %d\nhint: name a directory of your own by --data-dir", owner.Uid)
+		return hint.Errorf("name a directory of your own by --data-dir", "it belongs to user %d", owner.Uid)
 	case info.Mode().Perm()&0o022 != 0:
-		return fmt.Errorf("others may write to it (mode %#o)\nhint: name another directory by --data-dir", info.Mode().Perm())
+		return hint.Errorf("name another directory by --data-dir",
+			"others may write to it (mode %#o)", info.Mode().Perm())
 	}
 	return nil
 }
@@ -154,8 +157,8 @@ func checkUnmarked(dir *os.Root) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("it is not empty and has no %s, so what is in it is not Keyturn's\n"+
-		"hint: name a new or an empty directory by --data-dir", markFile)
+	return hint.Errorf("name a new or an empty directory by --data-dir",
+		"it is not empty and has no %s, so what is in it is not Keyturn's", markFile)
 }
 
 // IsUnused reports whether nothing was ever made in the data directory.

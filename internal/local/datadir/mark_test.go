@@ -33,7 +33,7 @@ func TestDirectoryOfOthersIsRefused(t *testing.T) {
 				return os.Chmod(dir, 0o777) // it cannot be given away
 			}
 			return os.Chown(dir, 12345, 0)
-		}, "hint: name"},
+		}, "it belongs to user"},
 	} {
 		dir := t.TempDir()
 		file := filepath.Join(dir, "images", "wedding.jpg")

@@ -1,6 +1,8 @@
 package datadir
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -102,8 +104,8 @@ func (d *Dir) Find(uc *v1alpha1.UserCluster) (Site, bool, error) {
 	case err != nil:
 		return Site{}, false, err
 	}
-	return Site{}, false, fmt.Errorf("%s exists, but the registry of clusters %s does not list it\nhint: restore the registry",
-		dir, d.RegistryPath())
+	return Site{}, false, hint.Errorf("restore the registry",
+		"%s exists, but the registry of clusters %s does not list it", dir, d.RegistryPath())
 }
 
 // ErrTaken means that a site is another UserCluster's: one of the same name in another admin cluster, or one that had
@@ -114,8 +116,9 @@ func (d *Dir) checkOwner(site Site, uid types.UID) error {
 	if site.UID == uid || site.UID == "" {
 		return nil
 	}
-	return fmt.Errorf("%w: its UID is %s, and not %s\nhint: give one of them another name; or, if that UserCluster is gone "+
-		"and this one takes its place, write the new UID into %s", ErrTaken, site.UID, uid, d.RegistryPath())
+	return hint.Errorf(fmt.Sprintf("give one of them another name; or, if that UserCluster is gone "+
+		"and this one takes its place, write the new UID into %s", d.RegistryPath()),
+		"%w: its UID is %s, and not %s", ErrTaken, site.UID, uid)
 }
 
 // homeOf is the id of the data directory that a cluster was seen to live in; empty when it was not seen yet.
@@ -131,9 +134,8 @@ func (d *Dir) checkHome(cluster, home string) error {
 	if home == "" || home == d.ID() {
 		return nil
 	}
-	return fmt.Errorf("cluster %s lives in the data directory with id %s, and not in %s\n"+
-		"hint: let keyturn-controller use the keyturn-local of the data directory in whose %s that id is",
-		cluster, home, d.path, markFile)
+	return hint.Errorf(fmt.Sprintf("let keyturn-controller use the keyturn-local of the data directory in whose %s that id is", markFile),
+		"cluster %s lives in the data directory with id %s, and not in %s", cluster, home, d.path)
 }
 
 // EnsureSite returns the site of a user cluster and makes one, with the lowest free index, when there is none. A site

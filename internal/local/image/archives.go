@@ -1,6 +1,8 @@
 package image
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -51,7 +53,7 @@ func Ensure(dir, binDir string, archives ...Archive) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("building image %s: %w\nhint: run `make build`", a.Reference, err)
+			return hint.Errorf("run `make build`", "building image %s: %w", a.Reference, err)
 		}
 	}
 	return nil

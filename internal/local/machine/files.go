@@ -1,6 +1,8 @@
 package machine
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -266,7 +268,7 @@ func cniPlugins() (string, error) {
 			return dir, nil
 		}
 	}
-	return "", fmt.Errorf("no CNI plugins in %v\nhint: install the package containernetworking-plugins", places)
+	return "", hint.Errorf("install the package containernetworking-plugins", "no CNI plugins in %v", places)
 }
 
 // encode renders what always encodes: structs and maps of strings, numbers and lists.

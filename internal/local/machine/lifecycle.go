@@ -1,6 +1,8 @@
 package machine
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"context"
 	"errors"
 	"fmt"
@@ -79,7 +81,8 @@ func (s Set) checkFileSystem() error {
 		return fmt.Errorf("looking at the file system of %s: %w", s.Dir, err)
 	}
 	if stat.Type == unix.OVERLAYFS_SUPER_MAGIC {
-		return fmt.Errorf("%s is on an overlay file system, which cannot hold another\nhint: choose a data directory on a disk", s.Dir)
+		return hint.Errorf("choose a data directory on a disk",
+			"%s is on an overlay file system, which cannot hold another", s.Dir)
 	}
 	return nil
 }

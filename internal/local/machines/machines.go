@@ -1,6 +1,8 @@
 package machines
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"context"
 	"errors"
 	"fmt"
@@ -46,8 +48,8 @@ var (
 )
 
 // ErrNeedsRoot means that this host cannot make machines without root.
-var ErrNeedsRoot = errors.New("node pools need root: a node is a sandbox with a network of its own\n" +
-	"hint: run as root, or remove nodePools from the cluster's configuration")
+var ErrNeedsRoot = hint.Errorf("run as root, or remove nodePools from the cluster's configuration",
+	"node pools need root: a node is a sandbox with a network of its own")
 
 // Of returns those of a local user cluster. It reads nothing yet but the registry of sites.
 func Of(h *plane.Host, uc *v1alpha1.UserCluster) (*Machines, error) {
@@ -139,8 +141,8 @@ func (m *Machines) canRun(pool v1alpha1.NodePool) error {
 	case m.site.Dir == "":
 		return errors.New("its cluster has no control plane yet")
 	case m.site.Loopback:
-		return errors.New("its cluster was made without a bridge, and can have no nodes\n" +
-			"hint: delete the cluster and create it again as root")
+		return hint.Errorf("delete the cluster and create it again as root",
+			"its cluster was made without a bridge, and can have no nodes")
 	}
 	for label := range pool.Labels {
 		if !machine.MayRegisterWith(label) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/local/components"
 	"github.com/keyturn/keyturn/internal/local/datadir"
 	"github.com/keyturn/keyturn/internal/local/localtest"
@@ -109,7 +110,7 @@ func TestClusterOfAnotherDataDirectory(t *testing.T) {
 		"Observe": errObserve, "Delete": errDelete, "Config": errConfig,
 		"Converge": there.ControlPlane(uc).Converge(t.Context(), controlplane.Target{}, nil),
 	} {
-		if err == nil || !strings.Contains(err.Error(), here.Data.ID()) || !strings.Contains(err.Error(), "hint: ") {
+		if err == nil || !strings.Contains(err.Error(), here.Data.ID()) || hint.Of(err) == "" {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -138,7 +139,7 @@ func TestClusterOfAnotherAdminCluster(t *testing.T) {
 		"Observe": errObserve, "Config": errConfig,
 		"Converge": h.ControlPlane(other).Converge(t.Context(), controlplane.Target{}, nil),
 	} {
-		if !errors.Is(err, datadir.ErrTaken) || !strings.Contains(err.Error(), "hint: ") {
+		if !errors.Is(err, datadir.ErrTaken) || hint.Of(err) == "" {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

@@ -22,9 +22,11 @@ import (
 
 // TestConformance runs the suite of controlplane.Adapter on real processes, as a client of keyturn-local has them.
 func TestConformance(t *testing.T) {
-	fixture := controlplanetest.Fixture{Patience: 5 * time.Minute}
+	signer := t.TempDir()
+	localtest.Build(t, signer, "../../../cmd/keyturn-signer")
+	fixture := controlplanetest.Fixture{Patience: localtest.Patience, External: true, Fixed: true}
 	fixture.New = func(t *testing.T) controlplanetest.Cluster {
-		h := testHost(t, "", true)
+		h := testHost(t, signer, true)
 		if err := h.Data.Claim(); err != nil {
 			t.Fatal(err)
 		}

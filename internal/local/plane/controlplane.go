@@ -24,6 +24,9 @@ import (
 
 // ControlPlane runs the control plane of one user cluster as processes of this host: API servers that read their keys
 // from files, or ask a signer beside them. It implements controlplane.Adapter.
+//
+// The API servers are as many as the spec has replicas, which cannot be changed: each is listed by its name as long as
+// the cluster exists, whether it runs or not. None can be removed, and none appears on its own.
 type ControlPlane struct {
 	host   *Host
 	uc     *v1alpha1.UserCluster

@@ -1,6 +1,8 @@
 package plane
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -99,7 +101,8 @@ func (p *Plane) checkRecords(v view) error {
 	if err != nil || !begun {
 		return err
 	}
-	return fmt.Errorf("API servers have run, and configured.json is missing from %s\nhint: restore it", p.APIServerKeys(0).Dir)
+	return hint.Errorf("restore it",
+		"API servers have run, and configured.json is missing from %s", p.APIServerKeys(0).Dir)
 }
 
 // refuseStale compares a target with what the control plane holds.

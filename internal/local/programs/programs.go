@@ -1,8 +1,9 @@
 package programs
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -73,8 +74,8 @@ func (s *Set) Check(version, path string) error {
 		return err
 	}
 	if found != version {
-		return fmt.Errorf("%s is version %s, not %s\nhint: run `make kube`, or name a folder that holds %s by --kube-bin-dir",
-			path, found, version, version)
+		return hint.Errorf(fmt.Sprintf("run `make kube`, or name a folder that holds %s by --kube-bin-dir", version),
+			"%s is version %s, not %s", path, found, version)
 	}
 	return nil
 }
@@ -93,7 +94,8 @@ func (s *Set) Find(version, name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil && name == Etcd {
 		return path, nil
 	}
-	return "", fmt.Errorf("no %s %s at %s\nhint: run `make kube`, or name a folder that holds it by --kube-bin-dir", name, version, wanted)
+	return "", hint.Errorf("run `make kube`, or name a folder that holds it by --kube-bin-dir",
+		"no %s %s at %s", name, version, wanted)
 }
 
 // Available returns the preferred version, or that of official release binaries when there are no others. It asks these
@@ -127,7 +129,7 @@ func (s *Set) Own(name string) (string, error) {
 	}
 	path := filepath.Join(dir, name)
 	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("finding %s: %w\nhint: run `make build`", name, err)
+		return "", hint.Errorf("run `make build`", "finding %s: %w", name, err)
 	}
 	return path, nil
 }
@@ -139,7 +141,7 @@ func FindHAProxy() (string, error) {
 			return path, nil
 		}
 	}
-	return "", errors.New("no haproxy on this host\nhint: install the package haproxy")
+	return "", hint.Errorf("install the package haproxy", "no haproxy on this host")
 }
 
 func exists(path string) bool {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keyturn/keyturn/internal/hint"
 )
 
 // emptySet has no binaries but those that the test makes.
@@ -49,7 +51,7 @@ func TestBinary(t *testing.T) {
 			if c.err == "" && (err != nil || got != path) {
 				t.Errorf("got %s, %v", got, err)
 			}
-			if c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err) || !strings.Contains(err.Error(), "make kube")) {
+			if c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err) || !strings.Contains(hint.Of(err), "make kube")) {
 				t.Errorf("got %v", err)
 			}
 		})

@@ -5,10 +5,15 @@
 // token: Module.Generate makes it there, marked sensitive and not extractable, and Module.Destroy destroys it there.
 package hsm
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/keyturn/keyturn/internal/hint"
+)
 
 // ErrNotBuilt is returned by everything in a build without cgo.
-var ErrNotBuilt = errors.New("built without PKCS#11\nhint: build keyturn-signer with CGO_ENABLED=1, or keep the key in a file")
+var ErrNotBuilt = hint.Errorf("build keyturn-signer with CGO_ENABLED=1, or keep the key in a file",
+	"built without PKCS#11")
 
 // ErrExists is returned by Generate when the PKCS #11 token has a key of the name already.
 var ErrExists = errors.New("there is a key of this name in the PKCS #11 token already")

@@ -3,6 +3,8 @@
 package hsm
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -151,8 +153,8 @@ func (l *library) login(slot uint, u pkcs11uri.URI, pin keydir.Secret) error {
 	return fmt.Errorf("logging in: %w", err)
 }
 
-var errPIN = errors.New("the PKCS #11 token has refused the PIN, which is not tried again" +
-	"\nhint: write the right one, and check that the token is not locked")
+var errPIN = hint.Errorf("write the right one, and check that the token is not locked",
+	"the PKCS #11 token has refused the PIN, which is not tried again")
 
 // pinName is a name for a PIN at a token that shows neither.
 func pinName(u pkcs11uri.URI, pin keydir.Secret) string {

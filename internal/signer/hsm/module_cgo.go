@@ -3,6 +3,8 @@
 package hsm
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"bytes"
 	"crypto"
 	"errors"
@@ -43,7 +45,7 @@ func (m *Module) Open(k keydir.Key) (crypto.Signer, error) {
 		return nil, err
 	}
 	if m.path == "" {
-		return nil, errors.New("no PKCS #11 library is configured\nhint: name it by --pkcs11-module")
+		return nil, hint.Errorf("name it by --pkcs11-module", "no PKCS #11 library is configured")
 	}
 	if (u.PINSource == "") != (len(k.PIN) == 0) {
 		return nil, errors.New("PKCS #11 URI: a PIN and pin-source need each other")

@@ -1,9 +1,11 @@
 package signercmd
 
 import (
+	"github.com/keyturn/keyturn/internal/daemon"
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,23 +19,11 @@ import (
 	"github.com/keyturn/keyturn/internal/signer/supervisor"
 )
 
-// Run runs the command until ctx ends. Each value from hangUp is a SIGHUP. It returns the exit code: 0 at the end, 1
-// after a failure, 2 after bad flags.
+// Run runs the command until ctx ends, and returns its exit code. Each value from hangUp is a SIGHUP.
 func Run(ctx context.Context, args []string, hangUp <-chan os.Signal, stderr io.Writer) int {
-	f, err := parse(args, stderr)
-	if errors.Is(err, flag.ErrHelp) {
-		return 0
-	}
-	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "Error: %v\nhint: see keyturn-signer --help\n", err)
-		return 2
-	}
-	log := slog.New(slog.NewJSONHandler(stderr, nil)).With("pid", os.Getpid())
-	if err := work(ctx, f, args, hangUp, stderr, log); err != nil {
-		log.Error("keyturn-signer ends", "error", err)
-		return 1
-	}
-	return 0
+	return daemon.Program[flags]{Name: "keyturn-signer", Parse: parse, Work: func(f flags, log *slog.Logger) error {
+		return work(ctx, f, args, hangUp, stderr, log.With("pid", os.Getpid()))
+	}}.Run(args, stderr)
 }
 
 func work(ctx context.Context, f flags, args []string, hangUp <-chan os.Signal, stderr io.Writer,
@@ -66,7 +56,7 @@ func open(f flags) (*net.UnixListener, io.Closer, error) {
 	case err != nil:
 		return nil, nil, err
 	case inherited != nil && f.socket != "":
-		err = errors.New("--socket is given, and a socket was passed too\nhint: leave --socket out")
+		err = hint.Errorf("leave --socket out", "--socket is given, and a socket was passed too")
 		return nil, nil, errors.Join(err, inherited.Close())
 	case inherited != nil:
 		return inherited, inherited, nil

@@ -1,6 +1,8 @@
 package socket
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"errors"
 	"fmt"
 	"net"
@@ -26,7 +28,7 @@ func Activated() (*net.UnixListener, error) {
 		return nil, nil //nolint:nilnil // that there is none is no failure
 	}
 	if count != "1" {
-		return nil, fmt.Errorf("inheriting the socket: LISTEN_FDS is %q\nhint: give the unit one socket", count)
+		return nil, hint.Errorf("give the unit one socket", "inheriting the socket: LISTEN_FDS is %q", count)
 	}
 	l, err := Inherited(firstInherited)
 	if err != nil {

@@ -7,6 +7,8 @@
 package socket
 
 import (
+	"github.com/keyturn/keyturn/internal/hint"
+
 	"errors"
 	"fmt"
 	"io/fs"
@@ -82,10 +84,11 @@ func makeDirectory(dir string) error {
 		return err
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != os.Geteuid() {
-		return fmt.Errorf("directory %s belongs to user %d\nhint: give the socket a directory of its own", dir, stat.Uid)
+		return hint.Errorf("give the socket a directory of its own", "directory %s belongs to user %d", dir, stat.Uid)
 	}
 	if perm := info.Mode().Perm(); perm&0o077 != 0 {
-		return fmt.Errorf("directory %s has mode %04o, wider than 0700\nhint: give the socket a directory of its own", dir, perm)
+		return hint.Errorf("give the socket a directory of its own",
+			"directory %s has mode %04o, wider than 0700", dir, perm)
 	}
 	return nil
 }
