@@ -176,9 +176,22 @@ func (r *Results) signatureRows() (rows []Row) {
 			Row{What: "- ratio by processor time, the median of rounds", Value: median(ratios(each(s.Sign, cpu), each(s.Bare, cpu)))},
 			Row{What: "- by the program keyturn-signer, over its socket", Value: median(each(s.Socket, rate)), Unit: "signatures/s"},
 			Row{What: "- ratio to the signature alone, the median of rounds", Value: median(ratios(each(s.Socket, rate), bare))},
+			Row{What: "- by a program that answers a constant, over such a socket", Value: median(each(s.Floor, rate)), Unit: "answers/s"},
+			Row{What: "- time of a token to that of a constant and a signature, the median of rounds", Value: median(s.aboveFloor(rate)), AtMost: 1.1},
+			Row{What: "- processor time, likewise", Value: median(s.aboveFloor(cpu))},
 		)
 	}
 	return rows
+}
+
+// aboveFloor is, for each round, what a token takes over the socket, divided by what a constant takes there and a signature
+// alone.
+func (s Signatures) aboveFloor(rate func(Rate) float64) []float64 {
+	out := make([]float64, len(s.Socket))
+	for i := range out {
+		out[i] = 1 / rate(s.Socket[i]) / (1/rate(s.Floor[i]) + 1/rate(s.Bare[i]))
+	}
+	return out
 }
 
 func (r *Results) sourceRows() []Row {
