@@ -12,6 +12,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/keyturn/keyturn/internal/controlplane"
@@ -60,10 +61,12 @@ func TestManySilentClusters(t *testing.T) {
 // manage has a manager run the controller for the clusters of this world, until the function is called that it returns.
 func (w *world) manage() (stop func()) {
 	w.Helper()
+	again := true // the name of the controller, in this process
 	m, err := ctrl.NewManager(w.config, ctrl.Options{
 		Scheme: w.controller.Scheme(), Metrics: metricsserver.Options{BindAddress: "0"},
-		Cache:  cache.Options{DefaultNamespaces: map[string]cache.Config{w.namespace: {}}},
-		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
+		Controller: config.Controller{SkipNameValidation: &again},
+		Cache:      cache.Options{DefaultNamespaces: map[string]cache.Config{w.namespace: {}}},
+		Client:     client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 	})
 	if err != nil {
 		w.Fatal(err)
