@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/keyturn/keyturn/internal/controller"
 )
 
 // Row is one line of the table.
@@ -220,7 +222,9 @@ func (r *Results) scaleRows() []Row {
 		{What: fmt.Sprintf("%d settled clusters, control planes simulated: processor time", s.Clusters), Value: 100 * s.CPU, Unit: "% of a core", AtMost: 5},
 		{What: "- memory", Value: s.Memory, Unit: "MiB", AtMost: 200},
 		{What: "- requests to the admin cluster", Value: s.AdminRequests, Unit: "requests/s", AtMost: 10},
-		{What: fmt.Sprintf("- requests to one user cluster of %d API servers", r.Load.APIServers), Value: s.UserRequests, Unit: "requests/min", AtMost: 1},
+		{What: fmt.Sprintf("- requests to one user cluster of %d API servers, a round", r.Load.APIServers), Value: s.UserRequests, Unit: "requests"},
+		{What: "- likewise, a round each ten minutes", Value: s.UserRequests / controller.DefaultSettledInterval.Minutes(), Unit: "requests/min", AtMost: 1},
+		{What: "- rounds of a cluster meanwhile", Value: s.Rounds},
 		{What: "- until all are made", Value: s.Created, Unit: "s"},
 		{What: "- rotation of one of them", Value: s.One, Unit: "s"},
 		{What: fmt.Sprintf("- rotation of %d at once, until the last is complete", many), Value: s.Many, Unit: "s"},
