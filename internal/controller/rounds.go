@@ -121,6 +121,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	seen := r.remember(uc)
+	if seen.isStale(uc) {
+		// A round would take the status of before for what is written, and might leave it wrong until the next proof.
+		return ctrl.Result{RequeueAfter: afterProgress}, nil
+	}
 	if seen.isSlow() {
 		end, ok := r.rounds.beginSlow(slowPerWorker * workers)
 		if !ok {
