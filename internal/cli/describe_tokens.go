@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/inuse"
 )
 
@@ -74,12 +75,9 @@ func (a *app) tokensOf(ctx context.Context, c admin, uc *v1alpha1.UserCluster) (
 	}
 	err = a.follow(ctx, c, uc.Name, waiting{wait: true, timeout: answerTimeout}, look)
 	if e := (*exitError)(nil); errors.As(err, &e) && e.code == ExitTimeout {
-		return tokens, &exitError{
-			code: ExitTimeout,
-			hint: "see whether keyturn-controller runs, and reaches the cluster: gkectl describe clusters " + uc.Name,
-			err: fmt.Errorf("the controller has not told within %s which tokens of user cluster %s live",
-				answerTimeout, uc.Name),
-		}
+		return tokens, &exitError{ExitTimeout, hint.Errorf(
+			"see whether keyturn-controller runs, and reaches the cluster: gkectl describe clusters "+uc.Name,
+			"the controller has not answered within %s which tokens of user cluster %s live", answerTimeout, uc.Name)}
 	}
 	return tokens, err
 }

@@ -103,6 +103,24 @@ type remembered struct {
 	alive *tokensSeen
 	// slow reports whether the last round was slow.
 	slow bool
+	// replaced is the resource version that the last write of this controller replaced.
+	replaced string
+}
+
+// wrote notes that a UserCluster was written, which had the resource version before.
+func (m *remembered) wrote(before string, uc *v1alpha1.UserCluster) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if uc.ResourceVersion != before {
+		m.replaced = before
+	}
+}
+
+// isStale reports whether a UserCluster was read as it was before this controller wrote it last: the cache lags.
+func (m *remembered) isStale(uc *v1alpha1.UserCluster) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.replaced != "" && m.replaced == uc.ResourceVersion
 }
 
 func (m *remembered) isSlow() bool {

@@ -29,9 +29,9 @@ const (
 	// afterSlow is when a slow cluster asks again while slowPerWorker rounds for each worker are of slow ones.
 	afterSlow = 2 * time.Second
 	// slowPerWorker bounds how often clusters that do not answer are asked, together.
-	slowPerWorker = 4
+	slowPerWorker = 2
 	// roundsAtOnce is how many clusters have a round at once. Most of these rounds wait, which costs a goroutine each.
-	roundsAtOnce = 500
+	roundsAtOnce = 250
 	// stuckAfter is after how many timeouts a round counts as one that never returns.
 	stuckAfter = 3
 )
@@ -121,6 +121,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	seen := r.remember(uc)
+	if seen.isStale(uc) {
+		// A round would take the status of before for what is written, and might leave it wrong until the next proof.
+		return ctrl.Result{RequeueAfter: afterProgress}, nil
+	}
 	if seen.isSlow() {
 		end, ok := r.rounds.beginSlow(slowPerWorker * workers)
 		if !ok {

@@ -81,6 +81,7 @@ func (r *Reconciler) writeStatus(ctx context.Context, before, uc *v1alpha1.UserC
 	if err := r.Client.Status().Patch(ctx, uc, patch); err != nil {
 		return fmt.Errorf("patching the status of %s: %w", uc.Name, err)
 	}
+	r.remember(uc).wrote(before.ResourceVersion, uc)
 	return nil
 }
 

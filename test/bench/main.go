@@ -46,6 +46,13 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 2 && args[0] == constantCommand {
+		if err := serveConstant(ctx, args[1]); err != nil {
+			fmt.Fprintln(stderr, "Error:", err)
+			return exitFailed
+		}
+		return exitMeasured
+	}
 	o, err := parse(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return exitMeasured

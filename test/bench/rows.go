@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/keyturn/keyturn/internal/controller"
 )
 
 // Row is one line of the table.
@@ -178,6 +180,9 @@ func (r *Results) signatureRows() (rows []Row) {
 				Value: median(ratios(each(s.Noted, cpu), each(s.Unnoted, cpu))), AtLeast: 0.97},
 			Row{What: "- by the program keyturn-signer, over its socket", Value: median(each(s.Socket, rate)), Unit: "signatures/s"},
 			Row{What: "- ratio to the signature alone, the median of rounds", Value: median(ratios(each(s.Socket, rate), bare))},
+			Row{What: "- by a program that answers a constant, over such a socket", Value: median(each(s.Floor, rate)), Unit: "answers/s"},
+			Row{What: "- time of a token to that of a constant and a signature, the median of rounds", Value: median(s.aboveFloor(rate)), AtMost: 1.1},
+			Row{What: "- processor time, likewise", Value: median(s.aboveFloor(cpu))},
 		)
 	}
 	if r.Ledger > 0 {
@@ -186,6 +191,16 @@ func (r *Results) signatureRows() (rows []Row) {
 		})
 	}
 	return rows
+}
+
+// aboveFloor is, for each round, what a token takes over the socket, divided by what a constant takes there and a signature
+// alone.
+func (s Signatures) aboveFloor(rate func(Rate) float64) []float64 {
+	out := make([]float64, len(s.Socket))
+	for i := range out {
+		out[i] = 1 / rate(s.Socket[i]) / (1/rate(s.Floor[i]) + 1/rate(s.Bare[i]))
+	}
+	return out
 }
 
 func (r *Results) sourceRows() []Row {
@@ -214,7 +229,9 @@ func (r *Results) scaleRows() []Row {
 		{What: fmt.Sprintf("%d settled clusters, control planes simulated: processor time", s.Clusters), Value: 100 * s.CPU, Unit: "% of a core", AtMost: 5},
 		{What: "- memory", Value: s.Memory, Unit: "MiB", AtMost: 200},
 		{What: "- requests to the admin cluster", Value: s.AdminRequests, Unit: "requests/s", AtMost: 10},
-		{What: fmt.Sprintf("- requests to one user cluster of %d API servers", r.Load.APIServers), Value: s.UserRequests, Unit: "requests/min", AtMost: 1},
+		{What: fmt.Sprintf("- requests to one user cluster of %d API servers, a round", r.Load.APIServers), Value: s.UserRequests, Unit: "requests"},
+		{What: "- likewise, a round each ten minutes", Value: s.UserRequests / controller.DefaultSettledInterval.Minutes(), Unit: "requests/min", AtMost: 1},
+		{What: "- rounds of a cluster meanwhile", Value: s.Rounds},
 		{What: "- until all are made", Value: s.Created, Unit: "s"},
 		{What: "- rotation of one of them", Value: s.One, Unit: "s"},
 		{What: fmt.Sprintf("- rotation of %d at once, until the last is complete", many), Value: s.Many, Unit: "s"},

@@ -49,9 +49,13 @@ type Scale struct {
 	Window float64 `json:"windowSeconds"`
 	CPU    float64 `json:"cpuCores"`
 	Memory float64 `json:"memoryMiB"`
-	// AdminRequests are those to the admin cluster a second, and UserRequests those to one user cluster a minute.
+	// Rounds is how many rounds a cluster had in that time. It is less than the time has intervals, as the clusters were
+	// made, and proven, right before.
+	Rounds float64 `json:"rounds"`
+	// AdminRequests are those to the admin cluster a second, and UserRequests those to one user cluster in a round; zero
+	// if there was none.
 	AdminRequests float64 `json:"adminRequestsPerSecond"`
-	UserRequests  float64 `json:"userRequestsPerMinute"`
+	UserRequests  float64 `json:"userRequestsPerRound"`
 	// One is how many seconds the rotation of one cluster takes, Many the last of rotatedAtOnce, and BesideSilent that of
 	// one while rotatedAtOnce others are silent.
 	One          float64 `json:"oneSeconds"`
@@ -243,7 +247,10 @@ func (b *scaleBench) watchSettled(ctx context.Context, s *Scale) error {
 	s.Window = after.at.Sub(before.at).Seconds()
 	s.CPU = (after.cpu - before.cpu).Seconds() / s.Window
 	s.AdminRequests = (after.admin - before.admin) / s.Window
-	s.UserRequests = (after.users - before.users) / s.Window * 60 / float64(b.clusters)
+	if rounds := after.rounds - before.rounds; rounds > 0 {
+		s.Rounds = rounds / float64(b.clusters)
+		s.UserRequests = (after.users - before.users) / rounds
+	}
 	s.Memory, err = b.controller.megabytes("VmRSS")
 	return err
 }
@@ -253,9 +260,10 @@ type looked struct {
 	at           time.Time
 	cpu          time.Duration
 	admin, users float64
+	rounds       float64
 }
 
-// look reads the processor time of the controller, and from its metrics how many requests it has made.
+// look reads the processor time of the controller, and from its metrics how many rounds and requests it has made.
 func (b *scaleBench) look(ctx context.Context) (l looked, err error) {
 	if l.cpu, err = b.controller.cpu(); err != nil {
 		return l, err
@@ -272,7 +280,9 @@ func (b *scaleBench) look(ctx context.Context) (l looked, err error) {
 	defer response.Body.Close()
 	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
 		name, value, ok := strings.Cut(lines.Text(), "} ")
-		if !ok || !strings.HasPrefix(name, "rest_client_requests_total{") {
+		requests := strings.HasPrefix(name, "rest_client_requests_total{")
+		rounds := strings.HasPrefix(name, `controller_runtime_reconcile_total{controller="usercluster"`)
+		if !ok || !requests && !rounds {
 			continue
 		}
 		var count float64
@@ -280,6 +290,8 @@ func (b *scaleBench) look(ctx context.Context) (l looked, err error) {
 			return l, fmt.Errorf("reading the metrics: %w", err)
 		}
 		switch {
+		case rounds:
+			l.rounds += count
 		case strings.Contains(name, `host="`+b.adminHost):
 			l.admin += count
 		case strings.Contains(name, `host="`+b.host.APIServers()):

@@ -47,17 +47,19 @@ const podClaims = `{"aud":["https://kubernetes.default.svc.cluster.local"],"exp"
 // Signatures compares the signer's Sign with the bare signature of the same bytes, hashing included.
 type Signatures struct {
 	Algorithm v1alpha1.Algorithm `json:"algorithm"`
-	// Sign is Sign in this process, Bare the private key alone, and Socket Sign of the program. The n-th of each make a round.
-	Sign []Rate `json:"sign"`
-	Bare []Rate `json:"bare"`
+	// Sign is Sign in this process, Bare the private key alone, Socket Sign of the program, and Floor Sign of a program that
+	// answers a constant. The n-th of each make a round.
+	Sign   []Rate `json:"sign"`
+	Bare   []Rate `json:"bare"`
+	Socket []Rate `json:"socket"`
+	Floor  []Rate `json:"floor"`
 	// Noted is Sign in this process with a ledger, of tokens of many pods, and Unnoted the same without one.
 	Noted   []Rate `json:"noted"`
 	Unnoted []Rate `json:"unnoted"`
-	Socket  []Rate `json:"socket"`
 }
 
-// Rate is how often something was done in a second, and in a second of this process' processor time, which other processes
-// on the machine hardly change.
+// Rate is how often something was done in a second, and in a second of processor time of those who have a part in it,
+// which other processes on the machine hardly change.
 type Rate struct {
 	PerSecond    float64 `json:"perSecond"`
 	PerCPUSecond float64 `json:"perCPUSecond"`
@@ -94,11 +96,16 @@ func (p *place) compareSignatures(ctx context.Context, algorithm v1alpha1.Algori
 		return s, err
 	}
 	pods := podRequests()
-	program, end, err := p.startSigner(ctx, dir)
+	program, err := p.startSigner(ctx, dir)
 	if err != nil {
 		return s, err
 	}
-	defer end()
+	defer program.end()
+	floor, err := p.startConstant(ctx, dir)
+	if err != nil {
+		return s, err
+	}
+	defer floor.end()
 	request := &externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(podClaims))}
 	signed, err := inside.Sign(ctx, request)
 	if err != nil {
@@ -112,19 +119,22 @@ func (p *place) compareSignatures(ctx context.Context, algorithm v1alpha1.Algori
 	}
 	sign := func() error { _, err := inside.Sign(ctx, request); return err }
 	socket := func() error { _, err := program.Sign(ctx, request); return err }
+	same := func() error { _, err := floor.Sign(ctx, request); return err }
 	for i := range signRounds + 1 {
 		err := inTurn(i,
 			func() error { return note(&s.Sign)(signFor(signTime, sign)) },
 			func() error { return note(&s.Bare)(signFor(signTime, bare)) },
 			func() error { return note(&s.Noted)(signFor(signTime, signAll(ctx, noting, pods))) },
 			func() error { return note(&s.Unnoted)(signFor(signTime, signAll(ctx, inside, pods))) },
-			func() error { return note(&s.Socket)(signFor(signTime, socket)) })
+			func() error { return note(&s.Socket)(signFor(signTime, socket, program.process)) },
+			func() error { return note(&s.Floor)(signFor(signTime, same, floor.process)) })
 		if err != nil {
 			return s, err
 		}
 	}
 	// The first ones warmed up.
-	s.Sign, s.Bare, s.Socket, s.Noted, s.Unnoted = s.Sign[1:], s.Bare[1:], s.Socket[1:], s.Noted[1:], s.Unnoted[1:]
+	s.Sign, s.Bare, s.Socket, s.Floor = s.Sign[1:], s.Bare[1:], s.Socket[1:], s.Floor[1:]
+	s.Noted, s.Unnoted = s.Noted[1:], s.Unnoted[1:]
 	return s, nil
 }
 
@@ -222,51 +232,71 @@ func newSigner(ctx context.Context, dir, ledgerFile string) (*signer.Signer, err
 	return s, err
 }
 
-// startSigner starts the program, and returns a client with one connection, as an API server has it, and what ends both.
-func (p *place) startSigner(ctx context.Context, dir string) (_ externaljwt.ExternalJWTSignerClient, end func(), err error) {
-	log, err := os.Create(filepath.Join(dir, "signer.log"))
-	if err != nil {
-		return nil, nil, err
-	}
+// served is a signer on a socket, with one connection to it, as an API server has it.
+type served struct {
+	externaljwt.ExternalJWTSignerClient
+	// process is the one that answers.
+	process process
+	end     func()
+}
+
+// startSigner starts the program. Its child answers.
+func (p *place) startSigner(ctx context.Context, dir string) (*served, error) {
 	socket := filepath.Join(dir, "signer", "socket")
-	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "keyturn-signer"), "--socket="+socket, "--key-dir="+filepath.Join(dir, "keys"))
+	s, err := serveOn(ctx, socket, exec.CommandContext(ctx, filepath.Join(p.bin, "keyturn-signer"),
+		"--socket="+socket, "--key-dir="+filepath.Join(dir, "keys")))
+	if err != nil {
+		return nil, err
+	}
+	if s.process, err = s.process.child(); err != nil {
+		s.end()
+		return nil, err
+	}
+	return s, nil
+}
+
+// serveOn starts a program that is to serve on a socket, and connects to it.
+func serveOn(ctx context.Context, socket string, cmd *exec.Cmd) (*served, error) {
+	log, err := os.Create(filepath.Dir(socket) + ".log")
+	if err != nil {
+		return nil, err
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = endGrace
 	if err := cmd.Start(); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("starting keyturn-signer: %w", err), log.Close())
+		return nil, errors.Join(fmt.Errorf("starting %s: %w", cmd.Path, err), log.Close())
 	}
 	ctx, cancel := context.WithTimeout(ctx, signerStart)
 	defer cancel()
 	client, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	end = func() {
+	s := &served{process: process{pid: cmd.Process.Pid}, end: func() {
 		if client != nil {
 			_ = client.Close()
 		}
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
 		_ = log.Close()
+	}}
+	if err == nil {
+		s.ExternalJWTSignerClient = externaljwt.NewExternalJWTSignerClient(client)
+		_, err = s.FetchKeys(ctx, &externaljwt.FetchKeysRequest{}, grpc.WaitForReady(true))
 	}
 	if err != nil {
-		end()
-		return nil, nil, err
+		s.end()
+		return nil, fmt.Errorf("waiting for %s: %w", cmd.Path, err)
 	}
-	signing := externaljwt.NewExternalJWTSignerClient(client)
-	if _, err := signing.FetchKeys(ctx, &externaljwt.FetchKeysRequest{}, grpc.WaitForReady(true)); err != nil {
-		end()
-		return nil, nil, fmt.Errorf("waiting for keyturn-signer: %w", err)
-	}
-	return signing, end, nil
+	return s, nil
 }
 
-// signFor signs for a while, by as many as signClients at once.
-func signFor(long time.Duration, sign func() error) (Rate, error) {
+// signFor signs for a while, by as many as signClients at once, in this process and perhaps another one.
+func signFor(long time.Duration, sign func() error, other ...process) (Rate, error) {
 	var over atomic.Bool
 	var done atomic.Int64
 	var mu sync.Mutex
 	var errs []error
-	used, err := ownCPU()
+	used, err := allCPU(other)
 	if err != nil {
 		return Rate{}, err
 	}
@@ -290,16 +320,24 @@ func signFor(long time.Duration, sign func() error) (Rate, error) {
 	}
 	work.Wait()
 	took := time.Since(began)
-	after, err := ownCPU()
+	after, err := allCPU(other)
 	n := float64(done.Load())
 	return Rate{PerSecond: n / took.Seconds(), PerCPUSecond: n / (after - used).Seconds()}, errors.Join(append(errs, err)...)
 }
 
-// ownCPU is the processor time that this process has used.
-func ownCPU() (time.Duration, error) {
+// allCPU is the processor time that this process and others have used.
+func allCPU(others []process) (time.Duration, error) {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		return 0, fmt.Errorf("reading the processor time: %w", err)
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
+	sum := time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	for _, p := range others {
+		used, err := p.cpu()
+		if err != nil {
+			return 0, err
+		}
+		sum += used
+	}
+	return sum, nil
 }
