@@ -13,6 +13,7 @@ package manifest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -88,7 +89,9 @@ func (m *Manifest) checkLines() error {
 func (m *Manifest) decodeNodes(text []byte) error {
 	var document, second yamlv3.Node
 	decoder := yamlv3.NewDecoder(strings.NewReader(string(text)))
-	if err := decoder.Decode(&document); err != nil {
+	if err := decoder.Decode(&document); errors.Is(err, io.EOF) {
+		return errors.New("it is missing or empty")
+	} else if err != nil {
 		return err
 	}
 	if err := decoder.Decode(&second); err == nil {
