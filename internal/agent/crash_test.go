@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -121,6 +122,53 @@ func wantNoRests(n node, to rotation.Keys) {
 				n.t.Errorf("%s holds private key %d", name, version)
 			}
 		}
+	}
+}
+
+// TestCrashOfConversion crashes in one step of a conversion to a signer, before its pod is there and after.
+func TestCrashOfConversion(t *testing.T) {
+	to := external(1, 1)
+	for step, crashed := 0, true; crashed; step++ {
+		crashed = false
+		n := newNode(t, 1, 1)
+		check := func(next Action) {
+			crashed = true
+			if got := n.restart(); got.external || got.signs != 1 {
+				t.Errorf("before %v it would have %+v", next, got)
+			}
+		}
+		n.crashAt(step, check).Apply(t.Context(), n.order(to, RestartMark(to, 1)))
+		stop := n.startSigner(to)
+		if !crashed {
+			// The manifest of kube-apiserver is the only step that is left.
+			n.crashAt(0, check).Apply(t.Context(), n.order(to, RestartMark(to, 1)))
+			crashed = false
+		}
+		n.settled(to)
+		n.wantKeys(to)
+		stop()
+	}
+}
+
+// TestUndoOfConversion puts back a kube-apiserver that did not become ready with its signer.
+func TestUndoOfConversion(t *testing.T) {
+	n := newNode(t, 1, 1)
+	before := snapshot(t, n.dir())
+	stop := n.startSigner(external(1, 1))
+	n.apply(n.order(external(1, 1), RestartMark(external(1, 1), 1)), Done)
+	n.apply(n.do(Undo), Done)
+	n.wantKeys(files(1, 1))
+	n.apply(n.do(Settle), Done)
+	stop()
+	must(t, os.RemoveAll(n.Paths().SignerDir)) // the signer's own files
+	after := snapshot(t, n.dir())
+	for name, content := range before {
+		if after[name] != content {
+			t.Errorf("%s is not as before:\n%s", name, after[name])
+		}
+	}
+	if len(after) != len(before) {
+		t.Errorf("%d files, before %d", len(after), len(before))
 	}
 }
 

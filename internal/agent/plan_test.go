@@ -15,7 +15,6 @@ import (
 // wantUnchanged carries out an order that is refused, and wants nothing to be written.
 func (n node) wantUnchanged(o Order, want Answer) Report {
 	n.t.Helper()
-	n.apply(n.do(Observe), Done) // it makes the agent's directories
 	before := snapshot(n.t, n.dir())
 	r := n.apply(o, want)
 	after := snapshot(n.t, n.dir())
@@ -194,7 +193,7 @@ func TestBadFiles(t *testing.T) {
 		"another key's file": {"/pki/sa.pub", testKeys[1].private, "PEM block 1"},
 	} {
 		n := newNode(t, 1, 1)
-		n.apply(n.do(Observe), Done)
+		must(t, os.MkdirAll(n.path(State), 0o700))
 		n.write(n.dir()+c.file, c.content, 0o600)
 		r := n.Apply(t.Context(), n.order(files(1, 1, 2), "a"))
 		if r.Answer != Failed || !strings.Contains(r.Message, c.want) || len(r.Did) > 0 {
@@ -214,11 +213,26 @@ func TestMissingFiles(t *testing.T) {
 	n.wantKeys(files(1, 1, 2))
 }
 
+// TestWritesNothing wants nothing to be written by the orders that an adoption is made of.
+func TestWritesNothing(t *testing.T) {
+	n := newNode(t, 1, 1)
+	o := n.do(Send)
+	o.Recipient = n.Key.Public()
+	for _, o := range []Order{n.do(Observe), o, n.do(Undo), n.do(Settle)} {
+		n.wantUnchanged(o, Done)
+	}
+	if entries, err := os.ReadDir(n.StateDir); err != nil || len(entries) > 0 {
+		t.Errorf("the state directory has %v, %v", entries, err)
+	}
+	must(t, os.Remove(n.PKI+"/sa.key"))
+	n.wantUnchanged(o, Failed)
+}
+
 func TestBusy(t *testing.T) {
 	n := newNode(t, 1, 1)
-	all, err := n.open()
+	d, err := n.open()
 	must(t, err)
 	n.apply(n.do(Observe), Busy)
-	must(t, all.close())
+	must(t, d.close())
 	n.apply(n.do(Observe), Done)
 }

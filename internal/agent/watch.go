@@ -61,13 +61,13 @@ func (a Agent) Watch(ctx context.Context, limit time.Duration, log *slog.Logger)
 			return
 		case <-tick.C:
 		}
-		if err := a.look(ctx, &patience, log); err != nil && !errors.Is(err, atomicfile.ErrBusy) {
+		if err := a.checkChange(ctx, &patience, log); err != nil && !errors.Is(err, atomicfile.ErrBusy) {
 			log.Error("watching kube-apiserver", "error", err)
 		}
 	}
 }
 
-func (a Agent) look(ctx context.Context, patience *Patience, log *slog.Logger) error {
+func (a Agent) checkChange(ctx context.Context, patience *Patience, log *slog.Logger) error {
 	change, err := a.change()
 	if err != nil || change == nil {
 		return err

@@ -55,19 +55,19 @@ func TestWatch(t *testing.T) {
 	must(t, err)
 	path := n.Manifests + "/kube-apiserver.yaml"
 	n.write(path, strings.NewReplacer("host: 10.0.0.10", "host: 127.0.0.1", "containerPort: 6443", "containerPort: "+port).Replace(n.read(path)), 0o600)
-	look := func(p *Patience) {
+	check := func(p *Patience) {
 		t.Helper()
-		must(t, n.look(t.Context(), p, slog.New(slog.DiscardHandler)))
+		must(t, n.checkChange(t.Context(), p, slog.New(slog.DiscardHandler)))
 	}
 	soon := &Patience{}
-	look(soon) // there is no change
+	check(soon) // there is no change
 	n.apply(n.order(files(2, 1, 2), "a"), Done)
-	look(soon)
+	check(soon)
 	n.wantKeys(files(2, 1, 2))
 	status.Store(http.StatusInternalServerError)
-	look(&Patience{Limit: time.Hour})
+	check(&Patience{Limit: time.Hour})
 	n.wantKeys(files(2, 1, 2))
-	look(soon)
+	check(soon)
 	n.wantKeys(files(1, 1, 2))
 	if r := n.apply(n.do(Observe), Done); r.Found.Change != Undone {
 		t.Errorf("the change is %q", r.Found.Change)

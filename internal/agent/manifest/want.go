@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
 	"time"
 )
 
@@ -129,10 +130,20 @@ func (m *Manifest) toFiles(k Keys) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if next, err = next.AddFlag(Flag{keyFileFlag, k.Public}, signingFlag); err != nil {
+	if next, err = next.AddFlag(Flag{keyFileFlag, k.Public}, next.afterKeyFile()); err != nil {
 		return nil, err
 	}
 	return next.RemoveHostPath(signerVolume, path.Dir(k.Socket))
+}
+
+// afterKeyFile returns the flag before which kubeadm writes --service-account-key-file: it sorts flags, at least its own.
+func (m *Manifest) afterKeyFile() string {
+	for _, f := range m.Flags() {
+		if strings.HasPrefix(f.Name, "service-account-") && f.Name > keyFileFlag {
+			return f.Name
+		}
+	}
+	return ""
 }
 
 func (m *Manifest) withRetryAfter(want bool) (*Manifest, error) {
