@@ -22,8 +22,8 @@ import (
 
 // Agent is the agent on one node.
 type Agent struct {
-	// PKI, Manifests and StateDir are the paths of its directories: kubeadm's certificatesDir, the directory of static pods,
-	// and one that the agent makes.
+	// PKI, Manifests and StateDir are the paths of its directories: kubeadm's certificatesDir, the directory of static
+	// pods, and one of its own. All of them exist.
 	PKI, Manifests, StateDir string
 	// PodUID is that of its pod, and Key the private key of this start of it.
 	PodUID string
@@ -292,7 +292,8 @@ func decode[T any](h Host, name string, into **T) error {
 }
 
 // temporary are the names of what Dir.Replace leaves when it is cut off.
-var temporary = regexp.MustCompile(`^\.(sa\.pub|sa\.key|kube-apiserver\.yaml|keyturn-signer\.yaml|configured\.json|undo\.json)\.[0-9A-Z]{26}$`)
+var temporary = regexp.MustCompile(
+	`^\.(sa\.(pub|key)|(kube-apiserver|keyturn-signer)\.yaml|(configured|undo)\.json)\.[0-9A-Z]{26}$`)
 
 // maxKeyFile is far above a file with an RSA key.
 const maxKeyFile = 1 << 16

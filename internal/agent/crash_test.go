@@ -14,8 +14,8 @@ import (
 
 var errCrash = errors.New("crashed")
 
-// crashAt makes the agent crash before its action number step, counted from 0, in the middle of it: a part of a new file
-// is left. It calls at with the action, if there are so many.
+// crashAt makes the agent crash before its action number step, counted from 0, in the middle of it: a part of a new
+// file is left. It calls at with the action, if there are so many.
 func (n node) crashAt(step int, at func(Action)) node {
 	i := 0
 	n.fault = func(a Action) error {
@@ -72,8 +72,8 @@ func startAt(t *testing.T, k rotation.Keys) node {
 	return n
 }
 
-// crash crashes in one step of a change, wants a kube-apiserver that anybody restarts then to be right, and wants the next
-// order to finish.
+// crash crashes in one step of a change, wants a kube-apiserver that anybody restarts then to be right, and wants the
+// next order to finish.
 func crash(t *testing.T, step int, from, to rotation.Keys) (crashed bool) {
 	n := startAt(t, from)
 	o := n.order(to, RestartMark(to, 2))
@@ -114,7 +114,8 @@ func checkBetween(n node, next Action, from, to rotation.Keys) {
 func wantNoRests(n node, to rotation.Keys) {
 	n.t.Helper()
 	for name, content := range snapshot(n.t, filepath.Dir(n.PKI)) {
-		if base := filepath.Base(name); strings.HasPrefix(base, ".") && !strings.Contains(name, "/keys/") || base == undoFile {
+		base := filepath.Base(name)
+		if strings.HasPrefix(base, ".") && !strings.Contains(name, "/keys/") || base == undoFile {
 			n.t.Errorf("%s is left", name)
 		}
 		for version, k := range testKeys {

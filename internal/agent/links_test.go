@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestLinks keeps the program small and without a client: it links no types of the Kubernetes API and nothing of clusters
-// that run on one host.
+// TestLinks keeps the program small and without a client: it links no types of the Kubernetes API and nothing of
+// clusters that run on one host.
 func TestLinks(t *testing.T) {
 	const program = "github.com/keyturn/keyturn/cmd/keyturn-agent"
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", program).Output()

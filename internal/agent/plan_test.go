@@ -33,7 +33,9 @@ func (n node) dir() string { return strings.TrimSuffix(n.PKI, "/pki") }
 
 // TestStale refuses every order of an earlier stage, also on a node that has no record of its own yet.
 func TestStale(t *testing.T) {
-	steps := []rotation.Keys{files(1, 1), files(1, 1, 2), files(2, 1, 2), files(2, 2), files(2, 2, 3), files(3, 2, 3), files(3, 3)}
+	steps := []rotation.Keys{
+		files(1, 1), files(1, 1, 2), files(2, 1, 2), files(2, 2), files(2, 2, 3), files(3, 2, 3), files(3, 3),
+	}
 	for i, held := range steps {
 		for _, late := range steps[:i] {
 			t.Run(fmt.Sprintf("%v to %v", held, late), func(t *testing.T) {
@@ -157,7 +159,8 @@ func TestLeftovers(t *testing.T) {
 		t.Errorf("leftovers %q, want %q", paths, want)
 	}
 	o.Retired = []string{testKeys[1].kid}
-	if r := n.apply(o, Done); len(r.Found.Leftovers) != 1 || r.Found.Leftovers[0] != (Leftover{n.PKI + "/bundle.pem", testKeys[1].kid}) {
+	want := []Leftover{{n.PKI + "/bundle.pem", testKeys[1].kid}}
+	if r := n.apply(o, Done); !slices.Equal(r.Found.Leftovers, want) {
 		t.Errorf("leftovers %+v", r.Found.Leftovers)
 	}
 	n.read(n.PKI + "/ca.key")
@@ -170,7 +173,8 @@ func TestOwnersOfFiles(t *testing.T) {
 		t.Skip("only root can give files away")
 	}
 	n := newNode(t, 1, 1, 2)
-	must(t, os.Chown(n.PKI+"/sa.pub", 104, 107), os.Chmod(n.PKI+"/sa.pub", 0o600), os.Chown(n.PKI+"/sa.key", 0, 110), os.Chmod(n.PKI+"/sa.key", 0o640))
+	must(t, os.Chown(n.PKI+"/sa.pub", 104, 107), os.Chmod(n.PKI+"/sa.pub", 0o600))
+	must(t, os.Chown(n.PKI+"/sa.key", 0, 110), os.Chmod(n.PKI+"/sa.key", 0o640))
 	n.settled(files(2, 1, 2))
 	for name, want := range map[string]string{"sa.pub": "104:107 -rw-------", "sa.key": "0:110 -rw-r-----"} {
 		info, err := os.Stat(n.PKI + "/" + name)

@@ -173,7 +173,8 @@ type restarted struct {
 	external bool
 }
 
-// restart does what kube-apiserver does at its start: it reads its manifest, and the files or the signer that this names.
+// restart does what kube-apiserver does at its start: it reads its manifest, and the files or the signer that this
+// names.
 func (n node) restart() restarted {
 	n.t.Helper()
 	text := n.read(n.Manifests + "/kube-apiserver.yaml")
