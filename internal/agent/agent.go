@@ -22,8 +22,8 @@ import (
 
 // Agent is the agent on one node.
 type Agent struct {
-	// PKI, Manifests and StateDir are the paths of its directories: kubeadm's certificatesDir, the directory of static pods,
-	// and one that the agent makes.
+	// PKI, Manifests and StateDir are the paths of its directories: kubeadm's certificatesDir, the directory of static
+	// pods, and one of its own. All of them exist.
 	PKI, Manifests, StateDir string
 	// PodUID is that of its pod, and Key the private key of this start of it.
 	PodUID string
@@ -41,12 +41,18 @@ func (a Agent) Paths() Paths {
 // Instance returns which start of which pod this is.
 func (a Agent) Instance() Instance { return Instance{a.PodUID, a.Key.Public()} }
 
-// dirs are the open directories, by Dir.
-type dirs []*atomicfile.Dir
+// dirs are the open directories, by Dir. That of State is nil until the agent makes it.
+type dirs struct {
+	all [3]*atomicfile.Dir
+	// lock is a.StateDir.
+	lock *atomicfile.Dir
+}
 
-func (d dirs) close() (err error) {
-	for _, dir := range d {
-		err = errors.Join(err, dir.Close())
+func (d *dirs) close() (err error) {
+	for _, dir := range append(d.all[:], d.lock) {
+		if dir != nil {
+			err = errors.Join(err, dir.Close())
+		}
 	}
 	return err
 }
@@ -57,26 +63,41 @@ func (a Agent) path(d Dir) string {
 
 func (a Agent) pathOf(f File) string { return filepath.Join(a.path(f.Dir), f.Name) }
 
-// open opens the directories, of which it makes its own, with a lock.
-func (a Agent) open() (all dirs, err error) {
-	for _, path := range []string{a.path(State), a.Paths().SignerDir, a.Paths().KeyDir} {
-		if err := os.MkdirAll(path, 0o700); err != nil {
-			return nil, err
-		}
-	}
+// open opens the directories, with a lock. It writes nothing.
+func (a Agent) open() (d *dirs, err error) {
+	d = &dirs{}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, all.close())
+			err = errors.Join(err, d.close())
 		}
 	}()
-	for _, d := range []Dir{PKI, Manifests, State} {
-		dir, err := atomicfile.OpenDir(a.path(d))
-		if err != nil {
-			return all, err
+	for _, name := range []Dir{PKI, Manifests, State} {
+		d.all[name], err = atomicfile.OpenDir(a.path(name))
+		if err != nil && (name != State || !errors.Is(err, fs.ErrNotExist)) {
+			return d, err
 		}
-		all = append(all, dir)
 	}
-	return all, all[State].Lock()
+	if d.lock, err = atomicfile.OpenDir(a.StateDir); err != nil {
+		return d, err
+	}
+	return d, d.lock.Lock()
+}
+
+// makeDirs makes the agent's own directories, before the first action.
+func (a Agent) makeDirs(d *dirs) (err error) {
+	if d.all[State] != nil {
+		return nil
+	}
+	for _, path := range []string{a.Paths().SignerDir, a.Paths().KeyDir, a.path(State)} {
+		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	if err := d.lock.Sync(); err != nil {
+		return err
+	}
+	d.all[State], err = atomicfile.OpenDir(a.path(State))
+	return err
 }
 
 // Apply carries out an order.
@@ -96,18 +117,18 @@ func (a Agent) apply(ctx context.Context, o Order) (r Report, err error) {
 	if err != nil {
 		return r, err
 	}
-	all, err := a.open()
+	d, err := a.open()
 	if err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, all.close()) }()
+	defer func() { err = errors.Join(err, d.close()) }()
 	r.Answer = Done
 	plan := func(h Host) (actions []Action, err error) {
 		r.Found = h.found(keys, a.Paths(), a.pathOf)
 		actions, r.Message, err = Plan(keys, h, a.Paths())
 		return actions, err
 	}
-	h, err := a.converge(ctx, all, plan, &r.Did)
+	h, err := a.converge(ctx, d, plan, &r.Did)
 	if err != nil {
 		return r, err
 	}
@@ -115,6 +136,9 @@ func (a Agent) apply(ctx context.Context, o Order) (r Report, err error) {
 		r.Answer = Waiting
 	}
 	if o.Do == Send {
+		if h.Files[File{PKI, privateFile}] == nil {
+			return r, fmt.Errorf("sending the private key: there is no %v", File{PKI, privateFile})
+		}
 		r.Sealed, err = sealSent(h.Files[File{PKI, privateFile}], o.Recipient, o.Cluster)
 	}
 	return r, err
@@ -124,9 +148,9 @@ func (a Agent) apply(ctx context.Context, o Order) (r Report, err error) {
 const maxRounds = 5
 
 // converge reads the host, plans and acts until nothing is left to do, and returns what is there then.
-func (a Agent) converge(ctx context.Context, all dirs, plan func(Host) ([]Action, error), did *[]string) (Host, error) {
+func (a Agent) converge(ctx context.Context, d *dirs, plan func(Host) ([]Action, error), did *[]string) (Host, error) {
 	for range maxRounds {
-		h, err := a.read(ctx, all)
+		h, err := a.read(ctx, d)
 		if err != nil {
 			return h, err
 		}
@@ -134,7 +158,7 @@ func (a Agent) converge(ctx context.Context, all dirs, plan func(Host) ([]Action
 		if err != nil || len(actions) == 0 {
 			return h, err
 		}
-		if err := a.act(all, actions, did); err != nil {
+		if err := a.act(d, actions, did); err != nil {
 			return h, err
 		}
 	}
@@ -143,24 +167,29 @@ func (a Agent) converge(ctx context.Context, all dirs, plan func(Host) ([]Action
 
 // undo puts back what the last change replaced, if it is not settled.
 func (a Agent) undo(ctx context.Context) (did []string, err error) {
-	all, err := a.open()
+	d, err := a.open()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, all.close()) }()
-	_, err = a.converge(ctx, all, planUndo, &did)
+	defer func() { err = errors.Join(err, d.close()) }()
+	_, err = a.converge(ctx, d, planUndo, &did)
 	return did, err
 }
 
 // act takes the actions one after another. Each one lasts before the next begins.
-func (a Agent) act(all dirs, actions []Action, did *[]string) error {
+func (a Agent) act(d *dirs, actions []Action, did *[]string) error {
+	if len(actions) > 0 {
+		if err := a.makeDirs(d); err != nil {
+			return err
+		}
+	}
 	for _, action := range actions {
 		if a.fault != nil {
 			if err := a.fault(action); err != nil {
 				return err
 			}
 		}
-		if err := a.do(all, action); err != nil {
+		if err := a.do(d, action); err != nil {
 			return fmt.Errorf("%v: %w", action, err)
 		}
 		*did = append(*did, action.String())
@@ -168,8 +197,8 @@ func (a Agent) act(all dirs, actions []Action, did *[]string) error {
 	return nil
 }
 
-func (a Agent) do(all dirs, action Action) error {
-	switch dir := all[action.File.Dir]; {
+func (a Agent) do(d *dirs, action Action) error {
+	switch dir := d.all[action.File.Dir]; {
 	case action.Serve != nil:
 		return keydir.Write(a.Paths().KeyDir, *action.Serve)
 	case action.ServeNothing:
@@ -214,10 +243,13 @@ func (a Agent) emptyKeyDir() error {
 }
 
 // read reads the host.
-func (a Agent) read(ctx context.Context, all dirs) (Host, error) {
+func (a Agent) read(ctx context.Context, d *dirs) (Host, error) {
 	h := Host{Files: map[File][]byte{}}
 	for _, file := range append([]File{{State, undoFile}}, undoable...) {
-		text, err := all[file.Dir].ReadFile(file.Name)
+		if d.all[file.Dir] == nil {
+			continue
+		}
+		text, err := d.all[file.Dir].ReadFile(file.Name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -237,13 +269,13 @@ func (a Agent) read(ctx context.Context, all dirs) (Host, error) {
 		set.Wipe()
 	}
 	entries, err := os.ReadDir(a.Paths().KeyDir)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return h, err
 	}
 	h.Sets = slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return isSet(e.Name()) })
 	// No signer is as good as one that does not answer.
 	h.Serving, _ = serving(ctx, a.Paths().keys().Socket)
-	return h, a.search(all, &h)
+	return h, a.search(d, &h)
 }
 
 // decode reads one of the agent's own files, if it is there.
@@ -260,16 +292,20 @@ func decode[T any](h Host, name string, into **T) error {
 }
 
 // temporary are the names of what Dir.Replace leaves when it is cut off.
-var temporary = regexp.MustCompile(`^\.(sa\.pub|sa\.key|kube-apiserver\.yaml|keyturn-signer\.yaml|configured\.json|undo\.json)\.[0-9A-Z]{26}$`)
+var temporary = regexp.MustCompile(
+	`^\.(sa\.(pub|key)|(kube-apiserver|keyturn-signer)\.yaml|(configured|undo)\.json)\.[0-9A-Z]{26}$`)
 
 // maxKeyFile is far above a file with an RSA key.
 const maxKeyFile = 1 << 16
 
 // search finds files with private keys, and what writes that were cut off left.
-func (a Agent) search(all dirs, h *Host) error {
-	for d, dir := range all {
+func (a Agent) search(d *dirs, h *Host) error {
+	for number, dir := range d.all {
+		if dir == nil {
+			continue
+		}
 		err := fs.WalkDir(dir.FS(), ".", func(name string, e fs.DirEntry, err error) error {
-			file := File{Dir(d), name}
+			file := File{Dir(number), name}
 			if err != nil || !e.Type().IsRegular() || file == (File{PKI, privateFile}) {
 				return err
 			}
@@ -286,7 +322,7 @@ func (a Agent) search(all dirs, h *Host) error {
 			return nil
 		})
 		if err != nil {
-			return fmt.Errorf("searching %v for private keys: %w", Dir(d), err)
+			return fmt.Errorf("searching %v for private keys: %w", Dir(number), err)
 		}
 	}
 	return nil

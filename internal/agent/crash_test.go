@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,8 +14,8 @@ import (
 
 var errCrash = errors.New("crashed")
 
-// crashAt makes the agent crash before its action number step, counted from 0, in the middle of it: a part of a new file
-// is left. It calls at with the action, if there are so many.
+// crashAt makes the agent crash before its action number step, counted from 0, in the middle of it: a part of a new
+// file is left. It calls at with the action, if there are so many.
 func (n node) crashAt(step int, at func(Action)) node {
 	i := 0
 	n.fault = func(a Action) error {
@@ -71,8 +72,8 @@ func startAt(t *testing.T, k rotation.Keys) node {
 	return n
 }
 
-// crash crashes in one step of a change, wants a kube-apiserver that anybody restarts then to be right, and wants the next
-// order to finish.
+// crash crashes in one step of a change, wants a kube-apiserver that anybody restarts then to be right, and wants the
+// next order to finish.
 func crash(t *testing.T, step int, from, to rotation.Keys) (crashed bool) {
 	n := startAt(t, from)
 	o := n.order(to, RestartMark(to, 2))
@@ -113,7 +114,8 @@ func checkBetween(n node, next Action, from, to rotation.Keys) {
 func wantNoRests(n node, to rotation.Keys) {
 	n.t.Helper()
 	for name, content := range snapshot(n.t, filepath.Dir(n.PKI)) {
-		if base := filepath.Base(name); strings.HasPrefix(base, ".") && !strings.Contains(name, "/keys/") || base == undoFile {
+		base := filepath.Base(name)
+		if strings.HasPrefix(base, ".") && !strings.Contains(name, "/keys/") || base == undoFile {
 			n.t.Errorf("%s is left", name)
 		}
 		for version, k := range testKeys {
@@ -121,6 +123,53 @@ func wantNoRests(n node, to rotation.Keys) {
 				n.t.Errorf("%s holds private key %d", name, version)
 			}
 		}
+	}
+}
+
+// TestCrashOfConversion crashes in one step of a conversion to a signer, before its pod is there and after.
+func TestCrashOfConversion(t *testing.T) {
+	to := external(1, 1)
+	for step, crashed := 0, true; crashed; step++ {
+		crashed = false
+		n := newNode(t, 1, 1)
+		check := func(next Action) {
+			crashed = true
+			if got := n.restart(); got.external || got.signs != 1 {
+				t.Errorf("before %v it would have %+v", next, got)
+			}
+		}
+		n.crashAt(step, check).Apply(t.Context(), n.order(to, RestartMark(to, 1)))
+		stop := n.startSigner(to)
+		if !crashed {
+			// The manifest of kube-apiserver is the only step that is left.
+			n.crashAt(0, check).Apply(t.Context(), n.order(to, RestartMark(to, 1)))
+			crashed = false
+		}
+		n.settled(to)
+		n.wantKeys(to)
+		stop()
+	}
+}
+
+// TestUndoOfConversion puts back a kube-apiserver that did not become ready with its signer.
+func TestUndoOfConversion(t *testing.T) {
+	n := newNode(t, 1, 1)
+	before := snapshot(t, n.dir())
+	stop := n.startSigner(external(1, 1))
+	n.apply(n.order(external(1, 1), RestartMark(external(1, 1), 1)), Done)
+	n.apply(n.do(Undo), Done)
+	n.wantKeys(files(1, 1))
+	n.apply(n.do(Settle), Done)
+	stop()
+	must(t, os.RemoveAll(n.Paths().SignerDir)) // the signer's own files
+	after := snapshot(t, n.dir())
+	for name, content := range before {
+		if after[name] != content {
+			t.Errorf("%s is not as before:\n%s", name, after[name])
+		}
+	}
+	if len(after) != len(before) {
+		t.Errorf("%d files, before %d", len(after), len(before))
 	}
 }
 

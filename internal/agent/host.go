@@ -82,8 +82,8 @@ func (f *File) UnmarshalText(text []byte) error {
 
 func (f File) String() string { return f.Name + " in " + f.Dir.String() }
 
-// undoable are the files of which a change keeps the content before, in the order in which they are put back: keys, then the
-// manifest that restarts kube-apiserver, then the signer that it needs no more.
+// undoable are the files of which a change keeps the content before, in the order in which they are put back: keys,
+// then the manifest that restarts kube-apiserver, then the signer that it needs no more.
 var undoable = []File{
 	{PKI, publicFile}, {PKI, privateFile}, {Manifests, serverManifest}, {Manifests, signerManifest}, {State, stateFile},
 }
@@ -109,8 +109,8 @@ type Change struct {
 	Restart string `json:"restart"`
 	// Phase is where the change is.
 	Phase Phase `json:"phase"`
-	// After is the SHA-256 in hex of the manifest of kube-apiserver that is written: one that somebody else changed since is
-	// not put back.
+	// After is the SHA-256 in hex of the manifest of kube-apiserver that is written: one that somebody else changed since
+	// is not put back.
 	After string `json:"after"`
 	// Before is the content of each file; null when it was missing. It is empty once it was undone.
 	Before map[File][]byte `json:"before,omitempty"`

@@ -96,8 +96,8 @@ func marshal(kids []string, known ...map[string]crypto.PublicKey) ([]byte, error
 	return text.Bytes(), nil
 }
 
-// undoUnion has sa.pub accept the signing key of now too while sa.key is put back, if the sa.pub of before does not. Files
-// that cannot be read are put back without.
+// undoUnion has sa.pub accept the signing key of now too while sa.key is put back, if the sa.pub of before does not.
+// Files that cannot be read are put back without.
 func undoUnion(h Host) *Action {
 	now, errNow := h.pair()
 	before, errBefore := Host{Files: h.Undo.Before}.pair()

@@ -1,22 +1,24 @@
-// Package agent changes the keys of one kubeadm control-plane node: the files sa.pub and sa.key, the static pod manifest of
-// its kube-apiserver, and the signer beside it.
+// Package agent changes the keys of one kubeadm control-plane node: the files sa.pub and sa.key, the static pod
+// manifest of its kube-apiserver, and the signer beside it.
 //
-// It runs in a pod on that node, without credentials and without a listener: a controller runs it there by pods/exec, with
-// an Order on standard input, and reads a Report from standard output. An order is idempotent: it names how the node has to
-// be, and a later one finishes what a crash cut off.
+// It runs in a pod on that node, without credentials and without a listener: a controller runs it there by pods/exec,
+// with an Order on standard input, and reads a Report from standard output. An order is idempotent: it names how the
+// node has to be, and a later one finishes what a crash cut off.
 //
-// Plan is where to start: a pure function from an order and what is on the host to the actions that are left. Agent.Apply
-// reads the host, plans and acts, under a lock. The package guarantees, also when the machine loses its power at any moment:
+// Plan is where to start: a pure function from an order and what is on the host to the actions that are left.
+// Agent.Apply reads the host, plans and acts, under a lock. The package guarantees, also when the machine loses its
+// power at any moment:
 //
-//   - no keys of an earlier stage (rotation.Keys.Stage) than the node holds are written, and no key is dropped that the order
-//     does not know. So an order that is carried out late does no harm;
-//   - at each moment a kube-apiserver that anybody restarts accepts what it signs, and signs with the key of before or after;
-//   - files are written before the manifest that makes the kubelet restart kube-apiserver. They are replaced whole, and keep
-//     their owner, group and mode;
-//   - what a change replaces is kept until the controller has proven the new state. If kube-apiserver is not ready for five
-//     minutes meanwhile, Watch puts it back: with one API server nobody else could;
-//   - private keys arrive sealed for one start of the pod, and leave it sealed for the controller. They are in no report and
-//     in no error.
+//   - no keys of an earlier stage (rotation.Keys.Stage) than the node holds are written, and no key is dropped that the
+//     order does not know. So an order that is carried out late does no harm;
+//   - at each moment a kube-apiserver that anybody restarts accepts what it signs, and signs with the key of before or
+//     after;
+//   - files are written before the manifest that makes the kubelet restart kube-apiserver. They are replaced whole, and
+//     keep their owner, group and mode;
+//   - what a change replaces is kept until the controller has proven the new state. If kube-apiserver is not ready for
+//     five minutes meanwhile, Watch puts it back: with one API server nobody else could;
+//   - private keys arrive sealed for one start of the pod, and leave it sealed for the controller. They are in no
+//     report and in no error.
 package agent
 
 import (
@@ -40,7 +42,8 @@ const (
 	Settle = "Settle"
 	// Undo puts back what the last Converge replaced, unless it was settled.
 	Undo = "Undo"
-	// Release removes what the agent keeps on the node. kube-apiserver must read its keys from files, and goes on with them.
+	// Release removes what the agent keeps on the node. kube-apiserver must read its keys from files, and goes on with
+	// them.
 	Release = "Release"
 	// Send returns the private key of sa.key, sealed to Order.Recipient.
 	Send = "Send"

@@ -53,8 +53,8 @@ func (a Action) String() string {
 func (a Action) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, a.String()) }
 
 // Plan returns what is left to do for an order, in order. A crash after any of the actions leaves a host on which a
-// kube-apiserver may be restarted, and for which the same order plans the rest. waiting is why the order is not carried out
-// when these are done: empty when it is.
+// kube-apiserver may be restarted, and for which the same order plans the rest. waiting is why the order is not carried
+// out when these are done: empty when it is.
 func Plan(s keySet, h Host, p Paths) (actions []Action, waiting string, err error) {
 	if h.Configured != nil && h.Configured.Cluster != s.order.Cluster {
 		return nil, "", fmt.Errorf("%w, with the UID %s", ErrOwner, h.Configured.Cluster)
@@ -140,14 +140,14 @@ func checkOrder(s keySet, h Host, on pair) error {
 		if ok && version <= newest || kid == "" || slices.Contains(s.foreign, kid) || slices.Contains(o.Retired, kid) {
 			continue
 		}
-		return fmt.Errorf("%w: the node has key %s, which the order would drop unknown", ErrStale, kid)
+		return fmt.Errorf("%w: the node has key %s, which the order does not know", ErrStale, kid)
 	}
 	held := on.keys(s.known)
 	if h.Configured != nil && h.Configured.Keys.Stage() > held.Stage() {
 		held = h.Configured.Keys
 	}
 	if o.Keys.Stage() < held.Stage() {
-		return fmt.Errorf("%w: the node is to accept key versions %v and sign with %d, and no more to accept %v and sign with %d",
+		return fmt.Errorf("%w: the node accepts key versions %v and signs with %d, and the order has %v and %d",
 			ErrStale, held.Verify, held.Sign, o.Keys.Verify, o.Keys.Sign)
 	}
 	return nil
@@ -196,8 +196,8 @@ func planSigner(s keySet, h Host, p Paths) (actions []Action, err error) {
 	return actions, nil
 }
 
-// planServer changes the manifest of kube-apiserver, which restarts it, unless that has to wait. It returns nil if there is
-// nothing to change.
+// planServer changes the manifest of kube-apiserver, which restarts it, unless that has to wait. It returns nil if
+// there is nothing to change.
 func planServer(s keySet, h Host, p Paths) (action *Action, waiting string, err error) {
 	file := File{Manifests, serverManifest}
 	m, err := manifest.Parse(h.Files[file])
@@ -319,7 +319,8 @@ func (h Host) external(p Paths) (bool, error) {
 	return m.External(p.keys())
 }
 
-// planUndo puts back the files that the last change replaced. Undoing is written first, so that a crash does not stop it.
+// planUndo puts back the files that the last change replaced. Undoing is written first, so that a crash does not stop
+// it.
 func planUndo(h Host) ([]Action, error) {
 	if h.Undo == nil || h.Undo.Phase == Undone {
 		return nil, nil
@@ -340,11 +341,12 @@ func planUndo(h Host) ([]Action, error) {
 		files = slices.Concat([]File{files[1], files[0]}, files[2:])
 	}
 	for _, file := range files {
-		before := h.Undo.Before[file]
-		if file == (File{Manifests, serverManifest}) && digest(h.Files[file]) != h.Undo.After {
+		before, now := h.Undo.Before[file], h.Files[file]
+		if file == (File{Manifests, serverManifest}) && digest(now) != h.Undo.After {
 			continue
 		}
-		if union != nil && file == files[1] || !bytes.Equal(before, h.Files[file]) || (before == nil) != (h.Files[file] == nil) {
+		same := bytes.Equal(before, now) && (before == nil) == (now == nil)
+		if !same || union != nil && file == (File{PKI, publicFile}) {
 			actions = append(actions, Action{File: file, Content: before})
 		}
 	}

@@ -16,7 +16,8 @@ import (
 // status again.
 var ErrCannotOpen = errors.New("the order cannot be opened: it is for another start of this pod")
 
-// Instance is one start of an agent's pod. Its public key names the start: the init container makes another one each time.
+// Instance is one start of an agent's pod. Its public key names the start: the init container makes another one each
+// time.
 type Instance struct {
 	PodUID    string    `json:"podUID"`
 	PublicKey PublicKey `json:"publicKey"`

@@ -31,7 +31,8 @@ var (
 // signerPod returns the manifest of the static pod that runs keyturn-signer.
 func signerPod(image string, p Paths) ([]byte, error) {
 	if !imageName.MatchString(image) || !plainPath.MatchString(p.SignerDir) || !plainPath.MatchString(p.KeyDir) {
-		return nil, fmt.Errorf("the manifest of the signer cannot have image %q with the paths %q and %q", image, p.SignerDir, p.KeyDir)
+		return nil, fmt.Errorf("the manifest of the signer cannot name image %q, and paths %q and %q",
+			image, p.SignerDir, p.KeyDir)
 	}
 	var text bytes.Buffer
 	err := signerTemplate.Execute(&text, struct {

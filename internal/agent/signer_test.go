@@ -17,8 +17,8 @@ import (
 	"github.com/keyturn/keyturn/internal/signer/signercmd"
 )
 
-// startSigner plays the kubelet: once the agent has written the signer's manifest for these keys, it runs the signer with
-// the arguments of that manifest. It returns how to stop it.
+// startSigner plays the kubelet: once the agent has written the signer's manifest for these keys, it runs the signer
+// with the arguments of that manifest. It returns how to stop it.
 func (n node) startSigner(k rotation.Keys) (stop func()) {
 	n.t.Helper()
 	if r := n.apply(n.order(k, RestartMark(k, 1)), Waiting); r.Message != "the signer does not serve these keys yet" {

@@ -18,8 +18,8 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// Patience decides when a change is undone: when kube-apiserver was not ready for Limit without a break, as often as it was
-// asked, while the change is pending. Its old process may go on for a while, so one answer settles nothing: only a
+// Patience decides when a change is undone: when kube-apiserver was not ready for Limit without a break, as often as it
+// was asked, while the change is pending. Its old process may go on for a while, so one answer settles nothing: only a
 // controller, which proves which keys it has, does.
 type Patience struct {
 	Limit time.Duration
@@ -28,7 +28,8 @@ type Patience struct {
 	since time.Time
 }
 
-// Over takes what was seen at a moment, by a clock that nobody sets, and reports whether the change is to be undone now.
+// Over takes what was seen at a moment, by a clock that nobody sets, and reports whether the change is to be undone
+// now.
 func (p *Patience) Over(now time.Time, phase Phase, ready bool) bool {
 	if phase == Undoing {
 		return true // a crash came in between
@@ -49,8 +50,8 @@ const (
 	readyTimeout = 5 * time.Second
 )
 
-// Watch undoes a change with which kube-apiserver is not ready for limit, until ctx ends. It is the agent's own, since a
-// controller reaches the agent through an API server.
+// Watch undoes a change with which kube-apiserver is not ready for limit, until ctx ends. It is the agent's own, since
+// a controller reaches the agent through an API server.
 func (a Agent) Watch(ctx context.Context, limit time.Duration, log *slog.Logger) {
 	patience := Patience{Limit: limit}
 	tick := time.NewTicker(askInterval)
@@ -61,13 +62,13 @@ func (a Agent) Watch(ctx context.Context, limit time.Duration, log *slog.Logger)
 			return
 		case <-tick.C:
 		}
-		if err := a.look(ctx, &patience, log); err != nil && !errors.Is(err, atomicfile.ErrBusy) {
+		if err := a.checkChange(ctx, &patience, log); err != nil && !errors.Is(err, atomicfile.ErrBusy) {
 			log.Error("watching kube-apiserver", "error", err)
 		}
 	}
 }
 
-func (a Agent) look(ctx context.Context, patience *Patience, log *slog.Logger) error {
+func (a Agent) checkChange(ctx context.Context, patience *Patience, log *slog.Logger) error {
 	change, err := a.change()
 	if err != nil || change == nil {
 		return err
@@ -110,7 +111,7 @@ func ready(ctx context.Context, c Change) bool {
 	}
 	client := http.Client{Timeout: readyTimeout, Transport: &http.Transport{
 		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // as kubelets probe: nothing is sent, and no answer is believed
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // as kubelets probe: nothing secret is sent
 	}}
 	url := "https://" + net.JoinHostPort(probe.Host, strconv.Itoa(probe.Port)) + probe.Path
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)

@@ -82,7 +82,7 @@ func newNode(t *testing.T, sign int, verify ...int) node {
 	n := node{t: t, Agent: Agent{
 		PKI: dir + "/pki", Manifests: dir + "/manifests", StateDir: dir + "/keyturn", PodUID: "pod-1", Key: key,
 	}}
-	for _, path := range []string{n.PKI, n.Manifests} {
+	for _, path := range []string{n.PKI, n.Manifests, n.StateDir} {
 		must(t, os.Mkdir(path, 0o755))
 	}
 	public := testKeys[sign].public
@@ -173,7 +173,8 @@ type restarted struct {
 	external bool
 }
 
-// restart does what kube-apiserver does at its start: it reads its manifest, and the files or the signer that this names.
+// restart does what kube-apiserver does at its start: it reads its manifest, and the files or the signer that this
+// names.
 func (n node) restart() restarted {
 	n.t.Helper()
 	text := n.read(n.Manifests + "/kube-apiserver.yaml")

@@ -15,8 +15,8 @@ import (
 // ErrBusy means that another process is changing the directory at this moment. Try again.
 var ErrBusy = errors.New("another process is changing the directory")
 
-// Dir is the directory that a path led to when it was opened, and no other. Names are those of files right in it: nothing
-// is read, written or deleted outside, also not through links.
+// Dir is the directory that a path led to when it was opened, and no other. Names are those of files right in it:
+// nothing is read, written or deleted outside, also not through links.
 type Dir struct {
 	root *os.Root
 	// self is the directory as a file.
@@ -39,8 +39,8 @@ func OpenDir(path string) (*Dir, error) {
 // File returns the directory as a file.
 func (d *Dir) File() *os.File { return d.self }
 
-// Lock keeps every other process out until Close, or returns ErrBusy. It does not wait: whoever holds the lock may be paused
-// forever.
+// Lock keeps every other process out until Close, or returns ErrBusy. It does not wait: whoever holds the lock may be
+// paused forever.
 func (d *Dir) Lock() error {
 	err := unix.Flock(int(d.self.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -73,8 +73,8 @@ func (d *Dir) Names() ([]string, error) {
 	return names, nil
 }
 
-// Create writes a new file, with the owner, group and mode of the file named like, or with mode 0600 if that does not exist.
-// When it returns nil, the content is on disk, and the name is there once the directory is synced.
+// Create writes a new file, with the owner, group and mode of the file named like, or with mode 0600 if that does not
+// exist. When it returns nil, the content is on disk, and the name is there once the directory is synced.
 func (d *Dir) Create(name, like string, content []byte) error {
 	f, err := d.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -84,9 +84,9 @@ func (d *Dir) Create(name, like string, content []byte) error {
 	return errors.Join(err, d.imitate(f, like), f.Sync(), f.Close())
 }
 
-// imitate gives a file the mode, owner and group of another. The mode comes first, since a process without CAP_FOWNER may
-// not change it once the file belongs to somebody else. A link is not followed: it does not show who may read what takes
-// its name.
+// imitate gives a file the mode, owner and group of another. The mode comes first, since a process without CAP_FOWNER
+// may not change it once the file belongs to somebody else. A link is not followed: it does not show who may read what
+// takes its name.
 func (d *Dir) imitate(f *os.File, like string) error {
 	info, err := d.root.Lstat(like)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
@@ -114,8 +114,8 @@ func (d *Dir) Remove(name string) error { return d.root.Remove(name) }
 // Sync makes last what Create, Rename and Remove did.
 func (d *Dir) Sync() error { return d.self.Sync() }
 
-// Replace makes a file have a content, whole or not at all, by a new file whose name begins with a dot. The file keeps its
-// owner, group and mode. When it returns nil, the content is on disk.
+// Replace makes a file have a content, whole or not at all, by a new file whose name begins with a dot. The file keeps
+// its owner, group and mode. When it returns nil, the content is on disk.
 func (d *Dir) Replace(name string, content []byte) error {
 	if old, err := d.ReadFile(name); err == nil && bytes.Equal(old, content) {
 		return d.Sync()

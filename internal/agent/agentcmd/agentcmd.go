@@ -1,8 +1,8 @@
 // Package agentcmd is the command keyturn-agent, which runs in a pod on a control-plane node. It has three subcommands:
 //
-//	key    makes the X25519 key of this start of the pod, in the init container. Its public key is the termination message
+//	key    makes the X25519 key of this start of the pod, in the init container; the public key is its last message
 //	run    is the main process of the pod: it undoes a change with which kube-apiserver does not become ready
-//	apply  reads one order from standard input and writes one report to standard output; a controller runs it by pods/exec
+//	apply  reads an order from standard input and writes a report to standard output; a controller runs it by pods/exec
 //
 // The exit code is 0 when there is a report, whatever it answers, 1 after a failure without one, and 2 after bad flags.
 package agentcmd
@@ -92,7 +92,7 @@ func parse(command string, args []string, stderr io.Writer) (flags, error) {
 		set.StringVar(&f.stateDir, "state-dir", "/var/lib/keyturn", "directory of the agent and of the signer")
 	}
 	if command == "run" {
-		set.DurationVar(&f.patience, "patience", Patience, "how long kube-apiserver may be not ready before a change is undone")
+		set.DurationVar(&f.patience, "patience", Patience, "after how long without a ready kube-apiserver a change is undone")
 	}
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {

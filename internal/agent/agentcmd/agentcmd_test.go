@@ -76,7 +76,7 @@ func must(t *testing.T, errs ...error) {
 func start(t *testing.T) *pod {
 	dir := t.TempDir()
 	p := &pod{t: t, key: dir + "/run/key", pki: dir + "/pki", manifests: dir + "/manifests", state: dir + "/keyturn"}
-	for _, path := range []string{filepath.Dir(p.key), p.pki, p.manifests} {
+	for _, path := range []string{filepath.Dir(p.key), p.pki, p.manifests, p.state} {
 		must(t, os.Mkdir(path, 0o755))
 	}
 	p.old, p.next = p.newKey(jwks.RS256), p.newKey(jwks.ES256)

@@ -98,7 +98,7 @@ func (o Options) pod() corev1.PodSpec {
 		NodeSelector:                 map[string]string{"node-role.kubernetes.io/control-plane": ""},
 		Tolerations:                  []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 		PriorityClassName:            "system-node-critical",
-		HostNetwork:                  true, // it starts before there is a network for pods, and asks kube-apiserver on this node
+		HostNetwork:                  true, // it starts without a network for pods, and asks kube-apiserver on this node
 		DNSPolicy:                    corev1.DNSDefault,
 		AutomountServiceAccountToken: new(false),
 		EnableServiceLinks:           new(false),
@@ -111,7 +111,9 @@ func (o Options) pod() corev1.PodSpec {
 		InitContainers:                []corev1.Container{init},
 		Containers:                    []corev1.Container{main},
 		Volumes: []corev1.Volume{
-			{Name: "key", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}},
+			{Name: "key", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
+				Medium: corev1.StorageMediumMemory,
+			}}},
 			hostDirectory("pki", o.PKI, corev1.HostPathDirectory),
 			hostDirectory("manifests", o.Manifests, corev1.HostPathDirectory),
 			hostDirectory("state", o.StateDir, corev1.HostPathDirectoryOrCreate),
@@ -136,5 +138,6 @@ func (o Options) container(name string, command []string) corev1.Container {
 }
 
 func hostDirectory(name, path string, kind corev1.HostPathType) corev1.Volume {
-	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path, Type: &kind}}}
+	source := &corev1.HostPathVolumeSource{Path: path, Type: &kind}
+	return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{HostPath: source}}
 }

@@ -55,7 +55,9 @@ func (m *Manifest) setAnnotation(key, value string) (*Manifest, error) {
 }
 
 // insertBefore inserts one or two lines before a key of a mapping.
-func (m *Manifest) insertBefore(name *yamlv3.Node, first, second string, change func(map[string]any)) (*Manifest, error) {
+func (m *Manifest) insertBefore(
+	name *yamlv3.Node, first, second string, change func(map[string]any),
+) (*Manifest, error) {
 	indent, _, err := m.key(name)
 	if err != nil {
 		return nil, err

@@ -16,8 +16,8 @@ type splice struct {
 	insert     string
 }
 
-// errMeaning is returned by apply. It is the last guard: every edit that leads to it would have changed more, or less, than
-// what was asked for.
+// errMeaning is returned by apply. It is the last guard: every edit that leads to it would have changed more, or less,
+// than what was asked for.
 var errMeaning = errors.New("the edit would change something else too\nhint: write lists and maps of the pod without " +
 	"anchors and merges")
 
@@ -44,7 +44,8 @@ func (m *Manifest) apply(splices []splice, change func(meaning map[string]any)) 
 	return next, nil
 }
 
-// block returns the value of a key of a mapping; an error when its form is not known. It is nil when there is no such key.
+// block returns the value of a key of a mapping; an error when its form is not known. It is nil when there is no such
+// key.
 func (m *Manifest) block(parent *yamlv3.Node, key string, kind yamlv3.Kind) (*yamlv3.Node, error) {
 	name, value := entry(parent, key)
 	switch {
@@ -75,8 +76,8 @@ func (m *Manifest) need(parent *yamlv3.Node, key string, kind yamlv3.Kind) (*yam
 	return node, err
 }
 
-// object and list return a part of what a manifest means; an empty one when it is something else, so that what is written to
-// it is missing in the comparison.
+// object and list return a part of what a manifest means; an empty one when it is something else, so that what is
+// written to it is missing in the comparison.
 func object(part any) map[string]any {
 	if o, ok := part.(map[string]any); ok {
 		return o
@@ -142,7 +143,8 @@ func (m *Manifest) key(n *yamlv3.Node) (before, rest string, err error) {
 	return before, rest, err
 }
 
-// scalar splits the rest of a line at a string that it begins with: into its quote, which may be none, and what follows.
+// scalar splits the rest of a line at a string that it begins with: into its quote, which may be none, and what
+// follows.
 func scalar(line int, rest, value string) (quote, after string, err error) {
 	for _, quote := range []string{"", `"`, `'`} {
 		after, ok := strings.CutPrefix(rest, quote+value+quote)

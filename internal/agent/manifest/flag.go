@@ -12,8 +12,8 @@ var flagText = regexp.MustCompile(`^--[a-z][a-z-]*=[A-Za-z0-9,./_-]+$`)
 
 func (f Flag) String() string { return "--" + f.Name + "=" + f.Value }
 
-// AddFlag adds a flag, which must not be there yet: before the flag named before or, when that is empty, before all others.
-// It is quoted like that one.
+// AddFlag adds a flag, which must not be there yet: before the flag named before or, when that is empty, before all
+// others. It is quoted like that one.
 func (m *Manifest) AddFlag(f Flag, before string) (*Manifest, error) {
 	if slices.Contains(m.Flags(), f) {
 		return m, nil

@@ -32,8 +32,8 @@ spec:
     name: k8s-certs
 `
 
-// FuzzEdit edits any text. What comes out must decode, as a Pod of the Kubernetes API, to the Pod of before with that one
-// change, and every line that was not asked for must still be there.
+// FuzzEdit edits any text. What comes out must decode, as a Pod of the Kubernetes API, to the Pod of before with that
+// one change, and every line that was not asked for must still be there.
 func FuzzEdit(f *testing.F) {
 	f.Add(file(f, "by-hand.yaml"))
 	for _, seed := range []string{

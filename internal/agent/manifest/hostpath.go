@@ -149,7 +149,8 @@ func (m *Manifest) insertItem(list *yamlv3.Node, lines []string) (splice, error)
 	return splice{at: first.Line - 1, insert: itemText(before, lines)}, nil
 }
 
-// removeItem finds the entry with a name, which must be written as insertItem writes it; its index is -1 when there is none.
+// removeItem finds the entry with a name, which must be written as insertItem writes it; its index is -1 when there is
+// none.
 func (m *Manifest) removeItem(list *yamlv3.Node, name string, lines []string) (int, splice, error) {
 	for i, n := range list.Content {
 		if n.Kind != yamlv3.MappingNode {

@@ -1,18 +1,20 @@
-// Package manifest edits the static pod manifest of a kube-apiserver as text: its annotations, its flags, and its volumes
-// from the host. Nothing else changes by a byte, so comments, order, indentation and quoting stay as their owner wrote them.
+// Package manifest edits the static pod manifest of a kube-apiserver as text: its annotations, its flags, and its
+// volumes from the host. Nothing else changes by a byte, so comments, order, indentation and quoting stay as their
+// owner wrote them.
 //
 // Parse is where to start. A Manifest does not change; each edit returns another one. An edit that is there already
 // returns the same text.
 //
-// An edit is refused, with the number of the line, when the text has a form that the package does not know, such as a list
-// in flow style or an alias. After each edit the text is decoded again, as the kubelet decodes it, and must mean what the
-// old text meant but for that one change. So an anchor that is used elsewhere, or a merged map, leads to an error and
-// never to a change that nobody asked for.
+// An edit is refused, with the number of the line, when the text has a form that the package does not know, such as a
+// list in flow style or an alias. After each edit the text is decoded again, as the kubelet decodes it, and must mean
+// what the old text meant but for that one change. So an anchor that is used elsewhere, or a merged map, leads to an
+// error and never to a change that nobody asked for.
 package manifest
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -88,13 +90,15 @@ func (m *Manifest) checkLines() error {
 func (m *Manifest) decodeNodes(text []byte) error {
 	var document, second yamlv3.Node
 	decoder := yamlv3.NewDecoder(strings.NewReader(string(text)))
-	if err := decoder.Decode(&document); err != nil {
+	if err := decoder.Decode(&document); errors.Is(err, io.EOF) {
+		return errors.New("it is missing or empty")
+	} else if err != nil {
 		return err
 	}
 	if err := decoder.Decode(&second); err == nil {
 		return refuse(second.Line, "a second document begins")
 	}
-	if document.Kind != yamlv3.DocumentNode || len(document.Content) != 1 || document.Content[0].Kind != yamlv3.MappingNode {
+	if len(document.Content) != 1 || document.Content[0].Kind != yamlv3.MappingNode {
 		return errors.New("it is not an object")
 	}
 	m.root = document.Content[0]

@@ -27,12 +27,16 @@ var kubesprayKeys = manifest.Keys{
 	Socket: kubeadmKeys.Socket, MaxExpiration: kubeadmKeys.MaxExpiration,
 }
 
-// manifests are the files of testdata.
+// manifests are the files of testdata. Those of kubeadm 1.35 and 1.36 are its output, that of kubespray is kubeadm's
+// with the configuration that kubespray writes. kubeadm 1.34 sorts extra arguments among the others; its files are made
+// from those of 1.36 by its source.
 var manifests = []struct {
 	name     string
 	keys     manifest.Keys
 	rootless bool
 }{
+	{name: "kubeadm-1.34", keys: kubeadmKeys},
+	{name: "kubeadm-1.34-args", keys: kubeadmKeys},
 	{name: "kubeadm-1.35", keys: kubeadmKeys},
 	{name: "kubeadm-1.36", keys: kubeadmKeys},
 	{name: "kubeadm-1.36-args", keys: kubeadmKeys},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
 	"time"
 )
 
@@ -78,8 +79,8 @@ func (m *Manifest) with(w Want, k Keys) (*Manifest, error) {
 	return next.SetAnnotation(RestartAnnotation, w.Restart)
 }
 
-// External reports whether kube-apiserver asks the signer of k. It returns an error when its keys come from neither that
-// signer nor the files of k, or from more than these.
+// External reports whether kube-apiserver asks the signer of k. It returns an error when its keys come from neither
+// that signer nor the files of k, or from more than these.
 func (m *Manifest) External(k Keys) (bool, error) {
 	endpoints, public, private := m.Flag(endpointFlag), m.Flag(keyFileFlag), m.Flag(signingFlag)
 	is := func(values []string, want string) bool { return len(values) == 1 && values[0] == want }
@@ -129,10 +130,21 @@ func (m *Manifest) toFiles(k Keys) (*Manifest, error) {
 	if err != nil {
 		return nil, err
 	}
-	if next, err = next.AddFlag(Flag{keyFileFlag, k.Public}, signingFlag); err != nil {
+	if next, err = next.AddFlag(Flag{keyFileFlag, k.Public}, next.afterKeyFile()); err != nil {
 		return nil, err
 	}
 	return next.RemoveHostPath(signerVolume, path.Dir(k.Socket))
+}
+
+// afterKeyFile returns the flag before which kubeadm writes --service-account-key-file: it sorts flags, at least its
+// own.
+func (m *Manifest) afterKeyFile() string {
+	for _, f := range m.Flags() {
+		if strings.HasPrefix(f.Name, "service-account-") && f.Name > keyFileFlag {
+			return f.Name
+		}
+	}
+	return ""
 }
 
 func (m *Manifest) withRetryAfter(want bool) (*Manifest, error) {
