@@ -33,6 +33,8 @@ type observation struct {
 	tokens *tokensSeen
 	// kubeconfig is nil in a round that did not get to its Secret.
 	kubeconfig *kubeconfig
+	// obstructed means that webhooks kept an API server from being proven.
+	obstructed bool
 	// former are the destinations that the spec does not name any more, and where keys may still be published.
 	former []v1alpha1.PublicationStatus
 }
@@ -101,16 +103,18 @@ func (r *Reconciler) askOthers(ctx context.Context, uc *v1alpha1.UserCluster, o 
 		}
 	}
 	var wg sync.WaitGroup
+	obstructed := make([]bool, len(o.Servers))
 	for i := range o.Servers {
 		// One that is not ready answers nothing.
 		if o.Servers[i].Ready {
-			wg.Go(func() { r.proveOne(ctx, uc, o.adapter, &o.Servers[i], o.keys) })
+			wg.Go(func() { obstructed[i] = isObstructed(r.proveOne(ctx, uc, o.adapter, &o.Servers[i], o.keys)) })
 		}
 	}
 	wg.Go(func() { r.gatherKubeconfig(ctx, uc, o) })
 	wg.Go(ask(nodesFor, r.gatherNodes))
 	wg.Go(ask(outsideFor, r.gatherPublications))
 	wg.Wait()
+	o.obstructed = slices.Contains(obstructed, true)
 	r.remember(uc).keepServers(o.Servers)
 }
 
@@ -132,20 +136,21 @@ func servers(all []controlplane.Server) []rotation.Server {
 	return seen
 }
 
+// proveOne asks one API server. Why it could not be asked is in s too.
 func (r *Reconciler) proveOne(
 	ctx context.Context, uc *v1alpha1.UserCluster, a controlplane.Adapter, s *rotation.Server, keys []keystore.KeyPair,
-) {
+) error {
 	cfg, err := a.Config(ctx, s.Name)
 	if err != nil {
 		s.Waiting = hint.Line(err)
-		return
+		return err
 	}
 	proof, err := r.Prove(ctx, controlplane.Question{
 		Cluster: uc.UID, Config: cfg, Keys: keys, External: s.Running.External,
 	})
 	if err != nil {
 		s.Waiting = hint.Line(err)
-		return
+		return err
 	}
 	s.Accepts, s.Refuses, s.Signs, s.Foreign = proof.Accepts, proof.Refuses, proof.Signs, proof.Foreign
 	if proof.Signs == 0 {
@@ -154,6 +159,7 @@ func (r *Reconciler) proveOne(
 	if s.Running.External { // the others have been started since they lost a key
 		s.Forgets = r.remember(uc).forgets(s.Name, fleet.Only(keys, proof.Refuses), r.now())
 	}
+	return nil
 }
 
 // external says that the spec wants API servers to get their keys from a signer.

@@ -18,6 +18,8 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
@@ -31,10 +33,11 @@ import (
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/webhooks"
 )
 
 // TestHangingWebhook has a user cluster in which a webhook for Secrets never answers. The refresh of its legacy tokens
-// ends by its own deadline, and does not wait for the API server to give the webhook up.
+// ends by its own deadline, does not wait for the API server to give the webhook up, and names it.
 func TestHangingWebhook(t *testing.T) {
 	k, err := keystore.Generate(rand.Reader, 1, "ES256")
 	if err != nil {
@@ -81,8 +84,9 @@ func TestHangingWebhook(t *testing.T) {
 		return user, nil
 	})
 	uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Name: "blue", UID: "blue"}}
-	if _, _, err := tokens.Refresh(t.Context(), uc, k); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("the refresh ended with %v, want that its deadline was exceeded", err)
+	legacy, _, err := tokens.Refresh(t.Context(), uc, k)
+	if err != nil || legacy.Proven != 0 || !strings.Contains(legacy.Waiting, "webhook hangs.keyturn.test of ValidatingWebhookConfiguration hangs") {
+		t.Errorf("the refresh ended with %v, and waits for %q: want the webhook to be named", err, legacy.Waiting)
 	}
 }
 
@@ -201,6 +205,37 @@ func TestDeathsWhileTheAPIIsSilent(t *testing.T) {
 		t.Error("what died is not brought back")
 	}
 	silent = false
+	w.until(blue, isSettled)
+}
+
+// TestWebhookKeepsFromProof has webhooks keep every API server from being proven. They are named, and after some rounds
+// somebody must act; what dies of the control plane is brought back meanwhile.
+func TestWebhookKeepsFromProof(t *testing.T) {
+	w := newWorld(t)
+	dead := false
+	w.reconciler.Prove = func(ctx context.Context, q controlplane.Question) (controlplane.Proof, error) {
+		if dead {
+			err := apierrors.NewInternalError(errors.New(`failed calling webhook "dead.keyturn.test"`))
+			return controlplane.Proof{}, webhooks.Explain(ctx, nil, err, webhooks.Proof...)
+		}
+		return w.prove(ctx, q)
+	}
+	blue := w.settled("blue", threeServers)
+	dead = true
+	w.with(blue, func(c *userCluster) { c.servers[1].stop() })
+	blocked := func(uc *v1alpha1.UserCluster) bool {
+		ready := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionReady)
+		return ready.Reason == v1alpha1.ReasonRotationBlocked && strings.Contains(ready.Message, "dead.keyturn.test")
+	}
+	if uc := w.round(blue); blocked(uc) {
+		t.Error("it is blocked after one round")
+	}
+	w.until(blue, blocked)
+	w.until(blue, func(*v1alpha1.UserCluster) (yes bool) {
+		w.with(blue, func(c *userCluster) { yes = c.servers[1].Ready })
+		return yes
+	})
+	dead = false
 	w.until(blue, isSettled)
 }
 

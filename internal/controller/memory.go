@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/rotation"
+	"github.com/keyturn/keyturn/internal/webhooks"
 )
 
 // memory is all that the controller remembers of clusters, by UID. After a restart it is empty, which costs time and
@@ -105,6 +107,8 @@ type remembered struct {
 	slow bool
 	// replaced is the resource version that the last write of this controller replaced.
 	replaced string
+	// obstructed is how many rounds in a row webhooks have kept from their work.
+	obstructed int
 }
 
 // wrote notes that a UserCluster was written, which had the resource version before.
@@ -121,6 +125,27 @@ func (m *remembered) isStale(uc *v1alpha1.UserCluster) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.replaced != "" && m.replaced == uc.ResourceVersion
+}
+
+// obstructedRounds is after how many rounds that webhooks keep from their work somebody must act.
+const obstructedRounds = 3
+
+// isObstructed reports whether an error is one of webhooks.
+func isObstructed(err error) bool {
+	_, ok := errors.AsType[*webhooks.Error](err)
+	return ok
+}
+
+// obstruct notes whether webhooks kept a round from its work, and reports whether that has lasted for some rounds.
+func (m *remembered) obstruct(is bool) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !is {
+		m.obstructed = 0
+		return false
+	}
+	m.obstructed++
+	return m.obstructed >= obstructedRounds
 }
 
 func (m *remembered) isSlow() bool {

@@ -139,6 +139,8 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 	if actErr != nil {
 		decision.Waiting, decision.Blocked, decision.Settled = actErr.Error(), needsAction(actErr), false
 	}
+	lasting := r.remember(uc).obstruct(seen.obstructed || isObstructed(actErr))
+	decision.Blocked = decision.Blocked || lasting && decision.Waiting != ""
 	if len(seen.former) > 0 && !decision.Blind && r.remember(uc).mayWithdraw(r.now()) {
 		r.rounds.wait(func() { seen.former = r.withdraw(work, uc, seen.former) })
 	}

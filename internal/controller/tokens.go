@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -18,7 +19,7 @@ import (
 const (
 	// refreshBudget is how long one round may re-sign legacy tokens.
 	refreshBudget = 5 * time.Second
-	// refreshGrace is how long after that a write may last that has begun. A webhook may hold it up for half a minute.
+	// refreshGrace is how long after that a write may last that has begun. A webhook may keep it for half a minute.
 	refreshGrace = 2 * time.Second
 )
 
@@ -50,6 +51,9 @@ func (l *LegacyTokens) Refresh(ctx context.Context, uc *v1alpha1.UserCluster, k 
 	ctx, cancel := context.WithTimeout(ctx, refreshBudget+refreshGrace)
 	defer cancel()
 	result, err := refresher.Pass(ctx, target)
+	if errors.Is(err, context.DeadlineExceeded) && len(result.Blocked) > 0 {
+		err = nil // what took so long is in the result
+	}
 	if err != nil {
 		return rotation.Legacy{}, count, err
 	}

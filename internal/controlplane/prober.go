@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/webhooks"
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/token"
 )
@@ -118,15 +119,29 @@ func (i *issuers) forget(cluster types.UID) {
 // for the keys: what it then accepts is what the signer serves now, and not what it served at the end of the last
 // refresh hint. That comes before the token that it is to issue: a signer signs with no key that its API server has not
 // asked for.
+//
+// A proof that takes too long is cut off. Its error tells that this is no refusal; it is a *webhooks.Error if webhooks may
+// be to blame.
 func (p *Prover) Prove(ctx context.Context, q Question) (Proof, error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
-	host := q.Config.Host
 	client, err := p.Clients.asker(q.Cluster, q.Config)
 	if err != nil {
 		return Proof{}, err
 	}
-	issuer := ""
+	proof, err := p.prove(ctx, client, q)
+	if err == nil {
+		return proof, nil
+	}
+	whole, clientErr := p.Clients.Get(q.Cluster, q.Config)
+	if clientErr != nil {
+		return Proof{}, err
+	}
+	return Proof{}, webhooks.Explain(ctx, whole, err, webhooks.Proof...)
+}
+
+func (p *Prover) prove(ctx context.Context, client asker, q Question) (proof Proof, err error) {
+	host, issuer := q.Config.Host, ""
 	if q.External {
 		if issuer, err = p.fetch(ctx, client, q); err != nil {
 			return Proof{}, fmt.Errorf("making %s ask its signer: %w", host, err)

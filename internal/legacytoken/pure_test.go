@@ -49,11 +49,17 @@ func TestProblems(t *testing.T) {
 		{Immutable, true, "Secret ns/s is immutable, so its token cannot be re-signed: delete it, and create it again without `immutable`"},
 		{Refused, true, "Secret ns/s must not be written: detail"},
 		{Orphaned, false, "Secret ns/s is left over from detail: kube-controller-manager is to delete it"},
+		{Unanswered, false, "Secret ns/s could not be written, and is tried again: detail"},
+		{WrittenBack, true, "Secret ns/s gets an old token back each time that it was re-signed, from field manager detail: " +
+			"have that tool leave data.token of the Secret alone"},
 		{Failed, false, "Secret ns/s could not be written, and is tried again: detail"},
 	} {
 		p := Problem{Namespace: "ns", Name: "s", Reason: test.reason, Detail: "detail"}
 		if p.NeedsAction() != test.needs || p.String() != test.words {
 			t.Errorf("%s: %t, %s", test.reason, p.NeedsAction(), p)
+		}
+		if p.Lasting = true; !p.NeedsAction() {
+			t.Errorf("%s that lasts needs no action", test.reason)
 		}
 	}
 	c := Copy{Namespace: "ns", Pod: "p", Secret: "s", By: podtokens.SubPath}
@@ -211,7 +217,7 @@ func TestRecord(t *testing.T) {
 		"re-signed": {outcome{condition: fresh, resigned: true}, Result{Total: 1, Resigned: 1, Copied: 2}},
 		"stale":     {outcome{condition: stale, problem: problem}, Result{Total: 1, Stale: 1}},
 	} {
-		w := &walk{}
+		w := &walk{history: &history{}}
 		w.record(task{secret: secret, uses: uses}, test.done)
 		got := w.result
 		copies := []Copy{

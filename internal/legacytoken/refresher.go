@@ -57,6 +57,7 @@ type Refresher struct {
 	walk *walk
 	// settled is the kid for which the last complete walk had nothing to write, pods included.
 	settled string
+	history history
 }
 
 // Pass carries on with the walk of the last Pass with the same target, or begins one. It returns what the
@@ -70,10 +71,13 @@ func (r *Refresher) Pass(ctx context.Context, target Target) (Result, error) {
 	defer r.mu.Unlock()
 	for {
 		if r.walk == nil || r.walk.target.KeyID != target.KeyID {
+			r.history.begin(target.KeyID)
 			r.walk = newWalk(r, target)
 		}
 		w := r.walk
+		w.troubled = false
 		err := w.run(ctx)
+		r.history.passed(w.troubled)
 		switch {
 		case errors.Is(err, errRestart):
 			r.walk = nil

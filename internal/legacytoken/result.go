@@ -19,7 +19,7 @@ type Result struct {
 	Resigned int
 	// Pending is how many hold no token yet: kube-controller-manager signs for them, with its own key.
 	Pending int
-	// Blocked names Stale Secrets and why they are, at most MaxNamed.
+	// Blocked names Secrets that are Stale, or become so again and again, and why, at most MaxNamed.
 	Blocked []Problem
 	// Notified is how many pods were made to project a new token.
 	Notified int
@@ -43,8 +43,12 @@ const (
 	Immutable Reason = "Immutable"
 	// Refused: the API server, or an admission webhook behind it, refuses the write.
 	Refused Reason = "Refused"
-	// Orphaned: its ServiceAccount is gone; kube-controller-manager deletes such Secrets.
+	// Orphaned: it is of an earlier ServiceAccount of the same name; kube-controller-manager deletes such Secrets.
 	Orphaned Reason = "Orphaned"
+	// Unanswered: an admission webhook does not answer, or the API server itself. The next walk tries again.
+	Unanswered Reason = "Unanswered"
+	// WrittenBack: somebody else writes another token into it, each time that it was re-signed.
+	WrittenBack Reason = "WrittenBack"
 	// Failed: the write failed again and again. The next walk tries again.
 	Failed Reason = "Failed"
 )
@@ -53,12 +57,19 @@ const (
 type Problem struct {
 	Namespace, Name string
 	Reason          Reason
-	// Detail is what the API server said, or what is missing; empty when Reason says it all.
+	// Detail is what the API server said, what is missing, or who wrote it; empty when Reason says it all.
 	Detail string
+	// Lasting means that there were such problems in each of the last passes.
+	Lasting bool
 }
 
-// NeedsAction says that it does not go away without somebody's doing.
-func (p Problem) NeedsAction() bool { return p.Reason == Immutable || p.Reason == Refused }
+// NeedsAction reports whether it does not go away unless somebody acts.
+func (p Problem) NeedsAction() bool { return !p.mayPass() || p.Lasting }
+
+// mayPass reports whether it is of a kind that often goes away.
+func (p Problem) mayPass() bool {
+	return p.Reason == Orphaned || p.Reason == Unanswered || p.Reason == Failed
+}
 
 // String names the Secret and says what to do.
 func (p Problem) String() string {
@@ -68,6 +79,11 @@ func (p Problem) String() string {
 		return secret + "is immutable, so its token cannot be re-signed: delete it, and create it again without `immutable`"
 	case Refused:
 		return secret + "must not be written: " + p.Detail
+	case Unanswered:
+		return secret + "could not be written, and is tried again: " + p.Detail
+	case WrittenBack:
+		return secret + "gets an old token back each time that it was re-signed, from field manager " + p.Detail +
+			": have that tool leave data.token of the Secret alone"
 	case Orphaned:
 		return secret + "is left over from " + p.Detail + ": kube-controller-manager is to delete it"
 	}

@@ -20,7 +20,7 @@ const fieldManager = "keyturn-legacytoken"
 type condition int
 
 const (
-	gone    condition = iota // it was deleted meanwhile
+	gone    condition = iota // it was deleted, or nothing accepts its token any more
 	foreign                  // no legacy token belongs here
 	empty                    // kube-controller-manager has yet to fill it
 	fresh                    // a token of the target's key
@@ -30,6 +30,9 @@ const (
 func (t Target) judge(s *corev1.Secret) condition {
 	if s.Type != corev1.SecretTypeServiceAccountToken {
 		return foreign
+	}
+	if s.DeletionTimestamp != nil {
+		return gone // API servers refuse its token, however long finalizers keep it
 	}
 	held := s.Data[corev1.ServiceAccountTokenKey]
 	if len(held) == 0 {

@@ -32,6 +32,8 @@ type walk struct {
 	result     Result
 	unfinished []corev1.Secret // given back by workers when ctx ended
 	untold     bool            // a pod could not be notified
+	history    *history
+	troubled   bool // a write failed in this pass for a reason that may pass
 }
 
 func newWalk(r *Refresher, target Target) *walk {
@@ -43,6 +45,7 @@ func newWalk(r *Refresher, target Target) *walk {
 		budget:   r.Budget,
 		guard:    guard{ask: r.Guard},
 		settled:  r.settled == target.KeyID,
+		history:  &r.history,
 	}
 	w.secrets = newSecrets(w.client, w.pageSize)
 	w.surround()

@@ -14,6 +14,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyturn/keyturn/internal/webhooks"
 )
 
 const (
@@ -23,6 +25,8 @@ const (
 	firstPause = 50 * time.Millisecond
 	// notifyTimeout is how long pods are notified after ctx has ended: they hold dead tokens by then.
 	notifyTimeout = 5 * time.Second
+	// writeTimeout is how long one write may take. It is less than a Pass of the controller may.
+	writeTimeout = 4 * time.Second
 	// notifiers is how many pods one worker notifies at once.
 	notifiers = 8
 )
@@ -32,6 +36,8 @@ type outcome struct {
 	condition condition
 	resigned  bool
 	problem   *Problem // if it is stale
+	// writer is who wrote the token that was replaced.
+	writer string
 }
 
 // work brings one Secret to the target and tells the pods that mount it.
@@ -68,9 +74,14 @@ func (w *walk) record(t task, done outcome) {
 	}
 	if done.resigned {
 		r.Resigned++
+		if w.history.resigned(t.secret.UID) {
+			r.Blocked = named(r.Blocked, *problemOf(t.secret, WrittenBack, done.writer))
+		}
 	}
 	if done.problem != nil {
 		r.Stale++
+		w.troubled = w.troubled || done.problem.mayPass()
+		done.problem.Lasting = done.problem.mayPass() && w.history.lasting()
 		r.Blocked = named(r.Blocked, *done.problem)
 	}
 	if done.condition != fresh {
@@ -88,6 +99,7 @@ func (w *walk) record(t task, done outcome) {
 // write may have happened: only what is read next tells. It leaves in t.secret what was last read or written.
 func (w *walk) resign(ctx context.Context, t task) outcome {
 	var last error
+	writer := writerOf(t.secret)
 	for attempt := range attempts {
 		if attempt > 0 {
 			if err := w.reread(ctx, t.secret, attempt, last); apierrors.IsNotFound(err) {
@@ -98,14 +110,17 @@ func (w *walk) resign(ctx context.Context, t task) outcome {
 			}
 		}
 		if c := w.target.judge(t.secret); c != stale {
-			return outcome{condition: c, resigned: c == fresh}
+			return outcome{condition: c, resigned: c == fresh, writer: writer}
 		}
+		writer = writerOf(t.secret)
 		problem, err := w.write(ctx, t)
-		if problem != nil {
+		switch {
+		case errors.Is(err, errNoAccount):
+			return outcome{condition: gone} // API servers refuse its token
+		case problem != nil:
 			return outcome{condition: stale, problem: problem}
-		}
-		if err == nil {
-			return outcome{condition: fresh, resigned: true}
+		case err == nil:
+			return outcome{condition: fresh, resigned: true, writer: writer}
 		}
 		last = err
 	}
@@ -129,13 +144,27 @@ func (w *walk) write(ctx context.Context, t task) (*Problem, error) {
 	if err != nil {
 		return problemOf(s, Failed, err.Error()), nil
 	}
-	written, err := w.client.CoreV1().Secrets(s.Namespace).Update(ctx, next, metav1.UpdateOptions{FieldManager: fieldManager})
+	return w.update(ctx, s, next)
+}
+
+// update replaces a Secret by the next one. A webhook that does not answer is given up early: a Secret that is tried again
+// and again keeps the walk from all others.
+func (w *walk) update(ctx context.Context, s, next *corev1.Secret) (*Problem, error) {
+	limited, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	written, err := w.client.CoreV1().Secrets(s.Namespace).Update(limited, next, metav1.UpdateOptions{FieldManager: fieldManager})
 	if err == nil {
 		*s = *written
 		return nil, nil
 	}
 	if refused(err) {
 		return problemOf(s, Refused, err.Error()), nil
+	}
+	if ctx.Err() == nil {
+		err = webhooks.Explain(limited, w.client, err, webhooks.Legacy...)
+	}
+	if _, ok := errors.AsType[*webhooks.Error](err); ok || limited.Err() != nil && ctx.Err() == nil {
+		return problemOf(s, Unanswered, err.Error()), nil
 	}
 	return nil, err
 }
@@ -152,6 +181,9 @@ func refused(err error) bool {
 	}, code)
 }
 
+// errNoAccount means that the ServiceAccount of a Secret is gone: API servers accept no token for it.
+var errNoAccount = errors.New("its ServiceAccount is gone")
+
 // accountOf returns the UID of the Secret's ServiceAccount, or that it is orphaned. The list may be older than the
 // ServiceAccount, so only the API server can say that there is none.
 func (w *walk) accountOf(ctx context.Context, t task) (types.UID, *Problem, error) {
@@ -162,7 +194,7 @@ func (w *walk) accountOf(ctx context.Context, t task) (types.UID, *Problem, erro
 	account, err := w.client.CoreV1().ServiceAccounts(t.secret.Namespace).Get(ctx, name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		return "", problemOf(t.secret, Orphaned, "ServiceAccount "+name+", which is gone"), nil
+		return "", nil, errNoAccount
 	case err != nil:
 		return "", nil, fmt.Errorf("reading ServiceAccount %s/%s: %w", t.secret.Namespace, name, err)
 	case uid != "" && uid != account.UID:

@@ -8,7 +8,6 @@
 package webhooks
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -194,11 +193,11 @@ func Unserved(ctx context.Context, client kubernetes.Interface, h Hook) (string,
 }
 
 // suspectTimeout bounds reading the webhooks after a request that was cut off.
-const suspectTimeout = 2 * time.Second
+const suspectTimeout = time.Second
 
-// Slow explains a request of a kind that was cut off by a deadline of our own: it names the webhooks that such requests
-// go through. Empty: there are none, or nobody can tell. It works on when ctx has ended.
-func Slow(ctx context.Context, client kubernetes.Interface, requests ...Request) string {
+// suspects names the webhooks that requests of these kinds go through. Empty: there are none, or nobody can tell. It works
+// although ctx has ended.
+func suspects(ctx context.Context, client kubernetes.Interface, requests ...Request) string {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), suspectTimeout)
 	defer cancel()
 	all, err := List(ctx, client)
@@ -212,13 +211,40 @@ func Slow(ctx context.Context, client kubernetes.Interface, requests ...Request)
 	return strings.Join(names, ", ")
 }
 
-// Failed returns the API server's words for a request that failed because a webhook could not be called; empty if err is
-// another failure.
-func Failed(err error) string {
-	const words = "failed calling webhook"
-	var status apierrors.APIStatus
-	if !errors.As(err, &status) || !strings.Contains(status.Status().Message, words) {
-		return ""
+// Error is a request that failed because of webhooks.
+type Error struct {
+	err error
+	// blame names those that may have kept the request too long; empty if err names one.
+	blame string
+}
+
+// Error names the webhooks.
+func (e *Error) Error() string { return printable.Line(e.err.Error()) + e.blame }
+
+// Unwrap returns the error of the request.
+func (e *Error) Unwrap() error { return e.err }
+
+// cutOff is said of requests that a deadline of ours has ended.
+const cutOff = "; it was cut off for taking too long, which is no refusal"
+
+// Explain returns an *Error if err is that a webhook could not be called, or if the deadline of ctx has cut off the request
+// and requests of these kinds go through webhooks. Of any request that was cut off, the error tells that it was.
+func Explain(ctx context.Context, client kubernetes.Interface, err error, requests ...Request) error {
+	switch {
+	case isFailedCall(err):
+		return &Error{err: err}
+	case err == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return err
 	}
-	return cmp.Or(printable.Line(status.Status().Message), words)
+	if names := suspects(ctx, client, requests...); names != "" {
+		return &Error{err: err, blame: cutOff + ": such requests go through " + names}
+	}
+	return fmt.Errorf("%w"+cutOff, err)
+}
+
+// isFailedCall reports whether an API server could not call a webhook; see ErrCallingWebhook in
+// k8s.io/apiserver/pkg/util/webhook, which has no reason or cause of its own.
+func isFailedCall(err error) bool {
+	var status apierrors.APIStatus
+	return errors.As(err, &status) && strings.Contains(status.Status().Message, "failed calling webhook")
 }

@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/kubectl/pkg/drain"
+
+	"github.com/keyturn/keyturn/internal/webhooks"
 )
 
 // skipTerminatingSeconds is how long past its deadline a terminating pod is waited for on a node that is not
@@ -87,7 +89,8 @@ func (e *Executor) evict(ctx context.Context, pod *corev1.Pod) error {
 	case apierrors.HasStatusCause(err, policyv1.DisruptionBudgetCause), severalBudgets(err):
 		return e.noteRefusal(ctx, pod, err)
 	default:
-		return fmt.Errorf("evicting pod %s/%s: %w", pod.Namespace, pod.Name, err)
+		return fmt.Errorf("evicting pod %s/%s: %w", pod.Namespace, pod.Name,
+			webhooks.Explain(ctx, e.Client, err, webhooks.Nodes...))
 	}
 }
 
