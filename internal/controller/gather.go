@@ -23,6 +23,9 @@ type observation struct {
 	adapter      controlplane.Adapter
 	keys         []keystore.KeyPair
 	controlPlane controlplane.State
+	// issued is when each API server issued the token that it proved its signing key with, by its own clock; zero if it
+	// did not prove it in this round.
+	issued []time.Time
 	// nodes is zero in a round that did not see them: nodesSeen tells that from none.
 	nodes        nodes.State
 	nodesSeen    bool
@@ -86,10 +89,11 @@ func (r *Reconciler) askOthers(ctx context.Context, uc *v1alpha1.UserCluster, o 
 		}
 	}
 	var wg sync.WaitGroup
+	o.issued = make([]time.Time, len(o.Servers))
 	for i := range o.Servers {
 		// One that is not ready answers nothing.
 		if o.Servers[i].Ready {
-			wg.Go(func() { r.proveOne(ctx, uc, o.adapter, &o.Servers[i], o.keys) })
+			wg.Go(func() { o.issued[i] = r.proveOne(ctx, uc, o.adapter, &o.Servers[i], o.keys) })
 		}
 	}
 	wg.Go(func() { r.gatherKubeconfig(ctx, uc, o) })
@@ -117,20 +121,21 @@ func servers(all []controlplane.Server) []rotation.Server {
 	return seen
 }
 
+// proveOne asks one API server, and returns when it issued the token of its proof; zero if it gave none.
 func (r *Reconciler) proveOne(
 	ctx context.Context, uc *v1alpha1.UserCluster, a controlplane.Adapter, s *rotation.Server, keys []keystore.KeyPair,
-) {
+) time.Time {
 	cfg, err := a.Config(ctx, s.Name)
 	if err != nil {
 		s.Waiting = err.Error()
-		return
+		return time.Time{}
 	}
 	proof, err := r.Prove(ctx, controlplane.Question{
 		Cluster: uc.UID, Config: cfg, Keys: keys, External: s.Running.External,
 	})
 	if err != nil {
 		s.Waiting = err.Error()
-		return
+		return time.Time{}
 	}
 	s.Accepts, s.Refuses, s.Signs, s.Foreign = proof.Accepts, proof.Refuses, proof.Signs, proof.Foreign
 	if proof.Signs == 0 {
@@ -139,6 +144,23 @@ func (r *Reconciler) proveOne(
 	if s.Running.External { // the others have been started since they lost a key
 		s.Forgets = r.remember(uc).forgets(s.Name, fleet.Only(keys, proof.Refuses), r.now())
 	}
+	return proof.IssuedAt
+}
+
+// provenAt is when API servers issued the tokens by which all that stay proved to sign with the newest key version: the
+// latest time; zero if not all did.
+func (o *observation) provenAt() time.Time {
+	var latest time.Time
+	for i, s := range o.Servers {
+		switch {
+		case s.Leaving:
+		case len(o.Stored) == 0 || s.Signs != o.Stored[len(o.Stored)-1] || o.issued[i].IsZero():
+			return time.Time{}
+		case o.issued[i].After(latest):
+			latest = o.issued[i]
+		}
+	}
+	return latest
 }
 
 // external says that the spec wants API servers to get their keys from a signer.

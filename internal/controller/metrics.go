@@ -19,6 +19,8 @@ var (
 		"When the key version was stored, in seconds since the epoch; time() minus it is its age.", "version")
 	metricStale = gauge("legacy_tokens_stale",
 		"Legacy tokens that are left to refresh, at the last look.")
+	metricOldTokens = gauge("pods_with_old_tokens",
+		"Running pods that keep a token of an older key version until they start again, at the last list of pods.")
 	metricLastSuccess = gauge("rotation_last_success_timestamp_seconds",
 		"When the latest rotation was complete, in seconds since the epoch.")
 	metricBlocked     = gauge("rotation_blocked", "1 while somebody must act before the rotation can go on.")
@@ -56,6 +58,11 @@ func observeMetrics(uc *v1alpha1.UserCluster) {
 		metricKeyCreated.WithLabelValues(uc.Namespace, uc.Name, strconv.Itoa(int(key.Version))).Set(float64(key.CreatedAt.Unix()))
 	}
 	metricStale.WithLabelValues(uc.Namespace, uc.Name).Set(float64(k.LegacyTokens.Stale))
+	old := int64(0)
+	if k.OldTokens != nil {
+		old = k.OldTokens.Total
+	}
+	metricOldTokens.WithLabelValues(uc.Namespace, uc.Name).Set(float64(old))
 	if k.CompletedAt != nil {
 		metricLastSuccess.WithLabelValues(uc.Namespace, uc.Name).Set(float64(k.CompletedAt.Unix()))
 	}
@@ -68,7 +75,7 @@ func observeMetrics(uc *v1alpha1.UserCluster) {
 
 func forgetMetrics(name types.NamespacedName) {
 	for _, g := range []*prometheus.GaugeVec{
-		metricStep, metricKeyCreated, metricStale, metricLastSuccess, metricBlocked, metricRoundFailed, metricLastRound,
+		metricStep, metricKeyCreated, metricStale, metricOldTokens, metricLastSuccess, metricBlocked, metricRoundFailed, metricLastRound,
 	} {
 		g.DeletePartialMatch(labelsOf(name))
 	}
