@@ -27,9 +27,12 @@ func (a *app) preview(ctx context.Context, c admin, uc *v1alpha1.UserCluster) {
 		a.note("warning: what it does to nodes, tokens and pods cannot be shown: %v", err)
 		return
 	}
-	if uc.Spec.KSASigningKey.NodeRefresh.KeepsNodes() {
+	switch {
+	case uc.Spec.NodeRefresh() == v1alpha1.NodeRefreshEvict:
+		a.previewEvicted(report)
+	case uc.Spec.NodeRefresh().KeepsPods():
 		a.previewKept(uc, report)
-	} else {
+	default:
 		a.previewReplaced(report)
 	}
 	a.note("  signs %s again", count(report.LegacySecrets, "legacy token Secret"))
@@ -40,13 +43,20 @@ func (a *app) preview(ctx context.Context, c admin, uc *v1alpha1.UserCluster) {
 
 // previewPods names the pods that need attention.
 func (a *app) previewPods(uc *v1alpha1.UserCluster, report preflight.Report) {
-	if uc.Spec.KSASigningKey.NodeRefresh.KeepsNodes() {
+	switch {
+	case uc.Spec.NodeRefresh() == v1alpha1.NodeRefreshEvict:
+		a.warn(budgets(report.Blocking), "PodDisruptionBudgets that let no pod go now; THE ROTATION WAITS for those of their pods that hold a token")
+		a.warn(report.BareHolders, "pods with tokens and without a controller, which would not be made again; THE ROTATION WAITS until these pods are deleted, or annotated with "+
+			v1alpha1.AnnotationEvict+"=true")
+		return
+	case uc.Spec.NodeRefresh().KeepsPods():
 		a.warn(uses(report.SubPaths), "running pods that mount a token by subPath and never see a new one; THE ROTATION WAITS until these pods are deleted")
 		a.warn(uses(report.Drivers), "running pods for which the driver of a volume keeps a token, which stays the old one: restart these pods")
-	} else {
+	default:
 		a.warn(budgets(report.Blocking), "PodDisruptionBudgets that let no pod go now; nodes are not drained before they do")
 		a.warn(report.BarePods, "pods without a controller, which end with their node and are not made again")
 		a.warn(uses(report.ThirdParty), "running pods with third-party tokens, which are not refreshed: restart these pods")
+		return
 	}
 	a.warn(uses(report.Copies), "running pods with a copy of a legacy token, by environment variable, subPath or volume driver, which stays the old one: restart these pods")
 }
@@ -86,6 +96,15 @@ func (a *app) previewReplaced(report preflight.Report) {
 	a.note("  deletes %s and creates new ones: %s", count(len(report.Nodes), "node"), nodeNames(report.Nodes))
 }
 
+func (a *app) previewEvicted(report preflight.Report) {
+	if report.Holders == 0 {
+		a.note("  evicts no pods: none holds a token")
+		return
+	}
+	a.note("  keeps %s and evicts %s, those that hold a token, a few of each controller at a time",
+		count(len(report.Nodes), "node"), count(report.Holders, "pod"))
+}
+
 // previewKept says what happens to nodes that stay, and how long it takes.
 func (a *app) previewKept(uc *v1alpha1.UserCluster, report preflight.Report) {
 	if len(report.Nodes) == 0 {
@@ -94,7 +113,7 @@ func (a *app) previewKept(uc *v1alpha1.UserCluster, report preflight.Report) {
 	}
 	reload := time.Duration(uc.Spec.KSASigningKey.TokenReloadSeconds) * time.Second
 	a.note("  keeps %s and all pods: %s", count(len(report.Nodes), "node"), nodeNames(report.Nodes))
-	if uc.Spec.KSASigningKey.NodeRefresh == v1alpha1.NodeRefreshInPlace {
+	if uc.Spec.NodeRefresh() == v1alpha1.NodeRefreshInPlace {
 		a.note("  restarts the kubelets, one at a time, which then replace all tokens in the pods' volumes, third-party tokens too")
 	} else {
 		a.note("  waits until the kubelets have replaced all tokens in the pods' volumes by themselves, third-party tokens too: up to %s",

@@ -39,6 +39,9 @@ type Report struct {
 	Outside []Used
 	// BarePods are pods without a controller: they end with their node and nothing makes them again.
 	BarePods []string
+	// Holders is how many running pods hold a token, and BareHolders are those without a controller.
+	Holders     int
+	BareHolders []string
 	// Blocking are the PodDisruptionBudgets that let no pod go at the moment.
 	Blocking []Budget
 	// ThirdParty are running pods with tokens for other audiences, by audience.
@@ -90,13 +93,14 @@ func inspect(ctx context.Context, config *rest.Config, pageSize int64) (Report, 
 		return Report{}, fmt.Errorf("using the kubeconfig of the user cluster: %w", err)
 	}
 	i := &inspection{
-		client: client, metadata: names, pageSize: pageSize, held: map[types.NamespacedName]bool{},
+		client: client, metadata: names, pageSize: pageSize, held: map[types.NamespacedName]bool{}, legacy: map[types.NamespacedName]bool{},
 	}
 	for _, look := range []func(context.Context) error{i.issuer, i.drivers, i.nodes, i.budgets, i.pods, i.legacySecrets} {
 		if err := look(ctx); err != nil {
 			return Report{}, err
 		}
 	}
+	i.countHolders()
 	return i.report, nil
 }
 
@@ -110,6 +114,10 @@ type inspection struct {
 	// copied it.
 	held   map[types.NamespacedName]bool
 	copied []copiedSecrets
+	// holders are pods that may hold a token.
+	holders []holder
+	// legacy are the Secrets that hold a legacy token.
+	legacy map[types.NamespacedName]bool
 }
 
 type copiedSecrets struct {
@@ -209,6 +217,7 @@ func (i *inspection) pod(p *corev1.Pod) {
 			drivers = append(drivers, t.Volume)
 		}
 	}
+	i.holder(p, name)
 	i.report.ThirdParty = appendUse(i.report.ThirdParty, name, audiences)
 	i.report.SubPaths = appendUse(i.report.SubPaths, name, subPaths)
 	i.report.Drivers = appendUse(i.report.Drivers, name, drivers)

@@ -28,6 +28,7 @@ func TestInspectPages(t *testing.T) {
 	createUsed(t, client)
 	want := Report{
 		LegacySecrets: 6, Immutable: []string{"default/n3"}, Outside: []Used{{Secret: "default/ci", Last: "2026-11-20"}},
+		Holders: 5,
 		Renewal: 48*time.Minute + 100*time.Second,
 	}
 	for i := range 5 {
@@ -35,6 +36,7 @@ func TestInspectPages(t *testing.T) {
 		create(t, client, name)
 		want.Nodes = append(want.Nodes, Node{Name: name, Pool: "a"})
 		want.BarePods = append(want.BarePods, "default/"+name)
+		want.BareHolders = append(want.BareHolders, "default/"+name)
 		want.ThirdParty = append(want.ThirdParty, PodUse{Pod: "default/" + name, Uses: []string{"a", "b", "sts"}})
 		want.Drivers = append(want.Drivers, PodUse{Pod: "default/" + name, Uses: []string{"data"}})
 		want.SubPaths = append(want.SubPaths, PodUse{Pod: "default/" + name, Uses: []string{"tokens"}})

@@ -43,6 +43,7 @@ func (i *inspection) legacySecrets(ctx context.Context) error {
 const lastUsedLabel = "kubernetes.io/legacy-token-last-used"
 
 func (i *inspection) legacySecret(ctx context.Context, s *metav1.PartialObjectMetadata) error {
+	i.legacy[types.NamespacedName{Namespace: s.Namespace, Name: s.Name}] = true
 	for n := range i.copied {
 		c := &i.copied[n]
 		if c.namespace == s.Namespace && slices.Contains(c.secrets, s.Name) {
