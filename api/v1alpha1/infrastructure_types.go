@@ -29,6 +29,14 @@ func (i Infrastructure) NodePools() []NodePool {
 	return nil
 }
 
+// defaultNodeRefresh is NodeRefreshReplace where Keyturn can replace nodes.
+func (i Infrastructure) defaultNodeRefresh() NodeRefresh {
+	if i.Local != nil {
+		return NodeRefreshReplace
+	}
+	return NodeRefreshEvict
+}
+
 // LocalInfrastructure describes a cluster that Keyturn makes on one host.
 //
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self.network.podCIDR) || cidr(self.network.podCIDR).prefixLength() < 8 || cidr(self.network.podCIDR).prefixLength() > 24 || !has(self.nodePools) || self.nodePools.map(p, p.replicas > 0 ? p.replicas + p.maxSurge : 0).sum() <= [65536, 32768, 16384, 8192, 4096, 2048, 1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1][cidr(self.network.podCIDR).prefixLength() - 8]",message="network.podCIDR is too small: it has no /24 for each node that nodePools have while nodes are replaced"

@@ -28,6 +28,9 @@ const (
 	ReasonNotObserved     = "ClusterNotObserved"
 )
 
+// ReasonOldTokens is that of the event which names, at the end of a rotation, pods with a dead token.
+const ReasonOldTokens = "PodsKeepOldTokens"
+
 // Reasons of the condition Kubeconfig.
 const (
 	ReasonKubeconfigWritten = "KubeconfigWritten"
@@ -72,6 +75,9 @@ const (
 	// AnnotationLeavePublished is put on a UserCluster that is being deleted, with a reason as its value, to delete it
 	// although what is published about it cannot be removed.
 	AnnotationLeavePublished = "keyturn.dev/leave-published"
+	// AnnotationEvict is put on a pod that no controller would make again, with the value "true", to have a
+	// rotation with nodeRefresh Evict evict it like all others.
+	AnnotationEvict = "keyturn.dev/evict"
 	// AnnotationReleaseForeignKeys is put on a UserCluster with kids, separated by commas, of keys that API servers accept
 	// and Keyturn did not make: a rotation may take them away.
 	AnnotationReleaseForeignKeys = "keyturn.dev/release-foreign-keys"

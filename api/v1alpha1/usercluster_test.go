@@ -76,7 +76,7 @@ func TestCreate(t *testing.T) {
 		{"version 0", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 0 }, "spec.ksaSigningKey.version"},
 		{"version 2", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 2 }, "ksaSigningKey.version of a new cluster must be 1"},
 		{"unknown source", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Source = "floppy" }, `supported values: "external", "files"`},
-		{"unknown refresh", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.NodeRefresh = "Never" }, `supported values: "Replace", "InPlace", "Wait"`},
+		{"unknown refresh", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.NodeRefresh = "Never" }, `supported values: "Replace", "InPlace", "Wait", "Evict"`},
 		{"tokens are read at once", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.TokenReloadSeconds = -1 }, "spec.ksaSigningKey.tokenReloadSeconds"},
 		{"unknown time to retire", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Retire = "Never" }, `supported values: "AfterRefresh", "WhenUnused"`},
 		{"retire when unused", func(uc *v1alpha1.UserCluster) {

@@ -51,6 +51,15 @@ type UserClusterSpec struct {
 	GKEConnect *GKEConnect `json:"gkeConnect,omitempty"`
 }
 
+// NodeRefresh returns how a rotation replaces the tokens of running pods: as the key wants it, or else as the
+// infrastructure allows.
+func (s UserClusterSpec) NodeRefresh() NodeRefresh {
+	if s.KSASigningKey.NodeRefresh != "" {
+		return s.KSASigningKey.NodeRefresh
+	}
+	return s.Infrastructure.defaultNodeRefresh()
+}
+
 // KeySource names how an API server gets its keys.
 // +kubebuilder:validation:Enum=external;files
 type KeySource string
@@ -64,7 +73,7 @@ const (
 )
 
 // NodeRefresh names how the tokens of running pods are replaced in a rotation.
-// +kubebuilder:validation:Enum=Replace;InPlace;Wait
+// +kubebuilder:validation:Enum=Replace;InPlace;Wait;Evict
 type NodeRefresh string
 
 const (
@@ -74,10 +83,15 @@ const (
 	NodeRefreshInPlace NodeRefresh = "InPlace"
 	// NodeRefreshWait waits until the kubelets have replaced every token of the old key by themselves.
 	NodeRefreshWait NodeRefresh = "Wait"
+	// NodeRefreshEvict evicts every pod that holds a token of the old key, by the API alone.
+	NodeRefreshEvict NodeRefresh = "Evict"
 )
 
-// KeepsNodes says that a rotation keeps the nodes, and the pods on them. Empty is NodeRefreshReplace.
-func (r NodeRefresh) KeepsNodes() bool { return r == NodeRefreshInPlace || r == NodeRefreshWait }
+// KeepsPods reports whether a rotation keeps the nodes and the pods on them.
+func (r NodeRefresh) KeepsPods() bool { return r == NodeRefreshInPlace || r == NodeRefreshWait }
+
+// KeepsNodes reports whether a rotation keeps the nodes.
+func (r NodeRefresh) KeepsNodes() bool { return r.KeepsPods() || r == NodeRefreshEvict }
 
 // RetirePolicy names when a rotation takes the old key away.
 // +kubebuilder:validation:Enum=AfterRefresh;WhenUnused
@@ -113,12 +127,13 @@ type KSASigningKey struct {
 	// Source is how API servers get their keys. A change restarts each API server once.
 	// +kubebuilder:default=external
 	Source KeySource `json:"source"`
-	// NodeRefresh is how a rotation replaces the tokens of running pods.
-	// +kubebuilder:default=Replace
+	// NodeRefresh is how a rotation replaces the tokens of running pods. Empty is Replace where Keyturn makes the
+	// nodes, and Evict elsewhere.
 	// +optional
 	NodeRefresh NodeRefresh `json:"nodeRefresh,omitempty"`
-	// TokenReloadSeconds is how long an application may use a token after the file that it read it from holds a new one.
-	// Unless nodes are replaced, the old key is accepted for that long after every file has a token of the new one.
+	// TokenReloadSeconds is how long an application may use a token after the file that it read it from holds a new
+	// one. With nodeRefresh InPlace and Wait, the old key is accepted for that long after every file has a token of
+	// the new one.
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=86400
 	// +kubebuilder:default=300
@@ -284,6 +299,11 @@ type KSASigningKeyStatus struct {
 	// Tokens is what is known of the tokens that live, while a rotation runs and for some minutes after somebody asked.
 	// +optional
 	Tokens *TokensStatus `json:"tokens,omitempty"`
+	// OldTokens are the running pods that keep a token of an older key version and get no other until they, or some
+	// of their containers, start again. They are looked for at the end of the step Refresh, and from then on for as
+	// long as there are any.
+	// +optional
+	OldTokens *OldTokenStatus `json:"oldTokens,omitempty"`
 	// Keys are the key versions that are stored.
 	// +listType=map
 	// +listMapKey=version
@@ -366,6 +386,25 @@ type WorkloadTokens struct {
 	// LastUsed is the day on which a legacy token that no pod holds was used last, in UTC.
 	// +optional
 	LastUsed string `json:"lastUsed,omitempty"`
+}
+
+// OldTokenStatus names pods that keep a token of an older key version.
+type OldTokenStatus struct {
+	// Total is how many there are.
+	Total int64 `json:"total"`
+	// Pods are some of them.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=20
+	// +optional
+	Pods []OldTokenHolder `json:"pods,omitempty"`
+}
+
+// OldTokenHolder is a pod that keeps a token of an older key version.
+type OldTokenHolder struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	// Holds says in words which tokens, and how.
+	Holds string `json:"holds"`
 }
 
 // KeyVersionStatus is one stored key version.

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -30,6 +29,7 @@ type rotationPreview struct {
 	Findings      []preflight.Finding `json:"findings"`
 
 	renewal time.Duration
+	holders int
 }
 
 // preview finds out what a rotation will do. If the user cluster cannot be inspected, the error says why, and the preview
@@ -38,12 +38,12 @@ func (c admin) preview(ctx context.Context, uc *v1alpha1.UserCluster) (rotationP
 	key := uc.Spec.KSASigningKey
 	p := rotationPreview{
 		Cluster: uc.Name, FromVersion: key.Version, ToVersion: key.Version + 1, Algorithm: key.Algorithm,
-		NodeRefresh: cmp.Or(key.NodeRefresh, v1alpha1.NodeRefreshReplace),
+		NodeRefresh: uc.Spec.NodeRefresh(),
 		PublishedAt: append([]string{}, publishedAt(uc)...), Nodes: []preflight.Node{},
 	}
 	report, err := c.inspect(ctx, uc)
 	p.Nodes = append(p.Nodes, report.Nodes...)
-	p.LegacySecrets, p.renewal = report.LegacySecrets, report.Renewal
+	p.LegacySecrets, p.renewal, p.holders = report.LegacySecrets, report.Renewal, report.Holders
 	p.Findings = preflight.Merge(report.Findings, preflight.OfAlgorithm(uc))
 	return p, err
 }
@@ -58,7 +58,9 @@ func writePreview(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview, unse
 	fmt.Fprintf(w, "  %s\n", restarts(uc))
 	switch {
 	case unseen != nil:
-	case p.NodeRefresh.KeepsNodes():
+	case p.NodeRefresh == v1alpha1.NodeRefreshEvict:
+		writeEvicted(w, p)
+	case p.NodeRefresh.KeepsPods():
 		writeKept(w, uc, p)
 	default:
 		writeReplaced(w, p)
@@ -121,6 +123,16 @@ func writeReplaced(w io.Writer, p rotationPreview) {
 		return
 	}
 	fmt.Fprintf(w, "  deletes %s and creates new ones: %s\n", count(len(p.Nodes), "node"), nodeNames(p.Nodes))
+}
+
+// writeEvicted shows what happens where pods with tokens are evicted.
+func writeEvicted(w io.Writer, p rotationPreview) {
+	if p.holders == 0 {
+		fmt.Fprintln(w, "  evicts no pods: none holds a token")
+		return
+	}
+	fmt.Fprintf(w, "  keeps %s and evicts %s, those that hold a token, a few of each controller at a time\n",
+		count(len(p.Nodes), "node"), count(p.holders, "pod"))
 }
 
 // writeKept shows what happens to nodes that stay, and how long it takes.

@@ -32,6 +32,7 @@ type rotationState struct {
 	StartedAt    *metav1.Time                 `json:"startedAt,omitempty"`
 	CompletedAt  *metav1.Time                 `json:"completedAt,omitempty"`
 	LegacyTokens legacyTokens                 `json:"legacyTokens"`
+	OldTokens    *v1alpha1.OldTokenStatus     `json:"oldTokens,omitempty"`
 	APIServers   []v1alpha1.APIServerStatus   `json:"apiServers"`
 	Publications []v1alpha1.PublicationStatus `json:"publications"`
 
@@ -60,7 +61,7 @@ func rotationOf(uc *v1alpha1.UserCluster) rotationState {
 		},
 		Step: key.Step, WaitingFor: key.WaitingFor, StepSince: key.StepSince,
 		StartedAt: key.StartedAt, CompletedAt: key.CompletedAt,
-		LegacyTokens: legacyTokens(key.LegacyTokens),
+		LegacyTokens: legacyTokens(key.LegacyTokens), OldTokens: key.OldTokens,
 		APIServers:   append([]v1alpha1.APIServerStatus{}, uc.Status.APIServers...),
 		Publications: append([]v1alpha1.PublicationStatus{}, uc.Status.Publications...),
 	}

@@ -94,7 +94,8 @@ func validate(c *UserCluster, d *decoder) {
 	d.oneOf("ksaSigningKey.source", c.KSASigningKey.Source, string(v1alpha1.KeySourceExternal), string(v1alpha1.KeySourceFiles))
 	d.oneOf("ksaSigningKey.algorithm", c.KSASigningKey.Algorithm, string(v1alpha1.RS256), string(v1alpha1.ES256))
 	d.oneOf("ksaSigningKey.nodeRefresh", c.KSASigningKey.NodeRefresh,
-		string(v1alpha1.NodeRefreshReplace), string(v1alpha1.NodeRefreshInPlace), string(v1alpha1.NodeRefreshWait))
+		string(v1alpha1.NodeRefreshReplace), string(v1alpha1.NodeRefreshInPlace), string(v1alpha1.NodeRefreshWait),
+		string(v1alpha1.NodeRefreshEvict))
 	d.between("ksaSigningKey.tokenReload", *c.KSASigningKey.TokenReload, time.Second, 24*time.Hour)
 	d.retire(c.KSASigningKey)
 	d.published(c.KSASigningKey)

@@ -43,7 +43,7 @@ func (r *Reconciler) actElsewhere(ctx context.Context, uc *v1alpha1.UserCluster,
 	case rotation.ConvergeNodes:
 		ctx, cancel := context.WithTimeout(ctx, nodesPatience)
 		defer cancel()
-		return r.convergeNodes(ctx, uc, seen.keys)
+		return r.convergeNodes(ctx, uc, seen)
 	default:
 		return fmt.Errorf("unknown action %q", a.Kind)
 	}
@@ -83,6 +83,10 @@ func (r *Reconciler) refresh(ctx context.Context, uc *v1alpha1.UserCluster, vers
 		if err != nil {
 			return fmt.Errorf("refreshing the legacy tokens of %s: %w", uc.Name, err)
 		}
+		if seen.nodesAre(version) {
+			legacy.Final = legacy.Proven
+		}
+		legacy.Proven = max(legacy.Proven, seen.Legacy.Proven) // it stands while the last walk is under way
 		r.remember(uc).setLegacyTokens(legacyResult{version: version, legacy: legacy, count: count})
 		seen.legacyCount = count
 		return nil

@@ -25,6 +25,10 @@ func (r *Reconciler) tell(before, uc *v1alpha1.UserCluster) {
 	case is.CompletedAt != nil && was.CompletedAt == nil:
 		r.event(uc, corev1.EventTypeNormal, v1alpha1.ReasonRotationCompleted,
 			fmt.Sprintf("key version %d is the only one anywhere", uc.Spec.KSASigningKey.Version))
+		if old := is.OldTokens; old != nil {
+			r.event(uc, corev1.EventTypeWarning, v1alpha1.ReasonOldTokens,
+				fmt.Sprintf("pods keep a dead token until they start again (%d): %s", old.Total, holderNames(old)))
+		}
 	}
 	r.tellTokens(before, uc)
 	ready := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionReady)
@@ -41,6 +45,15 @@ func (r *Reconciler) tellTokens(before, uc *v1alpha1.UserCluster) {
 	if is != nil && is.Reason == v1alpha1.ReasonRetiredInUse && (was == nil || was.Reason != is.Reason) {
 		r.event(uc, corev1.EventTypeWarning, is.Reason, is.Message)
 	}
+}
+
+// holderNames are the pods that a status names.
+func holderNames(old *v1alpha1.OldTokenStatus) string {
+	var names []string
+	for _, p := range old.Pods {
+		names = append(names, fmt.Sprintf("%s/%s (%s)", p.Namespace, p.Name, p.Holds))
+	}
+	return strings.Join(names, ", ")
 }
 
 // longestNote is what the API takes of an event's note, in bytes, with room for an ellipsis.
@@ -63,7 +76,7 @@ func stepText(uc *v1alpha1.UserCluster) string {
 	case "Switch":
 		return fmt.Sprintf("making every API server, and then kube-controller-manager, sign with key version %d", wanted)
 	case "Refresh":
-		return fmt.Sprintf("%s and re-signing legacy tokens with key version %d", refreshText(uc.Spec.KSASigningKey.NodeRefresh), wanted)
+		return fmt.Sprintf("re-signing legacy tokens with key version %d, and then %s", wanted, refreshText(uc.Spec.NodeRefresh()))
 	default:
 		return fmt.Sprintf("taking key version %d away everywhere", wanted-1)
 	}
@@ -76,6 +89,8 @@ func refreshText(how v1alpha1.NodeRefresh) string {
 		return "making kubelets replace the tokens of running pods"
 	case v1alpha1.NodeRefreshWait:
 		return "waiting for kubelets to replace the tokens of running pods"
+	case v1alpha1.NodeRefreshEvict:
+		return "evicting the pods with tokens"
 	default:
 		return "replacing the nodes"
 	}

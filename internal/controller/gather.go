@@ -24,6 +24,9 @@ type observation struct {
 	adapter      controlplane.Adapter
 	keys         []keystore.KeyPair
 	controlPlane controlplane.State
+	// issued is when each API server issued the token that it proved its signing key with, by its own clock; zero if it
+	// did not prove it in this round.
+	issued []time.Time
 	// nodes is zero in a round that did not see them: nodesSeen tells that from none.
 	nodes        nodes.State
 	nodesSeen    bool
@@ -103,11 +106,16 @@ func (r *Reconciler) askOthers(ctx context.Context, uc *v1alpha1.UserCluster, o 
 		}
 	}
 	var wg sync.WaitGroup
+	o.issued = make([]time.Time, len(o.Servers))
 	obstructed := make([]bool, len(o.Servers))
 	for i := range o.Servers {
 		// One that is not ready answers nothing.
 		if o.Servers[i].Ready {
-			wg.Go(func() { obstructed[i] = isObstructed(r.proveOne(ctx, uc, o.adapter, &o.Servers[i], o.keys)) })
+			wg.Go(func() {
+				var err error
+				o.issued[i], err = r.proveOne(ctx, uc, o.adapter, &o.Servers[i], o.keys)
+				obstructed[i] = isObstructed(err)
+			})
 		}
 	}
 	wg.Go(func() { r.gatherKubeconfig(ctx, uc, o) })
@@ -136,21 +144,21 @@ func servers(all []controlplane.Server) []rotation.Server {
 	return seen
 }
 
-// proveOne asks one API server. Why it could not be asked is in s too.
+// proveOne asks one API server, and returns when it issued the token of its proof. Why it could not be asked is in s too.
 func (r *Reconciler) proveOne(
 	ctx context.Context, uc *v1alpha1.UserCluster, a controlplane.Adapter, s *rotation.Server, keys []keystore.KeyPair,
-) error {
+) (issued time.Time, err error) {
 	cfg, err := a.Config(ctx, s.Name)
 	if err != nil {
 		s.Waiting = hint.Line(err)
-		return err
+		return time.Time{}, err
 	}
 	proof, err := r.Prove(ctx, controlplane.Question{
 		Cluster: uc.UID, Config: cfg, Keys: keys, External: s.Running.External,
 	})
 	if err != nil {
 		s.Waiting = hint.Line(err)
-		return err
+		return time.Time{}, err
 	}
 	s.Accepts, s.Refuses, s.Signs, s.Foreign = proof.Accepts, proof.Refuses, proof.Signs, proof.Foreign
 	if proof.Signs == 0 {
@@ -159,7 +167,23 @@ func (r *Reconciler) proveOne(
 	if s.Running.External { // the others have been started since they lost a key
 		s.Forgets = r.remember(uc).forgets(s.Name, fleet.Only(keys, proof.Refuses), r.now())
 	}
-	return nil
+	return proof.IssuedAt, nil
+}
+
+// provenAt is when API servers issued the tokens by which all that stay proved to sign with the newest key version: the
+// latest time; zero if not all did.
+func (o *observation) provenAt() time.Time {
+	var latest time.Time
+	for i, s := range o.Servers {
+		switch {
+		case s.Leaving:
+		case len(o.Stored) == 0 || s.Signs != o.Stored[len(o.Stored)-1] || o.issued[i].IsZero():
+			return time.Time{}
+		case o.issued[i].After(latest):
+			latest = o.issued[i]
+		}
+	}
+	return latest
 }
 
 // external says that the spec wants API servers to get their keys from a signer.

@@ -22,6 +22,8 @@ var (
 		"Legacy tokens that are left to refresh, at the last look.")
 	metricOldTokens = gauge("old_key_tokens",
 		"Tokens of the old key that live while a rotation runs, by kind; those of kind Unknown are at least as many.", "kind")
+	metricHolders = gauge("pods_with_old_tokens",
+		"Running pods that keep a token of an older key version until they start again, at the last list of pods.")
 	metricLastSuccess = gauge("rotation_last_success_timestamp_seconds",
 		"When the latest rotation was complete, in seconds since the epoch.")
 	metricBlocked     = gauge("rotation_blocked", "1 while somebody must act before the rotation can go on.")
@@ -65,6 +67,11 @@ func observeMetrics(uc *v1alpha1.UserCluster) {
 			metricOldTokens.WithLabelValues(uc.Namespace, uc.Name, string(kind)).Set(float64(oldCount(k.Tokens, kind)))
 		}
 	}
+	holders := int64(0)
+	if k.OldTokens != nil {
+		holders = k.OldTokens.Total
+	}
+	metricHolders.WithLabelValues(uc.Namespace, uc.Name).Set(float64(holders))
 	if k.CompletedAt != nil {
 		metricLastSuccess.WithLabelValues(uc.Namespace, uc.Name).Set(float64(k.CompletedAt.Unix()))
 	}
@@ -87,8 +94,8 @@ func oldCount(s *v1alpha1.TokensStatus, kind inuse.Kind) int64 {
 
 func forgetMetrics(name types.NamespacedName) {
 	for _, g := range []*prometheus.GaugeVec{
-		metricStep, metricKeyCreated, metricStale, metricOldTokens, metricLastSuccess, metricBlocked, metricRoundFailed,
-		metricLastRound,
+		metricStep, metricKeyCreated, metricStale, metricOldTokens, metricHolders, metricLastSuccess, metricBlocked,
+		metricRoundFailed, metricLastRound,
 	} {
 		g.DeletePartialMatch(labelsOf(name))
 	}

@@ -31,21 +31,30 @@ func (r *Reconciler) gatherNodes(ctx context.Context, uc *v1alpha1.UserCluster, 
 	}
 }
 
+// nodesAre reports whether all nodes are as wanted, and of a key version.
+func (o *observation) nodesAre(version int) bool {
+	return o.nodesSeen && o.Nodes.Converged && (o.Nodes.Oldest == 0 || o.Nodes.Oldest >= version)
+}
+
 func (r *Reconciler) observeNodes(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair) (nodes.State, error) {
 	adapter, err := r.Nodes(uc)
 	if err != nil {
 		return nodes.State{}, err
 	}
-	return adapter.Observe(ctx, nodeKeys(keys))
+	asked := nodeKeys(keys)
+	asked.Named = uc.Status.KSASigningKey.OldTokens != nil
+	return adapter.Observe(ctx, asked)
 }
 
-// convergeNodes brings the nodes nearer to the newest of these key versions, which every API server signs with.
-func (r *Reconciler) convergeNodes(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair) error {
+// convergeNodes brings the nodes nearer to the newest key version that was seen, which every API server signs with.
+func (r *Reconciler) convergeNodes(ctx context.Context, uc *v1alpha1.UserCluster, seen *observation) error {
 	adapter, err := r.Nodes(uc)
 	if err != nil {
 		return err
 	}
-	return adapter.Converge(ctx, nodeKeys(keys))
+	keys := nodeKeys(seen.keys)
+	keys.ProvenAt = seen.provenAt()
+	return adapter.Converge(ctx, keys)
 }
 
 func (r *Reconciler) deleteNodes(ctx context.Context, uc *v1alpha1.UserCluster) (gone bool, err error) {

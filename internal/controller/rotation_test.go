@@ -17,7 +17,7 @@ var rotationEvents = []string{
 	"Normal Generate: generating key version 2",
 	"Normal Publish: making every verifier accept key versions 1 and 2",
 	"Normal Switch: making every API server, and then kube-controller-manager, sign with key version 2",
-	"Normal Refresh: replacing the nodes and re-signing legacy tokens with key version 2",
+	"Normal Refresh: re-signing legacy tokens with key version 2, and then replacing the nodes",
 	"Normal Retire: taking key version 1 away everywhere",
 	"Normal KSASigningKeyRotationCompleted: key version 2 is the only one anywhere",
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -15,6 +17,7 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/podtokens"
 	"github.com/keyturn/keyturn/internal/printable"
 	"github.com/keyturn/keyturn/internal/rotation"
 )
@@ -43,6 +46,9 @@ func setObserved(uc *v1alpha1.UserCluster, d rotation.Decision, seen observation
 	setKubeconfigCondition(uc, seen.kubeconfig, now)
 	setControlPlaneStatus(status, seen)
 	status.Publications = publicationStatus(seen)
+	if seen.nodesSeen && seen.nodes.HoldersKnown {
+		status.KSASigningKey.OldTokens = oldHolders(seen.nodes.Holders)
+	}
 	if seen.nodesSeen {
 		status.NodePools = poolStatus(uc, seen.nodes.Nodes)
 	}
@@ -59,6 +65,11 @@ const maxKeyID = 100
 func (r *Reconciler) writeStatus(ctx context.Context, before, uc *v1alpha1.UserCluster) error {
 	status := &uc.Status
 	texts := []*string{&status.KSASigningKey.WaitingFor}
+	if old := status.KSASigningKey.OldTokens; old != nil {
+		for i := range old.Pods {
+			texts = append(texts, &old.Pods[i].Holds)
+		}
+	}
 	for i := range status.Conditions {
 		texts = append(texts, &status.Conditions[i].Message)
 	}
@@ -202,6 +213,39 @@ func foreignKeys(s rotation.Server) []string {
 		kids = append(kids, printable.Text(kid, maxKeyID))
 	}
 	return kids
+}
+
+// maxHolders is how many pods with old tokens a status names.
+const maxHolders = 20
+
+// oldHolders names the pods that keep a token of an older key; nil if there are none.
+func oldHolders(holders []nodes.Holder) *v1alpha1.OldTokenStatus {
+	if len(holders) == 0 {
+		return nil
+	}
+	s := &v1alpha1.OldTokenStatus{Total: int64(len(holders))}
+	for _, h := range holders[:min(len(holders), maxHolders)] {
+		var held []string
+		for _, t := range h.Tokens {
+			held = append(held, heldAs(t))
+		}
+		s.Pods = append(s.Pods, v1alpha1.OldTokenHolder{
+			Namespace: h.Namespace, Name: h.Pod, Holds: strings.Join(slices.Compact(held), ", "),
+		})
+	}
+	return s
+}
+
+// heldAs is how a pod holds a token, in words.
+func heldAs(t podtokens.Token) string {
+	switch {
+	case t.Kind == podtokens.Legacy && t.Container == "":
+		return fmt.Sprintf("the token of Secret %s by %s", t.Secret, t.Way)
+	case t.Kind == podtokens.Legacy:
+		return fmt.Sprintf("the token of Secret %s by %s of container %s", t.Secret, t.Way, t.Container)
+	default:
+		return fmt.Sprintf("a token with the driver of volume %s", t.Volume)
+	}
 }
 
 func publicationStatus(seen observation) []v1alpha1.PublicationStatus {

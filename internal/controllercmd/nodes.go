@@ -24,7 +24,7 @@ func nodesOf(
 		key := uc.Spec.KSASigningKey
 		return rollouts.Open(rollout.Cluster{
 			Name: uc.Name, UID: uc.UID, Pools: uc.Spec.Infrastructure.Local.NodePools,
-			NodeRefresh: key.NodeRefresh, TokenReload: time.Duration(key.TokenReloadSeconds) * time.Second,
+			NodeRefresh: uc.Spec.NodeRefresh(), TokenReload: time.Duration(key.TokenReloadSeconds) * time.Second,
 			Machines: machines, Refresher: machines,
 			Client: func(ctx context.Context) (kubernetes.Interface, error) { return newClient(ctx, uc) },
 		}), nil

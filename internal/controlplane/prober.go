@@ -62,8 +62,9 @@ type Proof struct {
 	Accepts, Refuses []int
 	// Signs is the key version of a token that it issued; 0 if the key is none of the versions asked about.
 	Signs int
-	// SigningKeyID is the kid of that token in any case.
+	// SigningKeyID is the kid of that token in any case, and IssuedAt its iat: the time by the API server's own clock.
 	SigningKeyID string
+	IssuedAt     time.Time
 	// Foreign are the kids in its JWKS, and the one it signs with, that are of none of the versions asked about: each
 	// once, ascending. They are as the API server gave them.
 	Foreign []string
@@ -160,7 +161,11 @@ func (p *Prover) prove(ctx context.Context, client asker, q Question) (proof Pro
 	if err != nil {
 		return Proof{}, fmt.Errorf("reading the token that %s issued: %w", host, err)
 	}
-	accepted, err := reviewAll(ctx, client, issued, q.Keys)
+	claims, at, err := claimsOf(issued)
+	if err != nil {
+		return Proof{}, fmt.Errorf("reading the token that %s issued: %w", host, err)
+	}
+	accepted, err := reviewAll(ctx, client, claims, q.Keys)
 	if err != nil {
 		return Proof{}, fmt.Errorf("reviewing a canary token at %s: %w", host, err)
 	}
@@ -168,7 +173,9 @@ func (p *Prover) prove(ctx context.Context, client asker, q Question) (proof Pro
 	if err != nil {
 		return Proof{}, fmt.Errorf("reading the JWKS of %s: %w", host, err)
 	}
-	return conclude(q.Keys, kid, accepted, served), nil
+	proof = conclude(q.Keys, kid, accepted, served)
+	proof.IssuedAt = at
+	return proof, nil
 }
 
 // conclude takes together which key a token was signed with, which keys were accepted, and which are served.
@@ -302,7 +309,7 @@ func (p *Prover) issuer(ctx context.Context, client asker, q Question) (string, 
 // checkIssuer fails if a token that an API server issued is not of the issuer for whose sake it was to ask its signer: for
 // a token of another one, it has asked nobody. The next proof reads the discovery document.
 func (p *Prover) checkIssuer(q Question, asked, issued string) error {
-	claims, err := claimsOf(issued)
+	claims, _, err := claimsOf(issued)
 	if err != nil {
 		return err
 	}
@@ -327,14 +334,11 @@ func (p *Prover) Forget(cluster types.UID) {
 
 // reviewAll reports of each key whether a canary token of it is accepted.
 func reviewAll(
-	ctx context.Context, client asker, issued string, keys []keystore.KeyPair,
+	ctx context.Context, client asker, claims json.RawMessage, keys []keystore.KeyPair,
 ) ([]bool, error) {
-	claims, err := claimsOf(issued)
-	if err != nil {
-		return nil, err
-	}
 	accepted := make([]bool, len(keys))
 	for i, k := range keys {
+		var err error
 		if accepted[i], err = review(ctx, client, claims, k); err != nil {
 			return nil, fmt.Errorf("key version %d: %w", k.Version, err)
 		}
@@ -358,14 +362,21 @@ func review(
 	return answer.Status.Authenticated, nil
 }
 
-func claimsOf(issued string) (json.RawMessage, error) {
+// claimsOf returns the claims of a token, and when it was issued.
+func claimsOf(issued string) (json.RawMessage, time.Time, error) {
 	parts := strings.Split(issued, ".")
 	if len(parts) != 3 {
-		return nil, fmt.Errorf("issued token has %d parts, not 3", len(parts))
+		return nil, time.Time{}, fmt.Errorf("issued token has %d parts, not 3", len(parts))
 	}
 	claims, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil {
-		return nil, fmt.Errorf("decoding the claims of an issued token: %w", err)
+		return nil, time.Time{}, fmt.Errorf("decoding the claims of an issued token: %w", err)
 	}
-	return claims, nil
+	var times struct {
+		IssuedAt int64 `json:"iat"`
+	}
+	if err := json.Unmarshal(claims, &times); err != nil || times.IssuedAt <= 0 {
+		return nil, time.Time{}, errors.New("the claims of an issued token have no time of issue")
+	}
+	return claims, time.Unix(times.IssuedAt, 0), nil
 }

@@ -1,11 +1,12 @@
 // Package nodes is the port to the nodes of a user cluster, and to the machines that they run on.
 //
-// A rotation must leave no pod with a token of the old key: the node under it is replaced, or the token is. Adapter is
-// all that the controller sees of that. Package rollout implements it over two smaller ports, and each of these has a
-// package that plans purely and carries out what it planned:
+// A rotation must leave no pod with a token of the old key: the node under it is replaced, or the token is. Adapter
+// is all that the controller sees of that. Package rollout implements it over two smaller ports and the API of the
+// cluster, and each of these has a package that plans purely and carries out what it planned:
 //
 //   - Machines are made, drained and removed: package pools;
-//   - a Refresher replaces the tokens that pods hold on machines that stay: package tokens.
+//   - a Refresher replaces the tokens that pods hold on machines that stay: package tokens;
+//   - the API shows how old pods are, and evicts them: package evict.
 //
 // Package nodestest has the conformance suites of all three ports.
 package nodes
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/podtokens"
 )
 
 // Adapter owns the nodes of one cluster. Converge is asynchronous and idempotent: each call does what can be done now,
@@ -40,6 +42,11 @@ type Keys struct {
 	// Old is the version that a rotation to Next is about to retire. It is 0 while no rotation runs: then API servers
 	// accept no token older than Next.
 	Old int
+	// ProvenAt is when API servers issued the tokens by which all of them proved to sign with Next, in this round: the
+	// latest iat, each by the clock of its server. It is zero while not all have.
+	ProvenAt time.Time
+	// Named means that pods are named that keep an old token, so State.Holders matters while no rotation runs.
+	Named bool
 }
 
 // State is the nodes of a cluster as observed.
@@ -56,14 +63,24 @@ type State struct {
 	Waiting string
 	// Blocked means that somebody must act before Waiting can end.
 	Blocked bool
+	// Holders are running pods that keep a token of an older key until they, or some of their containers, start again,
+	// and for which no rotation waits: the user was told of them before. They are known if HoldersKnown says so.
+	Holders      []Holder
+	HoldersKnown bool
+}
+
+// Holder is a pod that keeps old tokens.
+type Holder struct {
+	Namespace, Pod string
+	Tokens         []podtokens.Token
 }
 
 // Node is one node of a cluster.
 type Node struct {
 	// Pool is empty for a node that Keyturn did not make.
 	Name, Pool string
-	// KeyVersion is one that no token of a pod on the node is older than. For a machine it is the version in use when
-	// the machine was made, raised when the tokens of its pods were replaced.
+	// KeyVersion is one that no token of a pod on the node is older than, but for those of State.Holders. For a
+	// machine it is the version in use when the machine was made, raised when the tokens of its pods were replaced.
 	KeyVersion int
 	// Ready means that its Node object exists and pods can run there.
 	Ready bool

@@ -99,11 +99,12 @@ func (c *cluster) used() (s set) {
 	return s &^ setOf(0)
 }
 
-// refresh walks one page, or begins the walk. It leaves alone what is signed with a later key.
+// refresh walks one page, or begins the walk. It leaves alone what is signed with a later key. A walk that ends
+// once the nodes are of the version is the final one.
 func (c *cluster) refresh(version uint8) {
 	w := &c.walk
 	switch {
-	case !c.serves() || w.proven == version:
+	case !c.serves() || w.final == version:
 	case w.version != version:
 		*w = walk{version: version}
 	case w.at < maxSecrets:
@@ -113,6 +114,9 @@ func (c *cluster) refresh(version uint8) {
 		w.at++
 	default:
 		*w = walk{version: version, proven: version}
+		if o := c.observeNodes(); o.Converged && (o.Oldest == 0 || o.Oldest >= int(version)) {
+			w.final = version
+		}
 	}
 }
 

@@ -59,7 +59,9 @@ var brokenPlanners = []struct {
 		return plan(o)
 	}},
 	{name: "switches on while the fleet has lost the key", law: "the fleet has not proven", plan: func(o Observed) Decision {
-		if began := slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Configured.Sign == o.Wanted }); !began || plan(o).Step != StepSwitch {
+		began := slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Configured.Sign == o.Wanted })
+		waits := slices.ContainsFunc(o.Publications, func(p Publication) bool { return p.SureAt.After(now) })
+		if !began || waits || plan(o).Step != StepSwitch {
 			return plan(o)
 		}
 		o.Publications = nil
@@ -141,14 +143,26 @@ var brokenPlanners = []struct {
 		return d
 	}},
 	{name: "retires before the legacy tokens are refreshed", law: "legacy tokens {Proven:0", plan: func(o Observed) Decision {
-		o.Legacy.Proven = o.Wanted
+		o.Legacy.Proven, o.Legacy.Final = o.Wanted, o.Wanted
+		d := plan(o)
+		d.Versions = Versions{}
+		return d
+	}},
+	{name: "replaces nodes before legacy tokens are re-signed", law: "dies in this rotation", plan: func(o Observed) Decision {
+		if len(o.Stored) == 2 && (o.Nodes.Oldest < o.Wanted || !o.Nodes.Converged) {
+			o.Legacy.Proven = o.Wanted
+		}
+		return plan(o)
+	}},
+	{name: "skips the last walk over the legacy tokens", law: "legacy tokens {Proven:2 Final:0", plan: func(o Observed) Decision {
+		o.Legacy.Final = o.Legacy.Proven
 		d := plan(o)
 		d.Versions = Versions{}
 		return d
 	}},
 	{name: "retires before the nodes are replaced", law: "", plan: func(o Observed) Decision {
 		if len(o.Stored) == 2 {
-			o.Nodes = Nodes{Converged: true, Oldest: o.Wanted}
+			o.Nodes, o.Legacy.Final = Nodes{Converged: true, Oldest: o.Wanted}, o.Legacy.Proven
 		}
 		d := plan(o)
 		d.Versions = Versions{}

@@ -98,7 +98,7 @@ func checkProofs(o Observed, d Decision, begun uint8) error {
 			return fmt.Errorf("key version %d is deleted while some verifier of %s may accept it", d.Action.Version, p.Name)
 		}
 	}
-	if d.Step == StepRetire && begun != rank(StepRetire) && (!o.Nodes.Converged || o.Legacy.Proven != slices.Max(o.Stored)) {
+	if d.Step == StepRetire && begun != rank(StepRetire) && (!o.Nodes.Converged || o.Legacy.Final != slices.Max(o.Stored)) {
 		return fmt.Errorf("retires with nodes %+v and legacy tokens %+v", o.Nodes, o.Legacy)
 	}
 	return nil

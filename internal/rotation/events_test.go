@@ -286,6 +286,7 @@ func (c *cluster) happen(e event) {
 		c.fleet.published, c.fleet.accepts, c.fleet.sure, c.fleet.lost = 0, 0, !c.shape.slow, true
 	case nodeReady:
 		c.nodes[i].phase = ready
+		c.nodes[i].copied = c.copies(c.nodes[i].version)
 		c.issueTo(i, e.by)
 	case podRefreshed:
 		c.issueTo(i, e.by)
@@ -344,6 +345,11 @@ func (s *simServer) misload(stored set) {
 	if s.running.verify == s.loaded.verify {
 		s.loaded.verify = stored
 	}
+}
+
+// copies reports whether a pod that starts now may copy a legacy token of an older key version.
+func (c *cluster) copies(version uint8) bool {
+	return slices.ContainsFunc(c.secrets[:], func(v uint8) bool { return v != 0 && v < version })
 }
 
 // issueTo gives the pods of a node tokens from an API server.

@@ -345,6 +345,11 @@ func checkStore(was, is *cluster) error {
 
 // checkState holds the cluster itself to what its users were promised.
 func (c *cluster) checkState() error {
+	for i, n := range c.nodes {
+		if n.copied {
+			return fmt.Errorf("pods of node-%d started with a legacy token that dies in this rotation", i)
+		}
+	}
 	out := 0
 	needed := c.issued | c.held()
 	for i, s := range c.each {

@@ -174,10 +174,12 @@ func (r run) holdSwitch(d Decision, done bool, held Decision) Decision {
 	return held
 }
 
-// refresh leaves no node and no legacy token of the time before the switch. Nodes come first: the kubelets of new
-// ones have sound watches, while those that were connected to the API server restarted last may notice a re-signed
-// token seconds late. It is over for good once some API server is to drop the old key; else a restarted controller
-// would prove it again through API servers that may be down, and only a later step brings them back.
+// refresh leaves no token of the time before the switch. Legacy tokens come first, so that a pod which the rotation
+// starts, and which may read its token once, starts with one that lives on. A last walk over them proves that none of
+// the old key came back while nodes and pods were replaced, which may take hours.
+//
+// It is over for good once some API server is to drop the old key; else a restarted controller would prove it again
+// through API servers that may be down, and only a later step brings them back.
 func (r run) refresh() (Decision, bool) {
 	if r.retireBegan() {
 		return Decision{}, true
@@ -187,17 +189,23 @@ func (r run) refresh() (Decision, bool) {
 	if r.lost(r.both()...) {
 		return r.publishKeys(StepRefresh, r.both()...), false
 	}
+	if r.Legacy.Proven != r.next {
+		return r.legacyTokens(fmt.Sprintf("the legacy tokens to be re-signed with key version %d", r.next)), false
+	}
 	if r.nodesOld() || !r.Nodes.Converged {
 		return r.nodes(StepRefresh), false
 	}
-	if r.Legacy.Proven != r.next {
-		why := cmp.Or(r.Legacy.Waiting, fmt.Sprintf("the legacy tokens to be re-signed with key version %d", r.next))
-		return Decision{
-			Step: StepRefresh, Action: Action{Kind: RefreshTokens, Version: r.next},
-			Waiting: why, Blocked: r.Legacy.Blocked,
-		}, false
+	if r.Legacy.Final != r.next {
+		return r.legacyTokens(fmt.Sprintf("a last walk over the legacy tokens to find none of key version %d", r.old)), false
 	}
 	return Decision{}, true
+}
+
+func (r run) legacyTokens(why string) Decision {
+	return Decision{
+		Step: StepRefresh, Action: Action{Kind: RefreshTokens, Version: r.next},
+		Waiting: cmp.Or(r.Legacy.Waiting, why), Blocked: r.Legacy.Blocked,
+	}
 }
 
 // retire takes the old public key away from every verifier, and the old private key from every disk. It is over when no

@@ -93,7 +93,7 @@ func TestRetiredKeys(t *testing.T) {
 func TestForeignKeys(t *testing.T) {
 	both := Keys{Verify: []int{1, 2}, Sign: 2}
 	o := Observed{
-		Wanted: 2, Stored: []int{1, 2}, Presence: PresencePresent, Nodes: Nodes{Converged: true}, Legacy: Legacy{Proven: 2},
+		Wanted: 2, Stored: []int{1, 2}, Presence: PresencePresent, Nodes: Nodes{Converged: true}, Legacy: Legacy{Proven: 2, Final: 2},
 		Servers: []Server{{Name: "cp-0", Configured: both, Running: both, Ready: true, Accepts: both.Verify, Signs: 2, Foreign: []string{"b", "a"}}},
 	}
 	d := plan(o)
@@ -108,7 +108,7 @@ func TestForeignKeys(t *testing.T) {
 	if d := plan(o); d.Blocked || d.Action.Target.Next != "cp-0" || d.Action.Target.KeepForeign {
 		t.Errorf("after they are released: %v, %+v", told{d}, d.Action)
 	}
-	o.Legacy.Proven = 0
+	o.Legacy = Legacy{}
 	o.Servers[0].Signs, o.Servers[0].Configured.Sign, o.Servers[0].Running.Sign, o.ForeignMayGo = 1, 1, 1, nil
 	if d := plan(o); d.Step != StepSwitch || !d.Action.Target.KeepForeign {
 		t.Errorf("in the switch: %v, %+v", told{d}, d.Action)
@@ -283,7 +283,7 @@ func (t *tape) observed() Observed {
 		}
 		o.Publications = append(o.Publications, p)
 	}
-	o.Legacy = Legacy{Proven: t.version(), Waiting: t.text(), Blocked: t.is()}
+	o.Legacy = Legacy{Proven: t.version(), Final: t.version(), Waiting: t.text(), Blocked: t.is()}
 	o.Nodes = Nodes{Oldest: t.version(), Converged: t.is(), Waiting: t.text(), Blocked: t.is()}
 	return o
 }

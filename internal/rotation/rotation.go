@@ -147,6 +147,8 @@ type Legacy struct {
 	// Proven is the key version of all legacy tokens, by a walk that began after every signer was on that
 	// version; 0 when not known.
 	Proven int
+	// Final is the same, by a walk that began when all nodes were of that version as well.
+	Final int
 	// Waiting is what the refresh waits for, in words. Blocked means that a person must act.
 	Waiting string
 	Blocked bool
@@ -209,7 +211,7 @@ const (
 	ConvergeControlPlane ActionKind = "ConvergeControlPlane"
 	// PublishKeys makes Action.Publish the only keys that are published, at every destination.
 	PublishKeys ActionKind = "PublishKeys"
-	// RefreshTokens re-signs legacy tokens with Action.Version.
+	// RefreshTokens re-signs legacy tokens with Action.Version, and proves that none of another version is left.
 	RefreshTokens ActionKind = "RefreshTokens"
 	// ConvergeNodes brings the node pools to their size, with nodes of Action.Version.
 	ConvergeNodes ActionKind = "ConvergeNodes"

@@ -112,6 +112,8 @@ type simNode struct {
 	token uint8
 	// late means that it was made on an old plan: its version is older than all its tokens.
 	late bool
+	// copied means that its pods started with copies of a legacy token of an older key version than the node's.
+	copied bool
 }
 
 type simFleet struct {
@@ -124,9 +126,10 @@ type simFleet struct {
 	lost bool
 }
 
-// walk is the walk over all legacy tokens and what it proved. The controller forgets it when it restarts.
+// walk is the walk over all legacy tokens and what it proved, and what the one after the nodes did. The controller
+// forgets it when it restarts.
 type walk struct {
-	version, at, proven uint8
+	version, at, proven, final uint8
 }
 
 // shape is what never changes of a simulated cluster.
@@ -315,8 +318,8 @@ func (c *cluster) observeFleet(v view) Publication {
 }
 
 func (c *cluster) observeLegacy() Legacy {
-	l := Legacy{Proven: int(c.walk.proven)}
-	if c.walk.version != 0 && c.walk.proven != c.walk.version {
+	l := Legacy{Proven: int(c.walk.proven), Final: int(c.walk.final)}
+	if c.walk.version != 0 && c.walk.final != c.walk.version && (c.walk.proven != c.walk.version || c.walk.at > 0) {
 		l.Waiting = fmt.Sprintf("the legacy tokens: %d of %d pages are re-signed", c.walk.at, maxSecrets)
 	}
 	return l

@@ -37,7 +37,7 @@ func TestLeftover(t *testing.T) {
 		{"Publish waits", published, func(*Observed) {}, DeleteKey, StepPublish},
 		{"Publish waits, and a disk has it", published, func(o *Observed) { o.Held = []int{1, 2, 3} }, Wait, StepPublish},
 		{"Retire is blocked", published, func(o *Observed) {
-			o.Publications, o.Legacy.Proven = nil, 3
+			o.Publications, o.Legacy = nil, Legacy{Proven: 3, Final: 3}
 			o.Servers[0] = serving("cp-0", Keys{Verify: []int{2, 3}, Sign: 3})
 			o.Servers[0].Foreign = []string{"a"}
 		}, Wait, StepRetire},

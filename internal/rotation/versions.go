@@ -20,7 +20,7 @@ func versions(o Observed) Versions {
 	if r.allSign() {
 		v.Private = r.next
 	}
-	if r.retireBegan() || v.Private == r.next && r.Legacy.Proven == r.next && !r.nodesOld() && r.Nodes.Converged {
+	if r.retireBegan() || v.Private == r.next && r.Legacy.Final == r.next && !r.nodesOld() && r.Nodes.Converged {
 		v.Token = r.next
 	}
 	if r.allAccept() || r.retireBegan() { // all did, before the first was to drop the old one

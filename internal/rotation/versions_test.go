@@ -17,7 +17,7 @@ func TestVersions(t *testing.T) {
 		change(s)
 		return s
 	}
-	refreshed := Observed{Legacy: Legacy{Proven: 2}, Nodes: Nodes{Converged: true, Oldest: 2}}
+	refreshed := Observed{Legacy: Legacy{Proven: 2, Final: 2}, Nodes: Nodes{Converged: true, Oldest: 2}}
 	nodes := func(n Nodes) Observed {
 		o := refreshed
 		o.Nodes = n

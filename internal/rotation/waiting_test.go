@@ -17,7 +17,7 @@ func TestWaiting(t *testing.T) {
 	switched := settled
 	switched.Stored, switched.Servers = []int{1, 2}, []Server{serving("cp-0", both), serving("cp-1", both)}
 	refreshed := switched
-	refreshed.Legacy.Proven = 2
+	refreshed.Legacy = Legacy{Proven: 2, Final: 2}
 	fleet := func(name string, accepts ...int) Publication { return Publication{Name: name, Accepts: accepts} }
 	tests := []struct {
 		name    string
@@ -51,6 +51,12 @@ func TestWaiting(t *testing.T) {
 		{"legacy tokens need a person", switched, func(o *Observed) {
 			o.Legacy = Legacy{Waiting: "Secret a to be repaired", Blocked: true}
 		}, RefreshTokens, StepRefresh, "Secret a to be repaired", true},
+		{"nodes come after the legacy tokens", switched, func(o *Observed) { o.Nodes.Oldest = 1 },
+			RefreshTokens, StepRefresh, "the legacy tokens to be re-signed with key version 2", false},
+		{"nodes are from before", switched, func(o *Observed) { o.Nodes.Oldest, o.Legacy.Proven = 1, 2 },
+			ConvergeNodes, StepRefresh, "the nodes to be ready and of key version 2", false},
+		{"the last walk is due", switched, func(o *Observed) { o.Legacy.Proven = 2 },
+			RefreshTokens, StepRefresh, "a last walk over the legacy tokens to find none of key version 1", false},
 		{"a foreign key appears while the first API server retires the old one", refreshed, func(o *Observed) {
 			o.Servers[0], o.Servers[1].Foreign = serving("cp-0", second), []string{"a"}
 		}, ConvergeControlPlane, StepRetire, "API server cp-1 to accept key versions [2]", false},

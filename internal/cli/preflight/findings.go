@@ -3,6 +3,7 @@ package preflight
 import (
 	"slices"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/printable"
 )
 
@@ -29,6 +30,7 @@ const (
 	StuckPod          Kind = "StuckPod"
 	BlockingBudget    Kind = "BlockingBudget"
 	UncountedBudget   Kind = "UncountedBudget"
+	BareHolder        Kind = "BareHolder"
 	PinnedToken       Kind = "PinnedToken"
 	DriverToken       Kind = "DriverToken"
 	OutsideToken      Kind = "OutsideToken"
@@ -57,7 +59,9 @@ var meanings = []meaning{
 	{StuckPod, Stops, "pods that should have ended; THE ROTATION WAITS until they do"},
 	{UncountedBudget, Stops, "PodDisruptionBudgets whose pods kube-controller-manager cannot count, so that they let no " +
 		"pod go; THE ROTATION WAITS until they ask for minAvailable as a number of pods, or are deleted"},
-	{BlockingBudget, Stops, "PodDisruptionBudgets that let no pod go now; nodes are not drained before they do"},
+	{BlockingBudget, Stops, "PodDisruptionBudgets that let no pod go now; THE ROTATION WAITS until they do"},
+	{BareHolder, Stops, "pods with tokens and without a controller, which would not be made again; THE ROTATION WAITS until " +
+		"they are deleted, or annotated with " + v1alpha1.AnnotationEvict + "=true"},
 	{PinnedToken, Stops, "running pods that mount a token by subPath and never see a new one; " +
 		"THE ROTATION WAITS until these pods are deleted"},
 	{RefusedAlgorithm, Breaks, "verifiers outside the cluster may refuse tokens of another algorithm than RS256. " +

@@ -35,6 +35,8 @@ type Report struct {
 	Nodes []Node
 	// LegacySecrets is the number of Secrets whose legacy token will be signed again.
 	LegacySecrets int
+	// Holders is how many running pods hold a token.
+	Holders int
 	// Renewal is how long the kubelets take, at most, to replace the tokens of all running pods by themselves.
 	Renewal time.Duration
 	// Findings are by kind, and within a kind in the order of namespaces and names.
@@ -64,8 +66,9 @@ func inspect(ctx context.Context, config *rest.Config, refresh v1alpha1.NodeRefr
 		return Report{}, fmt.Errorf("using the kubeconfig of the user cluster: %w", err)
 	}
 	i := &inspection{
-		client: client, metadata: names, pageSize: pageSize, keeps: refresh.KeepsNodes(), now: time.Now(),
-		held: map[types.NamespacedName]bool{}, hosts: map[string]bool{},
+		client: client, metadata: names, pageSize: pageSize, keeps: refresh.KeepsPods(),
+		evicts: refresh == v1alpha1.NodeRefreshEvict, now: time.Now(),
+		held: map[types.NamespacedName]bool{}, legacy: map[types.NamespacedName]bool{}, hosts: map[string]bool{},
 	}
 	for _, read := range []func(context.Context) error{
 		i.issuer, i.nodes, i.drivers, i.volumes, i.budgets, i.pods, i.legacySecrets, i.webhooks,
@@ -74,6 +77,7 @@ func inspect(ctx context.Context, config *rest.Config, refresh v1alpha1.NodeRefr
 			return Report{}, err
 		}
 	}
+	i.countHolders()
 	i.report.Findings = Merge(i.report.Findings)
 	return i.report, nil
 }
@@ -83,10 +87,10 @@ type inspection struct {
 	metadata metadata.Interface
 	pageSize int64
 	now      time.Time
-	// keeps means that nodes stay, and the pods on them.
-	keeps   bool
-	report  Report
-	cluster podtokens.Cluster
+	// keeps means that nodes stay, and the pods on them; evicts, that nodes stay, and pods with tokens do not.
+	keeps, evicts bool
+	report        Report
+	cluster       podtokens.Cluster
 	// hosts are the names of nodes, and their host names.
 	hosts map[string]bool
 	// localClaims are the PersistentVolumeClaims whose volume is on one node.
@@ -95,6 +99,10 @@ type inspection struct {
 	// copied it.
 	held   map[types.NamespacedName]bool
 	copied []copiedSecrets
+	// holders are pods that may hold a token.
+	holders []holder
+	// legacy are the Secrets that hold a legacy token.
+	legacy map[types.NamespacedName]bool
 }
 
 func (i *inspection) find(k Kind, o Object, detail string) {
@@ -190,7 +198,7 @@ func (i *inspection) pod(p *corev1.Pod) {
 			i.find(StuckPod, object, detail)
 		}
 	}
-	if !i.keeps {
+	if !i.keeps && !i.evicts {
 		i.moving(p, object)
 	}
 	i.tokens(p, object)
@@ -230,10 +238,12 @@ func (i *inspection) tokens(p *corev1.Pod, object Object) {
 			drivers = append(drivers, t.Volume)
 		}
 	}
-	if i.keeps {
+	i.holder(p, object)
+	switch {
+	case i.keeps:
 		i.findUses(PinnedToken, object, subPaths)
 		i.findUses(DriverToken, object, drivers)
-	} else {
+	case !i.evicts:
 		i.findUses(ThirdPartyToken, object, audiences)
 	}
 	if len(secrets) > 0 {

@@ -29,8 +29,10 @@ func (i *inspection) legacySecrets(ctx context.Context) error {
 		}
 		return list.Continue, nil
 	})
-	for _, c := range i.copied {
-		i.findUses(CopiedToken, c.pod, c.legacy)
+	if i.keeps {
+		for _, c := range i.copied {
+			i.findUses(CopiedToken, c.pod, c.legacy)
+		}
 	}
 	return err
 }
@@ -44,6 +46,7 @@ func (i *inspection) legacySecret(ctx context.Context, s *metav1.PartialObjectMe
 		return nil // API servers refuse its token
 	}
 	i.report.LegacySecrets++
+	i.legacy[types.NamespacedName{Namespace: s.Namespace, Name: s.Name}] = true
 	for n := range i.copied {
 		c := &i.copied[n]
 		if c.pod.Namespace == s.Namespace && slices.Contains(c.secrets, s.Name) {

@@ -38,7 +38,7 @@ type Cluster struct {
 // The keys of the suite, in the order of a rotation.
 var (
 	first    = nodes.Keys{Next: 1, KeyID: "kid-of-1"}
-	rotating = nodes.Keys{Next: 2, KeyID: "kid-of-2", Old: 1}
+	rotating = nodes.Keys{Next: 2, KeyID: "kid-of-2", Old: 1, ProvenAt: time.Now().Truncate(time.Second)}
 	second   = nodes.Keys{Next: 2, KeyID: "kid-of-2"}
 )
 

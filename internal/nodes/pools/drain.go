@@ -5,16 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/kubectl/pkg/drain"
 
-	"github.com/keyturn/keyturn/internal/webhooks"
+	"github.com/keyturn/keyturn/internal/nodes/eviction"
 )
 
 // skipTerminatingSeconds is how long past its deadline a terminating pod is waited for on a node that is not
@@ -69,50 +64,11 @@ func (e *Executor) evictAll(ctx context.Context, s *Observed, node string) error
 	return errors.Join(errs...)
 }
 
-// evict asks one pod to go. A budget that does not allow it is no error, but remembered for Reasons.
-//
-// drain.Helper.EvictPod would let client-go obey a Retry-After of ten seconds ten times over, so the
-// request is made here, without retries.
+// evict asks one pod to go. A refusal is no error, but remembered for Reasons.
 func (e *Executor) evict(ctx context.Context, pod *corev1.Pod) error {
-	err := e.Client.CoreV1().RESTClient().Post().
-		Namespace(pod.Namespace).Resource("pods").Name(pod.Name).SubResource("eviction").
-		Body(&policyv1.Eviction{
-			ObjectMeta:    metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},
-			DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))},
-		}).
-		MaxRetries(0).Do(ctx).Error()
-	switch {
-	case err == nil, apierrors.IsNotFound(err), apierrors.IsConflict(err):
-		return nil // on its way, gone, or another pod of that name by now: the next observation shows which
-	case apierrors.IsForbidden(err) && apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return nil // the end of its namespace deletes it
-	case apierrors.HasStatusCause(err, policyv1.DisruptionBudgetCause), severalBudgets(err):
-		return e.noteRefusal(ctx, pod, err)
-	default:
-		return fmt.Errorf("evicting pod %s/%s: %w", pod.Namespace, pod.Name,
-			webhooks.Explain(ctx, e.Client, err, webhooks.Nodes...))
+	r, refused, err := eviction.Request(ctx, e.Client, pod, e.Now)
+	if refused {
+		e.refused[pod.UID] = r
 	}
-}
-
-// severalBudgets recognizes the API server's answer for a pod that more than one budget selects, which it never evicts.
-// It has no cause of its own.
-func severalBudgets(err error) bool {
-	return apierrors.IsInternalError(err) && strings.Contains(err.Error(), "more than one PodDisruptionBudget")
-}
-
-// noteRefusal remembers that budgets do not let a pod go, and which.
-func (e *Executor) noteRefusal(ctx context.Context, pod *corev1.Pod, cause error) error {
-	list, err := e.Client.PolicyV1().PodDisruptionBudgets(pod.Namespace).List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return fmt.Errorf("listing the PodDisruptionBudgets of namespace %s: %w", pod.Namespace, err)
-	}
-	var budgets []policyv1.PodDisruptionBudget
-	for _, b := range list.Items {
-		selector, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
-		if err == nil && selector.Matches(labels.Set(pod.Labels)) {
-			budgets = append(budgets, b)
-		}
-	}
-	e.refused[pod.UID] = newRefusal(budgets, cause, e.Now)
-	return nil
+	return err
 }

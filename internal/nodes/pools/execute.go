@@ -17,6 +17,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/nodes/eviction"
 )
 
 // Executor is the pools of one cluster during one call.
@@ -32,12 +33,12 @@ type Executor struct {
 	Now         time.Time
 
 	// refused collects the evictions that the API server refuses during this call.
-	refused map[types.UID]refusal
+	refused map[types.UID]eviction.Refusal
 }
 
 // Do carries out a plan. New machines are of keyVersion.
 func (e *Executor) Do(ctx context.Context, s *Observed, plan []Chain, keyVersion int) error {
-	e.refused = map[types.UID]refusal{}
+	e.refused = map[types.UID]eviction.Refusal{}
 	var errs []error
 	for _, todo := range plan {
 		errs = append(errs, e.run(ctx, s, todo, keyVersion))

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyturn/keyturn/internal/nodes/eviction"
 )
 
 // Memory is what is remembered of one cluster between calls. To lose it costs patience and words, no more. Its zero
@@ -14,7 +16,7 @@ type Memory struct {
 	// joining is when a machine was first seen to run without a Node object, by machine.
 	joining map[string]time.Time
 	// refused are the evictions that the last plan was refused, by pod.
-	refused map[types.UID]refusal
+	refused map[types.UID]eviction.Refusal
 }
 
 // await notes which machines run without a Node object, and forgets those that no longer do.
@@ -42,19 +44,19 @@ func (m *Memory) awaited(machine string, now time.Time) time.Duration {
 }
 
 // refuse replaces the refusals by those of a new pass; one that was there before keeps its time.
-func (m *Memory) refuse(refused map[types.UID]refusal) {
+func (m *Memory) refuse(refused map[types.UID]eviction.Refusal) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for uid, r := range refused {
 		if old, ok := m.refused[uid]; ok {
-			r.since = old.since
+			r.Since = old.Since
 			refused[uid] = r
 		}
 	}
 	m.refused = refused
 }
 
-func (m *Memory) refusal(pod types.UID) (refusal, bool) {
+func (m *Memory) refusal(pod types.UID) (eviction.Refusal, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r, ok := m.refused[pod]

@@ -99,9 +99,5 @@ func (e *Executor) podReason(pod *corev1.Pod) (nodes.Reason, bool) {
 	if !ok {
 		return nodes.Reason{}, false
 	}
-	lasted := e.Now.Sub(r.since)
-	return nodes.Reason{
-		Words:   fmt.Sprintf("%s to be evicted: %s", nodes.PodName(pod), r.words) + nodes.Lasting(lasted),
-		Blocked: r.hopeless || lasted > nodes.Patience,
-	}, true
+	return r.Reason(pod, e.Now), true
 }

@@ -1,19 +1,18 @@
 package pools
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/nodes/eviction"
 )
 
 var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
@@ -92,10 +91,10 @@ func TestReasons(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			e := executor()
-			e.Memory.refuse(map[types.UID]refusal{
-				"heals": {since: noon, words: "words"}, "slow": {since: noon.Add(-61 * time.Second), words: "words"},
-				"patient":  {since: noon.Add(-time.Minute), words: "words"},
-				"hopeless": {since: noon, words: "words", hopeless: true},
+			e.Memory.refuse(map[types.UID]eviction.Refusal{
+				"heals": {Since: noon, Words: "words"}, "slow": {Since: noon.Add(-61 * time.Second), Words: "words"},
+				"patient":  {Since: noon.Add(-time.Minute), Words: "words"},
+				"hopeless": {Since: noon, Words: "words", Hopeless: true},
 			})
 			s := &Observed{Views: []View{test.view}, objects: map[string]*corev1.Node{"n1": test.node}, pods: map[string][]corev1.Pod{"n1": test.pods}}
 			var got []string
@@ -146,65 +145,15 @@ func TestJoining(t *testing.T) {
 
 func TestRefusalsKeepTheirTime(t *testing.T) {
 	m := &Memory{}
-	m.refuse(map[types.UID]refusal{"a": {since: noon, words: "one"}, "b": {since: noon}})
-	m.refuse(map[types.UID]refusal{"a": {since: noon.Add(time.Minute), words: "two"}, "c": {since: noon.Add(time.Minute)}})
-	for uid, want := range map[types.UID]refusal{"a": {since: noon, words: "two"}, "c": {since: noon.Add(time.Minute)}} {
+	m.refuse(map[types.UID]eviction.Refusal{"a": {Since: noon, Words: "one"}, "b": {Since: noon}})
+	m.refuse(map[types.UID]eviction.Refusal{"a": {Since: noon.Add(time.Minute), Words: "two"}, "c": {Since: noon.Add(time.Minute)}})
+	for uid, want := range map[types.UID]eviction.Refusal{"a": {Since: noon, Words: "two"}, "c": {Since: noon.Add(time.Minute)}} {
 		if got, ok := m.refusal(uid); !ok || got != want {
 			t.Errorf("%s: %+v, %t; want %+v", uid, got, ok, want)
 		}
 	}
 	if _, ok := m.refusal("b"); ok {
 		t.Error("an eviction that was allowed is remembered as refused")
-	}
-}
-
-func TestRefusal(t *testing.T) {
-	budget := func(name string, allowed, desired, healthy, expected int32) policyv1.PodDisruptionBudget {
-		return policyv1.PodDisruptionBudget{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, Generation: 1},
-			Status: policyv1.PodDisruptionBudgetStatus{
-				ObservedGeneration: 1, DisruptionsAllowed: allowed, DesiredHealthy: desired, CurrentHealthy: healthy, ExpectedPods: expected,
-			},
-		}
-	}
-	unprocessed := budget("new", 0, 1, 1, 1)
-	unprocessed.Generation = 2
-	uncounted := budget("odd", 0, 0, 0, 0) // never processed either: a failure is not an observation
-	uncounted.Generation = 1
-	uncounted.Status.Conditions = []metav1.Condition{{
-		Type: policyv1.DisruptionAllowedCondition, Status: metav1.ConditionFalse, Reason: policyv1.SyncFailedReason,
-		Message: "found no controller ref for pod \"bare\"",
-	}}
-	list := func(b ...policyv1.PodDisruptionBudget) []policyv1.PodDisruptionBudget { return b }
-	tests := []struct {
-		name     string
-		budgets  []policyv1.PodDisruptionBudget
-		words    string
-		hopeless bool
-	}{
-		{"none is left", nil, "too many requests", false},
-		{"it allows one by now", list(budget("b", 1, 1, 2, 2)), "too many requests", false},
-		{"of as many pods as there can be", list(budget("b", 0, 2, 2, 2)),
-			"PodDisruptionBudget ns/b allows no disruption (it needs 2 healthy pods and has 2 of 2): add a replica, or relax or delete the budget", true},
-		{"of more pods than there can be", list(budget("b", 0, 3, 2, 2)),
-			"PodDisruptionBudget ns/b allows no disruption (it needs 3 healthy pods and has 2 of 2): add a replica, or relax or delete the budget", true},
-		{"a pod is not ready", list(budget("b", 0, 2, 1, 3)),
-			"PodDisruptionBudget ns/b allows no disruption (it needs 2 healthy pods and has 1 of 3): more of its pods must become ready", false},
-		{"not processed", list(unprocessed),
-			"PodDisruptionBudget ns/new has not been processed by kube-controller-manager yet: more of its pods must become ready", false},
-		{"nobody can count them", list(uncounted), "PodDisruptionBudget ns/odd allows no disruption, since " +
-			"kube-controller-manager cannot count its pods (found no controller ref for pod \"bare\"): " +
-			"have the budget ask for minAvailable as a number of pods, or delete it", true},
-		{"several", list(budget("a", 1, 1, 2, 2), budget("b", 1, 1, 2, 2)),
-			"PodDisruptionBudget ns/a allows no disruption (it needs 1 healthy pods and has 2 of 2) and " +
-				"PodDisruptionBudget ns/b allows no disruption (it needs 1 healthy pods and has 2 of 2): " +
-				"a pod that several budgets select is never evicted; keep one of them", true},
-	}
-	for _, test := range tests {
-		got := newRefusal(test.budgets, errors.New("too many requests"), noon)
-		if got.words != test.words || got.hopeless != test.hopeless || !got.since.Equal(noon) {
-			t.Errorf("%s: got  %+v\nwant %q, %t", test.name, got, test.words, test.hopeless)
-		}
 	}
 }
 

@@ -121,7 +121,8 @@ func TestUnmanagedNode(t *testing.T) {
 				t.Errorf("while an older pod runs there: %+v", st)
 			}
 			must(t, client.CoreV1().Pods(b.ns).Delete(b.ctx, "old", metav1.DeleteOptions{}))
-			b.ahead = 3 * time.Minute // pods that were just starting are not any more
+			must(t, b.open().Converge(b.ctx, keysOf(2))) // what follows the note begins
+			b.ahead = 3 * time.Minute                    // pods that were just starting are not any more
 			st = b.until("our own nodes", 2, func(st nodes.State) bool { return st.Oldest == 2 && st.Converged })
 			if st.Waiting != "" {
 				t.Errorf("at the end: %+v", st)
@@ -143,7 +144,7 @@ func TestUnmanagedNodeWhenKeysChange(t *testing.T) {
 	if st := b.observe(2); st.Oldest != 2 || st.Waiting != "" {
 		t.Errorf("a pod that was made since counts as old: %+v", st)
 	}
-	next := nodes.Keys{Next: 3, KeyID: "newest", Old: 2}
+	next := nodes.Keys{Next: 3, KeyID: "newest", Old: 2, ProvenAt: time.Now().Truncate(time.Second)}
 	if st, err := b.open().Observe(b.ctx, next); err != nil || st.Oldest != 2 {
 		t.Errorf("the next rotation begins: %+v, %v", st, err)
 	}
@@ -171,13 +172,15 @@ func (b *bench) awaitLater() {
 	b.Helper()
 	note, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(b.ctx, "keyturn-signing-key", metav1.GetOptions{})
 	must(b.T, err)
+	since, err := time.Parse(time.RFC3339, note.Data["since"])
+	must(b.T, err)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for i := 0; ; i++ {
 		probe, err := client.CoreV1().ConfigMaps(b.ns).Create(b.ctx,
 			&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: fmt.Sprintf("probe-%d-", i)}}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		must(b.T, err)
-		if probe.CreationTimestamp.After(note.CreationTimestamp.Add(5 * time.Second)) {
+		if probe.CreationTimestamp.After(since.Add(5 * time.Second)) {
 			return
 		}
 		<-tick.C

@@ -1,15 +1,16 @@
-// Package rollout is the nodes.Adapter over plain machines.
+// Package rollout is the nodes.Adapter over plain machines, or over the API of a cluster alone.
 //
-// Rollouts.Open is where to start. A Rollout lists Node objects and machines once a call, and has package pools and
-// package tokens each observe, plan and do its half: which machines come and go, and what pods hold on those that stay.
-// It keeps no state that matters: what it remembers (since when a machine is awaited, which evictions were refused,
-// when tokens were read) only goes into words and patience.
+// Rollouts.Open is where to start. A Rollout lists Node objects and machines once a call, and has the packages
+// pools, tokens and evict each observe, plan and do its part: which machines come and go, what pods hold on those
+// that stay, and which pods are older than the key. It keeps no state that matters: what it remembers (since when a
+// machine is awaited, which evictions were refused, when tokens were read) only goes into words and patience.
 package rollout
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/nodes/evict"
 	"github.com/keyturn/keyturn/internal/nodes/pools"
 	"github.com/keyturn/keyturn/internal/nodes/tokens"
 )
@@ -39,8 +41,10 @@ type Cluster struct {
 	Pools       []v1alpha1.NodePool
 	NodeRefresh v1alpha1.NodeRefresh
 	TokenReload time.Duration
-	Machines    nodes.Machines
-	// Refresher replaces the tokens on its machines. Without one, NodeRefresh must be Replace.
+	// Machines are those of its pools. Without any, NodeRefresh must be Evict, and Keyturn makes no nodes.
+	Machines nodes.Machines
+	// Refresher replaces the tokens on its machines. Without one, NodeRefresh must be Replace, unless there are no
+	// machines.
 	Refresher nodes.Refresher
 	// Client reaches its API servers, by client certificate and never by a token of a key that is being rotated.
 	Client func(context.Context) (kubernetes.Interface, error)
@@ -56,6 +60,7 @@ type Rollouts struct {
 type memory struct {
 	pools  pools.Memory
 	tokens tokens.Memory
+	evict  evict.Memory
 }
 
 // Open returns the nodes of a cluster. It asks nobody anything yet.
@@ -111,9 +116,13 @@ func (r *Rollout) Converge(ctx context.Context, keys nodes.Keys) error {
 	}
 	machines := pools.Plan(r.Pools, c.machines.Views, r.oldest(keys))
 	refresh := c.held.Plan(c.seen, pools.Going(machines))
+	if c.aged.Unnoted(c.pods) {
+		return errors.Join(c.aged.Note(ctx), c.pools.Do(ctx, c.machines, machines, keys.Next))
+	}
 	return errors.Join(
 		c.pools.Do(ctx, c.machines, machines, keys.Next),
 		c.held.Do(ctx, c.seen, refresh),
+		c.aged.Do(ctx, c.pods),
 	)
 }
 
@@ -127,9 +136,9 @@ func (r *Rollout) oldest(keys nodes.Keys) int {
 
 // Delete implements nodes.Adapter. It does not ask the cluster's API servers, which may be gone.
 func (r *Rollout) Delete(ctx context.Context) (bool, error) {
-	all, err := r.Machines.List(ctx)
+	all, err := r.list(ctx)
 	if err != nil {
-		return false, fmt.Errorf("listing the machines of cluster %s: %w", r.Name, err)
+		return false, err
 	}
 	var errs []error
 	left := len(all)
@@ -148,20 +157,35 @@ func (r *Rollout) Delete(ctx context.Context) (bool, error) {
 	return left == 0, errors.Join(errs...)
 }
 
-// observation is both halves of a cluster, and what each saw of it.
+// observation is all parts of a cluster, and what each saw of it.
 type observation struct {
-	cluster  Cluster
-	pools    pools.Executor
-	machines *pools.Observed
-	held     tokens.Executor
-	seen     *tokens.Observed
+	cluster   Cluster
+	pools     pools.Executor
+	machines  *pools.Observed
+	held      tokens.Executor
+	seen      *tokens.Observed
+	aged      evict.Executor
+	pods      *evict.Observed
+	unmanaged []*corev1.Node
+}
+
+// check returns what the cluster lacks for what its spec wants.
+func (c Cluster) check() error {
+	switch {
+	case c.Machines == nil && c.NodeRefresh != v1alpha1.NodeRefreshEvict:
+		return fmt.Errorf("cluster %s: Keyturn did not make its nodes, as nodeRefresh %s needs: use %s",
+			c.Name, c.NodeRefresh, v1alpha1.NodeRefreshEvict)
+	case c.Machines != nil && c.Refresher == nil && c.NodeRefresh.KeepsNodes():
+		return fmt.Errorf("cluster %s: its machines cannot have their tokens replaced, as nodeRefresh %s wants: use %s",
+			c.Name, c.NodeRefresh, v1alpha1.NodeRefreshReplace)
+	}
+	return nil
 }
 
 // gather observes a cluster. Node objects come before machines, as pools.Executor.Observe wants it.
 func (r *Rollout) gather(ctx context.Context, keys nodes.Keys) (*observation, error) {
-	if r.NodeRefresh.KeepsNodes() && r.Refresher == nil {
-		return nil, fmt.Errorf(
-			"cluster %s: its machines cannot have their tokens replaced, as nodeRefresh %s wants: use %s", r.Name, r.NodeRefresh, v1alpha1.NodeRefreshReplace)
+	if err := r.check(); err != nil {
+		return nil, err
 	}
 	client, err := r.Client(ctx)
 	if err != nil {
@@ -179,14 +203,35 @@ func (r *Rollout) gather(ctx context.Context, keys nodes.Keys) (*observation, er
 	if c.machines, err = c.pools.Observe(ctx, objects.Items, machines); err != nil {
 		return nil, err
 	}
-	staying, unmanaged := join(objects.Items, machines, c.machines.Views)
+	var staying []tokens.Candidate
+	staying, c.unmanaged = join(objects.Items, machines, c.machines.Views)
+	if err := c.observePods(ctx, objects.Items); err != nil {
+		return nil, err
+	}
 	if !r.NodeRefresh.KeepsNodes() {
 		staying = nil
 	}
-	if c.seen, err = c.held.Observe(ctx, staying, unmanaged); err != nil {
-		return nil, err
+	for i, m := range staying {
+		staying[i].Evicted = c.aged.KeyVersion(c.pods, m.Name) >= keys.Next
 	}
-	return c, nil
+	c.seen, err = c.held.Observe(ctx, staying)
+	return c, err
+}
+
+// observePods has the pods observed: those on nodes that Keyturn did not make, and all where pods are evicted or where
+// the tokens on all machines are new.
+func (c *observation) observePods(ctx context.Context, objects []corev1.Node) error {
+	judged := c.unmanaged
+	if c.cluster.NodeRefresh == v1alpha1.NodeRefreshEvict {
+		judged = nil
+		for i := range objects {
+			judged = append(judged, &objects[i])
+		}
+	}
+	proven := nodes.Oldest(c.machines.Nodes()) >= c.held.Keys.Next
+	var err error
+	c.pods, err = c.aged.Observe(ctx, judged, proven)
+	return err
 }
 
 func (r *Rollout) open(client kubernetes.Interface, keys nodes.Keys) *observation {
@@ -202,16 +247,31 @@ func (r *Rollout) open(client kubernetes.Interface, keys nodes.Keys) *observatio
 			Keys:   keys, Refresher: r.Refresher, Client: client,
 			Memory: &memory.tokens, Every: r.tokensEvery, Now: now,
 		},
+		aged: evict.Executor{
+			How: r.NodeRefresh, Keys: keys, Client: client,
+			Memory: &memory.evict, Every: r.podsEvery(), Now: now,
+		},
 	}
 }
 
-// list lists the machines. Where none stays, a refresh that was begun before has no meaning.
+// podsEvery is how often pods are listed: more often while they are evicted.
+func (r *Rollout) podsEvery() time.Duration {
+	if r.NodeRefresh == v1alpha1.NodeRefreshEvict {
+		return 2 * r.tokensEvery
+	}
+	return 10 * r.tokensEvery
+}
+
+// list lists the machines. Where the tokens of none are replaced, a refresh that was begun before has no meaning.
 func (r *Rollout) list(ctx context.Context) ([]nodes.Machine, error) {
+	if r.Machines == nil {
+		return nil, nil
+	}
 	machines, err := r.Machines.List(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("listing the machines of cluster %s: %w", r.Name, err)
 	}
-	if !r.NodeRefresh.KeepsNodes() {
+	if !r.NodeRefresh.KeepsPods() {
 		for i := range machines {
 			machines[i].Refresh = nodes.Refresh{}
 		}
@@ -245,12 +305,14 @@ func join(objects []corev1.Node, machines []nodes.Machine, views []pools.View) (
 }
 
 // state is what was seen, in the words of the port.
-func (o *observation) state() nodes.State {
+func (c *observation) state() nodes.State {
 	st := nodes.State{
-		Nodes:     append(o.machines.Nodes(), o.held.Nodes(o.seen)...),
-		Converged: pools.Converged(o.cluster.Pools, o.machines.Views),
+		Nodes:     append(c.machines.Nodes(), c.aged.Nodes(c.pods, c.unmanaged)...),
+		Converged: pools.Converged(c.cluster.Pools, c.machines.Views),
 	}
 	st.Oldest = nodes.Oldest(st.Nodes)
-	st.Waiting, st.Blocked = nodes.Join(append(o.pools.Reasons(o.machines), o.held.Reasons(o.seen)...))
+	st.Holders, st.HoldersKnown = c.pods.Holders()
+	st.Waiting, st.Blocked = nodes.Join(slices.Concat(
+		c.pools.Reasons(c.machines), c.held.Reasons(c.seen), c.aged.Reasons(c.pods)))
 	return st
 }

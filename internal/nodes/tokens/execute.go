@@ -34,7 +34,7 @@ func (e *Executor) Plan(s *Observed, going map[string]bool) []Chain {
 		v.Going = going[v.Name]
 		views[i] = v
 	}
-	return append(Plan(views, e.Policy, e.Now), s.Unmanaged.plan(e.Keys)...)
+	return Plan(views, e.Policy, e.Now)
 }
 
 // Do carries out a plan.
@@ -76,8 +76,6 @@ func (e *Executor) do(ctx context.Context, step Step, v View) error {
 	case Refreshed:
 		m.KeyVersion = e.Policy.KeyVersion
 		return e.finish(ctx, m, v.Registered)
-	case Note:
-		return e.note(ctx)
 	default:
 		return fmt.Errorf("unknown step %q", step)
 	}

@@ -13,8 +13,6 @@ type Memory struct {
 	mu sync.Mutex
 	// readings are the last readings of the tokens on machines, by machine.
 	readings map[string]reading
-	// outdated is the last list of pods that are older than a key.
-	outdated outdated
 }
 
 // reading is what the pods on a machine had.
@@ -22,13 +20,6 @@ type reading struct {
 	at      time.Time
 	refresh nodes.Refresh
 	pods    []podTokens
-}
-
-// outdated are the pods with tokens that are older than the key of this ID, by node.
-type outdated struct {
-	at    time.Time
-	keyID string
-	pods  map[string][]string
 }
 
 // holds reports whether what was read at a time is not older than every.
@@ -73,21 +64,4 @@ func (m *Memory) keep(refreshing map[string]bool) {
 			delete(m.readings, name)
 		}
 	}
-}
-
-// outdatedPods returns the last list of pods older than a key, and lists them again when that is older than every.
-func (m *Memory) outdatedPods(
-	keyID string, now time.Time, every time.Duration, read func() (map[string][]string, error),
-) (map[string][]string, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.outdated.keyID == keyID && holds(m.outdated.at, now, every) {
-		return m.outdated.pods, nil
-	}
-	pods, err := read()
-	if err != nil {
-		return nil, err
-	}
-	m.outdated = outdated{at: now, keyID: keyID, pods: pods}
-	return pods, nil
 }

@@ -18,25 +18,25 @@ const slow = 10
 
 // Observed is what one observation of a cluster showed.
 type Observed struct {
-	Views     []View
-	Unmanaged Unmanaged
+	Views []View
 }
 
 // Candidate is a machine that stays, and its Node object, which may be nil.
 type Candidate struct {
 	nodes.Machine
 	Object *corev1.Node
-	// Ready means that pods can run there.
-	Ready bool
+	// Ready means that pods can run there, and Evicted that none of them is older than the new key.
+	Ready, Evicted bool
 }
 
-// Observe reads what the pods hold on machines that stay, and how old those are on nodes that Keyturn did not make.
-func (e *Executor) Observe(ctx context.Context, machines []Candidate, unmanaged []*corev1.Node) (*Observed, error) {
+// Observe reads what the pods hold on machines that stay.
+func (e *Executor) Observe(ctx context.Context, machines []Candidate) (*Observed, error) {
 	s := &Observed{}
 	refreshing := map[string]bool{}
 	for _, m := range machines {
 		v := View{
 			Machine: m.Machine, Registered: m.Object != nil, Ready: m.Ready, Heard: heard(m.Object, m.Refresh.Kubelet),
+			Evicted: m.Evicted,
 		}
 		if err := e.observeTokens(ctx, &v); err != nil {
 			return nil, err
@@ -45,21 +45,7 @@ func (e *Executor) Observe(ctx context.Context, machines []Candidate, unmanaged 
 		s.Views = append(s.Views, v)
 	}
 	e.Memory.keep(refreshing)
-	var err error
-	s.Unmanaged, err = e.observeUnmanaged(ctx, unmanaged)
-	return s, err
-}
-
-// Nodes are the nodes that Keyturn did not make, in the words of the port.
-func (e *Executor) Nodes(s *Observed) []nodes.Node {
-	var all []nodes.Node
-	for _, n := range s.Unmanaged.Nodes {
-		all = append(all, nodes.Node{
-			Name: n.Name, KeyVersion: s.Unmanaged.keyVersion(n.Name, e.Keys),
-			Ready: readyCondition(n).Status == corev1.ConditionTrue,
-		})
-	}
-	return all
+	return s, nil
 }
 
 // heard reports whether a Node object was brought up to date by a kubelet that was started then.

@@ -5,8 +5,8 @@
 // carries out a plan (Do), and words what is waited for (Reasons).
 //
 // A machine counts as one of the new key version once every token file of every pod on it, read as the pod sees it, has
-// a token of the new key, and the applications have had time to read it. On a node that Keyturn did not make nobody can
-// read those files: what counts there is that no pod is left that is older than the new key (see Unmanaged).
+// a token of the new key, and the applications have had time to read it. Where pods are evicted instead, it counts once
+// none is left on it that is older than the new key, as package evict knows.
 package tokens
 
 import (
@@ -26,7 +26,7 @@ const minWait = 2*time.Minute + 3*time.Second
 
 // Policy is how machines that stay come to a key version.
 type Policy struct {
-	// How is InPlace or Wait; else no machine stays.
+	// How is InPlace, Wait or Evict; else no machine stays.
 	How        v1alpha1.NodeRefresh
 	KeyVersion int
 	// Reload is how long an application may use a token that is no longer in its file.
@@ -44,6 +44,8 @@ type View struct {
 	// are only known while the machine is refreshing.
 	Heard bool
 	Held  Held
+	// Evicted means that no pod on it is older than the new key.
+	Evicted bool
 }
 
 // Step is a kind of action.
@@ -55,23 +57,17 @@ const (
 	RestartKubelet Step = "restartKubelet" // end its kubelet if that is from before the begin
 	Prove          Step = "prove"          // remember when the last of its token files was replaced
 	Refreshed      Step = "refreshed"      // put the new key version on the Node object and the machine
-	Note           Step = "note"           // note in the cluster that API servers sign with the new key
 )
 
 // Action is one thing to do now.
 type Action struct {
 	Step Step
-	// Node names the machine and Node object; empty for Note.
+	// Node names the machine and Node object.
 	Node string
 }
 
 // String is the line of a golden file.
-func (a Action) String() string {
-	if a.Step == Note {
-		return string(a.Step)
-	}
-	return fmt.Sprintf("%s %s", a.Step, a.Node)
-}
+func (a Action) String() string { return fmt.Sprintf("%s %s", a.Step, a.Node) }
 
 // Chain is a list of actions of which each needs the one before it to have succeeded. Chains do not need each other.
 type Chain []Action
@@ -92,6 +88,10 @@ func Plan(views []View, p Policy, now time.Time) []Chain {
 	for _, v := range slices.SortedFunc(slices.Values(views), byName) {
 		switch {
 		case v.KeyVersion >= p.KeyVersion:
+		case p.How == v1alpha1.NodeRefreshEvict:
+			if v.Evicted && !v.Going {
+				chains = append(chains, Chain{{Refreshed, v.Name}})
+			}
 		case v.Refresh.KeyVersion != p.KeyVersion:
 			next = append(next, v)
 		default:

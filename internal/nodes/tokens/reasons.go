@@ -18,7 +18,7 @@ func (e *Executor) Reasons(s *Observed) []nodes.Reason {
 			out = append(out, reasons(v, e.Policy, e.Now)...)
 		}
 	}
-	return append(append(out, toFollow(s.Views)...), s.Unmanaged.reasons(e.Keys)...)
+	return append(out, toFollow(s.Views)...)
 }
 
 // reasons are what a node waits for whose pods are to have new tokens.

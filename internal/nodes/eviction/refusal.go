@@ -1,26 +1,38 @@
-package pools
+package eviction
 
 import (
 	"fmt"
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// refusal is an eviction that the API server did not allow.
-type refusal struct {
-	since time.Time
-	// words are which budgets refuse, why, and what to do.
-	words string
-	// hopeless means that it does not pass without help.
-	hopeless bool
+// Refusal is why a pod was not evicted.
+type Refusal struct {
+	// Since is when it was refused first.
+	Since time.Time
+	// Words are who refuses, why, and what to do.
+	Words string
+	// Hopeless means that it does not pass without help.
+	Hopeless bool
 }
 
-func newRefusal(budgets []policyv1.PodDisruptionBudget, cause error, now time.Time) refusal {
-	r := refusal{since: now}
+// Reason is what the eviction of a pod waits for.
+func (r Refusal) Reason(pod *corev1.Pod, now time.Time) nodes.Reason {
+	lasted := now.Sub(r.Since)
+	return nodes.Reason{
+		Words:   fmt.Sprintf("%s to be evicted: %s", nodes.PodName(pod), r.Words) + nodes.Lasting(lasted),
+		Blocked: r.Hopeless || lasted > nodes.Patience,
+	}
+}
+
+// byBudgets is the refusal of budgets.
+func byBudgets(budgets []policyv1.PodDisruptionBudget, cause error, now time.Time) Refusal {
+	r := Refusal{Since: now}
 	var words []string
 	uncounted := false
 	for i := range budgets {
@@ -29,21 +41,21 @@ func newRefusal(budgets []policyv1.PodDisruptionBudget, cause error, now time.Ti
 			continue // it allows one by now
 		}
 		words = append(words, budgetWords(b))
-		r.hopeless = r.hopeless || neverAllows(b)
+		r.Hopeless = r.Hopeless || neverAllows(b)
 		uncounted = uncounted || nodes.Uncounted(b) != ""
 	}
 	switch {
 	case len(budgets) > 1:
-		r.hopeless = true
-		r.words = strings.Join(words, " and ") + ": a pod that several budgets select is never evicted; keep one of them"
+		r.Hopeless = true
+		r.Words = strings.Join(words, " and ") + ": a pod that several budgets select is never evicted; keep one of them"
 	case len(words) == 0:
-		r.words = cause.Error()
+		r.Words = cause.Error()
 	case uncounted:
-		r.words = words[0] + ": have the budget ask for minAvailable as a number of pods, or delete it"
-	case r.hopeless:
-		r.words = words[0] + ": add a replica, or relax or delete the budget"
+		r.Words = words[0] + ": have the budget ask for minAvailable as a number of pods, or delete it"
+	case r.Hopeless:
+		r.Words = words[0] + ": add a replica, or relax or delete the budget"
 	default:
-		r.words = words[0] + ": more of its pods must become ready"
+		r.Words = words[0] + ": more of its pods must become ready"
 	}
 	return r
 }

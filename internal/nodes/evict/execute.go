@@ -1,0 +1,244 @@
+package evict
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/nodes/eviction"
+	"github.com/keyturn/keyturn/internal/podtokens/drivers"
+)
+
+const (
+	// pageSize is how many objects are read at once.
+	pageSize = 500
+	// askers is how many evictions are asked for at once.
+	askers = 8
+)
+
+// Executor is the pods of one cluster, during one call.
+type Executor struct {
+	// How is the cluster's nodeRefresh.
+	How    v1alpha1.NodeRefresh
+	Keys   nodes.Keys
+	Client kubernetes.Interface
+	Memory *Memory
+	// Every is how often pods are listed.
+	Every time.Duration
+	Now   time.Time
+}
+
+// Observed is what one observation of a cluster showed.
+type Observed struct {
+	// judged are the nodes whose pods decide: those that Keyturn did not make, and all if it evicts pods.
+	judged []*corev1.Node
+	// since is the time after which nobody gets an old token; zero while it is not noted.
+	since time.Time
+	// list is nil if pods were not listed.
+	list *list
+}
+
+// evicts reports whether pods are evicted.
+func (e *Executor) evicts() bool { return e.How == v1alpha1.NodeRefreshEvict }
+
+// needsNote reports whether it matters since when nobody gets an old token.
+func (e *Executor) needsNote(judged []*corev1.Node) bool {
+	return len(judged) > 0 || e.How.KeepsNodes()
+}
+
+// Observe lists the pods of a cluster, if they matter: those on judged nodes do, and all do once proven says that
+// nothing else is left to do.
+func (e *Executor) Observe(ctx context.Context, judged []*corev1.Node, proven bool) (*Observed, error) {
+	o := &Observed{judged: judged}
+	rotates := e.Keys.Old != 0 && e.needsNote(judged)
+	if !rotates && !e.Keys.Named {
+		e.Memory.forget()
+		return o, nil
+	}
+	var err error
+	if o.since, err = e.noted(ctx); err != nil || o.since.IsZero() {
+		return o, err
+	}
+	if len(judged) == 0 && !proven && !e.Keys.Named {
+		return o, nil
+	}
+	o.list, err = e.Memory.pods(e.Keys.KeyID, o.since, e.Now, e.Every, func() (*list, error) { return e.read(ctx, o.since) })
+	return o, err
+}
+
+// read lists all pods that have not ended.
+func (e *Executor) read(ctx context.Context, since time.Time) (*list, error) {
+	around, err := e.Memory.surroundings(e.Keys.KeyID, since, func() (surroundings, error) { return e.around(ctx, since) })
+	if err != nil {
+		return nil, err
+	}
+	j := judge{surroundings: around, evicts: e.evicts()}
+	l := &list{Pods: Pods{Owners: map[types.UID]Owner{}}, on: map[string][]Pod{}}
+	options := metav1.ListOptions{Limit: pageSize, FieldSelector: "status.phase!=Succeeded,status.phase!=Failed"}
+	for {
+		page, err := e.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, options)
+		if err != nil {
+			return nil, fmt.Errorf("listing pods: %w", err)
+		}
+		for i := range page.Items {
+			l.add(j, &page.Items[i])
+		}
+		if options.Continue = page.Continue; options.Continue == "" {
+			return l, nil
+		}
+	}
+}
+
+// around reads which drivers get tokens, and which Secrets hold one.
+func (e *Executor) around(ctx context.Context, since time.Time) (surroundings, error) {
+	s := surroundings{keyID: e.Keys.KeyID, since: since, legacy: map[types.NamespacedName]bool{}}
+	var err error
+	if s.cluster, err = drivers.Read(ctx, e.Client, pageSize); err != nil {
+		return s, err
+	}
+	next := ""
+	for {
+		page, err := e.secrets(ctx, next)
+		if err != nil {
+			return s, fmt.Errorf("listing legacy tokens: %w", err)
+		}
+		for _, m := range page.Items {
+			s.legacy[types.NamespacedName{Namespace: m.Namespace, Name: m.Name}] = true
+		}
+		if next = page.Continue; next == "" {
+			return s, nil
+		}
+	}
+}
+
+// secrets reads the metadata of a page of the Secrets that hold legacy tokens.
+func (e *Executor) secrets(ctx context.Context, next string) (*metav1.PartialObjectMetadataList, error) {
+	body, err := e.Client.CoreV1().RESTClient().Get().Resource("secrets").
+		SetHeader("Accept", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").
+		Param("fieldSelector", "type="+string(corev1.SecretTypeServiceAccountToken)).
+		Param("limit", fmt.Sprint(pageSize)).Param("continue", next).DoRaw(ctx)
+	if err != nil {
+		return nil, err
+	}
+	page := &metav1.PartialObjectMetadataList{}
+	return page, json.Unmarshal(body, page)
+}
+
+// Unnoted reports whether Note is to be called before anything else.
+func (e *Executor) Unnoted(o *Observed) bool {
+	return e.Keys.Old != 0 && o.since.IsZero() && e.needsNote(o.judged)
+}
+
+// Note notes that nobody gets an old token any more. It is called only while that is so.
+func (e *Executor) Note(ctx context.Context) error {
+	if e.Keys.ProvenAt.IsZero() {
+		return nil // some API server did not prove it in this round
+	}
+	return e.note(ctx)
+}
+
+// Do evicts pods, as Plan wants it. It begins when the API servers' clocks are past the time that counts as the same as
+// that of the note: the new pods would count as old.
+func (e *Executor) Do(ctx context.Context, o *Observed) error {
+	if !e.evicts() || e.Keys.Old == 0 || o.list == nil || !e.Keys.ProvenAt.After(o.since.Add(clockSlack)) {
+		return nil
+	}
+	plan := Plan(e.withRefusals(o.list.Pods))
+	if len(plan) == 0 || !e.Memory.use(o.list) {
+		return nil
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var errs []error
+	ask := make(chan Pod)
+	for range min(askers, len(plan)) {
+		wg.Go(func() {
+			for p := range ask {
+				if err := e.evict(ctx, p); err != nil {
+					mu.Lock()
+					errs = append(errs, err)
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	for _, p := range plan {
+		ask <- p
+	}
+	close(ask)
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (e *Executor) withRefusals(pods Pods) Pods {
+	old := make([]Pod, len(pods.Old))
+	for i, p := range pods.Old {
+		_, p.Refused = e.Memory.refusal(p.Object.UID)
+		old[i] = p
+	}
+	pods.Old = old
+	return pods
+}
+
+func (e *Executor) evict(ctx context.Context, p Pod) error {
+	r, refused, err := eviction.Request(ctx, e.Client, p.Object, e.Now)
+	if err != nil {
+		return err
+	}
+	e.Memory.note(p.Object.UID, r, refused)
+	return nil
+}
+
+// KeyVersion is one that no token of a pod on a judged node is older than.
+func (e *Executor) KeyVersion(o *Observed, node string) int {
+	switch {
+	case e.Keys.Old == 0:
+		return e.Keys.Next // every older token is refused, so nobody holds one
+	case o.since.IsZero() || o.list == nil || len(o.list.on[node]) > 0:
+		return e.Keys.Old
+	case e.evicts() && o.strays():
+		return e.Keys.Old // on a node whose object is gone, a kubelet may still run it
+	default:
+		return e.Keys.Next
+	}
+}
+
+// strays reports whether an old pod is on no judged node.
+func (o *Observed) strays() bool {
+	here := 0
+	for _, n := range o.judged {
+		here += len(o.list.on[n.Name])
+	}
+	return here < len(o.list.Old)
+}
+
+// Nodes are nodes in the words of the port: those that Keyturn did not make.
+func (e *Executor) Nodes(o *Observed, unmanaged []*corev1.Node) []nodes.Node {
+	var all []nodes.Node
+	for _, n := range unmanaged {
+		ready := false
+		for _, c := range n.Status.Conditions {
+			ready = ready || c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+		}
+		all = append(all, nodes.Node{Name: n.Name, KeyVersion: e.KeyVersion(o, n.Name), Ready: ready})
+	}
+	return all
+}
+
+// Holders are the pods that keep an old token; known is false while nobody has listed them.
+func (o *Observed) Holders() (holders []nodes.Holder, known bool) {
+	if o.list == nil {
+		return nil, false
+	}
+	return o.list.kept, true
+}

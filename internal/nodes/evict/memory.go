@@ -1,0 +1,129 @@
+package evict
+
+import (
+	"maps"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyturn/keyturn/internal/nodes/eviction"
+)
+
+// Memory is what is remembered of one cluster between calls. To lose it costs one more list, and words. Its zero value
+// is empty and ready for use.
+type Memory struct {
+	mu sync.Mutex
+	// last is what the last list of pods showed.
+	last reading
+	// refused are the evictions that were refused, by pod.
+	refused map[types.UID]eviction.Refusal
+	// around is what was read besides the pods.
+	around surroundings
+}
+
+// reading is a list, and what it was made for.
+type reading struct {
+	at    time.Time
+	keyID string
+	since time.Time
+	list  *list
+	// used means that evictions were asked for by it.
+	used bool
+}
+
+// pods returns the last list for a key, and lists pods again when that is older than every.
+func (m *Memory) pods(
+	keyID string, since, now time.Time, every time.Duration, read func() (*list, error),
+) (*list, error) {
+	if l := m.recent(keyID, since, now, every); l != nil {
+		return l, nil
+	}
+	l, err := read()
+	if err != nil {
+		return nil, err
+	}
+	alive := map[types.UID]bool{}
+	for _, p := range l.Old {
+		alive[p.Object.UID] = !p.ending()
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.last = reading{at: now, keyID: keyID, since: since, list: l}
+	maps.DeleteFunc(m.refused, func(pod types.UID, _ eviction.Refusal) bool { return !alive[pod] })
+	return l, nil
+}
+
+// recent returns the last list for a key; nil if there is none, or it is older than every.
+func (m *Memory) recent(keyID string, since, now time.Time, every time.Duration) *list {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if last := m.last; last.keyID == keyID && last.since.Equal(since) && !now.Before(last.at) && now.Sub(last.at) < every {
+		return last.list
+	}
+	m.last = reading{}
+	return nil
+}
+
+// use reports whether evictions may be asked for by a list: once, for it does not show what became of them.
+func (m *Memory) use(l *list) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.last.list != l || m.last.used {
+		return false
+	}
+	m.last.used = true
+	return true
+}
+
+// note remembers what became of an eviction. Once a pod went, the pods have to be listed again.
+func (m *Memory) note(pod types.UID, r eviction.Refusal, refused bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !refused {
+		m.last = reading{}
+		delete(m.refused, pod)
+		return
+	}
+	if m.refused == nil {
+		m.refused = map[types.UID]eviction.Refusal{}
+	}
+	if old, ok := m.refused[pod]; ok {
+		r.Since = old.Since
+	}
+	m.refused[pod] = r
+}
+
+func (m *Memory) refusal(pod types.UID) (eviction.Refusal, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, ok := m.refused[pod]
+	return r, ok
+}
+
+// surroundings returns what was read for a key, and reads it if that is another than the last.
+func (m *Memory) surroundings(
+	keyID string, since time.Time, read func() (surroundings, error),
+) (surroundings, error) {
+	m.mu.Lock()
+	around := m.around
+	m.mu.Unlock()
+	if !around.since.IsZero() && around.keyID == keyID && around.since.Equal(since) {
+		return around, nil
+	}
+	around, err := read()
+	if err != nil {
+		return surroundings{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.around = around
+	return around, nil
+}
+
+// forget drops all that is remembered of a rotation.
+func (m *Memory) forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.last, m.refused, m.around = reading{}, nil, surroundings{}
+}

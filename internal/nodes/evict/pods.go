@@ -1,0 +1,157 @@
+package evict
+
+import (
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/nodes"
+	"github.com/keyturn/keyturn/internal/podtokens"
+)
+
+// clockSlack is how far the clocks of API servers may be apart.
+const clockSlack = 5 * time.Second
+
+// predates reports whether something may have happened before a time, by the clock of an API server.
+func predates(at metav1.Time, since time.Time) bool { return !at.After(since.Add(clockSlack)) }
+
+// judge sorts pods by what their tokens are.
+type judge struct {
+	surroundings
+	// evicts means that every old pod is to go, whatever would replace its tokens.
+	evicts bool
+}
+
+// surroundings are what the API shows of tokens besides the pods. Whatever comes later has new tokens only.
+type surroundings struct {
+	keyID string
+	// since is the time after which nobody gets an old token.
+	since   time.Time
+	cluster podtokens.Cluster
+	// legacy are the Secrets that hold legacy tokens.
+	legacy map[types.NamespacedName]bool
+}
+
+// tokens are those that a pod holds or is going to hold.
+func (s surroundings) tokens(pod *corev1.Pod) []podtokens.Token {
+	return slices.DeleteFunc(podtokens.Of(pod, s.cluster), func(t podtokens.Token) bool {
+		return t.Kind == podtokens.Legacy && !s.legacy[types.NamespacedName{Namespace: pod.Namespace, Name: t.Secret}]
+	})
+}
+
+// isOld reports whether a pod may hold an old token that nothing but its end takes away, as far as that can be known:
+// nobody reads its files.
+func (j judge) isOld(pod *corev1.Pod) bool {
+	if pod.Spec.NodeName == "" || !predates(pod.CreationTimestamp, j.since) {
+		return false
+	}
+	return slices.ContainsFunc(j.tokens(pod), func(t podtokens.Token) bool {
+		return j.evicts || t.Kind != podtokens.Legacy && t.Way == podtokens.File
+	})
+}
+
+// kept are the tokens of a pod that may be old and that nothing replaces while it runs: copies of legacy tokens, and
+// what the driver of a volume has.
+func (j judge) kept(pod *corev1.Pod) []podtokens.Token {
+	if pod.Spec.NodeName == "" || !predates(pod.CreationTimestamp, j.since) {
+		return nil
+	}
+	return slices.DeleteFunc(j.tokens(pod), func(t podtokens.Token) bool {
+		switch {
+		case t.Refresh == podtokens.ByKubelet || t.Refresh == podtokens.Never:
+			return true
+		case t.Refresh == podtokens.ByContainer && !predates(startOf(pod, t.Container), j.since):
+			return true
+		}
+		return t.Kind != podtokens.Legacy && t.Way != podtokens.Driver
+	})
+}
+
+// startOf is when a container was started last, by the clock of its node; zero when nobody knows.
+func startOf(pod *corev1.Pod, container string) metav1.Time {
+	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+		if s.Name == container && s.State.Running != nil {
+			return s.State.Running.StartedAt
+		}
+	}
+	return metav1.Time{}
+}
+
+// podOf is what Plan needs to know of a pod.
+func podOf(pod *corev1.Pod) Pod {
+	p := Pod{
+		Object: &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, Labels: pod.Labels, Finalizers: pod.Finalizers,
+				CreationTimestamp: pod.CreationTimestamp, DeletionTimestamp: pod.DeletionTimestamp,
+				DeletionGracePeriodSeconds: pod.DeletionGracePeriodSeconds,
+			},
+			Spec: corev1.PodSpec{NodeName: pod.Spec.NodeName},
+		},
+		Released: pod.Annotations[v1alpha1.AnnotationEvict] == "true",
+		System:   isSystem(pod), Ready: isReady(pod),
+	}
+	if owner := metav1.GetControllerOf(pod); owner != nil {
+		p.Owner = owner.UID
+	}
+	return p
+}
+
+// isSystem reports whether the cluster itself may need a pod: its network, its DNS, what serves its storage.
+func isSystem(pod *corev1.Pod) bool {
+	return pod.Namespace == metav1.NamespaceSystem ||
+		pod.Spec.PriorityClassName == "system-cluster-critical" || pod.Spec.PriorityClassName == "system-node-critical"
+}
+
+func isReady(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// list is what a list of all pods showed.
+type list struct {
+	Pods
+	// on are the old pods by node.
+	on map[string][]Pod
+	// kept are the pods that keep an old token.
+	kept []nodes.Holder
+}
+
+// add adds a pod that has not ended.
+func (l *list) add(j judge, pod *corev1.Pod) {
+	p := podOf(pod)
+	old := j.isOld(pod)
+	if old {
+		l.Old = append(l.Old, p)
+		l.on[pod.Spec.NodeName] = append(l.on[pod.Spec.NodeName], p)
+	}
+	if tokens := j.kept(pod); len(tokens) > 0 {
+		l.kept = append(l.kept, nodes.Holder{Namespace: pod.Namespace, Pod: pod.Name, Tokens: tokens})
+	}
+	if p.Owner == "" || !j.evicts {
+		return
+	}
+	owner := l.Owners[p.Owner]
+	owner.Pods++
+	owner.count(p, old)
+	l.Owners[p.Owner] = owner
+	// System pods that were not ready before are no reason to keep the others.
+	if p.System && (p.ending() || !old) {
+		l.System.count(p, old)
+	}
+}
+
+func (o *Owner) count(p Pod, old bool) {
+	if p.Ready && !p.ending() {
+		return
+	}
+	o.Away++
+	if !old && !p.ending() && (o.Unready == nil || o.Unready.CreationTimestamp.Before(&p.Object.CreationTimestamp)) {
+		o.Unready = p.Object
+	}
+}
