@@ -14,7 +14,9 @@ import (
 )
 
 // act does the one external write of a round: the planner has decided it, and nothing else is written.
-func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotation.Decision, seen *observation) (err error) {
+func (r *Reconciler) act(
+	ctx context.Context, uc *v1alpha1.UserCluster, d rotation.Decision, seen *observation,
+) (err error) {
 	switch a := d.Action; a.Kind {
 	case rotation.Wait:
 		return nil
@@ -32,7 +34,9 @@ func (r *Reconciler) act(ctx context.Context, uc *v1alpha1.UserCluster, d rotati
 }
 
 // actElsewhere does a write that does not go to the admin cluster.
-func (r *Reconciler) actElsewhere(ctx context.Context, uc *v1alpha1.UserCluster, a rotation.Action, seen *observation) error {
+func (r *Reconciler) actElsewhere(
+	ctx context.Context, uc *v1alpha1.UserCluster, a rotation.Action, seen *observation,
+) error {
 	switch a.Kind {
 	case rotation.ConvergeControlPlane:
 		return seen.adapter.Converge(ctx, a.Target, fleet.Only(seen.keys, needed(a.Target, seen.Observed)))
