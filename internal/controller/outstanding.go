@@ -42,20 +42,20 @@ type tokensSeen struct {
 // gatherTokens finds out which tokens live: every minute while a rotation runs, and when somebody asks. Otherwise it
 // costs nothing.
 func (r *Reconciler) gatherTokens(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
-	memory := r.remember(uc)
+	memory, now := r.remember(uc), r.now()
 	last := memory.tokens()
 	asks := request(uc)
-	due := asks != "" || len(o.Stored) == 2 && (last == nil || !last.holds(o, r.now()))
+	due := asks != "" || len(o.Stored) == 2 && (last == nil || !last.holds(o, now))
 	if due && answers(o) {
-		last = r.lookAtTokens(ctx, uc, o, asks)
+		last = r.lookAtTokens(ctx, uc, o, asks, now)
 		memory.setTokens(last)
 	}
-	if last != nil && len(o.Stored) < 2 && !last.holds(o, r.now()) {
+	if last != nil && len(o.Stored) < 2 && !last.holds(o, now) {
 		memory.setTokens(nil) // nobody needs it any more
 		last = nil
 	}
 	o.tokens = last
-	o.Outstanding = outstanding(uc, o, r.now())
+	o.Outstanding = outstanding(uc, o, now)
 }
 
 // answers reports whether some API server has just proven what it accepts: one that is silent would cost the round.
@@ -108,12 +108,12 @@ func allSigned(o *observation) bool {
 }
 
 func (r *Reconciler) lookAtTokens(
-	ctx context.Context, uc *v1alpha1.UserCluster, o *observation, asks string,
+	ctx context.Context, uc *v1alpha1.UserCluster, o *observation, asks string, now time.Time,
 ) *tokensSeen {
 	ctx, cancel := context.WithTimeout(ctx, tokensPatience)
 	defer cancel()
 	seen := &tokensSeen{
-		at: r.now(), request: asks, keyIDs: keyIDs(o.keys), servers: serverNames(o.Servers), switched: allSigned(o),
+		at: now, request: asks, keyIDs: keyIDs(o.keys), servers: serverNames(o.Servers), switched: allSigned(o),
 	}
 	in := inuse.Input{
 		Keys: keysInUse(o), Audiences: []string{uc.Spec.KSASigningKey.Issuer},

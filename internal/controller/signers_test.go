@@ -15,11 +15,11 @@ func withSigners(uc *v1alpha1.UserCluster) {
 	uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
 }
 
-// hurry lets a second pass each time that the controller looks at its clock.
+// hurry lets half a second pass each time that the controller looks at its clock.
 func (w *world) hurry() {
 	ahead := time.Duration(0)
 	w.reconciler.Now = func() time.Time {
-		ahead += time.Second
+		ahead += time.Second / 2
 		return time.Now().Add(ahead)
 	}
 }
