@@ -38,6 +38,8 @@ type refreshTest struct {
 	// old is key version 1, and kids are the key IDs by version.
 	old  keystore.KeyPair
 	kids map[int32]string
+	// switched is when the API server had proven to sign with the next key.
+	switched time.Time
 	rnd  *rand.Rand
 }
 
@@ -95,7 +97,7 @@ func (r *refreshTest) converge(what string, keyVersion int, limit time.Duration,
 			Machines:    r.machines, Refresher: faulty{r.machines, r.rnd},
 			Client: func(context.Context) (kubernetes.Interface, error) { return r.client, nil },
 		})
-		keys := nodes.Keys{Next: keyVersion, KeyID: r.kids[int32(keyVersion)], Old: keyVersion - 1}
+		keys := nodes.Keys{Next: keyVersion, KeyID: r.kids[int32(keyVersion)], Old: keyVersion - 1, ProvenAt: r.switched}
 		if err := adapter.Converge(r.Context(), keys); err != nil && !errors.Is(err, errDied) {
 			r.Fatal(err)
 		}
@@ -134,6 +136,7 @@ func (r *refreshTest) switchKeys(old, next keystore.KeyPair) {
 		r.kids[int32(k.Version)] = id
 	}
 	r.Give("key version 2", controlplane.Keys{Verify: []int{1, 2}, Sign: 2}, 2, old, next)
+	r.switched = time.Now().Truncate(time.Second) // as the iat of a token that it issues now
 }
 
 // server makes a pod that never ends, with a token for the API server and one for somebody else.
