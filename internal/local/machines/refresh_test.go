@@ -40,7 +40,7 @@ type refreshTest struct {
 	kids map[int32]string
 	// switched is when the API server had proven to sign with the next key.
 	switched time.Time
-	rnd  *rand.Rand
+	rnd      *rand.Rand
 }
 
 // vaultFile is where pods have their third-party token.
