@@ -41,7 +41,7 @@ func TestDefaults(t *testing.T) {
 		}},
 		"enableAdvancedCluster": false,
 		"ksaSigningKey": map[string]any{
-			"version": int64(1), "source": "external", "algorithm": "RS256", "nodeRefresh": "Replace", "tokenReloadSeconds": int64(300),
+			"version": int64(1), "source": "external", "algorithm": "RS256", "tokenReloadSeconds": int64(300),
 			"retire": "AfterRefresh", "retireTimeoutSeconds": int64(86400),
 			"issuer": "https://kubernetes.default.svc.cluster.local", "publishMaxAgeSeconds": int64(60),
 		},

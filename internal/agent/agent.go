@@ -313,11 +313,11 @@ func (a Agent) search(d *dirs, h *Host) error {
 				h.Temporary = append(h.Temporary, file)
 				return nil
 			}
-			if info, err := e.Info(); err != nil || info.Size() > maxKeyFile {
-				return nil // it is gone, or holds something else
-			}
-			if text, err := fs.ReadFile(dir.FS(), name); err == nil {
-				h.Keys = append(h.Keys, keysIn(file, text)...)
+			// One that is gone, or too long, holds no key.
+			if info, err := e.Info(); err == nil && info.Size() <= maxKeyFile {
+				if text, err := fs.ReadFile(dir.FS(), name); err == nil {
+					h.Keys = append(h.Keys, keysIn(file, text)...)
+				}
 			}
 			return nil
 		})

@@ -74,7 +74,7 @@ type node struct {
 
 func newNode(t *testing.T, sign int, verify ...int) node {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "kt") // the path of a socket is short
+	dir, err := os.MkdirTemp("", "kt") //nolint:usetesting // the path of a socket is short
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
 	key, err := NewPrivateKey()

@@ -238,7 +238,7 @@ func TestParseProblems(t *testing.T) {
 			"enableControlplaneV2: must be true: a control plane inside the admin cluster is not supported (line 8)",
 			`ksaSigningKey.source: must be external or files, not "floppy" (line 9)`,
 			`ksaSigningKey.algorithm: must be RS256 or ES256, not "HS256" (line 9)`,
-			`ksaSigningKey.nodeRefresh: must be Replace or InPlace or Wait, not "Never" (line 9)`,
+			`ksaSigningKey.nodeRefresh: must be Replace or InPlace or Wait or Evict, not "Never" (line 9)`,
 			"ksaSigningKey.tokenReload: must be 1s to 24h, not 0s (line 9)",
 			`ksaSigningKey.retire: must be AfterRefresh or WhenUnused, not "Never" (line 9)`,
 			"ksaSigningKey.retireTimeout: must be 1s to 8760h, not 8761h (line 9)",

@@ -122,12 +122,12 @@ func (p *place) compareSignatures(ctx context.Context, algorithm v1alpha1.Algori
 	same := func() error { _, err := floor.Sign(ctx, request); return err }
 	for i := range signRounds + 1 {
 		err := inTurn(i,
-			func() error { return note(&s.Sign)(signFor(signTime, sign)) },
-			func() error { return note(&s.Bare)(signFor(signTime, bare)) },
-			func() error { return note(&s.Noted)(signFor(signTime, signAll(ctx, noting, pods))) },
-			func() error { return note(&s.Unnoted)(signFor(signTime, signAll(ctx, inside, pods))) },
-			func() error { return note(&s.Socket)(signFor(signTime, socket, program.process)) },
-			func() error { return note(&s.Floor)(signFor(signTime, same, floor.process)) })
+			func() error { return note(&s.Sign)(signFor(sign)) },
+			func() error { return note(&s.Bare)(signFor(bare)) },
+			func() error { return note(&s.Noted)(signFor(signAll(ctx, noting, pods))) },
+			func() error { return note(&s.Unnoted)(signFor(signAll(ctx, inside, pods))) },
+			func() error { return note(&s.Socket)(signFor(socket, program.process)) },
+			func() error { return note(&s.Floor)(signFor(same, floor.process)) })
 		if err != nil {
 			return s, err
 		}
@@ -291,7 +291,7 @@ func serveOn(ctx context.Context, socket string, cmd *exec.Cmd) (*served, error)
 }
 
 // signFor signs for a while, by as many as signClients at once, in this process and perhaps another one.
-func signFor(long time.Duration, sign func() error, other ...process) (Rate, error) {
+func signFor(sign func() error, other ...process) (Rate, error) {
 	var over atomic.Bool
 	var done atomic.Int64
 	var mu sync.Mutex
@@ -301,7 +301,7 @@ func signFor(long time.Duration, sign func() error, other ...process) (Rate, err
 		return Rate{}, err
 	}
 	began := time.Now()
-	timer := time.AfterFunc(long, func() { over.Store(true) })
+	timer := time.AfterFunc(signTime, func() { over.Store(true) })
 	defer timer.Stop()
 	var work sync.WaitGroup
 	for range signClients {

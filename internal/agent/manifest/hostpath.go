@@ -27,10 +27,8 @@ func (m *Manifest) addHostPath(name, path string) (*Manifest, error) {
 	if !volumeName.MatchString(name) || !plainPath.MatchString(path) {
 		return nil, fmt.Errorf("%q and %q cannot be written without escapes", name, path)
 	}
-	for _, p := range m.HostPaths() {
-		if p == (HostPath{name, path, path, true}) {
-			return m, nil
-		}
+	if slices.Contains(m.HostPaths(), HostPath{name, path, path, true}) {
+		return m, nil
 	}
 	if err := m.checkFree(name, path); err != nil {
 		return nil, err

@@ -31,12 +31,14 @@ func TestInspectPages(t *testing.T) {
 		create(t, client, fmt.Sprintf("n%d", i))
 	}
 	for refresh, kinds := range map[v1alpha1.NodeRefresh][]Kind{
-		v1alpha1.NodeRefreshReplace: {CopiedToken, BarePod, ThirdPartyToken},
+		v1alpha1.NodeRefreshReplace: {BarePod, ThirdPartyToken},
+		v1alpha1.NodeRefreshEvict:   {BareHolder},
 		v1alpha1.NodeRefreshInPlace: {PinnedToken, CopiedToken, DriverToken},
 	} {
-		want := Report{LegacySecrets: 6, Renewal: 48*time.Minute + 100*time.Second}
+		want := Report{Holders: nodes, LegacySecrets: 6, Renewal: 48*time.Minute + 100*time.Second}
 		of := map[Kind]func(name string) Finding{
 			CopiedToken:     func(name string) Finding { return find(CopiedToken, podNamed(name), name) },
+			BareHolder:      func(name string) Finding { return find(BareHolder, podNamed(name), "") },
 			BarePod:         func(name string) Finding { return find(BarePod, podNamed(name), "") },
 			ThirdPartyToken: func(name string) Finding { return find(ThirdPartyToken, podNamed(name), "a, b, sts") },
 			PinnedToken:     func(name string) Finding { return find(PinnedToken, podNamed(name), "tokens") },

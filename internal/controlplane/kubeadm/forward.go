@@ -13,11 +13,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/apimachinery/pkg/util/portforward"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	clientportforward "k8s.io/client-go/tools/portforward"
+	"k8s.io/streaming/pkg/httpstream"
 )
 
 // securePort is the port of an API server that kubeadm made, unless --secure-port says otherwise.
@@ -32,7 +32,7 @@ func forward(cfg *rest.Config, pod string, port int) (func(context.Context, stri
 	}
 	url := client.CoreV1().RESTClient().Post().
 		Namespace(metav1.NamespaceSystem).Resource("pods").Name(pod).SubResource("portforward").URL()
-	dialer, err := clientportforward.NewSPDYOverWebsocketDialer(url, cfg)
+	dialer, err := clientportforward.NewSPDYOverWebsocketDialerForStreaming(url, cfg)
 	if err != nil {
 		return nil, err
 	}

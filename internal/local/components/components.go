@@ -14,6 +14,7 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
+// Ports of the components, and the last bytes of their loopback addresses.
 const (
 	APIServerPort          = "6443"
 	etcdClientPort         = "2379"

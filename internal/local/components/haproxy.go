@@ -6,6 +6,7 @@ import (
 	"strings"
 )
 
+// LoadBalancerName is the name of HAProxy's process, and AdminSocket that of the socket by which it is told what to do.
 const (
 	LoadBalancerName = "haproxy"
 	AdminSocket      = "haproxy.sock"

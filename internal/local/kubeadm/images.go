@@ -34,7 +34,7 @@ func (c *Cluster) ensureImages(role Role) error {
 
 // components are the images that kubeadm wants on nodes of a role. kubeadm itself names them.
 func (c *Cluster) components(role Role) ([]image.Archive, error) {
-	list := exec.Command(filepath.Join(c.opts.KubeBinDir, "kubeadm"), "config", "images", "list", //nolint:gosec // our own binary
+	list := exec.Command(filepath.Join(c.opts.KubeBinDir, "kubeadm"), "config", "images", "list",
 		"--kubernetes-version="+c.opts.Version)
 	out, err := list.Output()
 	if err != nil {
