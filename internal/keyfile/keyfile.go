@@ -35,7 +35,7 @@ const (
 	decrypt   = "`openssl pkey -in FILE -out KEY.pem` asks for the password and decrypts it"
 	fromDER   = "`openssl pkey -inform DER -in FILE -out KEY.pem` converts it"
 	unescape  = `write them as line breaks: ` + "`sed 's/\\\\n/\\n/g' FILE > KEY.pem`"
-	splitLine = "split it: `sed 's/-----BEGIN [A-Z ]*-----/&\\n/g; s/-----END/\\n&/g' FILE > KEY.pem`"
+	splitLine = "split it: `sed 's/-\\{5\\}BEGIN [A-Z ]*-\\{5\\}/&\\n/g; s/-\\{5\\}END/\\n&/g' FILE > KEY.pem`"
 )
 
 var begin, end = []byte("-----BEGIN "), []byte("-----END ")
@@ -67,7 +67,7 @@ func form(data []byte) *Error {
 	case len(line) > 0 && len(bytes.TrimSpace(line)) == 0:
 		return &Error{"is indented", "take the blanks away: `sed 's/^[[:blank:]]*//' FILE > KEY.pem`"}
 	case len(line) > 0:
-		return &Error{"has something before its PEM block, on the same line", "let the line begin with -----BEGIN"}
+		return &Error{"has something before its PEM block, on the same line", "remove what comes before the dashes"}
 	case !bytes.Contains(data[at:], end):
 		return &Error{"ends before its PEM block does", "copy the whole file again"}
 	}
@@ -103,5 +103,5 @@ func foreign(data []byte) *Error {
 	if kind := kindOfDER(data); kind != "" {
 		return &Error{"is " + kind + " in DER", fixOfDER[kind]}
 	}
-	return &Error{noPEM, "a key begins with a line like -----BEGIN PRIVATE KEY-----"}
+	return &Error{noPEM, "a key begins with a line of five dashes and the words BEGIN PRIVATE KEY"}
 }
