@@ -14,7 +14,8 @@ const module = "github.com/keyturn/keyturn/"
 var (
 	keydirLinks = []string{
 		module + "signer/keydir", module + "internal/signer/pkcs11uri", module + "internal/strictjson", module + "jwks",
-		module + "token", module + "internal/hint", "github.com/fsnotify/fsnotify", "golang.org/x/sys",
+		module + "token", module + "internal/hint", module + "internal/keyfile",
+		"github.com/fsnotify/fsnotify", "golang.org/x/sys",
 	}
 	ledgerLinks = []string{module + "signer/ledger", "golang.org/x/sys"}
 	signerLinks = append(slices.Clone(keydirLinks), module+"signer", module+"signer/ledger", module+"internal/signer/backend",

@@ -75,8 +75,12 @@ func TestTable(t *testing.T) {
 			External: []Turn{{90, 11, 2, 1}, {50, 20, 2, 1}, {99, 10, 2, 1}},
 			Files:    []Turn{{100, 10, 1, 0}, {50, 10, 1, 0}, {100, 10, 1, 0}},
 		}},
-		Signatures: []Signatures{{Algorithm: v1alpha1.RS256, Sign: []Rate{{85, 1}}, Bare: []Rate{{100, 1}}, Socket: []Rate{{40, 1}}, Floor: []Rate{{100, 1}}}},
-		Sources:    Sources{External: []*timeline{{Total: 15, Signing: 2}}, Files: []*timeline{{Total: 45, Signing: 20}}},
+		Signatures: []Signatures{{
+			Algorithm: v1alpha1.RS256, Sign: []Rate{{85, 1}}, Bare: []Rate{{100, 1}}, Socket: []Rate{{40, 1}}, Floor: []Rate{{100, 1}},
+			Noted: []Rate{{1, 98}}, Unnoted: []Rate{{1, 100}},
+		}},
+		Ledger:  4.7,
+		Sources: Sources{External: []*timeline{{Total: 15, Signing: 2}}, Files: []*timeline{{Total: 45, Signing: 20}}},
 	}
 	r.finish()
 	var got []string
@@ -96,7 +100,9 @@ func TestTable(t *testing.T) {
 		"1.10, at most 1.1: yes",
 		"31 MiB, at most 30 MiB: no",
 		"0.85, at least 0.9: no",
+		"0.98, at least 0.97: yes",
 		"1.25, at most 1.1: no",
+		"5 MiB, at most 8 MiB: yes",
 		"2.0 s, at most 1 s: no",
 		"15.0 s, at most 20 s: yes",
 	}
