@@ -8,6 +8,7 @@
 //   - components: what these processes are started with
 //   - datadir: the data directory, its mark and lock, and the site of each cluster in it
 //   - programs: where the binaries are
+//   - kubeadm: clusters that the real kubeadm makes on machines of this host
 //   - machine, network, process, image, pki, thread: what all of that is made of
 //   - localtest: what the tests of these packages share
 package local
