@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/rotation"
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/signer/keydir"
@@ -104,7 +105,7 @@ func (a Agent) makeDirs(d *dirs) (err error) {
 func (a Agent) Apply(ctx context.Context, o Order) Report {
 	r, err := a.apply(ctx, o)
 	if err != nil {
-		r.Answer, r.Message = answerOf(err), err.Error()
+		r.Answer, r.Message = answerOf(err), hint.Line(err)
 	}
 	return r
 }
@@ -286,7 +287,7 @@ func decode[T any](h Host, name string, into **T) error {
 	}
 	*into = new(T)
 	if err := json.Unmarshal(text, *into); err != nil {
-		return fmt.Errorf("reading %v: it is damaged\nhint: remove it once kube-apiserver runs", File{State, name})
+		return hint.Errorf("remove it once kube-apiserver runs", "reading %v: it is damaged", File{State, name})
 	}
 	return nil
 }

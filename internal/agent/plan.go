@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/keyturn/keyturn/internal/agent/manifest"
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/hostkeys"
 	"github.com/keyturn/keyturn/internal/rotation"
 	"github.com/keyturn/keyturn/signer/keydir"
@@ -161,7 +162,7 @@ func checkUndo(o Order, last *Change) error {
 	case last.Phase == Undone && last.Restart == o.Restart:
 		return ErrUndone
 	case last.Phase == Undoing, last.Phase == Pending && last.Restart != o.Restart:
-		return fmt.Errorf("%w\nhint: settle or undo it first", ErrUnsettled)
+		return hint.Errorf("settle or undo it first", "%w", ErrUnsettled)
 	}
 	return nil
 }
@@ -360,7 +361,7 @@ func planRelease(h Host, p Paths) ([]Action, error) {
 		return nil, err
 	}
 	if external {
-		return nil, errors.New("kube-apiserver needs its signer\nhint: converge to keys from files first")
+		return nil, hint.Errorf("converge to keys from files first", "kube-apiserver needs its signer")
 	}
 	if h.Undo != nil && h.Undo.Phase != Undone {
 		return nil, ErrUnsettled

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	yamlv3 "go.yaml.in/yaml/v3"
+
+	"github.com/keyturn/keyturn/internal/hint"
 )
 
 // splice replaces whole lines.
@@ -18,8 +20,8 @@ type splice struct {
 
 // errMeaning is returned by apply. It is the last guard: every edit that leads to it would have changed more, or less,
 // than what was asked for.
-var errMeaning = errors.New("the edit would change something else too\nhint: write lists and maps of the pod without " +
-	"anchors and merges")
+var errMeaning = hint.Errorf("write lists and maps of the pod without anchors and merges",
+	"the edit would change something else too")
 
 // apply returns the manifest with other lines. change makes of what the manifest means what it has to mean then.
 func (m *Manifest) apply(splices []splice, change func(meaning map[string]any)) (*Manifest, error) {
