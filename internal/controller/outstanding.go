@@ -117,7 +117,7 @@ func (r *Reconciler) lookAtTokens(
 	}
 	in := inuse.Input{
 		Keys: keysInUse(o), Audiences: []string{uc.Spec.KSASigningKey.Issuer},
-		MaxLife: hostkeys.MaxTokenExpiration, Now: seen.at,
+		MaxLife: hostkeys.MaxTokenExpiration, Now: seen.at, Canary: controlplane.Canary,
 	}
 	for _, s := range o.Servers {
 		in.Signers = append(in.Signers, askSigner(ctx, o.adapter, s))

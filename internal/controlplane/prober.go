@@ -26,11 +26,8 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// The ServiceAccount that canary tokens are for. It has no permissions.
-const (
-	canaryNamespace = metav1.NamespaceSystem
-	canaryAccount   = "keyturn-canary"
-)
+// Canary is the ServiceAccount that canary tokens are for. It has no permissions.
+var Canary = types.NamespacedName{Namespace: metav1.NamespaceSystem, Name: "keyturn-canary"}
 
 // canaryLifetime is how long a canary token could be used, in seconds: the least that the TokenRequest API grants.
 const canaryLifetime int64 = 600
@@ -218,8 +215,8 @@ func issue(ctx context.Context, client asker) (string, error) {
 	lifetime := canaryLifetime
 	request := func() (*authenticationv1.TokenRequest, error) {
 		spec := authenticationv1.TokenRequestSpec{ExpirationSeconds: &lifetime}
-		return client.core.ServiceAccounts(canaryNamespace).CreateToken(
-			ctx, canaryAccount, &authenticationv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
+		return client.core.ServiceAccounts(Canary.Namespace).CreateToken(
+			ctx, Canary.Name, &authenticationv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
 	}
 	answer, err := request()
 	if apierrors.IsNotFound(err) {
@@ -237,12 +234,12 @@ func issue(ctx context.Context, client asker) (string, error) {
 func createCanaryAccount(ctx context.Context, client asker) error {
 	no := false
 	account := &corev1.ServiceAccount{
-		ObjectMeta:                   metav1.ObjectMeta{Namespace: canaryNamespace, Name: canaryAccount},
+		ObjectMeta:                   metav1.ObjectMeta{Namespace: Canary.Namespace, Name: Canary.Name},
 		AutomountServiceAccountToken: &no,
 	}
-	_, err := client.core.ServiceAccounts(canaryNamespace).Create(ctx, account, metav1.CreateOptions{})
+	_, err := client.core.ServiceAccounts(Canary.Namespace).Create(ctx, account, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("creating ServiceAccount %s/%s: %w", canaryNamespace, canaryAccount, err)
+		return fmt.Errorf("creating ServiceAccount %s/%s: %w", Canary.Namespace, Canary.Name, err)
 	}
 	return nil
 }

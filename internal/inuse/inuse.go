@@ -8,6 +8,8 @@ package inuse
 import (
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/keyturn/keyturn/internal/podtokens"
 	"github.com/keyturn/keyturn/signer/ledger"
 )
@@ -63,6 +65,8 @@ type Input struct {
 	Secrets []Secret
 	// Audiences are those of the API server.
 	Audiences []string
+	// Canary is the account for which API servers issue tokens to prove themselves, which nobody uses.
+	Canary types.NamespacedName
 	// MaxLife is the longest life that API servers give a token.
 	MaxLife time.Duration
 	Now     time.Time

@@ -3,6 +3,8 @@ package inuse
 import (
 	"fmt"
 	"time"
+
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 // Count is how many tokens of one kind there are.
@@ -50,8 +52,8 @@ func (r Report) gapsOf(version int) []Gap {
 	return gaps
 }
 
-// Gone is from when on certainly no token of a key version lives that no step of a rotation replaces; zero when not
-// known.
+// Gone is from when on certainly no API server accepts a token of a key version that no step of a rotation replaces; zero
+// when not known.
 func (r Report) Gone(version int) time.Time {
 	gone := r.now
 	for _, c := range r.Of(version) {
@@ -59,8 +61,8 @@ func (r Report) Gone(version int) time.Time {
 		case !c.Kind.awaited():
 		case c.Expires.IsZero():
 			return time.Time{}
-		case c.Expires.After(gone):
-			gone = c.Expires
+		case c.Expires.Add(ledger.Leeway).After(gone):
+			gone = c.Expires.Add(ledger.Leeway)
 		}
 	}
 	return gone
@@ -78,7 +80,7 @@ func (r Report) Awaited(version int) string {
 		return ""
 	}
 	if gone := r.Gone(version); !gone.IsZero() {
-		return text + " to expire, the last at " + stamp(gone)
+		return text + " to expire, the last at " + stamp(gone.Add(-ledger.Leeway))
 	}
 	return text + " to expire"
 }
