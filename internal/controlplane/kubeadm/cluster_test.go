@@ -1,7 +1,9 @@
 package kubeadm_test
 
 import (
+	"context"
 	"crypto/rand"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -20,10 +22,14 @@ func TestRealCluster(t *testing.T) {
 	c := kubeadmtest.New(t)
 	c.Must(c.Start(t.Context(), "cp-1", kubeadm.ControlPlane))
 	c.Must(c.Init(t.Context(), "cp-1"))
-	found, err := adapter.Find(t.Context(), c.Client())
-	if err != nil || len(found.Servers) != 1 || len(found.Problems) > 0 {
-		t.Fatalf("found %+v, %v", found, err)
-	}
+	var found adapter.Found
+	c.Eventually("the mirror pods, which come later than what they mirror", func(ctx context.Context) (err error) {
+		found, err = adapter.Find(ctx, c.Client())
+		if err == nil && (len(found.Servers) != 1 || len(found.Problems) > 0) {
+			err = fmt.Errorf("found %+v", found)
+		}
+		return err
+	})
 	config, err := c.Config()
 	c.Must(err)
 	own, err := adapter.Config(config, found.Servers[0])
