@@ -133,7 +133,7 @@ func TestRetireWhenUnused(t *testing.T) {
 	if diff := cmp.Diff(counts, l.metric("keyturn_old_key_tokens", blue)); diff != "" {
 		t.Errorf("the metric (-want +got):\n%s", diff)
 	}
-	if at := uc.Status.KSASigningKey.Tokens.CertainAt; at == nil || !at.Time.Equal(start.Add(12*time.Hour)) {
+	if at := uc.Status.KSASigningKey.Tokens.CertainAt; at == nil || !at.Time.Equal(start.Add(12*time.Hour+ledger.Leeway)) {
 		t.Errorf("certain at %v", at)
 	}
 	l.reconciler = restarted(l) // what it knew of the tokens is lost
@@ -142,7 +142,7 @@ func TestRetireWhenUnused(t *testing.T) {
 			t.Fatalf("it goes on to %+v", uc.Status.KSASigningKey)
 		}
 	}
-	l.ahead += 12 * time.Hour
+	l.ahead += 12*time.Hour + ledger.Leeway
 	uc = l.until(blue, isSettled)
 	l.wantOnly(blue, 2)
 	l.wantCondition(uc, v1alpha1.ConditionKSATokensExpired, metav1.ConditionTrue, v1alpha1.ReasonTokensExpired,
