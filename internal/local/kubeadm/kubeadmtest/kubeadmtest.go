@@ -38,6 +38,12 @@ func New(t *testing.T) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, program := range []string{"kubeadm", "coredns"} {
+		_, err := os.Stat(filepath.Join(bin, program))
+		if err != nil && os.Getenv("KEYTURN_KUBE_BIN_DIR") != "" {
+			t.Skipf("the directory that KEYTURN_KUBE_BIN_DIR names has no %s", program)
+		}
+	}
 	own := t.TempDir()
 	for _, program := range []string{"keyturn-machine", "keyturn-pause"} {
 		cmd := exec.CommandContext(t.Context(), "go", "build", "-o", own+"/", "github.com/keyturn/keyturn/cmd/"+program)
