@@ -56,7 +56,7 @@ func Run(ctx context.Context, args []string, streams IO) int {
 // errUsage is wrapped by what is wrong with the arguments.
 var errUsage = errors.New("bad arguments")
 
-// flags are those of all subcommands.
+// flags are the flags of all subcommands.
 type flags struct {
 	keyFile, message         string
 	pki, manifests, stateDir string

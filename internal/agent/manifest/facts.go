@@ -132,7 +132,7 @@ func argumentsOf(list string, items []string, from int) (all []argument) {
 
 // HostPath is a directory of the host that kube-apiserver sees.
 type HostPath struct {
-	// Name is that of the volume.
+	// Name is the name of the volume.
 	Name string
 	// Path is the path on the host, and MountPath that in the container.
 	Path, MountPath string

@@ -37,7 +37,7 @@ type Manifest struct {
 	// meaning is what the kubelet decodes, as JSON; pod is the part of it that is read here.
 	meaning []byte
 	pod     pod
-	// index is that of the container.
+	// index is the index of the container.
 	index int
 }
 

@@ -11,9 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// volumes learns of each PersistentVolumeClaim which driver serves it and whether its volume is on one node.
+// volumes learns of each PersistentVolumeClaim whether its volume is on one node.
 func (i *inspection) volumes(ctx context.Context) error {
-	i.cluster.Claims, i.localClaims = map[types.NamespacedName]string{}, map[types.NamespacedName]bool{}
+	i.localClaims = map[types.NamespacedName]bool{}
 	return i.eachPage(func(o metav1.ListOptions) (string, error) {
 		list, err := i.client.CoreV1().PersistentVolumes().List(ctx, o)
 		if err != nil {
@@ -24,9 +24,6 @@ func (i *inspection) volumes(ctx context.Context) error {
 				continue
 			}
 			claim := types.NamespacedName{Namespace: v.Spec.ClaimRef.Namespace, Name: v.Spec.ClaimRef.Name}
-			if v.Spec.CSI != nil {
-				i.cluster.Claims[claim] = v.Spec.CSI.Driver
-			}
 			i.localClaims[claim] = i.isLocal(&v)
 		}
 		return list.Continue, nil

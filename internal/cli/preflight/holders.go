@@ -15,10 +15,9 @@ type holder struct {
 	secrets      []types.NamespacedName
 }
 
-// holder notes a pod that may hold a token.
-func (i *inspection) holder(p *corev1.Pod, pod Object) {
+// holder notes a pod that may hold a token: one of all.
+func (i *inspection) holder(p *corev1.Pod, pod Object, all []podtokens.Token) {
 	h := holder{pod: pod, bare: metav1.GetControllerOf(p) == nil}
-	all := podtokens.Of(p, i.cluster)
 	for _, t := range all {
 		if t.Kind == podtokens.Legacy {
 			h.secrets = append(h.secrets, types.NamespacedName{Namespace: p.Namespace, Name: t.Secret})

@@ -221,7 +221,8 @@ func (i *inspection) moving(p *corev1.Pod, object Object) {
 // tokens finds the tokens of a pod that a rotation does not refresh.
 func (i *inspection) tokens(p *corev1.Pod, object Object) {
 	var audiences, subPaths, drivers, secrets []string
-	for _, t := range podtokens.Of(p, i.cluster) {
+	all := podtokens.Of(p, i.cluster)
+	for _, t := range all {
 		switch t.Kind {
 		case podtokens.ThirdParty:
 			audiences = append(audiences, t.Audience)
@@ -238,7 +239,7 @@ func (i *inspection) tokens(p *corev1.Pod, object Object) {
 			drivers = append(drivers, t.Volume)
 		}
 	}
-	i.holder(p, object)
+	i.holder(p, object, all)
 	switch {
 	case i.keeps:
 		i.findUses(PinnedToken, object, subPaths)
