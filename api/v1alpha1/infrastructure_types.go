@@ -5,21 +5,31 @@ import corev1 "k8s.io/api/core/v1"
 // Infrastructure is what runs a user cluster. Exactly one of its members must be set, and the choice cannot be changed.
 //
 // +union
-// +kubebuilder:validation:ExactlyOneOf=local
+// +kubebuilder:validation:ExactlyOneOf=local;kubeadm
 // +kubebuilder:validation:XValidation:rule="has(self.local) == has(oldSelf.local)",message="infrastructure cannot be changed to another one"
 type Infrastructure struct {
 	// Local runs the cluster on one host, from processes and sandboxes, for trying and testing.
 	// +optional
 	Local *LocalInfrastructure `json:"local,omitempty"`
+	// Kubeadm is a cluster that kubeadm made, and that goes on when the UserCluster is deleted.
+	// +optional
+	Kubeadm *KubeadmInfrastructure `json:"kubeadm,omitempty"`
 }
 
 // Name returns the name of the member that is set; empty when it is one that this version does not know.
 func (i Infrastructure) Name() string {
-	if i.Local != nil {
+	switch {
+	case i.Local != nil:
 		return "local"
+	case i.Kubeadm != nil:
+		return "kubeadm"
 	}
 	return ""
 }
+
+// Adopted reports whether somebody else made the cluster: Keyturn never makes it, takes the key that it signs with as
+// version 1, and leaves it running when the UserCluster is deleted.
+func (i Infrastructure) Adopted() bool { return i.Local == nil }
 
 // NodePools returns the node pools that are wanted; none where Keyturn does not make the nodes.
 func (i Infrastructure) NodePools() []NodePool {
@@ -35,6 +45,32 @@ func (i Infrastructure) defaultNodeRefresh() NodeRefresh {
 		return NodeRefreshReplace
 	}
 	return NodeRefreshEvict
+}
+
+// defaultSource is KeySourceFiles where somebody else made the cluster, since its API servers read files: they go on as
+// they are until a spec says otherwise.
+func (i Infrastructure) defaultSource() KeySource {
+	if i.Adopted() {
+		return KeySourceFiles
+	}
+	return KeySourceExternal
+}
+
+// KubeadmInfrastructure names a cluster that kubeadm made.
+type KubeadmInfrastructure struct {
+	// KubeconfigSecret names the Secret, in the namespace of the UserCluster, whose key "value" is a kubeconfig of an
+	// administrator of the cluster. Its certificates and keys are in it; it names no file, program or token. Empty: the
+	// cluster that the controller itself runs in, which it has to be allowed by its flag --own-cluster.
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="kubeadm.kubeconfigSecret cannot be changed: give the Secret another content"
+	// +kubebuilder:default=""
+	KubeconfigSecret string `json:"kubeconfigSecret"`
+
+	// ShutdownSendRetryAfter has kube-apiserver run with the flag of that name while its keys are changed as files. Then it
+	// ends its watches when it stops, and is away for 15 seconds instead of 45.
+	// +kubebuilder:default=true
+	ShutdownSendRetryAfter bool `json:"shutdownSendRetryAfter"`
 }
 
 // LocalInfrastructure describes a cluster that Keyturn makes on one host.

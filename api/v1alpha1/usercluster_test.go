@@ -41,7 +41,7 @@ func TestDefaults(t *testing.T) {
 		}},
 		"enableAdvancedCluster": false,
 		"ksaSigningKey": map[string]any{
-			"version": int64(1), "source": "external", "algorithm": "RS256", "tokenReloadSeconds": int64(300),
+			"version": int64(1), "algorithm": "RS256", "tokenReloadSeconds": int64(300),
 			"retire": "AfterRefresh", "retireTimeoutSeconds": int64(86400),
 			"issuer": "https://kubernetes.default.svc.cluster.local", "publishMaxAgeSeconds": int64(60),
 		},
@@ -52,12 +52,19 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+const inLocal = "spec.infrastructure.local"
+
 // local is the infrastructure of uc, and inLocal its path.
 func local(uc *v1alpha1.UserCluster) *v1alpha1.LocalInfrastructure {
 	return uc.Spec.Infrastructure.Local
 }
 
-const inLocal = "spec.infrastructure.local"
+// adopted makes uc a cluster that kubeadm made, with the key that this has.
+func adopted(uc *v1alpha1.UserCluster) *v1alpha1.UserClusterSpec {
+	uc.Spec.Infrastructure = v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{KubeconfigSecret: "it-kubeconfig"}}
+	uc.Spec.KSASigningKey.Source, uc.Spec.KSASigningKey.NodeRefresh = "", ""
+	return &uc.Spec
+}
 
 func TestCreate(t *testing.T) {
 	for _, test := range []struct {
@@ -72,7 +79,20 @@ func TestCreate(t *testing.T) {
 		{"name with a digit first", func(uc *v1alpha1.UserCluster) { uc.Name = "1a" }, "begins with a letter"},
 		{"no infrastructure", func(uc *v1alpha1.UserCluster) {
 			uc.Spec.Infrastructure.Local = nil
-		}, "spec.infrastructure: Invalid value: exactly one of the fields in [local] must be set"},
+		}, "spec.infrastructure: Invalid value: exactly one of the fields in [local kubeadm] must be set"},
+		{"kubeadm", func(uc *v1alpha1.UserCluster) { adopted(uc) }, ""},
+		{"two infrastructures", func(uc *v1alpha1.UserCluster) {
+			uc.Spec.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructure{}
+		}, "spec.infrastructure: Invalid value: exactly one of the fields in [local kubeadm] must be set"},
+		{"kubeadm, with new nodes", func(uc *v1alpha1.UserCluster) {
+			adopted(uc).KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshReplace
+		}, "ksaSigningKey.nodeRefresh must be Evict"},
+		{"kubeadm, retired when unused", func(uc *v1alpha1.UserCluster) {
+			adopted(uc).KSASigningKey.Retire = v1alpha1.RetireWhenUnused
+		}, "ksaSigningKey.retire WhenUnused needs source external"},
+		{"kubeadm, no name of a Secret", func(uc *v1alpha1.UserCluster) {
+			adopted(uc).Infrastructure.Kubeadm.KubeconfigSecret = "a/b"
+		}, "spec.infrastructure.kubeadm.kubeconfigSecret"},
 		{"version 0", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 0 }, "spec.ksaSigningKey.version"},
 		{"version 2", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 2 }, "ksaSigningKey.version of a new cluster must be 1"},
 		{"unknown source", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Source = "floppy" }, `supported values: "external", "files"`},
@@ -131,7 +151,7 @@ func TestTransitions(t *testing.T) {
 		{"source", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Source = v1alpha1.KeySourceExternal }, ""},
 		{"refresh", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshInPlace }, ""},
 		{"infrastructure", func(s *v1alpha1.UserClusterSpec) {
-			s.Infrastructure.Local = nil
+			s.Infrastructure = v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{}}
 		}, "spec.infrastructure: Invalid value: infrastructure cannot be changed to another one"},
 		{"Kubernetes version", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.KubernetesVersion = "v1.36.5" }, "kubernetesVersion cannot be changed"},
 		{"advanced", func(s *v1alpha1.UserClusterSpec) { s.EnableAdvancedCluster = true }, "enableAdvancedCluster cannot be changed"},

@@ -34,6 +34,9 @@ type UserClusterList struct {
 }
 
 // UserClusterSpec is what is wanted of a user cluster.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.infrastructure.local) || !has(self.ksaSigningKey.nodeRefresh) || self.ksaSigningKey.nodeRefresh == 'Evict'",message="ksaSigningKey.nodeRefresh must be Evict: Keyturn does not make the nodes of this cluster"
+// +kubebuilder:validation:XValidation:rule="has(self.infrastructure.local) || has(self.ksaSigningKey.source) || !has(self.ksaSigningKey.retire) || self.ksaSigningKey.retire != 'WhenUnused'",message="ksaSigningKey.retire WhenUnused needs source external: without a signer nobody knows which tokens live"
 type UserClusterSpec struct {
 	// Infrastructure is what runs the cluster. Exactly one of its members must be set, and the choice cannot be changed.
 	Infrastructure Infrastructure `json:"infrastructure"`
@@ -58,6 +61,14 @@ func (s UserClusterSpec) NodeRefresh() NodeRefresh {
 		return s.KSASigningKey.NodeRefresh
 	}
 	return s.Infrastructure.defaultNodeRefresh()
+}
+
+// KeySource returns how API servers get their keys: as the key wants it, or else as the infrastructure does it.
+func (s UserClusterSpec) KeySource() KeySource {
+	if s.KSASigningKey.Source != "" {
+		return s.KSASigningKey.Source
+	}
+	return s.Infrastructure.defaultSource()
 }
 
 // KeySource names how an API server gets its keys.
@@ -117,16 +128,17 @@ const (
 // KSASigningKey says which key version is wanted.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.publish) || self.publish.size() == 0 || self.issuer != 'https://kubernetes.default.svc.cluster.local'",message="ksaSigningKey.publish needs an issuer: nobody outside the cluster can fetch documents from the default one"
-// +kubebuilder:validation:XValidation:rule="!has(self.retire) || self.retire != 'WhenUnused' || self.source == 'external'",message="ksaSigningKey.retire WhenUnused needs source external: without a signer nobody knows which tokens live"
+// +kubebuilder:validation:XValidation:rule="!has(self.retire) || self.retire != 'WhenUnused' || !has(self.source) || self.source == 'external'",message="ksaSigningKey.retire WhenUnused needs source external: without a signer nobody knows which tokens live"
 type KSASigningKey struct {
 	// Version is the wanted key version. Raising it by one starts a rotation; it cannot be changed otherwise.
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:default=1
 	// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || self == 1",optionalOldSelf=true,message="ksaSigningKey.version of a new cluster must be 1"
 	Version int32 `json:"version"`
-	// Source is how API servers get their keys. A change restarts each API server once.
-	// +kubebuilder:default=external
-	Source KeySource `json:"source"`
+	// Source is how API servers get their keys. A change restarts each API server once. Empty is external where Keyturn
+	// makes the cluster, and files elsewhere.
+	// +optional
+	Source KeySource `json:"source,omitempty"`
 	// NodeRefresh is how a rotation replaces the tokens of running pods. Empty is Replace where Keyturn makes the
 	// nodes, and Evict elsewhere.
 	// +optional

@@ -70,7 +70,7 @@ func (d *differences) key(a, b v1alpha1.KSASigningKey) {
 
 // sourceChange says how the source of keys changes, and what that does; empty when it does not.
 func sourceChange(old, wanted *v1alpha1.UserCluster) string {
-	from, to := old.Spec.KSASigningKey.Source, wanted.Spec.KSASigningKey.Source
+	from, to := old.Spec.KeySource(), wanted.Spec.KeySource()
 	if from == to {
 		return ""
 	}

@@ -111,7 +111,7 @@ func (a *app) describeKey(w io.Writer, uc *v1alpha1.UserCluster) error {
 	s := rotationOf(uc)
 	fmt.Fprintln(w, "KSA signing key:")
 	rows := [][]string{
-		{"Wanted version:", fmt.Sprintf("%d, from %s, %s", s.KSASigningKeyVersion, uc.Spec.KSASigningKey.Source, uc.Spec.KSASigningKey.Algorithm)},
+		{"Wanted version:", fmt.Sprintf("%d, from %s, %s", s.KSASigningKeyVersion, uc.Spec.KeySource(), uc.Spec.KSASigningKey.Algorithm)},
 		{"Rotation:", rotationWord(uc)},
 		{"Versions:", fmt.Sprintf("tokens %d, private key %d, public keys %v", s.TokenVersion, s.PrivateKeyVersion, s.PublicKeyVersions)},
 		{"Legacy tokens:", fmt.Sprintf("%d, of them %d not of the wanted version", s.LegacyTokens.Total, s.LegacyTokens.Stale)},

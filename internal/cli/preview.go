@@ -107,7 +107,7 @@ func membership(uc *v1alpha1.UserCluster) string {
 
 // restarts says what happens to the API servers.
 func restarts(uc *v1alpha1.UserCluster) string {
-	if uc.Spec.KSASigningKey.Source == v1alpha1.KeySourceExternal {
+	if uc.Spec.KeySource() == v1alpha1.KeySourceExternal {
 		return "restarts no API server: each gets its keys from the signer beside it"
 	}
 	n := wantedServers(uc)

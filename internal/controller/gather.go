@@ -44,7 +44,9 @@ type observation struct {
 
 // gather observes everything and changes nothing.
 func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (observation, error) {
-	o := observation{Observed: rotation.Observed{Wanted: int(uc.Spec.KSASigningKey.Version), External: external(uc)}}
+	o := observation{Observed: rotation.Observed{
+		Wanted: int(uc.Spec.KSASigningKey.Version), External: external(uc), Adopted: uc.Spec.Infrastructure.Adopted(),
+	}}
 	var err error
 	if o.keys, err = r.Keys.List(ctx, clusterOf(uc)); err != nil {
 		return o, fmt.Errorf("listing the keys of %s: %w", uc.Name, err)
@@ -188,7 +190,7 @@ func (o *observation) provenAt() time.Time {
 
 // external says that the spec wants API servers to get their keys from a signer.
 func external(uc *v1alpha1.UserCluster) bool {
-	return uc.Spec.KSASigningKey.Source == v1alpha1.KeySourceExternal
+	return uc.Spec.KeySource() == v1alpha1.KeySourceExternal
 }
 
 func clusterOf(uc *v1alpha1.UserCluster) keystore.Cluster {
