@@ -6,12 +6,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/keyturn/keyturn/internal/local/image"
 )
 
 // TestReproducible builds the programs and their images twice, in directories of their own, and wants the same bytes.
 func TestReproducible(t *testing.T) {
 	first, second := buildAll(t), buildAll(t)
-	for name := range programs {
+	for name := range image.Programs {
 		archive := name + ".tar"
 		a, errA := os.ReadFile(filepath.Join(first, archive))
 		b, errB := os.ReadFile(filepath.Join(second, archive))
@@ -29,7 +31,7 @@ func buildAll(t *testing.T) string {
 	t.Helper()
 	bin, out := t.TempDir(), filepath.Join(t.TempDir(), "images")
 	args := []string{"build", "-o", bin + "/"}
-	for name := range programs {
+	for name := range image.Programs {
 		args = append(args, "github.com/keyturn/keyturn/cmd/"+name)
 	}
 	cmd := exec.CommandContext(t.Context(), "go", args...)
@@ -55,7 +57,7 @@ func TestBadReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name := range programs {
+	for name := range image.Programs {
 		if err := os.Symlink(self, filepath.Join(bin, name)); err != nil {
 			t.Fatal(err)
 		}

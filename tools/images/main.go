@@ -2,25 +2,15 @@
 package main
 
 import (
-	"github.com/keyturn/keyturn/internal/hint"
-
 	"debug/buildinfo"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/local/image"
 )
-
-// nonRoot is the user of the images, as a number: only so can a kubelet see that it is not root.
-const nonRoot = "65532"
-
-// programs are what runs in clusters, and what each is.
-var programs = map[string]string{
-	"keyturn-controller": "Rotates the signing keys of the UserClusters of an admin cluster",
-	"keyturn-signer":     "Signs the service account tokens of one kube-apiserver",
-}
 
 func main() {
 	from := flag.String("programs", "bin", "directory of the programs")
@@ -42,13 +32,13 @@ func build(from, out, repository, version string) error {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
-	for name, what := range programs {
+	for name, p := range image.Programs {
 		program := filepath.Join(from, name)
 		info, err := buildinfo.ReadFile(program)
 		if err != nil {
 			return hint.Errorf("run `make build`", "reading %s: %w", program, err)
 		}
-		c := image.Config{User: nonRoot, Labels: labels(name, what, version, info)}
+		c := image.Config{User: p.User, Labels: labels(name, p.What, version, info)}
 		if err := image.Build(filepath.Join(out, name+".tar"), repository+"/"+name+":"+version, program, c); err != nil {
 			return err
 		}
