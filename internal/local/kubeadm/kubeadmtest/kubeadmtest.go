@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/keyturn/keyturn/internal/kubetest"
+	"github.com/keyturn/keyturn/internal/local/image"
 	"github.com/keyturn/keyturn/internal/local/kubeadm"
 )
 
@@ -27,9 +28,9 @@ type Cluster struct {
 	t *testing.T
 }
 
-// New makes the directory of a cluster for one test, which needs root. When the test ends, nothing of the cluster may be
-// left.
-func New(t *testing.T) *Cluster {
+// New makes the directory of a cluster for one test, which needs root. Its machines have the images of the named programs
+// of Keyturn, as Image names them. When the test ends, nothing of the cluster may be left.
+func New(t *testing.T, programs ...string) *Cluster {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("machines need root")
@@ -44,18 +45,11 @@ func New(t *testing.T) *Cluster {
 			t.Skipf("the directory that KEYTURN_KUBE_BIN_DIR names has no %s", program)
 		}
 	}
-	own := t.TempDir()
-	for _, program := range []string{"keyturn-machine", "keyturn-pause"} {
-		cmd := exec.CommandContext(t.Context(), "go", "build", "-o", own+"/", "github.com/keyturn/keyturn/cmd/"+program)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("building %s: %v\n%s", program, err, out)
-		}
-	}
+	own := build(t, append([]string{"keyturn-machine", "keyturn-pause"}, programs...))
 	network := freeNetwork(t)
 	c, err := kubeadm.Open(kubeadm.Options{
 		Name: "test", Dir: filepath.Join(t.TempDir(), "cluster"), Network: network,
-		Version: kubetest.Version, KubeBinDir: bin, BinDir: own,
+		Version: kubetest.Version, KubeBinDir: bin, BinDir: own, Images: pack(t, own, programs),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -69,6 +63,39 @@ func New(t *testing.T) *Cluster {
 		}
 	})
 	return test
+}
+
+// build builds programs, and returns their directory.
+func build(t *testing.T, programs []string) string {
+	t.Helper()
+	dir := t.TempDir()
+	args := []string{"build", "-ldflags", "-s -w", "-o", dir + "/"}
+	for _, program := range programs {
+		args = append(args, "github.com/keyturn/keyturn/cmd/"+program)
+	}
+	cmd := exec.CommandContext(t.Context(), "go", args...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building %v: %v\n%s", programs, err, out)
+	}
+	return dir
+}
+
+// Image is the image that the machines have of a program of Keyturn.
+func Image(program string) string { return "localhost/keyturn/" + program + ":dev" }
+
+// pack makes the images of programs, and returns the directory of their archives.
+func pack(t *testing.T, dir string, programs []string) string {
+	t.Helper()
+	archives := t.TempDir()
+	for _, program := range programs {
+		config := image.Config{User: image.Programs[program].User}
+		to := filepath.Join(archives, program+".tar")
+		if err := image.Build(to, Image(program), filepath.Join(dir, program), config); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return archives
 }
 
 // keepPods shows the pods of a cluster whose test failed.
