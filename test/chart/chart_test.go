@@ -193,6 +193,8 @@ func TestRefused(t *testing.T) {
 		"local without a Secret":  {[]string{"--set", "local.endpoint=https://10.0.0.1:9443"}, "secretName"},
 		"Secret without endpoint": {[]string{"--set", "local.secretName=local"}, "secretName"},
 		"no URL":                  {[]string{"--set", "allow.fleetEndpoints={http://fleet.example}"}, "fleetEndpoints"},
+		"no name of a cluster":    {[]string{"--set", "ownCluster=self"}, "ownCluster"},
+		"a namespace in use":      {[]string{"--set", "agent.namespace=kube-system"}, "namespace"},
 		"no duration":             {[]string{"--set", "controller.settledInterval=ten minutes"}, "settledInterval"},
 	} {
 		t.Run(name, func(t *testing.T) {

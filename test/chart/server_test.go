@@ -70,6 +70,10 @@ func TestServerAccepts(t *testing.T) {
 				if o.GroupVersionKind().Group == "monitoring.coreos.com" {
 					continue // the API server knows it only with the Prometheus Operator
 				}
+				if o.GetKind() == "Namespace" {
+					makeNamespace(t, o)
+					continue
+				}
 				if err := admin.Create(t.Context(), o.DeepCopy(), client.DryRunAll); err != nil {
 					t.Errorf("%s %s: %v", o.GetKind(), o.GetName(), err)
 				}
@@ -78,6 +82,14 @@ func TestServerAccepts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// makeNamespace stores a namespace, which the roles in it need. Nothing would ever remove it from this API server.
+func makeNamespace(t *testing.T, o *unstructured.Unstructured) {
+	t.Helper()
+	if err := client.IgnoreAlreadyExists(admin.Create(t.Context(), o.DeepCopy())); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -103,6 +115,9 @@ func checkPod(t *testing.T, o *unstructured.Unstructured) {
 func installRoles(t *testing.T, args ...string) {
 	t.Helper()
 	for _, o := range render(t, args...) {
+		if o.GetKind() == "Namespace" {
+			makeNamespace(t, o)
+		}
 		if o.GroupVersionKind().Group != "rbac.authorization.k8s.io" {
 			continue
 		}
@@ -133,6 +148,55 @@ func installRoles(t *testing.T, args ...string) {
 }
 
 const account = "system:serviceaccount:" + v1alpha1.SystemNamespace + ":keyturn-controller"
+
+// TestOwnCluster asks the API server what the roles allow in the cluster in which the controller runs, whose keys it
+// rotates, and that they allow nothing of it in others.
+func TestOwnCluster(t *testing.T) {
+	type request struct{ verb, group, resource, subresource, namespace, name string }
+	may := []request{
+		{"list", "", "nodes", "", "", ""},
+		{"list", "", "pods", "", "", ""},
+		{"patch", "", "pods", "", "team-a", "web"},
+		{"create", "", "pods", "eviction", "team-a", "web"},
+		{"list", "", "secrets", "", "", ""},
+		{"update", "", "secrets", "", "team-a", "token"},
+		{"list", "discovery.k8s.io", "endpointslices", "", "default", ""},
+		{"create", "", "pods", "portforward", "kube-system", "kube-apiserver-cp-1"},
+		{"create", "", "serviceaccounts", "token", "kube-system", "keyturn-canary"},
+		{"delete", "", "configmaps", "", "kube-system", "keyturn-signing-key"},
+		{"create", "", "pods", "exec", "keyturn-agent", "keyturn-agent-x"},
+		{"create", "apps", "daemonsets", "", "keyturn-agent", ""},
+		{"delete", "apps", "daemonsets", "", "keyturn-agent", "keyturn-agent"},
+	}
+	mayNot := []request{
+		{"create", "", "pods", "exec", "kube-system", "kube-apiserver-cp-1"},
+		{"create", "", "pods", "exec", v1alpha1.SystemNamespace, ""},
+		{"create", "", "pods", "portforward", "team-a", ""},
+		{"create", "", "pods", "", "keyturn-agent", ""},
+		{"create", "apps", "daemonsets", "", "kube-system", ""},
+		{"update", "apps", "daemonsets", "", "keyturn-agent", "other"},
+		{"create", "", "serviceaccounts", "token", "kube-system", "admin"},
+		{"create", "", "serviceaccounts", "token", "team-a", "keyturn-canary"},
+		{"delete", "", "configmaps", "", "kube-system", "kubeadm-config"},
+		{"create", "", "namespaces", "", "", ""},
+		{"delete", "", "nodes", "", "", "cp-1"},
+		{"create", "rbac.authorization.k8s.io", "clusterrolebindings", "", "", ""},
+	}
+	rightsTo := func(requests []request, allowed bool) (rights []right) {
+		for _, r := range requests {
+			rights = append(rights, right{account, r.verb, r.group, r.resource, r.subresource, r.namespace, r.name, allowed})
+		}
+		return rights
+	}
+	t.Run("named", func(t *testing.T) {
+		installRoles(t, "--set", "ownCluster=keyturn-system/self,secretNamespaces={keyturn-system}")
+		checkRights(t, append(rightsTo(may, true), rightsTo(mayNot, false)...))
+	})
+	t.Run("not named", func(t *testing.T) {
+		installRoles(t, "--set", "secretNamespaces={keyturn-system}")
+		checkRights(t, append(rightsTo(may, false), rightsTo(mayNot, false)...))
+	})
+}
 
 // TestRoles asks the API server what the roles allow, when the controller may use the Secrets of one namespace.
 func TestRoles(t *testing.T) {

@@ -11,6 +11,12 @@ app.kubernetes.io/name: keyturn-controller
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- /* The image of a program: (list $ .Values.image). */ -}}
+{{- define "keyturn.image" -}}
+{{- $image := index . 1 }}
+{{- printf "%s:%s" $image.repository ($image.tag | default (index . 0).Chart.AppVersion) }}
+{{- end }}
+
 {{- /* The admission policies name the service account of the controller. */ -}}
 {{- define "keyturn.checkNamespace" -}}
 {{- if ne .Release.Namespace "keyturn-system" }}
