@@ -163,6 +163,8 @@ func TestOwnCluster(t *testing.T) {
 		{"list", "discovery.k8s.io", "endpointslices", "", "default", ""},
 		{"create", "", "pods", "portforward", "kube-system", "kube-apiserver-cp-1"},
 		{"create", "", "serviceaccounts", "token", "kube-system", "keyturn-canary"},
+		{"delete", "", "serviceaccounts", "", "kube-system", "keyturn-canary"},
+		{"get", "coordination.k8s.io", "leases", "", "kube-system", "kube-scheduler"},
 		{"delete", "", "configmaps", "", "kube-system", "keyturn-signing-key"},
 		{"create", "", "pods", "exec", "keyturn-agent", "keyturn-agent-x"},
 		{"create", "apps", "daemonsets", "", "keyturn-agent", ""},
