@@ -212,6 +212,7 @@ func (s Set) guestConfig(spec Spec) ([]byte, error) {
 			"ipv4/conf/all/rp_filter": "0",
 		},
 		WritableEtc: spec.Kubeadm,
+		ReadSearch:  spec.Kubeadm,
 		Services:    services(spec, archives),
 	}), nil
 }

@@ -41,6 +41,8 @@ type Config struct {
 	Sysctls map[string]string `json:"sysctls"`
 	// WritableEtc lets what runs in the machine change its /etc.
 	WritableEtc bool `json:"writableEtc,omitempty"`
+	// ReadSearch leaves CAP_DAC_READ_SEARCH to the machine, which pods of keyturn-agent have. It opens files of the host.
+	ReadSearch bool `json:"readSearch,omitempty"`
 	// Services are what it runs.
 	Services []Service `json:"services"`
 }

@@ -37,7 +37,7 @@ func enter(dir string) error {
 	if err := config.setSysctls(); err != nil {
 		return fmt.Errorf("entering machine %s: %w", config.Hostname, err)
 	}
-	if err := dropCapabilities(); err != nil {
+	if err := config.dropCapabilities(); err != nil {
 		return fmt.Errorf("entering machine %s: %w", config.Hostname, err)
 	}
 	err = unix.Exec(InitPath, []string{InitPath, "init"}, os.Environ())
@@ -182,10 +182,13 @@ var notInMachines = []uintptr{
 
 // dropCapabilities takes them from what this thread executes next, and from all that descends from it
 // (capabilities(7)).
-func dropCapabilities() error {
-	for _, c := range notInMachines {
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
-			return fmt.Errorf("dropping capability %d: %w", c, err)
+func (c Config) dropCapabilities() error {
+	for _, number := range notInMachines {
+		if number == unix.CAP_DAC_READ_SEARCH && c.ReadSearch {
+			continue
+		}
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, number, 0, 0, 0); err != nil {
+			return fmt.Errorf("dropping capability %d: %w", number, err)
 		}
 	}
 	return nil
