@@ -73,9 +73,7 @@ func (a *app) updateObject(ctx context.Context, c admin, w wanted) (changed bool
 	if err != nil {
 		return false, err
 	}
-	if w.anySource {
-		w.Spec.KSASigningKey.Source = old.Spec.KSASigningKey.Source
-	}
+	w.keep(old)
 	fixed, updates := changes(old, w.UserCluster)
 	if len(fixed) > 0 {
 		return false, usage("set these fields back, or create another cluster",
