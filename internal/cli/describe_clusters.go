@@ -21,7 +21,7 @@ func (a *app) describeClusters() *cobra.Command {
 		Aliases: []string{"cluster"},
 		Short:   "Show all that is known of user clusters",
 		Long: `Show all that is known of user clusters: keys, and how far a rotation of them is, where public keys are published
-and which versions are accepted there, API servers, node pools and conditions.
+and which versions are accepted there, API servers, conditions, and the node pools of clusters that Keyturn made.
 
 With --tokens: which service account tokens live, who holds them, which key signed them, until when they live, and what
 gives their holders new ones. The controller finds that out now; what it cannot know is named.`,
@@ -104,7 +104,18 @@ func (a *app) describeCluster(w io.Writer, uc *v1alpha1.UserCluster) error {
 	if local := uc.Spec.Infrastructure.Local; local != nil {
 		rows = append(rows, []string{"Services:", local.Network.ServiceCIDR}, []string{"Pods:", local.Network.PodCIDR})
 	}
+	if kubeadm := uc.Spec.Infrastructure.Kubeadm; kubeadm != nil {
+		return table(w, "", append(rows, []string{"Kubeconfig:", kubeconfigOfAdopted(kubeadm)})...)
+	}
 	return table(w, "", append(rows, []string{"Advanced:", fmt.Sprint(uc.Spec.EnableAdvancedCluster)})...)
+}
+
+// kubeconfigOfAdopted names where the controller has the kubeconfig of a cluster from.
+func kubeconfigOfAdopted(k *v1alpha1.KubeadmInfrastructure) string {
+	if k.KubeconfigSecret == "" {
+		return "none: it is the cluster that the controller runs in"
+	}
+	return "Secret " + k.KubeconfigSecret
 }
 
 func (a *app) describeKey(w io.Writer, uc *v1alpha1.UserCluster) error {
@@ -178,7 +189,11 @@ func (a *app) describeServers(w io.Writer, uc *v1alpha1.UserCluster) error {
 	return table(w, "  ", rows...)
 }
 
+// describePools shows nothing where Keyturn does not make the nodes.
 func (a *app) describePools(w io.Writer, uc *v1alpha1.UserCluster) error {
+	if uc.Spec.Infrastructure.Kubeadm != nil {
+		return nil
+	}
 	fmt.Fprintln(w, "Node pools:")
 	observed := map[string]v1alpha1.NodePoolStatus{}
 	for _, p := range uc.Status.NodePools {
