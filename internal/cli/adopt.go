@@ -262,7 +262,7 @@ func (p adoptionPreview) writeActions(w io.Writer) {
 	fmt.Fprintln(w, "  writes to no file of a node and restarts nothing")
 	n := len(p.Servers)
 	if p.KeySource == v1alpha1.KeySourceExternal {
-		fmt.Fprintf(w, "Then, for ksaSigningKey.source external, it gives each API server a signer beside it: it %s\n", convertsEach(n))
+		fmt.Fprintf(w, "Then, for ksaSigningKey.source external, each API server gets a signer beside it. That %s.\n", convertsEach(n))
 		return
 	}
 	fmt.Fprintf(w, "Recommended then: ksaSigningKey.source external and `gkectl update cluster`. That %s; no rotation restarts one after "+

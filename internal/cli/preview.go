@@ -42,25 +42,27 @@ type rotationPreview struct {
 // preview finds out what a rotation will do. If the user cluster cannot be inspected, the error says why, and the preview
 // has what is known without it.
 func (c admin) preview(ctx context.Context, uc *v1alpha1.UserCluster) (rotationPreview, error) {
+	report, err := c.inspect(ctx, uc)
+	return newPreview(uc, report), err
+}
+
+func newPreview(uc *v1alpha1.UserCluster, report preflight.Report) rotationPreview {
 	key := uc.Spec.KSASigningKey
 	p := rotationPreview{
 		Cluster: uc.Name, FromVersion: key.Version, ToVersion: key.Version + 1, Algorithm: key.Algorithm,
 		NodeRefresh: uc.Spec.NodeRefresh(),
-		PublishedAt: append([]string{}, publishedAt(uc)...), Nodes: []preflight.Node{},
+		PublishedAt: append([]string{}, publishedAt(uc)...), Nodes: append([]preflight.Node{}, report.Nodes...),
 		APIServers: restartsOf(uc), Retire: cmp.Or(key.Retire, v1alpha1.RetireAfterRefresh), LeftCopies: []string{},
+		LegacySecrets: report.LegacySecrets, Findings: preflight.Merge(report.Findings, preflight.OfAlgorithm(uc)),
+		renewal: report.Renewal, holders: report.Holders, controlPlaneHolders: report.ControlPlaneHolders,
 	}
 	if p.Retire == v1alpha1.RetireWhenUnused {
 		p.RetireTimeoutSeconds = key.RetireTimeoutSeconds
 	}
-	if uc.Spec.Infrastructure.Adopted() {
+	if uc.Spec.Infrastructure.Kubeadm != nil {
 		p.LeftCopies = append(p.LeftCopies, leftCopies...)
 	}
-	report, err := c.inspect(ctx, uc)
-	p.Nodes = append(p.Nodes, report.Nodes...)
-	p.LegacySecrets, p.renewal = report.LegacySecrets, report.Renewal
-	p.holders, p.controlPlaneHolders = report.Holders, report.ControlPlaneHolders
-	p.Findings = preflight.Merge(report.Findings, preflight.OfAlgorithm(uc))
-	return p, err
+	return p
 }
 
 // writePreview shows people what a rotation will do; unseen is why the user cluster could not be inspected.
