@@ -155,6 +155,43 @@ type InfrastructureStatus struct {
 	// Local is what was observed of a local cluster.
 	// +optional
 	Local *LocalInfrastructureStatus `json:"local,omitempty"`
+	// Kubeadm is what was observed of a cluster that kubeadm made.
+	// +optional
+	Kubeadm *KubeadmInfrastructureStatus `json:"kubeadm,omitempty"`
+}
+
+// KubeadmInfrastructureStatus is what was observed of a cluster that kubeadm made.
+type KubeadmInfrastructureStatus struct {
+	// Retired are the key versions that rotations took away, the oldest first. A node that comes back with one of them, as
+	// from a backup, is brought up.
+	// +listType=map
+	// +listMapKey=version
+	// +kubebuilder:validation:MaxItems=20
+	// +optional
+	Retired []RetiredKey `json:"retired,omitempty"`
+	// Leftovers are files of control-plane nodes with a private key of some key version that Keyturn does not delete,
+	// because something else is in the file too, or because the key is in use.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=20
+	// +optional
+	Leftovers []LeftoverKey `json:"leftovers,omitempty"`
+}
+
+// RetiredKey is a key version that was retired.
+type RetiredKey struct {
+	Version int32 `json:"version"`
+	// KeyID is the kid of tokens that were signed with it.
+	// +kubebuilder:validation:MaxLength=100
+	KeyID string `json:"keyID"`
+}
+
+// LeftoverKey is a file with a private key.
+type LeftoverKey struct {
+	// Node is the node that has the file.
+	Node string `json:"node"`
+	Path string `json:"path"`
+	// KeyID is the kid of tokens that are signed with the key.
+	KeyID string `json:"keyID"`
 }
 
 // LocalInfrastructureStatus is what was observed of a local cluster.

@@ -81,6 +81,12 @@ const (
 	// AnnotationReleaseForeignKeys is put on a UserCluster with kids, separated by commas, of keys that API servers accept
 	// and Keyturn did not make: a rotation may take them away.
 	AnnotationReleaseForeignKeys = "keyturn.dev/release-foreign-keys"
+	// AnnotationRetryChange is put on a UserCluster, with a new value each time, to have a change of a control-plane node
+	// tried again that was undone, because kube-apiserver did not become ready with it.
+	AnnotationRetryChange = "keyturn.dev/retry-change"
+	// AnnotationLeaveCluster is put on a UserCluster that is being deleted, with a reason as its value, to delete it although
+	// its cluster cannot be released: nobody reaches that any more.
+	AnnotationLeaveCluster = "keyturn.dev/leave-cluster"
 	// AnnotationShowTokens is put on a UserCluster, with a new value each time, to have the tokens that live shown in
 	// status.ksaSigningKey.tokens.
 	AnnotationShowTokens = "keyturn.dev/show-tokens"

@@ -116,13 +116,14 @@ const (
 )
 
 // Algorithm is a JWS algorithm by which tokens are signed (RFC 7518, section 3.1).
-// +kubebuilder:validation:Enum=RS256;ES256
 type Algorithm string
 
-// The algorithms of signing keys: RSA with 2048 bits, and ECDSA on P-256.
+// The algorithms of signing keys: RSA, which Keyturn makes with 2048 bits, and ECDSA on P-256 and on P-384. Keyturn makes
+// no keys of the last; a cluster that it adopts may have one.
 const (
 	RS256 Algorithm = "RS256"
 	ES256 Algorithm = "ES256"
+	ES384 Algorithm = "ES384"
 )
 
 // KSASigningKey says which key version is wanted.
@@ -164,6 +165,7 @@ type KSASigningKey struct {
 	// +optional
 	RetireTimeoutSeconds int32 `json:"retireTimeoutSeconds,omitempty"`
 	// Algorithm is that of the next key version that is generated.
+	// +kubebuilder:validation:Enum=RS256;ES256
 	// +kubebuilder:default=RS256
 	Algorithm Algorithm `json:"algorithm"`
 	// Issuer is the issuer of all tokens, an https URL. Rotations do not change it, since verifiers know tokens by it.

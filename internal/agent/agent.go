@@ -246,7 +246,7 @@ func (a Agent) emptyKeyDir() error {
 // read reads the host.
 func (a Agent) read(ctx context.Context, d *dirs) (Host, error) {
 	h := Host{Files: map[File][]byte{}}
-	for _, file := range append([]File{{State, undoFile}}, undoable...) {
+	for _, file := range append([]File{{State, undoFile}, {Manifests, managerFile}}, undoable...) {
 		if d.all[file.Dir] == nil {
 			continue
 		}
@@ -294,7 +294,7 @@ func decode[T any](h Host, name string, into **T) error {
 
 // temporary are the names of what Dir.Replace leaves when it is cut off.
 var temporary = regexp.MustCompile(
-	`^\.(sa\.(pub|key)|(kube-apiserver|keyturn-signer)\.yaml|(configured|undo)\.json)\.[0-9A-Z]{26}$`)
+	`^\.(sa\.(pub|key)|(kube-apiserver|keyturn-signer|kube-controller-manager)\.yaml|(configured|undo)\.json)\.[0-9A-Z]{26}$`)
 
 // maxKeyFile is far above a file with an RSA key.
 const maxKeyFile = 1 << 16

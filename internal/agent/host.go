@@ -39,6 +39,7 @@ const (
 	privateFile    = "sa.key"
 	serverManifest = "kube-apiserver.yaml"
 	signerManifest = "keyturn-signer.yaml"
+	managerFile    = "kube-controller-manager.yaml"
 	stateFile      = "configured.json"
 	undoFile       = "undo.json"
 )

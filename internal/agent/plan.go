@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/keyturn/keyturn/internal/agent/manifest"
 	"github.com/keyturn/keyturn/internal/hint"
@@ -105,8 +107,12 @@ func planConverge(s keySet, h Host, p Paths) ([]Action, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	manager, err := planManager(s, h)
+	if err != nil {
+		return nil, "", err
+	}
 	// The stage goes first: it fences late orders from a node on which a crash left the rest half done.
-	actions := slices.Concat(configured, keys, signer, restart)
+	actions := slices.Concat(configured, keys, signer, restart, manager)
 	if server != nil && (h.Undo == nil || h.Undo.Restart != s.order.Restart) {
 		keep, err := planKeep(s, h, server.Content)
 		if err != nil {
@@ -161,7 +167,7 @@ func checkUndo(o Order, last *Change) error {
 		return nil
 	case last.Phase == Undone && last.Restart == o.Restart:
 		return ErrUndone
-	case last.Phase == Undoing, last.Phase == Pending && last.Restart != o.Restart:
+	case last.Phase == Undoing, last.Phase == Pending && last.Restart != o.Restart && last.Restart != o.Again:
 		return hint.Errorf("settle or undo it first", "%w", ErrUnsettled)
 	}
 	return nil
@@ -195,6 +201,23 @@ func planSigner(s keySet, h Host, p Paths) (actions []Action, err error) {
 		actions = append(actions, Action{File: file, Content: pod})
 	}
 	return actions, nil
+}
+
+// planManager has kube-controller-manager started again, which reads sa.key then. A node without one needs nothing.
+func planManager(s keySet, h Host) ([]Action, error) {
+	file := File{Manifests, managerFile}
+	if s.order.Manager == "" || h.Files[file] == nil {
+		return nil, nil
+	}
+	m, err := manifest.ParseOf(manifest.Manager, h.Files[file])
+	if err != nil {
+		return nil, err
+	}
+	next, err := m.SetAnnotation(manifest.RestartAnnotation, s.order.Manager)
+	if err != nil || bytes.Equal(next.Text(), m.Text()) {
+		return nil, err
+	}
+	return []Action{{File: file, Content: next.Text()}}, nil
 }
 
 // planServer changes the manifest of kube-apiserver, which restarts it, unless that has to wait. It returns nil if
@@ -254,6 +277,9 @@ func planKeep(s keySet, h Host, after []byte) ([]Action, error) {
 	}
 	for _, file := range undoable {
 		c.Before[file] = h.Files[file]
+	}
+	if h.Undo != nil && h.Undo.Phase == Pending {
+		c.Before = h.Undo.Before // the same change again
 	}
 	return planPhase(c)
 }
@@ -382,4 +408,23 @@ func RestartMark(k rotation.Keys, attempt int) string {
 		source = "external"
 	}
 	return fmt.Sprintf("%s stage %d attempt %d", source, k.Stage(), attempt)
+}
+
+// managerMark begins the values of ManagerMark.
+const managerMark = "sign "
+
+// ManagerMark returns a value of Order.Manager: of the key version with which kube-controller-manager is to sign.
+func ManagerMark(version int) string { return managerMark + strconv.Itoa(version) }
+
+// ManagerVersion returns the key version of a ManagerMark; 0 for any other value.
+func ManagerVersion(mark string) int {
+	version, ok := strings.CutPrefix(mark, managerMark)
+	if !ok {
+		return 0
+	}
+	v, err := strconv.Atoi(version)
+	if err != nil || v < 1 || ManagerMark(v) != mark {
+		return 0
+	}
+	return v
 }

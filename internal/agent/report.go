@@ -79,11 +79,15 @@ type Found struct {
 	Public  []string `json:"public"`
 	Private string   `json:"private"`
 	// KeyProblem is why sa.pub or sa.key cannot be read.
-	KeyProblem string  `json:"keyProblem,omitempty"`
-	Server     Server  `json:"server"`
-	Signer     *Signer `json:"signer,omitempty"`
+	KeyProblem string `json:"keyProblem,omitempty"`
+	Server     Server `json:"server"`
+	// Manager is the value of the annotation of kube-controller-manager that Order.Manager writes; empty when it has none.
+	Manager string  `json:"manager,omitempty"`
+	Signer  *Signer `json:"signer,omitempty"`
 	// Change is the state of the last change that is not settled; empty when there is none.
 	Change Phase `json:"change,omitempty"`
+	// Mark is the value of Order.Restart of that change.
+	Mark string `json:"mark,omitempty"`
 	// Leftovers are private keys of versions that the order knows, in other files, in the directories that the agent sees.
 	Leftovers []Leftover `json:"leftovers,omitempty"`
 }
@@ -133,7 +137,10 @@ func (h Host) found(s keySet, p Paths, path func(File) string) *Found {
 		f.Signer = &Signer{Manifest: pod, Keys: h.Served, Serving: h.Serving}
 	}
 	if h.Undo != nil {
-		f.Change = h.Undo.Phase
+		f.Change, f.Mark = h.Undo.Phase, h.Undo.Restart
+	}
+	if m, err := manifest.ParseOf(manifest.Manager, h.Files[File{Manifests, managerFile}]); err == nil {
+		f.Manager, _ = m.Annotation(manifest.RestartAnnotation)
 	}
 	for _, k := range h.Keys {
 		if _, ok := s.known[k.Kid]; !ok && !slices.Contains(s.order.Retired, k.Kid) {

@@ -7,6 +7,7 @@ package controlplane
 
 import (
 	"context"
+	"crypto"
 	"errors"
 
 	"k8s.io/client-go/rest"
@@ -69,13 +70,39 @@ type State struct {
 	Endpoint string
 	// Home identifies where the control plane runs, for adapters of which each knows the clusters of one host only.
 	Home string
-	// Waiting is in words what else is missing (etcd, the load balancer, a scheduler …); empty when nothing is.
+	// Waiting is in words what else is missing (etcd, the load balancer, a scheduler …); empty when nothing is. Blocked
+	// means that somebody must act before it ends.
 	Waiting string
+	Blocked bool
+	// Leftovers are files with a private key that nobody deletes but a person. They are known if LeftoversKnown says so.
+	Leftovers      []Leftover
+	LeftoversKnown bool
+}
+
+// Leftover is a file with a private key of some key version on a machine of the control plane.
+type Leftover struct {
+	Server, Path, KeyID string
 }
 
 // ErrStale means that a target is behind what the control plane holds: somebody has acted on a later plan. Observe
 // again.
 var ErrStale = errors.New("the target is older than what the control plane has")
+
+// BlockedError is an error that lasts until somebody acts.
+type BlockedError struct{ error }
+
+// Blocked returns an error that lasts until somebody acts.
+func Blocked(err error) error { return &BlockedError{err} }
+
+// Unwrap returns the error itself.
+func (e *BlockedError) Unwrap() error { return e.error }
+
+// Adopter is what an Adapter implements besides whose clusters somebody else made.
+type Adopter interface {
+	// SigningKey returns the private key of a kid, with which the API servers sign. It changes nothing that an API server
+	// reads. It is asynchronous as Converge is: nil without an error means not yet.
+	SigningKey(ctx context.Context, keyID string) (crypto.Signer, error)
+}
 
 // ErrNoLedger means that an API server has no ledger, because it signs with files or its signer keeps none. Which of its
 // tokens live is not known.
@@ -118,7 +145,8 @@ type Adapter interface {
 	// Config returns how to reach an API server by client certificate: the one named, or, with an empty name, any by
 	// the load balancer.
 	Config(ctx context.Context, server string) (*rest.Config, error)
-	// AdminKubeconfig returns a kubeconfig file for the cluster's administrator.
+	// AdminKubeconfig returns a kubeconfig file for the cluster's administrator. It is not called for a cluster that
+	// somebody else made, whose administrators have theirs.
 	AdminKubeconfig(ctx context.Context) ([]byte, error)
 	// Delete removes all that Converge made. It reports true when nothing is left. It needs no more of the cluster's
 	// spec than its name, so that a cluster which could never be made can be deleted.

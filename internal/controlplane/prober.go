@@ -138,6 +138,52 @@ func (p *Prover) Prove(ctx context.Context, q Question) (Proof, error) {
 	return Proof{}, webhooks.Explain(ctx, whole, err, webhooks.Proof...)
 }
 
+// Served is what an API server shows of its keys without a question about any of them.
+type Served struct {
+	// Keys are those in its JWKS.
+	Keys jwks.Set
+	// SigningKeyID is the kid of a token that it issued, and IssuedAt the time of that by its own clock.
+	SigningKeyID string
+	IssuedAt     time.Time
+	// External means that a signer signed that token. Kubernetes demands a typ of the headers that signers make, and
+	// kube-apiserver itself writes none.
+	External bool
+}
+
+// Served asks one API server which keys it has. If it has a signer, it asks that first, as in Prove.
+func (p *Prover) Served(ctx context.Context, cluster types.UID, cfg *rest.Config) (s Served, err error) {
+	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
+	defer cancel()
+	client, err := p.Clients.asker(cluster, cfg)
+	if err != nil {
+		return s, err
+	}
+	q := Question{Cluster: cluster, Config: cfg}
+	issuer, err := p.fetch(ctx, client, q)
+	if err != nil {
+		return s, fmt.Errorf("making %s ask its signer: %w", cfg.Host, err)
+	}
+	issued, err := issue(ctx, client)
+	if err != nil {
+		return s, fmt.Errorf("requesting a token from %s: %w", cfg.Host, err)
+	}
+	if err := p.checkIssuer(q, issuer, issued); err != nil {
+		return s, fmt.Errorf("making %s ask its signer: %w", cfg.Host, err)
+	}
+	header, _, err := token.ParseUnverified(issued)
+	if err != nil {
+		return s, fmt.Errorf("reading the token that %s issued: %w", cfg.Host, err)
+	}
+	if _, s.IssuedAt, err = claimsOf(issued); err != nil {
+		return s, fmt.Errorf("reading the token that %s issued: %w", cfg.Host, err)
+	}
+	s.SigningKeyID, s.External = header.KeyID, header.Type != ""
+	if s.Keys, err = servedKeys(ctx, client); err != nil {
+		return s, fmt.Errorf("reading the JWKS of %s: %w", cfg.Host, err)
+	}
+	return s, nil
+}
+
 func (p *Prover) prove(ctx context.Context, client asker, q Question) (proof Proof, err error) {
 	host, issuer := q.Config.Host, ""
 	if q.External {

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"crypto"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,18 +15,24 @@ import (
 // Generate makes the key pair of a version that no store has yet. The algorithm is RS256 or ES256.
 // Pass crypto/rand.Reader: see token.GenerateKey.
 func Generate(rand io.Reader, version int, algorithm string) (KeyPair, error) {
-	if err := checkAlgorithm(algorithm); err != nil {
-		return KeyPair{}, fmt.Errorf("generating key version %d: %w", version, err)
+	if algorithm != jwks.RS256 && algorithm != jwks.ES256 {
+		return KeyPair{}, fmt.Errorf("generating key version %d: algorithm %q is neither %s nor %s",
+			version, algorithm, jwks.RS256, jwks.ES256)
 	}
 	signer, err := token.GenerateKey(rand, algorithm)
 	if err != nil {
 		return KeyPair{}, fmt.Errorf("generating key version %d: %w", version, err)
 	}
-	kid, err := jwks.KeyID(signer.Public())
+	return New(version, signer)
+}
+
+// New returns the key pair of a private key, with the algorithm and the kid that kube-apiserver gives it.
+func New(version int, signer crypto.Signer) (KeyPair, error) {
+	key, err := jwks.NewKey(signer.Public())
 	if err != nil {
-		return KeyPair{}, fmt.Errorf("generating key version %d: %w", version, err)
+		return KeyPair{}, fmt.Errorf("key version %d: %w", version, err)
 	}
-	k := KeyPair{Version: version, Algorithm: algorithm, KeyID: kid, Signer: signer}
+	k := KeyPair{Version: version, Algorithm: key.Algorithm, KeyID: key.KeyID, Signer: signer}
 	return k, k.Validate()
 }
 
@@ -49,21 +56,11 @@ func (k KeyPair) check() error {
 	if err != nil {
 		return err
 	}
-	if err := checkAlgorithm(key.Algorithm); err != nil {
-		return err
-	}
 	if k.Algorithm != key.Algorithm {
 		return fmt.Errorf("its algorithm is %s, that of its key %s", k.Algorithm, key.Algorithm)
 	}
 	if k.KeyID != key.KeyID {
 		return errors.New("its kid is not that of its key")
-	}
-	return nil
-}
-
-func checkAlgorithm(algorithm string) error {
-	if algorithm != jwks.RS256 && algorithm != jwks.ES256 {
-		return fmt.Errorf("algorithm %q is neither %s nor %s", algorithm, jwks.RS256, jwks.ES256)
 	}
 	return nil
 }

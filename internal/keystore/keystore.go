@@ -24,7 +24,7 @@ type Cluster struct {
 type KeyPair struct {
 	// Version counts from 1.
 	Version int
-	// Algorithm is the JWS algorithm of its signatures: "RS256" or "ES256".
+	// Algorithm is the JWS algorithm of its signatures: "RS256", "ES256", or "ES384" of a key that was adopted.
 	Algorithm string
 	// KeyID is the kid of tokens signed with it.
 	KeyID string

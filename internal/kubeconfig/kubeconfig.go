@@ -101,14 +101,27 @@ func decode(data []byte) (file, error) {
 	strict, err := kjson.UnmarshalStrict(asJSON, &f)
 	for _, problem := range strict {
 		if field, ok := errors.AsType[kjson.FieldError](problem); ok {
-			return f, fmt.Errorf("field %.200q is not allowed: only server, certificate-authority-data, "+
-				"client-certificate-data and client-key-data are used", field.FieldPath())
+			return f, fmt.Errorf("field %.200q is not allowed%s: only server, certificate-authority-data, "+
+				"client-certificate-data and client-key-data are used", field.FieldPath(), reasonFor(field.FieldPath()))
 		}
 	}
 	if err != nil || len(strict) > 0 {
 		return f, errors.New("some field is not of its type")
 	}
 	return f, nil
+}
+
+// reasons are why some fields are not allowed.
+var reasons = map[string]string{
+	"token":                    ", since a token of a service account of that cluster dies with the key that is rotated",
+	"tokenFile":                ", since a token of a service account of that cluster dies with the key that is rotated",
+	"exec":                     ", since it starts a program",
+	"insecure-skip-tls-verify": ", since anybody could pass for that cluster",
+}
+
+// reasonFor returns why a field is not allowed; empty where that is plain.
+func reasonFor(path string) string {
+	return reasons[path[strings.LastIndex(path, ".")+1:]]
 }
 
 func (f file) check() error {

@@ -29,7 +29,8 @@ func decide(o Observed, now time.Time) Decision {
 	wrong, hidden := broken(o), unseen(o)
 	if wrong != "" || hidden != "" {
 		return Decision{
-			Action: Action{Kind: Wait}, Waiting: cmp.Or(wrong, hidden), Blocked: wrong != "", Blind: hidden != "",
+			Action: Action{Kind: Wait}, Waiting: cmp.Or(wrong, hidden), Blind: hidden != "",
+			Blocked: wrong != "" || o.ControlPlaneBlocked,
 		}
 	}
 	if o.Adopted && len(o.Stored) == 0 {

@@ -67,8 +67,10 @@ type Observed struct {
 	Bootstrap Keys
 	// ControllerManagers are the kube-controller-managers, the second kind of signer.
 	ControllerManagers []ControllerManager
-	// ControlPlaneWaiting is what else the control plane lacks, in words; empty when nothing.
+	// ControlPlaneWaiting is what else the control plane lacks, in words; empty when nothing. ControlPlaneBlocked means
+	// that a person must act.
 	ControlPlaneWaiting string
+	ControlPlaneBlocked bool
 	// Held are the key versions whose private half some machine of the control plane has on disk, ascending.
 	Held []int
 	// ForeignMayGo are the kids of foreign keys that the user has released: API servers may stop to accept them.

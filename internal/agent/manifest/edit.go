@@ -30,7 +30,7 @@ func (m *Manifest) apply(splices []splice, change func(meaning map[string]any)) 
 	for _, s := range splices {
 		lines = slices.Replace(lines, s.at, s.at+s.remove, s.insert)
 	}
-	next, err := parse([]byte(strings.Join(lines, "")))
+	next, err := parse(m.component, []byte(strings.Join(lines, "")))
 	if err != nil {
 		return nil, errors.Join(errMeaning, err)
 	}

@@ -24,16 +24,21 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// Container is the name of the container in which kube-apiserver runs, and of its program.
-const Container = "kube-apiserver"
+// Container is the name of the container in which kube-apiserver runs, and of its program; Manager is the same of
+// kube-controller-manager.
+const (
+	Container = "kube-apiserver"
+	Manager   = "kube-controller-manager"
+)
 
 // maxSize is far above what kubeadm writes: 4 kB.
 const maxSize = 1 << 18
 
-// Manifest is the static pod manifest of a kube-apiserver.
+// Manifest is the static pod manifest of a kube-apiserver, or of another component.
 type Manifest struct {
-	lines []string
-	root  *yamlv3.Node
+	component string
+	lines     []string
+	root      *yamlv3.Node
 	// meaning is what the kubelet decodes, as JSON; pod is the part of it that is read here.
 	meaning []byte
 	pod     pod
@@ -42,19 +47,22 @@ type Manifest struct {
 }
 
 // Parse reads a manifest: one pod in YAML, in which one container runs kube-apiserver.
-func Parse(text []byte) (*Manifest, error) {
-	m, err := parse(text)
+func Parse(text []byte) (*Manifest, error) { return ParseOf(Container, text) }
+
+// ParseOf reads the manifest of another component, such as Manager, of which only annotations are edited.
+func ParseOf(component string, text []byte) (*Manifest, error) {
+	m, err := parse(component, text)
 	if err != nil {
-		return nil, fmt.Errorf("reading the manifest of kube-apiserver: %w", err)
+		return nil, fmt.Errorf("reading the manifest of %s: %w", component, err)
 	}
 	return m, nil
 }
 
-func parse(text []byte) (*Manifest, error) {
+func parse(component string, text []byte) (*Manifest, error) {
 	if len(text) > maxSize {
 		return nil, fmt.Errorf("it is longer than %d bytes", maxSize)
 	}
-	m := &Manifest{lines: strings.SplitAfter(string(text), "\n")}
+	m := &Manifest{component: component, lines: strings.SplitAfter(string(text), "\n")}
 	if err := m.checkLines(); err != nil {
 		return nil, err
 	}
@@ -109,12 +117,12 @@ func (m *Manifest) checkPod() error {
 	if m.pod.APIVersion != "v1" || m.pod.Kind != "Pod" {
 		return errors.New("it is not a Pod of v1")
 	}
-	m.index = slices.IndexFunc(m.pod.Spec.Containers, func(c container) bool { return c.Name == Container })
+	m.index = slices.IndexFunc(m.pod.Spec.Containers, func(c container) bool { return c.Name == m.component })
 	if m.index < 0 {
-		return fmt.Errorf("it has no container %s", Container)
+		return fmt.Errorf("it has no container %s", m.component)
 	}
-	if c := m.container().Command; len(c) == 0 || path.Base(c[0]) != Container {
-		return fmt.Errorf("the command of its container does not begin with %s", Container)
+	if c := m.container().Command; len(c) == 0 || path.Base(c[0]) != m.component {
+		return fmt.Errorf("the command of its container does not begin with %s", m.component)
 	}
 	return nil
 }
