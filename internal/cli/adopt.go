@@ -254,7 +254,11 @@ func (p adoptionPreview) write(w io.Writer) error {
 // writeActions shows people what adopting the cluster does.
 func (p adoptionPreview) writeActions(w io.Writer) {
 	fmt.Fprintln(w, "Adopting it:")
-	if p.storesKubeconfig {
+	switch {
+	case p.KubeconfigSecret == "":
+		fmt.Fprintf(w, "  waits until keyturn-controller runs with --own-cluster=%s/%s, since it is the admin cluster itself\n",
+			v1alpha1.SystemNamespace, p.Cluster)
+	case p.storesKubeconfig:
 		fmt.Fprintf(w, "  keeps the kubeconfig in Secret %s of the admin cluster\n", p.KubeconfigSecret)
 	}
 	fmt.Fprintln(w, "  runs keyturn-agent on the control-plane nodes until one has handed over the private key, sealed to the controller")

@@ -112,6 +112,9 @@ func TestAdoptedPreview(t *testing.T) {
 func TestDescribeAdopted(t *testing.T) {
 	a, out, _ := testEnv()
 	uc := adopted(3)
+	uc.Status.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructureStatus{
+		Leftovers: []v1alpha1.LeftoverKey{{Node: "cp-2", Path: "/etc/kubernetes/pki/sa.key.old", KeyID: "abc"}},
+	}
 	uc.CreationTimestamp = metav1.NewTime(a.Now().Add(-time.Hour))
 	if err := a.clusterTable(out, []v1alpha1.UserCluster{*uc}); err != nil {
 		t.Fatal(err)
@@ -120,6 +123,9 @@ func TestDescribeAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "describe-adopted.txt", out.String())
+	if s := rotationOf(uc); len(s.Leftovers) != 1 {
+		t.Errorf("status shows the leftovers %v", s.Leftovers)
+	}
 	own := adopted(1)
 	own.Spec.Infrastructure.Kubeadm.KubeconfigSecret = ""
 	out.Reset()

@@ -84,7 +84,8 @@ func (a *app) describeAll(w io.Writer, clusters []v1alpha1.UserCluster) error {
 
 func (a *app) describeOne(w io.Writer, uc *v1alpha1.UserCluster) error {
 	for _, part := range []func(io.Writer, *v1alpha1.UserCluster) error{
-		a.describeCluster, a.describeKey, a.describeFleet, a.describePublications, a.describeServers, a.describePools, a.describeConditions,
+		a.describeCluster, a.describeKey, a.describeFleet, a.describePublications, a.describeServers, a.describeLeftovers, a.describePools,
+		a.describeConditions,
 	} {
 		if err := part(w, uc); err != nil {
 			return err
@@ -185,6 +186,28 @@ func (a *app) describeServers(w io.Writer, uc *v1alpha1.UserCluster) error {
 	rows := [][]string{{"NAME", "READY", "SIGNS", "ACCEPTS", "ENDPOINT"}}
 	for _, s := range uc.Status.APIServers {
 		rows = append(rows, []string{s.Name, fmt.Sprint(s.Ready), fmt.Sprint(s.SigningVersion), fmt.Sprint(s.AcceptedVersions), s.Endpoint})
+	}
+	return table(w, "  ", rows...)
+}
+
+// leftovers are files of control-plane nodes with private keys that Keyturn does not delete.
+func leftovers(uc *v1alpha1.UserCluster) []v1alpha1.LeftoverKey {
+	if k := uc.Status.Infrastructure.Kubeadm; k != nil {
+		return k.Leftovers
+	}
+	return nil
+}
+
+// describeLeftovers shows nothing where there are none.
+func (a *app) describeLeftovers(w io.Writer, uc *v1alpha1.UserCluster) error {
+	all := leftovers(uc)
+	if len(all) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "Private keys left on nodes:")
+	rows := [][]string{{"NODE", "FILE", "KID"}}
+	for _, l := range all {
+		rows = append(rows, []string{l.Node, l.Path, l.KeyID})
 	}
 	return table(w, "  ", rows...)
 }
