@@ -101,5 +101,9 @@ const (
 // KubeconfigSecretName names the Secret that holds the administrator's kubeconfig of a user cluster.
 func KubeconfigSecretName(cluster string) string { return cluster + "-kubeconfig" }
 
+// AdoptedKubeconfigSecretName names the Secret in which gkectl keeps the kubeconfig by which the controller reaches an
+// adopted cluster.
+func AdoptedKubeconfigSecretName(cluster string) string { return cluster + "-adopted-kubeconfig" }
+
 // CredentialsSecretName names the Secret in which gkectl keeps the service account key that registers a cluster.
 func CredentialsSecretName(cluster string) string { return cluster + "-gke-connect" }

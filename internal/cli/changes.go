@@ -42,6 +42,10 @@ func compare(list *[]string, field string, from, to any) {
 
 // infrastructure compares all but the node pools.
 func (d *differences) infrastructure(a, b v1alpha1.Infrastructure) {
+	if a.Kubeadm != nil && b.Kubeadm != nil {
+		d.kubeadm(*a.Kubeadm, *b.Kubeadm)
+		return
+	}
 	if a.Local == nil || b.Local == nil {
 		d.fix("infrastructure", cmp.Or(a.Name(), "another"), cmp.Or(b.Name(), "another"))
 		return
@@ -50,6 +54,11 @@ func (d *differences) infrastructure(a, b v1alpha1.Infrastructure) {
 	d.fix("network.serviceCIDR", a.Local.Network.ServiceCIDR, b.Local.Network.ServiceCIDR)
 	d.fix("network.podCIDR", a.Local.Network.PodCIDR, b.Local.Network.PodCIDR)
 	d.fix("masterNode.replicas", a.Local.ControlPlane.Replicas, b.Local.ControlPlane.Replicas)
+}
+
+func (d *differences) kubeadm(a, b v1alpha1.KubeadmInfrastructure) {
+	d.fix("infrastructure.kubeadm.kubeconfigSecret", cmp.Or(a.KubeconfigSecret, "none"), cmp.Or(b.KubeconfigSecret, "none"))
+	d.update("infrastructure.kubeadm.shutdownSendRetryAfter", a.ShutdownSendRetryAfter, b.ShutdownSendRetryAfter)
 }
 
 func (d *differences) key(a, b v1alpha1.KSASigningKey) {
@@ -75,6 +84,9 @@ func sourceChange(old, wanted *v1alpha1.UserCluster) string {
 		return ""
 	}
 	n := wantedServers(old)
+	if old.Spec.Infrastructure.Kubeadm != nil {
+		return fmt.Sprintf("~ ksaSigningKey.source: %s -> %s (%s)", from, to, convertsEach(n))
+	}
 	restart := fmt.Sprintf("restarts %d API servers once, one at a time", n)
 	if n == 1 {
 		restart = "restarts the only API server once: AN INTERRUPTION of the Kubernetes API"

@@ -25,6 +25,10 @@ are shown at once, and the exit code is 2 when there are some.`,
 		if err != nil {
 			return err
 		}
+		if c.file.Adopts() {
+			fmt.Fprintf(a.Out, "%s is valid: user cluster %s, which kubeadm made.\n", path, c.Name)
+			return nil
+		}
 		version := kubernetesVersion(c.UserCluster)
 		fmt.Fprintf(a.Out, "%s is valid: user cluster %s with Kubernetes %s.\n", path, c.Name, version)
 		return nil

@@ -73,11 +73,15 @@ func (a *app) root() *cobra.Command {
 		Long: `gkectl creates clusters and rotates the keys with which they sign Kubernetes service account (KSA) tokens,
 while everything that uses a token keeps working.
 
-An admin cluster keeps the user clusters; a configuration file describes each of those.`,
+An admin cluster keeps the user clusters; a configuration file describes each of those. A user cluster is one that
+gkectl creates, or one that kubeadm made and that it adopts.`,
 		Example: `  # From nothing to a user cluster.
   gkectl create admin
   gkectl create-config cluster
   gkectl create cluster --config user-cluster.yaml
+
+  # Or have Keyturn rotate the keys of a cluster that kubeadm made.
+  gkectl adopt --config prod.yaml --kubeconfig kubeconfig
 
   # Rotate its KSA signing key, and look how far that is.
   gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig
@@ -85,7 +89,7 @@ An admin cluster keeps the user clusters; a configuration file describes each of
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	},
-		a.create(), a.createConfig(), a.checkConfig(), a.update(), a.delete(), a.list(), a.describe(), a.version(), exitCodes())
+		a.create(), a.adopt(), a.createConfig(), a.checkConfig(), a.update(), a.delete(), a.list(), a.describe(), a.version(), exitCodes())
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)

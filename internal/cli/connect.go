@@ -28,6 +28,7 @@ const requestTimeout = 30 * time.Second
 // admin is the admin cluster, read and written without a cache.
 type admin struct {
 	client client.WithWatch
+	config *rest.Config
 }
 
 // connect reaches the admin cluster of a kubeconfig file. No request is made yet.
@@ -53,7 +54,7 @@ func (a *app) connect(path string) (admin, error) {
 	if err != nil {
 		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig file %s: %w", path, err)
 	}
-	return admin{client: c}, nil
+	return admin{client: c, config: config}, nil
 }
 
 func userAgent() string { return "gkectl/" + version.Get().Version }

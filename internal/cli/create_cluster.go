@@ -36,6 +36,10 @@ It can be run again when it was interrupted: it then waits for the cluster that 
 		if err != nil {
 			return err
 		}
+		if uc.file.Adopts() {
+			return usage("adopt it with `gkectl adopt --config "+path+"`",
+				"user cluster %s is one that kubeadm made: there is nothing to create", uc.Name)
+		}
 		file := userKubeconfig(path, uc.Name)
 		if err := admin.checkKubeconfig(ctx, uc.Name, file); err != nil {
 			return err
@@ -72,11 +76,11 @@ func (a *app) createObject(ctx context.Context, c admin, w wanted) error {
 	if !isMissing(err) {
 		return err
 	}
-	secret, err := c.credentials(ctx, w.Name, "", w.key != nil)
+	own, err := c.secrets(ctx, w, "")
 	if err != nil {
 		return err
 	}
-	err = secret.withKey(ctx, w.key, func() error {
+	err = own.with(ctx, func() error {
 		bounded, cancel := context.WithTimeout(ctx, requestTimeout)
 		defer cancel()
 		return c.client.Create(bounded, w.DeepCopy())
@@ -96,12 +100,12 @@ func (a *app) sameObject(ctx context.Context, c admin, old *v1alpha1.UserCluster
 	if old.DeletionTimestamp != nil {
 		return refused("wait until it is gone; `gkectl list clusters` shows it", "user cluster %s is being deleted", w.Name)
 	}
-	secret, err := c.credentials(ctx, w.Name, old.UID, w.key != nil)
+	own, err := c.secrets(ctx, w, old.UID)
 	if err != nil {
 		return err
 	}
 	fixed, updates := changes(old, w.UserCluster)
-	if len(fixed)+len(updates) > 0 || !secret.hold(w.key) {
+	if len(fixed)+len(updates) > 0 || !own.asWanted() {
 		return refused("change it with `gkectl update cluster`, or choose another name",
 			"user cluster %s exists already, and is not as the configuration file describes it", w.Name)
 	}

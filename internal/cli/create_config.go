@@ -16,7 +16,7 @@ import (
 func (a *app) createConfig() *cobra.Command {
 	return group(&cobra.Command{
 		Use: "create-config", Short: "Write a configuration file to begin with", Example: "  gkectl create-config cluster",
-	}, a.createConfigCluster())
+	}, a.createConfigCluster(), a.createConfigPatches())
 }
 
 func (a *app) createConfigCluster() *cobra.Command {

@@ -16,22 +16,40 @@ import (
 	"github.com/keyturn/keyturn/internal/config"
 )
 
-// credentials is the Secret in the admin cluster that holds the service account key by which the controller reaches
-// the fleet of one cluster. A Secret of its name that is not labelled as the cluster's belongs to somebody else. It is
-// made before the cluster, and gets the cluster's UID from the controller.
+// credentials is a Secret in the admin cluster by which the controller reaches something of one cluster: its fleet, or the
+// cluster itself. A Secret of its name that is not labelled as the cluster's belongs to somebody else. It is made before the
+// cluster, and gets the cluster's UID from the controller.
 type credentials struct {
-	admin   admin
-	cluster string
+	admin admin
+	// cluster is the name of the cluster, name that of the Secret, and key where that has its content.
+	cluster, name, key string
 	// found is the Secret as it was read; nil when there is none.
 	found *corev1.Secret
 }
 
-// credentials reads the Secret of a cluster, whose UID is empty while it does not exist. Only a verb that needs it to
-// hold a key has to find no foreign one there.
-func (c admin) credentials(ctx context.Context, cluster string, uid types.UID, needed bool) (credentials, error) {
+// fleetKey reads the Secret that holds the service account key for the fleet of a cluster, whose UID is empty while it does
+// not exist. Only a verb that needs it to hold a key has to find no foreign one there.
+func (c admin) fleetKey(ctx context.Context, cluster string, uid types.UID, needed bool) (credentials, error) {
+	s := credentials{admin: c, cluster: cluster, name: v1alpha1.CredentialsSecretName(cluster), key: v1alpha1.CredentialsKey}
+	return s.read(ctx, uid, needed)
+}
+
+// adoptedKubeconfig is the same for the kubeconfig of an adopted cluster. Unless it is needed, it is not read: gkectl has
+// not made it then.
+func (c admin) adoptedKubeconfig(ctx context.Context, cluster string, uid types.UID, needed bool) (credentials, error) {
+	s := credentials{
+		admin: c, cluster: cluster, name: v1alpha1.AdoptedKubeconfigSecretName(cluster), key: v1alpha1.KubeconfigKey,
+	}
+	if !needed {
+		return s, nil
+	}
+	return s.read(ctx, uid, needed)
+}
+
+func (s credentials) read(ctx context.Context, uid types.UID, needed bool) (credentials, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	s := credentials{admin: c, cluster: cluster}
+	c, cluster := s.admin, s.cluster
 	found := s.empty()
 	switch err := c.client.Get(ctx, client.ObjectKeyFromObject(found), found); {
 	case isMissing(err):
@@ -58,7 +76,7 @@ func (s credentials) empty() *corev1.Secret {
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: v1alpha1.SystemNamespace,
-			Name:      v1alpha1.CredentialsSecretName(s.cluster),
+			Name:      s.name,
 			Labels:    map[string]string{v1alpha1.LabelCluster: s.cluster},
 		},
 		Type: corev1.SecretTypeOpaque,
@@ -70,7 +88,7 @@ func (s credentials) hold(key config.Secret) bool {
 	if s.found == nil || key == nil {
 		return s.found == nil && key == nil
 	}
-	return bytes.Equal(s.found.Data[v1alpha1.CredentialsKey], key)
+	return bytes.Equal(s.found.Data[s.key], key)
 }
 
 // store makes the Secret hold a key, if it is still as it was read. What undo deletes is a Secret that was not there
@@ -85,7 +103,7 @@ func (s credentials) store(ctx context.Context, key config.Secret) (undo func() 
 		secret = s.found.DeepCopy()
 		write = func(ctx context.Context) error { return s.admin.client.Update(ctx, secret) }
 	}
-	secret.Data = map[string][]byte{v1alpha1.CredentialsKey: key}
+	secret.Data = map[string][]byte{s.key: key}
 	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	switch err := write(bounded); {
@@ -145,4 +163,30 @@ func rejected(err error) bool {
 	}
 	code := status.Status().Code
 	return code >= 400 && code < 500 && code != http.StatusRequestTimeout && !apierrors.IsAlreadyExists(err)
+}
+
+// secrets are the Secrets of one cluster, with what each is to hold.
+type secrets struct {
+	fleet, kubeconfig credentials
+	wanted            wanted
+}
+
+// secrets reads the Secrets of a cluster, whose UID is empty while it does not exist.
+func (c admin) secrets(ctx context.Context, w wanted, uid types.UID) (s secrets, err error) {
+	s.wanted = w
+	if s.fleet, err = c.fleetKey(ctx, w.Name, uid, w.key != nil); err != nil {
+		return s, err
+	}
+	s.kubeconfig, err = c.adoptedKubeconfig(ctx, w.Name, uid, w.kubeconfig != nil)
+	return s, err
+}
+
+// asWanted reports whether each Secret holds what it is to hold.
+func (s secrets) asWanted() bool {
+	return s.fleet.hold(s.wanted.key) && s.kubeconfig.hold(s.wanted.kubeconfig)
+}
+
+// with makes the Secrets hold what a write of the cluster itself needs, and does that write.
+func (s secrets) with(ctx context.Context, write func() error) error {
+	return s.kubeconfig.withKey(ctx, s.wanted.kubeconfig, func() error { return s.fleet.withKey(ctx, s.wanted.key, write) })
 }

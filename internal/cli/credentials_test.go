@@ -211,7 +211,7 @@ func TestCreateWithKeyTwice(t *testing.T) {
 // A Secret that somebody changed meanwhile is neither overwritten nor deleted.
 func TestKeyOfSomebodyElse(t *testing.T) {
 	c, uc := newFleetCluster(t, "meanwhile")
-	read, err := faulty(t, nil).credentials(t.Context(), uc.Name, uc.UID, true)
+	read, err := faulty(t, nil).fleetKey(t.Context(), uc.Name, uc.UID, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,13 +219,13 @@ func TestKeyOfSomebodyElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if read, err = faulty(t, nil).credentials(t.Context(), uc.Name, uc.UID, true); err != nil {
+	if read, err = faulty(t, nil).fleetKey(t.Context(), uc.Name, uc.UID, true); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := read.store(t.Context(), config.Secret("second")); err != nil {
 		t.Fatal(err)
 	}
-	for _, old := range []credentials{read, {admin: read.admin, cluster: uc.Name}} {
+	for _, old := range []credentials{read, {admin: read.admin, cluster: uc.Name, name: read.name, key: read.key}} {
 		_, err := old.store(t.Context(), config.Secret("third"))
 		if e, ok := errors.AsType[*exitError](err); !ok || e.code != ExitRefused {
 			t.Errorf("store over a newer Secret = %v, want a refusal", err)

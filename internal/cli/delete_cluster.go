@@ -17,9 +17,12 @@ func (a *app) deleteCluster() *cobra.Command {
 	var w waiting
 	cmd := &cobra.Command{
 		Use:   "cluster",
-		Short: "Delete a user cluster",
+		Short: "Delete a user cluster, or release one that kubeadm made",
 		Long: `Delete a user cluster with its nodes, its data and its keys, take it out of its fleet, and wait until it is gone. That
-cannot be undone. With --config, the kubeconfig file that "create cluster" wrote beside the configuration file is removed, too.`,
+cannot be undone. With --config, the kubeconfig file that "create cluster" wrote beside the configuration file is removed, too.
+
+A cluster that kubeadm made is released instead: it runs on with the key that it has, and only what Keyturn put there is
+removed, together with the copies of its keys in the admin cluster. It can be adopted again.`,
 		Example: `  gkectl delete cluster --config user-cluster.yaml
   gkectl delete cluster --cluster my-cluster --kubeconfig kubeconfig --skip-prompt`,
 	}
@@ -49,7 +52,7 @@ cannot be undone. With --config, the kubeconfig file that "create cluster" wrote
 		if err != nil {
 			return err
 		}
-		if err := a.confirm(ctx, skipPrompt || force, fmt.Sprintf("Delete user cluster %s with %s and all that runs in it?", name, count(nodesOf(uc), "node"))); err != nil {
+		if err := a.confirm(ctx, skipPrompt || force, deletion(uc)); err != nil {
 			return err
 		}
 		return a.deleteObject(ctx, admin, uc, path, w)
@@ -58,20 +61,20 @@ cannot be undone. With --config, the kubeconfig file that "create cluster" wrote
 
 // deleteObject deletes exactly the cluster that the user was asked about, and its kubeconfig file.
 func (a *app) deleteObject(ctx context.Context, c admin, uc *v1alpha1.UserCluster, path string, w waiting) error {
-	written, _ := c.kubeconfigFile(ctx, uc) // There is none when the cluster never became ready.
+	written, _ := c.kubeconfigFile(ctx, uc) // There is none when the cluster never became ready, or was adopted.
 	err := c.client.Delete(ctx, uc, client.Preconditions{UID: &uc.UID})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("deleting user cluster %s: %w", uc.Name, err)
 	}
 	if !w.wait {
-		fmt.Fprintf(a.Out, "User cluster %s is being deleted.\n", uc.Name)
+		fmt.Fprintf(a.Out, "User cluster %s is being %s.\n", uc.Name, gone(uc))
 		return nil
 	}
 	if err := a.follow(ctx, c, uc.Name, w, untilGone(uc)); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.Out, "User cluster %s is deleted.\n", uc.Name)
-	if path == "" {
+	fmt.Fprintf(a.Out, "User cluster %s is %s.\n", uc.Name, gone(uc))
+	if path == "" || uc.Spec.Infrastructure.Adopted() {
 		return nil
 	}
 	file := userKubeconfig(path, uc.Name)
@@ -88,8 +91,32 @@ func untilGone(deleted *v1alpha1.UserCluster) look {
 		if uc == nil || uc.UID != deleted.UID {
 			return "gone", "", true
 		}
+		if uc.Spec.Infrastructure.Kubeadm != nil {
+			return "releasing", readyOf(uc).Message, false
+		}
 		return "deleting", readyOf(uc).Message, false
 	}
+}
+
+// gone is in one word what becomes of a cluster whose UserCluster is deleted.
+func gone(uc *v1alpha1.UserCluster) string {
+	if uc.Spec.Infrastructure.Kubeadm != nil {
+		return "released"
+	}
+	return "deleted"
+}
+
+// deletion asks whether to delete a cluster.
+func deletion(uc *v1alpha1.UserCluster) string {
+	if uc.Spec.Infrastructure.Kubeadm == nil {
+		return fmt.Sprintf("Delete user cluster %s with %s and all that runs in it?", uc.Name, count(nodesOf(uc), "node"))
+	}
+	var first string
+	if uc.Spec.KeySource() == v1alpha1.KeySourceExternal {
+		first = fmt.Sprintf(" First its API servers read files again, which %s.", convertsEach(wantedServers(uc)))
+	}
+	return fmt.Sprintf("Release user cluster %s? It runs on with the key that it has, and Keyturn deletes its copies of the keys.%s",
+		uc.Name, first)
 }
 
 func nodesOf(uc *v1alpha1.UserCluster) int {

@@ -21,7 +21,7 @@ func (a *app) describeClusters() *cobra.Command {
 		Aliases: []string{"cluster"},
 		Short:   "Show all that is known of user clusters",
 		Long: `Show all that is known of user clusters: keys, and how far a rotation of them is, where public keys are published
-and which versions are accepted there, API servers, node pools and conditions.
+and which versions are accepted there, API servers, conditions, and the node pools of clusters that Keyturn made.
 
 With --tokens: which service account tokens live, who holds them, which key signed them, until when they live, and what
 gives their holders new ones. The controller finds that out now; what it cannot know is named.`,
@@ -84,7 +84,8 @@ func (a *app) describeAll(w io.Writer, clusters []v1alpha1.UserCluster) error {
 
 func (a *app) describeOne(w io.Writer, uc *v1alpha1.UserCluster) error {
 	for _, part := range []func(io.Writer, *v1alpha1.UserCluster) error{
-		a.describeCluster, a.describeKey, a.describeFleet, a.describePublications, a.describeServers, a.describePools, a.describeConditions,
+		a.describeCluster, a.describeKey, a.describeFleet, a.describePublications, a.describeServers, a.describeLeftovers, a.describePools,
+		a.describeConditions,
 	} {
 		if err := part(w, uc); err != nil {
 			return err
@@ -104,7 +105,18 @@ func (a *app) describeCluster(w io.Writer, uc *v1alpha1.UserCluster) error {
 	if local := uc.Spec.Infrastructure.Local; local != nil {
 		rows = append(rows, []string{"Services:", local.Network.ServiceCIDR}, []string{"Pods:", local.Network.PodCIDR})
 	}
+	if kubeadm := uc.Spec.Infrastructure.Kubeadm; kubeadm != nil {
+		return table(w, "", append(rows, []string{"Kubeconfig:", kubeconfigOfAdopted(kubeadm)})...)
+	}
 	return table(w, "", append(rows, []string{"Advanced:", fmt.Sprint(uc.Spec.EnableAdvancedCluster)})...)
+}
+
+// kubeconfigOfAdopted names where the controller has the kubeconfig of a cluster from.
+func kubeconfigOfAdopted(k *v1alpha1.KubeadmInfrastructure) string {
+	if k.KubeconfigSecret == "" {
+		return "none: it is the cluster that the controller runs in"
+	}
+	return "Secret " + k.KubeconfigSecret
 }
 
 func (a *app) describeKey(w io.Writer, uc *v1alpha1.UserCluster) error {
@@ -178,7 +190,33 @@ func (a *app) describeServers(w io.Writer, uc *v1alpha1.UserCluster) error {
 	return table(w, "  ", rows...)
 }
 
+// leftovers are files of control-plane nodes with private keys that Keyturn does not delete.
+func leftovers(uc *v1alpha1.UserCluster) []v1alpha1.LeftoverKey {
+	if k := uc.Status.Infrastructure.Kubeadm; k != nil {
+		return k.Leftovers
+	}
+	return nil
+}
+
+// describeLeftovers shows nothing where there are none.
+func (a *app) describeLeftovers(w io.Writer, uc *v1alpha1.UserCluster) error {
+	all := leftovers(uc)
+	if len(all) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "Private keys left on nodes:")
+	rows := [][]string{{"NODE", "FILE", "KID"}}
+	for _, l := range all {
+		rows = append(rows, []string{l.Node, l.Path, l.KeyID})
+	}
+	return table(w, "  ", rows...)
+}
+
+// describePools shows nothing where Keyturn does not make the nodes.
 func (a *app) describePools(w io.Writer, uc *v1alpha1.UserCluster) error {
+	if uc.Spec.Infrastructure.Kubeadm != nil {
+		return nil
+	}
 	fmt.Fprintln(w, "Node pools:")
 	observed := map[string]v1alpha1.NodePoolStatus{}
 	for _, p := range uc.Status.NodePools {

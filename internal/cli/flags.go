@@ -96,10 +96,23 @@ func (a *app) loadConfig(path string) (*config.UserCluster, error) {
 // wanted is a user cluster as its configuration file, and the files named there, describe it.
 type wanted struct {
 	*v1alpha1.UserCluster
-	// key is the service account key for its fleet; nil when no file is named.
-	key config.Secret
-	// anySource says that the file does not say how API servers get their keys.
-	anySource bool
+	// key is the service account key for its fleet, and kubeconfig reaches an adopted cluster; nil when no file is named.
+	key, kubeconfig config.Secret
+	file            *config.UserCluster
+}
+
+// keep takes what the file does not name from the cluster that exists.
+func (w wanted) keep(old *v1alpha1.UserCluster) {
+	from, to := old.Spec.KSASigningKey, &w.Spec.KSASigningKey
+	if !w.file.Names("source") {
+		to.Source = from.Source
+	}
+	if w.file.Adopts() && !w.file.Names("algorithm") {
+		to.Algorithm = from.Algorithm
+	}
+	if w.file.Adopts() && !w.file.Names("issuer") {
+		to.Issuer = from.Issuer
+	}
 }
 
 // loadWanted reads the file that --config names and those named there, and tells what to know of them.
@@ -116,7 +129,7 @@ func (a *app) loadWanted(path string) (wanted, error) {
 	for _, warning := range files.Warnings {
 		a.note("warning: %s", warning)
 	}
-	return wanted{c.Object(files), files.ServiceAccountKey, !c.NamesSource()}, nil
+	return wanted{c.Object(files), files.ServiceAccountKey, files.Kubeconfig, c}, nil
 }
 
 // openWanted is loadWanted, and connects to the admin cluster that --kubeconfig names.

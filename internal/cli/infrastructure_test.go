@@ -31,7 +31,7 @@ func TestOtherInfrastructure(t *testing.T) {
 	if text := out.String(); !strings.Contains(text, "Infrastructure:   -\nKubernetes:       -\n") || strings.Contains(text, "Pods:") {
 		t.Errorf("describe of a cluster of which little is known:\n%s", text)
 	}
-	if got := restarts(&other); !strings.Contains(got, "restarts 2 API servers") {
+	if got := restartsOf(&other).String(); !strings.Contains(got, "restarts 2 API servers") {
 		t.Errorf("preview: %s", got)
 	}
 	local := other

@@ -140,11 +140,9 @@ func untilRotated(version int32) look {
 func (c admin) inspect(ctx context.Context, uc *v1alpha1.UserCluster) (preflight.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
-	access, err := c.access(ctx, uc)
+	config, err := c.clientConfig(ctx, uc)
 	if err != nil {
 		return preflight.Report{}, err
 	}
-	config := access.Config()
-	config.UserAgent = userAgent()
-	return preflight.Inspect(ctx, config, uc.Spec.KSASigningKey.NodeRefresh)
+	return preflight.Inspect(ctx, config, uc.Spec.NodeRefresh())
 }

@@ -60,7 +60,11 @@ func readyServers(uc *v1alpha1.UserCluster) string {
 	return fmt.Sprintf("%d/%d", ready, wantedServers(uc))
 }
 
+// readyNodes counts nodes in pools; a dash where Keyturn does not make the nodes.
 func readyNodes(uc *v1alpha1.UserCluster) string {
+	if uc.Spec.Infrastructure.Kubeadm != nil {
+		return "-"
+	}
 	var ready, wanted int32
 	for _, p := range uc.Status.NodePools {
 		ready += p.Ready

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -23,29 +24,45 @@ type rotationPreview struct {
 	Algorithm   v1alpha1.Algorithm   `json:"algorithm"`
 	NodeRefresh v1alpha1.NodeRefresh `json:"nodeRefresh"`
 	PublishedAt []string             `json:"publishedAt"`
+	APIServers  restarts             `json:"apiServers"`
 	Nodes       []preflight.Node     `json:"nodes"`
+	// Retire is when the old key is taken away, and RetireTimeoutSeconds how long that waits at most with WhenUnused.
+	Retire               v1alpha1.RetirePolicy `json:"retire"`
+	RetireTimeoutSeconds int32                 `json:"retireTimeoutSeconds,omitempty"`
+	// LeftCopies are where copies of the old private key may be that Keyturn does not delete.
+	LeftCopies []string `json:"leftCopies"`
 	// LegacySecrets is how many Secrets with legacy tokens are signed again.
 	LegacySecrets int                 `json:"legacySecrets"`
 	Findings      []preflight.Finding `json:"findings"`
 
-	renewal time.Duration
-	holders int
+	renewal                      time.Duration
+	holders, controlPlaneHolders int
 }
 
 // preview finds out what a rotation will do. If the user cluster cannot be inspected, the error says why, and the preview
 // has what is known without it.
 func (c admin) preview(ctx context.Context, uc *v1alpha1.UserCluster) (rotationPreview, error) {
+	report, err := c.inspect(ctx, uc)
+	return newPreview(uc, report), err
+}
+
+func newPreview(uc *v1alpha1.UserCluster, report preflight.Report) rotationPreview {
 	key := uc.Spec.KSASigningKey
 	p := rotationPreview{
 		Cluster: uc.Name, FromVersion: key.Version, ToVersion: key.Version + 1, Algorithm: key.Algorithm,
 		NodeRefresh: uc.Spec.NodeRefresh(),
-		PublishedAt: append([]string{}, publishedAt(uc)...), Nodes: []preflight.Node{},
+		PublishedAt: append([]string{}, publishedAt(uc)...), Nodes: append([]preflight.Node{}, report.Nodes...),
+		APIServers: restartsOf(uc), Retire: cmp.Or(key.Retire, v1alpha1.RetireAfterRefresh), LeftCopies: []string{},
+		LegacySecrets: report.LegacySecrets, Findings: preflight.Merge(report.Findings, preflight.OfAlgorithm(uc)),
+		renewal: report.Renewal, holders: report.Holders, controlPlaneHolders: report.ControlPlaneHolders,
 	}
-	report, err := c.inspect(ctx, uc)
-	p.Nodes = append(p.Nodes, report.Nodes...)
-	p.LegacySecrets, p.renewal, p.holders = report.LegacySecrets, report.Renewal, report.Holders
-	p.Findings = preflight.Merge(report.Findings, preflight.OfAlgorithm(uc))
-	return p, err
+	if p.Retire == v1alpha1.RetireWhenUnused {
+		p.RetireTimeoutSeconds = key.RetireTimeoutSeconds
+	}
+	if uc.Spec.Infrastructure.Kubeadm != nil {
+		p.LeftCopies = append(p.LeftCopies, leftCopies...)
+	}
+	return p
 }
 
 // writePreview shows people what a rotation will do; unseen is why the user cluster could not be inspected.
@@ -55,7 +72,7 @@ func writePreview(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview, unse
 	if len(p.PublishedAt) > 0 {
 		fmt.Fprintf(w, "  publishes the new key to %s first, and takes the old one away at the end\n", strings.Join(p.PublishedAt, ", "))
 	}
-	fmt.Fprintf(w, "  %s\n", restarts(uc))
+	fmt.Fprintf(w, "  %s\n", p.APIServers)
 	switch {
 	case unseen != nil:
 	case p.NodeRefresh == v1alpha1.NodeRefreshEvict:
@@ -67,6 +84,10 @@ func writePreview(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview, unse
 	}
 	if unseen == nil {
 		fmt.Fprintf(w, "  signs %s again\n", count(p.LegacySecrets, "legacy token Secret"))
+	}
+	writeRetire(w, uc, p)
+	if len(p.LeftCopies) > 0 {
+		fmt.Fprintf(w, "  deletes no copies of the old private key in %s: delete those yourself\n", strings.Join(p.LeftCopies, ", "))
 	}
 	writeFindings(w, p.Findings)
 	if unseen != nil {
@@ -105,16 +126,18 @@ func membership(uc *v1alpha1.UserCluster) string {
 	return fmt.Sprintf("projects/%s/locations/%s/memberships/%s", g.ProjectID, g.Location, uc.Name)
 }
 
-// restarts says what happens to the API servers.
-func restarts(uc *v1alpha1.UserCluster) string {
-	if uc.Spec.KeySource() == v1alpha1.KeySourceExternal {
-		return "restarts no API server: each gets its keys from the signer beside it"
+// writeRetire shows when the old key is taken away, and what that does to tokens which a rotation does not replace.
+func writeRetire(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview) {
+	switch {
+	case p.Retire == v1alpha1.RetireWhenUnused:
+		fmt.Fprintf(w, "  waits up to %s for tokens that it does not replace to expire, before it takes the old key away\n",
+			inSeconds(p.RetireTimeoutSeconds))
+	case uc.Spec.KeySource() == v1alpha1.KeySourceExternal:
+		fmt.Fprintln(w, "  does not wait for tokens that it cannot replace, such as those of `kubectl create token`; "+
+			"with ksaSigningKey.retire: WhenUnused it would")
+	default:
+		fmt.Fprintln(w, "  does not wait for tokens that it cannot replace, such as those of `kubectl create token`")
 	}
-	n := wantedServers(uc)
-	if n == 1 {
-		return "restarts the only API server three times; EACH RESTART IS AN INTERRUPTION of the Kubernetes API"
-	}
-	return fmt.Sprintf("restarts %d API servers three times, one at a time; the Kubernetes API stays available", n)
 }
 
 func writeReplaced(w io.Writer, p rotationPreview) {
@@ -133,6 +156,9 @@ func writeEvicted(w io.Writer, p rotationPreview) {
 	}
 	fmt.Fprintf(w, "  keeps %s and evicts %s, those that hold a token, a few of each controller at a time\n",
 		count(len(p.Nodes), "node"), count(p.holders, "pod"))
+	if p.controlPlaneHolders > 0 {
+		fmt.Fprintf(w, "  of these pods, %d are on control-plane nodes\n", p.controlPlaneHolders)
+	}
 }
 
 // writeKept shows what happens to nodes that stay, and how long it takes.

@@ -270,7 +270,7 @@ func cmdApply(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	for _, o := range objects {
 		ts.Check(a.apply(context.Background(), o))
-		ts.Defer(func() { ts.Check(a.delete(context.Background(), o)) })
+		ts.Defer(func() { ts.Check(client.IgnoreNotFound(a.delete(context.Background(), o))) })
 	}
 }
 

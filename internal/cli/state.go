@@ -35,6 +35,8 @@ type rotationState struct {
 	OldTokens    *v1alpha1.OldTokenStatus     `json:"oldTokens,omitempty"`
 	APIServers   []v1alpha1.APIServerStatus   `json:"apiServers"`
 	Publications []v1alpha1.PublicationStatus `json:"publications"`
+	// Leftovers are files with private keys that somebody has to delete.
+	Leftovers []v1alpha1.LeftoverKey `json:"leftovers,omitempty"`
 
 	message string
 }
@@ -64,6 +66,7 @@ func rotationOf(uc *v1alpha1.UserCluster) rotationState {
 		LegacyTokens: legacyTokens(key.LegacyTokens), OldTokens: key.OldTokens,
 		APIServers:   append([]v1alpha1.APIServerStatus{}, uc.Status.APIServers...),
 		Publications: append([]v1alpha1.PublicationStatus{}, uc.Status.Publications...),
+		Leftovers:    leftovers(uc),
 	}
 	s.message = s.versions.String()
 	condition := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKSASigningKeyRotation)

@@ -17,10 +17,10 @@ func (a *app) updateCluster() *cobra.Command {
 	var w waiting
 	cmd := &cobra.Command{
 		Use:   "cluster",
-		Short: "Change the node pools and the fleet of a user cluster",
+		Short: "Change the node pools, the keys and the fleet of a user cluster",
 		Long: `Bring a user cluster to what its configuration file says. What changes is shown first.
 
-Node pools are added, removed and changed. So are the algorithm of the next signing key, how API servers get their keys
+Node pools are added, removed and changed, except of a cluster that kubeadm made. So are the algorithm of the next signing key, how API servers get their keys
 (ksaSigningKey.source: each API server is restarted once, one after the other), what rotations do about the tokens of running pods, and where and for how long
 public keys are published. A cluster without gkeConnect is registered with the fleet that the file names; once it is
 registered, the service account key, the certificates and the propagation time can be changed. A file that is named
@@ -69,21 +69,17 @@ func (a *app) updateObject(ctx context.Context, c admin, w wanted) (changed bool
 	if err != nil {
 		return false, err
 	}
-	secret, err := c.credentials(ctx, w.Name, old.UID, w.key != nil)
+	own, err := c.secrets(ctx, w, old.UID)
 	if err != nil {
 		return false, err
 	}
-	if w.anySource {
-		w.Spec.KSASigningKey.Source = old.Spec.KSASigningKey.Source
-	}
+	w.keep(old)
 	fixed, updates := changes(old, w.UserCluster)
 	if len(fixed) > 0 {
 		return false, usage("set these fields back, or create another cluster",
 			"fields of user cluster %s that cannot be changed:\n  %s", w.Name, strings.Join(fixed, "\n  "))
 	}
-	if line := keyChange(old, w, secret); line != "" {
-		updates = append(updates, line)
-	}
+	updates = append(updates, secretChanges(old, w, own)...)
 	if len(updates) == 0 {
 		return false, nil
 	}
@@ -93,7 +89,18 @@ func (a *app) updateObject(ctx context.Context, c admin, w wanted) (changed bool
 		after.Spec = w.Spec
 		writeFindings(a.Err, preflight.OfAlgorithm(after))
 	}
-	return true, inWords(c.update(ctx, old, w, secret), "updating user cluster %s", w.Name)
+	return true, inWords(c.update(ctx, old, w, own), "updating user cluster %s", w.Name)
+}
+
+// secretChanges are lines that say how Secrets change, other than by the fleet being new.
+func secretChanges(old *v1alpha1.UserCluster, w wanted, own secrets) (lines []string) {
+	if line := keyChange(old, w, own.fleet); line != "" {
+		lines = append(lines, line)
+	}
+	if !own.kubeconfig.hold(w.kubeconfig) {
+		lines = append(lines, "~ infrastructure.kubeadm.kubeconfigPath: a new kubeconfig")
+	}
+	return lines
 }
 
 // keyChange says how the service account key changes, other than by the fleet being new.
@@ -114,19 +121,19 @@ func keyChange(old *v1alpha1.UserCluster, w wanted, secret credentials) string {
 
 // update changes the Secret and the spec, or only one of them. The Secret is there before the spec names it, and
 // until the spec does not. A spec that would be refused changes neither.
-func (c admin) update(ctx context.Context, old *v1alpha1.UserCluster, w wanted, secret credentials) error {
+func (c admin) update(ctx context.Context, old *v1alpha1.UserCluster, w wanted, own secrets) error {
 	edit := func(uc *v1alpha1.UserCluster) {
 		version := uc.Spec.KSASigningKey.Version
-		uc.Spec.Infrastructure.Local.NodePools = w.Spec.Infrastructure.NodePools()
+		uc.Spec.Infrastructure = w.Spec.Infrastructure // fields that cannot change were compared
 		uc.Spec.GKEConnect, uc.Spec.KSASigningKey = w.Spec.GKEConnect, w.Spec.KSASigningKey
 		uc.Spec.KSASigningKey.Version = version
 	}
 	if err := c.change(ctx, old, edit, client.DryRunAll); err != nil {
 		return err
 	}
-	err := secret.withKey(ctx, w.key, func() error { return c.change(ctx, old, edit) })
+	err := own.with(ctx, func() error { return c.change(ctx, old, edit) })
 	if err != nil || w.key != nil {
 		return err
 	}
-	return secret.remove(ctx)
+	return own.fleet.remove(ctx)
 }

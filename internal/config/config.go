@@ -1,11 +1,15 @@
 // Package config reads the file that describes a user cluster: the documented `kind: UserCluster`.
 //
+// A file describes a local cluster, unless it has the field infrastructure, which names a cluster that somebody else made.
+// Then it has no field that describes how to make one.
+//
 // Parse is where to start. It is strict, and reports everything that is wrong with a file at once, each problem
 // with its path and line. What it returns is valid and has its defaults. Files reads and checks the files that it
 // names, in the same manner, and Object makes the API object of both. Template is the other direction: a commented
 // file to begin with.
 //
-// A service account key is in Files only: never in an object, and in no error, whatever is wrong with it.
+// A service account key and a kubeconfig are in Files only: never in an object, and in no error, whatever is wrong with
+// them.
 package config
 
 import (
@@ -13,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -22,6 +27,8 @@ type UserCluster struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string `yaml:"kind"`
 	Name       string `yaml:"name"`
+	// Infrastructure is our own addition. It is nil for a local cluster.
+	Infrastructure *Infrastructure `yaml:"infrastructure"`
 	// GKEOnPremVersion is like "1.36.4-gke.1"; the part before the dash is the Kubernetes version.
 	GKEOnPremVersion      string        `yaml:"gkeOnPremVersion"`
 	EnableControlplaneV2  *bool         `yaml:"enableControlplaneV2"`
@@ -36,11 +43,25 @@ type UserCluster struct {
 	_ struct{} `unused:"advancedNetworking antiAffinityGroups authentication autoRepair cloudAuditLogging enableDataplaneV2 enableWindowsDataplaneV2 gkeOnPremAPI loadBalancer multipleNetworkInterfaces preparedSecrets schedulerConfiguration secretsEncryption stackdriver storage usageMetering vCenter"`
 
 	withoutEffect []string
-	// sourceDefaulted says that the file does not name ksaSigningKey.source.
-	sourceDefaulted bool
+	// defaulted are the fields of ksaSigningKey that the file does not name.
+	defaulted []string
 	// dir is where relative paths begin, and lines maps the path of each field that is there to its line.
 	dir   string
 	lines map[string]int
+}
+
+// Infrastructure names a cluster that somebody else made.
+type Infrastructure struct {
+	Kubeadm *Kubeadm `yaml:"kubeadm"`
+}
+
+// Kubeadm is a cluster that kubeadm made. With neither a Secret nor a path it is the admin cluster itself.
+type Kubeadm struct {
+	// KubeconfigSecret names a Secret of the admin cluster that holds a kubeconfig.
+	KubeconfigSecret string `yaml:"kubeconfigSecret"`
+	// KubeconfigPath is a kubeconfig file, relative to the directory of the configuration file. It is kept in a Secret.
+	KubeconfigPath         string `yaml:"kubeconfigPath"`
+	ShutdownSendRetryAfter *bool  `yaml:"shutdownSendRetryAfter"`
 }
 
 // Network holds the address ranges of the cluster, in CIDR notation.
@@ -163,11 +184,14 @@ func Parse(data []byte) (*UserCluster, error) {
 // WithoutEffect returns the paths of the fields in the file that are accepted and do nothing, each once.
 func (c *UserCluster) WithoutEffect() []string { return c.withoutEffect }
 
-// NamesSource says whether the file itself says how API servers get their keys. One that does not leaves a cluster that exists as it is:
-// the default was another in earlier versions.
-func (c *UserCluster) NamesSource() bool { return !c.sourceDefaulted }
+// Adopts reports whether the file names a cluster that somebody else made.
+func (c *UserCluster) Adopts() bool { return c.Infrastructure != nil }
 
-// KubernetesVersion is the version of every component, like "v1.36.4".
+// Names reports whether the file itself names a field of ksaSigningKey, such as "source". What it does not name stays in a
+// cluster that exists as it is.
+func (c *UserCluster) Names(field string) bool { return !slices.Contains(c.defaulted, field) }
+
+// KubernetesVersion is the version of every component, like "v1.36.4"; empty for a cluster that somebody else made.
 func (c *UserCluster) KubernetesVersion() string {
 	version, _ := kubernetesVersion(c.GKEOnPremVersion)
 	return version

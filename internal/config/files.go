@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 
 	"github.com/keyturn/keyturn/internal/keyfile"
+	"github.com/keyturn/keyturn/internal/kubeconfig"
 	"github.com/keyturn/keyturn/token"
 )
 
@@ -23,6 +24,9 @@ import (
 type Files struct {
 	// ServiceAccountKey may register the cluster with its fleet; nil when no file is named.
 	ServiceAccountKey Secret
+	// Kubeconfig reaches an adopted cluster; nil when no file is named. It holds what kubeconfig.Parse takes of the file, and
+	// nothing else.
+	Kubeconfig Secret
 	// Certificates are those of gkeConnect.certificateAuthorityPath in PEM, and nothing else that the file holds.
 	Certificates string
 	// Warnings say in words what works, but is dangerous.
@@ -53,25 +57,58 @@ const maxFileSize = 512 << 10
 const (
 	keyPathField         = "gkeConnect.registerServiceAccountKeyPath"
 	certificatePathField = "gkeConnect.certificateAuthorityPath"
+	kubeconfigPathField  = "infrastructure.kubeadm.kubeconfigPath"
 )
 
 // Files reads the files that the configuration names. Its error is an *InvalidError that holds every problem with them.
 func (c *UserCluster) Files() (Files, error) {
 	var f Files
-	if c.GKEConnect == nil {
-		return f, nil
-	}
 	d := &decoder{lines: c.lines}
-	if path := c.GKEConnect.RegisterServiceAccountKeyPath; path != "" {
-		f.ServiceAccountKey, f.Warnings = d.serviceAccountKey(c.resolve(path))
+	if c.Adopts() && c.Infrastructure.Kubeadm.KubeconfigPath != "" {
+		d.kubeconfig(c.Name, c.resolve(c.Infrastructure.Kubeadm.KubeconfigPath), &f)
 	}
-	if path := c.GKEConnect.CertificateAuthorityPath; path != "" {
-		f.Certificates = d.certificates(c.resolve(path))
+	if c.GKEConnect != nil {
+		d.fleetFiles(c, &f)
 	}
 	if len(d.problems) > 0 {
 		return Files{}, &InvalidError{Problems: d.sorted()}
 	}
 	return f, nil
+}
+
+func (d *decoder) fleetFiles(c *UserCluster, f *Files) {
+	if path := c.GKEConnect.RegisterServiceAccountKeyPath; path != "" {
+		f.ServiceAccountKey = d.serviceAccountKey(c.resolve(path), f)
+	}
+	if path := c.GKEConnect.CertificateAuthorityPath; path != "" {
+		f.Certificates = d.certificates(c.resolve(path))
+	}
+}
+
+// kubeconfig reads how to reach the adopted cluster of that name.
+func (d *decoder) kubeconfig(cluster, path string, f *Files) {
+	const advice = "`kubectl config view --raw --flatten --minify` writes such a file, and kubeadm's admin.conf is one"
+	data, mode, err := readFile(path)
+	var access kubeconfig.Access
+	if err == nil {
+		access, err = kubeconfig.Parse(data)
+	}
+	if err == nil {
+		f.Kubeconfig, err = access.File(cluster, "keyturn")
+	}
+	if err != nil {
+		d.problem(kubeconfigPathField, "%s: %v; %s", path, err, advice)
+		return
+	}
+	f.warnOfMode(kubeconfigPathField, path, mode)
+}
+
+// warnOfMode warns of a file with a secret that everybody has access to.
+func (f *Files) warnOfMode(field, path string, mode fs.FileMode) {
+	if mode.Perm()&0o007 != 0 {
+		f.Warnings = append(f.Warnings, fmt.Sprintf("%s: every user of this machine has access to %s (mode %04o); run `chmod 600 %s`",
+			field, path, mode.Perm(), path))
+	}
 }
 
 func (c *UserCluster) resolve(path string) string {
@@ -81,7 +118,7 @@ func (c *UserCluster) resolve(path string) string {
 	return filepath.Join(c.dir, path)
 }
 
-func (d *decoder) serviceAccountKey(path string) (key Secret, warnings []string) {
+func (d *decoder) serviceAccountKey(path string, f *Files) Secret {
 	const advice = "name the JSON key of a service account, or leave the field out to use the application default credentials of the controller"
 	data, mode, err := readFile(path)
 	if err == nil {
@@ -89,13 +126,10 @@ func (d *decoder) serviceAccountKey(path string) (key Secret, warnings []string)
 	}
 	if err != nil {
 		d.problem(keyPathField, "%s: %v; %s", path, err, advice)
-		return nil, nil
+		return nil
 	}
-	if mode.Perm()&0o007 != 0 {
-		warnings = append(warnings, fmt.Sprintf("%s: every user of this machine has access to %s (mode %04o); run `chmod 600 %s`",
-			keyPathField, path, mode.Perm(), path))
-	}
-	return data, warnings
+	f.warnOfMode(keyPathField, path, mode)
+	return data
 }
 
 // checkServiceAccountKey says what is wrong with a key: what the controller would refuse later. What the decoders say

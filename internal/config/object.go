@@ -10,13 +10,14 @@ import (
 )
 
 // Object returns the API object that the file asks for, with key version 1. Of the files that it names, the object
-// holds the certificates, and of the service account key only where to find it.
+// holds the certificates, and of the service account key and the kubeconfig only where to find them. Of an adopted cluster,
+// the algorithm and the issuer are empty unless the file names them.
 func (c *UserCluster) Object(f Files) *v1alpha1.UserCluster {
 	uc := &v1alpha1.UserCluster{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "UserCluster"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: c.Name},
 		Spec: v1alpha1.UserClusterSpec{
-			Infrastructure:        v1alpha1.Infrastructure{Local: c.local()},
+			Infrastructure:        c.infrastructure(),
 			EnableAdvancedCluster: c.EnableAdvancedCluster,
 			KSASigningKey:         c.KSASigningKey.object(),
 		},
@@ -27,7 +28,20 @@ func (c *UserCluster) Object(f Files) *v1alpha1.UserCluster {
 	return uc
 }
 
-// local is the infrastructure of every file: other clusters have no file.
+func (c *UserCluster) infrastructure() v1alpha1.Infrastructure {
+	if !c.Adopts() {
+		return v1alpha1.Infrastructure{Local: c.local()}
+	}
+	k := c.Infrastructure.Kubeadm
+	kubeadm := &v1alpha1.KubeadmInfrastructure{
+		KubeconfigSecret: k.KubeconfigSecret, ShutdownSendRetryAfter: *k.ShutdownSendRetryAfter,
+	}
+	if k.KubeconfigPath != "" {
+		kubeadm.KubeconfigSecret = v1alpha1.AdoptedKubeconfigSecretName(c.Name)
+	}
+	return v1alpha1.Infrastructure{Kubeadm: kubeadm}
+}
+
 func (c *UserCluster) local() *v1alpha1.LocalInfrastructure {
 	local := &v1alpha1.LocalInfrastructure{
 		KubernetesVersion: c.KubernetesVersion(),

@@ -43,29 +43,47 @@ var (
 const nameRule = "must be 1 to 40 lower-case letters, digits and dashes, begin with a letter and not end with a dash"
 
 func (c *UserCluster) setDefaults() {
-	setDefault(&c.EnableControlplaneV2, true)
-	setDefault(&c.MasterNode.Replicas, 1)
-	if c.KSASigningKey.Source == "" {
-		c.KSASigningKey.Source = string(v1alpha1.KeySourceExternal)
-		c.sourceDefaulted = true
+	if c.Adopts() {
+		c.adoptDefaults()
+	} else {
+		c.localDefaults()
 	}
-	if c.KSASigningKey.Algorithm == "" {
-		c.KSASigningKey.Algorithm = string(v1alpha1.RS256)
-	}
-	if c.KSASigningKey.Issuer == "" {
-		c.KSASigningKey.Issuer = v1alpha1.DefaultIssuer
-	}
-	if c.KSASigningKey.NodeRefresh == "" {
-		c.KSASigningKey.NodeRefresh = string(v1alpha1.NodeRefreshReplace)
-	}
-	setDefault(&c.KSASigningKey.TokenReload, 5*time.Minute)
 	if c.KSASigningKey.Retire == "" {
 		c.KSASigningKey.Retire = string(v1alpha1.RetireAfterRefresh)
 	}
+	setDefault(&c.KSASigningKey.TokenReload, 5*time.Minute)
 	setDefault(&c.KSASigningKey.RetireTimeout, 24*time.Hour)
 	setDefault(&c.KSASigningKey.PublishMaxAge, time.Minute)
+}
+
+// adoptDefaults leaves what the file does not name of an adopted cluster to that cluster.
+func (c *UserCluster) adoptDefaults() {
+	c.keyDefault("source", &c.KSASigningKey.Source, "")
+	c.keyDefault("algorithm", &c.KSASigningKey.Algorithm, "")
+	c.keyDefault("issuer", &c.KSASigningKey.Issuer, "")
+	c.keyDefault("nodeRefresh", &c.KSASigningKey.NodeRefresh, string(v1alpha1.NodeRefreshEvict))
+	if c.Infrastructure.Kubeadm != nil {
+		setDefault(&c.Infrastructure.Kubeadm.ShutdownSendRetryAfter, true)
+	}
+}
+
+func (c *UserCluster) localDefaults() {
+	setDefault(&c.EnableControlplaneV2, true)
+	setDefault(&c.MasterNode.Replicas, 1)
+	c.keyDefault("source", &c.KSASigningKey.Source, string(v1alpha1.KeySourceExternal))
+	c.keyDefault("algorithm", &c.KSASigningKey.Algorithm, string(v1alpha1.RS256))
+	c.keyDefault("issuer", &c.KSASigningKey.Issuer, v1alpha1.DefaultIssuer)
+	c.keyDefault("nodeRefresh", &c.KSASigningKey.NodeRefresh, string(v1alpha1.NodeRefreshReplace))
 	for i := range c.NodePools {
 		setDefault(&c.NodePools[i].UpdateStrategy.RollingUpdate.MaxSurge, 1)
+	}
+}
+
+// keyDefault gives a field of ksaSigningKey that the file does not name a value.
+func (c *UserCluster) keyDefault(name string, field *string, value string) {
+	if *field == "" {
+		*field = value
+		c.defaulted = append(c.defaulted, name)
 	}
 }
 
@@ -80,6 +98,25 @@ func validate(c *UserCluster, d *decoder) {
 	d.oneOf("apiVersion", c.APIVersion, "v1")
 	d.oneOf("kind", c.Kind, "UserCluster")
 	d.name("name", c.Name)
+	_, named := d.lines["infrastructure"]
+	switch {
+	case c.Adopts():
+		d.adopted(c)
+	case named:
+		d.problem("infrastructure", "is empty; name kubeadm, or leave it out for a cluster that Keyturn makes")
+		return
+	default:
+		d.local(c)
+	}
+	d.between("ksaSigningKey.tokenReload", *c.KSASigningKey.TokenReload, time.Second, 24*time.Hour)
+	d.published(c.KSASigningKey)
+	if c.GKEConnect != nil {
+		d.gkeConnect(*c.GKEConnect)
+	}
+}
+
+// local validates the fields of a cluster that Keyturn makes.
+func (d *decoder) local(c *UserCluster) {
 	if _, err := kubernetesVersion(c.GKEOnPremVersion); err != nil {
 		d.problem("gkeOnPremVersion", "%v", err)
 	}
@@ -91,23 +128,27 @@ func validate(c *UserCluster, d *decoder) {
 	}
 	d.nodePools(c)
 	d.network(c)
-	d.oneOf("ksaSigningKey.source", c.KSASigningKey.Source, string(v1alpha1.KeySourceExternal), string(v1alpha1.KeySourceFiles))
-	d.oneOf("ksaSigningKey.algorithm", c.KSASigningKey.Algorithm, string(v1alpha1.RS256), string(v1alpha1.ES256))
+	d.source(c.KSASigningKey)
+	d.algorithm(c.KSASigningKey)
 	d.oneOf("ksaSigningKey.nodeRefresh", c.KSASigningKey.NodeRefresh,
 		string(v1alpha1.NodeRefreshReplace), string(v1alpha1.NodeRefreshInPlace), string(v1alpha1.NodeRefreshWait),
 		string(v1alpha1.NodeRefreshEvict))
-	d.between("ksaSigningKey.tokenReload", *c.KSASigningKey.TokenReload, time.Second, 24*time.Hour)
-	d.retire(c.KSASigningKey)
-	d.published(c.KSASigningKey)
-	if c.GKEConnect != nil {
-		d.gkeConnect(*c.GKEConnect)
-	}
+	d.retire(c.KSASigningKey, v1alpha1.KeySource(c.KSASigningKey.Source))
 }
 
-func (d *decoder) retire(k KSASigningKey) {
+func (d *decoder) source(k KSASigningKey) {
+	d.oneOf("ksaSigningKey.source", k.Source, string(v1alpha1.KeySourceExternal), string(v1alpha1.KeySourceFiles))
+}
+
+func (d *decoder) algorithm(k KSASigningKey) {
+	d.oneOf("ksaSigningKey.algorithm", k.Algorithm, string(v1alpha1.RS256), string(v1alpha1.ES256))
+}
+
+// retire validates when the old key is taken away, with the source that the cluster has.
+func (d *decoder) retire(k KSASigningKey, source v1alpha1.KeySource) {
 	const path = "ksaSigningKey.retire"
 	d.oneOf(path, k.Retire, string(v1alpha1.RetireAfterRefresh), string(v1alpha1.RetireWhenUnused))
-	if k.Retire == string(v1alpha1.RetireWhenUnused) && k.Source == string(v1alpha1.KeySourceFiles) {
+	if k.Retire == string(v1alpha1.RetireWhenUnused) && source == v1alpha1.KeySourceFiles {
 		d.problem(path, "%s needs ksaSigningKey.source external: without a signer nobody knows which tokens live", k.Retire)
 	}
 	d.between("ksaSigningKey.retireTimeout", *k.RetireTimeout, time.Second, 365*24*time.Hour)

@@ -32,7 +32,9 @@ var (
 // published validates the issuer, and where its documents are published.
 func (d *decoder) published(k KSASigningKey) {
 	const issuer, publish = "ksaSigningKey.issuer", "ksaSigningKey.publish"
-	d.httpsURL(issuer, k.Issuer)
+	if k.Issuer != "" {
+		d.httpsURL(issuer, k.Issuer)
+	}
 	if n := len(k.Publish); n > maxPublish {
 		d.problem(publish, "has %d URLs; keys are published at %d at most", n, maxPublish)
 	}

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,19 +13,50 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// holdCredentials keeps Secret NAME-gke-connect, which gkectl makes before the cluster, until the cluster has left its
-// fleet: a deletion of the namespace takes Secrets away first, and without this one the membership would stay. The
-// Secret gets the UID of the cluster and our finalizer, before anything is registered. changed: it was written now.
-func (r *Reconciler) holdCredentials(ctx context.Context, uc *v1alpha1.UserCluster) (changed bool, err error) {
-	if uc.Spec.GKEConnect == nil {
-		return false, nil
+// credential is a Secret that gkectl makes before a cluster, by which the controller reaches something of that.
+type credential struct {
+	name string
+	// named means that the spec names it.
+	named bool
+}
+
+// credentialsOf are those that a cluster may have: of its fleet and, if it is adopted, of the cluster itself.
+func credentialsOf(uc *v1alpha1.UserCluster) []credential {
+	fleet := credential{name: v1alpha1.CredentialsSecretName(uc.Name)}
+	if g := uc.Spec.GKEConnect; g != nil {
+		fleet.named = g.CredentialsSecret == fleet.name
 	}
-	secret, err := r.credentials(ctx, uc)
+	all := []credential{fleet}
+	name := v1alpha1.AdoptedKubeconfigSecretName(uc.Name)
+	if k := uc.Spec.Infrastructure.Kubeadm; k != nil && k.KubeconfigSecret == name {
+		all = append(all, credential{name: name, named: true})
+	}
+	return all
+}
+
+// holdCredentials keeps the Secrets that gkectl makes before the cluster until the cluster has left its fleet and is
+// released: a deletion of the namespace takes Secrets away first, and without these the membership would stay, and the
+// cluster could not be reached. A Secret gets the UID of the cluster and our finalizer, before anything is registered.
+// changed: one was written now.
+func (r *Reconciler) holdCredentials(ctx context.Context, uc *v1alpha1.UserCluster) (changed bool, err error) {
+	for _, c := range credentialsOf(uc) {
+		if !c.named && uc.Spec.GKEConnect == nil {
+			continue // gkectl has made none
+		}
+		if changed, err := r.holdCredential(ctx, uc, c); err != nil || changed {
+			return changed, err
+		}
+	}
+	return false, nil
+}
+
+func (r *Reconciler) holdCredential(ctx context.Context, uc *v1alpha1.UserCluster, c credential) (changed bool, err error) {
+	secret, err := r.credential(ctx, uc, c.name)
 	if err != nil || secret == nil {
 		return false, err
 	}
 	held := secret.DeepCopy()
-	if uc.Spec.GKEConnect.CredentialsSecret == secret.Name {
+	if c.named {
 		hold(held, uc)
 	} else {
 		controllerutil.RemoveFinalizer(held, v1alpha1.Finalizer)
@@ -46,10 +78,10 @@ func hold(secret *corev1.Secret, uc *v1alpha1.UserCluster) {
 	}
 }
 
-// credentials reads Secret NAME-gke-connect; nil if there is none, or one that gkectl has not made for this cluster.
-func (r *Reconciler) credentials(ctx context.Context, uc *v1alpha1.UserCluster) (*corev1.Secret, error) {
+// credential reads a Secret; nil if there is none, or one that gkectl has not made for this cluster.
+func (r *Reconciler) credential(ctx context.Context, uc *v1alpha1.UserCluster, name string) (*corev1.Secret, error) {
 	secret := &corev1.Secret{}
-	key := client.ObjectKey{Namespace: uc.Namespace, Name: v1alpha1.CredentialsSecretName(uc.Name)}
+	key := client.ObjectKey{Namespace: uc.Namespace, Name: name}
 	if err := r.Client.Get(ctx, key, secret); err != nil {
 		if client.IgnoreNotFound(err) == nil {
 			return nil, nil
@@ -64,10 +96,18 @@ func (r *Reconciler) credentials(ctx context.Context, uc *v1alpha1.UserCluster) 
 	return secret, nil
 }
 
-// deleteCredentials deletes Secret NAME-gke-connect, if it is the cluster's. If we crash between both writes, the next
-// round finds it without our finalizer and deletes it.
-func (r *Reconciler) deleteCredentials(ctx context.Context, uc *v1alpha1.UserCluster) error {
-	secret, err := r.credentials(ctx, uc)
+// deleteCredentials deletes the Secrets that gkectl made for the cluster.
+func (r *Reconciler) deleteCredentials(ctx context.Context, uc *v1alpha1.UserCluster) (err error) {
+	for _, c := range credentialsOf(uc) {
+		err = errors.Join(err, r.deleteCredential(ctx, uc, c.name))
+	}
+	return err
+}
+
+// deleteCredential deletes a Secret, if it is the cluster's. If we crash between both writes, the next round finds it
+// without our finalizer and deletes it.
+func (r *Reconciler) deleteCredential(ctx context.Context, uc *v1alpha1.UserCluster, name string) error {
+	secret, err := r.credential(ctx, uc, name)
 	if err != nil || secret == nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/fleet/fleettest"
 	"github.com/keyturn/keyturn/internal/keystore"
@@ -141,6 +142,48 @@ func TestCredentialsAreReleased(t *testing.T) {
 	w.until(blue, isSettled)
 	if err := admin.Get(t.Context(), client.ObjectKeyFromObject(secret), secret); !apierrors.IsNotFound(err) {
 		t.Errorf("the credentials are held: %v", err)
+	}
+}
+
+// TestAdoptedKubeconfigIsHeld deletes the kubeconfig of an adopted cluster before its UserCluster: it stays until that is
+// released. One that gkectl has not made stays as it is.
+func TestAdoptedKubeconfigIsHeld(t *testing.T) {
+	for name, labels := range map[string]map[string]string{"ours": {v1alpha1.LabelCluster: "blue"}, "of somebody else": nil} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.settled("green") // of which there are keys to hide
+			w.reconciler.ControlPlane = func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
+				return plane{w.site, client.ObjectKeyFromObject(uc), 0}, nil
+			}
+			adopted := func(uc *v1alpha1.UserCluster) {
+				uc.Spec.Infrastructure = v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{
+					KubeconfigSecret: v1alpha1.AdoptedKubeconfigSecretName(uc.Name),
+				}}
+				uc.Spec.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshEvict
+				uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceFiles
+			}
+			secret := w.secret("blue-adopted-kubeconfig", corev1.SecretTypeOpaque, labels)
+			blue := w.create("blue", adopted)
+			w.round(blue)
+			w.round(blue)
+			if labels == nil {
+				w.wantAsItWas(secret)
+				return
+			}
+			if err := admin.Delete(t.Context(), secret); err != nil {
+				t.Fatal(err)
+			}
+			held := &corev1.Secret{}
+			if err := admin.Get(t.Context(), client.ObjectKeyFromObject(secret), held); err != nil ||
+				held.Labels[v1alpha1.LabelClusterUID] != string(w.get(blue).UID) {
+				t.Fatalf("the kubeconfig is not held: %v", err)
+			}
+			w.delete(blue)
+			w.until(blue, isGone)
+			if err := admin.Get(t.Context(), client.ObjectKeyFromObject(secret), held); !apierrors.IsNotFound(err) {
+				t.Errorf("the kubeconfig is left: %v", err)
+			}
+		})
 	}
 }
 

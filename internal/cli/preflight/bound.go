@@ -9,25 +9,34 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyturn/keyturn/internal/podtokens/drivers"
 )
 
-// volumes learns of each PersistentVolumeClaim whether its volume is on one node.
+// volumes learns of each PersistentVolumeClaim whether its volume is on one node, and which driver serves it.
 func (i *inspection) volumes(ctx context.Context) error {
-	i.localClaims = map[types.NamespacedName]bool{}
+	i.localClaims, i.cluster.Claims = map[types.NamespacedName]bool{}, map[types.NamespacedName]string{}
 	return i.eachPage(func(o metav1.ListOptions) (string, error) {
 		list, err := i.client.CoreV1().PersistentVolumes().List(ctx, o)
 		if err != nil {
 			return "", fmt.Errorf("listing PersistentVolumes: %w", err)
 		}
-		for _, v := range list.Items {
-			if v.Spec.ClaimRef == nil {
-				continue
-			}
-			claim := types.NamespacedName{Namespace: v.Spec.ClaimRef.Namespace, Name: v.Spec.ClaimRef.Name}
-			i.localClaims[claim] = i.isLocal(&v)
+		for n := range list.Items {
+			i.volume(&list.Items[n])
 		}
 		return list.Continue, nil
 	})
+}
+
+func (i *inspection) volume(v *corev1.PersistentVolume) {
+	if v.Spec.ClaimRef == nil {
+		return
+	}
+	claim := types.NamespacedName{Namespace: v.Spec.ClaimRef.Namespace, Name: v.Spec.ClaimRef.Name}
+	i.localClaims[claim] = i.isLocal(v)
+	if _, driver := drivers.Claim(v); driver != "" {
+		i.cluster.Claims[claim] = driver
+	}
 }
 
 func (i *inspection) isLocal(v *corev1.PersistentVolume) bool {

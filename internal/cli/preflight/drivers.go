@@ -8,7 +8,7 @@ import (
 
 // drivers learns which CSI drivers get tokens of the pods that use their volumes.
 func (i *inspection) drivers(ctx context.Context) error {
-	found, err := drivers.Read(ctx, i.client, i.pageSize)
-	i.cluster.Drivers, i.cluster.Claims = found.Drivers, found.Claims
+	found, err := drivers.ReadDrivers(ctx, i.client, i.pageSize)
+	i.cluster.Drivers = found.Drivers
 	return err
 }

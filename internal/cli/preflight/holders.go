@@ -12,12 +12,13 @@ import (
 type holder struct {
 	pod          Object
 	bare, issued bool
+	controlPlane bool
 	secrets      []types.NamespacedName
 }
 
 // holder notes a pod that may hold a token: one of all.
 func (i *inspection) holder(p *corev1.Pod, pod Object, all []podtokens.Token) {
-	h := holder{pod: pod, bare: metav1.GetControllerOf(p) == nil}
+	h := holder{pod: pod, bare: metav1.GetControllerOf(p) == nil, controlPlane: i.controlPlane[p.Spec.NodeName]}
 	for _, t := range all {
 		if t.Kind == podtokens.Legacy {
 			h.secrets = append(h.secrets, types.NamespacedName{Namespace: p.Namespace, Name: t.Secret})
@@ -40,6 +41,9 @@ func (i *inspection) countHolders() {
 			continue
 		}
 		i.report.Holders++
+		if h.controlPlane {
+			i.report.ControlPlaneHolders++
+		}
 		if h.bare && i.evicts {
 			i.find(BareHolder, h.pod, "")
 		}

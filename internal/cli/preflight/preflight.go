@@ -35,8 +35,8 @@ type Report struct {
 	Nodes []Node
 	// LegacySecrets is the number of Secrets whose legacy token will be signed again.
 	LegacySecrets int
-	// Holders is how many running pods hold a token.
-	Holders int
+	// Holders is how many running pods hold a token, and ControlPlaneHolders how many of them are on control-plane nodes.
+	Holders, ControlPlaneHolders int
 	// Renewal is how long the kubelets take, at most, to replace the tokens of all running pods by themselves.
 	Renewal time.Duration
 	// Findings are by kind, and within a kind in the order of namespaces and names.
@@ -47,7 +47,12 @@ type Report struct {
 type Node struct {
 	Name string `json:"name"`
 	Pool string `json:"pool,omitempty"`
+	// ControlPlane means that it is a control-plane node of a cluster that kubeadm made.
+	ControlPlane bool `json:"controlPlane,omitempty"`
 }
+
+// controlPlaneLabel is on the nodes that kubeadm made control-plane nodes.
+const controlPlaneLabel = "node-role.kubernetes.io/control-plane"
 
 // Inspect finds what a rotation of a user cluster with this NodeRefresh would meet.
 func Inspect(ctx context.Context, config *rest.Config, refresh v1alpha1.NodeRefresh) (Report, error) {
@@ -69,6 +74,7 @@ func inspect(ctx context.Context, config *rest.Config, refresh v1alpha1.NodeRefr
 		client: client, metadata: names, pageSize: pageSize, keeps: refresh.KeepsPods(),
 		evicts: refresh == v1alpha1.NodeRefreshEvict, now: time.Now(),
 		held: map[types.NamespacedName]bool{}, legacy: map[types.NamespacedName]bool{}, hosts: map[string]bool{},
+		controlPlane: map[string]bool{},
 	}
 	for _, read := range []func(context.Context) error{
 		i.issuer, i.nodes, i.drivers, i.volumes, i.budgets, i.pods, i.legacySecrets, i.webhooks,
@@ -91,8 +97,8 @@ type inspection struct {
 	keeps, evicts bool
 	report        Report
 	cluster       podtokens.Cluster
-	// hosts are the names of nodes, and their host names.
-	hosts map[string]bool
+	// hosts are the names of nodes, and their host names; controlPlane tells which nodes are those of a control plane.
+	hosts, controlPlane map[string]bool
 	// localClaims are the PersistentVolumeClaims whose volume is on one node.
 	localClaims map[types.NamespacedName]bool
 	// held are the Secrets of which pods hold what could be a legacy token, and copied are those of which they have
@@ -139,7 +145,10 @@ func (i *inspection) nodes(ctx context.Context) error {
 			return "", fmt.Errorf("listing nodes: %w", err)
 		}
 		for _, n := range list.Items {
-			i.report.Nodes = append(i.report.Nodes, Node{Name: n.Name, Pool: n.Labels[v1alpha1.LabelNodePool]})
+			_, controlPlane := n.Labels[controlPlaneLabel]
+			i.controlPlane[n.Name] = controlPlane
+			i.report.Nodes = append(i.report.Nodes,
+				Node{Name: n.Name, Pool: n.Labels[v1alpha1.LabelNodePool], ControlPlane: controlPlane})
 			i.hosts[n.Name], i.hosts[n.Labels[corev1.LabelHostname]] = true, true
 		}
 		return list.Continue, nil

@@ -3,6 +3,9 @@ package preflight
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,6 +73,37 @@ func TestInspectPages(t *testing.T) {
 	if _, err := Inspect(ctx, config, v1alpha1.NodeRefreshReplace); err == nil {
 		t.Error("Inspect with a canceled context is no error")
 	}
+}
+
+// TestVolumesOnce has an inspection list PersistentVolumes once, also where a driver asks for tokens.
+func TestVolumesOnce(t *testing.T) {
+	config := kubetest.Start(t, kubetest.Options{})
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	createDriver(t, client)
+	var lists atomic.Int32
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return counting{next, &lists} })
+	if _, err := Inspect(t.Context(), config, v1alpha1.NodeRefreshReplace); err != nil {
+		t.Fatal(err)
+	}
+	if n := lists.Load(); n != 1 {
+		t.Errorf("PersistentVolumes were listed %d times", n)
+	}
+}
+
+// counting counts lists of PersistentVolumes.
+type counting struct {
+	next  http.RoundTripper
+	lists *atomic.Int32
+}
+
+func (c counting) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.URL.Path, "/persistentvolumes") {
+		c.lists.Add(1)
+	}
+	return c.next.RoundTrip(r)
 }
 
 func podNamed(name string) Object { return Object{Kind: "Pod", Namespace: "default", Name: name} }

@@ -17,6 +17,17 @@ import (
 // Read reads what podtokens.Of needs to know of drivers, so many objects at a time. Claims are read only if some driver
 // asks for tokens.
 func Read(ctx context.Context, client kubernetes.Interface, pageSize int64) (podtokens.Cluster, error) {
+	c, err := ReadDrivers(ctx, client, pageSize)
+	if err != nil || len(c.Drivers) == 0 {
+		return c, err
+	}
+	c.Claims, err = claims(ctx, client, pageSize)
+	return c, err
+}
+
+// ReadDrivers is Read without the claims, for a caller that reads the PersistentVolumes itself: Claim is what to take of
+// each.
+func ReadDrivers(ctx context.Context, client kubernetes.Interface, pageSize int64) (podtokens.Cluster, error) {
 	c := podtokens.Cluster{Drivers: map[string]podtokens.CSIDriver{}}
 	err := eachPage(pageSize, func(o metav1.ListOptions) (string, error) {
 		list, err := client.StorageV1().CSIDrivers().List(ctx, o)
@@ -30,10 +41,6 @@ func Read(ctx context.Context, client kubernetes.Interface, pageSize int64) (pod
 		}
 		return list.Continue, nil
 	})
-	if err != nil || len(c.Drivers) == 0 {
-		return c, err
-	}
-	c.Claims, err = claims(ctx, client, pageSize)
 	return c, err
 }
 
@@ -56,7 +63,7 @@ func claims(ctx context.Context, client kubernetes.Interface, pageSize int64) (m
 			return "", fmt.Errorf("listing PersistentVolumes: %w", err)
 		}
 		for i := range list.Items {
-			if claim, driver := claimOf(&list.Items[i]); driver != "" {
+			if claim, driver := Claim(&list.Items[i]); driver != "" {
 				served[claim] = driver
 			}
 		}
@@ -65,7 +72,8 @@ func claims(ctx context.Context, client kubernetes.Interface, pageSize int64) (m
 	return served, err
 }
 
-func claimOf(v *corev1.PersistentVolume) (types.NamespacedName, string) {
+// Claim returns the PersistentVolumeClaim of a volume and the driver that serves it; an empty driver if there is none.
+func Claim(v *corev1.PersistentVolume) (claim types.NamespacedName, driver string) {
 	if v.Spec.ClaimRef == nil || v.Spec.CSI == nil {
 		return types.NamespacedName{}, ""
 	}

@@ -1,0 +1,274 @@
+package cli
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/cli/adoption"
+	"github.com/keyturn/keyturn/internal/kubeconfig"
+)
+
+// adoptOptions are the flags of adopt.
+type adoptOptions struct {
+	skipPrompt, dryRun bool
+	output             output
+	waiting            waiting
+}
+
+func (a *app) adopt() *cobra.Command {
+	var path, kubeconfig string
+	var o adoptOptions
+	cmd := &cobra.Command{
+		Use:   "adopt",
+		Short: "Have Keyturn rotate the keys of a cluster that kubeadm made",
+		Long: `Adopt a cluster that kubeadm made: from then on Keyturn rotates its KSA signing keys. The key that it signs with
+becomes key version 1. Adopting it writes to no node and restarts nothing.
+
+The configuration file has infrastructure.kubeadm instead of the fields of a cluster that Keyturn makes:
+
+  apiVersion: v1
+  kind: UserCluster
+  name: prod
+  infrastructure:
+    kubeadm:
+      kubeconfigPath: admin.conf   # or kubeconfigSecret; neither for the admin cluster itself
+
+A kubeconfig file is kept in Secret NAME-adopted-kubeconfig of the admin cluster, which is deleted with the UserCluster.
+
+First each API server is asked alone which key it signs with and which it accepts, and what is found is shown. With
+--dry-run that is all, also as JSON or YAML. It can be run again when it was interrupted.`,
+		Example: `  gkectl adopt --config prod.yaml --kubeconfig kubeconfig --dry-run
+  gkectl adopt --config prod.yaml --kubeconfig kubeconfig
+  gkectl adopt --config prod.yaml --kubeconfig kubeconfig --dry-run -o json`,
+	}
+	configFlag(cmd, &path)
+	kubeconfigFlag(cmd, &kubeconfig)
+	skipPromptFlag(cmd, &o.skipPrompt)
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "show what was found and what would happen, and change nothing")
+	outputFlag(cmd, &o.output, "text", "json", "yaml")
+	waitFlags(cmd, &o.waiting, true)
+	return a.verb(cmd, func(ctx context.Context) error {
+		if !o.dryRun && o.output.form != "text" {
+			return usage("add --dry-run", "only what a dry run shows can be written as %s", o.output.form)
+		}
+		w, admin, err := a.openWanted(path, kubeconfig)
+		if err != nil {
+			return err
+		}
+		if !w.file.Adopts() {
+			return usage("name the cluster that kubeadm made with infrastructure.kubeadm, or make one with `gkectl create cluster`",
+				"%s describes a cluster that Keyturn makes", path)
+		}
+		return a.adoptCluster(ctx, admin, w, o)
+	})
+}
+
+func (a *app) adoptCluster(ctx context.Context, c admin, w wanted, o adoptOptions) error {
+	old, err := c.get(ctx, w.Name)
+	switch {
+	case err == nil:
+		w.keep(old)
+		if err := a.sameObject(ctx, c, old, w); err != nil || o.dryRun {
+			return err
+		}
+	case !isMissing(err):
+		return err
+	default:
+		if err := a.adoptNew(ctx, c, w, o); err != nil || o.dryRun {
+			return err
+		}
+	}
+	if !o.waiting.wait {
+		fmt.Fprintf(a.Out, "User cluster %s is being adopted.\n", w.Name)
+		return nil
+	}
+	if err := a.follow(ctx, c, w.Name, o.waiting, untilReady); err != nil {
+		return err
+	}
+	uc, err := c.existing(ctx, w.Name)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Out, "User cluster %s is adopted%s.\n", w.Name, newestKey(uc))
+	return nil
+}
+
+// newestKey says which key version an adopted cluster has.
+func newestKey(uc *v1alpha1.UserCluster) string {
+	keys := uc.Status.KSASigningKey.Keys
+	if len(keys) == 0 {
+		return ""
+	}
+	k := keys[len(keys)-1]
+	return fmt.Sprintf("; it signs with key version %d, %s (%s)", k.Version, k.KeyID, k.Algorithm)
+}
+
+// adoptNew inspects a cluster, shows what it found, asks, and creates the UserCluster.
+func (a *app) adoptNew(ctx context.Context, c admin, w wanted, o adoptOptions) error {
+	p, err := c.previewAdoption(ctx, w)
+	if err != nil {
+		return err
+	}
+	if o.dryRun {
+		err = o.output.write(a.Out, p, p.write)
+	} else {
+		err = p.write(a.Err)
+	}
+	if err != nil {
+		return err
+	}
+	if !p.Ready() {
+		return refused("mend what is named above, and run the command again",
+			"user cluster %s cannot be adopted as it is; nothing was changed", w.Name)
+	}
+	if o.dryRun {
+		return nil
+	}
+	if err := a.confirm(ctx, o.skipPrompt, fmt.Sprintf("Adopt this cluster as user cluster %s?", w.Name)); err != nil {
+		return err
+	}
+	return a.createObject(ctx, c, w)
+}
+
+// adoptionPreview is what was found of a cluster, and what adopting it will do, as `adopt --dry-run -o json` gives it.
+type adoptionPreview struct {
+	Cluster string `json:"cluster"`
+	adoption.Report
+	KeySource v1alpha1.KeySource `json:"keySource"`
+	// KubeconfigSecret is empty for the admin cluster itself, and KubeconfigExpires when its client certificate does.
+	KubeconfigSecret  string     `json:"kubeconfigSecret"`
+	KubeconfigExpires *time.Time `json:"kubeconfigExpires,omitempty"`
+
+	// storesKubeconfig means that gkectl writes that Secret.
+	storesKubeconfig bool
+}
+
+// previewAdoption inspects a cluster, and completes what is wanted by what it found: the issuer and the algorithm, unless the
+// file names them.
+func (c admin) previewAdoption(ctx context.Context, w wanted) (p adoptionPreview, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
+	defer cancel()
+	var reach *rest.Config
+	if w.kubeconfig != nil {
+		var access kubeconfig.Access
+		if access, err = kubeconfig.Parse(w.kubeconfig); err == nil {
+			reach = access.Config()
+		}
+	} else {
+		reach, err = c.clientConfig(ctx, w.UserCluster)
+	}
+	if err != nil {
+		return p, err
+	}
+	report, err := adoption.Inspect(ctx, reach)
+	if err != nil {
+		return p, failed("check by `kubectl` with the same kubeconfig that the cluster answers; nothing was changed",
+			"inspecting the cluster at %s: %w", reach.Host, err)
+	}
+	key := &w.Spec.KSASigningKey
+	report.CompareIssuer(key.Issuer)
+	if key.Issuer == "" {
+		key.Issuer = report.Issuer
+	}
+	if key.Algorithm == "" {
+		key.Algorithm = nextAlgorithm(report.Algorithm)
+	}
+	return adoptionPreview{
+		Cluster: w.Name, Report: report, KeySource: w.Spec.KeySource(),
+		KubeconfigSecret:  w.Spec.Infrastructure.Kubeadm.KubeconfigSecret,
+		KubeconfigExpires: expires(reach.CertData), storesKubeconfig: w.kubeconfig != nil,
+	}, nil
+}
+
+// nextAlgorithm is that of the key after one that was found: Keyturn makes no keys on P-384.
+func nextAlgorithm(found string) v1alpha1.Algorithm {
+	if strings.HasPrefix(found, "ES") {
+		return v1alpha1.ES256
+	}
+	return v1alpha1.RS256
+}
+
+// expires is when a client certificate does; nil if there is none.
+func expires(certificate []byte) *time.Time {
+	block, _ := pem.Decode(certificate)
+	if block == nil {
+		return nil
+	}
+	parsed, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil
+	}
+	return &parsed.NotAfter
+}
+
+// shortKeyID is how much of a kid tells it from others in a table.
+const shortKeyID = 8
+
+// write shows people what was found and what will happen.
+func (p adoptionPreview) write(w io.Writer) error {
+	fmt.Fprintf(w, "The cluster at %s, as user cluster %s:\n", p.Endpoint, p.Cluster)
+	rows := [][]string{{"Issuer:", orDash(p.Issuer)}, {"Signing key:", orDash(p.SigningKeyID)}}
+	if p.Algorithm != "" {
+		rows[1][1] += " (" + p.Algorithm + ")"
+	}
+	if p.KubeconfigExpires != nil {
+		rows = append(rows, []string{"Kubeconfig:", "valid until " + p.KubeconfigExpires.UTC().Format(time.DateOnly)})
+	}
+	if err := table(w, "  ", rows...); err != nil {
+		return err
+	}
+	rows = [][]string{{"API SERVER ON", "ADDRESS", "VERSION", "SIGNS WITH", "ACCEPTS"}}
+	for _, s := range p.Servers {
+		var accepts []string
+		for _, kid := range s.AcceptedKeyIDs {
+			accepts = append(accepts, cut(kid, shortKeyID))
+		}
+		rows = append(rows, []string{
+			s.Node, orDash(s.Address), orDash(s.Version), orDash(cut(s.SigningKeyID, shortKeyID)), orNone(accepts),
+		})
+	}
+	if err := table(w, "  ", rows...); err != nil {
+		return err
+	}
+	for _, line := range p.Problems {
+		fmt.Fprintf(w, "problem: %s\n", line)
+	}
+	for _, line := range p.Warnings {
+		fmt.Fprintf(w, "warning: %s\n", line)
+	}
+	if p.Ready() {
+		p.writeActions(w)
+	}
+	return nil
+}
+
+// writeActions shows people what adopting the cluster does.
+func (p adoptionPreview) writeActions(w io.Writer) {
+	fmt.Fprintln(w, "Adopting it:")
+	switch {
+	case p.KubeconfigSecret == "":
+		fmt.Fprintf(w, "  waits until keyturn-controller runs with --own-cluster=%s/%s, since it is the admin cluster itself\n",
+			v1alpha1.SystemNamespace, p.Cluster)
+	case p.storesKubeconfig:
+		fmt.Fprintf(w, "  keeps the kubeconfig in Secret %s of the admin cluster\n", p.KubeconfigSecret)
+	}
+	fmt.Fprintln(w, "  runs keyturn-agent on the control-plane nodes until one has handed over the private key, sealed to the controller")
+	fmt.Fprintln(w, "  keeps that key as key version 1 in a Secret of the admin cluster")
+	fmt.Fprintln(w, "  writes to no file of a node and restarts nothing")
+	n := len(p.Servers)
+	if p.KeySource == v1alpha1.KeySourceExternal {
+		fmt.Fprintf(w, "Then, for ksaSigningKey.source external, each API server gets a signer beside it. That %s.\n", convertsEach(n))
+		return
+	}
+	fmt.Fprintf(w, "Recommended then: ksaSigningKey.source external and `gkectl update cluster`. That %s; no rotation restarts one after "+
+		"that. With files, each rotation restarts each API server three times.\n", convertsEach(n))
+}

@@ -1,0 +1,73 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/kubeconfig"
+)
+
+// How long an API server of kubeadm is away when its manifest changes, in seconds. The kubelet tries a static pod again
+// every 10 to 15 s only, and kube-apiserver itself waits half a minute for clients that watch, unless it already runs with
+// --shutdown-send-retry-after.
+const (
+	minRestart, maxRestart = 36, 46
+	shortRestart           = 15
+)
+
+// clientConfig returns how to reach a user cluster as its administrator. An adopted cluster is reached as the controller
+// does it: by the Secret that its spec names, or, if it names none, as the admin cluster that it is.
+func (c admin) clientConfig(ctx context.Context, uc *v1alpha1.UserCluster) (*rest.Config, error) {
+	var access kubeconfig.Access
+	var err error
+	switch kubeadm := uc.Spec.Infrastructure.Kubeadm; {
+	case kubeadm == nil:
+		access, err = c.access(ctx, uc)
+	case kubeadm.KubeconfigSecret == "":
+		return rest.CopyConfig(c.config), nil
+	default:
+		access, err = c.adoptedAccess(ctx, uc)
+	}
+	if err != nil {
+		return nil, err
+	}
+	config := access.Config()
+	config.UserAgent = userAgent()
+	return config, nil
+}
+
+// adoptedAccess reads the Secret that the spec of an adopted cluster names.
+func (c admin) adoptedAccess(ctx context.Context, uc *v1alpha1.UserCluster) (kubeconfig.Access, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	secret := &corev1.Secret{}
+	key := client.ObjectKey{Namespace: uc.Namespace, Name: uc.Spec.Infrastructure.Kubeadm.KubeconfigSecret}
+	err := c.client.Get(ctx, key, secret)
+	if isMissing(err) {
+		return kubeconfig.Access{}, failed("make it with `kubectl --namespace "+key.Namespace+" create secret generic "+
+			key.Name+" --from-file="+v1alpha1.KubeconfigKey+"=admin.conf`, or name a file with infrastructure.kubeadm.kubeconfigPath",
+			"Secret %s, which should hold the kubeconfig of user cluster %s, does not exist", key, uc.Name)
+	}
+	if err != nil {
+		return kubeconfig.Access{}, fmt.Errorf("reading the kubeconfig of user cluster %s: %w", uc.Name, err)
+	}
+	access, err := kubeconfig.Parse(secret.Data[v1alpha1.KubeconfigKey])
+	if err != nil {
+		return kubeconfig.Access{}, failed("give its key "+v1alpha1.KubeconfigKey+" a file as `kubectl config view --raw --flatten "+
+			"--minify` writes it", "Secret %s: %w", key, err)
+	}
+	return access, nil
+}
+
+// convertsEach is in words what a change of the source does to the API servers of an adopted cluster.
+func convertsEach(n int) string {
+	if n == 1 {
+		return fmt.Sprintf("restarts the only API server once, for %d to %d s: THE KUBERNETES API IS AWAY meanwhile", minRestart, maxRestart)
+	}
+	return fmt.Sprintf("restarts %s once, one at a time, each for %d to %d s", count(n, "API server"), minRestart, maxRestart)
+}

@@ -1,0 +1,159 @@
+package adoption
+
+import (
+	"crypto/rsa"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/util/version"
+
+	"github.com/keyturn/keyturn/internal/config"
+	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
+	"github.com/keyturn/keyturn/internal/printable"
+	"github.com/keyturn/keyturn/jwks"
+)
+
+// The versions of Kubernetes whose kubeadm Keyturn was tried with.
+var oldest, newest = version.MustParseGeneric("1.34.0"), version.MustParseGeneric("1.36.0")
+
+// maxRSABits is the size of the largest RSA key that kubeadm makes.
+const maxRSABits = 4096
+
+// conclude compares what was found with what each API server said.
+func conclude(found kubeadm.Found, answers []answer) Report {
+	r := Report{
+		Servers: []Server{}, ForeignKeyIDs: []string{}, Problems: []string{}, Warnings: []string{},
+	}
+	for _, p := range found.Problems {
+		r.problem("%s", p)
+	}
+	for i, s := range found.Servers {
+		r.server(s, answers[i])
+	}
+	r.agree(found.Servers, answers)
+	slices.Sort(r.ForeignKeyIDs)
+	r.ForeignKeyIDs = slices.Compact(r.ForeignKeyIDs)
+	if n := len(r.ForeignKeyIDs); n > 0 {
+		r.warn("API servers accept %d more keys: they are kept, and the first rotation waits at its end until you release them",
+			n)
+	}
+	return r
+}
+
+func (r *Report) problem(format string, args ...any) { add(&r.Problems, format, args...) }
+
+func (r *Report) warn(format string, args ...any) { add(&r.Warnings, format, args...) }
+
+// add adds a line once. It may quote the cluster.
+func add(lines *[]string, format string, args ...any) {
+	if line := printable.Line(fmt.Sprintf(format, args...)); !slices.Contains(*lines, line) {
+		*lines = append(*lines, line)
+	}
+}
+
+// server adds one API server, and what is wrong with it.
+func (r *Report) server(s kubeadm.Server, a answer) {
+	own := Server{Node: s.Node, Address: s.Address, AcceptedKeyIDs: []string{}}
+	defer func() { r.Servers = append(r.Servers, own) }()
+	if a.err != nil {
+		r.problem("the API server on node %s does not answer alone, by a forwarded port of its pod: %v", s.Node, a.err)
+		return
+	}
+	own.Version, own.SigningKeyID = printable.Line(a.version), printable.Line(a.kid)
+	for _, k := range a.keys.Keys() {
+		own.AcceptedKeyIDs = append(own.AcceptedKeyIDs, printable.Line(k.KeyID))
+	}
+	if s.SignerSocket != "" {
+		r.problem("the API server on node %s signs by the signer at %s: Keyturn adopts API servers that sign with files; "+
+			"set their flags back first", s.Node, s.SignerSocket)
+	}
+	if a.others > 0 {
+		r.problem("the API server on node %s accepts %d keys that are neither RSA of at least %d bits nor on P-256 or P-384: "+
+			"take them out of its --service-account-key-file", s.Node, a.others, jwks.MinRSABits)
+	}
+	for _, node := range a.refuses {
+		r.problem("the API server on node %s refuses the tokens that the one on node %s signs: give both the same sa.pub",
+			s.Node, node)
+	}
+	r.version(a.version)
+}
+
+// version compares the version of an API server with those that Keyturn was tried with.
+func (r *Report) version(text string) {
+	v, err := version.ParseGeneric(text)
+	switch {
+	case err != nil:
+		r.problem("an API server has the version %q, which is none", text)
+	case v.LessThan(oldest):
+		r.problem("an API server is of version %s: upgrade the cluster to %d.%d or later first", text, oldest.Major(), oldest.Minor())
+	case v.Minor() > newest.Minor():
+		r.warn("an API server is of version %s: Keyturn was tried up to %d.%d", text, newest.Major(), newest.Minor())
+	}
+}
+
+// agree finds in what the API servers that answered differ, and takes over in what they do not.
+func (r *Report) agree(servers []kubeadm.Server, answers []answer) {
+	first := slices.IndexFunc(answers, func(a answer) bool { return a.err == nil })
+	if first < 0 {
+		return
+	}
+	f, before := answers[first], len(r.Problems)
+	for i, a := range answers {
+		if a.err == nil && a.kid != f.kid {
+			r.problem("the API servers on nodes %s and %s sign with different keys (%s and %s): let all of them sign with one, "+
+				"and accept both until then", servers[first].Node, servers[i].Node, f.kid, a.kid)
+		}
+		if a.err == nil && a.issuer != f.issuer {
+			r.problem("the API servers on nodes %s and %s have the issuers %s and %s: give them the same --service-account-issuer",
+				servers[first].Node, servers[i].Node, f.issuer, a.issuer)
+		}
+		if a.err == nil && a.version != f.version {
+			r.warn("the API servers on nodes %s and %s are of versions %s and %s: finish the upgrade before you rotate keys",
+				servers[first].Node, servers[i].Node, f.version, a.version)
+		}
+		for _, k := range a.keys.Keys() {
+			if k.KeyID != f.kid {
+				r.ForeignKeyIDs = append(r.ForeignKeyIDs, printable.Line(k.KeyID))
+			}
+		}
+	}
+	if len(r.Problems) > before {
+		return
+	}
+	r.issuer(f.issuer)
+	r.signingKey(f)
+}
+
+func (r *Report) issuer(issuer string) {
+	if err := config.CheckIssuer(issuer); err != nil {
+		r.problem("the issuer %s %v: Keyturn cannot rotate the keys of a cluster with this issuer", issuer, err)
+		return
+	}
+	r.Issuer = issuer
+}
+
+// signingKey takes over the key that all API servers sign with.
+func (r *Report) signingKey(a answer) {
+	k, ok := a.keys.Lookup(a.kid)
+	if !ok {
+		r.problem("the API servers sign with key %s, which is neither RSA of at least %d bits nor on P-256 or P-384: "+
+			"give them another one first", a.kid, jwks.MinRSABits)
+		return
+	}
+	if public, ok := k.Public.(*rsa.PublicKey); ok && public.N.BitLen() > maxRSABits {
+		r.problem("the API servers sign with an RSA key of %d bits: Keyturn takes keys of up to %d", public.N.BitLen(), maxRSABits)
+		return
+	}
+	r.SigningKeyID, r.Algorithm = k.KeyID, k.Algorithm
+}
+
+// Ready reports whether nothing keeps the cluster from being adopted.
+func (r Report) Ready() bool { return len(r.Problems) == 0 }
+
+// CompareIssuer adds a problem if the issuer that a configuration file names, if it names one, is not the cluster's.
+func (r *Report) CompareIssuer(named string) {
+	if named != "" && r.Issuer != "" && named != r.Issuer {
+		r.problem("ksaSigningKey.issuer is %s, and the cluster's issuer is %s: write that, or leave the field out",
+			named, r.Issuer)
+	}
+}

@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/keyturn/keyturn/internal/agent/manifest"
+	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
+)
+
+func (a *app) createConfigPatches() *cobra.Command {
+	var path, kubeconfig, dir string
+	cmd := &cobra.Command{
+		Use:   "kubeadm-patches",
+		Short: "Write the patches with which kubeadm upgrade keeps the signers of an adopted cluster",
+		Long: `Write, for each control-plane node of an adopted cluster, the patch with which "kubeadm upgrade" writes a manifest of
+kube-apiserver that asks the signer beside it, as with ksaSigningKey.source external. Copy the directory of a node to that
+node, and name it with --patches, or in an UpgradeConfiguration.
+
+Without the patch, an upgrade makes an API server that reads files. Nothing breaks by that, since Keyturn keeps these files
+in step: it gives the API server its signer again, by one more restart. A patch that does not fit the flags of an API server
+any more makes kubeadm stop before it has changed anything; write it again then.`,
+		Example: `  gkectl create-config kubeadm-patches --config prod.yaml --kubeconfig kubeconfig --dir patches
+  kubeadm upgrade apply v1.36.5 --patches patches/cp-1   # on node cp-1`,
+	}
+	configFlag(cmd, &path)
+	kubeconfigFlag(cmd, &kubeconfig)
+	cmd.Flags().StringVar(&dir, "dir", "patches", "`directory` that gets one directory for each control-plane node")
+	must(cmd.MarkFlagDirname("dir"))
+	return a.verb(cmd, func(ctx context.Context) error {
+		c, admin, err := a.open(path, kubeconfig)
+		if err != nil {
+			return err
+		}
+		if !c.Adopts() {
+			return usage("only clusters with infrastructure.kubeadm are upgraded by kubeadm",
+				"user cluster %s is one that Keyturn makes", c.Name)
+		}
+		patches, err := admin.patches(ctx, c.Name)
+		if err != nil {
+			return err
+		}
+		for _, node := range slices.Sorted(maps.Keys(patches)) {
+			file := filepath.Join(dir, node, manifest.PatchFile)
+			if err := writePatch(file, patches[node]); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.Out, "Wrote %s.\n", file)
+		}
+		a.note("Next: copy each directory to its node, and there: kubeadm upgrade apply VERSION --patches DIRECTORY " +
+			"(on further control-plane nodes: kubeadm upgrade node --patches DIRECTORY)")
+		return nil
+	})
+}
+
+// patches returns the patches of an adopted cluster, by node.
+func (c admin) patches(ctx context.Context, name string) (map[string][]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	uc, err := c.existing(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	config, err := c.clientConfig(ctx, uc)
+	if err != nil {
+		return nil, err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("using the kubeconfig of user cluster %s: %w", name, err)
+	}
+	patches, err := kubeadm.Patches(ctx, client)
+	if err == nil && len(patches) == 0 {
+		err = failed("check its kubeconfig", "user cluster %s has no API server that kubeadm made", name)
+	}
+	return patches, err
+}
+
+// writePatch writes a file that may be there from before.
+func writePatch(path string, patch []byte) error {
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = os.WriteFile(path, patch, 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("writing a patch: %w", err)
+	}
+	return nil
+}

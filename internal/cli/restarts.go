@@ -1,0 +1,74 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+// restarts is what a rotation does to the API servers of a cluster.
+type restarts struct {
+	// Count is how many there are.
+	Count int `json:"count"`
+	// Restarts are those of each API server, one in each of these steps. The API servers are restarted one at a time.
+	Restarts []restart `json:"restarts"`
+	// Interrupts means that the Kubernetes API is away meanwhile, since there is no other API server.
+	Interrupts bool `json:"interrupts"`
+}
+
+// restart takes one API server out.
+type restart struct {
+	Step string `json:"step"`
+	// MinSeconds and MaxSeconds are for how long; 0 when not known.
+	MinSeconds int `json:"minSeconds,omitempty"`
+	MaxSeconds int `json:"maxSeconds,omitempty"`
+}
+
+// restartsOf returns what a rotation does to the API servers: nothing where a signer gives them their keys.
+func restartsOf(uc *v1alpha1.UserCluster) restarts {
+	r := restarts{Count: wantedServers(uc), Restarts: []restart{}}
+	if uc.Spec.KeySource() == v1alpha1.KeySourceExternal {
+		return r
+	}
+	r.Interrupts = r.Count == 1
+	for i, step := range []string{"Publish", "Switch", "Retire"} {
+		one := restart{Step: step}
+		if kubeadm := uc.Spec.Infrastructure.Kubeadm; kubeadm != nil {
+			one.MinSeconds, one.MaxSeconds = minRestart, maxRestart
+			if kubeadm.ShutdownSendRetryAfter && i > 0 { // the first restart is of a process without that flag
+				one.MinSeconds, one.MaxSeconds = shortRestart, shortRestart
+			}
+		}
+		r.Restarts = append(r.Restarts, one)
+	}
+	return r
+}
+
+// String is what happens to the API servers in words.
+func (r restarts) String() string {
+	switch {
+	case len(r.Restarts) == 0:
+		return "restarts no API server: each gets its keys from the signer beside it"
+	case r.Interrupts && r.Restarts[0].MaxSeconds > 0:
+		return fmt.Sprintf("restarts the only API server three times, %s; THE KUBERNETES API IS AWAY each time, and "+
+			"kube-controller-manager and kube-scheduler start again", r.times())
+	case r.Interrupts:
+		return "restarts the only API server three times; EACH RESTART IS AN INTERRUPTION of the Kubernetes API"
+	case r.Restarts[0].MaxSeconds > 0:
+		return fmt.Sprintf("restarts %d API servers three times, one at a time, %s; the Kubernetes API stays available if its "+
+			"load balancer leaves out an API server that is away", r.Count, r.times())
+	}
+	return fmt.Sprintf("restarts %d API servers three times, one at a time; the Kubernetes API stays available", r.Count)
+}
+
+// times is in words how long each restart takes.
+func (r restarts) times() string {
+	first, next := r.Restarts[0], r.Restarts[1]
+	if first == (restart{Step: first.Step, MinSeconds: next.MinSeconds, MaxSeconds: next.MaxSeconds}) {
+		return fmt.Sprintf("each time for %d to %d s", first.MinSeconds, first.MaxSeconds)
+	}
+	return fmt.Sprintf("for %d to %d s the first time and for %d s then", first.MinSeconds, first.MaxSeconds, next.MaxSeconds)
+}
+
+// leftCopies are where copies of the private key of a cluster that kubeadm made may be, out of reach of the agent.
+var leftCopies = []string{"Secret kube-system/kubeadm-certs", "cloud-init data", "backups of control-plane nodes and of etcd"}
