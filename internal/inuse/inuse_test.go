@@ -68,6 +68,7 @@ func secret(name, key, lastUsed string) func(*inuse.Input) {
 
 var (
 	api    = podtokens.Token{Kind: podtokens.Bound, Way: podtokens.File, Refresh: podtokens.ByKubelet}
+	named  = podtokens.Token{Kind: podtokens.Bound, Audience: issuer, Way: podtokens.File, Refresh: podtokens.ByKubelet}
 	vault  = podtokens.Token{Kind: podtokens.ThirdParty, Audience: "vault", Way: podtokens.File, Refresh: podtokens.ByKubelet}
 	pinned = podtokens.Token{Kind: podtokens.ThirdParty, Audience: "vault", Way: podtokens.SubPath, Refresh: podtokens.ByPod}
 	file   = podtokens.Token{Kind: podtokens.Legacy, Secret: "s", Way: podtokens.File, Refresh: podtokens.ByKubelet}
@@ -78,6 +79,11 @@ var (
 func ending(t podtokens.Token) podtokens.Token {
 	t.Refresh = podtokens.Never
 	return t
+}
+
+// canary names the account of the tokens by which API servers prove themselves.
+func canary(namespace, name string) func(*inuse.Input) {
+	return func(in *inuse.Input) { in.Canary = types.NamespacedName{Namespace: namespace, Name: name} }
 }
 
 func problem(in *inuse.Input) { in.Signers[0].Problem = "it has its keys from files" }
@@ -131,7 +137,13 @@ func TestSum(t *testing.T) {
 		},
 		{
 			name: "tokens by which API servers prove themselves", gone: "+0s",
-			in: world(signed("k1", "", "", 10), func(in *inuse.Input) { in.Canary = types.NamespacedName{Namespace: "ns", Name: "app"} }),
+			in: world(signed("k1", "", "", 10), canary("ns", "app")),
+		},
+		{
+			name: "tokens of other accounts beside them", gone: "+10m0s",
+			awaited: "1 requested token of key version 1 to expire, the last at " + stamp(10),
+			in:      world(signed("k1", "", "", 10), canary("ns", "canary")),
+			want:    []string{"ns/app - Requested: 1 of 1 until +10m0s, by Never"},
 		},
 		{
 			name: "asked for, also for a pod whose spec does not", gone: "+2h0m0s", awaited: "2 requested tokens of key version 1 to expire, the last at " + stamp(120),
@@ -167,6 +179,29 @@ func TestSum(t *testing.T) {
 			want: []string{"ns/app - Requested: 1 of 1 until +2h0m0s, by Never"},
 		},
 		{
+			name: "for one holder twice, the later one last", gone: "+3h0m0s",
+			awaited: "1 requested token of key version 1 to expire, the last at " + stamp(180),
+			in:      world(signed("k1", "", "", 120), signed("k1", "", "", 180)),
+			want:    []string{"ns/app - Requested: 1 of 1 until +3h0m0s, by Never"},
+		},
+		{
+			name: "a copy listed before the file", gone: "+10m0s",
+			awaited: "1 third-party token of key version 1 to expire, the last at " + stamp(10),
+			in:      world(pod("web-1", pinned, vault), signed("k1", "vault", "web-1", 10)),
+			want:    []string{"ns/app Deployment/web ThirdParty for vault: 1 of 1 until +10m0s, by Pod"},
+		},
+		{
+			name: "asked for, of a pod that holds only a legacy token", gone: "+10m0s",
+			awaited: "1 requested token of key version 1 to expire, the last at " + stamp(10),
+			in:      world(pod("web-1", file), signed("k1", "", "web-1", 10)),
+			want:    []string{"ns/app Deployment/web Requested: 1 of 1 until +10m0s, by Never"},
+		},
+		{
+			name: "of a pod that names the API server as audience", gone: "+0s",
+			in:   world(pod("web-1", named), signed("k1", "", "web-1", 10)),
+			want: []string{"ns/app Deployment/web Bound: 1 of 1 until +10m0s, by Kubelet"},
+		},
+		{
 			name: "of a new key alone", gone: "+0s", in: world(signed("k2", "", "", 120)),
 			want: []string{"ns/app - Requested: 1 of 2 until +2h0m0s, by Never"},
 		},
@@ -180,6 +215,32 @@ func TestSum(t *testing.T) {
 			want: []string{
 				"ns/ - Unknown: 1 of 1 until +3h0m0s, by Never",
 				"ns/app Deployment/web Bound: 1 of 0 until ?, by Kubelet",
+			},
+		},
+		{
+			name: "a ledger that was full, and then not", gone: "+4h0m0s",
+			awaited: "1 requested token of key version 1, and 1 group of tokens of which the ledgers keep no details " +
+				"to expire, the last at " + stamp(240),
+			in: world(pod("web-1", api),
+				entry(ledger.Entry{KeyID: "k1", Namespace: "ns", Coarse: true, Expires: at(180)}),
+				signed("k1", "", "", 240), signed("k2", "", "", 240), signed("k2", "vault", "", 240)),
+			want: []string{
+				"ns/ - Unknown: 1 of 1 until +3h0m0s, by Never",
+				"ns/app - Requested: 1 of 1 until +4h0m0s, by Never",
+				"ns/app - Requested: 1 of 2 until +4h0m0s, by Never",
+				"ns/app - Requested for vault: 1 of 2 until +4h0m0s, by Never",
+				"ns/app Deployment/web Bound: 1 of 0 until ?, by Kubelet",
+			},
+		},
+		{
+			name: "a ledger that was full, beside tokens that it tells of", gone: "+3h0m0s",
+			awaited: "1 group of tokens of which the ledgers keep no details to expire, the last at " + stamp(180),
+			in: world(pod("web-1", api, file), pod("db-1", vault, pinned), signed("k2", "", "web-1", 60),
+				entry(ledger.Entry{KeyID: "k1", Namespace: "ns", Coarse: true, Expires: at(180)})),
+			want: []string{
+				"ns/ - Unknown: 1 of 1 until +3h0m0s, by Never",
+				"ns/app Deployment/db ThirdParty for vault: 1 of 0 until ?, by Pod",
+				"ns/app Deployment/web Bound: 1 of 2 until +1h0m0s, by Kubelet",
 			},
 		},
 		{
@@ -207,7 +268,7 @@ func TestSum(t *testing.T) {
 			},
 		},
 		{
-			name: "legacy tokens", gone: "+0s", in: world(pod("web-1", file), pod("web-2", file, env), pod("db-1", file),
+			name: "legacy tokens", gone: "+0s", in: world(pod("web-1", file), pod("web-2", file, env, file), pod("db-1", file),
 				secret("s", "k1", "2001-09-01"), secret("ci", "k1", "2001-09-08"), secret("new", "k2", ""), secret("empty", "", "")),
 			want: []string{
 				"ns/old Secret/empty Legacy: 1 of 0 until ?, by Secret",
@@ -271,6 +332,56 @@ func TestGapsCount(t *testing.T) {
 	}
 }
 
+// TestUnknownIsTheLatest has tokens that expire at a known time beside others of which nobody knows when: then nobody
+// knows when the last of them does.
+func TestUnknownIsTheLatest(t *testing.T) {
+	blind := func(in *inuse.Input) {
+		in.Signers = append(in.Signers, inuse.Signer{Name: "cp-1", Problem: "it has its keys from files"})
+	}
+	first := func(in *inuse.Input) {
+		blind(in)
+		in.Signers[0], in.Signers[1] = in.Signers[1], in.Signers[0]
+	}
+	late := func(in *inuse.Input) { in.Signers[0].Report.Since = at(-300) }
+	for name, in := range map[string]inuse.Input{
+		"known, then not": world(late, blind), "unknown, then known": world(late, first),
+	} {
+		r := inuse.Sum(in)
+		if diff := gocmp.Diff([]inuse.Count{{Kind: inuse.Unknown, Count: 2}}, r.Of(1)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		if gone := r.Gone(1); !gone.IsZero() {
+			t.Errorf("%s: gone at %s", name, after(gone))
+		}
+	}
+}
+
+// TestFoldKeepsApart folds rows that differ in kind, key version or refresh: these stay apart.
+func TestFoldKeepsApart(t *testing.T) {
+	row := func(i int, kind inuse.Kind, version int, refresh inuse.Refresh) inuse.Row {
+		return inuse.Row{
+			Namespace: "ns", Account: fmt.Sprintf("app-%d", i), Kind: kind, Version: version, Refresh: refresh,
+			Count: 1, Expires: at(i),
+		}
+	}
+	var rows []inuse.Row
+	for i := range 3 {
+		rows = append(rows,
+			row(i, inuse.Bound, 1, inuse.ByKubelet), row(i, inuse.Bound, 1, inuse.ByPod),
+			row(i, inuse.Bound, 2, inuse.ByPod), row(i, inuse.ThirdParty, 2, inuse.ByPod))
+	}
+	want := []string{
+		"ns/app-0 - Bound: 1 of 1 until +0s, by Kubelet",
+		"/ others ThirdParty: 3 of 2 until +2m0s, by Pod",
+		"/ others Bound: 2 of 1 until +2m0s, by Kubelet",
+		"/ others Bound: 3 of 1 until +2m0s, by Pod",
+		"/ others Bound: 3 of 2 until +2m0s, by Pod",
+	}
+	if diff := gocmp.Diff(want, lines(inuse.Fold(rows, 5))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
 // Folded rows lose no token, and the urgent ones stay.
 func TestFold(t *testing.T) {
 	var changes []func(*inuse.Input)
@@ -293,6 +404,9 @@ func TestFold(t *testing.T) {
 		}
 		if total != 301 || !last.Equal(at(300)) {
 			t.Errorf("folded into %d: %d tokens, the last bound one until %s", most, total, after(last))
+		}
+		if most >= len(rows) && len(folded) != len(rows) {
+			t.Errorf("%d rows folded into %d, although there may be %d", len(rows), len(folded), most)
 		}
 		if most >= 100 && folded[0] != rows[0] {
 			t.Errorf("folded into %d: the most urgent is %+v", most, folded[0])
