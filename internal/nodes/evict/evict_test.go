@@ -34,6 +34,7 @@ var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 func TestPlan(t *testing.T) {
 	system := func(p *Pod) { p.System = true }
 	unready := func(p *Pod) { p.Ready = false }
+	refused := func(p *Pod) { p.Refused = true }
 	many := func(n int, owner string) (all []Pod) {
 		for i := range n {
 			all = append(all, old(fmt.Sprintf("%s-%02d", owner, i), owner, nil))
@@ -67,9 +68,21 @@ func TestPlan(t *testing.T) {
 			Old: []Pod{old("dns", "a", system)}, Owners: map[types.UID]Owner{"a": {Pods: 2}}, System: Owner{Away: 1},
 		}, ""},
 		{"those that were refused come last", Pods{
-			Old:    []Pod{old("p", "a", func(p *Pod) { p.Refused = true }), old("q", "a", nil)},
+			Old:    []Pod{old("p", "a", refused), old("q", "a", nil)},
 			Owners: map[types.UID]Owner{"a": {Pods: 2}},
 		}, "q"},
+		{"those that were refused keep their order", Pods{
+			Old: []Pod{old("p", "a", refused), old("q", "b", refused)}, Owners: map[types.UID]Owner{"a": {Pods: 1}, "b": {Pods: 1}},
+		}, "p q"},
+		{"one that is ending, of a controller that may lose more", Pods{
+			Old: []Pod{old("p", "a", ending)}, Owners: map[types.UID]Owner{"a": {Pods: 20, Away: 1}},
+		}, ""},
+		{"one that is not ready costs its controller nothing", Pods{
+			Old: []Pod{old("p", "a", unready), old("q", "a", nil)}, Owners: map[types.UID]Owner{"a": {Pods: 20, Away: 1}},
+		}, "p q"},
+		{"others do not count as system pods", Pods{
+			Old: []Pod{old("web", "a", nil), old("dns", "b", system)}, Owners: map[types.UID]Owner{"a": {Pods: 1}, "b": {Pods: 1}},
+		}, "web dns"},
 	}
 	for _, test := range tests {
 		var names []string
@@ -247,6 +260,14 @@ func TestKeyVersion(t *testing.T) {
 		return &Observed{judged: node, since: noon, list: &list{Pods: Pods{Old: pods}, on: map[string][]Pod{on: pods}}}
 	}
 	none := &Observed{judged: node, since: noon, list: &list{}}
+	judged := func(names ...string) *Observed {
+		o := with("other")
+		o.judged = nil
+		for _, name := range names {
+			o.judged = append(o.judged, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		}
+		return o
+	}
 	for _, test := range []struct {
 		name string
 		how  v1alpha1.NodeRefresh
@@ -256,6 +277,8 @@ func TestKeyVersion(t *testing.T) {
 	}{
 		{"no rotation runs", v1alpha1.NodeRefreshEvict, over, with("n"), 3},
 		{"nothing known yet", v1alpha1.NodeRefreshEvict, running, &Observed{judged: node}, 2},
+		{"not since when they are new", v1alpha1.NodeRefreshEvict, running, &Observed{judged: node, list: &list{}}, 2},
+		{"an older pod on another node of ours", v1alpha1.NodeRefreshEvict, running, judged("n", "other"), 3},
 		{"not listed yet", v1alpha1.NodeRefreshEvict, running, &Observed{judged: node, since: noon}, 2},
 		{"an older pod", v1alpha1.NodeRefreshEvict, running, with("n"), 2},
 		{"an older pod on a node without an object", v1alpha1.NodeRefreshEvict, running, with("gone"), 2},
