@@ -92,6 +92,10 @@ func TestJudge(t *testing.T) {
 		{name: "made since with an old token is not believed", pod: young, tokens: []nodes.Token{old(1, 10), fresh(2)}, wait: "old ns/p by +10m40s"},
 		{name: "ending with new tokens", pod: ending, tokens: []nodes.Token{fresh(1), fresh(1)}},
 		{name: "ending with an old token", pod: ending, tokens: []nodes.Token{old(0, 10), fresh(1)}, wait: "held: ns/p, which has an old token, to end"},
+		{
+			name: "ending with what is not a token", pod: ending, tokens: []nodes.Token{{Problem: "malformed", Missing: true}, fresh(1)},
+			wait: "held: ns/p, which has an old token, to end",
+		},
 		{name: "ended but for its name", pod: ending, tokens: []nodes.Token{missing, missing}},
 		{
 			name: "ending for too long", pod: func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: minute(1)} },
@@ -106,6 +110,9 @@ func TestJudge(t *testing.T) {
 		{name: "by subPath, ending", pod: both(subPath, ending), tokens: []nodes.Token{fresh(1), fresh(1)}, wait: "held: ns/p, which has an old token, to end"},
 	}
 	now := minute(20)
+	if h := judge(v1alpha1.NodeRefreshWait, nodes.Refresh{}, "new", nil, now); !h.Known {
+		t.Error("without pods it is not known what they hold")
+	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			pods := []podTokens{{pod: tokenPod(test.pod), tokens: test.tokens}}

@@ -15,7 +15,8 @@ var begun = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 func minute(m float64) time.Time { return begun.Add(time.Duration(m * float64(time.Minute))) }
 
 func TestPlan(t *testing.T) {
-	const inPlace, wait = v1alpha1.NodeRefreshInPlace, v1alpha1.NodeRefreshWait
+	const inPlace, wait, evict = v1alpha1.NodeRefreshInPlace, v1alpha1.NodeRefreshWait, v1alpha1.NodeRefreshEvict
+	evicted := func(name string) View { return with(healthy(name, 1), func(v *View) { v.Evicted = true }) }
 	begin := func(name string) View {
 		return with(healthy(name, 1), func(v *View) {
 			v.Refresh = nodes.Refresh{KeyVersion: 2, Since: begun}
@@ -67,6 +68,13 @@ func TestPlan(t *testing.T) {
 		{"one that is not registered", wait, 1, []View{with(healthy("n1", 1), func(v *View) { v.Registered = false })}, ""},
 		{"a machine that stopped meanwhile", inPlace, 60, []View{with(proven("n1"), func(v *View) { v.Running = false }), healthy("n2", 1)}, ""},
 		{"its kubelet has died since", inPlace, 60, []View{with(proven("n1"), func(v *View) { v.Refresh.Kubelet = time.Time{} })}, "restartKubelet n1"},
+		{"in the order of names", wait, 0, []View{healthy("n2", 1), healthy("n3", 1), healthy("n1", 1)}, "begin n1, begin n2, begin n3"},
+		{"one that does not run begins nothing", wait, 0, []View{with(healthy("n1", 1), func(v *View) { v.Running = false })}, ""},
+		{"one that stopped before its kubelet was restarted", inPlace, 1,
+			[]View{with(begin("n1"), func(v *View) { v.Running, v.Ready = false, false })}, ""},
+		{"the first of two is not renewed", inPlace, 2, []View{started("n1"), renewed("n2"), healthy("n3", 1)}, "prove n2"},
+		{"its pods are evicted", evict, 1, []View{evicted("n1"), healthy("n2", 1), begin("n3")}, "refreshed n1"},
+		{"its pods are evicted, and it is going", evict, 1, []View{with(evicted("n1"), func(v *View) { v.Going = true })}, ""},
 		{"no node stays", v1alpha1.NodeRefreshReplace, 0, []View{healthy("n1", 1)}, ""},
 	}
 	for _, test := range tests {
