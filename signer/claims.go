@@ -46,8 +46,8 @@ type object struct {
 	name, uid []byte
 }
 
-// readClaims refuses what kube-apiserver never sends. What passes is signed byte for byte. The packages encoding/json and
-// strictjson would do, but they take a tenth to a third of the time of an ES256 signature.
+// readClaims refuses what kube-apiserver never sends. What passes is signed byte for byte. The packages encoding/json
+// and strictjson would do, but they take a tenth to a third of the time of an ES256 signature.
 //
 // What the ledger cannot make out of claims that pass (an audience that is a number, say) is left out, and
 // ledger.Token.Partial is set.

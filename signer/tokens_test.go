@@ -34,7 +34,8 @@ func noting(t *testing.T) *world {
 func (w *world) signPod() error {
 	w.t.Helper()
 	claims := strings.Replace(boundClaims, "1831536000", strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10), 1)
-	_, err := w.signer.Sign(w.t.Context(), &externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
+	_, err := w.signer.Sign(w.t.Context(),
+		&externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
 	return err
 }
 

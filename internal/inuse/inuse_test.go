@@ -36,7 +36,8 @@ func world(change ...func(*inuse.Input)) inuse.Input {
 // signed adds an entry to the ledger of the first signer. An audience of "" is the API server's.
 func signed(key, audience, pod string, expires int) func(*inuse.Input) {
 	e := ledger.Entry{
-		KeyID: key, Namespace: "ns", ServiceAccount: "app", Audiences: []string{cmp.Or(audience, issuer)}, Expires: at(expires),
+		KeyID: key, Namespace: "ns", ServiceAccount: "app", Audiences: []string{cmp.Or(audience, issuer)},
+		Expires: at(expires),
 	}
 	if pod != "" {
 		e.Bound = &ledger.Object{Kind: "Pod", Name: pod, UID: "uid-" + pod}
@@ -62,17 +63,22 @@ func pod(name string, tokens ...podtokens.Token) func(*inuse.Input) {
 
 func secret(name, key, lastUsed string) func(*inuse.Input) {
 	return func(in *inuse.Input) {
-		in.Secrets = append(in.Secrets, inuse.Secret{Namespace: "ns", Name: name, Account: "old", KeyID: key, LastUsed: lastUsed})
+		in.Secrets = append(in.Secrets,
+			inuse.Secret{Namespace: "ns", Name: name, Account: "old", KeyID: key, LastUsed: lastUsed})
 	}
 }
 
 var (
-	api    = podtokens.Token{Kind: podtokens.Bound, Way: podtokens.File, Refresh: podtokens.ByKubelet}
-	named  = podtokens.Token{Kind: podtokens.Bound, Audience: issuer, Way: podtokens.File, Refresh: podtokens.ByKubelet}
-	vault  = podtokens.Token{Kind: podtokens.ThirdParty, Audience: "vault", Way: podtokens.File, Refresh: podtokens.ByKubelet}
-	pinned = podtokens.Token{Kind: podtokens.ThirdParty, Audience: "vault", Way: podtokens.SubPath, Refresh: podtokens.ByPod}
-	file   = podtokens.Token{Kind: podtokens.Legacy, Secret: "s", Way: podtokens.File, Refresh: podtokens.ByKubelet}
-	env    = podtokens.Token{Kind: podtokens.Legacy, Secret: "s", Way: podtokens.Environment, Refresh: podtokens.ByContainer}
+	api   = podtokens.Token{Kind: podtokens.Bound, Way: podtokens.File, Refresh: podtokens.ByKubelet}
+	named = podtokens.Token{Kind: podtokens.Bound, Audience: issuer, Way: podtokens.File, Refresh: podtokens.ByKubelet}
+	vault = podtokens.Token{
+		Kind: podtokens.ThirdParty, Audience: "vault", Way: podtokens.File, Refresh: podtokens.ByKubelet,
+	}
+	pinned = podtokens.Token{
+		Kind: podtokens.ThirdParty, Audience: "vault", Way: podtokens.SubPath, Refresh: podtokens.ByPod,
+	}
+	file = podtokens.Token{Kind: podtokens.Legacy, Secret: "s", Way: podtokens.File, Refresh: podtokens.ByKubelet}
+	env  = podtokens.Token{Kind: podtokens.Legacy, Secret: "s", Way: podtokens.Environment, Refresh: podtokens.ByContainer}
 )
 
 // ending is a token of a pod that ends.
@@ -98,25 +104,29 @@ func TestSum(t *testing.T) {
 	}{
 		{name: "nothing", in: world(), gone: "+0s"},
 		{
-			name: "pods of a workload", gone: "+30m0s", awaited: "2 third-party tokens of key version 1 to expire, the last at " + stamp(30),
+			name: "pods of a workload", gone: "+30m0s",
+			awaited: "2 third-party tokens of key version 1 to expire, the last at " + stamp(30),
 			in: world(pod("web-1", api, vault), pod("web-2", api, vault),
-				signed("k1", "", "web-1", 60), signed("k1", "vault", "web-1", 10), signed("k1", "", "web-2", 70), signed("k1", "vault", "web-2", 30)),
+				signed("k1", "", "web-1", 60), signed("k1", "vault", "web-1", 10), signed("k1", "", "web-2", 70),
+				signed("k1", "vault", "web-2", 30)),
 			want: []string{
 				"ns/app Deployment/web ThirdParty for vault: 2 of 1 until +30m0s, by Kubelet",
 				"ns/app Deployment/web Bound: 2 of 1 until +1h10m0s, by Kubelet",
 			},
 		},
 		{
-			name: "a newer one in the same file", gone: "+10m0s", awaited: "1 third-party token of key version 1 to expire, the last at " + stamp(10),
-			in: world(pod("web-1", vault), signed("k1", "vault", "web-1", 10), signed("k2", "vault", "web-1", 90)),
+			name: "a newer one in the same file", gone: "+10m0s",
+			awaited: "1 third-party token of key version 1 to expire, the last at " + stamp(10),
+			in:      world(pod("web-1", vault), signed("k1", "vault", "web-1", 10), signed("k2", "vault", "web-1", 90)),
 			want: []string{
 				"ns/app Deployment/web ThirdParty for vault: 1 of 1 until +10m0s, by Replaced",
 				"ns/app Deployment/web ThirdParty for vault: 1 of 2 until +1h30m0s, by Kubelet",
 			},
 		},
 		{
-			name: "a newer one beside a copy of the old one", gone: "+10m0s", awaited: "1 third-party token of key version 1 to expire, the last at " + stamp(10),
-			in: world(pod("web-1", vault, pinned), signed("k1", "vault", "web-1", 10), signed("k2", "vault", "web-1", 90)),
+			name: "a newer one beside a copy of the old one", gone: "+10m0s",
+			awaited: "1 third-party token of key version 1 to expire, the last at " + stamp(10),
+			in:      world(pod("web-1", vault, pinned), signed("k1", "vault", "web-1", 10), signed("k2", "vault", "web-1", 90)),
 			want: []string{
 				"ns/app Deployment/web ThirdParty for vault: 1 of 1 until +10m0s, by Pod",
 				"ns/app Deployment/web ThirdParty for vault: 1 of 2 until +1h30m0s, by Pod",
@@ -146,8 +156,9 @@ func TestSum(t *testing.T) {
 			want:    []string{"ns/app - Requested: 1 of 1 until +10m0s, by Never"},
 		},
 		{
-			name: "asked for, also for a pod whose spec does not", gone: "+2h0m0s", awaited: "2 requested tokens of key version 1 to expire, the last at " + stamp(120),
-			in: world(pod("web-1", vault), signed("k1", "", "", 120), signed("k1", "", "web-1", 60)),
+			name: "asked for, also for a pod whose spec does not", gone: "+2h0m0s",
+			awaited: "2 requested tokens of key version 1 to expire, the last at " + stamp(120),
+			in:      world(pod("web-1", vault), signed("k1", "", "", 120), signed("k1", "", "web-1", 60)),
 			want: []string{
 				"ns/app - Requested: 1 of 1 until +2h0m0s, by Never",
 				"ns/app Deployment/web Requested: 1 of 1 until +1h0m0s, by Never",
@@ -156,20 +167,25 @@ func TestSum(t *testing.T) {
 		{
 			name: "asked for, and of pods", gone: "+2h0m0s",
 			awaited: "1 requested and 2 third-party tokens of key version 1 to expire, the last at " + stamp(120),
-			in:      world(pod("web-1", vault), pod("web-2", vault), signed("k1", "", "", 120), signed("k1", "vault", "web-1", 5), signed("k1", "vault", "web-2", 6)),
+			in: world(
+				pod("web-1", vault), pod("web-2", vault), signed("k1", "", "", 120), signed("k1", "vault", "web-1", 5),
+				signed("k1", "vault", "web-2", 6),
+			),
 			want: []string{
 				"ns/app - Requested: 1 of 1 until +2h0m0s, by Never",
 				"ns/app Deployment/web ThirdParty for vault: 2 of 1 until +6m0s, by Kubelet",
 			},
 		},
 		{
-			name: "asked for, bound to a Secret", gone: "+2h0m0s", awaited: "1 requested token of key version 1 to expire, the last at " + stamp(120),
+			name: "asked for, bound to a Secret", gone: "+2h0m0s",
+			awaited: "1 requested token of key version 1 to expire, the last at " + stamp(120),
 			in: world(entry(ledger.Entry{KeyID: "k1", Namespace: "ns", ServiceAccount: "ci", Audiences: []string{"a", "b"},
 				Bound: &ledger.Object{Kind: "Secret", Name: "s", UID: "u"}, Expires: at(120)})),
 			want: []string{"ns/ci - Requested for a,b: 1 of 1 until +2h0m0s, by Never"},
 		},
 		{
-			name: "by two API servers", gone: "+2h0m0s", awaited: "1 requested token of key version 1 to expire, the last at " + stamp(120),
+			name: "by two API servers", gone: "+2h0m0s",
+			awaited: "1 requested token of key version 1 to expire, the last at " + stamp(120),
 			in: world(signed("k1", "", "", 120), func(in *inuse.Input) {
 				other := in.Signers[0]
 				other.Report.Entries = []ledger.Entry{other.Report.Entries[0]}
@@ -210,8 +226,9 @@ func TestSum(t *testing.T) {
 			want: []string{"ns/app - Requested: 1 of 0 until +2h0m0s, by Never"},
 		},
 		{
-			name: "a ledger that was full", gone: "+3h0m0s", awaited: "1 group of tokens of which the ledgers keep no details to expire, the last at " + stamp(180),
-			in: world(pod("web-1", api), entry(ledger.Entry{KeyID: "k1", Namespace: "ns", Coarse: true, Expires: at(180)})),
+			name: "a ledger that was full", gone: "+3h0m0s",
+			awaited: "1 group of tokens of which the ledgers keep no details to expire, the last at " + stamp(180),
+			in:      world(pod("web-1", api), entry(ledger.Entry{KeyID: "k1", Namespace: "ns", Coarse: true, Expires: at(180)})),
 			want: []string{
 				"ns/ - Unknown: 1 of 1 until +3h0m0s, by Never",
 				"ns/app Deployment/web Bound: 1 of 0 until ?, by Kubelet",
@@ -244,10 +261,12 @@ func TestSum(t *testing.T) {
 			},
 		},
 		{
-			name: "a ledger that began later", gone: "+8755h0m0s", in: world(pod("web-1", vault), signed("k1", "", "", 120), func(in *inuse.Input) {
+			name: "a ledger that began later", gone: "+8755h0m0s",
+			in: world(pod("web-1", vault), signed("k1", "", "", 120), func(in *inuse.Input) {
 				in.Signers[0].Report.Since = at(-300)
 			}),
-			awaited: "1 requested token of key version 1, and what API server cp-0 cannot tell of (its ledger began at " + stamp(-300) +
+			awaited: "1 requested token of key version 1, and what API server cp-0 cannot tell of (its ledger began at " +
+				stamp(-300) +
 				", after the key was first used) to expire, the last at " + stamp(8755*60),
 			want: []string{
 				"ns/app - Requested: 1 of 1 until +2h0m0s, by Never",
@@ -269,7 +288,8 @@ func TestSum(t *testing.T) {
 		},
 		{
 			name: "legacy tokens", gone: "+0s", in: world(pod("web-1", file), pod("web-2", file, env, file), pod("db-1", file),
-				secret("s", "k1", "2001-09-01"), secret("ci", "k1", "2001-09-08"), secret("new", "k2", ""), secret("empty", "", "")),
+				secret("s", "k1", "2001-09-01"), secret("ci", "k1", "2001-09-08"), secret("new", "k2", ""),
+				secret("empty", "", "")),
 			want: []string{
 				"ns/old Secret/empty Legacy: 1 of 0 until ?, by Secret",
 				"ns/old Deployment/db Legacy: 1 of 1 until ?, by Secret",

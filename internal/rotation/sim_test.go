@@ -187,7 +187,8 @@ type cluster struct {
 	old oldPlan
 }
 
-// newCluster returns a cluster before anything was done about it. One that is to be adopted runs, with a key that only it has.
+// newCluster returns a cluster before anything was done about it. One that is to be adopted runs, with a key that only
+// it has.
 func newCluster(s shape) cluster {
 	c := cluster{shape: s, wanted: 1}
 	if !s.adopted {
@@ -270,7 +271,8 @@ func (c *cluster) observe(v view) Observed {
 func (c *cluster) observeServer(i int, v view) Server {
 	s := &c.servers[i]
 	o := Server{
-		Name: serverName(i), Leaving: s.leaving, Configured: s.configured.keys(), Running: s.running.keys(), Ready: s.phase == ready,
+		Name: serverName(i), Leaving: s.leaving, Configured: s.configured.keys(), Running: s.running.keys(),
+		Ready:   s.phase == ready,
 		Waiting: [...]string{away: "down", starting: "starting", ready: "", draining: "draining"}[s.phase],
 	}
 	s.unseen = false
@@ -358,7 +360,8 @@ func (c *cluster) observeNodes() Nodes {
 		}
 		switch {
 		case n.phase == draining && c.pdb:
-			o.Waiting, o.Blocked = fmt.Sprintf("PodDisruptionBudget default/web lets no pod of node-%d go: allow a disruption", i), true
+			o.Waiting, o.Blocked = fmt.Sprintf("PodDisruptionBudget default/web lets no pod of node-%d go: allow a disruption",
+				i), true
 		case n.phase == draining && !o.Blocked:
 			o.Waiting = fmt.Sprintf("node-%d to be drained", i)
 		case n.phase == starting && !o.Blocked:

@@ -16,12 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUntrusted is returned by Read for a file that is no ledger of this version, a copy, or one that the machine may not
-// have written whole before it stopped. The next Open replaces it.
+// ErrUntrusted is returned by Read for a file that is no ledger of this version, a copy, or one that the machine may
+// not have written whole before it stopped. The next Open replaces it.
 var ErrUntrusted = errors.New("the ledger cannot be trusted")
 
-// Read reads the ledger at a path, while signers may write to it. What was noted before the call is in the report, unless
-// it had expired at the time now, and Leeway had passed. If there is no file, the error is fs.ErrNotExist.
+// Read reads the ledger at a path, while signers may write to it. What was noted before the call is in the report,
+// unless it had expired at the time now, and Leeway had passed. If there is no file, the error is fs.ErrNotExist.
 func Read(path string, now time.Time) (Report, error) {
 	r, err := read(path, now, systemEnvironment())
 	if unusable := new(unusableError); errors.As(err, &unusable) {

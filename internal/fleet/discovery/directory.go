@@ -209,7 +209,8 @@ func (w walk) check(at *os.Root) error {
 	}
 	const others = 0o022
 	if mode := info.Mode(); mode.Perm()&others != 0 && (w.inside || mode&fs.ModeSticky == 0) {
-		return fmt.Errorf("users other than its owner may write to %s (mode %v): take that away by chmod go-w", at.Name(), mode)
+		return fmt.Errorf("users other than its owner may write to %s (mode %v): take that away by chmod go-w", at.Name(),
+			mode)
 	}
 	return nil
 }

@@ -125,7 +125,8 @@ func checkServiceAccount(keyFile []byte) error {
 func applicationDefault(ctx context.Context) (oauth2.TokenSource, error) {
 	found, err := google.FindDefaultCredentials(ctx, hub.CloudPlatformScope)
 	if err != nil {
-		return nil, fmt.Errorf("finding application default credentials: %w; or set gkeConnect.registerServiceAccountKeyPath", err)
+		return nil, fmt.Errorf("finding application default credentials: %w; or set gkeConnect.registerServiceAccountKeyPath",
+			err)
 	}
 	return found.TokenSource, nil
 }

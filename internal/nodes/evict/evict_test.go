@@ -18,8 +18,11 @@ import (
 // old is a ready pod of a controller.
 func old(name, owner string, change func(*Pod)) Pod {
 	p := Pod{
-		Object: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name)}, Spec: corev1.PodSpec{NodeName: "n"}},
-		Owner:  types.UID(owner), Ready: true,
+		Object: &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name)},
+			Spec:       corev1.PodSpec{NodeName: "n"},
+		},
+		Owner: types.UID(owner), Ready: true,
 	}
 	if change != nil {
 		change(&p)
@@ -57,8 +60,14 @@ func TestPlan(t *testing.T) {
 			Old:    []Pod{old("p", "a", nil), old("q", "a", unready)},
 			Owners: map[types.UID]Owner{"a": {Pods: 2, Away: 1}},
 		}, "q"},
-		{"one that is ending", Pods{Old: []Pod{old("p", "a", ending)}, Owners: map[types.UID]Owner{"a": {Pods: 1, Away: 1}}}, ""},
-		{"a bare pod", Pods{Old: []Pod{old("p", "", nil), old("q", "a", nil)}, Owners: map[types.UID]Owner{"a": {Pods: 1}}}, "q"},
+		{
+			"one that is ending", Pods{Old: []Pod{old("p", "a", ending)}, Owners: map[types.UID]Owner{"a": {Pods: 1, Away: 1}}},
+			"",
+		},
+		{
+			"a bare pod", Pods{Old: []Pod{old("p", "", nil), old("q", "a", nil)}, Owners: map[types.UID]Owner{"a": {Pods: 1}}},
+			"q",
+		},
 		{"a bare pod that the user released", Pods{Old: []Pod{old("p", "", func(p *Pod) { p.Released = true })}}, "p"},
 		{"one system pod at a time", Pods{
 			Old:    []Pod{old("dns", "a", system), old("cni", "b", system), old("web", "c", nil)},
@@ -72,7 +81,8 @@ func TestPlan(t *testing.T) {
 			Owners: map[types.UID]Owner{"a": {Pods: 2}},
 		}, "q"},
 		{"those that were refused keep their order", Pods{
-			Old: []Pod{old("p", "a", refused), old("q", "b", refused)}, Owners: map[types.UID]Owner{"a": {Pods: 1}, "b": {Pods: 1}},
+			Old:    []Pod{old("p", "a", refused), old("q", "b", refused)},
+			Owners: map[types.UID]Owner{"a": {Pods: 1}, "b": {Pods: 1}},
 		}, "p q"},
 		{"one that is ending, of a controller that may lose more", Pods{
 			Old: []Pod{old("p", "a", ending)}, Owners: map[types.UID]Owner{"a": {Pods: 20, Away: 1}},
@@ -81,7 +91,8 @@ func TestPlan(t *testing.T) {
 			Old: []Pod{old("p", "a", unready), old("q", "a", nil)}, Owners: map[types.UID]Owner{"a": {Pods: 20, Away: 1}},
 		}, "p q"},
 		{"others do not count as system pods", Pods{
-			Old: []Pod{old("web", "a", nil), old("dns", "b", system)}, Owners: map[types.UID]Owner{"a": {Pods: 1}, "b": {Pods: 1}},
+			Old:    []Pod{old("web", "a", nil), old("dns", "b", system)},
+			Owners: map[types.UID]Owner{"a": {Pods: 1}, "b": {Pods: 1}},
 		}, "web dns"},
 	}
 	for _, test := range tests {
@@ -107,8 +118,10 @@ func tokenPod(made time.Time, change func(*corev1.Pod)) *corev1.Pod {
 	p := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "p", CreationTimestamp: metav1.NewTime(made)},
 		Spec: corev1.PodSpec{
-			NodeName:   "n",
-			Containers: []corev1.Container{{Name: "c", VolumeMounts: []corev1.VolumeMount{{Name: "token", MountPath: "/token"}}}},
+			NodeName: "n",
+			Containers: []corev1.Container{
+				{Name: "c", VolumeMounts: []corev1.VolumeMount{{Name: "token", MountPath: "/token"}}},
+			},
 			Volumes: []corev1.Volume{{Name: "token", VolumeSource: corev1.VolumeSource{
 				Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
 					{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}},
@@ -209,7 +222,9 @@ func TestReasons(t *testing.T) {
 		m.note(pod, r, true)
 		return m
 	}
-	young := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "young", CreationTimestamp: metav1.NewTime(noon)}}
+	young := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "young", CreationTimestamp: metav1.NewTime(noon)},
+	}
 	tests := []struct {
 		name    string
 		how     v1alpha1.NodeRefresh
@@ -219,9 +234,13 @@ func TestReasons(t *testing.T) {
 		want    string
 		blocked bool
 	}{
-		{"no rotation runs", v1alpha1.NodeRefreshEvict, nodes.Keys{Next: 3}, Pods{Old: []Pod{old("p", "", nil)}}, nil, "", false},
+		{
+			"no rotation runs", v1alpha1.NodeRefreshEvict, nodes.Keys{Next: 3}, Pods{Old: []Pod{old("p", "", nil)}}, nil, "",
+			false,
+		},
 		{"a bare pod", v1alpha1.NodeRefreshEvict, running, Pods{Old: []Pod{old("p", "", nil), old("q", "", nil)}}, nil,
-			"pod ns/p on node n to be deleted (and 1 more), which holds a token older than key version 3 and which no controller would " +
+			"pod ns/p on node n to be deleted (and 1 more), which holds a token older than key version 3 and which no " +
+				"controller would " +
 				"make again: delete it, or annotate it with keyturn.dev/evict=true to have it evicted", true},
 		{"more to evict, and some that end", v1alpha1.NodeRefreshEvict, running,
 			Pods{Old: []Pod{old("p", "a", nil), old("q", "b", ending)}, Owners: map[types.UID]Owner{"a": {Pods: 1}}}, nil,
@@ -231,8 +250,10 @@ func TestReasons(t *testing.T) {
 			"pod ns/p on node n to be evicted: a webhook says no", true},
 		{"a pod that is to be ready", v1alpha1.NodeRefreshEvict, running, Pods{
 			Old: []Pod{old("p", "a", nil)}, Owners: map[types.UID]Owner{"a": {Pods: 2, Away: 1, Unready: young}},
-		}, nil, "pod ns/young to be ready before more pods like it are evicted; 1 pods to be evicted, which hold a token older than key version 3", false},
-		{"an older pod on a node that is not ours", v1alpha1.NodeRefreshReplace, running, Pods{Old: []Pod{old("p", "a", nil), old("q", "a", nil)}}, nil,
+		}, nil, "pod ns/young to be ready before more pods like it are evicted; 1 pods to be evicted, which hold a token " +
+			"older than key version 3", false},
+		{"an older pod on a node that is not ours", v1alpha1.NodeRefreshReplace, running,
+			Pods{Old: []Pod{old("p", "a", nil), old("q", "a", nil)}}, nil,
 			"pod ns/p on node n to be deleted (and 1 more), which may hold a token older than key version 3: " +
 				"Keyturn did not make the node, and cannot read it", true},
 	}

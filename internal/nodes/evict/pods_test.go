@@ -31,7 +31,8 @@ func TestJudgeOfOthers(t *testing.T) {
 	around := surroundings{
 		since: noon, legacy: map[types.NamespacedName]bool{{Namespace: "ns", Name: "legacy"}: true},
 		cluster: podtokens.Cluster{Drivers: map[string]podtokens.CSIDriver{
-			"once": {TokenRequests: []podtokens.Request{{}}}, "often": {TokenRequests: []podtokens.Request{{}}, Republishes: true},
+			"once":  {TokenRequests: []podtokens.Request{{}}},
+			"often": {TokenRequests: []podtokens.Request{{}}, Republishes: true},
 		}},
 	}
 	later := metav1.NewTime(noon.Add(clockSlack + time.Second))
@@ -80,7 +81,8 @@ func TestPodOf(t *testing.T) {
 	yes, grace := true, int64(30)
 	meta := metav1.ObjectMeta{
 		Namespace: "ns", Name: "p", UID: "p-uid", Labels: map[string]string{"app": "p"}, Finalizers: []string{"hold.test/on"},
-		CreationTimestamp: metav1.NewTime(noon), DeletionTimestamp: &metav1.Time{Time: noon}, DeletionGracePeriodSeconds: &grace,
+		CreationTimestamp: metav1.NewTime(noon), DeletionTimestamp: &metav1.Time{Time: noon},
+		DeletionGracePeriodSeconds: &grace,
 	}
 	whole := corev1.Pod{ObjectMeta: meta, Spec: corev1.PodSpec{NodeName: "n", ServiceAccountName: "app"}}
 	whole.OwnerReferences = []metav1.OwnerReference{{UID: "else"}, {UID: "owner", Controller: &yes}}
@@ -92,8 +94,10 @@ func TestPodOf(t *testing.T) {
 		change func(*corev1.Pod)
 		want   Pod
 	}{
-		"of nobody":      {func(*corev1.Pod) {}, Pod{}},
-		"released":       {func(p *corev1.Pod) { p.Annotations = map[string]string{v1alpha1.AnnotationEvict: "true"} }, Pod{Released: true}},
+		"of nobody": {func(*corev1.Pod) {}, Pod{}},
+		"released": {
+			func(p *corev1.Pod) { p.Annotations = map[string]string{v1alpha1.AnnotationEvict: "true"} }, Pod{Released: true},
+		},
 		"not released":   {func(p *corev1.Pod) { p.Annotations = map[string]string{v1alpha1.AnnotationEvict: "no"} }, Pod{}},
 		"of kube-system": {func(p *corev1.Pod) { p.Namespace = "kube-system" }, Pod{System: true}},
 		"needed by the cluster": {
@@ -152,7 +156,8 @@ func TestListed(t *testing.T) {
 	}
 
 	l := listed(evicts, owned("a", "web", noon, ready), owned("b", "web", later, ready),
-		owned("c", "web", later, nil), owned("d", "web", later.Add(time.Hour), nil), owned("e", "web", later.Add(time.Minute), nil),
+		owned("c", "web", later, nil), owned("d", "web", later.Add(time.Hour), nil),
+		owned("e", "web", later.Add(time.Minute), nil),
 		owned("f", "web", later.Add(2*time.Hour), ends), owned("g", "web", noon, func(p *corev1.Pod) { ready(p); ends(p) }),
 		tokenPod(noon, nil))
 	if web := l.Owners["web"]; web.Pods != 7 || web.Away != 5 || web.Unready.Name != "d" || len(l.Owners) != 1 {
@@ -287,16 +292,26 @@ func TestReasonsOfSeveral(t *testing.T) {
 		blocked bool
 	}{
 		{"one that does not end", Pods{Old: []Pod{old("p", "a", stuck)}},
-			"pod ns/p on node n to end, which has been terminating for 60m: inspect its containers and volumes, or delete it by force", true},
-		{"for a minute", Pods{Old: []Pod{old("p", "a", nil)}, Owners: held("q", nodes.Patience)}, waits("q", ", for 60s") + more, false},
-		{"for longer", Pods{Old: []Pod{old("p", "a", nil)}, Owners: held("q", nodes.Patience+1)}, waits("q", ", for 60s") + more, true},
+			"pod ns/p on node n to end, which has been terminating for 60m: inspect its containers and volumes, or delete it " +
+				"by force", true},
+		{
+			"for a minute", Pods{Old: []Pod{old("p", "a", nil)}, Owners: held("q", nodes.Patience)},
+			waits("q", ", for 60s") + more, false,
+		},
+		{
+			"for longer", Pods{Old: []Pod{old("p", "a", nil)}, Owners: held("q", nodes.Patience+1)},
+			waits("q", ", for 60s") + more, true,
+		},
 		{"its controller may lose one", Pods{
 			Old: []Pod{old("p", "a", nil)}, Owners: map[types.UID]Owner{"a": {Pods: 20, Away: 1, Unready: object("q", 0)}},
 		}, more[2:], false},
 		{"nobody knows for which", Pods{
 			Old: []Pod{old("p", "a", nil)}, Owners: map[types.UID]Owner{"a": {Pods: 2, Away: 1}},
 		}, more[2:], false},
-		{"one that is not ready waits for none", Pods{Old: []Pod{old("p", "a", unready)}, Owners: held("q", 0)}, more[2:], false},
+		{
+			"one that is not ready waits for none", Pods{Old: []Pod{old("p", "a", unready)}, Owners: held("q", 0)}, more[2:],
+			false,
+		},
 		{"a system pod", Pods{
 			Old: []Pod{old("p", "a", system)}, Owners: map[types.UID]Owner{"a": {Pods: 20}}, System: dns,
 		}, waits("dns", "") + more, false},
