@@ -30,11 +30,11 @@ var (
 	errClaimsName = errors.New("claims are none, too many, or not each of a plain name of its own")
 )
 
-// tokenClaims are those of a token as far as the ledger notes them.
+// tokenClaims are the claims of a token that the ledger notes.
 type tokenClaims struct {
 	token ledger.Token
 	names [][]byte
-	// objects are those of objectKinds: a token that is bound to a pod names the pod's node too.
+	// objects are of the kinds in objectKinds: a token that is bound to a pod names the pod's node too.
 	objects [len(objectKinds)]object
 }
 

@@ -96,7 +96,7 @@ func (m *metrics) forget(old, now *keySet) {
 	}
 }
 
-// ledgerMetrics are those of the ledger, as it was when it was last tended.
+// ledgerMetrics are the metrics of the ledger, as it was when it was last tended.
 type ledgerMetrics struct{ *Signer }
 
 var (

@@ -39,7 +39,7 @@ func (w *world) signPod() error {
 	return err
 }
 
-// kid is that of a key version.
+// kid returns the key ID of a key version.
 func (w *world) kid(version int) string {
 	w.t.Helper()
 	kid, err := jwks.KeyID(w.keys[version].Public)

@@ -161,7 +161,7 @@ func (w *world) fetch() *externaljwt.FetchKeysResponse {
 	return r
 }
 
-// claims are those of a token, with what an encoder might change.
+// claims are the claims of a token, with what an encoder might change.
 const claims = `{"iss":"https://issuer.example","sub":"system:serviceaccount:ns:name","z":"<&> ",  "exp":1800003600}`
 
 // sign signs, and verifies with the keys of the world. It returns the version that signed.

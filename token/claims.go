@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// LegacyIssuer is the issuer of every legacy token, whatever the cluster.
+// LegacyIssuer is the issuer of every legacy token, in any cluster.
 const LegacyIssuer = "kubernetes/serviceaccount"
 
 // Claims is what a service account token says. In JSON it is byte for byte what kube-apiserver makes of the same
@@ -29,7 +29,7 @@ type Claims struct {
 // end.
 type Kubernetes struct {
 	Namespace string `json:"namespace,omitempty"`
-	// Node is that of the pod, or, without a pod, what the token is bound to.
+	// Node is the node of the pod, or, without a pod, what the token is bound to.
 	Node           *Ref `json:"node,omitempty"`
 	Pod            *Ref `json:"pod,omitempty"`
 	Secret         *Ref `json:"secret,omitempty"`
@@ -85,7 +85,7 @@ func NewBoundClaims(issuer string, audience []string, k Kubernetes, now time.Tim
 	}
 }
 
-// IsLegacy says whether these are the claims of a legacy token.
+// IsLegacy reports whether these are the claims of a legacy token.
 func (c Claims) IsLegacy() bool { return c.Issuer == LegacyIssuer && c.Legacy != nil }
 
 // wireClaims is the payload of a token, its members sorted by name as kube-apiserver sorts them. Those of Legacy come

@@ -185,7 +185,7 @@ func TestSignRefuses(t *testing.T) {
 	}
 }
 
-// opaque is a key whose signature is whatever answer says, like one in broken hardware.
+// opaque is a key whose signatures answer makes, like one in broken hardware.
 type opaque struct {
 	crypto.Signer
 	answer []byte

@@ -28,7 +28,7 @@ const (
 	ReasonNotObserved     = "ClusterNotObserved"
 )
 
-// ReasonOldTokens is that of the event which names, at the end of a rotation, pods with a dead token.
+// ReasonOldTokens is the reason of the event which names, at the end of a rotation, pods with a dead token.
 const ReasonOldTokens = "PodsKeepOldTokens"
 
 // Reasons of the condition Kubeconfig.

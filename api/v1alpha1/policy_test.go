@@ -134,7 +134,7 @@ func TestOneChangeAtATime(t *testing.T) {
 		prepare func(*testing.T, *v1alpha1.UserCluster)
 		// why ends the text of the refusal; empty if changes are allowed.
 		why string
-		// correctable says that node pools can be changed all the same.
+		// correctable means that node pools can still be changed.
 		correctable bool
 	}{
 		{

@@ -315,7 +315,7 @@ func update(t *testing.T, client kubernetes.Interface, s *corev1.Secret) *corev1
 	return s
 }
 
-// recreate deletes an immutable Secret and makes it anew as it is given.
+// recreate deletes an immutable Secret and creates it again as given.
 func recreate(t *testing.T, client kubernetes.Interface, s *corev1.Secret) {
 	t.Helper()
 	secrets := client.CoreV1().Secrets(s.Namespace)

@@ -7,12 +7,12 @@ import (
 	"slices"
 )
 
-// The laws are what must be true at any instant, whatever happens. Each returns the first that is broken.
+// The laws are what must be true at any instant. Each returns the first violation.
 
-// errNotSettled says that a rotation did not end although nothing stood in its way.
+// errNotSettled means that a rotation did not end although nothing stood in its way.
 var errNotSettled = errors.New("not settled")
 
-// wellFormed holds a decision to what every caller of Plan relies on, whatever was observed.
+// wellFormed holds a decision to what every caller of Plan relies on, for any observation.
 func wellFormed(o Observed, d Decision) error {
 	a := d.Action
 	stored := func(v int) bool { return slices.Contains(o.Stored, v) }

@@ -204,7 +204,7 @@ func TestAdoptWaits(t *testing.T) {
 	}
 }
 
-// FuzzPlan holds Plan to what it owes to every caller, whatever was observed.
+// FuzzPlan holds Plan to what it owes to every caller, for any observation.
 func FuzzPlan(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -195,7 +195,7 @@ func (c *chaos) settle() error {
 	return errNotSettled
 }
 
-// can says that an event can still happen.
+// can reports whether an event can still happen.
 func (c *cluster) can(e event) bool {
 	for f := range c.events {
 		if f == e {

@@ -88,10 +88,10 @@ type simServer struct {
 	// loaded is what the process truly accepts and signs with: not what it was started with, if a file was bad, and not
 	// yet what its signer was told, if it has one.
 	loaded simKeys
-	// remembers says that it still accepts tokens of a key that it has lost, for having accepted them before.
+	// remembers means that it still accepts tokens of a key that it has lost, for having accepted them before.
 	remembers bool
 	phase     phase
-	// ours says that it is out because the planner named it.
+	// ours means that it is out because the planner named it.
 	ours bool
 	// proven are the key versions that the planner has ever seen it accept.
 	proven set
@@ -118,11 +118,11 @@ type simNode struct {
 
 type simFleet struct {
 	published, accepts set
-	// sure says that every verifier has what is accepted.
+	// sure means that every verifier has what is accepted.
 	sure bool
 	// proven are the key versions that the planner saw accepted last.
 	proven set
-	// lost says that somebody else took keys away, and that they are not back yet.
+	// lost means that somebody else took keys away, and that they are not back yet.
 	lost bool
 }
 
@@ -136,9 +136,9 @@ type walk struct {
 type shape struct {
 	servers, managers, nodes int8
 	fleet                    bool
-	// slow says that the fleet's verifiers learn of a key one after another.
+	// slow means that the fleet's verifiers learn of a key one after another.
 	slow bool
-	// external says that API servers have a signer from the beginning, and converts that the spec may change that.
+	// external means that API servers have a signer from the beginning, and converts that the spec may change that.
 	external, converts bool
 	// open means that API servers come and go, and are restored from backups.
 	open bool
@@ -373,7 +373,7 @@ func (c *cluster) observeNodes() Nodes {
 	return o
 }
 
-// serves says that some API server does.
+// serves reports whether some API server does.
 func (c *cluster) serves() bool {
 	return c.anyServer(func(s simServer) bool { return s.phase == ready })
 }

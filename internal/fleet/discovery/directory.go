@@ -215,7 +215,7 @@ func (w walk) check(at *os.Root) error {
 	return nil
 }
 
-// open lets others into a directory that was made, whatever the umask.
+// open lets others into a directory that was made, regardless of the umask.
 func open(at *os.Root) error {
 	f, err := at.Open(".")
 	if err != nil {

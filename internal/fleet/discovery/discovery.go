@@ -74,7 +74,7 @@ import (
 type Options struct {
 	// Cluster is the UID of the UserCluster, with which the objects are marked.
 	Cluster string
-	// URL is that of the bucket or directory; see package bucketurl.
+	// URL names the bucket or directory; see package bucketurl.
 	URL string
 	// Issuer is the issuer of the cluster's tokens, an https URL below which the bucket is served.
 	Issuer string

@@ -347,7 +347,7 @@ func testHeaders(t *testing.T, p place) {
 	}
 }
 
-// transitions are those of two rotations to other algorithms.
+// transitions are what two rotations to other algorithms publish.
 var transitions = [][]int{{}, {1}, {1, 2}, {2}, {2, 3}, {3}}
 
 func rotationKeys(t *testing.T) []keystore.KeyPair {

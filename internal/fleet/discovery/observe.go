@@ -88,7 +88,7 @@ func stageOf(published jwks.Set, keys []keystore.KeyPair) int {
 	return fleet.Stage(live)
 }
 
-// goodFor says that by this discovery document a verifier takes tokens of the algorithm.
+// goodFor reports whether a verifier that read this discovery document takes tokens of the algorithm.
 func (b *Bucket) goodFor(data []byte, algorithm string) bool {
 	d, err := jwks.ParseDiscovery(data)
 	return err == nil && d.Issuer == b.o.Issuer && d.JWKSURI == b.o.Issuer+jwks.Path &&

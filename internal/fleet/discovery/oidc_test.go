@@ -64,7 +64,7 @@ func (w website) token(t *testing.T, k keystore.KeyPair) string {
 	return signed
 }
 
-// accepts says whether a verifier that knows nothing yet takes a token of the key.
+// accepts reports whether a verifier that knows nothing yet takes a token of the key.
 func (w website) accepts(t *testing.T, k keystore.KeyPair) bool {
 	t.Helper()
 	v, err := w.verifier(t)

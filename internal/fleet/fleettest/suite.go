@@ -39,7 +39,7 @@ type Place struct {
 // Fault is how one write fails.
 type Fault int
 
-// The faults. A publisher sees the same error for both, and may get over it by itself.
+// The faults. A publisher sees the same error for both, and may recover without help.
 const (
 	// Failed fails the write, which does not happen.
 	Failed Fault = iota + 1

@@ -161,7 +161,7 @@ func (t *accountTokens) forget() {
 	t.source = nil
 }
 
-// isIn says whether a text holds the access token.
+// isIn reports whether a text holds the access token.
 func (t *accountTokens) isIn(text string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
