@@ -23,7 +23,7 @@ type Discovery struct {
 	ResponseTypes []string `json:"response_types_supported"`
 	// SubjectTypes is always "public".
 	SubjectTypes []string `json:"subject_types_supported"`
-	// Algorithms are those of the keys, sorted, each once.
+	// Algorithms are the algorithms of the keys, sorted, each once.
 	Algorithms []string `json:"id_token_signing_alg_values_supported"`
 }
 

@@ -116,15 +116,25 @@ func TestNewKeyRefuses(t *testing.T) {
 		"RSA, 2047":   {weak, jwks.WeakKey},
 		"private key": {p521, jwks.UnsupportedKey},
 		// Keys that no parser made.
-		"nil RSA":       {(*rsa.PublicKey)(nil), jwks.Malformed},
-		"no modulus":    {&rsa.PublicKey{E: 65537}, jwks.Malformed},
-		"negative":      {&rsa.PublicKey{N: new(big.Int).Neg(strong.N), E: strong.E}, jwks.Malformed},
-		"nil ECDSA":     {(*ecdsa.PublicKey)(nil), jwks.Malformed},
-		"no curve":      {&ecdsa.PublicKey{X: big.NewInt(1), Y: big.NewInt(1)}, jwks.Malformed},                         //nolint:staticcheck // made by hand, as a careless caller does
-		"no X":          {&ecdsa.PublicKey{Curve: elliptic.P256(), Y: big.NewInt(1)}, jwks.Malformed},                   //nolint:staticcheck // made by hand, as a careless caller does
-		"no Y":          {&ecdsa.PublicKey{Curve: elliptic.P384(), X: big.NewInt(1)}, jwks.Malformed},                   //nolint:staticcheck // made by hand, as a careless caller does
-		"off the curve": {&ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)}, jwks.Malformed}, //nolint:staticcheck // made by hand, as a careless caller does
-		"infinity":      {&ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int), Y: new(big.Int)}, jwks.Malformed},   //nolint:staticcheck // made by hand, as a careless caller does
+		"nil RSA":    {(*rsa.PublicKey)(nil), jwks.Malformed},
+		"no modulus": {&rsa.PublicKey{E: 65537}, jwks.Malformed},
+		"negative":   {&rsa.PublicKey{N: new(big.Int).Neg(strong.N), E: strong.E}, jwks.Malformed},
+		"nil ECDSA":  {(*ecdsa.PublicKey)(nil), jwks.Malformed},
+		"no curve": {
+			&ecdsa.PublicKey{X: big.NewInt(1), Y: big.NewInt(1)}, jwks.Malformed,
+		}, //nolint:staticcheck // made by hand, as a careless caller does
+		"no X": {
+			&ecdsa.PublicKey{Curve: elliptic.P256(), Y: big.NewInt(1)}, jwks.Malformed,
+		}, //nolint:staticcheck // made by hand, as a careless caller does
+		"no Y": {
+			&ecdsa.PublicKey{Curve: elliptic.P384(), X: big.NewInt(1)}, jwks.Malformed,
+		}, //nolint:staticcheck // made by hand, as a careless caller does
+		"off the curve": {
+			&ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)}, jwks.Malformed,
+		}, //nolint:staticcheck // made by hand, as a careless caller does
+		"infinity": {
+			&ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int), Y: new(big.Int)}, jwks.Malformed,
+		}, //nolint:staticcheck // made by hand, as a careless caller does
 	}
 	for name, test := range tests {
 		if _, err := jwks.NewKey(test.public); !errors.Is(err, test.want) {
@@ -134,7 +144,9 @@ func TestNewKeyRefuses(t *testing.T) {
 			if _, err := jwks.KeyID(test.public); err == nil && name != "negative" {
 				t.Errorf("%s has a kid", name)
 			}
-			if _, err := jwks.NewSet(jwks.Key{KeyID: "k", Algorithm: jwks.ES256, Public: test.public}); !errors.Is(err, test.want) {
+			if _, err := jwks.NewSet(jwks.Key{
+				KeyID: "k", Algorithm: jwks.ES256, Public: test.public,
+			}); !errors.Is(err, test.want) {
 				t.Errorf("a set of %s: %v, want %v", name, err, test.want)
 			}
 		}
@@ -155,8 +167,10 @@ func TestNewSetRefuses(t *testing.T) {
 		keys []jwks.Key
 		want jwks.Failure
 	}{
-		"one key twice":     {[]jwks.Key{good, good}, jwks.DuplicateKeyID},
-		"one kid twice":     {[]jwks.Key{good, with(func(k *jwks.Key) { k.Public = key(t, "p256-2").Public })}, jwks.DuplicateKeyID},
+		"one key twice": {[]jwks.Key{good, good}, jwks.DuplicateKeyID},
+		"one kid twice": {
+			[]jwks.Key{good, with(func(k *jwks.Key) { k.Public = key(t, "p256-2").Public })}, jwks.DuplicateKeyID,
+		},
 		"no kid":            {[]jwks.Key{with(func(k *jwks.Key) { k.KeyID = "" })}, jwks.Malformed},
 		"another algorithm": {[]jwks.Key{with(func(k *jwks.Key) { k.Algorithm = "RS256" })}, jwks.UnsupportedKey},
 		"zero":              {[]jwks.Key{{KeyID: "k"}}, jwks.UnsupportedKey},
@@ -321,7 +335,10 @@ func checkDiscovery(t *testing.T, r vectors.Recording, s jwks.Set) {
 
 func TestNewDiscoveryRefuses(t *testing.T) {
 	const good = "https://issuer.example"
-	for _, urls := range [][2]string{{"", good}, {good, ""}, {"http://issuer.example", good}, {good, "http://issuer.example"}, {good + "?a", good}, {good + "#a", good}, {"https://%zz", good}} {
+	for _, urls := range [][2]string{
+		{"", good}, {good, ""}, {"http://issuer.example", good}, {good, "http://issuer.example"}, {good + "?a", good},
+		{good + "#a", good}, {"https://%zz", good},
+	} {
 		if _, err := jwks.NewDiscovery(urls[0], urls[1], jwks.Set{}); !errors.Is(err, jwks.Malformed) {
 			t.Errorf("%q: %v, want %v", urls, err, jwks.Malformed)
 		}

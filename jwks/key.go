@@ -89,7 +89,8 @@ func isEmpty(public crypto.PublicKey) bool {
 	case *rsa.PublicKey:
 		return key == nil || key.N == nil
 	case *ecdsa.PublicKey:
-		return key == nil || key.Curve == nil || key.X == nil || key.Y == nil //nolint:staticcheck // a caller may have set none
+		return key == nil || key.Curve == nil || key.X == nil ||
+			key.Y == nil //nolint:staticcheck // a caller may have set none
 	}
 	return false
 }
@@ -132,7 +133,7 @@ func checkRSA(key *rsa.PublicKey) error {
 	return nil
 }
 
-// check says whether a key that the caller put together may be in a Set.
+// check returns why a key that the caller put together may not be in a Set.
 func (k Key) check() error {
 	if k.KeyID == "" || len(k.KeyID) > MaxKeyID {
 		return fmt.Errorf("%w: kid is empty or longer than %d bytes", Malformed, MaxKeyID)

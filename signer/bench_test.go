@@ -19,9 +19,12 @@ import (
 )
 
 // boundClaims are of the size of those of a pod's token.
-const boundClaims = `{"aud":["https://kubernetes.default.svc.cluster.local"],"exp":1831536000,"iat":1800000000,"iss":"https://kubernetes.default.svc.cluster.local",` +
-	`"jti":"0f6f3f3b-2a06-4d5a-a6b6-6c3f4d10a0b0","kubernetes.io":{"namespace":"default","node":{"name":"node-1","uid":"3b2a06d5-6c3f-4d10-a0b0-a0f6f3f3b2a0"},` +
-	`"pod":{"name":"web-5d78c9869d-2xk7q","uid":"4d10a0b0-6c3f-4d10-a0b0-a0f6f3f3b2a0"},"serviceaccount":{"name":"web","uid":"a0f6f3f3-6c3f-4d10-a0b0-a0f6f3f3b2a0"},` +
+const boundClaims = `{"aud":["https://kubernetes.default.svc.cluster.local"],"exp":1831536000,"iat":1800000000,` +
+	`"iss":"https://kubernetes.default.svc.cluster.local",` +
+	`"jti":"0f6f3f3b-2a06-4d5a-a6b6-6c3f4d10a0b0","kubernetes.io":{"namespace":"default",` +
+	`"node":{"name":"node-1","uid":"3b2a06d5-6c3f-4d10-a0b0-a0f6f3f3b2a0"},` +
+	`"pod":{"name":"web-5d78c9869d-2xk7q","uid":"4d10a0b0-6c3f-4d10-a0b0-a0f6f3f3b2a0"},` +
+	`"serviceaccount":{"name":"web","uid":"a0f6f3f3-6c3f-4d10-a0b0-a0f6f3f3b2a0"},` +
 	`"warnafter":1800003607},"nbf":1800000000,"sub":"system:serviceaccount:default:web"}`
 
 // benchWorld is a signer from which the API server has its key, and a request.

@@ -30,11 +30,11 @@ var (
 	errClaimsName = errors.New("claims are none, too many, or not each of a plain name of its own")
 )
 
-// tokenClaims are those of a token as far as the ledger notes them.
+// tokenClaims are the claims of a token that the ledger notes.
 type tokenClaims struct {
 	token ledger.Token
 	names [][]byte
-	// objects are those of objectKinds: a token that is bound to a pod names the pod's node too.
+	// objects are of the kinds in objectKinds: a token that is bound to a pod names the pod's node too.
 	objects [len(objectKinds)]object
 }
 
@@ -46,8 +46,8 @@ type object struct {
 	name, uid []byte
 }
 
-// readClaims refuses what kube-apiserver never sends. What passes is signed byte for byte. The packages encoding/json and
-// strictjson would do, but they take a tenth to a third of the time of an ES256 signature.
+// readClaims refuses what kube-apiserver never sends. What passes is signed byte for byte. The packages encoding/json
+// and strictjson would do, but they take a tenth to a third of the time of an ES256 signature.
 //
 // What the ledger cannot make out of claims that pass (an audience that is a number, say) is left out, and
 // ledger.Token.Partial is set.

@@ -41,9 +41,13 @@ func TestReadClaims(t *testing.T) {
 		"too long":                   {long(maxClaims/4*3 + 1), errClaimsSize},
 		"blank before":               {` {"a":1}`, errClaimsForm},
 		"a list":                     {`[{"a":1}]`, errClaimsForm},
-		"16 deep":                    {`{"a":` + strings.Repeat("[", maxDepth-1) + strings.Repeat("]", maxDepth-1) + `}`, nil},
-		"17 deep":                    {`{"a":` + strings.Repeat("[", maxDepth) + strings.Repeat("]", maxDepth) + `}`, errClaimsForm},
-		"17 objects deep":            {strings.Repeat(`{"a":`, maxDepth+1) + "1" + strings.Repeat("}", maxDepth+1), errClaimsForm},
+		"16 deep": {
+			`{"a":` + strings.Repeat("[", maxDepth-1) + strings.Repeat("]", maxDepth-1) + `}`, nil,
+		},
+		"17 deep": {
+			`{"a":` + strings.Repeat("[", maxDepth) + strings.Repeat("]", maxDepth) + `}`, errClaimsForm,
+		},
+		"17 objects deep": {strings.Repeat(`{"a":`, maxDepth+1) + "1" + strings.Repeat("}", maxDepth+1), errClaimsForm},
 	} {
 		if _, err := readClaims(base64.RawURLEncoding.EncodeToString([]byte(test.claims))); !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", name, err, test.want)
@@ -67,9 +71,13 @@ func TestReadClaimsForTheLedger(t *testing.T) {
 		"of a node": {`{"kubernetes.io":{"node":{"name":"n","uid":"u"}},"exp":1.5}`, ledger.Token{
 			Kind: "Node", Name: []byte("n"), UID: []byte("u"), Expires: 2,
 		}},
-		"of no account":     {`{"sub":"system:node:a"}`, ledger.Token{Expires: ledger.Never}},
-		"two audiences":     {`{"aud":["b","a","b"],"exp":1}`, ledger.Token{Audiences: [][]byte{[]byte("a"), []byte("b")}, Expires: 1}},
-		"a number as one":   {`{"aud":["a",1],"exp":1}`, ledger.Token{Audiences: [][]byte{[]byte("a")}, Partial: true, Expires: 1}},
+		"of no account": {`{"sub":"system:node:a"}`, ledger.Token{Expires: ledger.Never}},
+		"two audiences": {
+			`{"aud":["b","a","b"],"exp":1}`, ledger.Token{Audiences: [][]byte{[]byte("a"), []byte("b")}, Expires: 1},
+		},
+		"a number as one": {
+			`{"aud":["a",1],"exp":1}`, ledger.Token{Audiences: [][]byte{[]byte("a")}, Partial: true, Expires: 1},
+		},
 		"an object as text": {`{"kubernetes.io":{"pod":"a"},"exp":1}`, ledger.Token{Partial: true, Expires: 1}},
 	} {
 		got, err := readClaims(base64.RawURLEncoding.EncodeToString([]byte(test.claims)))
@@ -84,12 +92,17 @@ func TestReadClaimsForTheLedger(t *testing.T) {
 // ledger is given must be what is there.
 func FuzzReadClaims(f *testing.F) {
 	for _, seed := range []string{
-		claims, boundClaims, `{}`, `{"a":1,"a":2}`, `{"a":{"a":1},"b":["a",{"a":2}]}`, `{"a\"b" : "c\\" , "d":"a"}`, `{"\u0061":1,"a":2}`,
-		`{"a":"b:c","b":"\"a\":1"}`, `["a"]`, `"a"`, `{"a":1}{}`, " {\"a\"\n:\t1}", "{\"a\":\"\xff\"}", `{"a":null,"b":[[],{}]}`,
+		claims, boundClaims, `{}`, `{"a":1,"a":2}`, `{"a":{"a":1},"b":["a",{"a":2}]}`, `{"a\"b" : "c\\" , "d":"a"}`,
+		`{"\u0061":1,"a":2}`,
+		`{"a":"b:c","b":"\"a\":1"}`, `["a"]`, `"a"`, `{"a":1}{}`, " {\"a\"\n:\t1}", "{\"a\":\"\xff\"}",
+		`{"a":null,"b":[[],{}]}`,
 		`{"aud":"a","exp":1.5e9,"sub":"system:serviceaccount:a:b:c"}`, `{"aud":["b","\u0061\ud800","b"],"exp":-1,"sub":7}`,
 		`{"exp":"1","aud":{},"kubernetes.io":[]}`, `{"kubernetes.io":{"secret":{"name":"a","uid":"b"},"node":{"uid":null}}}`,
-		`{"kubernetes.io":{"pod":{"name":"a","name":"b"},"p\u006fd":1,"pod":{}}}`, `{"exp":01}`, `{"exp":1e}`, `{"a":"\u00g0"}`, `{"a":-}`,
-		`{"aud":["a",1],"a":tru,"b":nul}`, "{\"a\":\"\x00\"}", "{\"a\":1}\x00", `{"exp":1e400}`, `{"exp":9223372036854775808}`, `{"a":"\u12`,
+		`{"kubernetes.io":{"pod":{"name":"a","name":"b"},"p\u006fd":1,"pod":{}}}`, `{"exp":01}`, `{"exp":1e}`,
+		`{"a":"\u00g0"}`, `{"a":-}`,
+		`{"aud":["a",1],"a":tru,"b":nul}`, "{\"a\":\"\x00\"}", "{\"a\":1}\x00", `{"exp":1e400}`,
+		`{"exp":9223372036854775808}`,
+		`{"a":"\u12`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -99,7 +112,8 @@ func FuzzReadClaims(f *testing.F) {
 		if err == nil && (strict != nil || len(members) == 0) {
 			t.Fatalf("%q is taken, but is no object whose members have names of their own", raw)
 		}
-		if err != nil && strict == nil && err != errClaimsName && raw[0] == '{' && len(raw) < maxClaims/2 && !deep(raw) { //nolint:errorlint // it is returned as it is
+		if err != nil && strict == nil && err != errClaimsName && raw[0] == '{' && len(raw) < maxClaims/2 &&
+			!deep(raw) { //nolint:errorlint // it is returned as it is
 			t.Errorf("%q is refused: %v", raw, err)
 		}
 		if err == nil {
@@ -126,7 +140,8 @@ func wantToken(t *testing.T, members map[string]json.RawMessage, got ledger.Toke
 	var exp float64
 	if text := string(members["exp"]); text != "" && text != "null" && json.Unmarshal(members["exp"], &exp) == nil {
 		want.Expires = got.Expires
-		if diff := math.Abs(float64(got.Expires) - max(exp, min(float64(got.Expires), 0))); exp < 1<<61 && diff >= 1+exp/1e15 {
+		if diff := math.Abs(float64(got.Expires) - max(exp, min(float64(got.Expires), 0))); exp < 1<<61 &&
+			diff >= 1+exp/1e15 {
 			t.Errorf("expiry %s is read as %d", text, got.Expires)
 		}
 	}

@@ -28,8 +28,8 @@
 // # Which tokens live
 //
 // With Options.LedgerFile a signer notes until when the tokens live that it signed, before it gives a signature out.
-// Package ledger reads the file, and says how far to believe it. A ledger that cannot be written is removed, and signing
-// goes on; if it cannot be removed either, Sign fails, since the file would claim less than there is.
+// Package ledger reads the file, and says how far to believe it. A ledger that cannot be written is removed, and
+// signing goes on; if it cannot be removed either, Sign fails, since the file would claim less than there is.
 //
 // # Many calls of FetchKeys
 //

@@ -121,7 +121,8 @@ func TestSignRefuses(t *testing.T) {
 		}
 	}
 	huge := strings.Repeat("x", 10<<20)
-	if _, err := w.client.Sign(t.Context(), &externaljwt.SignJWTRequest{Claims: huge}); status.Code(err) != codes.ResourceExhausted {
+	if _, err := w.client.Sign(t.Context(),
+		&externaljwt.SignJWTRequest{Claims: huge}); status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("10 MB: %v, want ResourceExhausted", err)
 	}
 	w.wantSigner(1, "after all that")
@@ -175,7 +176,8 @@ func TestFetchKeysWaitsForNothing(t *testing.T) {
 	w.hardware.set(nil, hang)
 	done := make(chan error, 3)
 	go func() {
-		_, err := w.client.Sign(t.Context(), &externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
+		_, err := w.client.Sign(t.Context(),
+			&externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
 		done <- err
 	}()
 	go func() { done <- w.signer.Check() }()
@@ -305,8 +307,10 @@ keyturn_signer_signatures_total{kid="",result="unavailable"} 0
 keyturn_signer_signatures_total{kid="%[1]s",result="error"} 1
 keyturn_signer_signatures_total{kid="%[1]s",result="signed"} 3
 `, kid)
-	err = testutil.GatherAndCompare(w.registry, strings.NewReader(want), "keyturn_signer_signatures_total", "keyturn_signer_fetch_keys_total",
-		"keyturn_signer_key_set_age_seconds", "keyturn_signer_reload_errors_total", "keyturn_signer_last_reload_success_timestamp_seconds")
+	err = testutil.GatherAndCompare(w.registry, strings.NewReader(want), "keyturn_signer_signatures_total",
+		"keyturn_signer_fetch_keys_total",
+		"keyturn_signer_key_set_age_seconds", "keyturn_signer_reload_errors_total",
+		"keyturn_signer_last_reload_success_timestamp_seconds")
 	if err != nil {
 		t.Error(err)
 	}
@@ -319,7 +323,8 @@ keyturn_signer_signatures_total{kid="%[1]s",result="signed"} 3
 			t.Errorf("%s has no help", f.GetName())
 		}
 		timed := f.GetMetric()[0].GetHistogram()
-		if f.GetName() == "keyturn_signer_sign_duration_seconds" && (timed.GetSampleCount() != 3 || len(timed.GetBucket()) != 16) {
+		if f.GetName() == "keyturn_signer_sign_duration_seconds" && (timed.GetSampleCount() != 3 ||
+			len(timed.GetBucket()) != 16) {
 			t.Errorf("%d signatures were timed in %d buckets, want 3 in 16", timed.GetSampleCount(), len(timed.GetBucket()))
 		}
 	}

@@ -33,7 +33,8 @@ func TestProblemsAreLoggedOnce(t *testing.T) {
 	} {
 		w.hardware.set(step.fail, nil)
 		check, ready := w.signer.Check(), w.signer.Ready()
-		if !errors.Is(check, step.fail) || (ready == nil) != (check == nil) || ready != nil && ready.Error() != check.Error() {
+		if !errors.Is(check, step.fail) || (ready == nil) != (check == nil) || ready != nil &&
+			ready.Error() != check.Error() {
 			t.Errorf("%s: Check %v, Ready %v", step.when, check, ready)
 		}
 		lines += step.lines

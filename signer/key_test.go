@@ -24,7 +24,8 @@ func TestHardwareThatFailsSignsNothing(t *testing.T) {
 		w.start()
 		w.fetch()
 		w.hardware.set(errHardware, nil)
-		r, err := w.client.Sign(t.Context(), &externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
+		r, err := w.client.Sign(t.Context(),
+			&externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
 		if status.Code(err) != codes.Unavailable {
 			t.Errorf("%s: %v, %v, want Unavailable", algorithm, r, err)
 		}

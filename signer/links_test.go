@@ -18,20 +18,24 @@ var (
 		"github.com/fsnotify/fsnotify", "golang.org/x/sys",
 	}
 	ledgerLinks = []string{module + "signer/ledger", "golang.org/x/sys"}
-	signerLinks = append(slices.Clone(keydirLinks), module+"signer", module+"signer/ledger", module+"internal/signer/backend",
+	signerLinks = append(slices.Clone(keydirLinks), module+"signer", module+"signer/ledger",
+		module+"internal/signer/backend",
 		"google.golang.org/grpc", "google.golang.org/genproto/googleapis/rpc/status", "google.golang.org/protobuf",
 		"k8s.io/externaljwt/apis/v1", "golang.org/x/net", "golang.org/x/text",
 		"github.com/prometheus/client_golang", "github.com/prometheus/client_model", "github.com/prometheus/common",
-		"github.com/prometheus/procfs", "github.com/beorn7/perks", "github.com/cespare/xxhash", "github.com/munnerz/goautoneg", "go.yaml.in/yaml/v2",
+		"github.com/prometheus/procfs", "github.com/beorn7/perks", "github.com/cespare/xxhash",
+		"github.com/munnerz/goautoneg", "go.yaml.in/yaml/v2",
 	)
-	programLinks = append(slices.Clone(signerLinks), module+"cmd/keyturn-signer", module+"internal/signer", module+"internal/daemon",
+	programLinks = append(slices.Clone(signerLinks), module+"cmd/keyturn-signer", module+"internal/signer",
+		module+"internal/daemon",
 		"github.com/miekg/pkcs11", "github.com/klauspost/compress",
 	)
 )
 
 func TestLinks(t *testing.T) {
 	for name, allowed := range map[string][]string{
-		module + "signer/keydir": keydirLinks, module + "signer/ledger": ledgerLinks, module + "signer": signerLinks, module + "cmd/keyturn-signer": programLinks,
+		module + "signer/keydir": keydirLinks, module + "signer/ledger": ledgerLinks, module + "signer": signerLinks,
+		module + "cmd/keyturn-signer": programLinks,
 	} {
 		linked := links(t, name)
 		if !slices.Contains(linked, name) {

@@ -28,7 +28,8 @@ func newMetrics(s *Signer, r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		signatures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keyturn_signer_signatures_total",
-			Help: "Sign calls by kid and result: signed, error; without a kid: invalid (bad claims), unavailable (no key may sign).",
+			Help: "Sign calls by kid and result: signed, error; without a kid: invalid (bad claims), unavailable (no key may " +
+				"sign).",
 		}, []string{"kid", "result"}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "keyturn_signer_sign_duration_seconds",
@@ -95,7 +96,7 @@ func (m *metrics) forget(old, now *keySet) {
 	}
 }
 
-// ledgerMetrics are those of the ledger, as it was when it was last tended.
+// ledgerMetrics are the metrics of the ledger, as it was when it was last tended.
 type ledgerMetrics struct{ *Signer }
 
 var (

@@ -35,11 +35,13 @@ func TestOptionsAreChecked(t *testing.T) {
 		bad := good
 		spoil(&bad)
 		_, err := New(bad)
-		if err == nil || !strings.HasPrefix(err.Error(), "option "+option+" of the signer ") || strings.Contains(err.Error(), "\n") {
+		if err == nil || !strings.HasPrefix(err.Error(), "option "+option+" of the signer ") ||
+			strings.Contains(err.Error(), "\n") {
 			t.Errorf("%v, want it to name option %s and no other", err, option)
 		}
 	}
-	if _, err := New(Options{ReloadInterval: -1, DrainTimeout: -1}); err == nil || strings.Count(err.Error(), "option ") != 3 {
+	if _, err := New(Options{ReloadInterval: -1, DrainTimeout: -1}); err == nil ||
+		strings.Count(err.Error(), "option ") != 3 {
 		t.Errorf("%v, want it to name all 3", err)
 	}
 	if _, err := New(good); err == nil {

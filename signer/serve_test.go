@@ -117,8 +117,8 @@ func TestServeFailsWithListener(t *testing.T) {
 	}
 }
 
-// keeping has a signer keep its keys up to date until end, or the test's end, and returns the set that it had before. Its
-// boot clock goes on each time that it is read.
+// keeping has a signer keep its keys up to date until end, or the test's end, and returns the set that it had before.
+// Its boot clock goes on each time that it is read.
 func (w *world) keeping(keyDir string, interval time.Duration) (s *Signer, first *keySet, end func()) {
 	w.t.Helper()
 	var clock atomic.Int64

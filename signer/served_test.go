@@ -228,7 +228,8 @@ func TestServedAsExcludedDoesNotCount(t *testing.T) {
 	w.start()
 	w.fetch()
 	w.keys[2] = plain
-	if err := os.RemoveAll(w.keyDir()); err != nil { // so that the signer that runs does not save what it knows of the next set
+	// so that the signer that runs does not save what it knows of the next set
+	if err := os.RemoveAll(w.keyDir()); err != nil {
 		t.Fatal(err)
 	}
 	w.signer = nil

@@ -103,7 +103,9 @@ func (s *Signer) signing() (*key, error) {
 var errNoKeys = errors.New("there is no good key set")
 
 // FetchKeys returns the public keys, and so lets them sign. It implements externaljwt.ExternalJWTSignerServer.
-func (s *Signer) FetchKeys(ctx context.Context, _ *externaljwt.FetchKeysRequest) (*externaljwt.FetchKeysResponse, error) {
+func (s *Signer) FetchKeys(
+	ctx context.Context, _ *externaljwt.FetchKeysRequest,
+) (*externaljwt.FetchKeysResponse, error) {
 	s.metrics.fetches.Inc()
 	set := s.set.Load()
 	if set == nil {

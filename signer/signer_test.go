@@ -21,7 +21,8 @@ func TestSign(t *testing.T) {
 			w.start()
 			w.fetch()
 			w.wantSigner(1, "at the start")
-			r, err := w.client.Sign(t.Context(), &externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
+			r, err := w.client.Sign(t.Context(),
+				&externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -57,7 +58,8 @@ func TestFetchKeysAndMetadata(t *testing.T) {
 		k := r.Keys[i]
 		public, err := x509.ParsePKIXPublicKey(k.Key)
 		kid, errKid := jwks.KeyID(public)
-		if err != nil || errKid != nil || k.KeyId != kid || !backend.Same(public, w.keys[version].Public) || k.ExcludeFromOidcDiscovery != (version == 3) {
+		if err != nil || errKid != nil || k.KeyId != kid || !backend.Same(public, w.keys[version].Public) ||
+			k.ExcludeFromOidcDiscovery != (version == 3) {
 			t.Errorf("key version %d: %v, %v", version, k, err)
 		}
 	}

@@ -34,11 +34,12 @@ func noting(t *testing.T) *world {
 func (w *world) signPod() error {
 	w.t.Helper()
 	claims := strings.Replace(boundClaims, "1831536000", strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10), 1)
-	_, err := w.signer.Sign(w.t.Context(), &externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
+	_, err := w.signer.Sign(w.t.Context(),
+		&externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
 	return err
 }
 
-// kid is that of a key version.
+// kid returns the key ID of a key version.
 func (w *world) kid(version int) string {
 	w.t.Helper()
 	kid, err := jwks.KeyID(w.keys[version].Public)

@@ -56,7 +56,9 @@ func newWorld(t testing.TB, algorithm string) *world {
 	w := &world{
 		t: t, dir: t.TempDir(), keys: map[int]keydir.Key{}, now: time.Unix(1_800_000_000, 0), uptime: time.Hour,
 		hardware: &hardware{waits: make(chan struct{}, 1)},
-		set:      keydir.Set{RefreshHint: time.Hour, RotationRefreshHint: 3 * time.Second, MaxTokenExpiration: 24 * time.Hour},
+		set: keydir.Set{
+			RefreshHint: time.Hour, RotationRefreshHint: 3 * time.Second, MaxTokenExpiration: 24 * time.Hour,
+		},
 	}
 	for version := 1; version <= 3; version++ {
 		private, err := token.GenerateKey(rand.Reader, algorithm)
@@ -101,7 +103,9 @@ func (w *world) start() {
 		KeyDir: w.keyDir(), StateFile: w.stateFile(), LedgerFile: w.ledgerFile, ReloadInterval: time.Minute,
 		Log:    slog.New(slog.NewJSONHandler(&w.log, nil)),
 		PKCS11: w.hardware, Metrics: w.registry,
-	}, environment{files: w.hardware, now: func() time.Time { return w.now }, bootClock: func() time.Duration { return w.uptime }})
+	}, environment{
+		files: w.hardware, now: func() time.Time { return w.now }, bootClock: func() time.Duration { return w.uptime },
+	})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -157,7 +161,7 @@ func (w *world) fetch() *externaljwt.FetchKeysResponse {
 	return r
 }
 
-// claims are those of a token, with what an encoder might change.
+// claims are the claims of a token, with what an encoder might change.
 const claims = `{"iss":"https://issuer.example","sub":"system:serviceaccount:ns:name","z":"<&> ",  "exp":1800003600}`
 
 // sign signs, and verifies with the keys of the world. It returns the version that signed.
@@ -168,7 +172,8 @@ func (w *world) sign() (version int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	signed, err := jose.ParseSignedCompact(r.Header+"."+payload+"."+r.Signature, []jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.ES384})
+	signed, err := jose.ParseSignedCompact(r.Header+"."+payload+"."+r.Signature,
+		[]jose.SignatureAlgorithm{jose.RS256, jose.ES256, jose.ES384})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -5,10 +5,11 @@ import (
 	"time"
 )
 
-// LegacyIssuer is the issuer of every legacy token, whatever the cluster.
+// LegacyIssuer is the issuer of every legacy token, in any cluster.
 const LegacyIssuer = "kubernetes/serviceaccount"
 
-// Claims is what a service account token says. In JSON it is byte for byte what kube-apiserver makes of the same claims.
+// Claims is what a service account token says. In JSON it is byte for byte what kube-apiserver makes of the same
+// claims.
 type Claims struct {
 	Issuer    string
 	Subject   string
@@ -24,10 +25,11 @@ type Claims struct {
 	Legacy *Legacy
 }
 
-// Kubernetes is the claim kubernetes.io of a bound token: its service account, and the object whose end is the token's end.
+// Kubernetes is the claim kubernetes.io of a bound token: its service account, and the object whose end is the token's
+// end.
 type Kubernetes struct {
 	Namespace string `json:"namespace,omitempty"`
-	// Node is that of the pod, or, without a pod, what the token is bound to.
+	// Node is the node of the pod, or, without a pod, what the token is bound to.
 	Node           *Ref `json:"node,omitempty"`
 	Pod            *Ref `json:"pod,omitempty"`
 	Secret         *Ref `json:"secret,omitempty"`
@@ -42,7 +44,8 @@ type Ref struct {
 	UID  string `json:"uid,omitempty"`
 }
 
-// Legacy is the claims that only a legacy token has. kube-apiserver accepts one only while a Secret of that name holds it.
+// Legacy is the claims that only a legacy token has. kube-apiserver accepts one only while a Secret of that name holds
+// it.
 type Legacy struct {
 	Namespace          string `json:"kubernetes.io/serviceaccount/namespace"`
 	SecretName         string `json:"kubernetes.io/serviceaccount/secret.name"`
@@ -82,7 +85,7 @@ func NewBoundClaims(issuer string, audience []string, k Kubernetes, now time.Tim
 	}
 }
 
-// IsLegacy says whether these are the claims of a legacy token.
+// IsLegacy reports whether these are the claims of a legacy token.
 func (c Claims) IsLegacy() bool { return c.Issuer == LegacyIssuer && c.Legacy != nil }
 
 // wireClaims is the payload of a token, its members sorted by name as kube-apiserver sorts them. Those of Legacy come

@@ -45,7 +45,7 @@ func TestNewClaims(t *testing.T) {
 	}
 }
 
-// Claims are those of a legacy token only if both the issuer and the members are.
+// A token is a legacy token only if both its issuer and its members say so.
 func TestIsLegacy(t *testing.T) {
 	other := legacyClaims()
 	other.Issuer = "https://issuer.example"

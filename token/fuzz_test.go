@@ -60,7 +60,8 @@ func checkClass(t *testing.T, tok string) {
 	}
 }
 
-// FuzzHeader puts anything into a header. What it accepts must be what encoding/json reads, and must be all that is there.
+// FuzzHeader puts anything into a header. What it accepts must be what encoding/json reads, and must be all that is
+// there.
 func FuzzHeader(f *testing.F) {
 	for _, v := range vectors.Tokens() {
 		header, _, _ := strings.Cut(v.Token, ".")

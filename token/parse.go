@@ -11,8 +11,8 @@ import (
 // MaxSize is the length in bytes above which a token is Malformed.
 const MaxSize = 16 << 10
 
-// Header is the header of a token (RFC 7515, section 4). kube-apiserver writes no others, and those of an external signer
-// may have no more than these.
+// Header is the header of a token (RFC 7515, section 4). kube-apiserver writes no others, and those of an external
+// signer may have no more than these.
 type Header struct {
 	Algorithm string `json:"alg"`
 	// KeyID is empty in legacy tokens that old versions of Kubernetes made.

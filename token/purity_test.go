@@ -14,10 +14,16 @@ import (
 const module = "github.com/keyturn/keyturn"
 
 // pure are the packages that know no file, clock, network or randomness, and import only each other.
-var pure = []string{module + "/token", module + "/jwks", module + "/internal/rotation", module + "/internal/strictjson", module + "/internal/keyfile"}
+var pure = []string{
+	module + "/token", module + "/jwks", module + "/internal/rotation", module + "/internal/strictjson",
+	module + "/internal/keyfile",
+}
 
 // impure are the packages of the standard library that they must not import themselves.
-var impure = []string{"context", "crypto/rand", "log", "log/slog", "math/rand", "math/rand/v2", "net", "net/http", "os", "os/exec", "syscall", "unsafe"}
+var impure = []string{
+	"context", "crypto/rand", "log", "log/slog", "math/rand", "math/rand/v2", "net", "net/http", "os", "os/exec",
+	"syscall", "unsafe",
+}
 
 func TestPurity(t *testing.T) {
 	var seen []string

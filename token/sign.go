@@ -14,7 +14,8 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// Signer signs tokens with one key. It may be used by several goroutines at once if its key may, as those of GenerateKey.
+// Signer signs tokens with one key. It may be used by several goroutines at once if its key may, as those of
+// GenerateKey.
 type Signer struct {
 	key       crypto.Signer
 	algorithm algorithm
@@ -22,8 +23,8 @@ type Signer struct {
 	header []byte
 }
 
-// NewSigner returns a signer whose tokens carry this kid. The algorithm must be the one that jwks.Algorithm gives for the
-// key. The key may be anything that signs, such as a key in hardware.
+// NewSigner returns a signer whose tokens carry this kid. The algorithm must be the one that jwks.Algorithm gives for
+// the key. The key may be anything that signs, such as a key in hardware.
 func NewSigner(key crypto.Signer, alg, kid string) (*Signer, error) {
 	fits, err := jwks.Algorithm(key.Public())
 	if err != nil {

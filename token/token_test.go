@@ -116,10 +116,12 @@ func TestVerifyFailsClosed(t *testing.T) {
 	if _, err := token.Verify(signed, set(t, "rsa-1"), token.Expect{}); !errors.Is(err, token.WrongIssuer) {
 		t.Errorf("expecting nothing: %v, want %v", err, token.WrongIssuer)
 	}
-	if _, err := token.Verify(signed, set(t, "rsa-1"), token.Expect{Issuer: token.LegacyIssuer}); !errors.Is(err, token.NotYetValid) {
+	if _, err := token.Verify(signed, set(t, "rsa-1"),
+		token.Expect{Issuer: token.LegacyIssuer}); !errors.Is(err, token.NotYetValid) {
 		t.Errorf("without a time: %v, want %v", err, token.NotYetValid)
 	}
-	if _, err := token.Verify(signed, jwks.Set{}, token.Expect{Issuer: token.LegacyIssuer, Now: now}); !errors.Is(err, token.UnknownKey) {
+	if _, err := token.Verify(signed, jwks.Set{},
+		token.Expect{Issuer: token.LegacyIssuer, Now: now}); !errors.Is(err, token.UnknownKey) {
 		t.Errorf("without keys: %v, want %v", err, token.UnknownKey)
 	}
 }
@@ -183,7 +185,7 @@ func TestSignRefuses(t *testing.T) {
 	}
 }
 
-// opaque is a key whose signature is whatever answer says, like one in broken hardware.
+// opaque is a key whose signatures answer makes, like one in broken hardware.
 type opaque struct {
 	crypto.Signer
 	answer []byte
@@ -223,7 +225,8 @@ func TestSignFillsUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if signature := signed[strings.LastIndex(signed, ".")+1:]; !strings.HasPrefix(signature, strings.Repeat("A", 41)) || len(signature) != 86 {
+	if signature := signed[strings.LastIndex(signed, ".")+1:]; !strings.HasPrefix(signature, strings.Repeat("A", 41)) ||
+		len(signature) != 86 {
 		t.Errorf("signature %s is not 64 bytes of which the first 31 are zero", signature)
 	}
 }

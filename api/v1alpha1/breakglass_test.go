@@ -13,8 +13,6 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -32,17 +30,7 @@ type recovery struct {
 
 func newRecovery(t *testing.T, user string) recovery {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "kubeconfig")
-	err := clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters:       map[string]*clientcmdapi.Cluster{"admin": {Server: config.Host, CertificateAuthorityData: config.CAData}},
-		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"admin": {ClientCertificateData: config.CertData, ClientKeyData: config.KeyData}},
-		Contexts:       map[string]*clientcmdapi.Context{"admin": {Cluster: "admin", AuthInfo: "admin", Namespace: v1alpha1.SystemNamespace}},
-		CurrentContext: "admin",
-	}, file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return recovery{T: t, user: user, file: file}
+	return recovery{T: t, user: user, file: kubetest.WriteKubeconfig(t, config)}
 }
 
 func (r recovery) of(t *testing.T) recovery {
@@ -57,7 +45,8 @@ func (r recovery) kubectl(stdin, line string, args ...string) (string, error) {
 	if err != nil {
 		r.Fatal(err)
 	}
-	all := append([]string{"--kubeconfig", r.file, "--as", r.user}, append(strings.Fields(line), args...)...)
+	all := []string{"--kubeconfig", r.file, "--as", r.user, "--namespace", v1alpha1.SystemNamespace}
+	all = append(append(all, strings.Fields(line)...), args...)
 	cmd := exec.CommandContext(r.Context(), filepath.Join(dir, "kubectl"), all...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out bytes.Buffer
@@ -79,7 +68,8 @@ func (r recovery) must(line string, args ...string) string {
 // refused runs a command line that a policy has to refuse.
 func (r recovery) refused(policy, line string, args ...string) {
 	r.Helper()
-	if out, err := r.kubectl("", line, args...); err == nil || !strings.Contains(out, "ValidatingAdmissionPolicy '"+policy+"'") {
+	if out, err := r.kubectl("", line, args...); err == nil ||
+		!strings.Contains(out, "ValidatingAdmissionPolicy '"+policy+"'") {
 		r.Errorf("kubectl %s %q = %v, want a refusal by %s:\n%s", line, args, err, policy, out)
 	}
 }
@@ -158,7 +148,8 @@ func testRestoreKey(r recovery) {
 		r.Fatal(err)
 	}
 	const create = "create -f -"
-	if out, err := r.kubectl(backup, create); err == nil || !strings.Contains(out, "requests must not create KSA signing keys") {
+	if out, err := r.kubectl(backup, create); err == nil ||
+		!strings.Contains(out, "requests must not create KSA signing keys") {
 		r.Errorf("a key was restored without a reason: %v\n%s", err, out)
 	}
 	annotated, err := r.kubectl(backup, "annotate --local -f - -o json", reason)
@@ -171,7 +162,8 @@ func testRestoreKey(r recovery) {
 	r.must("annotate secret restored-ksa-signing-key-1", v1alpha1.AnnotationBreakGlass+"-")
 	r.refused("keyturn-signing-keys", "delete secret restored-ksa-signing-key-1")
 	restored := newKey("restored", 1)
-	if err := admin.Get(r.Context(), client.ObjectKeyFromObject(restored), restored); err != nil || !bytes.Equal(restored.Data["key"], key.Data["key"]) {
+	if err := admin.Get(r.Context(), client.ObjectKeyFromObject(restored), restored); err != nil ||
+		!bytes.Equal(restored.Data["key"], key.Data["key"]) {
 		r.Errorf("the restored key is another one (%v)", err)
 	}
 }
@@ -190,8 +182,10 @@ func testKeepKey(r recovery) {
 	r.must("annotate secret kept-ksa-signing-key-1", reason)
 	r.must("label --overwrite secret kept-ksa-signing-key-1", v1alpha1.LabelClusterUID+"=another")
 	r.must("annotate secret kept-ksa-signing-key-1", v1alpha1.AnnotationBreakGlass+"-")
-	r.refused("keyturn-signing-keys", "label --overwrite secret kept-ksa-signing-key-1", v1alpha1.LabelClusterUID+"=a-third")
-	if err := admin.Get(r.Context(), client.ObjectKeyFromObject(key), key); err != nil || key.Labels[v1alpha1.LabelClusterUID] != "another" {
+	r.refused("keyturn-signing-keys", "label --overwrite secret kept-ksa-signing-key-1",
+		v1alpha1.LabelClusterUID+"=a-third")
+	if err := admin.Get(r.Context(), client.ObjectKeyFromObject(key), key); err != nil ||
+		key.Labels[v1alpha1.LabelClusterUID] != "another" {
 		r.Errorf("labels = %v (%v)", key.Labels, err)
 	}
 }
@@ -211,7 +205,8 @@ func testSetVersion(r recovery) {
 	if out, err := r.kubectl("", toVersion, patch(0)...); err == nil {
 		r.Errorf("version 0 was taken:\n%s", out)
 	}
-	r.refused("keyturn-one-change-at-a-time", toVersion, "-p", `{"spec": {"ksaSigningKey": {"version": 3, "algorithm": "ES256"}}}`)
+	r.refused("keyturn-one-change-at-a-time", toVersion, "-p",
+		`{"spec": {"ksaSigningKey": {"version": 3, "algorithm": "ES256"}}}`)
 	r.refused("keyturn-one-change-at-a-time", toVersion, "-p",
 		`{"spec": {"infrastructure": {"local": {"nodePools": null}}, "ksaSigningKey": {"version": 3}}}`)
 	r.must("annotate usercluster "+uc.Name, v1alpha1.AnnotationBreakGlass+"-")
@@ -250,5 +245,6 @@ func TestGlassIsForSome(t *testing.T) {
 	finish(t, uc)
 	r.must("annotate usercluster "+uc.Name, reason)
 	r.refused("keyturn-deletion", "patch --type merge usercluster "+uc.Name, "-p", `{"metadata": {"finalizers": null}}`)
-	r.refused("keyturn-one-change-at-a-time", "patch --type merge usercluster "+uc.Name, "-p", `{"spec": {"ksaSigningKey": {"version": 3}}}`)
+	r.refused("keyturn-one-change-at-a-time", "patch --type merge usercluster "+uc.Name, "-p",
+		`{"spec": {"ksaSigningKey": {"version": 3}}}`)
 }

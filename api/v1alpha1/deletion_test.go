@@ -19,7 +19,10 @@ func newUser(t *testing.T, name string) client.Client {
 	meta := metav1.ObjectMeta{Name: name}
 	role := &rbacv1.ClusterRole{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{"keyturn.dev"}, Resources: []string{"userclusters"}, Verbs: []string{"get", "update", "patch"}},
-		{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "create", "update", "patch", "delete"}},
+		{
+			APIGroups: []string{""}, Resources: []string{"secrets"},
+			Verbs: []string{"get", "create", "update", "patch", "delete"},
+		},
 	}}
 	binding := &rbacv1.ClusterRoleBinding{
 		ObjectMeta: meta,
@@ -67,8 +70,10 @@ func ownedBy(uid types.UID) metav1.OwnerReference {
 // owner who is not there, for the garbage collector, and by taking away what the controller waits for.
 func TestDeletionIsTheControllers(t *testing.T) {
 	const (
-		finalizers = "requests must not change the finalizers of Keyturn on a UserCluster: the controller takes its own off " +
-			"when the infrastructure and the keys of the cluster are gone. docs/operations/recover.md says what to do when it cannot"
+		finalizers = "requests must not change the finalizers of Keyturn on a UserCluster: the controller takes its own " +
+			"off " +
+			"when the infrastructure and the keys of the cluster are gone. docs/operations/recover.md says what to do when it " +
+			"cannot"
 		owners = "requests must not add owner references to a UserCluster: the cluster would be deleted with its owner"
 	)
 	editor := newUser(t, "editor")
@@ -81,7 +86,10 @@ func TestDeletionIsTheControllers(t *testing.T) {
 		change  func(*v1alpha1.UserCluster)
 		refusal string
 	}{
-		{"an owner more", func(uc *v1alpha1.UserCluster) { uc.OwnerReferences = append(uc.OwnerReferences, ownedBy("3")) }, owners},
+		{
+			"an owner more", func(uc *v1alpha1.UserCluster) { uc.OwnerReferences = append(uc.OwnerReferences, ownedBy("3")) },
+			owners,
+		},
 		{"another owner", func(uc *v1alpha1.UserCluster) { uc.OwnerReferences[0].UID = "3" }, owners},
 		{"another name of an owner", func(uc *v1alpha1.UserCluster) { uc.OwnerReferences[0].Name = "absent" }, owners},
 		{"another kind of an owner", func(uc *v1alpha1.UserCluster) { uc.OwnerReferences[0].Kind = "Absent" }, owners},
@@ -91,9 +99,15 @@ func TestDeletionIsTheControllers(t *testing.T) {
 		{"an owner lets go", func(uc *v1alpha1.UserCluster) { uc.OwnerReferences[0].BlockOwnerDeletion = new(bool) }, ""},
 		{"no finalizer", func(uc *v1alpha1.UserCluster) { uc.Finalizers = nil }, finalizers},
 		{"not our finalizer", func(uc *v1alpha1.UserCluster) { uc.Finalizers = []string{"example.com/held"} }, finalizers},
-		{"a finalizer like ours", func(uc *v1alpha1.UserCluster) { uc.Finalizers = append(uc.Finalizers, "keyturn.dev/other") }, finalizers},
+		{
+			"a finalizer like ours",
+			func(uc *v1alpha1.UserCluster) { uc.Finalizers = append(uc.Finalizers, "keyturn.dev/other") }, finalizers,
+		},
 		{"no finalizer but ours", func(uc *v1alpha1.UserCluster) { uc.Finalizers = []string{v1alpha1.Finalizer} }, ""},
-		{"a finalizer of others", func(uc *v1alpha1.UserCluster) { uc.Finalizers = append(uc.Finalizers, "example.com/more") }, ""},
+		{
+			"a finalizer of others",
+			func(uc *v1alpha1.UserCluster) { uc.Finalizers = append(uc.Finalizers, "example.com/more") }, "",
+		},
 		{"a reason alone", func(uc *v1alpha1.UserCluster) {
 			uc.Annotations = map[string]string{v1alpha1.AnnotationBreakGlass: "I want it"}
 			uc.Finalizers = nil

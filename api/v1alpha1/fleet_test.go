@@ -50,19 +50,39 @@ func TestCreateInFleet(t *testing.T) {
 		{"short project", func(_ *key, c *connect) { c.ProjectID = "a-b-c" }, "spec.gkeConnect.projectID"},
 		{"no location", func(_ *key, c *connect) { c.Location = "" }, "spec.gkeConnect.location"},
 		{"bad location", func(_ *key, c *connect) { c.Location = "us-" }, "spec.gkeConnect.location"},
-		{"negative propagation", func(_ *key, c *connect) { c.PropagationSeconds = -1 }, "spec.gkeConnect.propagationSeconds"},
-		{"long propagation", func(_ *key, c *connect) { c.PropagationSeconds = 604801 }, "spec.gkeConnect.propagationSeconds"},
+		{
+			"negative propagation", func(_ *key, c *connect) { c.PropagationSeconds = -1 }, "spec.gkeConnect.propagationSeconds",
+		},
+		{
+			"long propagation", func(_ *key, c *connect) { c.PropagationSeconds = 604801 }, "spec.gkeConnect.propagationSeconds",
+		},
 		{"plain issuer", func(k *key, _ *connect) { k.Issuer = "http://a.test" }, "spec.ksaSigningKey.issuer"},
-		{"issuer with a slash at its end", func(k *key, _ *connect) { k.Issuer = "https://a.test/" }, "spec.ksaSigningKey.issuer"},
-		{"issuer with an empty part", func(k *key, _ *connect) { k.Issuer = "https://a.test//b" }, "spec.ksaSigningKey.issuer"},
+		{
+			"issuer with a slash at its end", func(k *key, _ *connect) { k.Issuer = "https://a.test/" },
+			"spec.ksaSigningKey.issuer",
+		},
+		{
+			"issuer with an empty part", func(k *key, _ *connect) { k.Issuer = "https://a.test//b" },
+			"spec.ksaSigningKey.issuer",
+		},
 		{"issuer with a query", func(k *key, _ *connect) { k.Issuer = "https://a.test?b" }, "spec.ksaSigningKey.issuer"},
 		{"issuer with a fragment", func(k *key, _ *connect) { k.Issuer = "https://a.test#b" }, "spec.ksaSigningKey.issuer"},
-		{"long issuer", func(k *key, _ *connect) { k.Issuer = "https://" + strings.Repeat("a", 505) }, "may not be more than 512"},
-		{"negative time", func(k *key, _ *connect) { k.PublishMaxAgeSeconds = -1 }, "spec.ksaSigningKey.publishMaxAgeSeconds"},
-		{"long time", func(k *key, _ *connect) { k.PublishMaxAgeSeconds = 604801 }, "spec.ksaSigningKey.publishMaxAgeSeconds"},
+		{
+			"long issuer", func(k *key, _ *connect) { k.Issuer = "https://" + strings.Repeat("a", 505) },
+			"may not be more than 512",
+		},
+		{
+			"negative time", func(k *key, _ *connect) { k.PublishMaxAgeSeconds = -1 }, "spec.ksaSigningKey.publishMaxAgeSeconds",
+		},
+		{
+			"long time", func(k *key, _ *connect) { k.PublishMaxAgeSeconds = 604801 }, "spec.ksaSigningKey.publishMaxAgeSeconds",
+		},
 		{"many places", func(k *key, _ *connect) { k.Publish = places(9) }, "must have at most 8 items"},
 		{"a place twice", func(k *key, _ *connect) { k.Publish = []string{"s3://a", "s3://a"} }, "Duplicate value"},
-		{"long place", func(k *key, _ *connect) { k.Publish = []string{"s3://" + strings.Repeat("a", 508)} }, "may not be more than 512"},
+		{
+			"long place", func(k *key, _ *connect) { k.Publish = []string{"s3://" + strings.Repeat("a", 508)} },
+			"may not be more than 512",
+		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			uc := newCluster("fleet")
@@ -103,7 +123,9 @@ func TestFleetTransitions(t *testing.T) {
 		{"publish", without, func(s *v1alpha1.UserClusterSpec) {
 			s.KSASigningKey.Publish = []string{"s3://a"}
 		}, "ksaSigningKey.publish needs an issuer"},
-		{"name an issuer", without, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Issuer = "https://a.test" }, noIssuer},
+		{
+			"name an issuer", without, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Issuer = "https://a.test" }, noIssuer,
+		},
 		{"maximal age", within, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.PublishMaxAgeSeconds++ }, ""},
 		{"issuer", within, func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Issuer += "/c" }, noIssuer},
 		{"publish more", within, func(s *v1alpha1.UserClusterSpec) {
@@ -129,8 +151,9 @@ func TestFleetTransitions(t *testing.T) {
 	}
 }
 
-// TestWrongPublication has a cluster that never becomes ready, since it can be neither published nor registered as its spec
-// says. Both can be corrected and taken back: by themselves while no key is rotated, and a URL can be taken back always.
+// TestWrongPublication has a cluster that never becomes ready, since it can be neither published nor registered as its
+// spec says. Both can be corrected and taken back: by themselves while no key is rotated, and a URL can be taken back
+// always.
 func TestWrongPublication(t *testing.T) {
 	type change func(*v1alpha1.UserClusterSpec)
 	takeBack := func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish = []string{"s3://a"} }
@@ -144,8 +167,11 @@ func TestWrongPublication(t *testing.T) {
 			}
 		}
 	}
-	const notReady, registered, deleted = "when cluster is not ready", "gkeConnect cannot be removed", "when cluster is being deleted"
-	failed := []v1alpha1.PublicationStatus{{Name: "fleet membership m", WaitingFor: "permission denied"}, {Name: "gs://b", WaitingFor: "no bucket"}}
+	const notReady, deleted = "when cluster is not ready", "when cluster is being deleted"
+	const registered = "gkeConnect cannot be removed"
+	failed := []v1alpha1.PublicationStatus{
+		{Name: "fleet membership m", WaitingFor: "permission denied"}, {Name: "gs://b", WaitingFor: "no bucket"},
+	}
 	uc := createCluster(t, func(uc *v1alpha1.UserCluster) {
 		inFleet(uc)
 		uc.Finalizers = []string{v1alpha1.Finalizer}
@@ -164,8 +190,10 @@ func TestWrongPublication(t *testing.T) {
 		}
 	}
 	refresh := func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshInPlace }
-	check("never published", map[string]change{"take back": takeBack, "correct": correct, "leave": leave, "move": move}, "")
-	check("never published", map[string]change{"take back and more": and(takeBack, refresh), "leave and more": and(leave, refresh)}, notReady)
+	check("never published", map[string]change{"take back": takeBack, "correct": correct, "leave": leave, "move": move},
+		"")
+	check("never published",
+		map[string]change{"take back and more": and(takeBack, refresh), "leave and more": and(leave, refresh)}, notReady)
 
 	uc.Status.Publications[0].AcceptedVersions = []int32{1}
 	writeStatus(t, uc, conditions(uc, metav1.ConditionFalse, metav1.ConditionTrue))
@@ -198,9 +226,11 @@ func TestWayToTheFleetIsFree(t *testing.T) {
 		"no credentials":   func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.CredentialsSecret = "" },
 	}
 	others := map[string]func(*v1alpha1.UserClusterSpec){
-		"propagation":  func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.PropagationSeconds = 0 },
-		"maximal age":  func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.PublishMaxAgeSeconds++ },
-		"a URL":        func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish = append(s.KSASigningKey.Publish, "s3://c") },
+		"propagation": func(s *v1alpha1.UserClusterSpec) { s.GKEConnect.PropagationSeconds = 0 },
+		"maximal age": func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.PublishMaxAgeSeconds++ },
+		"a URL": func(s *v1alpha1.UserClusterSpec) {
+			s.KSASigningKey.Publish = append(s.KSASigningKey.Publish, "s3://c")
+		},
 		"a rotation":   func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version++ },
 		"an algorithm": func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Algorithm = v1alpha1.ES256 },
 		"no pools":     func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.NodePools = nil },
@@ -250,7 +280,9 @@ func TestWayToTheFleetIsFree(t *testing.T) {
 // A cluster from before there were issuers has the default one, and can be changed like any other.
 func TestClusterFromBefore(t *testing.T) {
 	crd := &unstructured.Unstructured{}
-	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	crd.SetGroupVersionKind(schema.GroupVersionKind{
+		Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition",
+	})
 	crd.SetName("userclusters.keyturn.dev")
 	const key = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/ksaSigningKey"
 	before := `[
@@ -266,9 +298,11 @@ func TestClusterFromBefore(t *testing.T) {
 	old := newCluster("before")
 	created := func() error {
 		old.ResourceVersion = ""
-		return errors.Join(client.IgnoreNotFound(admin.Delete(t.Context(), newCluster("before"))), admin.Create(t.Context(), old))
+		return errors.Join(client.IgnoreNotFound(admin.Delete(t.Context(), newCluster("before"))),
+			admin.Create(t.Context(), old))
 	}
-	err := eventually(t.Context(), func(err error) bool { return err == nil && old.Spec.KSASigningKey.Issuer == "" }, created)
+	err := eventually(t.Context(), func(err error) bool { return err == nil && old.Spec.KSASigningKey.Issuer == "" },
+		created)
 	if err := errors.Join(err, install.Apply(t.Context(), config)); err != nil {
 		t.Fatal(err)
 	}

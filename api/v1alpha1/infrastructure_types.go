@@ -67,7 +67,7 @@ type KubeadmInfrastructure struct {
 	// +kubebuilder:default=""
 	KubeconfigSecret string `json:"kubeconfigSecret"`
 
-	// ShutdownSendRetryAfter has kube-apiserver run with the flag of that name while its keys are changed as files. Then it
+	// ShutdownSendRetryAfter has kube-apiserver run with the flag of that name while its keys change as files. Then it
 	// ends its watches when it stops, and is away for 15 seconds instead of 45.
 	// +kubebuilder:default=true
 	ShutdownSendRetryAfter bool `json:"shutdownSendRetryAfter"`

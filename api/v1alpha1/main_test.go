@@ -54,12 +54,7 @@ func runTests(m *testing.M) (code int, err error) {
 	if err := install.Apply(ctx, config); err != nil {
 		return 1, err
 	}
-	as := rest.CopyConfig(config)
-	as.Impersonate = rest.ImpersonationConfig{
-		UserName: v1alpha1.ControllerUser,
-		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + v1alpha1.SystemNamespace, "system:authenticated"},
-	}
-	if controller, err = newClient(as); err != nil {
+	if controller, err = newClient(kubetest.AsController(config)); err != nil {
 		return 1, err
 	}
 	if err := waitForPolicies(ctx); err != nil {

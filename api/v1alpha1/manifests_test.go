@@ -143,7 +143,8 @@ func TestControllerRoles(t *testing.T) {
 		t.Run(test.verb+" "+test.group+" "+test.resource+" "+test.subresource+" "+test.namespace, func(t *testing.T) {
 			review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
 				ResourceAttributes: &authorizationv1.ResourceAttributes{
-					Verb: test.verb, Group: test.group, Resource: test.resource, Subresource: test.subresource, Namespace: test.namespace,
+					Verb: test.verb, Group: test.group, Resource: test.resource, Subresource: test.subresource,
+					Namespace: test.namespace,
 				},
 			}}
 			if err := controller.Create(t.Context(), review); err != nil {

@@ -28,7 +28,7 @@ const (
 	ReasonNotObserved     = "ClusterNotObserved"
 )
 
-// ReasonOldTokens is that of the event which names, at the end of a rotation, pods with a dead token.
+// ReasonOldTokens is the reason of the event which names, at the end of a rotation, pods with a dead token.
 const ReasonOldTokens = "PodsKeepOldTokens"
 
 // Reasons of the condition Kubeconfig.
@@ -94,6 +94,8 @@ const (
 	VerbBreakGlass = "breakglass"
 	// ControllerUser is the user as which the controller reaches the admin cluster; only it may touch keys.
 	ControllerUser = "system:serviceaccount:keyturn-system:keyturn-controller"
+	// CanaryAccount is the ServiceAccount in kube-system that canary tokens name. It has no permissions.
+	CanaryAccount = "keyturn-canary"
 	// SystemNamespace is the namespace of the controller and, by default, of UserClusters.
 	SystemNamespace = "keyturn-system"
 )

@@ -38,8 +38,9 @@ func conditions(uc *v1alpha1.UserCluster, ready, rotated metav1.ConditionStatus)
 		Reason: v1alpha1.ReasonCreateOrUpdate, Message: "Creating or updating user cluster control plane workloads",
 	})
 	meta.SetStatusCondition(&all, metav1.Condition{
-		Type: v1alpha1.ConditionKSASigningKeyRotation, Status: rotated, ObservedGeneration: uc.Generation, LastTransitionTime: now,
-		Reason: v1alpha1.ReasonRotationProcessed, Message: `{"tokenVersion":1}`,
+		Type: v1alpha1.ConditionKSASigningKeyRotation, Status: rotated, ObservedGeneration: uc.Generation,
+		LastTransitionTime: now,
+		Reason:             v1alpha1.ReasonRotationProcessed, Message: `{"tokenVersion":1}`,
 	})
 	return all
 }
@@ -59,7 +60,8 @@ func replaceStatus(t *testing.T, uc *v1alpha1.UserCluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	patch := client.RawPatch(types.JSONPatchType, fmt.Appendf(nil, `[{"op": "add", "path": "/status", "value": %s}]`, status))
+	patch := client.RawPatch(types.JSONPatchType,
+		fmt.Appendf(nil, `[{"op": "add", "path": "/status", "value": %s}]`, status))
 	if err := controller.Status().Patch(t.Context(), uc, patch); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +108,8 @@ func checkErr(t *testing.T, err error, want string) {
 // checkRefused wants a refusal (HTTP status 403) by the named policy, with exactly this text.
 func checkRefused(t *testing.T, err error, policy, want string) {
 	t.Helper()
-	if !apierrors.IsForbidden(err) || !isRefusedBy(policy)(err) || !strings.HasSuffix(err.Error(), "denied request: "+want) {
+	if !apierrors.IsForbidden(err) || !isRefusedBy(policy)(err) ||
+		!strings.HasSuffix(err.Error(), "denied request: "+want) {
 		t.Errorf("error = %v\nwant a refusal by %s: %s", err, policy, want)
 	}
 }
@@ -120,7 +123,8 @@ var changes = map[string]func(*v1alpha1.UserClusterSpec){
 
 func TestOneChangeAtATime(t *testing.T) {
 	const (
-		creating = "ready condition is not true: ClusterCreateOrUpdate: Creating or updating user cluster control plane workloads"
+		creating = "ready condition is not true: ClusterCreateOrUpdate: Creating or updating user cluster control plane " +
+			"workloads"
 		rotating = `KSASigningKeyRotation condition is not true: KSASigningKeyRotationProcessedReason: {"tokenVersion":1}`
 		outdated = "ready condition is out of date: the controller has not looked at the latest change yet"
 	)
@@ -130,10 +134,13 @@ func TestOneChangeAtATime(t *testing.T) {
 		prepare func(*testing.T, *v1alpha1.UserCluster)
 		// why ends the text of the refusal; empty if changes are allowed.
 		why string
-		// correctable says that node pools can be changed all the same.
+		// correctable means that node pools can still be changed.
 		correctable bool
 	}{
-		{"new", func(*testing.T, *v1alpha1.UserCluster) {}, "ready condition is not set: the controller has not looked at the cluster yet", false},
+		{
+			"new", func(*testing.T, *v1alpha1.UserCluster) {},
+			"ready condition is not set: the controller has not looked at the cluster yet", false,
+		},
 		{"creating", func(t *testing.T, uc *v1alpha1.UserCluster) {
 			writeStatus(t, uc, conditions(uc, metav1.ConditionFalse, metav1.ConditionTrue))
 		}, creating, true},
@@ -266,7 +273,8 @@ func TestRotationIsARequestOfItsOwn(t *testing.T) {
 	both := uc.DeepCopy()
 	both.Spec.KSASigningKey.Version++
 	both.Spec.Infrastructure.Local.NodePools[0].Replicas++
-	const refusal = "requests must not modify KSASigningKeyVersion together with nodePools or ksaSigningKey.source: a rotation is a request of its own, before or after other changes"
+	const refusal = "requests must not modify KSASigningKeyVersion together with nodePools or ksaSigningKey.source: a " +
+		"rotation is a request of its own, before or after other changes"
 	checkRefused(t, admin.Update(t.Context(), both), "keyturn-one-change-at-a-time", refusal)
 	source := uc.DeepCopy()
 	source.Spec.KSASigningKey.Version++
@@ -285,7 +293,8 @@ func TestAdvancedCluster(t *testing.T) {
 	rotated := uc.DeepCopy()
 	rotated.Spec.KSASigningKey.Version++
 	checkRefused(t, admin.Update(t.Context(), rotated), "keyturn-one-change-at-a-time",
-		"requests must not modify KSASigningKeyVersion when enableAdvancedCluster is true: KSA signing keys of an advanced cluster cannot be rotated")
+		"requests must not modify KSASigningKeyVersion when enableAdvancedCluster is true: KSA signing keys of an advanced "+
+			"cluster cannot be rotated")
 
 	uc.Spec.Infrastructure.Local.NodePools[0].Replicas++
 	checkErr(t, admin.Update(t.Context(), uc), "")
@@ -310,7 +319,8 @@ func TestStatusIsTheControllers(t *testing.T) {
 func TestSigningKeysAreTheControllers(t *testing.T) {
 	const tail = " KSA signing keys: only the controller does. To replace a key, run " +
 		"`gkectl update credentials ksa-signing-key rotate`, which deletes the old one at its end; " +
-		"the keys of a cluster are deleted with the cluster. docs/operations/recover.md says what to do when one is lost or left over"
+		"the keys of a cluster are deleted with the cluster. docs/operations/recover.md says what to do when one is lost " +
+		"or left over"
 	key := newKey("guarded", 1)
 	checkRefused(t, admin.Create(t.Context(), key.DeepCopy()), "keyturn-signing-keys", "requests must not create"+tail)
 	if err := controller.Create(t.Context(), key); err != nil {
@@ -355,7 +365,8 @@ func TestKeyStaysAKey(t *testing.T) {
 
 // TestKubeconfigsAreTheControllers is about the other type of Secret that only the controller writes.
 func TestKubeconfigsAreTheControllers(t *testing.T) {
-	const tail = " kubeconfigs of user clusters: only the controller does. It keeps them as they should be, and deletes them with their cluster"
+	const tail = " kubeconfigs of user clusters: only the controller does. It keeps them as they should be, and deletes " +
+		"them with their cluster"
 	secret := newSecret("guarded-kubeconfig", v1alpha1.SecretTypeKubeconfig)
 	checkRefused(t, admin.Create(t.Context(), secret.DeepCopy()), "keyturn-signing-keys", "requests must not create"+tail)
 	if err := controller.Create(t.Context(), secret); err != nil {
@@ -374,12 +385,19 @@ func newSecret(name string, kind corev1.SecretType) *corev1.Secret {
 
 // TestNamesOfKeysAreReserved wants no other Secret to have a name under which a key version is stored.
 func TestNamesOfKeysAreReserved(t *testing.T) {
-	const refusal = "requests must not create a Secret with the name of a KSA signing key, NAME-ksa-signing-key-N, and another type than keyturn.dev/ksa-signing-key: choose another name"
-	for _, name := range []string{"a-ksa-signing-key-1", "a-ksa-signing-key-999999999", "a-ksa-signing-key-1-ksa-signing-key-2"} {
-		checkRefused(t, admin.Create(t.Context(), newSecret(name, corev1.SecretTypeOpaque), client.DryRunAll), "keyturn-signing-keys", refusal)
+	const refusal = "requests must not create a Secret with the name of a KSA signing key, NAME-ksa-signing-key-N, and " +
+		"another type than keyturn.dev/ksa-signing-key: choose another name"
+	for _, name := range []string{
+		"a-ksa-signing-key-1", "a-ksa-signing-key-999999999", "a-ksa-signing-key-1-ksa-signing-key-2",
+	} {
+		checkRefused(t, admin.Create(t.Context(), newSecret(name, corev1.SecretTypeOpaque), client.DryRunAll),
+			"keyturn-signing-keys", refusal)
 		checkErr(t, controller.Create(t.Context(), newSecret(name, v1alpha1.SecretTypeSigningKey), client.DryRunAll), "")
 	}
-	for _, name := range []string{"ksa-signing-key-1", "a-ksa-signing-key-0", "a-ksa-signing-key-01", "a-ksa-signing-key-1234567890", "a-ksa-signing-key-1b"} {
+	for _, name := range []string{
+		"ksa-signing-key-1", "a-ksa-signing-key-0", "a-ksa-signing-key-01", "a-ksa-signing-key-1234567890",
+		"a-ksa-signing-key-1b",
+	} {
 		checkErr(t, admin.Create(t.Context(), newSecret(name, corev1.SecretTypeOpaque), client.DryRunAll), "")
 	}
 }
@@ -399,7 +417,8 @@ func TestOtherSecretsAreFree(t *testing.T) {
 		client.MatchingLabels{v1alpha1.LabelCluster: "free"}), "")
 }
 
-// TestRetireWhileRotating lets how long Retire waits for tokens be changed while a rotation runs, and nothing beside it.
+// TestRetireWhileRotating lets how long Retire waits for tokens be changed while a rotation runs, and nothing beside
+// it.
 func TestRetireWhileRotating(t *testing.T) {
 	uc := createCluster(t, func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal })
 	finish(t, uc)

@@ -61,7 +61,9 @@ func local(uc *v1alpha1.UserCluster) *v1alpha1.LocalInfrastructure {
 
 // adopted makes uc a cluster that kubeadm made, with the key that this has.
 func adopted(uc *v1alpha1.UserCluster) *v1alpha1.UserClusterSpec {
-	uc.Spec.Infrastructure = v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{KubeconfigSecret: "it-kubeconfig"}}
+	uc.Spec.Infrastructure = v1alpha1.Infrastructure{
+		Kubeadm: &v1alpha1.KubeadmInfrastructure{KubeconfigSecret: "it-kubeconfig"},
+	}
 	uc.Spec.KSASigningKey.Source, uc.Spec.KSASigningKey.NodeRefresh = "", ""
 	return &uc.Spec
 }
@@ -74,7 +76,10 @@ func TestCreate(t *testing.T) {
 	}{
 		{"valid", func(*v1alpha1.UserCluster) {}, ""},
 		{"longest name", func(uc *v1alpha1.UserCluster) { uc.Name = strings.Repeat("a", 40) }, ""},
-		{"name too long", func(uc *v1alpha1.UserCluster) { uc.Name = strings.Repeat("a", 41) }, "name must be a DNS label of at most 40 characters"},
+		{
+			"name too long", func(uc *v1alpha1.UserCluster) { uc.Name = strings.Repeat("a", 41) },
+			"name must be a DNS label of at most 40 characters",
+		},
 		{"name with a dot", func(uc *v1alpha1.UserCluster) { uc.Name = "a.b" }, "name must be a DNS label"},
 		{"name with a digit first", func(uc *v1alpha1.UserCluster) { uc.Name = "1a" }, "begins with a letter"},
 		{"no infrastructure", func(uc *v1alpha1.UserCluster) {
@@ -94,33 +99,76 @@ func TestCreate(t *testing.T) {
 			adopted(uc).Infrastructure.Kubeadm.KubeconfigSecret = "a/b"
 		}, "spec.infrastructure.kubeadm.kubeconfigSecret"},
 		{"version 0", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 0 }, "spec.ksaSigningKey.version"},
-		{"version 2", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 2 }, "ksaSigningKey.version of a new cluster must be 1"},
-		{"unknown source", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Source = "floppy" }, `supported values: "external", "files"`},
-		{"unknown refresh", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.NodeRefresh = "Never" }, `supported values: "Replace", "InPlace", "Wait", "Evict"`},
-		{"tokens are read at once", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.TokenReloadSeconds = -1 }, "spec.ksaSigningKey.tokenReloadSeconds"},
-		{"unknown time to retire", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Retire = "Never" }, `supported values: "AfterRefresh", "WhenUnused"`},
+		{
+			"version 2", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 2 },
+			"ksaSigningKey.version of a new cluster must be 1",
+		},
+		{
+			"unknown source", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Source = "floppy" },
+			`supported values: "external", "files"`,
+		},
+		{
+			"unknown refresh", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.NodeRefresh = "Never" },
+			`supported values: "Replace", "InPlace", "Wait", "Evict"`,
+		},
+		{
+			"tokens are read at once", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.TokenReloadSeconds = -1 },
+			"spec.ksaSigningKey.tokenReloadSeconds",
+		},
+		{
+			"unknown time to retire", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Retire = "Never" },
+			`supported values: "AfterRefresh", "WhenUnused"`,
+		},
 		{"retire when unused", func(uc *v1alpha1.UserCluster) {
 			uc.Spec.KSASigningKey.Source, uc.Spec.KSASigningKey.Retire = v1alpha1.KeySourceExternal, v1alpha1.RetireWhenUnused
 		}, ""},
 		{"retire when unused, without ledgers", func(uc *v1alpha1.UserCluster) {
 			uc.Spec.KSASigningKey.Source, uc.Spec.KSASigningKey.Retire = v1alpha1.KeySourceFiles, v1alpha1.RetireWhenUnused
 		}, "ksaSigningKey.retire WhenUnused needs source external"},
-		{"retire after too long", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.RetireTimeoutSeconds = 31536001 }, "spec.ksaSigningKey.retireTimeoutSeconds"},
-		{"unknown algorithm", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Algorithm = "HS256" }, `supported values: "RS256", "ES256"`},
-		{"two API servers", func(uc *v1alpha1.UserCluster) { local(uc).ControlPlane.Replicas = 2 }, inLocal + ".controlPlane.replicas"},
-		{"bad Kubernetes version", func(uc *v1alpha1.UserCluster) { local(uc).KubernetesVersion = "1.36" }, inLocal + ".kubernetesVersion"},
-		{"no service CIDR", func(uc *v1alpha1.UserCluster) { local(uc).Network.ServiceCIDR = "" }, inLocal + ".network.serviceCIDR"},
+		{
+			"retire after too long", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.RetireTimeoutSeconds = 31536001 },
+			"spec.ksaSigningKey.retireTimeoutSeconds",
+		},
+		{
+			"unknown algorithm", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Algorithm = "HS256" },
+			`supported values: "RS256", "ES256"`,
+		},
+		{
+			"two API servers", func(uc *v1alpha1.UserCluster) { local(uc).ControlPlane.Replicas = 2 },
+			inLocal + ".controlPlane.replicas",
+		},
+		{
+			"bad Kubernetes version", func(uc *v1alpha1.UserCluster) { local(uc).KubernetesVersion = "1.36" },
+			inLocal + ".kubernetesVersion",
+		},
+		{
+			"no service CIDR", func(uc *v1alpha1.UserCluster) { local(uc).Network.ServiceCIDR = "" },
+			inLocal + ".network.serviceCIDR",
+		},
 		{"no pod CIDR", func(uc *v1alpha1.UserCluster) { local(uc).Network.PodCIDR = "" }, inLocal + ".network.podCIDR"},
-		{"bad pool name", func(uc *v1alpha1.UserCluster) { local(uc).NodePools[0].Name = "Pool_1" }, inLocal + ".nodePools[0].name"},
+		{
+			"bad pool name", func(uc *v1alpha1.UserCluster) { local(uc).NodePools[0].Name = "Pool_1" },
+			inLocal + ".nodePools[0].name",
+		},
 		{"same pool twice", func(uc *v1alpha1.UserCluster) {
 			local(uc).NodePools = append(local(uc).NodePools, local(uc).NodePools[0])
 		}, "Duplicate value"},
-		{"negative replicas", func(uc *v1alpha1.UserCluster) { local(uc).NodePools[0].Replicas = -1 }, inLocal + ".nodePools[0].replicas"},
-		{"too many replicas", func(uc *v1alpha1.UserCluster) { local(uc).NodePools[0].Replicas = 101 }, inLocal + ".nodePools[0].replicas"},
-		{"no surge", func(uc *v1alpha1.UserCluster) { local(uc).NodePools[0].MaxSurge = 0 }, inLocal + ".nodePools[0].maxSurge"},
+		{
+			"negative replicas", func(uc *v1alpha1.UserCluster) { local(uc).NodePools[0].Replicas = -1 },
+			inLocal + ".nodePools[0].replicas",
+		},
+		{
+			"too many replicas", func(uc *v1alpha1.UserCluster) { local(uc).NodePools[0].Replicas = 101 },
+			inLocal + ".nodePools[0].replicas",
+		},
+		{
+			"no surge", func(uc *v1alpha1.UserCluster) { local(uc).NodePools[0].MaxSurge = 0 },
+			inLocal + ".nodePools[0].maxSurge",
+		},
 		{"too many pools", func(uc *v1alpha1.UserCluster) {
 			for r := range int32(33) {
-				local(uc).NodePools = append(local(uc).NodePools, v1alpha1.NodePool{Name: "p" + strings.Repeat("a", int(r)), MaxSurge: 1})
+				local(uc).NodePools = append(local(uc).NodePools,
+					v1alpha1.NodePool{Name: "p" + strings.Repeat("a", int(r)), MaxSurge: 1})
 			}
 		}, "must have at most 32 items"},
 	} {
@@ -144,22 +192,41 @@ func TestTransitions(t *testing.T) {
 		change  func(*v1alpha1.UserClusterSpec)
 		wantErr string
 	}{
-		{"version 2 to 1", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version = 1 }, "ksaSigningKey.version can only be raised by one"},
+		{
+			"version 2 to 1", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version = 1 },
+			"ksaSigningKey.version can only be raised by one",
+		},
 		{"version 2 to 3", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version = 3 }, ""},
-		{"version 2 to 4", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version = 4 }, "ksaSigningKey.version can only be raised by one"},
+		{
+			"version 2 to 4", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version = 4 },
+			"ksaSigningKey.version can only be raised by one",
+		},
 		{"algorithm", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Algorithm = v1alpha1.ES256 }, ""},
 		{"source", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Source = v1alpha1.KeySourceExternal }, ""},
 		{"refresh", func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshInPlace }, ""},
 		{"infrastructure", func(s *v1alpha1.UserClusterSpec) {
 			s.Infrastructure = v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{}}
 		}, "spec.infrastructure: Invalid value: infrastructure cannot be changed to another one"},
-		{"Kubernetes version", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.KubernetesVersion = "v1.36.5" }, "kubernetesVersion cannot be changed"},
-		{"advanced", func(s *v1alpha1.UserClusterSpec) { s.EnableAdvancedCluster = true }, "enableAdvancedCluster cannot be changed"},
-		{"network", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.Network.PodCIDR = "10.0.0.0/8" }, "network cannot be changed"},
-		{"control plane", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.ControlPlane.Replicas = 1 }, "controlPlane cannot be changed"},
+		{
+			"Kubernetes version", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.KubernetesVersion = "v1.36.5" },
+			"kubernetesVersion cannot be changed",
+		},
+		{
+			"advanced", func(s *v1alpha1.UserClusterSpec) { s.EnableAdvancedCluster = true },
+			"enableAdvancedCluster cannot be changed",
+		},
+		{
+			"network", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.Network.PodCIDR = "10.0.0.0/8" },
+			"network cannot be changed",
+		},
+		{
+			"control plane", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.ControlPlane.Replicas = 1 },
+			"controlPlane cannot be changed",
+		},
 		{"replicas", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.NodePools[0].Replicas = 5 }, ""},
 		{"new pool", func(s *v1alpha1.UserClusterSpec) {
-			s.Infrastructure.Local.NodePools = append(s.Infrastructure.Local.NodePools, v1alpha1.NodePool{Name: "pool-2", Replicas: 1, MaxSurge: 1})
+			s.Infrastructure.Local.NodePools = append(s.Infrastructure.Local.NodePools,
+				v1alpha1.NodePool{Name: "pool-2", Replicas: 1, MaxSurge: 1})
 		}, ""},
 		{"no pools", func(s *v1alpha1.UserClusterSpec) { s.Infrastructure.Local.NodePools = nil }, ""},
 	} {
@@ -205,7 +272,9 @@ func TestFullStatus(t *testing.T) {
 		},
 		Infrastructure: v1alpha1.InfrastructureStatus{Local: &v1alpha1.LocalInfrastructureStatus{Home: "id"}},
 		Endpoint:       "https://127.0.0.1:6443",
-		APIServers:     []v1alpha1.APIServerStatus{{Name: "1", Endpoint: "https://127.0.0.1:6444", Ready: true, SigningVersion: 1, AcceptedVersions: []int32{1}}},
+		APIServers: []v1alpha1.APIServerStatus{
+			{Name: "1", Endpoint: "https://127.0.0.1:6444", Ready: true, SigningVersion: 1, AcceptedVersions: []int32{1}},
+		},
 		Publications: []v1alpha1.PublicationStatus{
 			{Name: "fleet membership projects/p/locations/l/memberships/m", AcceptedVersions: []int32{1, 2}, PublishedAt: &now},
 			{Name: "s3://bucket", WaitingFor: "bucket to exist"},

@@ -7,7 +7,8 @@ import (
 	"os/signal"
 	"syscall"
 
-	_ "golang.org/x/crypto/x509roots/fallback" // certificate authorities of the web, where the system has none: in an image
+	// certificate authorities of the web, where the system has none: in an image
+	_ "golang.org/x/crypto/x509roots/fallback"
 
 	"github.com/keyturn/keyturn/internal/controllercmd"
 )

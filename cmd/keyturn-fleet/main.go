@@ -1,4 +1,5 @@
-// Command keyturn-fleet is the local fleet: memberships and a security token service, for machines without Google Cloud.
+// Command keyturn-fleet is the local fleet: memberships and a security token service, for machines without Google
+// Cloud.
 package main
 
 import (

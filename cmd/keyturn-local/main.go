@@ -1,4 +1,5 @@
-// Command keyturn-local runs the admin cluster and the user clusters of this host, and serves the latter to controllers.
+// Command keyturn-local runs the admin cluster and the user clusters of this host, and serves the latter to
+// controllers.
 package main
 
 import (

@@ -1,4 +1,5 @@
-// Command keyturn-signer signs the service account tokens of one kube-apiserver with keys that the API server does not hold.
+// Command keyturn-signer signs the service account tokens of one kube-apiserver with keys that the API server does not
+// hold.
 package main
 
 import (

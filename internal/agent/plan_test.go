@@ -188,8 +188,10 @@ func TestOwnersOfFiles(t *testing.T) {
 
 func TestBadFiles(t *testing.T) {
 	for name, c := range map[string]struct{ file, content, want string }{
-		"no PEM":             {"/pki/sa.pub", "x", "is not PEM"},
-		"a certificate":      {"/pki/sa.pub", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "PEM block 1"},
+		"no PEM": {"/pki/sa.pub", "x", "is not PEM"},
+		"a certificate": {
+			"/pki/sa.pub", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "PEM block 1",
+		},
 		"two private keys":   {"/pki/sa.key", testKeys[1].private + testKeys[2].private, "several private keys"},
 		"no manifest":        {"/manifests/kube-apiserver.yaml", "", "it is missing or empty"},
 		"a damaged record":   {"/keyturn/agent/configured.json", "{", "it is damaged"},

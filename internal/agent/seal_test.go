@@ -49,7 +49,9 @@ func TestKeyFile(t *testing.T) {
 	}
 	raw, err := key.key.Bytes()
 	must(t, err)
-	for _, shown := range []string{fmt.Sprintf("%v %+v %#v %s %x", key, key, key, key, key), fmt.Sprintf("%v", Agent{Key: key})} {
+	for _, shown := range []string{
+		fmt.Sprintf("%v %+v %#v %s %x", key, key, key, key, key), fmt.Sprintf("%v", Agent{Key: key}),
+	} {
 		if strings.Contains(shown, fmt.Sprintf("%x", raw)) || !strings.Contains(shown, "[private key]") {
 			t.Errorf("it shows %s", shown)
 		}

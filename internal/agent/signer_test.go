@@ -84,7 +84,8 @@ func TestExternal(t *testing.T) {
 }
 
 func TestSignerManifest(t *testing.T) {
-	text, err := signerPod(image, Paths{PKI: "/etc/kubernetes/pki", SignerDir: "/var/lib/keyturn/signer", KeyDir: "/var/lib/keyturn/keys"})
+	text, err := signerPod(image,
+		Paths{PKI: "/etc/kubernetes/pki", SignerDir: "/var/lib/keyturn/signer", KeyDir: "/var/lib/keyturn/keys"})
 	must(t, err)
 	golden, err := os.ReadFile("testdata/signer.golden")
 	must(t, err)

@@ -54,7 +54,9 @@ func TestWatch(t *testing.T) {
 	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
 	must(t, err)
 	path := n.Manifests + "/kube-apiserver.yaml"
-	n.write(path, strings.NewReplacer("host: 10.0.0.10", "host: 127.0.0.1", "containerPort: 6443", "containerPort: "+port).Replace(n.read(path)), 0o600)
+	n.write(path,
+		strings.NewReplacer("host: 10.0.0.10", "host: 127.0.0.1", "containerPort: 6443",
+			"containerPort: "+port).Replace(n.read(path)), 0o600)
 	check := func(p *Patience) {
 		t.Helper()
 		must(t, n.checkChange(t.Context(), p, slog.New(slog.DiscardHandler)))

@@ -179,7 +179,8 @@ func (n node) restart() restarted {
 	n.t.Helper()
 	text := n.read(n.Manifests + "/kube-apiserver.yaml")
 	if strings.Contains(text, "--service-account-signing-endpoint="+n.StateDir+"/signer/socket") {
-		if strings.Contains(text, "--service-account-key-file") || strings.Contains(text, "--service-account-signing-key-file") {
+		if strings.Contains(text, "--service-account-key-file") ||
+			strings.Contains(text, "--service-account-signing-key-file") {
 			n.t.Error("kube-apiserver refuses to start with both kinds of flags")
 		}
 		set, _, err := keydir.Read(n.StateDir + "/keys")

@@ -19,7 +19,8 @@ func Write(path string, content []byte) error {
 	return nil
 }
 
-// Ensure writes the file unless it holds the content already. It makes the directory, with mode 0700, when it is missing.
+// Ensure writes the file unless it holds the content already. It makes the directory, with mode 0700, when it is
+// missing.
 func Ensure(path string, content []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)

@@ -23,7 +23,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -89,9 +88,9 @@ func cmdSecret(ts *testscript.TestScript, _ bool, args []string) {
 
 // cmdAs writes a kubeconfig file of another user: as USER FILE.
 func cmdAs(ts *testscript.TestScript, _ bool, args []string) {
-	config := kubeconfigOf(server)
-	config.AuthInfos["test"].Impersonate = args[0]
-	ts.Check(clientcmd.WriteToFile(config, ts.MkAbs(args[1])))
+	config := rest.CopyConfig(server)
+	config.Impersonate.UserName = args[0]
+	ts.Check(writeAdminKubeconfig(ts.MkAbs(args[1]), config))
 }
 
 func credentialsOf(cluster string) *corev1.Secret {

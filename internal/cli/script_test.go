@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -25,8 +24,6 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/restmapper"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -135,20 +132,11 @@ func kubeconfigSecret(uc *v1alpha1.UserCluster, data []byte) *corev1.Secret {
 }
 
 func writeAdminKubeconfig(path string, config *rest.Config) error {
-	return clientcmd.WriteToFile(kubeconfigOf(config), path)
-}
-
-func kubeconfigOf(config *rest.Config) clientcmdapi.Config {
-	return clientcmdapi.Config{
-		Clusters: map[string]*clientcmdapi.Cluster{"test": {
-			Server: "https://" + strings.Trim(strings.TrimPrefix(config.Host, "https:"), "/"), CertificateAuthorityData: config.CAData,
-		}},
-		AuthInfos: map[string]*clientcmdapi.AuthInfo{"test": {
-			ClientCertificateData: config.CertData, ClientKeyData: config.KeyData,
-		}},
-		Contexts:       map[string]*clientcmdapi.Context{"test": {Cluster: "test", AuthInfo: "test"}},
-		CurrentContext: "test",
+	data, err := kubetest.Kubeconfig(config)
+	if err != nil {
+		return err
 	}
+	return os.WriteFile(path, data, 0o600)
 }
 
 // controllerClient writes what only the controller may.
@@ -249,7 +237,7 @@ func cmdFinish(ts *testscript.TestScript, _ bool, args []string) {
 func cmdUserCluster(ts *testscript.TestScript, _ bool, args []string) {
 	c, err := controllerClient()
 	ts.Check(err)
-	data, err := clientcmd.Write(kubeconfigOf(server))
+	data, err := kubetest.Kubeconfig(server)
 	ts.Check(err)
 	if len(args) > 1 {
 		data = bytes.Replace(data, []byte("  user:\n"), []byte("  user:\n    "+args[1]+"\n"), 1)

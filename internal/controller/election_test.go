@@ -206,7 +206,7 @@ func TestStoppedLeader(t *testing.T) {
 // runs its control plane.
 func wantWakes(t *testing.T, config *rest.Config, s *site, p *controllerProcess) {
 	t.Helper()
-	c, err := newClient(asController(config)) // nobody else may delete its Secrets
+	c, err := newClient(kubetest.AsController(config)) // nobody else may delete its Secrets
 	if err != nil {
 		t.Fatal(err)
 	}

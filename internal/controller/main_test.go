@@ -51,25 +51,13 @@ func runTests(m *testing.M) (code int, err error) {
 	if admin, err = newClient(config); err != nil {
 		return 1, err
 	}
-	controllerConfig = asController(config)
+	controllerConfig = kubetest.AsController(config)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := errors.Join(install.Apply(ctx, config), awaitPolicies(ctx)); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil
-}
-
-// asController returns a copy of config that has the roles of the manifests for the controller, and no others.
-func asController(config *rest.Config) *rest.Config {
-	config = rest.CopyConfig(config)
-	config.Impersonate = rest.ImpersonationConfig{
-		UserName: v1alpha1.ControllerUser,
-		Groups: []string{
-			"system:serviceaccounts", "system:serviceaccounts:" + v1alpha1.SystemNamespace, "system:authenticated",
-		},
-	}
-	return config
 }
 
 func newClient(config *rest.Config) (client.Client, error) {

@@ -12,8 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -27,18 +26,9 @@ func startNamespaceController(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "kubeconfig")
-	err = clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters: map[string]*clientcmdapi.Cluster{"admin": {Server: controllerConfig.Host, CertificateAuthorityData: controllerConfig.CAData}},
-		AuthInfos: map[string]*clientcmdapi.AuthInfo{"admin": {
-			ClientCertificateData: controllerConfig.CertData, ClientKeyData: controllerConfig.KeyData,
-		}},
-		Contexts:       map[string]*clientcmdapi.Context{"admin": {Cluster: "admin", AuthInfo: "admin"}},
-		CurrentContext: "admin",
-	}, file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	administrator := rest.CopyConfig(controllerConfig)
+	administrator.Impersonate = rest.ImpersonationConfig{}
+	file := kubetest.WriteKubeconfig(t, administrator)
 	ctx, cancel := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, "kube-controller-manager"),
 		"--kubeconfig", file, "--controllers=namespace-controller", "--leader-elect=false", "--secure-port=0")

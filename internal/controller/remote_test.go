@@ -26,6 +26,7 @@ import (
 	"github.com/keyturn/keyturn/internal/controller"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/rotation"
 	"github.com/keyturn/keyturn/signer/ledger"
@@ -269,7 +270,7 @@ func control(socket string) error {
 	if err := json.NewDecoder(os.Stdin).Decode(&access); err != nil {
 		return err
 	}
-	config := asController(&rest.Config{Host: access.Host, QPS: -1, TLSClientConfig: rest.TLSClientConfig{
+	config := kubetest.AsController(&rest.Config{Host: access.Host, QPS: -1, TLSClientConfig: rest.TLSClientConfig{
 		CAData: access.CA, CertData: access.Cert, KeyData: access.Key,
 	}})
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))

@@ -84,8 +84,8 @@ func (c *Clients) asker(cluster types.UID, cfg *rest.Config) (a asker, err error
 	return a, nil
 }
 
-// connections returns the connections of a cluster. A config that dials in its own way or gets its credentials elsewhere
-// gets new ones each time.
+// connections returns the connections of a cluster. A config that dials in its own way or gets its credentials
+// elsewhere gets new ones each time.
 func (c *Clients) connections(cluster types.UID, cfg *rest.Config) (*http.Client, error) {
 	if !plain(cfg) {
 		return rest.HTTPClientFor(cfg)

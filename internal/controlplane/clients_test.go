@@ -227,7 +227,8 @@ func TestDroppedClientLeavesNoConnection(t *testing.T) {
 func TestUnlimited(t *testing.T) {
 	cfg := &rest.Config{Host: "https://one.test", QPS: 5, Burst: 10}
 	got := Unlimited(cfg)
-	protobuf := strings.Contains(got.ContentType, "protobuf") && strings.HasPrefix(got.AcceptContentTypes, got.ContentType+",")
+	protobuf := strings.Contains(got.ContentType, "protobuf") &&
+		strings.HasPrefix(got.AcceptContentTypes, got.ContentType+",")
 	if got.QPS != -1 || got.Burst != 0 || got.Host != cfg.Host || !protobuf {
 		t.Errorf("got %+v", got)
 	}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/webhooks"
 	"github.com/keyturn/keyturn/jwks"
@@ -27,7 +28,7 @@ import (
 )
 
 // Canary is the ServiceAccount that canary tokens are for. It has no permissions.
-var Canary = types.NamespacedName{Namespace: metav1.NamespaceSystem, Name: "keyturn-canary"}
+var Canary = types.NamespacedName{Namespace: metav1.NamespaceSystem, Name: v1alpha1.CanaryAccount}
 
 // canaryLifetime is how long a canary token could be used, in seconds: the least that the TokenRequest API grants.
 const canaryLifetime int64 = 600

@@ -1,4 +1,5 @@
-// Package daemon runs the programs of Keyturn that serve until they are ended: flags in, a JSON log and an exit code out.
+// Package daemon runs the programs of Keyturn that serve until they are ended: flags in, a JSON log and an exit code
+// out.
 package daemon
 
 import (

@@ -44,7 +44,8 @@ type Publisher interface {
 
 // Only returns those of the keys that have these versions.
 func Only(keys []keystore.KeyPair, versions []int) []keystore.KeyPair {
-	return slices.DeleteFunc(slices.Clone(keys), func(k keystore.KeyPair) bool { return !slices.Contains(versions, k.Version) })
+	return slices.DeleteFunc(slices.Clone(keys),
+		func(k keystore.KeyPair) bool { return !slices.Contains(versions, k.Version) })
 }
 
 // Stage is how far the published key versions are on the way forward, an integer that grows with each step of each

@@ -43,7 +43,8 @@ func (f *fleet) assertion(change map[string]any) map[string]any {
 
 func (f *fleet) assert(assertion string) answer {
 	f.Helper()
-	return f.post("/token", url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {assertion}})
+	return f.post("/token",
+		url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {assertion}})
 }
 
 // account gets an access token of the registrar.
@@ -52,10 +53,12 @@ func (f *fleet) account(change map[string]any) answer {
 	return f.assert(sign(f.TB, accountPair(f.TB), f.assertion(change)))
 }
 
-// TestServiceAccountKey is read by the older of Google's two libraries; the newer one is below every gkehub client here.
+// TestServiceAccountKey is read by the older of Google's two libraries; the newer one is below every gkehub client
+// here.
 func TestServiceAccountKey(t *testing.T) {
 	f := newFleet(t)
-	credentials, err := google.CredentialsFromJSONWithType(t.Context(), f.key, google.ServiceAccount, "https://www.googleapis.com/auth/cloud-platform")
+	credentials, err := google.CredentialsFromJSONWithType(t.Context(), f.key, google.ServiceAccount,
+		"https://www.googleapis.com/auth/cloud-platform")
 	must(t, err)
 	if credentials.ProjectID != project {
 		t.Errorf("project %q", credentials.ProjectID)
@@ -63,7 +66,8 @@ func TestServiceAccountKey(t *testing.T) {
 	response, err := oauth2.NewClient(t.Context(), credentials.TokenSource).Get(f.url + "/v1/whoami")
 	must(t, err)
 	defer response.Body.Close()
-	if body := readAll(t, response.Body); response.StatusCode != http.StatusOK || !strings.Contains(body, `"principal":"`+email+`"`) {
+	if body := readAll(t, response.Body); response.StatusCode != http.StatusOK ||
+		!strings.Contains(body, `"principal":"`+email+`"`) {
 		t.Errorf("%d %s", response.StatusCode, body)
 	}
 }
@@ -79,11 +83,13 @@ func TestRefusedAssertions(t *testing.T) {
 	other := rsaKey
 	other.KeyID = good.KeyID
 	for what, assertion := range map[string]string{
-		"nothing":            "",
-		"not a token":        "a.b.c",
-		"alg none":           craft(t, map[string]any{"alg": "none", "kid": good.KeyID}, f.assertion(nil), func([]byte) []byte { return nil }),
-		"RS384":              signedAs(t, map[string]any{"alg": "RS384", "kid": good.KeyID}, good, f.assertion(nil)),
-		"crit":               signedAs(t, map[string]any{"alg": "RS256", "kid": good.KeyID, "crit": []string{"x"}}, good, f.assertion(nil)),
+		"nothing":     "",
+		"not a token": "a.b.c",
+		"alg none": craft(t, map[string]any{"alg": "none", "kid": good.KeyID}, f.assertion(nil),
+			func([]byte) []byte { return nil }),
+		"RS384": signedAs(t, map[string]any{"alg": "RS384", "kid": good.KeyID}, good, f.assertion(nil)),
+		"crit": signedAs(t, map[string]any{"alg": "RS256", "kid": good.KeyID, "crit": []string{"x"}}, good,
+			f.assertion(nil)),
 		"another key":        sign(t, other, f.assertion(nil)),
 		"unknown kid":        sign(t, kid("nobody"), f.assertion(nil)),
 		"unknown account":    sign(t, good, f.assertion(map[string]any{"iss": "other@demo-project.iam.gserviceaccount.com"})),
@@ -96,8 +102,9 @@ func TestRefusedAssertions(t *testing.T) {
 		"no iat":             sign(t, good, f.assertion(map[string]any{"iat": nil})),
 		"longer than 1 hour": sign(t, good, f.assertion(map[string]any{"iat": now, "exp": now + 3601})),
 		"issued later":       sign(t, good, f.assertion(map[string]any{"iat": now + 60})),
-		"too long":           sign(t, good, f.assertion(map[string]any{"x": strings.Repeat("x", 11<<10)})) + strings.Repeat("x", 5<<10),
-		"a KSA token":        f.good(first),
+		"too long": sign(t, good,
+			f.assertion(map[string]any{"x": strings.Repeat("x", 11<<10)})) + strings.Repeat("x", 5<<10),
+		"a KSA token": f.good(first),
 	} {
 		if a := f.assert(assertion); a.status != http.StatusBadRequest || a.Error != "invalid_grant" || a.AccessToken != "" {
 			t.Errorf("%s: %d %s", what, a.status, a.body)
@@ -141,8 +148,10 @@ func TestRegistrarsFile(t *testing.T) {
 		"nothing": "", "not JSON": "x", "unknown member": `{"registrar":[]}`, "more": string(content) + "{}",
 		"no key":      `{"registrars":[{"client_email":"e","private_key_id":"k"}]}`,
 		"private key": strings.ReplaceAll(string(content), "PUBLIC KEY", "PRIVATE KEY"),
-		"EC key":      `{"registrars":[{"client_email":"e","private_key_id":"k","public_key":"` + strings.ReplaceAll(string(ecPEM), "\n", `\n`) + `"}]}`,
-		"no email":    strings.Replace(string(content), email, "", 1),
+		"EC key": `{"registrars":[{"client_email":"e","private_key_id":"k","public_key":"` + strings.ReplaceAll(
+			string(ecPEM), "\n", `\n`,
+		) + `"}]}`,
+		"no email": strings.Replace(string(content), email, "", 1),
 	} {
 		must(t, os.WriteFile(path, []byte(content), 0o600))
 		if all, err := fleetserver.LoadRegistrars(path); err == nil || !strings.Contains(err.Error(), path) {
@@ -152,7 +161,10 @@ func TestRegistrarsFile(t *testing.T) {
 }
 
 func TestNewServiceAccountKeyRefuses(t *testing.T) {
-	for _, args := range [][2]string{{"http://127.0.0.1/token", email}, {"", email}, {"https://127.0.0.1/token", "nobody"}, {"https://127.0.0.1/token", ""}} {
+	for _, args := range [][2]string{
+		{"http://127.0.0.1/token", email}, {"", email}, {"https://127.0.0.1/token", "nobody"},
+		{"https://127.0.0.1/token", ""},
+	} {
 		if key, _, err := fleetserver.NewServiceAccountKey(args[0], args[1]); err == nil || key != nil {
 			t.Errorf("%q: %v", args, err)
 		}

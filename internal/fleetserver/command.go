@@ -34,9 +34,11 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	set.StringVar(&f.keyFile, "tls-private-key-file", "", "PEM file of the certificate's private key")
 	set.StringVar(&f.state, "state-file", "", "file where memberships are kept; others beside it begin with its name")
 	set.StringVar(&f.registrars, "registrars-file", "", "file of the service accounts that may change memberships")
-	set.StringVar(&f.tokenURI, "token-uri", "", "URL of /token in the keys of service accounts (default: https://LISTEN/token)")
+	set.StringVar(&f.tokenURI, "token-uri", "",
+		"URL of /token in the keys of service accounts (default: https://LISTEN/token)")
 	set.StringVar(&f.faultsFile, "faults-file", "", "JSON file of faults, read again when it changes")
-	set.DurationVar(&f.faults.PropagationDelay, "propagation-delay", 0, "how long the STS goes on with the keys from before a change")
+	set.DurationVar(&f.faults.PropagationDelay, "propagation-delay", 0,
+		"how long the STS goes on with the keys from before a change")
 	set.Float64Var(&f.faults.ErrorRate, "error-rate", 0, "share of requests answered with an error")
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -76,7 +78,9 @@ func checkListen(listen string) error {
 		return fmt.Errorf("--listen %q is not an IP address and a port, like 127.0.0.1:8443", listen)
 	}
 	if ip := address.Addr().Unmap(); !ip.IsLoopback() && !ip.IsPrivate() {
-		return fmt.Errorf("--listen %q is neither a loopback nor a private address: the local fleet is not for other networks", listen)
+		return fmt.Errorf(
+			"--listen %q is neither a loopback nor a private address: the local fleet is not for other networks", listen,
+		)
 	}
 	return nil
 }
@@ -98,7 +102,8 @@ func serve(ctx context.Context, f flags, log *slog.Logger) (err error) {
 		return fmt.Errorf("reading certificate %s and its key: %w", f.certFile, err)
 	}
 	fleet, err := New(Options{
-		StateFile: f.state, Registrars: registrars, TokenURI: f.tokenURI, Faults: &f.faults, FaultsFile: f.faultsFile, Log: log,
+		StateFile: f.state, Registrars: registrars, TokenURI: f.tokenURI, Faults: &f.faults, FaultsFile: f.faultsFile,
+		Log: log,
 	})
 	if err != nil {
 		return err

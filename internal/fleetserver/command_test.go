@@ -41,7 +41,8 @@ func arguments(t testing.TB, dir string, more ...string) []string {
 	must(t, err)
 	must(t, os.WriteFile(registrars, content, 0o600))
 	return append([]string{
-		"--listen=127.0.0.1:0", "--token-uri=https://fleet.test/token", "--tls-cert-file=" + files.cert, "--tls-private-key-file=" + files.key,
+		"--listen=127.0.0.1:0", "--token-uri=https://fleet.test/token", "--tls-cert-file=" + files.cert,
+		"--tls-private-key-file=" + files.key,
 		"--state-file=" + filepath.Join(dir, "fleet.json"), "--registrars-file=" + registrars,
 	}, more...)
 }
@@ -82,7 +83,8 @@ func (p *process) access(t testing.TB) string {
 	t.Helper()
 	f := &fleet{TB: t, options: fleetserver.Options{TokenURI: "https://fleet.test/token"}}
 	return p.post(t, "/token", url.Values{
-		"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {sign(t, accountPair(t), f.assertion(nil))},
+		"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"},
+		"assertion":  {sign(t, accountPair(t), f.assertion(nil))},
 	}).AccessToken
 }
 
@@ -112,7 +114,9 @@ func TestKill(t *testing.T) {
 	const writers, rounds, writes = 3, 6, 10
 	var answered [writers]int
 	for i := range writers {
-		m := &gkehub.Membership{ExternalId: "0", Authority: &gkehub.Authority{Issuer: issuer, OidcJwks: encoded(keySet(t, first))}}
+		m := &gkehub.Membership{
+			ExternalId: "0", Authority: &gkehub.Authority{Issuer: issuer, OidcJwks: encoded(keySet(t, first))},
+		}
 		_, err := p.memberships(t, access).Create(parent, m).MembershipId(fmt.Sprint("m", i)).Do()
 		must(t, err)
 	}
@@ -213,7 +217,8 @@ func TestFlags(t *testing.T) {
 		var stderr bytes.Buffer
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(errors.New("a command that serves all the same ends at once"))
-		if code := fleetserver.Run(ctx, test.args, &stderr); code != test.code || !strings.Contains(stderr.String(), test.says) {
+		if code := fleetserver.Run(ctx, test.args, &stderr); code != test.code ||
+			!strings.Contains(stderr.String(), test.says) {
 			t.Errorf("%s: %d, want %d\n%s", what, code, test.code, stderr.String())
 		}
 	}

@@ -5,7 +5,8 @@
 //
 //   - memberships, as in the GKE Hub API v1: create, get, list, patch, delete, and long-running operations
 //   - POST /v1/token, the security token service (STS): trades a service account token for an access token (RFC 8693)
-//   - POST /token, the token endpoint of Google service accounts: trades a signed assertion for an access token (RFC 7523)
+//   - POST /token, the token endpoint of Google service accounts: trades a signed assertion for an access token (RFC
+//     7523)
 //   - POST /revoke, which ends an access token (RFC 7009)
 //   - GET /v1/whoami, a resource that only says whose access token it was shown
 //   - GET /healthz

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// Faults are what goes wrong on purpose. The zero value is none. In a file they are a JSON object, durations as in "5s";
-// replace such a file by a rename, so that no request sees half of it:
+// Faults are what goes wrong on purpose. The zero value is none. In a file they are a JSON object, durations as in
+// "5s"; replace such a file by a rename, so that no request sees half of it:
 //
 //	{"propagationDelay": "5s", "errorRate": 0.3, "errorCodes": [409, 429, 500], "only": "memberships"}
 type Faults struct {

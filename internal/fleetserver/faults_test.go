@@ -73,11 +73,14 @@ func TestDelayIsThatOfTheWrite(t *testing.T) {
 func TestErrors(t *testing.T) {
 	f := newFleet(t)
 	f.register("m", first)
-	f.SetFaults(fleetserver.Faults{ErrorRate: 1, ErrorCodes: []int{http.StatusConflict, http.StatusTooManyRequests}, Only: "memberships"})
+	f.SetFaults(fleetserver.Faults{
+		ErrorRate: 1, ErrorCodes: []int{http.StatusConflict, http.StatusTooManyRequests}, Only: "memberships",
+	})
 	const writes = 60
 	codes := map[string]int{}
 	for i := range writes {
-		_, err := f.memberships().Create(parent, &gkehub.Membership{}).MembershipId("n-" + string(rune('a'+i%26)) + string(rune('a'+i/26))).Do()
+		_, err := f.memberships().Create(parent,
+			&gkehub.Membership{}).MembershipId("n-" + string(rune('a'+i%26)) + string(rune('a'+i/26))).Do()
 		if strings.Contains(err.Error(), "409") {
 			checkStatus(t, "create", err, http.StatusConflict, "ABORTED")
 			codes["409"]++
@@ -125,7 +128,8 @@ func TestFailedOperations(t *testing.T) {
 	f.SetFaults(fleetserver.Faults{OperationErrorRate: 1})
 	o, err := f.memberships().Delete(name("m")).Do()
 	must(t, err)
-	if o, err = f.hub.Projects.Locations.Operations.Get(o.Name).Do(); err != nil || !o.Done || o.Error == nil || o.Error.Code != 13 || len(o.Response) > 0 {
+	if o, err = f.hub.Projects.Locations.Operations.Get(o.Name).Do(); err != nil || !o.Done || o.Error == nil ||
+		o.Error.Code != 13 || len(o.Response) > 0 {
 		t.Errorf("operation is %+v, %v", o, err)
 	}
 	if !f.accepts("m", first) {
@@ -189,7 +193,9 @@ func TestFaultsFile(t *testing.T) {
 	if a := health(); a.status != http.StatusTooManyRequests {
 		t.Errorf("with other errors: %d %s", a.status, a.body)
 	}
-	for _, bad := range []string{"x", `{"errorRate": 2}`, `{"errorrates": 1}`, `{"propagationDelay": 5}`, `{"only": "all"}`, `{"errorCodes": [200]}`} {
+	for _, bad := range []string{
+		"x", `{"errorRate": 2}`, `{"errorrates": 1}`, `{"propagationDelay": 5}`, `{"only": "all"}`, `{"errorCodes": [200]}`,
+	} {
 		replace(bad)
 		if a := health(); a.status != http.StatusInternalServerError || !strings.Contains(a.body, path) {
 			t.Errorf("with %s: %d %s", bad, a.status, a.body)

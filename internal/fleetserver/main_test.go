@@ -232,7 +232,8 @@ func keyFor(t testing.TB, tokenURI string) []byte {
 // newHub is Google's own client, which trades the key for an access token by itself.
 func newHub(t testing.TB, url string, key []byte) *gkehub.Service {
 	t.Helper()
-	hub, err := gkehub.NewService(t.Context(), option.WithEndpoint(url+"/"), option.WithAuthCredentialsJSON(option.ServiceAccount, key))
+	hub, err := gkehub.NewService(t.Context(), option.WithEndpoint(url+"/"),
+		option.WithAuthCredentialsJSON(option.ServiceAccount, key))
 	must(t, err)
 	return hub
 }

@@ -113,7 +113,8 @@ func (p place) valid() bool { return p.validParent() && labelPattern.MatchString
 // validate checks what a client may set.
 func (m membership) validate() error {
 	if m.ExternalID != "" && (len(m.ExternalID) > 63 || !externalPattern.MatchString(m.ExternalID)) {
-		return invalid("externalId is longer than 63 characters or has characters other than letters, digits, '-', '_' and '.'")
+		return invalid("externalId is longer than 63 characters or has characters other than letters, digits, '-', '_' and " +
+			"'.'")
 	}
 	if len(m.Labels) > maxLabels {
 		return invalid("there are more than %d labels", maxLabels)
@@ -123,7 +124,8 @@ func (m membership) validate() error {
 			return invalid("label %q is not valid", key)
 		}
 	}
-	if err := cmp.Or(checkOpaque("endpoint", m.Endpoint), checkOpaque("monitoringConfig", m.MonitoringConfig)); err != nil {
+	if err := cmp.Or(checkOpaque("endpoint", m.Endpoint),
+		checkOpaque("monitoringConfig", m.MonitoringConfig)); err != nil {
 		return err
 	}
 	if m.Authority == nil {
@@ -214,7 +216,8 @@ var fields = map[string]func(to *membership, from membership){
 
 // outputOnly are the fields that a mask may name without effect (AIP-203).
 var outputOnly = []string{
-	"name", "description", "state", "state.code", "createTime", "updateTime", "deleteTime", "lastConnectionTime", "uniqueId",
+	"name", "description", "state", "state.code", "createTime", "updateTime", "deleteTime", "lastConnectionTime",
+	"uniqueId",
 	"authority.identityProvider", "authority.workloadIdentityPool",
 }
 

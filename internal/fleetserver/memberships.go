@@ -75,7 +75,9 @@ func (s *Server) logAPI(r *http.Request, principal string, err error) {
 func (s *Server) registrar(r *http.Request) (string, error) {
 	g, ok := s.tokens.check(bearer(r))
 	if !ok {
-		return "", &apiError{http.StatusUnauthorized, "UNAUTHENTICATED", "the request has no access token, or one that is not good"}
+		return "", &apiError{
+			http.StatusUnauthorized, "UNAUTHENTICATED", "the request has no access token, or one that is not good",
+		}
 	}
 	_, isRegistrar := s.registrars[g.principal]
 	if !g.account || !isRegistrar || !slices.Contains(strings.Fields(g.scope), cloudPlatform) {
@@ -206,7 +208,9 @@ func body(r *http.Request) (membership, error) {
 
 // write is what the writes have in common: a request that is sent again gets the operation of the first time; one that
 // a fault fails changes nothing; otherwise change says what becomes of the membership.
-func (s *Server) write(r *http.Request, p place, verb string, change func(*state, time.Time, faultsNow) (*membership, error)) (any, error) {
+func (s *Server) write(
+	r *http.Request, p place, verb string, change func(*state, time.Time, faultsNow) (*membership, error),
+) (any, error) {
 	id, err := requestID(r)
 	if err != nil {
 		return nil, err
@@ -317,7 +321,9 @@ func (st *state) free(r *http.Request, p place, now time.Time) (record, error) {
 		return rec, &apiError{http.StatusConflict, "ABORTED", "another operation on the membership is not done"}
 	}
 	if match := r.Header.Get("If-Match"); match != "" && match != "*" && match != rec.tag() {
-		return rec, &apiError{http.StatusPreconditionFailed, "FAILED_PRECONDITION", "the membership has changed: its ETag is not that of If-Match"}
+		return rec, &apiError{
+			http.StatusPreconditionFailed, "FAILED_PRECONDITION", "the membership has changed: its ETag is not that of If-Match",
+		}
 	}
 	return rec, nil
 }

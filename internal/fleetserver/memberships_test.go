@@ -38,11 +38,14 @@ func TestLife(t *testing.T) {
 	checkMembership(t, m)
 
 	// The patch holds other fields too, which the mask does not name.
-	patch := &gkehub.Membership{ExternalId: "other", Authority: &gkehub.Authority{OidcJwks: encoded(keySet(t, first, second))}}
+	patch := &gkehub.Membership{
+		ExternalId: "other", Authority: &gkehub.Authority{OidcJwks: encoded(keySet(t, first, second))},
+	}
 	patched, err := f.memberships().Patch(name("m"), patch).UpdateMask("authority.oidcJwks").Do()
 	must(t, err)
 	result = finished(t, f, patched, "update")
-	if result.ExternalId != "b3a1" || result.Authority.Issuer != issuer || result.Authority.OidcJwks != patch.Authority.OidcJwks ||
+	if result.ExternalId != "b3a1" || result.Authority.Issuer != issuer ||
+		result.Authority.OidcJwks != patch.Authority.OidcJwks ||
 		result.UniqueId != m.UniqueId || result.CreateTime != m.CreateTime || result.UpdateTime <= m.UpdateTime {
 		t.Errorf("patched to %+v", result)
 	}
@@ -66,12 +69,14 @@ func TestLife(t *testing.T) {
 
 func checkMembership(t *testing.T, m *gkehub.Membership) {
 	t.Helper()
-	if m.Name != name("m") || m.UniqueId == "" || m.UniqueId == "ignored" || m.State.Code != "READY" || m.ExternalId != "b3a1" ||
+	if m.Name != name("m") || m.UniqueId == "" || m.UniqueId == "ignored" || m.State.Code != "READY" ||
+		m.ExternalId != "b3a1" ||
 		m.Labels["team"] != "till" || m.Description != "" || m.DeleteTime != "" || !m.Endpoint.OnPremCluster.ClusterMissing {
 		t.Errorf("membership is %+v", m)
 	}
 	a := m.Authority
-	if a.Issuer != issuer || a.OidcJwks != encoded(keySet(t, first)) || a.WorkloadIdentityPool != "demo-project.svc.id.goog" ||
+	if a.Issuer != issuer || a.OidcJwks != encoded(keySet(t, first)) ||
+		a.WorkloadIdentityPool != "demo-project.svc.id.goog" ||
 		a.IdentityProvider != "https://gkehub.googleapis.com/"+name("m") {
 		t.Errorf("authority is %+v", a)
 	}
@@ -156,26 +161,35 @@ func TestRefusedWrites(t *testing.T) {
 	_, wrongForce := f.memberships().Delete(name("m")).Do(googleapi.QueryParameter("force", "perhaps"))
 	_, wrongParent := f.memberships().Create("projects/demo-project/locations/-", &anyone).MembershipId("x").Do()
 	_, wrongRequest := f.memberships().Create(parent, &anyone).MembershipId("x").RequestId("1").Do()
-	_, zeroRequest := f.memberships().Create(parent, &anyone).MembershipId("x").RequestId("00000000-0000-0000-0000-000000000000").Do()
+	_, zeroRequest := f.memberships().Create(parent, &anyone).MembershipId("x").
+		RequestId("00000000-0000-0000-0000-000000000000").Do()
 	for what, test := range map[string]struct {
 		err    error
 		code   int
 		status string
 	}{
-		"create twice":      {create("m", anyone), 409, "ALREADY_EXISTS"},
-		"create unnamed":    {create("", anyone), 400, "INVALID_ARGUMENT"},
-		"upper case":        {create("M", anyone), 400, "INVALID_ARGUMENT"},
-		"64 characters":     {create(strings.Repeat("m", 64), anyone), 400, "INVALID_ARGUMENT"},
-		"wrong location":    {wrongParent, 400, "INVALID_ARGUMENT"},
-		"wrong request ID":  {wrongRequest, 400, "INVALID_ARGUMENT"},
-		"zero request ID":   {zeroRequest, 400, "INVALID_ARGUMENT"},
-		"http issuer":       {create("x", gkehub.Membership{Authority: &gkehub.Authority{Issuer: "http://issuer.example"}}), 400, "INVALID_ARGUMENT"},
-		"long issuer":       {create("x", gkehub.Membership{Authority: &gkehub.Authority{Issuer: issuer + "/" + strings.Repeat("x", 2000)}}), 400, "INVALID_ARGUMENT"},
-		"no JWKS":           {create("x", keys("secret")), 400, "INVALID_ARGUMENT"},
-		"private key":       {create("x", keys(private)), 400, "INVALID_ARGUMENT"},
-		"17 keys":           {create("x", keys(string(keySet(t, many...)))), 400, "INVALID_ARGUMENT"},
-		"long JWKS":         {create("x", keys(`{"keys":[]`+strings.Repeat(" ", 64<<10)+"}")), 400, "INVALID_ARGUMENT"},
-		"no base64":         {create("x", gkehub.Membership{Authority: &gkehub.Authority{OidcJwks: "*"}}), 400, "INVALID_ARGUMENT"},
+		"create twice":     {create("m", anyone), 409, "ALREADY_EXISTS"},
+		"create unnamed":   {create("", anyone), 400, "INVALID_ARGUMENT"},
+		"upper case":       {create("M", anyone), 400, "INVALID_ARGUMENT"},
+		"64 characters":    {create(strings.Repeat("m", 64), anyone), 400, "INVALID_ARGUMENT"},
+		"wrong location":   {wrongParent, 400, "INVALID_ARGUMENT"},
+		"wrong request ID": {wrongRequest, 400, "INVALID_ARGUMENT"},
+		"zero request ID":  {zeroRequest, 400, "INVALID_ARGUMENT"},
+		"http issuer": {
+			create("x", gkehub.Membership{Authority: &gkehub.Authority{Issuer: "http://issuer.example"}}), 400,
+			"INVALID_ARGUMENT",
+		},
+		"long issuer": {
+			create("x", gkehub.Membership{Authority: &gkehub.Authority{Issuer: issuer + "/" + strings.Repeat("x", 2000)}}), 400,
+			"INVALID_ARGUMENT",
+		},
+		"no JWKS":     {create("x", keys("secret")), 400, "INVALID_ARGUMENT"},
+		"private key": {create("x", keys(private)), 400, "INVALID_ARGUMENT"},
+		"17 keys":     {create("x", keys(string(keySet(t, many...)))), 400, "INVALID_ARGUMENT"},
+		"long JWKS":   {create("x", keys(`{"keys":[]`+strings.Repeat(" ", 64<<10)+"}")), 400, "INVALID_ARGUMENT"},
+		"no base64": {
+			create("x", gkehub.Membership{Authority: &gkehub.Authority{OidcJwks: "*"}}), 400, "INVALID_ARGUMENT",
+		},
 		"external ID":       {create("x", gkehub.Membership{ExternalId: "a b"}), 400, "INVALID_ARGUMENT"},
 		"label":             {create("x", gkehub.Membership{Labels: map[string]string{"A": "b"}}), 400, "INVALID_ARGUMENT"},
 		"long endpoint":     {create("x", longEndpoint), 400, "INVALID_ARGUMENT"},
@@ -183,11 +197,19 @@ func TestRefusedWrites(t *testing.T) {
 		"no mask":           {patch("m", "", anyone), 400, "INVALID_ARGUMENT"},
 		"unknown mask":      {patch("m", "labels,secret", anyone), 400, "INVALID_ARGUMENT"},
 		"patch to bad keys": {patch("m", "authority.oidcJwks", keys("{}")), 400, "INVALID_ARGUMENT"},
-		"other issuer":      {patch("m", "authority.issuer", gkehub.Membership{Authority: &gkehub.Authority{Issuer: issuer + "/2"}}), 400, "FAILED_PRECONDITION"},
-		"other authority":   {patch("m", "authority", gkehub.Membership{Authority: &gkehub.Authority{Issuer: issuer + "/2"}}), 400, "FAILED_PRECONDITION"},
-		"other everything":  {patch("m", "*", gkehub.Membership{Authority: &gkehub.Authority{Issuer: issuer + "/2"}}), 400, "FAILED_PRECONDITION"},
-		"delete unknown":    {deleteUnknown, 404, "NOT_FOUND"},
-		"force":             {wrongForce, 400, "INVALID_ARGUMENT"},
+		"other issuer": {
+			patch("m", "authority.issuer", gkehub.Membership{Authority: &gkehub.Authority{Issuer: issuer + "/2"}}), 400,
+			"FAILED_PRECONDITION",
+		},
+		"other authority": {
+			patch("m", "authority", gkehub.Membership{Authority: &gkehub.Authority{Issuer: issuer + "/2"}}), 400,
+			"FAILED_PRECONDITION",
+		},
+		"other everything": {
+			patch("m", "*", gkehub.Membership{Authority: &gkehub.Authority{Issuer: issuer + "/2"}}), 400, "FAILED_PRECONDITION",
+		},
+		"delete unknown": {deleteUnknown, 404, "NOT_FOUND"},
+		"force":          {wrongForce, 400, "INVALID_ARGUMENT"},
 	} {
 		checkStatus(t, what, test.err, test.code, test.status)
 		if strings.Contains(fmt.Sprint(test.err), "c2VjcmV0") {
@@ -205,7 +227,9 @@ func TestRefusedWrites(t *testing.T) {
 func TestBadBodies(t *testing.T) {
 	f := newFleet(t)
 	access := f.account(nil).AccessToken
-	for _, body := range []string{"", "x", "[]", `{"secret":1}`, `{}{}`, `{"endpoint":5}`, `{"labels":{"a":1}}`, `{"authority":{"secret":1}}`} {
+	for _, body := range []string{
+		"", "x", "[]", `{"secret":1}`, `{}{}`, `{"endpoint":5}`, `{"labels":{"a":1}}`, `{"authority":{"secret":1}}`,
+	} {
 		r := httptest.NewRequest(http.MethodPost, "/v1/"+parent+"/memberships?membershipId=m", strings.NewReader(body))
 		r.Header.Set("Authorization", "Bearer "+access)
 		if a := f.send(r); a.status != http.StatusBadRequest || !strings.Contains(a.body, "INVALID_ARGUMENT") {
@@ -254,7 +278,9 @@ func TestMasks(t *testing.T) {
 		ExternalId: "e", Labels: map[string]string{"a": "b"}, Description: "d",
 		Authority: &gkehub.Authority{OidcJwks: encoded(keySet(t, second))},
 	}
-	_, err := f.memberships().Patch(name("m"), m).UpdateMask("external_id,labels,authority.oidc_jwks,description,uniqueId").Do()
+	_, err := f.memberships().Patch(name("m"), m).UpdateMask(
+		"external_id,labels,authority.oidc_jwks,description,uniqueId",
+	).Do()
 	must(t, err)
 	got, err := f.memberships().Get(name("m")).Do()
 	must(t, err)
@@ -296,7 +322,8 @@ func TestList(t *testing.T) {
 			t.Errorf("pages of %d: %q", size, got)
 		}
 	}
-	if got := list("projects/demo-project/locations/-", 0); !slices.Equal(got, slices.Insert(want, 0, elsewhere+"/memberships/z")) {
+	if got := list("projects/demo-project/locations/-", 0); !slices.Equal(got,
+		slices.Insert(want, 0, elsewhere+"/memberships/z")) {
 		t.Errorf("in all locations: %q", got)
 	}
 	for what, call := range map[string]*gkehub.ProjectsLocationsMembershipsListCall{
@@ -361,7 +388,8 @@ func TestOperationsTakeTime(t *testing.T) {
 	create := f.memberships().Create(parent, &gkehub.Membership{
 		Authority: &gkehub.Authority{Issuer: issuer, OidcJwks: encoded(keySet(t, first))},
 	}).MembershipId("m")
-	patch := f.memberships().Patch(name("m"), &gkehub.Membership{Authority: &gkehub.Authority{OidcJwks: encoded(keySet(t, second))}}).
+	patch := f.memberships().Patch(name("m"),
+		&gkehub.Membership{Authority: &gkehub.Authority{OidcJwks: encoded(keySet(t, second))}}).
 		UpdateMask("authority.oidcJwks")
 	begin(create.Do())
 	if got := state(); got != "CREATING" {
@@ -430,7 +458,8 @@ func TestWritesDoNotUndoEachOther(t *testing.T) {
 					t.Error(err)
 				}
 				got, err := f.memberships().Get(name("m")).Do()
-				if err != nil || mask == "labels" && got.Labels["i"] != fmt.Sprint(i) || mask == "externalId" && got.ExternalId != fmt.Sprint(i) {
+				if err != nil || mask == "labels" && got.Labels["i"] != fmt.Sprint(i) || mask == "externalId" &&
+					got.ExternalId != fmt.Sprint(i) {
 					t.Errorf("%s %d: %+v, %v", mask, i, got, err)
 				}
 			}
@@ -505,7 +534,9 @@ func TestPodThatIsCalledLikeARegistrar(t *testing.T) {
 
 func TestUnknownPaths(t *testing.T) {
 	f := newFleet(t)
-	for _, path := range []string{"/", "/v1/projects/p/locations/l/features", "/v1/token/x", "/v1/" + name("m") + ":setIamPolicy"} {
+	for _, path := range []string{
+		"/", "/v1/projects/p/locations/l/features", "/v1/token/x", "/v1/" + name("m") + ":setIamPolicy",
+	} {
 		if a := f.send(httptest.NewRequest(http.MethodPost, path, nil)); a.status != http.StatusNotFound {
 			t.Errorf("%s: %d %s", path, a.status, a.body)
 		}

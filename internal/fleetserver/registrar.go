@@ -158,7 +158,8 @@ func (s *Server) accountToken(values url.Values) (any, error) {
 	if err := checkScope(scope); err != nil {
 		return nil, err
 	}
-	return s.issue(grant{principal: email, scope: scope, expires: now.Add(maxTokenLife), account: true}, values.Get("assertion"), now)
+	return s.issue(grant{principal: email, scope: scope, expires: now.Add(maxTokenLife), account: true},
+		values.Get("assertion"), now)
 }
 
 // verifyAssertion returns the account that signed and the scope that it asks for.

@@ -85,9 +85,12 @@ func TestDamage(t *testing.T) {
 		whole, err := os.ReadFile(path)
 		must(t, err)
 		half := string(whole[:len(whole)/2])
-		damaged := []string{half + "\n", "x\n" + string(whole), "{}\n", "null\n", strings.Replace(string(whole), `"`, `"x`, 1)}
+		damaged := []string{
+			half + "\n", "x\n" + string(whole), "{}\n", "null\n", strings.Replace(string(whole), `"`, `"x`, 1),
+		}
 		if path == f.options.StateFile {
-			damaged = append(damaged, "", half, string(whole)+"{}", strings.Replace(string(whole), `"version":1`, `"version":2`, 1),
+			damaged = append(damaged, "", half, string(whole)+"{}",
+				strings.Replace(string(whole), `"version":1`, `"version":2`, 1),
 				strings.Replace(string(whole), `"jwks":"`, `"jwks":"AAAA`, 1))
 		}
 		for _, content := range damaged {
@@ -170,7 +173,9 @@ func TestSecrecy(t *testing.T) {
 	f.register("m", first)
 	f.SetFaults(fleetserver.Faults{ErrorRate: 0.3})
 	assertion := sign(t, accountPair(t), f.assertion(nil))
-	secrets := []string{f.good(first), f.good(stranger), assertion, f.good(first) + "x", sign(t, stranger, f.assertion(nil))}
+	secrets := []string{
+		f.good(first), f.good(stranger), assertion, f.good(first) + "x", sign(t, stranger, f.assertion(nil)),
+	}
 	for range 20 {
 		for _, subject := range secrets[:5] {
 			a, b := f.exchange("m", subject), f.assert(subject)

@@ -104,7 +104,8 @@ func (st *state) pruneOldest() {
 	if len(st.Operations) <= keepOperations {
 		return
 	}
-	oldest := slices.SortedFunc(maps.Values(st.Operations), func(a, b operation) int { return a.EndTime.Compare(b.EndTime) })
+	oldest := slices.SortedFunc(maps.Values(st.Operations),
+		func(a, b operation) int { return a.EndTime.Compare(b.EndTime) })
 	for _, o := range oldest[:len(oldest)-keepOperations] {
 		delete(st.Operations, o.Name)
 	}

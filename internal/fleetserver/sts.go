@@ -87,8 +87,9 @@ func checkExchange(values url.Values) error {
 	return checkScope(values.Get("scope"))
 }
 
-var errTarget = oauthInvalid("invalid_target", "the audience names no membership with an issuer: identitynamespace:PROJECT.svc.id.goog:"+
-	providerHost+"projects/PROJECT/locations/LOCATION/memberships/MEMBERSHIP")
+var errTarget = oauthInvalid("invalid_target",
+	"the audience names no membership with an issuer: identitynamespace:PROJECT.svc.id.goog:"+
+		providerHost+"projects/PROJECT/locations/LOCATION/memberships/MEMBERSHIP")
 
 var audiencePattern = regexp.MustCompile(`^identitynamespace:([^:]+(?::[^:]+)?)\.svc\.id\.goog:` +
 	regexp.QuoteMeta(providerHost) + `projects/([^/]+)/locations/([^/]+)/memberships/([^/]+)$`)
@@ -214,6 +215,7 @@ func principal(project, subject string) (string, bool) {
 	if !ok || !both || !labelPattern.MatchString(namespace) || !accountName.MatchString(name) {
 		return "", false
 	}
-	return "principal://iam.googleapis.com/projects/" + project + "/locations/global/workloadIdentityPools/" + pool(project) +
+	return "principal://iam.googleapis.com/projects/" + project +
+		"/locations/global/workloadIdentityPools/" + pool(project) +
 		"/subject/ns/" + namespace + "/sa/" + name, true
 }

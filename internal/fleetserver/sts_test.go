@@ -53,7 +53,8 @@ func TestExternalAccount(t *testing.T) {
 		"credential_source":  map[string]string{"file": path},
 	})
 	must(t, err)
-	credentials, err := google.CredentialsFromJSONWithType(t.Context(), config, google.ExternalAccount, "https://www.googleapis.com/auth/cloud-platform")
+	credentials, err := google.CredentialsFromJSONWithType(t.Context(), config, google.ExternalAccount,
+		"https://www.googleapis.com/auth/cloud-platform")
 	must(t, err)
 	response, err := oauth2.NewClient(t.Context(), credentials.TokenSource).Get(f.url + "/v1/whoami")
 	must(t, err)
@@ -91,7 +92,8 @@ func TestEachAlgorithm(t *testing.T) {
 	f.register("m", keys...)
 	for _, k := range keys {
 		a := f.exchange("m", f.good(k))
-		if a.status != http.StatusOK || a.TokenType != "Bearer" || a.IssuedType != "urn:ietf:params:oauth:token-type:access_token" {
+		if a.status != http.StatusOK || a.TokenType != "Bearer" ||
+			a.IssuedType != "urn:ietf:params:oauth:token-type:access_token" {
 			t.Errorf("%s: %d %s", k.Algorithm, a.status, a.body)
 		}
 	}
@@ -136,47 +138,56 @@ func TestRefusals(t *testing.T) {
 	}
 	long := sign(t, first, with(func(c *token.Claims) { c.ID = strings.Repeat("x", 11<<10) }))
 	for what, subject := range map[string]string{
-		"not a token":         "a.b.c",
-		"alg none":            craft(t, header("none", first.KeyID), claims(now), func([]byte) []byte { return nil }),
-		"HMAC with DER":       hs256(der),
-		"HMAC with PEM":       hs256(pem),
-		"HMAC with JWKS":      hs256(keySet(t, first, rsaKey)),
-		"RS256 by ES key":     signedAs(t, header(jwks.RS256, first.KeyID), rsaKey, claims(now)),
-		"ES256 by RSA key":    signedAs(t, header(jwks.ES256, rsaKey.KeyID), first, claims(now)),
-		"PS256 by RSA key":    signedAs(t, header("PS256", rsaKey.KeyID), rsaKey, claims(now)),
-		"RS384 by RSA key":    signedAs(t, header("RS384", rsaKey.KeyID), rsaKey, claims(now)),
-		"wrong signature":     signedAs(t, header(jwks.ES256, first.KeyID), stranger, claims(now)),
-		"unknown kid":         sign(t, keystore.KeyPair{Signer: first.Signer, Algorithm: first.Algorithm, KeyID: "nobody"}, claims(now)),
-		"no kid":              signedAs(t, map[string]any{"alg": jwks.ES256}, first, claims(now)),
-		"another membership":  sign(t, stranger, claims(now)),
-		"retired key":         sign(t, second, claims(now)),
-		"crit":                signedAs(t, extra("crit", []string{"exp"}), first, claims(now)),
-		"crit b64":            signedAs(t, map[string]any{"alg": jwks.ES256, "kid": first.KeyID, "crit": []string{"b64"}, "b64": true}, first, claims(now)),
-		"jwk":                 signedAs(t, extra("jwk", json.RawMessage(firstJWK(t, first))), first, claims(now)),
-		"x5c":                 signedAs(t, extra("x5c", []string{"AAAA"}), first, claims(now)),
-		"nonce, empty":        signedAs(t, extra("nonce", ""), first, claims(now)),
-		"x5t":                 signedAs(t, extra("x5t", "AAAA"), first, claims(now)),
-		"typ":                 signedAs(t, extra("typ", "at+jwt"), first, claims(now)),
-		"other issuer":        sign(t, first, with(func(c *token.Claims) { c.Issuer = issuer + "/" })),
-		"no issuer":           sign(t, first, with(func(c *token.Claims) { c.Issuer = "" })),
-		"other audience":      sign(t, first, with(func(c *token.Claims) { c.Audience = []string{"kubernetes"} })),
-		"other pool":          sign(t, first, with(func(c *token.Claims) { c.Audience = []string{"other-project.svc.id.goog"} })),
-		"no audience":         sign(t, first, with(func(c *token.Claims) { c.Audience = nil })),
-		"expired":             sign(t, first, with(func(c *token.Claims) { c.Expiry = token.NewNumericDate(now.Add(-time.Second)) })),
-		"no exp":              sign(t, first, with(func(c *token.Claims) { c.Expiry = 0 })),
-		"far exp":             sign(t, first, raw(func(c map[string]any) { c["exp"] = 1e17 })),
-		"exp in letters":      sign(t, first, raw(func(c map[string]any) { c["exp"] = "never" })),
-		"not yet valid":       sign(t, first, with(func(c *token.Claims) { c.NotBefore = token.NewNumericDate(now.Add(time.Minute)) })),
-		"far nbf":             sign(t, first, raw(func(c map[string]any) { c["nbf"] = 1e18 })),
-		"issued later":        sign(t, first, with(func(c *token.Claims) { c.IssuedAt = token.NewNumericDate(now.Add(time.Minute)) })),
-		"a user":              sign(t, first, with(func(c *token.Claims) { c.Subject = "till" })),
-		"no subject":          sign(t, first, with(func(c *token.Claims) { c.Subject = "" })),
-		"no namespace":        sign(t, first, with(func(c *token.Claims) { c.Subject = "system:serviceaccount::till" })),
-		"slash in a name":     sign(t, first, with(func(c *token.Claims) { c.Subject = "system:serviceaccount:shop:a/../b" })),
-		"another colon":       sign(t, first, with(func(c *token.Claims) { c.Subject += ":x" })),
-		"legacy":              sign(t, first, token.NewLegacyClaims(token.Legacy{Namespace: "shop", ServiceAccountName: "till", SecretName: "s", ServiceAccountUID: "u"})),
-		"longer than 16 KiB":  long + strings.Repeat("x", 16<<10-len(long)+1),
-		"two payload members": craft(t, header(jwks.ES256, first.KeyID), json.RawMessage(`{"iss":1,"iss":2}`), func([]byte) []byte { return nil }),
+		"not a token":      "a.b.c",
+		"alg none":         craft(t, header("none", first.KeyID), claims(now), func([]byte) []byte { return nil }),
+		"HMAC with DER":    hs256(der),
+		"HMAC with PEM":    hs256(pem),
+		"HMAC with JWKS":   hs256(keySet(t, first, rsaKey)),
+		"RS256 by ES key":  signedAs(t, header(jwks.RS256, first.KeyID), rsaKey, claims(now)),
+		"ES256 by RSA key": signedAs(t, header(jwks.ES256, rsaKey.KeyID), first, claims(now)),
+		"PS256 by RSA key": signedAs(t, header("PS256", rsaKey.KeyID), rsaKey, claims(now)),
+		"RS384 by RSA key": signedAs(t, header("RS384", rsaKey.KeyID), rsaKey, claims(now)),
+		"wrong signature":  signedAs(t, header(jwks.ES256, first.KeyID), stranger, claims(now)),
+		"unknown kid": sign(t, keystore.KeyPair{Signer: first.Signer, Algorithm: first.Algorithm, KeyID: "nobody"},
+			claims(now)),
+		"no kid":             signedAs(t, map[string]any{"alg": jwks.ES256}, first, claims(now)),
+		"another membership": sign(t, stranger, claims(now)),
+		"retired key":        sign(t, second, claims(now)),
+		"crit":               signedAs(t, extra("crit", []string{"exp"}), first, claims(now)),
+		"crit b64": signedAs(t,
+			map[string]any{"alg": jwks.ES256, "kid": first.KeyID, "crit": []string{"b64"}, "b64": true}, first, claims(now)),
+		"jwk":            signedAs(t, extra("jwk", json.RawMessage(firstJWK(t, first))), first, claims(now)),
+		"x5c":            signedAs(t, extra("x5c", []string{"AAAA"}), first, claims(now)),
+		"nonce, empty":   signedAs(t, extra("nonce", ""), first, claims(now)),
+		"x5t":            signedAs(t, extra("x5t", "AAAA"), first, claims(now)),
+		"typ":            signedAs(t, extra("typ", "at+jwt"), first, claims(now)),
+		"other issuer":   sign(t, first, with(func(c *token.Claims) { c.Issuer = issuer + "/" })),
+		"no issuer":      sign(t, first, with(func(c *token.Claims) { c.Issuer = "" })),
+		"other audience": sign(t, first, with(func(c *token.Claims) { c.Audience = []string{"kubernetes"} })),
+		"other pool":     sign(t, first, with(func(c *token.Claims) { c.Audience = []string{"other-project.svc.id.goog"} })),
+		"no audience":    sign(t, first, with(func(c *token.Claims) { c.Audience = nil })),
+		"expired": sign(t, first,
+			with(func(c *token.Claims) { c.Expiry = token.NewNumericDate(now.Add(-time.Second)) })),
+		"no exp":         sign(t, first, with(func(c *token.Claims) { c.Expiry = 0 })),
+		"far exp":        sign(t, first, raw(func(c map[string]any) { c["exp"] = 1e17 })),
+		"exp in letters": sign(t, first, raw(func(c map[string]any) { c["exp"] = "never" })),
+		"not yet valid": sign(t, first,
+			with(func(c *token.Claims) { c.NotBefore = token.NewNumericDate(now.Add(time.Minute)) })),
+		"far nbf": sign(t, first, raw(func(c map[string]any) { c["nbf"] = 1e18 })),
+		"issued later": sign(t, first,
+			with(func(c *token.Claims) { c.IssuedAt = token.NewNumericDate(now.Add(time.Minute)) })),
+		"a user":          sign(t, first, with(func(c *token.Claims) { c.Subject = "till" })),
+		"no subject":      sign(t, first, with(func(c *token.Claims) { c.Subject = "" })),
+		"no namespace":    sign(t, first, with(func(c *token.Claims) { c.Subject = "system:serviceaccount::till" })),
+		"slash in a name": sign(t, first, with(func(c *token.Claims) { c.Subject = "system:serviceaccount:shop:a/../b" })),
+		"another colon":   sign(t, first, with(func(c *token.Claims) { c.Subject += ":x" })),
+		"legacy": sign(t, first,
+			token.NewLegacyClaims(token.Legacy{
+				Namespace: "shop", ServiceAccountName: "till", SecretName: "s", ServiceAccountUID: "u",
+			})),
+		"longer than 16 KiB": long + strings.Repeat("x", 16<<10-len(long)+1),
+		"two payload members": craft(t, header(jwks.ES256, first.KeyID), json.RawMessage(`{"iss":1,"iss":2}`),
+			func([]byte) []byte { return nil }),
 	} {
 		t.Run(what, func(t *testing.T) {
 			f := &fleet{TB: t, Server: f.Server}
@@ -199,7 +210,8 @@ func TestRefusals(t *testing.T) {
 	if a := f.exchange("m", signedAs(t, header(jwks.ES256, first.KeyID), first, claims(now))); a.status != http.StatusOK {
 		t.Errorf("good crafted token: %s", a.body)
 	}
-	if a := f.exchange("m", sign(t, first, with(func(c *token.Claims) { c.ID = strings.Repeat("x", 10<<10) }))); a.status != http.StatusOK {
+	if a := f.exchange("m",
+		sign(t, first, with(func(c *token.Claims) { c.ID = strings.Repeat("x", 10<<10) }))); a.status != http.StatusOK {
 		t.Errorf("good long token: %s", a.body)
 	}
 }
@@ -270,13 +282,15 @@ func TestRequestsThatAreNotExchanges(t *testing.T) {
 		"no token":           {without("subject_token"), "invalid_request"},
 		"no token type":      {without("subject_token_type"), "invalid_request"},
 		"SAML":               {with("subject_token_type", "urn:ietf:params:oauth:token-type:saml2"), "invalid_request"},
-		"refresh token":      {with("requested_token_type", "urn:ietf:params:oauth:token-type:refresh_token"), "invalid_request"},
-		"actor":              {with("actor_token", "x"), "invalid_request"},
-		"no scope":           {without("scope"), "invalid_scope"},
-		"scope with quotes":  {with("scope", `a"b`), "invalid_scope"},
-		"twice":              {with("scope", "a") + "&scope=b", "invalid_request"},
-		"not a form":         {"%zz", "invalid_request"},
-		"too long":           {with("options", strings.Repeat("x", 64<<10)), "invalid_request"},
+		"refresh token": {
+			with("requested_token_type", "urn:ietf:params:oauth:token-type:refresh_token"), "invalid_request",
+		},
+		"actor":             {with("actor_token", "x"), "invalid_request"},
+		"no scope":          {without("scope"), "invalid_scope"},
+		"scope with quotes": {with("scope", `a"b`), "invalid_scope"},
+		"twice":             {with("scope", "a") + "&scope=b", "invalid_request"},
+		"not a form":        {"%zz", "invalid_request"},
+		"too long":          {with("options", strings.Repeat("x", 64<<10)), "invalid_request"},
 	} {
 		r := httptest.NewRequest(http.MethodPost, "/v1/token", strings.NewReader(test.body))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
@@ -382,7 +396,8 @@ func TestSameSubjectToken(t *testing.T) {
 	values := form("m", subject)
 	values.Set("scope", "other")
 	for what, a := range map[string]answer{
-		"another scope": f.post("/v1/token", values), "another membership": f.exchange("other", subject), "another token": f.exchange("m", f.good(first)),
+		"another scope": f.post("/v1/token", values), "another membership": f.exchange("other", subject),
+		"another token": f.exchange("m", f.good(first)),
 	} {
 		if a.status != http.StatusOK || a.AccessToken == one.AccessToken {
 			t.Errorf("%s: %d, and the same token: %v", what, a.status, a.AccessToken == one.AccessToken)

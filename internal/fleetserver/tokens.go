@@ -119,7 +119,8 @@ func (t *tokens) load(content []byte) error {
 			continue
 		}
 		t.live[hash] = grant{
-			principal: l.Principal, scope: l.Scope, expires: time.Unix(l.Expires, 0), membership: l.Membership, account: l.Account,
+			principal: l.Principal, scope: l.Scope, expires: time.Unix(l.Expires, 0), membership: l.Membership,
+			account: l.Account,
 		}
 	}
 }
@@ -208,7 +209,8 @@ func (t *tokens) sweep() {
 
 func line(hash [sha256.Size]byte, g grant) tokenLine {
 	return tokenLine{
-		SHA256: hash[:], Principal: g.principal, Scope: g.scope, Expires: g.expires.Unix(), Membership: g.membership, Account: g.account,
+		SHA256: hash[:], Principal: g.principal, Scope: g.scope, Expires: g.expires.Unix(), Membership: g.membership,
+		Account: g.account,
 	}
 }
 
@@ -308,7 +310,8 @@ func bearer(r *http.Request) string {
 func (s *Server) whoami(w http.ResponseWriter, r *http.Request) {
 	g, ok := s.tokens.check(bearer(r))
 	if !ok {
-		writeError(w, &apiError{http.StatusUnauthorized, "UNAUTHENTICATED", "the request has no access token, or one that is not good"})
+		writeError(w,
+			&apiError{http.StatusUnauthorized, "UNAUTHENTICATED", "the request has no access token, or one that is not good"})
 		return
 	}
 	writeJSON(w, http.StatusOK, map[string]any{

@@ -28,7 +28,9 @@ func newFilling(t *testing.T) *filling {
 }
 
 func (f *filling) grant(membership, principal string) grant {
-	return grant{principal: principal, scope: "s", membership: membership, account: membership == "", expires: f.at.Add(time.Hour)}
+	return grant{
+		principal: principal, scope: "s", membership: membership, account: membership == "", expires: f.at.Add(time.Hour),
+	}
 }
 
 // fill issues tokens until no more are given, and returns how many there were.

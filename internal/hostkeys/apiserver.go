@@ -139,8 +139,8 @@ func (s APIServer) Repair(keys []Key) error {
 	return nil
 }
 
-// KeySet returns what a signer is to serve for these keys. It is one that keydir.Write takes. keys holds the versions of
-// want at least.
+// KeySet returns what a signer is to serve for these keys. It is one that keydir.Write takes. keys holds the versions
+// of want at least.
 func KeySet(want rotation.Keys, keys []Key) (keydir.Set, error) {
 	set := keydir.Set{
 		SigningVersion: want.Sign, RefreshHint: refreshHint, RotationRefreshHint: rotationRefreshHint,
@@ -190,8 +190,8 @@ func (s APIServer) Held() ([]int, error) {
 	return slices.Compact(versions), nil
 }
 
-// Tidy deletes every key file that is needed neither for what is configured nor for running, which is what the process runs
-// with, and what calls that were cut off left.
+// Tidy deletes every key file that is needed neither for what is configured nor for running, which is what the process
+// runs with, and what calls that were cut off left.
 func (s APIServer) Tidy(running rotation.Keys) error {
 	err := s.directory().clean(func(files disk) error {
 		held, err := heldKeys(files)

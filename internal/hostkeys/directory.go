@@ -186,8 +186,8 @@ func held(files disk) (versions []int, err error) {
 	return versions, nil
 }
 
-// tidy deletes every file of ours but those that are needed. It always syncs: what was deleted may have been so by a call that
-// was cut off before it did.
+// tidy deletes every file of ours but those that are needed. It always syncs: what was deleted may have been so by a
+// call that was cut off before it did.
 func tidy(files disk, needed []string) error {
 	names, err := files.names()
 	if err != nil {

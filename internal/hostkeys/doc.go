@@ -17,8 +17,8 @@
 //   - what configured.json names is on disk: key files are written before it, and deleted when neither it nor the
 //     running process needs them;
 //   - configured.json never goes back: Configure refuses keys of an earlier stage (rotation.Keys.Stage) than it holds,
-//     and an older signing key of a kube-controller-manager. That stops a controller which was paused and acts on an old
-//     plan, one that was blind for a while, and one whose store was restored from a backup. The comparison and the
+//     and an older signing key of a kube-controller-manager. That stops a controller which was paused and acts on an
+//     old plan, one that was blind for a while, and one whose store was restored from a backup. The comparison and the
 //     write are one step among processes, by a lock on the directory;
 //   - a call that was cut off is finished by the next one, which also deletes what the first one left;
 //   - a file that is replaced keeps its owner, group and mode. New files have mode 0600 and new directories 0700;

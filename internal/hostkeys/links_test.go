@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestLinks keeps the package small enough for an agent on somebody else's machines: no client of the Kubernetes API, and
-// nothing of the clusters that run on one host.
+// TestLinks keeps the package small enough for an agent on somebody else's machines: no client of the Kubernetes API,
+// and nothing of the clusters that run on one host.
 func TestLinks(t *testing.T) {
 	const self = "github.com/keyturn/keyturn/internal/hostkeys"
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", self).Output()

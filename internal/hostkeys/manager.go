@@ -88,8 +88,8 @@ func (m ControllerManager) Held() (versions []int, err error) {
 	return versions, nil
 }
 
-// Tidy deletes every key file that is needed neither for the version that is configured nor for running, which is the one
-// that the process runs with, and what calls that were cut off left.
+// Tidy deletes every key file that is needed neither for the version that is configured nor for running, which is the
+// one that the process runs with, and what calls that were cut off left.
 func (m ControllerManager) Tidy(running int) error {
 	err := m.directory().clean(func(files disk) error {
 		held, err := heldSign(files)

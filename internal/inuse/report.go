@@ -52,8 +52,8 @@ func (r Report) gapsOf(version int) []Gap {
 	return gaps
 }
 
-// Gone is from when on certainly no API server accepts a token of a key version that no step of a rotation replaces; zero
-// when not known.
+// Gone is from when on certainly no API server accepts a token of a key version that no step of a rotation replaces;
+// zero when not known.
 func (r Report) Gone(version int) time.Time {
 	gone := r.now
 	for _, c := range r.Of(version) {

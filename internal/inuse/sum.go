@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/keyturn/keyturn/internal/podtokens"
 	"github.com/keyturn/keyturn/signer/ledger"
 )
@@ -60,7 +62,7 @@ func (s *sum) addGaps(signer Signer) {
 		switch {
 		case signer.Problem != "":
 			s.gaps = append(s.gaps, Gap{Signer: signer.Name, Version: k.Version, Reason: signer.Problem})
-		case k.From.IsZero() || since.After(k.From.Add(beginning)):
+		case since.After(k.From.Add(beginning)): // also when From is not known
 			until := since.Add(s.MaxLife)
 			if until.After(s.Now) {
 				reason := "its ledger began at " + stamp(since) + ", after the key was first used"
@@ -80,21 +82,24 @@ func (s *sum) merged() []ledger.Entry {
 	all := map[alike]ledger.Entry{}
 	for _, signer := range s.Signers {
 		for _, e := range signer.Report.Entries {
-			if !e.Expires.Add(ledger.Leeway).After(s.Now) || e.Namespace == s.Canary.Namespace && e.ServiceAccount == s.Canary.Name {
+			account := types.NamespacedName{Namespace: e.Namespace, Name: e.ServiceAccount}
+			if !e.Expires.Add(ledger.Leeway).After(s.Now) || account == s.Canary {
 				continue
 			}
 			key := alike{e.KeyID, e.Namespace, e.ServiceAccount, strings.Join(e.Audiences, ","), ledger.Object{}, e.Coarse}
 			if e.Bound != nil {
 				key.bound = *e.Bound
 			}
-			if was, ok := all[key]; !ok || was.Expires.Before(e.Expires) {
+			if all[key].Expires.Before(e.Expires) {
 				all[key] = e
 			}
 		}
 	}
 	entries := slices.Collect(maps.Values(all))
 	for _, e := range entries {
-		s.coarse = s.coarse || e.Coarse
+		if e.Coarse {
+			s.coarse = true
+		}
 		if e.Bound != nil {
 			h := held{e.Bound.UID, s.audience(e.Audiences)}
 			s.newest[h] = max(s.newest[h], s.versions[e.KeyID])
@@ -161,7 +166,7 @@ func (s *sum) audienceOf(t podtokens.Token) string {
 	return t.Audience
 }
 
-// worse reports whether a refresh comes later than another, or never.
+// worse reports whether a refresh comes later than another, or never. An empty one comes before all.
 func worse(a, b Refresh) bool {
 	order := []Refresh{BySecret, ByKubelet, ByContainer, ByPod, Never}
 	return slices.Index(order, a) > slices.Index(order, b)
@@ -180,7 +185,7 @@ func (s *sum) untold() {
 				continue
 			}
 			done[audience] = true
-			row := Row{Namespace: pod.Namespace, Account: pod.Account, Kind: Requested, Audience: audience, Refresh: Never}
+			row := Row{Namespace: pod.Namespace, Account: pod.Account, Kind: Requested, Audience: audience}
 			row.ofPod(pod, s)
 			s.add(row, time.Time{})
 		}
@@ -223,7 +228,7 @@ func (s *sum) holders() map[[2]string]map[string]Refresh {
 			if all[secret] == nil {
 				all[secret] = map[string]Refresh{}
 			}
-			if was, ok := all[secret][pod.Workload]; !ok || worse(refresh, was) {
+			if worse(refresh, all[secret][pod.Workload]) {
 				all[secret][pod.Workload] = refresh
 			}
 		}

@@ -81,7 +81,9 @@ func kindOfKey(block *pem.Block) *Error {
 }
 
 // unusable is a key of another kind than those that can be read.
-var unusable = &Error{"holds a private key that is neither RSA nor ECDSA", "make one with `openssl genrsa -out KEY.pem 2048`"}
+var unusable = &Error{
+	"holds a private key that is neither RSA nor ECDSA", "make one with `openssl genrsa -out KEY.pem 2048`",
+}
 
 func kindOfAlgorithm(a pkix.AlgorithmIdentifier) *Error {
 	switch {

@@ -80,7 +80,10 @@ var manglings = []struct {
 	{"is PEM of another type", func(string) string {
 		return strings.ReplaceAll(certificate, "CERTIFICATE", "DH PARAMETERS")
 	}},
-	{"neither RSA nor ECDSA", func(string) string { return strings.ReplaceAll(certificate, "CERTIFICATE", "DSA PRIVATE KEY") }},
+	{
+		"neither RSA nor ECDSA",
+		func(string) string { return strings.ReplaceAll(certificate, "CERTIFICATE", "DSA PRIVATE KEY") },
+	},
 	{"holds a private key that is broken", func(string) string {
 		return strings.ReplaceAll(certificate, "CERTIFICATE", "PRIVATE KEY")
 	}},

@@ -17,7 +17,9 @@ func Public(data []byte) *Error {
 		return &Error{"is a private key, where a public key is wanted",
 			"`openssl pkey -in FILE -pubout -out KEY.pem` writes its public key"}
 	case kind == "RSA PUBLIC KEY":
-		return &Error{"is a public key in PKCS #1 form", "`openssl rsa -RSAPublicKey_in -in FILE -pubout -out KEY.pem` converts it"}
+		return &Error{
+			"is a public key in PKCS #1 form", "`openssl rsa -RSAPublicKey_in -in FILE -pubout -out KEY.pem` converts it",
+		}
 	case kind == "CERTIFICATE":
 		return &Error{"is a certificate", "`openssl x509 -in FILE -noout -pubkey > KEY.pem` copies its public key"}
 	case kind != "PUBLIC KEY":

@@ -113,7 +113,8 @@ func TestShows(t *testing.T) {
 // Only a refusal by the API server leaves no doubt that a write did not happen.
 func TestAmbiguous(t *testing.T) {
 	tests := map[int32]bool{
-		0: true, 301: true, 399: true, 400: false, 403: false, 408: true, 409: false, 429: false, 499: false, 500: true, 503: true,
+		0: true, 301: true, 399: true, 400: false, 403: false, 408: true, 409: false, 429: false, 499: false, 500: true,
+		503: true,
 	}
 	for code, want := range tests {
 		err := &apierrors.StatusError{ErrStatus: metav1.Status{Code: code}}
@@ -121,7 +122,8 @@ func TestAmbiguous(t *testing.T) {
 			t.Errorf("status %d is ambiguous: %t, want %t", code, got, want)
 		}
 	}
-	if !errors.Is(ambiguous(errors.New("connection reset")), ErrAmbiguous) || errors.Is(ambiguous(ErrExists), ErrAmbiguous) {
+	if !errors.Is(ambiguous(errors.New("connection reset")), ErrAmbiguous) ||
+		errors.Is(ambiguous(ErrExists), ErrAmbiguous) {
 		t.Error("an error without a status is not ambiguous, or ErrExists is")
 	}
 }

@@ -94,7 +94,8 @@ func wantLeft(t *testing.T, client kubernetes.Interface, name string, want bool)
 	}
 }
 
-// testDeleteBlind fails the reads around a deletion: the one before it, of which nothing is ambiguous, and the one after.
+// testDeleteBlind fails the reads around a deletion: the one before it, of which nothing is ambiguous, and the one
+// after.
 func testDeleteBlind(t *testing.T, config *rest.Config) {
 	store := newStore(t, config)
 	unavailable := func() kubetest.Fault { return http.StatusServiceUnavailable }

@@ -65,8 +65,9 @@ func testReads(t *testing.T, config *rest.Config) {
 	want("deleting all", 0)
 }
 
-// testSelects wants the key Secrets of a namespace with many clusters to be listed once for each of them, and then those
-// of one cluster alone. What another store wrote is seen at once, and a Secret without its label once it is in the way.
+// testSelects wants the key Secrets of a namespace with many clusters to be listed once for each of them, and then
+// those of one cluster alone. What another store wrote is seen at once, and a Secret without its label once it is in
+// the way.
 func testSelects(t *testing.T, config *rest.Config) {
 	var lists []string
 	store := newStore(t, kubetest.Inject(config, func(r *http.Request) kubetest.Fault {
@@ -111,7 +112,8 @@ func testSelects(t *testing.T, config *rest.Config) {
 	if err := store.Create(t.Context(), blue, generate(t, 3)); !errors.Is(err, keystore.ErrExists) {
 		t.Errorf("creating what is there without its label: %v", err)
 	}
-	if keys, err := store.List(t.Context(), blue); err == nil || !strings.Contains(err.Error(), "its label "+v1alpha1.LabelCluster) {
+	if keys, err := store.List(t.Context(), blue); err == nil ||
+		!strings.Contains(err.Error(), "its label "+v1alpha1.LabelCluster) {
 		t.Errorf("then listing = %v, %v", keys, err)
 	}
 	if err := store.DeleteAll(t.Context(), blue); err != nil {

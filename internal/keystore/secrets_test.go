@@ -76,7 +76,8 @@ func testForm(t *testing.T, config *rest.Config) {
 	if s.Type != v1alpha1.SecretTypeSigningKey || s.Immutable == nil || !*s.Immutable {
 		t.Errorf("the Secret is of type %s and not immutable, or of another type than documented", s.Type)
 	}
-	if s.Labels[v1alpha1.LabelCluster] != "blue" || s.Labels[v1alpha1.LabelKeyVersion] != "7" || s.Labels[v1alpha1.LabelClusterUID] != blue.UID {
+	if s.Labels[v1alpha1.LabelCluster] != "blue" || s.Labels[v1alpha1.LabelKeyVersion] != "7" ||
+		s.Labels[v1alpha1.LabelClusterUID] != blue.UID {
 		t.Errorf("labels = %v", s.Labels)
 	}
 	private, err := token.MarshalPrivateKey(k.Signer)
@@ -126,7 +127,9 @@ func testOtherType(t *testing.T, config *rest.Config) {
 	}
 	wantVersions(t, store)
 	err := store.Create(t.Context(), blue, generate(t, 1))
-	if !errors.Is(err, keystore.ErrForeign) || !strings.Contains(err.Error(), "keys/blue-ksa-signing-key-1: it is not a key of this cluster: it is not of type keyturn.dev/ksa-signing-key") {
+	if !errors.Is(err, keystore.ErrForeign) ||
+		!strings.Contains(err.Error(),
+			"keys/blue-ksa-signing-key-1: it is not a key of this cluster: it is not of type keyturn.dev/ksa-signing-key") {
 		t.Errorf("creating = %v, want ErrForeign with the name of the Secret and the type that it should have", err)
 	}
 	if err := store.Delete(t.Context(), blue, 1); !errors.Is(err, keystore.ErrForeign) {
@@ -312,7 +315,7 @@ func update(t *testing.T, client kubernetes.Interface, s *corev1.Secret) *corev1
 	return s
 }
 
-// recreate deletes an immutable Secret and makes it anew as it is given.
+// recreate deletes an immutable Secret and creates it again as given.
 func recreate(t *testing.T, client kubernetes.Interface, s *corev1.Secret) {
 	t.Helper()
 	secrets := client.CoreV1().Secrets(s.Namespace)

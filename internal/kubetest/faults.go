@@ -58,7 +58,8 @@ func meet(next http.RoundTripper, r *http.Request, fault Fault) (*http.Response,
 }
 
 func refuse(r *http.Request, code int) *http.Response {
-	body := fmt.Sprintf(`{"kind":"Status","apiVersion":"v1","status":"Failure","message":"injected","reason":%q,"code":%d}`,
+	body := fmt.Sprintf(`{"kind":"Status","apiVersion":"v1","status":"Failure","message":"injected",`+
+		`"reason":%q,"code":%d}`,
 		reasons[code], code)
 	return &http.Response{
 		StatusCode: code,

@@ -134,7 +134,8 @@ func BinDir() (string, error) {
 	}
 	for _, name := range []string{"etcd", "kube-apiserver"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-			return "", fmt.Errorf("finding the Kubernetes binaries, which `make kube` builds, or KUBEBUILDER_ASSETS names: %w", err)
+			return "", fmt.Errorf("finding the Kubernetes binaries, which `make kube` builds, or KUBEBUILDER_ASSETS names: %w",
+				err)
 		}
 	}
 	return dir, nil

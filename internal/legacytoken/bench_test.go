@@ -49,7 +49,8 @@ func BenchmarkPass(b *testing.B) {
 // updateAll changes every Secret once, without a change of its size, and returns how long that took.
 func (c *cluster) updateAll(b *testing.B) time.Duration {
 	b.Helper()
-	list, err := c.client.CoreV1().Secrets("").List(b.Context(), metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeServiceAccountToken)})
+	list, err := c.client.CoreV1().Secrets("").List(b.Context(),
+		metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeServiceAccountToken)})
 	if err != nil {
 		b.Fatal(err)
 	}

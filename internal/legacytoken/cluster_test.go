@@ -107,7 +107,8 @@ func (c *cluster) account(tb testing.TB, namespace, name string) types.UID {
 	if a, err := accounts.Get(ctx, name, metav1.GetOptions{}); err == nil {
 		return a.UID
 	}
-	a, err := accounts.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	a, err := accounts.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}},
+		metav1.CreateOptions{})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -185,7 +186,8 @@ func (c *cluster) empty(tb testing.TB) {
 		if err != nil {
 			tb.Fatal(err)
 		}
-		err = c.client.CoreV1().Pods(n.Name).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now}, metav1.ListOptions{})
+		err = c.client.CoreV1().Pods(n.Name).DeleteCollection(ctx, metav1.DeleteOptions{GracePeriodSeconds: &now},
+			metav1.ListOptions{})
 		if err != nil {
 			tb.Fatal(err)
 		}

@@ -39,7 +39,8 @@ func (g *guard) check(ctx context.Context, target Target) error {
 	return nil
 }
 
-// Served returns a guard for which a target may be written while the API servers of a cluster serve its key in their JWKS.
+// Served returns a guard for which a target may be written while the API servers of a cluster serve its key in their
+// JWKS.
 func Served(client kubernetes.Interface) func(context.Context, Target) error {
 	return func(ctx context.Context, target Target) error {
 		body, err := client.CoreV1().RESTClient().Get().AbsPath(jwks.Path).

@@ -13,8 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// testDeadTokens has Secrets with old tokens that API servers refuse: one that is being deleted and kept by a finalizer, and
-// one whose account is gone. They keep nobody from the proof.
+// testDeadTokens has Secrets with old tokens that API servers refuse: one that is being deleted and kept by a
+// finalizer, and one whose account is gone. They keep nobody from the proof.
 func testDeadTokens(t *testing.T, c *cluster) {
 	uid := c.account(t, "a", "robot")
 	held := legacySecret(t, c.old, "a", "held", "robot", uid)
@@ -45,7 +45,8 @@ func testDeadTokens(t *testing.T, c *cluster) {
 		t.Errorf("second walk: %+v, want a proof", result)
 	}
 	patch := []byte(`{"metadata":{"finalizers":null}}`)
-	if _, err := c.client.CoreV1().Secrets("a").Patch(t.Context(), "held", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+	if _, err := c.client.CoreV1().Secrets("a").Patch(t.Context(), "held", types.MergePatchType, patch,
+		metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -62,7 +63,8 @@ func testWrittenBack(t *testing.T, c *cluster) {
 			t.Fatal(err)
 		}
 		s.Data = old.Data
-		if _, err := c.client.CoreV1().Secrets("a").Update(t.Context(), s, metav1.UpdateOptions{FieldManager: "gitops"}); err != nil {
+		if _, err := c.client.CoreV1().Secrets("a").Update(t.Context(), s,
+			metav1.UpdateOptions{FieldManager: "gitops"}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -76,7 +78,8 @@ func testWrittenBack(t *testing.T, c *cluster) {
 		if result.Stale != 0 || problems(result) != want {
 			t.Errorf("walk %d: %+v, want %q", walk, result, want)
 		}
-		if want != "" && (!result.Blocked[0].NeedsAction() || !strings.Contains(result.Blocked[0].String(), `field manager "gitops"`)) {
+		if want != "" && (!result.Blocked[0].NeedsAction() ||
+			!strings.Contains(result.Blocked[0].String(), `field manager "gitops"`)) {
 			t.Errorf("the tool is not named: %s", result.Blocked[0])
 		}
 		writeBack()
@@ -89,8 +92,8 @@ func testWrittenBack(t *testing.T, c *cluster) {
 	}
 }
 
-// testDeadWebhook has a webhook for Secrets that nobody answers. Each is tried once in a walk, and the webhook is named;
-// after some passes somebody must act.
+// testDeadWebhook has a webhook for Secrets that nobody answers. Each is tried once in a walk, and the webhook is
+// named; after some passes somebody must act.
 func testDeadWebhook(t *testing.T, c *cluster) {
 	c.fill(t, "a", 3)
 	remove := c.deadWebhook(t)
@@ -135,7 +138,8 @@ func (c *cluster) deadWebhook(t *testing.T) (remove func()) {
 	}
 	fails := func(context.Context) (bool, error) {
 		patch := []byte(`{"metadata":{"labels":{"probe":"x"}}}`)
-		_, err := c.client.CoreV1().Secrets("a").Patch(t.Context(), "token-00000", types.MergePatchType, patch, metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
+		_, err := c.client.CoreV1().Secrets("a").Patch(t.Context(), "token-00000", types.MergePatchType, patch,
+			metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
 		return err != nil, nil
 	}
 	await := func(what string, condition wait.ConditionWithContextFunc) {

@@ -29,8 +29,8 @@ type item[V any] struct {
 	value           V
 }
 
-// in returns what belongs to a namespace. Namespaces must be asked for in the order of the list. After an error it may be
-// asked for the same namespace again.
+// in returns what belongs to a namespace. Namespaces must be asked for in the order of the list. After an error it may
+// be asked for the same namespace again.
 func (c *column[V]) in(ctx context.Context, namespace string) (map[string][]V, error) {
 	if c.values == nil || c.namespace != namespace {
 		c.namespace, c.values, c.whole = namespace, map[string][]V{}, false
@@ -113,5 +113,7 @@ func newSecrets(client kubernetes.Interface, limit int64) *pages[corev1.Secret] 
 		}
 		return l.Items, l.Continue, nil
 	}
-	return &pages[corev1.Secret]{what: "Secrets of type " + string(corev1.SecretTypeServiceAccountToken), list: list, limit: limit}
+	return &pages[corev1.Secret]{
+		what: "Secrets of type " + string(corev1.SecretTypeServiceAccountToken), list: list, limit: limit,
+	}
 }

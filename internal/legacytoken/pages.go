@@ -11,8 +11,8 @@ import (
 
 // pages reads a list page by page, one page ahead.
 //
-// The API server keeps the state that a list began with for five minutes. Afterwards the list goes on with the
-// state of then (the continue token in the answer 410, see "Resource Versions" in the API concepts), which serves a walk as
+// The API server keeps the state that a list began with for five minutes. Afterwards the list goes on with the state of
+// then (the continue token in the answer 410, see "Resource Versions" in the API concepts), which serves a walk as
 // well: each object is read at some instant after the walk began.
 type pages[T any] struct {
 	// what names the objects in errors.

@@ -135,7 +135,8 @@ func TestWriteOrder(t *testing.T) {
 		told   string
 		before bool
 	}{
-		{"", true}, {"2", true}, {"x.9", true}, {"1.99", true}, {"2.9", true}, {"2.10", false}, {"2.11", false}, {"3.1", false},
+		{"", true}, {"2", true}, {"x.9", true}, {"1.99", true}, {"2.9", true}, {"2.10", false}, {"2.11", false},
+		{"3.1", false},
 	} {
 		if got := parseWrite(test.told).before(write{version: 2, resourceVersion: 10}); got != test.before {
 			t.Errorf("%q is before 2.10: %v, want %v", test.told, got, test.before)
@@ -166,7 +167,8 @@ func TestColumn(t *testing.T) {
 		namespace, name string
 		values          []int
 	}{
-		{"a", "x", []int{2, 3}}, {"a", "y", []int{4}}, {"a", "z", nil}, {"a0", "x", []int{5}}, {"b", "x", nil}, {"c", "z", []int{6}}, {"d", "z", nil},
+		{"a", "x", []int{2, 3}}, {"a", "y", []int{4}}, {"a", "z", nil}, {"a0", "x", []int{5}}, {"b", "x", nil},
+		{"c", "z", []int{6}}, {"d", "z", nil},
 	} {
 		values, err := c.in(t.Context(), want.namespace)
 		if err != nil || !slices.Equal(values[want.name], want.values) {

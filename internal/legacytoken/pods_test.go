@@ -74,9 +74,10 @@ func testPods(t *testing.T, c *cluster) {
 		"unbound":   func(p *corev1.Pod) { mount(p); p.Spec.NodeName = "" },
 		"finished":  mount,
 		"env": func(p *corev1.Pod) {
-			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "T", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
-				LocalObjectReference: corev1.LocalObjectReference{Name: secret}, Key: "token",
-			}}}}
+			p.Spec.Containers[0].Env = []corev1.EnvVar{{Name: "T",
+				ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+					LocalObjectReference: corev1.LocalObjectReference{Name: secret}, Key: "token",
+				}}}}
 		},
 		"env-from": func(p *corev1.Pod) {
 			p.Spec.Containers[0].EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{
@@ -85,7 +86,9 @@ func testPods(t *testing.T, c *cluster) {
 		},
 		"sub-path": func(p *corev1.Pod) {
 			mount(p)
-			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v-" + secret, MountPath: "/token", SubPath: "token"}}
+			p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{
+				{Name: "v-" + secret, MountPath: "/token", SubPath: "token"},
+			}
 		},
 	}
 	for name, change := range pods {
@@ -168,8 +171,8 @@ func testPodOfTwoSecrets(t *testing.T, c *cluster) {
 	}
 }
 
-// testCrashBeforePods loses the notifications of a walk, as if its process had died. Another Refresher makes up for them,
-// once, and leaves alone the pods that came later.
+// testCrashBeforePods loses the notifications of a walk, as if its process had died. Another Refresher makes up for
+// them, once, and leaves alone the pods that came later.
 func testCrashBeforePods(t *testing.T, c *cluster) {
 	all := c.fill(t, "a", 3)
 	mount := func(s *corev1.Secret) func(*corev1.Pod) {

@@ -46,11 +46,15 @@ func TestProblems(t *testing.T) {
 		needs  bool
 		words  string
 	}{
-		{Immutable, true, "Secret ns/s is immutable, so its token cannot be re-signed: delete it, and create it again without `immutable`"},
+		{
+			Immutable, true,
+			"Secret ns/s is immutable, so its token cannot be re-signed: delete it, and create it again without `immutable`",
+		},
 		{Refused, true, "Secret ns/s must not be written: detail"},
 		{Orphaned, false, "Secret ns/s is left over from detail: kube-controller-manager is to delete it"},
 		{Unanswered, false, "Secret ns/s could not be written, and is tried again: detail"},
-		{WrittenBack, true, "Secret ns/s gets an old token back each time that it was re-signed, from field manager detail: " +
+		{WrittenBack, true, "Secret ns/s gets an old token back each time that it was re-signed, from field manager " +
+			"detail: " +
 			"have that tool leave data.token of the Secret alone"},
 		{Failed, false, "Secret ns/s could not be written, and is tried again: detail"},
 	} {
@@ -63,7 +67,8 @@ func TestProblems(t *testing.T) {
 		}
 	}
 	c := Copy{Namespace: "ns", Pod: "p", Secret: "s", By: podtokens.SubPath}
-	if want := "pod ns/p uses the token of Secret s by subPath: restart it once the token is re-signed"; c.String() != want {
+	const want = "pod ns/p uses the token of Secret s by subPath: restart it once the token is re-signed"
+	if c.String() != want {
 		t.Errorf("got %s, want %s", c, want)
 	}
 }
@@ -106,15 +111,21 @@ func TestResignedAt(t *testing.T) {
 	entry := func(change func(*metav1.ManagedFieldsEntry)) *corev1.Secret {
 		m := metav1.ManagedFieldsEntry{Manager: fieldManager, Operation: metav1.ManagedFieldsOperationUpdate, Time: &at}
 		change(&m)
-		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl", Time: &metav1.Time{}}, m}}}
+		return &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{
+				ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl", Time: &metav1.Time{}}, m},
+			},
+		}
 	}
 	for name, test := range map[string]struct {
 		secret *corev1.Secret
 		want   bool
 	}{
-		"by us":              {entry(func(*metav1.ManagedFieldsEntry) {}), true},
-		"by somebody else":   {entry(func(m *metav1.ManagedFieldsEntry) { m.Manager = "other" }), false},
-		"applied":            {entry(func(m *metav1.ManagedFieldsEntry) { m.Operation = metav1.ManagedFieldsOperationApply }), false},
+		"by us":            {entry(func(*metav1.ManagedFieldsEntry) {}), true},
+		"by somebody else": {entry(func(m *metav1.ManagedFieldsEntry) { m.Manager = "other" }), false},
+		"applied": {
+			entry(func(m *metav1.ManagedFieldsEntry) { m.Operation = metav1.ManagedFieldsOperationApply }), false,
+		},
 		"at an unknown time": {entry(func(m *metav1.ManagedFieldsEntry) { m.Time = nil }), false},
 		"never":              {&corev1.Secret{}, false},
 	} {
@@ -167,7 +178,8 @@ func TestUses(t *testing.T) {
 		pod.Annotations = map[string]string{v1alpha1.AnnotationTokenRefreshed: "2.7"}
 		var got []string
 		for _, u := range appendUses(nil, pod) {
-			if u.namespace != "ns" || u.name != "s" || u.value.pod != "p" || u.value.told != (write{version: 2, resourceVersion: 7}) ||
+			if u.namespace != "ns" || u.name != "s" || u.value.pod != "p" ||
+				u.value.told != (write{version: 2, resourceVersion: 7}) ||
 				!u.value.created.Equal(created.Time) {
 				t.Errorf("%s: %+v", test.name, u)
 			}
@@ -302,10 +314,12 @@ func TestResignLeavesWhatWasRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if target.judge(got) != fresh || got.Annotations[corev1.ServiceAccountUIDKey] != "new-uid" || got.ManagedFields != nil {
+	if target.judge(got) != fresh || got.Annotations[corev1.ServiceAccountUIDKey] != "new-uid" ||
+		got.ManagedFields != nil {
 		t.Errorf("re-signed: %+v", got.ObjectMeta)
 	}
-	claims, err := token.Verify(string(got.Data["token"]), set(t, is), token.Expect{Issuer: token.LegacyIssuer, Now: time.Now()})
+	claims, err := token.Verify(string(got.Data["token"]), set(t, is),
+		token.Expect{Issuer: token.LegacyIssuer, Now: time.Now()})
 	if want := (token.Legacy{
 		Namespace: "ns", SecretName: "s", ServiceAccountName: "robot", ServiceAccountUID: "new-uid",
 	}); err != nil || claims.Legacy == nil || *claims.Legacy != want {

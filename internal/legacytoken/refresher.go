@@ -49,8 +49,8 @@ type Refresher struct {
 	PageSize int64
 	// Budget is how long a Pass goes on before it returns with its walk incomplete. Zero means to the end.
 	Budget time.Duration
-	// Guard, if there is one, is asked before writes, each time that one is a second old: nothing is written after an error.
-	// It keeps a process that was paused, and wakes up, from signing with a key that was retired meanwhile.
+	// Guard, if there is one, is asked before writes, each time that one is a second old: nothing is written after an
+	// error. It keeps a process that was paused, and wakes up, from signing with a key that was retired meanwhile.
 	Guard func(ctx context.Context, target Target) error
 
 	mu   sync.Mutex

@@ -309,7 +309,8 @@ func testLastingFault(t *testing.T, c *cluster) {
 		return kubetest.None
 	})
 	result := pass(t, r, targetOf(t, c.new))
-	if result.Stale != 1 || result.Resigned != 24 || problems(result) != "Failed a/token-00003" || result.Blocked[0].NeedsAction() {
+	if result.Stale != 1 || result.Resigned != 24 || problems(result) != "Failed a/token-00003" ||
+		result.Blocked[0].NeedsAction() {
 		t.Errorf("result = %+v, want 24 re-signed and token-00003 to have failed", result)
 	}
 	healed.Store(true)
@@ -334,7 +335,8 @@ func testRefused(t *testing.T, c *cluster) {
 	}
 }
 
-// testReadFaults makes a page in the middle fail. The next pass carries on, or, where the list has expired, begins anew.
+// testReadFaults makes a page in the middle fail. The next pass carries on, or, where the list has expired, begins
+// anew.
 func testReadFaults(t *testing.T, c *cluster) {
 	for _, fault := range []kubetest.Fault{kubetest.LoseRequest, http.StatusInternalServerError, http.StatusGone} {
 		all := c.fill(t, "a", 45)
@@ -424,7 +426,8 @@ func testBoundedMemory(t *testing.T, c *cluster) {
 	}
 }
 
-// testGuard re-signs only with a key that the API server accepts, as a process does that was paused for a whole rotation.
+// testGuard re-signs only with a key that the API server accepts, as a process does that was paused for a whole
+// rotation.
 func testGuard(t *testing.T, c *cluster) {
 	all := c.fill(t, "a", 3)
 	result := pass(t, &Refresher{Client: c.client, Guard: Served(c.client)}, targetOf(t, generate(t, 9, jwks.ES256)))

@@ -44,8 +44,8 @@ func (t Target) judge(s *corev1.Secret) condition {
 	return stale
 }
 
-// resign returns the Secret with a new token for the ServiceAccount with this UID, just as kube-controller-manager makes it
-// (generateTokenIfNeeded in its tokens_controller.go). What was read stays as it is.
+// resign returns the Secret with a new token for the ServiceAccount with this UID, just as kube-controller-manager
+// makes it (generateTokenIfNeeded in its tokens_controller.go). What was read stays as it is.
 func (t Target) resign(read *corev1.Secret, uid types.UID) (*corev1.Secret, error) {
 	signed, err := t.Signer.Sign(rand.Reader, token.NewLegacyClaims(token.Legacy{
 		Namespace:          read.Namespace,

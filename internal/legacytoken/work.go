@@ -147,12 +147,13 @@ func (w *walk) write(ctx context.Context, t task) (*Problem, error) {
 	return w.update(ctx, s, next)
 }
 
-// update replaces a Secret by the next one. A webhook that does not answer is given up early: a Secret that is tried again
-// and again keeps the walk from all others.
+// update replaces a Secret by the next one. A webhook that does not answer is given up early: a Secret that is tried
+// again and again keeps the walk from all others.
 func (w *walk) update(ctx context.Context, s, next *corev1.Secret) (*Problem, error) {
 	limited, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	written, err := w.client.CoreV1().Secrets(s.Namespace).Update(limited, next, metav1.UpdateOptions{FieldManager: fieldManager})
+	written, err := w.client.CoreV1().Secrets(s.Namespace).Update(limited, next,
+		metav1.UpdateOptions{FieldManager: fieldManager})
 	if err == nil {
 		*s = *written
 		return nil, nil
@@ -187,7 +188,8 @@ var errNoAccount = errors.New("its ServiceAccount is gone")
 // accountOf returns the UID of the Secret's ServiceAccount, or that it is orphaned. The list may be older than the
 // ServiceAccount, so only the API server can say that there is none.
 func (w *walk) accountOf(ctx context.Context, t task) (types.UID, *Problem, error) {
-	name, uid := t.secret.Annotations[corev1.ServiceAccountNameKey], types.UID(t.secret.Annotations[corev1.ServiceAccountUIDKey])
+	annotations := t.secret.Annotations
+	name, uid := annotations[corev1.ServiceAccountNameKey], types.UID(annotations[corev1.ServiceAccountUIDKey])
 	if listed := t.accounts[name]; len(listed) == 1 && (uid == "" || uid == listed[0]) {
 		return listed[0], nil, nil
 	}

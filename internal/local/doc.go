@@ -1,5 +1,5 @@
-// Package local is the test bed of Keyturn: whole clusters of real Kubernetes processes on this one host. It is to Keyturn
-// what a hypervisor is to production. This package holds nothing; its rooms are, from the top:
+// Package local is the test bed of Keyturn: whole clusters of real Kubernetes processes on this one host. It is to
+// Keyturn what a hypervisor is to production. This package holds nothing; its rooms are, from the top:
 //
 //   - admincluster: the admin cluster and what runs beside it; gkectl and the program keyturn-local start here
 //   - serve: user clusters served to controllers

@@ -56,7 +56,10 @@ func TestStuckPod(t *testing.T) {
 	}{
 		{-time.Minute, nil, ""},
 		{stuckAfter - 1, nil, ""},
-		{stuckAfter, nil, "pod ns/p to end, which has been terminating for 30s: inspect its containers and volumes, or delete it by force"},
+		{
+			stuckAfter, nil,
+			"pod ns/p to end, which has been terminating for 30s: inspect its containers and volumes, or delete it by force",
+		},
 		{
 			2 * time.Minute, func(p *corev1.Pod) { p.DeletionGracePeriodSeconds = &grace },
 			"pod ns/p to end, which has been terminating for 3m: inspect its containers and volumes, or delete it by force",

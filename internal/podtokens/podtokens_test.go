@@ -122,12 +122,14 @@ var volumes = map[string][]struct {
 		}},
 		{"persistentVolumeClaim: {claimName: other}", nil}, // of another namespace
 	},
-	"ephemeral":            {{"ephemeral: {volumeClaimTemplate: {spec: {}}}", []podtokens.Token{vault}}},
-	"azureFile":            {{"azureFile: {secretName: s, shareName: a}", []podtokens.Token{driver}}},
-	"cephfs":               {{"cephfs: {monitors: [m], secretRef: {name: s}}", []podtokens.Token{driver}}},
-	"cinder":               {{"cinder: {volumeID: a, secretRef: {name: s}}", []podtokens.Token{driver}}},
-	"flexVolume":           {{"flexVolume: {driver: d, secretRef: {name: s}}", []podtokens.Token{driver}}},
-	"iscsi":                {{"iscsi: {targetPortal: p, iqn: i, lun: 0, secretRef: {name: s}}", []podtokens.Token{driver}}},
+	"ephemeral":  {{"ephemeral: {volumeClaimTemplate: {spec: {}}}", []podtokens.Token{vault}}},
+	"azureFile":  {{"azureFile: {secretName: s, shareName: a}", []podtokens.Token{driver}}},
+	"cephfs":     {{"cephfs: {monitors: [m], secretRef: {name: s}}", []podtokens.Token{driver}}},
+	"cinder":     {{"cinder: {volumeID: a, secretRef: {name: s}}", []podtokens.Token{driver}}},
+	"flexVolume": {{"flexVolume: {driver: d, secretRef: {name: s}}", []podtokens.Token{driver}}},
+	"iscsi": {
+		{"iscsi: {targetPortal: p, iqn: i, lun: 0, secretRef: {name: s}}", []podtokens.Token{driver}},
+	},
 	"rbd":                  {{"rbd: {monitors: [m], image: i, secretRef: {name: s}}", []podtokens.Token{driver}}},
 	"scaleIO":              {{"scaleIO: {gateway: g, system: a, secretRef: {name: s}}", []podtokens.Token{driver}}},
 	"storageos":            {{"storageos: {secretRef: {name: s}}", []podtokens.Token{driver}}, {"storageos: {}", nil}},
@@ -181,7 +183,8 @@ func TestCopies(t *testing.T) {
 	main := pinned(bound, "main", podtokens.ByContainer)
 	for by, want := range map[string]bool{
 		"subPath: token": true, "subPath: ./token/": true, "subPath: ca.crt": false, "subPath: tok": false,
-		"subPath: .": false, `subPath: ""`: false, "subPath: ..data": true, "subPath: ..data/token": true, "subPath: ..data/ca.crt": false,
+		"subPath: .": false, `subPath: ""`: false, "subPath: ..data": true, "subPath: ..data/token": true,
+		"subPath: ..data/ca.crt":           false,
 		"subPath: ..2026_11_26_23_00_00.1": true, "subPathExpr: $(NAME)": true,
 	} {
 		tokens := []podtokens.Token{bound}

@@ -57,7 +57,8 @@ func FuzzLine(f *testing.F) {
 	f.Add("a\nb\x1b\xff")
 	f.Fuzz(func(t *testing.T, text string) {
 		line := printable.Line(text)
-		if utf8.RuneCountInString(line) > printable.MaxLine+1 || !utf8.ValidString(line) || strings.ContainsAny(line, "\n\r\x1b") {
+		if utf8.RuneCountInString(line) > printable.MaxLine+1 || !utf8.ValidString(line) ||
+			strings.ContainsAny(line, "\n\r\x1b") {
 			t.Errorf("%q becomes %q", text, line)
 		}
 		if again := printable.Line(line); !strings.HasSuffix(line, "…") && again != line {

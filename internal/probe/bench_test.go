@@ -23,8 +23,6 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/internal/kubetest"
@@ -302,14 +300,7 @@ func allAccepted(r Report) bool {
 // kubeconfig writes that of the administrator.
 func (b *bench) kubeconfig() string {
 	b.Helper()
-	k := clientcmdapi.NewConfig()
-	k.Clusters["c"] = &clientcmdapi.Cluster{Server: config.Host, CertificateAuthorityData: config.CAData}
-	k.AuthInfos["u"] = &clientcmdapi.AuthInfo{ClientCertificateData: config.CertData, ClientKeyData: config.KeyData}
-	k.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
-	k.CurrentContext = "x"
-	file := filepath.Join(b.dir, "kubeconfig")
-	must(b.T, clientcmd.WriteToFile(*k, file))
-	return file
+	return kubetest.WriteKubeconfig(b.T, config)
 }
 
 // trust adds the certificate of a server to those by which API servers are known.

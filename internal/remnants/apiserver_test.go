@@ -68,8 +68,8 @@ func newWorld(tb testing.TB, args map[string][]string) *world {
 	return w
 }
 
-// BenchmarkAPIServer reads private keys in some ways, deletes one, and reports how many copies of it are in the memory of
-// kube-apiserver: at once, and after other requests. The controller's way is measured in a process of its own too.
+// BenchmarkAPIServer reads private keys in some ways, deletes one, and reports how many copies of it are in the memory
+// of kube-apiserver: at once, and after other requests. The controller's way is measured in a process of its own too.
 func BenchmarkAPIServer(b *testing.B) {
 	for _, cache := range []string{"secrets#100", "secrets#0"} {
 		for name, begin := range map[string]func(testing.TB, *world) (round func() error, pid int){
@@ -141,7 +141,9 @@ func TestDeletedKeyIsServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := metav1.ListOptions{ResourceVersion: before.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchExact}
+	old := metav1.ListOptions{
+		ResourceVersion: before.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchExact,
+	}
 	if err := w.store.Delete(t.Context(), cluster, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +167,9 @@ func TestDeletedKeyIsServed(t *testing.T) {
 func traffic(tb testing.TB, client *kubernetes.Clientset, n int) {
 	tb.Helper()
 	for range n {
-		o := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "filler-"}, Data: map[string]string{"x": strings.Repeat("x", 1000)}}
+		o := &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{GenerateName: "filler-"}, Data: map[string]string{"x": strings.Repeat("x", 1000)},
+		}
 		if _, err := client.CoreV1().ConfigMaps("default").Create(tb.Context(), o, metav1.CreateOptions{}); err != nil {
 			tb.Fatal(err)
 		}

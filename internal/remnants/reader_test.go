@@ -10,9 +10,9 @@ import (
 	"testing"
 
 	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/kubetest"
 )
 
 // readerEnv names the kubeconfig of a test binary that is to read key versions as the controller does.
@@ -54,7 +54,7 @@ func read(kubeconfig string) error {
 func startReader(tb testing.TB, w *world) (round func() error, pid int) {
 	tb.Helper()
 	cmd := exec.CommandContext(tb.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), readerEnv+"="+kubeconfigOf(tb, w))
+	cmd.Env = append(os.Environ(), readerEnv+"="+kubetest.WriteKubeconfig(tb, w.config))
 	cmd.Stderr = os.Stderr
 	stdin, errIn := cmd.StdinPipe()
 	stdout, errOut := cmd.StdoutPipe()
@@ -72,22 +72,4 @@ func startReader(tb testing.TB, w *world) (round func() error, pid int) {
 		}
 		return nil
 	}, cmd.Process.Pid
-}
-
-func kubeconfigOf(tb testing.TB, w *world) (file string) {
-	tb.Helper()
-	kubeconfig := clientcmdapi.NewConfig()
-	kubeconfig.Clusters["admin"] = &clientcmdapi.Cluster{
-		Server: w.config.Host, CertificateAuthorityData: w.config.CAData,
-	}
-	kubeconfig.AuthInfos["admin"] = &clientcmdapi.AuthInfo{
-		ClientCertificateData: w.config.CertData, ClientKeyData: w.config.KeyData, Token: w.config.BearerToken,
-	}
-	kubeconfig.Contexts["admin"] = &clientcmdapi.Context{Cluster: "admin", AuthInfo: "admin"}
-	kubeconfig.CurrentContext = "admin"
-	file = tb.TempDir() + "/kubeconfig"
-	if err := clientcmd.WriteToFile(*kubeconfig, file); err != nil {
-		tb.Fatal(err)
-	}
-	return file
 }

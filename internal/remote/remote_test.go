@@ -60,7 +60,9 @@ func TestStateAndTargetCross(t *testing.T) {
 		Servers:            []controlplane.Server{{Name: "a", Leaving: true, Configured: keys, Waiting: "b"}},
 		ControllerManagers: []controlplane.ControllerManager{{Name: "c", Configured: 1, Ready: true}}, Bootstrap: keys,
 	}
-	target := controlplane.Target{Keys: keys, Next: "a", Live: true, Bootstrap: true, KeepForeign: true, ControllerManagerSign: 1}
+	target := controlplane.Target{
+		Keys: keys, Next: "a", Live: true, Bootstrap: true, KeepForeign: true, ControllerManagerSign: 1,
+	}
 	given := []keystore.KeyPair{testKey(t, 1, jwks.RS256), testKey(t, 2, jwks.ES256)}
 	c := remotetest.Serve(t, serving(plane{
 		observe: func(context.Context) (controlplane.State, error) { return want, nil },
@@ -95,17 +97,25 @@ func privateOf(t *testing.T, k keystore.KeyPair) []byte {
 }
 
 func TestErrorsCross(t *testing.T) {
-	sentinels := []error{controlplane.ErrStale, context.DeadlineExceeded, context.Canceled, fs.ErrNotExist, controlplane.ErrNoLedger}
+	sentinels := []error{
+		controlplane.ErrStale, context.DeadlineExceeded, context.Canceled, fs.ErrNotExist, controlplane.ErrNoLedger,
+	}
 	for name, c := range map[string]struct {
 		err error
 		is  []error
 	}{
-		"of no kind":  {errors.New("no haproxy on this host"), nil},
-		"with a hint": {fmt.Errorf("balancing: %w", hint.Errorf("install haproxy", "it is missing: %w", fs.ErrNotExist)), []error{fs.ErrNotExist}},
-		"stale":       {fmt.Errorf("converging: %w", controlplane.ErrStale), sentinels[:1]},
-		"no ledger":   {controlplane.ErrNoLedger, sentinels[4:]},
-		"deadline":    {context.DeadlineExceeded, sentinels[1:2]},
-		"joined":      {errors.Join(fmt.Errorf("a: %w", fs.ErrNotExist), controlplane.ErrStale), []error{fs.ErrNotExist, controlplane.ErrStale}},
+		"of no kind": {errors.New("no haproxy on this host"), nil},
+		"with a hint": {
+			fmt.Errorf("balancing: %w", hint.Errorf("install haproxy", "it is missing: %w", fs.ErrNotExist)),
+			[]error{fs.ErrNotExist},
+		},
+		"stale":     {fmt.Errorf("converging: %w", controlplane.ErrStale), sentinels[:1]},
+		"no ledger": {controlplane.ErrNoLedger, sentinels[4:]},
+		"deadline":  {context.DeadlineExceeded, sentinels[1:2]},
+		"joined": {
+			errors.Join(fmt.Errorf("a: %w", fs.ErrNotExist), controlplane.ErrStale),
+			[]error{fs.ErrNotExist, controlplane.ErrStale},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := remotetest.Serve(t, serving(plane{

@@ -119,14 +119,16 @@ func TestRequestsThatAreNone(t *testing.T) {
 		body         io.Reader
 		status       int
 	}{
-		"good":            {"POST", "observe", strings.NewReader(named), 200},
-		"unknown method":  {"POST", "destroy", strings.NewReader(named), 404},
-		"other verb":      {"GET", "observe", nil, 405},
-		"nothing":         {"POST", "observe", strings.NewReader(""), 400},
-		"no cluster":      {"POST", "observe", strings.NewReader(`{"args":{}}`), 400},
-		"no JSON":         {"POST", "observe", strings.NewReader("cluster"), 400},
-		"unknown field":   {"POST", "observe", strings.NewReader(`{"force":true,` + named[1:]), 400},
-		"unknown in spec": {"POST", "observe", strings.NewReader(strings.Replace(named, "}},", `},"spec":{"a":1}},`, 1)), 400},
+		"good":           {"POST", "observe", strings.NewReader(named), 200},
+		"unknown method": {"POST", "destroy", strings.NewReader(named), 404},
+		"other verb":     {"GET", "observe", nil, 405},
+		"nothing":        {"POST", "observe", strings.NewReader(""), 400},
+		"no cluster":     {"POST", "observe", strings.NewReader(`{"args":{}}`), 400},
+		"no JSON":        {"POST", "observe", strings.NewReader("cluster"), 400},
+		"unknown field":  {"POST", "observe", strings.NewReader(`{"force":true,` + named[1:]), 400},
+		"unknown in spec": {
+			"POST", "observe", strings.NewReader(strings.Replace(named, "}},", `},"spec":{"a":1}},`, 1)), 400,
+		},
 		"twice a field":   {"POST", "observe", strings.NewReader(`{"args":{},` + named[1:]), 400},
 		"in other case":   {"POST", "observe", strings.NewReader(strings.Replace(named, "cluster", "Cluster", 1)), 400},
 		"something after": {"POST", "observe", strings.NewReader(named + "{}"), 400},
@@ -167,7 +169,8 @@ func TestAnswerTooLong(t *testing.T) {
 	c := remotetest.Serve(t, serving(plane{observe: func(context.Context) (controlplane.State, error) {
 		return controlplane.State{Waiting: strings.Repeat("a", 4<<20)}, nil
 	}}))
-	if _, err := c.ControlPlane(cluster()).Observe(t.Context()); err == nil || !strings.Contains(err.Error(), "longer than") {
+	if _, err := c.ControlPlane(cluster()).Observe(t.Context()); err == nil ||
+		!strings.Contains(err.Error(), "longer than") {
 		t.Errorf("got %v", err)
 	}
 }

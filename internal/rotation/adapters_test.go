@@ -70,7 +70,8 @@ func (s *simServer) converge(want simKeys, next, live, mayGo bool) {
 		}
 	case s.phase == away:
 		s.start()
-	case next && mayGo && s.running != s.configured && s.phase != draining && !(s.running.external && s.configured.external):
+	case next && mayGo && s.running != s.configured && s.phase != draining && !(s.running.external &&
+		s.configured.external):
 		s.phase, s.ours = draining, !s.outsider
 	}
 }

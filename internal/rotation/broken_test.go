@@ -33,13 +33,14 @@ var brokenPlanners = []struct {
 		d.Versions = versions
 		return d
 	}},
-	{name: "does not wait until all of the fleet has the key", law: "may not know the key yet", plan: func(o Observed) Decision {
-		o.Publications = slices.Clone(o.Publications)
-		for i := range o.Publications {
-			o.Publications[i].SureAt = time.Time{}
-		}
-		return plan(o)
-	}},
+	{name: "does not wait until all of the fleet has the key", law: "may not know the key yet",
+		plan: func(o Observed) Decision {
+			o.Publications = slices.Clone(o.Publications)
+			for i := range o.Publications {
+				o.Publications[i].SureAt = time.Time{}
+			}
+			return plan(o)
+		}},
 	{name: "does not wait until all of the fleet has lost the key", law: "may accept it", plan: func(o Observed) Decision {
 		if plan(o).Step == StepRetire {
 			o.Publications = slices.Clone(o.Publications)
@@ -49,33 +50,37 @@ var brokenPlanners = []struct {
 		}
 		return plan(o)
 	}},
-	{name: "switches on before all of the fleet has the key again", law: "may not know the key yet", in: haFleet, plan: func(o Observed) Decision {
-		if began := slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Configured.Sign == o.Wanted }); began && plan(o).Step == StepSwitch {
-			o.Publications = slices.Clone(o.Publications)
-			for i := range o.Publications {
-				o.Publications[i].SureAt = time.Time{}
+	{name: "switches on before all of the fleet has the key again", law: "may not know the key yet", in: haFleet,
+		plan: func(o Observed) Decision {
+			if began := slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Configured.Sign == o.Wanted }); began &&
+				plan(o).Step == StepSwitch {
+				o.Publications = slices.Clone(o.Publications)
+				for i := range o.Publications {
+					o.Publications[i].SureAt = time.Time{}
+				}
 			}
-		}
-		return plan(o)
-	}},
-	{name: "switches on while the fleet has lost the key", law: "the fleet has not proven", plan: func(o Observed) Decision {
-		began := slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Configured.Sign == o.Wanted })
-		waits := slices.ContainsFunc(o.Publications, func(p Publication) bool { return p.SureAt.After(now) })
-		if !began || waits || plan(o).Step != StepSwitch {
 			return plan(o)
-		}
-		o.Publications = nil
-		d := plan(o)
-		d.Versions = Versions{}
-		return d
-	}},
-	{name: "refreshes while the fleet has lost the key", law: "while the fleet refuses it", plan: func(o Observed) Decision {
-		d := plan(o)
-		if d.Step == StepRefresh && d.Action.Kind == PublishKeys {
-			d.Action = Action{Kind: ConvergeNodes, Version: o.Stored[1]}
-		}
-		return d
-	}},
+		}},
+	{name: "switches on while the fleet has lost the key", law: "the fleet has not proven",
+		plan: func(o Observed) Decision {
+			began := slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Configured.Sign == o.Wanted })
+			waits := slices.ContainsFunc(o.Publications, func(p Publication) bool { return p.SureAt.After(now) })
+			if !began || waits || plan(o).Step != StepSwitch {
+				return plan(o)
+			}
+			o.Publications = nil
+			d := plan(o)
+			d.Versions = Versions{}
+			return d
+		}},
+	{name: "refreshes while the fleet has lost the key", law: "while the fleet refuses it",
+		plan: func(o Observed) Decision {
+			d := plan(o)
+			if d.Step == StepRefresh && d.Action.Kind == PublishKeys {
+				d.Action = Action{Kind: ConvergeNodes, Version: o.Stored[1]}
+			}
+			return d
+		}},
 	{name: "switches two API servers at a time", law: "while", plan: func(o Observed) Decision {
 		d := plan(o)
 		if d.Action.Kind != ConvergeControlPlane || d.Action.Target.Next != "" {
@@ -114,7 +119,8 @@ var brokenPlanners = []struct {
 	}},
 	{name: "believes what signers were told", law: "versions", plan: func(o Observed) Decision {
 		d := plan(o)
-		if d.Versions.Private != 0 && !slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Configured.Sign != o.Wanted }) {
+		if d.Versions.Private != 0 &&
+			!slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Configured.Sign != o.Wanted }) {
 			d.Versions.Private = o.Wanted
 		}
 		return d
@@ -126,13 +132,14 @@ var brokenPlanners = []struct {
 		}
 		return d
 	}},
-	{name: "switches kube-controller-manager first", law: "is switched before the API servers are", plan: func(o Observed) Decision {
-		d := plan(o)
-		if d.Step == StepSwitch {
-			d.Action.Target.ControllerManagerSign = d.Action.Target.Keys.Sign
-		}
-		return d
-	}},
+	{name: "switches kube-controller-manager first", law: "is switched before the API servers are",
+		plan: func(o Observed) Decision {
+			d := plan(o)
+			if d.Step == StepSwitch {
+				d.Action.Target.ControllerManagerSign = d.Action.Target.Keys.Sign
+			}
+			return d
+		}},
 	{name: "does not wait for kube-controller-manager", law: "kcm-", plan: func(o Observed) Decision {
 		o.ControllerManagers = slices.Clone(o.ControllerManagers)
 		for i, m := range o.ControllerManagers {
@@ -142,24 +149,27 @@ var brokenPlanners = []struct {
 		d.Versions = Versions{}
 		return d
 	}},
-	{name: "retires before the legacy tokens are refreshed", law: "legacy tokens {Proven:0", plan: func(o Observed) Decision {
-		o.Legacy.Proven, o.Legacy.Final = o.Wanted, o.Wanted
-		d := plan(o)
-		d.Versions = Versions{}
-		return d
-	}},
-	{name: "replaces nodes before legacy tokens are re-signed", law: "dies in this rotation", plan: func(o Observed) Decision {
-		if len(o.Stored) == 2 && (o.Nodes.Oldest < o.Wanted || !o.Nodes.Converged) {
-			o.Legacy.Proven = o.Wanted
-		}
-		return plan(o)
-	}},
-	{name: "skips the last walk over the legacy tokens", law: "legacy tokens {Proven:2 Final:0", plan: func(o Observed) Decision {
-		o.Legacy.Final = o.Legacy.Proven
-		d := plan(o)
-		d.Versions = Versions{}
-		return d
-	}},
+	{name: "retires before the legacy tokens are refreshed", law: "legacy tokens {Proven:0",
+		plan: func(o Observed) Decision {
+			o.Legacy.Proven, o.Legacy.Final = o.Wanted, o.Wanted
+			d := plan(o)
+			d.Versions = Versions{}
+			return d
+		}},
+	{name: "replaces nodes before legacy tokens are re-signed", law: "dies in this rotation",
+		plan: func(o Observed) Decision {
+			if len(o.Stored) == 2 && (o.Nodes.Oldest < o.Wanted || !o.Nodes.Converged) {
+				o.Legacy.Proven = o.Wanted
+			}
+			return plan(o)
+		}},
+	{name: "skips the last walk over the legacy tokens", law: "legacy tokens {Proven:2 Final:0",
+		plan: func(o Observed) Decision {
+			o.Legacy.Final = o.Legacy.Proven
+			d := plan(o)
+			d.Versions = Versions{}
+			return d
+		}},
 	{name: "retires before the nodes are replaced", law: "", plan: func(o Observed) Decision {
 		if len(o.Stored) == 2 {
 			o.Nodes, o.Legacy.Final = Nodes{Converged: true, Oldest: o.Wanted}, o.Legacy.Proven
@@ -226,13 +236,14 @@ var brokenPlanners = []struct {
 		}
 		return d
 	}},
-	{name: "asks the fleet before it restarts an API server", law: "is left down by PublishKeys", plan: func(o Observed) Decision {
-		d := plan(o)
-		if d.Step == StepPublish && len(o.Publications) > 0 && !slices.Equal(o.Publications[0].Accepts, o.Stored) {
-			d.Action = Action{Kind: PublishKeys, Publish: o.Stored}
-		}
-		return d
-	}},
+	{name: "asks the fleet before it restarts an API server", law: "is left down by PublishKeys",
+		plan: func(o Observed) Decision {
+			d := plan(o)
+			if d.Step == StepPublish && len(o.Publications) > 0 && !slices.Equal(o.Publications[0].Accepts, o.Stored) {
+				d.Action = Action{Kind: PublishKeys, Publish: o.Stored}
+			}
+			return d
+		}},
 	{name: "takes what it does not see for absent", law: "although it saw nothing", plan: func(o Observed) Decision {
 		if o.Presence == PresenceUnknown {
 			o.Presence = PresenceAbsent
@@ -259,35 +270,38 @@ var brokenPlanners = []struct {
 		}
 		return d
 	}},
-	{name: "asks for a retired key", law: "lags behind", in: shape{servers: 3, managers: 2, restores: true}, plan: func(o Observed) Decision {
-		for _, s := range o.Servers {
-			if v := s.Configured.Verify; len(o.Stored) > 0 && len(v) == 1 && v[0] < o.Stored[0] {
-				return Decision{Action: Action{Kind: Wait}, Waiting: "its Secret to be restored", Blocked: true}
+	{name: "asks for a retired key", law: "lags behind", in: shape{servers: 3, managers: 2, restores: true},
+		plan: func(o Observed) Decision {
+			for _, s := range o.Servers {
+				if v := s.Configured.Verify; len(o.Stored) > 0 && len(v) == 1 && v[0] < o.Stored[0] {
+					return Decision{Action: Action{Kind: Wait}, Waiting: "its Secret to be restored", Blocked: true}
+				}
 			}
-		}
-		return plan(o)
-	}},
-	{name: "lets two API servers wait for each other", stuck: true, in: shape{servers: 2, managers: 1, disks: true}, plan: func(o Observed) Decision {
-		d := plan(o)
-		two := 0
-		for _, s := range o.Servers {
-			if s.restarting() && !s.lags(d.Action.Target.Keys) {
-				two++
+			return plan(o)
+		}},
+	{name: "lets two API servers wait for each other", stuck: true, in: shape{servers: 2, managers: 1, disks: true},
+		plan: func(o Observed) Decision {
+			d := plan(o)
+			two := 0
+			for _, s := range o.Servers {
+				if s.restarting() && !s.lags(d.Action.Target.Keys) {
+					two++
+				}
 			}
-		}
-		if two == 2 {
-			d.Action.Target.Next = ""
-		}
-		return d
-	}},
+			if two == 2 {
+				d.Action.Target.Next = ""
+			}
+			return d
+		}},
 	{name: "leaves the old private key on disks", law: "on disks", plan: func(o Observed) Decision {
 		o.Held = nil
 		return plan(o)
 	}},
-	{name: "does not wait for tokens to expire", law: "a token of it has not expired", in: awaiting, plan: func(o Observed) Decision {
-		o.Outstanding = Outstanding{}
-		return plan(o)
-	}},
+	{name: "does not wait for tokens to expire", law: "a token of it has not expired", in: awaiting,
+		plan: func(o Observed) Decision {
+			o.Outstanding = Outstanding{}
+			return plan(o)
+		}},
 	{name: "waits for ever for tokens to expire", stuck: true, in: awaiting, plan: func(o Observed) Decision {
 		o.Outstanding.Gone, o.Outstanding.Limit = later, time.Time{}
 		return plan(o)

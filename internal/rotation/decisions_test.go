@@ -12,12 +12,14 @@ import (
 func checkForward(o Observed, a Action) error {
 	for _, s := range o.Servers {
 		if a.Kind == ConvergeControlPlane && a.Target.Keys.Stage() < max(s.Configured.Stage(), s.Running.Stage()) {
-			return fmt.Errorf("%v goes backward from what %s has and is to have, %v and %v", a.Target.Keys, s.Name, s.Running, s.Configured)
+			return fmt.Errorf("%v goes backward from what %s has and is to have, %v and %v", a.Target.Keys, s.Name, s.Running,
+				s.Configured)
 		}
 	}
 	for _, m := range o.ControllerManagers {
 		if a.Kind == ConvergeControlPlane && a.Target.ControllerManagerSign < m.Configured {
-			return fmt.Errorf("%d goes backward from what %s is to sign with, %d", a.Target.ControllerManagerSign, m.Name, m.Configured)
+			return fmt.Errorf("%d goes backward from what %s is to sign with, %d", a.Target.ControllerManagerSign, m.Name,
+				m.Configured)
 		}
 	}
 	return nil
@@ -40,7 +42,8 @@ func checkLaggards(o Observed, a Action) error {
 	if i < 0 || a.Kind == GenerateKey || a.Kind == AdoptKey {
 		return nil
 	}
-	if j := slices.IndexFunc(o.Servers, func(s Server) bool { return s.Name == a.Target.Next }); j < 0 || !lags(o.Servers[j]) && !o.Servers[j].lags(a.Target.Keys) {
+	if j := slices.IndexFunc(o.Servers, func(s Server) bool { return s.Name == a.Target.Next }); j < 0 ||
+		!lags(o.Servers[j]) && !o.Servers[j].lags(a.Target.Keys) {
 		return fmt.Errorf("%s, next %q, while %s lags behind", a.Kind, a.Target.Next, o.Servers[i].Name)
 	}
 	return nil
@@ -75,9 +78,12 @@ func checkProofs(o Observed, d Decision, begun uint8) error {
 		switch d.Action.Kind {
 		case RefreshTokens, ConvergeNodes:
 			if s.Signs != d.Action.Version {
-				return fmt.Errorf("%s before a token of %s was seen to be of key version %d", d.Action.Kind, s.Name, d.Action.Version)
+				return fmt.Errorf("%s before a token of %s was seen to be of key version %d", d.Action.Kind, s.Name,
+					d.Action.Version)
 			}
-			if d.Step == StepRefresh && slices.ContainsFunc(o.Publications, func(p Publication) bool { return slices.Contains(p.Refuses, d.Action.Version) }) {
+			if d.Step == StepRefresh &&
+				slices.ContainsFunc(o.Publications,
+					func(p Publication) bool { return slices.Contains(p.Refuses, d.Action.Version) }) {
 				return fmt.Errorf("%s of key version %d while the fleet refuses it", d.Action.Kind, d.Action.Version)
 			}
 		case DeleteKey:
@@ -98,15 +104,16 @@ func checkProofs(o Observed, d Decision, begun uint8) error {
 			return fmt.Errorf("key version %d is deleted while some verifier of %s may accept it", d.Action.Version, p.Name)
 		}
 	}
-	if d.Step == StepRetire && begun != rank(StepRetire) && (!o.Nodes.Converged || o.Legacy.Final != slices.Max(o.Stored)) {
+	if d.Step == StepRetire && begun != rank(StepRetire) && (!o.Nodes.Converged ||
+		o.Legacy.Final != slices.Max(o.Stored)) {
 		return fmt.Errorf("retires with nodes %+v and legacy tokens %+v", o.Nodes, o.Legacy)
 	}
 	return nil
 }
 
 // startsToSign reports whether an action has one more signer sign with a key version that is new to it. One that lags
-// behind is brought up whatever verifiers know: others sign with that key already. So is a kube-controller-manager, once
-// another one has switched.
+// behind is brought up whatever verifiers know: others sign with that key already. So is a kube-controller-manager,
+// once another one has switched.
 func startsToSign(o Observed, a Action) bool {
 	t := a.Target
 	if a.Kind != ConvergeControlPlane || len(o.Stored) < 2 {
@@ -162,7 +169,8 @@ func checkLive(o Observed, t Target) error {
 		}
 		changes = changes || s.Configured.External && t.Keys.External && !s.Configured.Equal(t.Keys)
 		lacks := func(v int) bool { return v >= o.Stored[0] && !slices.Contains(s.Accepts, v) }
-		if !s.Ready || s.Waiting != "" || s.Running.IsZero() || s.Signs != s.Configured.Sign || slices.ContainsFunc(s.Configured.Verify, lacks) {
+		if !s.Ready || s.Waiting != "" || s.Running.IsZero() || s.Signs != s.Configured.Sign ||
+			slices.ContainsFunc(s.Configured.Verify, lacks) {
 			return fmt.Errorf("all change while %s is not proven", s.Name)
 		}
 	}

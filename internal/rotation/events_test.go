@@ -68,14 +68,17 @@ type event struct {
 
 func (e event) String() string {
 	texts := [...]string{
-		serverStopped: "API server cp-%d stops", serverReady: "API server cp-%d is ready", serverReloaded: "API server cp-%d is repaired",
-		serverLoads: "API server cp-%d asks its signer", serverForgets: "API server cp-%d forgets what it has accepted",
-		managerReady: "kube-controller-manager kcm-%d is ready", fleetSpread: "the fleet has what was published", fleetSure: "all of the fleet has it",
+		serverStopped: "API server cp-%d stops", serverReady: "API server cp-%d is ready",
+		serverReloaded: "API server cp-%d is repaired",
+		serverLoads:    "API server cp-%d asks its signer", serverForgets: "API server cp-%d forgets what it has accepted",
+		managerReady: "kube-controller-manager kcm-%d is ready", fleetSpread: "the fleet has what was published",
+		fleetSure: "all of the fleet has it",
 		nodeReady: "node-%d is ready, by cp-%d", nodeGone: "node-%d is gone",
 		tokenIssued: "cp-%d issues a token", podRefreshed: "the pods of node-%d get tokens from cp-%d",
 		secretFilled: "Secret %d gets a legacy token from kcm-%d", secretDeleted: "Secret %d is deleted",
-		versionRaised: "version %d is wanted", sourceChanged: "the other source of keys is wanted", budgetReleased: "a PodDisruptionBudget allows a disruption again",
-		serverDied: "API server cp-%d dies", serverMisloaded: "API server cp-%d starts with bad key files",
+		versionRaised: "version %d is wanted", sourceChanged: "the other source of keys is wanted",
+		budgetReleased: "a PodDisruptionBudget allows a disruption again",
+		serverDied:     "API server cp-%d dies", serverMisloaded: "API server cp-%d starts with bad key files",
 		managerDied: "kube-controller-manager kcm-%d dies", nodeDied: "node-%d dies", nodeLost: "node-%d is lost",
 		serverStarted: "a kubelet starts API server cp-%d",
 		tokensExpired: "the tokens of earlier keys expire", limitPassed: "the limit passes",
@@ -87,7 +90,8 @@ func (e event) String() string {
 		budgetSpent: "a PodDisruptionBudget allows no disruption", controllerDied: "the controller restarts",
 		fleetLost: "somebody deletes the membership",
 	}
-	if slices.Contains([]eventKind{nodeReady, podRefreshed, secretFilled, serverJoins, serverRestored, diskRestored}, e.kind) {
+	if slices.Contains([]eventKind{nodeReady, podRefreshed, secretFilled, serverJoins, serverRestored, diskRestored},
+		e.kind) {
 		return fmt.Sprintf(texts[e.kind], e.at, e.by)
 	}
 	if strings.Contains(texts[e.kind], "%d") {
@@ -200,7 +204,8 @@ func (c *cluster) machineEvents(i int8, add func(bool, eventKind, int8, int8)) {
 // untold reports whether a key is retired and nobody has noted that yet. It is so for one round. A machine that is
 // restored just then, with no other beside it, looks like one whose key was lost.
 func (c *cluster) untold() bool {
-	return (c.shape.restores || c.shape.disks) && c.wanted > 1 && c.stored.min() == c.stored.max() && c.completed != c.wanted
+	return (c.shape.restores || c.shape.disks) && c.wanted > 1 && c.stored.min() == c.stored.max() &&
+		c.completed != c.wanted
 }
 
 // earlier returns the keys of so many stages ago.
@@ -225,7 +230,8 @@ func (c *cluster) nodeEvents(i int8, add func(bool, eventKind, int8, int8)) {
 	for by := range c.shape.servers {
 		s := c.servers[by]
 		add(n.phase == starting && s.phase == ready && s.counts(), nodeReady, i, by)
-		add((n.phase == ready || n.phase == draining) && s.phase == ready && s.counts() && s.loaded.sign != n.token, podRefreshed, i, by)
+		add((n.phase == ready || n.phase == draining) && s.phase == ready && s.counts() && s.loaded.sign != n.token,
+			podRefreshed, i, by)
 	}
 	add(n.phase == ready || n.phase == draining, nodeDied, i, 0)
 	add(n.phase != away, nodeLost, i, 0)
@@ -253,7 +259,9 @@ func (c *cluster) happen(e event) {
 		c.servers[i].misload(c.stored)
 	case serverJoins:
 		keys, _ := c.bootstrap.earlier(e.by)
-		c.servers[i] = simServer{listed: true, unseen: true, outsider: e.by > 0, configured: keys, running: keys, loaded: keys, phase: starting}
+		c.servers[i] = simServer{
+			listed: true, unseen: true, outsider: e.by > 0, configured: keys, running: keys, loaded: keys, phase: starting,
+		}
 		c.disks |= c.used()
 		if e.by > 0 && c.shape.managers == 0 && c.begun == rank(StepRefresh) {
 			c.begun = rank(StepSwitch) // no kube-controller-manager shows that the others have switched

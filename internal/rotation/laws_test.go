@@ -7,12 +7,12 @@ import (
 	"slices"
 )
 
-// The laws are what must be true at any instant, whatever happens. Each returns the first that is broken.
+// The laws are what must be true at any instant. Each returns the first violation.
 
-// errNotSettled says that a rotation did not end although nothing stood in its way.
+// errNotSettled means that a rotation did not end although nothing stood in its way.
 var errNotSettled = errors.New("not settled")
 
-// wellFormed holds a decision to what every caller of Plan relies on, whatever was observed.
+// wellFormed holds a decision to what every caller of Plan relies on, for any observation.
 func wellFormed(o Observed, d Decision) error {
 	a := d.Action
 	stored := func(v int) bool { return slices.Contains(o.Stored, v) }
@@ -24,7 +24,8 @@ func wellFormed(o Observed, d Decision) error {
 		return fmt.Errorf("%s although it saw nothing", a.Kind)
 	case d.Blind && (a.Kind != Wait || d.Step != "" || d.Done || d.Settled):
 		return errors.New("tells more than it saw")
-	case d.Settled && (a.Kind != ConvergeControlPlane || a.Target.Next != "" || a.Target.Live || a.Target.Bootstrap || !d.Done):
+	case d.Settled && (a.Kind != ConvergeControlPlane || a.Target.Next != "" || a.Target.Live || a.Target.Bootstrap ||
+		!d.Done):
 		return fmt.Errorf("settled, and changes %+v", a)
 	case d.Patient && (a.Kind != Wait || d.Waiting == "" || d.Step != StepRetire || !o.Outstanding.Awaited):
 		return errors.New("patient with something to do")
@@ -210,7 +211,8 @@ func checkStep(was, is *cluster, d Decision) error {
 	}
 	for i, m := range is.manager[:is.shape.managers] {
 		if err := checkManager(was, is, i); err != nil {
-			return fmt.Errorf("kube-controller-manager %s: %d after %d: %w", managerName(i), m.configured, was.manager[i].configured, err)
+			return fmt.Errorf("kube-controller-manager %s: %d after %d: %w", managerName(i), m.configured,
+				was.manager[i].configured, err)
 		}
 	}
 	if gone := was.fleet.published &^ is.fleet.published; gone != 0 {
@@ -230,8 +232,8 @@ func checkConfigured(was, is *cluster, i int) error {
 	return was.checkKeys(before, after, was.servers[i].outsider || was.servers[i].older)
 }
 
-// checkKeys allows keys to change forward only, and each time after the proof. Those of an API server that is behind may
-// follow the others.
+// checkKeys allows keys to change forward only, and each time after the proof. Those of an API server that is behind
+// may follow the others.
 func (c *cluster) checkKeys(before, after simKeys, behind bool) error {
 	if before == after || before.sign == 0 {
 		return nil
@@ -373,7 +375,8 @@ func (c *cluster) checkState() error {
 		return nil
 	}
 	// The fleet learns of a new cluster some time after the first tokens of it.
-	if refused := needed &^ c.fleet.accepts &^ setOf(1); c.shape.fleet && refused != 0 || c.fleet.proven&needed&^c.fleet.accepts != 0 {
+	if refused := needed &^ c.fleet.accepts &^ setOf(1); c.shape.fleet && refused != 0 ||
+		c.fleet.proven&needed&^c.fleet.accepts != 0 {
 		return fmt.Errorf("the fleet refuses a token of key version %d", refused.max())
 	}
 	return nil

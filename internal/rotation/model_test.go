@@ -25,7 +25,7 @@ type edge struct {
 	move move
 }
 
-// pair is two states of which the second follows the first by itself.
+// pair is two states of which the second follows the first without help.
 type pair struct{ from, to int32 }
 
 // model is what is known of all states of a cluster.
@@ -112,7 +112,7 @@ func (c *cluster) views() []view {
 	return views
 }
 
-// byItself says that the move happens some time with nobody's help, once somebody has started the rotation.
+// byItself reports whether the move happens at some time without help, once a user has started the rotation.
 func (m *model) byItself(mv move) bool {
 	if mv.view >= 0 {
 		return m.views[mv.view] == fullView
@@ -120,7 +120,7 @@ func (m *model) byItself(mv move) bool {
 	return mv.event.kind <= lastProgress || mv.event.kind == versionRaised
 }
 
-// sees says that a view of this state hides something that could be seen, or hides nothing.
+// sees reports whether a view of this state hides something that could be seen, or hides nothing.
 func (c *cluster) sees(v view) bool {
 	hides := !v.fleetKnown || v.blind && c.made || v.unreported
 	for i, s := range c.servers {

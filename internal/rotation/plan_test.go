@@ -17,9 +17,18 @@ func TestBrokenStore(t *testing.T) {
 		o    Observed
 	}{
 		{"all keys are lost", Observed{Wanted: 2}},
-		{"the only key is lost, and an API server has it", Observed{Wanted: 1, Servers: runs(Keys{Verify: []int{1}, Sign: 1})}},
-		{"the new key is lost while it is published", Observed{Wanted: 2, Stored: []int{1}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 1})}},
-		{"the old key is lost while it is accepted", Observed{Wanted: 2, Stored: []int{2}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 2})}},
+		{
+			"the only key is lost, and an API server has it",
+			Observed{Wanted: 1, Servers: runs(Keys{Verify: []int{1}, Sign: 1})},
+		},
+		{
+			"the new key is lost while it is published",
+			Observed{Wanted: 2, Stored: []int{1}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 1})},
+		},
+		{
+			"the old key is lost while it is accepted",
+			Observed{Wanted: 2, Stored: []int{2}, Servers: runs(Keys{Verify: []int{1, 2}, Sign: 2})},
+		},
 		{"the old key is lost while only a kube-controller-manager is seen", Observed{
 			Wanted: 2, Stored: []int{2}, ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1}},
 		}},
@@ -41,9 +50,12 @@ func TestBrokenStore(t *testing.T) {
 	golden(t, "broken-store", b.String())
 }
 
-// TestRetiredKeys holds what becomes of a key version that was retired and turns up again: it goes, and is never asked for.
+// TestRetiredKeys holds what becomes of a key version that was retired and turns up again: it goes, and is never asked
+// for.
 func TestRetiredKeys(t *testing.T) {
-	first, second, third := Keys{Verify: []int{1}, Sign: 1}, Keys{Verify: []int{2}, Sign: 2}, Keys{Verify: []int{3}, Sign: 3}
+	first, second, third := Keys{
+		Verify: []int{1}, Sign: 1,
+	}, Keys{Verify: []int{2}, Sign: 2}, Keys{Verify: []int{3}, Sign: 3}
 	runs := func(k Keys) []Server {
 		return []Server{{Name: "cp-0", Configured: k, Running: k, Ready: true, Accepts: k.Verify, Signs: k.Sign}}
 	}
@@ -60,15 +72,23 @@ func TestRetiredKeys(t *testing.T) {
 			Name: "cp-1", Configured: second, Running: second,
 		})}, bringUp},
 		{"kube-controller-manager has it", Observed{
-			Wanted: 2, Stored: []int{2}, Servers: runs(second), ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1}},
+			Wanted: 2, Stored: []int{2}, Servers: runs(second),
+			ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1}},
 		}, converge(second, 2)},
-		{"a disk has it", Observed{Wanted: 2, Stored: []int{2}, Servers: runs(second), Held: []int{1, 2}}, converge(second, 2)},
-		{"the store has it", Observed{Wanted: 3, Stored: []int{1, 3}, Servers: runs(third)}, Action{Kind: DeleteKey, Version: 1}},
-		{"the store has it in a rotation, which goes first", Observed{Wanted: 3, Stored: []int{1, 2, 3}, Servers: runs(second)}, func() Action {
-			a := converge(Keys{Verify: []int{2, 3}, Sign: 2}, 2)
-			a.Target.Next, a.Target.KeepForeign = "cp-0", true
-			return a
-		}()},
+		{
+			"a disk has it", Observed{Wanted: 2, Stored: []int{2}, Servers: runs(second), Held: []int{1, 2}},
+			converge(second, 2),
+		},
+		{
+			"the store has it", Observed{Wanted: 3, Stored: []int{1, 3}, Servers: runs(third)},
+			Action{Kind: DeleteKey, Version: 1},
+		},
+		{"the store has it in a rotation, which goes first",
+			Observed{Wanted: 3, Stored: []int{1, 2, 3}, Servers: runs(second)}, func() Action {
+				a := converge(Keys{Verify: []int{2, 3}, Sign: 2}, 2)
+				a.Target.Next, a.Target.KeepForeign = "cp-0", true
+				return a
+			}()},
 		{"the store and an API server have it", Observed{Wanted: 3, Stored: []int{1, 3}, Servers: append(runs(third), Server{
 			Name: "cp-1", Configured: first, Running: first,
 		})}, func() Action {
@@ -93,11 +113,18 @@ func TestRetiredKeys(t *testing.T) {
 func TestForeignKeys(t *testing.T) {
 	both := Keys{Verify: []int{1, 2}, Sign: 2}
 	o := Observed{
-		Wanted: 2, Stored: []int{1, 2}, Presence: PresencePresent, Nodes: Nodes{Converged: true}, Legacy: Legacy{Proven: 2, Final: 2},
-		Servers: []Server{{Name: "cp-0", Configured: both, Running: both, Ready: true, Accepts: both.Verify, Signs: 2, Foreign: []string{"b", "a"}}},
+		Wanted: 2, Stored: []int{1, 2}, Presence: PresencePresent, Nodes: Nodes{Converged: true},
+		Legacy: Legacy{Proven: 2, Final: 2},
+		Servers: []Server{
+			{
+				Name: "cp-0", Configured: both, Running: both, Ready: true, Accepts: both.Verify, Signs: 2,
+				Foreign: []string{"b", "a"},
+			},
+		},
 	}
 	d := plan(o)
-	if d.Step != StepRetire || d.Action.Kind != Wait || !d.Blocked || !strings.Contains(d.Waiting, "keyturn.dev/release-foreign-keys=a,b") {
+	if d.Step != StepRetire || d.Action.Kind != Wait || !d.Blocked ||
+		!strings.Contains(d.Waiting, "keyturn.dev/release-foreign-keys=a,b") {
 		t.Errorf("before they are released: %v", told{d})
 	}
 	o.ForeignMayGo = []string{"a"}
@@ -115,8 +142,8 @@ func TestForeignKeys(t *testing.T) {
 	}
 }
 
-// TestDoneWithForeignKeys holds what is told of a cluster in which no rotation runs, and an API server accepts a key that
-// is no version of ours.
+// TestDoneWithForeignKeys holds what is told of a cluster in which no rotation runs, and an API server accepts a key
+// that is no version of ours.
 func TestDoneWithForeignKeys(t *testing.T) {
 	for version, want := range map[int]bool{1: true, 2: false} {
 		k := Keys{Verify: []int{version}, Sign: version}
@@ -142,7 +169,9 @@ func TestAdoptWaits(t *testing.T) {
 	leaving := signs("kid-1", "kid-2")
 	leaving[1].Leaving = true
 	down := []Server{{Name: "cp-0", Waiting: "down"}}
-	if d := plan(Observed{Adopted: true, Wanted: 1, Presence: PresencePresent, Servers: down}); d.Waiting != "API server cp-0: down" {
+	if d := plan(Observed{
+		Adopted: true, Wanted: 1, Presence: PresencePresent, Servers: down,
+	}); d.Waiting != "API server cp-0: down" {
 		t.Errorf("with its API server down, it waits for %q", d.Waiting)
 	}
 	tests := []struct {
@@ -175,7 +204,7 @@ func TestAdoptWaits(t *testing.T) {
 	}
 }
 
-// FuzzPlan holds Plan to what it owes to every caller, whatever was observed.
+// FuzzPlan holds Plan to what it owes to every caller, for any observation.
 func FuzzPlan(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -273,7 +302,9 @@ func (t *tape) observed() Observed {
 		o.Servers = append(o.Servers, t.server(fmt.Sprintf("cp-%d", i)))
 	}
 	for i := range t.below(3) {
-		m := ControllerManager{Name: managerName(i), Configured: t.version(), Running: t.version(), Ready: t.is(), Waiting: t.text()}
+		m := ControllerManager{
+			Name: managerName(i), Configured: t.version(), Running: t.version(), Ready: t.is(), Waiting: t.text(),
+		}
 		o.ControllerManagers = append(o.ControllerManagers, m)
 	}
 	if t.is() {

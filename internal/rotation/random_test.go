@@ -39,7 +39,8 @@ func (t *trial) act(v view, meanwhile []event, dies bool) (Decision, error) {
 	if dies {
 		return d, t.happen(event{kind: controllerDied})
 	}
-	if d.Done && (t.shape.restores || t.shape.disks) { // where nothing is restored it would only make more states that are alike
+	// where nothing is restored it would only make more states that are alike
+	if d.Done && (t.shape.restores || t.shape.disks) {
 		t.completed = t.wanted
 	}
 	was := t.cluster
@@ -194,7 +195,7 @@ func (c *chaos) settle() error {
 	return errNotSettled
 }
 
-// can says that an event can still happen.
+// can reports whether an event can still happen.
 func (c *cluster) can(e event) bool {
 	for f := range c.events {
 		if f == e {

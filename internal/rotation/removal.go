@@ -1,6 +1,6 @@
 package rotation
 
-// Removal is what may be left of a cluster that is being deleted: whatever is not known to be gone.
+// Removal is what may be left of a cluster that is being deleted: all that is not known to be gone.
 type Removal struct {
 	Machines, ControlPlane bool
 	// Publications are what verifiers outside the cluster were given.

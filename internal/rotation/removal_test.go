@@ -2,11 +2,13 @@ package rotation
 
 import "testing"
 
-// TestRemoval removes a cluster from every state that it can be left in, and holds each write to what must be gone before.
+// TestRemoval removes a cluster from every state that it can be left in, and holds each write to what must be gone
+// before.
 func TestRemoval(t *testing.T) {
 	for bits := range 32 {
 		left := Removal{
-			Machines: bits&1 != 0, ControlPlane: bits&2 != 0, Publications: bits&4 != 0, Keys: bits&8 != 0, Secrets: bits&16 != 0,
+			Machines: bits&1 != 0, ControlPlane: bits&2 != 0, Publications: bits&4 != 0, Keys: bits&8 != 0,
+			Secrets: bits&16 != 0,
 		}
 		for kind := PlanRemoval(left); kind != RemoveFinalizer; kind = PlanRemoval(left) {
 			inUse := left.Machines || left.ControlPlane

@@ -167,8 +167,8 @@ type Nodes struct {
 	Blocked bool
 }
 
-// Outstanding is what is known of the tokens of the oldest key that no step of a rotation replaces: third-party tokens, and
-// those that somebody asked for. They live until they expire.
+// Outstanding is what is known of the tokens of the oldest key that no step of a rotation replaces: third-party tokens,
+// and those that somebody asked for. They live until they expire.
 type Outstanding struct {
 	// Awaited means that Retire waits until none of them lives.
 	Awaited bool

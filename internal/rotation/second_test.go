@@ -15,7 +15,8 @@ type oldPlan struct {
 
 // kinds are the kinds of actions, from none.
 var kinds = []ActionKind{
-	"", Wait, AdoptKey, GenerateKey, ConvergeControlPlane, PublishKeys, RefreshTokens, ConvergeNodes, WriteKubeconfig, DeleteKey,
+	"", Wait, AdoptKey, GenerateKey, ConvergeControlPlane, PublishKeys, RefreshTokens, ConvergeNodes, WriteKubeconfig,
+	DeleteKey,
 }
 
 func oldPlanOf(a Action) oldPlan {

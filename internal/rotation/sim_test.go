@@ -88,10 +88,10 @@ type simServer struct {
 	// loaded is what the process truly accepts and signs with: not what it was started with, if a file was bad, and not
 	// yet what its signer was told, if it has one.
 	loaded simKeys
-	// remembers says that it still accepts tokens of a key that it has lost, for having accepted them before.
+	// remembers means that it still accepts tokens of a key that it has lost, for having accepted them before.
 	remembers bool
 	phase     phase
-	// ours says that it is out because the planner named it.
+	// ours means that it is out because the planner named it.
 	ours bool
 	// proven are the key versions that the planner has ever seen it accept.
 	proven set
@@ -118,11 +118,11 @@ type simNode struct {
 
 type simFleet struct {
 	published, accepts set
-	// sure says that every verifier has what is accepted.
+	// sure means that every verifier has what is accepted.
 	sure bool
 	// proven are the key versions that the planner saw accepted last.
 	proven set
-	// lost says that somebody else took keys away, and that they are not back yet.
+	// lost means that somebody else took keys away, and that they are not back yet.
 	lost bool
 }
 
@@ -136,9 +136,9 @@ type walk struct {
 type shape struct {
 	servers, managers, nodes int8
 	fleet                    bool
-	// slow says that the fleet's verifiers learn of a key one after another.
+	// slow means that the fleet's verifiers learn of a key one after another.
 	slow bool
-	// external says that API servers have a signer from the beginning, and converts that the spec may change that.
+	// external means that API servers have a signer from the beginning, and converts that the spec may change that.
 	external, converts bool
 	// open means that API servers come and go, and are restored from backups.
 	open bool
@@ -187,7 +187,8 @@ type cluster struct {
 	old oldPlan
 }
 
-// newCluster returns a cluster before anything was done about it. One that is to be adopted runs, with a key that only it has.
+// newCluster returns a cluster before anything was done about it. One that is to be adopted runs, with a key that only
+// it has.
 func newCluster(s shape) cluster {
 	c := cluster{shape: s, wanted: 1}
 	if !s.adopted {
@@ -270,7 +271,8 @@ func (c *cluster) observe(v view) Observed {
 func (c *cluster) observeServer(i int, v view) Server {
 	s := &c.servers[i]
 	o := Server{
-		Name: serverName(i), Leaving: s.leaving, Configured: s.configured.keys(), Running: s.running.keys(), Ready: s.phase == ready,
+		Name: serverName(i), Leaving: s.leaving, Configured: s.configured.keys(), Running: s.running.keys(),
+		Ready:   s.phase == ready,
 		Waiting: [...]string{away: "down", starting: "starting", ready: "", draining: "draining"}[s.phase],
 	}
 	s.unseen = false
@@ -358,7 +360,8 @@ func (c *cluster) observeNodes() Nodes {
 		}
 		switch {
 		case n.phase == draining && c.pdb:
-			o.Waiting, o.Blocked = fmt.Sprintf("PodDisruptionBudget default/web lets no pod of node-%d go: allow a disruption", i), true
+			o.Waiting, o.Blocked = fmt.Sprintf("PodDisruptionBudget default/web lets no pod of node-%d go: allow a disruption",
+				i), true
 		case n.phase == draining && !o.Blocked:
 			o.Waiting = fmt.Sprintf("node-%d to be drained", i)
 		case n.phase == starting && !o.Blocked:
@@ -370,7 +373,7 @@ func (c *cluster) observeNodes() Nodes {
 	return o
 }
 
-// serves says that some API server does.
+// serves reports whether some API server does.
 func (c *cluster) serves() bool {
 	return c.anyServer(func(s simServer) bool { return s.phase == ready })
 }

@@ -10,7 +10,8 @@ func serving(name string, k Keys) Server {
 	return Server{Name: name, Configured: k, Running: k, Ready: true, Accepts: k.Verify, Signs: k.Sign}
 }
 
-// TestLeftover deletes a retired key version that was stored again, once nothing else is to be done and nothing uses it.
+// TestLeftover deletes a retired key version that was stored again, once nothing else is to be done and nothing uses
+// it.
 func TestLeftover(t *testing.T) {
 	third, both := Keys{Verify: []int{3}, Sign: 3}, Keys{Verify: []int{2, 3}, Sign: 2}
 	settled := Observed{

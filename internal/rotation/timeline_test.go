@@ -47,7 +47,8 @@ func tell(a Action) string {
 		case a.Target.Bootstrap:
 			next = "bootstrap"
 		}
-		return fmt.Sprintf("%s %v, sign %d, managers %d, next %s", a.Kind, a.Target.Keys.Verify, a.Target.Keys.Sign, a.Target.ControllerManagerSign, next)
+		return fmt.Sprintf("%s %v, sign %d, managers %d, next %s", a.Kind, a.Target.Keys.Verify, a.Target.Keys.Sign,
+			a.Target.ControllerManagerSign, next)
 	case PublishKeys:
 		return fmt.Sprintf("%s %v", a.Kind, a.Publish)
 	case Wait, WriteKubeconfig:
@@ -172,7 +173,10 @@ func stories() []story {
 		{"rotate-1", one, rotate()},
 		{"rotate-3-with-nodes", haNodes, rotate()},
 		{"rotate-3-with-fleet", haFleet, rotate()},
-		{"fleet-loses-its-keys-in-switch", haFleet, rotate(incident{after: nextIs("cp-1"), happen: []event{{kind: fleetLost}}})},
+		{
+			"fleet-loses-its-keys-in-switch", haFleet,
+			rotate(incident{after: nextIs("cp-1"), happen: []event{{kind: fleetLost}}}),
+		},
 		{"fleet-loses-its-keys-in-refresh", haFleet, rotate(incident{after: replacing, happen: []event{{kind: fleetLost}}})},
 		{"server-dies-while-the-switch-is-held", haFleet, rotate(
 			incident{after: nextIs("cp-1"), happen: []event{{kind: fleetLost}}},
@@ -184,7 +188,10 @@ func stories() []story {
 			incident{after: in(StepRefresh), happen: []event{{kind: budgetSpent}}},
 			incident{after: func(d Decision) bool { return d.Blocked }, happen: []event{{kind: budgetReleased}}},
 		)},
-		{"bad-key-files", ha, rotate(incident{after: waitsFor("API server cp-1: down"), happen: []event{{serverMisloaded, 1, 0}}})},
+		{
+			"bad-key-files", ha,
+			rotate(incident{after: waitsFor("API server cp-1: down"), happen: []event{{serverMisloaded, 1, 0}}}),
+		},
 		{"controller-restarts-in-the-walk", one, rotate(
 			incident{after: waitsFor("the legacy tokens: 1 of 2 pages are re-signed"), happen: []event{{kind: controllerDied}}},
 		)},
@@ -193,9 +200,18 @@ func stories() []story {
 		)},
 		{"rotate-1-with-signer", external, rotate()},
 		{"rotate-3-with-signers-and-fleet", haSigner, rotate()},
-		{"fleet-loses-its-keys-before-signers-switch", haSigner, rotate(incident{after: changing(StepSwitch), happen: []event{{kind: fleetLost}}})},
-		{"server-with-signer-dies-in-switch", haSigner, rotate(incident{after: changing(StepSwitch), happen: []event{{serverDied, 1, 0}}})},
-		{"server-with-signer-dies-in-retire", haSigner, rotate(incident{after: changing(StepRetire), happen: []event{{serverDied, 1, 0}}})},
+		{
+			"fleet-loses-its-keys-before-signers-switch", haSigner,
+			rotate(incident{after: changing(StepSwitch), happen: []event{{kind: fleetLost}}}),
+		},
+		{
+			"server-with-signer-dies-in-switch", haSigner,
+			rotate(incident{after: changing(StepSwitch), happen: []event{{serverDied, 1, 0}}}),
+		},
+		{
+			"server-with-signer-dies-in-retire", haSigner,
+			rotate(incident{after: changing(StepRetire), happen: []event{{serverDied, 1, 0}}}),
+		},
 		{"give-signers", haFiles, []incident{{after: settledAt(1), happen: []event{{kind: sourceChanged}}}}},
 		{"give-signers-and-rotate-meanwhile", haFiles, []incident{
 			{after: settledAt(1), happen: []event{{kind: sourceChanged}}},
@@ -219,7 +235,10 @@ func stories() []story {
 			incident{after: nextIs("cp-1"), happen: []event{{serverLeaves, 2, 0}}},
 			incident{after: in(StepRetire), happen: []event{{serverGone, 2, 0}}},
 		)},
-		{"server-restored-after-retire", haOpen, rotate(incident{after: settledAt(2), happen: []event{{serverRestored, 1, 3}}})},
+		{
+			"server-restored-after-retire", haOpen,
+			rotate(incident{after: settledAt(2), happen: []event{{serverRestored, 1, 3}}}),
+		},
 		{"disks-restored-after-retire", haDisks, rotate(
 			incident{after: settledAt(2), happen: []event{{diskRestored, 0, 1}, {diskRestored, 1, 1}, {diskRestored, 2, 1}}},
 		)},
@@ -248,7 +267,9 @@ func stories() []story {
 		name := strings.ToLower(string(s))
 		all = append(all,
 			story{"server-dies-in-" + name, ha, rotate(incident{after: in(s), happen: []event{{serverDied, 1, 0}}})},
-			story{"controller-restarts-in-" + name, one, rotate(incident{after: in(s), happen: []event{{kind: controllerDied}}})},
+			story{
+				"controller-restarts-in-" + name, one, rotate(incident{after: in(s), happen: []event{{kind: controllerDied}}}),
+			},
 		)
 	}
 	return all
@@ -290,7 +311,10 @@ func replacing(d Decision) bool  { return d.Step == StepRefresh && d.Action.Kind
 func TestTimelines(t *testing.T) {
 	for _, s := range stories() {
 		t.Run(s.name, func(t *testing.T) {
-			run := timeline{trial: trial{cluster: newCluster(s.shape), plan: plan}, incidents: s.incidents, quiet: s.incidents != nil && !s.shape.adopted}
+			run := timeline{
+				trial: trial{cluster: newCluster(s.shape), plan: plan}, incidents: s.incidents,
+				quiet: s.incidents != nil && !s.shape.adopted,
+			}
 			if err := run.run(); err != nil {
 				t.Errorf("%v, after\n%s", err, run.story())
 			}

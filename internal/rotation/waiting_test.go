@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestWaiting names what keeps a cluster from going on, where no timeline does.
@@ -125,5 +126,25 @@ func TestDoneWhileStuck(t *testing.T) {
 func TestZeroKeys(t *testing.T) {
 	if !(Keys{}).IsZero() || (Keys{Sign: 1}).IsZero() || (Keys{Verify: []int{1}}).IsZero() {
 		t.Error("keys with a version are zero, or none are not")
+	}
+}
+
+// TestWaitingForTime has decisions tell whoever asks again when that is of use.
+func TestWaitingForTime(t *testing.T) {
+	both := Keys{Verify: []int{1, 2}, Sign: 2}
+	awaiting := Observed{
+		Wanted: 2, Stored: []int{1, 2}, Presence: PresencePresent, Nodes: Nodes{Converged: true},
+		Servers: []Server{serving("cp-0", both)}, Legacy: Legacy{Proven: 2, Final: 2}, Outstanding: Outstanding{Awaited: true},
+	}
+	if d := plan(awaiting); d.Step != StepRetire || !d.Patient || !d.Until.IsZero() {
+		t.Errorf("while tokens of the old key live: %v, patient %t, until %s", told{d}, d.Patient, d.Until)
+	}
+	retiring := awaiting
+	forgets := now.Add(90 * time.Second)
+	server := serving("cp-0", Keys{Verify: []int{2}, Sign: 2})
+	server.Refuses, server.Forgets = []int{1}, forgets
+	retiring.Servers, retiring.Outstanding = []Server{server}, Outstanding{}
+	if d := plan(retiring); d.Step != StepRetire || d.Patient || !d.Until.Equal(forgets) {
+		t.Errorf("while an API server remembers: %v, patient %t, until %s", told{d}, d.Patient, d.Until)
 	}
 }

@@ -86,7 +86,8 @@ func (h Hook) String() string {
 	if h.Ignored {
 		fate = "goes on"
 	}
-	return fmt.Sprintf("webhook %s of %s (a request waits for it for %s, and then %s)", h.Name, h.Configuration, h.Timeout, fate)
+	return fmt.Sprintf("webhook %s of %s (a request waits for it for %s, and then %s)", h.Name, h.Configuration, h.Timeout,
+		fate)
 }
 
 // The defaults of the API.
@@ -105,12 +106,14 @@ func List(ctx context.Context, client kubernetes.Interface) ([]Hook, error) {
 	var all []Hook
 	for _, c := range mutating.Items {
 		for _, w := range c.Webhooks {
-			all = append(all, hook("MutatingWebhookConfiguration "+c.Name, w.Name, w.ClientConfig, w.FailurePolicy, w.TimeoutSeconds, w.Rules))
+			all = append(all,
+				hook("MutatingWebhookConfiguration "+c.Name, w.Name, w.ClientConfig, w.FailurePolicy, w.TimeoutSeconds, w.Rules))
 		}
 	}
 	for _, c := range validating.Items {
 		for _, w := range c.Webhooks {
-			all = append(all, hook("ValidatingWebhookConfiguration "+c.Name, w.Name, w.ClientConfig, w.FailurePolicy, w.TimeoutSeconds, w.Rules))
+			all = append(all,
+				hook("ValidatingWebhookConfiguration "+c.Name, w.Name, w.ClientConfig, w.FailurePolicy, w.TimeoutSeconds, w.Rules))
 		}
 	}
 	return all, nil
@@ -160,8 +163,8 @@ func covers(pattern string, r Request) bool {
 		(!cut && r.Subresource == "" || cut && (subresource == "*" || subresource == r.Subresource))
 }
 
-// Unserved returns why a webhook can never answer: its service does not exist, or no pod of it is ready. It is empty for
-// one that may answer, and for one with a URL.
+// Unserved returns why a webhook can never answer: its service does not exist, or no pod of it is ready. It is empty
+// for one that may answer, and for one with a URL.
 func Unserved(ctx context.Context, client kubernetes.Interface, h Hook) (string, error) {
 	if h.Service == nil {
 		return "", nil
@@ -195,8 +198,8 @@ func Unserved(ctx context.Context, client kubernetes.Interface, h Hook) (string,
 // suspectTimeout bounds reading the webhooks after a request that was cut off.
 const suspectTimeout = time.Second
 
-// suspects names the webhooks that requests of these kinds go through. Empty: there are none, or nobody can tell. It works
-// although ctx has ended.
+// suspects names the webhooks that requests of these kinds go through. Empty: there are none, or nobody can tell. It
+// works although ctx has ended.
 func suspects(ctx context.Context, client kubernetes.Interface, requests ...Request) string {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), suspectTimeout)
 	defer cancel()
@@ -227,8 +230,9 @@ func (e *Error) Unwrap() error { return e.err }
 // cutOff is said of requests that a deadline of ours has ended.
 const cutOff = "; it was cut off for taking too long, which is no refusal"
 
-// Explain returns an *Error if err is that a webhook could not be called, or if the deadline of ctx has cut off the request
-// and requests of these kinds go through webhooks. Of any request that was cut off, the error tells that it was.
+// Explain returns an *Error if err is that a webhook could not be called, or if the deadline of ctx has cut off the
+// request and requests of these kinds go through webhooks. Of any request that was cut off, the error tells that it
+// was.
 func Explain(ctx context.Context, client kubernetes.Interface, err error, requests ...Request) error {
 	switch {
 	case isFailedCall(err):

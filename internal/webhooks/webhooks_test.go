@@ -53,7 +53,8 @@ func TestCatches(t *testing.T) {
 func TestExplain(t *testing.T) {
 	call := apierrors.NewInternalError(errors.New(`failed calling webhook "dead.example.com": no endpoints available`))
 	_, named := errors.AsType[*Error](Explain(t.Context(), nil, call))
-	if err := Explain(t.Context(), nil, call); !named || !strings.Contains(err.Error(), "dead.example.com") || !apierrors.IsInternalError(err) {
+	if err := Explain(t.Context(), nil, call); !named || !strings.Contains(err.Error(), "dead.example.com") ||
+		!apierrors.IsInternalError(err) {
 		t.Errorf("a failed call: %v", err)
 	}
 	for _, err := range []error{nil, context.Canceled, apierrors.NewInternalError(errors.New("disk full"))} {

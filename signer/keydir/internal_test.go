@@ -26,7 +26,8 @@ func oneKey(t *testing.T) Set {
 		t.Fatal(err)
 	}
 	return Set{
-		SigningVersion: 1, RefreshHint: time.Hour, RotationRefreshHint: time.Second, MaxTokenExpiration: time.Hour, Keys: []Key{k},
+		SigningVersion: 1, RefreshHint: time.Hour, RotationRefreshHint: time.Second, MaxTokenExpiration: time.Hour,
+		Keys: []Key{k},
 	}
 }
 

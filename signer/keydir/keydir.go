@@ -86,7 +86,7 @@ type Key struct {
 	Private Secret
 	// PKCS11 is the URI (RFC 7512) of the private key in a PKCS #11 token; empty if it is not there.
 	PKCS11 string
-	// PIN is that of the token; empty if the URI names none.
+	// PIN opens the token; empty if the URI names none.
 	PIN Secret
 	// VerifyOnly forbids that the key signs.
 	VerifyOnly bool
@@ -133,7 +133,7 @@ const redacted = "[secret]"
 // String does not show the secret.
 func (Secret) String() string { return redacted }
 
-// Format does not show the secret, whatever the verb.
+// Format does not show the secret, with any verb.
 func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
 // MarshalText does not show the secret.

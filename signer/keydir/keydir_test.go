@@ -35,7 +35,8 @@ func newKey(t testing.TB, version int) keydir.Key {
 func newSet(t testing.TB, n int) keydir.Set {
 	t.Helper()
 	set := keydir.Set{
-		SigningVersion: n, RefreshHint: time.Hour, RotationRefreshHint: 2 * time.Second, LeadIn: time.Second, MaxTokenExpiration: 24 * time.Hour,
+		SigningVersion: n, RefreshHint: time.Hour, RotationRefreshHint: 2 * time.Second, LeadIn: time.Second,
+		MaxTokenExpiration: 24 * time.Hour,
 	}
 	for version := range n {
 		set.Keys = append(set.Keys, newKey(t, version+1))
@@ -98,7 +99,8 @@ func TestReadChange(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if set, digest, err := keydir.ReadChange(dir, first); !errors.Is(err, keydir.ErrUnchanged) || len(set.Keys) > 0 || digest != (keydir.Digest{}) {
+	if set, digest, err := keydir.ReadChange(dir, first); !errors.Is(err, keydir.ErrUnchanged) || len(set.Keys) > 0 ||
+		digest != (keydir.Digest{}) {
 		t.Errorf("unchanged: %v, %v", set, err)
 	}
 	write(t, dir, newSet(t, 1))
@@ -150,8 +152,10 @@ func equal(a, b keydir.Set) bool {
 	same := func(x, y keydir.Key) bool {
 		p, errP := jwks.MarshalPublicKey(x.Public)
 		q, errQ := jwks.MarshalPublicKey(y.Public)
-		return errP == nil && errQ == nil && bytes.Equal(p, q) && bytes.Equal(x.Private, y.Private) && bytes.Equal(x.PIN, y.PIN) &&
-			x.Version == y.Version && x.PKCS11 == y.PKCS11 && x.VerifyOnly == y.VerifyOnly && x.ExcludeFromOIDCDiscovery == y.ExcludeFromOIDCDiscovery
+		return errP == nil && errQ == nil && bytes.Equal(p, q) && bytes.Equal(x.Private, y.Private) &&
+			bytes.Equal(x.PIN, y.PIN) &&
+			x.Version == y.Version && x.PKCS11 == y.PKCS11 && x.VerifyOnly == y.VerifyOnly &&
+			x.ExcludeFromOIDCDiscovery == y.ExcludeFromOIDCDiscovery
 	}
 	keys := slices.EqualFunc(a.Keys, b.Keys, same)
 	a.Keys, b.Keys = nil, nil
@@ -249,44 +253,79 @@ func TestReadRefuses(t *testing.T) {
 		damage func(t *testing.T, dir string)
 		want   string
 	}{
-		"nothing":                 {func(t *testing.T, dir string) { os.RemoveAll(dir) }, "keys: no such file"},
-		"no manifest":             {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, keydir.ManifestName)) }, "keys.json: no such file"},
-		"empty manifest":          {text(keydir.ManifestName, ""), "keys.json: empty"},
-		"half a manifest":         {text(keydir.ManifestName, `{"signingVersion": 1, "ke`), "not a JSON object"},
-		"member twice":            {text(keydir.ManifestName, `{"signingVersion": 1, "signingVersion": 2}`), "not a JSON object"},
-		"unknown member":          {manifest(func(m map[string]any) { m["signingversion"] = 2 }), `"signingversion" is not known`},
-		"null":                    {manifest(func(m map[string]any) { m["keys"] = nil }), `"keys" has a value of the wrong kind`},
-		"wrong kind":              {manifest(func(m map[string]any) { m["signingVersion"] = "2" }), `"signingVersion" has a value of the wrong kind`},
-		"unknown member of a key": {key(0, func(k map[string]any) { k["sign"] = true }), `keys[0]: member "sign" is not known`},
-		"no keys":                 {manifest(func(m map[string]any) { m["keys"] = []any{} }), "1 to 100 keys"},
-		"no hint":                 {manifest(func(m map[string]any) { m["refreshHintSeconds"] = 0 }), "refreshHintSeconds must be"},
-		"huge hint":               {manifest(func(m map[string]any) { m["refreshHintSeconds"] = int64(1) << 62 }), "refreshHintSeconds must be"},
-		"negative hint":           {manifest(func(m map[string]any) { m["rotationRefreshHintSeconds"] = -5 }), "rotationRefreshHintSeconds must be"},
-		"negative lead-in":        {manifest(func(m map[string]any) { m["leadInSeconds"] = -1 }), "leadInSeconds must be"},
-		"short expiration":        {manifest(func(m map[string]any) { m["maxTokenExpirationSeconds"] = 599 }), "maxTokenExpirationSeconds must be"},
-		"nobody signs":            {manifest(func(m map[string]any) { m["signingVersion"] = 3 }), "signingVersion is 3, and no key"},
-		"verify-only signs":       {key(1, func(k map[string]any) { k["verifyOnly"] = true }), "signingVersion is 2, and no key"},
-		"no private key signs":    {key(1, func(k map[string]any) { delete(k, "private") }), "signingVersion is 2, and no key"},
-		"excluded signs":          {key(1, func(k map[string]any) { k["excludeFromOIDCDiscovery"] = true }), "must be verifyOnly"},
-		"descending":              {manifest(func(m map[string]any) { slices.Reverse(m["keys"].([]any)) }), "versions must ascend"},
-		"version 0":               {key(0, func(k map[string]any) { k["version"] = 0 }), "versions must ascend"},
-		"one key twice":           {key(1, func(k map[string]any) { k["public"], k["private"] = "1.pub", "1.key" }), "the same key as version 1"},
-		"other public key":        {key(1, func(k map[string]any) { k["public"] = "1.pub" }), "not that of its private key"},
-		"two private keys":        {key(1, func(k map[string]any) { k["pkcs11"] = "pkcs11:token=t;object=o" }), "both in a file and in a PKCS #11 token"},
-		"no public key":           {key(0, func(k map[string]any) { delete(k, "public") }), "not the name of a file"},
-		"leads out":               {key(0, func(k map[string]any) { k["private"] = "../secret" }), "not the name of a file"},
-		"absolute":                {key(0, func(k map[string]any) { k["private"] = "/etc/passwd" }), "not the name of a file"},
-		"hidden":                  {key(0, func(k map[string]any) { k["private"] = "..data" }), "not the name of a file"},
-		"missing file":            {func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "1.key")) }, "key version 1: 1.key: no such file"},
-		"short private key":       {func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "1.key"), 100) }, "ends before its PEM block does"},
-		"empty private key":       {text("1.key", ""), "1.key: empty"},
-		"short public key":        {func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "1.pub"), 50) }, "ends before its PEM block does"},
-		"huge file":               {text("1.key", strings.Repeat("x", 300<<10)), "longer than"},
-		"no PIN":                  {key(0, func(k map[string]any) { delete(k, "private"); k["pkcs11"] = "pkcs11:token=t;object=o?pin-source=pin" }), "pin: no such file"},
-		"wide private key":        {mode("1.key", 0o640), "1.key: its mode 0640 lets others read or write it"},
-		"writable public key":     {mode("1.pub", 0o622), "1.pub: its mode 0622 lets others write it"},
-		"writable manifest":       {mode(keydir.ManifestName, 0o606), "keys.json: its mode 0606 lets others write it"},
-		"writable directory":      {mode(".", 0o770), "its mode 0770 lets others write it"},
+		"nothing": {func(t *testing.T, dir string) { os.RemoveAll(dir) }, "keys: no such file"},
+		"no manifest": {
+			func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, keydir.ManifestName)) }, "keys.json: no such file",
+		},
+		"empty manifest":  {text(keydir.ManifestName, ""), "keys.json: empty"},
+		"half a manifest": {text(keydir.ManifestName, `{"signingVersion": 1, "ke`), "not a JSON object"},
+		"member twice":    {text(keydir.ManifestName, `{"signingVersion": 1, "signingVersion": 2}`), "not a JSON object"},
+		"unknown member":  {manifest(func(m map[string]any) { m["signingversion"] = 2 }), `"signingversion" is not known`},
+		"null":            {manifest(func(m map[string]any) { m["keys"] = nil }), `"keys" has a value of the wrong kind`},
+		"wrong kind": {
+			manifest(func(m map[string]any) { m["signingVersion"] = "2" }), `"signingVersion" has a value of the wrong kind`,
+		},
+		"unknown member of a key": {
+			key(0, func(k map[string]any) { k["sign"] = true }), `keys[0]: member "sign" is not known`,
+		},
+		"no keys": {manifest(func(m map[string]any) { m["keys"] = []any{} }), "1 to 100 keys"},
+		"no hint": {
+			manifest(func(m map[string]any) { m["refreshHintSeconds"] = 0 }), "refreshHintSeconds must be",
+		},
+		"huge hint": {
+			manifest(func(m map[string]any) { m["refreshHintSeconds"] = int64(1) << 62 }), "refreshHintSeconds must be",
+		},
+		"negative hint": {
+			manifest(func(m map[string]any) { m["rotationRefreshHintSeconds"] = -5 }), "rotationRefreshHintSeconds must be",
+		},
+		"negative lead-in": {manifest(func(m map[string]any) { m["leadInSeconds"] = -1 }), "leadInSeconds must be"},
+		"short expiration": {
+			manifest(func(m map[string]any) { m["maxTokenExpirationSeconds"] = 599 }), "maxTokenExpirationSeconds must be",
+		},
+		"nobody signs": {
+			manifest(func(m map[string]any) { m["signingVersion"] = 3 }), "signingVersion is 3, and no key",
+		},
+		"verify-only signs": {
+			key(1, func(k map[string]any) { k["verifyOnly"] = true }), "signingVersion is 2, and no key",
+		},
+		"no private key signs": {key(1, func(k map[string]any) { delete(k, "private") }), "signingVersion is 2, and no key"},
+		"excluded signs": {
+			key(1, func(k map[string]any) { k["excludeFromOIDCDiscovery"] = true }), "must be verifyOnly",
+		},
+		"descending": {
+			manifest(func(m map[string]any) { slices.Reverse(m["keys"].([]any)) }), "versions must ascend",
+		},
+		"version 0": {key(0, func(k map[string]any) { k["version"] = 0 }), "versions must ascend"},
+		"one key twice": {
+			key(1, func(k map[string]any) { k["public"], k["private"] = "1.pub", "1.key" }), "the same key as version 1",
+		},
+		"other public key": {key(1, func(k map[string]any) { k["public"] = "1.pub" }), "not that of its private key"},
+		"two private keys": {
+			key(1, func(k map[string]any) { k["pkcs11"] = "pkcs11:token=t;object=o" }), "both in a file and in a PKCS #11 token",
+		},
+		"no public key": {key(0, func(k map[string]any) { delete(k, "public") }), "not the name of a file"},
+		"leads out":     {key(0, func(k map[string]any) { k["private"] = "../secret" }), "not the name of a file"},
+		"absolute":      {key(0, func(k map[string]any) { k["private"] = "/etc/passwd" }), "not the name of a file"},
+		"hidden":        {key(0, func(k map[string]any) { k["private"] = "..data" }), "not the name of a file"},
+		"missing file": {
+			func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "1.key")) }, "key version 1: 1.key: no such file",
+		},
+		"short private key": {
+			func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "1.key"), 100) }, "ends before its PEM block does",
+		},
+		"empty private key": {text("1.key", ""), "1.key: empty"},
+		"short public key": {
+			func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "1.pub"), 50) }, "ends before its PEM block does",
+		},
+		"huge file": {text("1.key", strings.Repeat("x", 300<<10)), "longer than"},
+		"no PIN": {
+			key(0, func(k map[string]any) { delete(k, "private"); k["pkcs11"] = "pkcs11:token=t;object=o?pin-source=pin" }),
+			"pin: no such file",
+		},
+		"wide private key":    {mode("1.key", 0o640), "1.key: its mode 0640 lets others read or write it"},
+		"writable public key": {mode("1.pub", 0o622), "1.pub: its mode 0622 lets others write it"},
+		"writable manifest":   {mode(keydir.ManifestName, 0o606), "keys.json: its mode 0606 lets others write it"},
+		"writable directory":  {mode(".", 0o770), "its mode 0770 lets others write it"},
 		"directory for a file": {func(t *testing.T, dir string) {
 			os.Remove(filepath.Join(dir, "1.pub"))
 			os.Mkdir(filepath.Join(dir, "1.pub"), 0o700)

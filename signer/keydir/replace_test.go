@@ -98,7 +98,9 @@ func TestReadRefusesVolume(t *testing.T) {
 		"..data is a file": {func(dir string) error {
 			return instead(filepath.Join(dir, "..data"), func(path string) error { return os.WriteFile(path, nil, 0o600) })
 		}, "..data: not a directory"},
-		"a writable version": {func(dir string) error { return os.Chmod(version(dir), 0o770) }, "its mode 0770 lets others write it"},
+		"a writable version": {
+			func(dir string) error { return os.Chmod(version(dir), 0o770) }, "its mode 0770 lets others write it",
+		},
 		"a sticky volume of another": {func(dir string) error {
 			if os.Geteuid() != 0 {
 				t.Skip("only root can give files away")

@@ -24,10 +24,19 @@ func TestValidateBounds(t *testing.T) {
 		min, max time.Duration
 		says     string
 	}{
-		{"refreshHintSeconds", func(s *keydir.Set, d time.Duration) { s.RefreshHint = d }, time.Second, day, "from 1 to 86400"},
-		{"rotationRefreshHintSeconds", func(s *keydir.Set, d time.Duration) { s.RotationRefreshHint = d }, time.Second, day, "from 1 to 86400"},
+		{
+			"refreshHintSeconds", func(s *keydir.Set, d time.Duration) { s.RefreshHint = d }, time.Second, day,
+			"from 1 to 86400",
+		},
+		{
+			"rotationRefreshHintSeconds", func(s *keydir.Set, d time.Duration) { s.RotationRefreshHint = d }, time.Second, day,
+			"from 1 to 86400",
+		},
 		{"leadInSeconds", func(s *keydir.Set, d time.Duration) { s.LeadIn = d }, 0, day, "from 0 to 86400"},
-		{"maxTokenExpirationSeconds", func(s *keydir.Set, d time.Duration) { s.MaxTokenExpiration = d }, 10 * time.Minute, century, "from 600 to 3153600000"},
+		{
+			"maxTokenExpirationSeconds", func(s *keydir.Set, d time.Duration) { s.MaxTokenExpiration = d }, 10 * time.Minute,
+			century, "from 600 to 3153600000",
+		},
 	} {
 		for d, good := range map[time.Duration]bool{
 			b.min: true, b.max: true, b.min - time.Second: false, b.max + time.Second: false, b.min + time.Millisecond: false,
@@ -43,7 +52,9 @@ func TestValidateBounds(t *testing.T) {
 }
 
 func TestValidateKeys(t *testing.T) {
-	off := &ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)} //nolint:staticcheck // no key is so bad
+	off := &ecdsa.PublicKey{
+		Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1),
+	} //nolint:staticcheck // no key is so bad
 	hardware := func(uri, pin string) func(*keydir.Set) {
 		return func(s *keydir.Set) {
 			s.Keys[0].Private, s.Keys[0].PKCS11, s.Keys[0].PIN = nil, uri, keydir.Secret(pin)
@@ -75,7 +86,8 @@ func TestValidateKeys(t *testing.T) {
 		set := newSet(t, 2)
 		set.SigningVersion = 1
 		test.change(&set)
-		if err := set.Validate(); (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+		if err := set.Validate(); (err == nil) != (test.want == "") || err != nil &&
+			!strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
 		}
 	}

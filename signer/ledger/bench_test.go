@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// BenchmarkNote notes tokens of 20,000 pods with two audiences: first all of them, and then later ones of the same pods.
-// It reports the memory that the ledger uses.
+// BenchmarkNote notes tokens of 20,000 pods with two audiences: first all of them, and then later ones of the same
+// pods. It reports the memory that the ledger uses.
 func BenchmarkNote(b *testing.B) {
 	const pods = 20_000
 	l, err := Open(filepath.Join(b.TempDir(), "ledger"), Options{Log: slog.New(slog.DiscardHandler)})
@@ -22,7 +22,8 @@ func BenchmarkNote(b *testing.B) {
 		tokens = append(tokens, Token{
 			KeyID: "CzTpcKx8vH4wH4uQ0y6jz5zVnMpmVvKZ2vRrKmPz1aA", Namespace: text("team", i/2/20), ServiceAccount: []byte("web"),
 			Audiences: [][]byte{[]byte([]string{"https://kubernetes.default.svc.cluster.local", "vault"}[i%2])},
-			Kind:      "Pod", Name: fmt.Appendf(nil, "web-5d78c9869d-%05d", i/2), UID: fmt.Appendf(nil, "4d10a0b0-6c3f-4d10-a0b0-%012x", i/2),
+			Kind:      "Pod", Name: fmt.Appendf(nil, "web-5d78c9869d-%05d", i/2),
+			UID:     fmt.Appendf(nil, "4d10a0b0-6c3f-4d10-a0b0-%012x", i/2),
 			Expires: time.Now().Add(time.Hour).Unix(),
 		})
 	}
@@ -55,7 +56,9 @@ func BenchmarkRead(b *testing.B) {
 	}
 	defer l.Close()
 	for i := range 40_000 {
-		err := l.Note(&Token{KeyID: "k", Namespace: []byte("n"), Kind: "Pod", Name: text("pod", i), Expires: time.Now().Add(time.Hour).Unix()})
+		err := l.Note(&Token{
+			KeyID: "k", Namespace: []byte("n"), Kind: "Pod", Name: text("pod", i), Expires: time.Now().Add(time.Hour).Unix(),
+		})
 		if err != nil {
 			b.Fatal(err)
 		}

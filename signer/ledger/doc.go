@@ -5,8 +5,8 @@
 // has.
 //
 // The file is mapped into memory and written with atomic operations, so that it is complete at every moment: killing a
-// process loses nothing that was noted, and two processes may write at once. It is not synced while it is written: after
-// the machine stopped in disorder, the next Open begins a new ledger, whose Report.Since is later.
+// process loses nothing that was noted, and two processes may write at once. It is not synced while it is written:
+// after the machine stopped in disorder, the next Open begins a new ledger, whose Report.Since is later.
 //
 // # What it costs
 //

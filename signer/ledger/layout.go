@@ -190,8 +190,8 @@ func (s slot) write(c *content, from int) {
 	}
 }
 
-// holds reports whether the slot has this content, words before from aside, and has it live until an expiry. If it lives
-// shorter than that, its expiry becomes raised.
+// holds reports whether the slot has this content, words before from aside, and has it live until an expiry. If it
+// lives shorter than that, its expiry becomes raised.
 func (s slot) holds(c *content, from int, expiry, raised uint64) bool {
 	for {
 		was := s.state()

@@ -137,7 +137,8 @@ func TestManyKeys(t *testing.T) {
 	}
 	w.note(l, Token{KeyID: strings.Repeat("k", 100), Namespace: text("n", 1), Expires: start + 500})
 	w.wantAll()
-	if stats, err := l.Tend(); err != nil || stats.Entries != keyRows+1 || stats.Coarse != 1 || len(stats.Expires) != keyRows {
+	if stats, err := l.Tend(); err != nil || stats.Entries != keyRows+1 || stats.Coarse != 1 ||
+		len(stats.Expires) != keyRows {
 		t.Errorf("%+v, %v", stats, err)
 	}
 }
@@ -364,7 +365,9 @@ func TestUID(t *testing.T) {
 	if uid, ok := parseUID([]byte(usual)); !ok || formatUID(uid) != usual {
 		t.Errorf("%s is read as %s, %t", usual, formatUID(uid), ok)
 	}
-	for _, other := range []string{"", strings.ToUpper(usual), usual[1:], strings.Replace(usual, "-", "0", 1), usual[:35] + "g"} {
+	for _, other := range []string{
+		"", strings.ToUpper(usual), usual[1:], strings.Replace(usual, "-", "0", 1), usual[:35] + "g",
+	} {
 		if _, ok := parseUID([]byte(other)); ok {
 			t.Errorf("%q passes for a UID of the usual form", other)
 		}

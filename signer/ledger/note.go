@@ -71,7 +71,8 @@ func (l *Ledger) note(t *Token, expiry uint64) {
 		raise(l.table.head(headOthers), expiry)
 		return
 	}
-	if len(t.Namespace) > 0 && (l.noteFine(t, row, expiry) || l.noteAccount(t, row, expiry) || l.noteNamespace(t, row, expiry)) {
+	if len(t.Namespace) > 0 && (l.noteFine(t, row, expiry) || l.noteAccount(t, row, expiry) ||
+		l.noteNamespace(t, row, expiry)) {
 		return
 	}
 	raise(&l.table.row(row).words[rowCoarse], expiry)
@@ -202,7 +203,8 @@ func parseUID(text []byte) (uid [2]uint64, ok bool) {
 
 // formatUID is the inverse of parseUID.
 func formatUID(uid [2]uint64) string {
-	return fmt.Sprintf("%08x-%04x-%04x-%04x-%012x", uid[0]>>32, uid[0]>>16&0xffff, uid[0]&0xffff, uid[1]>>48, uid[1]&(1<<48-1))
+	return fmt.Sprintf("%08x-%04x-%04x-%04x-%012x", uid[0]>>32, uid[0]>>16&0xffff, uid[0]&0xffff, uid[1]>>48,
+		uid[1]&(1<<48-1))
 }
 
 // text returns a reference to a text, its last piece first: whoever finds a cell finds all that it refers to.

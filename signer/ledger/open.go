@@ -22,7 +22,7 @@ import (
 type Ledger struct {
 	path string
 	file *os.File
-	// info is that of the file when it was opened.
+	// info describes the file as it was when it was opened.
 	info  fs.FileInfo
 	table *table
 	index *index

@@ -16,12 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUntrusted is returned by Read for a file that is no ledger of this version, a copy, or one that the machine may not
-// have written whole before it stopped. The next Open replaces it.
+// ErrUntrusted is returned by Read for a file that is no ledger of this version, a copy, or one that the machine may
+// not have written whole before it stopped. The next Open replaces it.
 var ErrUntrusted = errors.New("the ledger cannot be trusted")
 
-// Read reads the ledger at a path, while signers may write to it. What was noted before the call is in the report, unless
-// it had expired at the time now, and Leeway had passed. If there is no file, the error is fs.ErrNotExist.
+// Read reads the ledger at a path, while signers may write to it. What was noted before the call is in the report,
+// unless it had expired at the time now, and Leeway had passed. If there is no file, the error is fs.ErrNotExist.
 func Read(path string, now time.Time) (Report, error) {
 	r, err := read(path, now, systemEnvironment())
 	if unusable := new(unusableError); errors.As(err, &unusable) {
@@ -77,7 +77,7 @@ func read(path string, now time.Time, env environment) (r Report, err error) {
 // reader makes entries of cells.
 type reader struct {
 	*table
-	// texts are those of references, and kids those of rows.
+	// texts are the texts of references, and kids the key IDs of rows.
 	texts map[uint32]string
 	kids  [keyRows]string
 	// found are the expiries of entries. Two processes may have written the same one.
@@ -136,7 +136,7 @@ func (r *reader) noteEntry(e record, expiry uint64, from int64) {
 	r.note(id, expiry, from)
 }
 
-// kid is that of a row, which another process may have claimed since the rows were read.
+// kid returns the key ID of a row, which another process may have claimed since the rows were read.
 func (r *reader) kid(row int) string {
 	if r.kids[row] == "" {
 		if c, _, ok := r.row(row).read(); ok {

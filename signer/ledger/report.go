@@ -17,8 +17,8 @@ type Report struct {
 
 // Entry stands for all tokens of one key that have the same account, audiences and bound object.
 //
-// When a ledger is full, it gives up the bound object first, then the audiences and the account, then the namespace. What
-// it gave up is empty, so an entry never claims less than there is.
+// When a ledger is full, it gives up the bound object first, then the audiences and the account, then the namespace.
+// What it gave up is empty, so an entry never claims less than there is.
 type Entry struct {
 	// KeyID is the kid of the key that signed them. It is empty for tokens of any key that came when the ledger had 64
 	// others.

@@ -43,8 +43,8 @@ func (r *room) take(t *table, at uint64, coarse bool) (cell int, claimed state, 
 	}
 }
 
-// reusable is the time, in Unix seconds, of which a cell must be dead to be given away. Reports have a Leeway after that
-// to be read. A clock that jumps ahead does not bring it nearer.
+// reusable is the time, in Unix seconds, of which a cell must be dead to be given away. Reports have a Leeway after
+// that to be read. A clock that jumps ahead does not bring it nearer.
 func (l *Ledger) reusable() uint64 {
 	now := l.now()
 	at := min(now.Unix(), l.opened.Add(now.Sub(l.opened)).Unix()) - int64(2*Leeway/time.Second)

@@ -130,7 +130,9 @@ func keyOf(e Entry) string {
 
 // covers are the keys of the entries that may stand for a token.
 func covers(t Token) []string {
-	account := Entry{KeyID: t.KeyID, Namespace: string(t.Namespace), ServiceAccount: string(t.ServiceAccount), Coarse: true}
+	account := Entry{
+		KeyID: t.KeyID, Namespace: string(t.Namespace), ServiceAccount: string(t.ServiceAccount), Coarse: true,
+	}
 	for _, audience := range t.Audiences {
 		account.Audiences = append(account.Audiences, string(audience))
 	}
@@ -145,7 +147,10 @@ func covers(t Token) []string {
 }
 
 func describe(t Token) string {
-	return fmt.Sprintf("%s %s/%s %q %s %s %s until %d", t.KeyID, t.Namespace, t.ServiceAccount, t.Audiences, t.Kind, t.Name, t.UID, t.Expires)
+	return fmt.Sprintf(
+		"%s %s/%s %q %s %s %s until %d", t.KeyID, t.Namespace, t.ServiceAccount, t.Audiences, t.Kind, t.Name, t.UID,
+		t.Expires,
+	)
 }
 
 // random returns a token like those of clusters, and now and then an odd one.

@@ -20,8 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -152,16 +150,11 @@ func (p *place) startScale(ctx context.Context, config *rest.Config) (b *scaleBe
 // controllerKubeconfig lets the controller have its own roles and no others.
 func (p *place) controllerKubeconfig(config *rest.Config) (string, error) {
 	path := filepath.Join(p.dir, "controller.kubeconfig")
-	return path, clientcmd.WriteToFile(clientcmdapi.Config{
-		Clusters: map[string]*clientcmdapi.Cluster{"c": {Server: config.Host, CertificateAuthorityData: config.CAData}},
-		AuthInfos: map[string]*clientcmdapi.AuthInfo{"u": {
-			ClientCertificateData: config.CertData, ClientKeyData: config.KeyData, Impersonate: v1alpha1.ControllerUser,
-			ImpersonateGroups: []string{
-				"system:serviceaccounts", "system:serviceaccounts:" + v1alpha1.SystemNamespace, "system:authenticated",
-			},
-		}},
-		Contexts: map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}}, CurrentContext: "x",
-	}, path)
+	data, err := kubetest.Kubeconfig(kubetest.AsController(config))
+	if err != nil {
+		return "", err
+	}
+	return path, os.WriteFile(path, data, 0o600)
 }
 
 // freeAddress is one on loopback where nobody listens.

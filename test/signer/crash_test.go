@@ -28,7 +28,8 @@ func TestKillChild(t *testing.T) {
 		if n := len(failed(all)); n > clients {
 			t.Errorf("round %d: %d requests failed, with %d clients: %v", round, n, clients, failed(all)[n-1].err)
 		}
-		t.Logf("round %d: %d of %d requests failed, longest pause %s", round, len(failed(all)), len(all), longestPause(all).Round(time.Millisecond))
+		t.Logf("round %d: %d of %d requests failed, longest pause %s", round, len(failed(all)), len(all),
+			longestPause(all).Round(time.Millisecond))
 	}
 }
 
@@ -52,7 +53,8 @@ func TestHandOver(t *testing.T) {
 	for _, o := range failed(all) {
 		t.Errorf("a request failed: %v", o.err)
 	}
-	t.Logf("10 hand-overs: %d of %d requests failed, longest pause %s", len(failed(all)), len(all), longestPause(all).Round(time.Millisecond))
+	t.Logf("10 hand-overs: %d of %d requests failed, longest pause %s", len(failed(all)), len(all),
+		longestPause(all).Round(time.Millisecond))
 }
 
 // TestRetire rotates under load. Each retired key makes the signer hand over to a new child, and nothing may fail.
@@ -78,7 +80,8 @@ func TestRetire(t *testing.T) {
 	for _, o := range failed(all) {
 		t.Errorf("a request failed: %v", o.err)
 	}
-	t.Logf("%d keys retired: %d of %d requests failed, longest pause %s", rotations, len(failed(all)), len(all), longestPause(all).Round(time.Millisecond))
+	t.Logf("%d keys retired: %d of %d requests failed, longest pause %s", rotations, len(failed(all)), len(all),
+		longestPause(all).Round(time.Millisecond))
 }
 
 // TestHungChild stops the child under load, so that requests wait until the watchdog kills it. Then it must go on as
@@ -100,7 +103,8 @@ func TestHungChild(t *testing.T) {
 	if n := len(failed(all)); n > clients {
 		t.Errorf("%d requests failed, with %d clients: %v", n, clients, failed(all)[n-1].err)
 	}
-	t.Logf("%d of %d requests failed, longest pause %s with a watchdog of 1 s", len(failed(all)), len(all), longestPause(all).Round(time.Millisecond))
+	t.Logf("%d of %d requests failed, longest pause %s with a watchdog of 1 s", len(failed(all)), len(all),
+		longestPause(all).Round(time.Millisecond))
 }
 
 // TestKillAll kills the parent and with it the child. Verifying goes on, and issuing comes back with a new signer; how
@@ -143,5 +147,6 @@ func TestRestartWithSocketActivation(t *testing.T) {
 	for _, o := range failed(all) {
 		t.Errorf("a request failed: %v", o.err)
 	}
-	t.Logf("5 restarts: %d of %d requests failed, longest pause %s", len(failed(all)), len(all), longestPause(all).Round(time.Millisecond))
+	t.Logf("5 restarts: %d of %d requests failed, longest pause %s", len(failed(all)), len(all),
+		longestPause(all).Round(time.Millisecond))
 }

@@ -132,7 +132,10 @@ func (w *world) kid(version int) string {
 // start starts the signer, to be ended with the test.
 func (w *world) start(args ...string) {
 	w.t.Helper()
-	args = append([]string{"--socket=" + w.socket(), "--key-dir=" + w.keyDir(), "--watchdog-interval=100ms", "--watchdog-timeout=1s"}, args...)
+	args = append(
+		[]string{"--socket=" + w.socket(), "--key-dir=" + w.keyDir(), "--watchdog-interval=100ms", "--watchdog-timeout=1s"},
+		args...,
+	)
 	cmd := exec.Command(program, args...)
 	cmd.Stderr = w.log
 	cmd.WaitDelay = patience
@@ -250,12 +253,14 @@ func (w *world) connect() *apiServer {
 func (a *apiServer) issue(ctx context.Context) (signed, kid string, err error) {
 	now := time.Now()
 	claims := &jwt.Claims{
-		Subject: "system:serviceaccount:default:default", Audience: jwt.Audience{issuer}, ID: "6d5ac6b6-6c3f-4d10-a0b0-a0f6f3f3b2a0",
+		Subject: "system:serviceaccount:default:default", Audience: jwt.Audience{issuer},
+		ID:       "6d5ac6b6-6c3f-4d10-a0b0-a0f6f3f3b2a0",
 		IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), Expiry: jwt.NewNumericDate(now.Add(time.Hour)),
 	}
 	private := map[string]any{"kubernetes.io": map[string]any{
-		"namespace": "default", "serviceaccount": map[string]string{"name": "default", "uid": "b1b3c4d5-0000-4d10-a0b0-a0f6f3f3b2a0"},
-		"pod": map[string]string{"name": "a-pod-<&>", "uid": "c1b3c4d5-0000-4d10-a0b0-a0f6f3f3b2a0"},
+		"namespace":      "default",
+		"serviceaccount": map[string]string{"name": "default", "uid": "b1b3c4d5-0000-4d10-a0b0-a0f6f3f3b2a0"},
+		"pod":            map[string]string{"name": "a-pod-<&>", "uid": "c1b3c4d5-0000-4d10-a0b0-a0f6f3f3b2a0"},
 	}}
 	signed, err = a.plugin.GenerateToken(ctx, claims, private)
 	if err != nil {

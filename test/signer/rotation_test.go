@@ -210,5 +210,6 @@ func TestFloodOfUnknownKids(t *testing.T) {
 	for _, f := range forged {
 		n += f
 	}
-	t.Logf("longest pause %s without and %s with %d forged kids", longestPause(before).Round(time.Millisecond), longestPause(during).Round(time.Millisecond), n)
+	t.Logf("longest pause %s without and %s with %d forged kids", longestPause(before).Round(time.Millisecond),
+		longestPause(during).Round(time.Millisecond), n)
 }

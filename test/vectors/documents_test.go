@@ -14,7 +14,8 @@ func (g *generator) jwk(name string) string {
 	k := g.keys[name]
 	switch public := g.private[name].Public().(type) {
 	case *rsa.PublicKey:
-		return fmt.Sprintf(`{"use":"sig","kty":"RSA","kid":"%s","alg":"%s","n":"%s","e":"AQAB"}`, k.KeyID, k.Algorithm, b64(public.N.Bytes()))
+		return fmt.Sprintf(`{"use":"sig","kty":"RSA","kid":"%s","alg":"%s","n":"%s","e":"AQAB"}`, k.KeyID, k.Algorithm,
+			b64(public.N.Bytes()))
 	case *ecdsa.PublicKey:
 		point, err := public.Bytes()
 		if err != nil {
@@ -92,7 +93,10 @@ func (g *generator) badSets() []Document {
 		replaced("alg of another curve", "unsupported key", `"ES256"`, `"ES384"`),
 		replaced("alg of another kind", "unsupported key", `"ES256"`, `"RS256"`),
 		bad("RSA with PS256", "unsupported key", set(swap(rsa, "RS256", "PS256")), "no API server signs by it"),
-		bad("Ed25519", "unsupported key", set(`{"use":"sig","kty":"OKP","kid":"k","crv":"Ed25519","alg":"EdDSA","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`), ""),
+		bad("Ed25519", "unsupported key",
+			set(
+				`{"use":"sig","kty":"OKP","kid":"k","crv":"Ed25519","alg":"EdDSA","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
+			), ""),
 		bad("symmetric", "private key", set(`{"use":"sig","kty":"oct","kid":"k","alg":"HS256","k":"dGVzdC1vbmx5"}`), ""),
 	}
 }
@@ -144,10 +148,12 @@ func (g *generator) badEC() []Document {
 		bad("not on the curve", "malformed", x, y, "reveals bits of a private key that is multiplied with it"),
 		bad("x too short", "malformed", x, b64(point[2:33]), "RFC 7518, section 6.2.1.2"),
 		bad("y with a zero in front", "malformed", y, b64(append([]byte{0}, point[33:]...)), ""),
-		bad("a byte of y in x", "malformed", fmt.Sprintf(`"x":"%s","y":"%s"`, x, y), fmt.Sprintf(`"x":"%s","y":"%s"`, b64(point[1:34]), b64(point[34:])), "one after the other, they are the same point"),
+		bad("a byte of y in x", "malformed", fmt.Sprintf(`"x":"%s","y":"%s"`, x, y),
+			fmt.Sprintf(`"x":"%s","y":"%s"`, b64(point[1:34]), b64(point[34:])), "one after the other, they are the same point"),
 		bad("bits after the last byte", "malformed", x, lastBits(x), "a second spelling of the same key"),
 		bad("y missing", "malformed", `"y"`, `"z"`, ""),
-		bad("point at infinity", "malformed", fmt.Sprintf(`"x":"%s","y":"%s"`, x, y), fmt.Sprintf(`"x":"%s","y":"%s"`, b64(make([]byte, 32)), b64(make([]byte, 32))), ""),
+		bad("point at infinity", "malformed", fmt.Sprintf(`"x":"%s","y":"%s"`, x, y),
+			fmt.Sprintf(`"x":"%s","y":"%s"`, b64(make([]byte, 32)), b64(make([]byte, 32))), ""),
 		bad("coordinates of another curve", "malformed", "P-256", "P-384", ""),
 		bad("P-521", "unsupported key", "P-256", "P-521", ""),
 		bad("secp256k1", "unsupported key", "P-256", "secp256k1", ""),

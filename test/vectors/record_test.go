@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-var record = flag.String("record", "", "directory of Kubernetes binaries (kube-apiserver, kube-controller-manager, etcd): record kubernetes.json with them")
+var record = flag.String("record", "",
+	"directory of Kubernetes binaries (kube-apiserver, kube-controller-manager, etcd): record kubernetes.json with them")
 
 // TestRecord asks real API servers for tokens of every kind, signed with one key of each algorithm.
 func TestRecord(t *testing.T) {
@@ -56,10 +57,14 @@ func startCluster(t *testing.T, signing string) *cluster {
 	c.write("kubeconfig", fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c","contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}],`+
 		`"clusters":[{"name":"c","cluster":{"server":"%s","insecure-skip-tls-verify":true}}],"users":[{"name":"u","user":{"token":"admin"}}]}`, c.url))
 
-	c.run("etcd", "--data-dir="+c.path("etcd"), "--listen-client-urls=http://127.0.0.1:"+etcd, "--advertise-client-urls=http://127.0.0.1:"+etcd,
-		"--listen-peer-urls=http://127.0.0.1:"+peer, "--initial-advertise-peer-urls=http://127.0.0.1:"+peer, "--initial-cluster=default=http://127.0.0.1:"+peer)
-	args := []string{"--etcd-servers=http://127.0.0.1:" + etcd, "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port=" + api,
-		"--cert-dir=" + c.path("certs"), "--service-cluster-ip-range=10.0.0.0/24", "--token-auth-file=" + c.path("tokens.csv"), "--authorization-mode=RBAC",
+	c.run("etcd", "--data-dir="+c.path("etcd"), "--listen-client-urls=http://127.0.0.1:"+etcd,
+		"--advertise-client-urls=http://127.0.0.1:"+etcd,
+		"--listen-peer-urls=http://127.0.0.1:"+peer, "--initial-advertise-peer-urls=http://127.0.0.1:"+peer,
+		"--initial-cluster=default=http://127.0.0.1:"+peer)
+	args := []string{"--etcd-servers=http://127.0.0.1:" + etcd, "--bind-address=127.0.0.1",
+		"--advertise-address=127.0.0.1", "--secure-port=" + api,
+		"--cert-dir=" + c.path("certs"), "--service-cluster-ip-range=10.0.0.0/24",
+		"--token-auth-file=" + c.path("tokens.csv"), "--authorization-mode=RBAC",
 		"--disable-admission-plugins=ServiceAccount", "--service-account-issuer=" + recordedIssuer}
 	for _, k := range Keys() {
 		c.write(k.Name, k.Private)
@@ -68,19 +73,24 @@ func startCluster(t *testing.T, signing string) *cluster {
 	}
 	c.run("kube-apiserver", append(args, "--service-account-signing-key-file="+c.path(signing))...)
 	c.eventually("API server to be ready", func() bool { _, err := c.do("GET", "/readyz", ""); return err == nil })
-	c.run("kube-controller-manager", "--kubeconfig="+c.path("kubeconfig"), "--controllers=serviceaccount-token-controller,serviceaccount-controller", "--leader-elect=false",
-		"--bind-address=127.0.0.1", "--secure-port="+manager, "--cert-dir="+c.path("certs"), "--service-account-private-key-file="+c.path(signing))
+	c.run("kube-controller-manager", "--kubeconfig="+c.path("kubeconfig"),
+		"--controllers=serviceaccount-token-controller,serviceaccount-controller", "--leader-elect=false",
+		"--bind-address=127.0.0.1", "--secure-port="+manager, "--cert-dir="+c.path("certs"),
+		"--service-account-private-key-file="+c.path(signing))
 	return c
 }
 
 func (c *cluster) recording(signing string) Recording {
 	c.t.Helper()
 	const accounts, v1 = "/api/v1/namespaces/default/serviceaccounts", "/api/v1"
-	c.eventually("service account to exist", func() bool { _, err := c.do("GET", accounts+"/default", ""); return err == nil })
+	c.eventually("service account to exist",
+		func() bool { _, err := c.do("GET", accounts+"/default", ""); return err == nil })
 	c.create(v1+"/nodes", `{"metadata":{"name":"node-1"}}`)
-	c.create(v1+"/namespaces/default/pods", `{"metadata":{"name":"pod-1"},"spec":{"nodeName":"node-1","serviceAccountName":"default","containers":[{"name":"c","image":"c"}]}}`)
+	c.create(v1+"/namespaces/default/pods",
+		`{"metadata":{"name":"pod-1"},"spec":{"nodeName":"node-1","serviceAccountName":"default","containers":[{"name":"c","image":"c"}]}}`)
 	c.create(v1+"/namespaces/default/secrets", `{"metadata":{"name":"secret-1"}}`)
-	c.create(v1+"/namespaces/default/secrets", `{"metadata":{"name":"legacy","annotations":{"kubernetes.io/service-account.name":"default"}},"type":"kubernetes.io/service-account-token"}`)
+	c.create(v1+"/namespaces/default/secrets",
+		`{"metadata":{"name":"legacy","annotations":{"kubernetes.io/service-account.name":"default"}},"type":"kubernetes.io/service-account-token"}`)
 
 	request := func(name, spec string) RecordedToken {
 		answer := c.create(accounts+"/default/token", `{"spec":{`+spec+`}}`)

@@ -100,12 +100,15 @@ func (g *generator) malformed() []Token {
 		bad("empty payload", join(parts[0], "", parts[2]), "detached, RFC 7515, appendix F").kid(k),
 		bad("empty signature", join(parts[0], parts[1], ""), "").kid(k),
 		bad("padding", join(parts[0], parts[1], parts[2]+"=="), "").kid(k),
-		bad("line break", join(parts[0], parts[1][:8]+"\n"+parts[1][8:], parts[2]), "decoders that skip line breaks accept it").kid(k),
+		bad("line break", join(parts[0], parts[1][:8]+"\n"+parts[1][8:], parts[2]),
+			"decoders that skip line breaks accept it").kid(k),
 		bad("line break in the header", join(parts[0][:8]+"\n"+parts[0][8:], parts[1], parts[2]), ""),
 		bad("space at the end", good+" ", "").kid(k),
 		bad("standard alphabet", join(parts[0], parts[1], strings.Repeat("+/", 43)), "base64 instead of base64url").kid(k),
-		bad("bits after the last byte", join(parts[0], parts[1], lastBits(parts[2])), "a second spelling of the same signature").kid(k),
-		bad("JSON serialization", fmt.Sprintf(`{"protected":"%s","payload":"%s","signature":"%s"}`, parts[0], parts[1], parts[2]), ""),
+		bad("bits after the last byte", join(parts[0], parts[1], lastBits(parts[2])),
+			"a second spelling of the same signature").kid(k),
+		bad("JSON serialization",
+			fmt.Sprintf(`{"protected":"%s","payload":"%s","signature":"%s"}`, parts[0], parts[1], parts[2]), ""),
 		bad("too long", g.signed("p256-1", bound("till-0", strings.Repeat("x", 13_000))), "more than 16 KiB"),
 	}
 }
@@ -131,8 +134,10 @@ func (g *generator) badHeaders() []Token {
 		bad("header is null", malformed, `null`, ""),
 		bad("header with something behind", malformed, format(`{"alg":"ES256","kid":"%s"}{}`), ""),
 		bad("header not UTF-8", malformed, "{\"alg\":\"ES256\",\"kid\":\"\xff\"}", ""),
-		bad("alg twice", malformed, format(`{"alg":"none","alg":"ES256","kid":"%s"}`), "two readers could see two algorithms"),
-		bad("alg twice, escaped", malformed, format(`{"\u0061lg":"none","alg":"ES256","kid":"%s"}`), "the same name, spelled otherwise"),
+		bad("alg twice", malformed, format(`{"alg":"none","alg":"ES256","kid":"%s"}`),
+			"two readers could see two algorithms"),
+		bad("alg twice, escaped", malformed, format(`{"\u0061lg":"none","alg":"ES256","kid":"%s"}`),
+			"the same name, spelled otherwise"),
 		bad("kid twice", malformed, format(`{"alg":"ES256","kid":"x","kid":"%s"}`), ""),
 		bad("alg in capitals", malformed, format(`{"ALG":"ES256","kid":"%s"}`), "member names have a case"),
 		bad("alg missing", malformed, format(`{"kid":"%s"}`), ""),
@@ -141,9 +146,11 @@ func (g *generator) badHeaders() []Token {
 		bad("kid a number", malformed, `{"alg":"ES256","kid":1}`, ""),
 		bad("kid too long", malformed, header("ES256", strings.Repeat("k", 1025)), ""),
 		bad("crit", malformed, format(`{"alg":"ES256","b64":false,"crit":["b64"],"kid":"%s"}`), "RFC 7515, section 4.1.11"),
-		bad("jwk in the header", malformed, format(`{"alg":"ES256","jwk":{},"kid":"%s"}`), "a token may not bring its own key"),
+		bad("jwk in the header", malformed, format(`{"alg":"ES256","jwk":{},"kid":"%s"}`),
+			"a token may not bring its own key"),
 		bad("typ not JWT", malformed, format(`{"alg":"ES256","kid":"%s","typ":"at+jwt"}`), ""),
-		g.vector("none", unsupported, b64([]byte(format(`{"alg":"none","kid":"%s"}`)))+"."+b64([]byte(bound()))+".AA", "RFC 8725, section 3.2").kid(k),
+		g.vector("none", unsupported, b64([]byte(format(`{"alg":"none","kid":"%s"}`)))+"."+b64([]byte(bound()))+".AA",
+			"RFC 8725, section 3.2").kid(k),
 		bad("alg in small letters", unsupported, header("es256", k), "").kid(k),
 		bad("HS256", unsupported, header("HS256", k), "the public key as a shared secret").kid(k),
 		bad("PS256", unsupported, header("PS256", k), "no API server signs by it").kid(k),
@@ -178,18 +185,26 @@ func (g *generator) badClaims() []Token {
 
 func (g *generator) badKeys() []Token {
 	p256, rsa := g.keys["p256-1"].KeyID, g.keys["rsa-1"].KeyID
-	gone := g.vector("key not in the set", "unknown key", g.signed("p256-1", bound()), "what becomes of every token of a key that was retired").kid(p256)
+	gone := g.vector("key not in the set", "unknown key", g.signed("p256-1", bound()),
+		"what becomes of every token of a key that was retired").kid(p256)
 	gone.Keys = []string{"p256-2"}
 	none := g.vector("no keys at all", "unknown key", g.signed("p256-1", bound()), "").kid(p256)
 	none.Keys = nil
 	return []Token{
 		gone, none,
-		g.vector("kid missing", "unknown key", g.sign("p256-1", `{"alg":"ES256"}`, bound()), "it is not tried with every key"),
-		g.vector("kid empty", "unknown key", g.sign("p256-1", header("ES256", ""), bound()), "as old versions of Kubernetes wrote it"),
-		g.vector("kid of no key", "unknown key", g.sign("p256-1", header("ES256", "../../p256-1"), bound()), "").kid("../../p256-1"),
-		g.vector("ES256 with the kid of an RSA key", "unsupported algorithm", g.sign("p256-1", header("ES256", rsa), bound()), "").kid(rsa),
-		g.vector("RS256 with the kid of a P-256 key", "unsupported algorithm", g.sign("rsa-1", header("RS256", p256), bound()), "").kid(p256),
-		g.vector("ES384 with the kid of a P-256 key", "unsupported algorithm", g.sign("p384-1", header("ES384", p256), bound()), "").kid(p256),
+		g.vector("kid missing", "unknown key", g.sign("p256-1", `{"alg":"ES256"}`, bound()),
+			"it is not tried with every key"),
+		g.vector("kid empty", "unknown key", g.sign("p256-1", header("ES256", ""), bound()),
+			"as old versions of Kubernetes wrote it"),
+		g.vector("kid of no key", "unknown key", g.sign("p256-1", header("ES256", "../../p256-1"), bound()),
+			"").kid("../../p256-1"),
+		g.vector("ES256 with the kid of an RSA key", "unsupported algorithm", g.sign("p256-1", header("ES256", rsa), bound()),
+			"").kid(rsa),
+		g.vector(
+			"RS256 with the kid of a P-256 key", "unsupported algorithm", g.sign("rsa-1", header("RS256", p256), bound()), "",
+		).kid(p256),
+		g.vector("ES384 with the kid of a P-256 key", "unsupported algorithm",
+			g.sign("p384-1", header("ES384", p256), bound()), "").kid(p256),
 	}
 }
 
@@ -203,12 +218,15 @@ func (g *generator) badSignatures() []Token {
 	}
 	return []Token{
 		bad("another payload", "", parts[0], other[1], parts[2]),
-		bad("signed by another key of the kind", "the kid of one key, the signature of another", strings.Split(g.sign("p256-2", header("ES256", p256), bound()), ".")...),
+		bad("signed by another key of the kind", "the kid of one key, the signature of another",
+			strings.Split(g.sign("p256-2", header("ES256", p256), bound()), ".")...),
 		bad("zero signature", "r and s are 0", parts[0], parts[1], b64(make([]byte, 64))),
 		bad("short signature", "", parts[0], parts[1], b64(make([]byte, 63))),
 		bad("a byte behind the signature", "", parts[0], parts[1], b64(append(g.raw(parts[2]), 0))),
-		bad("a zero in front of s", "the same numbers, spelled otherwise", parts[0], parts[1], b64(slices.Insert(g.raw(parts[2]), 32, 0))),
-		bad("r and s in ASN.1", "RFC 7518, section 3.4 wants them side by side", parts[0], parts[1], b64(append([]byte{0x30, 0x44, 2, 0x20}, make([]byte, 66)...))),
+		bad("a zero in front of s", "the same numbers, spelled otherwise", parts[0], parts[1],
+			b64(slices.Insert(g.raw(parts[2]), 32, 0))),
+		bad("r and s in ASN.1", "RFC 7518, section 3.4 wants them side by side", parts[0], parts[1],
+			b64(append([]byte{0x30, 0x44, 2, 0x20}, make([]byte, 66)...))),
 		bad("RSA signature", "", parts[0], parts[1], rs[2]),
 		g.vector("RSA, another payload", "bad signature", strings.Join([]string{rs[0], other[1], rs[2]}, "."), "").kid(rsa),
 		g.vector("RSA, signed by another key", "bad signature", g.sign("rsa-2", header("RS256", rsa), bound()), "").kid(rsa),
@@ -231,17 +249,21 @@ func (g *generator) wrong() []Token {
 		bad("issuer missing", "wrong issuer", bound(`"iss":"https://issuer.example",`, ``), func(v *Token) { v.Issuer = "" }),
 		bad("legacy token where a bound one belongs", "wrong issuer", legacy, func(*Token) {}),
 		bad("legacy token for an audience", "wrong audience", legacy, legacyWith(audience)),
-		bad("legacy token that has an audience", "wrong audience", swap(legacy, `{`, `{"aud":["sts.example"],`), legacyWith("")),
-		bad("legacy issuer without legacy claims", "wrong audience", `{"iss":"kubernetes/serviceaccount","sub":"system:serviceaccount:shop:till"}`, legacyWith("")),
+		bad("legacy token that has an audience", "wrong audience", swap(legacy, `{`, `{"aud":["sts.example"],`),
+			legacyWith("")),
+		bad("legacy issuer without legacy claims", "wrong audience",
+			`{"iss":"kubernetes/serviceaccount","sub":"system:serviceaccount:shop:till"}`, legacyWith("")),
 		bad("audience not there", "wrong audience", bound(), func(v *Token) { v.Audience = "vault.example" }),
 		bad("audience in capitals", "wrong audience", bound(), func(v *Token) { v.Audience = "STS.example" }),
 		bad("no audience expected", "wrong audience", bound(), func(v *Token) { v.Audience = "" }),
-		bad("no audience expected, an empty one there", "wrong audience", bound(`"sts.example"`, `""`), func(v *Token) { v.Audience = "" }),
+		bad("no audience expected, an empty one there", "wrong audience", bound(`"sts.example"`, `""`),
+			func(v *Token) { v.Audience = "" }),
 		bad("expired this second", "expired", bound(), func(v *Token) { v.Now = at(life) }),
 		bad("expired beyond the leeway", "expired", bound(), func(v *Token) { v.Now, v.LeewaySeconds = at(life+10), 10 }),
 		bad("legacy token that expires", "expired", swap(legacy, `{`, `{"exp":1700000059,`), legacyWith("")),
 		bad("not before later", "not yet valid", bound(`"nbf":1700000000`, `"nbf":1700000061`), func(*Token) {}),
 		bad("issued in the future", "not yet valid", bound(), func(v *Token) { v.Now, v.LeewaySeconds = at(-11), 10 }),
-		bad("issued in the future, without nbf", "not yet valid", bound(`"nbf":1700000000,`, ``), func(v *Token) { v.Now = at(-1) }),
+		bad("issued in the future, without nbf", "not yet valid", bound(`"nbf":1700000000,`, ``),
+			func(v *Token) { v.Now = at(-1) }),
 	}
 }

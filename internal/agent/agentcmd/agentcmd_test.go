@@ -85,7 +85,8 @@ func start(t *testing.T) *pod {
 	must(t,
 		os.WriteFile(p.pki+"/sa.pub", []byte(p.old.public), 0o644),
 		os.WriteFile(p.pki+"/sa.key", []byte(p.old.private), 0o600),
-		os.WriteFile(p.manifests+"/kube-apiserver.yaml", bytes.ReplaceAll(text, []byte("/etc/kubernetes/pki"), []byte(p.pki)), 0o600))
+		os.WriteFile(p.manifests+"/kube-apiserver.yaml", bytes.ReplaceAll(text, []byte("/etc/kubernetes/pki"), []byte(p.pki)),
+			0o600))
 	p.init()
 	return p
 }
@@ -112,7 +113,8 @@ func (p *pod) exec(o agent.Order) agent.Report {
 	p.t.Helper()
 	text, err := json.Marshal(o)
 	must(p.t, err)
-	cmd := exec.Command(binary, "apply", "--key-file="+p.key, "--pki-dir="+p.pki, "--manifest-dir="+p.manifests, "--state-dir="+p.state)
+	cmd := exec.Command(binary, "apply", "--key-file="+p.key, "--pki-dir="+p.pki, "--manifest-dir="+p.manifests,
+		"--state-dir="+p.state)
 	cmd.Env = []string{agentcmd.PodUIDVariable + "=pod-1"}
 	cmd.Stdin = bytes.NewReader(text)
 	var out, log bytes.Buffer
@@ -151,7 +153,8 @@ func TestRotation(t *testing.T) {
 	if err != nil || string(private) != p.old.private {
 		t.Fatalf("sa.key was not sent: %v", err)
 	}
-	if f := sent.Found; f.Owner != "" || f.Private != p.old.kid || !slices.Equal(f.Public, []string{p.old.kid}) || !f.Server.Watched {
+	if f := sent.Found; f.Owner != "" || f.Private != p.old.kid || !slices.Equal(f.Public, []string{p.old.kid}) ||
+		!f.Server.Watched {
 		t.Errorf("found %+v", f)
 	}
 	for _, step := range []struct {
@@ -173,7 +176,8 @@ func TestRotation(t *testing.T) {
 		if again := p.exec(p.order(step.keys)); again.Answer != agent.Done || len(again.Did) > 0 {
 			t.Errorf("%v: a second time it did %q", step.keys, again.Did)
 		}
-		if r := p.exec(agent.Order{Do: agent.Settle, Cluster: "uid", For: p.instance}); r.Answer != agent.Done || r.Found.Change != "" {
+		if r := p.exec(agent.Order{Do: agent.Settle, Cluster: "uid", For: p.instance}); r.Answer != agent.Done ||
+			r.Found.Change != "" {
 			t.Errorf("%v: settle: %s, the change is %q", step.keys, r.Answer, r.Found.Change)
 		}
 	}
@@ -207,12 +211,14 @@ func TestRun(t *testing.T) {
 	text, err := os.ReadFile(path)
 	must(t, err)
 	// Nobody listens on the discard port of loopback.
-	text = bytes.ReplaceAll(bytes.ReplaceAll(text, []byte("host: 10.0.0.10"), []byte("host: 127.0.0.1")), []byte("containerPort: 6443"), []byte("containerPort: 9"))
+	text = bytes.ReplaceAll(bytes.ReplaceAll(text, []byte("host: 10.0.0.10"), []byte("host: 127.0.0.1")),
+		[]byte("containerPort: 6443"), []byte("containerPort: 9"))
 	must(t, os.WriteFile(path, text, 0o600))
 	if r := p.exec(p.order(rotation.Keys{Verify: []int{1, 2}, Sign: 2})); r.Answer != agent.Done {
 		t.Fatalf("%s %s", r.Answer, r.Message)
 	}
-	run := exec.Command(binary, "run", "--patience=1ns", "--pki-dir="+p.pki, "--manifest-dir="+p.manifests, "--state-dir="+p.state)
+	run := exec.Command(binary, "run", "--patience=1ns", "--pki-dir="+p.pki, "--manifest-dir="+p.manifests,
+		"--state-dir="+p.state)
 	var log bytes.Buffer
 	run.Stderr = &log
 	must(t, run.Start())

@@ -37,7 +37,8 @@ func TestAccepted(t *testing.T) {
 	}}, metav1.CreateOptions{})
 	must(t, err)
 	refused := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "agent"}, Spec: set.Spec.Template.Spec}
-	if _, err := client.CoreV1().Pods("baseline").Create(t.Context(), refused, strict); err == nil || !strings.Contains(err.Error(), "PodSecurity") {
+	if _, err := client.CoreV1().Pods("baseline").Create(t.Context(), refused, strict); err == nil ||
+		!strings.Contains(err.Error(), "PodSecurity") {
 		t.Errorf("pod security lets it pass: %v", err)
 	}
 }
@@ -58,7 +59,9 @@ func checkPod(t *testing.T, pod *corev1.Pod) {
 			t.Errorf("volume %s is neither of the host nor in memory", v.Name)
 		}
 	}
-	if want := []string{"/etc/kubernetes/pki", "/etc/kubernetes/manifests", "/var/lib/keyturn"}; !slices.Equal(paths, want) {
+	if want := []string{
+		"/etc/kubernetes/pki", "/etc/kubernetes/manifests", "/var/lib/keyturn",
+	}; !slices.Equal(paths, want) {
 		t.Errorf("it sees %q of its host", paths)
 	}
 	for _, c := range slices.Concat(s.InitContainers, s.Containers) {
@@ -68,7 +71,8 @@ func checkPod(t *testing.T, pod *corev1.Pod) {
 			t.Errorf("container %s: %+v", c.Name, security)
 		}
 	}
-	if add := s.Containers[0].SecurityContext.Capabilities.Add; !slices.Equal(add, []corev1.Capability{"CHOWN", "DAC_READ_SEARCH"}) {
+	if add := s.Containers[0].SecurityContext.Capabilities.Add; !slices.Equal(add,
+		[]corev1.Capability{"CHOWN", "DAC_READ_SEARCH"}) {
 		t.Errorf("capabilities %v", add)
 	}
 	if init := s.InitContainers[0]; len(init.VolumeMounts) != 1 || init.SecurityContext.Capabilities.Add != nil ||
@@ -86,7 +90,8 @@ func TestSignerAccepted(t *testing.T) {
 	pod := &corev1.Pod{}
 	must(t, yaml.UnmarshalStrict(text, pod))
 	pod.Spec.Priority = nil // the API server computes it from the class
-	_, err = client.CoreV1().Pods(pod.Namespace).Create(t.Context(), pod, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})
+	_, err = client.CoreV1().Pods(pod.Namespace).Create(t.Context(), pod,
+		metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})
 	must(t, err)
 }
 

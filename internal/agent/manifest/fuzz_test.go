@@ -38,9 +38,11 @@ func FuzzEdit(f *testing.F) {
 	f.Add(file(f, "by-hand.yaml"))
 	for _, seed := range []string{
 		small, strings.ReplaceAll(small, "- --", "- '--"),
-		"", "a", "kind: Pod\napiVersion: v1\nspec: {containers: [{name: kube-apiserver, command: [kube-apiserver, --a=b]}]}\n",
+		"", "a", "kind: Pod\napiVersion: v1\nspec: {containers: [{name: kube-apiserver, command: [kube-apiserver, " +
+			"--a=b]}]}\n",
 		"*metadata : {}\nkind: Pod\napiVersion: v1\n", "? metadata\n: annotations: \n", "a: &a [*a]\n", "!!binary bWV0: x\n",
-		"spec:\n  containers:\n  - &c\n    name: kube-apiserver\n    command:\n    - kube-apiserver\n    - --x=y\nkind: Pod\napiVersion: v1\n" +
+		"spec:\n  containers:\n  - &c\n    name: kube-apiserver\n    command:\n    - kube-apiserver\n    - --x=y\nkind: " +
+			"Pod\napiVersion: v1\n" +
 			"metadata:\n  <<: {annotations: {a.b/c: d}}\n  name: x\n",
 	} {
 		f.Add([]byte(seed))
@@ -99,7 +101,8 @@ func checkMeaning(t *testing.T, before, after *manifest.Manifest, w manifest.Wan
 		want.Annotations = map[string]string{}
 	}
 	want.Annotations[manifest.RestartAnnotation] = w.Restart
-	c := &want.Spec.Containers[slices.IndexFunc(want.Spec.Containers, func(c corev1.Container) bool { return c.Name == manifest.Container })]
+	c := &want.Spec.Containers[slices.IndexFunc(want.Spec.Containers,
+		func(c corev1.Container) bool { return c.Name == manifest.Container })]
 	if w.RetryAfter && len(before.Flag("shutdown-send-retry-after")) == 0 {
 		want.Annotations["keyturn.dev/added-flag"] = "shutdown-send-retry-after"
 		insertFirstFlag(c, "--shutdown-send-retry-after=true")

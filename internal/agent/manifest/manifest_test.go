@@ -176,12 +176,20 @@ func TestRefused(t *testing.T) {
 		{"two documents", "status: {}\n", "---\na: b\n", "line 124: a second document begins"},
 		{"another kind", "kind: Pod", "kind: Job", "not a Pod"},
 		{"a key twice", "  name: kube-apiserver\n  namespace", "  name: kube-apiserver\n  name: x\n  namespace", "name"},
-		{"a shell", "    - kube-apiserver\n", "    - sh\n    - -c\n    - kube-apiserver\n", "does not begin with kube-apiserver"},
-		{"no container", "    name: kube-apiserver\n    ports", "    name: apiserver\n    ports", "no container kube-apiserver"},
+		{
+			"a shell", "    - kube-apiserver\n", "    - sh\n    - -c\n    - kube-apiserver\n",
+			"does not begin with kube-apiserver",
+		},
+		{
+			"no container", "    name: kube-apiserver\n    ports", "    name: apiserver\n    ports",
+			"no container kube-apiserver",
+		},
 		{"a flow list", "  - command:\n", "  - args: [--v=2]\n    command:\n", ""},
 		{"annotations in flow style", "annotations:\n    kubeadm", "annotations: {a.b/c: d}\n  x:\n    kubeadm",
 			"line 4: annotations is not a list or map"},
-		{"empty annotations", "annotations:\n    kubeadm", "annotations: {}\n  x:\n    kubeadm", "line 4: annotations is not"},
+		{
+			"empty annotations", "annotations:\n    kubeadm", "annotations: {}\n  x:\n    kubeadm", "line 4: annotations is not",
+		},
 		{"a comment behind a flag", public, strings.TrimSuffix(public, "\n") + " # old\n", "line 37: a comment follows"},
 		{"a flag on a line of its own", sign, "    -\n      --service-account-signing-key-file=/etc/kubernetes/pki/sa.key\n",
 			"line 39: the entry of the list does not follow a dash"},
@@ -189,7 +197,10 @@ func TestRefused(t *testing.T) {
 			"line 38: the text is not written as one plain or quoted word"},
 		{"a folded flag", sign, "    - >-\n      --service-account-signing-key-file=/etc/kubernetes/pki/sa.key\n",
 			"line 38: the text is not written"},
-		{"an anchored flag", sign, "    - &key --service-account-signing-key-file=/etc/kubernetes/pki/sa.key\n", "line 38: the text"},
+		{
+			"an anchored flag", sign, "    - &key --service-account-signing-key-file=/etc/kubernetes/pki/sa.key\n",
+			"line 38: the text",
+		},
 		{"two arguments", sign, "    - --service-account-signing-key-file\n    - /etc/kubernetes/pki/sa.key\n",
 			"line 38: --service-account-signing-key-file and its value are two arguments"},
 		{"a second key file", public, public + "    - --service-account-key-file=/etc/kubernetes/pki/old.pub\n", "old.pub"},
@@ -198,12 +209,16 @@ func TestRefused(t *testing.T) {
 		{"longer tokens", public, public + "    - --service-account-max-token-expiration=9000h\n", "for at most 8760h"},
 		{"users of its own", "hostNetwork: true", "hostUsers: false", "does not run as root"},
 		{"no volumes in block style", mounts, "    volumeMounts: []\n    x:\n", "line 80: volumeMounts is not a list or map"},
-		{"a volume of that name", "  volumes:\n", "  volumes:\n  - name: keyturn-signer\n    emptyDir: {}\n", "has that name"},
+		{
+			"a volume of that name", "  volumes:\n", "  volumes:\n  - name: keyturn-signer\n    emptyDir: {}\n", "has that name",
+		},
 		{"a mount at that path", mounts, mounts + "    - mountPath: /var/lib/keyturn/signer\n      name: ca-certs\n",
 			"volume ca-certs is mounted at"},
-		{"a list that is an alias", mounts, "    x: &x\n    - {name: ca-certs, mountPath: /x}\n    volumeMounts: *x\n    y:\n",
+		{"a list that is an alias", mounts,
+			"    x: &x\n    - {name: ca-certs, mountPath: /x}\n    volumeMounts: *x\n    y:\n",
 			"volumeMounts is not"},
-		{"an anchored list used twice", mounts, "    volumeMounts: &all\n    - {name: ca-certs, mountPath: /x}\n    x: *all\n    y:\n",
+		{"an anchored list used twice", mounts,
+			"    volumeMounts: &all\n    - {name: ca-certs, mountPath: /x}\n    x: *all\n    y:\n",
 			"the edit would change something else too"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -240,7 +255,8 @@ func TestEditedByOthers(t *testing.T) {
 
 // A flag that its owner added is not taken out.
 func TestRetryAfterOfItsOwner(t *testing.T) {
-	text := strings.Replace(string(file(t, "kubeadm-1.36.yaml")), "    - --secure-port", "    - --shutdown-send-retry-after=true\n    - --secure-port", 1)
+	text := strings.Replace(string(file(t, "kubeadm-1.36.yaml")), "    - --secure-port",
+		"    - --shutdown-send-retry-after=true\n    - --secure-port", 1)
 	m, err := manifest.Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)

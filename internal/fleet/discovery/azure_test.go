@@ -80,7 +80,8 @@ func (a *azure) list(w http.ResponseWriter, container, prefix string) {
 			continue
 		}
 		b := a.blobs[path]
-		_, _ = fmt.Fprintf(w, `<Blob><Name>%s</Name><Properties><Last-Modified>%s</Last-Modified><Content-Length>%d</Content-Length></Properties></Blob>`,
+		_, _ = fmt.Fprintf(w, `<Blob><Name>%s</Name><Properties><Last-Modified>%s</Last-Modified>`+
+			`<Content-Length>%d</Content-Length></Properties></Blob>`,
 			name, b.header.Get("Last-Modified"), len(b.data))
 	}
 	_, _ = io.WriteString(w, `</Blobs></EnumerationResults>`)

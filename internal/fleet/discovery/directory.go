@@ -209,12 +209,13 @@ func (w walk) check(at *os.Root) error {
 	}
 	const others = 0o022
 	if mode := info.Mode(); mode.Perm()&others != 0 && (w.inside || mode&fs.ModeSticky == 0) {
-		return fmt.Errorf("users other than its owner may write to %s (mode %v): take that away by chmod go-w", at.Name(), mode)
+		return fmt.Errorf("users other than its owner may write to %s (mode %v): take that away by chmod go-w", at.Name(),
+			mode)
 	}
 	return nil
 }
 
-// open lets others into a directory that was made, whatever the umask.
+// open lets others into a directory that was made, regardless of the umask.
 func open(at *os.Root) error {
 	f, err := at.Open(".")
 	if err != nil {

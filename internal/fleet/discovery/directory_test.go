@@ -60,12 +60,21 @@ func TestDirectoryOfOthers(t *testing.T) {
 		root  bool // only root can make it so
 		want  string
 	}{
-		"another user's":      {func(t *testing.T, dir string) { must(t, os.Chown(dir, nobody, nobody)) }, true, "belongs to user 65534"},
-		"below another's":     {func(t *testing.T, dir string) { must(t, os.Chown(filepath.Dir(dir), nobody, nobody)) }, true, "belongs to user 65534"},
-		"everybody's":         {func(t *testing.T, dir string) { must(t, os.Chmod(dir, 0o777)) }, false, "chmod go-w"},
-		"everybody's, sticky": {func(t *testing.T, dir string) { must(t, os.Chmod(dir, 0o777|fs.ModeSticky)) }, false, "chmod go-w"},
-		"a group's":           {func(t *testing.T, dir string) { must(t, os.Chmod(dir, 0o775)) }, false, "chmod go-w"},
-		"below everybody's":   {func(t *testing.T, dir string) { must(t, os.Chmod(filepath.Dir(dir), 0o777)) }, false, "chmod go-w"},
+		"another user's": {
+			func(t *testing.T, dir string) { must(t, os.Chown(dir, nobody, nobody)) }, true, "belongs to user 65534",
+		},
+		"below another's": {
+			func(t *testing.T, dir string) { must(t, os.Chown(filepath.Dir(dir), nobody, nobody)) }, true,
+			"belongs to user 65534",
+		},
+		"everybody's": {func(t *testing.T, dir string) { must(t, os.Chmod(dir, 0o777)) }, false, "chmod go-w"},
+		"everybody's, sticky": {
+			func(t *testing.T, dir string) { must(t, os.Chmod(dir, 0o777|fs.ModeSticky)) }, false, "chmod go-w",
+		},
+		"a group's": {func(t *testing.T, dir string) { must(t, os.Chmod(dir, 0o775)) }, false, "chmod go-w"},
+		"below everybody's": {
+			func(t *testing.T, dir string) { must(t, os.Chmod(filepath.Dir(dir), 0o777)) }, false, "chmod go-w",
+		},
 		"another's .well-known": {func(t *testing.T, dir string) {
 			must(t, os.Mkdir(filepath.Join(dir, ".well-known"), 0o755))
 			must(t, os.Chown(filepath.Join(dir, ".well-known"), nobody, nobody))
@@ -113,7 +122,8 @@ func TestDirectoryLinks(t *testing.T) {
 			must(t, err)
 
 			b, k := newBucket(t, "file://"+dir+"?create_dir=true"), generate(t, 1, jwks.ES256)
-			if err := b.Publish(t.Context(), []keystore.KeyPair{k}, []int{1}); err == nil || !strings.Contains(err.Error(), "no symbolic link is followed") {
+			if err := b.Publish(t.Context(), []keystore.KeyPair{k}, []int{1}); err == nil ||
+				!strings.Contains(err.Error(), "no symbolic link is followed") {
 				t.Errorf("publishing: %v", err)
 			}
 			if _, err := b.Observe(t.Context(), []keystore.KeyPair{k}); err == nil {
@@ -122,7 +132,8 @@ func TestDirectoryLinks(t *testing.T) {
 			after, err := os.Stat(target)
 			must(t, err)
 			if after.Mode() != before.Mode() || !after.ModTime().Equal(before.ModTime()) {
-				t.Errorf("what the link leads to was %v of %v, and is %v of %v", before.Mode(), before.ModTime(), after.Mode(), after.ModTime())
+				t.Errorf("what the link leads to was %v of %v, and is %v of %v", before.Mode(), before.ModTime(), after.Mode(),
+					after.ModTime())
 			}
 		})
 	}
@@ -260,7 +271,9 @@ func TestDirectoryReaders(t *testing.T) {
 func TestSureAt(t *testing.T) {
 	p := newDirectory(t)
 	now := time.Now().Add(time.Hour)
-	b, err := discovery.New(discovery.Options{Cluster: clusterUID, URL: p.url, Issuer: issuer, MaxAge: time.Minute, Now: func() time.Time { return now }})
+	b, err := discovery.New(discovery.Options{
+		Cluster: clusterUID, URL: p.url, Issuer: issuer, MaxAge: time.Minute, Now: func() time.Time { return now },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

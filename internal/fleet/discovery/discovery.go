@@ -38,16 +38,18 @@
 //
 // They come from the environment of the controller, as the libraries of the clouds read it:
 //
-//   - s3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_WEB_IDENTITY_TOKEN_FILE with AWS_ROLE_ARN, or the
-//     role of the machine; AWS_REGION unless the URL has a region. Allow s3:GetObject, s3:PutObject and s3:DeleteObject on
-//     the objects, and s3:ListBucket on the bucket: without it, S3 refuses to tell that an object is not there.
-//   - gs: GOOGLE_APPLICATION_CREDENTIALS, or the service account of the machine, with roles/storage.objectUser on the bucket.
+//   - s3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, AWS_WEB_IDENTITY_TOKEN_FILE with AWS_ROLE_ARN, or
+//     the role of the machine; AWS_REGION unless the URL has a region. Allow s3:GetObject, s3:PutObject and
+//     s3:DeleteObject on the objects, and s3:ListBucket on the bucket: without it, S3 refuses to tell that an object is
+//     not there.
+//   - gs: GOOGLE_APPLICATION_CREDENTIALS, or the service account of the machine, with roles/storage.objectUser on the
+//     bucket.
 //   - azblob: AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET or AZURE_FEDERATED_TOKEN_FILE, or the managed
 //     identity of the machine, with the role Storage Blob Data Contributor on the container; or AZURE_STORAGE_KEY or
 //     AZURE_STORAGE_SAS_TOKEN. AZURE_STORAGE_ACCOUNT unless the URL has a storage_account.
-//   - file: none; the directory and those above it must belong to root or to the user of the controller, and nobody else may
-//     write to them. No symbolic link is followed. What is made there can be read by everybody, regardless of the umask: the
-//     objects and the directories in between. No files but the objects are left there.
+//   - file: none; the directory and those above it must belong to root or to the user of the controller, and nobody
+//     else may write to them. No symbolic link is followed. What is made there can be read by everybody, regardless of
+//     the umask: the objects and the directories in between. No files but the objects are left there.
 //
 // The objects must be readable for everybody too. That is a setting of the bucket, and not made here.
 package discovery
@@ -72,7 +74,7 @@ import (
 type Options struct {
 	// Cluster is the UID of the UserCluster, with which the objects are marked.
 	Cluster string
-	// URL is that of the bucket or directory; see package bucketurl.
+	// URL names the bucket or directory; see package bucketurl.
 	URL string
 	// Issuer is the issuer of the cluster's tokens, an https URL below which the bucket is served.
 	Issuer string
@@ -263,12 +265,15 @@ func (b *Bucket) failed(doing string, err error) error {
 }
 
 var hints = map[string]string{
-	"file": "see that the directory exists, and that it and those above it belong to root or to the user of the controller, " +
+	"file": "see that the directory exists, and that it and those above it belong to root or to the user of the " +
+		"controller, " +
 		"and nobody else may write to them",
-	"s3": "see that the bucket exists, that its region is given by ?region= or AWS_REGION, and that the credentials of the " +
+	"s3": "see that the bucket exists, that its region is given by ?region= or AWS_REGION, and that the credentials of " +
+		"the " +
 		"controller (AWS_*) may get, put, delete and list its objects",
 	"gs": "see that the bucket exists, and that the credentials of the controller (GOOGLE_APPLICATION_CREDENTIALS) " +
 		"have roles/storage.objectUser on it",
-	"azblob": "see that the container exists, that ?storage_account= or AZURE_STORAGE_ACCOUNT names its account, and that the " +
+	"azblob": "see that the container exists, that ?storage_account= or AZURE_STORAGE_ACCOUNT names its account, and " +
+		"that the " +
 		"credentials of the controller (AZURE_*) have the role Storage Blob Data Contributor on it",
 }

@@ -60,7 +60,8 @@ func testForm(t *testing.T, p place) {
 	k := generate(t, 1, jwks.ES256)
 	publish(t, newBucket(t, p.url), k)
 	want := `{"issuer":"https://oidc.example.com/blue","jwks_uri":"https://oidc.example.com/blue/openid/v1/jwks",` +
-		`"response_types_supported":["id_token"],"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["ES256"],"keyturn.dev/cluster-uid":"` + clusterUID + `"}`
+		`"response_types_supported":["id_token"],"subject_types_supported":["public"],` +
+		`"id_token_signing_alg_values_supported":["ES256"],"keyturn.dev/cluster-uid":"` + clusterUID + `"}`
 	if diff := cmp.Diff(want, string(p.content(t, discoveryName))); diff != "" {
 		t.Errorf("discovery document (-want +got):\n%s", diff)
 	}
@@ -90,27 +91,44 @@ func testWrong(t *testing.T, p place) {
 		waiting          string
 		foreign          bool // the next Publish must change nothing
 	}{
-		"no discovery":       {discoveryName, nil, nil, []int{2}, discoveryName + " is missing", false},
-		"no JWKS":            {jwksName, nil, nil, []int{1, 2}, jwksName + " is missing", false},
-		"half a discovery":   {discoveryName, good[:len(good)/2], nil, []int{2}, discoveryName + " reading discovery document: malformed", false},
-		"half a JWKS":        {jwksName, goodSet[:len(goodSet)/2], nil, nil, jwksName + " is no JWKS", false},
-		"endless JWKS":       {jwksName, append(slices.Clone(goodSet), make([]byte, jwks.MaxSize)...), nil, nil, "longer than", false},
-		"an error page":      {jwksName, []byte("<html>"), nil, nil, jwksName + " is no JWKS", false},
-		"other issuer":       {discoveryName, edit(`"https://oidc.example.com/blue"`, `"https://evil.example.com"`), nil, []int{2}, "another issuer", false},
-		"other JWKS":         {discoveryName, edit("/blue/openid", "/evil/openid"), nil, []int{2}, "another JWKS", false},
-		"other algorithm":    {discoveryName, edit(`"RS256"`, `"ES256"`), nil, []int{2}, "algorithms [RS256]", false},
-		"one algorithm more": {discoveryName, edit(`"RS256"`, `"ES256","RS256"`), []int{1}, []int{2}, "algorithms [RS256]", false},
-		"other subjects":     {discoveryName, edit(`"public"`, `"pairwise"`), []int{1}, []int{2}, "subject types", false},
-		"no mark":            {jwksName, jwksOf(t, one), []int{1}, []int{2}, "does not say how far its keys are", false},
-		"no UID":             {discoveryName, edit(`"keyturn.dev/cluster-uid"`, `"other"`), []int{1}, []int{2}, "is not marked", false},
+		"no discovery": {discoveryName, nil, nil, []int{2}, discoveryName + " is missing", false},
+		"no JWKS":      {jwksName, nil, nil, []int{1, 2}, jwksName + " is missing", false},
+		"half a discovery": {
+			discoveryName, good[:len(good)/2], nil, []int{2}, discoveryName + " reading discovery document: malformed", false,
+		},
+		"half a JWKS": {jwksName, goodSet[:len(goodSet)/2], nil, nil, jwksName + " is no JWKS", false},
+		"endless JWKS": {
+			jwksName, append(slices.Clone(goodSet), make([]byte, jwks.MaxSize)...), nil, nil, "longer than", false,
+		},
+		"an error page": {jwksName, []byte("<html>"), nil, nil, jwksName + " is no JWKS", false},
+		"other issuer": {
+			discoveryName, edit(`"https://oidc.example.com/blue"`, `"https://evil.example.com"`), nil, []int{2},
+			"another issuer", false,
+		},
+		"other JWKS":      {discoveryName, edit("/blue/openid", "/evil/openid"), nil, []int{2}, "another JWKS", false},
+		"other algorithm": {discoveryName, edit(`"RS256"`, `"ES256"`), nil, []int{2}, "algorithms [RS256]", false},
+		"one algorithm more": {
+			discoveryName, edit(`"RS256"`, `"ES256","RS256"`), []int{1}, []int{2}, "algorithms [RS256]", false,
+		},
+		"other subjects": {discoveryName, edit(`"public"`, `"pairwise"`), []int{1}, []int{2}, "subject types", false},
+		"no mark":        {jwksName, jwksOf(t, one), []int{1}, []int{2}, "does not say how far its keys are", false},
+		"no UID": {
+			discoveryName, edit(`"keyturn.dev/cluster-uid"`, `"other"`), []int{1}, []int{2}, "is not marked", false,
+		},
 		"kid empty": {
-			jwksName, []byte(strings.Replace(string(goodSet), "]", ","+strings.Replace(keysIn(goodSet), one.KeyID, "", 1)+"]", 1)),
+			jwksName, []byte(strings.Replace(string(goodSet), "]", ","+strings.Replace(keysIn(goodSet), one.KeyID, "", 1)+"]",
+				1)),
 			[]int{1}, []int{2}, "1 keys that cannot be used", false,
 		},
-		"foreign key":          {jwksName, ours(one, other), []int{1}, []int{2}, "1 keys that the cluster does not have", true},
-		"foreign keys only":    {jwksName, ours(other), nil, []int{1, 2}, "1 keys that the cluster does not have", true},
-		"stolen kid":           {jwksName, withKid(ours(other), other.KeyID, one.KeyID), nil, []int{1, 2}, "1 keys that the cluster does not have", true},
-		"foreign key, no mark": {jwksName, jwksOf(t, one, other), []int{1}, []int{2}, "1 keys that the cluster does not have", true},
+		"foreign key":       {jwksName, ours(one, other), []int{1}, []int{2}, "1 keys that the cluster does not have", true},
+		"foreign keys only": {jwksName, ours(other), nil, []int{1, 2}, "1 keys that the cluster does not have", true},
+		"stolen kid": {
+			jwksName, withKid(ours(other), other.KeyID, one.KeyID), nil, []int{1, 2}, "1 keys that the cluster does not have",
+			true,
+		},
+		"foreign key, no mark": {
+			jwksName, jwksOf(t, one, other), []int{1}, []int{2}, "1 keys that the cluster does not have", true,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if test.data == nil {
@@ -121,8 +139,10 @@ func testWrong(t *testing.T, p place) {
 				p.replace(t, test.name, test.data)
 			}
 			o := observe(t, b, own...)
-			if !slices.Equal(o.Accepts, test.accepts) || !slices.Equal(o.Refuses, test.refuses) || !strings.Contains(o.Waiting, test.waiting) {
-				t.Errorf("observed %+v, want accepts %v, refuses %v and waiting with %q", o, test.accepts, test.refuses, test.waiting)
+			if !slices.Equal(o.Accepts, test.accepts) || !slices.Equal(o.Refuses, test.refuses) ||
+				!strings.Contains(o.Waiting, test.waiting) {
+				t.Errorf("observed %+v, want accepts %v, refuses %v and waiting with %q", o, test.accepts, test.refuses,
+					test.waiting)
 			}
 			if strings.Contains(o.Waiting, "evil") {
 				t.Errorf("what an attacker wrote is told: %q", o.Waiting)
@@ -147,7 +167,8 @@ func testForeign(t *testing.T, p place) {
 	one, other := generate(t, 1, jwks.RS256), generate(t, 2, jwks.RS256)
 	const another = "https://oidc.example.com/green"
 	document := func(issuer, more string) []byte {
-		return []byte(`{"issuer":"` + issuer + `","jwks_uri":"` + issuer + `/openid/v1/jwks","response_types_supported":["id_token"],` +
+		return []byte(`{"issuer":"` + issuer + `","jwks_uri":"` + issuer +
+			`/openid/v1/jwks","response_types_supported":["id_token"],` +
 			`"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["RS256"]` + more + `}`)
 	}
 	for name, there := range map[string]struct{ discovery, keys []byte }{
@@ -156,12 +177,16 @@ func testForeign(t *testing.T, p place) {
 		"a part of a document":    {[]byte(`{"issuer":"` + another + `"}`), jwksOf(t, other)},
 		"another issuer, our key": {document(another, ""), jwksOf(t, one)},
 		"our issuer, other keys":  {document(issuer, ""), jwksOf(t, other)},
-		"our issuer, marked":      {marked(string(document(issuer, "")), otherUID, 0), marked(string(jwksOf(t, one)), otherUID, 2)},
-		"JWKS marked":             {nil, marked(string(jwksOf(t, one)), otherUID, 2)},
-		"other keys":              {nil, jwksOf(t, other)},
-		"keys of another kind":    {nil, []byte(`{"keys":[{"kty":"OKP","kid":"x","use":"sig","alg":"EdDSA","crv":"Ed25519","x":"AAAA"}]}`)},
-		"a page":                  {[]byte("<html>"), nil},
-		"a list":                  {nil, []byte("[]")},
+		"our issuer, marked": {
+			marked(string(document(issuer, "")), otherUID, 0), marked(string(jwksOf(t, one)), otherUID, 2),
+		},
+		"JWKS marked": {nil, marked(string(jwksOf(t, one)), otherUID, 2)},
+		"other keys":  {nil, jwksOf(t, other)},
+		"keys of another kind": {
+			nil, []byte(`{"keys":[{"kty":"OKP","kid":"x","use":"sig","alg":"EdDSA","crv":"Ed25519","x":"AAAA"}]}`),
+		},
+		"a page": {[]byte("<html>"), nil},
+		"a list": {nil, []byte("[]")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for name, data := range map[string][]byte{discoveryName: there.discovery, jwksName: there.keys} {
@@ -194,7 +219,8 @@ func wantUntouched(t *testing.T, p place, do func()) {
 	t.Helper()
 	discovery, keys := p.content(t, discoveryName), p.content(t, jwksName)
 	do()
-	if diff := cmp.Diff([]string{string(discovery), string(keys)}, []string{string(p.content(t, discoveryName)), string(p.content(t, jwksName))}); diff != "" {
+	if diff := cmp.Diff([]string{string(discovery), string(keys)},
+		[]string{string(p.content(t, discoveryName)), string(p.content(t, jwksName))}); diff != "" {
 		t.Errorf("the objects of somebody else changed (-was +is):\n%s", diff)
 	}
 }
@@ -205,9 +231,11 @@ func testAdopts(t *testing.T, p place) {
 	b := newBucket(t, p.url)
 	publish(t, b, one)
 	for _, name := range []string{discoveryName, jwksName} {
-		p.replace(t, name, []byte(strings.Replace(string(p.content(t, name)), ",\"keyturn.dev/cluster-uid\":\""+clusterUID+"\"", "", 1)))
+		p.replace(t, name,
+			[]byte(strings.Replace(string(p.content(t, name)), ",\"keyturn.dev/cluster-uid\":\""+clusterUID+"\"", "", 1)))
 	}
-	if o := observe(t, b, one); !slices.Equal(o.Accepts, []int{1}) || !strings.Contains(o.Waiting, "is not marked as the cluster's") {
+	if o := observe(t, b, one); !slices.Equal(o.Accepts, []int{1}) ||
+		!strings.Contains(o.Waiting, "is not marked as the cluster's") {
 		t.Errorf("observed %+v", o)
 	}
 	publish(t, b, one)
@@ -291,7 +319,9 @@ func testHeaders(t *testing.T, p place) {
 	k := generate(t, 1, jwks.ES256)
 	b := newBucket(t, p.url)
 	publish(t, b, k)
-	for name, contentType := range map[string]string{discoveryName: "application/json", jwksName: "application/jwk-set+json"} {
+	for name, contentType := range map[string]string{
+		discoveryName: "application/json", jwksName: "application/jwk-set+json",
+	} {
 		a, err := p.bucket(t).Attributes(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)
@@ -317,7 +347,7 @@ func testHeaders(t *testing.T, p place) {
 	}
 }
 
-// transitions are those of two rotations to other algorithms.
+// transitions are what two rotations to other algorithms publish.
 var transitions = [][]int{{}, {1}, {1, 2}, {2}, {2, 3}, {3}}
 
 func rotationKeys(t *testing.T) []keystore.KeyPair {
@@ -431,7 +461,10 @@ func crash(t *testing.T, p place, after int, keys []keystore.KeyPair, to []int) 
 
 // testOwnObjects has the objects of others beside: they stay.
 func testOwnObjects(t *testing.T, p place) {
-	others := []string{".well-known/openid-configuration2", ".well-known/security.txt", "index.html", "openid/v1/jwks.1.tmpl", "openid/v1/jwks2"}
+	others := []string{
+		".well-known/openid-configuration2", ".well-known/security.txt", "index.html", "openid/v1/jwks.1.tmpl",
+		"openid/v1/jwks2",
+	}
 	for _, name := range others {
 		p.replace(t, name, []byte("{}"))
 	}

@@ -72,7 +72,8 @@ func (b *Bucket) checkOwner(is served) error {
 	issuer, isText := strictjson.Text(members["issuer"])
 	switch {
 	case err == nil && isText && issuer != b.o.Issuer:
-		return fmt.Errorf("%w: %s is of another issuer; give each issuer a prefix of its own, or delete the object if nobody "+
+		return fmt.Errorf("%w: %s is of another issuer; give each issuer a prefix of its own, or delete the object if "+
+			"nobody "+
 			"uses it", fleet.ErrForeign, discoveryName)
 	case (err != nil || !isText) && !b.isOurs(is):
 		return fmt.Errorf("%w: %s is no discovery document; delete the object if nobody uses it",

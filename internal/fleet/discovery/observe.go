@@ -88,10 +88,11 @@ func stageOf(published jwks.Set, keys []keystore.KeyPair) int {
 	return fleet.Stage(live)
 }
 
-// goodFor says that by this discovery document a verifier takes tokens of the algorithm.
+// goodFor reports whether a verifier that read this discovery document takes tokens of the algorithm.
 func (b *Bucket) goodFor(data []byte, algorithm string) bool {
 	d, err := jwks.ParseDiscovery(data)
-	return err == nil && d.Issuer == b.o.Issuer && d.JWKSURI == b.o.Issuer+jwks.Path && slices.Contains(d.Algorithms, algorithm)
+	return err == nil && d.Issuer == b.o.Issuer && d.JWKSURI == b.o.Issuer+jwks.Path &&
+		slices.Contains(d.Algorithms, algorithm)
 }
 
 // times says when the newest object changed, and from when on nobody uses what was there before.
@@ -124,7 +125,8 @@ func noteForeign(keys []jwks.Key) string {
 	if len(keys) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s holds %d keys that the cluster does not have, the first with kid %.64q; they are not replaced: "+
+	return fmt.Sprintf("%s holds %d keys that the cluster does not have, the first with kid %.64q; they are not "+
+		"replaced: "+
 		"remove them by hand if nobody uses them", jwksName, len(keys), keys[0].KeyID)
 }
 

@@ -35,7 +35,9 @@ func newWebsite(t *testing.T) website {
 
 func (w website) bucket(t *testing.T) *discovery.Bucket {
 	t.Helper()
-	b, err := discovery.New(discovery.Options{Cluster: clusterUID, URL: "file://" + w.dir + "?prefix=clusters/blue/", Issuer: w.issuer, MaxAge: time.Minute})
+	b, err := discovery.New(discovery.Options{
+		Cluster: clusterUID, URL: "file://" + w.dir + "?prefix=clusters/blue/", Issuer: w.issuer, MaxAge: time.Minute,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +55,8 @@ func (w website) verifier(t *testing.T) (*oidc.IDTokenVerifier, error) {
 
 func (w website) token(t *testing.T, k keystore.KeyPair) string {
 	t.Helper()
-	claims := token.NewBoundClaims(w.issuer, []string{audience}, token.Kubernetes{Namespace: "default"}, time.Now(), time.Hour)
+	claims := token.NewBoundClaims(w.issuer, []string{audience}, token.Kubernetes{Namespace: "default"}, time.Now(),
+		time.Hour)
 	signed, err := token.Sign(rand.Reader, k.Signer, k.Algorithm, k.KeyID, claims)
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +64,7 @@ func (w website) token(t *testing.T, k keystore.KeyPair) string {
 	return signed
 }
 
-// accepts says whether a verifier that knows nothing yet takes a token of the key.
+// accepts reports whether a verifier that knows nothing yet takes a token of the key.
 func (w website) accepts(t *testing.T, k keystore.KeyPair) bool {
 	t.Helper()
 	v, err := w.verifier(t)
@@ -126,7 +129,8 @@ func TestVerifierMeanwhile(t *testing.T) {
 		algorithm := []string{jwks.RS256, jwks.ES256}[version%2]
 		next := generate(t, version, algorithm)
 		meanwhile(t, func() { publish(t, b, old, next) }, func() bool { return w.accepts(t, old) })
-		meanwhile(t, func() { publishOf(t, b, []keystore.KeyPair{old, next}, version) }, func() bool { return w.accepts(t, next) })
+		meanwhile(t, func() { publishOf(t, b, []keystore.KeyPair{old, next}, version) },
+			func() bool { return w.accepts(t, next) })
 		old = next
 	}
 }

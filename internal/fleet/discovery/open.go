@@ -37,7 +37,7 @@ func openBucket(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 // openGoogle looks for credentials each time. The opener of gcsblob remembers for good that there were none, and says
 // so on the standard output.
 func openGoogle(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
-	if os.Getenv("STORAGE_EMULATOR_HOST") != "" { // gcsblob reaches an emulator by itself
+	if os.Getenv("STORAGE_EMULATOR_HOST") != "" { // gcsblob reaches an emulator on its own
 		return gcsblob.OpenBucket(ctx, gcp.NewAnonymousHTTPClient(gcp.DefaultTransport()), u.Host, nil)
 	}
 	ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Timeout: callTimeout})

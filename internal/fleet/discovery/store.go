@@ -132,8 +132,9 @@ func (s *cloud) delete(ctx context.Context, name string) error {
 	return nil
 }
 
-// absent says that an object is not there. Only a plain answer to that effect counts: gocloud.dev gives the same code
-// to a bucket of Google that may not be read, to one of Amazon that is not there, and to an object that is archived.
+// absent reports whether an error means that an object is not there. Only a plain answer to that effect counts:
+// gocloud.dev gives the same code to a bucket of Google that may not be read, to one of Amazon that is not there, and
+// to an object that is archived.
 func absent(err error) bool {
 	if err == nil || gcerrors.Code(err) != gcerrors.NotFound {
 		return false

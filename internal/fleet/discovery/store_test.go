@@ -23,13 +23,21 @@ func TestNew(t *testing.T) {
 		options discovery.Options
 		want    string
 	}{
-		"URL":        {discovery.Options{Cluster: clusterUID, URL: "ftp://a:hunter2@b", Issuer: issuer}, "URL of the bucket to publish to: must begin with"},
-		"issuer":     {discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: "http://a"}, "issuer to publish to gs://b: malformed: issuer is not an https URL"},
+		"URL": {
+			discovery.Options{Cluster: clusterUID, URL: "ftp://a:hunter2@b", Issuer: issuer},
+			"URL of the bucket to publish to: must begin with",
+		},
+		"issuer": {
+			discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: "http://a"},
+			"issuer to publish to gs://b: malformed: issuer is not an https URL",
+		},
 		"no issuer":  {discovery.Options{Cluster: clusterUID, URL: "gs://b"}, "issuer is not an https URL"},
 		"slash":      {discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: "https://a/"}, "ends with a slash"},
 		"parameters": {discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: "https://a?b"}, "has a query"},
 		"no UID":     {discovery.Options{URL: "gs://b", Issuer: issuer}, "the UID is missing"},
-		"age":        {discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: issuer, MaxAge: -time.Second}, "-1s is below 0"},
+		"age": {
+			discovery.Options{Cluster: clusterUID, URL: "gs://b", Issuer: issuer, MaxAge: -time.Second}, "-1s is below 0",
+		},
 	} {
 		_, err := discovery.New(test.options)
 		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "hunter2") {
@@ -48,7 +56,8 @@ func TestNoBucket(t *testing.T) {
 	useAWS(t)
 	url := strings.Replace(newS3(t).url, "s3://oidc", "s3://nowhere", 1)
 	b, k := newBucket(t, url), generate(t, 1, jwks.ES256)
-	if _, err := b.Observe(t.Context(), []keystore.KeyPair{k}); err == nil || !strings.Contains(err.Error(), "NoSuchBucket") {
+	if _, err := b.Observe(t.Context(), []keystore.KeyPair{k}); err == nil ||
+		!strings.Contains(err.Error(), "NoSuchBucket") {
 		t.Errorf("observing: %v", err)
 	}
 	if err := b.Publish(t.Context(), []keystore.KeyPair{k}, []int{1}); err == nil {
@@ -112,7 +121,8 @@ func TestNoSecretInErrors(t *testing.T) {
 func TestOtherAccount(t *testing.T) {
 	if os.Getenv("AZURE_STORAGE_ACCOUNT") == "" {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestOtherAccount$", "-test.v")
-		cmd.Env = append(os.Environ(), "AZURE_STORAGE_ACCOUNT=keyturn", "AZURE_STORAGE_SAS_TOKEN="+sasToken, "HTTPS_PROXY=http://127.0.0.1:1")
+		cmd.Env = append(os.Environ(), "AZURE_STORAGE_ACCOUNT=keyturn", "AZURE_STORAGE_SAS_TOKEN="+sasToken,
+			"HTTPS_PROXY=http://127.0.0.1:1")
 		out, err := cmd.CombinedOutput()
 		if err != nil || !bytes.Contains(out, []byte("--- PASS: TestOtherAccount")) {
 			t.Errorf("%v\n%s", err, out)

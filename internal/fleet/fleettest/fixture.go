@@ -66,7 +66,7 @@ func (f fixture) wantNothing(t *testing.T) {
 	f.eventually(t, "nothing published", func(o fleet.Observation) bool { return f.are(o, nil) && o.PublishedAt.IsZero() })
 }
 
-// are says that these versions are accepted and all others refused.
+// are reports whether these versions are accepted and all others refused.
 func (f fixture) are(o fleet.Observation, accepted []int) bool {
 	var refused []int
 	for _, k := range f.keys {

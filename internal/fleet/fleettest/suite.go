@@ -39,7 +39,7 @@ type Place struct {
 // Fault is how one write fails.
 type Fault int
 
-// The faults. A publisher sees the same error for both, and may get over it by itself.
+// The faults. A publisher sees the same error for both, and may recover without help.
 const (
 	// Failed fails the write, which does not happen.
 	Failed Fault = iota + 1
@@ -117,7 +117,8 @@ func testRepeat(t *testing.T, f fixture) {
 	f.publish(t, 1, 2)
 	f.publish(t, 2, 1)
 	if is := f.want(t, 1, 2); !is.PublishedAt.Equal(was.PublishedAt) || !is.SureAt.Equal(was.SureAt) {
-		t.Errorf("published again, it is published at %v and sure at %v, want %v and %v", is.PublishedAt, is.SureAt, was.PublishedAt, was.SureAt)
+		t.Errorf("published again, it is published at %v and sure at %v, want %v and %v", is.PublishedAt, is.SureAt,
+			was.PublishedAt, was.SureAt)
 	}
 	if n := f.writes() - writes; n != 0 {
 		t.Errorf("publishing what is published already wrote %d times", n)

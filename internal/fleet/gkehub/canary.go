@@ -13,19 +13,15 @@ import (
 	"time"
 
 	hub "google.golang.org/api/gkehub/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/token"
 )
 
-// The service account that canary tokens name. Nobody grants it anything.
-const (
-	canaryNamespace = "kube-system"
-	canaryAccount   = "keyturn-canary"
-)
-
-// A canary is good from a while before it was signed, since the clock of the STS may be behind ours, and for ten minutes
-// in all.
+// A canary is good from a while before it was signed, since the clock of the STS may be behind ours, and for ten
+// minutes in all.
 const (
 	canarySkew = 30 * time.Second
 	canaryLife = 10 * time.Minute
@@ -48,7 +44,7 @@ func (m *Membership) trade(ctx context.Context, is contents, k keystore.KeyPair,
 	pool := cmp.Or(is.pool, m.o.ProjectID+".svc.id.goog")
 	provider := cmp.Or(is.provider, "https://gkehub.googleapis.com/"+m.name)
 	claims := token.NewBoundClaims(m.o.Issuer, []string{pool}, token.Kubernetes{
-		Namespace: canaryNamespace, ServiceAccount: token.Ref{Name: canaryAccount},
+		Namespace: metav1.NamespaceSystem, ServiceAccount: token.Ref{Name: v1alpha1.CanaryAccount},
 	}, now.Add(-canarySkew), canaryLife)
 	claims.ID = rand.Text()
 	canary, err := token.Sign(rand.Reader, k.Signer, k.Algorithm, k.KeyID, claims)
@@ -75,7 +71,8 @@ func (m *Membership) trade(ctx context.Context, is contents, k keystore.KeyPair,
 const maxAnswer = 64 << 10
 
 func (m *Membership) exchange(ctx context.Context, form url.Values) (verdict, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.o.STSEndpoint+"/v1/token", strings.NewReader(form.Encode()))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, m.o.STSEndpoint+"/v1/token",
+		strings.NewReader(form.Encode()))
 	if err != nil {
 		return 0, err
 	}

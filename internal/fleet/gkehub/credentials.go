@@ -125,7 +125,8 @@ func checkServiceAccount(keyFile []byte) error {
 func applicationDefault(ctx context.Context) (oauth2.TokenSource, error) {
 	found, err := google.FindDefaultCredentials(ctx, hub.CloudPlatformScope)
 	if err != nil {
-		return nil, fmt.Errorf("finding application default credentials: %w; or set gkeConnect.registerServiceAccountKeyPath", err)
+		return nil, fmt.Errorf("finding application default credentials: %w; or set gkeConnect.registerServiceAccountKeyPath",
+			err)
 	}
 	return found.TokenSource, nil
 }
@@ -160,7 +161,7 @@ func (t *accountTokens) forget() {
 	t.source = nil
 }
 
-// isIn says whether a text holds the access token.
+// isIn reports whether a text holds the access token.
 func (t *accountTokens) isIn(text string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

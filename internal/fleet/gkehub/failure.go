@@ -110,7 +110,9 @@ func (m *Membership) explain(ctx context.Context, err error) *failure {
 		return &failure{why: "no answer in time", end: ctx.Err()}
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return &failure{why: "the certificate of the server is not trusted", cure: "check gkeConnect.caBundle and the endpoints"}
+		return &failure{
+			why: "the certificate of the server is not trusted", cure: "check gkeConnect.caBundle and the endpoints",
+		}
 	}
 	if e, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return &failure{why: fmt.Sprintf("an answer of more than %d bytes", e.Limit)}

@@ -54,7 +54,9 @@ func TestOperationFails(t *testing.T) {
 	publish(t, m, 1)
 	m.SetTimeout(time.Second)
 	w.SetFaults(fleetserver.Faults{OperationErrorRate: 1})
-	for doing, err := range map[string]error{"publishing": m.Publish(t.Context(), keyPairs(), []int{2}), "removing": m.Remove(t.Context())} {
+	for doing, err := range map[string]error{
+		"publishing": m.Publish(t.Context(), keyPairs(), []int{2}), "removing": m.Remove(t.Context()),
+	} {
 		if err == nil || !strings.Contains(err.Error(), "operation failed") {
 			t.Errorf("%s: %v, want that the operation failed", doing, err)
 		}
@@ -138,10 +140,12 @@ func TestHugeAndColourfulAnswers(t *testing.T) {
 	w.answer(func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Content-Type", "application/json")
 		rw.WriteHeader(http.StatusForbidden)
-		_, _ = io.WriteString(rw, `{"error":{"status":"PERMISSION_DENIED","message":"go \u001b[2Jaway\n\u202e`+strings.Repeat("no ", 1000)+`"}}`)
+		_, _ = io.WriteString(rw,
+			`{"error":{"status":"PERMISSION_DENIED","message":"go \u001b[2Jaway\n\u202e`+strings.Repeat("no ", 1000)+`"}}`)
 	})
 	_, err := m.Observe(t.Context(), keyPairs())
-	if err == nil || !strings.Contains(err.Error(), "go [2Jaway no") || strings.ContainsAny(err.Error(), "\x1b\u202e\n") || len(err.Error()) > 800 {
+	if err == nil || !strings.Contains(err.Error(), "go [2Jaway no") || strings.ContainsAny(err.Error(), "\x1b\u202e\n") ||
+		len(err.Error()) > 800 {
 		t.Errorf("observing: %q", err)
 	}
 }
@@ -339,7 +343,8 @@ func TestSecrets(t *testing.T) {
 	m := w.membership()
 	publish(t, m, 1)
 	wantSeen(t, m, []int{1}, []int{2})
-	texts := w.log.String() + fmt.Sprintf("%s %+v %s %#v", m, m, *m, *m) + fmt.Sprintf("%s %+v %v", w.options, w.options, &w.options)
+	texts := w.log.String() + fmt.Sprintf("%s %+v %s %#v", m, m, *m, *m) + fmt.Sprintf("%s %+v %v", w.options, w.options,
+		&w.options)
 	for _, path := range []string{"/token", "/v1/projects/", "/v1/token"} {
 		for _, code := range []int{http.StatusBadRequest, http.StatusForbidden, http.StatusInternalServerError} {
 			w.answer(func(rw http.ResponseWriter, r *http.Request) {
@@ -360,7 +365,9 @@ func TestSecrets(t *testing.T) {
 			again := w.membership()
 			again.SetTimeout(300 * time.Millisecond)
 			_, observed := again.Observe(t.Context(), keyPairs())
-			for _, err := range []error{observed, again.Publish(t.Context(), keyPairs(), []int{1, 2}), again.Remove(t.Context())} {
+			for _, err := range []error{
+				observed, again.Publish(t.Context(), keyPairs(), []int{1, 2}), again.Remove(t.Context()),
+			} {
 				if err != nil {
 					texts += err.Error() + "\n"
 				}
@@ -389,11 +396,13 @@ func TestCredentials(t *testing.T) {
 		"an array":              []byte(`["` + secret + `"]`),
 		"a number for the type": []byte(`{"type": 7, "x": "` + secret + `"}`),
 		"authorized user":       []byte(`{"type": "authorized_user", "client_secret": "` + secret + `"}`),
-		"external account":      []byte(`{"type": "external_account", "credential_source": {"executable": {"command": "` + secret + `"}}}`),
-		"another type":          withField(t, good, "type", secret),
-		"no private key":        withField(t, good, "private_key", secret),
-		"no email":              withField(t, good, "client_email", ""),
-		"plain token_uri":       withField(t, good, "token_uri", "http://"+secret),
+		"external account": []byte(
+			`{"type": "external_account", "credential_source": {"executable": {"command": "` + secret + `"}}}`,
+		),
+		"another type":    withField(t, good, "type", secret),
+		"no private key":  withField(t, good, "private_key", secret),
+		"no email":        withField(t, good, "client_email", ""),
+		"plain token_uri": withField(t, good, "token_uri", "http://"+secret),
 	}
 	w := newWorld(t)
 	for what, credentials := range tests {
@@ -430,7 +439,8 @@ func TestApplicationDefaultCredentials(t *testing.T) {
 	t.Setenv("GOOGLE_APPLICATION_CREDENTIALS", path+".missing")
 	o := w.options
 	o.CredentialsJSON = nil
-	if _, err := gkehub.New(t.Context(), o); err == nil || !strings.Contains(err.Error(), "gkeConnect.registerServiceAccountKeyPath") {
+	if _, err := gkehub.New(t.Context(), o); err == nil ||
+		!strings.Contains(err.Error(), "gkeConnect.registerServiceAccountKeyPath") {
 		t.Errorf("without credentials: %v", err)
 	}
 }

@@ -95,15 +95,15 @@ func New(ctx context.Context, o Options) (*Membership, error) {
 // Name implements fleet.Publisher.
 func (m *Membership) Name() string { return m.o.Name() }
 
-// Format writes the name whatever the verb, so that no verb shows the access token.
+// Format writes the name for every verb, so that none shows the access token.
 func (m Membership) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, m.Name()) }
 
-// Name is that of the Membership with these options.
+// Name returns the resource name of the membership with these options.
 func (o *Options) Name() string {
 	return "fleet membership " + o.parent() + "/memberships/" + o.Membership
 }
 
-// Format names the membership whatever the verb, so that no verb shows the credentials.
+// Format names the membership for every verb, so that none shows the credentials.
 func (o Options) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, "options of "+o.Name())
 }

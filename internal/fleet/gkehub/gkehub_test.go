@@ -103,8 +103,11 @@ func TestAnotherCluster(t *testing.T) {
 
 			m := w.membership()
 			_, observed := m.Observe(t.Context(), keyPairs())
-			for doing, err := range map[string]error{"publishing": m.Publish(t.Context(), keyPairs(), []int{1}), "observing": observed} {
-				if err == nil || !strings.Contains(err.Error(), "belongs to another cluster") || !strings.Contains(err.Error(), name) {
+			for doing, err := range map[string]error{
+				"publishing": m.Publish(t.Context(), keyPairs(), []int{1}), "observing": observed,
+			} {
+				if err == nil || !strings.Contains(err.Error(), "belongs to another cluster") ||
+					!strings.Contains(err.Error(), name) {
 					t.Errorf("%s: %v", doing, err)
 				}
 			}
@@ -128,7 +131,9 @@ func TestAnotherIssuer(t *testing.T) {
 	w.takeRequests()
 	m := w.membership(func(o *gkehub.Options) { o.Issuer = "https://green.example" })
 	_, observed := m.Observe(t.Context(), keyPairs())
-	for doing, err := range map[string]error{"publishing": m.Publish(t.Context(), keyPairs(), []int{2}), "observing": observed} {
+	for doing, err := range map[string]error{
+		"publishing": m.Publish(t.Context(), keyPairs(), []int{2}), "observing": observed,
+	} {
 		if err == nil || !strings.Contains(err.Error(), "an issuer cannot be changed") {
 			t.Errorf("%s: %v", doing, err)
 		}
@@ -147,7 +152,8 @@ func TestIssuerCleared(t *testing.T) {
 	patch := &hub.Membership{Authority: &hub.Authority{ForceSendFields: []string{"Issuer"}}}
 	_, err := w.hub.Patch(name, patch).UpdateMask("authority.issuer").Do()
 	must(t, err)
-	if seen, err := m.Observe(t.Context(), keyPairs()); err != nil || len(seen.Accepts) > 0 || !strings.Contains(seen.Waiting, "issuer") {
+	if seen, err := m.Observe(t.Context(), keyPairs()); err != nil || len(seen.Accepts) > 0 ||
+		!strings.Contains(seen.Waiting, "issuer") {
 		t.Errorf("observed %+v, %v", seen, err)
 	}
 	publish(t, m, 1)
@@ -322,7 +328,8 @@ func TestOperationTakesLong(t *testing.T) {
 	m := w.membership()
 	m.SetTimeout(500 * time.Millisecond)
 	for _, want := range []string{"operation", "CREATING"} {
-		if err := m.Publish(t.Context(), keyPairs(), []int{1}); err == nil || !strings.Contains(err.Error(), "still running") || !strings.Contains(err.Error(), want) {
+		if err := m.Publish(t.Context(), keyPairs(), []int{1}); err == nil ||
+			!strings.Contains(err.Error(), "still running") || !strings.Contains(err.Error(), want) {
 			t.Errorf("publishing: %v, want that something is still running (%s)", err, want)
 		}
 	}
@@ -341,7 +348,9 @@ func TestOperationTakesLong(t *testing.T) {
 	if err := m.Remove(t.Context()); err == nil || !strings.Contains(err.Error(), "still running") {
 		t.Errorf("removing: %v", err)
 	}
-	for doing, err := range map[string]error{"publishing": m.Publish(t.Context(), keyPairs(), []int{1}), "removing": m.Remove(t.Context())} {
+	for doing, err := range map[string]error{
+		"publishing": m.Publish(t.Context(), keyPairs(), []int{1}), "removing": m.Remove(t.Context()),
+	} {
 		if err == nil || !strings.Contains(err.Error(), "DELETING") {
 			t.Errorf("%s: %v, want that it is being deleted", doing, err)
 		}

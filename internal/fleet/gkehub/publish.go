@@ -124,7 +124,8 @@ func (m *Membership) missing(ctx context.Context, want wanted) (operation, error
 func (m *Membership) check(found *hub.Membership) error {
 	if found.ExternalId != m.o.ExternalID {
 		return &failure{
-			why:  fmt.Sprintf("it belongs to another cluster: its externalId is %q, not %q", said(found.ExternalId), m.o.ExternalID),
+			why: fmt.Sprintf("it belongs to another cluster: its externalId is %q, not %q", said(found.ExternalId),
+				m.o.ExternalID),
 			kind: fleet.ErrForeign,
 			cure: "give this cluster another name, or delete the membership if its cluster is gone",
 		}

@@ -33,7 +33,9 @@ func stateOf(found *hub.Membership) state {
 func (s state) busy() bool { return s == creating || s == updating || s == deleting }
 
 func stillBusy(found *hub.Membership) *failure {
-	return &failure{why: fmt.Sprintf("another operation on it is still running (%s)", stateOf(found)), busy: true, again: true}
+	return &failure{
+		why: fmt.Sprintf("another operation on it is still running (%s)", stateOf(found)), busy: true, again: true,
+	}
 }
 
 // get reads the membership; nil, without an error, if there is none.
@@ -75,7 +77,8 @@ func (m *Membership) finish(ctx context.Context, begin operation) error {
 
 // passing are the codes of operations whose failure may be another outcome the next time.
 var passing = []codes.Code{
-	codes.NotFound, codes.AlreadyExists, codes.Aborted, codes.ResourceExhausted, codes.Internal, codes.Unavailable, codes.DeadlineExceeded,
+	codes.NotFound, codes.AlreadyExists, codes.Aborted, codes.ResourceExhausted, codes.Internal, codes.Unavailable,
+	codes.DeadlineExceeded,
 }
 
 func ended(status *hub.GoogleRpcStatus) *failure {
@@ -107,7 +110,10 @@ func read(found *hub.Membership) contents {
 		return contents{readable: true}
 	}
 	a := found.Authority
-	is := contents{issuer: a.Issuer, pool: a.WorkloadIdentityPool, provider: a.IdentityProvider, some: a.OidcJwks != "", readable: a.OidcJwks == ""}
+	is := contents{
+		issuer: a.Issuer, pool: a.WorkloadIdentityPool, provider: a.IdentityProvider, some: a.OidcJwks != "",
+		readable: a.OidcJwks == "",
+	}
 	is.stage, _ = strconv.Atoi(found.Labels[stageLabel])
 	if document, err := base64.StdEncoding.DecodeString(a.OidcJwks); err == nil && is.some {
 		var others int

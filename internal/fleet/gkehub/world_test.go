@@ -41,7 +41,8 @@ const (
 // What the tests share, since making RSA keys takes long: the service account, and key versions 1 and 2.
 var (
 	account = sync.OnceValues(func() ([]byte, fleetserver.Registrar) {
-		key, registrar, err := fleetserver.NewServiceAccountKey("https://127.0.0.1/token", "register@my-project-123.iam.gserviceaccount.com")
+		key, registrar, err := fleetserver.NewServiceAccountKey("https://127.0.0.1/token",
+			"register@my-project-123.iam.gserviceaccount.com")
 		if err != nil {
 			panic(err)
 		}
@@ -115,7 +116,8 @@ func (w *world) client(base *http.Client) *hub.ProjectsLocationsMembershipsServi
 	config, err := google.JWTConfigFromJSON(w.options.CredentialsJSON, hub.CloudPlatformScope)
 	must(w.TB, err)
 	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, base)
-	service, err := hub.NewService(ctx, option.WithHTTPClient(config.Client(ctx)), option.WithEndpoint(w.options.Endpoint+"/"))
+	service, err := hub.NewService(ctx, option.WithHTTPClient(config.Client(ctx)),
+		option.WithEndpoint(w.options.Endpoint+"/"))
 	must(w.TB, err)
 	return service.Projects.Locations.Memberships
 }

@@ -243,7 +243,9 @@ func TestBridgeOfTheFleet(t *testing.T) {
 	if err := c.Create(t.Context(), options); err != nil {
 		t.Fatal(err)
 	}
-	other, err := Open(Options{DataDir: filepath.Join(t.TempDir(), "data"), KubeBinDir: c.host.Programs.KubeDir(), Network: c.host.Data.Network()})
+	other, err := Open(Options{
+		DataDir: filepath.Join(t.TempDir(), "data"), KubeBinDir: c.host.Programs.KubeDir(), Network: c.host.Data.Network(),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,14 +31,15 @@ type CreateOptions struct {
 	Kubeconfig string
 	// Files are what else is written; empty paths: nothing.
 	Files Files
-	// Allow are the --allow-… flags of the controller besides that for the local fleet: what UserClusters may make it reach.
+	// Allow are the --allow-… flags of the controller besides that for the local fleet: what UserClusters may make it
+	// reach.
 	Allow []string
 	// Progress is told what is being done, one plain line each; nil: nobody is.
 	Progress func(string)
 }
 
-// Create brings up the admin cluster, keyturn-local and the controller, and writes the kubeconfig. What runs is left
-// as it is, and what is missing is brought back: it can be run again after a crash or a reboot. If it fails it ends what
+// Create brings up the admin cluster, keyturn-local and the controller, and writes the kubeconfig. What runs is left as
+// it is, and what is missing is brought back: it can be run again after a crash or a reboot. If it fails it ends what
 // it started.
 func (c *Cluster) Create(ctx context.Context, o CreateOptions) error {
 	before, err := c.running()
@@ -167,7 +168,9 @@ func (p *parts) ensureFiles() error {
 	if err != nil {
 		return err
 	}
-	controller := components.Certificate{By: a.Cluster, Name: controllerName, Request: pki.Request{CommonName: v1alpha1.ControllerUser, Client: true}}
+	controller := components.Certificate{
+		By: a.Cluster, Name: controllerName, Request: pki.Request{CommonName: v1alpha1.ControllerUser, Client: true},
+	}
 	if err := p.EnsureCertificates(append(p.Certificates(a), controller)); err != nil {
 		return err
 	}
@@ -247,7 +250,8 @@ func (p *parts) awaitBy(
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w: %w; last lines of its log: %s", name, ctx.Err(), last, p.Processes.LastLines(name, 3))
+			return fmt.Errorf("waiting for %s: %w: %w; last lines of its log: %s", name, ctx.Err(), last,
+				p.Processes.LastLines(name, 3))
 		case <-tick.C:
 		}
 	}

@@ -107,7 +107,8 @@ func (c *Cluster) endLocal(ctx context.Context) (io.Closer, error) {
 	}
 }
 
-// deleteAllClusters removes user clusters without their objects: machines first, whose disks are in the site's directory.
+// deleteAllClusters removes user clusters without their objects: machines first, whose disks are in the site's
+// directory.
 func (c *Cluster) deleteAllClusters(ctx context.Context, progress func(string)) error {
 	sites, err := c.host.Data.Sites()
 	if err != nil {

@@ -23,7 +23,9 @@ type Files struct {
 
 // copies names the files that the administrator gets copies of, and where these are.
 func (c *Cluster) copies(to Files) map[string]string {
-	copies := map[string]string{c.fleetFile("register-key.json"): to.FleetKey, c.Site().Path("pki", "fleet-ca.crt"): to.FleetCA}
+	copies := map[string]string{
+		c.fleetFile("register-key.json"): to.FleetKey, c.Site().Path("pki", "fleet-ca.crt"): to.FleetCA,
+	}
 	maps.DeleteFunc(copies, func(_, to string) bool { return to == "" })
 	if to.LocalCredentials != "" {
 		for _, name := range []string{"tls.crt", "tls.key", "ca.crt"} {

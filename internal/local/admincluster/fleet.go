@@ -70,7 +70,8 @@ func (p *parts) ensureFleetFiles() error {
 		return err
 	}
 	address := p.hostSite().Address(fleetLocal)
-	if _, err := ca.Ensure(p.Path("pki"), "fleet", pki.Request{CommonName: fleetName, Addresses: []netip.Addr{address}, Server: true}); err != nil {
+	if _, err := ca.Ensure(p.Path("pki"), "fleet",
+		pki.Request{CommonName: fleetName, Addresses: []netip.Addr{address}, Server: true}); err != nil {
 		return err
 	}
 	if _, err := os.Stat(p.fleetFile("register-key.json")); !errors.Is(err, fs.ErrNotExist) {

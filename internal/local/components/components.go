@@ -27,9 +27,9 @@ const (
 	secondaryCount         = 2 // kube-controller-managers and kube-schedulers of a cluster with several API servers
 )
 
-// ReadyPath leaves out the two checks that only say that a start has looked through objects of etcd which another start has
-// written long ago; they begin with a pause of a second in which the API server could serve. Who makes a new cluster needs
-// those objects, and asks FullReadyPath.
+// ReadyPath leaves out the two checks that only say that a start has looked through objects of etcd which another start
+// has written long ago; they begin with a pause of a second in which the API server could serve. Who makes a new
+// cluster needs those objects, and asks FullReadyPath.
 const (
 	FullReadyPath = "/readyz"
 	ReadyPath     = FullReadyPath + "?exclude=poststarthook/rbac/bootstrap-roles" +
@@ -140,9 +140,10 @@ func (l Layout) APIServerProcess(binary string, i int, keys controlplane.Keys) p
 	}
 }
 
-// apiServerServing says where it serves, what, and how it stops. The kubernetes Service leads to the load balancer, not to
-// the API servers: so --endpoint-reconciler-type=none, and a server that the load balancer leaves out is left alone by pods too.
-// The load balancer checks twice within the shutdown delay, for who stops a server without draining it first.
+// apiServerServing says where it serves, what, and how it stops. The kubernetes Service leads to the load balancer, not
+// to the API servers: so --endpoint-reconciler-type=none, and a server that the load balancer leaves out is left alone
+// by pods too. The load balancer checks twice within the shutdown delay, for who stops a server without draining it
+// first.
 func (l Layout) apiServerServing(i int) []string {
 	return []string{
 		"--bind-address=" + l.APIServer(i).String(),
@@ -200,8 +201,8 @@ func (l Layout) apiServerTokens(i int, keys controlplane.Keys) []string {
 	return append(args, "--service-account-signing-key-file="+disk.PrivateKey(keys.Sign))
 }
 
-// ControllerManagerProcess signs legacy tokens with one key version, which is its stamp. It asks no API server who its own
-// callers are, so that it can start before RBAC is there: only clients in system:masters get more than its health.
+// ControllerManagerProcess signs legacy tokens with one key version, which is its stamp. It asks no API server who its
+// own callers are, so that it can start before RBAC is there: only clients in system:masters get more than its health.
 func (l Layout) ControllerManagerProcess(binary string, i, sign int) process.Spec {
 	name := ControllerManagerName(i)
 	args := []string{
@@ -243,8 +244,8 @@ func (l Layout) SchedulerProcess(binary string, i int) process.Spec {
 	return process.Spec{Name: SchedulerName(i), Path: binary, Args: append(args, l.leaderElection()...)}
 }
 
-// leaderElection lets a standby take over 6 s after the leader died. A single process needs none and, without it, works as soon as
-// it runs.
+// leaderElection lets a standby take over 6 s after the leader died. A single process needs none and, without it, works
+// as soon as it runs.
 func (l Layout) leaderElection() []string {
 	if l.Secondaries() == 1 {
 		return []string{"--leader-elect=false"}
@@ -259,7 +260,9 @@ func (l Layout) leaderElection() []string {
 
 // HAProxyProcess runs the load balancer.
 func (l Layout) HAProxyProcess(binary string) process.Spec {
-	return process.Spec{Name: LoadBalancerName, Path: binary, Dir: l.Path("run"), Args: []string{"-db", "-f", l.Path("haproxy.cfg")}}
+	return process.Spec{
+		Name: LoadBalancerName, Path: binary, Dir: l.Path("run"), Args: []string{"-db", "-f", l.Path("haproxy.cfg")},
+	}
 }
 
 func stampKeys(k controlplane.Keys) string {

@@ -39,12 +39,15 @@ func TestCommandLines(t *testing.T) {
 	rotating := controlplane.Keys{Verify: []int{1, 2}, Sign: 1}
 	golden(t, "etcd", render(ha.EtcdProcess("/kube/etcd")))
 	golden(t, "apiserver-1-rotating", render(ha.APIServerProcess("/kube/kube-apiserver", 1, rotating)))
-	golden(t, "apiserver-1-external", render(ha.APIServerProcess("/kube/kube-apiserver", 1, controlplane.Keys{Verify: []int{1}, Sign: 1, External: true})))
+	golden(t, "apiserver-1-external",
+		render(ha.APIServerProcess("/kube/kube-apiserver", 1, controlplane.Keys{Verify: []int{1}, Sign: 1, External: true})))
 	golden(t, "signer-1", render(ha.SignerProcess("/keyturn/keyturn-signer", 1)))
 	issuer := testLayout(1)
 	issuer.Issuer = "https://oidc.example.com/alpha"
-	golden(t, "apiserver-issuer", render(issuer.APIServerProcess("/kube/kube-apiserver", 0, controlplane.Keys{Verify: []int{1}, Sign: 1})))
-	golden(t, "apiserver-admin", render(admin.APIServerProcess("/kube/kube-apiserver", 0, controlplane.Keys{Verify: []int{1}, Sign: 1})))
+	golden(t, "apiserver-issuer",
+		render(issuer.APIServerProcess("/kube/kube-apiserver", 0, controlplane.Keys{Verify: []int{1}, Sign: 1})))
+	golden(t, "apiserver-admin",
+		render(admin.APIServerProcess("/kube/kube-apiserver", 0, controlplane.Keys{Verify: []int{1}, Sign: 1})))
 	golden(t, "controller-manager-1", render(ha.ControllerManagerProcess("/kube/kube-controller-manager", 1, 2)))
 	golden(t, "controller-manager-single", render(single.ControllerManagerProcess("/kube/kube-controller-manager", 0, 2)))
 	golden(t, "scheduler-1", render(ha.SchedulerProcess("/kube/kube-scheduler", 1)))

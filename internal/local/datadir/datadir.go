@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// Dir is a data directory. It is safe for concurrent use, and several processes may use one; only the one that holds its
-// Lock may change user clusters.
+// Dir is a data directory. It is safe for concurrent use, and several processes may use one; only the one that holds
+// its Lock may change user clusters.
 type Dir struct {
 	path     string
 	network  netip.Prefix
@@ -21,8 +21,8 @@ type Dir struct {
 }
 
 // Open checks that the directory is Keyturn's or can become it, and makes nothing. One that is there must be the
-// caller's, writable by nobody else, and empty or marked as Keyturn's. The network is an IPv4 /16; zero: DefaultNetwork.
-// Loopback keeps new clusters off bridges; they can have no nodes then. It is implied without root.
+// caller's, writable by nobody else, and empty or marked as Keyturn's. The network is an IPv4 /16; zero:
+// DefaultNetwork. Loopback keeps new clusters off bridges; they can have no nodes then. It is implied without root.
 func Open(path string, network netip.Prefix, loopback bool) (*Dir, error) {
 	if path == "" {
 		return nil, errors.New("no data directory given")

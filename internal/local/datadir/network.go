@@ -11,15 +11,17 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// DefaultNetwork is the range from which clusters get their addresses when none is given. Data directories of one machine
-// need ranges whose second octets differ, since that octet also tells their loopback addresses apart.
+// DefaultNetwork is the range from which clusters get their addresses when none is given. Data directories of one
+// machine need ranges whose second octets differ, since that octet also tells their loopback addresses apart.
 var DefaultNetwork = netip.MustParsePrefix("10.88.0.0/16")
 
-// networkFile holds the range with which the first cluster of a data directory was made: the addresses of all follow from it.
+// networkFile holds the range with which the first cluster of a data directory was made: the addresses of all follow
+// from it.
 const networkFile = "network"
 
-// setNetwork takes the range that the data directory has, then the one given, then the default one. To ask a data directory
-// for another range than it has is an error, unless it is the default one, which callers name without meaning it.
+// setNetwork takes the range that the data directory has, then the one given, then the default one. To ask a data
+// directory for another range than it has is an error, unless it is the default one, which callers name without meaning
+// it.
 func (d *Dir) setNetwork() error {
 	given := d.network
 	if !given.IsValid() {

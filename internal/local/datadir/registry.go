@@ -134,7 +134,8 @@ func (d *Dir) checkHome(cluster, home string) error {
 	if home == "" || home == d.ID() {
 		return nil
 	}
-	return hint.Errorf(fmt.Sprintf("let keyturn-controller use the keyturn-local of the data directory in whose %s that id is", markFile),
+	return hint.Errorf(fmt.Sprintf("let keyturn-controller use the keyturn-local of the data directory in whose %s that "+
+		"id is", markFile),
 		"cluster %s lives in the data directory with id %s, and not in %s", cluster, home, d.path)
 }
 
@@ -217,7 +218,8 @@ func (d *Dir) readSites() ([]siteRecord, error) {
 	}
 	for _, r := range records {
 		if r.Name == "" || strings.ContainsRune(r.Name, filepath.Separator) || r.Index < 1 || r.Index > maxSites {
-			return nil, fmt.Errorf("registry of clusters %s holds an impossible cluster %q with index %d", d.RegistryPath(), r.Name, r.Index)
+			return nil, fmt.Errorf("registry of clusters %s holds an impossible cluster %q with index %d", d.RegistryPath(),
+				r.Name, r.Index)
 		}
 	}
 	return records, nil

@@ -93,7 +93,9 @@ func writeLayer(to io.Writer, program *os.File, dir string) error {
 		return err
 	}
 	w := tar.NewWriter(to)
-	header := &tar.Header{Name: filepath.Join(dir, filepath.Base(program.Name())), Mode: 0o755, Size: info.Size(), Typeflag: tar.TypeReg}
+	header := &tar.Header{
+		Name: filepath.Join(dir, filepath.Base(program.Name())), Mode: 0o755, Size: info.Size(), Typeflag: tar.TypeReg,
+	}
 	if err := w.WriteHeader(header); err != nil {
 		return err
 	}

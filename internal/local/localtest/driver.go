@@ -127,7 +127,8 @@ func (d *Driver) Issue(server string) string {
 	var last error
 	for begin := time.Now(); time.Since(begin) < Patience; time.Sleep(100 * time.Millisecond) {
 		r, err := d.Client(server).CoreV1().ServiceAccounts("default").CreateToken(d.T.Context(), "default",
-			&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
+			&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}},
+			metav1.CreateOptions{})
 		if err == nil {
 			return r.Status.Token
 		}

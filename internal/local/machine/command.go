@@ -17,7 +17,8 @@ func (s Set) Command(ctx context.Context, name string, argv ...string) (*exec.Cm
 		return nil, fmt.Errorf("entering machine %s: %w", name, err)
 	}
 	args := append([]string{
-		"--target", strconv.Itoa(first.PID), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd=/", "--",
+		"--target", strconv.Itoa(first.PID), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root", "--wd=/",
+		"--",
 	}, argv...)
 	cmd := exec.CommandContext(ctx, "nsenter", args...)
 	cmd.Env = []string{pathInside, "HOME=/root"}

@@ -38,8 +38,8 @@ func findInit(spec Spec, sandbox int) (process.Identity, error) {
 	return findProcess(spec, func(_ process.Identity, parent int) bool { return parent == sandbox })
 }
 
-// findKubelet finds the kubelet of a machine; zero when none runs. It is a child of process 1 and sees the same file systems,
-// which no process of a container does, whatever it calls itself.
+// findKubelet finds the kubelet of a machine; zero when none runs. It is a child of process 1 and sees the same file
+// systems, which no process of a container does, whatever it calls itself.
 func findKubelet(spec Spec, sandbox int) (process.Identity, error) {
 	first, err := findInit(spec, sandbox)
 	if err != nil || first.PID == 0 {

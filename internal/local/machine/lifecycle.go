@@ -22,8 +22,8 @@ import (
 // removeTimeout is how long one call of Remove waits for processes to end.
 const removeTimeout = 2 * time.Second
 
-// Start makes the machine if it does not exist and starts it if it does not run. It returns when its sandbox runs, not when
-// its kubelet does. Of a machine that exists, the Spec that is remembered counts; the Access is for this start.
+// Start makes the machine if it does not exist and starts it if it does not run. It returns when its sandbox runs, not
+// when its kubelet does. Of a machine that exists, the Spec that is remembered counts; the Access is for this start.
 func (s Set) Start(ctx context.Context, spec Spec, access Access) error {
 	if err := s.start(ctx, spec, access); err != nil {
 		return fmt.Errorf("starting machine %s: %w", spec.Name, err)

@@ -1,8 +1,8 @@
 // Package machine makes machines of this host: sandboxes that run containerd, a kubelet and kube-proxy, and
 // that are to a cluster what virtual machines are to one in production.
 //
-// Set is where to start: the machines of one cluster, in one directory each. A machine is remembered in machine.json from
-// before anything of it exists until nothing of it is left. Start and Remove do what is missing; whoever calls
+// Set is where to start: the machines of one cluster, in one directory each. A machine is remembered in machine.json
+// from before anything of it exists until nothing of it is left. Start and Remove do what is missing; whoever calls
 // them may die at any point and call them again. What happens inside a machine is the work of package guest.
 package machine
 

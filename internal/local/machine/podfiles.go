@@ -21,7 +21,9 @@ type PodFile struct {
 // ReadPodFiles calls each for every file, in their order, with its content as the pod sees it now, at most limit bytes
 // of it, and when the kubelet wrote it, by the clock. That time is one to wait from; which token a file has is known by
 // its content alone. The error is about the file alone, and fs.ErrNotExist if it is not there.
-func (s Set) ReadPodFiles(name string, files []PodFile, limit int64, each func(i int, content []byte, replaced time.Time, err error)) error {
+func (s Set) ReadPodFiles(
+	name string, files []PodFile, limit int64, each func(i int, content []byte, replaced time.Time, err error),
+) error {
 	if err := s.readPodFiles(name, files, limit, each); err != nil {
 		return fmt.Errorf("reading files of pods on machine %s: %w", name, err)
 	}

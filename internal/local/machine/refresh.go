@@ -48,8 +48,8 @@ func (spec Spec) refreshing() bool {
 }
 
 // Remember makes last how far the tokens of a machine are: that a Refresh was begun, that it is proven, and at its end
-// that the machine is of its key version. What is there already stays, but for Proven. A Refresh that is new begins now.
-// Crash before the rename in there: nothing was remembered, and the caller finds all as it was.
+// that the machine is of its key version. What is there already stays, but for Proven. A Refresh that is new begins
+// now. Crash before the rename in there: nothing was remembered, and the caller finds all as it was.
 func (s Set) Remember(name string, keyVersion int, refresh Refresh) error {
 	if err := s.remember(name, keyVersion, refresh); err != nil {
 		return fmt.Errorf("remembering the tokens of machine %s: %w", name, err)

@@ -36,17 +36,20 @@ func TestRefreshIsRemembered(t *testing.T) {
 		return state.Spec
 	}
 	got := remember(3, Refresh{Version: 4, Since: since})
-	if !got.refreshing() || got.KeyVersion != 3 || !got.Refresh.Since.Equal(since) || got.Refresh.Began.Boot == "" || got.Labels == nil {
+	if !got.refreshing() || got.KeyVersion != 3 || !got.Refresh.Since.Equal(since) || got.Refresh.Began.Boot == "" ||
+		got.Labels == nil {
 		t.Errorf("begun: %+v", got)
 	}
 	again := remember(3, Refresh{Version: 4, Since: since.Add(time.Hour), Proven: since.Add(time.Minute)})
-	if again.Refresh.Began != got.Refresh.Began || !again.Refresh.Since.Equal(since) || !again.Refresh.Proven.Equal(since.Add(time.Minute)) {
+	if again.Refresh.Began != got.Refresh.Began || !again.Refresh.Since.Equal(since) ||
+		!again.Refresh.Proven.Equal(since.Add(time.Minute)) {
 		t.Errorf("proven: %+v", again.Refresh)
 	}
 	if got = remember(4, *again.Refresh); got.refreshing() || got.KeyVersion != 4 {
 		t.Errorf("ended: %+v", got)
 	}
-	if got = remember(4, Refresh{Version: 5, Since: since.Add(2 * time.Hour)}); !got.refreshing() || !got.Refresh.Proven.IsZero() {
+	if got = remember(4, Refresh{Version: 5, Since: since.Add(2 * time.Hour)}); !got.refreshing() ||
+		!got.Refresh.Proven.IsZero() {
 		t.Errorf("the next one: %+v", got.Refresh)
 	}
 	for _, r := range []Refresh{{Version: 4}, {Version: 3}} {
@@ -94,12 +97,15 @@ func TestRefreshOfAMachineThatDoesNotRun(t *testing.T) {
 	if err := s.RestartKubelet(spec.Name); err != nil {
 		t.Error(err)
 	}
-	err := s.ReadPodFiles(spec.Name, []PodFile{{"uid", "v", "token"}}, 10, func(int, []byte, time.Time, error) { t.Error("a file was read") })
+	err := s.ReadPodFiles(spec.Name, []PodFile{{"uid", "v", "token"}}, 10,
+		func(int, []byte, time.Time, error) { t.Error("a file was read") })
 	if err == nil || !strings.Contains(err.Error(), "does not run") {
 		t.Errorf("reading: %v", err)
 	}
 	// Neither has one that is just being started.
-	if err := s.runner(spec.Name).Start(process.Spec{Name: processName, Path: "/bin/sleep", Args: []string{"60"}}); err != nil {
+	if err := s.runner(spec.Name).Start(process.Spec{
+		Name: processName, Path: "/bin/sleep", Args: []string{"60"},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Halt(spec.Name) })
@@ -107,7 +113,8 @@ func TestRefreshOfAMachineThatDoesNotRun(t *testing.T) {
 	if err != nil || !state.Running || !state.Kubelet.IsZero() {
 		t.Errorf("it is %+v, %v", state, err)
 	}
-	err = s.ReadPodFiles(spec.Name, []PodFile{{"uid", "v", "token"}}, 10, func(int, []byte, time.Time, error) { t.Error("a file was read") })
+	err = s.ReadPodFiles(spec.Name, []PodFile{{"uid", "v", "token"}}, 10,
+		func(int, []byte, time.Time, error) { t.Error("a file was read") })
 	if err == nil || !strings.Contains(err.Error(), "is starting") {
 		t.Errorf("reading: %v", err)
 	}
@@ -119,7 +126,8 @@ func TestReadPodFile(t *testing.T) {
 	write := func(version, path, content string) {
 		t.Helper()
 		file := filepath.Join(dir, version, path)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content), 0o600)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755),
+			os.WriteFile(file, []byte(content), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -128,7 +136,9 @@ func TestReadPodFile(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "secret"), []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	links := map[string]string{"..data": "..v1", "..v1/outside": "../../../../../../../../secret", "..v1/absolute": filepath.Join(root, "secret")}
+	links := map[string]string{
+		"..data": "..v1", "..v1/outside": "../../../../../../../../secret", "..v1/absolute": filepath.Join(root, "secret"),
+	}
 	for link, to := range links {
 		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
 			t.Fatal(err)

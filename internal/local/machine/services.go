@@ -94,8 +94,8 @@ func nodeLabels(spec Spec) string {
 }
 
 // containerdConfig: without CAP_SYS_RESOURCE, which root itself lacks in some virtual machines, nobody may lower a
-// process's OOM score: restrict_oom_score_adj asks for what can be had. A containerd whose CRI plugin does not load is of
-// no use: it is to end, and is started again.
+// process's OOM score: restrict_oom_score_adj asks for what can be had. A containerd whose CRI plugin does not load is
+// of no use: it is to end, and is started again.
 const containerdConfig = `version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -156,8 +156,8 @@ table ip keyturn {
 `, spec.PodRange, spec.PodCIDR)
 }
 
-// KubeletConfig is what a KubeletConfiguration (kubelet.config.k8s.io/v1beta1) needs in a machine. The machine's control
-// group holds all of its pods already, so the kubelet needs no groups of its own for them.
+// KubeletConfig is what a KubeletConfiguration (kubelet.config.k8s.io/v1beta1) needs in a machine. The machine's
+// control group holds all of its pods already, so the kubelet needs no groups of its own for them.
 func KubeletConfig() map[string]any {
 	return map[string]any{
 		"apiVersion":                "kubelet.config.k8s.io/v1beta1",
@@ -180,7 +180,8 @@ func KubeletConfig() map[string]any {
 		"configMapAndSecretChangeDetectionStrategy": "Watch",
 		// The disk is the host's: the kubelet must not evict pods, or delete images that nobody can pull again.
 		"evictionHard": map[string]any{
-			"memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%", "imagefs.inodesFree": "0%",
+			"memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%",
+			"imagefs.inodesFree": "0%",
 		},
 		"imageGCHighThresholdPercent": 100,
 		"volumePluginDir":             "/var/lib/kubelet/volume-plugins",
@@ -219,7 +220,9 @@ func kubeProxyConfig(spec Spec) []byte {
 		"healthzBindAddress": "127.0.0.1:10256",
 		"metricsBindAddress": "127.0.0.1:10249",
 		"clientConnection":   map[string]any{"kubeconfig": kubeconfig},
-		"conntrack":          map[string]any{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
-		"nftables":           map[string]any{"minSyncPeriod": "100ms"},
+		"conntrack": map[string]any{
+			"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",
+		},
+		"nftables": map[string]any{"minSyncPeriod": "100ms"},
 	})
 }

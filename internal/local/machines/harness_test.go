@@ -64,7 +64,8 @@ func newNodeTest(t *testing.T) *nodeTest {
 	})
 	keys := controlplane.Keys{Verify: []int{1}, Sign: 1}
 	n.key = localtest.Key(t, 1)
-	n.Until("control plane", controlplane.Target{Keys: keys, ControllerManagerSign: 1}, []keystore.KeyPair{n.key}, localtest.Ready)
+	n.Until("control plane", controlplane.Target{Keys: keys, ControllerManagerSign: 1}, []keystore.KeyPair{n.key},
+		localtest.Ready)
 	n.client = n.Driver.Client("")
 	n.useMachines()
 	return n
@@ -89,11 +90,13 @@ func (n *nodeTest) useMachines() {
 	n.machines = m
 	n.machines.binDir = n.TempDir()
 	n.machines.set.Init = filepath.Join(n.machines.binDir, "keyturn-machine")
-	localtest.Build(n.T, n.machines.binDir, "../../../cmd/keyturn-machine", "../../../cmd/keyturn-pause", "./testdata/caller")
+	localtest.Build(n.T, n.machines.binDir, "../../../cmd/keyturn-machine", "../../../cmd/keyturn-pause",
+		"./testdata/caller")
 	if err := image.EnsureArchives(n.machines.set.Images, n.machines.binDir); err != nil {
 		n.Fatal(err)
 	}
-	if err := image.Build(filepath.Join(n.machines.set.Images, "caller.tar"), callerImage, filepath.Join(n.machines.binDir, "caller"), image.Config{}); err != nil {
+	if err := image.Build(filepath.Join(n.machines.set.Images, "caller.tar"), callerImage,
+		filepath.Join(n.machines.binDir, "caller"), image.Config{}); err != nil {
 		n.Fatal(err)
 	}
 }
@@ -182,7 +185,8 @@ func (n *nodeTest) awaitReady(name string, since time.Time) *corev1.Node {
 		}
 		for _, c := range node.Status.Conditions {
 			// Times in conditions are whole seconds.
-			if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue && !c.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)) {
+			if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue &&
+				!c.LastHeartbeatTime.Time.Before(since.Truncate(time.Second)) {
 				return nil
 			}
 		}
@@ -277,7 +281,8 @@ func (n *nodeTest) processesIn(machine, program string) (found []int) {
 		n.Fatal(err)
 	}
 	for _, pid := range pids {
-		if raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.HasPrefix(string(raw), program+"\x00") {
+		if raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil &&
+			strings.HasPrefix(string(raw), program+"\x00") {
 			found = append(found, pid)
 		}
 	}

@@ -159,7 +159,8 @@ func (n *nodeTest) testToken() {
 			n.Errorf("%s: gone is %t; only blue-a was looked after since it joined", path, gone)
 		}
 	}
-	secrets, err := n.client.CoreV1().Secrets("kube-system").List(n.Context(), metav1.ListOptions{LabelSelector: labelBootstrapToken})
+	secrets, err := n.client.CoreV1().Secrets("kube-system").List(n.Context(),
+		metav1.ListOptions{LabelSelector: labelBootstrapToken})
 	if err != nil || len(secrets.Items) != 1 {
 		n.Errorf("got %d bootstrap tokens, %v; want one for both machines", len(secrets.Items), err)
 	}

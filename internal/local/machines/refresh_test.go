@@ -84,7 +84,8 @@ func (f faulty) RestartKubelet(ctx context.Context, name string) error {
 	return f.die(func() error { return f.Refresher.RestartKubelet(ctx, name) })
 }
 
-// converge has a controller that keeps dying converge until all nodes are of a key version. It tells see what it observes.
+// converge has a controller that keeps dying converge until all nodes are of a key version. It tells see what it
+// observes.
 func (r *refreshTest) converge(what string, keyVersion int, limit time.Duration, see func(nodes.State)) {
 	r.Helper()
 	last := ""
@@ -222,7 +223,8 @@ func (r *refreshTest) wantKept(before *corev1.Pod, pid int) {
 		r.Fatal(err)
 	}
 	status := now.Status.ContainerStatuses[0]
-	if now.UID != before.UID || status.RestartCount != 0 || status.ContainerID != before.Status.ContainerStatuses[0].ContainerID {
+	if now.UID != before.UID || status.RestartCount != 0 ||
+		status.ContainerID != before.Status.ContainerStatuses[0].ContainerID {
 		r.Errorf("pod %s did not stay: %+v", before.Name, status)
 	}
 	got, kids := r.inPod(before)
@@ -326,7 +328,8 @@ func TestTokenIn(t *testing.T) {
 		if warnAfter != 0 {
 			k.WarnAfter = token.NewNumericDate(now.Add(warnAfter))
 		}
-		signed, err := token.Sign(nil, key.Signer, "ES256", "the-kid", token.NewBoundClaims("https://issuer", []string{"vault"}, k, now, life))
+		signed, err := token.Sign(nil, key.Signer, "ES256", "the-kid",
+			token.NewBoundClaims("https://issuer", []string{"vault"}, k, now, life))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -357,8 +360,8 @@ func TestTokenIn(t *testing.T) {
 	}
 }
 
-// TestRefreshInPlace gives the pods of two nodes new tokens while they run. The controller dies at random moments, and a
-// kubelet right after it was restarted.
+// TestRefreshInPlace gives the pods of two nodes new tokens while they run. The controller dies at random moments, and
+// a kubelet right after it was restarted.
 func TestRefreshInPlace(t *testing.T) {
 	r := newRefreshTest(t, v1alpha1.NodeRefreshInPlace, 2)
 	names := r.nodeNames()
@@ -391,7 +394,8 @@ func TestRefreshInPlace(t *testing.T) {
 				killed = true
 			}
 			if renewed[name] = r.has(pods[name], 2); renewed[name] {
-				t.Logf("node %s: all tokens of its pod are new %.1f s after the refresh began, %.1f s after the kubelet that runs was started",
+				t.Logf("node %s: all tokens of its pod are new %.1f s after the refresh began, %.1f s after the kubelet that "+
+					"runs was started",
 					name, time.Since(m.Spec.Refresh.Since).Seconds(), time.Since(m.Kubelet).Seconds())
 				continue
 			}
@@ -400,7 +404,10 @@ func TestRefreshInPlace(t *testing.T) {
 		if busy > 1 {
 			t.Errorf("%d nodes are being refreshed at once", busy)
 		}
-		if st.Blocked && strings.Contains(st.Waiting, "pod default/pinned on node "+names[1]+" to be deleted, which mounts a token of volume vault by subPath") && !deleted {
+		if st.Blocked &&
+			strings.Contains(st.Waiting,
+				"pod default/pinned on node "+names[1]+" to be deleted, which mounts a token of volume vault by subPath") &&
+			!deleted {
 			deleted = true
 			if err := r.client.CoreV1().Pods("default").Delete(r.Context(), "pinned", metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)
@@ -456,9 +463,10 @@ func oneShortToken(spec *corev1.PodSpec) {
 	short.Audience = ""
 	no := false
 	spec.AutomountServiceAccountToken = &no
-	spec.Volumes = append(spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
-		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &short}},
-	}}})
+	spec.Volumes = append(spec.Volumes, corev1.Volume{Name: name,
+		VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+			Sources: []corev1.VolumeProjection{{ServiceAccountToken: &short}},
+		}}})
 	spec.Containers[0].VolumeMounts = append(spec.Containers[0].VolumeMounts,
 		corev1.VolumeMount{Name: name, MountPath: "/var/run/secrets/kubernetes.io/serviceaccount"})
 }

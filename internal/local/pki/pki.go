@@ -1,7 +1,7 @@
 // Package pki keeps certificate authorities and the certificates they issue as files.
 //
-// Everything is level-triggered: what exists and is good is kept, what is missing or about to expire is made. All keys are
-// ECDSA on P-256, and all files have mode 0600.
+// Everything is level-triggered: what exists and is good is kept, what is missing or about to expire is made. All keys
+// are ECDSA on P-256, and all files have mode 0600.
 package pki
 
 import (
@@ -98,8 +98,8 @@ func (a *Authority) Pool() *x509.CertPool {
 	return pool
 }
 
-// Ensure returns the certificate DIR/NAME.crt, and issues it if it is missing, says something else than the request, is not from
-// this authority, or ends within RenewBefore.
+// Ensure returns the certificate DIR/NAME.crt, and issues it if it is missing, says something else than the request, is
+// not from this authority, or ends within RenewBefore.
 func (a *Authority) Ensure(dir, name string, r Request) (Pair, error) {
 	p := pairAt(dir, name)
 	cert, _, err := load(p)

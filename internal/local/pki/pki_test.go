@@ -141,7 +141,8 @@ func TestKubeconfig(t *testing.T) {
 // issueOld replaces the certificate by one that ends so soon.
 func issueOld(t *testing.T, dir string, r Request, left time.Duration) {
 	t.Helper()
-	if _, _, err := issue(pairAt(dir, "server"), r.template(time.Now().Add(left-CertificateLife)), authority(t, dir)); err != nil {
+	if _, _, err := issue(pairAt(dir, "server"), r.template(time.Now().Add(left-CertificateLife)),
+		authority(t, dir)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -54,8 +54,8 @@ func applyBindings(ctx context.Context, client kubernetes.Interface, list []bind
 // bootstrapTimeout bounds one try to apply the objects: an API server that is ready may still wait for etcd.
 const bootstrapTimeout = time.Second
 
-// bootstrap gives a cluster the objects without which no node can join, once in the life of this Host. A failure is told by
-// Observe and tried again with the next call: what else Converge has to do does not depend on it.
+// bootstrap gives a cluster the objects without which no node can join, once in the life of this Host. A failure is
+// told by Observe and tried again with the next call: what else Converge has to do does not depend on it.
 func (p *Plane) bootstrap(ctx context.Context, v view) {
 	if p.host.hasApplied(p.Site) {
 		return

@@ -105,15 +105,16 @@ func startLoad(t *testing.T, cfg *rest.Config) *load {
 		return err
 	})
 	l.repeat(ctx, func() error {
-		_, err := client.CoreV1().ServiceAccounts("default").CreateToken(ctx, "default", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+		_, err := client.CoreV1().ServiceAccounts("default").CreateToken(ctx, "default", &authenticationv1.TokenRequest{},
+			metav1.CreateOptions{})
 		return err
 	})
 	t.Cleanup(func() { stop(); l.done.Wait() })
 	return l
 }
 
-// mustAllSucceed fails the test if a request failed since the last look, other than for the given reason. It waits until there
-// were enough of them to tell.
+// mustAllSucceed fails the test if a request failed since the last look, other than for the given reason. It waits
+// until there were enough of them to tell.
 func (l *load) mustAllSucceed(t *testing.T, but ...string) {
 	t.Helper()
 	const enough = 100
@@ -180,7 +181,8 @@ func TestKeysChangeServerByServer(t *testing.T) {
 	d := newDriver(t, testHost(t, "", true), localtest.UserCluster("alpha", 3))
 	one, two := localtest.Key(t, 1), localtest.Key(t, 2)
 	first := controlplane.Keys{Verify: []int{1}, Sign: 1}
-	d.Until("creation", controlplane.Target{Keys: first, ControllerManagerSign: 1}, []keystore.KeyPair{one}, localtest.Ready)
+	d.Until("creation", controlplane.Target{Keys: first, ControllerManagerSign: 1}, []keystore.KeyPair{one},
+		localtest.Ready)
 	old := d.Issue("apiserver-0")
 
 	cfg, err := d.cp().Config(t.Context(), "")
@@ -223,12 +225,15 @@ func newDriver(t *testing.T, h *Host, uc *v1alpha1.UserCluster) *driver {
 	return d
 }
 
-// survive kills what a control plane is made of, and goes on as a controller that was killed too: it adopts what runs and starts
-// again what does not, with the keys that it is configured with.
+// survive kills what a control plane is made of, and goes on as a controller that was killed too: it adopts what runs
+// and starts again what does not, with the keys that it is configured with.
 func (d *driver) survive(keys controlplane.Keys, pairs ...keystore.KeyPair) {
 	d.T.Helper()
 	before := d.PID(components.APIServerName(0))
-	for _, name := range []string{"etcd", components.LoadBalancerName, components.APIServerName(1), components.ControllerManagerName(0), components.SchedulerName(1)} {
+	for _, name := range []string{
+		"etcd", components.LoadBalancerName, components.APIServerName(1), components.ControllerManagerName(0),
+		components.SchedulerName(1),
+	} {
 		d.Kill(name)
 	}
 	p, _ := d.plane("")

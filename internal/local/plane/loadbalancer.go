@@ -78,7 +78,8 @@ func (lb loadBalancer) command(ctx context.Context, commands string) (string, er
 }
 
 // parseServerStates reads "show servers state": a version, a header and one line a server, of which srv_name is the
-// fourth field, srv_op_state the sixth (2: running) and srv_admin_state the seventh (0: neither drained nor in maintenance).
+// fourth field, srv_op_state the sixth (2: running) and srv_admin_state the seventh (0: neither drained nor in
+// maintenance).
 func parseServerStates(out string) (map[string]bool, error) {
 	states := map[string]bool{}
 	for line := range strings.Lines(out) {

@@ -84,7 +84,8 @@ func (p presenceTest) wantError(name string) {
 	target := controlplane.Target{Keys: controlplane.Keys{Verify: []int{1}, Sign: 1}, ControllerManagerSign: 1}
 	converged := p.cp().Converge(p.T.Context(), target, nil)
 	for what, err := range map[string]error{"observing": observed, "converging": converged} {
-		if err == nil || !strings.Contains(err.Error(), name) || s.Presence != rotation.PresenceUnknown || len(s.Servers) > 0 {
+		if err == nil || !strings.Contains(err.Error(), name) || s.Presence != rotation.PresenceUnknown ||
+			len(s.Servers) > 0 {
 			p.T.Errorf("%s: %+v, %v, want an error that names %s", what, s, err, name)
 		}
 	}

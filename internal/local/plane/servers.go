@@ -149,7 +149,8 @@ func (c *serverChange) bringUp(ctx context.Context) error {
 		return err
 	}
 	c.Running = controlplane.Keys{}
-	return c.EnsureProcess(programs.APIServer, func(path string) process.Spec { return c.APIServerProcess(path, c.i, c.Configured) })
+	return c.EnsureProcess(programs.APIServer,
+		func(path string) process.Spec { return c.APIServerProcess(path, c.i, c.Configured) })
 }
 
 func (c *serverChange) leaveBalancer(ctx context.Context) error {
@@ -187,7 +188,8 @@ func (p *Plane) convergeManager(i int, m managerView, sign int, keys []hostkeys.
 	}
 	if !m.alive {
 		m.Running = 0
-		err := p.EnsureProcess(programs.ControllerManager, func(path string) process.Spec { return p.ControllerManagerProcess(path, i, m.Configured) })
+		err := p.EnsureProcess(programs.ControllerManager,
+			func(path string) process.Spec { return p.ControllerManagerProcess(path, i, m.Configured) })
 		if err != nil {
 			return err
 		}
@@ -198,7 +200,8 @@ func (p *Plane) convergeManager(i int, m managerView, sign int, keys []hostkeys.
 func (p *Plane) ensureSchedulers() error {
 	var errs []error
 	for i := range p.Secondaries() {
-		errs = append(errs, p.EnsureProcess(programs.Scheduler, func(path string) process.Spec { return p.SchedulerProcess(path, i) }))
+		errs = append(errs,
+			p.EnsureProcess(programs.Scheduler, func(path string) process.Spec { return p.SchedulerProcess(path, i) }))
 	}
 	return errors.Join(errs...)
 }

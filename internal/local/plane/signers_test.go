@@ -24,8 +24,8 @@ func externalKeys(sign int, verify ...int) controlplane.Keys {
 	return controlplane.Keys{Verify: verify, Sign: sign, External: true}
 }
 
-// TestSigners gives the API servers of a running cluster signers, changes their keys, and takes the signers away again, under load, with
-// tokens being issued all the time.
+// TestSigners gives the API servers of a running cluster signers, changes their keys, and takes the signers away again,
+// under load, with tokens being issued all the time.
 func TestSigners(t *testing.T) {
 	dir := t.TempDir()
 	localtest.Build(t, dir, "../../../cmd/keyturn-signer")
@@ -95,7 +95,8 @@ func (d *driver) wantNoted(server string, keys ...keystore.KeyPair) {
 	}
 	for _, k := range keys {
 		if !slices.ContainsFunc(r.Entries, func(e ledger.Entry) bool {
-			return e.KeyID == k.KeyID && e.Namespace == "default" && e.ServiceAccount == "default" && !e.Coarse && len(e.Audiences) > 0
+			return e.KeyID == k.KeyID && e.Namespace == "default" && e.ServiceAccount == "default" && !e.Coarse &&
+				len(e.Audiences) > 0
 		}) {
 			d.T.Errorf("the ledger of %s has no token of %s: %+v", server, k, r)
 		}

@@ -228,7 +228,8 @@ func (p *Plane) judgeServer(ctx context.Context, client *http.Client, i int, s *
 func (p *Plane) judgeManager(ctx context.Context, client *http.Client, i int, m *managerView) {
 	var err error
 	if m.alive {
-		err = Health(ctx, client, components.HTTPS(p.Local(components.ControllerManagerLocal+byte(i)), components.ControllerManagerPort)+"/healthz")
+		err = Health(ctx, client,
+			components.HTTPS(p.Local(components.ControllerManagerLocal+byte(i)), components.ControllerManagerPort)+"/healthz")
 	}
 	if !m.alive || m.stopping || err != nil {
 		m.Waiting = p.why(m.Name, m.life, err)

@@ -25,7 +25,9 @@ const scriptName = "apiserver-0"
 
 func newWaitingTest(t *testing.T) waitingTest {
 	h := emptyHost(t)
-	p := h.Plane(components.Layout{Site: datadir.Site{Name: "a.a", Dir: h.Data.Path(), Network: datadir.DefaultNetwork, Loopback: true}})
+	p := h.Plane(components.Layout{
+		Site: datadir.Site{Name: "a.a", Dir: h.Data.Path(), Network: datadir.DefaultNetwork, Loopback: true},
+	})
 	t.Cleanup(func() {
 		w := waitingTest{t, p}
 		w.eventually("the script ends", func() bool { return w.stop() })
@@ -58,7 +60,8 @@ func (w waitingTest) look(age time.Duration) string {
 	}
 	l := lifeOf(st)
 	l.started = time.Now().Add(-age)
-	return w.why(scriptName, l, &url.Error{Op: "Get", URL: "https://10.0.0.1/readyz?exclude=x", Err: errors.New("connection refused")})
+	return w.why(scriptName, l,
+		&url.Error{Op: "Get", URL: "https://10.0.0.1/readyz?exclude=x", Err: errors.New("connection refused")})
 }
 
 func (w waitingTest) want(want string, age time.Duration) {
@@ -79,7 +82,8 @@ func (w waitingTest) eventually(what string, done func() bool) {
 
 func (w waitingTest) awaitLog(line string) {
 	w.Helper()
-	w.eventually("the log ends with "+line, func() bool { return strings.HasSuffix(w.Processes.LastLines(scriptName, 1), line) })
+	w.eventually("the log ends with "+line,
+		func() bool { return strings.HasSuffix(w.Processes.LastLines(scriptName, 1), line) })
 }
 
 // remarkedAt has the host believe that it said then what it said.
@@ -153,10 +157,13 @@ func TestQuotesAreShortAndTellNoSecret(t *testing.T) {
 	w.script("exec sleep 1000")
 	log := w.Path("run", scriptName+".log")
 	appendLine(t, log, strings.Repeat("ä", 500))
-	for _, secret := range []string{"-----BEGIN EC PRIVATE KEY-----", "token eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwcyJ9.c2lnbmF0dXJlLi4u"} {
+	for _, secret := range []string{
+		"-----BEGIN EC PRIVATE KEY-----", "token eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJodHRwcyJ9.c2lnbmF0dXJlLi4u",
+	} {
 		appendLine(t, log, secret)
 	}
-	if got, want := w.quoting(scriptName, "why"), "why: "+strings.Repeat("ä", 150); got != want { // LastLines cuts at 300 bytes
+	// LastLines cuts at 300 bytes
+	if got, want := w.quoting(scriptName, "why"), "why: "+strings.Repeat("ä", 150); got != want {
 		t.Errorf("got %q", got)
 	}
 	if got, want := shorten(strings.Repeat("ä", 500)), strings.Repeat("ä", maxQuote)+"…"; got != want {

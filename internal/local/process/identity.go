@@ -63,7 +63,8 @@ func Uptime() time.Duration {
 // TicksPerSecond is USER_HZ, which is 100 on every architecture that Go runs on.
 const TicksPerSecond = 100
 
-// LookUp says who has the pid now, and who is its parent, which may change; false when nobody does but perhaps a zombie.
+// LookUp says who has the pid now, and who is its parent, which may change; false when nobody does but perhaps a
+// zombie.
 func LookUp(pid int) (id Identity, parent int, alive bool) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -92,7 +93,8 @@ type stat struct {
 	parent int
 }
 
-// parseStat reads proc_pid_stat(5). The second field is in parentheses and may hold anything, parentheses and spaces too.
+// parseStat reads proc_pid_stat(5). The second field is in parentheses and may hold anything, parentheses and spaces
+// too.
 func parseStat(line []byte) (s stat, err error) {
 	errBad := errors.New("not a line of /proc/PID/stat")
 	open, end := bytes.IndexByte(line, '('), bytes.LastIndexByte(line, ')')

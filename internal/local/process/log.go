@@ -23,8 +23,8 @@ func openLog(path string) (*os.File, error) {
 // secrets are what no text about a process may repeat: PEM, and anything in three parts like a token.
 var secrets = regexp.MustCompile(`-----BEGIN|-----END|[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}`)
 
-// LastLines returns up to n lines from the end of a log, each cut to 300 bytes, joined by " | ". A line with what may be a
-// key or a token is left out.
+// LastLines returns up to n lines from the end of a log, each cut to 300 bytes, joined by " | ". A line with what may
+// be a key or a token is left out.
 func (r *Runner) LastLines(name string, n int) string {
 	tail, err := readTail(r.file(name, "log"), 8<<10)
 	if err != nil {

@@ -160,8 +160,8 @@ func (r *Runner) writeRecord(s Spec) error {
 	return atomicfile.Write(r.file(s.Name, "json"), raw)
 }
 
-// becomeProgram writes the boot id and the shell's own line of /proc to the pid file, gives up the lock (3), and becomes
-// the program: pid and start time stay the same.
+// becomeProgram writes the boot id and the shell's own line of /proc to the pid file, gives up the lock (3), and
+// becomes the program: pid and start time stay the same.
 const becomeProgram = `umask 077 &&
 cat /proc/sys/kernel/random/boot_id /proc/$$/stat > "$0.tmp" && mv "$0.tmp" "$0" && exec 3>&- && exec "$@"`
 
@@ -212,8 +212,8 @@ func startNamed(cmd *exec.Cmd, hostname string) error {
 	})
 }
 
-// keepFilesToOurselves marks what our own starter left open in us, such as a pipe whose end somebody waits for: a process
-// that outlives us must not hold it. Kernels before 5.11 cannot, which does no worse harm than that.
+// keepFilesToOurselves marks what our own starter left open in us, such as a pipe whose end somebody waits for: a
+// process that outlives us must not hold it. Kernels before 5.11 cannot, which does no worse harm than that.
 func keepFilesToOurselves() {
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 }
@@ -263,7 +263,9 @@ func (r *Runner) Observe(name string) (State, error) {
 		return State{}, fmt.Errorf("looking at %s: %w", name, err)
 	}
 	_, stopping := r.toldToStop(name, id)
-	return State{Running: true, PID: id.PID, Started: id.started(), Stamp: rec.Stamp, Digest: rec.Hash, Stopping: stopping}, nil
+	return State{
+		Running: true, PID: id.PID, Started: id.started(), Stamp: rec.Stamp, Digest: rec.Hash, Stopping: stopping,
+	}, nil
 }
 
 // Forget removes the files of a process that does not run, its log included.

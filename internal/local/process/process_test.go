@@ -221,7 +221,8 @@ func TestParentKilledAtAnyMoment(t *testing.T) {
 		eventually(t, "a start that finds nobody starting", func() bool {
 			return r.Start(Spec{Name: "child", Path: sleep(t), Args: []string{"1000"}}) == nil
 		})
-		eventually(t, "exactly one child", func() bool { return mustObserve(t, r, "child").Running && len(running(t, r.dir)) == 1 })
+		eventually(t, "exactly one child",
+			func() bool { return mustObserve(t, r, "child").Running && len(running(t, r.dir)) == 1 })
 	}
 }
 

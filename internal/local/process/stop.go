@@ -13,8 +13,8 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// Stop tells a process to end, once, and kills it when it has not ended grace after that. It does not wait: call it until it
-// reports that the process is gone.
+// Stop tells a process to end, once, and kills it when it has not ended grace after that. It does not wait: call it
+// until it reports that the process is gone.
 func (r *Runner) Stop(name string, grace time.Duration) (gone bool, err error) {
 	gone, err = r.stop(name, grace)
 	if err != nil {
@@ -112,8 +112,8 @@ func (id Identity) key() string {
 	return id.Boot + " " + strconv.Itoa(id.PID) + " " + strconv.FormatUint(id.Ticks, 10)
 }
 
-// Signal sends a signal to that very process; one that does not run is no error. It takes hold of the process by a pidfd before it
-// makes sure who it is, so the pid cannot change hands in between.
+// Signal sends a signal to that very process; one that does not run is no error. It takes hold of the process by a
+// pidfd before it makes sure who it is, so the pid cannot change hands in between.
 func (id Identity) Signal(s syscall.Signal) error {
 	p, err := os.FindProcess(id.PID)
 	if err != nil {

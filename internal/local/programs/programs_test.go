@@ -51,7 +51,8 @@ func TestBinary(t *testing.T) {
 			if c.err == "" && (err != nil || got != path) {
 				t.Errorf("got %s, %v", got, err)
 			}
-			if c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err) || !strings.Contains(hint.Of(err), "make kube")) {
+			if c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err) ||
+				!strings.Contains(hint.Of(err), "make kube")) {
 				t.Errorf("got %v", err)
 			}
 		})

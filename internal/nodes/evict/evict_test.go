@@ -18,8 +18,11 @@ import (
 // old is a ready pod of a controller.
 func old(name, owner string, change func(*Pod)) Pod {
 	p := Pod{
-		Object: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name)}, Spec: corev1.PodSpec{NodeName: "n"}},
-		Owner:  types.UID(owner), Ready: true,
+		Object: &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name)},
+			Spec:       corev1.PodSpec{NodeName: "n"},
+		},
+		Owner: types.UID(owner), Ready: true,
 	}
 	if change != nil {
 		change(&p)
@@ -34,6 +37,7 @@ var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 func TestPlan(t *testing.T) {
 	system := func(p *Pod) { p.System = true }
 	unready := func(p *Pod) { p.Ready = false }
+	refused := func(p *Pod) { p.Refused = true }
 	many := func(n int, owner string) (all []Pod) {
 		for i := range n {
 			all = append(all, old(fmt.Sprintf("%s-%02d", owner, i), owner, nil))
@@ -56,8 +60,14 @@ func TestPlan(t *testing.T) {
 			Old:    []Pod{old("p", "a", nil), old("q", "a", unready)},
 			Owners: map[types.UID]Owner{"a": {Pods: 2, Away: 1}},
 		}, "q"},
-		{"one that is ending", Pods{Old: []Pod{old("p", "a", ending)}, Owners: map[types.UID]Owner{"a": {Pods: 1, Away: 1}}}, ""},
-		{"a bare pod", Pods{Old: []Pod{old("p", "", nil), old("q", "a", nil)}, Owners: map[types.UID]Owner{"a": {Pods: 1}}}, "q"},
+		{
+			"one that is ending", Pods{Old: []Pod{old("p", "a", ending)}, Owners: map[types.UID]Owner{"a": {Pods: 1, Away: 1}}},
+			"",
+		},
+		{
+			"a bare pod", Pods{Old: []Pod{old("p", "", nil), old("q", "a", nil)}, Owners: map[types.UID]Owner{"a": {Pods: 1}}},
+			"q",
+		},
 		{"a bare pod that the user released", Pods{Old: []Pod{old("p", "", func(p *Pod) { p.Released = true })}}, "p"},
 		{"one system pod at a time", Pods{
 			Old:    []Pod{old("dns", "a", system), old("cni", "b", system), old("web", "c", nil)},
@@ -67,9 +77,23 @@ func TestPlan(t *testing.T) {
 			Old: []Pod{old("dns", "a", system)}, Owners: map[types.UID]Owner{"a": {Pods: 2}}, System: Owner{Away: 1},
 		}, ""},
 		{"those that were refused come last", Pods{
-			Old:    []Pod{old("p", "a", func(p *Pod) { p.Refused = true }), old("q", "a", nil)},
+			Old:    []Pod{old("p", "a", refused), old("q", "a", nil)},
 			Owners: map[types.UID]Owner{"a": {Pods: 2}},
 		}, "q"},
+		{"those that were refused keep their order", Pods{
+			Old:    []Pod{old("p", "a", refused), old("q", "b", refused)},
+			Owners: map[types.UID]Owner{"a": {Pods: 1}, "b": {Pods: 1}},
+		}, "p q"},
+		{"one that is ending, of a controller that may lose more", Pods{
+			Old: []Pod{old("p", "a", ending)}, Owners: map[types.UID]Owner{"a": {Pods: 20, Away: 1}},
+		}, ""},
+		{"one that is not ready costs its controller nothing", Pods{
+			Old: []Pod{old("p", "a", unready), old("q", "a", nil)}, Owners: map[types.UID]Owner{"a": {Pods: 20, Away: 1}},
+		}, "p q"},
+		{"others do not count as system pods", Pods{
+			Old:    []Pod{old("web", "a", nil), old("dns", "b", system)},
+			Owners: map[types.UID]Owner{"a": {Pods: 1}, "b": {Pods: 1}},
+		}, "web dns"},
 	}
 	for _, test := range tests {
 		var names []string
@@ -94,8 +118,10 @@ func tokenPod(made time.Time, change func(*corev1.Pod)) *corev1.Pod {
 	p := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "p", CreationTimestamp: metav1.NewTime(made)},
 		Spec: corev1.PodSpec{
-			NodeName:   "n",
-			Containers: []corev1.Container{{Name: "c", VolumeMounts: []corev1.VolumeMount{{Name: "token", MountPath: "/token"}}}},
+			NodeName: "n",
+			Containers: []corev1.Container{
+				{Name: "c", VolumeMounts: []corev1.VolumeMount{{Name: "token", MountPath: "/token"}}},
+			},
 			Volumes: []corev1.Volume{{Name: "token", VolumeSource: corev1.VolumeSource{
 				Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
 					{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}},
@@ -196,7 +222,9 @@ func TestReasons(t *testing.T) {
 		m.note(pod, r, true)
 		return m
 	}
-	young := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "young", CreationTimestamp: metav1.NewTime(noon)}}
+	young := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "young", CreationTimestamp: metav1.NewTime(noon)},
+	}
 	tests := []struct {
 		name    string
 		how     v1alpha1.NodeRefresh
@@ -206,9 +234,13 @@ func TestReasons(t *testing.T) {
 		want    string
 		blocked bool
 	}{
-		{"no rotation runs", v1alpha1.NodeRefreshEvict, nodes.Keys{Next: 3}, Pods{Old: []Pod{old("p", "", nil)}}, nil, "", false},
+		{
+			"no rotation runs", v1alpha1.NodeRefreshEvict, nodes.Keys{Next: 3}, Pods{Old: []Pod{old("p", "", nil)}}, nil, "",
+			false,
+		},
 		{"a bare pod", v1alpha1.NodeRefreshEvict, running, Pods{Old: []Pod{old("p", "", nil), old("q", "", nil)}}, nil,
-			"pod ns/p on node n to be deleted (and 1 more), which holds a token older than key version 3 and which no controller would " +
+			"pod ns/p on node n to be deleted (and 1 more), which holds a token older than key version 3 and which no " +
+				"controller would " +
 				"make again: delete it, or annotate it with keyturn.dev/evict=true to have it evicted", true},
 		{"more to evict, and some that end", v1alpha1.NodeRefreshEvict, running,
 			Pods{Old: []Pod{old("p", "a", nil), old("q", "b", ending)}, Owners: map[types.UID]Owner{"a": {Pods: 1}}}, nil,
@@ -218,8 +250,10 @@ func TestReasons(t *testing.T) {
 			"pod ns/p on node n to be evicted: a webhook says no", true},
 		{"a pod that is to be ready", v1alpha1.NodeRefreshEvict, running, Pods{
 			Old: []Pod{old("p", "a", nil)}, Owners: map[types.UID]Owner{"a": {Pods: 2, Away: 1, Unready: young}},
-		}, nil, "pod ns/young to be ready before more pods like it are evicted; 1 pods to be evicted, which hold a token older than key version 3", false},
-		{"an older pod on a node that is not ours", v1alpha1.NodeRefreshReplace, running, Pods{Old: []Pod{old("p", "a", nil), old("q", "a", nil)}}, nil,
+		}, nil, "pod ns/young to be ready before more pods like it are evicted; 1 pods to be evicted, which hold a token " +
+			"older than key version 3", false},
+		{"an older pod on a node that is not ours", v1alpha1.NodeRefreshReplace, running,
+			Pods{Old: []Pod{old("p", "a", nil), old("q", "a", nil)}}, nil,
 			"pod ns/p on node n to be deleted (and 1 more), which may hold a token older than key version 3: " +
 				"Keyturn did not make the node, and cannot read it", true},
 	}
@@ -247,6 +281,14 @@ func TestKeyVersion(t *testing.T) {
 		return &Observed{judged: node, since: noon, list: &list{Pods: Pods{Old: pods}, on: map[string][]Pod{on: pods}}}
 	}
 	none := &Observed{judged: node, since: noon, list: &list{}}
+	judged := func(names ...string) *Observed {
+		o := with("other")
+		o.judged = nil
+		for _, name := range names {
+			o.judged = append(o.judged, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		}
+		return o
+	}
 	for _, test := range []struct {
 		name string
 		how  v1alpha1.NodeRefresh
@@ -256,6 +298,8 @@ func TestKeyVersion(t *testing.T) {
 	}{
 		{"no rotation runs", v1alpha1.NodeRefreshEvict, over, with("n"), 3},
 		{"nothing known yet", v1alpha1.NodeRefreshEvict, running, &Observed{judged: node}, 2},
+		{"not since when they are new", v1alpha1.NodeRefreshEvict, running, &Observed{judged: node, list: &list{}}, 2},
+		{"an older pod on another node of ours", v1alpha1.NodeRefreshEvict, running, judged("n", "other"), 3},
 		{"not listed yet", v1alpha1.NodeRefreshEvict, running, &Observed{judged: node, since: noon}, 2},
 		{"an older pod", v1alpha1.NodeRefreshEvict, running, with("n"), 2},
 		{"an older pod on a node without an object", v1alpha1.NodeRefreshEvict, running, with("gone"), 2},

@@ -72,7 +72,8 @@ func (e *Executor) Observe(ctx context.Context, judged []*corev1.Node, proven bo
 	if len(judged) == 0 && !proven && !e.Keys.Named {
 		return o, nil
 	}
-	o.list, err = e.Memory.pods(e.Keys.KeyID, o.since, e.Now, e.Every, func() (*list, error) { return e.read(ctx, o.since) })
+	o.list, err = e.Memory.pods(e.Keys.KeyID, o.since, e.Now, e.Every,
+		func() (*list, error) { return e.read(ctx, o.since) })
 	return o, err
 }
 

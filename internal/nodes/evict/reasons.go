@@ -23,7 +23,8 @@ func (e *Executor) Reasons(o *Observed) []nodes.Reason {
 	for _, n := range o.judged {
 		if pods := o.list.on[n.Name]; len(pods) > 0 {
 			out = append(out, nodes.Reason{Blocked: true, Words: fmt.Sprintf(
-				"%s to be deleted%s, which may hold a token older than key version %d: Keyturn did not make the node, and cannot read it",
+				"%s to be deleted%s, which may hold a token older than key version %d: Keyturn did not make the node, and cannot "+
+					"read it",
 				nodes.PodName(pods[0].Object), andMore(len(pods)), e.Keys.Next)})
 		}
 	}
@@ -60,7 +61,8 @@ func (e *Executor) evictions(pods Pods) []nodes.Reason {
 	}
 	if rest > 0 {
 		out = append(out, e.unready(pods)...)
-		out = append(out, nodes.Reason{Words: fmt.Sprintf("%d pods to be evicted, which hold a token older than key version %d",
+		out = append(out, nodes.Reason{Words: fmt.Sprintf("%d pods to be evicted, which hold a token older than key "+
+			"version %d",
 			rest, e.Keys.Next)})
 	}
 	if ending > 0 {
@@ -86,7 +88,8 @@ func (e *Executor) unready(pods Pods) []nodes.Reason {
 	for pod := range waiting {
 		lasted := e.Now.Sub(pod.CreationTimestamp.Time)
 		out = append(out, nodes.Reason{
-			Words:   fmt.Sprintf("%s to be ready before more pods like it are evicted", nodes.PodName(pod)) + nodes.Lasting(lasted),
+			Words: fmt.Sprintf("%s to be ready before more pods like it are evicted",
+				nodes.PodName(pod)) + nodes.Lasting(lasted),
 			Blocked: lasted > nodes.Patience,
 		})
 	}

@@ -16,7 +16,8 @@ func TestRefusal(t *testing.T) {
 		return policyv1.PodDisruptionBudget{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, Generation: 1},
 			Status: policyv1.PodDisruptionBudgetStatus{
-				ObservedGeneration: 1, DisruptionsAllowed: allowed, DesiredHealthy: desired, CurrentHealthy: healthy, ExpectedPods: expected,
+				ObservedGeneration: 1, DisruptionsAllowed: allowed, DesiredHealthy: desired, CurrentHealthy: healthy,
+				ExpectedPods: expected,
 			},
 		}
 	}
@@ -38,13 +39,17 @@ func TestRefusal(t *testing.T) {
 		{"none is left", nil, "too many requests", false},
 		{"it allows one by now", list(budget("b", 1, 1, 2, 2)), "too many requests", false},
 		{"of as many pods as there can be", list(budget("b", 0, 2, 2, 2)),
-			"PodDisruptionBudget ns/b allows no disruption (it needs 2 healthy pods and has 2 of 2): add a replica, or relax or delete the budget", true},
+			"PodDisruptionBudget ns/b allows no disruption (it needs 2 healthy pods and has 2 of 2): add a replica, or relax " +
+				"or delete the budget", true},
 		{"of more pods than there can be", list(budget("b", 0, 3, 2, 2)),
-			"PodDisruptionBudget ns/b allows no disruption (it needs 3 healthy pods and has 2 of 2): add a replica, or relax or delete the budget", true},
+			"PodDisruptionBudget ns/b allows no disruption (it needs 3 healthy pods and has 2 of 2): add a replica, or relax " +
+				"or delete the budget", true},
 		{"a pod is not ready", list(budget("b", 0, 2, 1, 3)),
-			"PodDisruptionBudget ns/b allows no disruption (it needs 2 healthy pods and has 1 of 3): more of its pods must become ready", false},
+			"PodDisruptionBudget ns/b allows no disruption (it needs 2 healthy pods and has 1 of 3): more of its pods must " +
+				"become ready", false},
 		{"not processed", list(unprocessed),
-			"PodDisruptionBudget ns/new has not been processed by kube-controller-manager yet: more of its pods must become ready", false},
+			"PodDisruptionBudget ns/new has not been processed by kube-controller-manager yet: more of its pods must become " +
+				"ready", false},
 		{"nobody can count them", list(uncounted), "PodDisruptionBudget ns/odd allows no disruption, since " +
 			"kube-controller-manager cannot count its pods (found no controller ref for pod \"bare\"): " +
 			"have the budget ask for minAvailable as a number of pods, or delete it", true},

@@ -258,7 +258,8 @@ func testNewcomer(t *testing.T, c cluster) {
 	c.Join(t, stranger)
 	theirs := func(n nodes.Node) bool { return n.Name == stranger }
 	alone := c.observe(t, c.Open(t), first)
-	if i := slices.IndexFunc(alone.Nodes, theirs); !alone.Converged || i < 0 || alone.Nodes[i].Pool != "" || alone.Oldest != 1 {
+	if i := slices.IndexFunc(alone.Nodes, theirs); !alone.Converged || i < 0 || alone.Nodes[i].Pool != "" ||
+		alone.Oldest != 1 {
 		t.Errorf("no node wanted, one joined: %+v", alone)
 	}
 	a := c.Open(t, pool(1))

@@ -10,7 +10,10 @@ import (
 )
 
 func healthy(name string, version int) View {
-	return View{Name: name, Pool: "a", KeyVersion: version, Machine: true, Running: true, Registered: true, Ready: true, Labelled: true}
+	return View{
+		Name: name, Pool: "a", KeyVersion: version, Machine: true, Running: true, Registered: true, Ready: true,
+		Labelled: true,
+	}
 }
 
 func with(v View, change func(*View)) View {
@@ -29,8 +32,14 @@ func TestPlan(t *testing.T) {
 	}{
 		{"nothing wanted, nothing there", nil, nil, ""},
 		{"as wanted", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{current}, ""},
-		{"a new pool is made at once", []v1alpha1.NodePool{pool("a", 3, 1)}, nil, "create one of a, create one of a, create one of a"},
-		{"surge in parallel", []v1alpha1.NodePool{pool("a", 2, 2)}, []View{old, healthy("n3", 1)}, "create one of a, create one of a"},
+		{
+			"a new pool is made at once", []v1alpha1.NodePool{pool("a", 3, 1)}, nil,
+			"create one of a, create one of a, create one of a",
+		},
+		{
+			"surge in parallel", []v1alpha1.NodePool{pool("a", 2, 2)}, []View{old, healthy("n3", 1)},
+			"create one of a, create one of a",
+		},
 		{"an old node is needed until its replacement is ready", []v1alpha1.NodePool{pool("a", 1, 1)},
 			[]View{old, with(current, func(v *View) { v.Ready = false })}, ""},
 		{"and goes then", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{old, current}, "cordon n1 > evict n1"},
@@ -48,19 +57,25 @@ func TestPlan(t *testing.T) {
 		{"a dead machine is started", []v1alpha1.NodePool{pool("a", 1, 1)},
 			[]View{with(current, func(v *View) { v.Running, v.Ready = false, false })}, "start n2"},
 		{"a dead old machine is not, and is not drained", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]View{with(old, func(v *View) { v.Running, v.Ready = false, false })}, "create one of a, deleteNode n1 > remove n1"},
+			[]View{with(old, func(v *View) { v.Running, v.Ready = false, false })},
+			"create one of a, deleteNode n1 > remove n1"},
 		{"an unready old node needs no replacement first", []v1alpha1.NodePool{pool("a", 1, 1)},
 			[]View{with(old, func(v *View) { v.Ready = false })}, "create one of a, cordon n1 > evict n1"},
 		{"unready nodes go one at a time", []v1alpha1.NodePool{pool("a", 2, 1)},
 			[]View{with(old, func(v *View) { v.Ready = false }), with(healthy("n3", 1), func(v *View) { v.Ready = false })},
 			"create one of a, cordon n1 > evict n1"},
 		{"a ready node goes beside an unready one", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]View{with(leaving, func(v *View) { v.Ready, v.Pods = false, 1 }), current, healthy("n3", 1)}, "evict n1, cordon n3 > evict n3"},
+			[]View{with(leaving, func(v *View) { v.Ready, v.Pods = false, 1 }), current, healthy("n3", 1)},
+			"evict n1, cordon n3 > evict n3"},
 		{"a dead machine goes beside an unready one", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]View{with(leaving, func(v *View) { v.Ready, v.Pods = false, 1 }), with(healthy("n3", 1), func(v *View) { v.Running, v.Ready = false, false })},
+			[]View{
+				with(leaving, func(v *View) { v.Ready, v.Pods = false, 1 }),
+				with(healthy("n3", 1), func(v *View) { v.Running, v.Ready = false, false }),
+			},
 			"evict n1, deleteNode n3 > remove n3"},
 		{"a machine that never joined is replaced", []v1alpha1.NodePool{pool("a", 1, 1)},
-			[]View{{Name: "n2", Pool: "a", KeyVersion: 2, Machine: true, Running: true, Lost: true}}, "create one of a, remove n2"},
+			[]View{{Name: "n2", Pool: "a", KeyVersion: 2, Machine: true, Running: true, Lost: true}},
+			"create one of a, remove n2"},
 		{"scaled down: the unready one goes", []v1alpha1.NodePool{pool("a", 1, 1)},
 			[]View{current, with(healthy("n3", 2), func(v *View) { v.Ready = false })}, "cordon n3 > evict n3"},
 		{"scaled down: the cordoned one goes", []v1alpha1.NodePool{pool("a", 1, 1)},
@@ -130,14 +145,26 @@ func TestConverged(t *testing.T) {
 		{"none yet", []v1alpha1.NodePool{pool("a", 1, 1)}, nil, false},
 		{"too many", []v1alpha1.NodePool{pool("a", 1, 1)}, two, false},
 		{"of another pool", nil, one, false},
-		{"of another pool beside", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{one[0], with(healthy("n3", 1), func(v *View) { v.Pool = "b" })}, false},
-		{"half made, of no pool yet", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{one[0], {Name: "n3", Machine: true}}, false},
+		{
+			"of another pool beside", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{one[0], with(healthy("n3", 1), func(v *View) { v.Pool = "b" })}, false,
+		},
+		{
+			"half made, of no pool yet", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{one[0], {Name: "n3", Machine: true}},
+			false,
+		},
 		{"a Node object without a machine", []v1alpha1.NodePool{pool("a", 1, 1)},
 			[]View{one[0], {Name: "n0", Pool: "a", Registered: true, Leaving: true}}, false},
 		{"unready", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Ready = false })}, false},
 		{"leaving", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Leaving = true })}, false},
-		{"without labels", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Labelled = false })}, false},
-		{"without a machine", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Machine = false })}, false},
+		{
+			"without labels", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Labelled = false })},
+			false,
+		},
+		{
+			"without a machine", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{with(one[0], func(v *View) { v.Machine = false })},
+			false,
+		},
 	}
 	for _, test := range tests {
 		if got := Converged(test.pools, test.views); got != test.want {
@@ -146,8 +173,8 @@ func TestConverged(t *testing.T) {
 	}
 }
 
-// TestByUse has machines in the order in which they are missed, least first. Each differs from the next in one thing only,
-// except for what counts less, which says the opposite.
+// TestByUse has machines in the order in which they are missed, least first. Each differs from the next in one thing
+// only, except for what counts less, which says the opposite.
 func TestByUse(t *testing.T) {
 	want := []View{
 		{Name: "h", KeyVersion: 9},

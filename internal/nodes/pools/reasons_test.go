@@ -20,14 +20,18 @@ var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 // executor is one of a cluster with pool a, at noon.
 func executor() *Executor {
 	return &Executor{
-		Cluster: "c", Pools: []v1alpha1.NodePool{pool("a", 1, 1)}, Memory: &Memory{}, JoinTimeout: 10 * time.Minute, Now: noon,
+		Cluster: "c", Pools: []v1alpha1.NodePool{pool("a", 1, 1)}, Memory: &Memory{}, JoinTimeout: 10 * time.Minute,
+		Now: noon,
 	}
 }
 
 func TestReasons(t *testing.T) {
 	with := func(change func(*View)) View { return with(healthy("n1", 1), change) }
 	pod := func(name string, change func(*corev1.Pod)) corev1.Pod {
-		p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name)}, Spec: corev1.PodSpec{NodeName: "n1"}}
+		p := corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID(name)},
+			Spec:       corev1.PodSpec{NodeName: "n1"},
+		}
 		if change != nil {
 			change(&p)
 		}
@@ -36,13 +40,14 @@ func TestReasons(t *testing.T) {
 	leaving := with(func(v *View) { v.Leaving, v.Cordoned = true, true })
 	unready := with(func(v *View) { v.Ready = false })
 	notReady := func(minutes int) *corev1.Node {
-		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
-			{Type: corev1.NodeMemoryPressure, Status: corev1.ConditionFalse, Message: "enough"},
-			{
-				Type: corev1.NodeReady, Status: corev1.ConditionFalse, Message: "no network",
-				LastTransitionTime: metav1.NewTime(noon.Add(-time.Duration(minutes) * time.Minute)),
-			},
-		}}}
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"},
+			Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
+				{Type: corev1.NodeMemoryPressure, Status: corev1.ConditionFalse, Message: "enough"},
+				{
+					Type: corev1.NodeReady, Status: corev1.ConditionFalse, Message: "no network",
+					LastTransitionTime: metav1.NewTime(noon.Add(-time.Duration(minutes) * time.Minute)),
+				},
+			}}}
 	}
 	tests := []struct {
 		name string
@@ -55,22 +60,27 @@ func TestReasons(t *testing.T) {
 		{"an orphan", View{Name: "n1", Pool: "a", Registered: true, Leaving: true}, nil, nil,
 			"node n1 to be deleted, whose machine is gone; node pool a to have 1 machines (it has 0)"},
 		{"leaving, without pods", leaving, nil, nil, "node n1 to be deleted; node pool a to have 1 machines (it has 0)"},
-		{"leaving, with pods that do not run", with(func(v *View) { v.Leaving, v.Running = true, false }), nil, []corev1.Pod{pod("p", nil)},
+		{"leaving, with pods that do not run", with(func(v *View) { v.Leaving, v.Running = true, false }), nil,
+			[]corev1.Pod{pod("p", nil)},
 			"node n1 to be deleted; node pool a to have 1 machines (it has 0)"},
 		{"drained", leaving, nil, []corev1.Pod{pod("p", nil), pod("q", nil)},
 			"node n1 to be drained (2 pods are still to end); node pool a to have 1 machines (it has 0)"},
 		{"a budget that heals", leaving, nil, []corev1.Pod{pod("p", nil), pod("heals", nil)},
-			"pod ns/heals on node n1 to be evicted: words; node n1 to be drained (1 pods are still to end); node pool a to have 1 machines (it has 0)"},
+			"pod ns/heals on node n1 to be evicted: words; node n1 to be drained (1 pods are still to end); node pool a to " +
+				"have 1 machines (it has 0)"},
 		{"a budget that heals, for long", leaving, nil, []corev1.Pod{pod("slow", nil)},
 			"BLOCKED pod ns/slow on node n1 to be evicted: words, for 61s; node pool a to have 1 machines (it has 0)"},
 		{"a budget that heals, for as long as that may take", leaving, nil, []corev1.Pod{pod("patient", nil)},
 			"pod ns/patient on node n1 to be evicted: words, for 60s; node pool a to have 1 machines (it has 0)"},
 		{"a budget that never heals", leaving, nil, []corev1.Pod{pod("hopeless", nil)},
 			"BLOCKED pod ns/hopeless on node n1 to be evicted: words; node pool a to have 1 machines (it has 0)"},
-		{"a stuck pod", leaving, nil, []corev1.Pod{pod("p", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: noon.Add(-time.Minute)} })},
-			"BLOCKED pod ns/p on node n1 to end, which has been terminating for 60s: inspect its containers and volumes, or delete it by force; " +
+		{"a stuck pod", leaving, nil,
+			[]corev1.Pod{pod("p", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: noon.Add(-time.Minute)} })},
+			"BLOCKED pod ns/p on node n1 to end, which has been terminating for 60s: inspect its containers and volumes, or " +
+				"delete it by force; " +
 				"node pool a to have 1 machines (it has 0)"},
-		{"a pod that ends in time", leaving, nil, []corev1.Pod{pod("heals", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: noon} })},
+		{"a pod that ends in time", leaving, nil,
+			[]corev1.Pod{pod("heals", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: noon} })},
 			"node n1 to be drained (1 pods are still to end); node pool a to have 1 machines (it has 0)"},
 		{"stopped", with(func(v *View) { v.Running, v.Ready = false, false }), nil, nil, "machine n1 to run"},
 		{"joining", View{Name: "n1", Pool: "a", Machine: true, Running: true}, nil, nil, "machine n1 to join the cluster"},
@@ -96,7 +106,10 @@ func TestReasons(t *testing.T) {
 				"patient":  {Since: noon.Add(-time.Minute), Words: "words"},
 				"hopeless": {Since: noon, Words: "words", Hopeless: true},
 			})
-			s := &Observed{Views: []View{test.view}, objects: map[string]*corev1.Node{"n1": test.node}, pods: map[string][]corev1.Pod{"n1": test.pods}}
+			s := &Observed{
+				Views: []View{test.view}, objects: map[string]*corev1.Node{"n1": test.node},
+				pods: map[string][]corev1.Pod{"n1": test.pods},
+			}
 			var got []string
 			for _, r := range e.Reasons(s) {
 				got = append(got, map[bool]string{true: "BLOCKED "}[r.Blocked]+r.Words)
@@ -146,8 +159,12 @@ func TestJoining(t *testing.T) {
 func TestRefusalsKeepTheirTime(t *testing.T) {
 	m := &Memory{}
 	m.refuse(map[types.UID]eviction.Refusal{"a": {Since: noon, Words: "one"}, "b": {Since: noon}})
-	m.refuse(map[types.UID]eviction.Refusal{"a": {Since: noon.Add(time.Minute), Words: "two"}, "c": {Since: noon.Add(time.Minute)}})
-	for uid, want := range map[types.UID]eviction.Refusal{"a": {Since: noon, Words: "two"}, "c": {Since: noon.Add(time.Minute)}} {
+	m.refuse(map[types.UID]eviction.Refusal{
+		"a": {Since: noon.Add(time.Minute), Words: "two"}, "c": {Since: noon.Add(time.Minute)},
+	})
+	for uid, want := range map[types.UID]eviction.Refusal{
+		"a": {Since: noon, Words: "two"}, "c": {Since: noon.Add(time.Minute)},
+	} {
 		if got, ok := m.refusal(uid); !ok || got != want {
 			t.Errorf("%s: %+v, %t; want %+v", uid, got, ok, want)
 		}
@@ -163,7 +180,9 @@ func TestView(t *testing.T) {
 			ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{
 				v1alpha1.LabelNodePool: "a", v1alpha1.LabelKeyVersion: "1", "color": "blue", "other": "theirs",
 			}},
-			Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}},
+			Status: corev1.NodeStatus{
+				Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
+			},
 		}
 		if change != nil {
 			change(n)
@@ -188,15 +207,27 @@ func TestView(t *testing.T) {
 		{"healthy", machine, object(nil), "registered ready labelled"},
 		{"no Node object", machine, nil, ""},
 		{"stopped", nodes.Machine{Name: "n1", Pool: "a", KeyVersion: 1}, object(nil), "registered labelled"},
-		{"not ready", machine, object(func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }), "registered labelled"},
+		{
+			"not ready", machine, object(func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown }),
+			"registered labelled",
+		},
 		{"no condition", machine, object(func(n *corev1.Node) { n.Status.Conditions = nil }), "registered labelled"},
-		{"another condition", machine, object(func(n *corev1.Node) { n.Status.Conditions[0].Type = "Other" }), "registered labelled"},
+		{
+			"another condition", machine, object(func(n *corev1.Node) { n.Status.Conditions[0].Type = "Other" }),
+			"registered labelled",
+		},
 		{"still tainted", machine, object(tainted(corev1.TaintNodeNotReady)), "registered labelled"},
 		{"unreachable", machine, object(tainted(corev1.TaintNodeUnreachable)), "registered labelled"},
 		{"without network", machine, object(tainted(corev1.TaintNodeNetworkUnavailable)), "registered labelled"},
 		{"with a taint of its pool", machine, object(tainted("pool")), "registered ready labelled"},
-		{"leaving", machine, object(func(n *corev1.Node) { n.Annotations = map[string]string{AnnotationLeaving: ""} }), "registered ready leaving labelled"},
-		{"cordoned", machine, object(func(n *corev1.Node) { n.Spec.Unschedulable = true }), "registered ready cordoned labelled"},
+		{
+			"leaving", machine, object(func(n *corev1.Node) { n.Annotations = map[string]string{AnnotationLeaving: ""} }),
+			"registered ready leaving labelled",
+		},
+		{
+			"cordoned", machine, object(func(n *corev1.Node) { n.Spec.Unschedulable = true }),
+			"registered ready cordoned labelled",
+		},
 		{"without a label", machine, object(func(n *corev1.Node) { delete(n.Labels, "color") }), "registered ready"},
 		{"with another label", machine, object(func(n *corev1.Node) { n.Labels["color"] = "" }), "registered ready"},
 		{"with the label of another version", machine, object(labelled("2")), "registered ready"},
@@ -212,7 +243,10 @@ func TestView(t *testing.T) {
 		for _, is := range []struct {
 			is   bool
 			word string
-		}{{v.Registered, "registered"}, {v.Ready, "ready"}, {v.Leaving, "leaving"}, {v.Cordoned, "cordoned"}, {v.Labelled, "labelled"}} {
+		}{
+			{v.Registered, "registered"}, {v.Ready, "ready"}, {v.Leaving, "leaving"}, {v.Cordoned, "cordoned"},
+			{v.Labelled, "labelled"},
+		} {
 			if is.is {
 				got = append(got, is.word)
 			}
@@ -235,7 +269,11 @@ func TestOrphans(t *testing.T) {
 		objects: map[string]*corev1.Node{
 			"there":  {ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{v1alpha1.LabelNodePool: "a"}}},
 			"theirs": {ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{v1alpha1.LabelKeyVersion: "7"}}},
-			"gone":   {ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{v1alpha1.LabelNodePool: "a", v1alpha1.LabelKeyVersion: "7"}}},
+			"gone": {
+				ObjectMeta: metav1.ObjectMeta{
+					Labels: map[string]string{v1alpha1.LabelNodePool: "a", v1alpha1.LabelKeyVersion: "7"},
+				},
+			},
 		},
 	}
 	want := View{Name: "gone", Pool: "a", KeyVersion: 7, Registered: true, Leaving: true}

@@ -26,7 +26,8 @@ func register(ctx context.Context, name string) error {
 // appear does what a healthy kubelet does.
 func appear(ctx context.Context, name string, labels map[string]string) error {
 	nodes := client.CoreV1().Nodes()
-	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
+	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}},
+		metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
 		return nil
 	}
@@ -109,7 +110,10 @@ func (b *bench) open() *Rollout {
 
 // keysOf are the keys in a rotation to a version, or in a cluster that has only the first.
 func keysOf(version int) nodes.Keys {
-	return nodes.Keys{Next: version, KeyID: []string{"", "old", "new"}[version], Old: version - 1, ProvenAt: time.Now().Truncate(time.Second)}
+	return nodes.Keys{
+		Next: version, KeyID: []string{"", "old", "new"}[version], Old: version - 1,
+		ProvenAt: time.Now().Truncate(time.Second),
+	}
 }
 
 func must(t *testing.T, err error) {
@@ -219,7 +223,9 @@ func (b *bench) budget(name, app string) *policyv1.PodDisruptionBudget {
 }
 
 // allow sets the status of a budget as kube-controller-manager does.
-func (b *bench) allow(pdb *policyv1.PodDisruptionBudget, disruptions, healthy, expected int32) *policyv1.PodDisruptionBudget {
+func (b *bench) allow(
+	pdb *policyv1.PodDisruptionBudget, disruptions, healthy, expected int32,
+) *policyv1.PodDisruptionBudget {
 	b.Helper()
 	pdb.Status = policyv1.PodDisruptionBudgetStatus{
 		ObservedGeneration: pdb.Generation, DisruptionsAllowed: disruptions,

@@ -93,14 +93,17 @@ func TestMemoryIsOfOneCluster(t *testing.T) {
 	if gone, err := b.open().Delete(b.ctx); !gone || err != nil {
 		t.Errorf("deleting: %t, %v", gone, err)
 	}
-	if gone, err := b.open().Delete(b.ctx); !gone || err != nil || len(b.rollouts.of) != 1 || b.rollouts.of["another"] == nil {
+	if gone, err := b.open().Delete(b.ctx); !gone || err != nil || len(b.rollouts.of) != 1 ||
+		b.rollouts.of["another"] == nil {
 		t.Errorf("deleted, %d are remembered (%t, %v)", len(b.rollouts.of), gone, err)
 	}
 }
 
 // TestUnmanagedNode rotates a cluster with a node that nobody made. Its pods are Keyturn's to name, not to end.
 func TestUnmanagedNode(t *testing.T) {
-	for _, how := range []v1alpha1.NodeRefresh{v1alpha1.NodeRefreshReplace, v1alpha1.NodeRefreshInPlace, v1alpha1.NodeRefreshWait} {
+	for _, how := range []v1alpha1.NodeRefresh{
+		v1alpha1.NodeRefreshReplace, v1alpha1.NodeRefreshInPlace, v1alpha1.NodeRefreshWait,
+	} {
 		t.Run(string(how), func(t *testing.T) {
 			b := newBench(t, 1, 1)
 			b.cleanNote()
@@ -152,7 +155,8 @@ func TestUnmanagedNodeWhenKeysChange(t *testing.T) {
 		must(t, b.open().Converge(b.ctx, next))
 	}
 	st, err := b.open().Observe(b.ctx, next)
-	if err != nil || st.Oldest != 2 || !st.Blocked || !strings.Contains(st.Waiting, "/younger on node stranger to be deleted, ") {
+	if err != nil || st.Oldest != 2 || !st.Blocked ||
+		!strings.Contains(st.Waiting, "/younger on node stranger to be deleted, ") {
 		t.Errorf("a pod of the last rotation: %+v, %v", st, err)
 	}
 	// Once the old key is retired, no token of it matters.
@@ -178,7 +182,8 @@ func (b *bench) awaitLater() {
 	defer tick.Stop()
 	for i := 0; ; i++ {
 		probe, err := client.CoreV1().ConfigMaps(b.ns).Create(b.ctx,
-			&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: fmt.Sprintf("probe-%d-", i)}}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+			&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: fmt.Sprintf("probe-%d-", i)}},
+			metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		must(b.T, err)
 		if probe.CreationTimestamp.After(since.Add(5 * time.Second)) {
 			return
@@ -191,7 +196,8 @@ func (b *bench) awaitLater() {
 func TestOrphansGo(t *testing.T) {
 	b := newBench(t, 0, 1)
 	must(t, appear(b.ctx, "c1-gone-00000", map[string]string{v1alpha1.LabelNodePool: "gone"}))
-	if st := b.observe(1); st.Converged || st.Oldest != 1 || st.Waiting != "node c1-gone-00000 to be deleted, whose machine is gone" {
+	if st := b.observe(1); st.Converged || st.Oldest != 1 ||
+		st.Waiting != "node c1-gone-00000 to be deleted, whose machine is gone" {
 		t.Errorf("a Node object without a machine: %+v", st)
 	}
 	b.until("no node", 1, func(st nodes.State) bool { return st.Converged && len(st.Nodes) == 0 })

@@ -19,7 +19,8 @@ import (
 func evicting(t *testing.T) *bench {
 	b := newBench(t, 0, 1)
 	b.cleanNote()
-	b.cluster.NodeRefresh, b.cluster.Pools, b.cluster.Machines, b.cluster.Refresher = v1alpha1.NodeRefreshEvict, nil, nil, nil
+	b.cluster.NodeRefresh = v1alpha1.NodeRefreshEvict
+	b.cluster.Pools, b.cluster.Machines, b.cluster.Refresher = nil, nil, nil
 	b.every = 0
 	must(t, appear(b.ctx, "theirs", nil))
 	return b
@@ -41,7 +42,9 @@ func controlled(b *bench, name string) func(*corev1.Pod) {
 	}, metav1.CreateOptions{})
 	must(b.T, err)
 	return func(p *corev1.Pod) {
-		p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(set, appsv1.SchemeGroupVersion.WithKind("ReplicaSet"))}
+		p.OwnerReferences = []metav1.OwnerReference{
+			*metav1.NewControllerRef(set, appsv1.SchemeGroupVersion.WithKind("ReplicaSet")),
+		}
 	}
 }
 
@@ -92,7 +95,8 @@ func TestEvict(t *testing.T) {
 		t.Fatalf("before the rotation: %+v", st)
 	}
 	st := b.until("what cannot go to be named", 2, func(st nodes.State) bool {
-		return waitingFor("/bare on node theirs to be deleted", "/guarded on node theirs to be evicted", b.ns+"/guard allows no disruption")(st) &&
+		return waitingFor("/bare on node theirs to be deleted", "/guarded on node theirs to be evicted",
+			b.ns+"/guard allows no disruption")(st) &&
 			!b.podExists("web-1") && !b.podExists("copies")
 	})
 	if !st.Blocked || st.Oldest != 1 {
@@ -132,7 +136,8 @@ func TestEvictSparesOthersOfAController(t *testing.T) {
 	next.Status.Conditions[0].Status = corev1.ConditionFalse
 	_, err := client.CoreV1().Pods(b.ns).UpdateStatus(b.ctx, next, metav1.UpdateOptions{})
 	must(t, err)
-	st := b.until("the replacement to be named", 2, waitingFor("/web-3 on node theirs to be ready before more pods like it are evicted"))
+	st := b.until("the replacement to be named", 2,
+		waitingFor("/web-3 on node theirs to be ready before more pods like it are evicted"))
 	if st.Blocked {
 		t.Errorf("blocked at once: %q", st.Waiting)
 	}
@@ -157,7 +162,8 @@ func TestEvictKeepsMachines(t *testing.T) {
 	b.cluster.NodeRefresh, b.every = v1alpha1.NodeRefreshEvict, 0
 	node := b.until("one node", 1, all(1, 1)).Nodes[0].Name
 	b.pod("web", node, both(withToken, controlled(b, "web")))
-	b.until("the same node", 2, func(st nodes.State) bool { return all(1, 2)(st) && st.Nodes[0].Name == node && !b.podExists("web") })
+	b.until("the same node", 2,
+		func(st nodes.State) bool { return all(1, 2)(st) && st.Nodes[0].Name == node && !b.podExists("web") })
 	b.cluster.NodeRefresh = v1alpha1.NodeRefreshReplace
 	if st := b.observe(2); st.Oldest != 2 {
 		t.Errorf("after a change of the mode: %+v", st)
@@ -203,7 +209,8 @@ func TestHolders(t *testing.T) {
 func TestWithoutMachines(t *testing.T) {
 	b := evicting(t)
 	b.cluster.NodeRefresh = v1alpha1.NodeRefreshWait
-	if _, err := b.open().Observe(context.Background(), keysOf(1)); err == nil || !strings.Contains(err.Error(), "use Evict") {
+	if _, err := b.open().Observe(context.Background(), keysOf(1)); err == nil ||
+		!strings.Contains(err.Error(), "use Evict") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -28,9 +28,11 @@ func TestRefreshOfRunningPods(t *testing.T) {
 					useVault(p)
 				})
 				files = append(files, nodes.TokenFile{Pod: p.UID, Volume: "vault", Path: "token"})
-				b.machines.SetToken(files[i], nodes.Token{KeyID: "old", IssuedAt: time.Now(), RenewBy: time.Now().Add(10 * time.Minute)})
+				b.machines.SetToken(files[i],
+					nodes.Token{KeyID: "old", IssuedAt: time.Now(), RenewBy: time.Now().Add(10 * time.Minute)})
 			}
-			st := b.until("an old token to be named", 2, waitingFor("pod "+b.ns+"/p0 on node "+before[0].Name+" to get a token of key version 2"))
+			st := b.until("an old token to be named", 2,
+				waitingFor("pod "+b.ns+"/p0 on node "+before[0].Name+" to get a token of key version 2"))
 			if st.Blocked {
 				t.Errorf("blocked: %q", st.Waiting)
 			}
@@ -54,7 +56,8 @@ func TestRefreshOfRunningPods(t *testing.T) {
 				t.Error("nothing is waited for before the time to reload is over")
 			}
 			b.ahead += 3 * time.Second
-			after := b.until("the end", 2, func(st nodes.State) bool { return st.Nodes[0].KeyVersion+st.Nodes[1].KeyVersion == 4 }).Nodes
+			after := b.until("the end", 2,
+				func(st nodes.State) bool { return st.Nodes[0].KeyVersion+st.Nodes[1].KeyVersion == 4 }).Nodes
 			// The controller converges no more from here on.
 			for _, n := range after {
 				node, err := client.CoreV1().Nodes().Get(b.ctx, n.Name, metav1.GetOptions{})
@@ -65,7 +68,8 @@ func TestRefreshOfRunningPods(t *testing.T) {
 			if !all(2, 2)(b.observe(2)) {
 				t.Errorf("it ends with %+v", b.observe(2))
 			}
-			if after[0].Name != before[0].Name || after[1].Name != before[1].Name || b.machines.Most() != 2 || !b.podExists("p0") {
+			if after[0].Name != before[0].Name || after[1].Name != before[1].Name || b.machines.Most() != 2 ||
+				!b.podExists("p0") {
 				t.Errorf("nodes were %v, are %v", before, after)
 			}
 			want := map[v1alpha1.NodeRefresh]int{v1alpha1.NodeRefreshInPlace: 1}[how]
@@ -87,8 +91,9 @@ func TestRefreshOfRunningPods(t *testing.T) {
 // useVault gives a pod a token for somebody else.
 func useVault(p *corev1.Pod) {
 	token := &corev1.ServiceAccountTokenProjection{Audience: "vault", Path: "token"}
-	p.Spec.Volumes = []corev1.Volume{{Name: "vault", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
-		Sources: []corev1.VolumeProjection{{ServiceAccountToken: token}},
-	}}}}
+	p.Spec.Volumes = []corev1.Volume{{Name: "vault",
+		VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+			Sources: []corev1.VolumeProjection{{ServiceAccountToken: token}},
+		}}}}
 	p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "vault", MountPath: "/vault"}}
 }

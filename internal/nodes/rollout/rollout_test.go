@@ -76,7 +76,8 @@ func TestBudgetBlocksUntilItAllows(t *testing.T) {
 	pdb := b.allow(b.budget("web-budget", "web"), 0, 1, 1)
 
 	st := b.until("the budget to be named", 2,
-		waitingFor("pod "+b.ns+"/web on node "+old, "PodDisruptionBudget "+b.ns+"/web-budget", "add a replica, or relax or delete"))
+		waitingFor("pod "+b.ns+"/web on node "+old, "PodDisruptionBudget "+b.ns+"/web-budget",
+			"add a replica, or relax or delete"))
 	if !st.Blocked {
 		t.Errorf("not blocked: %q", st.Waiting)
 	}
@@ -149,11 +150,15 @@ func TestDrainFilters(t *testing.T) {
 	}, metav1.CreateOptions{})
 	must(t, err)
 	b.pod("agent", old, func(p *corev1.Pod) {
-		p.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(ds, appsv1.SchemeGroupVersion.WithKind("DaemonSet"))}
+		p.OwnerReferences = []metav1.OwnerReference{
+			*metav1.NewControllerRef(ds, appsv1.SchemeGroupVersion.WithKind("DaemonSet")),
+		}
 	})
 	b.pod("bare", old, nil)
 	b.pod("scratch", old, func(p *corev1.Pod) {
-		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+		p.Spec.Volumes = []corev1.Volume{
+			{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+		}
 	})
 	b.until("the replacement", 2, all(1, 2))
 	if b.podExists("bare") || b.podExists("scratch") {
@@ -174,7 +179,8 @@ func TestStuckPodIsNamed(t *testing.T) {
 	}
 	b.ahead = 3 * time.Minute
 	st = b.observe(2)
-	if !st.Blocked || !waitingFor("pod "+b.ns+"/slow on node "+old+" to end, which has been terminating for 3m", "example.com/hold")(st) {
+	if !st.Blocked ||
+		!waitingFor("pod "+b.ns+"/slow on node "+old+" to end, which has been terminating for 3m", "example.com/hold")(st) {
 		t.Errorf("stuck pod is not named: %+v", st)
 	}
 	b.ahead = 0
@@ -191,7 +197,8 @@ func TestDeadMachines(t *testing.T) {
 	if st := b.observe(2); !waitingFor("machine " + first[0].Name + " to run")(st) {
 		t.Errorf("a dead machine is not named: %+v", st)
 	}
-	b.until("the same two nodes", 1, func(st nodes.State) bool { return all(2, 1)(st) && st.Nodes[0].Name == first[0].Name })
+	b.until("the same two nodes", 1,
+		func(st nodes.State) bool { return all(2, 1)(st) && st.Nodes[0].Name == first[0].Name })
 
 	// A machine that vanished leaves a Node object with a pod that no budget lets go.
 	b.pod("web", first[1].Name, nil)

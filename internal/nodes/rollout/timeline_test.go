@@ -31,7 +31,9 @@ func TestTimelines(t *testing.T) {
 			return newWorld(2, pool("a", 2, 1)).settle("a", 1, 2).keeping(v1alpha1.NodeRefreshInPlace, 2*time.Minute)
 		},
 		"in-place-scaled": func() *world {
-			return newWorld(2, pool("a", 3, 1), pool("b", 1, 1)).settle("a", 1, 1).settle("b", 1, 2).keeping(v1alpha1.NodeRefreshInPlace, 2*time.Minute)
+			return newWorld(2, pool("a", 3, 1), pool("b", 1, 1)).settle("a", 1, 1).settle("b", 1, 2).keeping(
+				v1alpha1.NodeRefreshInPlace, 2*time.Minute,
+			)
 		},
 		"wait": func() *world {
 			return newWorld(2, pool("a", 2, 1)).settle("a", 1, 2).keeping(v1alpha1.NodeRefreshWait, 2*time.Minute)

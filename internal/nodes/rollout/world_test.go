@@ -101,7 +101,9 @@ func (w *world) settle(pool string, version, nodes int) *world {
 
 func (w *world) add(pool string, version int) *inhabitant {
 	w.born++
-	n := &inhabitant{View: pools.View{Name: fmt.Sprintf("%s-%02d", pool, w.born), Pool: pool, KeyVersion: version, Machine: true}}
+	n := &inhabitant{
+		View: pools.View{Name: fmt.Sprintf("%s-%02d", pool, w.born), Pool: pool, KeyVersion: version, Machine: true},
+	}
 	w.nodes[n.Name] = n
 	return n
 }
@@ -130,7 +132,9 @@ func (w *world) staying(going map[string]bool) []tokens.View {
 			continue
 		}
 		v := tokens.View{
-			Machine:    nodes.Machine{Name: name, Pool: n.Pool, KeyVersion: n.KeyVersion, Running: n.Running, Refresh: n.Refresh},
+			Machine: nodes.Machine{
+				Name: name, Pool: n.Pool, KeyVersion: n.KeyVersion, Running: n.Running, Refresh: n.Refresh,
+			},
 			Registered: n.Registered, Ready: n.Ready && n.Running, Heard: n.Heard, Going: going[name],
 		}
 		if v.Refreshing() && v.Running {
@@ -191,7 +195,8 @@ func (w *world) checkOnly(n *inhabitant) {
 		w.violate("the kubelet of %s is restarted", n.Name)
 	}
 	for _, other := range w.nodes {
-		if other != n && other.Machine && !other.Leaving && other.refreshing() && (other.down || !other.Refresh.Kubelet.IsZero() && other.stale > 0) {
+		if other != n && other.Machine && !other.Leaving && other.refreshing() && (other.down ||
+			!other.Refresh.Kubelet.IsZero() && other.stale > 0) {
 			w.violate("the kubelet of %s is restarted before %s is through", n.Name, other.Name)
 		}
 	}
@@ -271,7 +276,8 @@ func (w *world) events() []func() {
 			out = append(out, func() { n.down, n.Refresh.Kubelet, n.Heard = false, w.now, false })
 		case n.Running && n.Registered && n.Ready && n.refreshing() && !n.Heard && !n.Refresh.Kubelet.IsZero():
 			out = append(out, func() { n.Heard = true })
-		case n.Running && n.refreshing() && n.stale > 0 && (w.policy.How == v1alpha1.NodeRefreshWait || !n.Refresh.Kubelet.IsZero()):
+		case n.Running && n.refreshing() && n.stale > 0 && (w.policy.How == v1alpha1.NodeRefreshWait ||
+			!n.Refresh.Kubelet.IsZero()):
 			out = append(out, func() { n.stale--; n.replaced = w.now })
 		case n.removing:
 			out = append(out, func() { n.Machine, n.removing, n.starting = false, false, false; w.bury(n) })

@@ -19,7 +19,11 @@ func tokenPod(change func(*corev1.Pod)) *corev1.Pod {
 		return corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
 			Sources: []corev1.VolumeProjection{
 				{ConfigMap: &corev1.ConfigMapProjection{}},
-				{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: audience, Path: "token", ExpirationSeconds: seconds(life)}},
+				{
+					ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
+						Audience: audience, Path: "token", ExpirationSeconds: seconds(life),
+					},
+				},
 			},
 		}}}
 	}
@@ -27,7 +31,9 @@ func tokenPod(change func(*corev1.Pod)) *corev1.Pod {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "uid", CreationTimestamp: metav1.NewTime(minute(-60))},
 		Spec: corev1.PodSpec{
 			InitContainers: []corev1.Container{{Name: "first"}},
-			Containers:     []corev1.Container{{Name: "main", VolumeMounts: []corev1.VolumeMount{{Name: "api"}, {Name: "vault"}}}},
+			Containers: []corev1.Container{
+				{Name: "main", VolumeMounts: []corev1.VolumeMount{{Name: "api"}, {Name: "vault"}}},
+			},
 			Volumes: []corev1.Volume{
 				projected("api", "", 3607), projected("vault", "vault", 600),
 				{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
@@ -60,7 +66,9 @@ func TestJudge(t *testing.T) {
 		wait, inPlace string
 	}{
 		{name: "all new", tokens: []nodes.Token{fresh(1), fresh(3)}, wait: "youngest +3m0s"},
-		{name: "a file from the future counts from now", tokens: []nodes.Token{fresh(1), fresh(300)}, wait: "youngest +20m0s"},
+		{
+			name: "a file from the future counts from now", tokens: []nodes.Token{fresh(1), fresh(300)}, wait: "youngest +20m0s",
+		},
 		{
 			name: "old: four fifths of its life, and the slack", tokens: []nodes.Token{old(-10, 60), fresh(1)},
 			wait: "old ns/p by +39m40s youngest +1m0s",
@@ -69,10 +77,14 @@ func TestJudge(t *testing.T) {
 			name: "two old: the later counts", tokens: []nodes.Token{old(-10, 60), old(0, 10)},
 			wait: "old ns/p old ns/p by +39m40s",
 		},
-		{name: "old, of a year: a day", tokens: []nodes.Token{old(-60, 365*24*60), fresh(1)}, wait: "old ns/p by +23h1m40s youngest +1m0s"},
 		{
-			name: "of a key that nobody knows", tokens: []nodes.Token{{KeyID: "strange", IssuedAt: minute(5), RenewBy: minute(15)}, fresh(1)},
-			wait: "old ns/p by +14m40s youngest +1m0s",
+			name: "old, of a year: a day", tokens: []nodes.Token{old(-60, 365*24*60), fresh(1)},
+			wait: "old ns/p by +23h1m40s youngest +1m0s",
+		},
+		{
+			name:   "of a key that nobody knows",
+			tokens: []nodes.Token{{KeyID: "strange", IssuedAt: minute(5), RenewBy: minute(15)}, fresh(1)},
+			wait:   "old ns/p by +14m40s youngest +1m0s",
 		},
 		{
 			name: "not a token", tokens: []nodes.Token{{Problem: "malformed"}, fresh(1)},
@@ -86,26 +98,48 @@ func TestJudge(t *testing.T) {
 			name: "not started: the kubelet may have a token in memory", pod: pending, tokens: []nodes.Token{missing, fresh(1)},
 			wait: "old ns/p, which has not started, by +49m45.6s youngest +1m0s", inPlace: "youngest +1m0s",
 		},
-		{name: "not started, for too long to matter", pod: pending, tokens: []nodes.Token{fresh(1), missing}, wait: "youngest +1m0s"},
+		{
+			name: "not started, for too long to matter", pod: pending, tokens: []nodes.Token{fresh(1), missing},
+			wait: "youngest +1m0s",
+		},
 		{name: "made since", pod: young, tokens: []nodes.Token{fresh(1), fresh(2)}},
 		{name: "made since and not started", pod: both(young, pending), tokens: []nodes.Token{missing, missing}},
-		{name: "made since with an old token is not believed", pod: young, tokens: []nodes.Token{old(1, 10), fresh(2)}, wait: "old ns/p by +10m40s"},
+		{
+			name: "made since with an old token is not believed", pod: young, tokens: []nodes.Token{old(1, 10), fresh(2)},
+			wait: "old ns/p by +10m40s",
+		},
 		{name: "ending with new tokens", pod: ending, tokens: []nodes.Token{fresh(1), fresh(1)}},
-		{name: "ending with an old token", pod: ending, tokens: []nodes.Token{old(0, 10), fresh(1)}, wait: "held: ns/p, which has an old token, to end"},
+		{
+			name: "ending with an old token", pod: ending, tokens: []nodes.Token{old(0, 10), fresh(1)},
+			wait: "held: ns/p, which has an old token, to end",
+		},
+		{
+			name: "ending with what is not a token", pod: ending,
+			tokens: []nodes.Token{{Problem: "malformed", Missing: true}, fresh(1)},
+			wait:   "held: ns/p, which has an old token, to end",
+		},
 		{name: "ended but for its name", pod: ending, tokens: []nodes.Token{missing, missing}},
 		{
 			name: "ending for too long", pod: func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: minute(1)} },
 			tokens: []nodes.Token{old(0, 10), fresh(1)},
-			wait:   "BLOCKED: ns/p to end, which has been terminating for 19m: inspect its containers and volumes, or delete it by force",
+			wait: "BLOCKED: ns/p to end, which has been terminating for 19m: inspect its containers and volumes, or delete " +
+				"it by force",
 		},
 		{
 			name: "by subPath", pod: subPath, tokens: []nodes.Token{fresh(1), fresh(1)},
-			wait: "BLOCKED: ns/p to be deleted, which mounts a token of volume vault by subPath and never sees a new one youngest +1m0s",
+			wait: "BLOCKED: ns/p to be deleted, which mounts a token of volume vault by subPath and never sees a new one " +
+				"youngest +1m0s",
 		},
 		{name: "by subPath, made since", pod: both(subPath, young), tokens: []nodes.Token{fresh(1), fresh(1)}},
-		{name: "by subPath, ending", pod: both(subPath, ending), tokens: []nodes.Token{fresh(1), fresh(1)}, wait: "held: ns/p, which has an old token, to end"},
+		{
+			name: "by subPath, ending", pod: both(subPath, ending), tokens: []nodes.Token{fresh(1), fresh(1)},
+			wait: "held: ns/p, which has an old token, to end",
+		},
 	}
 	now := minute(20)
+	if h := judge(v1alpha1.NodeRefreshWait, nodes.Refresh{}, "new", nil, now); !h.Known {
+		t.Error("without pods it is not known what they hold")
+	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			pods := []podTokens{{pod: tokenPod(test.pod), tokens: test.tokens}}

@@ -39,6 +39,10 @@ func TestMemory(t *testing.T) {
 			t.Errorf("%d: %d reads, want %d (%v, %v)", i, reads, test.reads, got, err)
 		}
 	}
+	m.keep(map[string]bool{"a": true})
+	if _, kept := m.readings["a"]; !kept || len(m.readings) != 1 {
+		t.Errorf("remembered besides a: %v", m.readings)
+	}
 	fails := func() ([]podTokens, error) { return nil, fmt.Errorf("unreadable") }
 	if _, err := m.tokensOf("a", of, begun, time.Second, fails); err == nil {
 		t.Error("what could not be read is remembered")

@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -29,6 +30,21 @@ func TestSubPathToken(t *testing.T) {
 		if got, found := subPathToken(tokenPod(test.change)); got != test.want || found != (test.want != "") {
 			t.Errorf("%s: %q, %t, want %q", test.name, got, found, test.want)
 		}
+	}
+}
+
+// TestTokenMounts leaves out what no API server issues for the pod.
+func TestTokenMounts(t *testing.T) {
+	pod := tokenPod(func(p *corev1.Pod) {
+		p.Spec.Volumes[2].VolumeSource = corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "legacy"}}
+		p.Spec.Containers[0].VolumeMounts = append(p.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "scratch"})
+	})
+	var volumes []string
+	for _, m := range tokenMounts(pod) {
+		volumes = append(volumes, m.Volume)
+	}
+	if !slices.Equal(volumes, []string{"api", "vault"}) {
+		t.Errorf("tokens are mounted from the volumes %v", volumes)
 	}
 }
 

@@ -34,29 +34,49 @@ func TestReasons(t *testing.T) {
 		{inPlace, 2, func(v *View) { started(v); v.Held.Old = v.Held.Old[:1] }, "pod ns/p to get a token of key version 2"},
 		{
 			inPlace, 4, started,
-			"BLOCKED pod ns/p to get a token of key version 2 (and 1 more), which is overdue: read the events of the pod and the log of the kubelet",
+			"BLOCKED pod ns/p to get a token of key version 2 (and 1 more), which is overdue: read the events of the pod and " +
+				"the log of the kubelet",
 		},
-		{inPlace, 2, func(v *View) { started(v); v.Held = Held{Trouble: "it ended"} }, "the tokens on node n1 to be readable: it ended"},
+		{
+			inPlace, 2, func(v *View) { started(v); v.Held = Held{Trouble: "it ended"} },
+			"the tokens on node n1 to be readable: it ended",
+		},
 		{inPlace, 2, func(v *View) { renewed(v); v.Heard = false }, "the kubelet of node n1 to report"},
 		{inPlace, 3, func(v *View) { renewed(v); v.Heard = false }, "BLOCKED the kubelet of node n1 to report"},
-		{inPlace, 3, renewed, "the applications on node n1 to read their new tokens, which is certain at 2026-01-01T12:07:00Z"},
+		{
+			inPlace, 3, renewed,
+			"the applications on node n1 to read their new tokens, which is certain at 2026-01-01T12:07:00Z",
+		},
 		{
 			inPlace, 3, func(v *View) { renewed(v); v.Refresh.Proven = time.Time{} },
 			"the applications on node n1 to read their new tokens, which is certain at 2026-01-01T12:07:00Z",
 		},
 		{inPlace, 7, renewed, "node n1 to count as one of key version 2"},
-		{inPlace, 8, func(v *View) { renewed(v); v.Held.Stuck = []nodes.Reason{{Words: "pod ns/q to end"}} }, "pod ns/q to end"},
+		{
+			inPlace, 8, func(v *View) { renewed(v); v.Held.Stuck = []nodes.Reason{{Words: "pod ns/q to end"}} },
+			"pod ns/q to end",
+		},
 		{
 			inPlace, 1, func(v *View) { v.Held.Stuck = []nodes.Reason{{Words: "pod ns/q to end", Blocked: true}} },
 			"BLOCKED pod ns/q to end; the kubelet of node n1 to be started again",
 		},
-		{wait, 4, func(*View) {}, "pod ns/p to get a token of key version 2 (and 1 more), which is certain by 2026-01-01T12:40:00Z"},
-		{wait, 41, func(*View) {}, "pod ns/p to get a token of key version 2 (and 1 more), which is certain by 2026-01-01T12:40:00Z"},
+		{
+			wait, 4, func(*View) {},
+			"pod ns/p to get a token of key version 2 (and 1 more), which is certain by 2026-01-01T12:40:00Z",
+		},
+		{
+			wait, 41, func(*View) {},
+			"pod ns/p to get a token of key version 2 (and 1 more), which is certain by 2026-01-01T12:40:00Z",
+		},
 		{
 			wait, 42, func(*View) {},
-			"BLOCKED pod ns/p to get a token of key version 2 (and 1 more), which is overdue: read the events of the pod and the log of the kubelet",
+			"BLOCKED pod ns/p to get a token of key version 2 (and 1 more), which is overdue: " +
+				"read the events of the pod and the log of the kubelet",
 		},
-		{wait, 2, renewed, "pods that were just starting on node n1 to have no old token, which is certain at 2026-01-01T12:02:03Z"},
+		{
+			wait, 2, renewed,
+			"pods that were just starting on node n1 to have no old token, which is certain at 2026-01-01T12:02:03Z",
+		},
 	}
 	for _, test := range tests {
 		var got []string
@@ -75,7 +95,9 @@ func TestReasons(t *testing.T) {
 
 // TestReasonsOfTheReady leaves to the pools what a machine that is not ready waits for.
 func TestReasonsOfTheReady(t *testing.T) {
-	e := &Executor{Policy: Policy{How: v1alpha1.NodeRefreshInPlace, KeyVersion: 2}, Keys: nodes.Keys{Next: 2, Old: 1}, Now: minute(1)}
+	e := &Executor{
+		Policy: Policy{How: v1alpha1.NodeRefreshInPlace, KeyVersion: 2}, Keys: nodes.Keys{Next: 2, Old: 1}, Now: minute(1),
+	}
 	refreshing := with(healthy("n1", 1), func(v *View) { v.Refresh = nodes.Refresh{KeyVersion: 2, Since: begun} })
 	for _, test := range []struct {
 		view View
@@ -102,7 +124,13 @@ func TestToFollow(t *testing.T) {
 	}{
 		{nil, ""},
 		{[]View{healthy("a", 1), healthy("b", 1)}, ""}, // none was begun
-		{[]View{refreshing("a", 1, 2), healthy("b", 1), healthy("c", 2), refreshing("d", 1, 2), refreshing("e", 0, 1), healthy("f", 1)}, "3 more of the nodes to get their turn"},
+		{
+			[]View{
+				refreshing("a", 1, 2), healthy("b", 1), healthy("c", 2), refreshing("d", 1, 2), refreshing("e", 0, 1),
+				healthy("f", 1),
+			},
+			"3 more of the nodes to get their turn",
+		},
 		{[]View{refreshing("a", 2, 2), healthy("b", 1)}, ""},
 	} {
 		words, _ := nodes.Join(toFollow(test.views))

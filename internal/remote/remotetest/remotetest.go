@@ -33,7 +33,9 @@ func NewAuthority(t *testing.T) Authority {
 
 // Server returns the credentials of a server on 127.0.0.1.
 func (a Authority) Server() remote.Credentials {
-	return a.issue(pki.Request{CommonName: "server", Server: true, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}})
+	return a.issue(pki.Request{
+		CommonName: "server", Server: true, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")},
+	})
 }
 
 // Client returns the credentials of a client.

@@ -78,7 +78,8 @@ func (l *library) slot(u pkcs11uri.URI) (uint, error) {
 
 func matches(info pkcs11.TokenInfo, u pkcs11uri.URI) bool {
 	is := func(wanted, have string) bool { return wanted == "" || wanted == strings.TrimRight(have, " \x00") }
-	return is(u.Token, info.Label) && is(u.Serial, info.SerialNumber) && is(u.Manufacturer, info.ManufacturerID) && is(u.Model, info.Model)
+	return is(u.Token, info.Label) && is(u.Serial, info.SerialNumber) && is(u.Manufacturer, info.ManufacturerID) &&
+		is(u.Model, info.Model)
 }
 
 // session calls f with a session of the token, logged in.

@@ -106,7 +106,9 @@ func parameters(algorithm string) (mechanism uint, own []*pkcs11.Attribute, err 
 }
 
 // public reads a public key.
-func (l *library) public(s pkcs11.SessionHandle, handle pkcs11.ObjectHandle, algorithm string) (crypto.PublicKey, error) {
+func (l *library) public(
+	s pkcs11.SessionHandle, handle pkcs11.ObjectHandle, algorithm string,
+) (crypto.PublicKey, error) {
 	wanted := []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_EC_POINT, nil)}
 	if algorithm == jwks.RS256 {
 		wanted = []*pkcs11.Attribute{

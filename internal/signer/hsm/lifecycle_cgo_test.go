@@ -63,7 +63,8 @@ func TestPrivateKeyCannotLeave(t *testing.T) {
 					}
 				}
 				for attribute, want := range map[uint]byte{
-					pkcs11.CKA_SENSITIVE: 1, pkcs11.CKA_ALWAYS_SENSITIVE: 1, pkcs11.CKA_EXTRACTABLE: 0, pkcs11.CKA_NEVER_EXTRACTABLE: 1,
+					pkcs11.CKA_SENSITIVE: 1, pkcs11.CKA_ALWAYS_SENSITIVE: 1, pkcs11.CKA_EXTRACTABLE: 0,
+					pkcs11.CKA_NEVER_EXTRACTABLE: 1,
 				} {
 					got, err := l.ctx.GetAttributeValue(s, object, []*pkcs11.Attribute{pkcs11.NewAttribute(attribute, nil)})
 					if err != nil || got[0].Value[0] != want {
@@ -124,7 +125,8 @@ func TestWrongPINIsTriedOnce(t *testing.T) {
 func TestOnlyOneTokenOfALabel(t *testing.T) {
 	h := newSoftHSM(t)
 	k := h.generate(t, 1, jwks.ES256)
-	out, err := exec.CommandContext(t.Context(), "softhsm2-util", "--init-token", "--free", "--label", label, "--pin", pin, "--so-pin", pin).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "softhsm2-util", "--init-token", "--free", "--label", label, "--pin", pin,
+		"--so-pin", pin).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -133,7 +133,8 @@ func (m *Module) unload() error {
 	}
 	err := l.ctx.Finalize()
 	l.ctx.Destroy()
-	if errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED)) || errors.Is(err, pkcs11.Error(pkcs11.CKR_DEVICE_REMOVED)) {
+	if errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_NOT_INITIALIZED)) ||
+		errors.Is(err, pkcs11.Error(pkcs11.CKR_DEVICE_REMOVED)) {
 		return nil
 	}
 	return err
@@ -146,7 +147,8 @@ func stale(err error) bool {
 		return errors.Is(err, errNoToken) || errors.Is(err, errNoKey)
 	}
 	switch uint(code) {
-	case pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LEN_RANGE:
+	case pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_PIN_EXPIRED, pkcs11.CKR_PIN_INVALID,
+		pkcs11.CKR_PIN_LEN_RANGE:
 		return false
 	}
 	return true

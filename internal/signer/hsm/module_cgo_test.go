@@ -39,7 +39,8 @@ func newSoftHSM(t *testing.T) *softHSM {
 		t.Fatal(err)
 	}
 	t.Setenv("SOFTHSM2_CONF", conf)
-	out, err := exec.CommandContext(t.Context(), "softhsm2-util", "--init-token", "--free", "--label", label, "--pin", pin, "--so-pin", pin).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "softhsm2-util", "--init-token", "--free", "--label", label, "--pin", pin,
+		"--so-pin", pin).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s\nhint: hack/packages.sh installs SoftHSM", err, out)
 	}
@@ -52,7 +53,8 @@ func newSoftHSM(t *testing.T) *softHSM {
 }
 
 func uriOf(version int) string {
-	return fmt.Sprintf("pkcs11:token=%s;object=ksa-%d;id=%%%02x?pin-source=hsm.pin", url.PathEscape(label), version, version)
+	return fmt.Sprintf("pkcs11:token=%s;object=ksa-%d;id=%%%02x?pin-source=hsm.pin", url.PathEscape(label), version,
+		version)
 }
 
 // generate makes a key in the token.

@@ -43,7 +43,8 @@ func parse(raw string) (u URI, err error) {
 	}
 	path, query, hasQuery := strings.Cut(rest, "?")
 	err = fill(map[string]*string{
-		"token": &u.Token, "serial": &u.Serial, "manufacturer": &u.Manufacturer, "model": &u.Model, "object": &u.Object, "id": &u.ID,
+		"token": &u.Token, "serial": &u.Serial, "manufacturer": &u.Manufacturer, "model": &u.Model, "object": &u.Object,
+		"id": &u.ID,
 	}, path, ";")
 	if err == nil && hasQuery {
 		err = fill(map[string]*string{"pin-source": &u.PINSource}, query, "&")

@@ -16,7 +16,9 @@ func BenchmarkMemory(b *testing.B) {
 	w := newWorld(b)
 	w.start()
 	w.eventuallySigns()
-	request := &externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"system:serviceaccount:default:web"}`))}
+	request := &externaljwt.SignJWTRequest{
+		Claims: base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"system:serviceaccount:default:web"}`)),
+	}
 	b.SetParallelism(8)
 	b.ResetTimer()
 	b.RunParallel(func(p *testing.PB) {

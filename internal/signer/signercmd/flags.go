@@ -40,18 +40,23 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	f := flags{}
 	set := flag.NewFlagSet("keyturn-signer", flag.ContinueOnError)
 	set.SetOutput(io.Discard) // it would print an error with all flags
-	set.StringVar(&f.socket, "socket", "", "path of the socket that kube-apiserver's --service-account-signing-endpoint names, in a directory "+
-		"of its own (not with a socket passed by systemd)")
+	set.StringVar(&f.socket, "socket", "",
+		"path of the socket that kube-apiserver's --service-account-signing-endpoint names, in a directory "+
+			"of its own (not with a socket passed by systemd)")
 	set.StringVar(&f.keyDir, "key-dir", "", "key directory")
 	set.StringVar(&f.stateFile, "state-file", "", "which keys the API server has (default: served.json beside the socket)")
-	set.StringVar(&f.ledgerFile, "ledger-file", "", "until when the tokens live that were signed, on a local disk (default: ledger beside the socket)")
+	set.StringVar(&f.ledgerFile, "ledger-file", "",
+		"until when the tokens live that were signed, on a local disk (default: ledger beside the socket)")
 	set.StringVar(&f.metrics, "metrics-bind-address", "", "where the parent serves /metrics, /healthz and /readyz: "+
 		"a path of a socket in a directory of its own, or a loopback address; empty: nowhere")
 	set.StringVar(&f.module, "pkcs11-module", "", "path of the PKCS #11 library for keys with a pkcs11 URI")
-	set.DurationVar(&f.reload, "reload-interval", 5*time.Second, "how often the key directory is read even if no change was noticed")
-	set.BoolVar(&f.supervise, "supervise", true, "hold the socket in a parent without keys, and sign in a child that it starts again")
+	set.DurationVar(&f.reload, "reload-interval", 5*time.Second,
+		"how often the key directory is read even if no change was noticed")
+	set.BoolVar(&f.supervise, "supervise", true,
+		"hold the socket in a parent without keys, and sign in a child that it starts again")
 	set.DurationVar(&f.ask, "watchdog-interval", time.Second, "how often the child must prove that each key signs")
-	set.DurationVar(&f.answer, "watchdog-timeout", 10*time.Second, "how long it may take to, before it is killed and started again")
+	set.DurationVar(&f.answer, "watchdog-timeout", 10*time.Second,
+		"how long it may take to, before it is killed and started again")
 	set.DurationVar(&f.grace, "drain-timeout", 10*time.Second, "how long a child may finish what it began")
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -89,7 +94,8 @@ func (f flags) validate() error {
 		return nil
 	}
 	if a, err := netip.ParseAddrPort(f.metrics); err != nil || !a.Addr().IsLoopback() {
-		return fmt.Errorf("--metrics-bind-address %q is neither an absolute path nor a loopback address with a port", f.metrics)
+		return fmt.Errorf("--metrics-bind-address %q is neither an absolute path nor a loopback address with a port",
+			f.metrics)
 	}
 	return nil
 }

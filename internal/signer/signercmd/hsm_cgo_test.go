@@ -28,7 +28,8 @@ func newToken(t *testing.T, dir string) (tokens string, pin keydir.Secret) {
 		t.Fatal(err)
 	}
 	t.Setenv("SOFTHSM2_CONF", conf)
-	out, err := exec.CommandContext(t.Context(), "softhsm2-util", "--init-token", "--free", "--label", "ksa", "--pin", string(pin), "--so-pin", string(pin)).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "softhsm2-util", "--init-token", "--free", "--label", "ksa", "--pin",
+		string(pin), "--so-pin", string(pin)).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s\nhint: hack/packages.sh installs SoftHSM", err, out)
 	}
@@ -63,7 +64,8 @@ func TestHardware(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.awaitChild(pid)
-	w.eventually("the public key to be served by a child that started without the token", func() bool { return w.serves(k) })
+	w.eventually("the public key to be served by a child that started without the token",
+		func() bool { return w.serves(k) })
 	if w.sign() == nil {
 		t.Error("a child that started without the token signs")
 	}

@@ -82,10 +82,12 @@ func TestLedgerOutlivesKills(t *testing.T) {
 
 // signFor has a token of a pod signed.
 func (w *world) signFor(ctx context.Context, pod string) error {
-	claims := fmt.Sprintf(`{"aud":["a"],"exp":%d,"kubernetes.io":{"namespace":"default","pod":{"name":%q,"uid":"u"}},"sub":"system:serviceaccount:default:web"}`,
+	claims := fmt.Sprintf(`{"aud":["a"],"exp":%d,"kubernetes.io":{"namespace":"default","pod":{"name":%q,"uid":"u"}},`+
+		`"sub":"system:serviceaccount:default:web"}`,
 		time.Now().Add(time.Hour).Unix(), pod)
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	_, err := w.client().Sign(ctx, &externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
+	_, err := w.client().Sign(ctx,
+		&externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
 	return err
 }

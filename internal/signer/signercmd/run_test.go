@@ -183,7 +183,8 @@ func TestUnfitChildDoesNotTakeOver(t *testing.T) {
 	if err := w.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("the end of the unfit child", func() bool { return w.log.logged("no hand-over: the next child ended") == 1 })
+	w.eventually("the end of the unfit child",
+		func() bool { return w.log.logged("no hand-over: the next child ended") == 1 })
 	if got := w.awaitChild(0); got != pid {
 		t.Errorf("child %d serves, want still %d", got, pid)
 	}
@@ -299,15 +300,18 @@ func TestBadFlags(t *testing.T) {
 		"--metrics-bind-address \":9090\"": {"--key-dir=k", "--metrics-bind-address=:9090"},
 	} {
 		var stderr strings.Builder
-		if code := Run(t.Context(), args, nil, &stderr); code != 2 || !strings.Contains(stderr.String(), want) || !strings.Contains(stderr.String(), "\nhint: ") {
+		if code := Run(t.Context(), args, nil, &stderr); code != 2 || !strings.Contains(stderr.String(), want) ||
+			!strings.Contains(stderr.String(), "\nhint: ") {
 			t.Errorf("%v: %d, %s; want 2 and %q", args, code, stderr.String(), want)
 		}
 	}
 	var stderr strings.Builder
-	if code := Run(t.Context(), []string{"--help"}, nil, &stderr); code != 0 || !strings.Contains(stderr.String(), "watchdog-timeout") {
+	if code := Run(t.Context(), []string{"--help"}, nil, &stderr); code != 0 ||
+		!strings.Contains(stderr.String(), "watchdog-timeout") {
 		t.Errorf("--help: %d, %s", code, stderr.String())
 	}
-	if code := Run(t.Context(), []string{"--key-dir=k"}, nil, &stderr); code != 1 || !strings.Contains(stderr.String(), "--socket is needed") {
+	if code := Run(t.Context(), []string{"--key-dir=k"}, nil, &stderr); code != 1 ||
+		!strings.Contains(stderr.String(), "--socket is needed") {
 		t.Errorf("without a socket: %d, %s", code, stderr.String())
 	}
 }

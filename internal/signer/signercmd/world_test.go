@@ -38,7 +38,8 @@ const patience = 30 * time.Second
 // TestMain lets the test binary be keyturn-signer: the parent by a first argument, its child because the parent starts
 // it with the same.
 func TestMain(m *testing.M) {
-	if len(os.Args) < 2 || os.Args[1] != "--run-signer" && !slices.Contains(os.Args, "--key-dir="+os.Getenv("SIGNER_TEST_KEY_DIR")) {
+	if len(os.Args) < 2 || os.Args[1] != "--run-signer" &&
+		!slices.Contains(os.Args, "--key-dir="+os.Getenv("SIGNER_TEST_KEY_DIR")) {
 		os.Exit(m.Run())
 	}
 	if os.Getenv("LISTEN_PID") == "self" { // exec.Cmd cannot know the pid before there is one
@@ -83,7 +84,7 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "kts") //nolint:usetesting // the path of a socket is short //nolint:usetesting // the path of a socket is short
+	dir, err := os.MkdirTemp("", "kts") //nolint:usetesting // the path of a socket is short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +157,8 @@ func (w *world) metrics() string {
 
 // command is keyturn-signer, not started yet.
 func (w *world) command(args ...string) *exec.Cmd {
-	args = append([]string{"--run-signer", "--key-dir=" + w.keyDir(), "--watchdog-interval=50ms", "--watchdog-timeout=3s"}, args...)
+	args = append([]string{"--run-signer", "--key-dir=" + w.keyDir(), "--watchdog-interval=50ms", "--watchdog-timeout=3s"},
+		args...)
 	cmd := exec.Command(os.Args[0], args...)
 	cmd.Env = slices.Concat(os.Environ(), []string{"SIGNER_TEST_KEY_DIR=" + w.keyDir()}, w.env)
 	cmd.Stderr = w.log

@@ -69,7 +69,7 @@ func activated() int {
 // shortDir is a directory whose sockets have short paths.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "kts") //nolint:usetesting // the path of a socket is short //nolint:usetesting // the path of a socket is short
+	dir, err := os.MkdirTemp("", "kts") //nolint:usetesting // the path of a socket is short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,10 +188,14 @@ func TestListenRefuses(t *testing.T) {
 		want    string
 	}{
 		"wide directory": {func(t *testing.T, dir string) { os.Chmod(dir, 0o750) }, "s", "wider than 0700"},
-		"file":           {func(t *testing.T, dir string) { os.WriteFile(filepath.Join(dir, "s"), nil, 0o600) }, "s", "no socket is there"},
-		"link":           {func(t *testing.T, dir string) { os.Symlink("/dev/null", filepath.Join(dir, "s")) }, "s", "no socket is there"},
-		"long path":      {func(*testing.T, string) {}, strings.Repeat("s", 100), "at most"},
-		"other's":        {func(t *testing.T, dir string) { giveAway(t, dir) }, "s", "belongs to user"},
+		"file": {
+			func(t *testing.T, dir string) { os.WriteFile(filepath.Join(dir, "s"), nil, 0o600) }, "s", "no socket is there",
+		},
+		"link": {
+			func(t *testing.T, dir string) { os.Symlink("/dev/null", filepath.Join(dir, "s")) }, "s", "no socket is there",
+		},
+		"long path": {func(*testing.T, string) {}, strings.Repeat("s", 100), "at most"},
+		"other's":   {func(t *testing.T, dir string) { giveAway(t, dir) }, "s", "belongs to user"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := shortDir(t)

@@ -7,12 +7,13 @@
 //
 // Run is where to start; Reporter is the part of the child. What Run guarantees:
 //
-//   - A child that dies is started again at once; only one that keeps dying soon after its start waits, longer each time.
+//   - A child that dies is started again at once; only one that keeps dying soon after its start waits, longer each
+//     time.
 //   - A child that hangs is killed: it must answer each question on a socket pair in time by a Report.
 //   - A hand-over starts the next child, by then perhaps of another version, which accepts beside the old one. Once it
-//     has reported, the old one finishes what it began, and ends. If the next child cannot take over, the old one stays.
-//     SIGHUP to the program asks for one, and so does a Report with Renew: memory that a process has used for a secret
-//     is only certain to be free of it when the process is gone.
+//     has reported, the old one finishes what it began, and ends. If the next child cannot take over, the old one
+//     stays. SIGHUP to the program asks for one, and so does a Report with Renew: memory that a process has used for a
+//     secret is only certain to be free of it when the process is gone.
 //   - No child outlives the supervisor: the kernel kills it then.
 //   - What children report is at hand in the supervisor, so that whoever asks for it never reaches a child.
 package supervisor

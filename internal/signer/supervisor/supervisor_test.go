@@ -168,7 +168,8 @@ func TestDiesDuringHandOver(t *testing.T) {
 	s := &state{Options: w.options(), events: make(chan event, 100)}
 	s.serving, s.next, s.alive = &child{cmd: w.command()}, &child{cmd: w.command()}, 2
 	next := s.next
-	if _, again := s.note(event{child: s.serving, ended: true}); again || s.serving != next || s.next != nil || s.alive != 1 {
+	if _, again := s.note(event{child: s.serving, ended: true}); again || s.serving != next || s.next != nil ||
+		s.alive != 1 {
 		t.Errorf("%+v, want the next child to serve", s)
 	}
 	s.heard(next, Report{Metrics: "1"})
@@ -194,7 +195,9 @@ func TestBackOff(t *testing.T) {
 		return wait
 	}
 	ms := time.Millisecond
-	for i, want := range []time.Duration{0, 0, 0, 0, 0, 50 * ms, 100 * ms, 200 * ms, 400 * ms, 800 * ms, 1600 * ms, 3200 * ms, maxBackOff, maxBackOff} {
+	for i, want := range []time.Duration{
+		0, 0, 0, 0, 0, 50 * ms, 100 * ms, 200 * ms, 400 * ms, 800 * ms, 1600 * ms, 3200 * ms, maxBackOff, maxBackOff,
+	} {
 		if got := die(time.Second); got != want {
 			t.Errorf("death %d: started again after %s, want %s", i+1, got, want)
 		}

@@ -100,7 +100,7 @@ func serveKeys(w http.ResponseWriter, keys []keystore.KeyPair) {
 
 func issueToken(w http.ResponseWriter, sign keystore.KeyPair) {
 	claims := token.NewBoundClaims(v1alpha1.DefaultIssuer, []string{v1alpha1.DefaultIssuer}, token.Kubernetes{
-		Namespace: metav1.NamespaceSystem, ServiceAccount: token.Ref{Name: "keyturn-canary", UID: "simulated"},
+		Namespace: metav1.NamespaceSystem, ServiceAccount: token.Ref{Name: v1alpha1.CanaryAccount, UID: "simulated"},
 	}, time.Now(), 10*time.Minute)
 	text, err := token.Sign(rand.Reader, sign.Signer, sign.Algorithm, sign.KeyID, claims)
 	if err != nil {

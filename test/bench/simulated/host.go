@@ -21,13 +21,12 @@ import (
 	"time"
 
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/kubeconfig"
 	"github.com/keyturn/keyturn/internal/local/pki"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/remote"
@@ -204,13 +203,9 @@ func (p plane) Config(_ context.Context, server string) (*rest.Config, error) {
 
 // AdminKubeconfig implements controlplane.Adapter.
 func (p plane) AdminKubeconfig(context.Context) ([]byte, error) {
-	cluster := &clientcmdapi.Cluster{Server: p.url("apiserver-0"), CertificateAuthorityData: p.ca.CertificatePEM()}
-	user := &clientcmdapi.AuthInfo{ClientCertificateData: p.pair.cert, ClientKeyData: p.pair.key}
-	return clientcmd.Write(clientcmdapi.Config{
-		Clusters:  map[string]*clientcmdapi.Cluster{"c": cluster},
-		AuthInfos: map[string]*clientcmdapi.AuthInfo{"u": user},
-		Contexts:  map[string]*clientcmdapi.Context{"x": {Cluster: "c", AuthInfo: "u"}}, CurrentContext: "x",
-	})
+	return kubeconfig.Access{
+		Server: p.url("apiserver-0"), CertificateAuthority: p.ca.CertificatePEM(), Certificate: p.pair.cert, Key: p.pair.key,
+	}.File(p.uc.Name, "admin")
 }
 
 // Delete implements controlplane.Adapter.

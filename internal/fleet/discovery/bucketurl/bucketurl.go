@@ -196,7 +196,8 @@ func folder(value string) string {
 
 func endpoint(value string) string {
 	u, err := url.Parse(value)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" ||
+		u.Fragment != "" {
 		return "an http or https URL without a user, parameters or a fragment"
 	}
 	return ""

@@ -13,7 +13,8 @@ func TestGood(t *testing.T) {
 		"file:///var/www/blue",
 		"file://localhost/var/www/blue?create_dir=true&metadata=skip&no_tmp_dir=true&prefix=clusters/blue/",
 		"s3://bucket",
-		"s3://my.bucket-1?region=eu-west-1&prefix=a/&profile=p&role=arn:aws:iam::1:role/r&ssetype=aws:kms&kmskeyid=k&dualstack=true&fips=false&accelerate=true",
+		"s3://my.bucket-1?region=eu-west-1&prefix=a/&profile=p&role=arn:aws:iam::1:role/r" +
+			"&ssetype=aws:kms&kmskeyid=k&dualstack=true&fips=false&accelerate=true",
 		"s3://bucket?endpoint=http://127.0.0.1:9000&use_path_style=true&disable_https=true&hostname_immutable=true" +
 			"&request_checksum_calculation=when_required&response_checksum_validation=when_required",
 		"s3://bucket?endpoint=https://minio:9000/&s3ForcePathStyle=true",
@@ -165,7 +166,8 @@ func TestSmall(t *testing.T) {
 	}
 	for dep := range strings.FieldsSeq(string(out)) {
 		first, _, _ := strings.Cut(dep, "/")
-		if strings.Contains(first, ".") && !strings.HasPrefix(dep, "github.com/keyturn/keyturn/internal/fleet/discovery/bucketurl") {
+		if strings.Contains(first, ".") &&
+			!strings.HasPrefix(dep, "github.com/keyturn/keyturn/internal/fleet/discovery/bucketurl") {
 			t.Errorf("package bucketurl imports %s", dep)
 		}
 	}

@@ -68,7 +68,8 @@ func (s Service) keep(ctx context.Context, reaper *reaper) {
 		if time.Since(began) > steady {
 			backoff = firstBackoff
 		}
-		slog.Info("service ended", "service", s.Name, "exit", describe(status, err), "ran", time.Since(began).Round(time.Millisecond), "again", backoff)
+		slog.Info("service ended", "service", s.Name, "exit", describe(status, err), "ran",
+			time.Since(began).Round(time.Millisecond), "again", backoff)
 		select {
 		case <-ctx.Done():
 			return

@@ -22,8 +22,8 @@ func mountNew(target, fstype, options string, flags uintptr) error {
 	return nil
 }
 
-// bind shows a file or directory, with all that is mounted in it, at target, which it makes. It is writable only if asked
-// for, even where the source is not.
+// bind shows a file or directory, with all that is mounted in it, at target, which it makes. It is writable only if
+// asked for, even where the source is not.
 func bind(source, target string, readonly bool) error {
 	if err := makeMountPoint(source, target); err != nil {
 		return err
