@@ -36,6 +36,8 @@ type observation struct {
 	tokens *tokensSeen
 	// kubeconfig is nil in a round that did not get to its Secret.
 	kubeconfig *kubeconfig
+	// routine is what the cluster was like before, if this is a routine round; else nil.
+	routine *settled
 	// obstructed means that webhooks kept an API server from being proven.
 	obstructed bool
 	// former are the destinations that the spec does not name any more, and where keys may still be published.
@@ -87,6 +89,7 @@ func (r *Reconciler) observe(ctx context.Context, uc *v1alpha1.UserCluster, o *o
 		o.ControllerManagers = append(o.ControllerManagers, rotation.ControllerManager(m))
 	}
 	o.Servers = servers(o.controlPlane.Servers)
+	o.routine = r.routine(uc, o)
 	r.askOthers(ctx, uc, o)
 	if len(o.Stored) > 0 && o.Presence == rotation.PresencePresent {
 		r.gatherTokens(ctx, uc, o)
@@ -115,7 +118,7 @@ func (r *Reconciler) askOthers(ctx context.Context, uc *v1alpha1.UserCluster, o 
 		if o.Servers[i].Ready {
 			wg.Go(func() {
 				var err error
-				o.issued[i], err = r.proveOne(ctx, uc, o.adapter, &o.Servers[i], o.keys)
+				o.issued[i], err = r.proveOne(ctx, uc, o, &o.Servers[i])
 				obstructed[i] = isObstructed(err)
 			})
 		}
@@ -148,15 +151,15 @@ func servers(all []controlplane.Server) []rotation.Server {
 
 // proveOne asks one API server, and returns when it issued the token of its proof. Why it could not be asked is in s too.
 func (r *Reconciler) proveOne(
-	ctx context.Context, uc *v1alpha1.UserCluster, a controlplane.Adapter, s *rotation.Server, keys []keystore.KeyPair,
+	ctx context.Context, uc *v1alpha1.UserCluster, o *observation, s *rotation.Server,
 ) (issued time.Time, err error) {
-	cfg, err := a.Config(ctx, s.Name)
+	cfg, err := o.adapter.Config(ctx, s.Name)
 	if err != nil {
 		s.Waiting = hint.Line(err)
 		return time.Time{}, err
 	}
 	proof, err := r.Prove(ctx, controlplane.Question{
-		Cluster: uc.UID, Config: cfg, Keys: keys, External: s.Running.External,
+		Cluster: uc.UID, Config: cfg, Keys: o.keys, External: s.Running.External, Settled: o.routine != nil,
 	})
 	if err != nil {
 		s.Waiting = hint.Line(err)
@@ -167,7 +170,7 @@ func (r *Reconciler) proveOne(
 		s.SignsForeign = proof.SigningKeyID
 	}
 	if s.Running.External { // the others have been started since they lost a key
-		s.Forgets = r.remember(uc).forgets(s.Name, fleet.Only(keys, proof.Refuses), r.now())
+		s.Forgets = r.remember(uc).forgets(s.Name, fleet.Only(o.keys, proof.Refuses), r.now())
 	}
 	return proof.IssuedAt, nil
 }

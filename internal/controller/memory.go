@@ -109,6 +109,8 @@ type remembered struct {
 	replaced string
 	// obstructed is how many rounds in a row webhooks have kept from their work.
 	obstructed int
+	// asSettled is what the cluster was like when the last round found nothing to do; nil if it found something.
+	asSettled *settled
 }
 
 // wrote notes that a UserCluster was written, which had the resource version before.
@@ -125,6 +127,19 @@ func (m *remembered) isStale(uc *v1alpha1.UserCluster) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.replaced != "" && m.replaced == uc.ResourceVersion
+}
+
+func (m *remembered) settled() *settled {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.asSettled
+}
+
+// setSettled replaces what the cluster was like when it was settled; nil has the next round ask for everything.
+func (m *remembered) setSettled(is *settled) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.asSettled = is
 }
 
 // obstructedRounds is after how many rounds that webhooks keep from their work somebody must act.

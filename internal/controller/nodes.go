@@ -19,6 +19,10 @@ func (r *Reconciler) gatherNodes(ctx context.Context, uc *v1alpha1.UserCluster, 
 		o.Nodes.Waiting = "an API server to be ready"
 		return
 	}
+	if o.routine != nil && !o.routine.asksNodes() {
+		o.Nodes = o.routine.nodes
+		return
+	}
 	var err error
 	if o.nodes, err = r.observeNodes(ctx, uc, o.keys); err != nil {
 		// An API server that goes away in this very moment is no failure of the round.

@@ -127,6 +127,12 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 		return ctrl.Result{}, r.patchError(ctx, uc, err)
 	}
 	decision := rotation.Plan(seen.Observed, r.now())
+	if !decision.Settled {
+		r.remember(uc).setSettled(nil)
+		if seen.routine != nil {
+			return ctrl.Result{RequeueAfter: afterProgress}, nil
+		}
+	}
 	result := ctrl.Result{RequeueAfter: r.pause(decision)}
 	if !decision.Blind && string(decision.Step) != uc.Status.KSASigningKey.Step {
 		// A step is told before its first write, which may take seconds. What came of that is told in the next round.
@@ -146,6 +152,9 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 	}
 	if err := r.patchStatus(ctx, uc, decision, seen); err != nil {
 		return unlessStale(ctrl.Result{}, errors.Join(actErr, err))
+	}
+	if decision.Settled {
+		r.settle(uc, &seen, result.RequeueAfter)
 	}
 	return result, actErr
 }

@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
@@ -52,6 +53,10 @@ type Question struct {
 	Keys []keystore.KeyPair
 	// External means that it gets its keys from a signer, which it is to ask again first.
 	External bool
+	// Settled means that Keys is one key, that the last proof showed that the API server signs with it and accepts no
+	// other, and that nothing has happened since. Then the API server is asked for less: see Prove. Nothing may be
+	// written on the strength of such a proof.
+	Settled bool
 }
 
 // Proof is what one API server has shown of itself.
@@ -118,6 +123,11 @@ func (i *issuers) forget(cluster types.UID) {
 // for the keys: what it then accepts is what the signer serves now, and not what it served at the end of the last
 // refresh hint. That comes before the token that it is to issue: a signer signs with no key that its API server has not
 // asked for.
+//
+// In a settled cluster no canary token is reviewed. The key counts as accepted if the API server has just signed a token
+// with it, and serves it in its JWKS, which it reads from the keys that it verifies tokens with. That finds a key that
+// is lost, a foreign one, and another signing key. Only a canary token shows an API server that has the key and refuses
+// its tokens.
 //
 // A proof that takes too long is cut off. Its error tells that this is no refusal; it is a *webhooks.Error if webhooks may
 // be to blame.
@@ -209,16 +219,24 @@ func (p *Prover) prove(ctx context.Context, client asker, q Question) (proof Pro
 	if err != nil {
 		return Proof{}, fmt.Errorf("reading the token that %s issued: %w", host, err)
 	}
-	accepted, err := reviewAll(ctx, client, claims, q.Keys)
-	if err != nil {
-		return Proof{}, fmt.Errorf("reviewing a canary token at %s: %w", host, err)
+	var accepted []bool
+	if !q.Settled {
+		if accepted, err = reviewAll(ctx, client, claims, q.Keys); err != nil {
+			return Proof{}, fmt.Errorf("reviewing a canary token at %s: %w", host, err)
+		}
 	}
 	served, err := servedKeys(ctx, client)
 	if err != nil {
 		return Proof{}, fmt.Errorf("reading the JWKS of %s: %w", host, err)
 	}
+	if q.Settled {
+		accepted = verifyAll(issued, served, q.Keys)
+	}
 	proof = conclude(q.Keys, kid, accepted, served)
 	proof.IssuedAt = at
+	if q.Settled {
+		proof.Refuses = nil // it was shown no token that it could refuse
+	}
 	return proof, nil
 }
 
@@ -388,6 +406,36 @@ func reviewAll(
 		}
 	}
 	return accepted, nil
+}
+
+// verifyAll reports of each key whether it is among those served, and signed an issued token.
+func verifyAll(issued string, served jwks.Set, keys []keystore.KeyPair) []bool {
+	verified := make([]bool, len(keys))
+	for i, k := range keys {
+		verified[i] = verify(issued, served, k)
+	}
+	return verified
+}
+
+func verify(issued string, served jwks.Set, k keystore.KeyPair) bool {
+	listed, _ := served.Lookup(k.KeyID)
+	public, ok := listed.Public.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(k.Signer.Public()) {
+		return false
+	}
+	set, err := jwks.NewSet(listed)
+	if err != nil {
+		return false
+	}
+	_, claims, err := token.ParseUnverified(issued)
+	if err != nil || len(claims.Audience) == 0 {
+		return false
+	}
+	// The API server has just issued it: only who signed it is in question.
+	_, err = token.Verify(issued, set, token.Expect{
+		Issuer: claims.Issuer, Audience: claims.Audience[0], Now: claims.IssuedAt.Time(),
+	})
+	return err == nil
 }
 
 // review signs claims with k and lets the API server review the result.

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -348,11 +349,10 @@ func TestProveAtASigner(t *testing.T) {
 		"service-account-signing-key-file": nil, "service-account-key-file": nil,
 	}})
 	prover := &controlplane.Prover{}
-	prove := func(external bool) controlplane.Proof {
+	question := controlplane.Question{Config: cfg, Keys: []keystore.KeyPair{one, two}, External: true}
+	prove := func(q controlplane.Question) controlplane.Proof {
 		t.Helper()
-		proof, err := prover.Prove(t.Context(), controlplane.Question{
-			Config: cfg, Keys: []keystore.KeyPair{one, two}, External: external,
-		})
+		proof, err := prover.Prove(t.Context(), q)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -362,12 +362,12 @@ func TestProveAtASigner(t *testing.T) {
 	until := func(what string, is controlplane.Proof) {
 		t.Helper()
 		proven := func(context.Context) (bool, error) {
-			got := prove(true)
+			got := prove(question)
 			got.IssuedAt = time.Time{}
 			return cmp.Equal(got, is), nil
 		}
 		if wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true, proven) != nil {
-			want(t, what, is, prove(true))
+			want(t, what, is, prove(question))
 		}
 	}
 	until("one key", controlplane.Proof{Accepts: []int{1}, Refuses: []int{2}, Signs: 1, SigningKeyID: one.KeyID})
@@ -376,8 +376,90 @@ func TestProveAtASigner(t *testing.T) {
 	configure(2, one, two)
 	until("switch", controlplane.Proof{Accepts: []int{1, 2}, Signs: 2, SigningKeyID: two.KeyID})
 	configure(2, two)
-	want(t, "not asked", controlplane.Proof{Accepts: []int{1, 2}, Signs: 2, SigningKeyID: two.KeyID}, prove(false))
+	unasked := question
+	unasked.External = false
+	want(t, "not asked", controlplane.Proof{Accepts: []int{1, 2}, Signs: 2, SigningKeyID: two.KeyID}, prove(unasked))
 	until("retire", controlplane.Proof{Accepts: []int{2}, Refuses: []int{1}, Signs: 2, SigningKeyID: two.KeyID})
+
+	question.Settled, question.Keys = true, []keystore.KeyPair{two}
+	until("settled", controlplane.Proof{Accepts: []int{2}, Signs: 2, SigningKeyID: two.KeyID})
+	configure(2, one, two)
+	until("a foreign key", controlplane.Proof{
+		Accepts: []int{2}, Signs: 2, SigningKeyID: two.KeyID, Foreign: []string{one.KeyID},
+	})
+	configure(1, one)
+	until("another key", controlplane.Proof{SigningKeyID: one.KeyID, Foreign: []string{one.KeyID}})
+}
+
+// TestProveSettled has an API server that is asked for less than a whole proof, behind a proxy that alters some answers.
+func TestProveSettled(t *testing.T) {
+	one, two := generate(t, 1, "ES256"), generate(t, 2, "ES256")
+	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
+	removeCanaryAccount(t, cfg)
+	ask(t, cfg, one) // makes the canary account
+	var requests atomic.Int64
+	counted := func(cfg *rest.Config) *rest.Config {
+		return proxied(t, cfg, func(http.ResponseWriter, *http.Request) bool { requests.Add(1); return false })
+	}
+	proof := controlplane.Proof{Accepts: []int{1}, Signs: 1, SigningKeyID: one.KeyID}
+	unproven := controlplane.Proof{Signs: 1, SigningKeyID: one.KeyID}
+	foreign := proof
+	foreign.Foreign = []string{two.KeyID}
+	another := controlplane.Proof{SigningKeyID: two.KeyID, Foreign: []string{two.KeyID}}
+	for name, c := range map[string]struct {
+		cfg      *rest.Config
+		external bool
+		requests int64
+		want     controlplane.Proof
+	}{
+		"as before":                   {cfg, false, 2, proof},
+		"as before, with a signer":    {cfg, true, 3, proof},
+		"a foreign key":               {serving(t, cfg, set(t, one, two)), false, 2, foreign},
+		"its key is lost":             {serving(t, cfg, set(t)), false, 2, unproven},
+		"another key by the same kid": {serving(t, cfg, impostor(t, one, two)), false, 2, unproven},
+		"another signing key":         {issuing(t, cfg, two, two.KeyID), false, 2, another},
+		"a signature that is none":    {issuing(t, cfg, two, one.KeyID), false, 2, unproven},
+	} {
+		prover := &controlplane.Prover{}
+		question := controlplane.Question{
+			Config: counted(c.cfg), Keys: []keystore.KeyPair{one}, External: c.external, Settled: true,
+		}
+		for _, rest := range []string{"its issuer unknown", "its issuer known"} {
+			requests.Store(0)
+			got, err := prover.Prove(t.Context(), question)
+			if err != nil {
+				t.Errorf("%s, %s: %v", name, rest, err)
+			}
+			want(t, name+", "+rest, c.want, got)
+		}
+		if n := requests.Load(); n != c.requests {
+			t.Errorf("%s: the proof took %d requests, want %d", name, n, c.requests)
+		}
+	}
+}
+
+// impostor is a JWKS with the kid of one key and the other key.
+func impostor(t *testing.T, kid, key keystore.KeyPair) []byte {
+	t.Helper()
+	return bytes.ReplaceAll(set(t, key), []byte(key.KeyID), []byte(kid.KeyID))
+}
+
+// issuing reaches an API server through a proxy that has a key sign the tokens that it issues, with a kid.
+func issuing(t *testing.T, cfg *rest.Config, key keystore.KeyPair, kid string) *rest.Config {
+	t.Helper()
+	claims := token.NewBoundClaims(issuer, []string{issuer}, token.Kubernetes{Namespace: "kube-system"}, time.Now(), time.Hour)
+	issued, err := token.Sign(rand.Reader, key.Signer, key.Algorithm, kid, claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return proxied(t, cfg, func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, "/token") {
+			return false
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, err := w.Write([]byte(strings.Replace(garbage, "garbage", issued, 1)))
+		return err == nil
+	})
 }
 
 // TestIssuerIsRemembered counts the requests of proofs. An issuer that is not that of the tokens any more proves nothing,

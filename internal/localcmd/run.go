@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"sync"
 
 	"k8s.io/klog/v2"
 
@@ -22,6 +23,7 @@ type flags struct {
 	dataDir, kubeBinDir string
 	network             netip.Prefix
 	supervise           bool
+	metrics             metricsFlags
 	// controller are the flags of keyturn-controller.
 	controller []string
 }
@@ -35,6 +37,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	set.StringVar(&f.kubeBinDir, "kube-bin-dir", "", "directory of the Kubernetes binaries (default: kube beside this program)")
 	set.TextVar(&f.network, "network", datadir.DefaultNetwork, "range from which local clusters get addresses")
 	set.BoolVar(&f.supervise, "supervise", false, "run as a child of this process, which starts it again when it dies")
+	f.metrics.addFlags(set)
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = fmt.Fprintln(stderr, "Usage of keyturn-local [flags] [-- flags of keyturn-controller]:")
@@ -51,7 +54,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	if f.dataDir == "" {
 		return f, errors.New("--data-dir is needed")
 	}
-	return f, nil
+	return f, f.metrics.validate()
 }
 
 // Run runs the command until ctx ends, and returns its exit code.
@@ -67,9 +70,20 @@ func Run(ctx context.Context, args []string, stderr io.Writer) int {
 // serve runs the clusters in this process.
 func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	klog.SetSlogLogger(log)
-	cluster, err := admincluster.Open(admincluster.Options{DataDir: f.dataDir, KubeBinDir: f.kubeBinDir, Network: f.network, Log: log})
+	registry := newRegistry()
+	cluster, err := admincluster.Open(admincluster.Options{
+		DataDir: f.dataDir, KubeBinDir: f.kubeBinDir, Network: f.network, Log: log, Metrics: registry,
+	})
 	if err != nil {
 		return err
+	}
+	if f.metrics.address != "" {
+		ctx, stop := context.WithCancel(ctx)
+		var serving sync.WaitGroup
+		defer serving.Wait()
+		defer stop()
+		web := metricsServer{metricsFlags: f.metrics, registry: registry, admin: cluster.AdminConfig, log: log}
+		serving.Go(func() { web.keep(ctx) })
 	}
 	return cluster.Run(ctx, f.controller)
 }

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -47,6 +48,8 @@ type Server struct {
 	Watch func(ctx context.Context, wake func(context.Context, types.NamespacedName)) error
 	// Credentials are those of the server.
 	Credentials Credentials
+	// Metrics gets the metrics of the calls; nil: nobody does.
+	Metrics prometheus.Registerer
 	// Log gets what goes wrong below a call; nil: slog.Default.
 	Log *slog.Logger
 }
@@ -90,7 +93,7 @@ func whileRead(lock *sync.RWMutex, h http.Handler) http.Handler {
 }
 
 func (s *Server) handler() http.Handler {
-	mux := http.NewServeMux()
+	mux := routes{http.NewServeMux(), newServerMetrics(s.Metrics)}
 	mux.HandleFunc("GET "+healthPath, func(w http.ResponseWriter, _ *http.Request) {
 		write(w, http.StatusOK, []byte("{}"))
 	})
@@ -100,7 +103,7 @@ func (s *Server) handler() http.Handler {
 	return mux
 }
 
-func (s *Server) handleControlPlane(mux *http.ServeMux) {
+func (s *Server) handleControlPlane(mux routes) {
 	open := s.ControlPlane
 	handle(mux, observe, open, func(ctx context.Context, p controlplane.Adapter, _ none) (controlplane.State, error) {
 		return p.Observe(ctx)
@@ -131,7 +134,7 @@ func (s *Server) handleControlPlane(mux *http.ServeMux) {
 	})
 }
 
-func (s *Server) handleMachines(mux *http.ServeMux) {
+func (s *Server) handleMachines(mux routes) {
 	open := s.Machines
 	handle(mux, listMachines, open, func(ctx context.Context, m Machines, _ none) ([]nodes.Machine, error) {
 		return m.List(ctx)
@@ -157,10 +160,10 @@ func (s *Server) handleMachines(mux *http.ServeMux) {
 
 // handle serves a method: it reads the request, opens the adapter of its cluster, and answers with what do returns.
 func handle[A, R, P any](
-	mux *http.ServeMux, m method[A, R], open func(*v1alpha1.UserCluster) (P, error),
+	mux routes, m method[A, R], open func(*v1alpha1.UserCluster) (P, error),
 	do func(ctx context.Context, port P, args A) (R, error),
 ) {
-	mux.HandleFunc("POST "+m.path(), func(w http.ResponseWriter, r *http.Request) {
+	mux.Handle("POST "+m.path(), mux.metrics.observe(string(m), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
 		defer cancel()
 		body, err := serve(ctx, w, r, open, do)
@@ -170,7 +173,7 @@ func handle[A, R, P any](
 		}
 		defer clear(body)
 		write(w, http.StatusOK, body)
-	})
+	})))
 }
 
 func serve[A, R, P any](

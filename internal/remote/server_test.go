@@ -5,15 +5,19 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/remote"
@@ -304,4 +308,57 @@ func TestWakes(t *testing.T) {
 	}
 	cancel()
 	<-ended
+}
+
+// TestCallsAreCounted wants calls by method and status code, and of each method how long they took.
+func TestCallsAreCounted(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	calls := 0
+	server := serving(plane{observe: func(context.Context) (state controlplane.State, err error) {
+		if calls++; calls > 2 {
+			err = errors.New("it cannot be read")
+		}
+		return state, err
+	}})
+	server.Metrics = registry
+	a := remotetest.NewAuthority(t)
+	client, err := remote.NewClient(listening(t, a, server), a.Client())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		if _, err := client.ControlPlane(cluster()).Observe(t.Context()); (err == nil) != (i < 2) {
+			t.Fatal(err)
+		}
+	}
+	want := []string{
+		"keyturn_local_request_duration_seconds[controlplane/observe] 3",
+		"keyturn_local_requests_total[200 controlplane/observe] 2",
+		"keyturn_local_requests_total[422 controlplane/observe] 1",
+	}
+	// A call is counted once its answer was given.
+	var got []string
+	err = wait.PollUntilContextTimeout(t.Context(), time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
+		got, err = gathered(registry)
+		return slices.Equal(got, want), err
+	})
+	if err != nil {
+		t.Errorf("the metrics are %q, want %q: %v", got, want, err)
+	}
+}
+
+// gathered returns each metric as its name, the values of its labels, and its count.
+func gathered(from prometheus.Gatherer) (all []string, err error) {
+	families, err := from.Gather()
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, l := range m.GetLabel() {
+				labels = append(labels, l.GetValue())
+			}
+			count := m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			all = append(all, fmt.Sprint(f.GetName(), labels, count))
+		}
+	}
+	return all, err
 }

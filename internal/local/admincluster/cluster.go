@@ -7,6 +7,9 @@ import (
 	"net/netip"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/client-go/rest"
+
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/local/components"
 	"github.com/keyturn/keyturn/internal/local/datadir"
@@ -31,11 +34,14 @@ type Options struct {
 	Loopback bool
 	// Log gets what is done; nil: nothing is logged.
 	Log *slog.Logger
+	// Metrics gets the metrics of Run; nil: nobody does.
+	Metrics prometheus.Registerer
 }
 
 // Cluster is the admin cluster of a data directory, whether it was made yet or not.
 type Cluster struct {
-	host *plane.Host
+	host    *plane.Host
+	metrics prometheus.Registerer
 	// mu serializes what starts processes of the admin cluster.
 	mu sync.Mutex
 }
@@ -47,7 +53,16 @@ func Open(o Options) (*Cluster, error) {
 	if err := errors.Join(errData, errPrograms); err != nil {
 		return nil, err
 	}
-	return &Cluster{host: plane.New(data, found, o.Log)}, nil
+	return &Cluster{host: plane.New(data, found, o.Log), metrics: o.Metrics}, nil
+}
+
+// AdminConfig reaches the admin cluster as its administrator. It fails when there is none yet.
+func (c *Cluster) AdminConfig() (*rest.Config, error) {
+	p, err := c.parts()
+	if err != nil {
+		return nil, err
+	}
+	return p.RESTConfig(p.APIServerURL(0))
 }
 
 // Site is the admin cluster's place.

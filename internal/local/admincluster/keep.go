@@ -51,6 +51,10 @@ func (c *Cluster) serve(ctx context.Context) error {
 	}
 	server := serve.Server(c.host)
 	server.Credentials = remote.Credentials{Cert: p.PKI("local.crt"), Key: p.PKI("local.key"), CA: p.PKI("local-ca.crt")}
+	if c.metrics != nil {
+		c.metrics.MustRegister(serve.Metrics(c.host))
+		server.Metrics = c.metrics
+	}
 	return server.Serve(ctx, l)
 }
 

@@ -72,6 +72,7 @@ func (p *parts) local(path string, allow []string) process.Spec {
 		"--data-dir=" + p.host.Data.Path(),
 		"--kube-bin-dir=" + p.host.Programs.KubeDir(),
 		"--network=" + p.Network.String(),
+		"--metrics-bind-address=" + p.Local(localLocal).String() + ":" + metricsPort,
 		"--supervise",
 		"--",
 	}, allow)}

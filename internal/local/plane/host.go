@@ -5,6 +5,8 @@ import (
 	"maps"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/keyturn/keyturn/internal/local/datadir"
 	"github.com/keyturn/keyturn/internal/local/process"
 	"github.com/keyturn/keyturn/internal/local/programs"
@@ -15,6 +17,8 @@ type Host struct {
 	Data     *datadir.Dir
 	Programs *programs.Set
 	Log      *slog.Logger
+	// Restarts counts the processes that were started again since they had died, by component.
+	Restarts *prometheus.CounterVec
 
 	mu      sync.Mutex
 	runners map[string]*process.Runner
@@ -31,6 +35,10 @@ func New(data *datadir.Dir, programs *programs.Set, log *slog.Logger) *Host {
 	}
 	return &Host{
 		Data: data, Programs: programs, Log: log,
+		Restarts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keyturn_local_process_restarts_total",
+			Help: "Processes that had died and were started again, by component.",
+		}, []string{"component"}),
 		runners: map[string]*process.Runner{}, applied: map[string]error{}, remarks: map[topic]remark{},
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/atomicfile"
@@ -105,15 +106,22 @@ func (p *Plane) StartProcess(s process.Spec) error {
 	if err != nil || before.Running {
 		return err
 	}
+	died := p.Processes.Died(s.Name)
 	err = p.Processes.Start(s)
 	if errors.Is(err, process.ErrBusy) {
 		return nil // somebody else does it
 	}
 	if err == nil && p.Processes.BackOff(s.Name) == 0 {
 		p.host.Log.Info("started process", "cluster", p.Name, "process", s.Name)
+		if died {
+			p.host.Restarts.WithLabelValues(component(s.Name)).Inc()
+		}
 	}
 	return err
 }
+
+// component is the name of a process without the number of its replica.
+func component(process string) string { return strings.TrimRight(process, "-0123456789") }
 
 // EnsureEtcd starts etcd unless it runs. An etcd that is killed while it writes its first files never elects a leader:
 // those of one that has not served yet, in which nothing is, are removed before it starts again.

@@ -52,6 +52,16 @@ func (r *Runner) wasToldToStop(name string) bool {
 	return told
 }
 
+// Died reports whether a process was started and has ended without being told to.
+func (r *Runner) Died(name string) bool {
+	id, ok, err := r.recorded(name)
+	if err != nil || !ok || id.Alive() {
+		return false
+	}
+	_, told := r.toldToStop(name, id)
+	return !told
+}
+
 // BackOff is how long Start still does nothing: none after the first early end, then 0.5 s and up to 10 s.
 func (r *Runner) BackOff(name string) time.Duration {
 	r.mu.Lock()

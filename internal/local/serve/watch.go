@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -97,9 +96,9 @@ func (w *pulses) look(ctx context.Context) (changed []types.NamespacedName) {
 // pulse tells the state of a cluster from every other, and opens its processes. What cannot be read is a state too.
 func (w *pulses) pulse(ctx context.Context, s datadir.Site, cluster types.NamespacedName) string {
 	var pulse strings.Builder
-	machines, err := filepath.Glob(filepath.Join(s.Path("machines"), "*", "run"))
+	dirs, err := runDirs(s)
 	fmt.Fprintln(&pulse, err)
-	for _, dir := range append(machines, s.Path("run")) {
+	for _, dir := range dirs {
 		run := process.New(dir)
 		names, err := run.Names()
 		fmt.Fprintln(&pulse, dir, err)
