@@ -206,7 +206,7 @@ func (p *place) held(t *testing.T, outside ...string) []probe.Held {
 // expectLedgers checks that the signers' ledgers have each of the tokens, with what it claims.
 func (p *place) expectLedgers(t *testing.T, tokens []probe.Held) {
 	t.Helper()
-	paths, err := filepath.Glob(filepath.Join(p.dataDir(), "clusters", "*", "*", "*", "signer", "ledger"))
+	paths, err := filepath.Glob(filepath.Join(p.dataDir(), "clusters", "*", "*", "signer", "ledger"))
 	if err != nil {
 		t.Fatal(err)
 	}
