@@ -25,6 +25,7 @@ func nodesOf(
 		return rollouts.Open(rollout.Cluster{
 			Name: uc.Name, UID: uc.UID, Pools: uc.Spec.Infrastructure.Local.NodePools,
 			NodeRefresh: uc.Spec.NodeRefresh(), TokenReload: time.Duration(key.TokenReloadSeconds) * time.Second,
+			Restarts: uc.Spec.KeySource() == v1alpha1.KeySourceFiles,
 			Machines: machines, Refresher: machines,
 			Client: func(ctx context.Context) (kubernetes.Interface, error) { return newClient(ctx, uc) },
 		}), nil

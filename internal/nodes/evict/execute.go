@@ -23,10 +23,12 @@ const pageSize = 500
 // Executor is the pods of one cluster, during one call.
 type Executor struct {
 	// How is the cluster's nodeRefresh.
-	How    v1alpha1.NodeRefresh
-	Keys   nodes.Keys
-	Client kubernetes.Interface
-	Memory *Memory
+	How v1alpha1.NodeRefresh
+	// Restarts means that the rotation restarts API servers.
+	Restarts bool
+	Keys     nodes.Keys
+	Client   kubernetes.Interface
+	Memory   *Memory
 	// Every is how often pods are listed.
 	Every time.Duration
 	Now   time.Time
@@ -144,7 +146,7 @@ func (e *Executor) Note(ctx context.Context) error {
 // Do evicts pods, as Plan wants it. It begins when the API servers' clocks are past the time that counts as the same as
 // that of the note: the new pods would count as old.
 func (e *Executor) Do(ctx context.Context, o *Observed) error {
-	if !e.evicts() || e.Keys.Old == 0 || o.list == nil || !e.Keys.ProvenAt.After(o.since.Add(clockSlack)) {
+	if !e.evicts() || e.Keys.Old == 0 || o.list == nil || !e.begun(o) {
 		return nil
 	}
 	plan := Plan(e.withRefusals(o.list.Pods))
@@ -159,6 +161,9 @@ func (e *Executor) Do(ctx context.Context, o *Observed) error {
 		e.Memory.note(pod.UID, r, refused)
 	})
 }
+
+// begun reports whether a pod that is made from now on counts as new.
+func (e *Executor) begun(o *Observed) bool { return e.Keys.ProvenAt.After(o.since.Add(clockSlack)) }
 
 func (e *Executor) withRefusals(pods Pods) Pods {
 	old := make([]Pod, len(pods.Old))
