@@ -123,24 +123,34 @@ func rotateSingle(t *testing.T, source v1alpha1.KeySource) {
 
 // Three API servers and two nodes, with pods that use every kind of token all the time, while the controller,
 // keyturn-local, API servers, their signers, kube-controller-manager, etcd, kubelets and the fleet are killed at random
-// moments: rotated with keys from files, given signers, rotated with them, and given files again.
+// moments: rotated with keys from files, given signers, rotated with them, given files again, and rotated once more. With
+// files, each way to refresh nodes is tried but Wait, which takes as long as the kubelets' tokens live.
 func TestRotateUnderFaults(t *testing.T) {
-	p := newCluster(t, highlyAvailable(v1alpha1.KeySourceFiles))
+	files := highlyAvailable(v1alpha1.KeySourceFiles)
+	p := newCluster(t, files)
 	p.rotateUnderFaults(t, 2, victims, mostKills)
+	p.update(t, files+refreshBy(v1alpha1.NodeRefreshInPlace))
+	p.rotateUnderFaults(t, 3, victims, mostKills)
 
 	before := p.pids("kube-apiserver")
 	p.update(t, highlyAvailable(v1alpha1.KeySourceExternal))
 	if after := p.pids("kube-apiserver"); len(after) != 3 || len(p.pids("keyturn-signer")) == 0 || slices.ContainsFunc(after, func(pid int) bool { return slices.Contains(before, pid) }) {
 		t.Errorf("API servers had the pids %v before they got signers, and have %v", before, after)
 	}
-	p.rotateUnderFaults(t, 3, victims, mostKills)
+	p.rotateUnderFaults(t, 4, victims, mostKills)
 
-	p.update(t, highlyAvailable(v1alpha1.KeySourceFiles))
+	p.update(t, files+refreshBy(v1alpha1.NodeRefreshEvict))
 	if left := p.pids("keyturn-signer"); len(left) > 0 {
 		t.Errorf("signers are left: %v", left)
 	}
+	p.rotateUnderFaults(t, 5, victims, mostKills)
 	p.expectNoRefusals(t)
 	p.end(t)
+}
+
+// refreshBy ends a config file. The pods of the probe that stay read a token from its file for each use.
+func refreshBy(how v1alpha1.NodeRefresh) string {
+	return "  nodeRefresh: " + string(how) + "\n  tokenReload: 1s\n"
 }
 
 // refreshes is from which key version on TestRotateTenTimes refreshes nodes in which way. What InPlace leaves with a dead
@@ -158,8 +168,7 @@ func TestRotateTenTimes(t *testing.T) {
 	others := slices.DeleteFunc(slices.Clone(victims), func(v victim) bool { return v.name == "kube-apiserver" })
 	for version := 2; version <= 11; version++ {
 		if how, changes := refreshes[version]; changes {
-			// The probe reads a token from its file for each use.
-			p.update(t, config+"  nodeRefresh: "+string(how)+"\n  tokenReload: 1s\n")
+			p.update(t, config+refreshBy(how))
 		}
 		p.rotateUnderFaults(t, version, others, mostKillsTen)
 		if now := p.pids("kube-apiserver"); !slices.Equal(now, servers) {
