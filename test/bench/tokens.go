@@ -173,12 +173,12 @@ func (p *place) timeAll(ctx context.Context, client kubernetes.Interface, round 
 				return err
 			})
 		},
-		func() error { return p.timeList(ctx, client, &u.List) },
+		func() error { return timeList(ctx, client, &u.List) },
 	)
 }
 
 // timeList times the list of all pods by which the controller ends Refresh where nodes stay, with what it reads for it.
-func (p *place) timeList(ctx context.Context, client kubernetes.Interface, times *[]float64) error {
+func timeList(ctx context.Context, client kubernetes.Interface, times *[]float64) error {
 	now := time.Now()
 	e := &evict.Executor{
 		How: v1alpha1.NodeRefreshInPlace, Client: client, Memory: &evict.Memory{}, Now: now,
