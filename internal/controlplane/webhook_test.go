@@ -17,8 +17,8 @@ import (
 	"github.com/keyturn/keyturn/internal/webhooks"
 )
 
-// TestProofThatAWebhookHolds has a webhook that never answers catch what a proof asks. The proof ends by its own deadline,
-// names the webhook, and tells that this is no refusal of a key.
+// TestProofThatAWebhookHolds has a webhook that never answers catch what a proof asks. The proof ends by its own
+// deadline, names the webhook, and tells that this is no refusal of a key.
 func TestProofThatAWebhookHolds(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -54,8 +54,9 @@ func proofThatAWebhookHolds(t *testing.T, policy admissionv1.FailurePolicyType, 
 		_, _ = client.CoreV1().ServiceAccounts(controlplane.Canary.Namespace).CreateToken(ctx, controlplane.Canary.Name,
 			&authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 	})
+	question := controlplane.Question{Config: cfg, Keys: []keystore.KeyPair{one}}
 	for named := false; !named; { // a machine that is busy may not read in time which webhooks there are
-		_, err := new(controlplane.Prover).Prove(t.Context(), controlplane.Question{Config: cfg, Keys: []keystore.KeyPair{one}})
+		_, err := new(controlplane.Prover).Prove(t.Context(), question)
 		if err == nil || !strings.Contains(err.Error(), "which is no refusal") {
 			t.Fatalf("the proof ends with %v", err)
 		}

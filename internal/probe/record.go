@@ -182,8 +182,10 @@ type Recorder struct {
 // NewRecorder returns a Recorder of a pod that starts now.
 func NewRecorder(pod, node string, now time.Time) *Recorder {
 	return &Recorder{
-		report: Report{Pod: pod, Node: node, StartedAt: now, UpdatedAt: now, Mounted: map[Kind]string{}, Held: map[Kind]Held{}},
-		lines:  map[place]*Line{},
+		report: Report{
+			Pod: pod, Node: node, StartedAt: now, UpdatedAt: now, Mounted: map[Kind]string{}, Held: map[Kind]Held{},
+		},
+		lines: map[place]*Line{},
 	}
 }
 

@@ -74,8 +74,8 @@ func (r *runner) save(ctx context.Context, report Report, timeout time.Duration)
 	return nil
 }
 
-// configMapName names a pod, a workload and its start, so that a container that starts again overwrites nothing, nor does
-// another one of the pod.
+// configMapName names a pod, a workload and its start, so that a container that starts again overwrites nothing, nor
+// does another one of the pod.
 func configMapName(r Report) string {
 	name := "keyturn-probe-" + r.Pod + "-"
 	if r.Workload != "" {

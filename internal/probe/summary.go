@@ -112,7 +112,9 @@ func inUse(reports []Report) []PodTokens {
 	out := []PodTokens{}
 	for _, name := range slices.Sorted(maps.Keys(last)) {
 		if r := last[name]; !r.Ended && newest.Sub(r.UpdatedAt) <= silence {
-			out = append(out, PodTokens{Pod: r.Pod, Node: r.Node, Workload: r.Workload, UpdatedAt: r.UpdatedAt, KeyIDs: r.Mounted})
+			out = append(out, PodTokens{
+				Pod: r.Pod, Node: r.Node, Workload: r.Workload, UpdatedAt: r.UpdatedAt, KeyIDs: r.Mounted,
+			})
 		}
 	}
 	return out

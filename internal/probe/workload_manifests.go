@@ -31,7 +31,8 @@ func (d Deployment) writeWorkload(w io.Writer, workload Workload) error {
 	return err
 }
 
-// named is the metadata of the objects of a workload. Their pods do not count for the budget of those that are always there.
+// named is the metadata of the objects of a workload. Their pods do not count for the budget of those that are always
+// there.
 func (d Deployment) named(w Workload) metav1.ObjectMeta {
 	name := appName + "-" + string(w)
 	return metav1.ObjectMeta{Namespace: d.Namespace, Name: name, Labels: map[string]string{labelApp: name}}
@@ -70,7 +71,8 @@ func (d Deployment) cronJob() *batchv1.CronJob {
 	}
 }
 
-// podSpec is the pod of a workload. That of Sidecar has a container of Once beside it, as a pod needs one that is no sidecar.
+// podSpec is the pod of a workload. That of Sidecar has a container of Once beside it, as a pod needs one that is no
+// sidecar.
 func (d Deployment) podSpec(w Workload) corev1.PodSpec {
 	spec := corev1.PodSpec{
 		ServiceAccountName: appName, AutomountServiceAccountToken: new(false), TerminationGracePeriodSeconds: new(int64(5)),
@@ -113,7 +115,8 @@ func (d Deployment) container(w Workload, port int) corev1.Container {
 	if w == Environment || w == Sidecar {
 		c.Env = append(c.Env, corev1.EnvVar{Name: legacyTokenVariable, ValueFrom: &corev1.EnvVarSource{
 			SecretKeyRef: &corev1.SecretKeySelector{
-				LocalObjectReference: corev1.LocalObjectReference{Name: Defaults().LegacySecret}, Key: corev1.ServiceAccountTokenKey,
+				LocalObjectReference: corev1.LocalObjectReference{Name: Defaults().LegacySecret},
+				Key:                  corev1.ServiceAccountTokenKey,
 			},
 		}})
 	}
@@ -121,7 +124,8 @@ func (d Deployment) container(w Workload, port int) corev1.Container {
 }
 
 func fieldVariable(name, path string) corev1.EnvVar {
-	return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: path}}}
+	field := &corev1.ObjectFieldSelector{FieldPath: path}
+	return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{FieldRef: field}}
 }
 
 // mounts are the volumes that a container of a workload mounts, below mountDir.

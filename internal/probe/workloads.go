@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Workload is how a pod comes by its tokens. The empty one mounts tokens of all kinds and reads each again for each use,
-// as clients of Kubernetes do.
+// Workload is how a pod comes by its tokens. The empty one mounts tokens of all kinds and reads each again for each
+// use, as clients of Kubernetes do.
 type Workload string
 
 // The other workloads. Those but CronJob use a legacy token alone, of which they have a copy that nobody replaces while

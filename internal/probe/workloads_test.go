@@ -28,7 +28,8 @@ func TestWorkloadsThatCopyATokenKeepIt(t *testing.T) {
 			b.until("refusals", func(r Report) bool { return uses(r, Legacy, first).Refused >= 3 })
 			stop()
 			r, _ := b.kept()
-			if c := uses(r, Legacy, next); c != (Counts{}) || r.Workload != w || r.Mounted[Legacy] != first.id || len(r.Lines) != 1 {
+			other := uses(r, Legacy, next)
+			if other != (Counts{}) || r.Workload != w || r.Mounted[Legacy] != first.id || len(r.Lines) != 1 {
 				t.Errorf("report %+v", r)
 			}
 			s := Summarize([]Report{r})
@@ -67,7 +68,9 @@ func TestACronJobUsesAllTokensAndEnds(t *testing.T) {
 }
 
 func TestReportsOfTwoContainersOfAPod(t *testing.T) {
-	main, sidecar := Report{Pod: "p", Workload: Once, StartedAt: epoch}, Report{Pod: "p", Workload: Sidecar, StartedAt: epoch}
+	main := Report{Pod: "p", Workload: Once, StartedAt: epoch}
+	sidecar := main
+	sidecar.Workload = Sidecar
 	if configMapName(main) == configMapName(sidecar) {
 		t.Error("they are kept under one name")
 	}
@@ -90,7 +93,8 @@ func TestManifestsOfWorkloads(t *testing.T) {
 		c := pod.Containers[0]
 		if w == Sidecar {
 			c = pod.InitContainers[0]
-			if c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways || pod.Containers[0].Name != string(Once) {
+			always := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
+			if !always || pod.Containers[0].Name != string(Once) {
 				t.Errorf("pod %+v", pod)
 			}
 		}

@@ -27,7 +27,8 @@ type Ledger struct {
 	Memory float64 `json:"memoryMiB"`
 }
 
-// Noting compares the signer's Sign, of tokens of many pods, with a ledger and without one. The n-th of each make a round.
+// Noting compares the signer's Sign, of tokens of many pods, with a ledger and without one. The n-th of each make a
+// round.
 type Noting struct {
 	Algorithm v1alpha1.Algorithm `json:"algorithm"`
 	With      []Rate             `json:"with"`
@@ -122,8 +123,9 @@ func ledgerMemory(dir string) (float64, error) {
 	for i := range ledgerPods {
 		for _, audience := range ledgerAudiences {
 			err := l.Note(&ledger.Token{
-				KeyID: "CzTpcKx8vH4wH4uQ0y6jz5zVnMpmVvKZ2vRrKmPz1aA", Namespace: []byte(podNamespace(i)), ServiceAccount: []byte("web"),
-				Audiences: [][]byte{[]byte(audience)}, Kind: "Pod", Name: []byte(podName(i)), UID: []byte(podUID(i)),
+				KeyID: "CzTpcKx8vH4wH4uQ0y6jz5zVnMpmVvKZ2vRrKmPz1aA", Namespace: []byte(podNamespace(i)),
+				ServiceAccount: []byte("web"),
+				Audiences:      [][]byte{[]byte(audience)}, Kind: "Pod", Name: []byte(podName(i)), UID: []byte(podUID(i)),
 				Expires: time.Now().Add(time.Hour).Unix(),
 			})
 			if err != nil {

@@ -42,8 +42,8 @@ type InUse struct {
 	Stale map[v1alpha1.KeySource][]float64 `json:"staleSeconds"`
 }
 
-// measureInUse measures the ledger, then what a cluster with many pods and Secrets costs, and how long mounted tokens are
-// stale.
+// measureInUse measures the ledger, then what a cluster with many pods and Secrets costs, and how long mounted tokens
+// are stale.
 func measureInUse(ctx context.Context, p *place, r *Results) (err error) {
 	if r.Ledger, err = p.measureLedger(ctx); err != nil {
 		return err
@@ -106,8 +106,8 @@ func (p *place) measurePods(ctx context.Context) (*InUse, error) {
 	return u, p.deleteCluster(ctx, inUseCluster)
 }
 
-// fillPods creates pods of which each holds a token for the API server, one for another audience, and a legacy token. They
-// are bound to Node objects that nobody looks after.
+// fillPods creates pods of which each holds a token for the API server, one for another audience, and a legacy token.
+// They are bound to Node objects that nobody cares for.
 func (s *secretsOf) fillPods(ctx context.Context, count int) error {
 	err := parallel(ctx, (count+podsOfNode-1)/podsOfNode, func(ctx context.Context, i int) error {
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("nobodys-%d", i)}}
@@ -134,7 +134,9 @@ func tokenPod(i int, secret string) *corev1.Pod {
 			}}},
 		}}}
 	}
-	legacy := corev1.Volume{Name: "legacy", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: secret}}}
+	legacy := corev1.Volume{Name: "legacy", VolumeSource: corev1.VolumeSource{
+		Secret: &corev1.SecretVolumeSource{SecretName: secret},
+	}}
 	var mounts []corev1.VolumeMount
 	for _, name := range []string{"bound", "third-party", "legacy"} {
 		mounts = append(mounts, corev1.VolumeMount{Name: name, MountPath: "/tokens/" + name})
@@ -142,7 +144,8 @@ func tokenPod(i int, secret string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: podName(i)},
 		Spec: corev1.PodSpec{
-			NodeName: fmt.Sprintf("nobodys-%d", i/podsOfNode), ServiceAccountName: robot, AutomountServiceAccountToken: new(false),
+			NodeName:           fmt.Sprintf("nobodys-%d", i/podsOfNode),
+			ServiceAccountName: robot, AutomountServiceAccountToken: new(false),
 			Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 			Containers:  []corev1.Container{{Name: "main", Image: "none", VolumeMounts: mounts}},
 			Volumes:     []corev1.Volume{projected("bound", ""), projected("third-party", "vault"), legacy},
@@ -199,7 +202,8 @@ func timeList(ctx context.Context, client kubernetes.Interface, times *[]float64
 	return nil
 }
 
-// rotatePods rotates the cluster. Once the rotation waits for the pods, and has listed them for a while, they are deleted.
+// rotatePods rotates the cluster. Once the rotation waits for the pods, and has listed them for a while, they are
+// deleted.
 func (p *place) rotatePods(ctx context.Context, client kubernetes.Interface) error {
 	rotated := make(chan error, 1)
 	ctx, cancel := context.WithCancel(ctx)
@@ -242,8 +246,8 @@ func deletePods(ctx context.Context, client kubernetes.Interface) error {
 	return nil
 }
 
-// measureStale rotates a cluster with nodes, and returns how long the mounted legacy token was stale in each pod that lived
-// through it.
+// measureStale rotates a cluster with nodes, and returns how long the mounted legacy token was stale in each pod that
+// lived through it.
 func (p *place) measureStale(ctx context.Context, source v1alpha1.KeySource) (seconds []float64, err error) {
 	cluster := ofFiles("stale-"+string(source), apiServers, nodeCount)
 	cluster.source = source
@@ -297,7 +301,10 @@ func (r *Results) inUseRows() (rows []Row) {
 	for _, source := range []v1alpha1.KeySource{v1alpha1.KeySourceExternal, v1alpha1.KeySourceFiles} {
 		if stale := u.Stale[source]; len(stale) > 0 {
 			rows = append(rows,
-				Row{What: fmt.Sprintf("mounted legacy token stale in a rotation, keys %s, at most", source), Value: slices.Max(stale), Unit: "s"},
+				Row{
+					What:  fmt.Sprintf("mounted legacy token stale in a rotation, keys %s, at most", source),
+					Value: slices.Max(stale), Unit: "s",
+				},
 				Row{What: fmt.Sprintf("- the median of %d pods", len(stale)), Value: median(stale), Unit: "s"})
 		}
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/keyturn/keyturn/internal/podtokens"
 )
 
-// TestPods fills an API server with pods, each of which holds three tokens, lists them as the benchmark does, and deletes
-// them.
+// TestPods fills an API server with pods, each of which holds three tokens, lists them as the benchmark does, and
+// deletes them.
 func TestPods(t *testing.T) {
 	client, err := kubernetes.NewForConfig(kubetest.Start(t, kubetest.Options{}))
 	if err != nil {

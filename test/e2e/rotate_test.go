@@ -123,8 +123,8 @@ func rotateSingle(t *testing.T, source v1alpha1.KeySource) {
 
 // Three API servers and two nodes, with pods that use every kind of token all the time, while the controller,
 // keyturn-local, API servers, their signers, kube-controller-manager, etcd, kubelets and the fleet are killed at random
-// moments: rotated with keys from files, given signers, rotated with them, given files again, and rotated once more. With
-// files, each way to refresh nodes is tried but Wait, which takes as long as the kubelets' tokens live.
+// moments: rotated with keys from files, given signers, rotated with them, given files again, and rotated once more.
+// With files, each way to refresh nodes is tried but Wait, which takes as long as the kubelets' tokens live.
 func TestRotateUnderFaults(t *testing.T) {
 	files := highlyAvailable(v1alpha1.KeySourceFiles)
 	p := newCluster(t, files)
@@ -153,14 +153,14 @@ func refreshBy(how v1alpha1.NodeRefresh) string {
 	return "  nodeRefresh: " + string(how) + "\n  tokenReload: 1s\n"
 }
 
-// refreshes is from which key version on TestRotateTenTimes refreshes nodes in which way. What InPlace leaves with a dead
-// token lives again after the last Evict.
+// refreshes is from which key version on TestRotateTenTimes refreshes nodes in which way. What InPlace leaves with a
+// dead token lives again after the last Evict.
 var refreshes = map[int]v1alpha1.NodeRefresh{
 	3: v1alpha1.NodeRefreshEvict, 4: v1alpha1.NodeRefreshInPlace, 11: v1alpha1.NodeRefreshEvict,
 }
 
-// Ten rotations in a row with signers, all but the first without new nodes: everything but API servers is killed at random
-// moments, no API server is ever restarted, and pods that stay get tokens of each new key.
+// Ten rotations in a row with signers, all but the first without new nodes: everything but API servers is killed at
+// random moments, no API server is ever restarted, and pods that stay get tokens of each new key.
 func TestRotateTenTimes(t *testing.T) {
 	config := highlyAvailable(v1alpha1.KeySourceExternal)
 	p := newCluster(t, config)
@@ -569,8 +569,11 @@ func (p *place) startProbe(t *testing.T) {
 	for _, s := range p.cluster("e2e").Status.APIServers {
 		servers = append(servers, s.Endpoint)
 	}
-	manifests, err := exec.Command(filepath.Join(p.bin, "keyturn-probe"), append([]string{"manifests", "--replicas", "2",
-		"--workloads", strings.Join(workloadNames(), ","), "--api-servers", strings.Join(servers, ",")}, p.identityFlags()...)...).Output()
+	args := append([]string{
+		"manifests", "--replicas", "2", "--workloads", strings.Join(workloadNames(), ","),
+		"--api-servers", strings.Join(servers, ","),
+	}, p.identityFlags()...)
+	manifests, err := exec.Command(filepath.Join(p.bin, "keyturn-probe"), args...).Output()
 	if err != nil {
 		t.Fatalf("printing the probe's manifests: %v", err)
 	}

@@ -73,7 +73,7 @@ func (p *place) copies(t *testing.T) (found []probe.Report) {
 		}
 		// The pod of the sidecar has a container beside it that reads its token once.
 		if len(found) != len(probe.Workloads()) {
-			return fmt.Errorf("%d containers with a copy of a token have told of it, want %d", len(found), len(probe.Workloads()))
+			return fmt.Errorf("%d containers with a copy have told of it, want %d", len(found), len(probe.Workloads()))
 		}
 		return nil
 	})
@@ -123,7 +123,8 @@ func (p *place) kept() (pods []string) {
 	return pods
 }
 
-// expectMoved checks that no pod that the rotation to the version started was ever refused, however it came by its token.
+// expectMoved checks that no pod that the rotation to the version started was ever refused, however it came by its
+// token.
 func (p *place) expectMoved(t *testing.T, version int) {
 	t.Helper()
 	p.awaitWorkloads(t)
@@ -171,8 +172,8 @@ func (p *place) createToken(t *testing.T) (minted string) {
 	return minted
 }
 
-// held returns what the tokens claim that the running pods of the probe hold, and those given. Legacy tokens are signed by
-// no signer.
+// held returns what the tokens claim that the running pods of the probe hold, and those given. Legacy tokens are signed
+// by no signer.
 func (p *place) held(t *testing.T, outside ...string) []probe.Held {
 	t.Helper()
 	var all []probe.Held
@@ -227,7 +228,7 @@ func (p *place) expectLedgers(t *testing.T, tokens []probe.Held) {
 			t.Errorf("no ledger of %v has the token %+v", paths, h)
 		}
 	}
-	t.Logf("%d ledgers have %d entries; looked for %d tokens, %d of them of pods", len(paths), len(entries), len(tokens), bound)
+	t.Logf("%d ledgers have %d entries; of %d tokens, %d are of pods", len(paths), len(entries), len(tokens), bound)
 	if bound == 0 {
 		t.Error("no pod holds a token: nothing was compared")
 	}
@@ -249,8 +250,8 @@ func notes(e ledger.Entry, h probe.Held) bool {
 		slices.Equal(e.Audiences, audiences) && bound == want && !e.Expires.Before(h.Expires)
 }
 
-// expectTokensTold checks that `gkectl describe clusters --tokens` tells of the tokens that pods of the probe hold and of
-// one that was asked for outside, all of the version.
+// expectTokensTold checks that `gkectl describe clusters --tokens` tells of the tokens that pods of the probe hold and
+// of one that was asked for outside, all of the version.
 func (p *place) expectTokensTold(t *testing.T, version int) {
 	t.Helper()
 	out := p.must("describe", "clusters", "e2e", "--tokens", "-o", "json", "--kubeconfig", p.kubeconfig())

@@ -19,13 +19,13 @@ const (
 	noteSince = "since"
 )
 
-// watchPause is how long a kubelet whose watches broke may take to see that a Secret has changed: client-go watches again
-// after a pause that doubles with each break within two minutes, up to 30 s, and is up to twice that by chance. A container
-// that starts meanwhile copies the old token.
+// watchPause is how long a kubelet whose watches broke may take to see that a Secret has changed: client-go watches
+// again after a pause that doubles with each break within two minutes, up to 30 s, and is up to twice that by chance. A
+// container that starts meanwhile copies the old token.
 const watchPause = time.Minute
 
-// noted reads the time; zero if it is not noted, or for another key. If pods are to be new on nodes that stay, it is later by
-// what kubelets may take to see new Secrets.
+// noted reads the time; zero if it is not noted, or for another key. If pods are to be new on nodes that stay, it is
+// later by what kubelets may take to see new Secrets.
 func (e *Executor) noted(ctx context.Context) (time.Time, error) {
 	note, err := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, noteName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || err == nil && note.Data[noteKeyID] != e.Keys.KeyID {

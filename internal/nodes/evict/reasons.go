@@ -62,8 +62,8 @@ func (e *Executor) evictions(o *Observed) []nodes.Reason {
 	}
 	if rest > 0 {
 		out = append(out, e.unready(pods)...)
-		out = append(out, nodes.Reason{Words: fmt.Sprintf("%d pods to be evicted%s, which hold a token older than key version %d",
-			rest, e.later(o), e.Keys.Next)})
+		out = append(out, nodes.Reason{Words: fmt.Sprintf(
+			"%d pods to be evicted%s, which hold a token older than key version %d", rest, e.later(o), e.Keys.Next)})
 	}
 	if ending > 0 {
 		out = append(out, nodes.Reason{Words: fmt.Sprintf("%d evicted pods to end", ending)})

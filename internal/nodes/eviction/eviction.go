@@ -34,8 +34,8 @@ const (
 	budget = 10 * time.Second
 )
 
-// Each asks all of these pods to go, once, several at a time, and calls answered with what became of each, one call after
-// the other. If the API server is slow to answer, the last of them are not asked in this call.
+// Each asks all of these pods to go, once, several at a time, and calls answered with what became of each, one call
+// after the other. If the API server is slow to answer, the last of them are not asked in this call.
 func Each(
 	ctx context.Context, client kubernetes.Interface, pods []*corev1.Pod, now time.Time,
 	answered func(pod *corev1.Pod, r Refusal, refused bool),

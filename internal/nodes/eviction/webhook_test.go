@@ -24,7 +24,9 @@ import (
 // ofEvictions is the rule of a webhook for evictions.
 var ofEvictions = admissionv1.RuleWithOperations{
 	Operations: []admissionv1.OperationType{admissionv1.Create},
-	Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods/eviction"}},
+	Rule: admissionv1.Rule{
+		APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods/eviction"},
+	},
 }
 
 // makePods makes pods that no scheduler binds to a node.
@@ -84,8 +86,8 @@ func newClient(t *testing.T, config *rest.Config) kubernetes.Interface {
 	return client
 }
 
-// TestHangingWebhook has a webhook for evictions never answer. It holds several pods at once and not one after the other,
-// and the webhook is named.
+// TestHangingWebhook has a webhook for evictions never answer. It holds several pods at once and not one after the
+// other, and the webhook is named.
 func TestHangingWebhook(t *testing.T) {
 	config := kubetest.Start(t, kubetest.Options{})
 	client := newClient(t, config)
@@ -111,8 +113,8 @@ func TestHangingWebhook(t *testing.T) {
 	}
 }
 
-// TestDeadWebhook has nobody answer for a webhook: with Fail each pod is refused by name of the webhook, and with Ignore
-// each goes.
+// TestDeadWebhook has nobody answer for a webhook: with Fail each pod is refused by name of the webhook, and with
+// Ignore each goes.
 func TestDeadWebhook(t *testing.T) {
 	for _, policy := range []admissionv1.FailurePolicyType{admissionv1.Fail, admissionv1.Ignore} {
 		t.Run(string(policy), func(t *testing.T) {

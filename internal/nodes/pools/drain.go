@@ -46,8 +46,8 @@ func (e *Executor) podsToEvict(ctx context.Context, node string, ready bool) ([]
 	return list.Pods(), nil
 }
 
-// evictAll asks every pod that is left on a node to go, once, and waits for none. A refusal is no error, but remembered for
-// Reasons. Pods that were refused before come last, so that they do not keep others from being asked.
+// evictAll asks every pod that is left on a node to go, once, and waits for none. A refusal is no error, but remembered
+// for Reasons. Pods that were refused before come last, so that they do not keep others from being asked.
 func (e *Executor) evictAll(ctx context.Context, s *Observed, node string) error {
 	pods, listed := s.pods[node]
 	if !listed {
@@ -67,9 +67,10 @@ func (e *Executor) evictAll(ctx context.Context, s *Observed, node string) error
 			first = append(first, &pods[i])
 		}
 	}
-	return eviction.Each(ctx, e.Client, append(first, last...), e.Now, func(pod *corev1.Pod, r eviction.Refusal, refused bool) {
+	remember := func(pod *corev1.Pod, r eviction.Refusal, refused bool) {
 		if refused {
 			e.refused[pod.UID] = r
 		}
-	})
+	}
+	return eviction.Each(ctx, e.Client, append(first, last...), e.Now, remember)
 }

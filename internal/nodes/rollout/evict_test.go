@@ -238,7 +238,8 @@ func TestNoteWaitsForTheProof(t *testing.T) {
 	}
 }
 
-// TestEvictAfterRestarts begins a minute later if API servers restarted: kubelets may not have seen the new Secrets before.
+// TestEvictAfterRestarts begins a minute later if API servers restarted: kubelets may not have seen the new Secrets
+// before.
 func TestEvictAfterRestarts(t *testing.T) {
 	b := evicting(t)
 	b.cluster.Restarts = true
