@@ -7,8 +7,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"net"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,12 +14,11 @@ import (
 	"testing"
 	"time"
 
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -85,63 +82,27 @@ func TestHangingWebhook(t *testing.T) {
 	})
 	uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Name: "blue", UID: "blue"}}
 	legacy, _, err := tokens.Refresh(t.Context(), uc, k)
-	if err != nil || legacy.Proven != 0 || !strings.Contains(legacy.Waiting, "webhook hangs.keyturn.test of ValidatingWebhookConfiguration hangs") {
+	if err != nil || legacy.Proven != 0 || !strings.Contains(legacy.Waiting, "webhook "+kubetest.WebhookName) {
 		t.Errorf("the refresh ended with %v, and waits for %q: want the webhook to be named", err, legacy.Waiting)
 	}
 }
 
-// hangOnSecrets makes a webhook for changes of Secrets that never answers, and waits until the API server calls it.
+// hangOnSecrets makes a webhook for changes of Secrets that never answers.
 func hangOnSecrets(t *testing.T, user kubernetes.Interface) {
 	t.Helper()
-	var calls atomic.Int64
-	ended := make(chan struct{})
-	webhook := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		calls.Add(1)
-		select {
-		case <-ended:
-		case <-r.Context().Done():
-		}
-	}))
-	t.Cleanup(webhook.Close)
-	t.Cleanup(func() { close(ended) })
-	url, seconds, none := webhook.URL, int32(30), admissionregistrationv1.SideEffectClassNone
-	fail := admissionregistrationv1.Fail
-	hook := &admissionregistrationv1.ValidatingWebhookConfiguration{
-		ObjectMeta: metav1.ObjectMeta{Name: "hangs"},
-		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
-			Name: "hangs.keyturn.test", AdmissionReviewVersions: []string{"v1"}, SideEffects: &none,
-			TimeoutSeconds: &seconds, FailurePolicy: &fail,
-			ClientConfig: admissionregistrationv1.WebhookClientConfig{
-				URL: &url, CABundle: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: webhook.Certificate().Raw}),
-			},
-			Rules: []admissionregistrationv1.RuleWithOperations{{
-				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Update},
-				Rule: admissionregistrationv1.Rule{
-					APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"},
-				},
-			}},
-		}},
-	}
-	hooks := user.AdmissionregistrationV1().ValidatingWebhookConfigurations()
-	if _, err := hooks.Create(t.Context(), hook, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
 	secrets := user.CoreV1().Secrets("default")
 	probe := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "probe"}}
 	probe, err := secrets.Create(t.Context(), probe, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	called := func(ctx context.Context) (bool, error) {
-		ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
-		defer cancel()
+	rule := admissionv1.RuleWithOperations{
+		Operations: []admissionv1.OperationType{admissionv1.Update},
+		Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"}},
+	}
+	kubetest.Hang(t, user, admissionv1.Fail, rule, func(ctx context.Context) {
 		_, _ = secrets.Update(ctx, probe, metav1.UpdateOptions{})
-		return calls.Load() > 0, nil
-	}
-	err = wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, called)
-	if err != nil {
-		t.Fatalf("the webhook is never called: %v", err)
-	}
+	})
 }
 
 // swallow returns the address of a server that takes connections and never says anything.

@@ -11,12 +11,16 @@ func manifestsCommand(env Env) *cobra.Command {
 	d := DefaultDeployment()
 	var w WorkloadIdentityDeployment
 	var caFile string
+	var workloads []string
 	cmd := &cobra.Command{
 		Use:     "manifests",
 		Short:   "Print the objects that run the probe in a cluster",
 		Example: "  keyturn-probe manifests --replicas 3 | kubectl --kubeconfig user-kubeconfig apply -f -",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			for _, name := range workloads {
+				d.Workloads = append(d.Workloads, Workload(name))
+			}
 			if err := d.addIdentity(w, caFile); err != nil {
 				return failed(err)
 			}
@@ -32,6 +36,8 @@ func manifestsCommand(env Env) *cobra.Command {
 	f.StringVar(&d.Image, "image", d.Image, "image of keyturn-probe")
 	f.Float64Var(&d.Rate, "rate", d.Rate, "uses a second of each kind of token at each API server")
 	f.StringSliceVar(&d.Servers, "api-servers", nil, "URLs of the API servers, each by itself (default: those of the service kubernetes)")
+	f.StringSliceVar(&workloads, "workloads", nil,
+		fmt.Sprintf("also run pods that come by their tokens in these ways: some of %v", Workloads()))
 	f.StringVar(&w.ProjectID, "workload-identity-project", "", "project ID of the fleet by which the pods have a workload identity (default: they have none)")
 	f.StringVar(&w.Location, "workload-identity-location", "", "location of the cluster's membership in the fleet")
 	f.StringVar(&w.Membership, "workload-identity-membership", "", "name of the cluster's membership in the fleet")

@@ -1,13 +1,15 @@
 package probe
 
 import (
-	"github.com/keyturn/keyturn/internal/hint"
-
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
+
+	"github.com/keyturn/keyturn/internal/hint"
 )
 
 func runCommand(env Env) *cobra.Command {
@@ -20,7 +22,7 @@ func runCommand(env Env) *cobra.Command {
 		Example: "  keyturn-probe run --rate 10\n  keyturn-probe run --api-servers https://10.0.0.11:6443,https://10.0.0.12:6443",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := o.WorkloadIdentity.validate(); err != nil {
+			if err := errors.Join(o.Workload.validate(), o.WorkloadIdentity.validate()); err != nil {
 				return err
 			}
 			if err := inPod(env, &o); err != nil {
@@ -31,6 +33,8 @@ func runCommand(env Env) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
+	f.StringVar((*string)(&o.Workload), "workload", "", fmt.Sprintf("how the pod comes by its tokens: one of %v "+
+		"(default: it reads mounted tokens again for each use)", Workloads()))
 	f.StringSliceVar(&o.Servers, "api-servers", nil, "URLs of the API servers (default: those of the service kubernetes)")
 	f.Float64Var(&o.Rate, "rate", o.Rate, "uses a second of each kind of token at each API server")
 	f.DurationVar(&o.Timeout, "timeout", o.Timeout, "how long a use may take")
@@ -50,6 +54,7 @@ func runCommand(env Env) *cobra.Command {
 
 // inPod takes from the environment of a pod who it is and how to reach its cluster.
 func inPod(env Env, o *Options) error {
+	o.LegacyToken = env.Getenv(legacyTokenVariable)
 	o.Pod, o.Namespace, o.Node = env.Getenv("POD_NAME"), env.Getenv("POD_NAMESPACE"), env.Getenv("NODE_NAME")
 	host, port := env.Getenv("KUBERNETES_SERVICE_HOST"), env.Getenv("KUBERNETES_SERVICE_PORT")
 	if o.Pod == "" || o.Namespace == "" || host == "" || port == "" {

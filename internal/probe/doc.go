@@ -10,6 +10,9 @@
 // No answer, or one of another kind (429, 5xx), says nothing about the token and counts as unavailable. So does the word of
 // an API server whose /readyz fails: while it starts and cannot look up a service account, it answers 401 too.
 //
+// A Workload comes by its tokens in another way: it reads a mounted legacy token once, has it in its environment or by
+// subPath, is a native sidecar, or is started by a CronJob. Reports and summaries keep them apart.
+//
 // With WorkloadIdentityOptions a pod also uses its workload identity, as programs do on Google Cloud: Google's own library
 // trades a token of its file for an access token at the security token service (STS, RFC 8693), and the access token
 // is used at a resource. It does so anew for each use, since a kept access token would hide that the STS

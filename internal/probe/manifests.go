@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"text/template"
 
@@ -33,6 +34,8 @@ type Deployment struct {
 	// Servers are the https URLs of the API servers, each by itself. Empty: those that the service kubernetes
 	// tells, which may be a load balancer.
 	Servers []string
+	// Workloads are further pods, one of each, which come by their tokens in other ways.
+	Workloads []Workload
 	// WorkloadIdentity has the pods use a workload identity; nil: they have none.
 	WorkloadIdentity *WorkloadIdentityDeployment
 }
@@ -56,6 +59,11 @@ func Manifests(w io.Writer, d Deployment) error {
 	if err := manifestsTemplate.Execute(w, d); err != nil {
 		return fmt.Errorf("writing the manifests: %w", err)
 	}
+	for _, workload := range d.Workloads {
+		if err := d.writeWorkload(w, workload); err != nil {
+			return fmt.Errorf("writing the manifest of workload %s: %w", workload, err)
+		}
+	}
 	return nil
 }
 
@@ -73,6 +81,11 @@ func (d Deployment) validate() error {
 	for _, server := range d.Servers {
 		if _, ok := httpsURL(server); !ok {
 			return fmt.Errorf("API server %q is not an https URL", server)
+		}
+	}
+	for _, w := range d.Workloads {
+		if !slices.Contains(Workloads(), w) {
+			return fmt.Errorf("workload %q is none of %v", w, Workloads())
 		}
 	}
 	if d.WorkloadIdentity != nil {

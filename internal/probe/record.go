@@ -132,17 +132,32 @@ func (l Line) Counts() Counts {
 
 // Report is what one probe saw since it started.
 type Report struct {
-	Pod       string    `json:"pod"`
-	Node      string    `json:"node,omitempty"`
+	Pod  string `json:"pod"`
+	Node string `json:"node,omitempty"`
+	// Workload is how the pod comes by its tokens.
+	Workload  Workload  `json:"workload,omitempty"`
 	StartedAt time.Time `json:"startedAt"`
 	UpdatedAt time.Time `json:"updatedAt"`
 	// Ended says that the probe ended as it was told to, and wrote this last.
 	Ended bool `json:"ended,omitempty"`
 	// Mounted is the kid of each token that was in its file at the last use, which is now while the probe runs.
 	Mounted map[Kind]string `json:"mounted"`
+	// Held is what these tokens claim, but for those that hold no claims.
+	Held map[Kind]Held `json:"held,omitempty"`
 	// FileLag is how long the file of the legacy token was behind its Secret.
 	FileLag FileLag `json:"fileLag"`
 	Lines   []Line  `json:"lines"`
+}
+
+// Held is what tells a token of a pod from others, for comparison with a signer's ledger.
+type Held struct {
+	KeyID     string    `json:"keyID"`
+	Subject   string    `json:"subject"`
+	Audiences []string  `json:"audiences,omitempty"`
+	Expires   time.Time `json:"expires,omitzero"`
+	// PodName and PodUID are of the pod that it is bound to; empty for a legacy token.
+	PodName string `json:"podName,omitempty"`
+	PodUID  string `json:"podUID,omitempty"`
 }
 
 // FileLag is how long the file of a mounted legacy token was behind its Secret, each time that the Secret changed.
@@ -167,8 +182,10 @@ type Recorder struct {
 // NewRecorder returns a Recorder of a pod that starts now.
 func NewRecorder(pod, node string, now time.Time) *Recorder {
 	return &Recorder{
-		report: Report{Pod: pod, Node: node, StartedAt: now, UpdatedAt: now, Mounted: map[Kind]string{}},
-		lines:  map[place]*Line{},
+		report: Report{
+			Pod: pod, Node: node, StartedAt: now, UpdatedAt: now, Mounted: map[Kind]string{}, Held: map[Kind]Held{},
+		},
+		lines: map[place]*Line{},
 	}
 }
 
@@ -215,12 +232,20 @@ func (r *Recorder) Mounted(kind Kind, keyID string) {
 	r.report.Mounted[kind] = keyID
 }
 
+// Holds notes what the token claims that is in its file now.
+func (r *Recorder) Holds(kind Kind, h Held) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.report.Held[kind] = h
+}
+
 // Report returns all that was recorded, as a copy.
 func (r *Recorder) Report() Report {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := r.report
 	out.Mounted = maps.Clone(r.report.Mounted)
+	out.Held = maps.Clone(r.report.Held)
 	for _, l := range r.lines {
 		c := *l
 		c.KeyIDs = maps.Clone(l.KeyIDs)
@@ -246,7 +271,7 @@ func (r *Recorder) Ready() bool {
 	}
 	return !slices.ContainsFunc(Kinds(), func(k Kind) bool {
 		yes, used := accepted[k]
-		return !yes && (used || !k.optional())
+		return !yes && (used || slices.Contains(r.report.Workload.kinds(), k))
 	})
 }
 

@@ -20,7 +20,10 @@ import (
 // Options say what Run does.
 type Options struct {
 	Pod, Namespace, Node string
-	// Files are read anew for each use.
+	// Workload is how the pod comes by its tokens. LegacyToken is its legacy token if that is Environment or Sidecar.
+	Workload    Workload
+	LegacyToken string
+	// Files are read again for each use, unless Workload differs.
 	Files Files
 	// CAFile holds the certificates by which API servers are known.
 	CAFile string
@@ -65,8 +68,13 @@ func Defaults() Options {
 	}
 }
 
-// Run uses tokens until ctx ends, and then keeps the report a last time.
+// Run uses tokens until ctx ends, or the time that its workload has, and then keeps the report a last time.
 func Run(ctx context.Context, o Options) error {
+	if life := o.Workload.life(); life > 0 {
+		limited, cancel := context.WithTimeout(ctx, life)
+		defer cancel()
+		ctx = limited
+	}
 	r, err := newRunner(o)
 	if err != nil {
 		return err
@@ -84,6 +92,9 @@ func newRunner(o Options) (*runner, error) {
 	if o.Rate <= 0 {
 		return nil, fmt.Errorf("rate %v is not above zero", o.Rate)
 	}
+	if err := o.copyTokens(); err != nil {
+		return nil, err
+	}
 	roots, err := readRoots(o.CAFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the certificates of the API servers: %w", err)
@@ -96,6 +107,7 @@ func newRunner(o Options) (*runner, error) {
 		Options: o, roots: roots, directory: directory,
 		rec: NewRecorder(o.Pod, o.Node, time.Now()), lanes: map[string]context.CancelFunc{},
 	}
+	r.rec.report.Workload = o.Workload
 	if err := r.openIdentity(); err != nil {
 		return nil, err
 	}
@@ -166,7 +178,7 @@ func (r *runner) run(ctx context.Context) {
 	if r.core != nil {
 		r.work.Go(func() { r.keepSaving(ctx) })
 	}
-	if r.core != nil && r.LegacySecret != "" {
+	if r.core != nil && r.LegacySecret != "" && !r.Workload.Copies() {
 		r.work.Go(func() { followSecret(ctx, r.core.Secrets(r.Namespace), r.LegacySecret, r.rec) })
 	}
 	if r.identity != nil {
@@ -217,7 +229,7 @@ func (r *runner) open(ctx context.Context, server string) context.CancelFunc {
 		Transport:     transport(r.roots),
 		CheckRedirect: stay,
 	}
-	for _, kind := range apiServerKinds() {
+	for _, kind := range r.Workload.kinds() {
 		u := &user{server: server, http: client, files: r.Files, audience: r.Audience, rec: r.rec}
 		r.work.Go(func() { r.lane(ctx, u, kind) })
 	}

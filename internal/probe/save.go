@@ -74,9 +74,14 @@ func (r *runner) save(ctx context.Context, report Report, timeout time.Duration)
 	return nil
 }
 
-// configMapName names a pod and its start, so that a container that starts again overwrites nothing.
+// configMapName names a pod, a workload and its start, so that a container that starts again overwrites nothing, nor
+// does another one of the pod.
 func configMapName(r Report) string {
-	return "keyturn-probe-" + r.Pod + "-" + strconv.FormatInt(r.StartedAt.UnixMilli(), 36)
+	name := "keyturn-probe-" + r.Pod + "-"
+	if r.Workload != "" {
+		name += string(r.Workload) + "-"
+	}
+	return name + strconv.FormatInt(r.StartedAt.UnixMilli(), 36)
 }
 
 // Collect returns the reports of all pods that ever ran in a namespace.

@@ -15,7 +15,7 @@ import (
 type Summary struct {
 	// Pods is how many pods wrote reports.
 	Pods int `json:"pods"`
-	// Tokens are all kinds but those that are optional and in no report.
+	// Tokens are all kinds but those that are optional and in no report, and then those of other workloads.
 	Tokens []TokenUses `json:"tokens"`
 	// FileLag is the sum of changes and the longest lag of all pods.
 	FileLag FileLag `json:"fileLag"`
@@ -25,8 +25,9 @@ type Summary struct {
 
 // PodTokens is what one pod uses.
 type PodTokens struct {
-	Pod  string `json:"pod"`
-	Node string `json:"node,omitempty"`
+	Pod      string   `json:"pod"`
+	Node     string   `json:"node,omitempty"`
+	Workload Workload `json:"workload,omitempty"`
 	// UpdatedAt is when it last used a token.
 	UpdatedAt time.Time `json:"updatedAt"`
 	// KeyIDs is the kid of its token of each kind; empty if the file holds no token with one.
@@ -38,10 +39,12 @@ const silence = time.Minute
 
 // TokenUses is all uses of a kind of token, everywhere.
 type TokenUses struct {
-	Kind        Kind  `json:"token"`
-	Requests    int64 `json:"requests"`
-	Refused     int64 `json:"refused"`
-	Unavailable int64 `json:"unavailable"`
+	Kind Kind `json:"token"`
+	// Workload is how the pods come by the token.
+	Workload    Workload `json:"workload,omitempty"`
+	Requests    int64    `json:"requests"`
+	Refused     int64    `json:"refused"`
+	Unavailable int64    `json:"unavailable"`
 	// StaleSeconds is how long the longest stale spell lasted.
 	StaleSeconds float64 `json:"staleSeconds"`
 	// Accepted counts accepted uses by kid, and RefusedKeyIDs refused ones.
@@ -52,31 +55,45 @@ type TokenUses struct {
 // Summarize adds up reports.
 func Summarize(reports []Report) Summary {
 	var s Summary
+	s.Tokens = expected(reports)
 	pods := map[string]bool{}
-	byKind := map[Kind]*TokenUses{}
-	for _, k := range Kinds() {
-		if !k.optional() || slices.ContainsFunc(reports, func(r Report) bool { return r.has(k) }) {
-			byKind[k] = &TokenUses{Kind: k, Accepted: map[string]int64{}, RefusedKeyIDs: map[string]int64{}}
-		}
-	}
 	for _, r := range reports {
 		pods[r.Pod] = true
 		s.FileLag.Changes += r.FileLag.Changes
 		s.FileLag.MaxSeconds = max(s.FileLag.MaxSeconds, r.FileLag.MaxSeconds)
 		for _, l := range r.Lines {
-			if t := byKind[l.Kind]; t != nil {
-				t.add(l)
+			i := slices.IndexFunc(s.Tokens, func(t TokenUses) bool { return t.Kind == l.Kind && t.Workload == r.Workload })
+			if i >= 0 {
+				s.Tokens[i].add(l)
 			}
 		}
 	}
 	s.Pods = len(pods)
 	s.InUse = inUse(reports)
+	return s
+}
+
+// expected are the tokens of which reports are to tell, without uses.
+func expected(reports []Report) (tokens []TokenUses) {
+	add := func(k Kind, w Workload) {
+		tokens = append(tokens, TokenUses{
+			Kind: k, Workload: w, Accepted: map[string]int64{}, RefusedKeyIDs: map[string]int64{},
+		})
+	}
 	for _, k := range Kinds() {
-		if t := byKind[k]; t != nil {
-			s.Tokens = append(s.Tokens, *t)
+		if !k.optional() || slices.ContainsFunc(reports, func(r Report) bool { return r.has(k) }) {
+			add(k, "")
 		}
 	}
-	return s
+	for _, w := range Workloads() {
+		if !slices.ContainsFunc(reports, func(r Report) bool { return r.Workload == w }) {
+			continue
+		}
+		for _, k := range w.kinds() {
+			add(k, w)
+		}
+	}
+	return tokens
 }
 
 // inUse is what the pods have mounted that still run: the last report of each, unless it has ended or is silent.
@@ -84,8 +101,9 @@ func inUse(reports []Report) []PodTokens {
 	last := map[string]Report{}
 	var newest time.Time
 	for _, r := range reports {
-		if seen, ok := last[r.Pod]; !ok || r.StartedAt.After(seen.StartedAt) {
-			last[r.Pod] = r
+		name := r.Pod + " " + string(r.Workload)
+		if seen, ok := last[name]; !ok || r.StartedAt.After(seen.StartedAt) {
+			last[name] = r
 		}
 		if r.UpdatedAt.After(newest) {
 			newest = r.UpdatedAt
@@ -94,7 +112,9 @@ func inUse(reports []Report) []PodTokens {
 	out := []PodTokens{}
 	for _, name := range slices.Sorted(maps.Keys(last)) {
 		if r := last[name]; !r.Ended && newest.Sub(r.UpdatedAt) <= silence {
-			out = append(out, PodTokens{Pod: r.Pod, Node: r.Node, UpdatedAt: r.UpdatedAt, KeyIDs: r.Mounted})
+			out = append(out, PodTokens{
+				Pod: r.Pod, Node: r.Node, Workload: r.Workload, UpdatedAt: r.UpdatedAt, KeyIDs: r.Mounted,
+			})
 		}
 	}
 	return out
@@ -121,6 +141,14 @@ func (t *TokenUses) add(l Line) {
 	}
 }
 
+// name is the kind, and the workload in brackets.
+func (t TokenUses) name() string {
+	if t.Workload == "" {
+		return string(t.Kind)
+	}
+	return fmt.Sprintf("%s (%s)", t.Kind, t.Workload)
+}
+
 // Unused returns the kinds of tokens that were never accepted: about these the summary proves nothing.
 func (s Summary) Unused() []Kind {
 	var out []Kind
@@ -143,7 +171,7 @@ func (s Summary) Print(w io.Writer) error {
 	fmt.Fprintln(table, "TOKEN\tREQUESTS\tREFUSED\tUNAVAILABLE\tLONGEST STALE\tKEYS SEEN")
 	for _, t := range s.Tokens {
 		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%.1fs\t%s\n",
-			t.Kind, t.Requests, t.Refused, t.Unavailable, t.StaleSeconds, shortKeyIDs(t.Accepted))
+			t.name(), t.Requests, t.Refused, t.Unavailable, t.StaleSeconds, shortKeyIDs(t.Accepted))
 	}
 	if err := table.Flush(); err != nil {
 		return fmt.Errorf("writing the table: %w", err)

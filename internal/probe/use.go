@@ -29,6 +29,8 @@ type Files struct {
 	Bound, Legacy, ThirdParty string
 	// identity is that of the token that is traded at the STS; the credentials file names it.
 	identity string
+	// copied are tokens that are used as they are, and read from no file again.
+	copied map[Kind]string
 }
 
 func (f Files) path(k Kind) string {
@@ -46,6 +48,9 @@ func (f Files) path(k Kind) string {
 
 // read returns the token that a file holds now.
 func (f Files) read(k Kind) (string, error) {
+	if bearer, ok := f.copied[k]; ok {
+		return bearer, nil
+	}
 	data, err := os.ReadFile(f.path(k))
 	if err != nil {
 		return "", fmt.Errorf("reading the %s token: %w", k, err)
@@ -156,9 +161,9 @@ func (u *user) readyz(ctx context.Context) int {
 	return answer.StatusCode
 }
 
-// record counts a use, unless the probe was told to stop during it.
+// record counts a use, unless the probe ended during it.
 func (u *user) record(ctx context.Context, kind Kind, kid string, result Result, reason string) {
-	if result == Unavailable && errors.Is(context.Cause(ctx), context.Canceled) {
+	if result == Unavailable && ctx.Err() != nil {
 		return
 	}
 	u.rec.Record(Use{Kind: kind, Server: u.server, KeyID: kid, Result: result, Reason: reason, At: time.Now()})
@@ -166,9 +171,28 @@ func (u *user) record(ctx context.Context, kind Kind, kid string, result Result,
 
 func (u *user) noteFile(kind Kind, bearer string) {
 	u.rec.Mounted(kind, keyID(bearer))
+	if h, ok := heldBy(bearer); ok {
+		u.rec.Holds(kind, h)
+	}
 	if kind == Legacy {
 		u.rec.FileRead(bearer, time.Now())
 	}
+}
+
+// heldBy reads what a token claims; false if it is none.
+func heldBy(bearer string) (Held, bool) {
+	header, claims, err := token.ParseUnverified(bearer)
+	if err != nil {
+		return Held{}, false
+	}
+	h := Held{KeyID: header.KeyID, Subject: claims.Subject, Audiences: claims.Audience}
+	if claims.Expiry != 0 {
+		h.Expires = claims.Expiry.Time()
+	}
+	if k := claims.Kubernetes; k != nil && k.Pod != nil {
+		h.PodName, h.PodUID = k.Pod.Name, k.Pod.UID
+	}
+	return h, true
 }
 
 // keyID returns the kid of a token, or "" if it has none or is no token.

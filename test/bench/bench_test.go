@@ -77,9 +77,10 @@ func TestTable(t *testing.T) {
 		}},
 		Signatures: []Signatures{{
 			Algorithm: v1alpha1.RS256, Sign: []Rate{{85, 1}}, Bare: []Rate{{100, 1}}, Socket: []Rate{{40, 1}}, Floor: []Rate{{100, 1}},
-			Noted: []Rate{{1, 98}}, Unnoted: []Rate{{1, 100}},
 		}},
-		Ledger:  4.7,
+		Ledger: Ledger{
+			Signed: []Noting{{Algorithm: v1alpha1.ES256, With: []Rate{{1, 98}}, Without: []Rate{{1, 100}}}}, Memory: 4.7,
+		},
 		Sources: Sources{External: []*timeline{{Total: 15, Signing: 2}}, Files: []*timeline{{Total: 45, Signing: 20}}},
 	}
 	r.finish()
@@ -100,11 +101,11 @@ func TestTable(t *testing.T) {
 		"1.10, at most 1.1: yes",
 		"31 MiB, at most 30 MiB: no",
 		"0.85, at least 0.9: no",
-		"0.98, at least 0.97: yes",
 		"1.25, at most 1.1: no",
-		"5 MiB, at most 8 MiB: yes",
 		"2.0 s, at most 1 s: no",
 		"15.0 s, at most 20 s: yes",
+		"0.98, at least 0.97: yes",
+		"5 MiB, at most 8 MiB: yes",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("rows with an aim differ (-want +got):\n%s", diff)

@@ -34,6 +34,7 @@ const (
 type options struct {
 	bin, dir, out, network             string
 	secrets, sample, rounds, rotations int
+	pods                               int
 	clusters                           int
 	window                             time.Duration
 	only                               string
@@ -84,6 +85,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	set.StringVar(&o.out, "out", "bench", "`directory` of the results")
 	set.StringVar(&o.network, "network", "10.95.0.0/16", "IPv4 /16 of the clusters")
 	set.IntVar(&o.secrets, "secrets", 10000, "number of legacy tokens")
+	set.IntVar(&o.pods, "pods", 5000, "number of pods, objects without kubelets, that hold tokens")
 	set.IntVar(&o.sample, "sample", 1000, "how many of them are cleared, for kube-controller-manager to refill them")
 	set.IntVar(&o.rounds, "rounds", 4, "how often all legacy tokens are re-signed, and as often updated without signing")
 	set.IntVar(&o.rotations, "rotations", 2, "how often the cluster with nodes is rotated, and each of those that are compared")
@@ -101,8 +103,8 @@ func (o *options) complete(rest []string) error {
 	switch {
 	case len(rest) > 0:
 		return fmt.Errorf("unexpected argument %q", rest[0])
-	case o.secrets < 1 || o.sample < 1 || o.rounds < 1 || o.rotations < 1:
-		return errors.New("--secrets, --sample, --rounds and --rotations must be above zero")
+	case o.secrets < 1 || o.pods < 1 || o.sample < 1 || o.rounds < 1 || o.rotations < 1:
+		return errors.New("--secrets, --pods, --sample, --rounds and --rotations must be above zero")
 	case o.clusters < 4 || o.window <= 0:
 		return errors.New("--clusters must be 4 or more, and --window above zero")
 	case len(o.unknownGroups()) > 0:

@@ -39,6 +39,7 @@ var allGroups = []group{
 	{"requests", "TokenRequests", true, measureRequests},
 	{"signer", "signatures", false, measureSignatures},
 	{"rotation", "rotations with and without signers", true, measureSources},
+	{"tokens", "tokens in use", true, measureInUse},
 	{"scale", "many clusters whose control planes are simulated", false, measureScale},
 }
 

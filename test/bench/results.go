@@ -27,10 +27,10 @@ type Results struct {
 	// Requests and Signatures have one for each algorithm.
 	Requests   []Requests   `json:"requests,omitempty"`
 	Signatures []Signatures `json:"signatures,omitempty"`
-	// Ledger is the memory of a signer's ledger with the tokens of many pods, in MiB.
-	Ledger  float64 `json:"ledger,omitempty"`
-	Sources Sources `json:"sources"`
-	Scale   *Scale  `json:"scale,omitempty"`
+	Ledger     Ledger       `json:"ledger"`
+	InUse      *InUse       `json:"inUse,omitempty"`
+	Sources    Sources      `json:"sources"`
+	Scale      *Scale       `json:"scale,omitempty"`
 	// Table is what follows from the rest, and is shown.
 	Table []Row `json:"table"`
 }
@@ -88,7 +88,7 @@ func newResults(o options, dir string) *Results {
 func (r *Results) finish() {
 	r.Seconds = time.Since(r.MeasuredAt).Seconds()
 	r.Table = slices.Concat(r.rotationRows(), r.tokenRows(), r.staleRows(), r.memoryRows(), r.exchangeRows(),
-		r.requestRows(), r.signerRows(), r.signatureRows(), r.sourceRows(), r.scaleRows())
+		r.requestRows(), r.signerRows(), r.signatureRows(), r.sourceRows(), r.scaleRows(), r.inUseRows())
 }
 
 func (r *Results) write(dir string) error {

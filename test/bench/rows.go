@@ -176,19 +176,12 @@ func (r *Results) signatureRows() (rows []Row) {
 			Row{What: "- Go's signature alone", Value: median(bare), Unit: "signatures/s"},
 			Row{What: "- ratio, the median of rounds", Value: median(ratios(each(s.Sign, rate), bare)), AtLeast: 0.9},
 			Row{What: "- ratio by processor time, the median of rounds", Value: median(ratios(each(s.Sign, cpu), each(s.Bare, cpu)))},
-			Row{What: "- with a ledger, ratio to without, by processor time, the median of rounds",
-				Value: median(ratios(each(s.Noted, cpu), each(s.Unnoted, cpu))), AtLeast: 0.97},
 			Row{What: "- by the program keyturn-signer, over its socket", Value: median(each(s.Socket, rate)), Unit: "signatures/s"},
 			Row{What: "- ratio to the signature alone, the median of rounds", Value: median(ratios(each(s.Socket, rate), bare))},
 			Row{What: "- by a program that answers a constant, over such a socket", Value: median(each(s.Floor, rate)), Unit: "answers/s"},
 			Row{What: "- time of a token to that of a constant and a signature, the median of rounds", Value: median(s.aboveFloor(rate)), AtMost: 1.1},
 			Row{What: "- processor time, likewise", Value: median(s.aboveFloor(cpu))},
 		)
-	}
-	if r.Ledger > 0 {
-		rows = append(rows, Row{
-			What: fmt.Sprintf("memory of a signer's ledger with %d pods of two audiences", ledgerPods), Value: r.Ledger, Unit: "MiB", AtMost: 8,
-		})
 	}
 	return rows
 }

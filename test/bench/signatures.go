@@ -12,8 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -26,7 +24,6 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/signer"
 	"github.com/keyturn/keyturn/signer/keydir"
-	"github.com/keyturn/keyturn/signer/ledger"
 	"github.com/keyturn/keyturn/token"
 )
 
@@ -53,9 +50,6 @@ type Signatures struct {
 	Bare   []Rate `json:"bare"`
 	Socket []Rate `json:"socket"`
 	Floor  []Rate `json:"floor"`
-	// Noted is Sign in this process with a ledger, of tokens of many pods, and Unnoted the same without one.
-	Noted   []Rate `json:"noted"`
-	Unnoted []Rate `json:"unnoted"`
 }
 
 // Rate is how often something was done in a second, and in a second of processor time of those who have a part in it,
@@ -75,9 +69,7 @@ func measureSignatures(ctx context.Context, p *place, r *Results) error {
 		}
 		r.Signatures = append(r.Signatures, s)
 	}
-	var err error
-	r.Ledger, err = measureLedger(p.dir)
-	return err
+	return nil
 }
 
 func (p *place) compareSignatures(ctx context.Context, algorithm v1alpha1.Algorithm) (Signatures, error) {
@@ -91,11 +83,6 @@ func (p *place) compareSignatures(ctx context.Context, algorithm v1alpha1.Algori
 	if err != nil {
 		return s, err
 	}
-	noting, err := newSigner(ctx, dir, filepath.Join(dir, "ledger"))
-	if err != nil {
-		return s, err
-	}
-	pods := podRequests()
 	program, err := p.startSigner(ctx, dir)
 	if err != nil {
 		return s, err
@@ -124,8 +111,6 @@ func (p *place) compareSignatures(ctx context.Context, algorithm v1alpha1.Algori
 		err := inTurn(i,
 			func() error { return note(&s.Sign)(signFor(sign)) },
 			func() error { return note(&s.Bare)(signFor(bare)) },
-			func() error { return note(&s.Noted)(signFor(signAll(ctx, noting, pods))) },
-			func() error { return note(&s.Unnoted)(signFor(signAll(ctx, inside, pods))) },
 			func() error { return note(&s.Socket)(signFor(socket, program.process)) },
 			func() error { return note(&s.Floor)(signFor(same, floor.process)) })
 		if err != nil {
@@ -134,71 +119,7 @@ func (p *place) compareSignatures(ctx context.Context, algorithm v1alpha1.Algori
 	}
 	// The first ones warmed up.
 	s.Sign, s.Bare, s.Socket, s.Floor = s.Sign[1:], s.Bare[1:], s.Socket[1:], s.Floor[1:]
-	s.Noted, s.Unnoted = s.Noted[1:], s.Unnoted[1:]
 	return s, nil
-}
-
-// The pods of which the ledger notes tokens.
-const (
-	ledgerPods      = 20_000
-	ledgerNamespace = 20 // pods in each
-)
-
-// The audiences of each pod's tokens.
-var ledgerAudiences = [...]string{"https://kubernetes.default.svc.cluster.local", "vault"}
-
-// podName and podUID are those of the i-th pod, and podNamespace its namespace.
-func podName(i int) string      { return fmt.Sprintf("web-%08x-%05d", i*2654435761, i) }
-func podUID(i int) string       { return fmt.Sprintf("4d10a0b0-6c3f-4d10-a0b0-%012x", i) }
-func podNamespace(i int) string { return fmt.Sprintf("team-%d", i/ledgerNamespace) }
-
-// podRequests are for a token of each pod and audience.
-func podRequests() (all []*externaljwt.SignJWTRequest) {
-	for i := range ledgerPods {
-		for _, audience := range ledgerAudiences {
-			claims := strings.NewReplacer(
-				`"https://kubernetes.default.svc.cluster.local"]`, `"`+audience+`"]`, "web-5d78c9869d-2xk7q", podName(i),
-				"4d10a0b0-6c3f-4d10-a0b0-a0f6f3f3b2a0", podUID(i), ":default:", ":"+podNamespace(i)+":",
-				"1831536000", strconv.FormatInt(time.Now().Add(time.Hour).Unix()+int64(i), 10),
-			).Replace(podClaims)
-			all = append(all, &externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))})
-		}
-	}
-	return all
-}
-
-// signAll signs one request after the other, again and again.
-func signAll(ctx context.Context, s *signer.Signer, all []*externaljwt.SignJWTRequest) func() error {
-	var next atomic.Int64
-	return func() error {
-		_, err := s.Sign(ctx, all[int(next.Add(1))%len(all)])
-		return err
-	}
-}
-
-// measureLedger returns the memory that a ledger uses of a token of each pod and audience, in MiB.
-func measureLedger(dir string) (float64, error) {
-	l, err := ledger.Open(filepath.Join(dir, "ledger-of-pods"), ledger.Options{Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return 0, err
-	}
-	for i := range ledgerPods {
-		for _, audience := range ledgerAudiences {
-			err := l.Note(&ledger.Token{
-				KeyID: "CzTpcKx8vH4wH4uQ0y6jz5zVnMpmVvKZ2vRrKmPz1aA", Namespace: []byte(podNamespace(i)), ServiceAccount: []byte("web"),
-				Audiences: [][]byte{[]byte(audience)}, Kind: "Pod", Name: []byte(podName(i)), UID: []byte(podUID(i)),
-				Expires: time.Now().Add(time.Hour).Unix(),
-			})
-			if err != nil {
-				return 0, errors.Join(err, l.Close())
-			}
-		}
-	}
-	stats, err := l.Tend()
-	if err == nil && (stats.Coarse > 0 || stats.Entries != ledgerPods*len(ledgerAudiences)) {
-		err = fmt.Errorf("the ledger has %d entries, %d of them coarse", stats.Entries, stats.Coarse)
-	}
-	return float64(stats.Bytes) / (1 << 20), errors.Join(err, l.Close())
 }
 
 // writeKey makes a key directory with one key, which it returns.

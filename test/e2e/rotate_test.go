@@ -123,38 +123,52 @@ func rotateSingle(t *testing.T, source v1alpha1.KeySource) {
 
 // Three API servers and two nodes, with pods that use every kind of token all the time, while the controller,
 // keyturn-local, API servers, their signers, kube-controller-manager, etcd, kubelets and the fleet are killed at random
-// moments: rotated with keys from files, given signers, rotated with them, and given files again.
+// moments: rotated with keys from files, given signers, rotated with them, given files again, and rotated once more.
+// With files, each way to refresh nodes is tried but Wait, which takes as long as the kubelets' tokens live.
 func TestRotateUnderFaults(t *testing.T) {
-	p := newCluster(t, highlyAvailable(v1alpha1.KeySourceFiles))
+	files := highlyAvailable(v1alpha1.KeySourceFiles)
+	p := newCluster(t, files)
 	p.rotateUnderFaults(t, 2, victims, mostKills)
+	p.update(t, files+refreshBy(v1alpha1.NodeRefreshInPlace))
+	p.rotateUnderFaults(t, 3, victims, mostKills)
 
 	before := p.pids("kube-apiserver")
 	p.update(t, highlyAvailable(v1alpha1.KeySourceExternal))
 	if after := p.pids("kube-apiserver"); len(after) != 3 || len(p.pids("keyturn-signer")) == 0 || slices.ContainsFunc(after, func(pid int) bool { return slices.Contains(before, pid) }) {
 		t.Errorf("API servers had the pids %v before they got signers, and have %v", before, after)
 	}
-	p.rotateUnderFaults(t, 3, victims, mostKills)
+	p.rotateUnderFaults(t, 4, victims, mostKills)
 
-	p.update(t, highlyAvailable(v1alpha1.KeySourceFiles))
+	p.update(t, files+refreshBy(v1alpha1.NodeRefreshEvict))
 	if left := p.pids("keyturn-signer"); len(left) > 0 {
 		t.Errorf("signers are left: %v", left)
 	}
+	p.rotateUnderFaults(t, 5, victims, mostKills)
 	p.expectNoRefusals(t)
 	p.end(t)
 }
 
-// Ten rotations in a row with signers, the last eight without new nodes: everything but API servers is killed at random moments, no API server is
-// ever restarted, and pods that stay get tokens of each new key.
+// refreshBy ends a config file. The pods of the probe that stay read a token from its file for each use.
+func refreshBy(how v1alpha1.NodeRefresh) string {
+	return "  nodeRefresh: " + string(how) + "\n  tokenReload: 1s\n"
+}
+
+// refreshes is from which key version on TestRotateTenTimes refreshes nodes in which way. What InPlace leaves with a
+// dead token lives again after the last Evict.
+var refreshes = map[int]v1alpha1.NodeRefresh{
+	3: v1alpha1.NodeRefreshEvict, 4: v1alpha1.NodeRefreshInPlace, 11: v1alpha1.NodeRefreshEvict,
+}
+
+// Ten rotations in a row with signers, all but the first without new nodes: everything but API servers is killed at
+// random moments, no API server is ever restarted, and pods that stay get tokens of each new key.
 func TestRotateTenTimes(t *testing.T) {
 	config := highlyAvailable(v1alpha1.KeySourceExternal)
 	p := newCluster(t, config)
 	servers := p.pids("kube-apiserver")
 	others := slices.DeleteFunc(slices.Clone(victims), func(v victim) bool { return v.name == "kube-apiserver" })
 	for version := 2; version <= 11; version++ {
-		if version == 4 {
-			// The probe reads a token from its file for each use.
-			config += "  nodeRefresh: InPlace\n  tokenReload: 1s\n"
-			p.update(t, config)
+		if how, changes := refreshes[version]; changes {
+			p.update(t, config+refreshBy(how))
 		}
 		p.rotateUnderFaults(t, version, others, mostKillsTen)
 		if now := p.pids("kube-apiserver"); !slices.Equal(now, servers) {
@@ -182,8 +196,14 @@ func newCluster(t *testing.T, config string) *place {
 // rotateUnderFaults rotates to the version while processes are killed, and checks what must be true after it.
 func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim, most int) {
 	t.Helper()
-	old, oldKey, before, pods := p.mint(t, ""), p.keyTexts(t, version-1), p.nodeNames(t), p.probePods(t)
+	old, oldKey, before, pods := p.createToken(t), p.keyTexts(t, version-1), p.nodeNames(t), p.probePods(t)
 	oldForPool := p.mint(t, pool)
+	spec := p.cluster("e2e").Spec
+	if spec.KeySource() == v1alpha1.KeySourceExternal {
+		p.expectLedgers(t, p.held(t, old, oldForPool))
+		p.expectTokensTold(t, version-1)
+	}
+	named := p.named(t)
 	verified := p.startVerifying(t, "go-oidc", v1alpha1.DefaultIssuer, p.clusterDocuments(t))
 	end := p.startKiller(uint64(version), victims, most)
 	p.must(p.credentials("rotate", "--skip-prompt")...)
@@ -198,10 +218,20 @@ func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim, m
 	p.expectFleetRefuses(t, oldForPool)
 	p.expectPublished(t, version, 1)
 	verified()
-	if p.cluster("e2e").Spec.KSASigningKey.NodeRefresh == v1alpha1.NodeRefreshInPlace {
+	switch spec.NodeRefresh() {
+	case v1alpha1.NodeRefreshInPlace:
 		p.expectSamePods(t, before, pods, version)
-	} else {
+		p.expectNamed(t, named)
+	case v1alpha1.NodeRefreshEvict:
+		p.expectSameNodes(t, before, version)
+		p.expectNewPods(t, pods)
+		p.expectMoved(t, version)
+	default:
 		p.expectNewNodes(t, before, version)
+		p.expectMoved(t, version)
+	}
+	if spec.KeySource() == v1alpha1.KeySourceExternal {
+		p.expectLedgers(t, p.held(t))
 	}
 	if found := p.filesWith(t, oldKey); len(found) > 0 {
 		t.Errorf("key version %d is still in %v", version-1, found)
@@ -465,7 +495,7 @@ func (p *place) probePods(t *testing.T) map[string]int32 {
 	t.Helper()
 	pods := map[string]int32{}
 	p.eventually("listing the pods of the probe", func(ctx context.Context) error {
-		list, err := p.user("e2e").CoreV1().Pods("keyturn-probe").List(ctx, metav1.ListOptions{})
+		list, err := p.user("e2e").CoreV1().Pods(probeNamespace).List(ctx, metav1.ListOptions{LabelSelector: otherPods})
 		if err != nil {
 			return err
 		}
@@ -483,12 +513,7 @@ func (p *place) probePods(t *testing.T) map[string]int32 {
 // itself tells, is of its key.
 func (p *place) expectSamePods(t *testing.T, nodes map[string]int, pods map[string]int32, version int) {
 	t.Helper()
-	after := p.nodeNames(t)
-	for name := range maps.Keys(nodes) {
-		if after[name] != version || len(after) != len(nodes) {
-			t.Errorf("nodes are %v, want the same as before, %v, of version %d", after, nodes, version)
-		}
-	}
+	p.expectSameNodes(t, nodes, version)
 	if now := p.probePods(t); !maps.Equal(now, pods) {
 		t.Errorf("pods and restarts are %v, want those of before, %v", now, pods)
 	}
@@ -499,8 +524,8 @@ func (p *place) expectSamePods(t *testing.T, nodes map[string]int, pods map[stri
 			return err
 		}
 		for _, r := range reports {
-			if _, runs := pods[r.Pod]; !runs {
-				continue // it ended with its node
+			if _, runs := pods[r.Pod]; !runs || r.Workload != "" {
+				continue // it ended with its node, or has a copy of an old token
 			}
 			if len(r.Mounted) < 3 {
 				return fmt.Errorf("pod %s tells of tokens %v", r.Pod, r.Mounted)
@@ -515,15 +540,40 @@ func (p *place) expectSamePods(t *testing.T, nodes map[string]int, pods map[stri
 	})
 }
 
-// startProbe starts the pods that use every kind of token all the time.
+// expectSameNodes checks that the nodes are those of before, called of the version now.
+func (p *place) expectSameNodes(t *testing.T, before map[string]int, version int) {
+	t.Helper()
+	after := p.nodeNames(t)
+	for name := range maps.Keys(before) {
+		if after[name] != version || len(after) != len(before) {
+			t.Errorf("nodes are %v, want the same as before, %v, of version %d", after, before, version)
+		}
+	}
+}
+
+// expectNewPods checks that no pod of before is left.
+func (p *place) expectNewPods(t *testing.T, before map[string]int32) {
+	t.Helper()
+	now := p.probePods(t)
+	for name := range before {
+		if _, there := now[name]; there {
+			t.Errorf("pod %s was not evicted", name)
+		}
+	}
+}
+
+// startProbe starts the pods that use every kind of token all the time, and those that come by it in other ways.
 func (p *place) startProbe(t *testing.T) {
 	t.Helper()
 	var servers []string
 	for _, s := range p.cluster("e2e").Status.APIServers {
 		servers = append(servers, s.Endpoint)
 	}
-	manifests, err := exec.Command(filepath.Join(p.bin, "keyturn-probe"), append([]string{"manifests", "--replicas", "2",
-		"--api-servers", strings.Join(servers, ",")}, p.identityFlags()...)...).Output()
+	args := append([]string{
+		"manifests", "--replicas", "2", "--workloads", strings.Join(workloadNames(), ","),
+		"--api-servers", strings.Join(servers, ","),
+	}, p.identityFlags()...)
+	manifests, err := exec.Command(filepath.Join(p.bin, "keyturn-probe"), args...).Output()
 	if err != nil {
 		t.Fatalf("printing the probe's manifests: %v", err)
 	}
@@ -531,14 +581,11 @@ func (p *place) startProbe(t *testing.T) {
 	if err := os.WriteFile(path, manifests, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, args := range [][]string{
-		{"apply", "-f", path},
-		{"-n", "keyturn-probe", "rollout", "status", "deployment/keyturn-probe", "--timeout=3m"},
-	} {
-		if out, err := p.kubectl(t, p.userKubeconfig("e2e"), args...); err != nil {
-			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
-		}
+	if out, err := p.kubectl(t, p.userKubeconfig("e2e"), "apply", "-f", path); err != nil {
+		t.Fatalf("kubectl apply: %v\n%s", err, out)
 	}
+	p.awaitWorkloads(t)
+	p.copies(t)
 }
 
 // expectNoRefusals reads what all pods counted: no refusal of a bound or third-party token.

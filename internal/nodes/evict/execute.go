@@ -3,9 +3,7 @@ package evict
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,20 +17,18 @@ import (
 	"github.com/keyturn/keyturn/internal/podtokens/drivers"
 )
 
-const (
-	// pageSize is how many objects are read at once.
-	pageSize = 500
-	// askers is how many evictions are asked for at once.
-	askers = 8
-)
+// pageSize is how many objects are read at once.
+const pageSize = 500
 
 // Executor is the pods of one cluster, during one call.
 type Executor struct {
 	// How is the cluster's nodeRefresh.
-	How    v1alpha1.NodeRefresh
-	Keys   nodes.Keys
-	Client kubernetes.Interface
-	Memory *Memory
+	How v1alpha1.NodeRefresh
+	// Restarts means that the rotation restarts API servers.
+	Restarts bool
+	Keys     nodes.Keys
+	Client   kubernetes.Interface
+	Memory   *Memory
 	// Every is how often pods are listed.
 	Every time.Duration
 	Now   time.Time
@@ -151,35 +147,24 @@ func (e *Executor) Note(ctx context.Context) error {
 // Do evicts pods, as Plan wants it. It begins when the API servers' clocks are past the time that counts as the same as
 // that of the note: the new pods would count as old.
 func (e *Executor) Do(ctx context.Context, o *Observed) error {
-	if !e.evicts() || e.Keys.Old == 0 || o.list == nil || !e.Keys.ProvenAt.After(o.since.Add(clockSlack)) {
+	if !e.evicts() || e.Keys.Old == 0 || o.list == nil || !e.begun(o) {
 		return nil
 	}
 	plan := Plan(e.withRefusals(o.list.Pods))
 	if len(plan) == 0 || !e.Memory.use(o.list) {
 		return nil
 	}
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var errs []error
-	ask := make(chan Pod)
-	for range min(askers, len(plan)) {
-		wg.Go(func() {
-			for p := range ask {
-				if err := e.evict(ctx, p); err != nil {
-					mu.Lock()
-					errs = append(errs, err)
-					mu.Unlock()
-				}
-			}
-		})
+	pods := make([]*corev1.Pod, len(plan))
+	for i, p := range plan {
+		pods[i] = p.Object
 	}
-	for _, p := range plan {
-		ask <- p
-	}
-	close(ask)
-	wg.Wait()
-	return errors.Join(errs...)
+	return eviction.Each(ctx, e.Client, pods, e.Now, func(pod *corev1.Pod, r eviction.Refusal, refused bool) {
+		e.Memory.note(pod.UID, r, refused)
+	})
 }
+
+// begun reports whether a pod that is made from now on counts as new.
+func (e *Executor) begun(o *Observed) bool { return e.Keys.ProvenAt.After(o.since.Add(clockSlack)) }
 
 func (e *Executor) withRefusals(pods Pods) Pods {
 	old := make([]Pod, len(pods.Old))
@@ -189,15 +174,6 @@ func (e *Executor) withRefusals(pods Pods) Pods {
 	}
 	pods.Old = old
 	return pods
-}
-
-func (e *Executor) evict(ctx context.Context, p Pod) error {
-	r, refused, err := eviction.Request(ctx, e.Client, p.Object, e.Now)
-	if err != nil {
-		return err
-	}
-	e.Memory.note(p.Object.UID, r, refused)
-	return nil
 }
 
 // KeyVersion is one that no token of a pod on a judged node is older than.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -17,7 +18,7 @@ func (e *Executor) Reasons(o *Observed) []nodes.Reason {
 	case e.Keys.Old == 0 || o.list == nil:
 		return nil
 	case e.evicts():
-		return e.evictions(o.list.Pods)
+		return e.evictions(o)
 	}
 	var out []nodes.Reason
 	for _, n := range o.judged {
@@ -32,7 +33,8 @@ func (e *Executor) Reasons(o *Observed) []nodes.Reason {
 }
 
 // evictions are what the old pods wait for.
-func (e *Executor) evictions(pods Pods) []nodes.Reason {
+func (e *Executor) evictions(o *Observed) []nodes.Reason {
+	pods := o.list.Pods
 	var out []nodes.Reason
 	var bare []Pod
 	ending, rest := 0, 0
@@ -61,14 +63,21 @@ func (e *Executor) evictions(pods Pods) []nodes.Reason {
 	}
 	if rest > 0 {
 		out = append(out, e.unready(pods)...)
-		out = append(out, nodes.Reason{Words: fmt.Sprintf("%d pods to be evicted, which hold a token older than key "+
-			"version %d",
-			rest, e.Keys.Next)})
+		out = append(out, nodes.Reason{Words: fmt.Sprintf(
+			"%d pods to be evicted%s, which hold a token older than key version %d", rest, e.later(o), e.Keys.Next)})
 	}
 	if ending > 0 {
 		out = append(out, nodes.Reason{Words: fmt.Sprintf("%d evicted pods to end", ending)})
 	}
 	return out
+}
+
+// later names the time at which evictions begin, if that is to come.
+func (e *Executor) later(o *Observed) string {
+	if !e.Now.Before(o.since) {
+		return ""
+	}
+	return " from " + o.since.UTC().Format(time.RFC3339) + " on"
 }
 
 // unready are the pods for which others wait that would be evicted otherwise.

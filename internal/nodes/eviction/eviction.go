@@ -1,6 +1,6 @@
 // Package eviction asks the API server to evict pods, one request each, and words why it does not.
 //
-// Request is where to start. Package pools drains nodes with it, and package evict replaces pods on nodes that stay.
+// Each is where to start. Package pools drains nodes with it, and package evict replaces pods on nodes that stay.
 package eviction
 
 import (
@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,12 +27,45 @@ import (
 // each pod.
 const patience = 3 * time.Second
 
-// Request asks one pod to go, once, and waits neither for its end nor for a budget to change. It needs the name,
+const (
+	// askers is how many evictions are asked for at once.
+	askers = 8
+	// budget is how long one call of Each goes on asking, so that slow webhooks do not keep a round from its other work.
+	budget = 10 * time.Second
+)
+
+// Each asks all of these pods to go, once, several at a time, and calls answered with what became of each, one call
+// after the other. If the API server is slow to answer, the last of them are not asked in this call.
+func Each(
+	ctx context.Context, client kubernetes.Interface, pods []*corev1.Pod, now time.Time,
+	answered func(pod *corev1.Pod, r Refusal, refused bool),
+) error {
+	var mu sync.Mutex
+	var errs []error
+	var work sync.WaitGroup
+	slots := make(chan struct{}, askers)
+	for began, i := time.Now(), 0; i < len(pods) && time.Since(began) < budget; i++ {
+		slots <- struct{}{}
+		work.Go(func() {
+			r, refused, err := request(ctx, client, pods[i], now)
+			<-slots
+			mu.Lock()
+			defer mu.Unlock()
+			if errs = append(errs, err); err == nil {
+				answered(pods[i], r, refused)
+			}
+		})
+	}
+	work.Wait()
+	return errors.Join(errs...)
+}
+
+// request asks one pod to go, once, and waits neither for its end nor for a budget to change. It needs the name,
 // UID and labels of the pod. A refusal is no error: an error means that the API server could not be asked.
 //
 // drain.Helper.EvictPod of kubectl would let client-go obey a Retry-After of ten seconds ten times over, so the request
 // is made here, without retries.
-func Request(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, now time.Time) (Refusal, bool, error) {
+func request(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, now time.Time) (Refusal, bool, error) {
 	asking, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err := client.CoreV1().RESTClient().Post().

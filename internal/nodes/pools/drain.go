@@ -46,7 +46,8 @@ func (e *Executor) podsToEvict(ctx context.Context, node string, ready bool) ([]
 	return list.Pods(), nil
 }
 
-// evictAll asks every pod that is left on a node to go, once, and waits for none.
+// evictAll asks every pod that is left on a node to go, once, and waits for none. A refusal is no error, but remembered
+// for Reasons. Pods that were refused before come last, so that they do not keep others from being asked.
 func (e *Executor) evictAll(ctx context.Context, s *Observed, node string) error {
 	pods, listed := s.pods[node]
 	if !listed {
@@ -55,20 +56,21 @@ func (e *Executor) evictAll(ctx context.Context, s *Observed, node string) error
 			return err
 		}
 	}
-	var errs []error
+	var first, last []*corev1.Pod
 	for i := range pods {
-		if pods[i].DeletionTimestamp == nil {
-			errs = append(errs, e.evict(ctx, &pods[i]))
+		_, refused := e.Memory.refusal(pods[i].UID)
+		switch {
+		case pods[i].DeletionTimestamp != nil:
+		case refused:
+			last = append(last, &pods[i])
+		default:
+			first = append(first, &pods[i])
 		}
 	}
-	return errors.Join(errs...)
-}
-
-// evict asks one pod to go. A refusal is no error, but remembered for Reasons.
-func (e *Executor) evict(ctx context.Context, pod *corev1.Pod) error {
-	r, refused, err := eviction.Request(ctx, e.Client, pod, e.Now)
-	if refused {
-		e.refused[pod.UID] = r
+	remember := func(pod *corev1.Pod, r eviction.Refusal, refused bool) {
+		if refused {
+			e.refused[pod.UID] = r
+		}
 	}
-	return err
+	return eviction.Each(ctx, e.Client, append(first, last...), e.Now, remember)
 }

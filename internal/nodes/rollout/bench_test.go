@@ -111,7 +111,7 @@ func (b *bench) open() *Rollout {
 // keysOf are the keys in a rotation to a version, or in a cluster that has only the first.
 func keysOf(version int) nodes.Keys {
 	return nodes.Keys{
-		Next: version, KeyID: []string{"", "old", "new"}[version], Old: version - 1,
+		Next: version, KeyID: []string{"", "old", "new", "newer"}[version], Old: version - 1,
 		ProvenAt: time.Now().Truncate(time.Second),
 	}
 }

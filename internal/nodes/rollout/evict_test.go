@@ -170,6 +170,22 @@ func TestEvictKeepsMachines(t *testing.T) {
 	}
 }
 
+// TestEvictAfterInPlace evicts pods from a machine whose tokens an earlier rotation replaced.
+func TestEvictAfterInPlace(t *testing.T) {
+	b := newBench(t, 1, 1)
+	b.cleanNote()
+	b.cluster.NodeRefresh, b.every = v1alpha1.NodeRefreshInPlace, 0
+	node := b.until("one node", 1, all(1, 1)).Nodes[0].Name
+	b.until("it to be refreshed", 2, all(1, 2))
+	b.cluster.NodeRefresh = v1alpha1.NodeRefreshEvict
+	b.pod("web", node, both(withToken, controlled(b, "web")))
+	b.until("its pod to be evicted", 3, func(st nodes.State) bool { return all(1, 3)(st) && !b.podExists("web") })
+	b.cluster.NodeRefresh = v1alpha1.NodeRefreshInPlace
+	if st := b.observe(3); !all(1, 3)(st) {
+		t.Errorf("after a change of the mode: %+v", st)
+	}
+}
+
 // TestHolders names pods that keep an old token though the rotation may end.
 func TestHolders(t *testing.T) {
 	b := newBench(t, 1, 1)
@@ -226,5 +242,33 @@ func TestNoteWaitsForTheProof(t *testing.T) {
 	}
 	if st := b.observe(2); st.Oldest != 1 || !b.podExists("web") {
 		t.Errorf("without the proof: %+v", st)
+	}
+}
+
+// TestEvictAfterRestarts begins a minute later if API servers restarted: kubelets may not have seen the new Secrets
+// before.
+func TestEvictAfterRestarts(t *testing.T) {
+	b := evicting(t)
+	b.cluster.Restarts = true
+	b.pod("web-1", "theirs", both(withToken, controlled(b, "web")))
+	proven := time.Now().Truncate(time.Second)
+	converge := func(after time.Duration) nodes.State {
+		t.Helper()
+		keys := keysOf(2)
+		keys.ProvenAt = proven.Add(after)
+		for range 2 { // the first one may only make the note
+			must(t, b.open().Converge(b.ctx, keys))
+		}
+		st, err := b.open().Observe(b.ctx, keys)
+		must(t, err)
+		return st
+	}
+	converge(0)
+	begin := "1 pods to be evicted from " + proven.Add(time.Minute).UTC().Format(time.RFC3339) + " on"
+	if st := converge(30 * time.Second); !waitingFor(begin)(st) || !b.podExists("web-1") {
+		t.Errorf("half a minute later: %+v, want it to wait for %q", st, begin)
+	}
+	if st := converge(time.Minute + 6*time.Second); b.podExists("web-1") {
+		t.Errorf("after that: %+v", st)
 	}
 }

@@ -75,6 +75,9 @@ func (e *Executor) do(ctx context.Context, step Step, v View) error {
 		return e.remember(ctx, m)
 	case Refreshed:
 		m.KeyVersion = e.Policy.KeyVersion
+		if !e.Policy.How.KeepsPods() { // its pods were evicted. What is remembered of an earlier Refresh may not grow older.
+			m.Refresh = nodes.Refresh{KeyVersion: m.KeyVersion, Since: e.Now, Proven: e.Now}
+		}
 		return e.finish(ctx, m, v.Registered)
 	default:
 		return fmt.Errorf("unknown step %q", step)
