@@ -39,6 +39,7 @@ var allGroups = []group{
 	{"requests", "TokenRequests", true, measureRequests},
 	{"signer", "signatures", false, measureSignatures},
 	{"rotation", "rotations with and without signers", true, measureSources},
+	{"kubeadm", "a cluster of kubeadm", true, measureKubeadm},
 	{"scale", "many clusters whose control planes are simulated", false, measureScale},
 }
 

@@ -28,9 +28,10 @@ type Results struct {
 	Requests   []Requests   `json:"requests,omitempty"`
 	Signatures []Signatures `json:"signatures,omitempty"`
 	// Ledger is the memory of a signer's ledger with the tokens of many pods, in MiB.
-	Ledger  float64 `json:"ledger,omitempty"`
-	Sources Sources `json:"sources"`
-	Scale   *Scale  `json:"scale,omitempty"`
+	Ledger  float64  `json:"ledger,omitempty"`
+	Sources Sources  `json:"sources"`
+	Kubeadm *Kubeadm `json:"kubeadm,omitempty"`
+	Scale   *Scale   `json:"scale,omitempty"`
 	// Table is what follows from the rest, and is shown.
 	Table []Row `json:"table"`
 }
@@ -88,7 +89,7 @@ func newResults(o options, dir string) *Results {
 func (r *Results) finish() {
 	r.Seconds = time.Since(r.MeasuredAt).Seconds()
 	r.Table = slices.Concat(r.rotationRows(), r.tokenRows(), r.staleRows(), r.memoryRows(), r.exchangeRows(),
-		r.requestRows(), r.signerRows(), r.signatureRows(), r.sourceRows(), r.scaleRows())
+		r.requestRows(), r.signerRows(), r.signatureRows(), r.sourceRows(), r.kubeadmRows(), r.scaleRows())
 }
 
 func (r *Results) write(dir string) error {
