@@ -40,6 +40,7 @@ var allGroups = []group{
 	{"signer", "signatures", false, measureSignatures},
 	{"rotation", "rotations with and without signers", true, measureSources},
 	{"tokens", "tokens in use", true, measureInUse},
+	{"kubeadm", "a cluster of kubeadm", true, measureKubeadm},
 	{"scale", "many clusters whose control planes are simulated", false, measureScale},
 }
 

@@ -30,6 +30,7 @@ type Results struct {
 	Ledger     Ledger       `json:"ledger"`
 	InUse      *InUse       `json:"inUse,omitempty"`
 	Sources    Sources      `json:"sources"`
+	Kubeadm    *Kubeadm     `json:"kubeadm,omitempty"`
 	Scale      *Scale       `json:"scale,omitempty"`
 	// Table is what follows from the rest, and is shown.
 	Table []Row `json:"table"`
@@ -88,7 +89,7 @@ func newResults(o options, dir string) *Results {
 func (r *Results) finish() {
 	r.Seconds = time.Since(r.MeasuredAt).Seconds()
 	r.Table = slices.Concat(r.rotationRows(), r.tokenRows(), r.staleRows(), r.memoryRows(), r.exchangeRows(),
-		r.requestRows(), r.signerRows(), r.signatureRows(), r.sourceRows(), r.scaleRows(), r.inUseRows())
+		r.requestRows(), r.signerRows(), r.signatureRows(), r.sourceRows(), r.kubeadmRows(), r.scaleRows(), r.inUseRows())
 }
 
 func (r *Results) write(dir string) error {

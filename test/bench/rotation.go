@@ -111,7 +111,10 @@ func (t *timeline) signing() float64 { return t.Signing }
 // allSign says whether every API server was seen to sign with the wanted version.
 func allSign(uc *v1alpha1.UserCluster) bool {
 	other := func(s v1alpha1.APIServerStatus) bool { return s.SigningVersion != uc.Spec.KSASigningKey.Version }
-	wanted := int(uc.Spec.Infrastructure.Local.ControlPlane.Replicas)
+	wanted := max(1, len(uc.Status.APIServers))
+	if local := uc.Spec.Infrastructure.Local; local != nil {
+		wanted = int(local.ControlPlane.Replicas)
+	}
 	return len(uc.Status.APIServers) == wanted && !slices.ContainsFunc(uc.Status.APIServers, other)
 }
 

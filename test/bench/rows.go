@@ -212,6 +212,34 @@ func (r *Results) sourceRows() []Row {
 	}
 }
 
+func (r *Results) kubeadmRows() []Row {
+	k := r.Kubeadm
+	if k == nil || len(k.Runbook) == 0 || len(k.Files) == 0 || len(k.External) == 0 {
+		return nil
+	}
+	total, signing := (*timeline).total, (*timeline).signing
+	runbook := func(value func(times) float64) float64 { return median(each(k.Runbook, value)) }
+	byHand, inSign := runbook(func(t times) float64 { return t.Total }), runbook(func(t times) float64 { return t.Signing })
+	return []Row{
+		{What: fmt.Sprintf("kubeadm, %d API servers: rotation by a runbook, until all sign with the new key", r.Load.APIServers),
+			Value: inSign, Unit: "s"},
+		{What: "- by Keyturn, keys from files", Value: median(each(k.Files, signing)), Unit: "s"},
+		{What: "- by Keyturn, keys external", Value: median(each(k.External, signing)), Unit: "s", AtMost: 2},
+		{What: "- until it is complete, by a runbook", Value: byHand, Unit: "s"},
+		{What: "- by Keyturn, keys from files", Value: median(each(k.Files, total)), Unit: "s"},
+		{What: "- ratio to the runbook", Value: median(each(k.Files, total)) / byHand},
+		{What: "- by Keyturn, keys external", Value: median(each(k.External, total)), Unit: "s", AtMost: 25},
+		{What: "- ratio to the runbook", Value: median(each(k.External, total)) / byHand},
+		{What: "- an API server is away for, by a runbook, at most", Value: greatest(k.RunbookAway), Unit: "s"},
+		{What: "- by Keyturn, keys from files", Value: greatest(k.FilesAway), Unit: "s", AtMost: 16},
+		{What: "- by Keyturn, keys external", Value: greatest(k.ExternalAway), Unit: "s"},
+		{What: "- conversion to signers, once", Value: k.Conversion, Unit: "s"},
+	}
+}
+
+// greatest is 0 of none.
+func greatest(all []float64) float64 { return slices.Max(append([]float64{0}, all...)) }
+
 func (r *Results) scaleRows() []Row {
 	s := r.Scale
 	if s == nil {

@@ -101,7 +101,7 @@ func (c *Cluster) kubeadm(ctx context.Context, name string, config []byte, args 
 	if err := c.awaitImages(ctx, name); err != nil {
 		return err
 	}
-	if err := c.writeFile(name, configPath, config); err != nil {
+	if err := c.WriteFile(name, configPath, config); err != nil {
 		return err
 	}
 	_, err := c.Run(ctx, name, append(append([]string{"kubeadm"}, args...), "--config="+configPath)...)
@@ -259,7 +259,8 @@ func (c *Cluster) ReadFile(name, path string) (content []byte, err error) {
 	return content, err
 }
 
-func (c *Cluster) writeFile(name, path string, content []byte) error {
+// WriteFile writes a file below /etc of a machine, which only root may read.
+func (c *Cluster) WriteFile(name, path string, content []byte) error {
 	return c.inEtc(name, path, func(etc *os.Root, path string) error { return etc.WriteFile(path, content, 0o600) })
 }
 

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	adapter "github.com/keyturn/keyturn/internal/controlplane/kubeadm"
+	"github.com/keyturn/keyturn/internal/local/kubeadm"
+)
+
+// adoptedCluster is the name of a cluster that kubeadm makes and Keyturn adopts.
+const adoptedCluster = "kubeadm"
+
+// Kubeadm are rotations of one cluster of kubeadm, one after another: as a runbook does it, with files, and with signers.
+type Kubeadm struct {
+	Runbook  []times     `json:"runbook"`
+	Files    []*timeline `json:"files"`
+	External []*timeline `json:"external"`
+	// Conversion is how long it took to give the cluster signers, in seconds.
+	Conversion float64 `json:"conversionSeconds"`
+	// RunbookAway and FilesAway are how long each API server was away for the longest, in seconds, and ExternalAway those
+	// that were away at all while the cluster had signers.
+	RunbookAway  []float64 `json:"runbookAwaySeconds"`
+	FilesAway    []float64 `json:"filesAwaySeconds"`
+	ExternalAway []float64 `json:"externalAwaySeconds"`
+}
+
+// times are until all API servers sign with the new key, and until the rotation is complete, in seconds.
+type times struct {
+	Signing float64 `json:"signingSeconds"`
+	Total   float64 `json:"totalSeconds"`
+}
+
+// measureKubeadm makes a cluster of three control-plane nodes by kubeadm, and rotates its key in every way.
+func measureKubeadm(ctx context.Context, p *place, r *Results) (err error) {
+	c, err := p.openKubeadm()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+		defer cancel()
+		err = errors.Join(err, c.Delete(ctx))
+	}()
+	config, servers, err := p.makeKubeadm(ctx, c)
+	if err != nil {
+		return err
+	}
+	k := &Kubeadm{}
+	r.Kubeadm = k
+	for range p.rotations {
+		p.say("rotating the key of the kubeadm cluster by a runbook")
+		k.RunbookAway, err = away(ctx, config, servers, func(ctx context.Context) (err error) {
+			t := times{}
+			t.Signing, t.Total, err = runbook{c, config, servers}.rotate(ctx)
+			k.Runbook = append(k.Runbook, t)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return p.measureAdopted(ctx, c, k, config, servers)
+}
+
+// measureAdopted adopts the cluster, and rotates its key by Keyturn.
+func (p *place) measureAdopted(
+	ctx context.Context, c *kubeadm.Cluster, k *Kubeadm, config *rest.Config, servers []adapter.Server,
+) (err error) {
+	if err := p.adopt(ctx, c); err != nil {
+		return err
+	}
+	rotate := func(all *[]*timeline) func(context.Context) error {
+		return func(ctx context.Context) error {
+			for range p.rotations {
+				if err := note(all)(p.rotate(ctx, adoptedCluster)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	if k.FilesAway, err = away(ctx, config, servers, rotate(&k.Files)); err != nil {
+		return err
+	}
+	if k.Conversion, err = p.convert(ctx); err != nil {
+		return err
+	}
+	if k.ExternalAway, err = away(ctx, config, servers, rotate(&k.External)); err != nil {
+		return err
+	}
+	return p.deleteCluster(ctx, adoptedCluster)
+}
+
+// away watches API servers while something is done.
+func away(ctx context.Context, config *rest.Config, servers []adapter.Server, do func(context.Context) error) ([]float64, error) {
+	watched, stop := context.WithCancel(ctx)
+	seen := make(chan []float64, 1)
+	go func() { seen <- outages(watched, config, servers) }()
+	err := do(ctx)
+	stop()
+	return <-seen, err
+}
+
+func (p *place) openKubeadm() (*kubeadm.Cluster, error) {
+	network, err := netip.ParsePrefix(p.network)
+	if err != nil {
+		return nil, err
+	}
+	octets := network.Addr().As4()
+	octets[2] = 250 // far from the first ones, which local clusters take
+	return kubeadm.Open(kubeadm.Options{
+		Name: "bench", Dir: filepath.Join(p.dir, "kubeadm"), Network: netip.PrefixFrom(netip.AddrFrom4(octets), 24),
+		Version: "v" + kubernetesVersion, KubeBinDir: filepath.Join(p.bin, "kube", "v"+kubernetesVersion), BinDir: p.bin,
+		Images: filepath.Join(p.bin, "images"),
+	})
+}
+
+func (p *place) makeKubeadm(ctx context.Context, c *kubeadm.Cluster) (*rest.Config, []adapter.Server, error) {
+	for i := range apiServers {
+		name := fmt.Sprintf("cp-%d", i+1)
+		p.say("making control-plane node %s by kubeadm", name)
+		if err := c.Start(ctx, name, kubeadm.ControlPlane); err != nil {
+			return nil, nil, err
+		}
+		grow := c.Init
+		if i > 0 {
+			grow = func(ctx context.Context, name string) error { return c.Join(ctx, name, kubeadm.ControlPlane) }
+		}
+		if err := grow(ctx, name); err != nil {
+			return nil, nil, err
+		}
+	}
+	config, err := c.Config()
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, nil, err
+	}
+	var found adapter.Found
+	err = poll(ctx, createTimeout, func(ctx context.Context) (bool, error) {
+		found, err = adapter.Find(ctx, client)
+		return err == nil && len(found.Problems) == 0 && len(found.Servers) == apiServers, nil
+	})
+	return config, found.Servers, err
+}
+
+// adopt has Keyturn take over the cluster.
+func (p *place) adopt(ctx context.Context, c *kubeadm.Cluster) error {
+	p.say("adopting the kubeadm cluster")
+	raw, err := c.Kubeconfig()
+	if err != nil {
+		return err
+	}
+	admin, err := p.admin()
+	if err != nil {
+		return err
+	}
+	where := metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: adoptedCluster}
+	secret := &corev1.Secret{ObjectMeta: where, Data: map[string][]byte{"value": raw}}
+	uc := &v1alpha1.UserCluster{ObjectMeta: where, Spec: v1alpha1.UserClusterSpec{
+		Infrastructure: v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{
+			KubeconfigSecret: adoptedCluster, ShutdownSendRetryAfter: true,
+		}},
+		KSASigningKey: v1alpha1.KSASigningKey{Version: 1, Algorithm: v1alpha1.ES256},
+	}}
+	if err := errors.Join(admin.Create(ctx, secret), admin.Create(ctx, uc)); err != nil {
+		return err
+	}
+	return p.awaitReady(ctx)
+}
+
+// convert gives the cluster signers, and returns how long it took.
+func (p *place) convert(ctx context.Context) (seconds float64, err error) {
+	p.say("giving the kubeadm cluster signers")
+	start := time.Now()
+	admin, err := p.admin()
+	if err != nil {
+		return 0, err
+	}
+	uc, err := p.cluster(ctx, adoptedCluster)
+	if err != nil {
+		return 0, err
+	}
+	before := uc.DeepCopy()
+	uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
+	if err := admin.Patch(ctx, uc, client.MergeFrom(before)); err != nil {
+		return 0, err
+	}
+	err = p.awaitReady(ctx)
+	return time.Since(start).Seconds(), err
+}
+
+// awaitReady waits until the adopted cluster is as its spec wants it.
+func (p *place) awaitReady(ctx context.Context) error {
+	return poll(ctx, rotateTimeout, func(ctx context.Context) (bool, error) {
+		uc, err := p.cluster(ctx, adoptedCluster)
+		if err != nil {
+			return false, err
+		}
+		for _, c := range uc.Status.Conditions {
+			if c.Type == v1alpha1.ConditionReady {
+				return c.Status == metav1.ConditionTrue && c.ObservedGeneration == uc.Generation, nil
+			}
+		}
+		return false, nil
+	})
+}
