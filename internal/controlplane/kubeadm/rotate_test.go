@@ -47,16 +47,12 @@ type host struct {
 
 // cluster is a control plane of hosts, as a plane and as agents.
 type testCluster struct {
-	t     *testing.T
+	driver
 	hosts []*host
-	uc    *v1alpha1.UserCluster
-	store keystore.Store
 	memo  *memory
 	asked bool
 	// lagging means that tokens may be refused, since a node came back with a retired key.
 	lagging bool
-	// log is what the planner decided, each once.
-	log []string
 }
 
 func must[T any](v T, err error) T {
@@ -68,7 +64,11 @@ func must[T any](v T, err error) T {
 
 func newTestCluster(t *testing.T, names ...string) *testCluster {
 	t.Helper()
-	w := &testCluster{t: t, store: &keystoretest.Memory{}, memo: &memory{nodes: map[string]nodeMemory{}}, uc: &v1alpha1.UserCluster{}}
+	w := &testCluster{memo: &memory{nodes: map[string]nodeMemory{}}}
+	w.driver = driver{t: t, store: &keystoretest.Memory{}, uc: &v1alpha1.UserCluster{}, open: w.adapter}
+	w.driver.prove = func(_ *Cluster, server string, keys []keystore.KeyPair) (controlplane.Proof, error) {
+		return w.prove(t.Context(), Server{Node: server}, controlplane.Question{Keys: keys})
+	}
 	w.uc.Namespace, w.uc.Name, w.uc.UID = "keys", "prod", "uid-1"
 	w.uc.Spec.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructure{ShutdownSendRetryAfter: true}
 	w.uc.Spec.KSASigningKey.Version = 1
@@ -258,73 +258,6 @@ func (w *testCluster) adapter() *Cluster {
 	}
 }
 
-// round does what a round of the controller does, with the parts of it that are not the control plane's left out.
-func (w *testCluster) round() rotation.Decision {
-	w.t.Helper()
-	ctx, a := w.t.Context(), w.adapter()
-	keys := must(w.store.List(ctx, a.key()))
-	state := must(a.Observe(ctx))
-	o := rotation.Observed{
-		Wanted: int(w.uc.Spec.KSASigningKey.Version), External: w.uc.Spec.KeySource() == v1alpha1.KeySourceExternal, Adopted: true,
-		Presence: state.Presence, ControlPlaneWaiting: state.Waiting, ControlPlaneBlocked: state.Blocked, Held: state.Held,
-	}
-	for _, k := range keys {
-		o.Stored = append(o.Stored, k.Version)
-	}
-	for _, m := range state.ControllerManagers {
-		o.ControllerManagers = append(o.ControllerManagers, rotation.ControllerManager(m))
-	}
-	for _, s := range state.Servers {
-		seen := rotation.Server{Name: s.Name, Leaving: s.Leaving, Configured: s.Configured, Running: s.Running, Ready: s.Ready, Waiting: s.Waiting}
-		if s.Ready {
-			p := must(w.prove(ctx, Server{Node: s.Name}, controlplane.Question{Keys: keys}))
-			seen.Accepts, seen.Refuses, seen.Signs = p.Accepts, p.Refuses, p.Signs
-			if p.Signs == 0 {
-				seen.SignsForeign = p.SigningKeyID
-			}
-		}
-		o.Servers = append(o.Servers, seen)
-	}
-	if n := len(keys); n > 0 {
-		o.Legacy = rotation.Legacy{Proven: keys[n-1].Version, Final: keys[n-1].Version}
-	}
-	o.Nodes = rotation.Nodes{Converged: true}
-	d := rotation.Plan(o, time.Unix(1000, 0))
-	w.check()
-	w.note(d)
-	if err := w.act(ctx, a, d, keys); err != nil {
-		d.Waiting, d.Blocked = err.Error(), errors.As(err, new(*controlplane.BlockedError))
-	}
-	return d
-}
-
-func (w *testCluster) act(ctx context.Context, a *Cluster, d rotation.Decision, keys []keystore.KeyPair) error {
-	switch d.Action.Kind {
-	case rotation.AdoptKey:
-		signer, err := a.SigningKey(ctx, d.Action.KeyID)
-		if err != nil || signer == nil {
-			return err
-		}
-		return w.store.Create(ctx, a.key(), must(keystore.New(1, signer)))
-	case rotation.GenerateKey:
-		return w.store.Create(ctx, a.key(), must(keystore.Generate(rand.Reader, d.Action.Version, jwks.ES256)))
-	case rotation.DeleteKey:
-		in := &v1alpha1.KubeadmInfrastructureStatus{}
-		for _, k := range keys {
-			if k.Version == d.Action.Version {
-				in.Retired = append(in.Retired, v1alpha1.RetiredKey{Version: int32(k.Version), KeyID: k.KeyID})
-			}
-		}
-		w.uc.Status.Infrastructure.Kubeadm = in
-		return w.store.Delete(ctx, a.key(), d.Action.Version)
-	case rotation.ConvergeControlPlane:
-		return a.Converge(ctx, d.Action.Target, keys)
-	case rotation.Wait:
-		return nil
-	}
-	return fmt.Errorf("unexpected action %s", d.Action.Kind)
-}
-
 // check holds what must be true at any instant.
 func (w *testCluster) check() {
 	w.t.Helper()
@@ -345,18 +278,12 @@ func (w *testCluster) check() {
 	}
 }
 
-func (w *testCluster) note(d rotation.Decision) {
-	text := fmt.Sprintf("%s %s %d %+v %s", d.Step, d.Action.Kind, d.Action.Version, d.Action.Target, d.Waiting)
-	if len(w.log) == 0 || w.log[len(w.log)-1] != text {
-		w.log = append(w.log, text)
-	}
-}
-
 // settle does rounds until nothing is left to do.
 func (w *testCluster) settle() {
 	w.t.Helper()
 	for range 400 {
-		if d := w.round(); d.Settled && !w.asked {
+		d := w.round()
+		if w.check(); d.Settled && !w.asked {
 			return
 		}
 		time.Sleep(time.Millisecond) // a signer starts meanwhile
@@ -367,7 +294,7 @@ func (w *testCluster) settle() {
 // have wants all API servers to have one key version, and the files to be in step.
 func (w *testCluster) have(version int, external bool) {
 	w.t.Helper()
-	keys := must(w.store.List(w.t.Context(), w.adapter().key()))
+	keys := w.keys()
 	if len(keys) != 1 || keys[0].Version != version {
 		w.t.Fatalf("stored are %v", keys)
 	}
