@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -149,6 +150,12 @@ func (h *host) runSigner() {
 			signercmd.Run(ctx, append(pod.Spec.Containers[0].Args, "--supervise=false"), nil, &bytes.Buffer{})
 		})
 		h.stop = func() { cancel(); wg.Wait() }
+		for tick := time.Tick(10 * time.Millisecond); ; <-tick {
+			if conn, err := net.Dial("unix", h.StateDir+"/signer/socket"); err == nil {
+				must(0, conn.Close())
+				break
+			}
+		}
 		h.served.IssuedAt = time.Unix(1, 0)
 	}
 }
@@ -286,7 +293,6 @@ func (w *testCluster) settle() {
 		if w.check(); d.Settled && !w.asked {
 			return
 		}
-		time.Sleep(time.Millisecond) // a signer starts meanwhile
 	}
 	w.t.Fatalf("it does not settle:\n%s", strings.Join(w.log, "\n"))
 }
@@ -378,7 +384,6 @@ func (w *testCluster) release() {
 			return
 		}
 		w.check()
-		time.Sleep(time.Millisecond)
 	}
 	w.t.Fatalf("it is not released: %v", last)
 }
