@@ -19,7 +19,7 @@ endif
 
 .PHONY: help
 help: ## Say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build every program into bin/, static
@@ -52,6 +52,13 @@ demo: packages kube build ## Create clusters, rotate a signing key, show that no
 demo-down: ## Remove what the demo left
 	@hack/demo/run.sh down
 
+.PHONY: demo-kubeadm demo-kubeadm-down
+demo-kubeadm: packages kube build images bin/tools/helm ## Adopt a cluster that kubeadm made, and rotate its signing key twice
+	@hack/demo/kubeadm.sh up
+
+demo-kubeadm-down: ## Remove what the demo of kubeadm left
+	@hack/demo/kubeadm.sh down
+
 # The end-to-end tests run after the others, with the machine to themselves, on the Kubernetes of KUBE_MINOR. PKCS #11 needs cgo.
 .PHONY: test
 test: kube build bin/tools/helm ## Run all tests, with real API servers and, at the end, real clusters
@@ -61,6 +68,11 @@ test: kube build bin/tools/helm ## Run all tests, with real API servers and, at 
 	go -C tools/mutate test ./...
 	CGO_ENABLED=1 go test -p 2 -timeout 10m ./signer/... ./internal/signer/...
 	KEYTURN_E2E_KUBERNETES=$(KUBE_VERSION) go test -p 1 -timeout 45m -count 1 ./test/e2e/...
+
+# The tests that take long: KEYTURN_TEST_LONG is what each of them asks for.
+.PHONY: test-long
+test-long: kube build bin/tools/helm packages ## Run the tests that take tens of minutes, on clusters that kubeadm made
+	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 90m -count 1 -v -run 'TestThreeControlPlanes|TestKubeadmLong' ./internal/local/kubeadm ./test/e2e
 
 .PHONY: bench
 bench: packages kube build ## Measure rotation time, re-signing and memory, on real clusters

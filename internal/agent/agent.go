@@ -16,6 +16,7 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/rotation"
+	"github.com/keyturn/keyturn/internal/signer/socket"
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/signer/keydir"
 	"github.com/keyturn/keyturn/token"
@@ -203,7 +204,9 @@ func (a Agent) do(d *dirs, action Action) error {
 	case action.Serve != nil:
 		return keydir.Write(a.Paths().KeyDir, *action.Serve)
 	case action.ServeNothing:
-		return a.emptyKeyDir()
+		return empty(a.Paths().KeyDir, isSet)
+	case action.ForgetSigner:
+		return empty(a.Paths().SignerDir, anything)
 	case action.Content != nil:
 		return dir.Replace(action.File.Name, action.Content)
 	default:
@@ -217,9 +220,12 @@ func (a Agent) do(d *dirs, action Action) error {
 // isSet reports whether a name in the key directory is of a set of keys, also of one that is half removed.
 func isSet(name string) bool { return strings.HasPrefix(name, "..") }
 
-// emptyKeyDir empties the key directory of the signer.
-func (a Agent) emptyKeyDir() error {
-	dir, err := os.OpenRoot(a.Paths().KeyDir)
+// anything reports true.
+func anything(string) bool { return true }
+
+// empty removes from a directory what has one of the names.
+func empty(path string, names func(string) bool) error {
+	dir, err := os.OpenRoot(path)
 	if err != nil {
 		return err
 	}
@@ -229,7 +235,7 @@ func (a Agent) emptyKeyDir() error {
 		return err
 	}
 	for _, e := range entries {
-		if !isSet(e.Name()) {
+		if !names(e.Name()) {
 			continue
 		}
 		if err := dir.RemoveAll(e.Name()); err != nil {
@@ -274,9 +280,26 @@ func (a Agent) read(ctx context.Context, d *dirs) (Host, error) {
 		return h, err
 	}
 	h.Sets = slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return isSet(e.Name()) })
+	if err := a.readSigner(&h); err != nil {
+		return h, err
+	}
 	// No signer is as good as one that does not answer.
 	h.Serving, _ = serving(ctx, a.Paths().keys().Socket)
 	return h, a.search(d, &h)
+}
+
+// readSigner reads what is left of a signer whose pod is gone. The kubelet starts none then, so nobody is disturbed.
+func (a Agent) readSigner(h *Host) error {
+	if h.Files[File{Manifests, signerManifest}] != nil {
+		return nil
+	}
+	entries, err := os.ReadDir(a.Paths().SignerDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	h.SignerFiles = len(entries) > 0
+	h.SignerRuns, err = socket.InUse(a.Paths().keys().Socket)
+	return err
 }
 
 // decode reads one of the agent's own files, if it is there.

@@ -56,6 +56,8 @@ type Host struct {
 	Served rotation.Keys
 	// Sets means that something is in that directory, even if it cannot be read.
 	Sets bool
+	// SignerRuns means that a signer whose pod is gone has not ended yet, and SignerFiles that its files are there.
+	SignerRuns, SignerFiles bool
 	// Serving are the kids of the keys that a running signer serves.
 	Serving []string
 	// Keys are other files with a private key, in the directories and below.

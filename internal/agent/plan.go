@@ -37,6 +37,8 @@ type Action struct {
 	// Serve is written to the key directory of the signer instead of a file; ServeNothing removes the directory.
 	Serve        *keydir.Set
 	ServeNothing bool
+	// ForgetSigner removes what the signer keeps beside its socket.
+	ForgetSigner bool
 }
 
 func (a Action) String() string {
@@ -45,6 +47,8 @@ func (a Action) String() string {
 		return "write the keys of the signer"
 	case a.ServeNothing:
 		return "remove the keys of the signer"
+	case a.ForgetSigner:
+		return "remove the files of the signer"
 	case a.Content == nil:
 		return "remove " + a.File.String()
 	}
@@ -72,8 +76,7 @@ func Plan(s keySet, h Host, p Paths) (actions []Action, waiting string, err erro
 		actions, err := planUndo(h)
 		return actions, "", err
 	case Release:
-		actions, err := planRelease(h, p)
-		return actions, "", err
+		return planRelease(h, p)
 	}
 	return nil, "", fmt.Errorf("there is no order %q", s.order.Do)
 }
@@ -380,24 +383,34 @@ func planUndo(h Host) ([]Action, error) {
 	return append(actions, phase...), err
 }
 
-func planRelease(h Host, p Paths) ([]Action, error) {
+// planRelease removes what the agent keeps. The signer writes until it has ended, which the kubelet takes a moment for.
+func planRelease(h Host, p Paths) (actions []Action, waiting string, err error) {
 	external, err := h.external(p)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if external {
-		return nil, hint.Errorf("converge to keys from files first", "kube-apiserver needs its signer")
+		return nil, "", hint.Errorf("converge to keys from files first", "kube-apiserver needs its signer")
 	}
 	if h.Undo != nil && h.Undo.Phase != Undone {
-		return nil, ErrUnsettled
+		return nil, "", ErrUnsettled
 	}
-	actions := append(planNoSigner(h), planTidy(h)...)
+	actions = append(planNoSigner(h), planTidy(h)...)
+	if len(actions) > 0 {
+		return actions, "", nil // and then see
+	}
+	if h.SignerRuns {
+		return nil, "the signer has not ended yet", nil
+	}
+	if h.SignerFiles {
+		actions = append(actions, Action{ForgetSigner: true})
+	}
 	for _, name := range []string{undoFile, stateFile} {
 		if h.Files[File{State, name}] != nil {
 			actions = append(actions, Action{File: File{State, name}})
 		}
 	}
-	return actions, nil
+	return actions, "", nil
 }
 
 // RestartMark returns a value of Order.Restart: of the keys, and of how often they were tried.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/rotation"
 	"github.com/keyturn/keyturn/internal/signer/signercmd"
+	"github.com/keyturn/keyturn/internal/signer/socket"
 )
 
 // startSigner plays the kubelet: once the agent has written the signer's manifest for these keys, it runs the signer
@@ -77,9 +78,26 @@ func TestExternal(t *testing.T) {
 	if r := n.apply(n.do(Observe), Done); r.Found.Signer != nil {
 		t.Errorf("a signer is left: %+v", r.Found.Signer)
 	}
-	n.apply(n.do(Release), Done)
+	n.release()
 	if _, err := os.Stat(n.pathOf(File{State, stateFile})); !os.IsNotExist(err) {
 		t.Error("the node is not released")
+	}
+}
+
+// release releases the node, on which a signer left files and has yet to end.
+func (n node) release() {
+	n.t.Helper()
+	n.write(n.StateDir+"/signer/ledger", "which tokens live", 0o600)
+	listener, err := socket.Listen(n.Paths().keys().Socket)
+	must(n.t, err)
+	n.apply(n.do(Release), Waiting)
+	if n.read(n.StateDir+"/signer/ledger") == "" {
+		n.t.Error("the files of a signer that runs are gone")
+	}
+	must(n.t, listener.Close())
+	n.apply(n.do(Release), Done)
+	if entries, err := os.ReadDir(n.StateDir + "/signer"); err != nil || len(entries) > 0 {
+		n.t.Errorf("files of the signer are left: %v, %v", entries, err)
 	}
 }
 

@@ -22,7 +22,8 @@ const DefaultAgentNamespace = "keyturn-agent"
 type Images struct {
 	// Agent and Signer are the images of keyturn-agent and keyturn-signer.
 	Agent, Signer string
-	// Namespace is where agents run; it is made, and removed when a cluster is released.
+	// Namespace is where agents run. It is made, and removed when a cluster is released, except in the cluster that the
+	// controller runs in: there it is given, with the rights of the controller in it.
 	Namespace string
 }
 
@@ -112,7 +113,8 @@ func (c *Clusters) reach(ctx context.Context, uc *v1alpha1.UserCluster) (plane, 
 		m.reach.close()
 		m.reach = r
 	}
-	return m.reach, &pods{reach: m.reach, images: c.Images, cluster: string(uc.UID)}, nil
+	own := uc.Spec.Infrastructure.Kubeadm.KubeconfigSecret == ""
+	return m.reach, &pods{reach: m.reach, images: c.Images, cluster: string(uc.UID), given: own}, nil
 }
 
 // sameCredentials reports whether two configurations of this package reach one cluster in the same way.

@@ -46,6 +46,8 @@ type pods struct {
 	reach   *reach
 	images  Images
 	cluster string
+	// given means that the namespace is there, has no mark and stays: the controller has rights in it, and none to make one.
+	given bool
 }
 
 // specAnnotation holds a digest of the DaemonSet as it was written: what the API server adds does not count.
@@ -104,11 +106,14 @@ func (p *pods) ensure(ctx context.Context) error {
 
 func (p *pods) ensureNamespace(ctx context.Context, client kubernetes.Interface) error {
 	found, err := client.CoreV1().Namespaces().Get(ctx, p.images.Namespace, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) && p.given {
+		return controlplane.Blocked(errors.New("it is not there: install the chart with the value ownCluster, which makes it"))
+	}
 	if apierrors.IsNotFound(err) {
 		_, err = client.CoreV1().Namespaces().Create(ctx, p.namespace(), metav1.CreateOptions{})
 		return err
 	}
-	if err != nil {
+	if err != nil || p.given {
 		return err
 	}
 	return p.ours("namespace", found)
@@ -203,36 +208,46 @@ func (p *pods) remove(ctx context.Context, all bool) (gone bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if all && !p.given {
+		return p.removeNamespace(ctx, client)
+	}
+	gone, err = p.removeDaemonSet(ctx, client)
+	if all && gone && err == nil {
+		err = tidy(ctx, client)
+	}
+	return gone, err
+}
+
+// removeNamespace removes the namespace, and so all that is in it, unless it is somebody else's.
+func (p *pods) removeNamespace(ctx context.Context, client kubernetes.Interface) (gone bool, err error) {
 	namespace, err := client.CoreV1().Namespaces().Get(ctx, p.images.Namespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		if all {
-			err = tidy(ctx, client)
-		}
-		return true, ignoreGone(err)
+		return true, tidy(ctx, client)
 	}
-	if err != nil {
-		return false, fmt.Errorf("removing the agents: %w", err)
-	}
-	if p.ours("namespace", namespace) != nil {
+	if err == nil && p.ours("namespace", namespace) != nil {
 		return true, nil
 	}
-	if all {
-		err = client.CoreV1().Namespaces().Delete(ctx, namespace.Name, only(namespace))
-		if err = ignoreGone(err); err != nil {
-			return false, fmt.Errorf("removing namespace %s: %w", namespace.Name, err)
-		}
-		return false, nil
+	if err == nil {
+		err = ignoreGone(client.CoreV1().Namespaces().Delete(ctx, namespace.Name, only(namespace)))
 	}
-	sets := client.AppsV1().DaemonSets(namespace.Name)
+	if err != nil {
+		return false, fmt.Errorf("removing namespace %s: %w", p.images.Namespace, err)
+	}
+	return false, nil
+}
+
+// removeDaemonSet removes the DaemonSet, unless it is somebody else's.
+func (p *pods) removeDaemonSet(ctx context.Context, client kubernetes.Interface) (gone bool, err error) {
+	sets := client.AppsV1().DaemonSets(p.images.Namespace)
 	set, err := sets.Get(ctx, agentpod.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) {
+	if apierrors.IsNotFound(err) || err == nil && p.ours("DaemonSet", set) != nil {
 		return true, nil
 	}
 	if err == nil {
 		err = ignoreGone(sets.Delete(ctx, set.Name, only(set)))
 	}
 	if err != nil {
-		return false, fmt.Errorf("removing DaemonSet %s/%s: %w", namespace.Name, agentpod.Name, err)
+		return false, fmt.Errorf("removing DaemonSet %s/%s: %w", p.images.Namespace, agentpod.Name, err)
 	}
 	return false, nil
 }

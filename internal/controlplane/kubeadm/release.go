@@ -74,6 +74,9 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 	}
 	for _, n := range nodes {
 		r, err := c.agents.apply(ctx, *n.pod, c.order(v, n, agent.Release))
+		if err == nil && r.Answer == agent.Waiting {
+			return false, nil
+		}
 		if err == nil && r.Answer != agent.Done {
 			err = fmt.Errorf("node %s: %s", n.Node, r.Message)
 		}

@@ -109,6 +109,24 @@ func acquire(path string) (*os.File, error) {
 	return f, nil
 }
 
+// InUse reports whether a process listens on a path, or has not ended since it did. While it asks, Listen may fail, so it
+// is only for a path on which nobody starts to listen.
+func InUse(path string) (bool, error) {
+	f, err := os.Open(path + ".lock")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
+}
+
 // A child of a parent that was killed just now may still listen for a moment.
 const (
 	dying     = 2 * time.Second

@@ -1,0 +1,255 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+// TestKubeadm rotates the keys of a cluster that kubeadm made. Keyturn runs in that cluster, installed by its own chart.
+// The only API server is away while its files change, and no token is ever refused.
+func TestKubeadm(t *testing.T) {
+	k := newSelfManaged(t, 1, 2)
+	k.install()
+	k.startProbe()
+	k.create()
+	k.rotate(2, nothing)
+	k.useSource(v1alpha1.KeySourceExternal)
+	k.rotate(3, nothing)
+	k.rotate(4, nothing)
+	k.release()
+	k.expectKeysGone()
+	k.expectNoRefusals()
+}
+
+// nothing is done in a rotation that nobody disturbs.
+func nothing() {}
+
+// create creates the UserCluster, and waits until its key is version 1.
+func (k *selfManaged) create() {
+	k.t.Helper()
+	done := k.stage("adopting")
+	before := k.serverManifest(k.controlPlanes[0])
+	k.apply([]byte(`apiVersion: keyturn.dev/v1alpha1
+kind: UserCluster
+metadata:
+  name: self
+  namespace: keyturn-system
+spec:
+  infrastructure:
+    kubeadm: {}
+`))
+	k.await(1)
+	done()
+	if after := k.serverManifest(k.controlPlanes[0]); after != before {
+		k.t.Errorf("adopting has changed the manifest:\n%s", after)
+	}
+	uc, err := k.cluster(k.t.Context())
+	k.Must(err)
+	if keys := uc.Status.KSASigningKey.Keys; len(keys) != 1 || keys[0].KeyID != k.signingKey() {
+		k.t.Errorf("the keys are %+v, want that of sa.key, %s", keys, k.signingKey())
+	}
+}
+
+// rotate rotates to a key version, and has something done meanwhile. A token from before is refused after it.
+func (k *selfManaged) rotate(version int32, during func()) {
+	k.t.Helper()
+	old := k.mint()
+	k.retire()
+	done := k.stage(fmt.Sprintf("rotating to key version %d", version))
+	k.patch(fmt.Sprintf(`{"spec":{"ksaSigningKey":{"version":%d}}}`, version))
+	during()
+	uc := k.await(version)
+	done()
+	keys := uc.Status.KSASigningKey.Keys
+	if len(keys) != 1 || keys[0].KeyID != k.signingKey() {
+		k.t.Errorf("the keys are %+v, and sa.key is %s", keys, k.signingKey())
+	}
+	if k.accepts(old) {
+		k.t.Errorf("a token from before key version %d is accepted", version)
+	}
+	if !k.accepts(k.mint()) {
+		k.t.Errorf("a token of key version %d is refused", version)
+	}
+}
+
+// useSource has the API servers get their keys from elsewhere.
+func (k *selfManaged) useSource(source v1alpha1.KeySource) {
+	k.t.Helper()
+	done := k.stage("changing the key source to " + string(source))
+	k.patch(fmt.Sprintf(`{"spec":{"ksaSigningKey":{"source":%q}}}`, source))
+	k.awaitSource(source)
+	done()
+}
+
+// release deletes the UserCluster. The cluster goes on with its key in files, and nothing of Keyturn.
+func (k *selfManaged) release() {
+	k.t.Helper()
+	key, token := k.signingKey(), k.mint()
+	done := k.stage("releasing")
+	k.Eventually("the UserCluster to be deleted", func(ctx context.Context) error {
+		uc, err := k.cluster(ctx)
+		if err == nil {
+			err = k.admin.Delete(ctx, uc)
+		}
+		return err
+	})
+	k.until("the UserCluster to be gone", func(ctx context.Context) error {
+		uc, err := k.cluster(ctx)
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("it waits: %+v", uc.Status.Conditions)
+		}
+		return err
+	})
+	done()
+	if k.signingKey() != key || !k.accepts(token) {
+		k.t.Error("the cluster does not go on with its key")
+	}
+	for _, node := range k.controlPlanes {
+		manifest := k.serverManifest(node)
+		for _, flag := range []string{"service-account-signing-endpoint", "shutdown-send-retry-after"} {
+			if strings.Contains(manifest, flag) {
+				k.t.Errorf("the manifest of node %s still has --%s", node, flag)
+			}
+		}
+		if _, err := k.Run(k.t.Context(), node, "/bin/sh", "-c",
+			"! find /var/lib/keyturn /etc/kubernetes/manifests/keyturn* -type f | grep ."); err != nil {
+			k.t.Errorf("files of Keyturn are left on node %s: %v", node, err)
+		}
+	}
+	k.Eventually("the agent to be gone", func(ctx context.Context) error {
+		sets, err := k.client.AppsV1().DaemonSets("keyturn-agent").List(ctx, metav1.ListOptions{})
+		if err == nil && len(sets.Items) > 0 {
+			err = errors.New("its DaemonSet is there")
+		}
+		return err
+	})
+}
+
+// await waits until the cluster is settled with a key version.
+func (k *selfManaged) await(version int32) (uc *v1alpha1.UserCluster) {
+	k.t.Helper()
+	k.until(fmt.Sprintf("key version %d to be all there is", version), func(ctx context.Context) (err error) {
+		if uc, err = k.settled(ctx); err != nil {
+			return err
+		}
+		key := uc.Status.KSASigningKey
+		if key.TokenVersion != version || key.PrivateKeyVersion != version ||
+			!slices.Equal(key.PublicKeyVersions, []int32{version}) {
+			return fmt.Errorf("the keys are %+v", key)
+		}
+		return nil
+	})
+	return uc
+}
+
+// awaitSource waits until the cluster is settled with a key source.
+func (k *selfManaged) awaitSource(source v1alpha1.KeySource) {
+	k.t.Helper()
+	k.until("key source "+string(source), func(ctx context.Context) error {
+		if _, err := k.settled(ctx); err != nil {
+			return err
+		}
+		for _, node := range k.controlPlanes {
+			external := strings.Contains(k.serverManifest(node), "service-account-signing-endpoint")
+			if external != (source == v1alpha1.KeySourceExternal) {
+				return fmt.Errorf("node %s has another one", node)
+			}
+		}
+		return nil
+	})
+}
+
+// settled reads the UserCluster, or why it is not as its spec wants it.
+func (k *selfManaged) settled(ctx context.Context) (*v1alpha1.UserCluster, error) {
+	uc, err := k.cluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, wanted := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionKSASigningKeyRotation} {
+		if !slices.ContainsFunc(uc.Status.Conditions, func(c metav1.Condition) bool {
+			return c.Type == wanted && c.Status == metav1.ConditionTrue && c.ObservedGeneration == uc.Generation
+		}) {
+			key := uc.Status.KSASigningKey
+			return nil, fmt.Errorf("%s is not True: %+v; %s: %s", wanted, uc.Status.Conditions, key.Step, key.WaitingFor)
+		}
+	}
+	return uc, nil
+}
+
+// mint requests a token that API servers would accept for an hour.
+func (k *selfManaged) mint() (token string) {
+	k.t.Helper()
+	k.Eventually("a token", func(ctx context.Context) error {
+		seconds := int64(3600)
+		r, err := k.client.CoreV1().ServiceAccounts("default").CreateToken(ctx, "default", &authenticationv1.TokenRequest{
+			Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds},
+		}, metav1.CreateOptions{})
+		if err == nil {
+			token = r.Status.Token
+		}
+		return err
+	})
+	return token
+}
+
+// accepts reports whether an API server accepts a token.
+func (k *selfManaged) accepts(token string) (accepted bool) {
+	k.t.Helper()
+	k.Eventually("the review of a token", func(ctx context.Context) error {
+		r, err := k.client.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{
+			Spec: authenticationv1.TokenReviewSpec{Token: token},
+		}, metav1.CreateOptions{})
+		if err == nil {
+			accepted = r.Status.Authenticated
+		}
+		return err
+	})
+	return accepted
+}
+
+// expectKeysGone searches for private keys that signed tokens once: in all Secrets, and on control-plane nodes in what
+// kubeadm and Keyturn keep there.
+func (k *selfManaged) expectKeysGone() {
+	k.t.Helper()
+	if len(k.retired) == 0 {
+		k.t.Error("no private key was retired")
+	}
+	var secrets *corev1.SecretList
+	k.Eventually("all Secrets", func(ctx context.Context) (err error) {
+		secrets, err = k.client.CoreV1().Secrets(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
+		return err
+	})
+	for _, s := range secrets.Items {
+		for name, data := range s.Data {
+			k.expectNoRetired(fmt.Sprintf("%s of Secret %s/%s", name, s.Namespace, s.Name), data)
+		}
+	}
+	for _, node := range k.controlPlanes {
+		for path, content := range k.keyFiles(node) {
+			k.expectNoRetired(path+" on node "+node, content)
+		}
+	}
+}
+
+func (k *selfManaged) expectNoRetired(where string, content []byte) {
+	k.t.Helper()
+	for _, kid := range privateKeys(content) {
+		if slices.Contains(k.retired, kid) {
+			k.t.Errorf("retired private key %s is in %s", kid, where)
+		}
+	}
+}
