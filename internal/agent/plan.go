@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/keyturn/keyturn/internal/agent/manifest"
@@ -413,18 +412,14 @@ func RestartMark(k rotation.Keys, attempt int) string {
 // managerMark begins the values of ManagerMark.
 const managerMark = "sign "
 
-// ManagerMark returns a value of Order.Manager: of the key version with which kube-controller-manager is to sign.
-func ManagerMark(version int) string { return managerMark + strconv.Itoa(version) }
+// ManagerMark returns a value of Order.Manager: of the kid with whose key kube-controller-manager is to sign.
+func ManagerMark(kid string) string { return managerMark + kid }
 
-// ManagerVersion returns the key version of a ManagerMark; 0 for any other value.
-func ManagerVersion(mark string) int {
-	version, ok := strings.CutPrefix(mark, managerMark)
-	if !ok {
-		return 0
+// MarkedKid returns the kid of a ManagerMark; empty for any other value.
+func MarkedKid(mark string) string {
+	kid, _ := strings.CutPrefix(mark, managerMark)
+	if ManagerMark(kid) != mark {
+		return ""
 	}
-	v, err := strconv.Atoi(version)
-	if err != nil || v < 1 || ManagerMark(v) != mark {
-		return 0
-	}
-	return v
+	return kid
 }

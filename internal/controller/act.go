@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/rotation"
@@ -38,6 +39,8 @@ func (r *Reconciler) actElsewhere(
 	ctx context.Context, uc *v1alpha1.UserCluster, a rotation.Action, seen *observation,
 ) error {
 	switch a.Kind {
+	case rotation.AdoptKey:
+		return r.adopt(ctx, uc, a, seen)
 	case rotation.ConvergeControlPlane:
 		return seen.adapter.Converge(ctx, a.Target, fleet.Only(seen.keys, needed(a.Target, seen.Observed)))
 	case rotation.PublishKeys:
@@ -71,11 +74,40 @@ func (r *Reconciler) generate(ctx context.Context, uc *v1alpha1.UserCluster, ver
 	if err != nil {
 		return fmt.Errorf("generating key version %d: %w", version, err)
 	}
-	err = r.Keys.Create(ctx, clusterOf(uc), k)
+	return r.storeKey(ctx, uc, k)
+}
+
+// storeKey stores a key version. The next round reads what is stored: nobody was told of this key pair as that version.
+func (r *Reconciler) storeKey(ctx context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair) error {
+	err := r.Keys.Create(ctx, clusterOf(uc), k)
 	if errors.Is(err, keystore.ErrExists) || errors.Is(err, keystore.ErrAmbiguous) {
-		return nil // the next round reads what is stored; this key pair was told to nobody
+		return nil
 	}
 	return err
+}
+
+// adopt stores the key with which the API servers of a cluster sign that somebody else made. It takes some rounds until
+// the infrastructure has it.
+func (r *Reconciler) adopt(ctx context.Context, uc *v1alpha1.UserCluster, a rotation.Action, seen *observation) error {
+	adopter, ok := seen.adapter.(controlplane.Adopter)
+	if !ok {
+		return fmt.Errorf("adopting key %s of %s: its infrastructure adopts no clusters", a.KeyID, uc.Name)
+	}
+	signer, err := adopter.SigningKey(ctx, a.KeyID)
+	if err != nil {
+		return fmt.Errorf("adopting key %s of %s: %w", a.KeyID, uc.Name, err)
+	}
+	if signer == nil {
+		return nil
+	}
+	k, err := keystore.New(a.Version, signer)
+	if err == nil && k.KeyID != a.KeyID {
+		err = fmt.Errorf("its private key is that of kid %s", k.KeyID)
+	}
+	if err != nil {
+		return controlplane.Blocked(fmt.Errorf("adopting key %s of %s: %w", a.KeyID, uc.Name, err))
+	}
+	return r.storeKey(ctx, uc, k)
 }
 
 func (r *Reconciler) refresh(ctx context.Context, uc *v1alpha1.UserCluster, version int, seen *observation) error {

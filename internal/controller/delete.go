@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/rotation"
 )
@@ -51,7 +52,7 @@ func (r *Reconciler) remove(ctx context.Context, uc *v1alpha1.UserCluster, kind 
 		if err != nil {
 			return false, fmt.Errorf("opening the control plane of %s: %w", uc.Name, err)
 		}
-		return a.Delete(ctx)
+		return r.deleteControlPlane(ctx, uc, a)
 	case rotation.RemovePublications:
 		err = r.leaveVerifiers(ctx, uc)
 	case rotation.RemoveKeys:
@@ -65,6 +66,24 @@ func (r *Reconciler) remove(ctx context.Context, uc *v1alpha1.UserCluster, kind 
 		err = fmt.Errorf("unknown removal %q", kind)
 	}
 	return err == nil, err
+}
+
+// deleteControlPlane removes a control plane or, if somebody else made it, releases it. An annotation lets the rest of the
+// deletion go on without that: a cluster that is gone for good must not keep its UserCluster.
+func (r *Reconciler) deleteControlPlane(
+	ctx context.Context, uc *v1alpha1.UserCluster, a controlplane.Adapter,
+) (gone bool, err error) {
+	gone, err = a.Delete(ctx)
+	if err == nil || !uc.Spec.Infrastructure.Adopted() {
+		return gone, err
+	}
+	if uc.Annotations[v1alpha1.AnnotationLeaveCluster] == "" {
+		return false, fmt.Errorf("releasing the cluster: %w; to delete the UserCluster and leave its cluster as it is, annotate it "+
+			"with %s=REASON", err, v1alpha1.AnnotationLeaveCluster)
+	}
+	r.event(uc, corev1.EventTypeWarning, "ClusterNotReleased", hint.Line(err))
+	r.Log.WarnContext(ctx, "a cluster is not released", "cluster", uc.Name, "error", err)
+	return true, nil
 }
 
 // leaveVerifiers removes what is published of a cluster from every destination outside it. An annotation lets the rest of

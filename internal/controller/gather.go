@@ -82,7 +82,7 @@ func (r *Reconciler) observe(ctx context.Context, uc *v1alpha1.UserCluster, o *o
 		return c == ',' || c == ' '
 	})
 	o.Presence, o.Bootstrap = o.controlPlane.Presence, o.controlPlane.Bootstrap
-	o.ControlPlaneWaiting = o.controlPlane.Waiting
+	o.ControlPlaneWaiting, o.ControlPlaneBlocked = o.controlPlane.Waiting, o.controlPlane.Blocked
 	for _, m := range o.controlPlane.ControllerManagers {
 		o.ControllerManagers = append(o.ControllerManagers, rotation.ControllerManager(m))
 	}

@@ -160,7 +160,10 @@ func unlessStale(result ctrl.Result, err error) (ctrl.Result, error) {
 }
 
 // needsAction reports whether an error lasts until somebody acts.
-func needsAction(err error) bool { return errors.Is(err, keystore.ErrForeign) }
+func needsAction(err error) bool {
+	_, blocked := errors.AsType[*controlplane.BlockedError](err)
+	return blocked || errors.Is(err, keystore.ErrForeign)
+}
 
 func (r *Reconciler) now() time.Time {
 	if r.Now == nil {

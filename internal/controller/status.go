@@ -39,6 +39,9 @@ func (r *Reconciler) patchStatus(ctx context.Context, uc *v1alpha1.UserCluster, 
 func setObserved(uc *v1alpha1.UserCluster, d rotation.Decision, seen observation, now metav1.Time) {
 	status := &uc.Status
 	status.ObservedGeneration = uc.Generation
+	if seen.Adopted {
+		keepRetired(status, seen.keys)
+	}
 	setKeyStatus(&status.KSASigningKey, d, seen, now)
 	setTokens(&status.KSASigningKey, seen)
 	setRotationCondition(uc, d, now)
@@ -192,6 +195,9 @@ func setCondition(uc *v1alpha1.UserCluster, kind string, is bool, reason, messag
 func setControlPlaneStatus(status *v1alpha1.UserClusterStatus, seen observation) {
 	if home := seen.controlPlane.Home; home != "" {
 		status.Infrastructure.Local = &v1alpha1.LocalInfrastructureStatus{Home: home}
+	}
+	if seen.Adopted {
+		setKubeadmStatus(status, seen)
 	}
 	status.Endpoint = seen.controlPlane.Endpoint
 	status.APIServers = nil

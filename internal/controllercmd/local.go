@@ -13,14 +13,6 @@ import (
 	"github.com/keyturn/keyturn/internal/remote"
 )
 
-// infrastructure opens what runs a cluster.
-type infrastructure struct {
-	controlPlane func(*v1alpha1.UserCluster) (controlplane.Adapter, error)
-	machines     func(*v1alpha1.UserCluster) (remote.Machines, error)
-	// watch calls wake for each cluster of which something has died or was started, until ctx ends.
-	watch func(ctx context.Context, wake func(context.Context, types.NamespacedName))
-}
-
 // localFlags lead to the keyturn-local that runs the clusters of local infrastructure.
 type localFlags struct {
 	endpoint, credentials string
@@ -49,45 +41,36 @@ func (f *localFlags) check() error {
 var errNoLocal = errors.New("the cluster is local, and keyturn-controller was started without --" + localEndpointFlag +
 	" and --" + localCredentialsFlag + ", which lead to its host")
 
-// infrastructure returns what opens the clusters of each infrastructure that is served.
+// infrastructure opens local clusters.
 func (f *localFlags) infrastructure() (infrastructure, error) {
 	if f.endpoint == "" {
-		on := serving(func() (*remote.Client, error) { return nil, errNoLocal })
-		on.watch = func(context.Context, func(context.Context, types.NamespacedName)) {} // there is none
-		return on, nil
+		return local(func() (*remote.Client, error) { return nil, errNoLocal }, nil), nil
 	}
 	client, err := remote.NewClient(f.endpoint, remote.CredentialsIn(f.credentials))
 	if err != nil {
 		return infrastructure{}, fmt.Errorf("reaching keyturn-local by --%s and --%s: %w",
 			localEndpointFlag, localCredentialsFlag, err)
 	}
-	on := serving(func() (*remote.Client, error) { return client, nil })
-	on.watch = client.Wakes
-	return on, nil
+	return local(func() (*remote.Client, error) { return client, nil }, client.Wakes), nil
 }
 
-// serving refuses the clusters of an infrastructure that this version does not know.
-func serving(local func() (*remote.Client, error)) infrastructure {
-	of := func(uc *v1alpha1.UserCluster) (*remote.Client, error) {
-		if uc.Spec.Infrastructure.Local == nil {
-			return nil, errors.New("its infrastructure is not served by this controller, which serves spec.infrastructure.local")
-		}
-		return local()
-	}
+func local(open func() (*remote.Client, error), watch func(context.Context, func(context.Context, types.NamespacedName))) infrastructure {
 	return infrastructure{
 		controlPlane: func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
-			client, err := of(uc)
+			client, err := open()
 			if err != nil {
 				return nil, err
 			}
 			return client.ControlPlane(uc), nil
 		},
-		machines: func(uc *v1alpha1.UserCluster) (remote.Machines, error) {
-			client, err := of(uc)
+		nodes: func(uc *v1alpha1.UserCluster) (machines, error) {
+			client, err := open()
 			if err != nil {
-				return nil, err
+				return machines{}, err
 			}
-			return client.Machines(uc), nil
+			of := client.Machines(uc)
+			return machines{uc.Spec.Infrastructure.Local.NodePools, of, of}, nil
 		},
+		watch: watch,
 	}
 }

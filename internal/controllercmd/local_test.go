@@ -36,14 +36,15 @@ func TestControllerNeedsNothingOfItsHost(t *testing.T) {
 }
 
 func TestLocalClusterWithoutLocal(t *testing.T) {
-	on, err := (&localFlags{}).infrastructure()
+	local, err := (&localFlags{}).infrastructure()
 	if err != nil {
 		t.Fatal(err)
 	}
+	on := infrastructures{"local": local}
 	uc := &v1alpha1.UserCluster{}
 	uc.Spec.Infrastructure.Local = &v1alpha1.LocalInfrastructure{}
 	_, errPlane := on.controlPlane(uc)
-	_, errMachines := on.machines(uc)
+	_, errMachines := on.nodes(uc)
 	_, errNodes := nodesOf(on, nil, nil)(uc)
 	for what, err := range map[string]error{"control plane": errPlane, "machines": errMachines, "nodes": errNodes} {
 		if !errors.Is(err, errNoLocal) {

@@ -24,22 +24,23 @@ func manage(ctx context.Context, f flags, cfg *rest.Config, log *slog.Logger) er
 	if err != nil {
 		return err
 	}
-	on, err := f.local.infrastructure()
-	if err != nil {
-		return err
-	}
-	if err := addController(m, cfg, on, f, log); err != nil {
+	if err := addController(m, cfg, f, log); err != nil {
 		return err
 	}
 	return m.Start(ctx)
 }
 
-func addController(m ctrl.Manager, cfg *rest.Config, on infrastructure, f flags, log *slog.Logger) error {
+func addController(m ctrl.Manager, cfg *rest.Config, f flags, log *slog.Logger) error {
 	keys, err := keystore.NewSecrets(cfg)
 	if err != nil {
 		return err
 	}
 	prover, rollouts := &controlplane.Prover{}, &rollout.Rollouts{}
+	local, err := f.local.infrastructure()
+	if err != nil {
+		return err
+	}
+	on := infrastructures{"local": local, "kubeadm": f.kubeadm.infrastructure(cfg, m.GetClient(), keys, prover)}
 	newClient := func(ctx context.Context, uc *v1alpha1.UserCluster) (kubernetes.Interface, error) {
 		plane, err := on.controlPlane(uc)
 		if err != nil {
@@ -63,6 +64,7 @@ func addController(m ctrl.Manager, cfg *rest.Config, on infrastructure, f flags,
 		Forgotten: func(c keystore.Cluster) {
 			prover.Forget(types.UID(c.UID))
 			rollouts.Forget(types.UID(c.UID))
+			on.forget(c)
 		},
 		Recorder: m.GetEventRecorder("keyturn-controller"),
 		Log:      log,

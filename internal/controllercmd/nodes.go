@@ -13,19 +13,19 @@ import (
 
 // nodesOf returns how the nodes of a cluster are opened: as a rollout over its machines.
 func nodesOf(
-	on infrastructure, rollouts *rollout.Rollouts,
+	on infrastructures, rollouts *rollout.Rollouts,
 	newClient func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error),
 ) func(*v1alpha1.UserCluster) (nodes.Adapter, error) {
 	return func(uc *v1alpha1.UserCluster) (nodes.Adapter, error) {
-		machines, err := on.machines(uc)
+		m, err := on.nodes(uc)
 		if err != nil {
 			return nil, err
 		}
 		key := uc.Spec.KSASigningKey
 		return rollouts.Open(rollout.Cluster{
-			Name: uc.Name, UID: uc.UID, Pools: uc.Spec.Infrastructure.Local.NodePools,
+			Name: uc.Name, UID: uc.UID, Pools: m.pools,
 			NodeRefresh: uc.Spec.NodeRefresh(), TokenReload: time.Duration(key.TokenReloadSeconds) * time.Second,
-			Machines: machines, Refresher: machines,
+			Machines: m.machines, Refresher: m.refresh,
 			Client: func(ctx context.Context) (kubernetes.Interface, error) { return newClient(ctx, uc) },
 		}), nil
 	}

@@ -25,6 +25,7 @@ type flags struct {
 	kubeconfig      string
 	metrics, health string
 	local           localFlags
+	kubeadm         kubeadmFlags
 	allowed         allowed
 	manager         managerFlags
 }
@@ -38,6 +39,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	set.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:8080", "where /metrics is served")
 	set.StringVar(&f.health, "health-probe-bind-address", "127.0.0.1:8081", "where /healthz and /readyz are served")
 	f.local.addFlags(set)
+	f.kubeadm.addFlags(set)
 	f.allowed.addFlags(set)
 	f.manager.addFlags(set)
 	err := set.Parse(args)
@@ -52,7 +54,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	if set.NArg() > 0 {
 		return f, fmt.Errorf("unexpected argument %q", set.Arg(0))
 	}
-	return f, errors.Join(f.local.check(), f.manager.validate())
+	return f, errors.Join(f.local.check(), f.kubeadm.check(), f.manager.validate())
 }
 
 // Run runs the command until ctx ends, and returns its exit code.

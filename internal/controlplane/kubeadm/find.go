@@ -10,9 +10,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/keyturn/keyturn/internal/agent/manifest"
 )
 
 // controlPlaneLabel is on the nodes that kubeadm made control-plane nodes.
@@ -42,12 +45,24 @@ type Server struct {
 	SignerSocket string
 	// Issuers are its --service-account-issuer, the first of which it signs for.
 	Issuers []string
+	// Waiting is why only its node is known, in words; empty as a rule. All else but Address is zero then.
+	Waiting string
+	// Leaving means that its node is being deleted, or is gone.
+	Leaving bool
+}
+
+// Manager is one kube-controller-manager.
+type Manager struct {
+	Node string
+	// Mark is what Keyturn started it with last, as its mirror pod shows; empty for nothing.
+	Mark string
 }
 
 // Found is what was found of a control plane.
 type Found struct {
-	// Servers are the API servers, by node.
-	Servers []Server
+	// Servers are the API servers, and Managers the kube-controller-managers, by node.
+	Servers  []Server
+	Managers []Manager
 	// Problems are why Keyturn cannot rotate the keys of this control plane, each a sentence without its period. Empty: it
 	// can.
 	Problems []string
@@ -55,7 +70,9 @@ type Found struct {
 
 // objects are what Find reads.
 type objects struct {
+	// nodes are those with the label of the control plane; others are names of nodes that exist and lack it.
 	nodes     []corev1.Node
+	others    []string
 	pods      []corev1.Pod
 	endpoints []discoveryv1.EndpointSlice
 }
@@ -86,7 +103,39 @@ func read(ctx context.Context, client kubernetes.Interface) (objects, error) {
 	if err != nil {
 		return objects{}, err
 	}
-	return objects{nodes: nodes.Items, pods: mirrors(pods.Items), endpoints: endpoints.Items}, nil
+	o := objects{nodes: nodes.Items, pods: mirrors(pods.Items), endpoints: endpoints.Items}
+	return o, o.readOthers(ctx, client)
+}
+
+// readOthers looks for nodes that run an API server and lack the label.
+func (o *objects) readOthers(ctx context.Context, client kubernetes.Interface) error {
+	for _, p := range o.of(apiServer) {
+		if o.node(p.Spec.NodeName) != nil {
+			continue
+		}
+		_, err := client.CoreV1().Nodes().Get(ctx, p.Spec.NodeName, metav1.GetOptions{})
+		if err == nil {
+			o.others = append(o.others, p.Spec.NodeName)
+		} else if !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// node returns a node with the label; nil if there is none.
+func (o objects) node(name string) *corev1.Node {
+	i := slices.IndexFunc(o.nodes, func(n corev1.Node) bool { return n.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &o.nodes[i]
+}
+
+// leaving reports whether a node is gone, or being deleted.
+func (o objects) leaving(name string) bool {
+	n := o.node(name)
+	return n != nil && n.DeletionTimestamp != nil || n == nil && !slices.Contains(o.others, name)
 }
 
 // mirrors leaves out pods that are not those of a kubelet's static pods: anybody may set a label.
@@ -105,10 +154,19 @@ func (o objects) examine() Found {
 		f.Servers = append(f.Servers, s)
 		f.Problems = append(f.Problems, problems...)
 	}
-	slices.SortFunc(f.Servers, func(a, b Server) int { return strings.Compare(a.Node, b.Node) })
-	f.Problems = append(f.Problems, o.strays(f.Servers)...)
-	f.Problems = append(f.Problems, o.silent(f.Servers)...)
 	f.Problems = append(f.Problems, differences(f.Servers)...)
+	f.Servers = append(f.Servers, o.silent(f.Servers)...)
+	for i := range f.Servers {
+		f.Servers[i].Leaving = o.leaving(f.Servers[i].Node)
+	}
+	for _, p := range o.of(controllerManager) {
+		if !o.leaving(p.Spec.NodeName) {
+			f.Managers = append(f.Managers, Manager{p.Spec.NodeName, p.Annotations[manifest.RestartAnnotation]})
+		}
+	}
+	slices.SortFunc(f.Servers, func(a, b Server) int { return strings.Compare(a.Node, b.Node) })
+	slices.SortFunc(f.Managers, func(a, b Manager) int { return strings.Compare(a.Node, b.Node) })
+	f.Problems = append(f.Problems, o.strays(f.Servers)...)
 	slices.Sort(f.Problems)
 	return f
 }
@@ -189,15 +247,22 @@ func (o objects) strays(servers []Server) (problems []string) {
 	return problems
 }
 
-// silent are control-plane nodes without an API server.
-func (o objects) silent(servers []Server) (problems []string) {
+// silent are control-plane nodes whose API server shows itself nowhere: it may be starting, or for ever away.
+func (o objects) silent(servers []Server) (silent []Server) {
 	for _, n := range o.nodes {
-		if !slices.ContainsFunc(servers, func(s Server) bool { return s.Node == n.Name }) {
-			problems = append(problems, fmt.Sprintf("node %s has the label %s and no pod %s-%s",
-				n.Name, controlPlaneLabel, apiServer, n.Name))
+		if slices.ContainsFunc(servers, func(s Server) bool { return s.Node == n.Name }) {
+			continue
 		}
+		s := Server{Node: n.Name, Waiting: fmt.Sprintf("node %s has the label %s and no pod %s-%s",
+			n.Name, controlPlaneLabel, apiServer, n.Name)}
+		for _, a := range n.Status.Addresses {
+			if a.Type == corev1.NodeInternalIP && s.Address == "" {
+				s.Address = a.Address
+			}
+		}
+		silent = append(silent, s)
 	}
-	return problems
+	return silent
 }
 
 // differences are what API servers must have in common, and have not.
@@ -217,8 +282,8 @@ func differences(servers []Server) (problems []string) {
 
 // Config returns how to reach one API server alone, with the credentials of cfg, which reaches any of them.
 func Config(cfg *rest.Config, s Server) (*rest.Config, error) {
-	if s.Node == "" {
-		return nil, errors.New("reaching an API server: it has no node")
+	if s.Node == "" || s.Port == 0 {
+		return nil, errors.New("reaching an API server: its node or its port is not known")
 	}
 	dial, err := forward(cfg, apiServer+"-"+s.Node, s.Port)
 	if err != nil {

@@ -88,11 +88,6 @@ func TestProblems(t *testing.T) {
 			o.endpoints[0].Endpoints[1].Addresses[0] = "10.0.0.9"
 			return o
 		}()},
-		{"a node without an API server", "node c has the label", func() objects {
-			o := world()
-			o.nodes = append(o.nodes, corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "c"}})
-			return o
-		}()},
 		{"no static pods", "was not made by kubeadm", objects{}},
 		{
 			"no key of its own", "no service account key of its own",
@@ -123,6 +118,26 @@ func TestProblems(t *testing.T) {
 		if !slices.ContainsFunc(problems, func(p string) bool { return strings.Contains(p, test.want) }) {
 			t.Errorf("%s: the problems are %q, want one with %q", test.name, problems, test.want)
 		}
+	}
+}
+
+// A node whose API server does not show itself counts, and a node that is gone does not.
+func TestNodesWithout(t *testing.T) {
+	o := world()
+	o.nodes = append(o.nodes[:1], corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "c"}})
+	f := o.examine()
+	if len(f.Servers) != 3 || f.Servers[0].Leaving || !f.Servers[1].Leaving || f.Servers[2].Leaving {
+		t.Fatalf("found %+v", f.Servers)
+	}
+	if !strings.Contains(f.Servers[2].Waiting, "node c has the label") || f.Servers[0].Waiting != "" {
+		t.Errorf("found %+v", f.Servers)
+	}
+	if len(f.Managers) != 1 || f.Managers[0].Node != "a" {
+		t.Errorf("found %+v", f.Managers)
+	}
+	o.others = []string{"b"} // it only lacks the label
+	if f := o.examine(); f.Servers[1].Leaving || len(f.Managers) != 2 {
+		t.Errorf("found %+v", f)
 	}
 }
 

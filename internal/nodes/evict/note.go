@@ -10,8 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// noteName is the ConfigMap of namespace kube-system that notes since when nobody gets a token of an older key.
-const noteName = "keyturn-signing-key"
+// NoteName is the ConfigMap of namespace kube-system that notes since when nobody gets a token of an older key.
+const NoteName = "keyturn-signing-key"
 
 // What a note holds: the kid of the new key, and the time.
 const (
@@ -21,12 +21,12 @@ const (
 
 // noted reads the time; zero if it is not noted, or for another key.
 func (e *Executor) noted(ctx context.Context) (time.Time, error) {
-	note, err := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, noteName, metav1.GetOptions{})
+	note, err := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, NoteName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || err == nil && note.Data[noteKeyID] != e.Keys.KeyID {
 		return time.Time{}, nil
 	}
 	if err != nil {
-		return time.Time{}, fmt.Errorf("reading ConfigMap %s/%s: %w", metav1.NamespaceSystem, noteName, err)
+		return time.Time{}, fmt.Errorf("reading ConfigMap %s/%s: %w", metav1.NamespaceSystem, NoteName, err)
 	}
 	since, _ := time.Parse(time.RFC3339, note.Data[noteSince]) // what only a person can have written is replaced
 	return since, nil
@@ -36,18 +36,18 @@ func (e *Executor) noted(ctx context.Context) (time.Time, error) {
 // between: there is no note, and the next plan makes one with a later time, which is as true.
 func (e *Executor) note(ctx context.Context) error {
 	notes := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
-	err := notes.Delete(ctx, noteName, metav1.DeleteOptions{}) // the note of an earlier rotation
+	err := notes.Delete(ctx, NoteName, metav1.DeleteOptions{}) // the note of an earlier rotation
 	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("deleting ConfigMap %s/%s: %w", metav1.NamespaceSystem, noteName, err)
+		return fmt.Errorf("deleting ConfigMap %s/%s: %w", metav1.NamespaceSystem, NoteName, err)
 	}
 	immutable := true
 	_, err = notes.Create(ctx, &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Name: noteName},
+		ObjectMeta: metav1.ObjectMeta{Name: NoteName},
 		Data:       map[string]string{noteKeyID: e.Keys.KeyID, noteSince: e.Keys.ProvenAt.UTC().Format(time.RFC3339)},
 		Immutable:  &immutable,
 	}, metav1.CreateOptions{})
 	if err != nil {
-		return fmt.Errorf("creating ConfigMap %s/%s: %w", metav1.NamespaceSystem, noteName, err)
+		return fmt.Errorf("creating ConfigMap %s/%s: %w", metav1.NamespaceSystem, NoteName, err)
 	}
 	return nil
 }

@@ -1,0 +1,59 @@
+package controller
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/printable"
+)
+
+// maxRetired and maxLeftovers are how many of them a status names; maxPath bounds a path, in characters.
+const (
+	maxRetired   = 20
+	maxLeftovers = 20
+	maxPath      = 500
+)
+
+func kubeadmStatus(status *v1alpha1.UserClusterStatus) *v1alpha1.KubeadmInfrastructureStatus {
+	if status.Infrastructure.Kubeadm == nil {
+		status.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructureStatus{}
+	}
+	return status.Infrastructure.Kubeadm
+}
+
+// keepRetired notes the key versions that the status names as stored, before they are replaced there, and that are
+// stored no more: one write tells both, so none gets lost.
+func keepRetired(status *v1alpha1.UserClusterStatus, stored []keystore.KeyPair) {
+	for _, k := range status.KSASigningKey.Keys {
+		kept := slices.ContainsFunc(stored, func(s keystore.KeyPair) bool { return s.KeyID == k.KeyID })
+		if kept || len(stored) == 0 {
+			continue
+		}
+		in := kubeadmStatus(status)
+		in.Retired = slices.DeleteFunc(in.Retired, func(r v1alpha1.RetiredKey) bool { return r.Version == k.Version })
+		in.Retired = append(in.Retired, v1alpha1.RetiredKey{Version: k.Version, KeyID: k.KeyID})
+		slices.SortFunc(in.Retired, func(a, b v1alpha1.RetiredKey) int { return cmp.Compare(a.Version, b.Version) })
+		in.Retired = in.Retired[max(0, len(in.Retired)-maxRetired):]
+	}
+}
+
+// setKubeadmStatus tells which private keys are left on nodes, if this round could see it.
+func setKubeadmStatus(status *v1alpha1.UserClusterStatus, seen observation) {
+	if !seen.controlPlane.LeftoversKnown {
+		return
+	}
+	in := kubeadmStatus(status)
+	in.Leftovers = nil
+	left := slices.Clone(seen.controlPlane.Leftovers)
+	slices.SortFunc(left, func(a, b controlplane.Leftover) int {
+		return cmp.Or(cmp.Compare(a.Server, b.Server), cmp.Compare(a.Path, b.Path), cmp.Compare(a.KeyID, b.KeyID))
+	})
+	for _, l := range left[:min(len(left), maxLeftovers)] {
+		in.Leftovers = append(in.Leftovers, v1alpha1.LeftoverKey{
+			Node: printable.Text(l.Server, maxPath), Path: printable.Text(l.Path, maxPath), KeyID: printable.Text(l.KeyID, maxKeyID),
+		})
+	}
+}

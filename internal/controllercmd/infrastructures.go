@@ -1,0 +1,82 @@
+package controllercmd
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/nodes"
+)
+
+// infrastructure opens what runs clusters of one kind.
+type infrastructure struct {
+	controlPlane func(*v1alpha1.UserCluster) (controlplane.Adapter, error)
+	// nodes opens the machines of a cluster; the zero value where Keyturn did not make them.
+	nodes func(*v1alpha1.UserCluster) (machines, error)
+	// watch calls wake for each cluster of which something has died or was started, until ctx ends; nil: nobody does.
+	watch func(ctx context.Context, wake func(context.Context, types.NamespacedName))
+	// forget drops what is remembered of a cluster that is gone; nil: nothing is.
+	forget func(keystore.Cluster)
+}
+
+// machines are those of one cluster.
+type machines struct {
+	pools    []v1alpha1.NodePool
+	machines nodes.Machines
+	refresh  nodes.Refresher
+}
+
+// infrastructures are those that a controller serves, by the name of the member of spec.infrastructure.
+type infrastructures map[string]infrastructure
+
+// errUnserved is why a cluster waits whose infrastructure this version does not know.
+var errUnserved = errors.New("its infrastructure is not served by this controller, which serves " +
+	"spec.infrastructure.local and spec.infrastructure.kubeadm")
+
+func (i infrastructures) of(uc *v1alpha1.UserCluster) (infrastructure, error) {
+	on, ok := i[uc.Spec.Infrastructure.Name()]
+	if !ok {
+		return infrastructure{}, errUnserved
+	}
+	return on, nil
+}
+
+func (i infrastructures) controlPlane(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
+	on, err := i.of(uc)
+	if err != nil {
+		return nil, err
+	}
+	return on.controlPlane(uc)
+}
+
+func (i infrastructures) nodes(uc *v1alpha1.UserCluster) (machines, error) {
+	on, err := i.of(uc)
+	if err != nil {
+		return machines{}, err
+	}
+	return on.nodes(uc)
+}
+
+// watch wakes clusters of all infrastructures until ctx ends.
+func (i infrastructures) watch(ctx context.Context, wake func(context.Context, types.NamespacedName)) {
+	var wg sync.WaitGroup
+	for _, on := range i {
+		if on.watch != nil {
+			wg.Go(func() { on.watch(ctx, wake) })
+		}
+	}
+	wg.Wait()
+}
+
+func (i infrastructures) forget(c keystore.Cluster) {
+	for _, on := range i {
+		if on.forget != nil {
+			on.forget(c)
+		}
+	}
+}

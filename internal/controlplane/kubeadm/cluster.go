@@ -1,0 +1,109 @@
+package kubeadm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/signer/ledger"
+)
+
+// Cluster is the control plane of one cluster that kubeadm made. It implements controlplane.Adapter and
+// controlplane.Adopter.
+//
+// It keeps no record of its own. What an API server runs with, the API server shows: the keys in its JWKS, and the kid
+// and the kind of a token that it issues. What it starts with next, its agent reads from the disk. Without agents nobody
+// is changing anything, and it starts with what it runs with.
+type Cluster struct {
+	uc     *v1alpha1.UserCluster
+	store  keystore.Store
+	images Images
+	memory *memory
+	open   func(context.Context) (plane, agents, error)
+
+	once   sync.Once
+	plane  plane
+	agents agents
+	err    error
+}
+
+var (
+	_ controlplane.Adapter = (*Cluster)(nil)
+	_ controlplane.Adopter = (*Cluster)(nil)
+)
+
+// reach opens the cluster, once.
+func (c *Cluster) reach(ctx context.Context) error {
+	c.once.Do(func() { c.plane, c.agents, c.err = c.open(ctx) })
+	return c.err
+}
+
+func (c *Cluster) key() keystore.Cluster {
+	return keystore.Cluster{Namespace: c.uc.Namespace, Name: c.uc.Name, UID: string(c.uc.UID)}
+}
+
+// Observe implements controlplane.Adapter.
+func (c *Cluster) Observe(ctx context.Context) (controlplane.State, error) {
+	v, err := c.look(ctx)
+	var unseen *unseenError
+	if errors.As(err, &unseen) {
+		return controlplane.State{Waiting: "the API servers to be found: " + unseen.Error()}, nil
+	}
+	if err != nil {
+		return controlplane.State{}, err
+	}
+	return v.state(), nil
+}
+
+// Config implements controlplane.Adapter.
+func (c *Cluster) Config(ctx context.Context, server string) (*rest.Config, error) {
+	if err := c.reach(ctx); err != nil {
+		return nil, err
+	}
+	r, ok := c.plane.(*reach)
+	if !ok {
+		return nil, errors.New("the cluster cannot be reached")
+	}
+	if server == "" {
+		return rest.CopyConfig(r.cfg), nil
+	}
+	found, err := r.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range found.Servers {
+		if s.Node == server {
+			return r.config(s)
+		}
+	}
+	return nil, fmt.Errorf("there is no API server on node %s", server)
+}
+
+// AdminKubeconfig implements controlplane.Adapter.
+func (c *Cluster) AdminKubeconfig(context.Context) ([]byte, error) {
+	return nil, errors.New("Keyturn did not make the cluster: its administrators have a kubeconfig of their own")
+}
+
+// Ledger implements controlplane.Adapter. No ledger is read on these nodes yet, so nobody knows which tokens live.
+func (c *Cluster) Ledger(context.Context, string) (ledger.Report, error) {
+	return ledger.Report{}, controlplane.ErrNoLedger
+}
+
+// unseenError is why a control plane could not be looked at: it may be there.
+type unseenError struct{ error }
+
+func (e *unseenError) Unwrap() error { return e.error }
+
+// problems returns why the keys of a cluster cannot be changed; nil if they can.
+func (v *view) problems() error {
+	if len(v.found.Problems) == 0 {
+		return nil
+	}
+	return controlplane.Blocked(errors.New(v.problemText()))
+}

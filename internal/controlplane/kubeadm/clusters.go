@@ -1,0 +1,120 @@
+package kubeadm
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/rotation"
+	"github.com/keyturn/keyturn/jwks"
+)
+
+// DefaultAgentNamespace is the namespace in which the agents of a cluster run unless Images.Namespace names another one.
+const DefaultAgentNamespace = "keyturn-agent"
+
+// Images are what runs in the clusters.
+type Images struct {
+	// Agent and Signer are the images of keyturn-agent and keyturn-signer.
+	Agent, Signer string
+	// Namespace is where agents run; it is made, and removed when a cluster is released.
+	Namespace string
+}
+
+// Clusters opens clusters, and remembers what it saw of them. What it remembers goes into patience, and into what is
+// reported of an API server that cannot be reached.
+type Clusters struct {
+	Access Access
+	Images Images
+	// Keys are the key versions of all clusters.
+	Keys keystore.Store
+	// Prover asks API servers.
+	Prover *controlplane.Prover
+
+	mu sync.Mutex
+	of map[types.UID]*memory
+}
+
+// memory is what is remembered of one cluster.
+type memory struct {
+	mu sync.Mutex
+	// reach is how the cluster was reached last, and by whose credentials.
+	reach *reach
+	// nodes are what its control-plane nodes were seen with last, by name.
+	nodes map[string]nodeMemory
+	// missing is how many calls in a row have waited for agents.
+	missing int
+	// released means that no agent has anything left of the cluster.
+	released bool
+}
+
+// nodeMemory is what is remembered of a control-plane node.
+type nodeMemory struct {
+	configured rotation.Keys
+	// served are the keys that its API server served last.
+	served jwks.Set
+}
+
+// Open returns the cluster of a UserCluster with spec.infrastructure.kubeadm. It asks nobody anything yet.
+func (c *Clusters) Open(uc *v1alpha1.UserCluster) *Cluster {
+	return &Cluster{
+		uc: uc, store: c.Keys, images: c.Images, memory: c.remember(uc.UID),
+		open: func(ctx context.Context) (plane, agents, error) { return c.reach(ctx, uc) },
+	}
+}
+
+func (c *Clusters) remember(cluster types.UID) *memory {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of == nil {
+		c.of = map[types.UID]*memory{}
+	}
+	if c.of[cluster] == nil {
+		c.of[cluster] = &memory{nodes: map[string]nodeMemory{}}
+	}
+	return c.of[cluster]
+}
+
+// Forget drops all that is remembered of a cluster, and closes its connections.
+func (c *Clusters) Forget(cluster types.UID) {
+	c.mu.Lock()
+	m := c.of[cluster]
+	delete(c.of, cluster)
+	c.mu.Unlock()
+	if m != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.reach.close()
+	}
+}
+
+// reach returns how a cluster is reached. While its credentials stay, so do its connections.
+func (c *Clusters) reach(ctx context.Context, uc *v1alpha1.UserCluster) (plane, agents, error) {
+	cfg, err := c.Access.Config(ctx, uc)
+	if err != nil {
+		return nil, nil, err
+	}
+	m := c.remember(uc.UID)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.reach == nil || !sameCredentials(m.reach.cfg, cfg) {
+		r, err := newReach(uc.UID, cfg, c.Prover)
+		if err != nil {
+			return nil, nil, fmt.Errorf("reaching cluster %s: %w", uc.Name, err)
+		}
+		m.reach.close()
+		m.reach = r
+	}
+	return m.reach, &pods{reach: m.reach, images: c.Images, cluster: string(uc.UID)}, nil
+}
+
+// sameCredentials reports whether two configurations of this package reach one cluster in the same way.
+func sameCredentials(a, b *rest.Config) bool {
+	return a.Host == b.Host && string(a.CAData) == string(b.CAData) && string(a.CertData) == string(b.CertData) &&
+		string(a.KeyData) == string(b.KeyData) && a.BearerTokenFile == b.BearerTokenFile
+}

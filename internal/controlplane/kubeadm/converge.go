@@ -1,0 +1,345 @@
+package kubeadm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/agent"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/rotation"
+	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/token"
+)
+
+// Converge implements controlplane.Adapter. Each call takes one step: it has the agents made, or settles changes that
+// are proven, or goes on with a change that a crash cut off, or begins what the target allows, or removes the agents.
+func (c *Cluster) Converge(ctx context.Context, t controlplane.Target, keys []keystore.KeyPair) error {
+	v, err := c.look(ctx)
+	if err != nil {
+		return err
+	}
+	if err := v.problems(); err != nil {
+		return err
+	}
+	if err := v.stale(t); err != nil {
+		return err
+	}
+	return c.step(ctx, v, change{Target: t, keys: keys})
+}
+
+// change is what nodes are to become, and with which private keys.
+type change struct {
+	controlplane.Target
+	keys []keystore.KeyPair
+}
+
+// stale refuses a target that others have gone beyond. The agents refuse it too, in one step with their writes.
+func (v *view) stale(t controlplane.Target) error {
+	for _, n := range v.staying() {
+		if n.configured.Stage() > t.Keys.Stage() {
+			return fmt.Errorf("node %s: %w", n.Node, controlplane.ErrStale)
+		}
+		if n.manager > t.ControllerManagerSign {
+			return fmt.Errorf("kube-controller-manager of node %s: %w", n.Node, controlplane.ErrStale)
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) step(ctx context.Context, v *view, to change) error {
+	due := v.due(to)
+	pending := slices.DeleteFunc(v.staying(), func(n *node) bool { return !n.pending() })
+	switch {
+	case len(due)+len(pending) > 0:
+		if missing, err := c.ensureAgents(ctx, v, append(due, pending...)); err != nil || missing {
+			return err
+		}
+	case v.idle():
+		return c.dismiss(ctx, v, to)
+	}
+	if len(pending) > 0 {
+		// Nothing else begins before these are settled, but for an API server that refuses tokens in use.
+		err := c.finish(ctx, v, pending, to)
+		due = slices.DeleteFunc(due, func(n *node) bool { return n.pending() || !n.refuses(to) })
+		if err != nil || len(due) == 0 {
+			return err
+		}
+	}
+	var errs []error
+	for _, n := range due {
+		errs = append(errs, c.begin(ctx, v, n, to))
+	}
+	return errors.Join(errs...)
+}
+
+// due are the nodes that are to be changed now.
+func (v *view) due(to change) (due []*node) {
+	for _, n := range v.staying() {
+		next := n.Node == to.Next && !(n.configured.Equal(to.Keys) && n.running.Equal(to.Keys))
+		live := to.Live && n.configured.External && to.Keys.External && !n.configured.Equal(to.Keys)
+		if next || live || v.managerDue(n, to) {
+			due = append(due, n)
+		}
+	}
+	return due
+}
+
+// managerDue reports whether the kube-controller-manager of a node is to be started again: sa.key holds the key already.
+func (v *view) managerDue(n *node, to change) bool {
+	return n.manager != 0 && n.manager != to.ControllerManagerSign && n.configured.Sign == to.ControllerManagerSign
+}
+
+// refuses reports whether an API server refuses tokens that are in use, which is worse than being away.
+func (n *node) refuses(to change) bool {
+	return n.ready && !slices.Contains(n.running.Verify, to.Keys.Sign)
+}
+
+// patience is how many calls wait for agents without a word.
+const patience = 20
+
+// ensureAgents has agents made, and reports whether one of these nodes has none yet.
+func (c *Cluster) ensureAgents(ctx context.Context, v *view, nodes []*node) (missing bool, err error) {
+	if err := c.agents.ensure(ctx); err != nil {
+		return false, err
+	}
+	var without []string
+	for _, n := range nodes {
+		if n.report == nil {
+			without = append(without, n.Node)
+		}
+	}
+	c.memory.mu.Lock()
+	defer c.memory.mu.Unlock()
+	if len(without) == 0 {
+		c.memory.missing = 0
+		return false, nil
+	}
+	if c.memory.missing++; c.memory.missing <= patience {
+		return true, nil
+	}
+	why := v.waiting[without[0]]
+	if why != "" {
+		why = " (" + why + ")"
+	}
+	return true, fmt.Errorf("waiting for keyturn-agent on node %s%s", strings.Join(without, ", "), why)
+}
+
+// finish settles the changes that are proven, and goes on with the others.
+func (c *Cluster) finish(ctx context.Context, v *view, pending []*node, to change) error {
+	var errs []error
+	for _, n := range pending {
+		if !n.changed() {
+			errs = append(errs, c.again(ctx, v, n, to))
+			continue
+		}
+		if err := c.proven(ctx, v, n); err != nil {
+			errs = append(errs, fmt.Errorf("API server on node %s: %w", n.Node, err))
+			continue
+		}
+		errs = append(errs, c.send(ctx, v, n, c.order(v, n, agent.Settle)))
+	}
+	return errors.Join(errs...)
+}
+
+// again sends the order of a change once more: a crash may have cut it off, and its agent knows.
+func (c *Cluster) again(ctx context.Context, v *view, n *node, to change) error {
+	if n.report.Configured.IsZero() || n.report.Change == agent.Undoing {
+		return nil
+	}
+	o, err := c.converge(v, n, n.report.Configured, to)
+	if err != nil {
+		return err
+	}
+	o.Restart = n.report.Mark
+	return c.send(ctx, v, n, o)
+}
+
+// proven asks an API server itself whether it has the keys that it was configured with, and no other version.
+func (c *Cluster) proven(ctx context.Context, v *view, n *node) error {
+	proof, err := c.plane.prove(ctx, n.Server, controlplane.Question{Keys: v.keys, External: n.running.External})
+	if err != nil {
+		return err
+	}
+	for _, k := range v.keys {
+		accepted := slices.Contains(proof.Accepts, k.Version)
+		if wanted := slices.Contains(n.configured.Verify, k.Version); accepted != wanted {
+			return fmt.Errorf("it has not proven which tokens of key version %d it accepts", k.Version)
+		}
+	}
+	if proof.Signs != n.configured.Sign {
+		return fmt.Errorf("it has not proven to sign with key version %d", n.configured.Sign)
+	}
+	return nil
+}
+
+// begin changes a node, if it may be changed now.
+func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error {
+	want := n.configured // but for kube-controller-manager
+	restart := false
+	switch {
+	case n.Node == to.Next && !(n.configured.Equal(to.Keys) && n.running.Equal(to.Keys)):
+		if !n.refuses(to) && !v.othersServe(n) {
+			return nil
+		}
+		want, restart = to.Keys, !(n.configured.External && to.Keys.External && n.running.External)
+	case to.Live && n.configured.External && to.Keys.External:
+		want = to.Keys
+	}
+	o, err := c.converge(v, n, want, to)
+	if err != nil {
+		return err
+	}
+	if restart {
+		if o.Restart, err = c.mark(n, want); err != nil {
+			return err
+		}
+	}
+	if n.manager != 0 && to.ControllerManagerSign == want.Sign {
+		o.Manager = c.managerMark(v, n, to)
+	}
+	return c.send(ctx, v, n, o)
+}
+
+// managerMark is what kube-controller-manager is to be started with; empty to leave it as it is.
+func (c *Cluster) managerMark(v *view, n *node, to change) string {
+	if !v.managerDue(n, to) {
+		return ""
+	}
+	for _, k := range v.keys {
+		if k.Version == to.ControllerManagerSign {
+			return agent.ManagerMark(k.KeyID)
+		}
+	}
+	return ""
+}
+
+// othersServe reports whether all other API servers that stay serve, and no change of theirs is under way.
+func (v *view) othersServe(but *node) bool {
+	return !slices.ContainsFunc(v.staying(), func(n *node) bool { return n != but && (!n.ready || n.pending()) })
+}
+
+// mark returns a value for the restart of an API server that no change of the node had before, or the reason why the
+// change is not made again.
+func (c *Cluster) mark(n *node, want rotation.Keys) (string, error) {
+	retry := c.uc.Annotations[v1alpha1.AnnotationRetryChange]
+	for attempt := 1; ; attempt++ {
+		mark := agent.RestartMark(want, attempt)
+		if retry != "" {
+			mark += " retry " + digest(retry)
+		}
+		if n.report.Change == agent.Undone && n.report.Mark == mark {
+			return "", controlplane.Blocked(fmt.Errorf("kube-apiserver on node %s did not become ready with its next keys, and "+
+				"keyturn-agent has put back those of before: find out why (its log, and the events of its pod), and then "+
+				"annotate the UserCluster with %s=VALUE, a new one each time", n.Node, v1alpha1.AnnotationRetryChange))
+		}
+		if n.report.Server.Restart != mark {
+			return mark, nil
+		}
+	}
+}
+
+// converge is the order that gives a node keys.
+func (c *Cluster) converge(v *view, n *node, want rotation.Keys, to change) (agent.Order, error) {
+	o := c.order(v, n, agent.Converge)
+	o.Keys, o.SignerImage = want, c.images.Signer
+	if want.External && o.SignerImage == "" {
+		return o, controlplane.Blocked(errors.New("keyturn-controller was started without --signer-image, and source " +
+			"external needs keyturn-signer on control-plane nodes"))
+	}
+	// The flag is there from the first restart of a rotation to the last one.
+	o.RetryAfter = c.uc.Spec.Infrastructure.Kubeadm.ShutdownSendRetryAfter && len(want.Verify) == 2 && !want.External
+	if err := seal(&o, to.keys); err != nil {
+		return o, err
+	}
+	c.keepForeign(v, n, to, &o)
+	return o, nil
+}
+
+// seal adds the private keys that an order needs: those that a signer serves, or the one that signs.
+func seal(o *agent.Order, keys []keystore.KeyPair) error {
+	for i := range o.Versions {
+		version := o.Versions[i].Version
+		if version != o.Keys.Sign && !(o.Keys.External && slices.Contains(o.Keys.Verify, version)) {
+			continue
+		}
+		at := slices.IndexFunc(keys, func(k keystore.KeyPair) bool { return k.Version == version })
+		if at < 0 {
+			continue // the agent knows whether it needs the key
+		}
+		private, err := token.MarshalPrivateKey(keys[at].Signer)
+		if err != nil {
+			return err
+		}
+		o.Versions[i].Private, err = agent.Seal(private, o.For, o.Cluster, version)
+		clear(private)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepForeign has the node go on accepting keys that are no version of ours, but for those that the user has released.
+func (c *Cluster) keepForeign(v *view, n *node, to change, o *agent.Order) {
+	released := strings.FieldsFunc(c.uc.Annotations[v1alpha1.AnnotationReleaseForeignKeys], func(r rune) bool {
+		return r == ',' || r == ' '
+	})
+	if !to.KeepForeign {
+		o.Retired = append(o.Retired, released...)
+	}
+	for _, k := range n.served.Keys.Keys() {
+		if _, ours := v.versions[k.KeyID]; ours || !to.KeepForeign && slices.Contains(released, k.KeyID) {
+			continue
+		}
+		if public, err := jwks.MarshalPublicKey(k.Public); err == nil {
+			o.Foreign = append(o.Foreign, string(public))
+		}
+	}
+}
+
+// dismiss removes the agents. Copies of retired keys go first.
+func (c *Cluster) dismiss(ctx context.Context, v *view, to change) error {
+	for _, n := range v.nodes {
+		if n.report == nil {
+			continue
+		}
+		o := c.order(v, n, agent.Settle)
+		for _, k := range v.keys {
+			if k.Version < to.Keys.Verify[0] {
+				o.Retired = append(o.Retired, k.KeyID)
+			}
+		}
+		if len(o.Retired) == 0 {
+			continue
+		}
+		if err := c.send(ctx, v, n, o); err != nil {
+			return err
+		}
+	}
+	_, err := c.agents.remove(ctx, false)
+	return err
+}
+
+// send has a node's agent carry out an order. Answers that another call will get over are no error.
+func (c *Cluster) send(ctx context.Context, _ *view, n *node, o agent.Order) error {
+	r, err := c.agents.apply(ctx, *n.pod, o)
+	if err != nil {
+		return fmt.Errorf("node %s: %w", n.Node, err)
+	}
+	return answer(n.Node, r)
+}
+
+func answer(node string, r agent.Report) error {
+	switch r.Answer {
+	case agent.Done, agent.Waiting, agent.CannotOpen, agent.Busy, agent.Unsettled:
+		return nil
+	case agent.Stale:
+		return fmt.Errorf("node %s: %w: %s", node, controlplane.ErrStale, r.Message)
+	}
+	return controlplane.Blocked(fmt.Errorf("node %s: %s", node, r.Message))
+}

@@ -1,0 +1,261 @@
+package kubeadm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/agent"
+	"github.com/keyturn/keyturn/internal/agent/agentpod"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/nodes/evict"
+)
+
+// agents are the agents on the control-plane nodes of a cluster.
+type agents interface {
+	// list returns those that take orders, and the others in words, by node. asked reports whether there are to be any.
+	list(ctx context.Context) (asked bool, ready map[string]pod, waiting map[string]string, err error)
+	// ensure makes what runs them.
+	ensure(ctx context.Context) error
+	// remove removes what runs them; with all, their namespace too. It reports true when nothing of that is left.
+	remove(ctx context.Context, all bool) (gone bool, err error)
+	// apply has one carry out an order.
+	apply(ctx context.Context, p pod, o agent.Order) (agent.Report, error)
+}
+
+// pod is an agent that takes orders.
+type pod struct {
+	name     string
+	instance agent.Instance
+}
+
+// pods are the agents of a real cluster: the pods of a DaemonSet, in a namespace that has the mark of the UserCluster.
+type pods struct {
+	reach   *reach
+	images  Images
+	cluster string
+}
+
+// specAnnotation holds a digest of the DaemonSet as it was written: what the API server adds does not count.
+const specAnnotation = "keyturn.dev/spec"
+
+func (p *pods) options() agentpod.Options {
+	return agentpod.Kubeadm(p.images.Namespace, p.images.Agent)
+}
+
+// namespace returns the namespace, marked.
+func (p *pods) namespace() *corev1.Namespace {
+	n := p.options().NamespaceObject()
+	n.Labels[v1alpha1.LabelClusterUID] = p.cluster
+	return n
+}
+
+// daemonSet returns the DaemonSet, marked.
+func (p *pods) daemonSet() (*appsv1.DaemonSet, error) {
+	d := p.options().DaemonSet()
+	text, err := json.Marshal(d.Spec)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(text)
+	d.Annotations = map[string]string{specAnnotation: hex.EncodeToString(sum[:])}
+	d.Labels[v1alpha1.LabelClusterUID] = p.cluster
+	return d, nil
+}
+
+// ours refuses an object of somebody else.
+func (p *pods) ours(kind string, o metav1.Object) error {
+	if o.GetLabels()[v1alpha1.LabelClusterUID] == p.cluster {
+		return nil
+	}
+	return controlplane.Blocked(fmt.Errorf("%s %s of the cluster has not the label %s=%s: another UserCluster has adopted "+
+		"the cluster, or somebody else made it", kind, o.GetName(), v1alpha1.LabelClusterUID, p.cluster))
+}
+
+func (p *pods) ensure(ctx context.Context) error {
+	if p.images.Agent == "" {
+		return controlplane.Blocked(errors.New("keyturn-controller was started without --agent-image, and needs " +
+			"keyturn-agent on control-plane nodes"))
+	}
+	client, err := p.reach.client()
+	if err != nil {
+		return err
+	}
+	if err := p.ensureNamespace(ctx, client); err != nil {
+		return fmt.Errorf("making namespace %s of the agents: %w", p.images.Namespace, err)
+	}
+	if err := p.ensureDaemonSet(ctx, client); err != nil {
+		return fmt.Errorf("making DaemonSet %s/%s: %w", p.images.Namespace, agentpod.Name, err)
+	}
+	return nil
+}
+
+func (p *pods) ensureNamespace(ctx context.Context, client kubernetes.Interface) error {
+	found, err := client.CoreV1().Namespaces().Get(ctx, p.images.Namespace, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = client.CoreV1().Namespaces().Create(ctx, p.namespace(), metav1.CreateOptions{})
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	return p.ours("namespace", found)
+}
+
+func (p *pods) ensureDaemonSet(ctx context.Context, client kubernetes.Interface) error {
+	want, err := p.daemonSet()
+	if err != nil {
+		return err
+	}
+	sets := client.AppsV1().DaemonSets(p.images.Namespace)
+	found, err := sets.Get(ctx, want.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = sets.Create(ctx, want, metav1.CreateOptions{})
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	if err := p.ours("DaemonSet", found); err != nil {
+		return err
+	}
+	if found.Annotations[specAnnotation] == want.Annotations[specAnnotation] || found.DeletionTimestamp != nil {
+		return nil
+	}
+	want.ResourceVersion = found.ResourceVersion
+	_, err = sets.Update(ctx, want, metav1.UpdateOptions{})
+	return err
+}
+
+func (p *pods) list(ctx context.Context) (asked bool, ready map[string]pod, waiting map[string]string, err error) {
+	client, err := p.reach.client()
+	if err != nil {
+		return false, nil, nil, err
+	}
+	set, err := client.AppsV1().DaemonSets(p.images.Namespace).Get(ctx, agentpod.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil, nil, nil
+	}
+	if err == nil && p.ours("DaemonSet", set) != nil {
+		return false, nil, nil, nil // ensure tells
+	}
+	if err != nil {
+		return false, nil, nil, fmt.Errorf("looking for the agents: %w", err)
+	}
+	selector := labels.SelectorFromSet(set.Spec.Selector.MatchLabels).String()
+	found, err := client.CoreV1().Pods(p.images.Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		return false, nil, nil, fmt.Errorf("looking for the agents: %w", err)
+	}
+	ready, waiting = map[string]pod{}, map[string]string{}
+	for _, f := range found.Items {
+		if owner := metav1.GetControllerOf(&f); owner == nil || owner.UID != set.UID || f.DeletionTimestamp != nil {
+			continue
+		}
+		if key := publicKey(f); key != "" {
+			ready[f.Spec.NodeName] = pod{f.Name, agent.Instance{PodUID: string(f.UID), PublicKey: key}}
+		} else {
+			waiting[f.Spec.NodeName] = whyWaiting(f)
+		}
+	}
+	return true, ready, waiting, nil
+}
+
+// publicKey returns the public key of a pod that takes orders; empty for any other. It is the last word of its init
+// container, by the kubelet's own certificate.
+func publicKey(p corev1.Pod) agent.PublicKey {
+	running := false
+	for _, c := range p.Status.ContainerStatuses {
+		running = running || c.Name == agentpod.Container && c.State.Running != nil
+	}
+	for _, c := range p.Status.InitContainerStatuses {
+		if t := c.State.Terminated; running && c.Name == agentpod.KeyContainer && t != nil && t.ExitCode == 0 {
+			return agent.PublicKey(strings.TrimSpace(t.Message))
+		}
+	}
+	return ""
+}
+
+// whyWaiting is why a pod takes no orders, in words.
+func whyWaiting(p corev1.Pod) string {
+	for _, c := range append(p.Status.InitContainerStatuses, p.Status.ContainerStatuses...) {
+		if w := c.State.Waiting; w != nil && w.Message != "" {
+			return w.Reason + ": " + w.Message
+		}
+	}
+	return "its pod to run"
+}
+
+func (p *pods) remove(ctx context.Context, all bool) (gone bool, err error) {
+	client, err := p.reach.client()
+	if err != nil {
+		return false, err
+	}
+	namespace, err := client.CoreV1().Namespaces().Get(ctx, p.images.Namespace, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		if all {
+			err = tidy(ctx, client)
+		}
+		return true, ignoreGone(err)
+	}
+	if err != nil {
+		return false, fmt.Errorf("removing the agents: %w", err)
+	}
+	if p.ours("namespace", namespace) != nil {
+		return true, nil
+	}
+	if all {
+		err = client.CoreV1().Namespaces().Delete(ctx, namespace.Name, only(namespace))
+		if err = ignoreGone(err); err != nil {
+			return false, fmt.Errorf("removing namespace %s: %w", namespace.Name, err)
+		}
+		return false, nil
+	}
+	sets := client.AppsV1().DaemonSets(namespace.Name)
+	set, err := sets.Get(ctx, agentpod.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return true, nil
+	}
+	if err == nil {
+		err = ignoreGone(sets.Delete(ctx, set.Name, only(set)))
+	}
+	if err != nil {
+		return false, fmt.Errorf("removing DaemonSet %s/%s: %w", namespace.Name, agentpod.Name, err)
+	}
+	return false, nil
+}
+
+// tidy removes the account of canary tokens, and what the refresh of tokens noted.
+func tidy(ctx context.Context, client kubernetes.Interface) error {
+	err := client.CoreV1().ServiceAccounts(controlplane.Canary.Namespace).Delete(ctx, controlplane.Canary.Name, metav1.DeleteOptions{})
+	if err := ignoreGone(err); err != nil {
+		return err
+	}
+	return ignoreGone(client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Delete(ctx, evict.NoteName, metav1.DeleteOptions{}))
+}
+
+// only lets this very object be deleted.
+func only(o metav1.Object) metav1.DeleteOptions {
+	uid, background := o.GetUID(), metav1.DeletePropagationBackground
+	return metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &background}
+}
+
+// ignoreGone ignores that an object is gone, or on its way.
+func ignoreGone(err error) error {
+	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,323 @@
+package kubeadm
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/keyturn/keyturn/internal/agent"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/hint"
+	"github.com/keyturn/keyturn/internal/hostkeys"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/rotation"
+	"github.com/keyturn/keyturn/jwks"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+// view is a control plane as one look found it.
+type view struct {
+	found Found
+	// keys are the stored key versions, and versions those and the retired ones, by kid.
+	keys     []keystore.KeyPair
+	versions map[string]int
+	nodes    []*node
+	// asked reports whether there are to be agents, and waiting why some take no orders, by node.
+	asked   bool
+	waiting map[string]string
+	// leaders is what no component leads, in words.
+	leaders string
+}
+
+// node is one control-plane node: what its API server shows, and what its agent reads.
+type node struct {
+	Server
+	ready   bool
+	waiting string
+	// served is what it serves now, or served last.
+	served  controlplane.Served
+	running rotation.Keys
+	// configured is what it starts with next; zero when nobody knows.
+	configured rotation.Keys
+	// pod is its agent, and report what that found; nil without one.
+	pod    *pod
+	report *agent.Found
+	// manager is with which key version its kube-controller-manager was asked to sign, and managing with which it does.
+	manager, managing int
+}
+
+// look looks at the cluster and changes nothing.
+func (c *Cluster) look(ctx context.Context) (*view, error) {
+	if err := c.reach(ctx); err != nil {
+		return nil, err
+	}
+	v := &view{versions: map[string]int{}}
+	var err error
+	if v.keys, err = c.store.List(ctx, c.key()); err != nil {
+		return nil, err
+	}
+	for _, retired := range c.retired() {
+		v.versions[retired.KeyID] = int(retired.Version)
+	}
+	for _, k := range v.keys {
+		v.versions[k.KeyID] = k.Version
+	}
+	if v.found, err = c.plane.find(ctx); err != nil {
+		return nil, &unseenError{err}
+	}
+	var ready map[string]pod
+	if v.asked, ready, v.waiting, err = c.agents.list(ctx); err != nil {
+		return nil, &unseenError{err}
+	}
+	var wg sync.WaitGroup
+	for _, s := range v.found.Servers {
+		n := &node{Server: s}
+		v.nodes = append(v.nodes, n)
+		if p, ok := ready[s.Node]; ok {
+			n.pod = &p
+			wg.Go(func() { c.askAgent(ctx, v, n) })
+		}
+		wg.Go(func() { c.askServer(ctx, n) })
+	}
+	wg.Wait()
+	for _, n := range v.nodes {
+		c.conclude(v, n)
+	}
+	v.leaders, err = c.leading(ctx, v)
+	return v, err
+}
+
+func (c *Cluster) retired() []v1alpha1.RetiredKey {
+	if s := c.uc.Status.Infrastructure.Kubeadm; s != nil {
+		return s.Retired
+	}
+	return nil
+}
+
+func (c *Cluster) askServer(ctx context.Context, n *node) {
+	if n.Server.Waiting != "" {
+		n.waiting = n.Server.Waiting
+		return
+	}
+	served, err := c.plane.served(ctx, n.Server)
+	if err != nil {
+		n.waiting = hint.Line(err)
+		return
+	}
+	n.served, n.ready = served, true
+}
+
+// askAgent asks what is on the node. An agent that does not answer is as good as none.
+func (c *Cluster) askAgent(ctx context.Context, v *view, n *node) {
+	r, err := c.agents.apply(ctx, *n.pod, c.order(v, n, agent.Observe))
+	if err == nil && r.Found != nil {
+		n.report = r.Found
+	}
+}
+
+// conclude works out which key versions a node has, and remembers it.
+func (c *Cluster) conclude(v *view, n *node) {
+	c.memory.mu.Lock()
+	defer c.memory.mu.Unlock()
+	was := c.memory.nodes[n.Node]
+	if n.ready {
+		n.running = v.runs(n.served)
+		was.served = n.served.Keys
+	}
+	n.served.Keys = was.served
+	switch {
+	case n.report != nil:
+		n.configured = v.starts(n.report)
+	case n.ready:
+		n.configured = n.running
+	default:
+		n.configured = was.configured
+	}
+	was.configured = n.configured
+	c.memory.nodes[n.Node] = was
+	n.managing = v.managing(n.Node)
+	if n.manager = n.managing; n.report != nil {
+		n.manager = v.managerOf(n.report.Manager)
+	}
+}
+
+// runs returns the key versions that an API server serves; zero when these are not the keys of a step of a rotation.
+func (v *view) runs(s controlplane.Served) rotation.Keys {
+	k := rotation.Keys{Sign: v.versions[s.SigningKeyID], External: s.External}
+	for _, key := range s.Keys.Keys() {
+		if version, ok := v.versions[key.KeyID]; ok {
+			k.Verify = append(k.Verify, version)
+		}
+	}
+	return checked(k)
+}
+
+// starts returns the key versions that an API server starts with, by what its agent read.
+func (v *view) starts(f *agent.Found) rotation.Keys {
+	if f.Server.External {
+		if f.Signer == nil {
+			return rotation.Keys{}
+		}
+		return checked(f.Signer.Keys)
+	}
+	k := rotation.Keys{Sign: v.versions[f.Private]}
+	for _, kid := range f.Public {
+		if version, ok := v.versions[kid]; ok {
+			k.Verify = append(k.Verify, version)
+		}
+	}
+	return checked(k)
+}
+
+// checked returns keys in their order; zero when they are those of no step.
+func checked(k rotation.Keys) rotation.Keys {
+	slices.Sort(k.Verify)
+	if hostkeys.Check(k) != nil {
+		return rotation.Keys{}
+	}
+	return k
+}
+
+// managing returns with which key version the kube-controller-manager of a node was started.
+func (v *view) managing(node string) int {
+	for _, m := range v.found.Managers {
+		if m.Node == node {
+			return v.managerOf(m.Mark)
+		}
+	}
+	return 0
+}
+
+// managerOf returns the version of a mark. Without one, kube-controller-manager was started by others, and may sign with
+// any key that sa.key held since: the oldest that is stored is certain to be asked for again.
+func (v *view) managerOf(mark string) int {
+	version, ok := v.versions[agent.MarkedKid(mark)]
+	if !ok && len(v.keys) > 0 {
+		version = v.keys[0].Version
+	}
+	return version
+}
+
+// leading names what no component leads, at the latest time of an API server.
+func (c *Cluster) leading(ctx context.Context, v *view) (string, error) {
+	var now controlplane.Served
+	for _, n := range v.nodes {
+		if n.ready && n.served.IssuedAt.After(now.IssuedAt) {
+			now = n.served
+		}
+	}
+	if now.IssuedAt.IsZero() {
+		return "", nil
+	}
+	waiting, err := c.plane.leaders(ctx, now.IssuedAt)
+	if err != nil {
+		return "", &unseenError{err}
+	}
+	return waiting, nil
+}
+
+// pending reports whether a change of the node is neither settled nor undone.
+func (n *node) pending() bool {
+	return n.report != nil && (n.report.Change == agent.Pending || n.report.Change == agent.Undoing)
+}
+
+// changed reports whether the API server runs with what it was configured with.
+func (n *node) changed() bool { return n.ready && !n.running.IsZero() && n.running.Equal(n.configured) }
+
+// staying are the nodes that are not being deleted.
+func (v *view) staying() []*node {
+	return slices.DeleteFunc(slices.Clone(v.nodes), func(n *node) bool { return n.Leaving })
+}
+
+// state is what was seen, in the words of the port.
+func (v *view) state() controlplane.State {
+	s := controlplane.State{Presence: rotation.PresencePresent}
+	if len(v.found.Problems) > 0 {
+		return controlplane.State{Waiting: "the control plane to be one that Keyturn can rotate: " + v.problemText(), Blocked: true}
+	}
+	for _, n := range v.nodes {
+		s.Servers = append(s.Servers, controlplane.Server{
+			Name: n.Node, Endpoint: n.endpoint(), Leaving: n.Leaving, Ready: n.ready,
+			Configured: n.configured, Running: n.running, Waiting: n.whyWaiting(),
+		})
+		if n.manager > 0 && slices.ContainsFunc(v.found.Managers, func(m Manager) bool { return m.Node == n.Node }) {
+			s.ControllerManagers = append(s.ControllerManagers, controlplane.ControllerManager{
+				Name: n.Node, Configured: n.manager, Running: n.managing, Ready: true,
+			})
+		}
+		s.Held = append(s.Held, v.held(n)...)
+		if n.report != nil {
+			s.LeftoversKnown = true
+			for _, l := range n.report.Leftovers {
+				s.Leftovers = append(s.Leftovers, controlplane.Leftover{Server: n.Node, Path: l.Path, KeyID: l.Kid})
+			}
+		}
+	}
+	slices.Sort(s.Held)
+	s.Held = slices.Compact(s.Held)
+	if s.Waiting = v.leaders; s.Waiting == "" && v.idle() {
+		s.Waiting = "keyturn-agent to be removed from the control-plane nodes"
+	}
+	return s
+}
+
+func (v *view) problemText() string { return strings.Join(v.found.Problems, "; ") }
+
+func (n *node) endpoint() string {
+	return fmt.Sprintf("https://%s:%d", n.Address, cmp.Or(n.Port, securePort))
+}
+
+// whyWaiting is why the node is not as it should be, in words.
+func (n *node) whyWaiting() string {
+	switch {
+	case n.report != nil && n.report.Change == agent.Undoing:
+		return "the agent to put back what the last change replaced"
+	case n.waiting == "" && n.pending() && n.changed():
+		return "its agent to settle the change"
+	}
+	return n.waiting
+}
+
+// held are the versions of which the node has the private key where kube-apiserver or its signer reads it.
+func (v *view) held(n *node) []int {
+	if n.Leaving {
+		return nil
+	}
+	sign := n.running.Sign
+	if n.report != nil {
+		sign = v.versions[n.report.Private]
+	}
+	if sign == 0 {
+		return nil
+	}
+	return []int{sign}
+}
+
+// idle reports whether the agents are there and nothing is left for them: all nodes have the same keys, proven and
+// settled, and these are not those of Publish, after which the next change comes soon.
+func (v *view) idle() bool {
+	staying := v.staying()
+	return v.asked && len(staying) > 0 && !slices.ContainsFunc(staying, func(n *node) bool {
+		keys := n.configured
+		publishing := len(keys.Verify) == 2 && keys.Sign == keys.Verify[0]
+		return n.pending() || !n.changed() || publishing || !keys.Equal(staying[0].configured)
+	})
+}
+
+// order returns an order for a node. It knows every key version by its public key, and no private key.
+func (c *Cluster) order(v *view, n *node, do string) agent.Order {
+	o := agent.Order{Do: do, Cluster: string(c.uc.UID), For: n.pod.instance}
+	for _, k := range v.keys {
+		if public, err := jwks.MarshalPublicKey(k.Signer.Public()); err == nil {
+			o.Versions = append(o.Versions, agent.Version{Version: k.Version, Public: string(public)})
+		}
+	}
+	for _, r := range c.retired() {
+		o.Retired = append(o.Retired, r.KeyID)
+	}
+	return o
+}
