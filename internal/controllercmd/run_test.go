@@ -6,12 +6,19 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
 )
 
 func TestFlags(t *testing.T) {
 	var stderr bytes.Buffer
 	f, err := parse(nil, &stderr)
-	want := flags{metrics: "127.0.0.1:8080", health: "127.0.0.1:8081", manager: f.manager}
+	want := flags{
+		metrics: "127.0.0.1:8080", health: "127.0.0.1:8081", manager: f.manager,
+		kubeadm: kubeadmFlags{images: kubeadm.Images{Namespace: "keyturn-agent"}},
+	}
 	if err != nil || !reflect.DeepEqual(f, want) || stderr.Len() > 0 {
 		t.Errorf("defaults: got %+v, %v, %q", f, err, stderr.String())
 	}
@@ -19,10 +26,14 @@ func TestFlags(t *testing.T) {
 		"--kubeconfig=k", "--metrics-bind-address=m", "--health-probe-bind-address=h",
 		"--local-endpoint=https://l", "--local-credentials", "c",
 		"--allow-fleet-endpoint=https://one/", "--allow-fleet-endpoint=https://two", "--allow-publish=gs://oidc", "--allow-default-credentials",
+		"--agent-image=a", "--signer-image=s", "--agent-namespace=n", "--own-cluster=keys/prod",
 	}, &stderr)
 	want = flags{
 		kubeconfig: "k", metrics: "m", health: "h", manager: f.manager,
 		local: localFlags{endpoint: "https://l", credentials: "c"},
+		kubeadm: kubeadmFlags{
+			images: kubeadm.Images{Agent: "a", Signer: "s", Namespace: "n"}, own: types.NamespacedName{Namespace: "keys", Name: "prod"},
+		},
 	}
 	want.allowed = allowed{
 		fleetEndpoints: []string{"https://one", "https://two"}, publish: []*url.URL{{Scheme: "gs", Host: "oidc"}}, defaultCredentials: true,
@@ -48,6 +59,8 @@ func TestRunTellsBadFlagsFromFailures(t *testing.T) {
 		"bad endpoint":   {[]string{"--allow-fleet-endpoint=http://a"}, 2, "must be a URL like https://"},
 		"bad bucket":     {[]string{"--allow-publish=ftp://a"}, 2, "must begin with file://"},
 		"bad bool":       {[]string{"--allow-default-credentials=perhaps"}, 2, "-allow-default-credentials"},
+		"bad cluster":    {[]string{"--own-cluster=prod"}, 2, "want NAMESPACE/NAME"},
+		"bad namespace":  {[]string{"--agent-namespace=A"}, 2, "--agent-namespace"},
 		"nothing there":  {[]string{"--kubeconfig=" + nowhere}, 1, nowhere},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -47,6 +47,8 @@ type memory struct {
 	reach *reach
 	// nodes are what its control-plane nodes were seen with last, by name.
 	nodes map[string]nodeMemory
+	// wanted are the keys for which agents were made last: until all nodes have them, these are not idle.
+	wanted rotation.Keys
 	// missing is how many calls in a row have waited for agents.
 	missing int
 	// released means that no agent has anything left of the cluster.

@@ -56,6 +56,7 @@ func (c *Cluster) step(ctx context.Context, v *view, to change) error {
 	pending := slices.DeleteFunc(v.staying(), func(n *node) bool { return !n.pending() })
 	switch {
 	case len(due)+len(pending) > 0:
+		c.want(to.Keys)
 		if missing, err := c.ensureAgents(ctx, v, append(due, pending...)); err != nil || missing {
 			return err
 		}
@@ -75,6 +76,13 @@ func (c *Cluster) step(ctx context.Context, v *view, to change) error {
 		errs = append(errs, c.begin(ctx, v, n, to))
 	}
 	return errors.Join(errs...)
+}
+
+// want notes for which keys agents are there.
+func (c *Cluster) want(k rotation.Keys) {
+	c.memory.mu.Lock()
+	defer c.memory.mu.Unlock()
+	c.memory.wanted = k
 }
 
 // due are the nodes that are to be changed now.
@@ -199,20 +207,17 @@ func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error 
 			return err
 		}
 	}
-	if n.manager != 0 && to.ControllerManagerSign == want.Sign {
-		o.Manager = c.managerMark(v, n, to)
+	if kid := v.kid(want.Sign); want.Sign == to.ControllerManagerSign && (v.managerDue(n, to) || n.report.Private != kid) {
+		o.Manager = agent.ManagerMark(kid)
 	}
 	return c.send(ctx, v, n, o)
 }
 
-// managerMark is what kube-controller-manager is to be started with; empty to leave it as it is.
-func (c *Cluster) managerMark(v *view, n *node, to change) string {
-	if !v.managerDue(n, to) {
-		return ""
-	}
+// kid returns the kid of a stored key version.
+func (v *view) kid(version int) string {
 	for _, k := range v.keys {
-		if k.Version == to.ControllerManagerSign {
-			return agent.ManagerMark(k.KeyID)
+		if k.Version == version {
+			return k.KeyID
 		}
 	}
 	return ""

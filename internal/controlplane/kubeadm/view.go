@@ -29,6 +29,8 @@ type view struct {
 	// asked reports whether there are to be agents, and waiting why some take no orders, by node.
 	asked   bool
 	waiting map[string]string
+	// wanted are the keys for which they were made; zero when nobody remembers.
+	wanted rotation.Keys
 	// leaders is what no component leads, in words.
 	leaders string
 }
@@ -87,6 +89,9 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	for _, n := range v.nodes {
 		c.conclude(v, n)
 	}
+	c.memory.mu.Lock()
+	v.wanted = c.memory.wanted
+	c.memory.mu.Unlock()
 	v.leaders, err = c.leading(ctx, v)
 	return v, err
 }
@@ -301,7 +306,10 @@ func (v *view) held(n *node) []int {
 // settled, and these are not those of Publish, after which the next change comes soon.
 func (v *view) idle() bool {
 	staying := v.staying()
-	return v.asked && len(staying) > 0 && !slices.ContainsFunc(staying, func(n *node) bool {
+	if len(staying) == 0 || !v.wanted.IsZero() && !v.wanted.Equal(staying[0].configured) {
+		return false
+	}
+	return v.asked && !slices.ContainsFunc(staying, func(n *node) bool {
 		keys := n.configured
 		publishing := len(keys.Verify) == 2 && keys.Sign == keys.Verify[0]
 		return n.pending() || !n.changed() || publishing || !keys.Equal(staying[0].configured)

@@ -1,0 +1,434 @@
+package kubeadm
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/agent"
+	"github.com/keyturn/keyturn/internal/agent/manifest"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/keystore/keystoretest"
+	"github.com/keyturn/keyturn/internal/rotation"
+	"github.com/keyturn/keyturn/internal/signer/signercmd"
+	"github.com/keyturn/keyturn/jwks"
+	"github.com/keyturn/keyturn/signer/keydir"
+	"github.com/keyturn/keyturn/token"
+)
+
+// host is a control-plane node: its files, the real agent, and a kube-apiserver that reads what it starts with.
+type host struct {
+	t    *testing.T
+	name string
+	agent.Agent
+	// manifest is the one that kube-apiserver runs with; served and accepted are what it has of it.
+	manifest string
+	served   controlplane.Served
+	manager  string
+	// down is for how many more looks it does not answer after a restart. broken has it never come up with other keys.
+	down     int
+	broken   bool
+	restarts int
+	stop     func()
+}
+
+// cluster is a control plane of hosts, as a plane and as agents.
+type testCluster struct {
+	driver
+	hosts []*host
+	memo  *memory
+	asked bool
+	// lagging means that tokens may be refused, since a node came back with a retired key.
+	lagging bool
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+func newTestCluster(t *testing.T, names ...string) *testCluster {
+	t.Helper()
+	w := &testCluster{memo: &memory{nodes: map[string]nodeMemory{}}}
+	w.driver = driver{t: t, store: &keystoretest.Memory{}, uc: &v1alpha1.UserCluster{}, open: w.adapter}
+	w.driver.prove = func(_ *Cluster, server string, keys []keystore.KeyPair) (controlplane.Proof, error) {
+		return w.prove(t.Context(), Server{Node: server}, controlplane.Question{Keys: keys})
+	}
+	w.uc.Namespace, w.uc.Name, w.uc.UID = "keys", "prod", "uid-1"
+	w.uc.Spec.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructure{ShutdownSendRetryAfter: true}
+	w.uc.Spec.KSASigningKey.Version = 1
+	first := must(token.GenerateKey(rand.Reader, jwks.ES384))
+	for _, name := range names {
+		w.join(name, must(token.MarshalPrivateKey(first)), must(jwks.MarshalPublicKey(first.Public())))
+	}
+	return w
+}
+
+// join adds a node with these files, as kubeadm leaves it.
+func (w *testCluster) join(name string, private, public []byte) *host {
+	dir := must(os.MkdirTemp("", "kt")) //nolint:usetesting // the path of a socket is short
+	w.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	h := &host{t: w.t, name: name, stop: func() {}, Agent: agent.Agent{
+		PKI: dir + "/pki", Manifests: dir + "/manifests", StateDir: dir + "/keyturn",
+		PodUID: "pod-" + name, Key: must(agent.NewPrivateKey()),
+	}}
+	w.t.Cleanup(func() { h.stop() })
+	for _, path := range []string{h.PKI, h.Manifests, h.StateDir} {
+		must(0, os.Mkdir(path, 0o755))
+	}
+	h.write(h.PKI+"/sa.pub", public)
+	h.write(h.PKI+"/sa.key", private)
+	text := string(must(os.ReadFile("../../agent/manifest/testdata/kubeadm-1.36.yaml")))
+	h.write(h.Manifests+"/kube-apiserver.yaml", []byte(strings.ReplaceAll(text, "/etc/kubernetes/pki", h.PKI)))
+	h.write(h.Manifests+"/kube-controller-manager.yaml", []byte(`apiVersion: v1
+kind: Pod
+metadata:
+  name: kube-controller-manager
+spec:
+  containers:
+  - command:
+    - kube-controller-manager
+    name: kube-controller-manager
+`))
+	w.hosts = append(w.hosts, h)
+	h.kubelet()
+	h.down, h.restarts = 0, 0
+	return h
+}
+
+func (h *host) write(path string, content []byte) { must(0, os.WriteFile(path, content, 0o600)) }
+
+func (h *host) read(path string) string { return string(must(os.ReadFile(path))) }
+
+// kubelet starts what changed: kube-apiserver, its signer, and kube-controller-manager.
+func (h *host) kubelet() {
+	h.runSigner()
+	if text := h.read(h.Manifests + "/kube-apiserver.yaml"); text != h.manifest {
+		h.manifest = text
+		h.down, h.restarts = 2, h.restarts+1
+		h.served.External = strings.Contains(text, "--service-account-signing-endpoint")
+		if !h.served.External {
+			h.served.Keys, h.served.SigningKeyID = h.files()
+		}
+	}
+	if h.served.External {
+		h.served.Keys, h.served.SigningKeyID = h.signer()
+	}
+	m := must(manifest.ParseOf(manifest.Manager, []byte(h.read(h.Manifests+"/kube-controller-manager.yaml"))))
+	h.manager, _ = m.Annotation(manifest.RestartAnnotation)
+}
+
+// runSigner runs the signer while its manifest is there.
+func (h *host) runSigner() {
+	text, err := os.ReadFile(h.Manifests + "/keyturn-signer.yaml")
+	switch running := h.served.IssuedAt != (time.Time{}); {
+	case err != nil && running:
+		h.stop()
+		h.stop, h.served.IssuedAt = func() {}, time.Time{}
+	case err == nil && !running:
+		var pod corev1.Pod
+		must(0, yaml.UnmarshalStrict(text, &pod))
+		ctx, cancel := context.WithCancel(context.Background())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			signercmd.Run(ctx, append(pod.Spec.Containers[0].Args, "--supervise=false"), nil, &bytes.Buffer{})
+		})
+		h.stop = func() { cancel(); wg.Wait() }
+		for tick := time.Tick(10 * time.Millisecond); ; <-tick {
+			if conn, err := net.Dial("unix", h.StateDir+"/signer/socket"); err == nil {
+				must(0, conn.Close())
+				break
+			}
+		}
+		h.served.IssuedAt = time.Unix(1, 0)
+	}
+}
+
+// files are the keys in sa.pub, and the kid of sa.key.
+func (h *host) files() (jwks.Set, string) {
+	var keys []jwks.Key
+	for block := range strings.SplitAfterSeq(h.read(h.PKI+"/sa.pub"), "-----END PUBLIC KEY-----\n") {
+		if strings.TrimSpace(block) != "" {
+			keys = append(keys, must(jwks.NewKey(must(jwks.ParsePublicKey([]byte(block))))))
+		}
+	}
+	private := must(token.ParsePrivateKey([]byte(h.read(h.PKI + "/sa.key"))))
+	return must(jwks.NewSet(keys...)), must(jwks.KeyID(private.Public()))
+}
+
+// signer are the keys that the signer has.
+func (h *host) signer() (jwks.Set, string) {
+	set, _, err := keydir.Read(h.StateDir + "/keys")
+	must(0, err)
+	defer set.Wipe()
+	var keys []jwks.Key
+	signs := ""
+	for _, k := range set.Keys {
+		key := must(jwks.NewKey(k.Public))
+		if keys = append(keys, key); k.Version == set.SigningVersion {
+			signs = key.KeyID
+		}
+	}
+	return must(jwks.NewSet(keys...)), signs
+}
+
+func (w *testCluster) host(name string) *host {
+	i := slices.IndexFunc(w.hosts, func(h *host) bool { return h.name == name })
+	return w.hosts[i]
+}
+
+func (w *testCluster) find(context.Context) (f Found, err error) {
+	for _, h := range w.hosts {
+		h.kubelet()
+		f.Servers = append(f.Servers, Server{Node: h.name, Port: securePort})
+		f.Managers = append(f.Managers, Manager{h.name, h.manager})
+	}
+	if len(w.hosts) == 1 && w.hosts[0].down > 0 {
+		w.hosts[0].down--
+		return Found{}, errors.New("connection refused")
+	}
+	return f, nil
+}
+
+func (w *testCluster) served(_ context.Context, s Server) (controlplane.Served, error) {
+	h := w.host(s.Node)
+	if h.down > 0 || h.broken && h.restarts > 0 {
+		h.down--
+		return controlplane.Served{}, errors.New("connection refused")
+	}
+	served := h.served
+	served.IssuedAt = time.Unix(1000, 0)
+	return served, nil
+}
+
+func (w *testCluster) prove(_ context.Context, s Server, q controlplane.Question) (p controlplane.Proof, err error) {
+	h := w.host(s.Node)
+	p.SigningKeyID = h.served.SigningKeyID
+	for _, k := range q.Keys {
+		if _, ok := h.served.Keys.Lookup(k.KeyID); ok {
+			p.Accepts = append(p.Accepts, k.Version)
+		} else {
+			p.Refuses = append(p.Refuses, k.Version)
+		}
+		if k.KeyID == p.SigningKeyID {
+			p.Signs = k.Version
+		}
+	}
+	return p, nil
+}
+
+func (w *testCluster) leaders(context.Context, time.Time) (string, error) { return "", nil }
+
+func (w *testCluster) list(context.Context) (bool, map[string]pod, map[string]string, error) {
+	ready := map[string]pod{}
+	for _, h := range w.hosts {
+		if w.asked && !(len(w.hosts) == 1 && h.down > 0) {
+			ready[h.name] = pod{h.name, h.Instance()}
+		}
+	}
+	return w.asked, ready, nil, nil
+}
+
+func (w *testCluster) ensure(context.Context) error { w.asked = true; return nil }
+
+func (w *testCluster) remove(context.Context, bool) (bool, error) {
+	gone := !w.asked
+	w.asked = false
+	return gone, nil
+}
+
+func (w *testCluster) apply(ctx context.Context, p pod, o agent.Order) (agent.Report, error) {
+	return w.host(p.name).Apply(ctx, o), nil
+}
+
+// adapter opens the cluster as a controller does in each round.
+func (w *testCluster) adapter() *Cluster {
+	return &Cluster{
+		uc: w.uc, store: w.store, memory: w.memo, images: Images{Agent: "agent", Signer: "signer:v1"},
+		open: func(context.Context) (plane, agents, error) { return w, w, nil },
+	}
+}
+
+// check holds what must be true at any instant.
+func (w *testCluster) check() {
+	w.t.Helper()
+	out := 0
+	for _, h := range w.hosts {
+		if h.down > 0 {
+			out++
+			continue
+		}
+		for _, other := range w.hosts {
+			if _, ok := other.served.Keys.Lookup(h.served.SigningKeyID); !ok && other.down == 0 && !w.lagging {
+				w.t.Errorf("the API server on %s refuses the tokens of the one on %s", other.name, h.name)
+			}
+		}
+	}
+	if out > 1 {
+		w.t.Errorf("%d API servers are out", out)
+	}
+}
+
+// settle does rounds until nothing is left to do.
+func (w *testCluster) settle() {
+	w.t.Helper()
+	for range 400 {
+		d := w.round()
+		if w.check(); d.Settled && !w.asked {
+			return
+		}
+	}
+	w.t.Fatalf("it does not settle:\n%s", strings.Join(w.log, "\n"))
+}
+
+// have wants all API servers to have one key version, and the files to be in step.
+func (w *testCluster) have(version int, external bool) {
+	w.t.Helper()
+	keys := w.keys()
+	if len(keys) != 1 || keys[0].Version != version {
+		w.t.Fatalf("stored are %v", keys)
+	}
+	for _, h := range w.hosts {
+		set, signs := h.files()
+		if h.served.SigningKeyID != keys[0].KeyID || h.served.Keys.Len() != 1 || h.served.External != external ||
+			signs != keys[0].KeyID || set.Len() != 1 {
+			w.t.Errorf("node %s has %+v, and files %v %s", h.name, h.served, set, signs)
+		}
+		if mark := agent.MarkedKid(h.manager); version > 1 && mark != keys[0].KeyID {
+			w.t.Errorf("kube-controller-manager of node %s has the mark %q", h.name, mark)
+		}
+	}
+}
+
+func (w *testCluster) restarts() (all []int) {
+	for _, h := range w.hosts {
+		all = append(all, h.restarts)
+		h.restarts = 0
+	}
+	return all
+}
+
+// TestLife adopts a cluster, rotates its key with files, converts it, rotates it with signers, and releases it.
+func TestLife(t *testing.T) {
+	for _, names := range [][]string{{"a"}, {"a", "b", "c"}} {
+		t.Run(fmt.Sprint(len(names)), func(t *testing.T) {
+			w := newTestCluster(t, names...)
+			before := w.hosts[0].manifest
+			w.settle()
+			w.have(1, false)
+			if r := w.restarts(); slices.Max(r) != 0 {
+				t.Errorf("adoption restarted API servers: %v", r)
+			}
+
+			w.uc.Spec.KSASigningKey.Version = 2
+			w.settle()
+			w.have(2, false)
+			if r := w.restarts(); slices.Min(r) != 3 || slices.Max(r) != 3 {
+				t.Errorf("a rotation with files restarted API servers: %v", r)
+			}
+
+			w.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
+			w.settle()
+			w.have(2, true)
+			w.restarts()
+			w.uc.Spec.KSASigningKey.Version = 3
+			w.settle()
+			w.have(3, true)
+			if r := w.restarts(); slices.Max(r) != 0 {
+				t.Errorf("a rotation with signers restarted API servers: %v", r)
+			}
+
+			w.release()
+			w.have(3, false)
+			for _, h := range w.hosts {
+				left := must(os.ReadDir(h.StateDir + "/agent"))
+				if _, err := os.Stat(h.Manifests + "/keyturn-signer.yaml"); err == nil || len(left) > 0 {
+					t.Errorf("node %s is not released: %v", h.name, left)
+				}
+			}
+			if got := withoutAnnotation(w.hosts[0]); got != before {
+				t.Errorf("the manifest is another one:\n%s\nbefore:\n%s", got, before)
+			}
+		})
+	}
+}
+
+// withoutAnnotation is the manifest but for the annotation that stays.
+func withoutAnnotation(h *host) string {
+	m := must(manifest.Parse([]byte(h.manifest)))
+	return string(must(m.RemoveAnnotation(manifest.RestartAnnotation)).Text())
+}
+
+func (w *testCluster) release() {
+	w.t.Helper()
+	var last error
+	for range 200 {
+		gone, err := w.adapter().Delete(w.t.Context())
+		if last = err; gone && err == nil {
+			return
+		}
+		w.check()
+	}
+	w.t.Fatalf("it is not released: %v", last)
+}
+
+// TestRestoredNode has a node come back with the key that was retired, from a backup or a stale copy of files.
+func TestRestoredNode(t *testing.T) {
+	w := newTestCluster(t, "a", "b", "c")
+	private, public := []byte(w.hosts[0].read(w.hosts[0].PKI+"/sa.key")), []byte(w.hosts[0].read(w.hosts[0].PKI+"/sa.pub"))
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.settle()
+	w.hosts = w.hosts[:2]
+	w.join("d", private, public)
+	w.lagging = true
+	w.settle()
+	w.have(2, false)
+}
+
+// TestUndone has an API server that does not come up with its next keys. The rotation stops, and goes on when it is asked
+// to.
+func TestUndone(t *testing.T) {
+	w := newTestCluster(t, "a", "b", "c")
+	w.settle()
+	a := w.hosts[0]
+	a.broken = true
+	w.uc.Spec.KSASigningKey.Version = 2
+	for a.restarts == 0 {
+		w.round()
+	}
+	o := agent.Order{Do: agent.Undo, Cluster: string(w.uc.UID), For: a.Instance()}
+	if r := a.Apply(t.Context(), o); r.Answer != agent.Done {
+		t.Fatalf("%+v", r)
+	}
+	a.broken = false
+	var d rotation.Decision
+	for range 20 {
+		d = w.round()
+	}
+	if !d.Blocked || !strings.Contains(d.Waiting, v1alpha1.AnnotationRetryChange) {
+		t.Errorf("it goes on: %+v", d)
+	}
+	if r := w.restarts(); r[1]+r[2] > 0 {
+		t.Errorf("other API servers were restarted: %v", r)
+	}
+	w.uc.Annotations = map[string]string{v1alpha1.AnnotationRetryChange: "1"}
+	w.settle()
+	w.have(2, false)
+}
