@@ -52,6 +52,23 @@ func TestConclude(t *testing.T) {
 			problem: "the API server on node a does not answer alone, by a forwarded port of its pod: pod [31mnot found",
 		},
 		{
+			name: "one that shows itself nowhere", change: func(s []kubeadm.Server, a []answer) {
+				s[0], a[0] = kubeadm.Server{Node: "a", Waiting: "node a has no pod"}, answer{err: errors.New("node a has no pod")}
+			},
+			problem: "node a has no pod: start kube-apiserver there, or delete the node",
+		},
+		{
+			name: "one that goes", change: func(s []kubeadm.Server, a []answer) {
+				s[0].Leaving, a[0] = true, answer{err: errLeaving}
+			},
+			warning: "the node a of an API server is being deleted",
+		},
+		{
+			name: "another key file", change: func(s []kubeadm.Server, _ []answer) { s[1].SignFile = "/etc/kubernetes/pki/own.key" },
+			problem: "the API server on node b signs with /etc/kubernetes/pki/own.key and verifies with /etc/kubernetes/pki/sa.pub: " +
+				"Keyturn changes only /etc/kubernetes/pki/sa.key and",
+		},
+		{
 			name: "another issuer", change: func(_ []kubeadm.Server, a []answer) { a[1].issuer += ".other" },
 			problem: "have the issuers " + issuer + " and " + issuer + ".other: give them the same --service-account-issuer",
 		},
@@ -107,6 +124,9 @@ func TestConclude(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			servers := []kubeadm.Server{{Node: "a", Address: "10.0.0.1"}, {Node: "b", Address: "10.0.0.2"}}
+			for i := range servers {
+				servers[i].SignFile, servers[i].VerifyFiles = "/etc/kubernetes/pki/sa.key", []string{"/etc/kubernetes/pki/sa.pub"}
+			}
 			ok := answer{version: "v1.36.4", issuer: issuer, keys: setOf(t, one), kid: one.KeyID}
 			answers := []answer{ok, ok}
 			tt.change(servers, answers)

@@ -3,6 +3,7 @@ package adoption
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -48,11 +49,21 @@ type answer struct {
 	err error
 }
 
+// errLeaving is why an API server is not asked whose node goes.
+var errLeaving = errors.New("its node is being deleted")
+
 // askAll asks each API server, and then each about the tokens of all.
 func askAll(ctx context.Context, config *rest.Config, servers []kubeadm.Server) []answer {
 	answers := make([]answer, len(servers))
 	for i, s := range servers {
-		answers[i] = ask(ctx, config, s)
+		switch {
+		case s.Waiting != "":
+			answers[i].err = errors.New(s.Waiting)
+		case s.Leaving:
+			answers[i].err = errLeaving
+		default:
+			answers[i] = ask(ctx, config, s)
+		}
 	}
 	for i := range answers {
 		if answers[i].err == nil {

@@ -3,10 +3,13 @@ package adoption
 import (
 	"crypto/rsa"
 	"fmt"
+	"path"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/util/version"
 
+	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/config"
 	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
 	"github.com/keyturn/keyturn/internal/printable"
@@ -55,6 +58,15 @@ func add(lines *[]string, format string, args ...any) {
 func (r *Report) server(s kubeadm.Server, a answer) {
 	own := Server{Node: s.Node, Address: s.Address, AcceptedKeyIDs: []string{}}
 	defer func() { r.Servers = append(r.Servers, own) }()
+	if s.Leaving {
+		r.warn("the node %s of an API server is being deleted: that one does not count", s.Node)
+		return
+	}
+	if s.Waiting != "" {
+		r.problem("%s: start kube-apiserver there, or delete the node", s.Waiting)
+		return
+	}
+	r.files(s)
 	if a.err != nil {
 		r.problem("the API server on node %s does not answer alone, by a forwarded port of its pod: %v", s.Node, a.err)
 		return
@@ -76,6 +88,16 @@ func (r *Report) server(s kubeadm.Server, a answer) {
 			s.Node, node)
 	}
 	r.version(a.version)
+}
+
+// files compares the key files of an API server with those that the agent changes.
+func (r *Report) files(s kubeadm.Server) {
+	pki := agentpod.Kubeadm("", "").PKI
+	public, private := path.Join(pki, "sa.pub"), path.Join(pki, "sa.key")
+	if s.SignFile != "" && (s.SignFile != private || !slices.Equal(s.VerifyFiles, []string{public})) {
+		r.problem("the API server on node %s signs with %s and verifies with %s: Keyturn changes only %s and %s, so put the keys there",
+			s.Node, s.SignFile, strings.Join(s.VerifyFiles, ", "), private, public)
+	}
 }
 
 // version compares the version of an API server with those that Keyturn was tried with.
