@@ -77,6 +77,7 @@ func TestTable(t *testing.T) {
 		}},
 		Signatures: []Signatures{{
 			Algorithm: v1alpha1.RS256, Sign: []Rate{{85, 1}}, Bare: []Rate{{100, 1}}, Socket: []Rate{{40, 1}}, Floor: []Rate{{100, 1}},
+			SigningFloor: []Rate{{50, 1}},
 			Noted: []Rate{{1, 98}}, Unnoted: []Rate{{1, 100}},
 		}},
 		Ledger:  4.7,
