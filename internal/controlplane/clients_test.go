@@ -153,13 +153,36 @@ func TestClientsThatNobodyUsesAreDropped(t *testing.T) {
 	by := func(bearer string) rest.Config { return rest.Config{Host: "https://one.test", BearerToken: bearer} }
 	c.mustGet(t, by("old"))
 	c.mustGet(t, by("used"))
-	for _, k := range c.of["cluster"] {
-		k.used = k.used.Add(-keepFor - time.Minute)
-	}
+	c.now = func() time.Time { return time.Now().Add(keepFor + time.Minute) }
 	used := c.mustGet(t, by("used"))
 	c.mustGet(t, by("new"))
 	if len(c.of["cluster"]) != 2 || c.mustGet(t, by("used")) != used {
 		t.Errorf("%d clients are kept, want that in use and the new one", len(c.of["cluster"]))
+	}
+}
+
+// TestUnusedPoolsAreDropped has two clusters, of which one is used again and again. The other's connections are not kept.
+func TestUnusedPoolsAreDropped(t *testing.T) {
+	now := time.Now()
+	c := &Clients{now: func() time.Time { return now }}
+	use := func(cluster types.UID) any {
+		t.Helper()
+		client, err := c.connections(cluster, &rest.Config{Host: "https://127.0.0.1:1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return client
+	}
+	busy := use("busy")
+	use("settled")
+	for range 4 {
+		now = now.Add(keepFor * 3 / 4)
+		if use("busy") != busy {
+			t.Fatal("connections that are used are made again")
+		}
+	}
+	if _, kept := c.of["settled"]; kept {
+		t.Errorf("connections are kept that nobody has used for %s", 3*keepFor)
 	}
 }
 
@@ -213,9 +236,7 @@ func TestDroppedClientLeavesNoConnection(t *testing.T) {
 	closed := make(chan string, 10)
 	var c Clients
 	c.use(t, "cluster", serve(t, "old", closed))
-	for _, k := range c.of["cluster"] {
-		k.used = k.used.Add(-keepFor - time.Minute)
-	}
+	c.now = func() time.Time { return time.Now().Add(keepFor + time.Minute) }
 	other := serve(t, "new", closed)
 	other.BearerToken = "another"
 	c.use(t, "cluster", other)

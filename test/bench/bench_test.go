@@ -77,6 +77,7 @@ func TestTable(t *testing.T) {
 		}},
 		Signatures: []Signatures{{
 			Algorithm: v1alpha1.RS256, Sign: []Rate{{85, 1}}, Bare: []Rate{{100, 1}}, Socket: []Rate{{40, 1}}, Floor: []Rate{{100, 1}},
+			SigningFloor: []Rate{{50, 1}},
 		}},
 		Ledger: Ledger{
 			Signed: []Noting{{Algorithm: v1alpha1.ES256, With: []Rate{{1, 98}}, Without: []Rate{{1, 100}}}}, Memory: 4.7,

@@ -47,8 +47,8 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	if len(args) == 2 && args[0] == constantCommand {
-		if err := serveConstant(ctx, args[1]); err != nil {
+	if len(args) > 1 && args[0] == constantCommand {
+		if err := serveConstant(ctx, args[1], strings.Join(args[2:], "")); err != nil {
 			fmt.Fprintln(stderr, "Error:", err)
 			return exitFailed
 		}

@@ -181,6 +181,12 @@ func (r *Results) signatureRows() (rows []Row) {
 			Row{What: "- by a program that answers a constant, over such a socket", Value: median(each(s.Floor, rate)), Unit: "answers/s"},
 			Row{What: "- time of a token to that of a constant and a signature, the median of rounds", Value: median(s.aboveFloor(rate)), AtMost: 1.1},
 			Row{What: "- processor time, likewise", Value: median(s.aboveFloor(cpu))},
+			Row{What: "- by a program that signs and answers a constant, over such a socket",
+				Value: median(each(s.SigningFloor, rate)), Unit: "answers/s"},
+			Row{What: "- time of a token to that, the median of rounds",
+				Value: median(ratios(each(s.SigningFloor, rate), each(s.Socket, rate)))},
+			Row{What: "- processor time, likewise",
+				Value: median(ratios(each(s.SigningFloor, cpu), each(s.Socket, cpu)))},
 		)
 	}
 	return rows

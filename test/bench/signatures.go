@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -45,11 +44,13 @@ const podClaims = `{"aud":["https://kubernetes.default.svc.cluster.local"],"exp"
 type Signatures struct {
 	Algorithm v1alpha1.Algorithm `json:"algorithm"`
 	// Sign is Sign in this process, Bare the private key alone, Socket Sign of the program, and Floor Sign of a program that
-	// answers a constant. The n-th of each make a round.
+	// answers a constant, and SigningFloor that of one that makes the signature before it does. The n-th of each make a
+	// round.
 	Sign   []Rate `json:"sign"`
 	Bare   []Rate `json:"bare"`
 	Socket []Rate `json:"socket"`
 	Floor  []Rate `json:"floor"`
+	SigningFloor []Rate `json:"signingFloor"`
 }
 
 // Rate is how often something was done in a second, and in a second of processor time of those who have a part in it,
@@ -93,25 +94,28 @@ func (p *place) compareSignatures(ctx context.Context, algorithm v1alpha1.Algori
 		return s, err
 	}
 	defer floor.end()
+	signingFloor, err := p.startBare(ctx, dir, key)
+	if err != nil {
+		return s, err
+	}
+	defer signingFloor.end()
 	request := &externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(podClaims))}
 	signed, err := inside.Sign(ctx, request)
 	if err != nil {
 		return s, err
 	}
-	message := []byte(signed.GetHeader() + "." + request.GetClaims())
-	bare := func() error {
-		digest := sha256.Sum256(message)
-		_, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
-		return err
-	}
+	message := signed.GetHeader() + "." + request.GetClaims()
+	bare := func() error { return signBare(key, message) }
 	sign := func() error { _, err := inside.Sign(ctx, request); return err }
 	socket := func() error { _, err := program.Sign(ctx, request); return err }
+	least := func() error { _, err := signingFloor.Sign(ctx, request); return err }
 	same := func() error { _, err := floor.Sign(ctx, request); return err }
 	for i := range signRounds + 1 {
 		err := inTurn(i,
 			func() error { return note(&s.Sign)(signFor(sign)) },
 			func() error { return note(&s.Bare)(signFor(bare)) },
 			func() error { return note(&s.Socket)(signFor(socket, program.process)) },
+			func() error { return note(&s.SigningFloor)(signFor(least, signingFloor.process)) },
 			func() error { return note(&s.Floor)(signFor(same, floor.process)) })
 		if err != nil {
 			return s, err
@@ -119,6 +123,7 @@ func (p *place) compareSignatures(ctx context.Context, algorithm v1alpha1.Algori
 	}
 	// The first ones warmed up.
 	s.Sign, s.Bare, s.Socket, s.Floor = s.Sign[1:], s.Bare[1:], s.Socket[1:], s.Floor[1:]
+	s.SigningFloor = s.SigningFloor[1:]
 	return s, nil
 }
 
