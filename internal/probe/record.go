@@ -143,7 +143,7 @@ type Report struct {
 	// Mounted is the kid of each token that was in its file at the last use, which is now while the probe runs.
 	Mounted map[Kind]string `json:"mounted"`
 	// Held is what these tokens claim, but for those that hold no claims.
-	Held map[Kind]Held `json:"held,omitempty"`
+	Held map[Kind]Held `json:"held"`
 	// FileLag is how long the file of the legacy token was behind its Secret.
 	FileLag FileLag `json:"fileLag"`
 	Lines   []Line  `json:"lines"`

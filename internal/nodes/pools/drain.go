@@ -56,21 +56,10 @@ func (e *Executor) evictAll(ctx context.Context, s *Observed, node string) error
 			return err
 		}
 	}
-	var first, last []*corev1.Pod
-	for i := range pods {
-		_, refused := e.Memory.refusal(pods[i].UID)
-		switch {
-		case pods[i].DeletionTimestamp != nil:
-		case refused:
-			last = append(last, &pods[i])
-		default:
-			first = append(first, &pods[i])
-		}
-	}
 	remember := func(pod *corev1.Pod, r eviction.Refusal, refused bool) {
 		if refused {
 			e.refused[pod.UID] = r
 		}
 	}
-	return eviction.Each(ctx, e.Client, append(first, last...), e.Now, remember)
+	return eviction.Each(ctx, e.Client, e.Memory.order(pods), e.Now, remember)
 }

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyturn/keyturn/internal/nodes/eviction"
@@ -54,6 +55,22 @@ func (m *Memory) refuse(refused map[types.UID]eviction.Refusal) {
 		}
 	}
 	m.refused = refused
+}
+
+// order returns the pods that are to be asked to go, those last that were refused before.
+func (m *Memory) order(pods []corev1.Pod) []*corev1.Pod {
+	var first, last []*corev1.Pod
+	for i := range pods {
+		_, refused := m.refusal(pods[i].UID)
+		switch {
+		case pods[i].DeletionTimestamp != nil:
+		case refused:
+			last = append(last, &pods[i])
+		default:
+			first = append(first, &pods[i])
+		}
+	}
+	return append(first, last...)
 }
 
 func (m *Memory) refusal(pod types.UID) (eviction.Refusal, bool) {
