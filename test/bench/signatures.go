@@ -46,10 +46,10 @@ type Signatures struct {
 	// Sign is Sign in this process, Bare the private key alone, Socket Sign of the program, and Floor Sign of a program that
 	// answers a constant, and SigningFloor that of one that makes the signature before it does. The n-th of each make a
 	// round.
-	Sign   []Rate `json:"sign"`
-	Bare   []Rate `json:"bare"`
-	Socket []Rate `json:"socket"`
-	Floor  []Rate `json:"floor"`
+	Sign         []Rate `json:"sign"`
+	Bare         []Rate `json:"bare"`
+	Socket       []Rate `json:"socket"`
+	Floor        []Rate `json:"floor"`
 	SigningFloor []Rate `json:"signingFloor"`
 }
 
