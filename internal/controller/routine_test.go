@@ -108,8 +108,8 @@ func (q *inquiry) settledThree(name string) client.ObjectKey {
 	return key
 }
 
-// TestRoutineRounds has rounds of a settled cluster ask less once their time has come, and all when somebody brings them
-// forward or anything of the cluster has changed.
+// TestRoutineRounds has rounds of a settled cluster ask for less once their time has come, and for all when somebody
+// brings them forward or anything of the cluster has changed.
 func TestRoutineRounds(t *testing.T) {
 	q := newInquiry(t)
 	blue := q.settledThree("blue")
