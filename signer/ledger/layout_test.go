@@ -21,6 +21,11 @@ func TestIndex(t *testing.T) {
 	if cells := found(0); len(cells) != 0 {
 		t.Errorf("an empty bucket has the cells %v", cells)
 	}
+	note(&bucket, tag, 20, none)
+	if cells := found(tag); !slices.Equal(cells, []int{20}) {
+		t.Errorf("one cell was noted, and %v are found", cells)
+	}
+	bucket[0].Store(0)
 	var want []int
 	for cell := range bucketSize {
 		of := uint32(other)
