@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 packages=(
 	./token ./jwks ./signer ./signer/keydir ./internal/strictjson ./internal/hostkeys ./internal/signer/pkcs11uri
-	./internal/nodes ./internal/nodes/pools ./internal/nodes/tokens
+	./internal/nodes ./internal/nodes/pools ./internal/nodes/tokens ./internal/inuse
 )
 [ -z "${PACKAGES:-}" ] || read -ra packages <<<"$PACKAGES"
 go build -C tools/mutate -o "$PWD/bin/tools/" .

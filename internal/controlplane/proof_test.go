@@ -72,6 +72,7 @@ func TestOddAnswers(t *testing.T) {
 		"no header":         {requested, issuing(`{`, `{"iat":1}`), false, "reading the token that"},
 		"no time of issue":  {requested, issuing(header, `{}`), false, "have no time of issue"},
 		"time that is none": {requested, issuing(header, `{"iat":"1"}`), false, "have no time of issue"},
+		"time of zero":      {requested, issuing(header, `{"iat":0}`), false, "have no time of issue"},
 		"negative time":     {requested, issuing(header, `{"iat":-1}`), false, "have no time of issue"},
 		"claims not encoded": {
 			requested, issuingToken("eyJhbGciOiJFUzI1NiIsImtpZCI6ImEifQ.*.AAAA"), false, "reading the token",
