@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"k8s.io/client-go/rest"
 
@@ -26,6 +27,7 @@ type Cluster struct {
 	images Images
 	memory *memory
 	open   func(context.Context) (plane, agents, error)
+	now    func() time.Time
 
 	once   sync.Once
 	plane  plane
