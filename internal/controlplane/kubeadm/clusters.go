@@ -16,7 +16,8 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// DefaultAgentNamespace is the namespace in which the agents of a cluster run unless Images.Namespace names another one.
+// DefaultAgentNamespace is the namespace in which the agents of a cluster run unless Images.Namespace names another
+// one.
 const DefaultAgentNamespace = "keyturn-agent"
 
 // Images are what runs in the clusters.

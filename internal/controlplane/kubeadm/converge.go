@@ -98,7 +98,8 @@ func (v *view) due(to change) (due []*node) {
 	return due
 }
 
-// managerDue reports whether the kube-controller-manager of a node is to be started again: sa.key holds the key already.
+// managerDue reports whether the kube-controller-manager of a node is to be started again: sa.key holds the key
+// already.
 func (v *view) managerDue(n *node, to change) bool {
 	return n.manager != 0 && n.manager != to.ControllerManagerSign && n.configured.Sign == to.ControllerManagerSign
 }

@@ -410,8 +410,8 @@ func TestRestoredNode(t *testing.T) {
 	w.have(2, false)
 }
 
-// TestUndone has an API server that does not come up with its next keys. The rotation stops, and goes on when it is asked
-// to.
+// TestUndone has an API server that does not come up with its next keys. The rotation stops, and goes on when it is
+// asked to.
 func TestUndone(t *testing.T) {
 	w := newTestCluster(t, "a", "b", "c")
 	w.settle()
