@@ -47,6 +47,8 @@ type UserClusterSpec struct {
 	EnableAdvancedCluster bool `json:"enableAdvancedCluster"`
 
 	// KSASigningKey says which key version is wanted.
+	// +kubebuilder:default={}
+	// +optional
 	KSASigningKey KSASigningKey `json:"ksaSigningKey"`
 
 	// GKEConnect names the fleet that the cluster is registered with. Without it there is none.
