@@ -68,8 +68,8 @@ type Order struct {
 	// Again is the value of Restart of a change that is not settled, and with which the kubelet did not restart
 	// kube-apiserver: the manifest is written once more, with another Restart. What the change replaced is kept.
 	Again string `json:"again,omitempty"`
-	// Manager is a value with which kube-controller-manager is to be started, as Restart is one of kube-apiserver. It reads
-	// sa.key at its start. Empty: it stays as it is. ManagerMark makes one.
+	// Manager is a value with which kube-controller-manager is to be started, as Restart is one of kube-apiserver. It
+	// reads sa.key at its start. Empty: it stays as it is. ManagerMark makes one.
 	Manager string `json:"manager,omitempty"`
 	// RetryAfter has kube-apiserver run with --shutdown-send-retry-after=true from this restart on.
 	RetryAfter bool `json:"retryAfter,omitempty"`

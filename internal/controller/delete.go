@@ -68,8 +68,8 @@ func (r *Reconciler) remove(ctx context.Context, uc *v1alpha1.UserCluster, kind 
 	return err == nil, err
 }
 
-// deleteControlPlane removes a control plane or, if somebody else made it, releases it. An annotation lets the rest of the
-// deletion go on without that: a cluster that is gone for good must not keep its UserCluster.
+// deleteControlPlane removes a control plane or, if somebody else made it, releases it. An annotation lets the rest
+// of the deletion go on without that: a cluster that is gone for good must not keep its UserCluster.
 func (r *Reconciler) deleteControlPlane(
 	ctx context.Context, uc *v1alpha1.UserCluster, a controlplane.Adapter,
 ) (gone bool, err error) {
@@ -78,16 +78,16 @@ func (r *Reconciler) deleteControlPlane(
 		return gone, err
 	}
 	if uc.Annotations[v1alpha1.AnnotationLeaveCluster] == "" {
-		return false, fmt.Errorf("releasing the cluster: %w; to delete the UserCluster and leave its cluster as it is, annotate it "+
-			"with %s=REASON", err, v1alpha1.AnnotationLeaveCluster)
+		return false, fmt.Errorf("releasing the cluster: %w; to delete the UserCluster and leave its cluster as it is, "+
+			"annotate it with %s=REASON", err, v1alpha1.AnnotationLeaveCluster)
 	}
 	r.event(uc, corev1.EventTypeWarning, "ClusterNotReleased", hint.Line(err))
 	r.Log.WarnContext(ctx, "a cluster is not released", "cluster", uc.Name, "error", err)
 	return true, nil
 }
 
-// leaveVerifiers removes what is published of a cluster from every destination outside it. An annotation lets the rest of
-// the deletion go on without it: a project or a bucket that is gone for good must not keep the cluster.
+// leaveVerifiers removes what is published of a cluster from every destination outside it. An annotation lets the
+// rest of the deletion go on without it: a project or a bucket that is gone for good must not keep the cluster.
 func (r *Reconciler) leaveVerifiers(ctx context.Context, uc *v1alpha1.UserCluster) error {
 	left, err := r.unpublish(ctx, uc)
 	if err != nil && uc.Annotations[v1alpha1.AnnotationLeavePublished] == "" {

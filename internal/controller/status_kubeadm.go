@@ -53,7 +53,8 @@ func setKubeadmStatus(status *v1alpha1.UserClusterStatus, seen observation) {
 	})
 	for _, l := range left[:min(len(left), maxLeftovers)] {
 		in.Leftovers = append(in.Leftovers, v1alpha1.LeftoverKey{
-			Node: printable.Text(l.Server, maxPath), Path: printable.Text(l.Path, maxPath), KeyID: printable.Text(l.KeyID, maxKeyID),
+			Node: printable.Text(l.Server, maxPath), Path: printable.Text(l.Path, maxPath),
+			KeyID: printable.Text(l.KeyID, maxKeyID),
 		})
 	}
 }

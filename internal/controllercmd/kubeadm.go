@@ -24,13 +24,14 @@ type kubeadmFlags struct {
 }
 
 func (f *kubeadmFlags) addFlags(set *flag.FlagSet) {
-	set.StringVar(&f.images.Agent, "agent-image", "", "`image` of keyturn-agent, which runs on control-plane nodes of kubeadm clusters")
+	set.StringVar(&f.images.Agent, "agent-image", "",
+		"`image` of keyturn-agent, which runs on control-plane nodes of kubeadm clusters")
 	set.StringVar(&f.images.Signer, "signer-image", "",
 		"`image` of keyturn-signer, which runs there for clusters with source external")
 	set.StringVar(&f.images.Namespace, "agent-namespace", kubeadm.DefaultAgentNamespace,
 		"namespace of keyturn-agent in these clusters, which is made")
-	set.Func("own-cluster", "`NAMESPACE/NAME` of the one UserCluster that may be the cluster which the controller runs in "+
-		"(default: none)", f.setOwn)
+	set.Func("own-cluster", "`NAMESPACE/NAME` of the one UserCluster that may be the cluster which the controller runs "+
+		"in (default: none)", f.setOwn)
 }
 
 func (f *kubeadmFlags) setOwn(value string) error {

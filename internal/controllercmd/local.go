@@ -54,7 +54,9 @@ func (f *localFlags) infrastructure() (infrastructure, error) {
 	return local(func() (*remote.Client, error) { return client, nil }, client.Wakes), nil
 }
 
-func local(open func() (*remote.Client, error), watch func(context.Context, func(context.Context, types.NamespacedName))) infrastructure {
+func local(
+	open func() (*remote.Client, error), watch func(context.Context, func(context.Context, types.NamespacedName)),
+) infrastructure {
 	return infrastructure{
 		controlPlane: func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
 			client, err := open()

@@ -64,8 +64,8 @@ func (a Access) own(uc *v1alpha1.UserCluster) (*rest.Config, error) {
 	return rest.CopyConfig(a.Own), nil
 }
 
-// ParseKubeconfig reads a kubeconfig of an administrator: with its certificates and keys in it, and nothing else. A token
-// of a service account would die with the key that is rotated.
+// ParseKubeconfig reads a kubeconfig of an administrator: with its certificates and keys in it, and nothing else. A
+// token of a service account would die with the key that is rotated.
 func ParseKubeconfig(data []byte) (*rest.Config, error) {
 	access, err := kubeconfig.Parse(data)
 	if err != nil {

@@ -55,7 +55,8 @@ func (c *Cluster) fetchKey(ctx context.Context, v *view, n *node, keyID string) 
 	}
 	text, err := own.OpenSent(r.Sealed, o.Cluster)
 	if err != nil {
-		return nil, fmt.Errorf("opening the private key that the agent on node %s sent: it is not sealed for this call", n.Node)
+		return nil, fmt.Errorf("opening the private key that the agent on node %s sent: it is not sealed to this call",
+			n.Node)
 	}
 	defer clear(text)
 	signer, err := token.ParsePrivateKey(text)
@@ -64,8 +65,8 @@ func (c *Cluster) fetchKey(ctx context.Context, v *view, n *node, keyID string) 
 	}
 	kid, err := jwks.KeyID(signer.Public())
 	if err == nil && kid != keyID {
-		err = controlplane.Blocked(fmt.Errorf("sa.key on node %s is key %s, and kube-apiserver there signs with key %s: was the "+
-			"file replaced and kube-apiserver not restarted?", n.Node, kid, keyID))
+		err = controlplane.Blocked(fmt.Errorf("sa.key on node %s is key %s, and kube-apiserver there signs with key %s: was "+
+			"the file replaced and kube-apiserver not restarted?", n.Node, kid, keyID))
 	}
 	return signer, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"k8s.io/client-go/rest"
 
@@ -18,14 +19,15 @@ import (
 // controlplane.Adopter.
 //
 // It keeps no record of its own. What an API server runs with, the API server shows: the keys in its JWKS, and the kid
-// and the kind of a token that it issues. What it starts with next, its agent reads from the disk. Without agents nobody
-// is changing anything, and it starts with what it runs with.
+// and the kind of a token that it issues. What it starts with next, its agent reads from the disk. Without agents
+// nobody is changing anything, and it starts with what it runs with.
 type Cluster struct {
 	uc     *v1alpha1.UserCluster
 	store  keystore.Store
 	images Images
 	memory *memory
 	open   func(context.Context) (plane, agents, error)
+	now    func() time.Time
 
 	once   sync.Once
 	plane  plane
@@ -58,7 +60,11 @@ func (c *Cluster) Observe(ctx context.Context) (controlplane.State, error) {
 	if err != nil {
 		return controlplane.State{}, err
 	}
-	return v.state(), nil
+	s := v.state()
+	if r, ok := c.plane.(*reach); ok {
+		s.Endpoint = r.cfg.Host
+	}
+	return s, nil
 }
 
 // Config implements controlplane.Adapter.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -15,7 +16,8 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// DefaultAgentNamespace is the namespace in which the agents of a cluster run unless Images.Namespace names another one.
+// DefaultAgentNamespace is the namespace in which the agents of a cluster run unless Images.Namespace names another
+// one.
 const DefaultAgentNamespace = "keyturn-agent"
 
 // Images are what runs in the clusters.
@@ -61,12 +63,16 @@ type nodeMemory struct {
 	configured rotation.Keys
 	// served are the keys that its API server served last.
 	served jwks.Set
+	// written is the mark of a change whose manifest is written, and since is when its API server was first seen to answer
+	// with other keys.
+	written string
+	since   time.Time
 }
 
 // Open returns the cluster of a UserCluster with spec.infrastructure.kubeadm. It asks nobody anything yet.
 func (c *Clusters) Open(uc *v1alpha1.UserCluster) *Cluster {
 	return &Cluster{
-		uc: uc, store: c.Keys, images: c.Images, memory: c.remember(uc.UID),
+		uc: uc, store: c.Keys, images: c.Images, memory: c.remember(uc.UID), now: time.Now,
 		open: func(ctx context.Context) (plane, agents, error) { return c.reach(ctx, uc) },
 	}
 }

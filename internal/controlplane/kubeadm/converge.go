@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/agent"
@@ -97,7 +98,8 @@ func (v *view) due(to change) (due []*node) {
 	return due
 }
 
-// managerDue reports whether the kube-controller-manager of a node is to be started again: sa.key holds the key already.
+// managerDue reports whether the kube-controller-manager of a node is to be started again: sa.key holds the key
+// already.
 func (v *view) managerDue(n *node, to change) bool {
 	return n.manager != 0 && n.manager != to.ControllerManagerSign && n.configured.Sign == to.ControllerManagerSign
 }
@@ -163,8 +165,31 @@ func (c *Cluster) again(ctx context.Context, v *view, n *node, to change) error 
 	if err != nil {
 		return err
 	}
-	o.Restart = n.report.Mark
+	if o.Restart = n.report.Mark; c.ignored(n) {
+		if o.Restart, err = c.mark(n, n.report.Configured); err != nil {
+			return err
+		}
+		o.Again = n.report.Mark
+	}
 	return c.send(ctx, v, n, o)
+}
+
+// ignoredFor is how long a kubelet may take to end kube-apiserver after its manifest changed. It takes up to 45 s, and
+// some versions of it sometimes never did.
+const ignoredFor = 2 * time.Minute
+
+// ignored reports whether an API server has gone on for ignoredFor as if its manifest had not been written.
+func (c *Cluster) ignored(n *node) bool {
+	c.memory.mu.Lock()
+	defer c.memory.mu.Unlock()
+	was := c.memory.nodes[n.Node]
+	now := c.now()
+	if !n.ready || n.report.Server.Restart != n.report.Mark || was.written != n.report.Mark {
+		was.written, was.since = n.report.Mark, now
+		c.memory.nodes[n.Node] = was
+		return false
+	}
+	return now.Sub(was.since) > ignoredFor
 }
 
 // proven asks an API server itself whether it has the keys that it was configured with, and no other version.

@@ -55,7 +55,8 @@ func (w *driver) round() rotation.Decision {
 
 func (w *driver) observed(a *Cluster, state controlplane.State, keys []keystore.KeyPair) rotation.Observed {
 	o := rotation.Observed{
-		Wanted: int(w.uc.Spec.KSASigningKey.Version), External: w.uc.Spec.KeySource() == v1alpha1.KeySourceExternal, Adopted: true,
+		Wanted: int(w.uc.Spec.KSASigningKey.Version), Adopted: true,
+		External: w.uc.Spec.KeySource() == v1alpha1.KeySourceExternal,
 		Presence: state.Presence, ControlPlaneWaiting: state.Waiting, ControlPlaneBlocked: state.Blocked, Held: state.Held,
 		Nodes: rotation.Nodes{Converged: true},
 	}

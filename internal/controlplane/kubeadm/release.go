@@ -10,9 +10,9 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// Delete implements controlplane.Adapter. The cluster goes on with the keys that it has, from files: API servers with a
-// signer are converted, then the agents forget the cluster, and then they go. Only the annotations of the manifests stay,
-// since to remove them would restart what they are on.
+// Delete implements controlplane.Adapter. The cluster goes on with the keys that it has, from files: API servers with
+// a signer are converted, then the agents forget the cluster, and then they go. Only the annotations of the manifests
+// stay, since to remove them would restart what they are on.
 func (c *Cluster) Delete(ctx context.Context) (gone bool, err error) {
 	keys, err := c.store.List(ctx, c.key())
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -42,7 +43,9 @@ type host struct {
 	down     int
 	broken   bool
 	restarts int
-	stop     func()
+	// deaf has the kubelet miss the next change of the manifest.
+	deaf bool
+	stop func()
 }
 
 // cluster is a control plane of hosts, as a plane and as agents.
@@ -50,6 +53,7 @@ type testCluster struct {
 	driver
 	hosts []*host
 	memo  *memory
+	clock time.Time
 	asked bool
 	// lagging means that tokens may be refused, since a node came back with a retired key.
 	lagging bool
@@ -120,6 +124,10 @@ func (h *host) kubelet() {
 	h.runSigner()
 	if text := h.read(h.Manifests + "/kube-apiserver.yaml"); text != h.manifest {
 		h.manifest = text
+		if h.deaf {
+			h.deaf = false
+			return
+		}
 		h.down, h.restarts = 2, h.restarts+1
 		h.served.External = strings.Contains(text, "--service-account-signing-endpoint")
 		if !h.served.External {
@@ -149,6 +157,12 @@ func (h *host) runSigner() {
 			signercmd.Run(ctx, append(pod.Spec.Containers[0].Args, "--supervise=false"), nil, &bytes.Buffer{})
 		})
 		h.stop = func() { cancel(); wg.Wait() }
+		for tick := time.Tick(10 * time.Millisecond); ; <-tick {
+			if conn, err := net.Dial("unix", h.StateDir+"/signer/socket"); err == nil {
+				must(0, conn.Close())
+				break
+			}
+		}
 		h.served.IssuedAt = time.Unix(1, 0)
 	}
 }
@@ -255,6 +269,7 @@ func (w *testCluster) adapter() *Cluster {
 	return &Cluster{
 		uc: w.uc, store: w.store, memory: w.memo, images: Images{Agent: "agent", Signer: "signer:v1"},
 		open: func(context.Context) (plane, agents, error) { return w, w, nil },
+		now:  func() time.Time { return w.clock },
 	}
 }
 
@@ -286,7 +301,6 @@ func (w *testCluster) settle() {
 		if w.check(); d.Settled && !w.asked {
 			return
 		}
-		time.Sleep(time.Millisecond) // a signer starts meanwhile
 	}
 	w.t.Fatalf("it does not settle:\n%s", strings.Join(w.log, "\n"))
 }
@@ -378,7 +392,6 @@ func (w *testCluster) release() {
 			return
 		}
 		w.check()
-		time.Sleep(time.Millisecond)
 	}
 	w.t.Fatalf("it is not released: %v", last)
 }
@@ -397,8 +410,8 @@ func TestRestoredNode(t *testing.T) {
 	w.have(2, false)
 }
 
-// TestUndone has an API server that does not come up with its next keys. The rotation stops, and goes on when it is asked
-// to.
+// TestUndone has an API server that does not come up with its next keys. The rotation stops, and goes on when it is
+// asked to.
 func TestUndone(t *testing.T) {
 	w := newTestCluster(t, "a", "b", "c")
 	w.settle()
@@ -424,6 +437,23 @@ func TestUndone(t *testing.T) {
 		t.Errorf("other API servers were restarted: %v", r)
 	}
 	w.uc.Annotations = map[string]string{v1alpha1.AnnotationRetryChange: "1"}
+	w.settle()
+	w.have(2, false)
+}
+
+// TestIgnored has a kubelet that misses the change of a manifest: it is written once more, after two minutes.
+func TestIgnored(t *testing.T) {
+	w := newTestCluster(t, "a")
+	w.settle()
+	w.hosts[0].deaf = true
+	w.uc.Spec.KSASigningKey.Version = 2
+	for range 20 {
+		w.round()
+	}
+	if r := w.restarts(); r[0] > 0 {
+		t.Fatal("the kubelet did not miss it")
+	}
+	w.clock = w.clock.Add(ignoredFor + time.Second)
 	w.settle()
 	w.have(2, false)
 }

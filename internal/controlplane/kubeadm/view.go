@@ -197,8 +197,8 @@ func (v *view) managing(node string) int {
 	return 0
 }
 
-// managerOf returns the version of a mark. Without one, kube-controller-manager was started by others, and may sign with
-// any key that sa.key held since: the oldest that is stored is certain to be asked for again.
+// managerOf returns the version of a mark. Without one, kube-controller-manager was started by others, and may sign
+// with any key that sa.key held since: the oldest that is stored is certain to be asked for again.
 func (v *view) managerOf(mark string) int {
 	version, ok := v.versions[agent.MarkedKid(mark)]
 	if !ok && len(v.keys) > 0 {
@@ -242,7 +242,9 @@ func (v *view) staying() []*node {
 func (v *view) state() controlplane.State {
 	s := controlplane.State{Presence: rotation.PresencePresent}
 	if len(v.found.Problems) > 0 {
-		return controlplane.State{Waiting: "the control plane to be one that Keyturn can rotate: " + v.problemText(), Blocked: true}
+		return controlplane.State{
+			Waiting: "the control plane to be one that Keyturn can rotate: " + v.problemText(), Blocked: true,
+		}
 	}
 	for _, n := range v.nodes {
 		s.Servers = append(s.Servers, controlplane.Server{

@@ -1,0 +1,37 @@
+package controller
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/keystore"
+)
+
+// TestKeepRetired keeps the kid of a key version in the write that takes it from the stored ones.
+func TestKeepRetired(t *testing.T) {
+	status := &v1alpha1.UserClusterStatus{}
+	for version := int32(1); version <= 30; version++ {
+		status.KSASigningKey.Keys = []v1alpha1.KeyVersionStatus{
+			{Version: version, KeyID: "old"}, {Version: version + 1, KeyID: "new"},
+		}
+		keepRetired(status, []keystore.KeyPair{{Version: int(version), KeyID: "old"}, {Version: int(version) + 1, KeyID: "new"}})
+		if in := status.Infrastructure.Kubeadm; in != nil && len(in.Retired) > 0 && in.Retired[len(in.Retired)-1].Version == version {
+			t.Fatalf("key version %d is stored, and counts as retired", version)
+		}
+		keepRetired(status, []keystore.KeyPair{{Version: int(version) + 1, KeyID: "new"}})
+		keepRetired(status, []keystore.KeyPair{{Version: int(version) + 1, KeyID: "new"}}) // the status was not written
+	}
+	got := status.Infrastructure.Kubeadm.Retired
+	if len(got) != maxRetired || got[0].Version != 11 || got[maxRetired-1] != (v1alpha1.RetiredKey{Version: 30, KeyID: "old"}) {
+		t.Errorf("retired are %v", got)
+	}
+	if !slices.IsSortedFunc(got, func(a, b v1alpha1.RetiredKey) int { return int(a.Version - b.Version) }) {
+		t.Errorf("not in order: %v", got)
+	}
+	before := len(got)
+	keepRetired(status, nil) // nothing could be listed, or all is deleted with the cluster
+	if len(status.Infrastructure.Kubeadm.Retired) != before {
+		t.Error("keys count as retired that nobody has retired")
+	}
+}
