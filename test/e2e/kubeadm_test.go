@@ -48,6 +48,7 @@ metadata:
 spec:
   infrastructure:
     kubeadm: {}
+  ksaSigningKey: {}
 `))
 	k.await(1)
 	done()

@@ -1,0 +1,51 @@
+package kubeadm
+
+import (
+	"errors"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/kubetest"
+)
+
+// TestGivenNamespace makes and removes the agents in a namespace that the controller may neither make nor remove.
+func TestGivenNamespace(t *testing.T) {
+	r, err := newReach("uid", kubetest.Start(t, kubetest.Options{}), &controlplane.Prover{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	client, err := r.client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pods{reach: r, images: Images{Agent: "agent:v1", Namespace: "agents"}, cluster: "uid", given: true}
+	if err := p.ensure(t.Context()); err == nil {
+		t.Error("there are agents without their namespace")
+	} else if _, blocked := errors.AsType[*controlplane.BlockedError](err); !blocked {
+		t.Errorf("nobody is asked to make the namespace: %v", err)
+	}
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "agents"}}
+	if _, err := client.CoreV1().Namespaces().Create(t.Context(), namespace, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.ensure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if asked, _, _, err := p.list(t.Context()); !asked || err != nil {
+		t.Errorf("there are no agents: %v", err)
+	}
+	if gone, err := p.remove(t.Context(), true); gone || err != nil {
+		t.Errorf("the first removal: %t, %v", gone, err)
+	}
+	if gone, err := p.remove(t.Context(), true); !gone || err != nil {
+		t.Errorf("the second removal: %t, %v", gone, err)
+	}
+	left, err := client.CoreV1().Namespaces().Get(t.Context(), "agents", metav1.GetOptions{})
+	if err != nil || left.DeletionTimestamp != nil || len(left.Labels) > 1 {
+		t.Errorf("the namespace is %+v, %v", left, err)
+	}
+}
