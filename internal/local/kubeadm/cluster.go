@@ -232,7 +232,9 @@ func (c *Cluster) StartNetwork(ctx context.Context) error {
 func (c *Cluster) Machine(name string) (machine.State, bool, error) { return c.set(Worker).Look(name) }
 
 // FirstBoot returns what came of the user data of a machine; false as long as it has not been carried out.
-func (c *Cluster) FirstBoot(name string) (guest.FirstBoot, bool, error) { return c.set(Worker).FirstBoot(name) }
+func (c *Cluster) FirstBoot(name string) (guest.FirstBoot, bool, error) {
+	return c.set(Worker).FirstBoot(name)
+}
 
 func (c *Cluster) place(name string, role Role) (machine.Spec, error) {
 	states, err := c.set(role).List()
