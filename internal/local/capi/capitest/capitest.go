@@ -54,6 +54,12 @@ func New(t *testing.T) *Bed {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, program := range []string{"kubeadm", "coredns"} {
+		_, err := os.Stat(filepath.Join(kube, program))
+		if err != nil && os.Getenv("KEYTURN_KUBE_BIN_DIR") != "" {
+			t.Skipf("the directory that KEYTURN_KUBE_BIN_DIR names has no %s", program)
+		}
+	}
 	dir, networks := t.TempDir(), localtest.FreeNetwork(t)
 	b := &Bed{t: t, Management: capi.New(capi.Options{
 		Dir: filepath.Join(dir, "capi"), Networks: networks, BinDir: binDir(t), KubeBinDir: kube, ProgramDir: programs(t),

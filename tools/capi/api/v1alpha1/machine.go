@@ -7,8 +7,8 @@ import (
 
 // MachineFinalizer keeps a LocalMachine until nothing of its machine is left, and ClusterFinalizer a LocalCluster.
 const (
-	MachineFinalizer = "localmachine.infrastructure.keyturn.dev"
-	ClusterFinalizer = "localcluster.infrastructure.keyturn.dev"
+	MachineFinalizer = "infrastructure.keyturn.dev/localmachine"
+	ClusterFinalizer = "infrastructure.keyturn.dev/localcluster"
 )
 
 // LocalMachine is a machine of one host: a sandbox with containerd and a kubelet. Its name is the machine's.
