@@ -86,7 +86,7 @@ func ReadManifests(text []byte) ([]*unstructured.Unstructured, error) {
 }
 
 func readManifests(path string) ([]*unstructured.Unstructured, error) {
-	text, err := os.ReadFile(path) //nolint:gosec // the caller's
+	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading the manifests of Cluster API, which `make capi` builds: %w", err)
 	}

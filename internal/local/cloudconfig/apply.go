@@ -30,7 +30,7 @@ func (c Config) Apply(ctx context.Context, root string) error {
 	if err := script.write(root); err != nil {
 		return fmt.Errorf("writing %s: %w", scriptPath, err)
 	}
-	cmd := exec.CommandContext(ctx, "/bin/sh", filepath.Join(root, scriptPath)) //nolint:gosec // that is what it is for
+	cmd := exec.CommandContext(ctx, "/bin/sh", filepath.Join(root, scriptPath))
 	cmd.Dir = root
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {

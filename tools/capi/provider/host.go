@@ -36,7 +36,7 @@ type Host struct {
 
 // ReadVersion asks the kubelet for the version of Kubernetes.
 func (h *Host) ReadVersion() error {
-	out, err := exec.Command(filepath.Join(h.KubeBinDir, "kubelet"), "--version").Output() //nolint:gosec // the caller's
+	out, err := exec.Command(filepath.Join(h.KubeBinDir, "kubelet"), "--version").Output()
 	if err != nil {
 		return fmt.Errorf("reading the version of the Kubernetes programs in %s: %w", h.KubeBinDir, err)
 	}
@@ -89,7 +89,7 @@ func mark(dir string, local *v1alpha1.LocalCluster) error {
 		return err
 	}
 	path := filepath.Join(dir, "localcluster.json")
-	got, err := os.ReadFile(path) //nolint:gosec // the id is a DNS label
+	got, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return atomicfile.Ensure(path, want)
 	}
