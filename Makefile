@@ -7,6 +7,7 @@ SHELL := /bin/bash
 # The Kubernetes minor that `make kube` builds, a folder of tools/kube; its go.mod pins the patch release.
 KUBE_MINOR ?= 1.36
 KUBE_VERSION := $(shell awk '$$1 == "k8s.io/kubernetes" { print $$2 }' tools/kube/$(KUBE_MINOR)/go.mod)
+CAPI_VERSION := $(shell awk '$$1 == "sigs.k8s.io/cluster-api" { print $$2 }' tools/capi/go.mod)
 # The version of a release; other builds name only their commit.
 VERSION ?=
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/keyturn/keyturn/internal/version.version=$(VERSION))
@@ -40,6 +41,10 @@ kube: ## Build Kubernetes and etcd into bin/kube/VERSION, if they are not there 
 		tools/kube/build $(KUBE_MINOR) bin/kube/$(KUBE_VERSION); \
 	fi
 
+.PHONY: capi
+capi: kube ## Build Cluster API, and its provider of machines of this host, into bin/capi/VERSION
+	@tools/capi/build bin/capi/$(CAPI_VERSION) $(or $(KEYTURN_KUBE_BIN_DIR),bin/kube/$(KUBE_VERSION))/kubectl
+
 .PHONY: packages
 packages: ## Install the Debian packages that nodes and load balancers need, if they are missing
 	@hack/packages.sh
@@ -61,11 +66,12 @@ demo-kubeadm-down: ## Remove what the demo of kubeadm left
 
 # The end-to-end tests run after the others, with the machine to themselves, on the Kubernetes of KUBE_MINOR. PKCS #11 needs cgo.
 .PHONY: test
-test: kube build bin/tools/helm ## Run all tests, with real API servers and, at the end, real clusters
+test: kube capi build bin/tools/helm ## Run all tests, with real API servers and, at the end, real clusters
 	@hack/packages.sh softhsm2 gcc libc6-dev
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v '/test/e2e')
 	go -C test/signer test -count 1 -timeout 10m ./...
 	go -C tools/mutate test ./...
+	go -C tools/capi test ./...
 	CGO_ENABLED=1 go test -p 2 -timeout 10m ./signer/... ./internal/signer/...
 	KEYTURN_E2E_KUBERNETES=$(KUBE_VERSION) go test -p 1 -timeout 45m -count 1 ./test/e2e/...
 
@@ -96,6 +102,7 @@ vulncheck: bin/tools/govulncheck ## Check the code and its modules for known vul
 .PHONY: generate
 generate: bin/tools/controller-gen ## Write the generated code and manifests anew
 	bin/tools/controller-gen paths=./api/... object crd output:crd:dir=api/v1alpha1/manifests
+	cd tools/capi && ../../bin/tools/controller-gen paths=./api/... object crd output:crd:dir=config/crd
 	cp api/v1alpha1/manifests/{keyturn.dev_userclusters,policy,rbac}.yaml deploy/charts/keyturn/files/
 
 .PHONY: verify

@@ -14,6 +14,14 @@ for file in api/v1alpha1/zz_generated.deepcopy.go api/v1alpha1/manifests/keyturn
 		exit 1
 	}
 done
+
+(cd tools/capi && ../../bin/tools/controller-gen paths=./api/... object "output:object:dir=$fresh/capi" \
+	crd "output:crd:dir=$fresh/capi")
+diff -u tools/capi/api/v1alpha1/zz_generated.deepcopy.go "$fresh/capi/zz_generated.deepcopy.go" &&
+	diff -ur --exclude zz_generated.deepcopy.go tools/capi/config/crd "$fresh/capi" || {
+	echo "tools/capi is out of date: run \`make generate\`" >&2
+	exit 1
+}
 for file in keyturn.dev_userclusters.yaml policy.yaml rbac.yaml; do
 	diff -u "deploy/charts/keyturn/files/$file" "api/v1alpha1/manifests/$file" || {
 		echo "deploy/charts/keyturn/files/$file is out of date: run \`make generate\`" >&2

@@ -417,8 +417,8 @@ func TestProveSettled(t *testing.T) {
 		"a foreign key":               {serving(t, cfg, set(t, one, two)), false, 2, foreign},
 		"its key is lost":             {serving(t, cfg, set(t)), false, 2, unproven},
 		"another key by the same kid": {serving(t, cfg, impostor(t, one, two)), false, 2, unproven},
-		"another signing key":         {issuing(t, cfg, two, two.KeyID), false, 2, another},
-		"a signature that is none":    {issuing(t, cfg, two, one.KeyID), false, 2, unproven},
+		"another signing key":         {issuingWith(t, cfg, two, two.KeyID), false, 2, another},
+		"a signature that is none":    {issuingWith(t, cfg, two, one.KeyID), false, 2, unproven},
 	} {
 		prover := &controlplane.Prover{}
 		question := controlplane.Question{
@@ -444,7 +444,7 @@ func impostor(t *testing.T, kid, key keystore.KeyPair) []byte {
 	return bytes.ReplaceAll(set(t, key), []byte(key.KeyID), []byte(kid.KeyID))
 }
 
-// issuing reaches an API server through a proxy that has a key sign the tokens that it issues, with a kid.
+// issuingWith reaches an API server through a proxy that has a key sign the tokens that it issues, with a kid.
 func issuing(t *testing.T, cfg *rest.Config, key keystore.KeyPair, kid string) *rest.Config {
 	t.Helper()
 	claims := token.NewBoundClaims(issuer, []string{issuer}, token.Kubernetes{Namespace: "kube-system"}, time.Now(), time.Hour)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -41,6 +42,8 @@ type Options struct {
 	EtcdArgs map[string][]string
 	// CRDPaths are files or directories of CustomResourceDefinitions to install.
 	CRDPaths []string
+	// Address is where the API server listens; zero: on a free port of the loopback interface.
+	Address netip.AddrPort
 }
 
 // Start runs an API server until the test ends and returns the configuration of a system:masters
@@ -147,6 +150,9 @@ func controlPlane(dir string, o Options) *envtest.ControlPlane {
 	}}
 	server := plane.GetAPIServer()
 	server.Path, server.StartTimeout, server.StopTimeout = filepath.Join(dir, "kube-apiserver"), startTimeout, stopTimeout
+	if o.Address.IsValid() {
+		server.SecureServing.Address, server.SecureServing.Port = o.Address.Addr().String(), fmt.Sprint(o.Address.Port())
+	}
 	// Watches that a test left open must not hold up its end.
 	server.Configure().Set("shutdown-watch-termination-grace-period", "1s")
 	for name, values := range o.APIServerArgs {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/local/machine"
+	"github.com/keyturn/keyturn/internal/local/machine/guest"
 	"github.com/keyturn/keyturn/internal/local/network"
 	"github.com/keyturn/keyturn/internal/local/process"
 )
@@ -190,22 +191,49 @@ func (c *Cluster) routes() []network.Route {
 // Start starts a machine that exists, or makes it in the first free slot of its role. Its kubelet starts once Init or Join
 // made it a node.
 func (c *Cluster) Start(ctx context.Context, name string, role Role) error {
+	return c.Boot(ctx, name, role, Boot{})
+}
+
+// Boot is what a machine gets besides its name when it is made.
+type Boot struct {
+	// UserData is cloud-init user data by which the machine makes itself a node; see package cloudconfig.
+	UserData []byte
+	// ProviderID is that of its Node.
+	ProviderID string
+}
+
+// Boot is Start for a machine that becomes a node by its user data; neither Init nor Join is needed then.
+func (c *Cluster) Boot(ctx context.Context, name string, role Role, boot Boot) error {
 	spec, err := c.place(name, role)
 	if err != nil {
 		return err
 	}
+	spec.ProviderID, spec.UserData = boot.ProviderID, len(boot.UserData) > 0
 	if err := c.ensureImages(role); err != nil {
 		return err
 	}
+	if err := c.StartNetwork(ctx); err != nil {
+		return err
+	}
+	return c.set(role).Start(ctx, spec, machine.Access{UserData: boot.UserData, Routes: c.routes()})
+}
+
+// StartNetwork makes the bridge and starts the load balancer, if they are not there. Start and Boot do it too.
+func (c *Cluster) StartNetwork(ctx context.Context) error {
 	gateway := netip.PrefixFrom(c.address(1), 24)
 	balancer := netip.PrefixFrom(c.address(10), 24)
 	if err := network.EnsureBridge(ctx, c.owner, c.bridge(), gateway, balancer); err != nil {
 		return err
 	}
-	if err := c.startLoadBalancer(); err != nil {
-		return err
-	}
-	return c.set(role).Start(ctx, spec, machine.Access{Routes: c.routes()})
+	return c.startLoadBalancer()
+}
+
+// Machine observes a machine; false: there is none of that name.
+func (c *Cluster) Machine(name string) (machine.State, bool, error) { return c.set(Worker).Look(name) }
+
+// FirstBoot returns what came of the user data of a machine; false as long as it has not been carried out.
+func (c *Cluster) FirstBoot(name string) (guest.FirstBoot, bool, error) {
+	return c.set(Worker).FirstBoot(name)
 }
 
 func (c *Cluster) place(name string, role Role) (machine.Spec, error) {

@@ -18,7 +18,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/keyturn/keyturn/internal/atomicfile"
-	"github.com/keyturn/keyturn/internal/local/machine"
 	"github.com/keyturn/keyturn/internal/local/machine/guest"
 )
 
@@ -155,7 +154,6 @@ func (c *Cluster) initConfig(name string) ([]byte, error) {
 			"localAPIEndpoint": map[string]any{"advertiseAddress": address, "bindPort": apiServerPort},
 		},
 		cluster,
-		machine.KubeletConfig(),
 	), nil
 }
 

@@ -42,8 +42,16 @@ func (s Set) writeFiles(spec Spec, access Access, joined bool) error {
 	if err := s.writeEtc(spec, files); err != nil {
 		return err
 	}
-	if err := s.makeDirs(spec.Name); err != nil || joined || spec.Kubeadm {
+	if err := s.makeDirs(spec.Name); err != nil {
 		return err
+	}
+	if len(access.UserData) > 0 {
+		if err := s.writeUserData(spec.Name, access.UserData); err != nil {
+			return err
+		}
+	}
+	if joined || spec.Kubeadm {
+		return nil
 	}
 	raw, err := bootstrapKubeconfig(access)
 	if err != nil {
@@ -146,7 +154,9 @@ func (s Set) etc(spec Spec, access Access) (map[string][]byte, error) {
 		"keyturn/kube-proxy.json":       kubeProxyConfig(spec),
 		"keyturn/guest.json":            config,
 	}
-	if !spec.Kubeadm {
+	if spec.Kubeadm {
+		files[kubeletDropIns+"/50-machine.conf"] = kubeletDropIn(spec)
+	} else {
 		files["kubernetes/ca.crt"] = access.CA
 		files["kubernetes/kubelet.json"] = kubeletConfig(spec)
 	}

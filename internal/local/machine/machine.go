@@ -39,6 +39,10 @@ type Spec struct {
 	// Kubeadm means that kubeadm makes it a node: its kubelet starts once kubeadm has configured it, and its /etc can be
 	// written and is kept.
 	Kubeadm bool `json:"kubeadm,omitempty"`
+	// UserData means that a machine of kubeadm carries out user data when it is first started: see FirstBoot.
+	UserData bool `json:"userData,omitempty"`
+	// ProviderID is that of the Node of a machine of kubeadm; empty: it has none.
+	ProviderID string `json:"providerID,omitempty"`
 	// Slot tells the machines of a cluster apart by number; addresses follow from it.
 	Slot int `json:"slot"`
 	// Group is the name of its control group, unique on the host.
@@ -59,6 +63,9 @@ type Access struct {
 	// Token is the bootstrap token by which the kubelet asks for its certificate. It is not needed once that has
 	// joined, and ends up in one file of mode 0600 that Tidy removes then.
 	Token string
+	// UserData is cloud-init user data, as package cloudconfig reads it. It may have private keys, and stays in the
+	// machine, in a file of mode 0600.
+	UserData []byte
 	// Routes lead to the pods of other machines.
 	Routes []network.Route
 }

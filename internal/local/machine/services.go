@@ -19,8 +19,10 @@ const (
 	kubeadmBinary   = "/opt/keyturn/kubeadm"
 	// kubeadmKubeconfig is that of the kubelet where kubeadm made the node.
 	kubeadmKubeconfig = "/etc/kubernetes/kubelet.conf"
-	imageDir          = "/opt/keyturn/images"
-	criSocket         = "/run/containerd/containerd.sock"
+	// kubeletDropIns is the directory, in /etc, of what such a kubelet gets beside the configuration of kubeadm.
+	kubeletDropIns = "keyturn/kubelet.d"
+	imageDir       = "/opt/keyturn/images"
+	criSocket      = "/run/containerd/containerd.sock"
 )
 
 // services are what a machine runs: containerd, then the import of images beside the kubelet, then, as soon as the
@@ -38,6 +40,9 @@ func services(spec Spec, archives []string) []guest.Service {
 			Name: name, Path: "/usr/bin/ctr", Once: true, After: []string{criSocket},
 			Args: []string{"--namespace=k8s.io", "images", "import", filepath.Join(imageDir, filepath.Base(archive))},
 		})
+	}
+	if spec.UserData {
+		list = append(list, firstBoot(imported))
 	}
 	if spec.Kubeadm {
 		return append(list, kubeletOfKubeadm(imported), kubeProxy(kubeadmKubeconfig))
@@ -61,13 +66,14 @@ func kubelet(spec Spec, imported []string) guest.Service {
 }
 
 // kubeletOfKubeadm starts once kubeadm has configured it, with the arguments that the systemd unit of the Kubernetes
-// packages gives it.
+// packages gives it. What it needs in a machine is the machine's to say, in the directory of drop-in files: neither kubeadm's
+// configuration nor what other tools make of it has to know what kind of machine this is.
 func kubeletOfKubeadm(imported []string) guest.Service {
 	const config, flags = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"
 	return guest.Service{
 		Name: "kubelet", Path: "/bin/sh", After: append([]string{criSocket, config, flags}, imported...),
 		Args: []string{"-c", ". " + flags + "; exec " + kubeletBinary + " --config=" + config +
-			" --kubeconfig=" + kubeadmKubeconfig + " --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf" +
+			" --config-dir=/etc/" + kubeletDropIns + " --kubeconfig=" + kubeadmKubeconfig + " --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf" +
 			" $KUBELET_KUBEADM_ARGS"},
 	}
 }
@@ -156,9 +162,9 @@ table ip keyturn {
 `, spec.PodRange, spec.PodCIDR)
 }
 
-// KubeletConfig is what a KubeletConfiguration (kubelet.config.k8s.io/v1beta1) needs in a machine. The machine's
+// baseKubeletConfig is what a KubeletConfiguration (kubelet.config.k8s.io/v1beta1) needs in a machine. The machine's
 // control group holds all of its pods already, so the kubelet needs no groups of its own for them.
-func KubeletConfig() map[string]any {
+func baseKubeletConfig() map[string]any {
 	return map[string]any{
 		"apiVersion":                "kubelet.config.k8s.io/v1beta1",
 		"kind":                      "KubeletConfiguration",
@@ -188,9 +194,18 @@ func KubeletConfig() map[string]any {
 	}
 }
 
+// kubeletDropIn is what the kubelet of a machine of kubeadm gets beside the configuration of kubeadm.
+func kubeletDropIn(spec Spec) []byte {
+	config := baseKubeletConfig()
+	if spec.ProviderID != "" {
+		config["providerID"] = spec.ProviderID
+	}
+	return encode(config)
+}
+
 // kubeletConfig is the configuration of a kubelet that joins without kubeadm.
 func kubeletConfig(spec Spec) []byte {
-	config := KubeletConfig()
+	config := baseKubeletConfig()
 	config["authentication"] = map[string]any{
 		"anonymous": map[string]any{"enabled": false},
 		"webhook":   map[string]any{"enabled": true},

@@ -3,6 +3,8 @@ package guest
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -124,5 +126,19 @@ func TestUsage(t *testing.T) {
 		if err := Main(args); err == nil {
 			t.Errorf("no error for %v", args)
 		}
+	}
+}
+
+// A service that names its PATH has no other one: programs differ in which of two they take.
+func TestEnvironmentOfAService(t *testing.T) {
+	t.Setenv("PATH", "/bin")
+	var paths []string
+	for _, v := range (Service{Env: []string{"PATH=/opt/keyturn:/bin"}}).environ() {
+		if strings.HasPrefix(v, "PATH=") {
+			paths = append(paths, v)
+		}
+	}
+	if want := []string{"PATH=/opt/keyturn:/bin"}; !slices.Equal(paths, want) {
+		t.Errorf("its environment has %v, want %v", paths, want)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"sync"
@@ -114,7 +115,7 @@ func (s Service) run(reaper *reaper) (unix.WaitStatus, error) {
 	defer func() { _ = null.Close() }()
 	ended, err := reaper.start(s.Path, append([]string{s.Path}, s.Args...), &os.ProcAttr{
 		Dir:   "/",
-		Env:   append(os.Environ(), s.Env...),
+		Env:   s.environ(),
 		Files: []*os.File{null, log, log},
 		Sys:   &unix.SysProcAttr{Setsid: true},
 	})
@@ -122,6 +123,11 @@ func (s Service) run(reaper *reaper) (unix.WaitStatus, error) {
 		return 0, fmt.Errorf("starting %s: %w", s.Name, err)
 	}
 	return <-ended, nil
+}
+
+// environ is the environment of the service. What it has of its own replaces what this process has.
+func (s Service) environ() []string {
+	return (&exec.Cmd{Env: append(os.Environ(), s.Env...)}).Environ()
 }
 
 func describe(status unix.WaitStatus, err error) string {

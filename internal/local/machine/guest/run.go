@@ -21,8 +21,8 @@ import (
 // killTimeout is how long the remains of an earlier life may take to end.
 const killTimeout = 10 * time.Second
 
-// Main runs one of the program's three parts by its arguments: "run DIR NETWORK" outside, and, started by ourselves
-// only, "enter DIR" and "init" inside.
+// Main runs one of the program's parts by its arguments: "run DIR NETWORK" outside, and, started by ourselves
+// only, "enter DIR", "init" and "first-boot FILE" inside.
 func Main(args []string) error {
 	switch {
 	case len(args) == 3 && args[0] == "run":
@@ -31,6 +31,8 @@ func Main(args []string) error {
 		return enter(args[1])
 	case len(args) == 1 && args[0] == "init":
 		return runInit()
+	case len(args) == 2 && args[0] == "first-boot":
+		return firstBoot(args[1])
 	}
 	return errors.New("usage: keyturn-machine run DIRECTORY NETWORK-NAMESPACE")
 }

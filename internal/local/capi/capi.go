@@ -1,0 +1,259 @@
+// Package capi runs Cluster API on this host, for a management cluster that its caller has: the managers of Cluster API as
+// processes, and keyturn-capi, whose machines are those of package kubeadm. No Docker, no pods, no cert-manager.
+//
+// Management is where to start. It is there to develop and to test with; nothing in Keyturn's programs uses it.
+package capi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/local/network"
+	"github.com/keyturn/keyturn/internal/local/pki"
+	"github.com/keyturn/keyturn/internal/local/process"
+)
+
+// Options are what Cluster API is run with.
+type Options struct {
+	// Dir holds all that is left on disk, that of machines too. It must be on a file system that overlayfs can use.
+	Dir string
+	// Networks is a range that nothing else on the host uses. Its first /24 is that of a bridge for the managers: the management
+	// cluster's API server reaches their webhooks there, and has to be reachable from there. Clusters get the others.
+	Networks netip.Prefix
+	// BinDir is the output of `make capi`: programs and manifests.
+	BinDir string
+	// KubeBinDir has the programs of Kubernetes for the machines, and ProgramDir keyturn-machine and keyturn-pause.
+	KubeBinDir, ProgramDir string
+}
+
+// Management is Cluster API on this host. It keeps nothing in memory that is not on disk.
+type Management struct{ opts Options }
+
+// owner is whose the bridge of the managers is. They live no longer than one caller, unlike the machines.
+func (m *Management) owner() string { return "capi " + m.opts.Dir }
+
+// New returns the Management of a directory. It makes nothing.
+func New(o Options) *Management { return &Management{opts: o} }
+
+// managers are those of Cluster API, with the last byte of the address of each.
+var managers = []manager{
+	{program: "cluster-api-controller", manifests: "core-components.yaml", host: 11, gates: "ClusterTopology=true"},
+	{program: "kubeadm-bootstrap-controller", manifests: "bootstrap-components.yaml", host: 12},
+	{
+		program: "kubeadm-control-plane-controller", manifests: "control-plane-components.yaml", host: 13,
+		gates: "ClusterTopology=true",
+	},
+}
+
+// provider is this project's own, which has no webhooks.
+const (
+	providerProgram   = "keyturn-capi"
+	providerManifests = "infrastructure-components.yaml"
+)
+
+type manager struct {
+	program, manifests string
+	host               byte
+	gates              string
+}
+
+const (
+	webhookPort = 9443
+	healthPort  = 9440
+	stopGrace   = 10 * time.Second
+)
+
+// address is one of the managers' network: 1 is the bridge's.
+func (m *Management) address(host byte) netip.Addr {
+	octets := m.opts.Networks.Masked().Addr().As4()
+	octets[3] = host
+	return netip.AddrFrom4(octets)
+}
+
+func (m *Management) bridge() string {
+	octets := m.opts.Networks.Masked().Addr().As4()
+	return fmt.Sprintf("kc%d-%d-%d", octets[0], octets[1], octets[2])
+}
+
+func (m *Management) path(elem ...string) string {
+	return filepath.Join(append([]string{m.opts.Dir}, elem...)...)
+}
+
+func (m *Management) runner() *process.Runner { return process.New(m.path("run")) }
+
+// StartNetwork makes the bridge, and returns its address, where a management cluster may listen.
+func (m *Management) StartNetwork(ctx context.Context) (netip.Addr, error) {
+	address := m.address(1)
+	return address, network.EnsureBridge(ctx, m.owner(), m.bridge(), netip.PrefixFrom(address, 24))
+}
+
+// Start installs Cluster API in a management cluster, whose administrator config is, and starts what does not run. It returns
+// when all webhooks answer.
+func (m *Management) Start(ctx context.Context, config *rest.Config) error {
+	if _, err := m.StartNetwork(ctx); err != nil {
+		return err
+	}
+	authority, err := pki.EnsureAuthority(m.path("pki"), "webhooks", "webhooks")
+	if err != nil {
+		return err
+	}
+	for _, each := range managers {
+		hooks := webhooks{url: m.webhookURL(each), ca: authority.CertificatePEM()}
+		account, err := install(ctx, config, filepath.Join(m.opts.BinDir, each.manifests), hooks)
+		if err != nil {
+			return err
+		}
+		if err := m.startManager(ctx, config, authority, each, account); err != nil {
+			return err
+		}
+	}
+	if err := m.startProvider(ctx, config); err != nil {
+		return err
+	}
+	return m.awaitManagers(ctx)
+}
+
+func (m *Management) webhookURL(each manager) string {
+	return "https://" + netip.AddrPortFrom(m.address(each.host), webhookPort).String()
+}
+
+// startManager starts a manager in a network namespace of its own: its webhooks and its metrics have no flag for the
+// address that they listen on.
+func (m *Management) startManager(
+	ctx context.Context, config *rest.Config, authority *pki.Authority, each manager, account serviceAccount,
+) error {
+	state, err := m.runner().Observe(each.program)
+	if err != nil || state.Running {
+		return err
+	}
+	address := m.address(each.host)
+	certificates := m.path("pki", each.program)
+	_, err = authority.Ensure(certificates, "tls", pki.Request{
+		CommonName: each.program, Addresses: []netip.Addr{address}, Server: true,
+	})
+	if err != nil {
+		return err
+	}
+	kubeconfig, err := m.writeKubeconfig(ctx, config, each.program, account)
+	if err != nil {
+		return err
+	}
+	ns, err := network.MakePort(ctx, network.Port{
+		Owner: m.owner(), Link: fmt.Sprintf("kc%x", address.AsSlice()), Bridge: m.bridge(),
+		Address: netip.PrefixFrom(address, 24), Gateway: m.address(1),
+	}, nil)
+	if err != nil {
+		return err
+	}
+	defer ns.Close() // from then on the manager holds it
+	return m.runner().Start(process.Spec{
+		Name: each.program, Path: "/usr/bin/nsenter", Files: []*os.File{ns},
+		Args: []string{
+			fmt.Sprintf("--net=/proc/self/fd/%d", process.FirstFile), "--", filepath.Join(m.opts.BinDir, each.program),
+			"--kubeconfig=" + kubeconfig,
+			fmt.Sprintf("--webhook-port=%d", webhookPort), "--webhook-cert-dir=" + certificates,
+			"--webhook-cert-name=tls.crt", "--webhook-key-name=tls.key",
+			"--health-addr=" + netip.AddrPortFrom(address, healthPort).String(),
+			"--diagnostics-address=127.0.0.1:8443", "--insecure-diagnostics", "--feature-gates=" + each.gates,
+		},
+	})
+}
+
+func (m *Management) startProvider(ctx context.Context, config *rest.Config) error {
+	account, err := install(ctx, config, filepath.Join(m.opts.BinDir, providerManifests), webhooks{})
+	if err != nil {
+		return err
+	}
+	kubeconfig, err := m.writeKubeconfig(ctx, config, providerProgram, account)
+	if err != nil {
+		return err
+	}
+	return m.runner().Start(process.Spec{
+		Name: providerProgram, Path: filepath.Join(m.opts.BinDir, providerProgram),
+		Args: []string{
+			"--kubeconfig=" + kubeconfig, "--data-dir=" + m.path("machines"),
+			"--kube-bin-dir=" + m.opts.KubeBinDir, "--bin-dir=" + m.opts.ProgramDir,
+			"--networks=" + m.opts.Networks.String(),
+		},
+	})
+}
+
+// writeKubeconfig writes a kubeconfig with a token of a service account: a manager may do what its roles allow, as in a pod.
+func (m *Management) writeKubeconfig(
+	ctx context.Context, config *rest.Config, program string, account serviceAccount,
+) (string, error) {
+	raw, err := account.kubeconfig(ctx, config)
+	if err != nil {
+		return "", err
+	}
+	path := m.path("kubeconfigs", program)
+	return path, atomicfile.Ensure(path, raw)
+}
+
+// awaitManagers waits until each manager is ready, its webhooks too.
+func (m *Management) awaitManagers(ctx context.Context) error {
+	for _, each := range managers {
+		url := "http://" + netip.AddrPortFrom(m.address(each.host), healthPort).String() + "/readyz"
+		for {
+			err := ready(ctx, url)
+			if err == nil {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("waiting for %s: %w: %s", each.program, errors.Join(err, ctx.Err()), m.Log(each.program))
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+func ready(ctx context.Context, url string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	if err := answer.Body.Close(); err != nil {
+		return err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, answer.Status)
+	}
+	return nil
+}
+
+// Programs are the names of the processes, for Log and Kill.
+func Programs() []string {
+	var names []string
+	for _, each := range managers {
+		names = append(names, each.program)
+	}
+	return append(names, providerProgram)
+}
+
+// Log returns the last lines that a program wrote.
+func (m *Management) Log(program string) string { return m.runner().LastLines(program, 40) }
+
+// Stop ends the managers and removes their bridge. What they made stays, also the machines: delete the Clusters before.
+func (m *Management) Stop(ctx context.Context) error {
+	for _, program := range Programs() {
+		if err := m.runner().Await(ctx, program, stopGrace); err != nil {
+			return err
+		}
+	}
+	return network.DeleteBridge(ctx, m.owner(), m.bridge())
+}
