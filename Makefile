@@ -66,19 +66,20 @@ demo-kubeadm-down: ## Remove what the demo of kubeadm left
 
 # The end-to-end tests run after the others, with the machine to themselves, on the Kubernetes of KUBE_MINOR. PKCS #11 needs cgo.
 .PHONY: test
-test: kube capi build bin/tools/helm ## Run all tests, with real API servers and, at the end, real clusters
+test: kube build bin/tools/helm ## Run all tests, with real API servers and, at the end, real clusters
 	@hack/packages.sh softhsm2 gcc libc6-dev
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v '/test/e2e')
 	go -C test/signer test -count 1 -timeout 10m ./...
 	go -C tools/mutate test ./...
-	go -C tools/capi test ./...
 	CGO_ENABLED=1 go test -p 2 -timeout 10m ./signer/... ./internal/signer/...
 	KEYTURN_E2E_KUBERNETES=$(KUBE_VERSION) go test -p 1 -timeout 45m -count 1 ./test/e2e/...
 
 # The tests that take long: KEYTURN_TEST_LONG is what each of them asks for.
 .PHONY: test-long
-test-long: kube build bin/tools/helm packages ## Run the tests that take tens of minutes, on clusters that kubeadm made
+test-long: kube capi build bin/tools/helm packages ## Run the tests that take tens of minutes, on clusters of kubeadm and Cluster API
 	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 90m -count 1 -v -run 'TestThreeControlPlanes|TestKubeadmLong' ./internal/local/kubeadm ./test/e2e
+	go -C tools/capi test ./...
+	KEYTURN_TEST_LONG=1 go test -timeout 60m -count 1 -v ./internal/local/capi
 
 .PHONY: bench
 bench: packages kube build ## Measure rotation time, re-signing and memory, on real clusters

@@ -445,7 +445,7 @@ func impostor(t *testing.T, kid, key keystore.KeyPair) []byte {
 }
 
 // issuingWith reaches an API server through a proxy that has a key sign the tokens that it issues, with a kid.
-func issuing(t *testing.T, cfg *rest.Config, key keystore.KeyPair, kid string) *rest.Config {
+func issuingWith(t *testing.T, cfg *rest.Config, key keystore.KeyPair, kid string) *rest.Config {
 	t.Helper()
 	claims := token.NewBoundClaims(issuer, []string{issuer}, token.Kubernetes{Namespace: "kube-system"}, time.Now(), time.Hour)
 	issued, err := token.Sign(rand.Reader, key.Signer, key.Algorithm, kid, claims)

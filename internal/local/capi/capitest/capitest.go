@@ -43,10 +43,13 @@ type Bed struct {
 	clusters []capi.Cluster
 }
 
-// New starts a management cluster and Cluster API in it. It needs root. When the test ends, its clusters are deleted, and
-// nothing of them may be left.
+// New starts a management cluster and Cluster API in it, if KEYTURN_TEST_LONG is set. It needs root. When the test ends, its
+// clusters are deleted, and nothing of them may be left.
 func New(t *testing.T) *Bed {
 	t.Helper()
+	if os.Getenv("KEYTURN_TEST_LONG") == "" {
+		t.Skip("KEYTURN_TEST_LONG is not set")
+	}
 	if os.Geteuid() != 0 {
 		t.Skip("machines need root")
 	}
