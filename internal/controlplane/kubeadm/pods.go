@@ -78,7 +78,9 @@ func (p *pods) daemonSet() (*appsv1.DaemonSet, error) {
 }
 
 // marked reports whether an object has the mark of the UserCluster.
-func (p *pods) marked(o metav1.Object) bool { return o.GetLabels()[v1alpha1.LabelClusterUID] == p.cluster }
+func (p *pods) marked(o metav1.Object) bool {
+	return o.GetLabels()[v1alpha1.LabelClusterUID] == p.cluster
+}
 
 // ours refuses an object of somebody else.
 func (p *pods) ours(kind string, o metav1.Object) error {
