@@ -61,6 +61,8 @@ type memory struct {
 // nodeMemory is what is remembered of a control-plane node.
 type nodeMemory struct {
 	configured rotation.Keys
+	// manager is with which key version its kube-controller-manager was asked to sign; 0 when it was seen nowhere.
+	manager int
 	// served are the keys that its API server served last.
 	served jwks.Set
 	// written is the mark of a change whose manifest is written, and since is when its API server was first seen to answer

@@ -154,7 +154,7 @@ func (o objects) examine() Found {
 		f.Servers = append(f.Servers, s)
 		f.Problems = append(f.Problems, problems...)
 	}
-	f.Problems = append(f.Problems, differences(f.Servers)...)
+	f.Problems = append(f.Problems, differences(f.Servers, len(o.nodes))...)
 	f.Servers = append(f.Servers, o.silent(f.Servers)...)
 	for i := range f.Servers {
 		f.Servers[i].Leaving = o.leaving(f.Servers[i].Node)
@@ -265,13 +265,14 @@ func (o objects) silent(servers []Server) (silent []Server) {
 	return silent
 }
 
-// differences are what API servers must have in common, and have not.
-func differences(servers []Server) (problems []string) {
-	if len(servers) == 0 {
+// differences are what API servers must have in common, and have not. Where nodes have the label of the control plane,
+// mirror pods may be late.
+func differences(servers []Server, nodes int) (problems []string) {
+	if len(servers) == 0 && nodes == 0 {
 		return []string{"no pod with the label " + componentLabel + "=" + apiServer + " in namespace " + metav1.NamespaceSystem +
 			" is a kubelet's: the control plane was not made by kubeadm"}
 	}
-	for _, s := range servers[1:] {
+	for _, s := range servers[min(1, len(servers)):] {
 		if first := servers[0]; !slices.Equal(s.Issuers, first.Issuers) {
 			problems = append(problems, fmt.Sprintf("kube-apiserver on node %s has the issuers %q, and on node %s %q: "+
 				"they must be the same", first.Node, first.Issuers, s.Node, s.Issuers))

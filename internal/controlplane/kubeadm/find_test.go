@@ -141,6 +141,18 @@ func TestNodesWithout(t *testing.T) {
 	}
 }
 
+// A mirror pod comes later than what it mirrors.
+func TestLateMirrors(t *testing.T) {
+	o := world()
+	o.pods = nil
+	f := o.examine()
+	if len(f.Servers) != 2 || f.Servers[0].Waiting == "" || slices.ContainsFunc(f.Problems, func(p string) bool {
+		return strings.Contains(p, "was not made by kubeadm")
+	}) {
+		t.Errorf("found %+v", f)
+	}
+}
+
 // A signer in place of the key files is what Keyturn makes of a cluster.
 func TestSigner(t *testing.T) {
 	o := world().replace(apiServer, "--service-account-signing-key-file=/etc/kubernetes/pki/sa.key",

@@ -143,11 +143,14 @@ func (c *Cluster) conclude(v *view, n *node) {
 		n.configured = was.configured
 	}
 	was.configured = n.configured
-	c.memory.nodes[n.Node] = was
-	n.managing = v.managing(n.Node)
-	if n.manager = n.managing; n.report != nil {
-		n.manager = v.managerOf(n.report.Manager)
+	if n.managing = v.managing(n.Node); n.managing > 0 || was.manager > 0 {
+		// Its mirror pod is gone for a moment when it is started again.
+		if n.manager = max(n.managing, was.manager); n.report != nil {
+			n.manager = v.managerOf(n.report.Manager)
+		}
 	}
+	was.manager = n.manager
+	c.memory.nodes[n.Node] = was
 }
 
 // runs returns the key versions that an API server serves; zero when these are not the keys of a step of a rotation.
@@ -251,7 +254,7 @@ func (v *view) state() controlplane.State {
 			Name: n.Node, Endpoint: n.endpoint(), Leaving: n.Leaving, Ready: n.ready,
 			Configured: n.configured, Running: n.running, Waiting: n.whyWaiting(),
 		})
-		if n.manager > 0 && slices.ContainsFunc(v.found.Managers, func(m Manager) bool { return m.Node == n.Node }) {
+		if n.manager > 0 && !n.Leaving {
 			s.ControllerManagers = append(s.ControllerManagers, controlplane.ControllerManager{
 				Name: n.Node, Configured: n.manager, Running: n.managing, Ready: true,
 			})
