@@ -54,7 +54,7 @@ rotate() {
 
 	say "6. A signer beside kube-apiserver, for which that is restarted once, and a rotation without any restart"
 	printf 'ksaSigningKey:\n  source: external\n' >>"$dir/self.yaml"
-	gkectl update cluster --skip-prompt
+	gkectl update cluster
 	gkectl update credentials ksa-signing-key rotate --skip-prompt --wait
 	gkectl update credentials ksa-signing-key status
 

@@ -77,9 +77,14 @@ func (p *pods) daemonSet() (*appsv1.DaemonSet, error) {
 	return d, nil
 }
 
+// marked reports whether an object has the mark of the UserCluster.
+func (p *pods) marked(o metav1.Object) bool {
+	return o.GetLabels()[v1alpha1.LabelClusterUID] == p.cluster
+}
+
 // ours refuses an object of somebody else.
 func (p *pods) ours(kind string, o metav1.Object) error {
-	if o.GetLabels()[v1alpha1.LabelClusterUID] == p.cluster {
+	if p.marked(o) {
 		return nil
 	}
 	return controlplane.Blocked(fmt.Errorf("%s %s of the cluster has not the label %s=%s: another UserCluster has adopted "+
@@ -153,7 +158,7 @@ func (p *pods) list(ctx context.Context) (asked bool, ready map[string]pod, wait
 	if apierrors.IsNotFound(err) {
 		return false, nil, nil, nil
 	}
-	if err == nil && p.ours("DaemonSet", set) != nil {
+	if err == nil && !p.marked(set) {
 		return false, nil, nil, nil // ensure tells
 	}
 	if err != nil {
@@ -224,7 +229,7 @@ func (p *pods) removeNamespace(ctx context.Context, client kubernetes.Interface)
 	if apierrors.IsNotFound(err) {
 		return true, tidy(ctx, client)
 	}
-	if err == nil && p.ours("namespace", namespace) != nil {
+	if err == nil && !p.marked(namespace) {
 		return true, nil
 	}
 	if err == nil {
@@ -240,7 +245,7 @@ func (p *pods) removeNamespace(ctx context.Context, client kubernetes.Interface)
 func (p *pods) removeDaemonSet(ctx context.Context, client kubernetes.Interface) (gone bool, err error) {
 	sets := client.AppsV1().DaemonSets(p.images.Namespace)
 	set, err := sets.Get(ctx, agentpod.Name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) || err == nil && p.ours("DaemonSet", set) != nil {
+	if apierrors.IsNotFound(err) || err == nil && !p.marked(set) {
 		return true, nil
 	}
 	if err == nil {
