@@ -25,8 +25,7 @@ func TestDefaults(t *testing.T) {
 				"controlPlane":      map[string]any{"replicas": 1},
 				"nodePools":         []any{map[string]any{"name": "pool-1", "replicas": 2}},
 			}},
-			"ksaSigningKey": map[string]any{},
-			"gkeConnect":    map[string]any{"projectID": "project-1", "location": "global"},
+			"gkeConnect": map[string]any{"projectID": "project-1", "location": "global"},
 		},
 	}}
 	if err := admin.Create(t.Context(), uc, client.DryRunAll); err != nil {

@@ -47,7 +47,7 @@ type UserClusterSpec struct {
 	EnableAdvancedCluster bool `json:"enableAdvancedCluster"`
 
 	// KSASigningKey says which key version is wanted.
-	// +kubebuilder:default={}
+	// +kubebuilder:default={version: 1, algorithm: "RS256"}
 	// +optional
 	KSASigningKey KSASigningKey `json:"ksaSigningKey"`
 
