@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -20,7 +23,7 @@ import (
 
 func manage(ctx context.Context, f flags, cfg *rest.Config, log *slog.Logger) error {
 	cfg = adminConfig(cfg)
-	m, err := controller.NewManager(cfg, f.manager.managerOptions(f.metrics, f.health))
+	m, err := newManager(ctx, cfg, f.manager.managerOptions(f.metrics, f.health), log)
 	if err != nil {
 		return err
 	}
@@ -28,6 +31,39 @@ func manage(ctx context.Context, f flags, cfg *rest.Config, log *slog.Logger) er
 		return err
 	}
 	return m.Start(ctx)
+}
+
+// How long the API server of the admin cluster may be away when a controller starts, and how often it is asked meanwhile.
+const (
+	awayPatience = 3 * time.Minute
+	awayInterval = time.Second
+)
+
+// newManager makes the manager as soon as the API server answers. The only one of a cluster that rotates its own keys is
+// away while it reads new files; a controller that ended for that would be restarted later and later.
+func newManager(
+	ctx context.Context, cfg *rest.Config, options controller.ManagerOptions, log *slog.Logger,
+) (ctrl.Manager, error) {
+	ctx, cancel := context.WithTimeout(ctx, awayPatience)
+	defer cancel()
+	for {
+		m, err := controller.NewManager(cfg, options)
+		if !isAway(err) {
+			return m, err
+		}
+		log.WarnContext(ctx, "waiting for the API server", "error", err)
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(awayInterval):
+		}
+	}
+}
+
+// isAway reports whether an error means that nobody serves there now.
+func isAway(err error) bool {
+	return utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err) ||
+		utilnet.IsTimeout(err) || apierrors.IsServiceUnavailable(err)
 }
 
 func addController(m ctrl.Manager, cfg *rest.Config, f flags, log *slog.Logger) error {

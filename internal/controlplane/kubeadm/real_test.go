@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -22,6 +23,9 @@ import (
 // TestRealLife does what TestLife does, on a cluster that kubeadm made: adopt, rotate with files, convert, rotate with a
 // signer, release. It logs how long each part takes.
 func TestRealLife(t *testing.T) {
+	if os.Getenv("KEYTURN_TEST_LONG") == "" {
+		t.Skip("it takes minutes: set KEYTURN_TEST_LONG=1 to run it")
+	}
 	c := kubeadmtest.New(t, "keyturn-agent", "keyturn-signer")
 	c.Must(c.Start(t.Context(), "cp-1", local.ControlPlane))
 	c.Must(c.Init(t.Context(), "cp-1"))
