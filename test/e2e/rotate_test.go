@@ -200,8 +200,7 @@ func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim, m
 	oldForPool := p.mint(t, pool)
 	spec := p.cluster("e2e").Spec
 	if spec.KeySource() == v1alpha1.KeySourceExternal {
-		p.expectLedgers(t, p.held(t, old, oldForPool))
-		p.expectTokensTold(t, version-1)
+		p.expectTokensTold(t, version-1, "Requested")
 	}
 	named := p.named(t)
 	verified := p.startVerifying(t, "go-oidc", v1alpha1.DefaultIssuer, p.clusterDocuments(t))
@@ -231,7 +230,8 @@ func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim, m
 		p.expectMoved(t, version)
 	}
 	if spec.KeySource() == v1alpha1.KeySourceExternal {
-		p.expectLedgers(t, p.held(t))
+		p.expectLedgers(t, p.held(t, old, oldForPool))
+		p.expectTokensTold(t, version, "Bound", "ThirdParty", "Legacy")
 	}
 	if found := p.filesWith(t, oldKey); len(found) > 0 {
 		t.Errorf("key version %d is still in %v", version-1, found)
