@@ -3,6 +3,7 @@ package inuse_test
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -349,6 +350,30 @@ func TestGapsCount(t *testing.T) {
 	want := []inuse.Count{{Kind: inuse.Unknown, Count: 1}, {Kind: inuse.Legacy, Count: 1}}
 	if diff := gocmp.Diff(want, r.Of(1)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// TestLateLedgers is about ledgers that began after a key: those of a new cluster miss nothing, and those of signers that an
+// old cluster was given miss what its API servers signed with files.
+func TestLateLedgers(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		since int
+		want  []int
+	}{
+		{"begun with the first key", -995, nil},
+		{"begun long after the first key", -900, []int{1}},
+		{"begun soon after a later key", -5, []int{1, 2}},
+		{"begun with a later key", -9, []int{1}},
+	} {
+		in := world(func(in *inuse.Input) { in.Signers[0].Report.Since = at(test.since) })
+		var got []int
+		for _, g := range inuse.Sum(in).Gaps {
+			got = append(got, g.Version)
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("a ledger %s misses tokens of the key versions %v, want %v", test.name, got, test.want)
+		}
 	}
 }
 

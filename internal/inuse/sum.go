@@ -13,9 +13,22 @@ import (
 	"github.com/keyturn/keyturn/signer/ledger"
 )
 
-// beginning is how much later than a key a ledger may begin and still have all tokens of it: a cluster is made with the
-// key first, and its signers come after.
-const beginning = 10 * time.Minute
+// How much later than a key a ledger may begin and still have all tokens of it. A cluster is made with its first key, and
+// its signers come after. A later key finds signers there, whose ledgers count from a minute or so after they began.
+const (
+	beginning = 10 * time.Minute
+	warmUp    = 2 * time.Minute
+)
+
+// mayMiss reports whether tokens of a key may have been signed before a ledger that counts from since. Without a time from
+// which on the key was used they may.
+func mayMiss(k Key, since time.Time) bool {
+	allowed := warmUp
+	if k.Version == 1 {
+		allowed = beginning
+	}
+	return since.After(k.From.Add(allowed))
+}
 
 type sum struct {
 	Input
@@ -62,7 +75,7 @@ func (s *sum) addGaps(signer Signer) {
 		switch {
 		case signer.Problem != "":
 			s.gaps = append(s.gaps, Gap{Signer: signer.Name, Version: k.Version, Reason: signer.Problem})
-		case since.After(k.From.Add(beginning)): // also when From is not known
+		case mayMiss(k, since):
 			until := since.Add(s.MaxLife)
 			if until.After(s.Now) {
 				reason := "its ledger began at " + stamp(since) + ", after the key was first used"
