@@ -121,20 +121,25 @@ func TestNewKeyRefuses(t *testing.T) {
 		"negative":   {&rsa.PublicKey{N: new(big.Int).Neg(strong.N), E: strong.E}, jwks.Malformed},
 		"nil ECDSA":  {(*ecdsa.PublicKey)(nil), jwks.Malformed},
 		"no curve": {
-			&ecdsa.PublicKey{X: big.NewInt(1), Y: big.NewInt(1)}, jwks.Malformed,
-		}, //nolint:staticcheck // made by hand, as a careless caller does
+			&ecdsa.PublicKey{X: big.NewInt(1), Y: big.NewInt(1)}, //nolint:staticcheck // made by hand
+			jwks.Malformed,
+		},
 		"no X": {
-			&ecdsa.PublicKey{Curve: elliptic.P256(), Y: big.NewInt(1)}, jwks.Malformed,
-		}, //nolint:staticcheck // made by hand, as a careless caller does
+			&ecdsa.PublicKey{Curve: elliptic.P256(), Y: big.NewInt(1)}, //nolint:staticcheck // made by hand
+			jwks.Malformed,
+		},
 		"no Y": {
-			&ecdsa.PublicKey{Curve: elliptic.P384(), X: big.NewInt(1)}, jwks.Malformed,
-		}, //nolint:staticcheck // made by hand, as a careless caller does
+			&ecdsa.PublicKey{Curve: elliptic.P384(), X: big.NewInt(1)}, //nolint:staticcheck // made by hand
+			jwks.Malformed,
+		},
 		"off the curve": {
-			&ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)}, jwks.Malformed,
-		}, //nolint:staticcheck // made by hand, as a careless caller does
+			&ecdsa.PublicKey{Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1)}, //nolint:staticcheck // made by hand
+			jwks.Malformed,
+		},
 		"infinity": {
-			&ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int), Y: new(big.Int)}, jwks.Malformed,
-		}, //nolint:staticcheck // made by hand, as a careless caller does
+			&ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int), Y: new(big.Int)}, //nolint:staticcheck // made by hand
+			jwks.Malformed,
+		},
 	}
 	for name, test := range tests {
 		if _, err := jwks.NewKey(test.public); !errors.Is(err, test.want) {

@@ -89,8 +89,8 @@ func isEmpty(public crypto.PublicKey) bool {
 	case *rsa.PublicKey:
 		return key == nil || key.N == nil
 	case *ecdsa.PublicKey:
-		return key == nil || key.Curve == nil || key.X == nil ||
-			key.Y == nil //nolint:staticcheck // a caller may have set none
+		return key == nil || key.Curve == nil ||
+			key.X == nil || key.Y == nil //nolint:staticcheck // a caller may have set none
 	}
 	return false
 }

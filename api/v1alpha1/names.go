@@ -84,8 +84,8 @@ const (
 	// AnnotationRetryChange is put on a UserCluster, with a new value each time, to have a change of a control-plane node
 	// tried again that was undone, because kube-apiserver did not become ready with it.
 	AnnotationRetryChange = "keyturn.dev/retry-change"
-	// AnnotationLeaveCluster is put on a UserCluster that is being deleted, with a reason as its value, to delete it although
-	// its cluster cannot be released: nobody reaches that any more.
+	// AnnotationLeaveCluster is put on a UserCluster that is being deleted, with a reason as its value, to delete it
+	// although its cluster cannot be released: nobody reaches that any more.
 	AnnotationLeaveCluster = "keyturn.dev/leave-cluster"
 	// AnnotationShowTokens is put on a UserCluster, with a new value each time, to have the tokens that live shown in
 	// status.ksaSigningKey.tokens.

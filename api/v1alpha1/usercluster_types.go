@@ -120,8 +120,8 @@ const (
 // Algorithm is a JWS algorithm by which tokens are signed (RFC 7518, section 3.1).
 type Algorithm string
 
-// The algorithms of signing keys: RSA, which Keyturn makes with 2048 bits, and ECDSA on P-256 and on P-384. Keyturn makes
-// no keys of the last; a cluster that it adopts may have one.
+// The algorithms of signing keys: RSA, which Keyturn makes with 2048 bits, and ECDSA on P-256 and on P-384. Keyturn
+// makes no keys of the last; a cluster that it adopts may have one.
 const (
 	RS256 Algorithm = "RS256"
 	ES256 Algorithm = "ES256"

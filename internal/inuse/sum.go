@@ -13,15 +13,15 @@ import (
 	"github.com/keyturn/keyturn/signer/ledger"
 )
 
-// How much later than a key a ledger may begin and still have all tokens of it. A cluster is made with its first key, and
-// its signers come after. A later key finds signers there, whose ledgers count from a minute or so after they began.
+// How much later than a key a ledger may begin and still have all tokens of it. A cluster is made with its first key,
+// and its signers come after. A later key finds signers there, whose ledgers count from a minute or so after they began.
 const (
 	beginning = 10 * time.Minute
 	warmUp    = 2 * time.Minute
 )
 
-// mayMiss reports whether tokens of a key may have been signed before a ledger that counts from since. Without a time from
-// which on the key was used they may.
+// mayMiss reports whether tokens of a key may have been signed before a ledger that counts from since. Without a time
+// from which on the key was used they may.
 func mayMiss(k Key, since time.Time) bool {
 	allowed := warmUp
 	if k.Version == 1 {

@@ -134,7 +134,8 @@ func TestWaitingForTime(t *testing.T) {
 	both := Keys{Verify: []int{1, 2}, Sign: 2}
 	awaiting := Observed{
 		Wanted: 2, Stored: []int{1, 2}, Presence: PresencePresent, Nodes: Nodes{Converged: true},
-		Servers: []Server{serving("cp-0", both)}, Legacy: Legacy{Proven: 2, Final: 2}, Outstanding: Outstanding{Awaited: true},
+		Servers: []Server{serving("cp-0", both)}, Legacy: Legacy{Proven: 2, Final: 2},
+		Outstanding: Outstanding{Awaited: true},
 	}
 	if d := plan(awaiting); d.Step != StepRetire || !d.Patient || !d.Until.IsZero() {
 		t.Errorf("while tokens of the old key live: %v, patient %t, until %s", told{d}, d.Patient, d.Until)

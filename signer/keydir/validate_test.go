@@ -53,8 +53,8 @@ func TestValidateBounds(t *testing.T) {
 
 func TestValidateKeys(t *testing.T) {
 	off := &ecdsa.PublicKey{
-		Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1),
-	} //nolint:staticcheck // no key is so bad
+		Curve: elliptic.P256(), X: big.NewInt(1), Y: big.NewInt(1), //nolint:staticcheck // no key is so bad
+	}
 	hardware := func(uri, pin string) func(*keydir.Set) {
 		return func(s *keydir.Set) {
 			s.Keys[0].Private, s.Keys[0].PKCS11, s.Keys[0].PIN = nil, uri, keydir.Secret(pin)

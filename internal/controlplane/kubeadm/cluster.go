@@ -53,8 +53,7 @@ func (c *Cluster) key() keystore.Cluster {
 // Observe implements controlplane.Adapter.
 func (c *Cluster) Observe(ctx context.Context) (controlplane.State, error) {
 	v, err := c.look(ctx)
-	var unseen *unseenError
-	if errors.As(err, &unseen) {
+	if unseen, ok := errors.AsType[*unseenError](err); ok {
 		return controlplane.State{Waiting: "the API servers to be found: " + unseen.Error()}, nil
 	}
 	if err != nil {
@@ -93,7 +92,7 @@ func (c *Cluster) Config(ctx context.Context, server string) (*rest.Config, erro
 
 // AdminKubeconfig implements controlplane.Adapter.
 func (c *Cluster) AdminKubeconfig(context.Context) ([]byte, error) {
-	return nil, errors.New("Keyturn did not make the cluster: its administrators have a kubeconfig of their own")
+	return nil, errors.New("the cluster was not made by Keyturn: its administrators have a kubeconfig of their own")
 }
 
 // Ledger implements controlplane.Adapter. No ledger is read on these nodes yet, so nobody knows which tokens live.

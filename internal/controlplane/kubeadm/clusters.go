@@ -2,7 +2,6 @@ package kubeadm
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -114,12 +113,8 @@ func (c *Clusters) reach(ctx context.Context, uc *v1alpha1.UserCluster) (plane, 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.reach == nil || !sameCredentials(m.reach.cfg, cfg) {
-		r, err := newReach(uc.UID, cfg, c.Prover)
-		if err != nil {
-			return nil, nil, fmt.Errorf("reaching cluster %s: %w", uc.Name, err)
-		}
 		m.reach.close()
-		m.reach = r
+		m.reach = newReach(uc.UID, cfg, c.Prover)
 	}
 	own := uc.Spec.Infrastructure.Kubeadm.KubeconfigSecret == ""
 	return m.reach, &pods{reach: m.reach, images: c.Images, cluster: string(uc.UID), given: own}, nil

@@ -13,10 +13,7 @@ import (
 
 // TestGivenNamespace makes and removes the agents in a namespace that the controller may neither make nor remove.
 func TestGivenNamespace(t *testing.T) {
-	r, err := newReach("uid", kubetest.Start(t, kubetest.Options{}), &controlplane.Prover{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := newReach("uid", kubetest.Start(t, kubetest.Options{}), &controlplane.Prover{})
 	defer r.close()
 	client, err := r.client()
 	if err != nil {

@@ -49,8 +49,8 @@ type connections struct {
 	transport *http.Transport
 }
 
-func newReach(cluster types.UID, cfg *rest.Config, prover *controlplane.Prover) (*reach, error) {
-	return &reach{cluster: cluster, cfg: cfg, prover: prover, own: map[string]*connections{}}, nil
+func newReach(cluster types.UID, cfg *rest.Config, prover *controlplane.Prover) *reach {
+	return &reach{cluster: cluster, cfg: cfg, prover: prover, own: map[string]*connections{}}
 }
 
 func (r *reach) close() {

@@ -88,7 +88,7 @@ func newTestCluster(t *testing.T, names ...string) *testCluster {
 
 // join adds a node with these files, as kubeadm leaves it.
 func (w *testCluster) join(name string, private, public []byte) *host {
-	dir := must(os.MkdirTemp("", "kt")) //nolint:usetesting // the path of a socket is short
+	dir := must(os.MkdirTemp("", "kt")) // not in t.TempDir: the path of a socket is short
 	w.t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	h := &host{t: w.t, name: name, stop: func() {}, Agent: agent.Agent{
 		PKI: dir + "/pki", Manifests: dir + "/manifests", StateDir: dir + "/keyturn",

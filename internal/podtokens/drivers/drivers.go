@@ -25,8 +25,8 @@ func Read(ctx context.Context, client kubernetes.Interface, pageSize int64) (pod
 	return c, err
 }
 
-// ReadDrivers is Read without the claims, for a caller that reads the PersistentVolumes itself: Claim is what to take of
-// each.
+// ReadDrivers is Read without the claims, for a caller that reads the PersistentVolumes itself: Claim is what to take
+// of each.
 func ReadDrivers(ctx context.Context, client kubernetes.Interface, pageSize int64) (podtokens.Cluster, error) {
 	c := podtokens.Cluster{Drivers: map[string]podtokens.CSIDriver{}}
 	err := eachPage(pageSize, func(o metav1.ListOptions) (string, error) {

@@ -109,8 +109,8 @@ func acquire(path string) (*os.File, error) {
 	return f, nil
 }
 
-// InUse reports whether a process listens on a path, or has not ended since it did. While it asks, Listen may fail, so it
-// is only for a path on which nobody starts to listen.
+// InUse reports whether a process listens on a path, or has not ended since it did. While it asks, Listen may fail, so
+// it is only for a path on which nobody starts to listen.
 func InUse(path string) (bool, error) {
 	f, err := os.Open(path + ".lock")
 	if errors.Is(err, fs.ErrNotExist) {
