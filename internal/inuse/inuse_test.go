@@ -353,8 +353,8 @@ func TestGapsCount(t *testing.T) {
 	}
 }
 
-// TestLateLedgers is about ledgers that began after a key: those of a new cluster miss nothing, and those of signers that
-// an old cluster was given miss what its API servers signed with files.
+// TestLateLedgers is about ledgers that began after a key. Those of a new cluster miss nothing, and those of signers
+// that an old cluster was given miss what its API servers signed with files.
 func TestLateLedgers(t *testing.T) {
 	for _, test := range []struct {
 		name  string

@@ -14,7 +14,8 @@ import (
 )
 
 // How much later than a key a ledger may begin and still have all tokens of it. A cluster is made with its first key,
-// and its signers come after. A later key finds signers there, whose ledgers count from a minute or so after they began.
+// and its signers come after. A later key finds signers there, whose ledgers count from a minute or so after they
+// began.
 const (
 	beginning = 10 * time.Minute
 	warmUp    = 2 * time.Minute
