@@ -57,7 +57,7 @@ func (r *Reconciler) convergeNodes(ctx context.Context, uc *v1alpha1.UserCluster
 		return err
 	}
 	keys := nodeKeys(seen.keys)
-	keys.ProvenAt = seen.provenAt()
+	keys.ProvenAt, keys.Named = seen.provenAt(), uc.Status.KSASigningKey.OldTokens != nil
 	return adapter.Converge(ctx, keys)
 }
 

@@ -47,9 +47,10 @@ type Observed struct {
 // evicts reports whether pods are evicted.
 func (e *Executor) evicts() bool { return e.How == v1alpha1.NodeRefreshEvict }
 
-// needsNote reports whether it matters since when nobody gets an old token.
+// needsNote reports whether it matters since when nobody gets an old token. New nodes leave no pod with an old one, but
+// pods that an earlier rotation named are named until a list shows that they are gone.
 func (e *Executor) needsNote(judged []*corev1.Node) bool {
-	return len(judged) > 0 || e.How.KeepsNodes()
+	return len(judged) > 0 || e.How.KeepsNodes() || e.Keys.Named
 }
 
 // Observe lists the pods of a cluster, if they matter: those on judged nodes do, and all do once proven says that

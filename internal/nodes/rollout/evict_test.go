@@ -186,6 +186,27 @@ func TestEvictAfterInPlace(t *testing.T) {
 	}
 }
 
+// TestReplaceAfterInPlace replaces the nodes of a cluster in which pods with old tokens were named: none is named then.
+func TestReplaceAfterInPlace(t *testing.T) {
+	b := newBench(t, 1, 1)
+	b.cleanNote()
+	b.cluster.NodeRefresh, b.every = v1alpha1.NodeRefreshInPlace, 0
+	node := b.until("one node", 1, all(1, 1)).Nodes[0].Name
+	b.secret("legacy", corev1.SecretTypeServiceAccountToken)
+	b.pod("copies", node, copiesSecret("legacy"))
+	b.until("one node of version 2", 2, all(1, 2))
+	b.cluster.NodeRefresh = v1alpha1.NodeRefreshReplace
+	keys := keysOf(3)
+	keys.Named = true
+	must(t, b.open().Converge(b.ctx, keys))
+	must(t, client.CoreV1().Pods(b.ns).Delete(b.ctx, "copies", metav1.DeleteOptions{}))
+	st, err := b.open().Observe(b.ctx, nodes.Keys{Next: 3, KeyID: keys.KeyID, Named: true})
+	must(t, err)
+	if !st.HoldersKnown || len(st.Holders) > 0 {
+		t.Errorf("pods with old tokens are %+v, known: %t", st.Holders, st.HoldersKnown)
+	}
+}
+
 // TestHolders names pods that keep an old token though the rotation may end.
 func TestHolders(t *testing.T) {
 	b := newBench(t, 1, 1)
