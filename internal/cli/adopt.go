@@ -189,7 +189,7 @@ func (c admin) previewAdoption(ctx context.Context, w wanted) (p adoptionPreview
 	}, nil
 }
 
-// nextAlgorithm is that of the key after one that was found: Keyturn makes no keys on P-384.
+// nextAlgorithm returns the algorithm of the key after one that was found: Keyturn makes no keys on P-384.
 func nextAlgorithm(found string) v1alpha1.Algorithm {
 	if strings.HasPrefix(found, "ES") {
 		return v1alpha1.ES256

@@ -10,7 +10,7 @@ import (
 type restarts struct {
 	// Count is how many there are.
 	Count int `json:"count"`
-	// Restarts are those of each API server, one in each of these steps. The API servers are restarted one at a time.
+	// Restarts has one restart of each API server for each of these steps. The API servers are restarted one at a time.
 	Restarts []restart `json:"restarts"`
 	// Interrupts means that the Kubernetes API is away meanwhile, since there is no other API server.
 	Interrupts bool `json:"interrupts"`

@@ -24,7 +24,7 @@ type infrastructure struct {
 	forget func(keystore.Cluster)
 }
 
-// machines are those of one cluster.
+// machines are the machines of one cluster.
 type machines struct {
 	pools    []v1alpha1.NodePool
 	machines nodes.Machines

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -211,11 +212,7 @@ func (p *place) awaitReady(ctx context.Context) error {
 		if err != nil {
 			return false, err
 		}
-		for _, c := range uc.Status.Conditions {
-			if c.Type == v1alpha1.ConditionReady {
-				return c.Status == metav1.ConditionTrue && c.ObservedGeneration == uc.Generation, nil
-			}
-		}
-		return false, nil
+		c := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionReady)
+		return c != nil && c.Status == metav1.ConditionTrue && c.ObservedGeneration == uc.Generation, nil
 	})
 }

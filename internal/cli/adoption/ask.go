@@ -22,7 +22,7 @@ import (
 const (
 	// askTimeout bounds what one API server is asked.
 	askTimeout = 15 * time.Second
-	// audience is that of the tokens that API servers issue here. No API server accepts them for a request.
+	// audience is for the tokens that API servers issue here. No API server accepts one for a request.
 	audience = "keyturn.dev/adopt"
 	// lifetime is the shortest that API servers grant, in seconds.
 	lifetime int64 = 600

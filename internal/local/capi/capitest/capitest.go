@@ -19,12 +19,11 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/keyturn/keyturn/internal/atomicfile"
 	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/internal/local/capi"
+	"github.com/keyturn/keyturn/internal/local/kubeadm/kubeadmtest"
 	"github.com/keyturn/keyturn/internal/local/localtest"
 	"github.com/keyturn/keyturn/internal/local/process"
 )
@@ -50,22 +49,10 @@ func New(t *testing.T) *Bed {
 	if os.Getenv("KEYTURN_TEST_LONG") == "" {
 		t.Skip("KEYTURN_TEST_LONG is not set")
 	}
-	if os.Geteuid() != 0 {
-		t.Skip("machines need root")
-	}
-	kube, err := kubetest.BinDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, program := range []string{"kubeadm", "coredns"} {
-		_, err := os.Stat(filepath.Join(kube, program))
-		if err != nil && os.Getenv("KEYTURN_KUBE_BIN_DIR") != "" {
-			t.Skipf("the directory that KEYTURN_KUBE_BIN_DIR names has no %s", program)
-		}
-	}
+	kube := kubeadmtest.BinDir(t)
 	dir, networks := t.TempDir(), localtest.FreeNetwork(t)
 	b := &Bed{t: t, Management: capi.New(capi.Options{
-		Dir: filepath.Join(dir, "capi"), Networks: networks, BinDir: binDir(t), KubeBinDir: kube, ProgramDir: programs(t),
+		Dir: filepath.Join(dir, "capi"), Networks: networks, BinDir: binDir(t), KubeBinDir: kube, ProgramDir: kubeadmtest.Build(t, "keyturn-machine", "keyturn-pause"),
 	})}
 	t.Cleanup(func() { b.verifyNothingIsLeft(networks) })
 	address, err := b.StartNetwork(t.Context())
@@ -99,39 +86,10 @@ func binDir(t *testing.T) string {
 	return dir
 }
 
-// programs builds those of machines.
-func programs(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	for _, program := range []string{"keyturn-machine", "keyturn-pause"} {
-		cmd := exec.CommandContext(t.Context(), "go", "build", "-o", dir+"/", "github.com/keyturn/keyturn/cmd/"+program)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("building %s: %v\n%s", program, err, out)
-		}
-	}
-	return dir
-}
-
 // startControllerManager runs the controllers that Cluster API counts on: it leaves what has an owner to the garbage
 // collector, and its core role is an aggregated one.
 func startControllerManager(t *testing.T, kube, dir string, config *rest.Config) {
 	t.Helper()
-	kubeconfig, err := clientcmd.Write(clientcmdapi.Config{
-		Clusters: map[string]*clientcmdapi.Cluster{"a": {Server: config.Host, CertificateAuthorityData: config.CAData}},
-		AuthInfos: map[string]*clientcmdapi.AuthInfo{
-			"a": {ClientCertificateData: config.CertData, ClientKeyData: config.KeyData},
-		},
-		Contexts:       map[string]*clientcmdapi.Context{"a": {Cluster: "a", AuthInfo: "a"}},
-		CurrentContext: "a",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "kubeconfig")
-	if err := atomicfile.Ensure(path, kubeconfig); err != nil {
-		t.Fatal(err)
-	}
 	const name = "kube-controller-manager"
 	runner := process.New(dir)
 	t.Cleanup(func() {
@@ -139,8 +97,8 @@ func startControllerManager(t *testing.T, kube, dir string, config *rest.Config)
 			t.Error(err)
 		}
 	})
-	err = runner.Start(process.Spec{Name: name, Path: filepath.Join(kube, name), Args: []string{
-		"--kubeconfig=" + path, "--leader-elect=false", "--secure-port=0",
+	err := runner.Start(process.Spec{Name: name, Path: filepath.Join(kube, name), Args: []string{
+		"--kubeconfig=" + kubetest.WriteKubeconfig(t, config), "--leader-elect=false", "--secure-port=0",
 		"--controllers=clusterrole-aggregation-controller,garbage-collector-controller,namespace-controller",
 	}})
 	if err != nil {

@@ -32,20 +32,8 @@ type Cluster struct {
 // of Keyturn, as Image names them. When the test ends, nothing of the cluster may be left.
 func New(t *testing.T, programs ...string) *Cluster {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("machines need root")
-	}
-	bin, err := kubetest.BinDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, program := range []string{"kubeadm", "coredns"} {
-		_, err := os.Stat(filepath.Join(bin, program))
-		if err != nil && os.Getenv("KEYTURN_KUBE_BIN_DIR") != "" {
-			t.Skipf("the directory that KEYTURN_KUBE_BIN_DIR names has no %s", program)
-		}
-	}
-	own := build(t, append([]string{"keyturn-machine", "keyturn-pause"}, programs...))
+	bin := BinDir(t)
+	own := Build(t, append([]string{"keyturn-machine", "keyturn-pause"}, programs...)...)
 	network := freeNetwork(t)
 	c, err := kubeadm.Open(kubeadm.Options{
 		Name: "test", Dir: filepath.Join(t.TempDir(), "cluster"), Network: network,
@@ -65,8 +53,28 @@ func New(t *testing.T, programs ...string) *Cluster {
 	return test
 }
 
-// build builds programs, and returns their directory.
-func build(t *testing.T, programs []string) string {
+// BinDir returns the directory of Kubernetes' programs. A test is skipped without root, which machines need, and where
+// somebody else's Kubernetes has no kubeadm or CoreDNS.
+func BinDir(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("machines need root")
+	}
+	bin, err := kubetest.BinDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, program := range []string{"kubeadm", "coredns"} {
+		_, err := os.Stat(filepath.Join(bin, program))
+		if err != nil && os.Getenv("KEYTURN_KUBE_BIN_DIR") != "" {
+			t.Skipf("the directory that KEYTURN_KUBE_BIN_DIR names has no %s", program)
+		}
+	}
+	return bin
+}
+
+// Build builds programs of Keyturn, and returns their directory.
+func Build(t *testing.T, programs ...string) string {
 	t.Helper()
 	dir := t.TempDir()
 	args := []string{"build", "-ldflags", "-s -w", "-o", dir + "/"}
