@@ -27,6 +27,19 @@ type adoptOptions struct {
 func (a *app) adopt() *cobra.Command {
 	var path, kubeconfig string
 	var o adoptOptions
+	cmd := adoptCommand(&o)
+	cmd.Example = `  gkectl adopt --config prod.yaml --kubeconfig kubeconfig --dry-run
+  gkectl adopt --config prod.yaml --kubeconfig kubeconfig
+  gkectl adopt --config prod.yaml --kubeconfig kubeconfig --dry-run -o json`
+	configFlag(cmd, &path)
+	kubeconfigFlag(cmd, &kubeconfig)
+	return a.verb(cmd, func(ctx context.Context) error {
+		return a.adoptFile(ctx, path, func() (admin, error) { return a.connect(kubeconfig) }, o)
+	})
+}
+
+// adoptCommand is adopt of both programs, without the flags for the file and the admin cluster.
+func adoptCommand(o *adoptOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "adopt",
 		Short: "Have Keyturn rotate the keys of a cluster that kubeadm made",
@@ -46,30 +59,33 @@ A kubeconfig file is kept in Secret NAME-adopted-kubeconfig of the admin cluster
 
 First each API server is asked alone which key it signs with and which it accepts, and what is found is shown. With
 --dry-run that is all, also as JSON or YAML. It can be run again when it was interrupted.`,
-		Example: `  gkectl adopt --config prod.yaml --kubeconfig kubeconfig --dry-run
-  gkectl adopt --config prod.yaml --kubeconfig kubeconfig
-  gkectl adopt --config prod.yaml --kubeconfig kubeconfig --dry-run -o json`,
 	}
-	configFlag(cmd, &path)
-	kubeconfigFlag(cmd, &kubeconfig)
 	skipPromptFlag(cmd, &o.skipPrompt)
 	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "show what was found and what would happen, and change nothing")
 	outputFlag(cmd, &o.output, "text", "json", "yaml")
 	waitFlags(cmd, &o.waiting, true)
-	return a.verb(cmd, func(ctx context.Context) error {
-		if !o.dryRun && o.output.form != "text" {
-			return usage("add --dry-run", "only what a dry run shows can be written as %s", o.output.form)
-		}
-		w, admin, err := a.openWanted(path, kubeconfig)
-		if err != nil {
-			return err
-		}
-		if !w.file.Adopts() {
-			return usage("name the cluster that kubeadm made with infrastructure.kubeadm, or make one with `gkectl create cluster`",
-				"%s describes a cluster that Keyturn makes", path)
-		}
-		return a.adoptCluster(ctx, admin, w, o)
-	})
+	return cmd
+}
+
+// adoptFile adopts the cluster that the file at path names.
+func (a *app) adoptFile(ctx context.Context, path string, connect func() (admin, error), o adoptOptions) error {
+	if err := onlyDryRun(o.dryRun, o.output); err != nil {
+		return err
+	}
+	w, err := a.loadWanted(path)
+	if err != nil {
+		return err
+	}
+	c, err := connect()
+	if err != nil {
+		return err
+	}
+	if !w.file.Adopts() {
+		return usage("name the cluster that kubeadm made with infrastructure.kubeadm, or make one with `gkectl create cluster`",
+			"%s describes a cluster that Keyturn makes", path)
+	}
+	w.Namespace = c.namespace
+	return a.adoptCluster(ctx, c, w, o)
 }
 
 func (a *app) adoptCluster(ctx context.Context, c admin, w wanted, o adoptOptions) error {
@@ -148,7 +164,8 @@ type adoptionPreview struct {
 	KubeconfigSecret  string     `json:"kubeconfigSecret"`
 	KubeconfigExpires *time.Time `json:"kubeconfigExpires,omitempty"`
 
-	// storesKubeconfig means that gkectl writes that Secret.
+	// namespace is that of the user cluster, and storesKubeconfig means that gkectl writes that Secret.
+	namespace        string
 	storesKubeconfig bool
 }
 
@@ -183,7 +200,7 @@ func (c admin) previewAdoption(ctx context.Context, w wanted) (p adoptionPreview
 		key.Algorithm = nextAlgorithm(report.Algorithm)
 	}
 	return adoptionPreview{
-		Cluster: w.Name, Report: report, KeySource: w.Spec.KeySource(),
+		Cluster: w.Name, namespace: w.Namespace, Report: report, KeySource: w.Spec.KeySource(),
 		KubeconfigSecret:  w.Spec.Infrastructure.Kubeadm.KubeconfigSecret,
 		KubeconfigExpires: expires(reach.CertData), storesKubeconfig: w.kubeconfig != nil,
 	}, nil
@@ -257,7 +274,7 @@ func (p adoptionPreview) writeActions(w io.Writer) {
 	switch {
 	case p.KubeconfigSecret == "":
 		fmt.Fprintf(w, "  waits until keyturn-controller runs with --own-cluster=%s/%s, since it is the admin cluster itself\n",
-			v1alpha1.SystemNamespace, p.Cluster)
+			p.namespace, p.Cluster)
 	case p.storesKubeconfig:
 		fmt.Fprintf(w, "  keeps the kubeconfig in Secret %s of the admin cluster\n", p.KubeconfigSecret)
 	}

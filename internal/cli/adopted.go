@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/kubeconfig"
+	"github.com/keyturn/keyturn/internal/version"
 )
 
 // How long an API server of kubeadm is away when its manifest changes, in seconds. The kubelet tries a static pod again
@@ -37,7 +38,7 @@ func (c admin) clientConfig(ctx context.Context, uc *v1alpha1.UserCluster) (*res
 		return nil, err
 	}
 	config := access.Config()
-	config.UserAgent = userAgent()
+	config.UserAgent = c.program.agent + "/" + version.Get().Version
 	return config, nil
 }
 

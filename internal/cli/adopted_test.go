@@ -116,7 +116,7 @@ func TestDescribeAdopted(t *testing.T) {
 		Leftovers: []v1alpha1.LeftoverKey{{Node: "cp-2", Path: "/etc/kubernetes/pki/sa.key.old", KeyID: "abc"}},
 	}
 	uc.CreationTimestamp = metav1.NewTime(a.Now().Add(-time.Hour))
-	if err := a.clusterTable(out, []v1alpha1.UserCluster{*uc}); err != nil {
+	if err := a.clusterTable(out, []v1alpha1.UserCluster{*uc}, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.describeOne(out, uc); err != nil {

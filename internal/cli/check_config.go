@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -35,9 +36,15 @@ are shown at once, and the exit code is 2 when there are some.`,
 	})
 }
 
-// noteUnused tells which fields of a file do nothing.
-func (a *app) noteUnused(path string, c *config.UserCluster) {
+// noteFile tells what to know of a valid file, and of the files that it names.
+func (a *app) noteFile(path string, c *config.UserCluster, files config.Files) {
 	if fields := c.WithoutEffect(); len(fields) > 0 {
-		a.note("note: these fields of %s are accepted, but have no effect on a local cluster: %s", path, strings.Join(fields, ", "))
+		a.note("note: these fields of %s are accepted, but have no effect: %s", path, strings.Join(fields, ", "))
+	}
+	for _, note := range slices.Concat(c.Notes(), files.Notes) {
+		a.note("note: %s", note)
+	}
+	for _, warning := range files.Warnings {
+		a.note("warning: %s", warning)
 	}
 }

@@ -1,4 +1,5 @@
-// Package cli is gkectl: its verbs, one file each, and what they share.
+// Package cli is gkectl: its verbs, one file each, and what they share. It is the plugin of kubectl too, whose verbs are in
+// plugin.go.
 //
 // Run is where to start. Standard output gets data, standard error gets everything else: progress, notes, questions
 // and errors. Every error that a person can do something about ends in a line that begins with "hint:", and the exit
@@ -46,11 +47,24 @@ func isTerminal(stream any) bool {
 
 // Run runs gkectl with its arguments, the program's name not among them, and returns the exit code.
 func Run(ctx context.Context, env Env, args []string) int {
+	a := &app{Env: env, program: gkectl}
+	return a.run(ctx, a.root(), args)
+}
+
+// RunPlugin is Run for kubectl-keyturn, the plugin of kubectl.
+func RunPlugin(ctx context.Context, env Env, args []string) int {
+	a := &app{Env: env, program: plugin}
+	return a.run(ctx, a.pluginRoot(), args)
+}
+
+func (a *app) run(ctx context.Context, root *cobra.Command, args []string) int {
 	// Nothing that a library logs is for the user of a command.
 	log.SetLogger(logr.Discard())
-	a := &app{Env: env}
-	root := a.root()
 	root.SetArgs(args)
+	root.SetIn(a.In)
+	root.SetOut(a.Out)
+	root.SetErr(a.Err)
+	addCompletion(root, a.program)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !a.started {
 		// What fails before a verb starts was found wrong by the command line parser.
@@ -59,9 +73,10 @@ func Run(ctx context.Context, env Env, args []string) int {
 	return a.report(ctx, err)
 }
 
-// app is one run of gkectl.
+// app is one run of gkectl, or of the plugin.
 type app struct {
 	Env
+	program program
 	// started says that the command line was understood and a verb runs.
 	started bool
 }
@@ -90,10 +105,6 @@ gkectl creates, or one that kubeadm made and that it adopts.`,
 		SilenceUsage:  true,
 	},
 		a.create(), a.adopt(), a.createConfig(), a.checkConfig(), a.update(), a.delete(), a.list(), a.describe(), a.version(), exitCodes())
-	root.SetIn(a.In)
-	root.SetOut(a.Out)
-	root.SetErr(a.Err)
-	addCompletion(root)
 	return root
 }
 

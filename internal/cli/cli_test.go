@@ -18,7 +18,7 @@ import (
 func testEnv() (*app, *bytes.Buffer, *bytes.Buffer) {
 	var out, err bytes.Buffer
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	return &app{Env: Env{
+	return &app{program: gkectl, Env: Env{
 		In: strings.NewReader(""), Out: &out, Err: &err,
 		Getenv:     func(string) string { return "" },
 		IsTerminal: func(any) bool { return false },
@@ -29,7 +29,13 @@ func testEnv() (*app, *bytes.Buffer, *bytes.Buffer) {
 // Every command says in help what it does, with an example that names the command itself.
 func TestHelp(t *testing.T) {
 	a, _, _ := testEnv()
-	root := a.root()
+	checkHelp(t, a.root(), "gkectl")
+	a.program = plugin
+	checkHelp(t, a.pluginRoot(), "kubectl keyturn")
+}
+
+func checkHelp(t *testing.T, root *cobra.Command, program string) {
+	t.Helper()
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
 		for _, child := range c.Commands() {
@@ -38,7 +44,7 @@ func TestHelp(t *testing.T) {
 		if c.Name() == "help" || c.IsAdditionalHelpTopicCommand() {
 			return
 		}
-		if c.Short == "" || !strings.Contains(c.Example, "gkectl") {
+		if c.Short == "" || !strings.Contains(c.Example, program) {
 			t.Errorf("%s lacks a summary or an example", c.CommandPath())
 		}
 		if !c.HasSubCommands() && !strings.Contains(c.Example, c.CommandPath()) {
@@ -80,7 +86,7 @@ func TestConfirmInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	err = a.confirm(ctx, false, "Go on?")
-	if got := explain(ctx, err).code; got != ExitInterrupted {
+	if got := (&app{program: gkectl}).explain(ctx, err).code; got != ExitInterrupted {
 		t.Errorf("confirm = %v with exit code %d, want %d", err, got, ExitInterrupted)
 	}
 }

@@ -52,16 +52,16 @@ func (a *app) verb(cmd *cobra.Command, f func(ctx context.Context) error) *cobra
 func (a *app) note(format string, args ...any) { fmt.Fprintf(a.Err, format+"\n", args...) }
 
 // addCompletion puts cobra's completion command into place now, to give each shell an example.
-func addCompletion(root *cobra.Command) {
+func addCompletion(root *cobra.Command, of program) {
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {
 		if c.Name() != "completion" {
 			continue
 		}
 		group(c)
-		c.Example = "  # Complete commands, flags and cluster names in this shell.\n  source <(gkectl completion bash)"
+		c.Example = "  # Complete commands, flags and cluster names in this shell.\n  source <(" + of.command + " completion bash)"
 		for _, shell := range c.Commands() {
-			shell.Example = "  gkectl completion " + shell.Name() + " > gkectl-completion." + shell.Name()
+			shell.Example = fmt.Sprintf("  %s completion %s > %s-completion.%[2]s", of.command, shell.Name(), of.agent)
 		}
 	}
 }

@@ -29,6 +29,9 @@ const requestTimeout = 30 * time.Second
 type admin struct {
 	client client.WithWatch
 	config *rest.Config
+	// namespace is that of the user clusters.
+	namespace string
+	program   program
 }
 
 // connect reaches the admin cluster of a kubeconfig file. No request is made yet.
@@ -48,16 +51,19 @@ func (a *app) connect(path string) (admin, error) {
 	if err != nil {
 		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig file %s: %w", path, err)
 	}
-	config.UserAgent = userAgent()
+	return a.adminOf(config, v1alpha1.SystemNamespace)
+}
+
+// adminOf reaches the admin cluster of a client configuration.
+func (a *app) adminOf(config *rest.Config, namespace string) (admin, error) {
+	config.UserAgent = a.program.agent + "/" + version.Get().Version
 	config.WarningHandler = rest.NewWarningWriter(a.Err, rest.WarningWriterOptions{Deduplicate: true})
 	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme, Mapper: mapper})
 	if err != nil {
-		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig file %s: %w", path, err)
+		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig: %w", err)
 	}
-	return admin{client: c, config: config}, nil
+	return admin{client: c, config: config, namespace: namespace, program: a.program}, nil
 }
-
-func userAgent() string { return "gkectl/" + version.Get().Version }
 
 // The kinds that gkectl uses are known, so that it need not ask the API server for them first.
 var (
@@ -83,7 +89,7 @@ func (c admin) get(ctx context.Context, name string) (*v1alpha1.UserCluster, err
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	uc := &v1alpha1.UserCluster{}
-	err := c.client.Get(ctx, client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: name}, uc)
+	err := c.client.Get(ctx, client.ObjectKey{Namespace: c.namespace, Name: name}, uc)
 	return uc, inWords(err, "reading user cluster %s", name)
 }
 
@@ -91,7 +97,7 @@ func (c admin) get(ctx context.Context, name string) (*v1alpha1.UserCluster, err
 func (c admin) existing(ctx context.Context, name string) (*v1alpha1.UserCluster, error) {
 	uc, err := c.get(ctx, name)
 	if isMissing(err) {
-		return nil, failed("`gkectl list clusters` shows those that do", "user cluster %s does not exist in this admin cluster", name)
+		return nil, failed("`"+c.program.list+"` shows those that do", "user cluster %s does not exist in this admin cluster", name)
 	}
 	return uc, err
 }
@@ -100,7 +106,7 @@ func (c admin) list(ctx context.Context) (*v1alpha1.UserClusterList, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	list := &v1alpha1.UserClusterList{}
-	err := c.client.List(ctx, list, client.InNamespace(v1alpha1.SystemNamespace))
+	err := c.client.List(ctx, list, client.InNamespace(c.namespace))
 	return list, inWords(err, "listing user clusters")
 }
 
@@ -143,7 +149,7 @@ func inWords(err error, format string, args ...any) error {
 	case err == nil:
 		return nil
 	case lacksAPI(err):
-		return failed("does --kubeconfig name an admin cluster? `gkectl create admin` makes one",
+		return failed("does the kubeconfig name a cluster in which Keyturn is installed? `gkectl create admin` makes one",
 			"this cluster does not know %s", schema.GroupKind{Group: v1alpha1.GroupVersion.Group, Kind: "UserCluster"})
 	}
 	return fmt.Errorf(format+": %w", append(args, err)...)

@@ -38,7 +38,7 @@ exists is not overwritten.`,
 	return a.verb(cmd, func(context.Context) error {
 		data, err := config.Template(name, version)
 		if err != nil {
-			return usage("supported are Kubernetes "+strings.Join(config.SupportedMinors, " and "), "%w", err)
+			return usage("supported are Kubernetes "+strings.Join(config.Minors(), " and "), "%w", err)
 		}
 		if path == "-" {
 			_, err := a.Out.Write(data)

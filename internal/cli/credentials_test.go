@@ -53,7 +53,7 @@ func (g *guard) Write(p []byte) (int, error) {
 
 // cmdNewKey writes a service account key, with mode 0600: newkey FILE.
 func cmdNewKey(ts *testscript.TestScript, _ bool, args []string) {
-	key, _, err := fleetserver.NewServiceAccountKey("https://token.test", marker+"@project.test")
+	key, _, err := fleetserver.NewServiceAccountKey("https://token.test", marker+"@my-project-123.test")
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), key, 0o600))
 }
@@ -113,7 +113,7 @@ func faulty(t *testing.T, faults map[string]kubetest.Fault) admin {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return admin{client: c}
+	return admin{client: c, namespace: v1alpha1.SystemNamespace, program: gkectl}
 }
 
 // Whatever fails on the way, no Secret stays behind for a cluster that was refused, each other one is used by the next

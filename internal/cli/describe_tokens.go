@@ -76,7 +76,7 @@ func (a *app) tokensOf(ctx context.Context, c admin, uc *v1alpha1.UserCluster) (
 	err = a.follow(ctx, c, uc.Name, waiting{wait: true, timeout: answerTimeout}, look)
 	if e := (*exitError)(nil); errors.As(err, &e) && e.code == ExitTimeout {
 		return tokens, &exitError{ExitTimeout, hint.Errorf(
-			"see whether keyturn-controller runs, and reaches the cluster: gkectl describe clusters "+uc.Name,
+			"see whether keyturn-controller runs, and reaches the cluster: "+a.program.describe+uc.Name,
 			"the controller has not answered within %s which tokens of user cluster %s live", answerTimeout, uc.Name)}
 	}
 	return tokens, err

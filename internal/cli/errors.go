@@ -34,8 +34,8 @@ const (
 func exitCodes() *cobra.Command {
 	return &cobra.Command{
 		Use:   "exit-codes",
-		Short: "What the exit codes of gkectl mean",
-		Long: `The exit codes of gkectl are:
+		Short: "What the exit codes mean",
+		Long: `The exit codes are:
 
   0    it was done
   1    it failed on the way; the error says at what
@@ -76,7 +76,7 @@ func (a *app) report(ctx context.Context, err error) int {
 	if err == nil {
 		return ExitOK
 	}
-	e := explain(ctx, err)
+	e := a.explain(ctx, err)
 	form := "Error: %s\n"
 	if deniedByPolicy(err) {
 		form = "Exit with error:\n%s\n"
@@ -89,7 +89,7 @@ func (a *app) report(ctx context.Context, err error) int {
 }
 
 // explain finds the exit code of an error, and a hint if neither it nor what it wraps has one.
-func explain(ctx context.Context, err error) *exitError {
+func (a *app) explain(ctx context.Context, err error) *exitError {
 	var e *exitError
 	var status apierrors.APIStatus
 	var urlError *url.Error
@@ -101,7 +101,7 @@ func explain(ctx context.Context, err error) *exitError {
 		return &exitError{code: ExitInterrupted, err: errors.New("interrupted")}
 	case deniedByPolicy(err):
 		errors.As(err, &status)
-		return advise(ExitRefused, "wait until the cluster is ready; `gkectl list clusters` shows it", errors.New(status.Status().Message))
+		return advise(ExitRefused, "wait until the cluster is ready; `"+a.program.list+"` shows it", errors.New(status.Status().Message))
 	case apierrors.IsInvalid(err):
 		return advise(ExitUsage, "correct the configuration file; `gkectl check-config` checks it without changing anything", err)
 	case errors.As(err, &status):

@@ -36,7 +36,7 @@ func TestHintIsPrintedLast(t *testing.T) {
 		"outermost": {usage("see --help", "wrong: %w", deep), "Error: wrong: " + deep.Error() + "\nhint: see --help\n", ExitUsage},
 	} {
 		var out bytes.Buffer
-		a := &app{Env: Env{Err: &out}}
+		a := &app{program: gkectl, Env: Env{Err: &out}}
 		if code := a.report(t.Context(), c.err); code != c.code || out.String() != c.want {
 			t.Errorf("%s: code %d and\n%swant %d and\n%s", name, code, out.String(), c.code, c.want)
 		}

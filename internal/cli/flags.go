@@ -34,18 +34,27 @@ func (a *app) clusterFlag(cmd *cobra.Command, name, kubeconfig *string) {
 
 func (a *app) completeClusters(kubeconfig *string) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-		ctx, cancel := context.WithTimeout(cmd.Context(), 5*time.Second)
-		defer cancel()
-		var names []string
-		if c, err := a.connect(*kubeconfig); err == nil {
-			if list, err := c.list(ctx); err == nil {
-				for _, uc := range list.Items {
-					names = append(names, uc.Name)
-				}
-			}
-		}
+		names := namesOf(cmd.Context(), func() (admin, error) { return a.connect(*kubeconfig) })
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// namesOf returns the names of the user clusters of an admin cluster; none if it does not answer in time.
+func namesOf(ctx context.Context, connect func() (admin, error)) (names []string) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c, err := connect()
+	if err != nil {
+		return nil
+	}
+	list, err := c.list(ctx)
+	if err != nil {
+		return nil
+	}
+	for _, uc := range list.Items {
+		names = append(names, uc.Name)
+	}
+	return names
 }
 
 func skipPromptFlag(cmd *cobra.Command, skip *bool) {
@@ -125,10 +134,7 @@ func (a *app) loadWanted(path string) (wanted, error) {
 	if err != nil {
 		return wanted{}, invalidConfig(path, err)
 	}
-	a.noteUnused(path, c)
-	for _, warning := range files.Warnings {
-		a.note("warning: %s", warning)
-	}
+	a.noteFile(path, c, files)
 	return wanted{c.Object(files), files.ServiceAccountKey, files.Kubeconfig, c}, nil
 }
 

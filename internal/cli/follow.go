@@ -38,7 +38,7 @@ func (a *app) follow(ctx context.Context, c admin, name string, w waiting, look 
 	err := f.run(ctx)
 	f.progress.end()
 	if errors.Is(context.Cause(ctx), errWaitOver) {
-		advice := fmt.Sprintf("it goes on by itself; `gkectl describe clusters --cluster %s` shows how far it is", name)
+		advice := fmt.Sprintf("it goes on by itself; `%s%s` shows how far it is", a.program.describe, name)
 		return &exitError{code: ExitTimeout, err: hint.Errorf(advice,
 			"user cluster %s was not done after %s; last seen: %s", name, w.timeout, f.progress.text())}
 	}

@@ -18,7 +18,7 @@ func TestOtherInfrastructure(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Name: "other", CreationTimestamp: metav1.NewTime(a.Now().Add(-time.Hour))},
 		Status:     v1alpha1.UserClusterStatus{APIServers: []v1alpha1.APIServerStatus{{Name: "a", Ready: true}, {Name: "b"}}},
 	}
-	if err := a.clusterTable(out, []v1alpha1.UserCluster{other}); err != nil {
+	if err := a.clusterTable(out, []v1alpha1.UserCluster{other}, false); err != nil {
 		t.Fatal(err)
 	}
 	if fields := strings.Fields(out.String()); !slices.Contains(fields, "1/2") || !slices.Contains(fields, "0/0") {

@@ -12,11 +12,36 @@ import (
 	"github.com/keyturn/keyturn/internal/cli/preflight"
 )
 
+// rotateOptions are the flags of rotate.
+type rotateOptions struct {
+	skipPrompt, dryRun bool
+	output             output
+	waiting            waiting
+}
+
 func (a *app) rotate() *cobra.Command {
 	var path, kubeconfig string
-	var skipPrompt, dryRun bool
-	var o output
-	var w waiting
+	var o rotateOptions
+	cmd := rotateCommand(&o)
+	cmd.Example = `  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig
+  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --skip-prompt --wait
+  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --dry-run -o json`
+	configFlag(cmd, &path)
+	kubeconfigFlag(cmd, &kubeconfig)
+	return a.verb(cmd, func(ctx context.Context) error {
+		if err := onlyDryRun(o.dryRun, o.output); err != nil {
+			return err
+		}
+		c, admin, err := a.open(path, kubeconfig)
+		if err != nil {
+			return err
+		}
+		return a.rotateCluster(ctx, admin, c.Name, o)
+	})
+}
+
+// rotateCommand is rotate of both programs, without what names the cluster.
+func rotateCommand(o *rotateOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotate",
 		Short: "Rotate the KSA signing key of a user cluster",
@@ -27,40 +52,38 @@ What will happen is shown first: what would stop the rotation, and what would br
 also as JSON or YAML. The command then starts the rotation and returns; with --wait it follows it to its
 end. A rotation cannot be paused or rolled back, and while it runs no other rotation and no update of the cluster
 can start. Keys of advanced clusters cannot be rotated.`,
-		Example: `  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig
-  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --skip-prompt --wait
-  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --dry-run -o json`,
 	}
-	configFlag(cmd, &path)
-	kubeconfigFlag(cmd, &kubeconfig)
-	skipPromptFlag(cmd, &skipPrompt)
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would happen, and change nothing")
-	outputFlag(cmd, &o, "text", "json", "yaml")
-	waitFlags(cmd, &w, false)
-	return a.verb(cmd, func(ctx context.Context) error {
-		if !dryRun && o.form != "text" {
-			return usage("add --dry-run", "only what a dry run shows can be written as %s", o.form)
-		}
-		c, admin, err := a.open(path, kubeconfig)
-		if err != nil {
-			return err
-		}
-		if dryRun {
-			return a.dryRun(ctx, admin, c.Name, o)
-		}
-		version, err := a.startRotation(ctx, admin, c.Name, skipPrompt)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(a.Out, "successfully started the KSA signing key rotation with KSASigningKeyVersion %d, use gkectl update credentials ksa-signing-key status command to view the current state of KSA signing key rotation\n", version)
-		if !w.wait {
-			return nil
-		}
-		if err := a.follow(ctx, admin, c.Name, w, untilRotated(version)); err != nil {
-			return err
-		}
-		return a.showState(ctx, admin, c.Name, output{form: "text"})
-	})
+	skipPromptFlag(cmd, &o.skipPrompt)
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "show what would happen, and change nothing")
+	outputFlag(cmd, &o.output, "text", "json", "yaml")
+	waitFlags(cmd, &o.waiting, false)
+	return cmd
+}
+
+// onlyDryRun refuses a form of output that only a dry run has.
+func onlyDryRun(dryRun bool, o output) error {
+	if !dryRun && o.form != "text" {
+		return usage("add --dry-run", "only what a dry run shows can be written as %s", o.form)
+	}
+	return nil
+}
+
+func (a *app) rotateCluster(ctx context.Context, c admin, name string, o rotateOptions) error {
+	if o.dryRun {
+		return a.dryRun(ctx, c, name, o.output)
+	}
+	version, err := a.startRotation(ctx, c, name, o.skipPrompt)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Out, a.program.started+"\n", version, name)
+	if !o.waiting.wait {
+		return nil
+	}
+	if err := a.follow(ctx, c, name, o.waiting, untilRotated(version)); err != nil {
+		return err
+	}
+	return a.showState(ctx, c, name, output{form: "text"})
 }
 
 // startRotation shows what a rotation will do, asks, and raises the wanted key version by one.

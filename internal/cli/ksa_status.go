@@ -7,10 +7,32 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// statusOptions are the flags of status.
+type statusOptions struct {
+	output  output
+	waiting waiting
+}
+
 func (a *app) status() *cobra.Command {
 	var path, kubeconfig string
-	var o output
-	var w waiting
+	var o statusOptions
+	cmd := statusCommand(&o)
+	cmd.Example = `  gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig
+  gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig --wait
+  gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig -o json`
+	configFlag(cmd, &path)
+	kubeconfigFlag(cmd, &kubeconfig)
+	return a.verb(cmd, func(ctx context.Context) error {
+		c, admin, err := a.open(path, kubeconfig)
+		if err != nil {
+			return err
+		}
+		return a.statusOf(ctx, admin, c.Name, o)
+	})
+}
+
+// statusCommand is status of both programs, without what names the cluster.
+func statusCommand(o *statusOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the state of a KSA signing key rotation",
@@ -20,26 +42,19 @@ rotation waits for is told on standard error.
 
 As JSON or YAML it has the step of the rotation too, what it waits for, since when, and what is published where. With
 --wait it follows a rotation that runs to its end first.`,
-		Example: `  gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig
-  gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig --wait
-  gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig -o json`,
 	}
-	configFlag(cmd, &path)
-	kubeconfigFlag(cmd, &kubeconfig)
-	outputFlag(cmd, &o, "text", "json", "yaml")
-	waitFlags(cmd, &w, false)
-	return a.verb(cmd, func(ctx context.Context) error {
-		c, admin, err := a.open(path, kubeconfig)
-		if err != nil {
+	outputFlag(cmd, &o.output, "text", "json", "yaml")
+	waitFlags(cmd, &o.waiting, false)
+	return cmd
+}
+
+func (a *app) statusOf(ctx context.Context, c admin, name string, o statusOptions) error {
+	if o.waiting.wait {
+		if err := a.awaitRotation(ctx, c, name, o.waiting); err != nil {
 			return err
 		}
-		if w.wait {
-			if err := a.awaitRotation(ctx, admin, c.Name, w); err != nil {
-				return err
-			}
-		}
-		return a.showState(ctx, admin, c.Name, o)
-	})
+	}
+	return a.showState(ctx, c, name, o.output)
 }
 
 // awaitRotation follows the rotation to the key version that is wanted now.

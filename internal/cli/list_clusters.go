@@ -35,17 +35,24 @@ func (a *app) listClusters() *cobra.Command {
 			a.note("There is no user cluster yet. Next: gkectl create-config cluster")
 			return nil
 		}
-		return o.write(a.Out, asData(list), func(w io.Writer) error { return a.clusterTable(w, list.Items) })
+		return o.write(a.Out, asData(list), func(w io.Writer) error { return a.clusterTable(w, list.Items, false) })
 	})
 }
 
-func (a *app) clusterTable(w io.Writer, clusters []v1alpha1.UserCluster) error {
-	rows := [][]string{{"NAME", "VERSION", "READY", "API SERVERS", "NODES", "KEY", "ROTATION", "AGE"}}
+// clusterTable writes a line for each cluster, with its namespace if they are of several.
+func (a *app) clusterTable(w io.Writer, clusters []v1alpha1.UserCluster, namespaces bool) error {
+	rows := [][]string{{"NAMESPACE", "NAME", "VERSION", "READY", "API SERVERS", "NODES", "KEY", "ROTATION", "AGE"}}
 	for _, uc := range clusters {
 		rows = append(rows, []string{
+			uc.Namespace,
 			uc.Name, kubernetesVersion(&uc), string(readyOf(&uc).Status), readyServers(&uc), readyNodes(&uc),
 			fmt.Sprint(uc.Spec.KSASigningKey.Version), rotationWord(&uc), a.age(uc.CreationTimestamp.Time),
 		})
+	}
+	if !namespaces {
+		for i := range rows {
+			rows[i] = rows[i][1:]
+		}
 	}
 	return table(w, "", rows...)
 }

@@ -35,17 +35,20 @@ import (
 // server is the API server that all scripts share: the admin cluster, and the user cluster of those who need one.
 var server *rest.Config
 
-// TestMain runs the scripts' gkectl from this very binary.
+// TestMain runs the scripts' gkectl and kubectl-keyturn from this very binary.
 func TestMain(m *testing.M) {
-	testscript.Main(withServer{m}, map[string]func(){
-		"gkectl": func() {
-			env := System()
-			env.Out, env.Err = &guard{to: env.Out}, &guard{to: env.Err}
-			// The scripts have no terminal; TERMINAL=1 says that their standard input is one.
-			env.IsTerminal = func(stream any) bool { return stream == os.Stdin && os.Getenv("TERMINAL") == "1" }
-			os.Exit(Run(context.Background(), env, os.Args[1:]))
-		},
-	})
+	testscript.Main(withServer{m}, map[string]func(){"gkectl": main(Run), "kubectl-keyturn": main(RunPlugin)})
+}
+
+// main is the function of that name of a program.
+func main(run func(context.Context, Env, []string) int) func() {
+	return func() {
+		env := System()
+		env.Out, env.Err = &guard{to: env.Out}, &guard{to: env.Err}
+		// The scripts have no terminal; TERMINAL=1 says that their standard input is one.
+		env.IsTerminal = func(stream any) bool { return stream == os.Stdin && os.Getenv("TERMINAL") == "1" }
+		os.Exit(run(context.Background(), env, os.Args[1:]))
+	}
 }
 
 // withServer runs tests with an API server that is set up as an admin cluster.
@@ -85,7 +88,8 @@ func TestScripts(t *testing.T) {
 			"apply":       cmdApply,
 			"usercluster": cmdUserCluster,
 			"finish":      cmdFinish,
-			"exitcode":    cmdExitCode,
+			"exitcode":    exitCodeOf("gkectl"),
+			"pluginexit":  exitCodeOf("kubectl-keyturn"),
 			"mode":        cmdMode,
 			"newkey":      cmdNewKey,
 			"newcert":     cmdNewCertificate,
@@ -262,19 +266,21 @@ func cmdApply(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// cmdExitCode runs gkectl and compares its exit code: exitcode N ARGS….
-func cmdExitCode(ts *testscript.TestScript, _ bool, args []string) {
-	err := ts.Exec("gkectl", args[1:]...)
-	got := 0
-	if err != nil {
-		var exit *exec.ExitError
-		if !errors.As(err, &exit) {
-			ts.Fatalf("running gkectl: %v", err)
+// exitCodeOf runs a program and compares its exit code: exitcode N ARGS….
+func exitCodeOf(program string) func(ts *testscript.TestScript, _ bool, args []string) {
+	return func(ts *testscript.TestScript, _ bool, args []string) {
+		err := ts.Exec(program, args[1:]...)
+		got := 0
+		if err != nil {
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) {
+				ts.Fatalf("running %s: %v", program, err)
+			}
+			got = exit.ExitCode()
 		}
-		got = exit.ExitCode()
-	}
-	if fmt.Sprint(got) != args[0] {
-		ts.Fatalf("exit code %d, want %s", got, args[0])
+		if fmt.Sprint(got) != args[0] {
+			ts.Fatalf("exit code %d, want %s", got, args[0])
+		}
 	}
 }
 

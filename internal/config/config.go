@@ -29,7 +29,8 @@ type UserCluster struct {
 	Name       string `yaml:"name"`
 	// Infrastructure is our own addition. It is nil for a local cluster.
 	Infrastructure *Infrastructure `yaml:"infrastructure"`
-	// GKEOnPremVersion is like "1.36.4-gke.1"; the part before the dash is the Kubernetes version.
+	// GKEOnPremVersion is like "1.36.4-gke.1", where the part before the dash is the Kubernetes version, or a release of
+	// Google's such as "1.36.200-gke.68", which has the minor version of Kubernetes and a patch number of its own.
 	GKEOnPremVersion      string        `yaml:"gkeOnPremVersion"`
 	EnableControlplaneV2  *bool         `yaml:"enableControlplaneV2"`
 	EnableAdvancedCluster bool          `yaml:"enableAdvancedCluster"`
@@ -40,9 +41,14 @@ type UserCluster struct {
 	// GKEConnect is nil for a cluster without a fleet.
 	GKEConnect *GKEConnect `yaml:"gkeConnect"`
 
-	_ struct{} `unused:"advancedNetworking antiAffinityGroups authentication autoRepair cloudAuditLogging enableDataplaneV2 enableWindowsDataplaneV2 gkeOnPremAPI loadBalancer multipleNetworkInterfaces preparedSecrets schedulerConfiguration secretsEncryption stackdriver storage usageMetering vCenter"`
+	_ struct{} `unused:"advancedNetworking antiAffinityGroups authentication autoRepair binaryAuthorization"`
+	_ struct{} `unused:"cloudAuditLogging cloudRun componentAccessServiceAccountKeyPath dataplaneV2"`
+	_ struct{} `unused:"disableBundledIngress enableDataplaneV2 enableVMTracking enableWindowsDataplaneV2"`
+	_ struct{} `unused:"gkeOnPremAPI infraConfigFilePath loadBalancer multipleNetworkInterfaces"`
+	_ struct{} `unused:"nodePoolUpdatePolicy preparedSecrets privateRegistry schedulerConfiguration"`
+	_ struct{} `unused:"secretsEncryption stackdriver storage usageMetering vCenter"`
 
-	withoutEffect []string
+	withoutEffect, notes []string
 	// defaulted are the fields of ksaSigningKey that the file does not name.
 	defaulted []string
 	// dir is where relative paths begin, and lines maps the path of each field that is there to its line.
@@ -69,7 +75,7 @@ type Network struct {
 	ServiceCIDR string `yaml:"serviceCIDR"`
 	PodCIDR     string `yaml:"podCIDR"`
 
-	_ struct{} `unused:"additionalNodeInterfaces controlPlaneIPBlock hostConfig ipMode vCenter"`
+	_ struct{} `unused:"additionalInterfaces additionalNodeInterfaces controlPlaneIPBlock hostConfig ipMode vCenter"`
 }
 
 // MasterNode describes the control plane.
@@ -77,7 +83,7 @@ type MasterNode struct {
 	// Replicas is the number of API servers: 1 or 3.
 	Replicas *int32 `yaml:"replicas"`
 
-	_ struct{} `unused:"autoResize cpus memoryMB vsphere"`
+	_ struct{} `unused:"autoResize cpus memoryMB topologyDomains vsphere"`
 }
 
 // NodePool is a group of like nodes.
@@ -86,11 +92,12 @@ type NodePool struct {
 	Replicas *int32            `yaml:"replicas"`
 	Labels   map[string]string `yaml:"labels"`
 	Taints   []Taint           `yaml:"taints"`
-	// GKEOnPremVersion may only repeat that of the cluster.
+	// GKEOnPremVersion has no effect: every node has the version of the cluster.
 	GKEOnPremVersion string         `yaml:"gkeOnPremVersion"`
 	UpdateStrategy   UpdateStrategy `yaml:"updateStrategy"`
 
-	_ struct{} `unused:"autoscaling bootDiskSizeGB cpus enableLoadBalancer gpu memoryMB osImage osImageType topologyDomains vsphere"`
+	_ struct{} `unused:"autoscaling bootDiskSizeGB cpus enableLoadBalancer gpu memoryMB osImage osImageType"`
+	_ struct{} `unused:"topologyDomains vsphere"`
 }
 
 // Taint keeps pods without a toleration for it off the nodes of a pool.
@@ -135,7 +142,8 @@ type KSASigningKey struct {
 // GKEConnect names the fleet of the cluster. The paths are relative to the directory of the configuration file.
 type GKEConnect struct {
 	ProjectID string `yaml:"projectID"`
-	Location  string `yaml:"location"`
+	// Location is "global" where the file does not name it, as in Google's product.
+	Location string `yaml:"location"`
 	// RegisterServiceAccountKeyPath is the JSON key of a service account; empty: the application default credentials
 	// of the controller.
 	RegisterServiceAccountKeyPath string `yaml:"registerServiceAccountKeyPath"`
@@ -147,6 +155,8 @@ type GKEConnect struct {
 	CertificateAuthorityPath string `yaml:"certificateAuthorityPath"`
 	// PropagationTime is how long a new key may be unknown to some verifier; in whole seconds.
 	PropagationTime time.Duration `yaml:"propagationTime"`
+
+	_ struct{} `unused:"agentServiceAccountKeyPath registerServiceAccountKey"`
 }
 
 // maxSize is that of a configuration file in bytes; real ones have a few thousand.
@@ -171,9 +181,10 @@ func Parse(data []byte) (*UserCluster, error) {
 	d := &decoder{lines: map[string]int{}}
 	c := &UserCluster{}
 	if d.document(bytes.NewReader(data), len(data), c) {
-		c.withoutEffect, c.lines = d.withoutEffect, d.lines
+		c.lines = d.lines
 		c.setDefaults()
 		validate(c, d)
+		c.withoutEffect, c.notes = d.withoutEffect, append(c.notes, d.notes...)
 	}
 	if len(d.problems) > 0 {
 		return nil, &InvalidError{Problems: d.sorted()}
@@ -183,6 +194,10 @@ func Parse(data []byte) (*UserCluster, error) {
 
 // WithoutEffect returns the paths of the fields in the file that are accepted and do nothing, each once.
 func (c *UserCluster) WithoutEffect() []string { return c.withoutEffect }
+
+// Notes returns what a person should know of a valid file, a sentence each: what Keyturn takes in another way than it is
+// written.
+func (c *UserCluster) Notes() []string { return c.notes }
 
 // Adopts reports whether the file names a cluster that somebody else made.
 func (c *UserCluster) Adopts() bool { return c.Infrastructure != nil }

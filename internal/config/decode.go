@@ -18,9 +18,14 @@ import (
 type decoder struct {
 	problems []Problem
 	// lines maps the path of each field that is there to its line.
-	lines         map[string]int
-	withoutEffect []string
+	lines                map[string]int
+	withoutEffect, notes []string
+	// expanded counts the nodes that aliases stand for.
+	expanded int
 }
+
+// maxExpanded is how many nodes the aliases of a file may stand for: a file of a few lines could name billions.
+const maxExpanded = 20_000
 
 // document decodes the only document of r. It reports false when there is nothing that could be validated.
 func (d *decoder) document(r io.Reader, size int, into any) bool {
@@ -38,9 +43,16 @@ func (d *decoder) document(r io.Reader, size int, into any) bool {
 		d.problem("", "%s", strings.TrimPrefix(err.Error(), "yaml: "))
 		return false
 	}
-	if err := yamlDecoder.Decode(&more); !errors.Is(err, io.EOF) {
-		d.problem("", "the file holds more than one document")
-		return false
+	for {
+		// Templates leave empty documents behind.
+		err := yamlDecoder.Decode(&more)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil || !isNull(more.Content[0]) {
+			d.problem("", "the file holds more than one document")
+			return false
+		}
 	}
 	root := doc.Content[0]
 	if root.Kind != yaml.MappingNode {
@@ -53,10 +65,7 @@ func (d *decoder) document(r io.Reader, size int, into any) bool {
 
 // value decodes one node into a value of one of the kinds that a configuration is made of.
 func (d *decoder) value(path string, n *yaml.Node, into reflect.Value) {
-	if n.Kind == yaml.AliasNode {
-		d.problem(path, "is a YAML alias; write the value out")
-		return
-	}
+	n = d.follow(path, n)
 	if isNull(n) {
 		return
 	}
@@ -121,9 +130,8 @@ func (d *decoder) mapping(path string, n *yaml.Node, visit func(path, key string
 		return
 	}
 	seen := map[string]int{}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		if key.Kind != yaml.ScalarNode || key.ShortTag() == "!!merge" {
+	for key, value := range d.entries(path, n) {
+		if key.Kind != yaml.ScalarNode {
 			d.problems = append(d.problems, Problem{Path: path, Line: key.Line, Message: "a key must be a plain name"})
 			continue
 		}
@@ -161,6 +169,10 @@ func (d *decoder) scalar(path string, n *yaml.Node, into reflect.Value) {
 	default:
 		want = "!!int"
 	}
+	if n.Kind == yaml.ScalarNode && want == "!!int" && n.ShortTag() == "!!str" && wholeNumber.MatchString(n.Value) {
+		// Documented templates have numbers in quotes.
+		n = &yaml.Node{Kind: yaml.ScalarNode, Tag: want, Value: n.Value}
+	}
 	if n.Kind != yaml.ScalarNode || n.ShortTag() != want {
 		d.problem(path, "must be %s, not %s", scalarKinds[want], describe(n))
 		return
@@ -196,8 +208,6 @@ func describe(n *yaml.Node) string {
 		return "a mapping"
 	case yaml.SequenceNode:
 		return "a list"
-	case yaml.AliasNode:
-		return "an alias"
 	}
 	kind, ok := scalarKinds[n.ShortTag()]
 	switch {
@@ -219,6 +229,9 @@ func join(path, name string) string {
 	}
 	return path + "." + name
 }
+
+// wholeNumber is the one way of writing a number in quotes.
+var wholeNumber = regexp.MustCompile(`^(0|[1-9][0-9]*)$`)
 
 var listIndex = regexp.MustCompile(`\[\d+\]`)
 

@@ -29,8 +29,8 @@ type Files struct {
 	Kubeconfig Secret
 	// Certificates are those of gkeConnect.certificateAuthorityPath in PEM, and nothing else that the file holds.
 	Certificates string
-	// Warnings say in words what works, but is dangerous.
-	Warnings []string
+	// Warnings say in words what works, but is dangerous, and Notes what may have been meant otherwise.
+	Warnings, Notes []string
 }
 
 // Secret is content that nobody may see: no verb of fmt, no log and no encoder shows it.
@@ -78,7 +78,7 @@ func (c *UserCluster) Files() (Files, error) {
 
 func (d *decoder) fleetFiles(c *UserCluster, f *Files) {
 	if path := c.GKEConnect.RegisterServiceAccountKeyPath; path != "" {
-		f.ServiceAccountKey = d.serviceAccountKey(c.resolve(path), f)
+		f.ServiceAccountKey = d.serviceAccountKey(c.resolve(path), c.GKEConnect.ProjectID, f)
 	}
 	if path := c.GKEConnect.CertificateAuthorityPath; path != "" {
 		f.Certificates = d.certificates(c.resolve(path))
@@ -118,44 +118,52 @@ func (c *UserCluster) resolve(path string) string {
 	return filepath.Join(c.dir, path)
 }
 
-func (d *decoder) serviceAccountKey(path string, f *Files) Secret {
-	const advice = "name the JSON key of a service account, or leave the field out to use the application default credentials of the controller"
+func (d *decoder) serviceAccountKey(path, project string, f *Files) Secret {
+	const advice = "name the JSON key of a service account, or leave the field out to use the application default " +
+		"credentials of the controller"
 	data, mode, err := readFile(path)
+	// Some editors and shells begin a file with a byte order mark, which decoders of JSON refuse.
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	var key accountKey
 	if err == nil {
-		err = checkServiceAccountKey(data)
+		key, err = parseServiceAccountKey(data)
 	}
 	if err != nil {
 		d.problem(keyPathField, "%s: %v; %s", path, err, advice)
 		return nil
 	}
 	f.warnOfMode(keyPathField, path, mode)
+	if of := key.ProjectID; of != project && projectPattern.MatchString(of) {
+		f.Notes = append(f.Notes, fmt.Sprintf("%s: the service account of %s is of project %s, and gkeConnect.projectID is %s: "+
+			"it needs a role there", keyPathField, path, of, project))
+	}
 	return data
 }
 
-// checkServiceAccountKey says what is wrong with a key: what the controller would refuse later. What the decoders say
+// accountKey is the JSON key of a service account.
+type accountKey struct {
+	Type        string `json:"type"`
+	ProjectID   string `json:"project_id"`
+	ClientEmail string `json:"client_email"`
+	PrivateKey  string `json:"private_key"`
+	TokenURI    string `json:"token_uri"`
+}
+
+// parseServiceAccountKey says what is wrong with a key: what the controller would refuse later. What the decoders say
 // would quote it.
-func checkServiceAccountKey(data []byte) error {
-	var key struct {
-		Type        string `json:"type"`
-		ClientEmail string `json:"client_email"`
-		PrivateKey  string `json:"private_key"`
-		TokenURI    string `json:"token_uri"`
-	}
-	if bytes.HasPrefix(data, []byte("\xef\xbb\xbf")) {
-		return errors.New("begins with a byte order mark, which is no JSON; save it as UTF-8 without one")
-	}
+func parseServiceAccountKey(data []byte) (key accountKey, err error) {
 	if err := json.Unmarshal(data, &key); err != nil {
-		return errors.New("is not a JSON object with the fields of a service account key")
+		return key, errors.New("is not a JSON object with the fields of a service account key")
 	}
 	switch {
 	case key.Type != "service_account":
-		return errors.New(`its "type" is not "service_account"`)
+		return key, errors.New(`its "type" is not "service_account"`)
 	case key.ClientEmail == "":
-		return errors.New(`has no "client_email"`)
+		return key, errors.New(`has no "client_email"`)
 	case key.TokenURI != "" && !isHTTPS(key.TokenURI):
-		return errors.New(`its "token_uri" is not an https URL alone`)
+		return key, errors.New(`its "token_uri" is not an https URL alone`)
 	}
-	return checkRSA(key.PrivateKey)
+	return key, checkRSA(key.PrivateKey)
 }
 
 func isHTTPS(value string) bool {

@@ -149,6 +149,36 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// PowerShell writes a byte order mark at the beginning of a file; JSON has none.
+func TestFilesWithByteOrderMark(t *testing.T) {
+	key := serviceAccountKey(t, nil)
+	_, c := writeFiles(t, "\ufeff"+key, certificate(t))
+	f, err := c.Files()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(f.ServiceAccountKey) != key {
+		t.Error("the key is not that of the file without its byte order mark")
+	}
+}
+
+// A service account of another project may be meant. What is not the ID of a project is not shown.
+func TestFilesOfAnotherProject(t *testing.T) {
+	for project, noted := range map[string]bool{"project-1": false, "project-2": true, "": false, "MII BEGIN": false} {
+		dir, c := writeFiles(t, serviceAccountKey(t, map[string]any{"project_id": project}), certificate(t))
+		f, err := c.Files()
+		var want []string
+		if noted {
+			want = []string{"gkeConnect.registerServiceAccountKeyPath: the service account of " +
+				filepath.Join(dir, "keys", "key.json") + " is of project project-2, and gkeConnect.projectID is project-1: " +
+				"it needs a role there"}
+		}
+		if diff := cmp.Diff(want, f.Notes); err != nil || diff != "" {
+			t.Errorf("%q: %v, notes (-want +got):\n%s", project, err, diff)
+		}
+	}
+}
+
 // Google's libraries know where to get tokens when the key does not say it.
 func TestFilesWithoutTokenURI(t *testing.T) {
 	_, c := writeFiles(t, serviceAccountKey(t, map[string]any{"token_uri": ""}), certificate(t))
@@ -211,7 +241,6 @@ func TestFilesProblems(t *testing.T) {
 		{name: "with a certificate", key: serviceAccountKey(t, map[string]any{"private_key": ca}), ca: ca, wantKey: `has no RSA key in PEM as its "private_key", which is a certificate, where a private key is wanted`},
 		{name: "with escaped line breaks", key: serviceAccountKey(t, map[string]any{"private_key": strings.ReplaceAll(privateKey, "\n", `\n`)}), ca: ca,
 			wantKey: `has no RSA key in PEM as its "private_key", which has the two characters \n where lines should end`},
-		{name: "with a byte order mark", key: "\ufeff" + key, ca: ca, wantKey: "begins with a byte order mark, which is no JSON; save it as UTF-8 without one"},
 		{name: "only no certificate", key: key, ca: "\n", wantCA: "has no certificate"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -14,12 +14,6 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// SupportedMinors are the minor versions of Kubernetes that clusters can have, the newest first.
-var SupportedMinors = []string{"1.36", "1.35"}
-
-// DefaultVersion is the gkeOnPremVersion of new files.
-const DefaultVersion = "1.36.4-gke.1"
-
 // The limits of a cluster.
 const (
 	maxPools    = 32
@@ -35,10 +29,7 @@ const (
 	minServiceBits, maxServiceBits = 12, 28
 )
 
-var (
-	namePattern    = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`)
-	versionPattern = regexp.MustCompile(`^((?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*))\.(0|[1-9][0-9]*)-gke\.[0-9]+$`)
-)
+var namePattern = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`)
 
 const nameRule = "must be 1 to 40 lower-case letters, digits and dashes, begin with a letter and not end with a dash"
 
@@ -50,6 +41,10 @@ func (c *UserCluster) setDefaults() {
 	}
 	if c.KSASigningKey.Retire == "" {
 		c.KSASigningKey.Retire = string(v1alpha1.RetireAfterRefresh)
+	}
+	if g := c.GKEConnect; g != nil && g.Location == "" {
+		g.Location = "global"
+		c.notes = append(c.notes, "gkeConnect.location is not set: the membership is in global, and cannot be moved later")
 	}
 	setDefault(&c.KSASigningKey.TokenReload, 5*time.Minute)
 	setDefault(&c.KSASigningKey.RetireTimeout, 24*time.Hour)
@@ -117,9 +112,7 @@ func validate(c *UserCluster, d *decoder) {
 
 // local validates the fields of a cluster that Keyturn makes.
 func (d *decoder) local(c *UserCluster) {
-	if _, err := kubernetesVersion(c.GKEOnPremVersion); err != nil {
-		d.problem("gkeOnPremVersion", "%v", err)
-	}
+	d.version("gkeOnPremVersion", c.GKEOnPremVersion)
 	if !*c.EnableControlplaneV2 {
 		d.problem("enableControlplaneV2", "must be true: a control plane inside the admin cluster is not supported")
 	}
@@ -152,19 +145,6 @@ func (d *decoder) retire(k KSASigningKey, source v1alpha1.KeySource) {
 		d.problem(path, "%s needs ksaSigningKey.source external: without a signer nobody knows which tokens live", k.Retire)
 	}
 	d.between("ksaSigningKey.retireTimeout", *k.RetireTimeout, time.Second, 365*24*time.Hour)
-}
-
-func kubernetesVersion(gkeOnPremVersion string) (string, error) {
-	m := versionPattern.FindStringSubmatch(gkeOnPremVersion)
-	switch {
-	case gkeOnPremVersion == "":
-		return "", fmt.Errorf("is missing; for example %s", DefaultVersion)
-	case m == nil:
-		return "", fmt.Errorf("%q is not a version like %s", gkeOnPremVersion, DefaultVersion)
-	case !slices.Contains(SupportedMinors, m[1]):
-		return "", fmt.Errorf("%q is not supported: clusters can have Kubernetes %s", gkeOnPremVersion, strings.Join(SupportedMinors, " or "))
-	}
-	return "v" + m[1] + "." + m[2], nil
 }
 
 func (d *decoder) required(path, value string) bool {
@@ -213,7 +193,7 @@ func (d *decoder) nodePool(path string, c *UserCluster, p NodePool) {
 		d.problem(path+".updateStrategy.rollingUpdate.maxSurge", "must be 1 to %d, not %d: a new node comes before an old one goes", maxReplicas, surge)
 	}
 	if v := p.GKEOnPremVersion; v != "" && v != c.GKEOnPremVersion {
-		d.problem(path+".gkeOnPremVersion", "must be that of the cluster, %q, not %q", c.GKEOnPremVersion, v)
+		d.noEffect(path + ".gkeOnPremVersion")
 	}
 	d.labels(path+".labels", p.Labels)
 	d.taints(path+".taints", p.Taints)

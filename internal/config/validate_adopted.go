@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"regexp"
+	"strings"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
@@ -28,7 +29,9 @@ func (d *decoder) adopted(c *UserCluster) {
 		}
 	}
 	for _, field := range d.withoutEffect {
-		d.problem(field, "is only for clusters that Keyturn makes")
+		if !strings.HasPrefix(field, "gkeConnect.") {
+			d.problem(field, "is only for clusters that Keyturn makes")
+		}
 	}
 	k := c.KSASigningKey
 	if c.Names("source") {

@@ -72,7 +72,7 @@ func (d *decoder) gkeConnect(g GKEConnect) {
 	if d.required(path+".projectID", g.ProjectID) && !projectPattern.MatchString(g.ProjectID) {
 		d.problem(path+".projectID", "%q is not the ID of a project, like my-project-123", g.ProjectID)
 	}
-	if d.required(path+".location", g.Location) && !locationPattern.MatchString(g.Location) {
+	if !locationPattern.MatchString(g.Location) {
 		d.problem(path+".location", "%q is not a location, like us-central1 or global", g.Location)
 	}
 	if g.Endpoint != "" {

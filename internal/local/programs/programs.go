@@ -95,7 +95,22 @@ func (s *Set) Find(version, name string) (string, error) {
 		return path, nil
 	}
 	return "", hint.Errorf("run `make kube`, or name a folder that holds it by --kube-bin-dir",
-		"no %s %s at %s", name, version, wanted)
+		"no %s %s at %s; there is %s", name, version, wanted, s.versions())
+}
+
+// versions names the versions that have a folder.
+func (s *Set) versions() string {
+	folders, _ := os.ReadDir(s.kube) // without any, there is no version
+	var versions []string
+	for _, folder := range folders {
+		if exists(filepath.Join(s.kube, folder.Name(), APIServer)) {
+			versions = append(versions, folder.Name())
+		}
+	}
+	if len(versions) == 0 {
+		return "no other version"
+	}
+	return strings.Join(versions, ", ")
 }
 
 // Available returns the preferred version, or that of official release binaries when there are no others. It asks these

@@ -41,7 +41,7 @@ func TestBinary(t *testing.T) {
 		{name: "as official releases come", at: "kube-apiserver", says: version},
 		{name: "of another version", at: "kube-apiserver", says: "v1.35.1", err: "is version v1.35.1, not v1.36.4"},
 		{name: "in the wrong folder", at: "v1.36.4/kube-apiserver", says: "v1.35.1", err: "is version v1.35.1, not v1.36.4"},
-		{name: "missing", at: "v1.35.1/kube-apiserver", says: "v1.35.1", err: "no kube-apiserver v1.36.4 at "},
+		{name: "missing", at: "v1.35.1/kube-apiserver", says: "v1.35.1", err: "v1.36.4/kube-apiserver; there is v1.35.1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := emptySet(t)

@@ -1,0 +1,202 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/client-go/tools/clientcmd/api"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+// pluginVerbs makes the commands of the plugin. They reach the admin cluster by the flags of kubectl.
+type pluginVerbs struct {
+	*app
+	flags *genericclioptions.ConfigFlags
+}
+
+func (a *app) pluginRoot() *cobra.Command {
+	p := pluginVerbs{app: a, flags: genericclioptions.NewConfigFlags(true)}
+	p.flags.CacheDir, p.flags.DisableCompression = nil, nil
+	root := group(&cobra.Command{
+		Use:         "kubectl-keyturn",
+		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl keyturn"},
+		Short:       "Rotate the keys with which clusters sign service account tokens",
+		Long: `Rotate the key pairs with which Kubernetes clusters sign service account (KSA) tokens, while everything that uses a
+token keeps working.
+
+UserClusters are in the cluster in which Keyturn is installed, the current context. Their namespace is that of --namespace
+or of the context, and keyturn-system where neither names one.`,
+		Example: `  # Have Keyturn rotate the keys of a cluster that kubeadm made, then rotate its key.
+  kubectl keyturn adopt --filename prod.yaml
+  kubectl keyturn rotate prod --wait
+
+  # What runs, and which tokens live.
+  kubectl keyturn list --all-namespaces
+  kubectl keyturn tokens prod`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}, p.adopt(), p.rotate(), p.status(), p.tokens(), p.list(), p.describe(), a.version(), exitCodes())
+	p.flags.AddFlags(root.PersistentFlags())
+	must(root.RegisterFlagCompletionFunc("namespace", cobra.NoFileCompletions))
+	return root
+}
+
+// connect reaches the admin cluster that the flags name. No request is made yet.
+func (p pluginVerbs) connect() (admin, error) {
+	const advice = "name the cluster in which Keyturn is installed with --context or --kubeconfig"
+	loader := p.flags.ToRawKubeConfigLoader()
+	raw, err := loader.RawConfig()
+	if err != nil {
+		return admin{}, usage(advice, "reading the kubeconfig: %w", err)
+	}
+	config, err := loader.ClientConfig()
+	if err != nil {
+		return admin{}, usage(advice, "using the kubeconfig: %w", err)
+	}
+	return p.adminOf(config, p.namespace(raw))
+}
+
+// namespace is that of the flag, of the context, or of Keyturn.
+func (p pluginVerbs) namespace(raw api.Config) string {
+	if *p.flags.Namespace != "" {
+		return *p.flags.Namespace
+	}
+	name := raw.CurrentContext
+	if *p.flags.Context != "" {
+		name = *p.flags.Context
+	}
+	if c := raw.Contexts[name]; c != nil && c.Namespace != "" {
+		return c.Namespace
+	}
+	return v1alpha1.SystemNamespace
+}
+
+// of makes a command act on the user cluster that its argument names.
+func (p pluginVerbs) of(cmd *cobra.Command, act func(ctx context.Context, c admin, name string) error) *cobra.Command {
+	cmd.Use += " NAME"
+	cmd.Args = cobra.ExactArgs(1)
+	cmd.ValidArgsFunction = p.completeClusters
+	return p.verb(cmd, func(ctx context.Context) error {
+		c, err := p.connect()
+		if err != nil {
+			return err
+		}
+		return act(ctx, c, cmd.Flags().Arg(0))
+	})
+}
+
+func (p pluginVerbs) completeClusters(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return namesOf(cmd.Context(), p.connect), cobra.ShellCompDirectiveNoFileComp
+}
+
+func (p pluginVerbs) adopt() *cobra.Command {
+	var path string
+	var o adoptOptions
+	cmd := adoptCommand(&o)
+	cmd.Example = `  kubectl keyturn adopt --filename prod.yaml --dry-run
+  kubectl keyturn adopt --filename prod.yaml`
+	cmd.Flags().StringVarP(&path, "filename", "f", "", "configuration `file` of the user cluster")
+	must(cmd.MarkFlagFilename("filename", "yaml", "yml"))
+	return p.verb(cmd, func(ctx context.Context) error { return p.adoptFile(ctx, path, p.connect, o) })
+}
+
+func (p pluginVerbs) rotate() *cobra.Command {
+	var o rotateOptions
+	cmd := rotateCommand(&o)
+	cmd.Example = `  kubectl keyturn rotate prod --dry-run
+  kubectl keyturn rotate prod --wait`
+	return p.of(cmd, func(ctx context.Context, c admin, name string) error {
+		if err := onlyDryRun(o.dryRun, o.output); err != nil {
+			return err
+		}
+		return p.rotateCluster(ctx, c, name, o)
+	})
+}
+
+func (p pluginVerbs) status() *cobra.Command {
+	var o statusOptions
+	cmd := statusCommand(&o)
+	cmd.Example = `  kubectl keyturn status prod
+  kubectl keyturn status prod --wait
+  kubectl keyturn status prod -o json`
+	return p.of(cmd, func(ctx context.Context, c admin, name string) error { return p.statusOf(ctx, c, name, o) })
+}
+
+func (p pluginVerbs) tokens() *cobra.Command {
+	var o output
+	cmd := &cobra.Command{
+		Use:   "tokens",
+		Short: "Show which service account tokens of a cluster live, and who holds them",
+		Long: `Show which service account tokens live, who holds them, which key signed them, until when they live, and what gives
+their holders new ones. The controller finds that out now; what it cannot know is named.`,
+		Example: "  kubectl keyturn tokens prod\n  kubectl keyturn tokens prod -o json",
+	}
+	outputFlag(cmd, &o, "text", "json", "yaml")
+	return p.of(cmd, func(ctx context.Context, c admin, name string) error {
+		uc, err := c.existing(ctx, name)
+		if err != nil {
+			return err
+		}
+		return p.describeTokens(ctx, c, []v1alpha1.UserCluster{*uc}, o)
+	})
+}
+
+func (p pluginVerbs) list() *cobra.Command {
+	var o output
+	var all bool
+	cmd := &cobra.Command{
+		Use: "list", Aliases: []string{"ls", "get"}, Short: "List the clusters whose keys are rotated",
+		Example: "  kubectl keyturn list\n  kubectl keyturn list --all-namespaces -o json",
+	}
+	outputFlag(cmd, &o, "table", "json", "yaml")
+	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "list those of all namespaces")
+	return p.verb(cmd, func(ctx context.Context) error {
+		c, err := p.connect()
+		if err != nil {
+			return err
+		}
+		if all {
+			c.namespace = ""
+		}
+		list, err := c.list(ctx)
+		if err != nil {
+			return err
+		}
+		if len(list.Items) == 0 && o.form == "table" {
+			p.note("%s", noneFound(c.namespace))
+			return nil
+		}
+		return o.write(p.Out, asData(list), func(w io.Writer) error { return p.clusterTable(w, list.Items, all) })
+	})
+}
+
+func noneFound(namespace string) string {
+	if namespace == "" {
+		return "No UserClusters found."
+	}
+	return fmt.Sprintf("No UserClusters found in namespace %s; --all-namespaces lists those of all.", namespace)
+}
+
+func (p pluginVerbs) describe() *cobra.Command {
+	var o output
+	cmd := &cobra.Command{
+		Use: "describe", Short: "Show all that is known of a cluster",
+		Example: "  kubectl keyturn describe prod\n  kubectl keyturn describe prod -o yaml",
+	}
+	outputFlag(cmd, &o, "text", "json", "yaml")
+	return p.of(cmd, func(ctx context.Context, c admin, name string) error {
+		uc, err := c.existing(ctx, name)
+		if err != nil {
+			return err
+		}
+		list := &v1alpha1.UserClusterList{Items: []v1alpha1.UserCluster{*uc}}
+		return o.write(p.Out, asData(list), func(w io.Writer) error { return p.describeAll(w, list.Items) })
+	})
+}

@@ -1,0 +1,24 @@
+package cli
+
+// program is what one of the two programs that this package is calls its commands. Their hints name these.
+type program struct {
+	// command is how people call it, and agent begins the User-Agent of requests.
+	command, agent string
+	// list shows all user clusters, and describe, before the name of one, all that is known of it.
+	list, describe string
+	// started is the answer of rotate, with the key version and the name of the cluster.
+	started string
+}
+
+var (
+	gkectl = program{
+		command: "gkectl", agent: "gkectl", list: "gkectl list clusters", describe: "gkectl describe clusters --cluster ",
+		started: "successfully started the KSA signing key rotation with KSASigningKeyVersion %[1]d, use gkectl update " +
+			"credentials ksa-signing-key status command to view the current state of KSA signing key rotation",
+	}
+	plugin = program{
+		command: "kubectl keyturn", agent: "kubectl-keyturn",
+		list: "kubectl keyturn list -A", describe: "kubectl keyturn describe ",
+		started: "The rotation to key version %[1]d has started; `kubectl keyturn status %[2]s` shows how far it is.",
+	}
+)

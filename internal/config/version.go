@@ -1,0 +1,59 @@
+package config
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Releases are the releases of Kubernetes that `make kube` builds, one of each minor version that clusters can have, the
+// newest first.
+var Releases = []string{"v1.36.4", "v1.35.8"}
+
+// DefaultVersion is the gkeOnPremVersion of new files.
+const DefaultVersion = "1.36.4-gke.1"
+
+var versionPattern = regexp.MustCompile(`^((?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*))\.(0|[1-9][0-9]*)-gke\.[0-9]+$`)
+
+// Minors returns the minor versions of Releases, such as "1.36".
+func Minors() []string {
+	minors := make([]string, len(Releases))
+	for i, release := range Releases {
+		minors[i] = release[1:strings.LastIndexByte(release, '.')]
+	}
+	return minors
+}
+
+// kubernetesVersion returns the Kubernetes version of a gkeOnPremVersion, such as "v1.36.4". The patch number of Google's
+// releases is a multiple of 100 and not that of Kubernetes: they get the release of their minor version.
+func kubernetesVersion(gkeOnPremVersion string) (string, error) {
+	m := versionPattern.FindStringSubmatch(gkeOnPremVersion)
+	switch {
+	case gkeOnPremVersion == "":
+		return "", fmt.Errorf("is missing; for example %s", DefaultVersion)
+	case m == nil:
+		return "", fmt.Errorf("%q is not a version like %s", gkeOnPremVersion, DefaultVersion)
+	}
+	minor := slices.Index(Minors(), m[1])
+	if minor < 0 {
+		return "", fmt.Errorf("%q is not supported: clusters can have Kubernetes %s",
+			gkeOnPremVersion, strings.Join(Minors(), " or "))
+	}
+	if patch, err := strconv.Atoi(m[2]); err != nil || patch%100 == 0 {
+		return Releases[minor], nil
+	}
+	return "v" + m[1] + "." + m[2], nil
+}
+
+// version validates a gkeOnPremVersion, and notes where it names another patch release than the cluster gets.
+func (d *decoder) version(path, value string) {
+	version, err := kubernetesVersion(value)
+	switch written, _, _ := strings.Cut(value, "-"); {
+	case err != nil:
+		d.problem(path, "%v", err)
+	case version != "v"+written:
+		d.notes = append(d.notes, fmt.Sprintf("%s %s: the cluster gets Kubernetes %s", path, value, version))
+	}
+}
