@@ -60,7 +60,7 @@ First each API server is asked alone which key it signs with and which it accept
 		if !o.dryRun && o.output.form != "text" {
 			return usage("add --dry-run", "only what a dry run shows can be written as %s", o.output.form)
 		}
-		w, admin, err := a.openWanted(path, kubeconfig)
+		w, c, err := a.openWanted(path, kubeconfig)
 		if err != nil {
 			return err
 		}
@@ -68,7 +68,7 @@ First each API server is asked alone which key it signs with and which it accept
 			return usage("name the cluster that kubeadm made with infrastructure.kubeadm, or make one with `gkectl create cluster`",
 				"%s describes a cluster that Keyturn makes", path)
 		}
-		return a.adoptCluster(ctx, admin, w, o)
+		return a.adoptCluster(ctx, c, w, o)
 	})
 }
 

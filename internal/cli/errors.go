@@ -104,6 +104,8 @@ func explain(ctx context.Context, err error) *exitError {
 		return advise(ExitRefused, "wait until the cluster is ready; `gkectl list clusters` shows it", errors.New(status.Status().Message))
 	case apierrors.IsInvalid(err):
 		return advise(ExitUsage, "correct the configuration file; `gkectl check-config` checks it without changing anything", err)
+	case apierrors.IsUnauthorized(err):
+		return advise(ExitFailed, "name a kubeconfig file with valid credentials with --kubeconfig; they may have expired", err)
 	case errors.As(err, &status):
 		return &exitError{code: ExitFailed, err: err}
 	case errors.As(err, &urlError), errors.As(err, &netError):

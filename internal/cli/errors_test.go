@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"github.com/keyturn/keyturn/internal/hint"
 )
 
@@ -32,6 +34,10 @@ func TestHintIsPrintedLast(t *testing.T) {
 		"for its kind": {
 			unreachable, "Error: Get \"https://admin\": refused\n" +
 				"hint: the admin cluster does not answer; `gkectl create admin` starts what is missing of a local one\n", ExitFailed,
+		},
+		"nobody": {
+			fmt.Errorf("listing: %w", apierrors.NewUnauthorized("expired")), "Error: listing: expired\n" +
+				"hint: name a kubeconfig file with valid credentials with --kubeconfig; they may have expired\n", ExitFailed,
 		},
 		"outermost": {usage("see --help", "wrong: %w", deep), "Error: wrong: " + deep.Error() + "\nhint: see --help\n", ExitUsage},
 	} {

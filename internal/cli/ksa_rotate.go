@@ -41,14 +41,14 @@ can start. Keys of advanced clusters cannot be rotated.`,
 		if !dryRun && o.form != "text" {
 			return usage("add --dry-run", "only what a dry run shows can be written as %s", o.form)
 		}
-		c, admin, err := a.open(path, kubeconfig)
+		file, c, err := a.open(path, kubeconfig)
 		if err != nil {
 			return err
 		}
 		if dryRun {
-			return a.dryRun(ctx, admin, c.Name, o)
+			return a.dryRun(ctx, c, file.Name, o)
 		}
-		version, err := a.startRotation(ctx, admin, c.Name, skipPrompt)
+		version, err := a.startRotation(ctx, c, file.Name, skipPrompt)
 		if err != nil {
 			return err
 		}
@@ -56,10 +56,10 @@ can start. Keys of advanced clusters cannot be rotated.`,
 		if !w.wait {
 			return nil
 		}
-		if err := a.follow(ctx, admin, c.Name, w, untilRotated(version)); err != nil {
+		if err := a.follow(ctx, c, file.Name, w, untilRotated(version)); err != nil {
 			return err
 		}
-		return a.showState(ctx, admin, c.Name, output{form: "text"})
+		return a.showState(ctx, c, file.Name, output{form: "text"})
 	})
 }
 

@@ -29,16 +29,16 @@ As JSON or YAML it has the step of the rotation too, what it waits for, since wh
 	outputFlag(cmd, &o, "text", "json", "yaml")
 	waitFlags(cmd, &w, false)
 	return a.verb(cmd, func(ctx context.Context) error {
-		c, admin, err := a.open(path, kubeconfig)
+		file, c, err := a.open(path, kubeconfig)
 		if err != nil {
 			return err
 		}
 		if w.wait {
-			if err := a.awaitRotation(ctx, admin, c.Name, w); err != nil {
+			if err := a.awaitRotation(ctx, c, file.Name, w); err != nil {
 				return err
 			}
 		}
-		return a.showState(ctx, admin, c.Name, o)
+		return a.showState(ctx, c, file.Name, o)
 	})
 }
 

@@ -35,20 +35,20 @@ and URLs of ksaSigningKey.publish that are taken away. A rotation that cannot re
 	kubeconfigFlag(cmd, &kubeconfig)
 	waitFlags(cmd, &w, true)
 	return a.verb(cmd, func(ctx context.Context) error {
-		c, admin, err := a.openWanted(path, kubeconfig)
+		want, c, err := a.openWanted(path, kubeconfig)
 		if err != nil {
 			return err
 		}
-		changed, err := a.updateObject(ctx, admin, c)
+		changed, err := a.updateObject(ctx, c, want)
 		if err != nil {
 			return err
 		}
 		if w.wait {
-			if err := a.follow(ctx, admin, c.Name, w, untilReady); err != nil {
+			if err := a.follow(ctx, c, want.Name, w, untilReady); err != nil {
 				return err
 			}
 		}
-		fmt.Fprintln(a.Out, updated(c.Name, changed, w.wait))
+		fmt.Fprintln(a.Out, updated(want.Name, changed, w.wait))
 		return nil
 	})
 }
