@@ -189,7 +189,7 @@ func TestRetireTimeout(t *testing.T) {
 		}
 	}
 	warned := func(e string) bool {
-		return strings.HasPrefix(e, "Warning RetiredInUse: the old key was taken away without")
+		return strings.HasPrefix(e, "Warning RotateKSASigningKey RetiredInUse: the old key was taken away without")
 	}
 	if told := l.events(blue); !slices.ContainsFunc(told, warned) {
 		t.Errorf("no event tells of it: %q", told)

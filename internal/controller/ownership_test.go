@@ -242,7 +242,7 @@ func TestPublishedKeysCanBeLeft(t *testing.T) {
 	w.annotate(blue, v1alpha1.AnnotationLeavePublished, "the project was deleted")
 	w.until(blue, isGone)
 	w.wantNothing(blue)
-	if told := w.recorder.of(blue); !slices.ContainsFunc(told, func(s string) bool { return strings.HasPrefix(s, "Warning PublishedKeysLeft: ") }) {
+	if told := w.recorder.of(blue); !slices.ContainsFunc(told, func(s string) bool { return strings.HasPrefix(s, "Warning DeleteCluster PublishedKeysLeft: ") }) {
 		t.Errorf("no event tells of what is left: %q", told)
 	}
 }
