@@ -38,6 +38,7 @@ func (c admin) clientConfig(ctx context.Context, uc *v1alpha1.UserCluster) (*res
 	}
 	config := access.Config()
 	config.UserAgent = userAgent()
+	config.Wrap(kubeconfig.Bound)
 	return config, nil
 }
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,6 +107,16 @@ func TestAdoptedPreview(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "rotate-one.json", out.String())
+}
+
+// TestPreviewOfAHostileCluster quotes an API server that wants to draw on the administrator's terminal.
+func TestPreviewOfAHostileCluster(t *testing.T) {
+	var out bytes.Buffer
+	writePreview(&out, adopted(1), newPreview(adopted(1), preflight.Report{}), errors.New("\x1b[2Jno\nEverything is fine"))
+	const want = "warning: what it does to nodes, tokens and pods cannot be shown: [2Jno Everything is fine\n"
+	if !strings.HasSuffix(out.String(), want) {
+		t.Errorf("the preview ends with %q, want %q", out.String(), want)
+	}
 }
 
 // TestDescribeAdopted lists and describes an adopted cluster without anything about node pools.

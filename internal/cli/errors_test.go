@@ -35,6 +35,10 @@ func TestHintIsPrintedLast(t *testing.T) {
 			unreachable, "Error: Get \"https://admin\": refused\n" +
 				"hint: the admin cluster does not answer; `gkectl create admin` starts what is missing of a local one\n", ExitFailed,
 		},
+		"text of another server": {
+			fmt.Errorf("inspecting user cluster a: %w", apierrors.NewBadRequest("\x1b[2J\x1b]0;owned\a\nno")),
+			"Error: inspecting user cluster a:  [2J ]0;owned \nno\n", ExitFailed,
+		},
 		"nobody": {
 			fmt.Errorf("listing: %w", apierrors.NewUnauthorized("expired")), "Error: listing: expired\n" +
 				"hint: name a kubeconfig file with valid credentials with --kubeconfig; they may have expired\n", ExitFailed,
