@@ -145,6 +145,15 @@ func TestCredentialsAreReleased(t *testing.T) {
 	}
 }
 
+// adopted makes a cluster one that kubeadm made.
+func adopted(uc *v1alpha1.UserCluster) {
+	uc.Spec.Infrastructure = v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{
+		KubeconfigSecret: v1alpha1.AdoptedKubeconfigSecretName(uc.Name),
+	}}
+	uc.Spec.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshEvict
+	uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceFiles
+}
+
 // TestAdoptedKubeconfigIsHeld deletes the kubeconfig of an adopted cluster before its UserCluster: it stays until that is
 // released. One that gkectl has not made stays as it is.
 func TestAdoptedKubeconfigIsHeld(t *testing.T) {
@@ -154,13 +163,6 @@ func TestAdoptedKubeconfigIsHeld(t *testing.T) {
 			w.settled("green") // of which there are keys to hide
 			w.reconciler.ControlPlane = func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
 				return plane{w.site, client.ObjectKeyFromObject(uc), 0}, nil
-			}
-			adopted := func(uc *v1alpha1.UserCluster) {
-				uc.Spec.Infrastructure = v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{
-					KubeconfigSecret: v1alpha1.AdoptedKubeconfigSecretName(uc.Name),
-				}}
-				uc.Spec.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshEvict
-				uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceFiles
 			}
 			secret := w.secret("blue-adopted-kubeconfig", corev1.SecretTypeOpaque, labels)
 			blue := w.create("blue", adopted)
@@ -184,6 +186,35 @@ func TestAdoptedKubeconfigIsHeld(t *testing.T) {
 				t.Errorf("the kubeconfig is left: %v", err)
 			}
 		})
+	}
+}
+
+// unreleasable is the control plane of an adopted cluster that is gone.
+type unreleasable struct{ plane }
+
+func (unreleasable) Delete(context.Context) (gone bool, err error) {
+	return false, errors.New("its API server does not answer")
+}
+
+// TestAdoptedClusterCanBeLeft deletes the UserCluster of an adopted cluster that is gone for good.
+func TestAdoptedClusterCanBeLeft(t *testing.T) {
+	w := newWorld(t)
+	w.settled("green") // of which there are keys to hide
+	w.reconciler.ControlPlane = func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
+		return unreleasable{plane{w.site, client.ObjectKeyFromObject(uc), 0}}, nil
+	}
+	blue := w.create("blue", adopted)
+	w.round(blue)
+	w.delete(blue)
+	w.failing = true
+	const why = "releasing the cluster: its API server does not answer; to delete the UserCluster and leave its cluster as " +
+		"it is, annotate it with keyturn.dev/leave-cluster=REASON"
+	w.until(blue, func(uc *v1alpha1.UserCluster) bool { return uc.Status.KSASigningKey.WaitingFor == why })
+	w.annotate(blue, v1alpha1.AnnotationLeaveCluster, "its machines were scrapped")
+	w.until(blue, isGone)
+	left := func(e string) bool { return strings.HasPrefix(e, "Warning DeleteCluster ClusterNotReleased: ") }
+	if told := w.recorder.of(blue); !slices.ContainsFunc(told, left) {
+		t.Errorf("no event tells that the cluster was left: %q", told)
 	}
 }
 
