@@ -1,7 +1,7 @@
 // Package config reads the file that describes a user cluster: the documented `kind: UserCluster`.
 //
-// A file describes a local cluster, unless it has the field infrastructure, which names a cluster that somebody else made.
-// Then it has no field that describes how to make one.
+// A file describes a local cluster, unless it has the field infrastructure, which names a cluster that somebody else
+// made. Then it has no field that describes how to make one.
 //
 // Parse is where to start. It is strict, and reports everything that is wrong with a file at once, each problem
 // with its path and line. What it returns is valid and has its defaults. Files reads and checks the files that it
@@ -40,7 +40,10 @@ type UserCluster struct {
 	// GKEConnect is nil for a cluster without a fleet.
 	GKEConnect *GKEConnect `yaml:"gkeConnect"`
 
-	_ struct{} `unused:"advancedNetworking antiAffinityGroups authentication autoRepair cloudAuditLogging enableDataplaneV2 enableWindowsDataplaneV2 gkeOnPremAPI loadBalancer multipleNetworkInterfaces preparedSecrets schedulerConfiguration secretsEncryption stackdriver storage usageMetering vCenter"`
+	_ struct{} `unused:"advancedNetworking antiAffinityGroups authentication autoRepair cloudAuditLogging"`
+	_ struct{} `unused:"enableDataplaneV2 enableWindowsDataplaneV2 gkeOnPremAPI loadBalancer multipleNetworkInterfaces"`
+	_ struct{} `unused:"preparedSecrets schedulerConfiguration secretsEncryption stackdriver storage"`
+	_ struct{} `unused:"usageMetering vCenter"`
 
 	withoutEffect []string
 	// defaulted are the fields of ksaSigningKey that the file does not name.
@@ -90,7 +93,8 @@ type NodePool struct {
 	GKEOnPremVersion string         `yaml:"gkeOnPremVersion"`
 	UpdateStrategy   UpdateStrategy `yaml:"updateStrategy"`
 
-	_ struct{} `unused:"autoscaling bootDiskSizeGB cpus enableLoadBalancer gpu memoryMB osImage osImageType topologyDomains vsphere"`
+	_ struct{} `unused:"autoscaling bootDiskSizeGB cpus enableLoadBalancer gpu memoryMB osImage osImageType"`
+	_ struct{} `unused:"topologyDomains vsphere"`
 }
 
 // Taint keeps pods without a toleration for it off the nodes of a pool.
@@ -187,8 +191,8 @@ func (c *UserCluster) WithoutEffect() []string { return c.withoutEffect }
 // Adopts reports whether the file names a cluster that somebody else made.
 func (c *UserCluster) Adopts() bool { return c.Infrastructure != nil }
 
-// Names reports whether the file itself names a field of ksaSigningKey, such as "source". What it does not name stays in a
-// cluster that exists as it is.
+// Names reports whether the file itself names a field of ksaSigningKey, such as "source". What it does not name stays
+// in a cluster that exists as it is.
 func (c *UserCluster) Names(field string) bool { return !slices.Contains(c.defaulted, field) }
 
 // KubernetesVersion is the version of every component, like "v1.36.4"; empty for a cluster that somebody else made.
