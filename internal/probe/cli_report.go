@@ -19,10 +19,12 @@ func reportCommand(env Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report",
 		Short: "Sum up what all pods saw that ever ran",
-		Long: "Sum up what all pods saw that ever ran, those included that are gone. Exits with 1 when a bound, third-party\n" +
-			"or workload identity token was refused. That a legacy token is refused for a moment is part of its renewal.",
-		Example: "  keyturn-probe report --kubeconfig user-kubeconfig\n  keyturn-probe report --kubeconfig user-kubeconfig -o json",
-		Args:    cobra.NoArgs,
+		Long: "Sum up what all pods saw that ever ran, those included that are gone. Exits with 1 when a bound,\n" +
+			"third-party or workload identity token was refused. That a legacy token is refused for a moment is part of its\n" +
+			"renewal.",
+		Example: "  keyturn-probe report --kubeconfig user-kubeconfig\n" +
+			"  keyturn-probe report --kubeconfig user-kubeconfig -o json",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "table" && output != "json" {
 				return fmt.Errorf("output %q is neither table nor json", output)

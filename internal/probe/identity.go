@@ -94,7 +94,8 @@ func newIdentity(o WorkloadIdentityOptions, timeout time.Duration) (*identity, e
 	}
 	tokenURL, ok := httpsURL(c.TokenURL)
 	if !ok {
-		return nil, fmt.Errorf("reading the credentials of the workload identity in %s: token_url %q is not an https URL", o.CredentialsFile, c.TokenURL)
+		return nil, fmt.Errorf("reading the credentials of the workload identity in %s: token_url %q is not an https URL",
+			o.CredentialsFile, c.TokenURL)
 	}
 	return &identity{
 		credentials: content, tokenURL: tokenURL, tokenFile: c.Source.File,
@@ -233,7 +234,8 @@ func subjectToken(r *http.Request) string {
 
 // refused says that the STS answered that the token is not good.
 func (x *exchange) refused() bool {
-	return x.status == http.StatusBadRequest && slices.Contains([]string{"invalid_grant", "invalid_request"}, x.failure.Code)
+	return x.status == http.StatusBadRequest && slices.Contains([]string{"invalid_grant", "invalid_request"},
+		x.failure.Code)
 }
 
 // explain says why there was no answer about the token. The library's error is of use only if it does not quote one.
@@ -251,7 +253,8 @@ func (x *exchange) explain(err error) error {
 // maxReason is how long a reason may be, in bytes.
 const maxReason = 300
 
-// opaque is what may be a token or a part of one. Each part of a signed token is longer than a kid, which has 43 characters.
+// opaque is what may be a token or a part of one. Each part of a signed token is longer than a kid, which has 43
+// characters.
 var opaque = regexp.MustCompile(`[-A-Za-z0-9_.]{44,}`)
 
 // quiet shortens what others say, and takes out what could be a token.

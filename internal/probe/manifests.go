@@ -19,7 +19,8 @@ const DefaultImage = "localhost/keyturn/probe:dev"
 //go:embed manifests.yaml
 var manifestsYAML string
 
-var manifestsTemplate = template.Must(template.New("manifests").Funcs(template.FuncMap{"indent": indent}).Parse(manifestsYAML))
+var manifestsTemplate = template.Must(template.New("manifests").
+	Funcs(template.FuncMap{"indent": indent}).Parse(manifestsYAML))
 
 // indent has the lines of a text stand in a block of YAML, four columns to the right.
 func indent(text string) string { return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ") }

@@ -15,7 +15,8 @@ import (
 // identityTokenFile is where the pods of Manifests have the token of their workload identity.
 const identityTokenFile = "/var/run/secrets/keyturn-probe/workload-identity/token"
 
-// WorkloadIdentityDeployment says by which membership of a fleet the pods have a workload identity, and where they use it.
+// WorkloadIdentityDeployment says by which membership of a fleet the pods have a workload identity, and where they use
+// it.
 type WorkloadIdentityDeployment struct {
 	// ProjectID, Location and Membership name the cluster's membership.
 	ProjectID, Location, Membership string

@@ -46,9 +46,11 @@ func newMember(t *testing.T, sts *httptest.Server) *member {
 	dir := t.TempDir()
 	m := &member{T: t, sts: sts, file: filepath.Join(dir, "token"), rec: NewRecorder("p", "n", time.Now())}
 	m.options = WorkloadIdentityOptions{
-		CredentialsFile: filepath.Join(dir, "credentials.json"), CAFile: filepath.Join(dir, "ca.crt"), Resource: sts.URL + "/v1/whoami",
+		CredentialsFile: filepath.Join(dir, "credentials.json"), CAFile: filepath.Join(dir, "ca.crt"),
+		Resource: sts.URL + "/v1/whoami",
 	}
-	w := &WorkloadIdentityDeployment{ProjectID: "my-project-123", Location: "us-central1", Membership: "blue", STSEndpoint: sts.URL}
+	w := &WorkloadIdentityDeployment{ProjectID: "my-project-123", Location: "us-central1", Membership: "blue",
+		STSEndpoint: sts.URL}
 	content, err := w.Credentials()
 	must(t, err)
 	must(t, os.WriteFile(m.options.CredentialsFile, []byte(strings.Replace(content, identityTokenFile, m.file, 1)), 0o600))
@@ -108,12 +110,16 @@ type fleet struct {
 func newFleet(t *testing.T, keys ...key) *fleet {
 	t.Helper()
 	f := &fleet{T: t}
-	f.front = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.ServeHTTP(w, r) }))
+	f.front = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.ServeHTTP(w, r)
+	}))
 	tokenURI := "https://" + f.front.Listener.Addr().String() + "/token"
-	account, registrar, err := fleetserver.NewServiceAccountKey(tokenURI, "register@my-project-123.iam.gserviceaccount.com")
+	account, registrar, err := fleetserver.NewServiceAccountKey(tokenURI,
+		"register@my-project-123.iam.gserviceaccount.com")
 	must(t, err)
 	f.Server, err = fleetserver.New(fleetserver.Options{
-		StateFile: filepath.Join(t.TempDir(), "fleet.json"), Registrars: []fleetserver.Registrar{registrar}, TokenURI: tokenURI,
+		StateFile: filepath.Join(t.TempDir(), "fleet.json"), Registrars: []fleetserver.Registrar{registrar},
+		TokenURI: tokenURI,
 	})
 	must(t, err)
 	f.front.StartTLS()

@@ -28,7 +28,8 @@ func TestTokensAreAcceptedAndTheReportOutlivesTheProbe(t *testing.T) {
 	stop()
 	report, _ := b.kept()
 	for _, kind := range apiServerKinds() {
-		if c := uses(report, kind, first); c.Refused != 0 || c.Unavailable != 0 || c.Requests() < uses(before, kind, first).Requests() {
+		if c := uses(report, kind, first); c.Refused != 0 || c.Unavailable != 0 ||
+			c.Requests() < uses(before, kind, first).Requests() {
 			t.Errorf("%s token: %+v", kind, c)
 		}
 		if report.Mounted[kind] != first.id {
@@ -37,7 +38,8 @@ func TestTokensAreAcceptedAndTheReportOutlivesTheProbe(t *testing.T) {
 	}
 
 	var out, talk bytes.Buffer
-	code := Main(b.ctx, Env{Stdout: &out, Stderr: &talk, Getenv: os.Getenv}, []string{"report", "--kubeconfig", b.kubeconfig(), "-n", b.ns})
+	code := Main(b.ctx, Env{Stdout: &out, Stderr: &talk, Getenv: os.Getenv},
+		[]string{"report", "--kubeconfig", b.kubeconfig(), "-n", b.ns})
 	if code != ExitOK || !strings.Contains(out.String(), "third-party") || !strings.Contains(out.String(), first.id[:8]) {
 		t.Errorf("report exits with %d:\n%s%s", code, &out, &talk)
 	}
@@ -93,8 +95,8 @@ func TestTokensOfAnUnknownKeyAreRefused(t *testing.T) {
 			})
 			stop()
 			l := line(r, kind, host)
-			// The bound token is used by two lanes, since reviews are asked with it too. When its file is replaced, the answer to
-			// one of them may be older than that to the other, and cuts a short spell off at either end.
+			// The bound token is used by two lanes, since reviews are asked with it too. When its file is replaced, the answer
+			// to one of them may be older than that to the other, and cuts a short spell off at either end.
 			most := map[Kind]int{Bound: 3, ThirdParty: 1}[kind]
 			if len(l.Spells) == 0 || len(l.Spells) > most || l.StaleSeconds <= 0 {
 				t.Errorf("spells %+v of at most %vs", l.Spells, l.StaleSeconds)
@@ -259,12 +261,14 @@ func TestDirectory(t *testing.T) {
 		t.Helper()
 		got, err := r.directory.list(b.ctx, now)
 		all := strings.Join(got, " ")
-		if strings.Contains(all, "https://10.0.0.11:6443") != first || strings.Contains(all, "https://10.0.0.12:6443") != second || (err != nil) != fails {
+		if strings.Contains(all, "https://10.0.0.11:6443") != first ||
+			strings.Contains(all, "https://10.0.0.12:6443") != second || (err != nil) != fails {
 			t.Errorf("API servers %v, %v; want the first: %v, the second: %v, an error: %v", got, err, first, second, fails)
 		}
 	}
 	expect(epoch, true, true, false)
-	_, err = slices.Patch(b.ctx, b.ns, types.JSONPatchType, []byte(`[{"op":"remove","path":"/endpoints/1"}]`), metav1.PatchOptions{})
+	_, err = slices.Patch(b.ctx, b.ns, types.JSONPatchType, []byte(`[{"op":"remove","path":"/endpoints/1"}]`),
+		metav1.PatchOptions{})
 	must(t, err)
 	expect(epoch.Add(linger), true, true, false)
 	expect(epoch.Add(linger+time.Second), true, false, false)
@@ -338,7 +342,8 @@ func TestReportsHoldNoToken(t *testing.T) {
 	stop := b.start()
 	b.until("a refusal", func(r Report) bool { return uses(r, ThirdParty, unknown).Refused > 0 })
 	stop()
-	list, err := clientset.CoreV1().ConfigMaps(b.ns).List(b.ctx, metav1.ListOptions{LabelSelector: labelApp + "=" + appName})
+	list, err := clientset.CoreV1().ConfigMaps(b.ns).List(b.ctx,
+		metav1.ListOptions{LabelSelector: labelApp + "=" + appName})
 	must(t, err)
 	for _, kind := range apiServerKinds() {
 		bearer, err := b.options.Files.read(kind)

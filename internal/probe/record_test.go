@@ -74,7 +74,8 @@ func TestSpellsAreBoundedAndKeepTheLongest(t *testing.T) {
 	play(rec, Bound, "s", "rrrra"+strings.Repeat("ra", 3*maxSpells))
 	l := rec.Report().Lines[0]
 	if len(l.Spells) != maxSpells || l.Spells[0].Refusals != 4 {
-		t.Errorf("%d spells, the first of %d refusals; want %d, the first of 4", len(l.Spells), l.Spells[0].Refusals, maxSpells)
+		t.Errorf("%d spells, the first of %d refusals; want %d, the first of 4", len(l.Spells), l.Spells[0].Refusals,
+			maxSpells)
 	}
 	if l.Counts().Refused != 4+3*maxSpells {
 		t.Errorf("%d refusals counted", l.Counts().Refused)
@@ -230,7 +231,8 @@ func TestSummary(t *testing.T) {
 	s := Summarize([]Report{first.Report(), second.Report()})
 	want := Summary{Pods: 2, Tokens: []TokenUses{
 		{Kind: Bound, Requests: 6, Unavailable: 1, Accepted: map[string]int64{"k1": 5}, RefusedKeyIDs: map[string]int64{}},
-		{Kind: Legacy, Requests: 7, Refused: 3, StaleSeconds: 0.2, Accepted: map[string]int64{"k1": 4}, RefusedKeyIDs: map[string]int64{"k1": 3}},
+		{Kind: Legacy, Requests: 7, Refused: 3, StaleSeconds: 0.2, Accepted: map[string]int64{"k1": 4},
+			RefusedKeyIDs: map[string]int64{"k1": 3}},
 		{Kind: ThirdParty, Requests: 2, Accepted: map[string]int64{"k1": 2}, RefusedKeyIDs: map[string]int64{}},
 	}, InUse: []PodTokens{
 		{Pod: "p1", Node: "n1", UpdatedAt: at(1), KeyIDs: map[Kind]string{}},
@@ -303,7 +305,8 @@ func TestSummaryOfAnOptionalKind(t *testing.T) {
 // What is in use is what the pods have that run, after their last start.
 func TestSummaryOfTokensInUse(t *testing.T) {
 	report := func(pod string, started, updated int, kid string, ended bool) Report {
-		r := Report{Pod: pod, Node: "n", StartedAt: at(started), UpdatedAt: at(updated), Ended: ended, Mounted: map[Kind]string{}}
+		r := Report{Pod: pod, Node: "n", StartedAt: at(started), UpdatedAt: at(updated), Ended: ended,
+			Mounted: map[Kind]string{}}
 		for _, k := range apiServerKinds() {
 			r.Mounted[k] = kid
 		}
@@ -335,7 +338,8 @@ func TestSummaryOfTokensInUse(t *testing.T) {
 		t.Errorf("want %q at the end of\n%s", want, &table)
 	}
 	data, err := json.Marshal(s)
-	if err != nil || !strings.Contains(string(data), `"keyIDs":{"bound":"key-2-is-long","legacy":"key-2-is-long","third-party":"key-2-is-long"}`) {
+	if err != nil || !strings.Contains(string(data),
+		`"keyIDs":{"bound":"key-2-is-long","legacy":"key-2-is-long","third-party":"key-2-is-long"}`) {
 		t.Errorf("JSON %s, %v", data, err)
 	}
 }

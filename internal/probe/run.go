@@ -33,7 +33,8 @@ type Options struct {
 	WorkloadIdentity WorkloadIdentityOptions
 	// Servers are the URLs of the API servers; empty: those that the cluster lists.
 	Servers []string
-	// Config reaches the cluster, to list its API servers, keep the report and follow the legacy Secret. Nil: none of these.
+	// Config reaches the cluster, to list its API servers, keep the report and follow the legacy Secret. Nil: none of
+	// these.
 	Config *rest.Config
 	// LegacySecret is the Secret whose token is in Files.Legacy; empty: it is not followed.
 	LegacySecret string

@@ -76,9 +76,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, l := range report.Lines {
 		kind := string(l.Kind)
 		for kid, n := range l.KeyIDs {
-			ch <- prometheus.MustNewConstMetric(requestsDesc, counter, float64(n.Accepted), kind, l.Server, kid, string(Accepted))
+			ch <- prometheus.MustNewConstMetric(requestsDesc, counter, float64(n.Accepted), kind, l.Server, kid,
+				string(Accepted))
 			ch <- prometheus.MustNewConstMetric(requestsDesc, counter, float64(n.Refused), kind, l.Server, kid, string(Refused))
-			ch <- prometheus.MustNewConstMetric(requestsDesc, counter, float64(n.Unavailable), kind, l.Server, kid, string(Unavailable))
+			ch <- prometheus.MustNewConstMetric(requestsDesc, counter, float64(n.Unavailable), kind, l.Server, kid,
+				string(Unavailable))
 			ch <- prometheus.MustNewConstMetric(refusalsDesc, counter, float64(n.Refused), kind, l.Server, kid)
 		}
 		ch <- prometheus.MustNewConstMetric(staleDesc, gauge, l.StaleSeconds, kind, l.Server)

@@ -176,7 +176,8 @@ func (s Summary) Print(w io.Writer) error {
 	if err := table.Flush(); err != nil {
 		return fmt.Errorf("writing the table: %w", err)
 	}
-	_, err := fmt.Fprintf(w, "%d pods; the mounted legacy token changed %d times, its file at most %.1fs after its Secret\n",
+	_, err := fmt.Fprintf(w,
+		"%d pods; the mounted legacy token changed %d times, its file at most %.1fs after its Secret\n",
 		s.Pods, s.FileLag.Changes, s.FileLag.MaxSeconds)
 	if err == nil {
 		_, err = fmt.Fprintf(w, "in use by the %d pods that run: %s\n", len(s.InUse), s.keysInUse())
