@@ -161,7 +161,8 @@ func TestClientsThatNobodyUsesAreDropped(t *testing.T) {
 	}
 }
 
-// TestUnusedPoolsAreDropped has two clusters, of which one is used again and again. The other's connections are not kept.
+// TestUnusedPoolsAreDropped has two clusters, of which one is used again and again. The other's connections are not
+// kept.
 func TestUnusedPoolsAreDropped(t *testing.T) {
 	now := time.Now()
 	c := &Clients{now: func() time.Time { return now }}
