@@ -11,8 +11,8 @@ import (
 	"github.com/keyturn/keyturn/internal/local/machine/guest"
 )
 
-// bootstrapSuccess is the file by which bootstrap data reports that the machine became a node, by the contract of Cluster
-// API's bootstrap providers.
+// bootstrapSuccess is the file by which bootstrap data reports that the machine became a node, by the contract of
+// Cluster API's bootstrap providers.
 const bootstrapSuccess = "/run/cluster-api/bootstrap-success.complete"
 
 // firstBoot carries out the user data once the images are there: kubeadm would ask a registry for what it misses.
