@@ -43,7 +43,9 @@ func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl
 }
 
 // remove does one write of a deletion, and reports whether nothing of its kind is left.
-func (r *Reconciler) remove(ctx context.Context, uc *v1alpha1.UserCluster, kind rotation.RemovalKind) (gone bool, err error) {
+func (r *Reconciler) remove(
+	ctx context.Context, uc *v1alpha1.UserCluster, kind rotation.RemovalKind,
+) (gone bool, err error) {
 	switch kind {
 	case rotation.RemoveMachines:
 		return r.deleteNodes(ctx, uc)

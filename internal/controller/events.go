@@ -87,7 +87,8 @@ func stepText(uc *v1alpha1.UserCluster) string {
 	case "Switch":
 		return fmt.Sprintf("making every API server, and then kube-controller-manager, sign with key version %d", wanted)
 	case "Refresh":
-		return fmt.Sprintf("re-signing legacy tokens with key version %d, and then %s", wanted, refreshText(uc.Spec.NodeRefresh()))
+		return fmt.Sprintf("re-signing legacy tokens with key version %d, and then %s", wanted,
+			refreshText(uc.Spec.NodeRefresh()))
 	default:
 		return fmt.Sprintf("taking key version %d away everywhere", wanted-1)
 	}

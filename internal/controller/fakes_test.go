@@ -314,7 +314,9 @@ func (c *userCluster) convergeManager(sign int) {
 // Config has no more in it than prove needs.
 func (p plane) Config(_ context.Context, name string) (cfg *rest.Config, err error) {
 	p.with(p.ObjectKey, func(c *userCluster) {
-		if len(c.servers) == 0 || name != "" && !slices.ContainsFunc(c.servers, func(s server) bool { return s.Name == name }) {
+		if len(c.servers) == 0 || name != "" && !slices.ContainsFunc(c.servers, func(s server) bool {
+			return s.Name == name
+		}) {
 			err = fmt.Errorf("%s has no API server %q", p.Name, name)
 			return
 		}
@@ -404,7 +406,8 @@ func (p pools) Observe(ctx context.Context, keys nodes.Keys) (state nodes.State,
 		state.Converged = c.poolsConverged(p.uc.Spec.Infrastructure.Local.NodePools)
 		for _, n := range c.nodes {
 			if n.Deleting && c.guarded {
-				state.Waiting = "pod default/web on node " + n.Name + " to be evicted: PodDisruptionBudget default/web allows no disruption"
+				state.Waiting = "pod default/web on node " + n.Name +
+					" to be evicted: PodDisruptionBudget default/web allows no disruption"
 				state.Blocked = true
 			}
 		}
@@ -520,10 +523,14 @@ func (p pools) Delete(ctx context.Context) (gone bool, err error) {
 }
 
 // Refresh walks all legacy tokens, but has time to re-sign only one of them.
-func (l legacyTokens) Refresh(_ context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair) (legacy rotation.Legacy, count v1alpha1.LegacyTokenStatus, err error) {
+func (l legacyTokens) Refresh(
+	_ context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair,
+) (legacy rotation.Legacy, count v1alpha1.LegacyTokenStatus, err error) {
 	stale := func(version int) bool { return version != k.Version }
 	err = l.write(client.ObjectKeyFromObject(uc), func(c *userCluster) {
-		if c.manager.Running != k.Version || slices.ContainsFunc(c.servers, func(s server) bool { return s.signs != k.KeyID }) {
+		if c.manager.Running != k.Version || slices.ContainsFunc(c.servers, func(s server) bool {
+			return s.signs != k.KeyID
+		}) {
 			l.t.Errorf("legacy tokens of %s are re-signed before every signer is on key version %d", uc.Name, k.Version)
 		}
 		if i := slices.IndexFunc(c.tokens, stale); i >= 0 {
