@@ -108,7 +108,7 @@ type bench struct {
 	ns      string
 	account *corev1.ServiceAccount
 	dir     string
-	options Options
+	options options
 }
 
 func newBench(t *testing.T) *bench {
@@ -156,8 +156,8 @@ func (b *bench) apply(d Deployment) {
 	}
 }
 
-func (b *bench) newOptions() Options {
-	o := Defaults()
+func (b *bench) newOptions() options {
+	o := defaults()
 	o.Pod, o.Namespace, o.Node = "pod-1", b.ns, "node-1"
 	o.Files = Files{
 		Bound: filepath.Join(b.dir, "bound"), Legacy: filepath.Join(b.dir, "legacy"),
@@ -233,7 +233,7 @@ func (b *bench) start() (stop func()) {
 	b.Helper()
 	ctx, cancel := context.WithCancel(b.ctx)
 	done := make(chan error, 1)
-	go func() { done <- Run(ctx, b.options) }()
+	go func() { done <- run(ctx, b.options) }()
 	return func() {
 		b.Helper()
 		cancel()

@@ -79,7 +79,7 @@ func write(env Env, s Summary, output string) error {
 // verdict turns a summary into an exit code.
 func verdict(s Summary) error {
 	if s.Failed() {
-		return exitError{code: ExitRefused, error: errors.New("a bound, third-party or workload identity token was refused")}
+		return exitError{code: exitRefused, error: errors.New("a bound, third-party or workload identity token was refused")}
 	}
 	if unused := s.Unused(); len(unused) > 0 {
 		return failed(hint.Errorf("have the pods been running? See `kubectl -n keyturn-probe get pods`",

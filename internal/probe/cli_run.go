@@ -13,7 +13,7 @@ import (
 )
 
 func runCommand(env Env) *cobra.Command {
-	o := Defaults()
+	o := defaults()
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Use the tokens of this pod until it is told to end",
@@ -30,7 +30,7 @@ func runCommand(env Env) *cobra.Command {
 				return failed(err)
 			}
 			o.Log = slog.New(slog.NewTextHandler(env.Stderr, nil))
-			return failed(Run(cmd.Context(), o))
+			return failed(run(cmd.Context(), o))
 		},
 	}
 	f := cmd.Flags()
@@ -57,7 +57,7 @@ func runCommand(env Env) *cobra.Command {
 }
 
 // inPod takes from the environment of a pod who it is and how to reach its cluster.
-func inPod(env Env, o *Options) error {
+func inPod(env Env, o *options) error {
 	o.LegacyToken = env.Getenv(legacyTokenVariable)
 	o.Pod, o.Namespace, o.Node = env.Getenv("POD_NAME"), env.Getenv("POD_NAMESPACE"), env.Getenv("NODE_NAME")
 	host, port := env.Getenv("KUBERNETES_SERVICE_HOST"), env.Getenv("KUBERNETES_SERVICE_PORT")

@@ -24,16 +24,16 @@ import (
 // scope is what access tokens are asked for, as Google's libraries do by default.
 const scope = "https://www.googleapis.com/auth/cloud-platform"
 
-// The flags of WorkloadIdentityOptions.
+// The flags of workloadIdentityOptions.
 const (
 	flagCredentialsFile  = "workload-identity-credentials-file"
 	flagIdentityCAFile   = "workload-identity-ca-file"
 	flagIdentityResource = "workload-identity-resource"
 )
 
-// WorkloadIdentityOptions say how the pod uses its workload identity. All of them are needed, or none. The files are
+// workloadIdentityOptions say how the pod uses its workload identity. All of them are needed, or none. The files are
 // read once.
-type WorkloadIdentityOptions struct {
+type workloadIdentityOptions struct {
 	// CredentialsFile is a credentials file of Google's libraries, of the type external_account, that names a token file.
 	CredentialsFile string
 	// CAFile holds the certificates by which the STS and the resource are known.
@@ -42,8 +42,8 @@ type WorkloadIdentityOptions struct {
 	Resource string
 }
 
-func (o WorkloadIdentityOptions) validate() error {
-	if o == (WorkloadIdentityOptions{}) {
+func (o workloadIdentityOptions) validate() error {
+	if o == (workloadIdentityOptions{}) {
 		return nil
 	}
 	var missing []string
@@ -76,7 +76,7 @@ type identity struct {
 	timeout     time.Duration
 }
 
-func newIdentity(o WorkloadIdentityOptions, timeout time.Duration) (*identity, error) {
+func newIdentity(o workloadIdentityOptions, timeout time.Duration) (*identity, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}

@@ -45,8 +45,8 @@ func TestWorkloadIdentityThroughARotation(t *testing.T) {
 	if l.Spells[0].End.IsZero() || l.Spells[0].StaleFile {
 		t.Errorf("spells %+v after the file held a good token", l.Spells)
 	}
-	if m.rec.Report().Mounted[WorkloadIdentity] != next.id {
-		t.Errorf("mounted: %v", m.rec.Report().Mounted)
+	if m.rec.snapshot().Mounted[WorkloadIdentity] != next.id {
+		t.Errorf("mounted: %v", m.rec.snapshot().Mounted)
 	}
 }
 
@@ -118,39 +118,39 @@ func TestAnswersOfTheSTSAndTheResource(t *testing.T) {
 	good, whoami := always(200, goodExchange), always(200, "{}")
 	tests := map[string]struct {
 		sts, resource func(string) reply
-		want          Result
+		want          result
 		reason        string
 	}{
-		"both accept": {good, whoami, Accepted, ""},
+		"both accept": {good, whoami, accepted, ""},
 		"invalid_grant": {always(400, `{"error":"invalid_grant","error_description":"no such key"}`), whoami,
-			Refused, "invalid_grant: no such key"},
-		"invalid_request": {always(400, `{"error":"invalid_request"}`), whoami, Refused, "invalid_request"},
-		"invalid_grant, token quoted": {quoting(400, "invalid_grant"), whoami, Refused,
+			refused, "invalid_grant: no such key"},
+		"invalid_request": {always(400, `{"error":"invalid_request"}`), whoami, refused, "invalid_request"},
+		"invalid_grant, token quoted": {quoting(400, "invalid_grant"), whoami, refused,
 			"invalid_grant: token ... with ... is bad"},
-		"invalid_target": {always(400, `{"error":"invalid_target"}`), whoami, Unavailable,
+		"invalid_target": {always(400, `{"error":"invalid_target"}`), whoami, unavailable,
 			"400 Bad Request, invalid_target"},
-		"invalid_target, token quoted": {quoting(400, "invalid_target"), whoami, Unavailable,
+		"invalid_target, token quoted": {quoting(400, "invalid_target"), whoami, unavailable,
 			"invalid_target: token ... with ... is bad"},
-		"invalid_grant, not a 400": {always(500, `{"error":"invalid_grant"}`), whoami, Unavailable,
+		"invalid_grant, not a 400": {always(500, `{"error":"invalid_grant"}`), whoami, unavailable,
 			"500 Internal Server Error"},
-		"invalid_client": {always(401, `{"error":"invalid_client"}`), whoami, Unavailable,
+		"invalid_client": {always(401, `{"error":"invalid_client"}`), whoami, unavailable,
 			"401 Unauthorized, invalid_client"},
-		"a 400 of somebody else": {always(400, "<html>invalid_grant</html>"), whoami, Unavailable, "400 Bad Request"},
+		"a 400 of somebody else": {always(400, "<html>invalid_grant</html>"), whoami, unavailable, "400 Bad Request"},
 		"a 400 of another form": {always(400, `{"error":{"code":400,"message":"invalid_grant"}}`), whoami,
-			Unavailable, "400 Bad Request"},
+			unavailable, "400 Bad Request"},
 		"a 503 that quotes": {func(sent string) reply { return reply{503, "upstream got " + sent} }, whoami,
-			Unavailable, "503 Service Unavailable"},
-		"a redirect":      {always(307, ""), whoami, Unavailable, "307 Temporary Redirect"},
-		"no access token": {always(200, "{}"), whoami, Unavailable, "expiry"},
-		"no JSON": {func(sent string) reply { return reply{200, sent} }, whoami, Unavailable,
+			unavailable, "503 Service Unavailable"},
+		"a redirect":      {always(307, ""), whoami, unavailable, "307 Temporary Redirect"},
+		"no access token": {always(200, "{}"), whoami, unavailable, "expiry"},
+		"no JSON": {func(sent string) reply { return reply{200, sent} }, whoami, unavailable,
 			"unmarshal"},
-		"resource: 401": {good, always(401, ""), Refused, "401 Unauthorized, for its access token"},
-		"resource: 403": {good, always(403, ""), Unavailable, "403 Forbidden"},
-		"resource: 429": {good, always(429, ""), Unavailable, "429 Too Many Requests"},
-		"resource: 500": {good, func(sent string) reply { return reply{500, sent} }, Unavailable,
+		"resource: 401": {good, always(401, ""), refused, "401 Unauthorized, for its access token"},
+		"resource: 403": {good, always(403, ""), unavailable, "403 Forbidden"},
+		"resource: 429": {good, always(429, ""), unavailable, "429 Too Many Requests"},
+		"resource: 500": {good, func(sent string) reply { return reply{500, sent} }, unavailable,
 			"500 Internal Server Error"},
-		"resource: a redirect":          {good, always(302, ""), Unavailable, "302 Found"},
-		"resource: no content, not 200": {good, always(204, ""), Unavailable, "204 No Content"},
+		"resource: a redirect":          {good, always(302, ""), unavailable, "302 Found"},
+		"resource: no content, not 200": {good, always(204, ""), unavailable, "204 No Content"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -168,13 +168,13 @@ func TestAnswersOfTheSTSAndTheResource(t *testing.T) {
 				t.Errorf("%d exchanges in two uses", exchanges.Load())
 			}
 			reason := l.UnavailableReason
-			if test.want == Refused {
+			if test.want == refused {
 				reason = l.Spells[0].Reason
 			}
 			if !strings.Contains(reason, test.reason) {
 				t.Errorf("reason %q, want %q", reason, test.reason)
 			}
-			holdsNoToken(t, m.rec.Report(), subject, accessToken)
+			holdsNoToken(t, m.rec.snapshot(), subject, accessToken)
 		})
 	}
 }
@@ -198,7 +198,7 @@ func TestAnImpersonationThatFailsIsUnavailable(t *testing.T) {
 	if !strings.Contains(l.UnavailableReason, "you sent Bearer ...") {
 		t.Errorf("reason %q", l.UnavailableReason)
 	}
-	holdsNoToken(t, m.rec.Report(), accessToken)
+	holdsNoToken(t, m.rec.snapshot(), accessToken)
 }
 
 // holdsNoToken checks that no part of a token is in a report.
@@ -268,7 +268,7 @@ func TestAProbeWithAWorkloadIdentity(t *testing.T) {
 	var out, talk bytes.Buffer
 	code := Main(b.ctx, Env{Stdout: &out, Stderr: &talk, Getenv: os.Getenv},
 		[]string{"report", "--kubeconfig", b.kubeconfig(), "-n", b.ns})
-	if code != ExitRefused || !strings.Contains(out.String(), "\nworkload-identity ") ||
+	if code != exitRefused || !strings.Contains(out.String(), "\nworkload-identity ") ||
 		!strings.Contains(talk.String(), "workload identity token was refused") {
 		t.Errorf("report exits with %d:\n%s%s", code, &out, &talk)
 	}
@@ -280,33 +280,33 @@ func TestWorkloadIdentityOptions(t *testing.T) {
 	m := newMember(t, server)
 	valid := m.options
 	ran := filepath.Join(t.TempDir(), "ran")
-	credentials := func(content string) WorkloadIdentityOptions {
+	credentials := func(content string) workloadIdentityOptions {
 		o := valid
 		o.CredentialsFile = filepath.Join(t.TempDir(), "credentials.json")
 		must(t, os.WriteFile(o.CredentialsFile, []byte(content), 0o600))
 		return o
 	}
-	source := func(source string) WorkloadIdentityOptions {
+	source := func(source string) workloadIdentityOptions {
 		return credentials(`{"type":"external_account","audience":"a","subject_token_type":"t",` +
 			`"token_url":"https://sts/v1/token","credential_source":` + source + `}`)
 	}
 	tests := map[string]struct {
-		options WorkloadIdentityOptions
+		options workloadIdentityOptions
 		says    string
 	}{
 		"all":  {valid, ""},
-		"none": {WorkloadIdentityOptions{}, ""},
-		"two are missing": {WorkloadIdentityOptions{Resource: valid.Resource},
+		"none": {workloadIdentityOptions{}, ""},
+		"two are missing": {workloadIdentityOptions{Resource: valid.Resource},
 			"lacks --workload-identity-credentials-file and --workload-identity-ca-file"},
-		"no resource": {WorkloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CAFile},
+		"no resource": {workloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CAFile},
 			"lacks --workload-identity-resource"},
-		"a bad resource": {WorkloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CAFile,
+		"a bad resource": {workloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CAFile,
 			Resource: "http://r"}, `"http://r" of the workload identity is not an https URL`},
-		"no such CA file": {WorkloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: "/no",
+		"no such CA file": {workloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: "/no",
 			Resource: valid.Resource}, "certificates of the security token service"},
-		"no certificates": {WorkloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CredentialsFile,
+		"no certificates": {workloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CredentialsFile,
 			Resource: valid.Resource}, "holds none"},
-		"no credentials": {WorkloadIdentityOptions{CredentialsFile: "/no", CAFile: valid.CAFile, Resource: valid.Resource},
+		"no credentials": {workloadIdentityOptions{CredentialsFile: "/no", CAFile: valid.CAFile, Resource: valid.Resource},
 			"reading the credentials"},
 		"no JSON":      {credentials("{"), "reading the credentials"},
 		"another type": {credentials(`{"type":"service_account","private_key":"-"}`), `type "service_account"`},
@@ -327,7 +327,7 @@ func TestWorkloadIdentityOptions(t *testing.T) {
 		r, err := newRunner(o)
 		if test.says == "" {
 			must(t, err)
-			if report := r.rec.Report(); report.has(WorkloadIdentity) != (name != "none") {
+			if report := r.rec.snapshot(); report.has(WorkloadIdentity) != (name != "none") {
 				t.Errorf("%s: report of before the first use: %+v", name, report)
 			}
 			continue

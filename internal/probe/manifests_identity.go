@@ -22,7 +22,7 @@ type WorkloadIdentityDeployment struct {
 	ProjectID, Location, Membership string
 	// STSEndpoint is the https URL of the security token service, without a path, like https://sts.googleapis.com.
 	STSEndpoint string
-	// Resource is that of WorkloadIdentityOptions.
+	// Resource is that of workloadIdentityOptions.
 	Resource string
 	// CABundle is the PEM certificates by which the STS and the resource are known.
 	CABundle string

@@ -216,12 +216,12 @@ func TestManifestsCommandWithAWorkloadIdentity(t *testing.T) {
 		code int
 		says string
 	}{
-		{"manifests " + all + ca, ExitOK, want.String()},
-		{"manifests " + all + "/no/such/file", ExitFailed, "reading the certificates"},
-		{"manifests --workload-identity-ca-file " + ca, ExitUsage, `project ""`},
-		{"manifests --workload-identity-project my-project-123", ExitUsage, `location ""`},
-		{"manifests " + strings.Replace(all, "blue", "Blue", 1) + ca, ExitUsage, `membership "Blue"`},
-		{"run --workload-identity-resource https://r", ExitUsage,
+		{"manifests " + all + ca, exitOK, want.String()},
+		{"manifests " + all + "/no/such/file", exitFailed, "reading the certificates"},
+		{"manifests --workload-identity-ca-file " + ca, exitUsage, `project ""`},
+		{"manifests --workload-identity-project my-project-123", exitUsage, `location ""`},
+		{"manifests " + strings.Replace(all, "blue", "Blue", 1) + ca, exitUsage, `membership "Blue"`},
+		{"run --workload-identity-resource https://r", exitUsage,
 			"lacks --workload-identity-credentials-file and --workload-identity-ca-file\nhint"},
 	}
 	for _, test := range tests {

@@ -35,17 +35,17 @@ type member struct {
 	*testing.T
 	sts      *httptest.Server
 	file     string
-	options  WorkloadIdentityOptions
+	options  workloadIdentityOptions
 	identity *identity
-	rec      *Recorder
+	rec      *recorder
 }
 
 // newMember readies a pod of the credentials that Manifests gives it, but for the path of its token.
 func newMember(t *testing.T, sts *httptest.Server) *member {
 	t.Helper()
 	dir := t.TempDir()
-	m := &member{T: t, sts: sts, file: filepath.Join(dir, "token"), rec: NewRecorder("p", "n", time.Now())}
-	m.options = WorkloadIdentityOptions{
+	m := &member{T: t, sts: sts, file: filepath.Join(dir, "token"), rec: newRecorder("p", "n", time.Now())}
+	m.options = workloadIdentityOptions{
 		CredentialsFile: filepath.Join(dir, "credentials.json"), CAFile: filepath.Join(dir, "ca.crt"),
 		Resource: sts.URL + "/v1/whoami",
 	}
@@ -77,7 +77,7 @@ func (m *member) use() Line {
 	m.Helper()
 	u := &user{server: m.identity.server(), files: Files{identity: m.identity.tokenFile}, identity: m.identity, rec: m.rec}
 	u.use(m.Context(), WorkloadIdentity)
-	return line(m.rec.Report(), WorkloadIdentity, m.sts.URL)
+	return line(m.rec.snapshot(), WorkloadIdentity, m.sts.URL)
 }
 
 // wants checks how often tokens of a key were used.

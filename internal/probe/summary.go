@@ -80,7 +80,7 @@ func expected(reports []Report) (tokens []TokenUses) {
 			Kind: k, Workload: w, Accepted: map[string]int64{}, RefusedKeyIDs: map[string]int64{},
 		})
 	}
-	for _, k := range Kinds() {
+	for _, k := range kinds() {
 		if !k.optional() || slices.ContainsFunc(reports, func(r Report) bool { return r.has(k) }) {
 			add(k, "")
 		}
@@ -191,7 +191,7 @@ func (s Summary) Print(w io.Writer) error {
 // keysInUse says which keys the tokens in use are signed with, and how many pods have one of each.
 func (s Summary) keysInUse() string {
 	var out []string
-	for _, kind := range Kinds() {
+	for _, kind := range kinds() {
 		pods := map[string]int64{}
 		for _, p := range s.InUse {
 			if kid, ok := p.KeyIDs[kind]; ok {
