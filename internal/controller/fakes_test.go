@@ -17,8 +17,8 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controller"
 	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/keystore"
-	"github.com/keyturn/keyturn/internal/keystore/keystoretest"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/rotation"
 	"github.com/keyturn/keyturn/signer/ledger"
@@ -34,7 +34,7 @@ var (
 type site struct {
 	t *testing.T
 	// fault says how the next write of an adapter fails.
-	fault func() keystoretest.Fault
+	fault func() faults.Fault
 
 	mu sync.Mutex
 	of map[client.ObjectKey]*userCluster
@@ -107,7 +107,7 @@ func newSite(t *testing.T) *site {
 	return &site{t: t, fault: noFault, of: map[client.ObjectKey]*userCluster{}}
 }
 
-func noFault() keystoretest.Fault { return keystoretest.None }
+func noFault() faults.Fault { return faults.None }
 
 // with calls do with the cluster of that name, and with nobody else at it.
 func (s *site) with(key client.ObjectKey, do func(*userCluster)) {
@@ -127,11 +127,11 @@ func (s *site) open(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
 // write does a write of an adapter, or fails it before or after it took effect.
 func (s *site) write(key client.ObjectKey, do func(*userCluster)) error {
 	fault := s.fault()
-	if fault == keystoretest.Failed {
+	if fault == faults.Failed {
 		return errInjected
 	}
 	s.with(key, do)
-	if fault == keystoretest.FailedButPersisted {
+	if fault == faults.FailedButPersisted {
 		return errInjected
 	}
 	return nil
