@@ -31,7 +31,7 @@ func (r *Reconciler) tell(before, uc *v1alpha1.UserCluster) {
 		r.event(uc, corev1.EventTypeNormal, is.Step, actionRotate, stepText(uc))
 	case is.CompletedAt != nil && was.CompletedAt == nil:
 		r.event(uc, corev1.EventTypeNormal, v1alpha1.ReasonRotationCompleted, actionRotate,
-			fmt.Sprintf("key version %d is the only one anywhere", uc.Spec.KSASigningKey.Version))
+			fmt.Sprintf("key version %d is the only one in use", uc.Spec.KSASigningKey.Version))
 		if old := is.OldTokens; old != nil {
 			r.event(uc, corev1.EventTypeWarning, v1alpha1.ReasonOldTokens, actionRotate,
 				fmt.Sprintf("pods keep a dead token until they start again (%d): %s", old.Total, holderNames(old)))

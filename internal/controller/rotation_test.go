@@ -19,7 +19,7 @@ var rotationEvents = []string{
 	"Normal RotateKSASigningKey Switch: making every API server, and then kube-controller-manager, sign with key version 2",
 	"Normal RotateKSASigningKey Refresh: re-signing legacy tokens with key version 2, and then replacing the nodes",
 	"Normal RotateKSASigningKey Retire: taking key version 1 away everywhere",
-	"Normal RotateKSASigningKey KSASigningKeyRotationCompleted: key version 2 is the only one anywhere",
+	"Normal RotateKSASigningKey KSASigningKeyRotationCompleted: key version 2 is the only one in use",
 }
 
 func TestRotate(t *testing.T) {
