@@ -102,7 +102,7 @@ func readyOf(uc *v1alpha1.UserCluster) metav1.Condition {
 	return *condition
 }
 
-// blocked says that somebody must act before the cluster can go on.
+// blocked reports whether somebody must act before the cluster can go on.
 func blocked(uc *v1alpha1.UserCluster) bool {
 	return readyOf(uc).Reason == v1alpha1.ReasonRotationBlocked
 }

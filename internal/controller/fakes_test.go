@@ -78,7 +78,7 @@ type userCluster struct {
 
 	nodes []nodes.Node
 	made  int // nodes so far
-	// guarded says that a PodDisruptionBudget lets no pod go.
+	// guarded means that a PodDisruptionBudget lets no pod go.
 	guarded bool
 	// unseen means that the nodes cannot be read now.
 	unseen bool
@@ -95,7 +95,7 @@ type server struct {
 	signs   string
 	// starts counts how often it was started.
 	starts int
-	// deaf says that its signer takes no new keys.
+	// deaf means that its signer takes no new keys.
 	deaf bool
 	// broken means that it does not start.
 	broken bool

@@ -232,7 +232,7 @@ func subjectToken(r *http.Request) string {
 	return values.Get("subject_token")
 }
 
-// refused says that the STS answered that the token is not good.
+// refused reports whether the STS answered that the token is not good.
 func (x *exchange) refused() bool {
 	return x.status == http.StatusBadRequest && slices.Contains([]string{"invalid_grant", "invalid_request"},
 		x.failure.Code)

@@ -24,7 +24,7 @@ const (
 // kinds are all kinds, in the order of reports.
 func kinds() []Kind { return []Kind{Bound, Legacy, ThirdParty, WorkloadIdentity} }
 
-// optional says that a kind is not used everywhere: only a report with a line of it says that it should be.
+// optional reports whether a kind is not used everywhere: only a report with a line of it says that it should be.
 func (k Kind) optional() bool { return k == WorkloadIdentity }
 
 // apiServerKinds are the kinds that are used at each API server.
@@ -91,7 +91,7 @@ type Spell struct {
 	End      time.Time `json:"end,omitzero"`
 	Refusals int64     `json:"refusals"`
 	Reason   string    `json:"reason,omitempty"`
-	// StaleFile says that the first refusal was only of a token that had been replaced in the file meanwhile:
+	// StaleFile means that the first refusal was only of a token that had been replaced in the file meanwhile:
 	// reading the file anew and trying again succeeded at once.
 	StaleFile bool `json:"staleFile,omitempty"`
 }
@@ -138,7 +138,7 @@ type Report struct {
 	Workload  Workload  `json:"workload,omitempty"`
 	StartedAt time.Time `json:"startedAt"`
 	UpdatedAt time.Time `json:"updatedAt"`
-	// Ended says that the probe ended as it was told to, and wrote this last.
+	// Ended means that the probe ended as it was told to, and wrote this last.
 	Ended bool `json:"ended,omitempty"`
 	// Mounted is the kid of each token that was in its file at the last use, which is now while the probe runs.
 	Mounted map[Kind]string `json:"mounted"`
@@ -261,7 +261,7 @@ func (r *recorder) snapshot() Report {
 	return out
 }
 
-// ready says that every kind of token that is in use was accepted somewhere.
+// ready reports whether every kind of token that is in use was accepted somewhere.
 func (r *recorder) ready() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

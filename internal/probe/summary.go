@@ -120,7 +120,7 @@ func inUse(reports []Report) []PodTokens {
 	return out
 }
 
-// has says that the probe uses a kind of token, whatever came of it.
+// has reports whether the probe uses a kind of token, whatever came of it.
 func (r Report) has(k Kind) bool {
 	return slices.ContainsFunc(r.Lines, func(l Line) bool { return l.Kind == k })
 }
@@ -160,7 +160,7 @@ func (s Summary) Unused() []Kind {
 	return out
 }
 
-// Failed says that a token was refused that never may be: one of any kind but legacy.
+// Failed reports whether a token was refused that never may be: one of any kind but legacy.
 func (s Summary) Failed() bool {
 	return slices.ContainsFunc(s.Tokens, func(t TokenUses) bool { return t.Kind != Legacy && t.Refused > 0 })
 }

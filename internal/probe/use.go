@@ -67,7 +67,7 @@ type user struct {
 	// identity trades tokens at the STS.
 	identity *identity
 	rec      *recorder
-	// learned says that it is known whether /readyz is readable without a token.
+	// learned means that it is known whether /readyz is readable without a token.
 	learned, readable bool
 }
 
@@ -125,10 +125,10 @@ func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 	return a.bearer, a
 }
 
-// ready says that an API server does not deny being ready. Until its caches are filled it looks up service accounts and
-// pods one by one, and answers 401 when it cannot, because etcd does not answer: that is not about the token, and no
-// load balancer would have sent it there. It may then not even know who may ask for /readyz; where that could be asked
-// before, only its ok counts.
+// ready reports whether an API server does not deny being ready. Until its caches are filled it looks up service
+// accounts and pods one by one, and answers 401 when it cannot, because etcd does not answer: that is not about the
+// token, and no load balancer would have sent it there. It may then not even know who may ask for /readyz; where that
+// could be asked before, only its ok counts.
 func (u *user) ready(ctx context.Context, kind Kind) bool {
 	if kind == WorkloadIdentity {
 		return true

@@ -62,7 +62,7 @@ type Service struct {
 	Env  []string `json:"env"`
 	// After are the files that must be there before it starts.
 	After []string `json:"after"`
-	// Once says that it is run until it succeeds. Others are started again whenever they end.
+	// Once means that it is run until it succeeds. Others are started again whenever they end.
 	Once bool `json:"once"`
 }
 
