@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,7 +42,7 @@ func TestBackup(t *testing.T) {
 	p.restoreMachine(t)
 	p.waitReady(t)
 	p.expectConfigured(t, `{"Verify":[2],"Sign":2,"External":true}`)
-	p.expectRefused(t, old)
+	p.awaitRefused(t, old)
 	p.expectUnharmed(t, live)
 
 	p.must(p.credentials("rotate", "--skip-prompt")...)
@@ -162,6 +163,19 @@ func (p *place) expectUnharmed(t *testing.T, live string) {
 			&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: live}}, metav1.CreateOptions{})
 		if err == nil && !answer.Status.Authenticated {
 			t.Error("a token of key version 2 is refused")
+		}
+		return err
+	})
+}
+
+// awaitRefused waits until a token of a retired key is refused.
+func (p *place) awaitRefused(t *testing.T, old string) {
+	t.Helper()
+	p.eventually("reviewing a token of the old key", func(ctx context.Context) error {
+		answer, err := p.user("e2e").AuthenticationV1().TokenReviews().Create(ctx,
+			&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: old}}, metav1.CreateOptions{})
+		if err == nil && answer.Status.Authenticated {
+			return errors.New("it is accepted")
 		}
 		return err
 	})
