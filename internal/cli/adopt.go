@@ -179,6 +179,7 @@ func (c admin) previewAdoption(ctx context.Context, w wanted) (p adoptionPreview
 		var access kubeconfig.Access
 		if access, err = kubeconfig.Parse(w.kubeconfig); err == nil {
 			reach = access.Config()
+			reach.Wrap(kubeconfig.Bound)
 		}
 	} else {
 		reach, err = c.clientConfig(ctx, w.UserCluster)

@@ -53,7 +53,8 @@ func TestAdoptKubeadm(t *testing.T) {
 		len(found.ForeignKeyIDs)+len(found.Warnings) > 0 || found.KubeconfigExpires == nil {
 		t.Errorf("found is %+v", found)
 	}
-	_, err = c.Client().CoreV1().ServiceAccounts(metav1.NamespaceSystem).Get(t.Context(), "keyturn-canary", metav1.GetOptions{})
+	_, err = c.Client().CoreV1().ServiceAccounts(metav1.NamespaceSystem).Get(t.Context(), "keyturn-canary",
+		metav1.GetOptions{})
 	if !apierrors.IsNotFound(err) {
 		t.Errorf("the dry run made an account: %v", err)
 	}
@@ -62,7 +63,8 @@ func TestAdoptKubeadm(t *testing.T) {
 		t.Errorf("adopt ends with %d: %s%s", code, out, said)
 	}
 	checkAdopted(t)
-	if code, _, said := run("adopt", "--skip-prompt", "--wait=false"); code != ExitOK || !strings.Contains(said, "exists already") {
+	if code, _, said := run("adopt", "--skip-prompt", "--wait=false"); code != ExitOK ||
+		!strings.Contains(said, "exists already") {
 		t.Errorf("adopted again, it ends with %d: %s", code, said)
 	}
 }
@@ -76,7 +78,8 @@ func checkAdopted(t *testing.T) {
 	}
 	t.Cleanup(func() { deleteClusters(t) })
 	uc := &v1alpha1.UserCluster{}
-	if err := admin.Get(t.Context(), client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: "adopted"}, uc); err != nil {
+	if err := admin.Get(t.Context(), client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: "adopted"},
+		uc); err != nil {
 		t.Fatal(err)
 	}
 	if k := uc.Spec.KSASigningKey; k.Issuer != v1alpha1.DefaultIssuer || k.Algorithm != v1alpha1.RS256 || k.Version != 1 {
@@ -92,7 +95,8 @@ func checkAdopted(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if _, err := kubeconfig.Parse(secret.Data[v1alpha1.KubeconfigKey]); err != nil || secret.Labels[v1alpha1.LabelCluster] != "adopted" {
+	if _, err := kubeconfig.Parse(secret.Data[v1alpha1.KubeconfigKey]); err != nil ||
+		secret.Labels[v1alpha1.LabelCluster] != "adopted" {
 		t.Errorf("the kubeconfig is kept as %v: %v", secret.Labels, err)
 	}
 }

@@ -39,6 +39,7 @@ func (c admin) clientConfig(ctx context.Context, uc *v1alpha1.UserCluster) (*res
 	}
 	config := access.Config()
 	config.UserAgent = c.program.agent + "/" + version.Get().Version
+	config.Wrap(kubeconfig.Bound)
 	return config, nil
 }
 

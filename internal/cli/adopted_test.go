@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -91,7 +92,8 @@ func TestAdoptedPreview(t *testing.T) {
 	slow := adopted(3)
 	slow.Spec.Infrastructure.Kubeadm.ShutdownSendRetryAfter = false
 	for name, uc := range map[string]*v1alpha1.UserCluster{
-		"rotate-three.txt": adopted(3), "rotate-one.txt": adopted(1), "rotate-slow.txt": slow, "rotate-external.txt": external,
+		"rotate-three.txt": adopted(3), "rotate-one.txt": adopted(1), "rotate-slow.txt": slow,
+		"rotate-external.txt": external,
 	} {
 		p := newPreview(uc, preflight.Report{
 			Nodes: []preflight.Node{{Name: "cp-1", ControlPlane: true}, {Name: "w-1"}}, Holders: 7, ControlPlaneHolders: 2,
@@ -106,6 +108,16 @@ func TestAdoptedPreview(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "rotate-one.json", out.String())
+}
+
+// TestPreviewOfAHostileCluster quotes an API server that wants to draw on the administrator's terminal.
+func TestPreviewOfAHostileCluster(t *testing.T) {
+	var out bytes.Buffer
+	writePreview(&out, adopted(1), newPreview(adopted(1), preflight.Report{}), errors.New("\x1b[2Jno\nEverything is fine"))
+	const want = "warning: what it does to nodes, tokens and pods cannot be shown: [2Jno Everything is fine\n"
+	if !strings.HasSuffix(out.String(), want) {
+		t.Errorf("the preview ends with %q, want %q", out.String(), want)
+	}
 }
 
 // TestDescribeAdopted lists and describes an adopted cluster without anything about node pools.
@@ -129,15 +141,18 @@ func TestDescribeAdopted(t *testing.T) {
 	own := adopted(1)
 	own.Spec.Infrastructure.Kubeadm.KubeconfigSecret = ""
 	out.Reset()
-	if err := a.describeCluster(out, own); err != nil || !strings.Contains(out.String(), "the cluster that the controller runs in") {
+	if err := a.describeCluster(out, own); err != nil || !strings.Contains(out.String(),
+		"the cluster that the controller runs in") {
 		t.Errorf("describe shows, with %v:\n%s", err, out)
 	}
 }
 
 func TestRelease(t *testing.T) {
+	const question = "Release user cluster prod? It runs on with the key that it has, and Keyturn deletes its copies of " +
+		"the keys."
 	for want, uc := range map[string]*v1alpha1.UserCluster{
-		"Release user cluster prod? It runs on with the key that it has, and Keyturn deletes its copies of the keys.": adopted(3),
-		"Release user cluster prod? It runs on with the key that it has, and Keyturn deletes its copies of the keys. " +
+		question: adopted(3),
+		question + " " +
 			"First its API servers read files again, which restarts the only API server once, for 36 to 46 s: " +
 			"THE KUBERNETES API IS AWAY meanwhile.": func() *v1alpha1.UserCluster {
 			uc := adopted(1)

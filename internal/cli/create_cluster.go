@@ -32,7 +32,7 @@ It can be run again when it was interrupted: it then waits for the cluster that 
 	kubeconfigFlag(cmd, &kubeconfig)
 	waitFlags(cmd, &w, true)
 	return a.verb(cmd, func(ctx context.Context) error {
-		uc, admin, err := a.openWanted(path, kubeconfig)
+		uc, c, err := a.openWanted(path, kubeconfig)
 		if err != nil {
 			return err
 		}
@@ -41,10 +41,10 @@ It can be run again when it was interrupted: it then waits for the cluster that 
 				"user cluster %s is one that kubeadm made: there is nothing to create", uc.Name)
 		}
 		file := userKubeconfig(path, uc.Name)
-		if err := admin.checkKubeconfig(ctx, uc.Name, file); err != nil {
+		if err := c.checkKubeconfig(ctx, uc.Name, file); err != nil {
 			return err
 		}
-		if err := a.createObject(ctx, admin, uc); err != nil {
+		if err := a.createObject(ctx, c, uc); err != nil {
 			return err
 		}
 		if !w.wait {
@@ -52,14 +52,14 @@ It can be run again when it was interrupted: it then waits for the cluster that 
 			a.note("Run the same command with --wait to wait for it and to get its kubeconfig.")
 			return nil
 		}
-		if err := a.follow(ctx, admin, uc.Name, w, untilReady); err != nil {
+		if err := a.follow(ctx, c, uc.Name, w, untilReady); err != nil {
 			return err
 		}
-		made, err := admin.existing(ctx, uc.Name)
+		made, err := c.existing(ctx, uc.Name)
 		if err != nil {
 			return err
 		}
-		if err := admin.writeKubeconfig(ctx, made, file); err != nil {
+		if err := c.writeKubeconfig(ctx, made, file); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.Out, "User cluster %s is ready; its kubeconfig is %s.\n", uc.Name, file)

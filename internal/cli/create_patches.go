@@ -35,24 +35,24 @@ any more makes kubeadm stop before it has changed anything; write it again then.
 	cmd.Flags().StringVar(&dir, "dir", "patches", "`directory` that gets one directory for each control-plane node")
 	must(cmd.MarkFlagDirname("dir"))
 	return a.verb(cmd, func(ctx context.Context) error {
-		c, admin, err := a.open(path, kubeconfig)
+		file, c, err := a.open(path, kubeconfig)
 		if err != nil {
 			return err
 		}
-		if !c.Adopts() {
+		if !file.Adopts() {
 			return usage("only clusters with infrastructure.kubeadm are upgraded by kubeadm",
-				"user cluster %s is one that Keyturn makes", c.Name)
+				"user cluster %s is one that Keyturn makes", file.Name)
 		}
-		patches, err := admin.patches(ctx, c.Name)
+		patches, err := c.patches(ctx, file.Name)
 		if err != nil {
 			return err
 		}
 		for _, node := range slices.Sorted(maps.Keys(patches)) {
-			file := filepath.Join(dir, node, manifest.PatchFile)
-			if err := writePatch(file, patches[node]); err != nil {
+			to := filepath.Join(dir, node, manifest.PatchFile)
+			if err := writePatch(to, patches[node]); err != nil {
 				return err
 			}
-			fmt.Fprintf(a.Out, "Wrote %s.\n", file)
+			fmt.Fprintf(a.Out, "Wrote %s.\n", to)
 		}
 		a.note("Next: copy each directory to its node, and there: kubeadm upgrade apply VERSION --patches DIRECTORY " +
 			"(on further control-plane nodes: kubeadm upgrade node --patches DIRECTORY)")

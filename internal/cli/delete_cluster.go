@@ -44,18 +44,18 @@ removed, together with the copies of its keys in the admin cluster. It can be ad
 			}
 			name = c.Name
 		}
-		admin, err := a.connect(kubeconfig)
+		c, err := a.connect(kubeconfig)
 		if err != nil {
 			return err
 		}
-		uc, err := admin.existing(ctx, name)
+		uc, err := c.existing(ctx, name)
 		if err != nil {
 			return err
 		}
 		if err := a.confirm(ctx, skipPrompt || force, deletion(uc)); err != nil {
 			return err
 		}
-		return a.deleteObject(ctx, admin, uc, path, w)
+		return a.deleteObject(ctx, c, uc, path, w)
 	})
 }
 

@@ -43,16 +43,16 @@ gives their holders new ones. The controller finds that out now; what it cannot 
 			}
 			name = args[0]
 		}
-		admin, err := a.connect(kubeconfig)
+		c, err := a.connect(kubeconfig)
 		if err != nil {
 			return err
 		}
-		list, err := admin.named(ctx, name)
+		list, err := c.named(ctx, name)
 		if err != nil {
 			return err
 		}
 		if tokens {
-			return a.describeTokens(ctx, admin, list.Items, o)
+			return a.describeTokens(ctx, c, list.Items, o)
 		}
 		return o.write(a.Out, asData(list), func(w io.Writer) error { return a.describeAll(w, list.Items) })
 	})

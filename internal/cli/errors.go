@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/config"
 	"github.com/keyturn/keyturn/internal/hint"
+	"github.com/keyturn/keyturn/internal/printable"
 )
 
 // The exit codes of gkectl.
@@ -46,6 +47,9 @@ func exitCodes() *cobra.Command {
   130  it was interrupted by a signal; what was started goes on`,
 	}
 }
+
+// maxError bounds the text of an error, in characters: it may quote the API server of somebody else.
+const maxError = 8192
 
 // exitError is an error with its exit code.
 type exitError struct {
@@ -81,9 +85,9 @@ func (a *app) report(ctx context.Context, err error) int {
 	if deniedByPolicy(err) {
 		form = "Exit with error:\n%s\n"
 	}
-	fmt.Fprintf(a.Err, form, e)
+	fmt.Fprintf(a.Err, form, printable.Text(e.Error(), maxError))
 	if advice := hint.Of(e); advice != "" {
-		fmt.Fprintf(a.Err, "hint: %s\n", advice)
+		fmt.Fprintf(a.Err, "hint: %s\n", printable.Text(advice, maxError))
 	}
 	return e.code
 }
@@ -104,6 +108,8 @@ func (a *app) explain(ctx context.Context, err error) *exitError {
 		return advise(ExitRefused, "wait until the cluster is ready; `"+a.program.list+"` shows it", errors.New(status.Status().Message))
 	case apierrors.IsInvalid(err):
 		return advise(ExitUsage, "correct the configuration file; `gkectl check-config` checks it without changing anything", err)
+	case apierrors.IsUnauthorized(err):
+		return advise(ExitFailed, "name a kubeconfig file with valid credentials with --kubeconfig; they may have expired", err)
 	case errors.As(err, &status):
 		return &exitError{code: ExitFailed, err: err}
 	case errors.As(err, &urlError), errors.As(err, &netError):

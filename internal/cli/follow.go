@@ -23,6 +23,9 @@ const (
 	// rewatchAfter bounds how long a watch that went silent with its connection stays unnoticed.
 	rewatchAfter = 30 * time.Second
 	retryAfter   = time.Second
+	// mostRefusals is how often in a row a follower is answered that it is nobody, before it believes that. An API server
+	// that has just started answers so for some seconds, until it has asked the issuer of OIDC tokens for its keys.
+	mostRefusals = 15
 )
 
 // look is told each newer state of a user cluster, nil when it is gone, and says in words what is going on and
@@ -34,10 +37,10 @@ type look func(uc *v1alpha1.UserCluster) (step, detail string, done bool)
 func (a *app) follow(ctx context.Context, c admin, name string, w waiting, look look) error {
 	ctx, cancel := w.context(ctx)
 	defer cancel()
-	f := &follower{admin: c, name: name, look: look, progress: a.progress()}
+	f := &follower{admin: c, name: name, look: look, progress: a.progress(), retry: retryAfter}
 	err := f.run(ctx)
 	f.progress.end()
-	if errors.Is(context.Cause(ctx), errWaitOver) {
+	if err != nil && errors.Is(context.Cause(ctx), errWaitOver) {
 		advice := fmt.Sprintf("it goes on by itself; `%s%s` shows how far it is", a.program.describe, name)
 		return &exitError{code: ExitTimeout, err: hint.Errorf(advice,
 			"user cluster %s was not done after %s; last seen: %s", name, w.timeout, f.progress.text())}
@@ -50,6 +53,9 @@ type follower struct {
 	name     string
 	look     look
 	progress *progress
+	retry    time.Duration
+	// refusals is how often in a row it was answered that its credentials are not valid.
+	refusals int
 }
 
 func (f *follower) run(ctx context.Context) error {
@@ -58,7 +64,7 @@ func (f *follower) run(ctx context.Context) error {
 		switch {
 		case isMissing(err):
 			uc = nil
-		case permanent(err):
+		case f.permanent(err):
 			return err
 		case err != nil && ctx.Err() != nil:
 			return ctx.Err()
@@ -80,10 +86,15 @@ func (f *follower) run(ctx context.Context) error {
 	}
 }
 
-// permanent says that asking again would get the same answer.
-func permanent(err error) bool {
-	var e *exitError
-	return errors.As(err, &e) || apierrors.IsForbidden(err)
+// permanent reports whether asking again would get the same answer.
+func (f *follower) permanent(err error) bool {
+	if !apierrors.IsUnauthorized(err) {
+		f.refusals = 0
+		_, final := errors.AsType[*exitError](err)
+		return final || apierrors.IsForbidden(err)
+	}
+	f.refusals++
+	return f.refusals >= mostRefusals
 }
 
 func (f *follower) see(uc *v1alpha1.UserCluster) (done bool) {
@@ -130,7 +141,7 @@ func (f *follower) watch(ctx context.Context, uc *v1alpha1.UserCluster) (done bo
 
 // pause keeps a follower from asking an API server that does not answer in a tight loop.
 func (f *follower) pause(ctx context.Context) {
-	timer := time.NewTimer(retryAfter)
+	timer := time.NewTimer(f.retry)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -5,18 +5,22 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/kubetest"
 )
 
 // gate is a TCP proxy in front of an API server. Closing it breaks every connection, as the API server's end does.
@@ -172,12 +176,12 @@ func setReady(t *testing.T, c client.Client, uc *v1alpha1.UserCluster, status me
 // A follower sees changes by its watch, outlives the API server, and sees what happened meanwhile.
 func TestFollowOutlivesAPIServer(t *testing.T) {
 	a, _, stderr := testEnv()
-	admin, gate := gated(t, a)
+	to, gate := gated(t, a)
 	c, uc := createTestCluster(t, "outlives")
 	seen := make(chan string, 100)
 	result := make(chan error, 1)
 	go func() {
-		result <- a.follow(t.Context(), admin, uc.Name, waiting{}, func(uc *v1alpha1.UserCluster) (string, string, bool) {
+		result <- a.follow(t.Context(), to, uc.Name, waiting{}, func(uc *v1alpha1.UserCluster) (string, string, bool) {
 			step, detail, done := untilReady(uc)
 			seen <- step + detail
 			return step, detail, done
@@ -218,9 +222,9 @@ func expect(t *testing.T, seen <-chan string, want string) {
 // A cluster that somebody deletes meanwhile will never be ready.
 func TestFollowDeleted(t *testing.T) {
 	a, _, _ := testEnv()
-	admin, _ := gated(t, a)
+	to, _ := gated(t, a)
 	c, uc := createTestCluster(t, "deleted")
-	err := a.follow(t.Context(), admin, uc.Name, waiting{}, func(seen *v1alpha1.UserCluster) (string, string, bool) {
+	err := a.follow(t.Context(), to, uc.Name, waiting{}, func(seen *v1alpha1.UserCluster) (string, string, bool) {
 		if seen != nil {
 			if err := client.IgnoreNotFound(c.Delete(t.Context(), uc)); err != nil {
 				t.Error(err)
@@ -233,27 +237,89 @@ func TestFollowDeleted(t *testing.T) {
 	}
 }
 
+// refusing connects an app to the shared API server, which answers the first requests that get UserClusters with 401.
+func refusing(t *testing.T, times int64) (to admin, asked *atomic.Int64) {
+	t.Helper()
+	asked = new(atomic.Int64)
+	config := kubetest.Inject(server, func(r *http.Request) kubetest.Fault {
+		if r.URL.Query().Has("watch") || asked.Add(1) > times {
+			return kubetest.None
+		}
+		return kubetest.Fault(http.StatusUnauthorized)
+	})
+	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme, Mapper: mapper})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return admin{client: c, config: config}, asked
+}
+
+// A follower outlives an API server that has just started and does not know everybody yet, and ends when its
+// credentials have expired.
+func TestFollowUnauthorized(t *testing.T) {
+	tests := map[string]struct {
+		refusals, asked int64
+		err             error
+	}{
+		"for a moment": {refusals: mostRefusals - 1, asked: mostRefusals},
+		"for good":     {refusals: 1000, asked: mostRefusals, err: apierrors.NewUnauthorized("injected")},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			a, _, _ := testEnv()
+			_, uc := createTestCluster(t, "unauthorized")
+			to, asked := refusing(t, test.refusals)
+			f := &follower{
+				admin: to, name: uc.Name, progress: a.progress(), retry: time.Millisecond,
+				look: func(*v1alpha1.UserCluster) (string, string, bool) { return "done", "", true },
+			}
+			err := f.run(t.Context())
+			if apierrors.IsUnauthorized(err) != (test.err != nil) || (err == nil) != (test.err == nil) {
+				t.Errorf("run = %v, want %v", err, test.err)
+			}
+			if got := asked.Load(); got != test.asked {
+				t.Errorf("asked %d times, want %d", got, test.asked)
+			}
+		})
+	}
+}
+
+// What is done at the last moment is done.
+func TestFollowDoneWhenTimeIsOver(t *testing.T) {
+	a, _, _ := testEnv()
+	to, _ := gated(t, a)
+	_, uc := createTestCluster(t, "last-moment")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	err := a.follow(ctx, to, uc.Name, waiting{}, func(*v1alpha1.UserCluster) (string, string, bool) {
+		cancel(errWaitOver)
+		return "done", "", true
+	})
+	if err != nil {
+		t.Errorf("follow = %v, want no error", err)
+	}
+}
+
 // The controller's writes are no conflict for a rotation; another change of the spec is.
 func TestRaise(t *testing.T) {
 	a, _, _ := testEnv()
-	admin, _ := gated(t, a)
+	to, _ := gated(t, a)
 	c, uc := createTestCluster(t, "raise")
 	setReady(t, c, uc, metav1.ConditionTrue, "")
-	read, err := admin.existing(t.Context(), uc.Name)
+	read, err := to.existing(t.Context(), uc.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	setReady(t, c, uc, metav1.ConditionTrue, "written after the read")
-	if version, err := admin.raise(t.Context(), read); version != 2 || err != nil {
+	if version, err := to.raise(t.Context(), read); version != 2 || err != nil {
 		t.Fatalf("raise = %d, %v; want 2", version, err)
 	}
 	setReady(t, c, uc, metav1.ConditionTrue, "")
-	_, err = admin.raise(t.Context(), read)
+	_, err = to.raise(t.Context(), read)
 	var e *exitError
 	if !errors.As(err, &e) || e.code != ExitRefused || !strings.Contains(err.Error(), "changed by somebody else") {
 		t.Errorf("raise of what was read before = %v, want a refusal", err)
 	}
-	got, err := admin.existing(t.Context(), uc.Name)
+	got, err := to.existing(t.Context(), uc.Name)
 	if err != nil || got.Spec.KSASigningKey.Version != 2 {
 		t.Errorf("version = %d, %v; want 2", got.Spec.KSASigningKey.Version, err)
 	}

@@ -28,7 +28,8 @@ func TestOtherInfrastructure(t *testing.T) {
 	if err := a.describeOne(out, &other); err != nil {
 		t.Fatal(err)
 	}
-	if text := out.String(); !strings.Contains(text, "Infrastructure:   -\nKubernetes:       -\n") || strings.Contains(text, "Pods:") {
+	if text := out.String(); !strings.Contains(text, "Infrastructure:   -\nKubernetes:       -\n") ||
+		strings.Contains(text, "Pods:") {
 		t.Errorf("describe of a cluster of which little is known:\n%s", text)
 	}
 	if got := restartsOf(&other).String(); !strings.Contains(got, "restarts 2 API servers") {

@@ -36,9 +36,9 @@ func statusCommand(o *statusOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the state of a KSA signing key rotation",
-		Long: `Show the state of the KSA signing key of a user cluster: the wanted key version, and the key versions of tokens,
-private key and public keys that were observed. The status is True when the wanted version is the only one. What a
-rotation waits for is told on standard error.
+		Long: `Show the state of the KSA signing key of a user cluster: the wanted key version, and the key versions of
+tokens, private key and public keys that were observed. The status is True when the wanted version is the only one.
+What a rotation waits for is told on standard error.
 
 As JSON or YAML it has the step of the rotation too, what it waits for, since when, and what is published where. With
 --wait it follows a rotation that runs to its end first.`,

@@ -23,11 +23,11 @@ func (a *app) listClusters() *cobra.Command {
 	kubeconfigFlag(cmd, &kubeconfig)
 	outputFlag(cmd, &o, "table", "json", "yaml")
 	return a.verb(cmd, func(ctx context.Context) error {
-		admin, err := a.connect(kubeconfig)
+		c, err := a.connect(kubeconfig)
 		if err != nil {
 			return err
 		}
-		list, err := admin.list(ctx)
+		list, err := c.list(ctx)
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/cli/preflight"
+	"github.com/keyturn/keyturn/internal/printable"
 )
 
 // mostShown is how many objects of one kind a preview names.
@@ -91,7 +92,8 @@ func writePreview(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview, unse
 	}
 	writeFindings(w, p.Findings)
 	if unseen != nil {
-		fmt.Fprintf(w, "warning: what it does to nodes, tokens and pods cannot be shown: %v\n", unseen)
+		fmt.Fprintf(w, "warning: what it does to nodes, tokens and pods cannot be shown: %s\n",
+			printable.Line(unseen.Error()))
 	}
 }
 

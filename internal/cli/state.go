@@ -87,7 +87,8 @@ func (v versions) String() string {
 
 // text is the state as the documented product prints it, to the letter.
 func (s rotationState) text() string {
-	return fmt.Sprintf("State of KSASigningKeyRotation with KSASigningKeyVersion %d is -\nstatus: %s,\nreason: %s,\nmessage:%s\n",
+	return fmt.Sprintf("State of KSASigningKeyRotation with KSASigningKeyVersion %d is -\nstatus: %s,\nreason: %s,\n"+
+		"message:%s\n",
 		s.KSASigningKeyVersion, s.Status, s.Reason, s.message)
 }
 
@@ -95,12 +96,13 @@ func (s rotationState) text() string {
 func readyOf(uc *v1alpha1.UserCluster) metav1.Condition {
 	condition := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionReady)
 	if condition == nil || condition.ObservedGeneration < uc.Generation {
-		return metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonCreateOrUpdate, Message: "waiting for the controller"}
+		return metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonCreateOrUpdate,
+			Message: "waiting for the controller"}
 	}
 	return *condition
 }
 
-// blocked says that somebody must act before the cluster can go on.
+// blocked reports whether somebody must act before the cluster can go on.
 func blocked(uc *v1alpha1.UserCluster) bool {
 	return readyOf(uc).Reason == v1alpha1.ReasonRotationBlocked
 }

@@ -20,14 +20,16 @@ func (a *app) updateCluster() *cobra.Command {
 		Short: "Change the node pools, the keys and the fleet of a user cluster",
 		Long: `Bring a user cluster to what its configuration file says. What changes is shown first.
 
-Node pools are added, removed and changed, except of a cluster that kubeadm made. So are the algorithm of the next signing key, how API servers get their keys
-(ksaSigningKey.source: each API server is restarted once, one after the other), what rotations do about the tokens of running pods, and where and for how long
-public keys are published. A cluster without gkeConnect is registered with the fleet that the file names; once it is
-registered, the service account key, the certificates and the propagation time can be changed. A file that is named
-there may have a new content. Everything else cannot be changed.
+Node pools are added, removed and changed, except of a cluster that kubeadm made. So are the algorithm of the next
+signing key, how API servers get their keys (ksaSigningKey.source: each API server is restarted once, one after the
+other), what rotations do about the tokens of running pods, and where and for how long public keys are published. A
+cluster without gkeConnect is registered with the fleet that the file names; once it is registered, the service account
+key, the certificates and the propagation time can be changed. A file that is named there may have a new content.
+Everything else cannot be changed.
 
-While a key rotation runs, a cluster cannot be updated, with three exceptions: the service account key, the certificates,
-and URLs of ksaSigningKey.publish that are taken away. A rotation that cannot reach what it publishes to would never end.`,
+While a key rotation runs, a cluster cannot be updated, with three exceptions: the service account key, the
+certificates, and URLs of ksaSigningKey.publish that are taken away. A rotation that cannot reach what it publishes to
+would never end.`,
 		Example: `  gkectl update cluster --config user-cluster.yaml
   gkectl update cluster --config user-cluster.yaml --kubeconfig kubeconfig --wait=false`,
 	}
@@ -35,20 +37,20 @@ and URLs of ksaSigningKey.publish that are taken away. A rotation that cannot re
 	kubeconfigFlag(cmd, &kubeconfig)
 	waitFlags(cmd, &w, true)
 	return a.verb(cmd, func(ctx context.Context) error {
-		c, admin, err := a.openWanted(path, kubeconfig)
+		want, c, err := a.openWanted(path, kubeconfig)
 		if err != nil {
 			return err
 		}
-		changed, err := a.updateObject(ctx, admin, c)
+		changed, err := a.updateObject(ctx, c, want)
 		if err != nil {
 			return err
 		}
 		if w.wait {
-			if err := a.follow(ctx, admin, c.Name, w, untilReady); err != nil {
+			if err := a.follow(ctx, c, want.Name, w, untilReady); err != nil {
 				return err
 			}
 		}
-		fmt.Fprintln(a.Out, updated(c.Name, changed, w.wait))
+		fmt.Fprintln(a.Out, updated(want.Name, changed, w.wait))
 		return nil
 	})
 }

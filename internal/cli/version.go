@@ -21,7 +21,8 @@ func (a *app) version() *cobra.Command {
 	return a.verb(cmd, func(context.Context) error {
 		info := version.Get()
 		return o.write(a.Out, info, func(w io.Writer) error {
-			_, err := fmt.Fprintf(w, "%s %s (commit %s, %s, %s)\n", a.program.agent, info.Version, orDash(info.Commit), info.GoVersion, info.Platform)
+			_, err := fmt.Fprintf(w, "%s %s (commit %s, %s, %s)\n",
+				a.program.agent, info.Version, orDash(info.Commit), info.GoVersion, info.Platform)
 			return err
 		})
 	})

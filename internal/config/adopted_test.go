@@ -42,7 +42,8 @@ func TestAdopted(t *testing.T) {
 // TestAdoptedFields takes every field that an adopted cluster may have.
 func TestAdoptedFields(t *testing.T) {
 	c, err := Parse([]byte(strings.Replace(adopts, "{}", "{kubeconfigSecret: a, shutdownSendRetryAfter: false}", 1) +
-		"ksaSigningKey: {source: external, algorithm: ES256, nodeRefresh: Evict, retire: WhenUnused, issuer: https://a.test}\n"))
+		"ksaSigningKey: {source: external, algorithm: ES256, nodeRefresh: Evict, retire: WhenUnused, " +
+		"issuer: https://a.test}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +97,8 @@ func TestAdoptedProblems(t *testing.T) {
 			},
 		},
 		{name: "retire without ledgers", kubeadm: "{}", add: "ksaSigningKey: {retire: WhenUnused}\n", want: []string{
-			"ksaSigningKey.retire: WhenUnused needs ksaSigningKey.source external: without a signer nobody knows which tokens live (line 5)",
+			"ksaSigningKey.retire: WhenUnused needs ksaSigningKey.source external: without a signer nobody knows which tokens " +
+				"live (line 5)",
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -147,10 +149,12 @@ func TestKubeconfigPath(t *testing.T) {
 		t.Errorf("the kubeconfig is in Secret %q", got)
 	}
 
-	write("admin.conf", []byte(strings.Replace(string(file), "    client-key-data:", "    token: "+private+"\n    client-key-data:", 1)))
+	write("admin.conf", []byte(strings.Replace(string(file), "    client-key-data:",
+		"    token: "+private+"\n    client-key-data:", 1)))
 	_, err = c.Files()
 	if err == nil || !strings.Contains(err.Error(), "infrastructure.kubeadm.kubeconfigPath: "+dir) ||
-		!strings.Contains(err.Error(), `"users[0].user.token" is not allowed`) || !strings.HasSuffix(err.Error(), "(line 4)") {
+		!strings.Contains(err.Error(), `"users[0].user.token" is not allowed`) ||
+		!strings.HasSuffix(err.Error(), "(line 4)") {
 		t.Errorf("a kubeconfig with a token is %v", err)
 	}
 	checkHidden(t, err.Error())

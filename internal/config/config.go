@@ -1,7 +1,7 @@
 // Package config reads the file that describes a user cluster: the documented `kind: UserCluster`.
 //
-// A file describes a local cluster, unless it has the field infrastructure, which names a cluster that somebody else made.
-// Then it has no field that describes how to make one.
+// A file describes a local cluster, unless it has the field infrastructure, which names a cluster that somebody else
+// made. Then it has no field that describes how to make one.
 //
 // Parse is where to start. It is strict, and reports everything that is wrong with a file at once, each problem
 // with its path and line. What it returns is valid and has its defaults. Files reads and checks the files that it
@@ -202,8 +202,8 @@ func (c *UserCluster) Notes() []string { return c.notes }
 // Adopts reports whether the file names a cluster that somebody else made.
 func (c *UserCluster) Adopts() bool { return c.Infrastructure != nil }
 
-// Names reports whether the file itself names a field of ksaSigningKey, such as "source". What it does not name stays in a
-// cluster that exists as it is.
+// Names reports whether the file itself names a field of ksaSigningKey, such as "source". What it does not name stays
+// in a cluster that exists as it is.
 func (c *UserCluster) Names(field string) bool { return !slices.Contains(c.defaulted, field) }
 
 // KubernetesVersion is the version of every component, like "v1.36.4"; empty for a cluster that somebody else made.

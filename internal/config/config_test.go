@@ -44,7 +44,7 @@ nodePools:
   updateStrategy: {rollingUpdate: {maxSurge: 2}}
 antiAffinityGroups: {enabled: true}
 gkeConnect: {projectID: my-project-123, location: us-central1, registerServiceAccountKeyPath: connect-register.json}
-stackdriver: {projectID: my-project-123, clusterLocation: us-central1, enableVPC: false, serviceAccountKeyPath: log.json}
+stackdriver: {projectID: my-project-123, clusterLocation: us-central1, enableVPC: false, serviceAccountKeyPath: l.json}
 autoRepair: {enabled: true}
 ksaSigningKey:
   source: files
@@ -85,7 +85,8 @@ func TestParseDocumented(t *testing.T) {
 			Retire: v1alpha1.RetireAfterRefresh, RetireTimeoutSeconds: 7200,
 			Issuer: "https://tokens.example.com/demo", Publish: []string{"s3://bucket", "gs://other"}, PublishMaxAgeSeconds: 300,
 		},
-		GKEConnect: &v1alpha1.GKEConnect{ProjectID: "my-project-123", Location: "us-central1", CredentialsSecret: "demo-gke-connect"},
+		GKEConnect: &v1alpha1.GKEConnect{ProjectID: "my-project-123", Location: "us-central1",
+			CredentialsSecret: "demo-gke-connect"},
 	}
 	got := c.Object(Files{})
 	if diff := cmp.Diff(wantSpec, got.Spec); diff != "" {
@@ -257,7 +258,8 @@ func TestObjectFleet(t *testing.T) {
 			Endpoint: "https://127.0.0.1:9443/hub", STSEndpoint: "https://sts.test", PropagationSeconds: 5400,
 		},
 		", registerServiceAccountKeyPath: /key.json, propagationTime: 168h": {
-			ProjectID: "project-1", Location: "global", CABundle: "pem", CredentialsSecret: "demo-gke-connect", PropagationSeconds: 604800,
+			ProjectID: "project-1", Location: "global", CABundle: "pem", CredentialsSecret: "demo-gke-connect",
+			PropagationSeconds: 604800,
 		},
 	} {
 		c, err := Parse([]byte(start + add + "}\n"))
@@ -297,112 +299,148 @@ func TestParseProblems(t *testing.T) {
 		{name: "wrong number in quotes", add: "masterNode: {replicas: \"3.0\"}\n", want: []string{
 			`masterNode.replicas: must be a whole number, not the string "3.0" (line 8)`,
 		}},
-		{name: "wrong kind", file: strings.NewReplacer("v1\n", "v2\n", "UserCluster", "AdminCluster").Replace(valid), want: []string{
-			`apiVersion: must be v1, not "v2" (line 1)`, `kind: must be UserCluster, not "AdminCluster" (line 2)`,
-		}},
+		{name: "wrong kind", file: strings.NewReplacer("v1\n", "v2\n", "UserCluster", "AdminCluster").Replace(valid),
+			want: []string{
+				`apiVersion: must be v1, not "v2" (line 1)`, `kind: must be UserCluster, not "AdminCluster" (line 2)`,
+			}},
 		{name: "unknown fields", add: "masterNode: {replica: 3}\nnodepools: []\n", want: []string{
 			"masterNode.replica: unknown field (line 8)", "nodepools: unknown field (line 9)",
 		}},
 		{name: "duplicate keys", add: "name: other\nstackdriver: {}\nstackdriver: {}\n", want: []string{
 			"name: duplicate key, first on line 3 (line 8)", "stackdriver: duplicate key, first on line 9 (line 10)",
 		}},
-		{name: "wrong types", add: "enableAdvancedCluster: \"yes\"\nmasterNode: 3\nnodePools:\n- {name: 5, replicas: 1.5}\n- {name: a, replicas: 9999999999, labels: {a: true}}\n", want: []string{
-			`enableAdvancedCluster: must be true or false, not the string "yes" (line 8)`,
-			"masterNode: must be a mapping, not a whole number (3); put quotes around it to make it a string (line 9)",
-			"nodePools[0].name: must be a string, not a whole number (5); put quotes around it to make it a string (line 11)",
-			"nodePools[0].replicas: must be a whole number, not a decimal number (1.5); put quotes around it to make it a string (line 11)",
-			"nodePools[1].replicas: 9999999999 is not in the range of a whole number (line 12)",
-			"nodePools[1].labels.a: must be a string, not true or false (true); put quotes around it to make it a string (line 12)",
-		}},
-		{name: "names", file: strings.Replace(valid, "demo", "-Demo", 1), add: "nodePools: [{name: a, replicas: 1}, {name: a, replicas: 1}, {name: a_b, replicas: 1}, {replicas: 1}]\n", want: []string{
-			`name: "-Demo" ` + nameRule + " (line 3)",
-			`nodePools[1].name: duplicate "a" (line 8)`,
-			`nodePools[2].name: "a_b" ` + nameRule + " (line 8)",
-			"nodePools[3].name: is missing",
-		}},
-		{name: "replicas", add: "masterNode: {replicas: 2}\nnodePools:\n- {name: a}\n- {name: b, replicas: -1}\n- {name: c, replicas: 101, updateStrategy: {rollingUpdate: {maxSurge: 0}}}\n", want: []string{
-			"masterNode.replicas: must be 1 or 3, not 2 (line 8)",
-			"nodePools[1].replicas: must be 0 to 100, not -1 (line 11)",
-			"nodePools[2].replicas: must be 0 to 100, not 101 (line 12)",
-			"nodePools[2].updateStrategy.rollingUpdate.maxSurge: must be 1 to 100, not 0: a new node comes before an old one goes (line 12)",
-			"nodePools[0].replicas: is missing",
-		}},
-		{name: "versions", file: strings.Replace(valid, "1.36.4-gke.1", "1.34.200-gke.68", 1), add: "nodePools: [{name: a, replicas: 1, gkeOnPremVersion: 1.35.0-gke.1}]\n", want: []string{
-			`gkeOnPremVersion: "1.34.200-gke.68" is not supported: clusters can have Kubernetes 1.36 or 1.35 (line 4)`,
-		}},
+		{name: "wrong types",
+			add: "enableAdvancedCluster: \"yes\"\nmasterNode: 3\nnodePools:\n- {name: 5, replicas: 1.5}\n" +
+				"- {name: a, replicas: 9999999999, labels: {a: true}}\n", want: []string{
+				`enableAdvancedCluster: must be true or false, not the string "yes" (line 8)`,
+				"masterNode: must be a mapping, not a whole number (3); put quotes around it to make it a string (line 9)",
+				"nodePools[0].name: must be a string, not a whole number (5); put quotes around it to make it a string (line 11)",
+				"nodePools[0].replicas: must be a whole number, not a decimal number (1.5); put quotes around it to make it a " +
+					"string (line 11)",
+				"nodePools[1].replicas: 9999999999 is not in the range of a whole number (line 12)",
+				"nodePools[1].labels.a: must be a string, not true or false (true); put quotes around it to make it a string " +
+					"(line 12)",
+			}},
+		{name: "names", file: strings.Replace(valid, "demo", "-Demo", 1),
+			add: "nodePools: [{name: a, replicas: 1}, {name: a, replicas: 1}, {name: a_b, replicas: 1}, {replicas: 1}]\n",
+			want: []string{
+				`name: "-Demo" ` + nameRule + " (line 3)",
+				`nodePools[1].name: duplicate "a" (line 8)`,
+				`nodePools[2].name: "a_b" ` + nameRule + " (line 8)",
+				"nodePools[3].name: is missing",
+			}},
+		{name: "replicas",
+			add: "masterNode: {replicas: 2}\nnodePools:\n- {name: a}\n- {name: b, replicas: -1}\n" +
+				"- {name: c, replicas: 101, updateStrategy: {rollingUpdate: {maxSurge: 0}}}\n", want: []string{
+				"masterNode.replicas: must be 1 or 3, not 2 (line 8)",
+				"nodePools[1].replicas: must be 0 to 100, not -1 (line 11)",
+				"nodePools[2].replicas: must be 0 to 100, not 101 (line 12)",
+				"nodePools[2].updateStrategy.rollingUpdate.maxSurge: must be 1 to 100, not 0: a new node comes before an old one " +
+					"goes (line 12)",
+				"nodePools[0].replicas: is missing",
+			}},
+		{name: "versions", file: strings.Replace(valid, "1.36.4-gke.1", "1.34.200-gke.68", 1),
+			add: "nodePools: [{name: a, replicas: 1, gkeOnPremVersion: 1.35.0-gke.1}]\n", want: []string{
+				`gkeOnPremVersion: "1.34.200-gke.68" is not supported: clusters can have Kubernetes 1.36 or 1.35 (line 4)`,
+			}},
 		{name: "version syntax", file: strings.Replace(valid, "1.36.4-gke.1", "v1.36.4", 1), want: []string{
 			`gkeOnPremVersion: "v1.36.4" is not a version like 1.36.4-gke.1 (line 4)`,
 		}},
-		{name: "empty range", file: strings.Replace(valid, "10.96.0.0/20", `""`, 1), want: []string{"network.serviceCIDR: is missing (line 6)"}},
-		{name: "bad ranges", file: strings.NewReplacer("10.96.0.0/20", "10.96.0.1/20", "192.168.0.0/16", "fd00::/64").Replace(valid), want: []string{
+		{name: "empty range", file: strings.Replace(valid, "10.96.0.0/20", `""`, 1),
+			want: []string{"network.serviceCIDR: is missing (line 6)"}},
+		{name: "bad ranges", file: strings.NewReplacer("10.96.0.0/20", "10.96.0.1/20", "192.168.0.0/16",
+			"fd00::/64").Replace(valid), want: []string{
 			"network.serviceCIDR: 10.96.0.1/20 does not begin at its first address; write 10.96.0.0/20 (line 6)",
 			`network.podCIDR: "fd00::/64" is not an IPv4 range like 10.96.0.0/20 (line 7)`,
 		}},
-		{name: "reserved ranges", file: strings.NewReplacer("10.96.0.0/20", "127.0.0.0/20", "192.168.0.0/16", "169.254.0.0/16").Replace(valid), want: []string{
+		{name: "reserved ranges", file: strings.NewReplacer("10.96.0.0/20", "127.0.0.0/20", "192.168.0.0/16",
+			"169.254.0.0/16").Replace(valid), want: []string{
 			"network.serviceCIDR: 127.0.0.0/20 is reserved and cannot be used by a cluster (line 6)",
 			"network.podCIDR: 169.254.0.0/16 is reserved and cannot be used by a cluster (line 7)",
 		}},
 		{name: "overlap", file: strings.Replace(valid, "10.96.0.0/20", "192.168.16.0/20", 1), want: []string{
 			"network.podCIDR: 192.168.0.0/16 overlaps with network.serviceCIDR 192.168.16.0/20 (line 7)",
 		}},
-		{name: "small ranges", file: strings.NewReplacer("10.96.0.0/20", "10.96.0.0/29", "192.168.0.0/16", "192.168.0.0/25").Replace(valid), want: []string{
+		{name: "small ranges", file: strings.NewReplacer("10.96.0.0/20", "10.96.0.0/29", "192.168.0.0/16",
+			"192.168.0.0/25").Replace(valid), want: []string{
 			"network.serviceCIDR: 10.96.0.0/29 must be between a /12 and a /28 (line 6)",
 			"network.podCIDR: 192.168.0.0/25 must be between a /8 and a /24: every node gets a /24 of it (line 7)",
 		}},
-		{name: "no room for nodes", file: strings.Replace(valid, "/16", "/23", 1), add: "nodePools: [{name: a, replicas: 2}, {name: b, replicas: 0}]\n", want: []string{
-			"network.podCIDR: 192.168.0.0/23 is too small: it has room for 2 nodes, each with a /24, and nodePools have up to 3 while nodes are replaced (line 7)",
-		}},
-		{name: "labels and taints", add: "nodePools:\n- name: a\n  replicas: 1\n  labels:\n    keyturn.dev/node-pool: b\n    topology.kubernetes.io/zone: z\n    kubelet.kubernetes.io/x: y\n  taints:\n  - {key: a, effect: Never}\n  - {effect: NoExecute}\n  - {key: b, effect: NoExecute}\n  - {key: b, value: other, effect: NoExecute}\n", want: []string{
-			"nodePools[0].labels.keyturn.dev/node-pool: labels of keyturn.dev are reserved (line 12)",
-			"nodePools[0].labels.topology.kubernetes.io/zone: labels of topology.kubernetes.io are reserved (line 13)",
-			`nodePools[0].taints[0].effect: must be NoSchedule or PreferNoSchedule or NoExecute, not "Never" (line 16)`,
-			"nodePools[0].taints[3]: duplicate b:NoExecute (line 19)",
-			"nodePools[0].taints[1].key: is missing",
-		}},
-		{name: "features", add: "enableControlplaneV2: false\nksaSigningKey: {source: floppy, algorithm: HS256, nodeRefresh: Never, tokenReload: 0s, retire: Never, retireTimeout: 8761h}\ngkeConnect: {projectID: p}\n", want: []string{
-			"enableControlplaneV2: must be true: a control plane inside the admin cluster is not supported (line 8)",
-			`ksaSigningKey.source: must be external or files, not "floppy" (line 9)`,
-			`ksaSigningKey.algorithm: must be RS256 or ES256, not "HS256" (line 9)`,
-			`ksaSigningKey.nodeRefresh: must be Replace or InPlace or Wait or Evict, not "Never" (line 9)`,
-			`ksaSigningKey.retire: must be AfterRefresh or WhenUnused, not "Never" (line 9)`,
-			"ksaSigningKey.retireTimeout: must be 1s to 8760h, not 8761h (line 9)",
-			"ksaSigningKey.tokenReload: must be 1s to 24h, not 0s (line 9)",
-			`gkeConnect.projectID: "p" is not the ID of a project, like my-project-123 (line 10)`,
-		}},
+		{name: "no room for nodes", file: strings.Replace(valid, "/16", "/23", 1),
+			add: "nodePools: [{name: a, replicas: 2}, {name: b, replicas: 0}]\n", want: []string{
+				"network.podCIDR: 192.168.0.0/23 is too small: it has room for 2 nodes, each with a /24, and nodePools have up " +
+					"to 3 while nodes are replaced (line 7)",
+			}},
+		{name: "labels and taints",
+			add: "nodePools:\n- name: a\n  replicas: 1\n  labels:\n    keyturn.dev/node-pool: b\n" +
+				"    topology.kubernetes.io/zone: z\n    kubelet.kubernetes.io/x: y\n  taints:\n  - {key: a, effect: Never}\n" +
+				"  - {effect: NoExecute}\n  - {key: b, effect: NoExecute}\n  - {key: b, value: other, effect: NoExecute}\n",
+			want: []string{
+				"nodePools[0].labels.keyturn.dev/node-pool: labels of keyturn.dev are reserved (line 12)",
+				"nodePools[0].labels.topology.kubernetes.io/zone: labels of topology.kubernetes.io are reserved (line 13)",
+				`nodePools[0].taints[0].effect: must be NoSchedule or PreferNoSchedule or NoExecute, not "Never" (line 16)`,
+				"nodePools[0].taints[3]: duplicate b:NoExecute (line 19)",
+				"nodePools[0].taints[1].key: is missing",
+			}},
+		{name: "features",
+			add: "enableControlplaneV2: false\n" +
+				"ksaSigningKey: {source: floppy, algorithm: HS256, nodeRefresh: Never, tokenReload: 0s, retire: Never, " +
+				"retireTimeout: 8761h}\ngkeConnect: {projectID: p}\n", want: []string{
+				"enableControlplaneV2: must be true: a control plane inside the admin cluster is not supported (line 8)",
+				`ksaSigningKey.source: must be external or files, not "floppy" (line 9)`,
+				`ksaSigningKey.algorithm: must be RS256 or ES256, not "HS256" (line 9)`,
+				`ksaSigningKey.nodeRefresh: must be Replace or InPlace or Wait or Evict, not "Never" (line 9)`,
+				`ksaSigningKey.retire: must be AfterRefresh or WhenUnused, not "Never" (line 9)`,
+				"ksaSigningKey.retireTimeout: must be 1s to 8760h, not 8761h (line 9)",
+				"ksaSigningKey.tokenReload: must be 1s to 24h, not 0s (line 9)",
+				`gkeConnect.projectID: "p" is not the ID of a project, like my-project-123 (line 10)`,
+			}},
 		{name: "retire without ledgers", add: "ksaSigningKey: {source: files, retire: WhenUnused}\n", want: []string{
-			"ksaSigningKey.retire: WhenUnused needs ksaSigningKey.source external: without a signer nobody knows which tokens live (line 8)",
+			"ksaSigningKey.retire: WhenUnused needs ksaSigningKey.source external: without a signer nobody knows which tokens " +
+				"live (line 8)",
 		}},
-		{name: "issuer", add: "ksaSigningKey: {issuer: \"https://user:pass@a.test\", publish: [ftp://a, \"s3://a\", \"s3://a\", 5], publishMaxAge: 500ms}\n", want: []string{
-			"ksaSigningKey.publish[3]: must be a string, not a whole number (5); put quotes around it to make it a string (line 8)",
-			"ksaSigningKey.issuer: must not hold a user name or a password (line 8)",
-			"ksaSigningKey.publish[0]: must begin with file://, s3://, gs:// or azblob:// (line 8)",
-			"ksaSigningKey.publish[2]: is there already (line 8)",
-			"ksaSigningKey.publishMaxAge: must be 1s to 168h, not 500ms (line 8)",
-		}},
-		{name: "long place", add: "ksaSigningKey: {issuer: \"https://a.test\", publish: [gs://" + strings.Repeat("a", 508) + "]}\n", want: []string{
+		{name: "issuer",
+			add: "ksaSigningKey: {issuer: \"https://user:pass@a.test\", publish: [ftp://a, \"s3://a\", \"s3://a\", 5], " +
+				"publishMaxAge: 500ms}\n", want: []string{
+				"ksaSigningKey.publish[3]: must be a string, not a whole number (5); put quotes around it to make it a string " +
+					"(line 8)",
+				"ksaSigningKey.issuer: must not hold a user name or a password (line 8)",
+				"ksaSigningKey.publish[0]: must begin with file://, s3://, gs:// or azblob:// (line 8)",
+				"ksaSigningKey.publish[2]: is there already (line 8)",
+				"ksaSigningKey.publishMaxAge: must be 1s to 168h, not 500ms (line 8)",
+			}},
+		{name: "long place", add: "ksaSigningKey: {issuer: \"https://a.test\", publish: [gs://" + strings.Repeat("a", 508) +
+			"]}\n", want: []string{
 			"ksaSigningKey.publish[0]: has 513 characters; it may have 512 (line 8)",
 		}},
 		{name: "nobody can fetch", add: "ksaSigningKey: {publish: [s3://a]}\n", want: []string{
-			"ksaSigningKey.publish: needs an issuer: verifiers fetch the documents from ksaSigningKey.issuer, and nobody outside the cluster can fetch any from https://kubernetes.default.svc.cluster.local (line 8)",
+			"ksaSigningKey.publish: needs an issuer: verifiers fetch the documents from ksaSigningKey.issuer, and nobody " +
+				"outside the cluster can fetch any from https://kubernetes.default.svc.cluster.local (line 8)",
 		}},
-		{name: "too many places", add: "ksaSigningKey: {issuer: \"https://a.test\", publish: [s3://a, s3://b, s3://c, s3://d, s3://e, s3://f, s3://g, s3://h, s3://i], publishMaxAge: 169h}\n", want: []string{
-			"ksaSigningKey.publish: has 9 URLs; keys are published at 8 at most (line 8)",
-			"ksaSigningKey.publishMaxAge: must be 1s to 168h, not 169h (line 8)",
-		}},
-		{name: "durations", add: "ksaSigningKey: {publishMaxAge: 60}\ngkeConnect: {projectID: project-1, location: Mars, propagationTime: [1s]}\n", want: []string{
+		{name: "too many places",
+			add: "ksaSigningKey: {issuer: \"https://a.test\", publish: [s3://a, s3://b, s3://c, s3://d, s3://e, s3://f, " +
+				"s3://g, s3://h, s3://i], publishMaxAge: 169h}\n", want: []string{
+				"ksaSigningKey.publish: has 9 URLs; keys are published at 8 at most (line 8)",
+				"ksaSigningKey.publishMaxAge: must be 1s to 168h, not 169h (line 8)",
+			}},
+		{name: "durations", add: "ksaSigningKey: {publishMaxAge: 60}\n" +
+			"gkeConnect: {projectID: project-1, location: Mars, propagationTime: [1s]}\n", want: []string{
 			`ksaSigningKey.publishMaxAge: must be a duration like 10m, not "60" (line 8)`,
 			"gkeConnect.propagationTime: must be a duration like 10m, not a list (line 9)",
 			`gkeConnect.location: "Mars" is not a location, like us-central1 or global (line 9)`,
 		}},
-		{name: "fleet", add: "gkeConnect:\n  projectID: my-project-123\n  registerServiceAccountKeyPath: \"\"\n  endpoint: http://a.test\n  stsEndpoint: https://a.test/?key=value\n  propagationTime: -1s\n  proxy: x\n", want: []string{
-			"gkeConnect.endpoint: must be a URL like https://example.com (line 11)",
-			"gkeConnect.stsEndpoint: must not have a query or a fragment (line 12)",
-			"gkeConnect.propagationTime: must be 0s to 168h, not -1s (line 13)",
-			"gkeConnect.proxy: unknown field (line 14)",
-		}},
-		{name: "propagation", add: "gkeConnect: {projectID: my-project-123, location: global, propagationTime: 1m0.5s}\n", want: []string{
-			"gkeConnect.propagationTime: must be whole seconds, not 1m0.5s (line 8)",
-		}},
+		{name: "fleet", add: "gkeConnect:\n  projectID: my-project-123\n  registerServiceAccountKeyPath: \"\"\n" +
+			"  endpoint: http://a.test\n  stsEndpoint: https://a.test/?key=value\n  propagationTime: -1s\n  proxy: x\n",
+			want: []string{
+				"gkeConnect.endpoint: must be a URL like https://example.com (line 11)",
+				"gkeConnect.stsEndpoint: must not have a query or a fragment (line 12)",
+				"gkeConnect.propagationTime: must be 0s to 168h, not -1s (line 13)",
+				"gkeConnect.proxy: unknown field (line 14)",
+			}},
+		{name: "propagation", add: "gkeConnect: {projectID: my-project-123, location: global, propagationTime: 1m0.5s}\n",
+			want: []string{
+				"gkeConnect.propagationTime: must be whole seconds, not 1m0.5s (line 8)",
+			}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -425,7 +463,8 @@ func TestParseProblems(t *testing.T) {
 // Verifiers compare issuers as strings, so there is one way to write one; and none is quoted, since it may hold a
 // password.
 func TestIssuers(t *testing.T) {
-	const like, slash, query = "must be a URL like https://", "must not end with a slash", "must not have a query or a fragment"
+	const like, slash, query = "must be a URL like https://", "must not end with a slash",
+		"must not have a query or a fragment"
 	for issuer, want := range map[string]string{
 		"https://a.test":                             "",
 		"https://a.test:8443/b/c-d_e.f%20g":          "",
@@ -459,7 +498,8 @@ func TestIssuers(t *testing.T) {
 			}
 			continue
 		}
-		if err == nil || !strings.HasPrefix(err.Error(), "ksaSigningKey.issuer: "+want) || strings.Contains(err.Error(), "secret") {
+		if err == nil || !strings.HasPrefix(err.Error(), "ksaSigningKey.issuer: "+want) ||
+			strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: error = %v, want %s", issuer, err, want)
 		}
 	}
@@ -527,7 +567,8 @@ func FuzzParse(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, seed := range []string{valid, documented, asWritten, string(data), "", "a: *b", "? {a: b}\n: c", "- &a [*a]", "nodePools: [null, {}]", "!!binary x", "a: !b c"} {
+	for _, seed := range []string{valid, documented, asWritten, string(data), "", "a: *b", "? {a: b}\n: c", "- &a [*a]",
+		"nodePools: [null, {}]", "!!binary x", "a: !b c"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -540,7 +581,8 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		uc := c.Object(Files{})
-		if !namePattern.MatchString(uc.Name) || uc.Spec.Infrastructure.Local.KubernetesVersion == "" || uc.Spec.KSASigningKey.Version != 1 {
+		if !namePattern.MatchString(uc.Name) || uc.Spec.Infrastructure.Local.KubernetesVersion == "" ||
+			uc.Spec.KSASigningKey.Version != 1 {
 			t.Errorf("a valid file makes an invalid object: %+v", uc)
 		}
 	})

@@ -137,7 +137,8 @@ func (d *decoder) mapping(path string, n *yaml.Node, visit func(path, key string
 		}
 		child := join(path, key.Value)
 		if first, ok := seen[key.Value]; ok {
-			d.problems = append(d.problems, Problem{Path: child, Line: key.Line, Message: fmt.Sprintf("duplicate key, first on line %d", first)})
+			d.problems = append(d.problems, Problem{Path: child, Line: key.Line,
+				Message: fmt.Sprintf("duplicate key, first on line %d", first)})
 			continue
 		}
 		seen[key.Value] = key.Line

@@ -24,8 +24,8 @@ import (
 type Files struct {
 	// ServiceAccountKey may register the cluster with its fleet; nil when no file is named.
 	ServiceAccountKey Secret
-	// Kubeconfig reaches an adopted cluster; nil when no file is named. It holds what kubeconfig.Parse takes of the file, and
-	// nothing else.
+	// Kubeconfig reaches an adopted cluster; nil when no file is named. It holds what kubeconfig.Parse takes of the file,
+	// and nothing else.
 	Kubeconfig Secret
 	// Certificates are those of gkeConnect.certificateAuthorityPath in PEM, and nothing else that the file holds.
 	Certificates string
@@ -106,8 +106,9 @@ func (d *decoder) kubeconfig(cluster, path string, f *Files) {
 // warnOfMode warns of a file with a secret that everybody has access to.
 func (f *Files) warnOfMode(field, path string, mode fs.FileMode) {
 	if mode.Perm()&0o007 != 0 {
-		f.Warnings = append(f.Warnings, fmt.Sprintf("%s: every user of this machine has access to %s (mode %04o); run `chmod 600 %s`",
-			field, path, mode.Perm(), path))
+		f.Warnings = append(f.Warnings,
+			fmt.Sprintf("%s: every user of this machine has access to %s (mode %04o); run `chmod 600 %s`",
+				field, path, mode.Perm(), path))
 	}
 }
 

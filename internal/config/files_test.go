@@ -140,7 +140,8 @@ func TestFiles(t *testing.T) {
 		}
 		var want []string
 		if warns {
-			want = []string{fmt.Sprintf("gkeConnect.registerServiceAccountKeyPath: every user of this machine has access to %s (mode %04o); run `chmod 600 %s`", path, mode, path)}
+			want = []string{fmt.Sprintf("gkeConnect.registerServiceAccountKeyPath: every user of this machine has access to "+
+				"%s (mode %04o); run `chmod 600 %s`", path, mode, path)}
 		}
 		f, err := c.Files()
 		if diff := cmp.Diff(want, f.Warnings); err != nil || diff != "" {
@@ -205,7 +206,8 @@ func TestFilesAbsolutePath(t *testing.T) {
 	if err := os.WriteFile(path, []byte(serviceAccountKey(t, nil)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := Parse([]byte(valid + "gkeConnect: {projectID: project-1, location: global, registerServiceAccountKeyPath: " + path + "}\n"))
+	c, err := Parse([]byte(valid + "gkeConnect: {projectID: project-1, location: global, registerServiceAccountKeyPath: " +
+		path + "}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,8 +220,9 @@ func TestFilesAbsolutePath(t *testing.T) {
 // Every problem with the files is told at once, with its line, and without anything of their content.
 func TestFilesProblems(t *testing.T) {
 	const (
-		keyAdvice = "; name the JSON key of a service account, or leave the field out to use the application default credentials of the controller (line 11)"
-		caAdvice  = "; name a file of PEM certificates (line 12)"
+		keyAdvice = "; name the JSON key of a service account, or leave the field out to use the application default " +
+			"credentials of the controller (line 11)"
+		caAdvice = "; name a file of PEM certificates (line 12)"
 	)
 	_, privateKey := newECKey(t)
 	key, ca := serviceAccountKey(t, nil), certificate(t)
@@ -229,17 +232,28 @@ func TestFilesProblems(t *testing.T) {
 	for _, tt := range []struct{ name, key, ca, wantKey, wantCA string }{
 		{name: "missing", wantKey: "no such file or directory", wantCA: "no such file or directory"},
 		{name: "no JSON, no PEM", key: private, ca: private, wantKey: notJSON, wantCA: "has no certificate"},
-		{name: "a private key", key: privateKey, ca: ca + privateKey, wantKey: notJSON, wantCA: "holds something else than certificates, such as a private key"},
-		{name: "a list, a broken block", key: `["` + private + `"]`, ca: ca + broken, wantKey: notJSON, wantCA: "holds a broken PEM block"},
-		{name: "a wrong field, no certificate", key: `{"type": {"` + private + `": 1}}`, ca: ca + noCertificate, wantKey: notJSON, wantCA: "its certificate 2 cannot be parsed"},
-		{name: "too large", key: strings.Repeat(private, 50000), ca: strings.Repeat(ca, 2000), wantKey: "has more than 524288 bytes", wantCA: "has more than 524288 bytes"},
-		{name: "of a user", key: serviceAccountKey(t, map[string]any{"type": private}), ca: ca, wantKey: `its "type" is not "service_account"`},
-		{name: "without an account", key: serviceAccountKey(t, map[string]any{"client_email": ""}), ca: ca, wantKey: `has no "client_email"`},
-		{name: "for a server in the clear", key: serviceAccountKey(t, map[string]any{"token_uri": "http://" + private}), ca: ca, wantKey: `its "token_uri" is not an https URL alone`},
-		{name: "with a key of another kind", key: serviceAccountKey(t, map[string]any{"private_key": privateKey}), ca: ca, wantKey: `has no RSA key in PEM as its "private_key"`},
-		{name: "with half a key", key: serviceAccountKey(t, map[string]any{"private_key": privateKey[:100] + private}), ca: ca, wantKey: `has no RSA key in PEM as its "private_key", which ends before its PEM block does`},
-		{name: "with a certificate", key: serviceAccountKey(t, map[string]any{"private_key": ca}), ca: ca, wantKey: `has no RSA key in PEM as its "private_key", which is a certificate, where a private key is wanted`},
-		{name: "with escaped line breaks", key: serviceAccountKey(t, map[string]any{"private_key": strings.ReplaceAll(privateKey, "\n", `\n`)}), ca: ca,
+		{name: "a private key", key: privateKey, ca: ca + privateKey, wantKey: notJSON,
+			wantCA: "holds something else than certificates, such as a private key"},
+		{name: "a list, a broken block", key: `["` + private + `"]`, ca: ca + broken, wantKey: notJSON,
+			wantCA: "holds a broken PEM block"},
+		{name: "a wrong field, no certificate", key: `{"type": {"` + private + `": 1}}`, ca: ca + noCertificate,
+			wantKey: notJSON, wantCA: "its certificate 2 cannot be parsed"},
+		{name: "too large", key: strings.Repeat(private, 50000), ca: strings.Repeat(ca, 2000),
+			wantKey: "has more than 524288 bytes", wantCA: "has more than 524288 bytes"},
+		{name: "of a user", key: serviceAccountKey(t, map[string]any{"type": private}), ca: ca,
+			wantKey: `its "type" is not "service_account"`},
+		{name: "without an account", key: serviceAccountKey(t, map[string]any{"client_email": ""}), ca: ca,
+			wantKey: `has no "client_email"`},
+		{name: "for a server in the clear", key: serviceAccountKey(t, map[string]any{"token_uri": "http://" + private}),
+			ca: ca, wantKey: `its "token_uri" is not an https URL alone`},
+		{name: "with a key of another kind", key: serviceAccountKey(t, map[string]any{"private_key": privateKey}), ca: ca,
+			wantKey: `has no RSA key in PEM as its "private_key"`},
+		{name: "with half a key", key: serviceAccountKey(t, map[string]any{"private_key": privateKey[:100] + private}),
+			ca: ca, wantKey: `has no RSA key in PEM as its "private_key", which ends before its PEM block does`},
+		{name: "with a certificate", key: serviceAccountKey(t, map[string]any{"private_key": ca}), ca: ca,
+			wantKey: `has no RSA key in PEM as its "private_key", which is a certificate, where a private key is wanted`},
+		{name: "with escaped line breaks", key: serviceAccountKey(t,
+			map[string]any{"private_key": strings.ReplaceAll(privateKey, "\n", `\n`)}), ca: ca,
 			wantKey: `has no RSA key in PEM as its "private_key", which has the two characters \n where lines should end`},
 		{name: "only no certificate", key: key, ca: "\n", wantCA: "has no certificate"},
 	} {
@@ -252,7 +266,8 @@ func TestFilesProblems(t *testing.T) {
 			}
 			var want []string
 			if tt.wantKey != "" {
-				want = append(want, "gkeConnect.registerServiceAccountKeyPath: "+filepath.Join(dir, "keys", "key.json")+": "+tt.wantKey+keyAdvice)
+				want = append(want, "gkeConnect.registerServiceAccountKeyPath: "+filepath.Join(dir, "keys",
+					"key.json")+": "+tt.wantKey+keyAdvice)
 			}
 			if tt.wantCA != "" {
 				want = append(want, "gkeConnect.certificateAuthorityPath: "+filepath.Join(dir, "ca.pem")+": "+tt.wantCA+caAdvice)
@@ -293,7 +308,8 @@ func TestFilesUnreadable(t *testing.T) {
 	if err := os.Chmod(filepath.Join(dir, "keys", "key.json"), 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Files(); err == nil || !strings.Contains(err.Error(), "key.json: permission denied; name the JSON key") {
+	if _, err := c.Files(); err == nil || !strings.Contains(err.Error(),
+		"key.json: permission denied; name the JSON key") {
 		t.Errorf("Files = %v", err)
 	}
 }

@@ -10,8 +10,8 @@ import (
 )
 
 // Object returns the API object that the file asks for, with key version 1. Of the files that it names, the object
-// holds the certificates, and of the service account key and the kubeconfig only where to find them. Of an adopted cluster,
-// the algorithm and the issuer are empty unless the file names them.
+// holds the certificates, and of the service account key and the kubeconfig only where to find them. Of an adopted
+// cluster, the algorithm and the issuer are empty unless the file names them.
 func (c *UserCluster) Object(f Files) *v1alpha1.UserCluster {
 	uc := &v1alpha1.UserCluster{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "UserCluster"},

@@ -190,7 +190,8 @@ func (d *decoder) nodePool(path string, c *UserCluster, p NodePool) {
 		d.problem(path+".replicas", "must be 0 to %d, not %d", maxReplicas, *p.Replicas)
 	}
 	if surge := *p.UpdateStrategy.RollingUpdate.MaxSurge; surge < 1 || surge > maxReplicas {
-		d.problem(path+".updateStrategy.rollingUpdate.maxSurge", "must be 1 to %d, not %d: a new node comes before an old one goes", maxReplicas, surge)
+		d.problem(path+".updateStrategy.rollingUpdate.maxSurge",
+			"must be 1 to %d, not %d: a new node comes before an old one goes", maxReplicas, surge)
 	}
 	if v := p.GKEOnPremVersion; v != "" && v != c.GKEOnPremVersion {
 		d.noEffect(path + ".gkeOnPremVersion")
@@ -249,7 +250,8 @@ func (d *decoder) taints(path string, taints []Taint) {
 			d.problem(path+".value", "%s", message)
 		}
 		d.oneOf(path+".effect", t.Effect,
-			string(corev1.TaintEffectNoSchedule), string(corev1.TaintEffectPreferNoSchedule), string(corev1.TaintEffectNoExecute))
+			string(corev1.TaintEffectNoSchedule), string(corev1.TaintEffectPreferNoSchedule),
+			string(corev1.TaintEffectNoExecute))
 		id := Taint{Key: t.Key, Effect: t.Effect}
 		if seen[id] {
 			d.problem(path, "duplicate %s:%s", t.Key, t.Effect)
@@ -276,7 +278,8 @@ func (d *decoder) network(c *UserCluster) {
 // podRange wants room for every node, and for those that come before old ones go.
 func (d *decoder) podRange(path string, pod netip.Prefix, pools []NodePool) {
 	if pod.Bits() < minPodBits || pod.Bits() > nodeBits {
-		d.problem(path, "%s must be between a /%d and a /%d: every node gets a /%d of it", pod, minPodBits, nodeBits, nodeBits)
+		d.problem(path, "%s must be between a /%d and a /%d: every node gets a /%d of it", pod, minPodBits, nodeBits,
+			nodeBits)
 		return
 	}
 	var nodes int64
@@ -286,7 +289,8 @@ func (d *decoder) podRange(path string, pod netip.Prefix, pools []NodePool) {
 		}
 	}
 	if room := int64(1) << (nodeBits - pod.Bits()); nodes > room {
-		d.problem(path, "%s is too small: it has room for %d nodes, each with a /%d, and nodePools have up to %d while nodes are replaced", pod, room, nodeBits, nodes)
+		d.problem(path, "%s is too small: it has room for %d nodes, each with a /%d, and nodePools have up to %d while "+
+			"nodes are replaced", pod, room, nodeBits, nodes)
 	}
 }
 

@@ -39,7 +39,9 @@ func (d *decoder) published(k KSASigningKey) {
 		d.problem(publish, "has %d URLs; keys are published at %d at most", n, maxPublish)
 	}
 	if len(k.Publish) > 0 && k.Issuer == v1alpha1.DefaultIssuer {
-		d.problem(publish, "needs an issuer: verifiers fetch the documents from ksaSigningKey.issuer, and nobody outside the cluster can fetch any from %s", k.Issuer)
+		d.problem(publish,
+			"needs an issuer: verifiers fetch the documents from ksaSigningKey.issuer, and nobody outside the cluster can "+
+				"fetch any from %s", k.Issuer)
 	}
 	for i, bucket := range k.Publish {
 		path := fmt.Sprintf("%s[%d]", publish, i)
@@ -100,7 +102,8 @@ func (d *decoder) httpsURL(path, value string) {
 	case strings.HasSuffix(u.Path, "/"):
 		d.problem(path, "must not end with a slash")
 	case u.String() != value || !urlPattern.MatchString(value):
-		d.problem(path, "must be a URL like https://example.com/path, without empty parts and with special characters encoded")
+		d.problem(path,
+			"must be a URL like https://example.com/path, without empty parts and with special characters encoded")
 	}
 }
 

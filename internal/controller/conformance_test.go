@@ -12,8 +12,8 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/controlplane/controlplanetest"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/keystore"
-	"github.com/keyturn/keyturn/internal/keystore/keystoretest"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/nodes/nodestest"
 )
@@ -54,12 +54,8 @@ func (s *site) conforming(p plane) controlplanetest.Cluster {
 			s.with(p.ObjectKey, func(c *userCluster) { c.hidden = true })
 			return func() { s.with(p.ObjectKey, func(c *userCluster) { c.hidden = false }) }
 		},
-		Fail: func(_ *testing.T, fault controlplanetest.Fault) func() {
-			s.fault = func() keystoretest.Fault {
-				return map[controlplanetest.Fault]keystoretest.Fault{
-					controlplanetest.Failed: keystoretest.Failed, controlplanetest.FailedButPersisted: keystoretest.FailedButPersisted,
-				}[fault]
-			}
+		Fail: func(_ *testing.T, fault faults.Fault) func() {
+			s.fault = func() faults.Fault { return fault }
 			return func() { s.fault = noFault }
 		},
 		Restore: func(t *testing.T, name string, keys controlplane.Keys, _ []keystore.KeyPair) {
@@ -106,13 +102,11 @@ func (s *site) conformingPools(key client.ObjectKey) nodestest.Cluster {
 			uc.Spec.Infrastructure.Local = &v1alpha1.LocalInfrastructure{NodePools: wanted}
 			return pools{s, uc}
 		},
-		Fail: func(_ *testing.T, fault nodestest.Fault) {
-			s.fault = func() keystoretest.Fault {
+		Fail: func(_ *testing.T, fault faults.Fault) {
+			s.fault = func() faults.Fault {
 				once := fault
-				fault = nodestest.None
-				return map[nodestest.Fault]keystoretest.Fault{
-					nodestest.Failed: keystoretest.Failed, nodestest.FailedButPersisted: keystoretest.FailedButPersisted,
-				}[once]
+				fault = faults.None
+				return once
 			}
 		},
 		Vanish: func(_ *testing.T, name string) {

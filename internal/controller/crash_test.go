@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
-	"github.com/keyturn/keyturn/internal/keystore/keystoretest"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/kubetest"
 )
 
@@ -45,18 +45,18 @@ func (w *world) live(each func(*v1alpha1.UserCluster)) {
 
 // TestFailingPorts fails about every second write of the store and of the adapters, before or after it took effect.
 func TestFailingPorts(t *testing.T) {
-	for name, fault := range map[string]keystoretest.Fault{
-		"failed": keystoretest.Failed, "failed but persisted": keystoretest.FailedButPersisted,
+	for name, fault := range map[string]faults.Fault{
+		"failed": faults.Failed, "failed but persisted": faults.FailedButPersisted,
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.failing = true
-			w.fault = everySecond(fault, keystoretest.None)
-			next, faults := everySecond(fault, keystoretest.None), []keystoretest.Fault{fault}
+			w.fault = everySecond(fault, faults.None)
+			next, all := everySecond(fault, faults.None), []faults.Fault{fault}
 			for range maxRounds {
-				faults = append(faults, next())
+				all = append(all, next())
 			}
-			w.keys.Fail(faults...)
+			w.keys.Fail(all...)
 			w.live(func(*v1alpha1.UserCluster) {})
 		})
 	}

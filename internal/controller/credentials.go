@@ -50,7 +50,9 @@ func (r *Reconciler) holdCredentials(ctx context.Context, uc *v1alpha1.UserClust
 	return false, nil
 }
 
-func (r *Reconciler) holdCredential(ctx context.Context, uc *v1alpha1.UserCluster, c credential) (changed bool, err error) {
+func (r *Reconciler) holdCredential(
+	ctx context.Context, uc *v1alpha1.UserCluster, c credential,
+) (changed bool, err error) {
 	secret, err := r.credential(ctx, uc, c.name)
 	if err != nil || secret == nil {
 		return false, err

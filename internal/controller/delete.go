@@ -43,7 +43,9 @@ func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl
 }
 
 // remove does one write of a deletion, and reports whether nothing of its kind is left.
-func (r *Reconciler) remove(ctx context.Context, uc *v1alpha1.UserCluster, kind rotation.RemovalKind) (gone bool, err error) {
+func (r *Reconciler) remove(
+	ctx context.Context, uc *v1alpha1.UserCluster, kind rotation.RemovalKind,
+) (gone bool, err error) {
 	switch kind {
 	case rotation.RemoveMachines:
 		return r.deleteNodes(ctx, uc)
@@ -81,7 +83,7 @@ func (r *Reconciler) deleteControlPlane(
 		return false, fmt.Errorf("releasing the cluster: %w; to delete the UserCluster and leave its cluster as it is, "+
 			"annotate it with %s=REASON", err, v1alpha1.AnnotationLeaveCluster)
 	}
-	r.event(uc, corev1.EventTypeWarning, "ClusterNotReleased", hint.Line(err))
+	r.event(uc, corev1.EventTypeWarning, "ClusterNotReleased", actionDelete, hint.Line(err))
 	r.Log.WarnContext(ctx, "a cluster is not released", "cluster", uc.Name, "error", err)
 	return true, nil
 }
@@ -98,7 +100,7 @@ func (r *Reconciler) leaveVerifiers(ctx context.Context, uc *v1alpha1.UserCluste
 		err = errors.Join(err, fmt.Errorf("keys are left at %s, waiting for %s", p.Name, p.WaitingFor))
 	}
 	if err != nil {
-		r.event(uc, corev1.EventTypeWarning, "PublishedKeysLeft", hint.Line(err))
+		r.event(uc, corev1.EventTypeWarning, "PublishedKeysLeft", actionDelete, hint.Line(err))
 		r.Log.WarnContext(ctx, "published keys are left", "cluster", uc.Name, "error", err)
 	}
 	return nil

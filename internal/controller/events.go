@@ -10,6 +10,13 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
+// What the controller was doing when it emitted an event: the actions of its events.
+const (
+	actionRotate   = "RotateKSASigningKey"
+	actionConverge = "ConvergeCluster"
+	actionDelete   = "DeleteCluster"
+)
+
 // tell emits an event for each change that a person would want to read about later.
 func (r *Reconciler) tell(before, uc *v1alpha1.UserCluster) {
 	was, is := before.Status.KSASigningKey, uc.Status.KSASigningKey
@@ -21,12 +28,12 @@ func (r *Reconciler) tell(before, uc *v1alpha1.UserCluster) {
 	}
 	switch {
 	case is.Step != "" && is.Step != was.Step:
-		r.event(uc, corev1.EventTypeNormal, is.Step, stepText(uc))
+		r.event(uc, corev1.EventTypeNormal, is.Step, actionRotate, stepText(uc))
 	case is.CompletedAt != nil && was.CompletedAt == nil:
-		r.event(uc, corev1.EventTypeNormal, v1alpha1.ReasonRotationCompleted,
-			fmt.Sprintf("key version %d is the only one anywhere", uc.Spec.KSASigningKey.Version))
+		r.event(uc, corev1.EventTypeNormal, v1alpha1.ReasonRotationCompleted, actionRotate,
+			fmt.Sprintf("key version %d is the only one in use", uc.Spec.KSASigningKey.Version))
 		if old := is.OldTokens; old != nil {
-			r.event(uc, corev1.EventTypeWarning, v1alpha1.ReasonOldTokens,
+			r.event(uc, corev1.EventTypeWarning, v1alpha1.ReasonOldTokens, actionRotate,
 				fmt.Sprintf("pods keep a dead token until they start again (%d): %s", old.Total, holderNames(old)))
 		}
 	}
@@ -34,7 +41,11 @@ func (r *Reconciler) tell(before, uc *v1alpha1.UserCluster) {
 	ready := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionReady)
 	wasReady := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionReady)
 	if ready.Reason == v1alpha1.ReasonRotationBlocked && (wasReady == nil || wasReady.Message != ready.Message) {
-		r.event(uc, corev1.EventTypeWarning, ready.Reason, ready.Message)
+		action := actionConverge
+		if is.Step != "" {
+			action = actionRotate
+		}
+		r.event(uc, corev1.EventTypeWarning, ready.Reason, action, ready.Message)
 	}
 }
 
@@ -43,7 +54,7 @@ func (r *Reconciler) tellTokens(before, uc *v1alpha1.UserCluster) {
 	was := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionKSATokensExpired)
 	is := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKSATokensExpired)
 	if is != nil && is.Reason == v1alpha1.ReasonRetiredInUse && (was == nil || was.Reason != is.Reason) {
-		r.event(uc, corev1.EventTypeWarning, is.Reason, is.Message)
+		r.event(uc, corev1.EventTypeWarning, is.Reason, actionRotate, is.Message)
 	}
 }
 
@@ -59,11 +70,11 @@ func holderNames(old *v1alpha1.OldTokenStatus) string {
 // longestNote is what the API takes of an event's note, in bytes, with room for an ellipsis.
 const longestNote = 1024 - len("…")
 
-func (r *Reconciler) event(uc *v1alpha1.UserCluster, kind, reason, text string) {
+func (r *Reconciler) event(uc *v1alpha1.UserCluster, kind, reason, action, text string) {
 	if len(text) > longestNote {
 		text = strings.ToValidUTF8(text[:longestNote], "") + "…"
 	}
-	r.Recorder.Eventf(uc, nil, kind, reason, "RotateKSASigningKey", "%s", text)
+	r.Recorder.Eventf(uc, nil, kind, reason, action, "%s", text)
 }
 
 func stepText(uc *v1alpha1.UserCluster) string {
@@ -76,7 +87,8 @@ func stepText(uc *v1alpha1.UserCluster) string {
 	case "Switch":
 		return fmt.Sprintf("making every API server, and then kube-controller-manager, sign with key version %d", wanted)
 	case "Refresh":
-		return fmt.Sprintf("re-signing legacy tokens with key version %d, and then %s", wanted, refreshText(uc.Spec.NodeRefresh()))
+		return fmt.Sprintf("re-signing legacy tokens with key version %d, and then %s", wanted,
+			refreshText(uc.Spec.NodeRefresh()))
 	default:
 		return fmt.Sprintf("taking key version %d away everywhere", wanted-1)
 	}

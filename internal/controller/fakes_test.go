@@ -17,8 +17,8 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controller"
 	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/keystore"
-	"github.com/keyturn/keyturn/internal/keystore/keystoretest"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/rotation"
 	"github.com/keyturn/keyturn/signer/ledger"
@@ -34,7 +34,7 @@ var (
 type site struct {
 	t *testing.T
 	// fault says how the next write of an adapter fails.
-	fault func() keystoretest.Fault
+	fault func() faults.Fault
 
 	mu sync.Mutex
 	of map[client.ObjectKey]*userCluster
@@ -78,7 +78,7 @@ type userCluster struct {
 
 	nodes []nodes.Node
 	made  int // nodes so far
-	// guarded says that a PodDisruptionBudget lets no pod go.
+	// guarded means that a PodDisruptionBudget lets no pod go.
 	guarded bool
 	// unseen means that the nodes cannot be read now.
 	unseen bool
@@ -95,7 +95,7 @@ type server struct {
 	signs   string
 	// starts counts how often it was started.
 	starts int
-	// deaf says that its signer takes no new keys.
+	// deaf means that its signer takes no new keys.
 	deaf bool
 	// broken means that it does not start.
 	broken bool
@@ -107,7 +107,7 @@ func newSite(t *testing.T) *site {
 	return &site{t: t, fault: noFault, of: map[client.ObjectKey]*userCluster{}}
 }
 
-func noFault() keystoretest.Fault { return keystoretest.None }
+func noFault() faults.Fault { return faults.None }
 
 // with calls do with the cluster of that name, and with nobody else at it.
 func (s *site) with(key client.ObjectKey, do func(*userCluster)) {
@@ -127,11 +127,11 @@ func (s *site) open(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
 // write does a write of an adapter, or fails it before or after it took effect.
 func (s *site) write(key client.ObjectKey, do func(*userCluster)) error {
 	fault := s.fault()
-	if fault == keystoretest.Failed {
+	if fault == faults.Failed {
 		return errInjected
 	}
 	s.with(key, do)
-	if fault == keystoretest.FailedButPersisted {
+	if fault == faults.FailedButPersisted {
 		return errInjected
 	}
 	return nil
@@ -314,7 +314,9 @@ func (c *userCluster) convergeManager(sign int) {
 // Config has no more in it than prove needs.
 func (p plane) Config(_ context.Context, name string) (cfg *rest.Config, err error) {
 	p.with(p.ObjectKey, func(c *userCluster) {
-		if len(c.servers) == 0 || name != "" && !slices.ContainsFunc(c.servers, func(s server) bool { return s.Name == name }) {
+		if len(c.servers) == 0 || name != "" && !slices.ContainsFunc(c.servers, func(s server) bool {
+			return s.Name == name
+		}) {
 			err = fmt.Errorf("%s has no API server %q", p.Name, name)
 			return
 		}
@@ -404,7 +406,8 @@ func (p pools) Observe(ctx context.Context, keys nodes.Keys) (state nodes.State,
 		state.Converged = c.poolsConverged(p.uc.Spec.Infrastructure.Local.NodePools)
 		for _, n := range c.nodes {
 			if n.Deleting && c.guarded {
-				state.Waiting = "pod default/web on node " + n.Name + " to be evicted: PodDisruptionBudget default/web allows no disruption"
+				state.Waiting = "pod default/web on node " + n.Name +
+					" to be evicted: PodDisruptionBudget default/web allows no disruption"
 				state.Blocked = true
 			}
 		}
@@ -520,10 +523,14 @@ func (p pools) Delete(ctx context.Context) (gone bool, err error) {
 }
 
 // Refresh walks all legacy tokens, but has time to re-sign only one of them.
-func (l legacyTokens) Refresh(_ context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair) (legacy rotation.Legacy, count v1alpha1.LegacyTokenStatus, err error) {
+func (l legacyTokens) Refresh(
+	_ context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair,
+) (legacy rotation.Legacy, count v1alpha1.LegacyTokenStatus, err error) {
 	stale := func(version int) bool { return version != k.Version }
 	err = l.write(client.ObjectKeyFromObject(uc), func(c *userCluster) {
-		if c.manager.Running != k.Version || slices.ContainsFunc(c.servers, func(s server) bool { return s.signs != k.KeyID }) {
+		if c.manager.Running != k.Version || slices.ContainsFunc(c.servers, func(s server) bool {
+			return s.signs != k.KeyID
+		}) {
 			l.t.Errorf("legacy tokens of %s are re-signed before every signer is on key version %d", uc.Name, k.Version)
 		}
 		if i := slices.IndexFunc(c.tokens, stale); i >= 0 {

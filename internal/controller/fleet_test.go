@@ -41,7 +41,8 @@ func newFleetWorld(t *testing.T) *fleetWorld {
 		t.Fatal(err)
 	}
 	w.Server, err = fleetserver.New(fleetserver.Options{
-		StateFile: filepath.Join(t.TempDir(), "fleet.json"), Registrars: []fleetserver.Registrar{registrar}, TokenURI: listener.URL + "/token",
+		StateFile: filepath.Join(t.TempDir(), "fleet.json"), Registrars: []fleetserver.Registrar{registrar},
+		TokenURI: listener.URL + "/token",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +57,8 @@ func newFleetWorld(t *testing.T) *fleetWorld {
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: listener.Certificate().Raw})
 	w.make = func(uc *v1alpha1.UserCluster) *gkehub.Membership {
 		m, err := gkehub.New(t.Context(), gkehub.Options{
-			ProjectID: "my-project", Location: "global", Membership: uc.Name, ExternalID: string(uc.UID), Issuer: uc.Spec.KSASigningKey.Issuer,
+			ProjectID: "my-project", Location: "global", Membership: uc.Name, ExternalID: string(uc.UID),
+			Issuer:   uc.Spec.KSASigningKey.Issuer,
 			Endpoint: listener.URL, STSEndpoint: listener.URL, CABundle: ca, CredentialsJSON: key,
 		})
 		if err != nil {
@@ -68,8 +70,8 @@ func newFleetWorld(t *testing.T) *fleetWorld {
 	return w
 }
 
-// restartController replaces the controller by one that remembers nothing. What it learns of the fleet it believes for one
-// round only: its clock runs ahead.
+// restartController replaces the controller by one that remembers nothing. What it learns of the fleet it believes for
+// one round only: its clock runs ahead.
 func (w *fleetWorld) restartController() {
 	w.restart()
 	w.reconciler.Publishers = &destinations{of: func(uc *v1alpha1.UserCluster) []fleet.Publisher {
@@ -304,7 +306,9 @@ func TestPropagationTime(t *testing.T) {
 	place, ahead := &slowly{}, time.Duration(0)
 	setUp := func() {
 		w.restart()
-		w.reconciler.Publishers = &destinations{of: func(*v1alpha1.UserCluster) []fleet.Publisher { return []fleet.Publisher{place} }}
+		w.reconciler.Publishers = &destinations{of: func(*v1alpha1.UserCluster) []fleet.Publisher {
+			return []fleet.Publisher{place}
+		}}
 		w.reconciler.Now = func() time.Time { return time.Now().Add(ahead) }
 	}
 	setUp()

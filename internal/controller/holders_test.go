@@ -30,8 +30,9 @@ func TestOldTokens(t *testing.T) {
 	if got.Total != maxHolders+1 || len(got.Pods) != maxHolders {
 		t.Errorf("%d of %d are named", len(got.Pods), got.Total)
 	}
-	want := v1alpha1.OldTokenHolder{Namespace: "ns", Name: "p0", Holds: "the token of Secret reader by environment of container main, " +
-		"the token of Secret mount by driver, a token with the driver of volume data"}
+	want := v1alpha1.OldTokenHolder{Namespace: "ns", Name: "p0",
+		Holds: "the token of Secret reader by environment of container main, " +
+			"the token of Secret mount by driver, a token with the driver of volume data"}
 	if got.Pods[0] != want {
 		t.Errorf("got %+v", got.Pods[0])
 	}

@@ -36,9 +36,9 @@ func setKubeconfigCondition(uc *v1alpha1.UserCluster, k *kubeconfig, now metav1.
 	}
 }
 
-// gatherKubeconfig compares the kubeconfig Secret with what the control plane gives, once that exists. Other tools use its
-// name too: a Secret that is not the cluster's is left alone, and the status names it. The cluster works without it.
-// If it cannot be told, the round goes on: converging the control plane may mend that.
+// gatherKubeconfig compares the kubeconfig Secret with what the control plane gives, once that exists. Other tools use
+// its name too: a Secret that is not the cluster's is left alone, and the status names it. The cluster works without
+// it. If it cannot be told, the round goes on: converging the control plane may mend that.
 func (r *Reconciler) gatherKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
 	if len(o.Servers) == 0 || o.Adopted {
 		return // administrators of an adopted cluster have theirs

@@ -40,7 +40,9 @@ func (o *observation) nodesAre(version int) bool {
 	return o.nodesSeen && o.Nodes.Converged && (o.Nodes.Oldest == 0 || o.Nodes.Oldest >= version)
 }
 
-func (r *Reconciler) observeNodes(ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair) (nodes.State, error) {
+func (r *Reconciler) observeNodes(
+	ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair,
+) (nodes.State, error) {
 	adapter, err := r.Nodes(uc)
 	if err != nil {
 		return nodes.State{}, err

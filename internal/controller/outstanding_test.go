@@ -36,7 +36,9 @@ func newLedgers(t *testing.T) *ledgers {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.reconciler.UserCluster = func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error) { return reach, nil }
+	l.reconciler.UserCluster = func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error) {
+		return reach, nil
+	}
 	l.reconciler.Now = func() time.Time {
 		l.ahead += time.Second
 		return time.Now().Add(l.ahead)
@@ -164,7 +166,8 @@ func restarted(l *ledgers) *controller.Reconciler {
 	return next
 }
 
-// TestRetireTimeout takes the old key away at the limit, however often an API server died meanwhile, and names what lived.
+// TestRetireTimeout takes the old key away at the limit, however often an API server died meanwhile, and names what
+// lived.
 func TestRetireTimeout(t *testing.T) {
 	l := newLedgers(t)
 	blue := l.settled("blue", threeServers, withSigners, whenUnused, func(uc *v1alpha1.UserCluster) {
@@ -189,7 +192,7 @@ func TestRetireTimeout(t *testing.T) {
 		}
 	}
 	warned := func(e string) bool {
-		return strings.HasPrefix(e, "Warning RetiredInUse: the old key was taken away without")
+		return strings.HasPrefix(e, "Warning RotateKSASigningKey RetiredInUse: the old key was taken away without")
 	}
 	if told := l.events(blue); !slices.ContainsFunc(told, warned) {
 		t.Errorf("no event tells of it: %q", told)
@@ -204,7 +207,8 @@ func TestRetireNoLongerAwaited(t *testing.T) {
 	l.with(blue, func(c *userCluster) { c.servers[0].ledger.Since = time.Now().Add(time.Hour) })
 	l.rotate(blue)
 	uc := l.until(blue, awaits)
-	if got := uc.Status.KSASigningKey.WaitingFor; !strings.HasPrefix(got, "what API server cp-0 cannot tell of (its ledger began at ") {
+	if got := uc.Status.KSASigningKey.WaitingFor; !strings.HasPrefix(got,
+		"what API server cp-0 cannot tell of (its ledger began at ") {
 		t.Errorf("it waits for %q", got)
 	}
 	uc.Spec.KSASigningKey.Retire = v1alpha1.RetireAfterRefresh
@@ -257,7 +261,8 @@ func TestShowTokens(t *testing.T) {
 		}
 	}
 	l.ahead += time.Hour
-	if tokens := l.round(blue).Status.KSASigningKey.Tokens; tokens == nil || len(tokens.Workloads) > 0 || tokens.ObservedAt != nil {
+	if tokens := l.round(blue).Status.KSASigningKey.Tokens; tokens == nil || len(tokens.Workloads) > 0 ||
+		tokens.ObservedAt != nil {
 		t.Errorf("an hour later it tells of %+v", tokens)
 	}
 }

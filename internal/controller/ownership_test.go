@@ -39,14 +39,16 @@ func (w *world) secret(name string, kind corev1.SecretType, labels map[string]st
 func (w *world) wantAsItWas(s *corev1.Secret) {
 	w.Helper()
 	is := &corev1.Secret{}
-	if err := admin.Get(w.Context(), client.ObjectKeyFromObject(s), is); err != nil || is.ResourceVersion != s.ResourceVersion {
+	if err := admin.Get(w.Context(), client.ObjectKeyFromObject(s), is); err != nil ||
+		is.ResourceVersion != s.ResourceVersion {
 		w.Errorf("Secret %s was changed (%v): %+v", s.Name, err, is.ObjectMeta)
 	}
 }
 
 func (w *world) annotate(key client.ObjectKey, name, value string) {
 	w.Helper()
-	patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata": {"annotations": {%q: %q}}}`, name, value))
+	patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata": {"annotations": {%q: %q}}}`, name,
+		value))
 	if err := admin.Patch(w.Context(), w.get(key), patch); err != nil {
 		w.Fatal(err)
 	}
@@ -58,8 +60,8 @@ func registered(uc *v1alpha1.UserCluster) {
 	}
 }
 
-// TestForeignSecrets has Secrets of somebody else under the names that Keyturn would use. The cluster comes to be, rotates
-// and goes; they stay as they are, and the status says why there is no kubeconfig.
+// TestForeignSecrets has Secrets of somebody else under the names that Keyturn would use. The cluster comes to be,
+// rotates and goes; they stay as they are, and the status says why there is no kubeconfig.
 func TestForeignSecrets(t *testing.T) {
 	for name, labels := range map[string]map[string]string{
 		"of another tool":    nil,
@@ -72,8 +74,9 @@ func TestForeignSecrets(t *testing.T) {
 			credentials := w.secret("blue-gke-connect", corev1.SecretTypeOpaque, labels)
 			blue := w.settled("blue", registered)
 			w.wantCondition(w.get(blue), v1alpha1.ConditionKubeconfig, metav1.ConditionFalse, v1alpha1.ReasonSecretNotOurs,
-				"Secret "+w.namespace+"/blue-kubeconfig belongs to somebody else: it has not the type keyturn.dev/kubeconfig and the UID of this "+
-					"cluster in its label keyturn.dev/cluster-uid; delete it if nobody needs it, and Keyturn writes the kubeconfig there")
+				"Secret "+w.namespace+"/blue-kubeconfig belongs to somebody else: it has not the type keyturn.dev/kubeconfig and "+
+					"the UID of this cluster in its label keyturn.dev/cluster-uid; delete it if nobody needs it, and Keyturn "+
+					"writes the kubeconfig there")
 			w.rotate(blue)
 			w.until(blue, isSettled)
 			w.wantOnly(blue, 2)
@@ -106,8 +109,8 @@ func TestKubeconfigComesLater(t *testing.T) {
 	w.wantNothing(blue)
 }
 
-// TestCredentialsOutliveTheirDeletion deletes the credentials of the fleet before the cluster, as a deletion of the namespace
-// does: they stay until the cluster has left its fleet.
+// TestCredentialsOutliveTheirDeletion deletes the credentials of the fleet before the cluster, as a deletion of the
+// namespace does: they stay until the cluster has left its fleet.
 func TestCredentialsOutliveTheirDeletion(t *testing.T) {
 	w := newWorld(t)
 	mine := map[string]string{v1alpha1.LabelCluster: "blue"}
@@ -145,22 +148,25 @@ func TestCredentialsAreReleased(t *testing.T) {
 	}
 }
 
-// TestAdoptedKubeconfigIsHeld deletes the kubeconfig of an adopted cluster before its UserCluster: it stays until that is
-// released. One that gkectl has not made stays as it is.
+// adopted makes a cluster one that kubeadm made.
+func adopted(uc *v1alpha1.UserCluster) {
+	uc.Spec.Infrastructure = v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{
+		KubeconfigSecret: v1alpha1.AdoptedKubeconfigSecretName(uc.Name),
+	}}
+	uc.Spec.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshEvict
+	uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceFiles
+}
+
+// TestAdoptedKubeconfigIsHeld deletes the kubeconfig of an adopted cluster before its UserCluster: it stays until that
+// is released. One that gkectl has not made stays as it is.
 func TestAdoptedKubeconfigIsHeld(t *testing.T) {
-	for name, labels := range map[string]map[string]string{"ours": {v1alpha1.LabelCluster: "blue"}, "of somebody else": nil} {
+	for name, labels := range map[string]map[string]string{"ours": {v1alpha1.LabelCluster: "blue"},
+		"of somebody else": nil} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
 			w.settled("green") // of which there are keys to hide
 			w.reconciler.ControlPlane = func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
 				return plane{w.site, client.ObjectKeyFromObject(uc), 0}, nil
-			}
-			adopted := func(uc *v1alpha1.UserCluster) {
-				uc.Spec.Infrastructure = v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{
-					KubeconfigSecret: v1alpha1.AdoptedKubeconfigSecretName(uc.Name),
-				}}
-				uc.Spec.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshEvict
-				uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceFiles
 			}
 			secret := w.secret("blue-adopted-kubeconfig", corev1.SecretTypeOpaque, labels)
 			blue := w.create("blue", adopted)
@@ -184,6 +190,35 @@ func TestAdoptedKubeconfigIsHeld(t *testing.T) {
 				t.Errorf("the kubeconfig is left: %v", err)
 			}
 		})
+	}
+}
+
+// unreleasable is the control plane of an adopted cluster that is gone.
+type unreleasable struct{ plane }
+
+func (unreleasable) Delete(context.Context) (gone bool, err error) {
+	return false, errors.New("its API server does not answer")
+}
+
+// TestAdoptedClusterCanBeLeft deletes the UserCluster of an adopted cluster that is gone for good.
+func TestAdoptedClusterCanBeLeft(t *testing.T) {
+	w := newWorld(t)
+	w.settled("green") // of which there are keys to hide
+	w.reconciler.ControlPlane = func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {
+		return unreleasable{plane{w.site, client.ObjectKeyFromObject(uc), 0}}, nil
+	}
+	blue := w.create("blue", adopted)
+	w.round(blue)
+	w.delete(blue)
+	w.failing = true
+	const why = "releasing the cluster: its API server does not answer; to delete the UserCluster and leave its " +
+		"cluster as it is, annotate it with keyturn.dev/leave-cluster=REASON"
+	w.until(blue, func(uc *v1alpha1.UserCluster) bool { return uc.Status.KSASigningKey.WaitingFor == why })
+	w.annotate(blue, v1alpha1.AnnotationLeaveCluster, "its machines were scrapped")
+	w.until(blue, isGone)
+	left := func(e string) bool { return strings.HasPrefix(e, "Warning DeleteCluster ClusterNotReleased: ") }
+	if told := w.recorder.of(blue); !slices.ContainsFunc(told, left) {
+		t.Errorf("no event tells that the cluster was left: %q", told)
 	}
 }
 
@@ -232,17 +267,24 @@ func (*unreachable) Remove(context.Context) error { return errors.New("the bucke
 // TestPublishedKeysCanBeLeft deletes a cluster whose keys are published where nothing can be removed any more.
 func TestPublishedKeysCanBeLeft(t *testing.T) {
 	w := newWorld(t)
-	w.reconciler.Publishers = &destinations{of: func(*v1alpha1.UserCluster) []fleet.Publisher { return []fleet.Publisher{&unreachable{}} }}
+	w.reconciler.Publishers = &destinations{of: func(*v1alpha1.UserCluster) []fleet.Publisher {
+		return []fleet.Publisher{&unreachable{}}
+	}}
 	blue := w.create("blue")
 	w.until(blue, func(*v1alpha1.UserCluster) bool { return len(w.stored(blue)) > 0 })
 	w.delete(blue)
 	w.failing = true
-	const why = "the bucket is gone for good; to delete the cluster and leave that behind, annotate it with keyturn.dev/leave-published=REASON"
-	w.until(blue, func(uc *v1alpha1.UserCluster) bool { return strings.HasSuffix(uc.Status.KSASigningKey.WaitingFor, why) })
+	const why = "the bucket is gone for good; to delete the cluster and leave that behind, annotate it with " +
+		"keyturn.dev/leave-published=REASON"
+	w.until(blue, func(uc *v1alpha1.UserCluster) bool {
+		return strings.HasSuffix(uc.Status.KSASigningKey.WaitingFor, why)
+	})
 	w.annotate(blue, v1alpha1.AnnotationLeavePublished, "the project was deleted")
 	w.until(blue, isGone)
 	w.wantNothing(blue)
-	if told := w.recorder.of(blue); !slices.ContainsFunc(told, func(s string) bool { return strings.HasPrefix(s, "Warning PublishedKeysLeft: ") }) {
+	if told := w.recorder.of(blue); !slices.ContainsFunc(told, func(s string) bool {
+		return strings.HasPrefix(s, "Warning DeleteCluster PublishedKeysLeft: ")
+	}) {
 		t.Errorf("no event tells of what is left: %q", told)
 	}
 }
@@ -269,8 +311,8 @@ func (w *world) takeAway(key client.ObjectKey) {
 	}
 }
 
-// TestNamesakeGetsNoKey makes a cluster under the name of one whose keys are left. It uses none of them, says what is in
-// its way, can be deleted, and works when they are gone.
+// TestNamesakeGetsNoKey makes a cluster under the name of one whose keys are left. It uses none of them, says what is
+// in its way, can be deleted, and works when they are gone.
 func TestNamesakeGetsNoKey(t *testing.T) {
 	w := newWorld(t)
 	blue := w.orphan()
@@ -278,7 +320,8 @@ func TestNamesakeGetsNoKey(t *testing.T) {
 	w.create("blue")
 	w.failing, w.losing = true, true
 	foreign := func(uc *v1alpha1.UserCluster) bool {
-		return strings.Contains(condition(uc, v1alpha1.ConditionReady).Message, "blue-ksa-signing-key-2: it is not a key of this cluster")
+		return strings.Contains(condition(uc, v1alpha1.ConditionReady).Message,
+			"blue-ksa-signing-key-2: it is not a key of this cluster")
 	}
 	w.until(blue, foreign)
 	w.with(blue, func(c *userCluster) {
@@ -316,7 +359,8 @@ func TestDeleteEveryVersion(t *testing.T) {
 	w := newWorld(t)
 	blue := w.settled("blue")
 	extra := w.keySecrets(blue)[0]
-	extra.ObjectMeta = metav1.ObjectMeta{Namespace: w.namespace, Name: "blue-ksa-signing-key-7", Labels: maps.Clone(extra.Labels)}
+	extra.ObjectMeta = metav1.ObjectMeta{Namespace: w.namespace, Name: "blue-ksa-signing-key-7",
+		Labels: maps.Clone(extra.Labels)}
 	if err := w.controller.Create(t.Context(), &extra); err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +382,8 @@ func TestSquattedName(t *testing.T) {
 	w.failing = true
 	w.until(blue, func(uc *v1alpha1.UserCluster) bool {
 		return inStep("Generate")(uc) && strings.Contains(uc.Status.KSASigningKey.WaitingFor,
-			"blue-ksa-signing-key-2: it is not a key of this cluster: it is not of type keyturn.dev/ksa-signing-key; delete it if nobody needs it")
+			"blue-ksa-signing-key-2: it is not a key of this cluster: it is not of type keyturn.dev/ksa-signing-key; delete "+
+				"it if nobody needs it")
 	})
 	if err := admin.Delete(t.Context(), squatter); err != nil {
 		t.Fatal(err)

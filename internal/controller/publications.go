@@ -46,7 +46,8 @@ func (p publication) believed(keys []keystore.KeyPair, now time.Time) bool {
 // observed is what the planner learns of the destination.
 func (p publication) observed() rotation.Publication {
 	o := rotation.Publication{
-		Name: p.publisher.Name(), Accepts: p.seen.Accepts, Refuses: p.seen.Refuses, SureAt: p.seen.SureAt, Waiting: p.seen.Waiting,
+		Name: p.publisher.Name(), Accepts: p.seen.Accepts, Refuses: p.seen.Refuses, SureAt: p.seen.SureAt,
+		Waiting: p.seen.Waiting,
 	}
 	if p.err != nil {
 		o.Waiting = hint.Line(p.err)

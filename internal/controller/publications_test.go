@@ -130,7 +130,9 @@ func TestPublishesSideBySide(t *testing.T) {
 		}
 	}
 	one, two := &named{name: "one", meet: meet()}, &named{name: "two", meet: meet()}
-	w.reconciler.Publishers = &destinations{of: func(*v1alpha1.UserCluster) []fleet.Publisher { return []fleet.Publisher{one, two} }}
+	w.reconciler.Publishers = &destinations{of: func(*v1alpha1.UserCluster) []fleet.Publisher {
+		return []fleet.Publisher{one, two}
+	}}
 	w.settled("blue")
 	if !one.published(t) || !two.published(t) {
 		t.Error("nothing is published")
@@ -143,7 +145,8 @@ func TestFormerDestination(t *testing.T) {
 	w := newWorld(t)
 	stays, goes := &named{name: "stays"}, &named{name: "goes"}
 	all := []fleet.Publisher{stays, goes}
-	d := &destinations{of: func(*v1alpha1.UserCluster) []fleet.Publisher { return all }, former: map[string]fleet.Publisher{"goes": goes}}
+	d := &destinations{of: func(*v1alpha1.UserCluster) []fleet.Publisher { return all },
+		former: map[string]fleet.Publisher{"goes": goes}}
 	ahead := time.Duration(0)
 	w.reconciler.Publishers = d
 	w.reconciler.Now = func() time.Time { ahead += time.Minute; return time.Now().Add(ahead) }
@@ -178,7 +181,9 @@ func TestFormerDestination(t *testing.T) {
 func TestForeignTextInStatus(t *testing.T) {
 	w := newWorld(t)
 	d := &named{name: "memory"}
-	w.reconciler.Publishers = &destinations{of: func(*v1alpha1.UserCluster) []fleet.Publisher { return []fleet.Publisher{d} }}
+	w.reconciler.Publishers = &destinations{of: func(*v1alpha1.UserCluster) []fleet.Publisher {
+		return []fleet.Publisher{d}
+	}}
 	ahead := time.Duration(0)
 	w.reconciler.Now = func() time.Time { ahead += time.Minute; return time.Now().Add(ahead) }
 	blue := w.settled("blue")
@@ -192,7 +197,8 @@ func TestForeignTextInStatus(t *testing.T) {
 		"condition":   meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionReady).Message,
 		"publication": uc.Status.Publications[0].WaitingFor,
 	} {
-		if !strings.Contains(text, "go  [2J away") || strings.ContainsAny(text, "\x1b\u202e") || utf8.RuneCountInString(text) > 4097 {
+		if !strings.Contains(text, "go  [2J away") || strings.ContainsAny(text, "\x1b\u202e") ||
+			utf8.RuneCountInString(text) > 4097 {
 			t.Errorf("%s has %d characters: %.100q", what, utf8.RuneCountInString(text), text)
 		}
 	}

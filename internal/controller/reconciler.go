@@ -1,9 +1,9 @@
 // Package controller rotates the signing keys of the UserClusters of an admin cluster.
 //
 // Reconciler is where to start. Each round gathers what can be observed, plans purely (package rotation), does the one
-// external write that was planned, if any, and patches the status once. It keeps nothing that it could not observe again, except
-// how far a walk over legacy tokens has come; being killed costs time only. What verifiers outside the cluster said is
-// believed for a few seconds, since asking them costs them more than it costs us.
+// external write that was planned, if any, and patches the status once. It keeps nothing that it could not observe
+// again, except how far a walk over legacy tokens has come; being killed costs time only. What verifiers outside the
+// cluster said is believed for a few seconds, since asking them costs them more than it costs us.
 package controller
 
 import (
@@ -45,7 +45,9 @@ const (
 type Tokens interface {
 	// Refresh re-signs, for a bounded time, legacy tokens that are not of k, carrying on where the last call
 	// with the same version stopped. It is called only while every signer of the cluster signs with k.
-	Refresh(ctx context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair) (rotation.Legacy, v1alpha1.LegacyTokenStatus, error)
+	Refresh(
+		ctx context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair,
+	) (rotation.Legacy, v1alpha1.LegacyTokenStatus, error)
 	// Forget drops what is remembered of a cluster that is gone.
 	Forget(cluster types.UID)
 }

@@ -63,11 +63,13 @@ func checkStatus(t *testing.T, uc *v1alpha1.UserCluster) {
 	}
 	for i, s := range uc.Status.APIServers {
 		name := fmt.Sprintf("cp-%d", i)
-		if s.Name != name || s.Endpoint != "https://"+name+".test" || !s.Ready || s.SigningVersion != 1 || !slices.Equal(s.AcceptedVersions, []int32{1}) {
+		if s.Name != name || s.Endpoint != "https://"+name+".test" || !s.Ready || s.SigningVersion != 1 ||
+			!slices.Equal(s.AcceptedVersions, []int32{1}) {
 			t.Errorf("API server = %+v", s)
 		}
 	}
-	if want := (v1alpha1.NodePoolStatus{Name: "pool-1", Replicas: 2, Ready: 2, Updated: 2}); !slices.Equal(uc.Status.NodePools, []v1alpha1.NodePoolStatus{want}) {
+	want := v1alpha1.NodePoolStatus{Name: "pool-1", Replicas: 2, Ready: 2, Updated: 2}
+	if !slices.Equal(uc.Status.NodePools, []v1alpha1.NodePoolStatus{want}) {
 		t.Errorf("node pools = %+v, want %+v", uc.Status.NodePools, want)
 	}
 }
@@ -144,7 +146,8 @@ func TestKubeconfig(t *testing.T) {
 			t.Errorf("kubeconfig = %q, want %q", got, content)
 		}
 	}
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: blue.Namespace, Name: v1alpha1.KubeconfigSecretName(blue.Name)}}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: blue.Namespace,
+		Name: v1alpha1.KubeconfigSecretName(blue.Name)}}
 	if err := w.controller.Delete(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
@@ -202,9 +205,11 @@ func TestSpoiledKey(t *testing.T) {
 	w.failing = true
 	uc := w.round(blue)
 	ready := condition(uc, v1alpha1.ConditionReady)
-	if ready.Status != metav1.ConditionFalse || ready.Reason != v1alpha1.ReasonCreateOrUpdate || !strings.Contains(ready.Message, good.Name) ||
+	if ready.Status != metav1.ConditionFalse || ready.Reason != v1alpha1.ReasonCreateOrUpdate ||
+		!strings.Contains(ready.Message, good.Name) ||
 		uc.Status.KSASigningKey.WaitingFor != ready.Message {
-		t.Errorf("Ready is %s, %s: %s\nwant it to be false and to name %s", ready.Status, ready.Reason, ready.Message, good.Name)
+		t.Errorf("Ready is %s, %s: %s\nwant it to be false and to name %s", ready.Status, ready.Reason, ready.Message,
+			good.Name)
 	}
 	if err := w.raise(blue); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), good.Name) {
 		t.Errorf("rotating = %v, want a refusal that names %s", err, good.Name)

@@ -14,12 +14,12 @@ import (
 
 // The events of a rotation to key version 2.
 var rotationEvents = []string{
-	"Normal Generate: generating key version 2",
-	"Normal Publish: making every verifier accept key versions 1 and 2",
-	"Normal Switch: making every API server, and then kube-controller-manager, sign with key version 2",
-	"Normal Refresh: re-signing legacy tokens with key version 2, and then replacing the nodes",
-	"Normal Retire: taking key version 1 away everywhere",
-	"Normal KSASigningKeyRotationCompleted: key version 2 is the only one anywhere",
+	"Normal RotateKSASigningKey Generate: generating key version 2",
+	"Normal RotateKSASigningKey Publish: making every verifier accept key versions 1 and 2",
+	"Normal RotateKSASigningKey Switch: making every API server, and then kube-controller-manager, sign with key version 2",
+	"Normal RotateKSASigningKey Refresh: re-signing legacy tokens with key version 2, and then replacing the nodes",
+	"Normal RotateKSASigningKey Retire: taking key version 1 away everywhere",
+	"Normal RotateKSASigningKey KSASigningKeyRotationCompleted: key version 2 is the only one in use",
 }
 
 func TestRotate(t *testing.T) {
@@ -129,7 +129,7 @@ func TestBlocked(t *testing.T) {
 	if m := w.metric("keyturn_rotation_blocked", blue)[""]; m != 0 {
 		t.Errorf("at the end, the metric is %v", m)
 	}
-	want := slices.Insert(slices.Clone(rotationEvents), 4, "Warning KSASigningKeyRotationBlocked: "+why)
+	want := slices.Insert(slices.Clone(rotationEvents), 4, "Warning RotateKSASigningKey KSASigningKeyRotationBlocked: "+why)
 	if told := w.events(blue); !slices.Equal(told, want) {
 		t.Errorf("events:\n%s\nwant\n%s", strings.Join(told, "\n"), strings.Join(want, "\n"))
 	}

@@ -94,8 +94,8 @@ func (r *rounds) beginSlow(most int) (end func(), ok bool) {
 	}, true
 }
 
-// Check fails when a round has not returned for several timeouts: nobody works on its cluster meanwhile. It is a check for
-// /readyz and /healthz.
+// Check fails when a round has not returned for several timeouts: nobody works on its cluster meanwhile. It is a check
+// for /readyz and /healthz.
 func (r *Reconciler) Check(*http.Request) error {
 	longest := stuckAfter * r.Options.withDefaults().RoundTimeout
 	now := r.now()

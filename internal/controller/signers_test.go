@@ -41,7 +41,8 @@ func (w *world) wantStarts(key client.ObjectKey, want ...int) {
 	}
 }
 
-// TestRotateWithSigners rotates without a restart, and waits at the end until no API server remembers tokens of the old key.
+// TestRotateWithSigners rotates without a restart, and waits at the end until no API server remembers tokens of the old
+// key.
 func TestRotateWithSigners(t *testing.T) {
 	w := newWorld(t)
 	w.hurry()
@@ -63,7 +64,8 @@ func TestRotateWithSigners(t *testing.T) {
 	}
 }
 
-// TestAcceptedTokensAreForgotten stops the clock in Retire, and restarts the controller there: the old key stays stored.
+// TestAcceptedTokensAreForgotten stops the clock in Retire, and restarts the controller there: the old key stays
+// stored.
 func TestAcceptedTokensAreForgotten(t *testing.T) {
 	w := newWorld(t)
 	now := time.Now()
@@ -75,7 +77,8 @@ func TestAcceptedTokensAreForgotten(t *testing.T) {
 	blue := w.settled("blue", withSigners)
 	w.rotate(blue)
 	forgetting := func(uc *v1alpha1.UserCluster) bool {
-		return strings.Contains(uc.Status.KSASigningKey.WaitingFor, "API server cp-0 to forget which tokens of key version 1 it has accepted")
+		return strings.Contains(uc.Status.KSASigningKey.WaitingFor,
+			"API server cp-0 to forget which tokens of key version 1 it has accepted")
 	}
 	w.until(blue, forgetting)
 	now = now.Add(10 * time.Second)
@@ -130,8 +133,9 @@ func TestChangeOfSource(t *testing.T) {
 	w.wantStarts(blue, 6, 6, 6)
 }
 
-// TestBadSigners has one signer that is late, that says it has what it does not serve, or that serves now the old keys and now the new.
-// The rotation stays in the step whose proof is missing, however long, and ends once the signer does what it should.
+// TestBadSigners has one signer that is late, that says it has what it does not serve, or that serves now the old keys
+// and now the new. The rotation stays in the step whose proof is missing, however long, and ends once the signer does
+// what it should.
 func TestBadSigners(t *testing.T) {
 	for step, waiting := range map[string]string{
 		"Publish": "API server cp-1 to accept a canary token of key version 2",

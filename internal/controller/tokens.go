@@ -38,7 +38,9 @@ func NewLegacyTokens(client func(context.Context, *v1alpha1.UserCluster) (kubern
 }
 
 // Refresh implements Tokens.
-func (l *LegacyTokens) Refresh(ctx context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair) (rotation.Legacy, v1alpha1.LegacyTokenStatus, error) {
+func (l *LegacyTokens) Refresh(
+	ctx context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair,
+) (rotation.Legacy, v1alpha1.LegacyTokenStatus, error) {
 	count := uc.Status.KSASigningKey.LegacyTokens
 	refresher, err := l.refresher(ctx, uc)
 	if err != nil {

@@ -324,7 +324,7 @@ func (w *world) events(key client.ObjectKey) []string {
 		told = nil
 		for _, e := range list.Items {
 			if e.Regarding.Name == key.Name && e.Regarding.Kind == "UserCluster" {
-				told = append(told, fmt.Sprintf("%s %s: %s", e.Type, e.Reason, e.Note))
+				told = append(told, fmt.Sprintf("%s %s %s: %s", e.Type, e.Action, e.Reason, e.Note))
 			}
 		}
 		return slices.Equal(slices.Sorted(slices.Values(told)), slices.Sorted(slices.Values(want))), nil
@@ -450,7 +450,7 @@ func newRecorder(t *testing.T, scheme *runtime.Scheme, shown *transcript) *recor
 func (r *recorder) Eventf(regarding, related runtime.Object, kind, reason, action, note string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	text := fmt.Sprintf("%s %s: %s", kind, reason, fmt.Sprintf(note, args...))
+	text := fmt.Sprintf("%s %s %s: %s", kind, action, reason, fmt.Sprintf(note, args...))
 	fmt.Fprintln(r.shown, text)
 	if uc, ok := regarding.(*v1alpha1.UserCluster); ok {
 		key := client.ObjectKeyFromObject(uc)

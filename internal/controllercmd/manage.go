@@ -33,14 +33,15 @@ func manage(ctx context.Context, f flags, cfg *rest.Config, log *slog.Logger) er
 	return m.Start(ctx)
 }
 
-// How long the API server of the admin cluster may be away when a controller starts, and how often it is asked meanwhile.
+// How long the API server of the admin cluster may be away when a controller starts, and how often it is asked
+// meanwhile.
 const (
 	awayPatience = 3 * time.Minute
 	awayInterval = time.Second
 )
 
-// newManager makes the manager as soon as the API server answers. The only one of a cluster that rotates its own keys is
-// away while it reads new files; a controller that ended for that would be restarted later and later.
+// newManager makes the manager as soon as the API server answers. The only one of a cluster that rotates its own keys
+// is away while it reads new files; a controller that ended for that would be restarted later and later.
 func newManager(
 	ctx context.Context, cfg *rest.Config, options controller.ManagerOptions, log *slog.Logger,
 ) (ctrl.Manager, error) {

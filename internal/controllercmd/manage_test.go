@@ -7,8 +7,8 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// TestUnservedInfrastructure opens a cluster whose spec.infrastructure has a member that this version does not know: the
-// typed object then has none.
+// TestUnservedInfrastructure opens a cluster whose spec.infrastructure has a member that this version does not know:
+// the typed object then has none.
 func TestUnservedInfrastructure(t *testing.T) {
 	uc := &v1alpha1.UserCluster{}
 	on := infrastructures{}

@@ -43,14 +43,16 @@ func TestSecureMetrics(t *testing.T) {
 		token  string
 		status int
 	}{
-		"nobody": {"", http.StatusUnauthorized}, "a stranger": {stranger, http.StatusForbidden}, "a reader": {reader, http.StatusOK},
+		"nobody": {"", http.StatusUnauthorized}, "a stranger": {stranger, http.StatusForbidden},
+		"a reader": {reader, http.StatusOK},
 	} {
 		// A role may take a moment to be in force.
 		last := 0
-		err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-			last = getMetrics(ctx, address, want.token)
-			return last == want.status, nil
-		})
+		err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true,
+			func(ctx context.Context) (bool, error) {
+				last = getMetrics(ctx, address, want.token)
+				return last == want.status, nil
+			})
 		if err != nil {
 			t.Errorf("%s gets status %d, want %d", what, last, want.status)
 		}

@@ -196,7 +196,7 @@ func (p *publishers) bucket(uc *v1alpha1.UserCluster, field, url string) fleet.P
 type unusable struct {
 	name string
 	why  error
-	// leave says that the end of the cluster does not wait for it: nothing that could be removed is there.
+	// leave means that the end of the cluster does not wait for it: nothing that could be removed is there.
 	leave bool
 	log   *slog.Logger
 }

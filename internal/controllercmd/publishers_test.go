@@ -59,7 +59,8 @@ func newOutside(t *testing.T) *outside {
 		t.Fatal(err)
 	}
 	o.fleet, err = fleetserver.New(fleetserver.Options{
-		StateFile: filepath.Join(t.TempDir(), "fleet.json"), Registrars: []fleetserver.Registrar{registrar}, TokenURI: o.URL + "/token",
+		StateFile: filepath.Join(t.TempDir(), "fleet.json"), Registrars: []fleetserver.Registrar{registrar},
+		TokenURI: o.URL + "/token",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -73,14 +74,16 @@ func newOutside(t *testing.T) *outside {
 func (o *outside) cluster(secret string) *v1alpha1.UserCluster {
 	uc := newCluster()
 	uc.Spec.GKEConnect = &v1alpha1.GKEConnect{
-		ProjectID: "my-project", Location: "global", CredentialsSecret: secret, Endpoint: o.URL, STSEndpoint: o.URL, CABundle: o.ca,
+		ProjectID: "my-project", Location: "global", CredentialsSecret: secret, Endpoint: o.URL, STSEndpoint: o.URL,
+		CABundle: o.ca,
 	}
 	return uc
 }
 
 func newCluster() *v1alpha1.UserCluster {
 	return &v1alpha1.UserCluster{
-		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: "blue", UID: "0f5ac8ad-8d2b-4c5c-9d1e-0b7f2b8f6a11", Generation: 1},
+		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: "blue",
+			UID: "0f5ac8ad-8d2b-4c5c-9d1e-0b7f2b8f6a11", Generation: 1},
 		Spec: v1alpha1.UserClusterSpec{KSASigningKey: v1alpha1.KSASigningKey{
 			Issuer: "https://oidc.example.com/blue", PublishMaxAgeSeconds: 1,
 		}},
@@ -120,7 +123,8 @@ func wantUnusable(t *testing.T, p fleet.Publisher, texts ...string) {
 	t.Helper()
 	k := generate(t, 1)
 	_, observed := p.Observe(t.Context(), []keystore.KeyPair{k})
-	for doing, err := range map[string]error{"observing": observed, "publishing": p.Publish(t.Context(), []keystore.KeyPair{k}, []int{1})} {
+	for doing, err := range map[string]error{"observing": observed,
+		"publishing": p.Publish(t.Context(), []keystore.KeyPair{k}, []int{1})} {
 		if !errors.Is(err, errNotAllowed) {
 			t.Errorf("%s: %v, want %v", doing, err, errNotAllowed)
 			continue
@@ -171,18 +175,24 @@ func TestNothingIsAllowed(t *testing.T) {
 		flags []string
 		texts []string
 	}{
-		"endpoint":            {o.cluster(""), nil, []string{"gkeConnect.endpoint", o.URL, "--allow-fleet-endpoint"}},
-		"STS endpoint":        {sts, []string{"--allow-default-credentials"}, []string{"gkeConnect.stsEndpoint", o.URL, "--allow-fleet-endpoint"}},
+		"endpoint": {o.cluster(""), nil, []string{"gkeConnect.endpoint", o.URL, "--allow-fleet-endpoint"}},
+		"STS endpoint": {sts, []string{"--allow-default-credentials"},
+			[]string{"gkeConnect.stsEndpoint", o.URL, "--allow-fleet-endpoint"}},
 		"odd endpoint":        {odd, nil, []string{`"https://a.example/ [2Jxxx`, "…"}},
 		"default credentials": {google, nil, []string{"gkeConnect.credentialsSecret", "--allow-default-credentials"}},
 		"default credentials, elsewhere": {
-			o.cluster(""), []string{"--allow-default-credentials", "--allow-fleet-endpoint=" + o.URL}, []string{"gkeConnect.credentialsSecret", o.URL},
+			o.cluster(""), []string{"--allow-default-credentials", "--allow-fleet-endpoint=" + o.URL},
+			[]string{"gkeConnect.credentialsSecret", o.URL},
 		},
-		"S3":                {publish("s3://oidc?region=x&use_path_style=true&endpoint=" + o.URL), nil, []string{"ksaSigningKey.publish[0]", o.URL, "--allow-publish"}},
-		"S3, elsewhere":     {publish("s3://oidc?region=x&use_path_style=true&endpoint=" + o.URL), []string{"--allow-publish=s3://oidc"}, []string{"ksaSigningKey.publish[0]"}},
-		"directory":         {publish("file://" + dir), nil, []string{"ksaSigningKey.publish[0]", dir, "--allow-publish"}},
-		"another directory": {publish("file://" + dir), []string{"--allow-publish=file://" + dir + "/oidc"}, []string{"--allow-publish"}},
-		"no URL":            {publish("s3://bucket/hunter2"), []string{"--allow-publish=s3://bucket"}, []string{"ksaSigningKey.publish[0]", "take it out of the spec"}},
+		"S3": {publish("s3://oidc?region=x&use_path_style=true&endpoint=" + o.URL), nil,
+			[]string{"ksaSigningKey.publish[0]", o.URL, "--allow-publish"}},
+		"S3, elsewhere": {publish("s3://oidc?region=x&use_path_style=true&endpoint=" + o.URL),
+			[]string{"--allow-publish=s3://oidc"}, []string{"ksaSigningKey.publish[0]"}},
+		"directory": {publish("file://" + dir), nil, []string{"ksaSigningKey.publish[0]", dir, "--allow-publish"}},
+		"another directory": {publish("file://" + dir), []string{"--allow-publish=file://" + dir + "/oidc"},
+			[]string{"--allow-publish"}},
+		"no URL": {publish("s3://bucket/hunter2"), []string{"--allow-publish=s3://bucket"},
+			[]string{"ksaSigningKey.publish[0]", "take it out of the spec"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			wantUnusable(t, only(t, newPublishers(t, nil, test.flags...).Of(t.Context(), test.uc)), test.texts...)
@@ -257,8 +267,9 @@ func TestCredentials(t *testing.T) {
 	secret := func(name string, keyFile []byte, change func(*corev1.Secret)) string {
 		t.Helper()
 		s := &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: name, Labels: map[string]string{v1alpha1.LabelCluster: "blue"}},
-			Type:       corev1.SecretTypeOpaque, Data: map[string][]byte{v1alpha1.CredentialsKey: keyFile},
+			ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: name,
+				Labels: map[string]string{v1alpha1.LabelCluster: "blue"}},
+			Type: corev1.SecretTypeOpaque, Data: map[string][]byte{v1alpha1.CredentialsKey: keyFile},
 		}
 		if change != nil {
 			change(s)
@@ -271,13 +282,19 @@ func TestCredentials(t *testing.T) {
 	endpoint := "--allow-fleet-endpoint=" + o.URL
 	owned := func(uid types.UID) func(*corev1.Secret) {
 		return func(s *corev1.Secret) {
-			s.OwnerReferences = []metav1.OwnerReference{{APIVersion: "keyturn.dev/v1alpha1", Kind: "UserCluster", Name: "blue", UID: uid}}
+			s.OwnerReferences = []metav1.OwnerReference{{APIVersion: "keyturn.dev/v1alpha1", Kind: "UserCluster", Name: "blue",
+				UID: uid}}
 		}
 	}
 	for name, refused := range map[string]struct{ secret, text string }{
-		"another cluster's": {secret("green-gke-connect", o.keyFile, func(s *corev1.Secret) { s.Labels[v1alpha1.LabelCluster] = "green" }), "is not this cluster's"},
-		"nobody's":          {secret("somebodys", o.keyFile, func(s *corev1.Secret) { s.Labels = nil }), "is not this cluster's"},
-		"an earlier one's":  {secret("earlier", o.keyFile, owned("5d1c9f1e-6f0e-4d41-8f1e-2c8a3e0a7b22")), "is not this cluster's"},
+		"another cluster's": {secret("green-gke-connect", o.keyFile, func(s *corev1.Secret) {
+			s.Labels[v1alpha1.LabelCluster] = "green"
+		}), "is not this cluster's"},
+		"nobody's": {secret("somebodys", o.keyFile, func(s *corev1.Secret) {
+			s.Labels = nil
+		}), "is not this cluster's"},
+		"an earlier one's": {secret("earlier", o.keyFile, owned("5d1c9f1e-6f0e-4d41-8f1e-2c8a3e0a7b22")),
+			"is not this cluster's"},
 		"of another type": {
 			secret("typed", o.keyFile, func(s *corev1.Secret) { s.Type = "example.com/key" }), "is not this cluster's",
 		},
@@ -294,7 +311,8 @@ func TestCredentials(t *testing.T) {
 		t.Errorf("%d requests reached the server", n)
 	}
 
-	uc, k := o.cluster(secret("blue-gke-connect", o.keyFile, owned("0f5ac8ad-8d2b-4c5c-9d1e-0b7f2b8f6a11"))), generate(t, 1)
+	uc, k := o.cluster(secret("blue-gke-connect", o.keyFile, owned("0f5ac8ad-8d2b-4c5c-9d1e-0b7f2b8f6a11"))),
+		generate(t, 1)
 	p := newPublishers(t, admin, endpoint)
 	membership := only(t, p.Of(t.Context(), uc))
 	if err := membership.Publish(t.Context(), []keystore.KeyPair{k}, []int{1}); err != nil {
@@ -307,13 +325,17 @@ func TestCredentials(t *testing.T) {
 }
 
 // testCredentialsGoFirst has the Secret deleted before its cluster, as when their namespace is.
-func testCredentialsGoFirst(t *testing.T, admin client.Client, p *publishers, uc *v1alpha1.UserCluster, membership fleet.Publisher) {
-	gone := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: uc.Namespace, Name: uc.Spec.GKEConnect.CredentialsSecret}}
+func testCredentialsGoFirst(
+	t *testing.T, admin client.Client, p *publishers, uc *v1alpha1.UserCluster, membership fleet.Publisher,
+) {
+	gone := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: uc.Namespace,
+		Name: uc.Spec.GKEConnect.CredentialsSecret}}
 	if err := admin.Delete(t.Context(), gone); err != nil {
 		t.Fatal(err)
 	}
 	lost := only(t, newPublishers(t, admin, "--allow-fleet-endpoint="+uc.Spec.GKEConnect.Endpoint).Of(t.Context(), uc))
-	if err := lost.Remove(t.Context()); err == nil || !strings.Contains(err.Error(), "reading the credentials of the fleet") {
+	if err := lost.Remove(t.Context()); err == nil ||
+		!strings.Contains(err.Error(), "reading the credentials of the fleet") {
 		t.Errorf("while the cluster is not being deleted: %v", err)
 	}
 	uc = uc.DeepCopy()
@@ -321,7 +343,8 @@ func testCredentialsGoFirst(t *testing.T, admin client.Client, p *publishers, uc
 	if got := only(t, p.Of(t.Context(), uc)); got != membership {
 		t.Errorf("the membership that is in memory is not used: %T", got)
 	}
-	restarted := only(t, newPublishers(t, admin, "--allow-fleet-endpoint="+uc.Spec.GKEConnect.Endpoint).Of(t.Context(), uc))
+	restarted := only(t, newPublishers(t, admin, "--allow-fleet-endpoint="+uc.Spec.GKEConnect.Endpoint).Of(t.Context(),
+		uc))
 	if err := restarted.Remove(t.Context()); err != nil {
 		t.Errorf("a controller that remembers nothing: %v", err)
 	}

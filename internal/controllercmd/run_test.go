@@ -25,18 +25,21 @@ func TestFlags(t *testing.T) {
 	f, err = parse([]string{
 		"--kubeconfig=k", "--metrics-bind-address=m", "--health-probe-bind-address=h",
 		"--local-endpoint=https://l", "--local-credentials", "c",
-		"--allow-fleet-endpoint=https://one/", "--allow-fleet-endpoint=https://two", "--allow-publish=gs://oidc", "--allow-default-credentials",
+		"--allow-fleet-endpoint=https://one/", "--allow-fleet-endpoint=https://two", "--allow-publish=gs://oidc",
+		"--allow-default-credentials",
 		"--agent-image=a", "--signer-image=s", "--agent-namespace=n", "--own-cluster=keys/prod",
 	}, &stderr)
 	want = flags{
 		kubeconfig: "k", metrics: "m", health: "h", manager: f.manager,
 		local: localFlags{endpoint: "https://l", credentials: "c"},
 		kubeadm: kubeadmFlags{
-			images: kubeadm.Images{Agent: "a", Signer: "s", Namespace: "n"}, own: types.NamespacedName{Namespace: "keys", Name: "prod"},
+			images: kubeadm.Images{Agent: "a", Signer: "s", Namespace: "n"},
+			own:    types.NamespacedName{Namespace: "keys", Name: "prod"},
 		},
 	}
 	want.allowed = allowed{
-		fleetEndpoints: []string{"https://one", "https://two"}, publish: []*url.URL{{Scheme: "gs", Host: "oidc"}}, defaultCredentials: true,
+		fleetEndpoints: []string{"https://one", "https://two"}, publish: []*url.URL{{Scheme: "gs", Host: "oidc"}},
+		defaultCredentials: true,
 	}
 	if err != nil || !reflect.DeepEqual(f, want) {
 		t.Errorf("all flags: got %+v, %v", f, err)
@@ -50,18 +53,19 @@ func TestRunTellsBadFlagsFromFailures(t *testing.T) {
 		code int
 		says string
 	}{
-		"help":           {[]string{"--help"}, 0, "kubeconfig of the admin cluster"},
-		"no kubeconfig":  {nil, 1, "outside a pod, name a kubeconfig by --kubeconfig"},
-		"no credentials": {[]string{"--local-endpoint=https://l"}, 2, "Error: --local-endpoint and --local-credentials are needed together\nhint: "},
-		"no endpoint":    {[]string{"--local-credentials=c"}, 2, "are needed together"},
-		"unknown flag":   {[]string{"--colour"}, 2, "Error: flag provided but not defined: -colour\nhint: "},
-		"an argument":    {[]string{"--kubeconfig=a", "now"}, 2, `unexpected argument "now"`},
-		"bad endpoint":   {[]string{"--allow-fleet-endpoint=http://a"}, 2, "must be a URL like https://"},
-		"bad bucket":     {[]string{"--allow-publish=ftp://a"}, 2, "must begin with file://"},
-		"bad bool":       {[]string{"--allow-default-credentials=perhaps"}, 2, "-allow-default-credentials"},
-		"bad cluster":    {[]string{"--own-cluster=prod"}, 2, "want NAMESPACE/NAME"},
-		"bad namespace":  {[]string{"--agent-namespace=A"}, 2, "--agent-namespace"},
-		"nothing there":  {[]string{"--kubeconfig=" + nowhere}, 1, nowhere},
+		"help":          {[]string{"--help"}, 0, "kubeconfig of the admin cluster"},
+		"no kubeconfig": {nil, 1, "outside a pod, name a kubeconfig by --kubeconfig"},
+		"no credentials": {[]string{"--local-endpoint=https://l"}, 2,
+			"Error: --local-endpoint and --local-credentials are needed together\nhint: "},
+		"no endpoint":   {[]string{"--local-credentials=c"}, 2, "are needed together"},
+		"unknown flag":  {[]string{"--colour"}, 2, "Error: flag provided but not defined: -colour\nhint: "},
+		"an argument":   {[]string{"--kubeconfig=a", "now"}, 2, `unexpected argument "now"`},
+		"bad endpoint":  {[]string{"--allow-fleet-endpoint=http://a"}, 2, "must be a URL like https://"},
+		"bad bucket":    {[]string{"--allow-publish=ftp://a"}, 2, "must begin with file://"},
+		"bad bool":      {[]string{"--allow-default-credentials=perhaps"}, 2, "-allow-default-credentials"},
+		"bad cluster":   {[]string{"--own-cluster=prod"}, 2, "want NAMESPACE/NAME"},
+		"bad namespace": {[]string{"--agent-namespace=A"}, 2, "--agent-namespace"},
+		"nothing there": {[]string{"--kubeconfig=" + nowhere}, 1, nowhere},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stderr bytes.Buffer

@@ -16,6 +16,8 @@ import (
 	authenticationv1client "k8s.io/client-go/kubernetes/typed/authentication/v1"
 	corev1client "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/keyturn/keyturn/internal/kubeconfig"
 )
 
 const (
@@ -31,8 +33,9 @@ const (
 )
 
 // Clients keeps the connections to user clusters: one pool for each cluster and credentials, which its API servers and
-// load balancer share. The clients themselves are made when they are needed: a thousand clusters' worth of them would
-// take more memory than all the rest. Its zero value is ready for use.
+// load balancer share. No answer of theirs is longer than kubeconfig.MaxAnswer. The clients themselves are made when
+// they are needed: a thousand clusters' worth of them would take more memory than all the rest. Its zero value is ready
+// for use.
 type Clients struct {
 	mu sync.Mutex
 	of map[types.UID]map[credentials]*kept
@@ -93,7 +96,11 @@ func (c *Clients) asker(cluster types.UID, cfg *rest.Config) (a asker, err error
 // elsewhere gets new ones each time.
 func (c *Clients) connections(cluster types.UID, cfg *rest.Config) (*http.Client, error) {
 	if !plain(cfg) {
-		return rest.HTTPClientFor(cfg)
+		transport, err := rest.TransportFor(cfg)
+		if err != nil {
+			return nil, err
+		}
+		return &http.Client{Transport: kubeconfig.Bound(transport), Timeout: cfg.Timeout}, nil
 	}
 	by := credentials{
 		name: cfg.ServerName, bearer: cfg.BearerToken,
@@ -177,7 +184,7 @@ func connect(cfg *rest.Config) (*kept, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kept{client: &http.Client{Transport: wrapped}, connections: connections}, nil
+	return &kept{client: &http.Client{Transport: kubeconfig.Bound(wrapped)}, connections: connections}, nil
 }
 
 // Unlimited returns a copy of a configuration without client limits and in protobuf: what the API server's CPU can

@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +24,8 @@ import (
 	"k8s.io/client-go/rest"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"k8s.io/client-go/transport"
+
+	"github.com/keyturn/keyturn/internal/kubeconfig"
 )
 
 // mustGet returns what the clients of a configuration share.
@@ -74,6 +77,20 @@ func TestClientsAreKept(t *testing.T) {
 		_, askErr := c.asker("cluster", bad)
 		if getErr == nil || askErr == nil || client != nil || !strings.Contains(getErr.Error(), bad.Host) {
 			t.Errorf("%s that is none: %v, %v, %v", what, client, getErr, askErr)
+		}
+	}
+}
+
+// TestAnswersAreBounded has a way that is kept and one that is not.
+func TestAnswersAreBounded(t *testing.T) {
+	var c Clients
+	for what, cfg := range map[string]rest.Config{
+		"kept":     {Host: "https://one.test"},
+		"not kept": {Host: "https://one.test", TLSClientConfig: rest.TLSClientConfig{Insecure: true}},
+	} {
+		transport := c.mustGet(t, cfg).Transport
+		if reflect.TypeOf(transport) != reflect.TypeOf(kubeconfig.Bound(nil)) {
+			t.Errorf("%s: the transport is a %T", what, transport)
 		}
 	}
 }
@@ -161,7 +178,8 @@ func TestClientsThatNobodyUsesAreDropped(t *testing.T) {
 	}
 }
 
-// TestUnusedPoolsAreDropped has two clusters, of which one is used again and again. The other's connections are not kept.
+// TestUnusedPoolsAreDropped has two clusters, of which one is used again and again. The other's connections are not
+// kept.
 func TestUnusedPoolsAreDropped(t *testing.T) {
 	now := time.Now()
 	c := &Clients{now: func() time.Time { return now }}

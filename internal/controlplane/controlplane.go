@@ -21,8 +21,8 @@ import (
 type Keys = rotation.Keys
 
 // Target is what a control plane is to become. API servers that are down, or do not exist yet, are started
-// regardless of Next and Live: with the keys they are configured with, or with Keys when they have none. An adapter that
-// cannot choose rolls one at a time.
+// regardless of Next and Live: with the keys they are configured with, or with Keys when they have none. An adapter
+// that cannot choose rolls one at a time.
 type Target = rotation.Target
 
 // Server is one API server as its adapter knows it.
@@ -104,8 +104,8 @@ type Adopter interface {
 	SigningKey(ctx context.Context, keyID string) (crypto.Signer, error)
 }
 
-// ErrNoLedger means that an API server has no ledger, because it signs with files or its signer keeps none. Which of its
-// tokens live is not known.
+// ErrNoLedger means that an API server has no ledger, because it signs with files or its signer keeps none. Which of
+// its tokens live is not known.
 var ErrNoLedger = errors.New("the API server has no ledger of its tokens")
 
 // Ledgers reads what signers know of the tokens that they signed.

@@ -124,13 +124,13 @@ func (i *issuers) forget(cluster types.UID) {
 // refresh hint. That comes before the token that it is to issue: a signer signs with no key that its API server has not
 // asked for.
 //
-// In a settled cluster no canary token is reviewed. The key counts as accepted if the API server has just signed a token
-// with it, and serves it in its JWKS, which it reads from the keys that it verifies tokens with. That finds a key that
-// is lost, a foreign one, and another signing key. Only a canary token shows an API server that has the key and refuses
-// its tokens.
+// In a settled cluster no canary token is reviewed. The key counts as accepted if the API server has just signed a
+// token with it, and serves it in its JWKS, which it reads from the keys that it verifies tokens with. That finds a key
+// that is lost, a foreign one, and another signing key. Only a canary token shows an API server that has the key and
+// refuses its tokens.
 //
-// A proof that takes too long is cut off. Its error tells that this is no refusal; it is a *webhooks.Error if webhooks may
-// be to blame.
+// A proof that takes too long is cut off. Its error tells that this is no refusal; it is a *webhooks.Error if webhooks
+// may be to blame.
 func (p *Prover) Prove(ctx context.Context, q Question) (Proof, error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
@@ -368,8 +368,8 @@ func (p *Prover) issuer(ctx context.Context, client asker, q Question) (string, 
 	return discovery.Issuer, nil
 }
 
-// checkIssuer fails if a token that an API server issued is not of the issuer for whose sake it was to ask its signer: for
-// a token of another one, it has asked nobody. The next proof reads the discovery document.
+// checkIssuer fails if a token that an API server issued is not of the issuer for whose sake it was to ask its signer:
+// for a token of another one, it has asked nobody. The next proof reads the discovery document.
 func (p *Prover) checkIssuer(q Question, asked, issued string) error {
 	claims, _, err := claimsOf(issued)
 	if err != nil {

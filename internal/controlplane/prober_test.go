@@ -391,7 +391,8 @@ func TestProveAtASigner(t *testing.T) {
 	until("another key", controlplane.Proof{SigningKeyID: one.KeyID, Foreign: []string{one.KeyID}})
 }
 
-// TestProveSettled has an API server that is asked for less than a whole proof, behind a proxy that alters some answers.
+// TestProveSettled has an API server that is asked for less than a whole proof, behind a proxy that alters some
+// answers.
 func TestProveSettled(t *testing.T) {
 	one, two := generate(t, 1, "ES256"), generate(t, 2, "ES256")
 	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
@@ -447,7 +448,8 @@ func impostor(t *testing.T, kid, key keystore.KeyPair) []byte {
 // issuingWith reaches an API server through a proxy that has a key sign the tokens that it issues, with a kid.
 func issuingWith(t *testing.T, cfg *rest.Config, key keystore.KeyPair, kid string) *rest.Config {
 	t.Helper()
-	claims := token.NewBoundClaims(issuer, []string{issuer}, token.Kubernetes{Namespace: "kube-system"}, time.Now(), time.Hour)
+	claims := token.NewBoundClaims(issuer, []string{issuer}, token.Kubernetes{Namespace: "kube-system"}, time.Now(),
+		time.Hour)
 	issued, err := token.Sign(rand.Reader, key.Signer, key.Algorithm, kid, claims)
 	if err != nil {
 		t.Fatal(err)
@@ -462,8 +464,8 @@ func issuingWith(t *testing.T, cfg *rest.Config, key keystore.KeyPair, kid strin
 	})
 }
 
-// TestIssuerIsRemembered counts the requests of proofs. An issuer that is not that of the tokens any more proves nothing,
-// and is read again.
+// TestIssuerIsRemembered counts the requests of proofs. An issuer that is not that of the tokens any more proves
+// nothing, and is read again.
 func TestIssuerIsRemembered(t *testing.T) {
 	one := generate(t, 1, "ES256")
 	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
@@ -533,7 +535,8 @@ func newSigner(t *testing.T) testSigner {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	s := testSigner{
-		keyDir: filepath.Join(dir, "keys"), socket: filepath.Join(dir, "run", "s"), program: filepath.Join(dir, "keyturn-signer"),
+		keyDir: filepath.Join(dir, "keys"), socket: filepath.Join(dir, "run", "s"),
+		program: filepath.Join(dir, "keyturn-signer"),
 	}
 	cmd := exec.Command("go", "build", "-o", s.program, "../../cmd/keyturn-signer")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

@@ -71,7 +71,7 @@ func chance(rate float64) bool {
 	return rand.Float64() < rate //nolint:gosec // which requests fail is no secret
 }
 
-// hits says whether a request is one of those that Only names.
+// hits reports whether a request is one of those that Only names.
 func (f faultsNow) hits(r *http.Request) bool {
 	switch f.Only {
 	case onlyMemberships:

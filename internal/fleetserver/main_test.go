@@ -340,7 +340,7 @@ func (f *fleet) whoami(accessToken string) answer {
 	return f.send(r)
 }
 
-// accepts says whether the STS accepts a key.
+// accepts reports whether the STS accepts a key.
 func (f *fleet) accepts(id string, k keystore.KeyPair) bool {
 	f.Helper()
 	a := f.exchange(id, f.good(k))

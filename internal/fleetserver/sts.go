@@ -137,7 +137,7 @@ func verify(token string, accepted trust, audience string, now time.Time) (jwt.C
 	return c, checkTimes(c, now)
 }
 
-// canonical says whether the parts of a token are encoded in the only way that RFC 7515 allows. go-jose skips line
+// canonical reports whether the parts of a token are encoded in the only way that RFC 7515 allows. go-jose skips line
 // breaks and bits after the last byte, so that one token could be written in many ways.
 func canonical(token string) bool {
 	for part := range strings.SplitSeq(token, ".") {

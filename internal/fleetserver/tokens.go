@@ -43,7 +43,7 @@ type grant struct {
 	expires          time.Time
 	// membership is the name of that whose keys the subject token was signed with; empty for service accounts.
 	membership string
-	// account says that it is a service account's, not one of a cluster.
+	// account means that it is a service account's, not one of a cluster.
 	account bool
 }
 

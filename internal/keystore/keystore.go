@@ -36,12 +36,12 @@ type KeyPair struct {
 
 // The errors of a Store that its callers branch on.
 var (
-	// ErrExists says that the version is stored already, with this or another key.
+	// ErrExists means that the version is stored already, with this or another key.
 	ErrExists = errors.New("key version exists already")
 	// ErrForeign: what has the name of a key version belongs to somebody else, another UserCluster or
 	// nobody that the store knows. The store neither uses nor changes it; a person has to remove it.
 	ErrForeign = errors.New("it is not a key of this cluster")
-	// ErrAmbiguous says that a write may or may not have happened: read again before trying again.
+	// ErrAmbiguous means that a write may or may not have happened: read again before trying again.
 	ErrAmbiguous = errors.New("outcome of the write is unknown")
 )
 

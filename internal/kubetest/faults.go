@@ -73,6 +73,7 @@ func refuse(r *http.Request, code int) *http.Response {
 
 // reasons are those that clients branch on (see StatusReason of apimachinery).
 var reasons = map[int]string{
+	http.StatusUnauthorized:        "Unauthorized",
 	http.StatusForbidden:           "Forbidden",
 	http.StatusNotFound:            "NotFound",
 	http.StatusConflict:            "Conflict",

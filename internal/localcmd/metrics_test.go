@@ -88,7 +88,8 @@ func TestMetricsOnLoopback(t *testing.T) {
 	}
 }
 
-// TestSecureMetrics wants metrics that are served by TLS to be for those only whom the admin cluster allows to get them.
+// TestSecureMetrics wants metrics that are served by TLS to be for those only whom the admin cluster allows to get
+// them.
 func TestSecureMetrics(t *testing.T) {
 	config := kubetest.Start(t, kubetest.Options{})
 	certs, trusted := certificates(t)
@@ -164,10 +165,11 @@ func TestMetricsWaitForTheirAddress(t *testing.T) {
 	if err := taken.Close(); err != nil {
 		t.Fatal(err)
 	}
-	err = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true, func(ctx context.Context) (bool, error) {
-		status, _, _ := get(ctx, "http://"+s.address, "", nil)
-		return status == http.StatusOK, nil
-	})
+	err = wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, time.Minute, true,
+		func(ctx context.Context) (bool, error) {
+			status, _, _ := get(ctx, "http://"+s.address, "", nil)
+			return status == http.StatusOK, nil
+		})
 	if err != nil {
 		t.Error("metrics are not served once their address is free")
 	}

@@ -34,7 +34,8 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	set := flag.NewFlagSet("keyturn-local", flag.ContinueOnError)
 	set.SetOutput(io.Discard) // it would tell an error with all flags
 	set.StringVar(&f.dataDir, "data-dir", "", "data directory of the local clusters")
-	set.StringVar(&f.kubeBinDir, "kube-bin-dir", "", "directory of the Kubernetes binaries (default: kube beside this program)")
+	set.StringVar(&f.kubeBinDir, "kube-bin-dir", "",
+		"directory of the Kubernetes binaries (default: kube beside this program)")
 	set.TextVar(&f.network, "network", datadir.DefaultNetwork, "range from which local clusters get addresses")
 	set.BoolVar(&f.supervise, "supervise", false, "run as a child of this process, which starts it again when it dies")
 	f.metrics.addFlags(set)

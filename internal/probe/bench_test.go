@@ -82,7 +82,8 @@ func newKey(dir, name string) key {
 	if err != nil {
 		panic(err)
 	}
-	err = errors.Join(os.WriteFile(filepath.Join(dir, name), pem, 0o600), os.WriteFile(filepath.Join(dir, name+".pub"), pub, 0o600))
+	err = errors.Join(os.WriteFile(filepath.Join(dir, name), pem, 0o600),
+		os.WriteFile(filepath.Join(dir, name+".pub"), pub, 0o600))
 	if err != nil {
 		panic(err)
 	}
@@ -107,7 +108,7 @@ type bench struct {
 	ns      string
 	account *corev1.ServiceAccount
 	dir     string
-	options Options
+	options options
 }
 
 func newBench(t *testing.T) *bench {
@@ -155,11 +156,12 @@ func (b *bench) apply(d Deployment) {
 	}
 }
 
-func (b *bench) newOptions() Options {
-	o := Defaults()
+func (b *bench) newOptions() options {
+	o := defaults()
 	o.Pod, o.Namespace, o.Node = "pod-1", b.ns, "node-1"
 	o.Files = Files{
-		Bound: filepath.Join(b.dir, "bound"), Legacy: filepath.Join(b.dir, "legacy"), ThirdParty: filepath.Join(b.dir, "third-party"),
+		Bound: filepath.Join(b.dir, "bound"), Legacy: filepath.Join(b.dir, "legacy"),
+		ThirdParty: filepath.Join(b.dir, "third-party"),
 	}
 	o.CAFile = filepath.Join(b.dir, "ca.crt")
 	o.Servers = []string{config.Host} // which ends with a slash
@@ -202,7 +204,8 @@ func (b *bench) publishLegacy(k key) {
 	secret, err := secrets.Get(b.ctx, "keyturn-probe-legacy", metav1.GetOptions{})
 	must(b.T, err)
 	signed, err := token.Sign(rand.Reader, k.Signer, "ES256", k.id, token.NewLegacyClaims(token.Legacy{
-		Namespace: b.ns, SecretName: secret.Name, ServiceAccountName: b.account.Name, ServiceAccountUID: string(b.account.UID),
+		Namespace: b.ns, SecretName: secret.Name, ServiceAccountName: b.account.Name,
+		ServiceAccountUID: string(b.account.UID),
 	}))
 	must(b.T, err)
 	secret.Data = map[string][]byte{corev1.ServiceAccountTokenKey: []byte(signed)}
@@ -230,7 +233,7 @@ func (b *bench) start() (stop func()) {
 	b.Helper()
 	ctx, cancel := context.WithCancel(b.ctx)
 	done := make(chan error, 1)
-	go func() { done <- Run(ctx, b.options) }()
+	go func() { done <- run(ctx, b.options) }()
 	return func() {
 		b.Helper()
 		cancel()

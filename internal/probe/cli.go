@@ -13,10 +13,10 @@ import (
 
 // The exit codes of the command.
 const (
-	ExitOK      = 0 // done; for report: no refusal of a token that never may be refused
-	ExitRefused = 1 // report: such a token was refused
-	ExitUsage   = 2 // the command line is wrong
-	ExitFailed  = 3 // it could not be done, or, for report, too little was seen to prove anything
+	exitOK      = 0 // done; for report: no refusal of a token that never may be refused
+	exitRefused = 1 // report: such a token was refused
+	exitUsage   = 2 // the command line is wrong
+	exitFailed  = 3 // it could not be done, or, for report, too little was seen to prove anything
 )
 
 // Env is what the command takes from its process.
@@ -53,7 +53,7 @@ func Main(ctx context.Context, env Env, args []string) int {
 	root.SetErr(env.Stderr)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
-		return ExitOK
+		return exitOK
 	}
 	fmt.Fprintln(env.Stderr, "keyturn-probe:", err)
 	if advice := hint.Of(err); advice != "" {
@@ -62,7 +62,7 @@ func Main(ctx context.Context, env Env, args []string) int {
 	if exit, ok := errors.AsType[exitError](err); ok {
 		return exit.code
 	}
-	return ExitUsage // cobra's own errors
+	return exitUsage // cobra's own errors
 }
 
 // failed gives an error the exit code of what could not be done.
@@ -70,5 +70,5 @@ func failed(err error) error {
 	if err == nil {
 		return nil
 	}
-	return exitError{code: ExitFailed, error: err}
+	return exitError{code: exitFailed, error: err}
 }

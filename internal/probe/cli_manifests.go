@@ -35,15 +35,19 @@ func manifestsCommand(env Env) *cobra.Command {
 	f.StringVarP(&d.Namespace, "namespace", "n", d.Namespace, "namespace of the pods")
 	f.StringVar(&d.Image, "image", d.Image, "image of keyturn-probe")
 	f.Float64Var(&d.Rate, "rate", d.Rate, "uses a second of each kind of token at each API server")
-	f.StringSliceVar(&d.Servers, "api-servers", nil, "URLs of the API servers, each by itself (default: those of the service kubernetes)")
+	f.StringSliceVar(&d.Servers, "api-servers", nil,
+		"URLs of the API servers, each by itself (default: those of the service kubernetes)")
 	f.StringSliceVar(&workloads, "workloads", nil,
 		fmt.Sprintf("also run pods that come by their tokens in these ways: some of %v", Workloads()))
-	f.StringVar(&w.ProjectID, "workload-identity-project", "", "project ID of the fleet by which the pods have a workload identity (default: they have none)")
+	f.StringVar(&w.ProjectID, "workload-identity-project", "",
+		"project ID of the fleet by which the pods have a workload identity (default: they have none)")
 	f.StringVar(&w.Location, "workload-identity-location", "", "location of the cluster's membership in the fleet")
 	f.StringVar(&w.Membership, "workload-identity-membership", "", "name of the cluster's membership in the fleet")
-	f.StringVar(&w.STSEndpoint, "workload-identity-sts", "", "URL of the security token service, like https://sts.googleapis.com")
+	f.StringVar(&w.STSEndpoint, "workload-identity-sts", "",
+		"URL of the security token service, like https://sts.googleapis.com")
 	f.StringVar(&w.Resource, flagIdentityResource, "", "URL at which access tokens of the workload identity are used")
-	f.StringVar(&caFile, flagIdentityCAFile, "", "certificates by which the security token service and the resource are known")
+	f.StringVar(&caFile, flagIdentityCAFile, "",
+		"certificates by which the security token service and the resource are known")
 	return cmd
 }
 

@@ -19,10 +19,12 @@ func reportCommand(env Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report",
 		Short: "Sum up what all pods saw that ever ran",
-		Long: "Sum up what all pods saw that ever ran, those included that are gone. Exits with 1 when a bound, third-party\n" +
-			"or workload identity token was refused. That a legacy token is refused for a moment is part of its renewal.",
-		Example: "  keyturn-probe report --kubeconfig user-kubeconfig\n  keyturn-probe report --kubeconfig user-kubeconfig -o json",
-		Args:    cobra.NoArgs,
+		Long: "Sum up what all pods saw that ever ran, those included that are gone. Exits with 1 when a bound,\n" +
+			"third-party or workload identity token was refused. That a legacy token is refused for a moment is part of its\n" +
+			"renewal.",
+		Example: "  keyturn-probe report --kubeconfig user-kubeconfig\n" +
+			"  keyturn-probe report --kubeconfig user-kubeconfig -o json",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "table" && output != "json" {
 				return fmt.Errorf("output %q is neither table nor json", output)
@@ -77,7 +79,7 @@ func write(env Env, s Summary, output string) error {
 // verdict turns a summary into an exit code.
 func verdict(s Summary) error {
 	if s.Failed() {
-		return exitError{code: ExitRefused, error: errors.New("a bound, third-party or workload identity token was refused")}
+		return exitError{code: exitRefused, error: errors.New("a bound, third-party or workload identity token was refused")}
 	}
 	if unused := s.Unused(); len(unused) > 0 {
 		return failed(hint.Errorf("have the pods been running? See `kubectl -n keyturn-probe get pods`",

@@ -13,14 +13,15 @@ import (
 )
 
 func runCommand(env Env) *cobra.Command {
-	o := Defaults()
+	o := defaults()
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Use the tokens of this pod until it is told to end",
 		Long: "Use the tokens of this pod until it is told to end. Serves /metrics, /report and /readyz, and keeps the\n" +
 			"report in a ConfigMap of the pod's namespace.",
-		Example: "  keyturn-probe run --rate 10\n  keyturn-probe run --api-servers https://10.0.0.11:6443,https://10.0.0.12:6443",
-		Args:    cobra.NoArgs,
+		Example: "  keyturn-probe run --rate 10\n" +
+			"  keyturn-probe run --api-servers https://10.0.0.11:6443,https://10.0.0.12:6443",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := errors.Join(o.Workload.validate(), o.WorkloadIdentity.validate()); err != nil {
 				return err
@@ -29,7 +30,7 @@ func runCommand(env Env) *cobra.Command {
 				return failed(err)
 			}
 			o.Log = slog.New(slog.NewTextHandler(env.Stderr, nil))
-			return failed(Run(cmd.Context(), o))
+			return failed(run(cmd.Context(), o))
 		},
 	}
 	f := cmd.Flags()
@@ -40,20 +41,23 @@ func runCommand(env Env) *cobra.Command {
 	f.DurationVar(&o.Timeout, "timeout", o.Timeout, "how long a use may take")
 	f.StringVar(&o.Listen, "listen", o.Listen, "address of /metrics, /report and /readyz")
 	f.StringVar(&o.Audience, "audience", o.Audience, "audience of the third-party token")
-	f.StringVar(&o.LegacySecret, "legacy-secret", o.LegacySecret, "Secret of the legacy token, to measure how far its file is behind")
+	f.StringVar(&o.LegacySecret, "legacy-secret", o.LegacySecret,
+		"Secret of the legacy token, to measure how far its file is behind")
 	f.StringVar(&o.Files.Bound, "bound-token-file", o.Files.Bound, "file of the bound token")
 	f.StringVar(&o.Files.Legacy, "legacy-token-file", o.Files.Legacy, "file of the legacy token")
 	f.StringVar(&o.Files.ThirdParty, "third-party-token-file", o.Files.ThirdParty, "file of the third-party token")
 	f.StringVar(&o.CAFile, "ca-file", o.CAFile, "certificates by which API servers are known")
 	w := &o.WorkloadIdentity
-	f.StringVar(&w.CredentialsFile, flagCredentialsFile, "", "credentials file (external_account) by which the pod has a workload identity")
-	f.StringVar(&w.CAFile, flagIdentityCAFile, "", "certificates by which the security token service and the resource are known")
+	f.StringVar(&w.CredentialsFile, flagCredentialsFile, "",
+		"credentials file (external_account) by which the pod has a workload identity")
+	f.StringVar(&w.CAFile, flagIdentityCAFile, "",
+		"certificates by which the security token service and the resource are known")
 	f.StringVar(&w.Resource, flagIdentityResource, "", "URL at which access tokens of the workload identity are used")
 	return cmd
 }
 
 // inPod takes from the environment of a pod who it is and how to reach its cluster.
-func inPod(env Env, o *Options) error {
+func inPod(env Env, o *options) error {
 	o.LegacyToken = env.Getenv(legacyTokenVariable)
 	o.Pod, o.Namespace, o.Node = env.Getenv("POD_NAME"), env.Getenv("POD_NAMESPACE"), env.Getenv("NODE_NAME")
 	host, port := env.Getenv("KUBERNETES_SERVICE_HOST"), env.Getenv("KUBERNETES_SERVICE_PORT")

@@ -28,7 +28,8 @@ type credentialFormat struct {
 	Type string `json:"type"`
 }
 
-// parseCredentials reads a credentials file. Google's library does not check it, and would also run commands that it names.
+// parseCredentials reads a credentials file. Google's library does not check it, and would also run commands that it
+// names.
 func parseCredentials(content []byte) (credentials, error) {
 	var c credentials
 	if err := json.Unmarshal(content, &c); err != nil {

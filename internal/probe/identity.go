@@ -24,16 +24,16 @@ import (
 // scope is what access tokens are asked for, as Google's libraries do by default.
 const scope = "https://www.googleapis.com/auth/cloud-platform"
 
-// The flags of WorkloadIdentityOptions.
+// The flags of workloadIdentityOptions.
 const (
 	flagCredentialsFile  = "workload-identity-credentials-file"
 	flagIdentityCAFile   = "workload-identity-ca-file"
 	flagIdentityResource = "workload-identity-resource"
 )
 
-// WorkloadIdentityOptions say how the pod uses its workload identity. All of them are needed, or none. The files are
+// workloadIdentityOptions say how the pod uses its workload identity. All of them are needed, or none. The files are
 // read once.
-type WorkloadIdentityOptions struct {
+type workloadIdentityOptions struct {
 	// CredentialsFile is a credentials file of Google's libraries, of the type external_account, that names a token file.
 	CredentialsFile string
 	// CAFile holds the certificates by which the STS and the resource are known.
@@ -42,8 +42,8 @@ type WorkloadIdentityOptions struct {
 	Resource string
 }
 
-func (o WorkloadIdentityOptions) validate() error {
-	if o == (WorkloadIdentityOptions{}) {
+func (o workloadIdentityOptions) validate() error {
+	if o == (workloadIdentityOptions{}) {
 		return nil
 	}
 	var missing []string
@@ -76,7 +76,7 @@ type identity struct {
 	timeout     time.Duration
 }
 
-func newIdentity(o WorkloadIdentityOptions, timeout time.Duration) (*identity, error) {
+func newIdentity(o workloadIdentityOptions, timeout time.Duration) (*identity, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
@@ -94,7 +94,8 @@ func newIdentity(o WorkloadIdentityOptions, timeout time.Duration) (*identity, e
 	}
 	tokenURL, ok := httpsURL(c.TokenURL)
 	if !ok {
-		return nil, fmt.Errorf("reading the credentials of the workload identity in %s: token_url %q is not an https URL", o.CredentialsFile, c.TokenURL)
+		return nil, fmt.Errorf("reading the credentials of the workload identity in %s: token_url %q is not an https URL",
+			o.CredentialsFile, c.TokenURL)
 	}
 	return &identity{
 		credentials: content, tokenURL: tokenURL, tokenFile: c.Source.File,
@@ -231,9 +232,10 @@ func subjectToken(r *http.Request) string {
 	return values.Get("subject_token")
 }
 
-// refused says that the STS answered that the token is not good.
+// refused reports whether the STS answered that the token is not good.
 func (x *exchange) refused() bool {
-	return x.status == http.StatusBadRequest && slices.Contains([]string{"invalid_grant", "invalid_request"}, x.failure.Code)
+	return x.status == http.StatusBadRequest && slices.Contains([]string{"invalid_grant", "invalid_request"},
+		x.failure.Code)
 }
 
 // explain says why there was no answer about the token. The library's error is of use only if it does not quote one.
@@ -251,7 +253,8 @@ func (x *exchange) explain(err error) error {
 // maxReason is how long a reason may be, in bytes.
 const maxReason = 300
 
-// opaque is what may be a token or a part of one. Each part of a signed token is longer than a kid, which has 43 characters.
+// opaque is what may be a token or a part of one. Each part of a signed token is longer than a kid, which has 43
+// characters.
 var opaque = regexp.MustCompile(`[-A-Za-z0-9_.]{44,}`)
 
 // quiet shortens what others say, and takes out what could be a token.

@@ -35,7 +35,8 @@ func TestWorkloadIdentityThroughARotation(t *testing.T) {
 	m.mount(old)
 	l = m.use()
 	m.wants(l, first, Counts{Accepted: 2, Refused: 1})
-	if len(l.Spells) != 1 || l.Spells[0].KeyID != first.id || !strings.Contains(l.Spells[0].Reason, "invalid_grant: no key") {
+	if len(l.Spells) != 1 || l.Spells[0].KeyID != first.id ||
+		!strings.Contains(l.Spells[0].Reason, "invalid_grant: no key") {
 		t.Errorf("spells %+v after the old key was retired", l.Spells)
 	}
 	m.mount(fresh)
@@ -44,8 +45,8 @@ func TestWorkloadIdentityThroughARotation(t *testing.T) {
 	if l.Spells[0].End.IsZero() || l.Spells[0].StaleFile {
 		t.Errorf("spells %+v after the file held a good token", l.Spells)
 	}
-	if m.rec.Report().Mounted[WorkloadIdentity] != next.id {
-		t.Errorf("mounted: %v", m.rec.Report().Mounted)
+	if m.rec.snapshot().Mounted[WorkloadIdentity] != next.id {
+		t.Errorf("mounted: %v", m.rec.snapshot().Mounted)
 	}
 }
 
@@ -56,7 +57,8 @@ func TestARefusedFileOfAWorkloadIdentityIsReadAgain(t *testing.T) {
 	m.mount(poolToken(t, first))
 	m.identity.transport = &swapping{RoundTripper: m.identity.transport, swap: func() { m.mount(poolToken(t, next)) }}
 	l := m.use()
-	if len(l.Spells) != 1 || !l.Spells[0].StaleFile || l.Spells[0].End.IsZero() || l.Counts() != (Counts{Accepted: 1, Refused: 1}) {
+	if len(l.Spells) != 1 || !l.Spells[0].StaleFile || l.Spells[0].End.IsZero() ||
+		l.Counts() != (Counts{Accepted: 1, Refused: 1}) {
 		t.Errorf("counts %+v, spells %+v", l.Counts(), l.Spells)
 	}
 }
@@ -108,36 +110,47 @@ func TestAnswersOfTheSTSAndTheResource(t *testing.T) {
 	}
 	quoting := func(status int, code string) func(string) reply {
 		return func(sent string) reply {
-			body, _ := json.Marshal(map[string]string{"error": code, "error_description": "token " + sent + " with " + sent[:90] + " is bad"})
+			body, _ := json.Marshal(map[string]string{"error": code, "error_description": "token " + sent + " with " +
+				sent[:90] + " is bad"})
 			return reply{status, string(body)}
 		}
 	}
 	good, whoami := always(200, goodExchange), always(200, "{}")
 	tests := map[string]struct {
 		sts, resource func(string) reply
-		want          Result
+		want          result
 		reason        string
 	}{
-		"both accept":                   {good, whoami, Accepted, ""},
-		"invalid_grant":                 {always(400, `{"error":"invalid_grant","error_description":"no such key"}`), whoami, Refused, "invalid_grant: no such key"},
-		"invalid_request":               {always(400, `{"error":"invalid_request"}`), whoami, Refused, "invalid_request"},
-		"invalid_grant, token quoted":   {quoting(400, "invalid_grant"), whoami, Refused, "invalid_grant: token ... with ... is bad"},
-		"invalid_target":                {always(400, `{"error":"invalid_target"}`), whoami, Unavailable, "400 Bad Request, invalid_target"},
-		"invalid_target, token quoted":  {quoting(400, "invalid_target"), whoami, Unavailable, "invalid_target: token ... with ... is bad"},
-		"invalid_grant, not a 400":      {always(500, `{"error":"invalid_grant"}`), whoami, Unavailable, "500 Internal Server Error"},
-		"invalid_client":                {always(401, `{"error":"invalid_client"}`), whoami, Unavailable, "401 Unauthorized, invalid_client"},
-		"a 400 of somebody else":        {always(400, "<html>invalid_grant</html>"), whoami, Unavailable, "400 Bad Request"},
-		"a 400 of another form":         {always(400, `{"error":{"code":400,"message":"invalid_grant"}}`), whoami, Unavailable, "400 Bad Request"},
-		"a 503 that quotes":             {func(sent string) reply { return reply{503, "upstream got " + sent} }, whoami, Unavailable, "503 Service Unavailable"},
-		"a redirect":                    {always(307, ""), whoami, Unavailable, "307 Temporary Redirect"},
-		"no access token":               {always(200, "{}"), whoami, Unavailable, "expiry"},
-		"no JSON":                       {func(sent string) reply { return reply{200, sent} }, whoami, Unavailable, "unmarshal"},
-		"resource: 401":                 {good, always(401, ""), Refused, "401 Unauthorized, for its access token"},
-		"resource: 403":                 {good, always(403, ""), Unavailable, "403 Forbidden"},
-		"resource: 429":                 {good, always(429, ""), Unavailable, "429 Too Many Requests"},
-		"resource: 500":                 {good, func(sent string) reply { return reply{500, sent} }, Unavailable, "500 Internal Server Error"},
-		"resource: a redirect":          {good, always(302, ""), Unavailable, "302 Found"},
-		"resource: no content, not 200": {good, always(204, ""), Unavailable, "204 No Content"},
+		"both accept": {good, whoami, accepted, ""},
+		"invalid_grant": {always(400, `{"error":"invalid_grant","error_description":"no such key"}`), whoami,
+			refused, "invalid_grant: no such key"},
+		"invalid_request": {always(400, `{"error":"invalid_request"}`), whoami, refused, "invalid_request"},
+		"invalid_grant, token quoted": {quoting(400, "invalid_grant"), whoami, refused,
+			"invalid_grant: token ... with ... is bad"},
+		"invalid_target": {always(400, `{"error":"invalid_target"}`), whoami, unavailable,
+			"400 Bad Request, invalid_target"},
+		"invalid_target, token quoted": {quoting(400, "invalid_target"), whoami, unavailable,
+			"invalid_target: token ... with ... is bad"},
+		"invalid_grant, not a 400": {always(500, `{"error":"invalid_grant"}`), whoami, unavailable,
+			"500 Internal Server Error"},
+		"invalid_client": {always(401, `{"error":"invalid_client"}`), whoami, unavailable,
+			"401 Unauthorized, invalid_client"},
+		"a 400 of somebody else": {always(400, "<html>invalid_grant</html>"), whoami, unavailable, "400 Bad Request"},
+		"a 400 of another form": {always(400, `{"error":{"code":400,"message":"invalid_grant"}}`), whoami,
+			unavailable, "400 Bad Request"},
+		"a 503 that quotes": {func(sent string) reply { return reply{503, "upstream got " + sent} }, whoami,
+			unavailable, "503 Service Unavailable"},
+		"a redirect":      {always(307, ""), whoami, unavailable, "307 Temporary Redirect"},
+		"no access token": {always(200, "{}"), whoami, unavailable, "expiry"},
+		"no JSON": {func(sent string) reply { return reply{200, sent} }, whoami, unavailable,
+			"unmarshal"},
+		"resource: 401": {good, always(401, ""), refused, "401 Unauthorized, for its access token"},
+		"resource: 403": {good, always(403, ""), unavailable, "403 Forbidden"},
+		"resource: 429": {good, always(429, ""), unavailable, "429 Too Many Requests"},
+		"resource: 500": {good, func(sent string) reply { return reply{500, sent} }, unavailable,
+			"500 Internal Server Error"},
+		"resource: a redirect":          {good, always(302, ""), unavailable, "302 Found"},
+		"resource: no content, not 200": {good, always(204, ""), unavailable, "204 No Content"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -155,13 +168,13 @@ func TestAnswersOfTheSTSAndTheResource(t *testing.T) {
 				t.Errorf("%d exchanges in two uses", exchanges.Load())
 			}
 			reason := l.UnavailableReason
-			if test.want == Refused {
+			if test.want == refused {
 				reason = l.Spells[0].Reason
 			}
 			if !strings.Contains(reason, test.reason) {
 				t.Errorf("reason %q, want %q", reason, test.reason)
 			}
-			holdsNoToken(t, m.rec.Report(), subject, accessToken)
+			holdsNoToken(t, m.rec.snapshot(), subject, accessToken)
 		})
 	}
 }
@@ -169,7 +182,9 @@ func TestAnswersOfTheSTSAndTheResource(t *testing.T) {
 // Through impersonation the library asks one more service, whose answers it quotes whole.
 func TestAnImpersonationThatFailsIsUnavailable(t *testing.T) {
 	t.Parallel()
-	server, _ := unlikely(t, func(string) reply { return reply{200, goodExchange} }, func(sent string) reply { return reply{403, "you sent " + sent} })
+	server, _ := unlikely(t, func(string) reply { return reply{200, goodExchange} }, func(sent string) reply {
+		return reply{403, "you sent " + sent}
+	})
 	m := newMember(t, server)
 	var c map[string]any
 	must(t, json.Unmarshal(m.identity.credentials, &c))
@@ -183,7 +198,7 @@ func TestAnImpersonationThatFailsIsUnavailable(t *testing.T) {
 	if !strings.Contains(l.UnavailableReason, "you sent Bearer ...") {
 		t.Errorf("reason %q", l.UnavailableReason)
 	}
-	holdsNoToken(t, m.rec.Report(), accessToken)
+	holdsNoToken(t, m.rec.snapshot(), accessToken)
 }
 
 // holdsNoToken checks that no part of a token is in a report.
@@ -238,18 +253,23 @@ func TestAProbeWithAWorkloadIdentity(t *testing.T) {
 	m.mount(poolToken(t, first))
 	b.options.WorkloadIdentity = m.options
 	stop := b.start()
-	b.until("uses of all kinds", func(r Report) bool { return allAccepted(r) && uses(r, WorkloadIdentity, first).Accepted > 2 })
+	b.until("uses of all kinds", func(r Report) bool {
+		return allAccepted(r) && uses(r, WorkloadIdentity, first).Accepted > 2
+	})
 	refused := poolToken(t, unknown)
 	m.mount(refused)
 	r := b.until("refusals", func(r Report) bool { return uses(r, WorkloadIdentity, unknown).Refused > 2 })
 	stop()
 	holdsNoToken(t, r, refused)
-	if c := uses(r, WorkloadIdentity, first); c.Refused != 0 || c.Unavailable != 0 || line(r, WorkloadIdentity, f.front.URL).Counts().Accepted == 0 {
+	if c := uses(r, WorkloadIdentity, first); c.Refused != 0 || c.Unavailable != 0 ||
+		line(r, WorkloadIdentity, f.front.URL).Counts().Accepted == 0 {
 		t.Errorf("uses of the workload identity: %+v", c)
 	}
 	var out, talk bytes.Buffer
-	code := Main(b.ctx, Env{Stdout: &out, Stderr: &talk, Getenv: os.Getenv}, []string{"report", "--kubeconfig", b.kubeconfig(), "-n", b.ns})
-	if code != ExitRefused || !strings.Contains(out.String(), "\nworkload-identity ") || !strings.Contains(talk.String(), "workload identity token was refused") {
+	code := Main(b.ctx, Env{Stdout: &out, Stderr: &talk, Getenv: os.Getenv},
+		[]string{"report", "--kubeconfig", b.kubeconfig(), "-n", b.ns})
+	if code != exitRefused || !strings.Contains(out.String(), "\nworkload-identity ") ||
+		!strings.Contains(talk.String(), "workload identity token was refused") {
 		t.Errorf("report exits with %d:\n%s%s", code, &out, &talk)
 	}
 }
@@ -260,33 +280,41 @@ func TestWorkloadIdentityOptions(t *testing.T) {
 	m := newMember(t, server)
 	valid := m.options
 	ran := filepath.Join(t.TempDir(), "ran")
-	credentials := func(content string) WorkloadIdentityOptions {
+	credentials := func(content string) workloadIdentityOptions {
 		o := valid
 		o.CredentialsFile = filepath.Join(t.TempDir(), "credentials.json")
 		must(t, os.WriteFile(o.CredentialsFile, []byte(content), 0o600))
 		return o
 	}
-	source := func(source string) WorkloadIdentityOptions {
-		return credentials(`{"type":"external_account","audience":"a","subject_token_type":"t","token_url":"https://sts/v1/token","credential_source":` + source + `}`)
+	source := func(source string) workloadIdentityOptions {
+		return credentials(`{"type":"external_account","audience":"a","subject_token_type":"t",` +
+			`"token_url":"https://sts/v1/token","credential_source":` + source + `}`)
 	}
 	tests := map[string]struct {
-		options WorkloadIdentityOptions
+		options workloadIdentityOptions
 		says    string
 	}{
-		"all":              {valid, ""},
-		"none":             {WorkloadIdentityOptions{}, ""},
-		"two are missing":  {WorkloadIdentityOptions{Resource: valid.Resource}, "lacks --workload-identity-credentials-file and --workload-identity-ca-file"},
-		"no resource":      {WorkloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CAFile}, "lacks --workload-identity-resource"},
-		"a bad resource":   {WorkloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CAFile, Resource: "http://r"}, `"http://r" of the workload identity is not an https URL`},
-		"no such CA file":  {WorkloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: "/no", Resource: valid.Resource}, "certificates of the security token service"},
-		"no certificates":  {WorkloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CredentialsFile, Resource: valid.Resource}, "holds none"},
-		"no credentials":   {WorkloadIdentityOptions{CredentialsFile: "/no", CAFile: valid.CAFile, Resource: valid.Resource}, "reading the credentials"},
-		"no JSON":          {credentials("{"), "reading the credentials"},
-		"another type":     {credentials(`{"type":"service_account","private_key":"-"}`), `type "service_account"`},
-		"a command":        {source(`{"executable":{"command":"/usr/bin/touch ` + ran + `"}}`), "not a file"},
-		"a URL":            {source(`{"url":"https://other"}`), "not a file"},
-		"AWS":              {source(`{"file":"/f","environment_id":"aws1"}`), "not a file"},
-		"JSON in the file": {source(`{"file":"/f","format":{"type":"json","subject_token_field_name":"t"}}`), `format "json"`},
+		"all":  {valid, ""},
+		"none": {workloadIdentityOptions{}, ""},
+		"two are missing": {workloadIdentityOptions{Resource: valid.Resource},
+			"lacks --workload-identity-credentials-file and --workload-identity-ca-file"},
+		"no resource": {workloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CAFile},
+			"lacks --workload-identity-resource"},
+		"a bad resource": {workloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CAFile,
+			Resource: "http://r"}, `"http://r" of the workload identity is not an https URL`},
+		"no such CA file": {workloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: "/no",
+			Resource: valid.Resource}, "certificates of the security token service"},
+		"no certificates": {workloadIdentityOptions{CredentialsFile: valid.CredentialsFile, CAFile: valid.CredentialsFile,
+			Resource: valid.Resource}, "holds none"},
+		"no credentials": {workloadIdentityOptions{CredentialsFile: "/no", CAFile: valid.CAFile, Resource: valid.Resource},
+			"reading the credentials"},
+		"no JSON":      {credentials("{"), "reading the credentials"},
+		"another type": {credentials(`{"type":"service_account","private_key":"-"}`), `type "service_account"`},
+		"a command":    {source(`{"executable":{"command":"/usr/bin/touch ` + ran + `"}}`), "not a file"},
+		"a URL":        {source(`{"url":"https://other"}`), "not a file"},
+		"AWS":          {source(`{"file":"/f","environment_id":"aws1"}`), "not a file"},
+		"JSON in the file": {source(`{"file":"/f","format":{"type":"json","subject_token_field_name":"t"}}`),
+			`format "json"`},
 		"text in the file": {source(`{"file":"/f","format":{"type":"text"}}`), ""},
 		"no https": {
 			credentials(`{"type":"external_account","token_url":"http://sts/v1/token","credential_source":{"file":"/f"}}`),
@@ -299,7 +327,7 @@ func TestWorkloadIdentityOptions(t *testing.T) {
 		r, err := newRunner(o)
 		if test.says == "" {
 			must(t, err)
-			if report := r.rec.Report(); report.has(WorkloadIdentity) != (name != "none") {
+			if report := r.rec.snapshot(); report.has(WorkloadIdentity) != (name != "none") {
 				t.Errorf("%s: report of before the first use: %+v", name, report)
 			}
 			continue

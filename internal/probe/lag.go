@@ -21,9 +21,9 @@ type lag struct {
 	since time.Time
 }
 
-// SecretChanged notes that the Secret of the legacy token has held this token since at. The first one
+// secretChanged notes that the Secret of the legacy token has held this token since at. The first one
 // is no change: it only says what later ones are compared with.
-func (r *Recorder) SecretChanged(token string, at time.Time) {
+func (r *recorder) secretChanged(token string, at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	hash := sha256.Sum256([]byte(token))
@@ -39,8 +39,8 @@ func (r *Recorder) SecretChanged(token string, at time.Time) {
 	}
 }
 
-// FileRead notes that the file of the legacy token held this token at a time.
-func (r *Recorder) FileRead(token string, at time.Time) {
+// fileRead notes that the file of the legacy token held this token at a time.
+func (r *recorder) fileRead(token string, at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.lag.file = sha256.Sum256([]byte(token))
@@ -49,7 +49,7 @@ func (r *Recorder) FileRead(token string, at time.Time) {
 	}
 }
 
-func (r *Recorder) closeLag(at time.Time) {
+func (r *recorder) closeLag(at time.Time) {
 	r.report.FileLag.Changes++
 	if !r.lag.since.IsZero() {
 		r.report.FileLag.MaxSeconds = max(r.report.FileLag.MaxSeconds, at.Sub(r.lag.since).Seconds())
@@ -59,7 +59,7 @@ func (r *Recorder) closeLag(at time.Time) {
 
 // followSecret tells the recorder of every change of the Secret, until ctx ends. A watch that breaks is begun
 // again; what changed meanwhile counts from then on.
-func followSecret(ctx context.Context, secrets typedcorev1.SecretInterface, name string, rec *Recorder) {
+func followSecret(ctx context.Context, secrets typedcorev1.SecretInterface, name string, rec *recorder) {
 	again := time.NewTicker(time.Second)
 	defer again.Stop()
 	for {
@@ -72,7 +72,7 @@ func followSecret(ctx context.Context, secrets typedcorev1.SecretInterface, name
 	}
 }
 
-func watchSecret(ctx context.Context, secrets typedcorev1.SecretInterface, name string, rec *Recorder) {
+func watchSecret(ctx context.Context, secrets typedcorev1.SecretInterface, name string, rec *recorder) {
 	w, err := secrets.Watch(ctx, metav1.ListOptions{
 		FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, name).String(),
 	})
@@ -83,7 +83,7 @@ func watchSecret(ctx context.Context, secrets typedcorev1.SecretInterface, name 
 	for event := range w.ResultChan() {
 		secret, ok := event.Object.(*corev1.Secret)
 		if ok && (event.Type == watch.Added || event.Type == watch.Modified) {
-			rec.SecretChanged(string(secret.Data[corev1.ServiceAccountTokenKey]), time.Now())
+			rec.secretChanged(string(secret.Data[corev1.ServiceAccountTokenKey]), time.Now())
 		}
 	}
 }

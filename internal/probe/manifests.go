@@ -13,13 +13,14 @@ import (
 	"k8s.io/apimachinery/pkg/api/validate/content"
 )
 
-// DefaultImage is how the image of cmd/keyturn-probe is named in the containerd of local clusters.
-const DefaultImage = "localhost/keyturn/probe:dev"
+// defaultImage is how the image of cmd/keyturn-probe is named in the containerd of local clusters.
+const defaultImage = "localhost/keyturn/probe:dev"
 
 //go:embed manifests.yaml
 var manifestsYAML string
 
-var manifestsTemplate = template.Must(template.New("manifests").Funcs(template.FuncMap{"indent": indent}).Parse(manifestsYAML))
+var manifestsTemplate = template.Must(template.New("manifests").
+	Funcs(template.FuncMap{"indent": indent}).Parse(manifestsYAML))
 
 // indent has the lines of a text stand in a block of YAML, four columns to the right.
 func indent(text string) string { return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ") }
@@ -29,7 +30,7 @@ type Deployment struct {
 	Namespace, Image string
 	// Replicas is the number of pods. A PodDisruptionBudget lets one of them go at a time.
 	Replicas int
-	// Rate is that of Options.
+	// Rate is that of options.
 	Rate float64
 	// Servers are the https URLs of the API servers, each by itself. Empty: those that the service kubernetes
 	// tells, which may be a load balancer.
@@ -42,7 +43,7 @@ type Deployment struct {
 
 // DefaultDeployment is two pods in a namespace of their own.
 func DefaultDeployment() Deployment {
-	return Deployment{Namespace: "keyturn-probe", Image: DefaultImage, Replicas: 2, Rate: Defaults().Rate}
+	return Deployment{Namespace: "keyturn-probe", Image: defaultImage, Replicas: 2, Rate: defaults().Rate}
 }
 
 // ServerList is Servers as a flag takes them.

@@ -15,13 +15,14 @@ import (
 // identityTokenFile is where the pods of Manifests have the token of their workload identity.
 const identityTokenFile = "/var/run/secrets/keyturn-probe/workload-identity/token"
 
-// WorkloadIdentityDeployment says by which membership of a fleet the pods have a workload identity, and where they use it.
+// WorkloadIdentityDeployment says by which membership of a fleet the pods have a workload identity, and where they use
+// it.
 type WorkloadIdentityDeployment struct {
 	// ProjectID, Location and Membership name the cluster's membership.
 	ProjectID, Location, Membership string
 	// STSEndpoint is the https URL of the security token service, without a path, like https://sts.googleapis.com.
 	STSEndpoint string
-	// Resource is that of WorkloadIdentityOptions.
+	// Resource is that of workloadIdentityOptions.
 	Resource string
 	// CABundle is the PEM certificates by which the STS and the resource are known.
 	CABundle string

@@ -72,7 +72,8 @@ func TestManifestsWithAWorkloadIdentity(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("credentials.json (-want +got):\n%s", diff)
 	}
-	if files.Namespace != "keyturn-probe" || strings.TrimSpace(files.Data["ca.crt"]) != strings.TrimSpace(string(config.CAData)) || len(files.Data) != 2 {
+	if files.Namespace != "keyturn-probe" ||
+		strings.TrimSpace(files.Data["ca.crt"]) != strings.TrimSpace(string(config.CAData)) || len(files.Data) != 2 {
 		t.Errorf("ConfigMap %+v", files)
 	}
 
@@ -93,10 +94,12 @@ func TestManifestsWithAWorkloadIdentity(t *testing.T) {
 	}
 	hour := int64(3600)
 	volume := []corev1.VolumeProjection{
-		{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", Audience: "my-project-123.svc.id.goog", ExpirationSeconds: &hour}},
+		{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", Audience: "my-project-123.svc.id.goog",
+			ExpirationSeconds: &hour}},
 		{ConfigMap: &corev1.ConfigMapProjection{
 			LocalObjectReference: corev1.LocalObjectReference{Name: files.Name},
-			Items:                []corev1.KeyToPath{{Key: "credentials.json", Path: "credentials.json"}, {Key: "ca.crt", Path: "ca.crt"}},
+			Items: []corev1.KeyToPath{{Key: "credentials.json", Path: "credentials.json"},
+				{Key: "ca.crt", Path: "ca.crt"}},
 		}},
 	}
 	if diff := cmp.Diff(volume, pod.Volumes[3].Projected.Sources); diff != "" {
@@ -127,7 +130,8 @@ func TestWorkloadIdentitiesThatAreNotGood(t *testing.T) {
 	}{
 		{
 			func(w *WorkloadIdentityDeployment, s string) { w.ProjectID = s },
-			[]string{"", "p", "My-project", "p-\nx", "p\"x", "p, x", "p/x", "p{x}", "p$(x)-1", "-p1", strings.Repeat("p", 64), "p-x\n"},
+			[]string{"", "p", "My-project", "p-\nx", "p\"x", "p, x", "p/x", "p{x}", "p$(x)-1", "-p1", strings.Repeat("p", 64),
+				"p-x\n"},
 			"project",
 		},
 		{
@@ -142,21 +146,25 @@ func TestWorkloadIdentitiesThatAreNotGood(t *testing.T) {
 		},
 		{
 			func(w *WorkloadIdentityDeployment, s string) { w.STSEndpoint = s },
-			[]string{"", "http://sts", "sts:8443", "https://", "https://sts/v1", "https://sts?x=1", "https://sts?", "https://sts#x", "https://u:p@sts", "https://sts\n"},
+			[]string{"", "http://sts", "sts:8443", "https://", "https://sts/v1", "https://sts?x=1", "https://sts?",
+				"https://sts#x", "https://u:p@sts", "https://sts\n"},
 			"security token service",
 		},
 		{
 			func(w *WorkloadIdentityDeployment, s string) { w.Resource = s },
 			[]string{
-				"", "http://r", "https://", "https://:1", "https://r\"]\n", "https://r/\"", "https://r/a,b", "https://r/$(POD_NAME)", `https://r/\x22`,
-				"https://r/ x", "https://r/\tx", "https://r/#x", "https://r/{x}", "https://r/\u2028x", "https://u@r/", "https://r/%zz",
+				"", "http://r", "https://", "https://:1", "https://r\"]\n", "https://r/\"", "https://r/a,b",
+				"https://r/$(POD_NAME)", `https://r/\x22`,
+				"https://r/ x", "https://r/\tx", "https://r/#x", "https://r/{x}", "https://r/\u2028x", "https://u@r/",
+				"https://r/%zz",
 			},
 			"resource",
 		},
 		{
 			func(w *WorkloadIdentityDeployment, s string) { w.CABundle = s },
 			[]string{
-				"", "x", key, certificate + key, certificate + "-----BEGIN CERTIFICATE-----\nAAAA", certificate[:len(certificate)/2],
+				"", "x", key, certificate + key, certificate + "-----BEGIN CERTIFICATE-----\nAAAA",
+				certificate[:len(certificate)/2],
 				string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})),
 			},
 			"CA certificates",
@@ -195,8 +203,10 @@ func TestCertificatesOfAWorkloadIdentity(t *testing.T) {
 func TestManifestsCommandWithAWorkloadIdentity(t *testing.T) {
 	ca := filepath.Join(t.TempDir(), "ca.crt")
 	must(t, os.WriteFile(ca, config.CAData, 0o600))
-	all := "--workload-identity-project my-project-123 --workload-identity-location us-central1 --workload-identity-membership blue " +
-		"--workload-identity-sts https://10.88.0.5:8443 --workload-identity-resource https://10.88.0.5:8443/v1/whoami --workload-identity-ca-file "
+	all := "--workload-identity-project my-project-123 --workload-identity-location us-central1 " +
+		"--workload-identity-membership blue " +
+		"--workload-identity-sts https://10.88.0.5:8443 --workload-identity-resource https://10.88.0.5:8443/v1/whoami " +
+		"--workload-identity-ca-file "
 	var want bytes.Buffer
 	d := identityDeployment()
 	d.Servers = nil
@@ -206,12 +216,13 @@ func TestManifestsCommandWithAWorkloadIdentity(t *testing.T) {
 		code int
 		says string
 	}{
-		{"manifests " + all + ca, ExitOK, want.String()},
-		{"manifests " + all + "/no/such/file", ExitFailed, "reading the certificates"},
-		{"manifests --workload-identity-ca-file " + ca, ExitUsage, `project ""`},
-		{"manifests --workload-identity-project my-project-123", ExitUsage, `location ""`},
-		{"manifests " + strings.Replace(all, "blue", "Blue", 1) + ca, ExitUsage, `membership "Blue"`},
-		{"run --workload-identity-resource https://r", ExitUsage, "lacks --workload-identity-credentials-file and --workload-identity-ca-file\nhint"},
+		{"manifests " + all + ca, exitOK, want.String()},
+		{"manifests " + all + "/no/such/file", exitFailed, "reading the certificates"},
+		{"manifests --workload-identity-ca-file " + ca, exitUsage, `project ""`},
+		{"manifests --workload-identity-project my-project-123", exitUsage, `location ""`},
+		{"manifests " + strings.Replace(all, "blue", "Blue", 1) + ca, exitUsage, `membership "Blue"`},
+		{"run --workload-identity-resource https://r", exitUsage,
+			"lacks --workload-identity-credentials-file and --workload-identity-ca-file\nhint"},
 	}
 	for _, test := range tests {
 		var out bytes.Buffer

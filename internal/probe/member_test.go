@@ -35,20 +35,22 @@ type member struct {
 	*testing.T
 	sts      *httptest.Server
 	file     string
-	options  WorkloadIdentityOptions
+	options  workloadIdentityOptions
 	identity *identity
-	rec      *Recorder
+	rec      *recorder
 }
 
 // newMember readies a pod of the credentials that Manifests gives it, but for the path of its token.
 func newMember(t *testing.T, sts *httptest.Server) *member {
 	t.Helper()
 	dir := t.TempDir()
-	m := &member{T: t, sts: sts, file: filepath.Join(dir, "token"), rec: NewRecorder("p", "n", time.Now())}
-	m.options = WorkloadIdentityOptions{
-		CredentialsFile: filepath.Join(dir, "credentials.json"), CAFile: filepath.Join(dir, "ca.crt"), Resource: sts.URL + "/v1/whoami",
+	m := &member{T: t, sts: sts, file: filepath.Join(dir, "token"), rec: newRecorder("p", "n", time.Now())}
+	m.options = workloadIdentityOptions{
+		CredentialsFile: filepath.Join(dir, "credentials.json"), CAFile: filepath.Join(dir, "ca.crt"),
+		Resource: sts.URL + "/v1/whoami",
 	}
-	w := &WorkloadIdentityDeployment{ProjectID: "my-project-123", Location: "us-central1", Membership: "blue", STSEndpoint: sts.URL}
+	w := &WorkloadIdentityDeployment{ProjectID: "my-project-123", Location: "us-central1", Membership: "blue",
+		STSEndpoint: sts.URL}
 	content, err := w.Credentials()
 	must(t, err)
 	must(t, os.WriteFile(m.options.CredentialsFile, []byte(strings.Replace(content, identityTokenFile, m.file, 1)), 0o600))
@@ -75,7 +77,7 @@ func (m *member) use() Line {
 	m.Helper()
 	u := &user{server: m.identity.server(), files: Files{identity: m.identity.tokenFile}, identity: m.identity, rec: m.rec}
 	u.use(m.Context(), WorkloadIdentity)
-	return line(m.rec.Report(), WorkloadIdentity, m.sts.URL)
+	return line(m.rec.snapshot(), WorkloadIdentity, m.sts.URL)
 }
 
 // wants checks how often tokens of a key were used.
@@ -108,12 +110,16 @@ type fleet struct {
 func newFleet(t *testing.T, keys ...key) *fleet {
 	t.Helper()
 	f := &fleet{T: t}
-	f.front = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.ServeHTTP(w, r) }))
+	f.front = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.ServeHTTP(w, r)
+	}))
 	tokenURI := "https://" + f.front.Listener.Addr().String() + "/token"
-	account, registrar, err := fleetserver.NewServiceAccountKey(tokenURI, "register@my-project-123.iam.gserviceaccount.com")
+	account, registrar, err := fleetserver.NewServiceAccountKey(tokenURI,
+		"register@my-project-123.iam.gserviceaccount.com")
 	must(t, err)
 	f.Server, err = fleetserver.New(fleetserver.Options{
-		StateFile: filepath.Join(t.TempDir(), "fleet.json"), Registrars: []fleetserver.Registrar{registrar}, TokenURI: tokenURI,
+		StateFile: filepath.Join(t.TempDir(), "fleet.json"), Registrars: []fleetserver.Registrar{registrar},
+		TokenURI: tokenURI,
 	})
 	must(t, err)
 	f.front.StartTLS()

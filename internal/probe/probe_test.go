@@ -28,7 +28,8 @@ func TestTokensAreAcceptedAndTheReportOutlivesTheProbe(t *testing.T) {
 	stop()
 	report, _ := b.kept()
 	for _, kind := range apiServerKinds() {
-		if c := uses(report, kind, first); c.Refused != 0 || c.Unavailable != 0 || c.Requests() < uses(before, kind, first).Requests() {
+		if c := uses(report, kind, first); c.Refused != 0 || c.Unavailable != 0 ||
+			c.Requests() < uses(before, kind, first).Requests() {
 			t.Errorf("%s token: %+v", kind, c)
 		}
 		if report.Mounted[kind] != first.id {
@@ -37,8 +38,9 @@ func TestTokensAreAcceptedAndTheReportOutlivesTheProbe(t *testing.T) {
 	}
 
 	var out, talk bytes.Buffer
-	code := Main(b.ctx, Env{Stdout: &out, Stderr: &talk, Getenv: os.Getenv}, []string{"report", "--kubeconfig", b.kubeconfig(), "-n", b.ns})
-	if code != ExitOK || !strings.Contains(out.String(), "third-party") || !strings.Contains(out.String(), first.id[:8]) {
+	code := Main(b.ctx, Env{Stdout: &out, Stderr: &talk, Getenv: os.Getenv},
+		[]string{"report", "--kubeconfig", b.kubeconfig(), "-n", b.ns})
+	if code != exitOK || !strings.Contains(out.String(), "third-party") || !strings.Contains(out.String(), first.id[:8]) {
 		t.Errorf("report exits with %d:\n%s%s", code, &out, &talk)
 	}
 }
@@ -55,16 +57,16 @@ func TestTheLastReportIsKept(t *testing.T) {
 	go func() { r.run(ctx); close(done) }()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(time.Minute); !r.rec.Ready(); <-tick.C {
+	for deadline := time.Now().Add(time.Minute); !r.rec.ready(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("not ready: %+v", r.rec.Report())
+			t.Fatalf("not ready: %+v", r.rec.snapshot())
 		}
 	}
 	cancel()
 	<-done
 	kept, _ := b.kept()
 	opts := cmp.Transformer("instant", func(t time.Time) int64 { return t.UnixNano() })
-	want := r.rec.Report()
+	want := r.rec.snapshot()
 	want.Ended = true
 	if diff := cmp.Diff(want, kept, opts); diff != "" {
 		t.Errorf("kept report (-recorded +kept):\n%s", diff)
@@ -93,8 +95,8 @@ func TestTokensOfAnUnknownKeyAreRefused(t *testing.T) {
 			})
 			stop()
 			l := line(r, kind, host)
-			// The bound token is used by two lanes, since reviews are asked with it too. When its file is replaced, the answer to
-			// one of them may be older than that to the other, and cuts a short spell off at either end.
+			// The bound token is used by two lanes, since reviews are asked with it too. When its file is replaced, the answer
+			// to one of them may be older than that to the other, and cuts a short spell off at either end.
 			most := map[Kind]int{Bound: 3, ThirdParty: 1}[kind]
 			if len(l.Spells) == 0 || len(l.Spells) > most || l.StaleSeconds <= 0 {
 				t.Errorf("spells %+v of at most %vs", l.Spells, l.StaleSeconds)
@@ -109,7 +111,7 @@ func TestTokensOfAnUnknownKeyAreRefused(t *testing.T) {
 			}
 			var out, talk bytes.Buffer
 			args := []string{"report", "--kubeconfig", b.kubeconfig(), "-n", b.ns, "-o", "json"}
-			if code := Main(b.ctx, Env{Stdout: &out, Stderr: &talk, Getenv: os.Getenv}, args); code != ExitRefused {
+			if code := Main(b.ctx, Env{Stdout: &out, Stderr: &talk, Getenv: os.Getenv}, args); code != exitRefused {
 				t.Errorf("report exits with %d:\n%s%s", code, &out, &talk)
 			}
 			var s Summary
@@ -207,13 +209,13 @@ func TestARefusalOfAFileThatHasChangedMeanwhileIsTold(t *testing.T) {
 	b.mount(Bound, b.resign(good, unknown))
 	roots, err := readRoots(b.options.CAFile)
 	must(t, err)
-	rec := NewRecorder("p", "n", time.Now())
+	rec := newRecorder("p", "n", time.Now())
 	u := &user{
 		server: host, files: b.options.Files, rec: rec,
 		http: &http.Client{Transport: &swapping{RoundTripper: transport(roots), swap: func() { b.mount(Bound, good) }}},
 	}
 	u.use(b.ctx, Bound)
-	l := line(rec.Report(), Bound, host)
+	l := line(rec.snapshot(), Bound, host)
 	if len(l.Spells) != 1 || !l.Spells[0].StaleFile || l.Spells[0].Refusals != 1 || l.Spells[0].End.IsZero() {
 		t.Errorf("spells %+v", l.Spells)
 	}
@@ -252,19 +254,21 @@ func TestDirectory(t *testing.T) {
 		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.11"}}, {Addresses: []string{"10.0.0.12"}}},
 	}, metav1.CreateOptions{})
 	must(t, err)
-	r := &runner{Options: b.options, directory: &directory{seen: map[string]time.Time{}}}
+	r := &runner{options: b.options, directory: &directory{seen: map[string]time.Time{}}}
 	r.Servers = nil
 	must(t, r.connect())
 	expect := func(now time.Time, first, second, fails bool) {
 		t.Helper()
 		got, err := r.directory.list(b.ctx, now)
 		all := strings.Join(got, " ")
-		if strings.Contains(all, "https://10.0.0.11:6443") != first || strings.Contains(all, "https://10.0.0.12:6443") != second || (err != nil) != fails {
+		if strings.Contains(all, "https://10.0.0.11:6443") != first ||
+			strings.Contains(all, "https://10.0.0.12:6443") != second || (err != nil) != fails {
 			t.Errorf("API servers %v, %v; want the first: %v, the second: %v, an error: %v", got, err, first, second, fails)
 		}
 	}
 	expect(epoch, true, true, false)
-	_, err = slices.Patch(b.ctx, b.ns, types.JSONPatchType, []byte(`[{"op":"remove","path":"/endpoints/1"}]`), metav1.PatchOptions{})
+	_, err = slices.Patch(b.ctx, b.ns, types.JSONPatchType, []byte(`[{"op":"remove","path":"/endpoints/1"}]`),
+		metav1.PatchOptions{})
 	must(t, err)
 	expect(epoch.Add(linger), true, true, false)
 	expect(epoch.Add(linger+time.Second), true, false, false)
@@ -287,8 +291,8 @@ func TestFixedDirectory(t *testing.T) {
 }
 
 func TestHandler(t *testing.T) {
-	rec := NewRecorder("p", "n", epoch)
-	server := httptest.NewServer(Handler(rec))
+	rec := newRecorder("p", "n", epoch)
+	server := httptest.NewServer(handler(rec))
 	defer server.Close()
 	get := func(path string) (int, string) {
 		t.Helper()
@@ -307,7 +311,7 @@ func TestHandler(t *testing.T) {
 	play(rec, Bound, "s", "a")
 	play(rec, ThirdParty, "s", "a")
 	play(rec, Legacy, "s", "arrra")
-	rec.Mounted(Legacy, "k1")
+	rec.mounted(Legacy, "k1")
 	if code, _ := get("readyz"); code != http.StatusOK {
 		t.Errorf("/readyz says %d after all kinds were used", code)
 	}
@@ -338,7 +342,8 @@ func TestReportsHoldNoToken(t *testing.T) {
 	stop := b.start()
 	b.until("a refusal", func(r Report) bool { return uses(r, ThirdParty, unknown).Refused > 0 })
 	stop()
-	list, err := clientset.CoreV1().ConfigMaps(b.ns).List(b.ctx, metav1.ListOptions{LabelSelector: labelApp + "=" + appName})
+	list, err := clientset.CoreV1().ConfigMaps(b.ns).List(b.ctx,
+		metav1.ListOptions{LabelSelector: labelApp + "=" + appName})
 	must(t, err)
 	for _, kind := range apiServerKinds() {
 		bearer, err := b.options.Files.read(kind)

@@ -21,33 +21,33 @@ const (
 	WorkloadIdentity Kind = "workload-identity"
 )
 
-// Kinds are all kinds, in the order of reports.
-func Kinds() []Kind { return []Kind{Bound, Legacy, ThirdParty, WorkloadIdentity} }
+// kinds are all kinds, in the order of reports.
+func kinds() []Kind { return []Kind{Bound, Legacy, ThirdParty, WorkloadIdentity} }
 
-// optional says that a kind is not used everywhere: only a report with a line of it says that it should be.
+// optional reports whether a kind is not used everywhere: only a report with a line of it says that it should be.
 func (k Kind) optional() bool { return k == WorkloadIdentity }
 
 // apiServerKinds are the kinds that are used at each API server.
-func apiServerKinds() []Kind { return slices.DeleteFunc(Kinds(), Kind.optional) }
+func apiServerKinds() []Kind { return slices.DeleteFunc(kinds(), Kind.optional) }
 
-// Result is what came of using a token.
-type Result string
+// result is what came of using a token.
+type result string
 
 // The results of using a token. Unavailable says nothing about the token.
 const (
-	Accepted    Result = "accepted"
-	Refused     Result = "refused"
-	Unavailable Result = "unavailable"
+	accepted    result = "accepted"
+	refused     result = "refused"
+	unavailable result = "unavailable"
 )
 
-// Use is one use of a token at one server.
-type Use struct {
+// use is one use of a token at one server.
+type use struct {
 	Kind Kind
 	// Server is the URL of the API server, or of the STS, by scheme and host.
 	Server string
 	// KeyID is the kid of the token; empty when it has none.
 	KeyID  string
-	Result Result
+	Result result
 	// Reason says why it was not accepted. It never holds a token.
 	Reason string
 	// At is when the answer came.
@@ -70,13 +70,13 @@ func (c *Counts) add(o Counts) {
 	c.Unavailable += o.Unavailable
 }
 
-func (c *Counts) count(r Result) {
+func (c *Counts) count(r result) {
 	switch r {
-	case Accepted:
+	case accepted:
 		c.Accepted++
-	case Refused:
+	case refused:
 		c.Refused++
-	case Unavailable:
+	case unavailable:
 		c.Unavailable++
 	}
 }
@@ -91,7 +91,7 @@ type Spell struct {
 	End      time.Time `json:"end,omitzero"`
 	Refusals int64     `json:"refusals"`
 	Reason   string    `json:"reason,omitempty"`
-	// StaleFile says that the first refusal was only of a token that had been replaced in the file meanwhile:
+	// StaleFile means that the first refusal was only of a token that had been replaced in the file meanwhile:
 	// reading the file anew and trying again succeeded at once.
 	StaleFile bool `json:"staleFile,omitempty"`
 }
@@ -138,7 +138,7 @@ type Report struct {
 	Workload  Workload  `json:"workload,omitempty"`
 	StartedAt time.Time `json:"startedAt"`
 	UpdatedAt time.Time `json:"updatedAt"`
-	// Ended says that the probe ended as it was told to, and wrote this last.
+	// Ended means that the probe ended as it was told to, and wrote this last.
 	Ended bool `json:"ended,omitempty"`
 	// Mounted is the kid of each token that was in its file at the last use, which is now while the probe runs.
 	Mounted map[Kind]string `json:"mounted"`
@@ -171,17 +171,17 @@ type place struct {
 	server string
 }
 
-// Recorder counts uses. It may be used by several goroutines at once.
-type Recorder struct {
+// recorder counts uses. It may be used by several goroutines at once.
+type recorder struct {
 	mu     sync.Mutex
 	report Report
 	lines  map[place]*Line
 	lag    lag
 }
 
-// NewRecorder returns a Recorder of a pod that starts now.
-func NewRecorder(pod, node string, now time.Time) *Recorder {
-	return &Recorder{
+// newRecorder returns a recorder of a pod that starts now.
+func newRecorder(pod, node string, now time.Time) *recorder {
+	return &recorder{
 		report: Report{
 			Pod: pod, Node: node, StartedAt: now, UpdatedAt: now, Mounted: map[Kind]string{}, Held: map[Kind]Held{},
 		},
@@ -189,15 +189,15 @@ func NewRecorder(pod, node string, now time.Time) *Recorder {
 	}
 }
 
-// Expect notes that a kind of token is going to be used at a server. Until it is accepted there, it counts as unused.
-func (r *Recorder) Expect(kind Kind, server string) {
+// expect notes that a kind of token is going to be used at a server. Until it is accepted there, it counts as unused.
+func (r *recorder) expect(kind Kind, server string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.line(kind, server)
 }
 
-// Record counts a use.
-func (r *Recorder) Record(u Use) {
+// record counts a use.
+func (r *recorder) record(u use) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.line(u.Kind, u.Server)
@@ -206,17 +206,17 @@ func (r *Recorder) Record(u Use) {
 	l.KeyIDs[u.KeyID] = counts
 	r.report.UpdatedAt = u.At
 	switch u.Result {
-	case Accepted:
+	case accepted:
 		l.accepted(u)
-	case Refused:
+	case refused:
 		l.refused(u)
-	case Unavailable:
+	case unavailable:
 		l.UnavailableReason = u.Reason
 	}
 }
 
-// RecordStaleFile notes that a refusal was followed by the success of another token, which the file held by then.
-func (r *Recorder) RecordStaleFile(kind Kind, server string) {
+// recordStaleFile notes that a refusal was followed by the success of another token, which the file held by then.
+func (r *recorder) recordStaleFile(kind Kind, server string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	l := r.line(kind, server)
@@ -226,21 +226,21 @@ func (r *Recorder) RecordStaleFile(kind Kind, server string) {
 }
 
 // Mounted notes the kid of the token that is in its file now.
-func (r *Recorder) Mounted(kind Kind, keyID string) {
+func (r *recorder) mounted(kind Kind, keyID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.report.Mounted[kind] = keyID
 }
 
-// Holds notes what the token claims that is in its file now.
-func (r *Recorder) Holds(kind Kind, h Held) {
+// holds notes what the token claims that is in its file now.
+func (r *recorder) holds(kind Kind, h Held) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.report.Held[kind] = h
 }
 
 // Report returns all that was recorded, as a copy.
-func (r *Recorder) Report() Report {
+func (r *recorder) snapshot() Report {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := r.report
@@ -254,28 +254,28 @@ func (r *Recorder) Report() Report {
 	}
 	slices.SortFunc(out.Lines, func(a, b Line) int {
 		return cmp.Or(
-			cmp.Compare(slices.Index(Kinds(), a.Kind), slices.Index(Kinds(), b.Kind)),
+			cmp.Compare(slices.Index(kinds(), a.Kind), slices.Index(kinds(), b.Kind)),
 			cmp.Compare(a.Server, b.Server),
 		)
 	})
 	return out
 }
 
-// Ready says that every kind of token that is in use was accepted somewhere.
-func (r *Recorder) Ready() bool {
+// ready reports whether every kind of token that is in use was accepted somewhere.
+func (r *recorder) ready() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	accepted := map[Kind]bool{}
 	for p, l := range r.lines {
 		accepted[p.kind] = accepted[p.kind] || l.Counts().Accepted > 0
 	}
-	return !slices.ContainsFunc(Kinds(), func(k Kind) bool {
+	return !slices.ContainsFunc(kinds(), func(k Kind) bool {
 		yes, used := accepted[k]
 		return !yes && (used || slices.Contains(r.report.Workload.kinds(), k))
 	})
 }
 
-func (r *Recorder) line(kind Kind, server string) *Line {
+func (r *recorder) line(kind Kind, server string) *Line {
 	p := place{kind: kind, server: server}
 	if r.lines[p] == nil {
 		r.lines[p] = &Line{Kind: kind, Server: server, KeyIDs: map[string]Counts{}}
@@ -284,7 +284,7 @@ func (r *Recorder) line(kind Kind, server string) *Line {
 }
 
 // accepted ends a spell.
-func (l *Line) accepted(u Use) {
+func (l *Line) accepted(u use) {
 	n := len(l.Spells)
 	if n == 0 || !l.Spells[n-1].End.IsZero() {
 		return
@@ -295,7 +295,7 @@ func (l *Line) accepted(u Use) {
 }
 
 // refused begins a spell, or prolongs it.
-func (l *Line) refused(u Use) {
+func (l *Line) refused(u use) {
 	n := len(l.Spells)
 	if n == 0 || !l.Spells[n-1].End.IsZero() {
 		l.Spells = append(l.Spells, Spell{KeyID: u.KeyID, First: u.At, Reason: u.Reason})

@@ -17,11 +17,11 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 func at(tenths int) time.Time { return epoch.Add(time.Duration(tenths) * 100 * time.Millisecond) }
 
 // record plays uses of one token at one API server, ten a second: a letter each, for accepted, refused, unavailable.
-func play(rec *Recorder, kind Kind, server, uses string) {
-	results := map[rune]Result{'a': Accepted, 'r': Refused, 'u': Unavailable}
+func play(rec *recorder, kind Kind, server, uses string) {
+	results := map[rune]result{'a': accepted, 'r': refused, 'u': unavailable}
 	for i, u := range uses {
 		if result, ok := results[u]; ok {
-			rec.Record(Use{Kind: kind, Server: server, KeyID: "k1", Result: result, At: at(i)})
+			rec.record(use{Kind: kind, Server: server, KeyID: "k1", Result: result, At: at(i)})
 		}
 	}
 }
@@ -46,9 +46,9 @@ func TestSpells(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.uses, func(t *testing.T) {
-			rec := NewRecorder("p", "n", epoch)
+			rec := newRecorder("p", "n", epoch)
 			play(rec, Legacy, "s", test.uses)
-			lines := rec.Report().Lines
+			lines := rec.snapshot().Lines
 			if test.uses == "" {
 				if len(lines) != 0 {
 					t.Errorf("lines %v, want none", lines)
@@ -70,11 +70,12 @@ func TestSpells(t *testing.T) {
 }
 
 func TestSpellsAreBoundedAndKeepTheLongest(t *testing.T) {
-	rec := NewRecorder("p", "n", epoch)
+	rec := newRecorder("p", "n", epoch)
 	play(rec, Bound, "s", "rrrra"+strings.Repeat("ra", 3*maxSpells))
-	l := rec.Report().Lines[0]
+	l := rec.snapshot().Lines[0]
 	if len(l.Spells) != maxSpells || l.Spells[0].Refusals != 4 {
-		t.Errorf("%d spells, the first of %d refusals; want %d, the first of 4", len(l.Spells), l.Spells[0].Refusals, maxSpells)
+		t.Errorf("%d spells, the first of %d refusals; want %d, the first of 4", len(l.Spells), l.Spells[0].Refusals,
+			maxSpells)
 	}
 	if l.Counts().Refused != 4+3*maxSpells {
 		t.Errorf("%d refusals counted", l.Counts().Refused)
@@ -82,12 +83,12 @@ func TestSpellsAreBoundedAndKeepTheLongest(t *testing.T) {
 }
 
 func TestSpellsOfServersAndKindsAreApart(t *testing.T) {
-	rec := NewRecorder("p", "n", epoch)
+	rec := newRecorder("p", "n", epoch)
 	play(rec, Bound, "s1", "arr")
 	play(rec, Bound, "s2", "aaa")
 	play(rec, ThirdParty, "s1", "aaa")
 	var got []string
-	for _, l := range rec.Report().Lines {
+	for _, l := range rec.snapshot().Lines {
 		got = append(got, fmt.Sprintf("%s %s %d", l.Kind, l.Server, l.Counts().Refused))
 	}
 	if diff := cmp.Diff([]string{"bound s1 2", "bound s2 0", "third-party s1 0"}, got); diff != "" {
@@ -96,38 +97,38 @@ func TestSpellsOfServersAndKindsAreApart(t *testing.T) {
 }
 
 func TestReadyNeedsEveryKind(t *testing.T) {
-	rec := NewRecorder("p", "n", epoch)
+	rec := newRecorder("p", "n", epoch)
 	play(rec, Bound, "s1", "a")
 	play(rec, Legacy, "s2", "ra")
 	play(rec, ThirdParty, "s1", "ur")
-	if rec.Ready() {
+	if rec.ready() {
 		t.Error("ready without an accepted third-party token")
 	}
 	play(rec, ThirdParty, "s2", "a")
-	if !rec.Ready() {
+	if !rec.ready() {
 		t.Error("not ready although every kind was accepted")
 	}
 }
 
 // A kind that is not used everywhere counts from when it is expected.
 func TestReadyNeedsAnOptionalKindOnlyWhereItIsExpected(t *testing.T) {
-	rec := NewRecorder("p", "n", epoch)
+	rec := newRecorder("p", "n", epoch)
 	for _, kind := range apiServerKinds() {
 		play(rec, kind, "s1", "a")
 	}
-	if !rec.Ready() {
+	if !rec.ready() {
 		t.Error("not ready without a workload identity, although there is none")
 	}
-	rec.Expect(WorkloadIdentity, "sts")
-	if rec.Ready() {
+	rec.expect(WorkloadIdentity, "sts")
+	if rec.ready() {
 		t.Error("ready before the workload identity was used")
 	}
 	play(rec, WorkloadIdentity, "sts", "ur")
-	if rec.Ready() {
+	if rec.ready() {
 		t.Error("ready without an accepted workload identity")
 	}
 	play(rec, WorkloadIdentity, "sts", "a")
-	if !rec.Ready() {
+	if !rec.ready() {
 		t.Error("not ready although every kind was accepted")
 	}
 }
@@ -135,49 +136,49 @@ func TestReadyNeedsAnOptionalKindOnlyWhereItIsExpected(t *testing.T) {
 func TestFileLag(t *testing.T) {
 	tests := []struct {
 		name string
-		do   func(*Recorder)
+		do   func(*recorder)
 		want FileLag
 	}{
-		{"the first look is no change", func(r *Recorder) {
-			r.FileRead("old", at(0))
-			r.SecretChanged("old", at(1))
-			r.FileRead("old", at(2))
+		{"the first look is no change", func(r *recorder) {
+			r.fileRead("old", at(0))
+			r.secretChanged("old", at(1))
+			r.fileRead("old", at(2))
 		}, FileLag{}},
-		{"the file follows", func(r *Recorder) {
-			r.FileRead("old", at(0))
-			r.SecretChanged("old", at(1))
-			r.SecretChanged("new", at(10))
-			r.FileRead("old", at(15))
-			r.FileRead("new", at(20))
-			r.FileRead("new", at(30))
+		{"the file follows", func(r *recorder) {
+			r.fileRead("old", at(0))
+			r.secretChanged("old", at(1))
+			r.secretChanged("new", at(10))
+			r.fileRead("old", at(15))
+			r.fileRead("new", at(20))
+			r.fileRead("new", at(30))
 		}, FileLag{Changes: 1, MaxSeconds: 1}},
-		{"the same event twice", func(r *Recorder) {
-			r.FileRead("old", at(0))
-			r.SecretChanged("old", at(1))
-			r.SecretChanged("new", at(10))
-			r.SecretChanged("new", at(19))
-			r.FileRead("new", at(20))
-			r.SecretChanged("new", at(30))
+		{"the same event twice", func(r *recorder) {
+			r.fileRead("old", at(0))
+			r.secretChanged("old", at(1))
+			r.secretChanged("new", at(10))
+			r.secretChanged("new", at(19))
+			r.fileRead("new", at(20))
+			r.secretChanged("new", at(30))
 		}, FileLag{Changes: 1, MaxSeconds: 1}},
-		{"the file is first", func(r *Recorder) {
-			r.FileRead("old", at(0))
-			r.SecretChanged("old", at(1))
-			r.FileRead("new", at(9))
-			r.SecretChanged("new", at(10))
+		{"the file is first", func(r *recorder) {
+			r.fileRead("old", at(0))
+			r.secretChanged("old", at(1))
+			r.fileRead("new", at(9))
+			r.secretChanged("new", at(10))
 		}, FileLag{Changes: 1}},
-		{"cleared and filled: stale from the first change on", func(r *Recorder) {
-			r.FileRead("old", at(0))
-			r.SecretChanged("old", at(1))
-			r.SecretChanged("", at(10))
-			r.SecretChanged("new", at(20))
-			r.FileRead("new", at(30))
+		{"cleared and filled: stale from the first change on", func(r *recorder) {
+			r.fileRead("old", at(0))
+			r.secretChanged("old", at(1))
+			r.secretChanged("", at(10))
+			r.secretChanged("new", at(20))
+			r.fileRead("new", at(30))
 		}, FileLag{Changes: 1, MaxSeconds: 2}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			rec := NewRecorder("p", "n", epoch)
+			rec := newRecorder("p", "n", epoch)
 			test.do(rec)
-			if diff := cmp.Diff(test.want, rec.Report().FileLag); diff != "" {
+			if diff := cmp.Diff(test.want, rec.snapshot().FileLag); diff != "" {
 				t.Errorf("file lag (-want +got):\n%s", diff)
 			}
 		})
@@ -186,15 +187,15 @@ func TestFileLag(t *testing.T) {
 
 // A report is a copy, and survives JSON.
 func TestReportIsACopy(t *testing.T) {
-	rec := NewRecorder("p", "n", epoch)
+	rec := newRecorder("p", "n", epoch)
 	play(rec, Bound, "s", "arra")
-	before := rec.Report()
+	before := rec.snapshot()
 	data, err := json.Marshal(before)
 	if err != nil {
 		t.Fatal(err)
 	}
 	play(rec, Bound, "s", "rrr")
-	rec.Mounted(Bound, "k2")
+	rec.mounted(Bound, "k2")
 	var after Report
 	if err := json.Unmarshal(data, &after); err != nil {
 		t.Fatal(err)
@@ -205,32 +206,33 @@ func TestReportIsACopy(t *testing.T) {
 }
 
 func TestRecorderCountsFromManyGoroutines(t *testing.T) {
-	rec := NewRecorder("p", "n", epoch)
+	rec := newRecorder("p", "n", epoch)
 	var work sync.WaitGroup
 	for range 8 {
 		work.Go(func() {
 			play(rec, Bound, "s", strings.Repeat("aru", 100))
-			rec.Report()
+			rec.snapshot()
 		})
 	}
 	work.Wait()
 	want := Counts{Accepted: 800, Refused: 800, Unavailable: 800}
-	if diff := cmp.Diff(want, rec.Report().Lines[0].Counts()); diff != "" {
+	if diff := cmp.Diff(want, rec.snapshot().Lines[0].Counts()); diff != "" {
 		t.Errorf("counts (-want +got):\n%s", diff)
 	}
 }
 
 func TestSummary(t *testing.T) {
-	first, second := NewRecorder("p1", "n1", epoch), NewRecorder("p2", "n2", epoch)
+	first, second := newRecorder("p1", "n1", epoch), newRecorder("p2", "n2", epoch)
 	play(first, Bound, "s1", "aaau")
 	play(first, Legacy, "s1", "arra")
 	play(first, ThirdParty, "s1", "aa")
 	play(second, Bound, "s2", "aa")
 	play(second, Legacy, "s1", "ara")
-	s := Summarize([]Report{first.Report(), second.Report()})
+	s := Summarize([]Report{first.snapshot(), second.snapshot()})
 	want := Summary{Pods: 2, Tokens: []TokenUses{
 		{Kind: Bound, Requests: 6, Unavailable: 1, Accepted: map[string]int64{"k1": 5}, RefusedKeyIDs: map[string]int64{}},
-		{Kind: Legacy, Requests: 7, Refused: 3, StaleSeconds: 0.2, Accepted: map[string]int64{"k1": 4}, RefusedKeyIDs: map[string]int64{"k1": 3}},
+		{Kind: Legacy, Requests: 7, Refused: 3, StaleSeconds: 0.2, Accepted: map[string]int64{"k1": 4},
+			RefusedKeyIDs: map[string]int64{"k1": 3}},
 		{Kind: ThirdParty, Requests: 2, Accepted: map[string]int64{"k1": 2}, RefusedKeyIDs: map[string]int64{}},
 	}, InUse: []PodTokens{
 		{Pod: "p1", Node: "n1", UpdatedAt: at(1), KeyIDs: map[Kind]string{}},
@@ -243,9 +245,9 @@ func TestSummary(t *testing.T) {
 		t.Errorf("refusals of a legacy token alone count as failure, or %v as unused", s.Unused())
 	}
 	for _, kind := range []Kind{Bound, ThirdParty} {
-		rec := NewRecorder("p3", "n", epoch)
+		rec := newRecorder("p3", "n", epoch)
 		play(rec, kind, "s1", "ar")
-		if !Summarize([]Report{first.Report(), rec.Report()}).Failed() {
+		if !Summarize([]Report{first.snapshot(), rec.snapshot()}).Failed() {
 			t.Errorf("a refused %s token is no failure", kind)
 		}
 	}
@@ -256,12 +258,12 @@ func TestSummary(t *testing.T) {
 
 // Only where it is configured does workload identity count, as used or as unused.
 func TestSummaryOfAnOptionalKind(t *testing.T) {
-	without, with := NewRecorder("p1", "n1", epoch), NewRecorder("p2", "n2", epoch)
+	without, with := newRecorder("p1", "n1", epoch), newRecorder("p2", "n2", epoch)
 	for _, kind := range apiServerKinds() {
 		play(without, kind, "s1", "a")
 		play(with, kind, "s1", "a")
 	}
-	with.Expect(WorkloadIdentity, "sts")
+	with.expect(WorkloadIdentity, "sts")
 	tests := []struct {
 		uses   string
 		unused []Kind
@@ -293,17 +295,18 @@ func TestSummaryOfAnOptionalKind(t *testing.T) {
 			t.Errorf("row %q, want %q, in\n%s", got, row, &table)
 		}
 	}
-	check([]Report{without.Report()}, nil, false, "")
+	check([]Report{without.snapshot()}, nil, false, "")
 	for _, test := range tests {
 		play(with, WorkloadIdentity, "sts", test.uses)
-		check([]Report{without.Report(), with.Report()}, test.unused, test.failed, test.row)
+		check([]Report{without.snapshot(), with.snapshot()}, test.unused, test.failed, test.row)
 	}
 }
 
 // What is in use is what the pods have that run, after their last start.
 func TestSummaryOfTokensInUse(t *testing.T) {
 	report := func(pod string, started, updated int, kid string, ended bool) Report {
-		r := Report{Pod: pod, Node: "n", StartedAt: at(started), UpdatedAt: at(updated), Ended: ended, Mounted: map[Kind]string{}}
+		r := Report{Pod: pod, Node: "n", StartedAt: at(started), UpdatedAt: at(updated), Ended: ended,
+			Mounted: map[Kind]string{}}
 		for _, k := range apiServerKinds() {
 			r.Mounted[k] = kid
 		}
@@ -335,7 +338,8 @@ func TestSummaryOfTokensInUse(t *testing.T) {
 		t.Errorf("want %q at the end of\n%s", want, &table)
 	}
 	data, err := json.Marshal(s)
-	if err != nil || !strings.Contains(string(data), `"keyIDs":{"bound":"key-2-is-long","legacy":"key-2-is-long","third-party":"key-2-is-long"}`) {
+	if err != nil || !strings.Contains(string(data),
+		`"keyIDs":{"bound":"key-2-is-long","legacy":"key-2-is-long","third-party":"key-2-is-long"}`) {
 		t.Errorf("JSON %s, %v", data, err)
 	}
 }

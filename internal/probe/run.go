@@ -17,8 +17,8 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// Options say what Run does.
-type Options struct {
+// options say what run does.
+type options struct {
 	Pod, Namespace, Node string
 	// Workload is how the pod comes by its tokens. LegacyToken is its legacy token if that is Environment or Sidecar.
 	Workload    Workload
@@ -30,10 +30,11 @@ type Options struct {
 	// Audience is that of the third-party token.
 	Audience string
 	// WorkloadIdentity has the pod use its workload identity too; not when it is the zero value.
-	WorkloadIdentity WorkloadIdentityOptions
+	WorkloadIdentity workloadIdentityOptions
 	// Servers are the URLs of the API servers; empty: those that the cluster lists.
 	Servers []string
-	// Config reaches the cluster, to list its API servers, keep the report and follow the legacy Secret. Nil: none of these.
+	// Config reaches the cluster, to list its API servers, keep the report and follow the legacy Secret. Nil: none of
+	// these.
 	Config *rest.Config
 	// LegacySecret is the Secret whose token is in Files.Legacy; empty: it is not followed.
 	LegacySecret string
@@ -50,10 +51,10 @@ type Options struct {
 	Log    *slog.Logger
 }
 
-// Defaults returns the options that a pod of Manifests runs with.
-func Defaults() Options {
+// defaults returns the options that a pod of Manifests runs with.
+func defaults() options {
 	dir := "/var/run/secrets/keyturn-probe/"
-	return Options{
+	return options{
 		Files:        Files{Bound: dir + "bound/token", Legacy: dir + "legacy/token", ThirdParty: dir + "third-party/token"},
 		CAFile:       dir + "bound/ca.crt",
 		Audience:     "keyturn-probe",
@@ -68,8 +69,8 @@ func Defaults() Options {
 	}
 }
 
-// Run uses tokens until ctx ends, or the time that its workload has, and then keeps the report a last time.
-func Run(ctx context.Context, o Options) error {
+// run uses tokens until ctx ends, or the time that its workload has, and then keeps the report a last time.
+func run(ctx context.Context, o options) error {
 	if life := o.Workload.life(); life > 0 {
 		limited, cancel := context.WithTimeout(ctx, life)
 		defer cancel()
@@ -88,7 +89,7 @@ func Run(ctx context.Context, o Options) error {
 	return nil
 }
 
-func newRunner(o Options) (*runner, error) {
+func newRunner(o options) (*runner, error) {
 	if o.Rate <= 0 {
 		return nil, fmt.Errorf("rate %v is not above zero", o.Rate)
 	}
@@ -104,8 +105,8 @@ func newRunner(o Options) (*runner, error) {
 		return nil, err
 	}
 	r := &runner{
-		Options: o, roots: roots, directory: directory,
-		rec: NewRecorder(o.Pod, o.Node, time.Now()), lanes: map[string]context.CancelFunc{},
+		options: o, roots: roots, directory: directory,
+		rec: newRecorder(o.Pod, o.Node, time.Now()), lanes: map[string]context.CancelFunc{},
 	}
 	r.rec.report.Workload = o.Workload
 	if err := r.openIdentity(); err != nil {
@@ -119,14 +120,14 @@ func newRunner(o Options) (*runner, error) {
 
 // openIdentity readies the use of the workload identity, if it is configured.
 func (r *runner) openIdentity() (err error) {
-	if r.WorkloadIdentity == (WorkloadIdentityOptions{}) {
+	if r.WorkloadIdentity == (workloadIdentityOptions{}) {
 		return nil
 	}
 	if r.identity, err = newIdentity(r.WorkloadIdentity, r.Timeout); err != nil {
 		return err
 	}
 	r.Files.identity = r.identity.tokenFile
-	r.rec.Expect(WorkloadIdentity, r.identity.server())
+	r.rec.expect(WorkloadIdentity, r.identity.server())
 	return nil
 }
 
@@ -144,9 +145,9 @@ func readRoots(file string) (*x509.CertPool, error) {
 
 // runner is a probe that runs.
 type runner struct {
-	Options
+	options
 	roots     *x509.CertPool
-	rec       *Recorder
+	rec       *recorder
 	directory *directory
 	// identity is nil when workload identity is not used.
 	identity *identity

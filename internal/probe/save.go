@@ -32,7 +32,7 @@ func (r *runner) keepSaving(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		report := r.rec.Report()
+		report := r.rec.snapshot()
 		if report.UpdatedAt.Equal(saved) {
 			continue
 		}
@@ -49,7 +49,7 @@ func (r *runner) saveLast(ctx context.Context) {
 	if r.core == nil {
 		return
 	}
-	report := r.rec.Report()
+	report := r.rec.snapshot()
 	report.Ended = true
 	if err := r.save(context.WithoutCancel(ctx), report, r.SaveLast); err != nil {
 		r.Log.Error("last report not kept", "error", err)

@@ -20,24 +20,24 @@ func (r *runner) serve() (stop func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening for /metrics and /report: %w", err)
 	}
-	server := &http.Server{Handler: Handler(r.rec), ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: handler(r.rec), ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(listener) }()
 	return func() { _ = server.Close() }, nil
 }
 
-// Handler serves what a recorder knows: /metrics for Prometheus, /report as JSON, and /readyz, which is
+// handler serves what a recorder knows: /metrics for Prometheus, /report as JSON, and /readyz, which is
 // ok as soon as each kind of token that is in use was accepted somewhere.
-func Handler(rec *Recorder) http.Handler {
+func handler(rec *recorder) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collector{rec})
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /report", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(rec.Report())
+		_ = json.NewEncoder(w).Encode(rec.snapshot())
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !rec.Ready() {
+		if !rec.ready() {
 			http.Error(w, "not every kind of token has been accepted yet", http.StatusServiceUnavailable)
 			return
 		}
@@ -60,7 +60,7 @@ var (
 )
 
 // collector turns a report into metrics at each scrape.
-type collector struct{ rec *Recorder }
+type collector struct{ rec *recorder }
 
 // Describe implements prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
@@ -71,14 +71,16 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
-	report := c.rec.Report()
+	report := c.rec.snapshot()
 	gauge, counter := prometheus.GaugeValue, prometheus.CounterValue
 	for _, l := range report.Lines {
 		kind := string(l.Kind)
 		for kid, n := range l.KeyIDs {
-			ch <- prometheus.MustNewConstMetric(requestsDesc, counter, float64(n.Accepted), kind, l.Server, kid, string(Accepted))
-			ch <- prometheus.MustNewConstMetric(requestsDesc, counter, float64(n.Refused), kind, l.Server, kid, string(Refused))
-			ch <- prometheus.MustNewConstMetric(requestsDesc, counter, float64(n.Unavailable), kind, l.Server, kid, string(Unavailable))
+			ch <- prometheus.MustNewConstMetric(requestsDesc, counter, float64(n.Accepted), kind, l.Server, kid,
+				string(accepted))
+			ch <- prometheus.MustNewConstMetric(requestsDesc, counter, float64(n.Refused), kind, l.Server, kid, string(refused))
+			ch <- prometheus.MustNewConstMetric(requestsDesc, counter, float64(n.Unavailable), kind, l.Server, kid,
+				string(unavailable))
 			ch <- prometheus.MustNewConstMetric(refusalsDesc, counter, float64(n.Refused), kind, l.Server, kid)
 		}
 		ch <- prometheus.MustNewConstMetric(staleDesc, gauge, l.StaleSeconds, kind, l.Server)

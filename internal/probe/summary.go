@@ -80,7 +80,7 @@ func expected(reports []Report) (tokens []TokenUses) {
 			Kind: k, Workload: w, Accepted: map[string]int64{}, RefusedKeyIDs: map[string]int64{},
 		})
 	}
-	for _, k := range Kinds() {
+	for _, k := range kinds() {
 		if !k.optional() || slices.ContainsFunc(reports, func(r Report) bool { return r.has(k) }) {
 			add(k, "")
 		}
@@ -120,7 +120,7 @@ func inUse(reports []Report) []PodTokens {
 	return out
 }
 
-// has says that the probe uses a kind of token, whatever came of it.
+// has reports whether the probe uses a kind of token, whatever came of it.
 func (r Report) has(k Kind) bool {
 	return slices.ContainsFunc(r.Lines, func(l Line) bool { return l.Kind == k })
 }
@@ -160,7 +160,7 @@ func (s Summary) Unused() []Kind {
 	return out
 }
 
-// Failed says that a token was refused that never may be: one of any kind but legacy.
+// Failed reports whether a token was refused that never may be: one of any kind but legacy.
 func (s Summary) Failed() bool {
 	return slices.ContainsFunc(s.Tokens, func(t TokenUses) bool { return t.Kind != Legacy && t.Refused > 0 })
 }
@@ -176,7 +176,8 @@ func (s Summary) Print(w io.Writer) error {
 	if err := table.Flush(); err != nil {
 		return fmt.Errorf("writing the table: %w", err)
 	}
-	_, err := fmt.Fprintf(w, "%d pods; the mounted legacy token changed %d times, its file at most %.1fs after its Secret\n",
+	_, err := fmt.Fprintf(w,
+		"%d pods; the mounted legacy token changed %d times, its file at most %.1fs after its Secret\n",
 		s.Pods, s.FileLag.Changes, s.FileLag.MaxSeconds)
 	if err == nil {
 		_, err = fmt.Fprintf(w, "in use by the %d pods that run: %s\n", len(s.InUse), s.keysInUse())
@@ -190,7 +191,7 @@ func (s Summary) Print(w io.Writer) error {
 // keysInUse says which keys the tokens in use are signed with, and how many pods have one of each.
 func (s Summary) keysInUse() string {
 	var out []string
-	for _, kind := range Kinds() {
+	for _, kind := range kinds() {
 		pods := map[string]int64{}
 		for _, p := range s.InUse {
 			if kid, ok := p.KeyIDs[kind]; ok {

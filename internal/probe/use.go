@@ -66,8 +66,8 @@ type user struct {
 	audience string
 	// identity trades tokens at the STS.
 	identity *identity
-	rec      *Recorder
-	// learned says that it is known whether /readyz is readable without a token.
+	rec      *recorder
+	// learned means that it is known whether /readyz is readable without a token.
 	learned, readable bool
 }
 
@@ -92,7 +92,7 @@ func (u *user) use(ctx context.Context, kind Kind) {
 	if now, err := u.files.read(kind); err != nil || now == refused {
 		return
 	}
-	u.rec.RecordStaleFile(kind, u.server)
+	u.rec.recordStaleFile(kind, u.server)
 	u.try(ctx, kind)
 }
 
@@ -100,22 +100,22 @@ func (u *user) use(ctx context.Context, kind Kind) {
 func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 	bearer, err := u.files.read(kind)
 	if err != nil {
-		u.record(ctx, kind, "", Unavailable, err.Error())
+		u.record(ctx, kind, "", unavailable, err.Error())
 		return "", answer{}
 	}
 	u.noteFile(kind, bearer)
 	a, err := u.ask(ctx, kind, bearer)
 	if err != nil {
-		u.record(ctx, kind, keyID(bearer), Unavailable, err.Error())
+		u.record(ctx, kind, keyID(bearer), unavailable, err.Error())
 		return "", answer{}
 	}
 	if !a.accepted && !u.ready(ctx, kind) {
-		u.record(ctx, a.kind, keyID(a.bearer), Unavailable, a.reason+", by an API server that is not ready")
+		u.record(ctx, a.kind, keyID(a.bearer), unavailable, a.reason+", by an API server that is not ready")
 		return "", answer{}
 	}
-	result := Refused
+	result := refused
 	if a.accepted {
-		result = Accepted
+		result = accepted
 		u.learn(ctx, kind)
 	}
 	u.record(ctx, a.kind, keyID(a.bearer), result, a.reason)
@@ -125,10 +125,10 @@ func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 	return a.bearer, a
 }
 
-// ready says that an API server does not deny being ready. Until its caches are filled it looks up service accounts and
-// pods one by one, and answers 401 when it cannot, because etcd does not answer: that is not about the token, and no
-// load balancer would have sent it there. It may then not even know who may ask for /readyz; where that could be asked
-// before, only its ok counts.
+// ready reports whether an API server does not deny being ready. Until its caches are filled it looks up service
+// accounts and pods one by one, and answers 401 when it cannot, because etcd does not answer: that is not about the
+// token, and no load balancer would have sent it there. It may then not even know who may ask for /readyz; where that
+// could be asked before, only its ok counts.
 func (u *user) ready(ctx context.Context, kind Kind) bool {
 	if kind == WorkloadIdentity {
 		return true
@@ -162,20 +162,20 @@ func (u *user) readyz(ctx context.Context) int {
 }
 
 // record counts a use, unless the probe ended during it.
-func (u *user) record(ctx context.Context, kind Kind, kid string, result Result, reason string) {
-	if result == Unavailable && ctx.Err() != nil {
+func (u *user) record(ctx context.Context, kind Kind, kid string, result result, reason string) {
+	if result == unavailable && ctx.Err() != nil {
 		return
 	}
-	u.rec.Record(Use{Kind: kind, Server: u.server, KeyID: kid, Result: result, Reason: reason, At: time.Now()})
+	u.rec.record(use{Kind: kind, Server: u.server, KeyID: kid, Result: result, Reason: reason, At: time.Now()})
 }
 
 func (u *user) noteFile(kind Kind, bearer string) {
-	u.rec.Mounted(kind, keyID(bearer))
+	u.rec.mounted(kind, keyID(bearer))
 	if h, ok := heldBy(bearer); ok {
-		u.rec.Holds(kind, h)
+		u.rec.holds(kind, h)
 	}
 	if kind == Legacy {
-		u.rec.FileRead(bearer, time.Now())
+		u.rec.fileRead(bearer, time.Now())
 	}
 }
 

@@ -30,10 +30,10 @@ func TestRefusalBeforeReady(t *testing.T) {
 				w.WriteHeader(http.StatusUnauthorized)
 			}))
 			defer server.Close()
-			rec := NewRecorder("pod", "node", time.Now())
+			rec := newRecorder("pod", "node", time.Now())
 			u := &user{server: server.URL, http: server.Client(), files: Files{Bound: file}, rec: rec}
 			u.use(t.Context(), Bound)
-			if got := rec.Report().Lines[0].Counts(); got != want {
+			if got := rec.snapshot().Lines[0].Counts(); got != want {
 				t.Errorf("counted %+v, want %+v", got, want)
 			}
 		})
@@ -55,14 +55,14 @@ func TestRefusalBeforeReadyIsKnown(t *testing.T) {
 		w.WriteHeader(review)
 	}))
 	defer server.Close()
-	rec := NewRecorder("pod", "node", time.Now())
+	rec := newRecorder("pod", "node", time.Now())
 	u := &user{server: server.URL, http: server.Client(), files: Files{Bound: file}, rec: rec}
 	u.use(t.Context(), Bound)
 	review, readyz = http.StatusUnauthorized, http.StatusForbidden
 	u.use(t.Context(), Bound)
 	readyz = http.StatusOK
 	u.use(t.Context(), Bound)
-	if got, want := rec.Report().Lines[0].Counts(), (Counts{Accepted: 1, Unavailable: 1, Refused: 1}); got != want {
+	if got, want := rec.snapshot().Lines[0].Counts(), (Counts{Accepted: 1, Unavailable: 1, Refused: 1}); got != want {
 		t.Errorf("counted %+v, want %+v", got, want)
 	}
 }

@@ -115,7 +115,7 @@ func (d Deployment) container(w Workload, port int) corev1.Container {
 	if w == Environment || w == Sidecar {
 		c.Env = append(c.Env, corev1.EnvVar{Name: legacyTokenVariable, ValueFrom: &corev1.EnvVarSource{
 			SecretKeyRef: &corev1.SecretKeySelector{
-				LocalObjectReference: corev1.LocalObjectReference{Name: Defaults().LegacySecret},
+				LocalObjectReference: corev1.LocalObjectReference{Name: defaults().LegacySecret},
 				Key:                  corev1.ServiceAccountTokenKey,
 			},
 		}})
@@ -163,9 +163,9 @@ func tokenVolume(name string) corev1.VolumeSource {
 	projection := corev1.ServiceAccountTokenProjection{Path: "token", ExpirationSeconds: new(int64(3600))}
 	switch name {
 	case "legacy":
-		return corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: Defaults().LegacySecret}}
+		return corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: defaults().LegacySecret}}
 	case "third-party":
-		projection.Audience = Defaults().Audience
+		projection.Audience = defaults().Audience
 		return corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
 			Sources: []corev1.VolumeProjection{{ServiceAccountToken: &projection}},
 		}}

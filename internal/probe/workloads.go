@@ -55,7 +55,7 @@ func (w Workload) validate() error {
 }
 
 // copyTokens has the workload use the token that it starts with. A mount by subPath is a copy without that.
-func (o *Options) copyTokens() (err error) {
+func (o *options) copyTokens() (err error) {
 	var bearer string
 	switch o.Workload {
 	case Once:

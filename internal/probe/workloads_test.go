@@ -44,7 +44,7 @@ func TestAWorkloadWithoutATokenDoesNotStart(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.options.Workload = Environment
-	if err := Run(b.ctx, b.options); err == nil || !strings.Contains(err.Error(), "without a legacy token") {
+	if err := run(b.ctx, b.options); err == nil || !strings.Contains(err.Error(), "without a legacy token") {
 		t.Errorf("Run: %v", err)
 	}
 }
@@ -55,7 +55,7 @@ func TestACronJobUsesAllTokensAndEnds(t *testing.T) {
 	b.options.Workload = CronJob
 	ctx, cancel := context.WithTimeout(b.ctx, 4*cronJobLife)
 	defer cancel()
-	must(t, Run(ctx, b.options))
+	must(t, run(ctx, b.options))
 	r, _ := b.kept()
 	if ctx.Err() != nil || !r.Ended || !allAccepted(r) {
 		t.Errorf("report %+v (%v)", r, ctx.Err())

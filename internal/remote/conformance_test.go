@@ -6,6 +6,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/nodes/nodestest"
 	"github.com/keyturn/keyturn/internal/remote"
@@ -25,8 +26,8 @@ func TestMachines(t *testing.T) {
 		Pool:      v1alpha1.NodePool{Name: "a"},
 		Stop:      func(_ *testing.T, name string) { m.Stop(name) },
 		Vanish:    func(_ *testing.T, name string) { m.Vanish(name) },
-		Fail: func(_ *testing.T, fault nodestest.Fault) func() {
-			m.Fail(func() nodestest.Fault { return fault })
+		Fail: func(_ *testing.T, fault faults.Fault) func() {
+			m.Fail(func() faults.Fault { return fault })
 			return func() { m.Fail(nil) }
 		},
 		Blind: func(*testing.T) func() {

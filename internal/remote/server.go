@@ -163,17 +163,18 @@ func handle[A, R, P any](
 	mux routes, m method[A, R], open func(*v1alpha1.UserCluster) (P, error),
 	do func(ctx context.Context, port P, args A) (R, error),
 ) {
-	mux.Handle("POST "+m.path(), mux.metrics.observe(string(m), http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
-		defer cancel()
-		body, err := serve(ctx, w, r, open, do)
-		if err != nil {
-			writeError(w, err)
-			return
-		}
-		defer clear(body)
-		write(w, http.StatusOK, body)
-	})))
+	mux.Handle("POST "+m.path(), mux.metrics.observe(string(m),
+		http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
+			defer cancel()
+			body, err := serve(ctx, w, r, open, do)
+			if err != nil {
+				writeError(w, err)
+				return
+			}
+			defer clear(body)
+			write(w, http.StatusOK, body)
+		})))
 }
 
 func serve[A, R, P any](

@@ -338,10 +338,11 @@ func TestCallsAreCounted(t *testing.T) {
 	}
 	// A call is counted once its answer was given.
 	var got []string
-	err = wait.PollUntilContextTimeout(t.Context(), time.Millisecond, time.Minute, true, func(context.Context) (bool, error) {
-		got, err = gathered(registry)
-		return slices.Equal(got, want), err
-	})
+	err = wait.PollUntilContextTimeout(t.Context(), time.Millisecond, time.Minute, true,
+		func(context.Context) (bool, error) {
+			got, err = gathered(registry)
+			return slices.Equal(got, want), err
+		})
 	if err != nil {
 		t.Errorf("the metrics are %q, want %q: %v", got, want, err)
 	}

@@ -81,8 +81,8 @@ func named(objects []*unstructured.Unstructured) map[string]*unstructured.Unstru
 	return all
 }
 
-// TestSameAPI wants the chart to install the very definition and policies that gkectl installs, and to keep them when it
-// is uninstalled.
+// TestSameAPI wants the chart to install the very definition and policies that gkectl installs, and to keep them when
+// it is uninstalled.
 func TestSameAPI(t *testing.T) {
 	embedded, err := install.Objects()
 	if err != nil {
@@ -113,8 +113,8 @@ func TestSameAPI(t *testing.T) {
 	}
 }
 
-// TestSameRules wants the controller to have the roles of the manifests. With namespaces, the rules about Secrets are in
-// a Role of each.
+// TestSameRules wants the controller to have the roles of the manifests. With namespaces, the rules about Secrets are
+// in a Role of each.
 func TestSameRules(t *testing.T) {
 	embedded, err := install.Objects()
 	if err != nil {
@@ -171,7 +171,8 @@ func rules(t *testing.T, objects map[string]*unstructured.Unstructured, role str
 func TestSwitchedOff(t *testing.T) {
 	for name := range named(render(t, "--values", "testdata/none.yaml")) {
 		switch kind, _, _ := strings.Cut(name, "/"); kind {
-		case "CustomResourceDefinition", "ValidatingAdmissionPolicy", "NetworkPolicy", "PodDisruptionBudget", "ServiceMonitor":
+		case "CustomResourceDefinition", "ValidatingAdmissionPolicy", "NetworkPolicy", "PodDisruptionBudget",
+			"ServiceMonitor":
 			t.Errorf("%s is there", name)
 		}
 		if name == "ClusterRole/keyturn-view" || name == "ClusterRole/keyturn-edit" {

@@ -63,7 +63,8 @@ func prepare() error {
 // TestServerAccepts has the API server check all objects, with the fewest values and with all, without storing them.
 func TestServerAccepts(t *testing.T) {
 	for name, args := range map[string][]string{
-		"defaults": nil, "everything off": {"--values", "testdata/none.yaml"}, "all values": {"--values", "testdata/all.yaml"},
+		"defaults": nil, "everything off": {"--values", "testdata/none.yaml"},
+		"all values": {"--values", "testdata/all.yaml"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, o := range render(t, args...) {
@@ -247,7 +248,8 @@ func allowed(t *testing.T, r right) bool {
 		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 			User: r.user,
 			ResourceAttributes: &authorizationv1.ResourceAttributes{
-				Verb: r.verb, Group: r.group, Resource: r.resource, Subresource: r.subresource, Namespace: r.namespace, Name: r.name,
+				Verb: r.verb, Group: r.group, Resource: r.resource, Subresource: r.subresource, Namespace: r.namespace,
+				Name: r.name,
 			},
 		}}
 		if err := admin.Create(t.Context(), review); err != nil {

@@ -94,9 +94,8 @@ func (g *generator) badSets() []Document {
 		replaced("alg of another kind", "unsupported key", `"ES256"`, `"RS256"`),
 		bad("RSA with PS256", "unsupported key", set(swap(rsa, "RS256", "PS256")), "no API server signs by it"),
 		bad("Ed25519", "unsupported key",
-			set(
-				`{"use":"sig","kty":"OKP","kid":"k","crv":"Ed25519","alg":"EdDSA","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
-			), ""),
+			set(`{"use":"sig","kty":"OKP","kid":"k","crv":"Ed25519","alg":"EdDSA",`+
+				`"x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`), ""),
 		bad("symmetric", "private key", set(`{"use":"sig","kty":"oct","kid":"k","alg":"HS256","k":"dGVzdC1vbmx5"}`), ""),
 	}
 }
@@ -162,7 +161,8 @@ func (g *generator) badEC() []Document {
 }
 
 func discoveries() []Document {
-	const good = `{"issuer":"https://issuer.example","jwks_uri":"https://issuer.example/openid/v1/jwks","response_types_supported":["id_token"],` +
+	const good = `{"issuer":"https://issuer.example","jwks_uri":"https://issuer.example/openid/v1/jwks",` +
+		`"response_types_supported":["id_token"],` +
 		`"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["ES256","RS256"]}`
 	bad := func(name, from, to, comment string) Document {
 		return Document{Name: name, Failure: "malformed", Document: swap(good, from, to), Comment: comment}

@@ -54,8 +54,10 @@ func startCluster(t *testing.T, signing string) *cluster {
 	etcd, peer, api, manager := freePort(t), freePort(t), freePort(t), freePort(t)
 	c.url = "https://127.0.0.1:" + api
 	c.write("tokens.csv", "admin,admin,1,system:masters\n")
-	c.write("kubeconfig", fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c","contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}],`+
-		`"clusters":[{"name":"c","cluster":{"server":"%s","insecure-skip-tls-verify":true}}],"users":[{"name":"u","user":{"token":"admin"}}]}`, c.url))
+	c.write("kubeconfig", fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c",`+
+		`"contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}],`+
+		`"clusters":[{"name":"c","cluster":{"server":"%s","insecure-skip-tls-verify":true}}],`+
+		`"users":[{"name":"u","user":{"token":"admin"}}]}`, c.url))
 
 	c.run("etcd", "--data-dir="+c.path("etcd"), "--listen-client-urls=http://127.0.0.1:"+etcd,
 		"--advertise-client-urls=http://127.0.0.1:"+etcd,
@@ -87,10 +89,12 @@ func (c *cluster) recording(signing string) Recording {
 		func() bool { _, err := c.do("GET", accounts+"/default", ""); return err == nil })
 	c.create(v1+"/nodes", `{"metadata":{"name":"node-1"}}`)
 	c.create(v1+"/namespaces/default/pods",
-		`{"metadata":{"name":"pod-1"},"spec":{"nodeName":"node-1","serviceAccountName":"default","containers":[{"name":"c","image":"c"}]}}`)
+		`{"metadata":{"name":"pod-1"},"spec":{"nodeName":"node-1","serviceAccountName":"default",`+
+			`"containers":[{"name":"c","image":"c"}]}}`)
 	c.create(v1+"/namespaces/default/secrets", `{"metadata":{"name":"secret-1"}}`)
 	c.create(v1+"/namespaces/default/secrets",
-		`{"metadata":{"name":"legacy","annotations":{"kubernetes.io/service-account.name":"default"}},"type":"kubernetes.io/service-account-token"}`)
+		`{"metadata":{"name":"legacy","annotations":{"kubernetes.io/service-account.name":"default"}},`+
+			`"type":"kubernetes.io/service-account-token"}`)
 
 	request := func(name, spec string) RecordedToken {
 		answer := c.create(accounts+"/default/token", `{"spec":{`+spec+`}}`)

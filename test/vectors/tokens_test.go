@@ -21,7 +21,8 @@ func (g *generator) allTokens() []Token {
 
 // bound is the payload of a good bound token with replacements: old, new ….
 func bound(replace ...string) string {
-	payload := fmt.Sprintf(`{"aud":["https://kubernetes.default.svc","%s"],"exp":%d,"iat":%d,"iss":"%s","jti":"5b0c4c1f-6a2a-4d5b-9d3e-0e7a5c0b8f11",`+
+	payload := fmt.Sprintf(`{"aud":["https://kubernetes.default.svc","%s"],"exp":%d,"iat":%d,"iss":"%s",`+
+		`"jti":"5b0c4c1f-6a2a-4d5b-9d3e-0e7a5c0b8f11",`+
 		`"kubernetes.io":{"namespace":"shop","node":{"name":"node-1","uid":"n-1"},"pod":{"name":"till-0","uid":"p-1"},`+
 		`"serviceaccount":{"name":"till","uid":"s-1"},"warnafter":%d},"nbf":%d,"sub":"system:serviceaccount:shop:till"}`,
 		audience, issued+life, issued, issuer, issued+3607, issued)

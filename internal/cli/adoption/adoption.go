@@ -1,8 +1,9 @@
 // Package adoption finds out whether Keyturn can rotate the keys of a cluster that kubeadm made, before it adopts it.
 //
-// Inspect is where to start. It finds the API servers, and asks each of them alone which key it signs with and which keys
-// it accepts. It writes nothing to the cluster: API servers issue tokens of an account that every cluster has, for an
-// audience that nobody has, which expire after ten minutes. Report then holds what was found, and what is wrong with it.
+// Inspect is where to start. It finds the API servers, and asks each of them alone which key it signs with and which
+// keys it accepts. It writes nothing to the cluster: API servers issue tokens of an account that every cluster has, for
+// an audience that nobody has, which expire after ten minutes. Report then holds what was found, and what is wrong with
+// it.
 package adoption
 
 import (
@@ -22,8 +23,8 @@ import (
 type Report struct {
 	// Endpoint is where its API servers were reached.
 	Endpoint string `json:"endpoint"`
-	// Issuer is that of all API servers, and SigningKeyID and Algorithm are of the key that all sign with; empty as long as
-	// they do not agree.
+	// Issuer is that of all API servers, and SigningKeyID and Algorithm are of the key that all sign with; empty as long
+	// as they do not agree.
 	Issuer       string `json:"issuer"`
 	SigningKeyID string `json:"signingKeyID"`
 	Algorithm    string `json:"algorithm"`
@@ -31,7 +32,8 @@ type Report struct {
 	Servers []Server `json:"apiServers"`
 	// ForeignKeyIDs are the kids of other keys that some API server accepts.
 	ForeignKeyIDs []string `json:"foreignKeyIDs"`
-	// Problems are why the cluster cannot be adopted, and Warnings what to know of it. Each is a line that says what to do.
+	// Problems are why the cluster cannot be adopted, and Warnings what to know of it. Each is a line that says what to
+	// do.
 	Problems []string `json:"problems"`
 	Warnings []string `json:"warnings"`
 }
@@ -68,16 +70,17 @@ func Inspect(ctx context.Context, config *rest.Config) (Report, error) {
 }
 
 // errNoAdministrator is why a kubeconfig is of no use.
-var errNoAdministrator = errors.New("its user is no administrator of the cluster: the agent is root on the control-plane " +
-	"nodes, so a kubeconfig of cluster-admin is needed")
+var errNoAdministrator = errors.New("its user is no administrator of the cluster: the agent is root on the " +
+	"control-plane nodes, so a kubeconfig of cluster-admin is needed")
 
 // mayDoAll refuses a user who is no administrator.
 func mayDoAll(ctx context.Context, client kubernetes.Interface) error {
-	review, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{
-		Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Verb: "*", Group: "*", Resource: "*",
-		}},
-	}, metav1.CreateOptions{})
+	review, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx,
+		&authorizationv1.SelfSubjectAccessReview{
+			Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Verb: "*", Group: "*", Resource: "*",
+			}},
+		}, metav1.CreateOptions{})
 	if err == nil && !review.Status.Allowed {
 		err = errNoAdministrator
 	}

@@ -64,8 +64,11 @@ func TestConclude(t *testing.T) {
 			warning: "the node a of an API server is being deleted",
 		},
 		{
-			name: "another key file", change: func(s []kubeadm.Server, _ []answer) { s[1].SignFile = "/etc/kubernetes/pki/own.key" },
-			problem: "the API server on node b signs with /etc/kubernetes/pki/own.key and verifies with /etc/kubernetes/pki/sa.pub: " +
+			name: "another key file", change: func(s []kubeadm.Server, _ []answer) {
+				s[1].SignFile = "/etc/kubernetes/pki/own.key"
+			},
+			problem: "the API server on node b signs with /etc/kubernetes/pki/own.key and verifies with " +
+				"/etc/kubernetes/pki/sa.pub: " +
 				"Keyturn changes only /etc/kubernetes/pki/sa.key and",
 		},
 		{
@@ -182,14 +185,16 @@ func TestAsk(t *testing.T) {
 		t.Fatal(err)
 	}
 	own := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account}} // of kube-controller-manager, elsewhere
-	if _, err := client.CoreV1().ServiceAccounts(metav1.NamespaceSystem).Create(t.Context(), own, metav1.CreateOptions{}); err != nil {
+	if _, err := client.CoreV1().ServiceAccounts(metav1.NamespaceSystem).Create(t.Context(), own,
+		metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	a := answer{client: client}
 	if err := a.read(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, listed := a.keys.Lookup(a.kid); !listed || a.issuer != issuer || !strings.HasPrefix(a.version, "v1.") || a.others != 0 {
+	if _, listed := a.keys.Lookup(a.kid); !listed || a.issuer != issuer || !strings.HasPrefix(a.version, "v1.") ||
+		a.others != 0 {
 		t.Errorf("the API server says %+v", a)
 	}
 	servers := []kubeadm.Server{{Node: "a"}, {Node: "b"}, {Node: "c"}}

@@ -135,7 +135,8 @@ func (a *answer) issue(ctx context.Context) (string, error) {
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		Audiences: []string{audience}, ExpirationSeconds: &seconds,
 	}}
-	made, err := a.client.CoreV1().ServiceAccounts(metav1.NamespaceSystem).CreateToken(ctx, account, request, metav1.CreateOptions{})
+	made, err := a.client.CoreV1().ServiceAccounts(metav1.NamespaceSystem).CreateToken(ctx, account, request,
+		metav1.CreateOptions{})
 	if err != nil {
 		return "", err
 	}

@@ -37,8 +37,8 @@ func conclude(found kubeadm.Found, answers []answer) Report {
 	slices.Sort(r.ForeignKeyIDs)
 	r.ForeignKeyIDs = slices.Compact(r.ForeignKeyIDs)
 	if n := len(r.ForeignKeyIDs); n > 0 {
-		r.warn("API servers accept %d more keys: they are kept, and the first rotation waits at its end until you release them",
-			n)
+		r.warn("API servers accept %d more keys: they are kept, and the first rotation waits at its end until you "+
+			"release them", n)
 	}
 	return r
 }
@@ -80,8 +80,8 @@ func (r *Report) server(s kubeadm.Server, a answer) {
 			"set their flags back first", s.Node, s.SignerSocket)
 	}
 	if a.others > 0 {
-		r.problem("the API server on node %s accepts %d keys that are neither RSA of at least %d bits nor on P-256 or P-384: "+
-			"take them out of its --service-account-key-file", s.Node, a.others, jwks.MinRSABits)
+		r.problem("the API server on node %s accepts %d keys that are neither RSA of at least %d bits nor on P-256 or "+
+			"P-384: take them out of its --service-account-key-file", s.Node, a.others, jwks.MinRSABits)
 	}
 	for _, node := range a.refuses {
 		r.problem("the API server on node %s refuses the tokens that the one on node %s signs: give both the same sa.pub",
@@ -95,7 +95,8 @@ func (r *Report) files(s kubeadm.Server) {
 	pki := agentpod.Kubeadm("", "").PKI
 	public, private := path.Join(pki, "sa.pub"), path.Join(pki, "sa.key")
 	if s.SignFile != "" && (s.SignFile != private || !slices.Equal(s.VerifyFiles, []string{public})) {
-		r.problem("the API server on node %s signs with %s and verifies with %s: Keyturn changes only %s and %s, so put the keys there",
+		r.problem("the API server on node %s signs with %s and verifies with %s: Keyturn changes only %s and %s, so put "+
+			"the keys there",
 			s.Node, s.SignFile, strings.Join(s.VerifyFiles, ", "), private, public)
 	}
 }
@@ -107,7 +108,8 @@ func (r *Report) version(text string) {
 	case err != nil:
 		r.problem("an API server has the version %q, which is none", text)
 	case v.LessThan(oldest):
-		r.problem("an API server is of version %s: upgrade the cluster to %d.%d or later first", text, oldest.Major(), oldest.Minor())
+		r.problem("an API server is of version %s: upgrade the cluster to %d.%d or later first", text, oldest.Major(),
+			oldest.Minor())
 	case v.Minor() > newest.Minor():
 		r.warn("an API server is of version %s: Keyturn was tried up to %d.%d", text, newest.Major(), newest.Minor())
 	}
@@ -126,8 +128,8 @@ func (r *Report) agree(servers []kubeadm.Server, answers []answer) {
 				"and accept both until then", servers[first].Node, servers[i].Node, f.kid, a.kid)
 		}
 		if a.err == nil && a.issuer != f.issuer {
-			r.problem("the API servers on nodes %s and %s have the issuers %s and %s: give them the same --service-account-issuer",
-				servers[first].Node, servers[i].Node, f.issuer, a.issuer)
+			r.problem("the API servers on nodes %s and %s have the issuers %s and %s: give them the same "+
+				"--service-account-issuer", servers[first].Node, servers[i].Node, f.issuer, a.issuer)
 		}
 		if a.err == nil && a.version != f.version {
 			r.warn("the API servers on nodes %s and %s are of versions %s and %s: finish the upgrade before you rotate keys",
@@ -163,7 +165,8 @@ func (r *Report) signingKey(a answer) {
 		return
 	}
 	if public, ok := k.Public.(*rsa.PublicKey); ok && public.N.BitLen() > maxRSABits {
-		r.problem("the API servers sign with an RSA key of %d bits: Keyturn takes keys of up to %d", public.N.BitLen(), maxRSABits)
+		r.problem("the API servers sign with an RSA key of %d bits: Keyturn takes keys of up to %d", public.N.BitLen(),
+			maxRSABits)
 		return
 	}
 	r.SigningKeyID, r.Algorithm = k.KeyID, k.Algorithm

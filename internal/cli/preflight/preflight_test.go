@@ -112,7 +112,8 @@ func podNamed(name string) Object { return Object{Kind: "Pod", Namespace: "defau
 func create(t *testing.T, client kubernetes.Interface, name string) {
 	t.Helper()
 	labels := map[string]string{v1alpha1.LabelNodePool: "a"}
-	if _, err := client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{}); err != nil {
+	if _, err := client.CoreV1().Nodes().Create(t.Context(),
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	immutable := name == "n3"
@@ -127,7 +128,8 @@ func create(t *testing.T, client kubernetes.Interface, name string) {
 	if _, err := client.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.CoreV1().PersistentVolumes().Create(t.Context(), persistentVolume(name), metav1.CreateOptions{}); err != nil {
+	if _, err := client.CoreV1().PersistentVolumes().Create(t.Context(), persistentVolume(name),
+		metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := client.CoreV1().Pods("default").Create(t.Context(), pod(name), metav1.CreateOptions{}); err != nil {
@@ -181,7 +183,8 @@ func persistentVolume(name string) *corev1.PersistentVolume {
 
 func pod(name string) *corev1.Pod {
 	token := func(audience string) corev1.VolumeProjection {
-		return corev1.VolumeProjection{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: audience, Path: "token-" + audience}}
+		return corev1.VolumeProjection{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: audience,
+			Path: "token-" + audience}}
 	}
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -193,7 +196,9 @@ func pod(name string) *corev1.Pod {
 				VolumeMounts: []corev1.VolumeMount{
 					{Name: "tokens", MountPath: "/token", SubPath: "token-b"}, {Name: "data", MountPath: "/data"},
 				},
-				EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}}}},
+				EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{
+					LocalObjectReference: corev1.LocalObjectReference{Name: name},
+				}}},
 			}},
 			Volumes: []corev1.Volume{{Name: "tokens", VolumeSource: corev1.VolumeSource{
 				Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{token("b"), token(""), token("a")}},

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/jwks"
 )
@@ -44,7 +45,7 @@ type Cluster struct {
 	// Hide makes something unreadable that the adapter has to know of the control plane, until show is called.
 	Hide func(t *testing.T) (show func())
 	// Fail makes the next call of Converge fail. It returns what has to be done before a call can succeed.
-	Fail func(t *testing.T, fault Fault) (mend func())
+	Fail func(t *testing.T, fault faults.Fault) (mend func())
 	// Restore gives an API server the disk of an earlier time, and has it run with the keys of then.
 	Restore func(t *testing.T, server string, keys controlplane.Keys, have []keystore.KeyPair)
 	// Remove removes an API server for good, with its machine.
@@ -52,17 +53,6 @@ type Cluster struct {
 	// Join has an API server appear on its own, which runs with these keys.
 	Join func(t *testing.T, keys controlplane.Keys) (server string)
 }
-
-// Fault is how one write fails.
-type Fault int
-
-// The faults. A caller sees an error for both.
-const (
-	// Failed fails the write before all of it has happened.
-	Failed Fault = iota + 1
-	// FailedButPersisted fails the write, which happens nevertheless.
-	FailedButPersisted
-)
 
 // Run runs the suite. Each test has a cluster of its own, and they run one after the other.
 func Run(t *testing.T, f Fixture) {
@@ -81,8 +71,8 @@ func Run(t *testing.T, f Fixture) {
 		{"OneIsOut", testOneIsOut},
 		{"Vanished", testVanished},
 		{"Unseen", testUnseen},
-		{"Failed", func(t *testing.T, f fixture) { testFailed(t, f, Failed) }},
-		{"FailedButPersisted", func(t *testing.T, f fixture) { testFailed(t, f, FailedButPersisted) }},
+		{"Failed", func(t *testing.T, f fixture) { testFailed(t, f, faults.Failed) }},
+		{"FailedButPersisted", func(t *testing.T, f fixture) { testFailed(t, f, faults.FailedButPersisted) }},
 		{"Removed", testRemoved},
 		{"Newcomer", testNewcomer},
 		{"Fixed", testFixed},
@@ -248,7 +238,7 @@ func testUnseen(t *testing.T, f fixture) {
 }
 
 // testFailed has each change fail once. The next call finishes it.
-func testFailed(t *testing.T, f fixture, fault Fault) {
+func testFailed(t *testing.T, f fixture, fault faults.Fault) {
 	if f.Fail == nil {
 		t.Skip("no write can be made to fail")
 	}

@@ -21,6 +21,7 @@ import (
 	_ "gocloud.dev/blob/fileblob" // somebody else's way to write into a directory
 	"gocloud.dev/gcerrors"
 
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/fleet/discovery"
 	"github.com/keyturn/keyturn/internal/fleet/fleettest"
@@ -96,7 +97,7 @@ type gate struct {
 
 	mu      sync.Mutex
 	writes  int
-	fault   fleettest.Fault
+	fault   faults.Fault
 	written func(n int) // told of each write that the store has made
 	first   func()      // is run before the next write
 }
@@ -126,7 +127,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer g.mu.Unlock()
 	fault := g.fault
 	g.fault = 0
-	if g.writes++; fault == fleettest.Failed {
+	if g.writes++; fault == faults.Failed {
 		refuse(w)
 		return
 	}
@@ -135,7 +136,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if g.written != nil {
 		g.written(g.writes)
 	}
-	if fault == fleettest.FailedButPersisted {
+	if fault == faults.FailedButPersisted {
 		refuse(w)
 		return
 	}
@@ -158,7 +159,7 @@ func (g *gate) Writes() int {
 	return g.writes
 }
 
-func (g *gate) Fail(_ *testing.T, fault fleettest.Fault) {
+func (g *gate) Fail(_ *testing.T, fault faults.Fault) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.fault = fault

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/jwks"
@@ -20,7 +21,7 @@ type Memory struct {
 	stage     int
 	at        time.Time
 	writes    int
-	fault     Fault
+	fault     faults.Fault
 }
 
 var _ fleet.Publisher = (*Memory)(nil)
@@ -96,7 +97,7 @@ func (m *Memory) AddKey(k jwks.Key) {
 }
 
 // Fail makes the next write fail.
-func (m *Memory) Fail(fault Fault) {
+func (m *Memory) Fail(fault faults.Fault) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fault = fault
@@ -120,7 +121,7 @@ func (m *Memory) write(ctx context.Context, doing string, want map[string]bool, 
 	}
 	fault := m.fault
 	m.fault = 0
-	if m.writes++; fault != Failed {
+	if m.writes++; fault != faults.Failed {
 		m.published, m.stage, m.at = want, stage, time.Now()
 		if want == nil {
 			m.at = time.Time{}

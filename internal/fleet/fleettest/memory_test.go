@@ -3,6 +3,7 @@ package fleettest
 import (
 	"testing"
 
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/jwks"
 )
@@ -13,7 +14,7 @@ func TestMemory(t *testing.T) {
 		return Place{
 			Publisher: func(*testing.T) fleet.Publisher { return m },
 			Writes:    m.Writes,
-			Fail:      func(_ *testing.T, fault Fault) { m.Fail(fault) },
+			Fail:      func(_ *testing.T, fault faults.Fault) { m.Fail(fault) },
 			AddKey:    func(_ *testing.T, k jwks.Key) { m.AddKey(k) },
 		}
 	}})

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/jwks"
@@ -29,23 +30,12 @@ type Place struct {
 	// Writes counts the writes that the place was asked for so far.
 	Writes func() int
 	// Fail makes the next write fail.
-	Fail func(t *testing.T, fault Fault)
+	Fail func(t *testing.T, fault faults.Fault)
 	// AddKey adds a key to those that are published, behind the publishers' backs.
 	AddKey func(t *testing.T, key jwks.Key)
 	// Other makes a Publisher of the same destination for another cluster.
 	Other func(t *testing.T) fleet.Publisher
 }
-
-// Fault is how one write fails.
-type Fault int
-
-// The faults. A publisher sees the same error for both, and may recover without help.
-const (
-	// Failed fails the write, which does not happen.
-	Failed Fault = iota + 1
-	// FailedButPersisted fails the write, which happens nevertheless.
-	FailedButPersisted
-)
 
 // Run runs the suite. Each test has a place of its own.
 func Run(t *testing.T, f Fixture) {
@@ -63,8 +53,8 @@ func Run(t *testing.T, f Fixture) {
 		"ForeignKey":         testForeignKey,
 		"Stale":              testStale,
 		"OtherCluster":       testOtherCluster,
-		"Failed":             func(t *testing.T, f fixture) { testFailed(t, f, Failed) },
-		"FailedButPersisted": func(t *testing.T, f fixture) { testFailed(t, f, FailedButPersisted) },
+		"Failed":             func(t *testing.T, f fixture) { testFailed(t, f, faults.Failed) },
+		"FailedButPersisted": func(t *testing.T, f fixture) { testFailed(t, f, faults.FailedButPersisted) },
 		"Remove":             testRemove,
 		"FailedRemove":       testFailedRemove,
 		"Cancelled":          testCancelled,
@@ -237,7 +227,7 @@ func jwksKey(t *testing.T, k keystore.KeyPair) jwks.Key {
 	return key
 }
 
-func testFailed(t *testing.T, f fixture, fault Fault) {
+func testFailed(t *testing.T, f fixture, fault faults.Fault) {
 	if f.Fail == nil {
 		t.Skip("nobody can make a write to the place fail")
 	}
@@ -264,7 +254,7 @@ func testFailedRemove(t *testing.T, f fixture) {
 	if f.Fail == nil {
 		t.Skip("nobody can make a write to the place fail")
 	}
-	for _, fault := range []Fault{Failed, FailedButPersisted} {
+	for _, fault := range []faults.Fault{faults.Failed, faults.FailedButPersisted} {
 		f.publish(t, 1)
 		f.want(t, 1)
 		f.Fail(t, fault)

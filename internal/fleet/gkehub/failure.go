@@ -23,10 +23,10 @@ import (
 type failure struct {
 	// why is what happened, and cure what a person can do; it may be empty.
 	why, cure string
-	// again says that another attempt may succeed; after is how long to wait for it at least.
+	// again means that another attempt may succeed; after is how long to wait for it at least.
 	again bool
 	after time.Duration
-	// busy says that nothing failed but something is still going on.
+	// busy means that nothing failed but something is still going on.
 	busy bool
 	// end is that of the context, if that is why.
 	end error
@@ -168,13 +168,13 @@ var long = regexp.MustCompile(`[-_.=~+A-Za-z0-9]{100,}`)
 // said is what a server said: a line without anything that could be a token.
 func said(message string) string { return printable.Line(long.ReplaceAllString(message, "…")) }
 
-// isNotFound says that the thing is not there.
+// isNotFound reports whether the thing is not there.
 func isNotFound(err error) bool {
 	e, ok := errors.AsType[*googleapi.Error](err)
 	return ok && e.Code == http.StatusNotFound
 }
 
-// isOfHub says that an error has the form of GKE Hub's, and is not of some proxy before it.
+// isOfHub reports whether an error has the form of GKE Hub's, and is not of some proxy before it.
 func isOfHub(err error) bool {
 	var body struct {
 		Error struct {

@@ -14,6 +14,7 @@ import (
 
 	hub "google.golang.org/api/gkehub/v1"
 
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/fleet"
 	"github.com/keyturn/keyturn/internal/fleet/fleettest"
 	"github.com/keyturn/keyturn/internal/fleet/gkehub"
@@ -24,7 +25,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	for what, faults := range map[string]fleetserver.Faults{
+	for what, service := range map[string]fleetserver.Faults{
 		"Prompt": {},
 		// Every write takes a while, and the STS follows some time later.
 		"Slow": {OperationDelay: 20 * time.Millisecond, PropagationDelay: 50 * time.Millisecond},
@@ -32,11 +33,11 @@ func TestConformance(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			fleettest.Run(t, fleettest.Fixture{Patience: time.Minute, New: func(t *testing.T) fleettest.Place {
-				w := newWorld(t, faults)
+				w := newWorld(t, service)
 				return fleettest.Place{
 					Publisher: func(*testing.T) fleet.Publisher { return w.membership() },
 					Writes:    w.writes,
-					Fail:      func(_ *testing.T, fault fleettest.Fault) { w.fail(fault) },
+					Fail:      func(_ *testing.T, fault faults.Fault) { w.fail(fault) },
 					AddKey:    func(_ *testing.T, k jwks.Key) { w.addKey(k) },
 					Other: func(*testing.T) fleet.Publisher {
 						return w.membership(func(o *gkehub.Options) { o.ExternalID = "5d1c9f1e-6f0e-4d41-8f1e-2c8a3e0a7b22" })

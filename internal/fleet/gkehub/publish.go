@@ -119,7 +119,7 @@ func (m *Membership) missing(ctx context.Context, want wanted) (operation, error
 	}, nil
 }
 
-// check says whether the membership that was found is the cluster's, with its issuer or none. A membership that is
+// check fails unless the membership that was found is the cluster's, with its issuer or none. A membership that is
 // somebody else's is never taken over: its workloads would be locked out, and ours would get their permissions.
 func (m *Membership) check(found *hub.Membership) error {
 	if found.ExternalId != m.o.ExternalID {

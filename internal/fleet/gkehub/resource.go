@@ -94,7 +94,7 @@ type contents struct {
 	issuer string
 	// pool and provider name the membership to the STS; empty if GKE Hub does not say.
 	pool, provider string
-	// some says that there is a JWKS, and readable that keys is all of it.
+	// some means that there is a JWKS, and readable that keys is all of it.
 	some, readable bool
 	keys           jwks.Set
 	// stage is the fleet.Stage of the keys; 0 if there is none.
@@ -123,12 +123,12 @@ func read(found *hub.Membership) contents {
 	return is
 }
 
-// same says that two sets hold the same keys, in whatever order.
+// same reports whether two sets hold the same keys, in whatever order.
 func same(a, b jwks.Set) bool {
 	return a.Len() == b.Len() && !slices.ContainsFunc(a.Keys(), func(k jwks.Key) bool { return !has(b, k) })
 }
 
-// has says that a key is in a set: the very key, since anybody can give another one the same kid.
+// has reports whether a key is in a set: the very key, since anybody can give another one the same kid.
 func has(set jwks.Set, k jwks.Key) bool {
 	listed, ok := set.Lookup(k.KeyID)
 	if !ok || listed.Algorithm != k.Algorithm {

@@ -23,8 +23,8 @@ import (
 	hub "google.golang.org/api/gkehub/v1"
 	"google.golang.org/api/option"
 
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/fleet"
-	"github.com/keyturn/keyturn/internal/fleet/fleettest"
 	"github.com/keyturn/keyturn/internal/fleet/gkehub"
 	"github.com/keyturn/keyturn/internal/fleetserver"
 	"github.com/keyturn/keyturn/internal/keystore"
@@ -73,7 +73,7 @@ type world struct {
 	mu       sync.Mutex
 	requests []string
 	shown    []string // access tokens
-	fault    fleettest.Fault
+	fault    faults.Fault
 	instead  http.HandlerFunc
 }
 
@@ -128,9 +128,9 @@ func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	switch {
 	case instead != nil:
 		instead(rw, r)
-	case fault == fleettest.Failed:
+	case fault == faults.Failed:
 		http.Error(rw, "injected failure", http.StatusServiceUnavailable)
-	case fault == fleettest.FailedButPersisted:
+	case fault == faults.FailedButPersisted:
 		w.Server.ServeHTTP(httptest.NewRecorder(), r)
 		http.Error(rw, "injected failure", http.StatusServiceUnavailable)
 	default:
@@ -138,7 +138,7 @@ func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (w *world) note(r *http.Request) (fault fleettest.Fault, instead http.HandlerFunc) {
+func (w *world) note(r *http.Request) (fault faults.Fault, instead http.HandlerFunc) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.requests = append(w.requests, r.Method+" "+r.URL.Path)
@@ -162,7 +162,7 @@ func (w *world) answer(instead http.HandlerFunc) {
 	w.instead = instead
 }
 
-func (w *world) fail(fault fleettest.Fault) {
+func (w *world) fail(fault faults.Fault) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.fault = fault

@@ -5,35 +5,23 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/keystore"
 )
 
-// Fault is how one write of a Faulty store fails.
-type Fault int
-
-// The faults. The caller of a store sees the same error for both.
-const (
-	// None lets the write pass.
-	None Fault = iota
-	// Failed fails the write, which does not happen.
-	Failed
-	// FailedButPersisted fails the write, which happens nevertheless.
-	FailedButPersisted
-)
-
-// Faulty is a Store whose writes fail with ErrAmbiguous as its Faults say.
+// Faulty is a Store whose writes fail with ErrAmbiguous as Fail has set.
 type Faulty struct {
 	keystore.Store
 
 	mu     sync.Mutex
-	faults []Fault
+	faults []faults.Fault
 }
 
 // Fail sets what happens to the next writes, one fault each. Later writes pass.
-func (f *Faulty) Fail(faults ...Fault) {
+func (f *Faulty) Fail(next ...faults.Fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.faults = faults
+	f.faults = next
 }
 
 // Create implements keystore.Store.
@@ -53,9 +41,9 @@ func (f *Faulty) DeleteAll(ctx context.Context, c keystore.Cluster) error {
 
 func (f *Faulty) write(do func() error) error {
 	switch f.next() {
-	case Failed:
+	case faults.Failed:
 		return fmt.Errorf("injected failure: %w", keystore.ErrAmbiguous)
-	case FailedButPersisted:
+	case faults.FailedButPersisted:
 		if err := do(); err != nil {
 			return err
 		}
@@ -64,11 +52,11 @@ func (f *Faulty) write(do func() error) error {
 	return do()
 }
 
-func (f *Faulty) next() Fault {
+func (f *Faulty) next() faults.Fault {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.faults) == 0 {
-		return None
+		return faults.None
 	}
 	fault := f.faults[0]
 	f.faults = f.faults[1:]

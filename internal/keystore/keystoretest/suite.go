@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/token"
@@ -241,7 +242,7 @@ func testCancelled(t *testing.T, f fixture) {
 
 // testFailedCreate is how a caller gets over a failed write: it reads, and creates only what is not there.
 func testFailedCreate(t *testing.T, f fixture) {
-	for version, fault := range []Fault{Failed, FailedButPersisted} {
+	for version, fault := range []faults.Fault{faults.Failed, faults.FailedButPersisted} {
 		version++
 		store := &Faulty{Store: f.store}
 		store.Fail(fault)
@@ -259,7 +260,7 @@ func testFailedCreate(t *testing.T, f fixture) {
 
 func testFailedDelete(t *testing.T, f fixture) {
 	store := &Faulty{Store: f.store}
-	for _, fault := range []Fault{Failed, FailedButPersisted} {
+	for _, fault := range []faults.Fault{faults.Failed, faults.FailedButPersisted} {
 		create(t, store, f.c, generate(t, 1, jwks.ES256))
 		store.Fail(fault)
 		if err := store.Delete(t.Context(), f.c, 1); !errors.Is(err, keystore.ErrAmbiguous) {
@@ -268,7 +269,7 @@ func testFailedDelete(t *testing.T, f fixture) {
 		remove(t, store, f.c, 1)
 		wantVersions(t, store, f.c)
 	}
-	for _, fault := range []Fault{Failed, FailedButPersisted} {
+	for _, fault := range []faults.Fault{faults.Failed, faults.FailedButPersisted} {
 		create(t, store, f.c, generate(t, 1, jwks.ES256))
 		store.Fail(fault)
 		if err := store.DeleteAll(t.Context(), f.c); !errors.Is(err, keystore.ErrAmbiguous) {

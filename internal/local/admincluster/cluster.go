@@ -80,7 +80,8 @@ type parts struct {
 // Version is the Kubernetes version of the admin cluster, unless KubeBinDir itself holds the binaries of another one.
 const Version = "v1.36.4"
 
-// parts is the admin cluster as a control plane of one API server, without load balancer or controllers of Kubernetes' own.
+// parts is the admin cluster as a control plane of one API server, without load balancer or controllers of Kubernetes'
+// own.
 func (c *Cluster) parts() (*parts, error) {
 	version, err := c.host.Programs.Available(Version)
 	if err != nil {

@@ -47,7 +47,7 @@ type Layout struct {
 	Replicas int
 	// Issuer is that of all tokens.
 	Issuer string
-	// Encrypted says that Secrets are encrypted at rest, by the file encryption.yaml.
+	// Encrypted means that Secrets are encrypted at rest, by the file encryption.yaml.
 	Encrypted bool
 }
 

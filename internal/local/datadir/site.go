@@ -19,7 +19,7 @@ type Site struct {
 	// Network is the host's range, a /16; the site has the /24 of its index. Control planes of clusters that can
 	// have nodes listen on a bridge in it.
 	Network netip.Prefix
-	// Loopback says that the cluster has no bridge (no root, or the admin cluster): its API servers listen on loopback.
+	// Loopback means that the cluster has no bridge (no root, or the admin cluster): its API servers listen on loopback.
 	Loopback bool
 	// UID is that of the UserCluster; empty for the admin cluster's.
 	UID types.UID

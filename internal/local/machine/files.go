@@ -139,11 +139,13 @@ func (s Set) etc(spec Spec, access Access) (map[string][]byte, error) {
 		return nil, err
 	}
 	files := map[string][]byte{
-		"hostname":                      []byte(spec.Name + "\n"),
-		"hosts":                         fmt.Appendf(nil, "127.0.0.1 localhost\n%s %s\n", spec.Port.Address.Addr(), spec.Name),
-		"machine-id":                    machineID(spec),
-		"resolv.conf":                   resolvConf(spec),
-		"passwd":                        []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"),
+		"hostname": []byte(spec.Name + "\n"),
+		"hosts": fmt.Appendf(nil, "127.0.0.1 localhost\n%s %s\n", spec.Port.Address.Addr(),
+			spec.Name),
+		"machine-id":  machineID(spec),
+		"resolv.conf": resolvConf(spec),
+		"passwd": []byte("root:x:0:0:root:/root:/bin/sh\n" +
+			"nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"),
 		"group":                         []byte("root:x:0:\nnogroup:x:65534:\n"),
 		"protocols":                     []byte(protocols),
 		"nsswitch.conf":                 []byte("passwd: files\ngroup: files\nhosts: files dns\nprotocols: files\n"),
@@ -170,8 +172,8 @@ func (s Set) etc(spec Spec, access Access) (map[string][]byte, error) {
 	return files, nil
 }
 
-// resolvConf names no server that answers: a machine reaches nothing that has a name. CoreDNS, which clusters of kubeadm
-// have, does not start without the address of one to forward to.
+// resolvConf names no server that answers: a machine reaches nothing that has a name. CoreDNS, which clusters of
+// kubeadm have, does not start without the address of one to forward to.
 func resolvConf(spec Spec) []byte {
 	return fmt.Appendf(nil, "nameserver %s\n", spec.Port.Gateway)
 }
@@ -266,7 +268,8 @@ func (s Set) binds(spec Spec) ([]guest.Bind, error) {
 		binds = append(binds, guest.Bind{Source: kubeadm, Target: kubeadmBinary})
 	}
 	for path := range kernelParameters {
-		binds = append(binds, guest.Bind{Source: s.path(spec.Name, "etc/sysctl", path), Target: filepath.Join("/proc/sys", path)})
+		binds = append(binds, guest.Bind{Source: s.path(spec.Name, "etc/sysctl", path),
+			Target: filepath.Join("/proc/sys", path)})
 	}
 	return binds, nil
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/keyturn/keyturn/internal/local/machine/guest"
 )
 
-// bootstrapSuccess is the file by which bootstrap data reports that the machine became a node, by the contract of Cluster
-// API's bootstrap providers.
+// bootstrapSuccess is the file by which bootstrap data reports that the machine became a node, by the contract of
+// Cluster API's bootstrap providers.
 const bootstrapSuccess = "/run/cluster-api/bootstrap-success.complete"
 
 // firstBoot carries out the user data once the images are there: kubeadm would ask a registry for what it misses.
@@ -37,11 +37,14 @@ func (s Set) writeUserData(name string, data []byte) error {
 	})
 }
 
+// maxFirstBoot bounds what is read of the result of user data, in bytes.
+const maxFirstBoot = 64 << 10
+
 // FirstBoot returns what came of the user data of a machine; false as long as it has not been carried out.
 func (s Set) FirstBoot(name string) (result guest.FirstBoot, ended bool, err error) {
 	var raw []byte
 	err = s.inVar(name, func(dir *os.Root) (err error) {
-		raw, err = dir.ReadFile(inVarPath(guest.FirstBootPath))
+		raw, err = readRegular(dir, inVarPath(guest.FirstBootPath), maxFirstBoot)
 		return err
 	})
 	if errors.Is(err, fs.ErrNotExist) {

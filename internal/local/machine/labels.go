@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// MayRegisterWith says whether a kubelet accepts a label for its own node. Of the labels in the domains of
+// MayRegisterWith reports whether a kubelet accepts a label for its own node. Of the labels in the domains of
 // Kubernetes it refuses all but a few, and does not start (k8s.io/kubelet/pkg/apis, IsKubeletLabel).
 func MayRegisterWith(label string) bool {
 	domain, _, found := strings.Cut(label, "/")

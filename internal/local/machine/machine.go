@@ -96,10 +96,10 @@ type Set struct {
 type State struct {
 	// Spec is zero but for the name when a crash left a directory in which nothing was made yet.
 	Spec Spec
-	// Running says that its sandbox runs, whatever goes on inside, and Started since when.
+	// Running means that its sandbox runs, whatever goes on inside, and Started since when.
 	Running bool
 	Started time.Time
-	// Joined says that its kubelet has a certificate of its own.
+	// Joined means that its kubelet has a certificate of its own.
 	Joined bool
 	// Kubelet is since when a kubelet runs that was started after the Refresh was begun; zero when none does, and when
 	// the Refresh is done.

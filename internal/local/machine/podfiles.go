@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // podVolumes is where a kubelet has the projected volumes of a pod, below the root of its machine.
@@ -65,16 +67,7 @@ func readPodFile(root *os.Root, f PodFile, limit int64) (content []byte, replace
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	// What the volume links to must be in the volume.
-	file, err := dir.Open(filepath.Join("..data", f.Path))
-	if err != nil {
-		return nil, time.Time{}, bare(err)
-	}
-	defer func() { err = errors.Join(err, file.Close()) }()
-	info, err := file.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return nil, time.Time{}, errors.Join(bare(err), errors.New("not a regular file"))
-	}
-	if content, err = io.ReadAll(io.LimitReader(file, limit)); err != nil {
+	if content, err = readRegular(dir, filepath.Join("..data", f.Path), limit); err != nil {
 		return nil, time.Time{}, bare(err)
 	}
 	link, err := dir.Lstat("..data")
@@ -82,6 +75,23 @@ func readPodFile(root *os.Root, f PodFile, limit int64) (content []byte, replace
 		return nil, time.Time{}, bare(err)
 	}
 	return content, link.ModTime(), nil
+}
+
+// readRegular reads so many bytes of a file that the machine may have made. A pipe in its stead would never end.
+func readRegular(dir *os.Root, path string, limit int64) (content []byte, err error) {
+	file, err := dir.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("not a regular file")
+	}
+	return io.ReadAll(io.LimitReader(file, limit))
 }
 
 // bare leaves the path out of an error, which is one of the host's and says nothing to who knows the pod.

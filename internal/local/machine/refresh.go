@@ -40,7 +40,7 @@ func present() (Moment, error) {
 // begin is when a process was started.
 func begin(p process.Identity) Moment { return Moment{Boot: p.Boot, Ticks: p.Ticks} }
 
-// before says that a moment is surely past at another. Those of the same tick are not.
+// before reports whether a moment is certainly past at another. Those of the same tick are not.
 func (m Moment) before(later Moment) bool { return m.Boot != later.Boot || m.Ticks < later.Ticks }
 
 func (spec Spec) refreshing() bool {

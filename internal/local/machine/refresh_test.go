@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keyturn/keyturn/internal/local/process"
 )
 
@@ -144,6 +146,9 @@ func TestReadPodFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := unix.Mkfifo(filepath.Join(dir, "..v1/pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	link, err := os.Lstat(filepath.Join(dir, "..data"))
 	if err != nil {
 		t.Fatal(err)
@@ -169,6 +174,7 @@ func TestReadPodFile(t *testing.T) {
 		{PodFile{"uid", "other", "token"}, "", fs.ErrNotExist},
 		{PodFile{"other", "tokens", "token"}, "", fs.ErrNotExist},
 		{PodFile{"uid", "tokens", "deep"}, "", errAny},
+		{PodFile{"uid", "tokens", "pipe"}, "", errAny},
 		{PodFile{"uid", "tokens", "outside"}, "", errAny},
 		{PodFile{"uid", "tokens", "absolute"}, "", errAny},
 		{PodFile{"uid", "../kubernetes.io~projected/tokens", "token"}, "", errAny},

@@ -66,14 +66,15 @@ func kubelet(spec Spec, imported []string) guest.Service {
 }
 
 // kubeletOfKubeadm starts once kubeadm has configured it, with the arguments that the systemd unit of the Kubernetes
-// packages gives it. What it needs in a machine is the machine's to say, in the directory of drop-in files: neither kubeadm's
-// configuration nor what other tools make of it has to know what kind of machine this is.
+// packages gives it. What it needs in a machine is the machine's to say, in the directory of drop-in files: neither
+// kubeadm's configuration nor what other tools make of it has to know what kind of machine this is.
 func kubeletOfKubeadm(imported []string) guest.Service {
 	const config, flags = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"
 	return guest.Service{
 		Name: "kubelet", Path: "/bin/sh", After: append([]string{criSocket, config, flags}, imported...),
 		Args: []string{"-c", ". " + flags + "; exec " + kubeletBinary + " --config=" + config +
-			" --config-dir=/etc/" + kubeletDropIns + " --kubeconfig=" + kubeadmKubeconfig + " --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf" +
+			" --config-dir=/etc/" + kubeletDropIns + " --kubeconfig=" + kubeadmKubeconfig +
+			" --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf" +
 			" $KUBELET_KUBEADM_ARGS"},
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/local/process"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/nodes/nodestest"
@@ -67,9 +68,9 @@ func (n *nodeTest) vanish(t *testing.T, name string) {
 
 // fail has handles fail to reach the cluster, before anything is made, or to find a program of the machine, after its
 // machine.json was written.
-func (n *nodeTest) fail(_ *testing.T, fault nodestest.Fault) (restore func()) {
+func (n *nodeTest) fail(_ *testing.T, fault faults.Fault) (restore func()) {
 	config, find := n.machines.config, n.machines.set.Find
-	if fault == nodestest.Failed {
+	if fault == faults.Failed {
 		n.machines.config = func(context.Context) (*rest.Config, error) { return nil, errors.New("no route to host") }
 	} else {
 		n.machines.set.Find = func(string, string) (string, error) { return "", errors.New("input/output error") }

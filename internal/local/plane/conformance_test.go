@@ -11,6 +11,7 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/controlplane/controlplanetest"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/local/components"
 	"github.com/keyturn/keyturn/internal/local/datadir"
@@ -44,7 +45,7 @@ func TestConformance(t *testing.T) {
 			Kill:    func(_ *testing.T, server string) { d.Kill(server) },
 			Break:   func(_ *testing.T, server string) func() { return d.occupy(server) },
 			Hide:    func(*testing.T) func() { return d.hideRegistry() },
-			Fail:    func(_ *testing.T, fault controlplanetest.Fault) func() { return d.obstruct(fault) },
+			Fail:    func(_ *testing.T, fault faults.Fault) func() { return d.obstruct(fault) },
 			Restore: func(_ *testing.T, server string, keys controlplane.Keys, have []keystore.KeyPair) {
 				d.restore(server, keys, have)
 			},
@@ -108,10 +109,10 @@ func (d *driver) hideRegistry() (show func()) {
 }
 
 // obstruct puts directories where keys are to be written or, for a failure after the write, are to be deleted.
-func (d *driver) obstruct(fault controlplanetest.Fault) (mend func()) {
+func (d *driver) obstruct(fault faults.Fault) (mend func()) {
 	d.T.Helper()
 	names := []string{"sa-1.pub", "sa-2.pub"}
-	if fault == controlplanetest.FailedButPersisted {
+	if fault == faults.FailedButPersisted {
 		names = []string{"sa-9.pub"}
 	}
 	var obstacles []string

@@ -54,7 +54,7 @@ func (h *Host) Runner(s datadir.Site) *process.Runner {
 	return h.runners[dir]
 }
 
-// hasApplied says whether the objects of a new cluster were applied.
+// hasApplied reports whether the objects of a new cluster were applied.
 func (h *Host) hasApplied(s datadir.Site) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -83,7 +83,8 @@ func (p *Plane) ensureFiles() error {
 	)
 }
 
-// EnsureProcess starts a process of the Kubernetes version, unless it runs. It asks for the version only of what it starts.
+// EnsureProcess starts a process of the Kubernetes version, unless it runs. It asks for the version only of what it
+// starts.
 func (p *Plane) EnsureProcess(binary string, spec func(path string) process.Spec) error {
 	path, err := p.host.Programs.Find(p.Version, binary)
 	if err != nil {
@@ -143,8 +144,8 @@ func (p *Plane) EnsureEtcd() error {
 // unservedFile is there until etcd has served for the first time.
 const unservedFile = "etcd.unserved"
 
-// NoteServed records that etcd serves, since an API server does. From here on its files are kept, so nothing may be stored
-// before.
+// NoteServed records that etcd serves, since an API server does. From here on its files are kept, so nothing may be
+// stored before.
 func (p *Plane) NoteServed() error {
 	if err := os.Remove(p.Path(unservedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("keeping the files of etcd: %w", err)

@@ -16,7 +16,8 @@ import (
 // signerGrace is how long a signer that is not needed any more may take to end.
 const signerGrace = 5 * time.Second
 
-// signedBy says that an API server which is configured with one and runs with the other of these keys needs a signer.
+// signedBy reports whether an API server which is configured with one and runs with the other of these keys needs a
+// signer.
 func signedBy(configured, running controlplane.Keys) bool {
 	return configured.External || running.External
 }

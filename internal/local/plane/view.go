@@ -27,7 +27,7 @@ const HealthTimeout = 700 * time.Millisecond
 type view struct {
 	servers  []serverView
 	managers []managerView
-	// balancing says that the load balancer answers.
+	// balancing means that the load balancer answers.
 	balancing bool
 	// waiting names what else does not run.
 	waiting []string
@@ -36,7 +36,7 @@ type view struct {
 type serverView struct {
 	controlplane.Server
 	life
-	// healthy says that /readyz is ok, and balanced that new connections come to it from the load balancer.
+	// healthy means that /readyz is ok, and balanced that new connections come to it from the load balancer.
 	healthy, balanced bool
 	// signerDown means that its signer does not run: it still accepts tokens, but issues none.
 	signerDown bool
@@ -54,7 +54,7 @@ type managerView struct {
 	unrecorded bool
 }
 
-// anyHealthy says whether some API server can be worked with.
+// anyHealthy reports whether some API server can be worked with.
 func (v view) anyHealthy() bool {
 	for _, s := range v.servers {
 		if s.healthy && !s.stopping {

@@ -41,7 +41,7 @@ func (r *Runner) recorded(name string) (Identity, bool, error) {
 	return id.Identity, true, nil
 }
 
-// Alive says whether that very process runs. A zombie does not.
+// Alive reports whether that very process runs. A zombie does not.
 func (id Identity) Alive() bool {
 	now, _, alive := LookUp(id.PID)
 	return alive && now == id

@@ -72,7 +72,7 @@ type State struct {
 	Stamp   string
 	// Digest identifies the Spec that it was started with, leaving out the stamp.
 	Digest string
-	// Stopping says that it was told to end.
+	// Stopping means that it was told to end.
 	Stopping bool
 }
 
@@ -94,7 +94,7 @@ type record struct {
 	Hash string
 }
 
-// ErrBusy says that somebody else is starting the process at this moment. Look again.
+// ErrBusy means that somebody else is starting the process at this moment. Look again.
 var ErrBusy = errors.New("process is being started")
 
 // Start runs the program unless it runs already. It returns once the process exists, not when it serves.

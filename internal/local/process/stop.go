@@ -45,7 +45,7 @@ func (r *Runner) stop(name string, grace time.Duration) (bool, error) {
 	return false, nil
 }
 
-// startsNot says that no process is about to go on record.
+// startsNot reports whether no process is about to go on record.
 func (r *Runner) startsNot(name string) (bool, error) {
 	lock, err := r.lock(name)
 	switch {

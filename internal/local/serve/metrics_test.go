@@ -28,7 +28,8 @@ func TestMetrics(t *testing.T) {
 	}
 	clusters := func(degraded, running int) []string {
 		return []string{
-			fmt.Sprintf("keyturn_local_clusters[degraded] %d", degraded), fmt.Sprintf("keyturn_local_clusters[running] %d", running),
+			fmt.Sprintf("keyturn_local_clusters[degraded] %d", degraded),
+			fmt.Sprintf("keyturn_local_clusters[running] %d", running),
 			"keyturn_local_clusters[unknown] 0",
 		}
 	}

@@ -26,7 +26,8 @@ func TestWatch(t *testing.T) {
 			t.Fatal(err)
 		}
 		run := h.Runner(at)
-		if err := run.Start(process.Spec{Name: components.APIServerName(0), Path: sleep(t), Args: []string{"1000"}}); err != nil {
+		if err := run.Start(process.Spec{Name: components.APIServerName(0), Path: sleep(t),
+			Args: []string{"1000"}}); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = run.Await(context.Background(), components.APIServerName(0), 0) })
@@ -46,7 +47,8 @@ func TestWatch(t *testing.T) {
 	}
 	pid := start("ns.blue")
 	start("ns.green")
-	blue, green := types.NamespacedName{Namespace: "ns", Name: "blue"}, types.NamespacedName{Namespace: "ns", Name: "green"}
+	blue, green := types.NamespacedName{Namespace: "ns", Name: "blue"},
+		types.NamespacedName{Namespace: "ns", Name: "green"}
 	want("at first sight", w.look(t.Context()), blue, green)
 	want("when nothing changed", w.look(t.Context()))
 	want("when nothing ends", w.await(time.Millisecond))
@@ -73,7 +75,8 @@ func TestWatchUntilTheEnd(t *testing.T) {
 	t.Cleanup(func() { _ = run.Await(context.Background(), components.APIServerName(0), 0) })
 	start := func() {
 		t.Helper()
-		if err := run.Start(process.Spec{Name: components.APIServerName(0), Path: sleep(t), Args: []string{"1000"}}); err != nil {
+		if err := run.Start(process.Spec{Name: components.APIServerName(0), Path: sleep(t),
+			Args: []string{"1000"}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
@@ -26,7 +27,7 @@ type Cluster struct {
 	// nothing with the others but the cluster.
 	Open func(t *testing.T, pools ...v1alpha1.NodePool) nodes.Adapter
 	// Fail makes the next write fail.
-	Fail func(t *testing.T, fault Fault)
+	Fail func(t *testing.T, fault faults.Fault)
 	// Vanish takes the machine of a node away behind the adapters' backs, and leaves its Node object.
 	Vanish func(t *testing.T, node string)
 	// Join makes a healthy node that is not the adapters'.
@@ -54,8 +55,8 @@ func RunAdapter(t *testing.T, f AdapterFixture) {
 		{"Replace", testReplace},
 		{"StaleKeyVersion", testStaleKeyVersion},
 		{"Resize", testResize},
-		{"Failed", func(t *testing.T, c cluster) { testFailedWrites(t, c, Failed) }},
-		{"FailedButPersisted", func(t *testing.T, c cluster) { testFailedWrites(t, c, FailedButPersisted) }},
+		{"Failed", func(t *testing.T, c cluster) { testFailedWrites(t, c, faults.Failed) }},
+		{"FailedButPersisted", func(t *testing.T, c cluster) { testFailedWrites(t, c, faults.FailedButPersisted) }},
 		{"Vanished", testVanished},
 		{"Newcomer", testNewcomer},
 		{"Unknown", testUnseen},
@@ -209,7 +210,7 @@ func testResize(t *testing.T, c cluster) {
 }
 
 // testFailedWrites has every other write fail. A write that happened must not happen twice.
-func testFailedWrites(t *testing.T, c cluster, fault Fault) {
+func testFailedWrites(t *testing.T, c cluster, fault faults.Fault) {
 	if c.Fail == nil {
 		t.Skip("nobody can make a write fail")
 	}
@@ -229,7 +230,7 @@ func testFailedWrites(t *testing.T, c cluster, fault Fault) {
 	if st := c.converge(t, a, rotating, fail); len(st.Nodes) != 2 {
 		t.Errorf("two nodes wanted: %+v", st)
 	}
-	c.Fail(t, None)
+	c.Fail(t, faults.None)
 }
 
 // testVanished takes the machine of a node away: another one comes, and nothing of the first is left.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
@@ -24,7 +25,7 @@ type MachinesFixture struct {
 	// Vanish takes a machine away behind the handles' backs.
 	Vanish func(t *testing.T, name string)
 	// Fail makes every Ensure fail until restore is called, before it did anything or after.
-	Fail func(t *testing.T, fault Fault) (restore func())
+	Fail func(t *testing.T, fault faults.Fault) (restore func())
 	// Blind keeps the machines from being seen until restore is called.
 	Blind func(t *testing.T) (restore func())
 	// Patience is how long a machine may take to run, to stop and to go; zero is half a minute.
@@ -43,8 +44,8 @@ func RunMachines(t *testing.T, f MachinesFixture) {
 		{"KeyVersionStays", testKeyVersionStays},
 		{"Stop", testStop},
 		{"Vanish", testVanish},
-		{"Failed", func(t *testing.T, m machines) { testFailedEnsure(t, m, Failed) }},
-		{"FailedButPersisted", func(t *testing.T, m machines) { testFailedEnsure(t, m, FailedButPersisted) }},
+		{"Failed", func(t *testing.T, m machines) { testFailedEnsure(t, m, faults.Failed) }},
+		{"FailedButPersisted", func(t *testing.T, m machines) { testFailedEnsure(t, m, faults.FailedButPersisted) }},
 		{"Remove", testRemove},
 		{"Unknown", testUnknown},
 		{"Remember", testRemember},
@@ -188,7 +189,7 @@ func testVanish(t *testing.T, m machines) {
 }
 
 // testFailedEnsure makes a machine by a call that failed, and one that did not. If the first left one, it is the one.
-func testFailedEnsure(t *testing.T, m machines, fault Fault) {
+func testFailedEnsure(t *testing.T, m machines, fault faults.Fault) {
 	if m.Fail == nil {
 		t.Skip("nobody can make Ensure fail")
 	}
@@ -197,7 +198,7 @@ func testFailedEnsure(t *testing.T, m machines, fault Fault) {
 	err := m.Ensure(t.Context(), nodes.Machine{Name: m.name, Pool: m.Pool.Name, KeyVersion: 1}, m.Pool)
 	restore()
 	left := m.find(t, m.Open(t), m.name)
-	if err == nil || (left.Name != "") != (fault == FailedButPersisted) {
+	if err == nil || (left.Name != "") != (fault == faults.FailedButPersisted) {
 		t.Fatalf("failed by %v, it left %+v", err, left)
 	}
 	m.ensure(t, nodes.Machine{Name: m.name, Pool: m.Pool.Name, KeyVersion: 2})

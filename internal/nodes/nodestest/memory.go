@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
@@ -23,7 +24,7 @@ type Machines struct {
 	restarts map[string]int
 	most     int
 	blind    bool
-	fault    func() Fault
+	fault    func() faults.Fault
 }
 
 var (
@@ -128,17 +129,17 @@ func (m *Machines) Tokens(_ context.Context, name string, files []nodes.TokenFil
 func (m *Machines) write(do func() error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	fault := None
+	fault := faults.None
 	if m.fault != nil {
 		fault = m.fault()
 	}
-	if fault == Failed {
+	if fault == faults.Failed {
 		return errInjected
 	}
 	if err := do(); err != nil {
 		return err
 	}
-	if fault == FailedButPersisted {
+	if fault == faults.FailedButPersisted {
 		return errInjected
 	}
 	return nil
@@ -153,7 +154,7 @@ func (m *Machines) put(one nodes.Machine) {
 }
 
 // Fail sets how writes fail from now on; nil: not at all.
-func (m *Machines) Fail(fault func() Fault) {
+func (m *Machines) Fail(fault func() faults.Fault) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fault = fault

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
@@ -15,8 +16,8 @@ func TestMachines(t *testing.T) {
 		Pool:      v1alpha1.NodePool{Name: "a"},
 		Stop:      func(_ *testing.T, name string) { m.Stop(name) },
 		Vanish:    func(_ *testing.T, name string) { m.Vanish(name) },
-		Fail: func(_ *testing.T, fault Fault) func() {
-			m.Fail(func() Fault { return fault })
+		Fail: func(_ *testing.T, fault faults.Fault) func() {
+			m.Fail(func() faults.Fault { return fault })
 			return func() { m.Fail(nil) }
 		},
 		Blind: func(*testing.T) func() {

@@ -13,19 +13,6 @@ import (
 	"time"
 )
 
-// Fault is how one write fails.
-type Fault int
-
-// The faults. The caller sees the same error for both.
-const (
-	// None lets the write pass.
-	None Fault = iota
-	// Failed fails the write, which does not happen.
-	Failed
-	// FailedButPersisted fails the write, which happens nevertheless.
-	FailedButPersisted
-)
-
 var errInjected = errors.New("injected failure")
 
 // defaultPatience is how long a suite waits for what an asynchronous call leads to.

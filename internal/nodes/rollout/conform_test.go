@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/nodes/nodestest"
 )
@@ -26,7 +27,7 @@ func TestConform(t *testing.T) {
 				c.Pools = pools
 				return (&Rollouts{}).Open(c)
 			},
-			Fail:   func(_ *testing.T, fault nodestest.Fault) { b.failNext(fault) },
+			Fail:   func(_ *testing.T, fault faults.Fault) { b.failNext(fault) },
 			Vanish: func(_ *testing.T, node string) { b.machines.Vanish(node) },
 			Join:   func(t *testing.T, node string) { must(t, appear(t.Context(), node, nil)) },
 			Blind: func(*testing.T) func() {
@@ -38,10 +39,10 @@ func TestConform(t *testing.T) {
 }
 
 // failNext makes the next write of a machine fail.
-func (b *bench) failNext(fault nodestest.Fault) {
-	b.machines.Fail(func() nodestest.Fault {
+func (b *bench) failNext(fault faults.Fault) {
+	b.machines.Fail(func() faults.Fault {
 		once := fault
-		fault = nodestest.None
+		fault = faults.None
 		return once
 	})
 }

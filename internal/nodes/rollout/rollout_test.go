@@ -16,9 +16,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/internal/nodes"
-	"github.com/keyturn/keyturn/internal/nodes/nodestest"
 )
 
 // client reaches the API server that all tests of this package share.
@@ -242,7 +242,7 @@ func TestMachinesThatFail(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 1))
 	b := newBench(t, 2, 1)
 	b.failing = true
-	b.machines.Fail(func() nodestest.Fault { return nodestest.Fault(rnd.IntN(3)) })
+	b.machines.Fail(func() faults.Fault { return faults.Fault(rnd.IntN(3)) })
 	b.until("two nodes", 1, all(2, 1))
 	b.until("two nodes of version 2", 2, all(2, 2))
 	if b.machines.Most() > 3 {

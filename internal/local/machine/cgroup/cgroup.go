@@ -24,7 +24,7 @@ type Hierarchy struct {
 	Mount string
 	// Options are the mount options that name it: its controllers, or name=NAME. Empty in version 2.
 	Options string
-	// Unified says that it is version 2, and the only one.
+	// Unified means that it is version 2, and the only one.
 	Unified bool
 }
 
@@ -121,7 +121,7 @@ func (g Group) ensureIn(tree Hierarchy) error {
 	return nil
 }
 
-// Exists says whether the group is in some hierarchy.
+// Exists reports whether the group is in some hierarchy.
 func (g Group) Exists() bool {
 	for _, tree := range g.trees {
 		if _, err := os.Stat(g.dir(tree)); err == nil {

@@ -78,7 +78,7 @@ func (g Group) kill(pid int) error {
 	return nil
 }
 
-// holds says whether the group or one below it is in the text of a /proc/PID/cgroup.
+// holds reports whether the group or one below it is in the text of a /proc/PID/cgroup.
 func (g Group) holds(groups string) bool {
 	for line := range strings.Lines(groups) {
 		if strings.Contains(strings.TrimSpace(line)+"/", "/"+parent+"/"+g.name+"/") {

@@ -1,8 +1,9 @@
 // Package guest is what runs as keyturn-machine: the walls of a machine and, inside of them, its process 1.
 //
 // Run is where to start; it stays outside. It starts a second process in namespaces of its own, which builds the
-// machine's root (enter.go) and then becomes its init (init.go): that starts the services, starts them again when they die,
-// and reaps orphans. When the process outside dies, the kernel kills process 1, and with it all that runs in the machine.
+// machine's root (enter.go) and then becomes its init (init.go): that starts the services, starts them again when they
+// die, and reaps orphans. When the process outside dies, the kernel kills process 1, and with it all that runs in the
+// machine.
 //
 // The root is made of read-only bind mounts of the host's /usr and of directories of the machine's own. Nothing else of
 // the host is mounted in it. That keeps programs and ordinary pods from what is the host's, such as its private keys;
@@ -61,7 +62,7 @@ type Service struct {
 	Env  []string `json:"env"`
 	// After are the files that must be there before it starts.
 	After []string `json:"after"`
-	// Once says that it is run until it succeeds. Others are started again whenever they end.
+	// Once means that it is run until it succeeds. Others are started again whenever they end.
 	Once bool `json:"once"`
 }
 

@@ -173,9 +173,9 @@ func (c Config) setSysctls() error {
 	return nil
 }
 
-// notInMachines are capabilities that nothing in a machine needs and that reach the whole host: to open files by handle,
-// past every mount (DAC_READ_SEARCH), to load modules, to reach devices and ports, to restart, to set the clock. MKNOD
-// stays, since containerd gives it to every container.
+// notInMachines are capabilities that nothing in a machine needs and that reach the whole host: to open files by
+// handle, past every mount (DAC_READ_SEARCH), to load modules, to reach devices and ports, to restart, to set the
+// clock. MKNOD stays, since containerd gives it to every container.
 var notInMachines = []uintptr{
 	unix.CAP_DAC_READ_SEARCH, unix.CAP_SYS_MODULE, unix.CAP_SYS_RAWIO, unix.CAP_SYS_BOOT, unix.CAP_SYS_TIME,
 }

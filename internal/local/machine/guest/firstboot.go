@@ -29,8 +29,8 @@ type FirstBoot struct {
 	Error string `json:"error,omitempty"`
 }
 
-// firstBoot carries out the machine's user data, once in its life, as it cannot be known to be repeatable. It succeeded if
-// its commands made the file success, which is of this boot.
+// firstBoot carries out the machine's user data, once in its life, as it cannot be known to be repeatable. It succeeded
+// if its commands made the file success, which is of this boot.
 func firstBoot(success string) error {
 	if _, err := os.Stat(FirstBootPath); err == nil {
 		return nil

@@ -1,0 +1,52 @@
+package kubeconfig
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+)
+
+// MaxAnswer is the size in bytes of the longest answer that a transport of Bound reads. Pods and Secrets are listed in
+// pages; a list of thousands of nodes is not, and fits in.
+const MaxAnswer = 256 << 20
+
+// Bound returns a transport for the API server of somebody else: one that sends without end fails a request, and does
+// not fill the memory of who asks it. It is not for watches.
+func Bound(next http.RoundTripper) http.RoundTripper { return bounded{next: next, most: MaxAnswer} }
+
+type bounded struct {
+	next http.RoundTripper
+	most int64
+}
+
+// RoundTrip implements http.RoundTripper.
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := b.next.RoundTrip(r)
+	if err == nil && resp.StatusCode != http.StatusSwitchingProtocols {
+		resp.Body = &limited{ReadCloser: resp.Body, left: b.most, most: b.most}
+	}
+	return resp, err
+}
+
+// WrappedRoundTripper returns the transport that is bounded, for those who close its connections.
+func (b bounded) WrappedRoundTripper() http.RoundTripper { return b.next }
+
+// limited is a body that fails once it was longer than allowed.
+type limited struct {
+	io.ReadCloser
+	left, most int64
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	if l.left < 0 {
+		return 0, l.err()
+	}
+	// One byte more than is allowed tells a body that is too long from one that ends there.
+	n, err := l.ReadCloser.Read(p[:min(int64(len(p)), l.left+1)])
+	if l.left -= int64(n); l.left < 0 {
+		return n - 1, l.err()
+	}
+	return n, err
+}
+
+func (l *limited) err() error { return fmt.Errorf("the answer is longer than %d bytes", l.most) }
