@@ -23,12 +23,10 @@ const pageSize = 500
 // Executor is the pods of one cluster, during one call.
 type Executor struct {
 	// How is the cluster's nodeRefresh.
-	How v1alpha1.NodeRefresh
-	// Restarts means that the rotation restarts API servers.
-	Restarts bool
-	Keys     nodes.Keys
-	Client   kubernetes.Interface
-	Memory   *Memory
+	How    v1alpha1.NodeRefresh
+	Keys   nodes.Keys
+	Client kubernetes.Interface
+	Memory *Memory
 	// Every is how often pods are listed.
 	Every time.Duration
 	Now   time.Time
