@@ -45,6 +45,9 @@ func (m *remembered) watchesBack(s rotation.Server, refreshing, now time.Time) t
 	case !refreshing.IsZero():
 		is.since = refreshing
 	}
+	if is.since.After(now) {
+		is.since = now // the clock was set back
+	}
 	if m.processes == nil {
 		m.processes = map[string]process{}
 	}

@@ -85,6 +85,12 @@ func TestWatches(t *testing.T) {
 	w.restart() // the status tells since when it refreshes, in whole seconds
 	w.wantAwaiting(blue, 10*time.Second)
 	w.until(blue, isSettled)
+
+	w.now = w.now.Add(time.Hour)
+	w.rotate(blue)
+	w.until(blue, awaitsWatches)
+	w.now = w.now.Add(-time.Hour) // its clock is set back
+	w.wantAwaiting(blue, time.Minute)
 }
 
 // TestWatchesWithSigners waits for no watches where no API server was started, and does where one was.
