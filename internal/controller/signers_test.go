@@ -73,7 +73,6 @@ func TestAcceptedTokensAreForgotten(t *testing.T) {
 	}
 	setUp()
 	blue := w.settled("blue", withSigners)
-	now = now.Add(time.Hour)
 	w.rotate(blue)
 	forgetting := func(uc *v1alpha1.UserCluster) bool {
 		return strings.Contains(uc.Status.KSASigningKey.WaitingFor, "API server cp-0 to forget which tokens of key version 1 it has accepted")

@@ -16,8 +16,8 @@ const watchPause = time.Minute
 type process struct {
 	// keys are those that it was started with; of one with a signer only that it has one, which gives it others.
 	keys rotation.Keys
-	// ready means that it has been ready, and since is when it was first seen so; zero if nobody knows that it was started
-	// lately.
+	// ready means that it has been ready, and since is when it was first seen so; zero if it is not known to be one that was
+	// restarted.
 	ready bool
 	since time.Time
 }
@@ -36,13 +36,14 @@ func (m *remembered) watchesBack(s rotation.Server, refreshing, now time.Time) t
 	if s.Running.External {
 		is.keys = rotation.Keys{External: true}
 	}
+	restarted := known && (was.ready || !was.since.IsZero()) // else nobody can have watched before
 	switch {
 	case known && was.ready && !s.Running.IsZero() && is.keys.Equal(was.keys):
 		is = was
-	case known || !s.Ready:
-	case s.Running.External:
+	case restarted:
+	case s.Running.External, s.Running.IsZero():
 		is.since = time.Time{}
-	case !refreshing.IsZero():
+	case s.Ready && !refreshing.IsZero():
 		is.since = refreshing
 	}
 	if is.since.After(now) {

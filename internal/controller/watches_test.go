@@ -97,7 +97,6 @@ func TestWatches(t *testing.T) {
 func TestWatchesWithSigners(t *testing.T) {
 	w := newStopped(t)
 	blue := w.settled("blue", threeServers, withSigners)
-	w.now = w.now.Add(time.Hour)
 	retires := func() {
 		t.Helper()
 		w.until(blue, inStep("Retire"), func(uc *v1alpha1.UserCluster) {

@@ -2,6 +2,8 @@ package rollout
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -204,6 +206,38 @@ func TestReplaceAfterInPlace(t *testing.T) {
 	must(t, err)
 	if !st.HoldersKnown || len(st.Holders) > 0 {
 		t.Errorf("pods with old tokens are %+v, known: %t", st.Holders, st.HoldersKnown)
+	}
+}
+
+// TestReplaceHurries evicts pods that API servers refuse until they start again, before any node is replaced: those that
+// a controller makes again, on nodes that Keyturn made.
+func TestReplaceHurries(t *testing.T) {
+	b := newBench(t, 1, 1)
+	b.cleanNote()
+	b.cluster.NodeRefresh, b.every = v1alpha1.NodeRefreshReplace, 0
+	node := b.until("one node", 1, all(1, 1)).Nodes[0].Name
+	must(t, appear(b.ctx, "theirs", nil))
+	b.secret("legacy", corev1.SecretTypeServiceAccountToken)
+	b.secret("settings", corev1.SecretTypeOpaque)
+	copied := copiesSecret("legacy")
+	b.pod("copies", node, both(copied, controlled(b, "copies")))
+	stay := map[string]func(*corev1.Pod){
+		"settings": both(copiesSecret("settings"), controlled(b, "settings")), "web": both(withToken, controlled(b, "web")),
+		"bare": copied,
+	}
+	for name, change := range stay {
+		b.pod(name, node, change)
+	}
+	b.pod("other", "theirs", both(copied, controlled(b, "other")))
+	b.machines.Join = nil // so that no node is drained
+	b.until("the pod with a dead token to be evicted", 2, func(nodes.State) bool { return !b.podExists("copies") })
+	for range 3 {
+		must(t, b.open().Converge(b.ctx, keysOf(2)))
+	}
+	for _, name := range append(slices.Collect(maps.Keys(stay)), "other") {
+		if !b.podExists(name) {
+			t.Errorf("pod %s was evicted", name)
+		}
 	}
 }
 
