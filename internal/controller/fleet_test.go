@@ -331,6 +331,10 @@ func TestPropagationTime(t *testing.T) {
 	w.until(blue, func(uc *v1alpha1.UserCluster) bool {
 		const waiting = "every verifier of memory to accept key versions [2] and no other, at the latest at "
 		return inStep("Retire")(uc) && strings.Contains(uc.Status.KSASigningKey.WaitingFor, waiting)
+	}, func(uc *v1alpha1.UserCluster) {
+		if awaitsWatches(uc) {
+			ahead += 20 * time.Second
+		}
 	})
 	ahead = 61 * time.Minute
 	w.until(blue, isSettled)

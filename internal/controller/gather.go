@@ -89,6 +89,9 @@ func (r *Reconciler) observe(ctx context.Context, uc *v1alpha1.UserCluster, o *o
 		o.ControllerManagers = append(o.ControllerManagers, rotation.ControllerManager(m))
 	}
 	o.Servers = servers(o.controlPlane.Servers)
+	for i, s := range o.Servers {
+		o.Servers[i].WatchesBack = r.remember(uc).watchesBack(s, refreshingSince(uc), r.now())
+	}
 	o.routine = r.routine(uc, o)
 	r.askOthers(ctx, uc, o)
 	if len(o.Stored) > 0 && o.Presence == rotation.PresencePresent {

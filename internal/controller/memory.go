@@ -101,6 +101,8 @@ type remembered struct {
 	withdrawn time.Time
 	// refusals are since when each API server was seen to refuse a key, by API server and then by kid.
 	refusals map[string]map[string]time.Time
+	// processes are those of the API servers, by API server.
+	processes map[string]process
 	// alive is what was last found of the tokens that live; nil if nothing was.
 	alive *tokensSeen
 	// slow reports whether the last round was slow.
@@ -270,11 +272,13 @@ func (m *remembered) forgets(server string, refused []keystore.KeyPair, now time
 	return latest
 }
 
-// keepServers forgets the refusals of API servers that are not among these.
+// keepServers forgets all about API servers that are not among these.
 func (m *remembered) keepServers(all []rotation.Server) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	maps.DeleteFunc(m.refusals, func(name string, _ map[string]time.Time) bool {
+	gone := func(name string) bool {
 		return !slices.ContainsFunc(all, func(s rotation.Server) bool { return s.Name == name })
-	})
+	}
+	maps.DeleteFunc(m.refusals, func(name string, _ map[string]time.Time) bool { return gone(name) })
+	maps.DeleteFunc(m.processes, func(name string, _ process) bool { return gone(name) })
 }

@@ -87,7 +87,7 @@ func TestFormerDestinationIsLeftAlone(t *testing.T) {
 				of:     func(*v1alpha1.UserCluster) []fleet.Publisher { return all },
 				former: map[string]fleet.Publisher{"goes": goes},
 			}
-			blue := w.settled("blue")
+			blue := w.settled("blue", withoutNodes) // with nodes, it would wait for time to pass
 			later := time.Now().Add(time.Minute)
 			w.reconciler.Now = func() time.Time { return later }
 			goes.fail(errors.New("no answer"))
@@ -110,6 +110,8 @@ func TestFormerDestinationIsLeftAlone(t *testing.T) {
 		})
 	}
 }
+
+func withoutNodes(uc *v1alpha1.UserCluster) { uc.Spec.Infrastructure.Local.NodePools = nil }
 
 // TestStartOfTheSecondRotation wants the second of two rotations in a row to have a start of its own.
 func TestStartOfTheSecondRotation(t *testing.T) {

@@ -89,6 +89,22 @@ func (w *world) checkRunning(uc *v1alpha1.UserCluster) {
 	}
 }
 
+// TestLegacyTokensLeft has a rotation tell from its beginning how many legacy tokens are left to re-sign, as far as an
+// earlier one counted them.
+func TestLegacyTokensLeft(t *testing.T) {
+	w := newWorld(t)
+	blue := w.settled("blue")
+	w.rotate(blue)
+	w.until(blue, isSettled)
+	w.rotate(blue)
+	if got := w.until(blue, inStep("Publish")).Status.KSASigningKey.LegacyTokens; got.Total != 2 || got.Stale != 2 {
+		t.Errorf("in Publish, legacy tokens are %+v", got)
+	}
+	if got := w.until(blue, inStep("Retire")).Status.KSASigningKey.LegacyTokens; got.Total != 2 || got.Stale != 0 {
+		t.Errorf("in Retire, legacy tokens are %+v", got)
+	}
+}
+
 // TestStoredKeyGoesLast keeps the control plane from deleting its file of the old key: until it has done so, the
 // key stays in the store.
 func TestStoredKeyGoesLast(t *testing.T) {

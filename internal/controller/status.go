@@ -123,6 +123,9 @@ func setKeyStatus(k *v1alpha1.KSASigningKeyStatus, d rotation.Decision, seen obs
 		k.StepSince = nil
 	}
 	k.LegacyTokens = seen.legacyCount
+	if d.Step == rotation.StepGenerate { // all that were counted are of what is about to be the old key
+		k.LegacyTokens.Stale = k.LegacyTokens.Total
+	}
 	k.Keys = nil
 	for _, key := range seen.keys {
 		k.Keys = append(k.Keys, v1alpha1.KeyVersionStatus{

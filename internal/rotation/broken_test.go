@@ -163,6 +163,14 @@ var brokenPlanners = []struct {
 			}
 			return plan(o)
 		}},
+	{name: "re-signs legacy tokens right after a restart", law: "while kubelets do not watch them", in: oneNodes,
+		plan: func(o Observed) Decision {
+			o.Servers = slices.Clone(o.Servers)
+			for i := range o.Servers {
+				o.Servers[i].WatchesBack = time.Time{}
+			}
+			return plan(o)
+		}},
 	{name: "skips the last walk over the legacy tokens", law: "legacy tokens {Proven:2 Final:0",
 		plan: func(o Observed) Decision {
 			o.Legacy.Final = o.Legacy.Proven

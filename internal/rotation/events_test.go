@@ -24,6 +24,7 @@ const (
 	serverStarted // a kubelet starts an API server that is not ours yet
 	tokensExpired // those of keys that nothing signs with any more
 	nodeGone
+	watchesBack // kubelets watch Secrets again
 
 	// What clients do, at any time.
 	tokenIssued    // API server `at` answers a TokenRequest
@@ -54,7 +55,7 @@ const (
 
 // The last kind of each sort.
 const (
-	lastProgress = nodeGone
+	lastProgress = watchesBack
 	lastUse      = budgetReleased
 	lastKind     = controllerDied
 )
@@ -73,7 +74,7 @@ func (e event) String() string {
 		serverLoads:    "API server cp-%d asks its signer", serverForgets: "API server cp-%d forgets what it has accepted",
 		managerReady: "kube-controller-manager kcm-%d is ready", fleetSpread: "the fleet has what was published",
 		fleetSure: "all of the fleet has it",
-		nodeReady: "node-%d is ready, by cp-%d", nodeGone: "node-%d is gone",
+		nodeReady: "node-%d is ready, by cp-%d", nodeGone: "node-%d is gone", watchesBack: "kubelets watch again",
 		tokenIssued: "cp-%d issues a token", podRefreshed: "the pods of node-%d get tokens from cp-%d",
 		secretFilled: "Secret %d gets a legacy token from kcm-%d", secretDeleted: "Secret %d is deleted",
 		versionRaised: "version %d is wanted", sourceChanged: "the other source of keys is wanted",
@@ -145,6 +146,7 @@ func (c *cluster) events(yield func(event) bool) {
 	for i := range c.nodes {
 		c.nodeEvents(int8(i), add)
 	}
+	add(c.pausing, watchesBack, 0, 0)
 	add(c.wanted == c.stored.max() && c.stored != 0, versionRaised, int8(c.wanted+1), 0)
 	add(c.shape.converts && c.stored == setOf(int(c.wanted)), sourceChanged, 0, 0)
 	add(c.shape.awaits && c.expirable() != 0, tokensExpired, 0, 0)
@@ -242,6 +244,7 @@ func (c *cluster) happen(e event) {
 	i := e.at
 	switch e.kind {
 	case serverStopped, serverReloaded, serverDied:
+		c.pausing = c.shape.pauses
 		older := c.servers[i].older
 		c.servers[i].stop()
 		if older {
@@ -302,6 +305,8 @@ func (c *cluster) happen(e event) {
 		c.nodes[i] = simNode{}
 	case nodeDied:
 		c.nodes[i].phase = starting
+	case watchesBack:
+		c.pausing = false
 	case tokenIssued:
 		c.issued |= setOf(int(c.servers[i].loaded.sign))
 	case secretFilled:

@@ -101,6 +101,9 @@ func (c *cluster) checkDecision(o Observed, d Decision) error {
 	if err := checkProofs(o, d, c.begun); err != nil {
 		return err
 	}
+	if d.Action.Kind == RefreshTokens && o.Legacy.Proven != d.Action.Version && c.pausing {
+		return errors.New("legacy tokens are re-signed while kubelets do not watch them")
+	}
 	return c.checkVersions(d.Versions)
 }
 

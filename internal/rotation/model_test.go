@@ -213,6 +213,7 @@ func TestAllStates(t *testing.T) {
 		{servers: 1, managers: 1, nodes: 1, fleet: true, slow: true},
 		{servers: 2},
 		{servers: 1, managers: 1, nodes: 1, external: true},
+		{servers: 1, managers: 1, nodes: 1, pauses: true},
 		{servers: 2, managers: 1, fleet: true, external: true},
 		{servers: 2, external: true, converts: true},
 		{servers: 2, managers: 1, nodes: 1, fleet: true},

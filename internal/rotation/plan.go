@@ -191,6 +191,9 @@ func (r run) refresh() (Decision, bool) {
 		return r.publishKeys(StepRefresh, r.both()...), false
 	}
 	if r.Legacy.Proven != r.next {
+		if d, done := r.watches(); !done {
+			return d, false
+		}
 		return r.legacyTokens(fmt.Sprintf("the legacy tokens to be re-signed with key version %d", r.next)), false
 	}
 	if r.nodesOld() || !r.Nodes.Converged {
@@ -200,6 +203,26 @@ func (r run) refresh() (Decision, bool) {
 		return r.legacyTokens(fmt.Sprintf("a last walk over the legacy tokens to find none of key version %d", r.old)), false
 	}
 	return Decision{}, true
+}
+
+// watches waits until each kubelet sees at once that a Secret has changed. The old token dies when its Secret is written:
+// a pod that mounts it is refused until its kubelet knows, and one that starts before that may copy the dead token. While
+// the old key is accepted, it costs nothing but time to wait.
+func (r run) watches() (Decision, bool) {
+	if r.Nodes.Converged && r.Nodes.Oldest == 0 {
+		return Decision{}, true // there is no kubelet
+	}
+	var last Server
+	for s := range r.staying {
+		if s.WatchesBack.After(last.WatchesBack) {
+			last = s
+		}
+	}
+	if !last.WatchesBack.After(r.now) {
+		return Decision{}, true
+	}
+	return waitingUntil(last.WatchesBack, StepRefresh,
+		fmt.Sprintf("kubelets to watch Secrets again after the start of API server %s", last.Name)), false
 }
 
 func (r run) legacyTokens(why string) Decision {

@@ -327,6 +327,9 @@ func (t *tape) server(name string) Server {
 	if t.is() {
 		s.Forgets = later
 	}
+	if t.below(8) == 0 {
+		s.WatchesBack = later
+	}
 	if t.is() {
 		s.Running, s.Ready, s.Waiting = t.keys(), t.is(), t.text()
 	}

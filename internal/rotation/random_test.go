@@ -208,9 +208,9 @@ func (c *cluster) can(e event) bool {
 var shapes = []shape{
 	{servers: 1, managers: 1, nodes: 0},
 	{servers: 1, managers: 1, nodes: 2, fleet: true},
-	{servers: 3, managers: 2, nodes: 2},
+	{servers: 3, managers: 2, nodes: 2, pauses: true},
 	{servers: 3, managers: 2, nodes: 1, fleet: true, slow: true},
-	{servers: 3, managers: 2, nodes: 2, external: true},
+	{servers: 3, managers: 2, nodes: 2, external: true, pauses: true},
 	{servers: 3, managers: 2, nodes: 1, fleet: true, external: true, converts: true},
 	{servers: 3, managers: 2, nodes: 1, fleet: true, open: true},
 	{servers: 3, managers: 2, nodes: 1, external: true, converts: true, open: true, second: true},
@@ -267,6 +267,9 @@ func (s shape) String() string {
 	}
 	if s.awaits {
 		text += ", tokens awaited"
+	}
+	if s.pauses {
+		text += ", watches pause"
 	}
 	return text
 }

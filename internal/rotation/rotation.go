@@ -122,6 +122,9 @@ type Server struct {
 	Signs int
 	// Forgets is when its cache of accepted tokens can no longer hold one of a refused key. Zero: it has none.
 	Forgets time.Time
+	// WatchesBack is when clients have certainly begun again the watches that its last restart broke. Until then a kubelet
+	// may not see that a Secret has changed. Zero: it was not restarted, as far as is known.
+	WatchesBack time.Time
 }
 
 // ControllerManager is one kube-controller-manager.

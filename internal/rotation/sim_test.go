@@ -153,6 +153,8 @@ type shape struct {
 	second bool
 	// awaits means that Retire is to wait until the tokens that API servers issued have expired.
 	awaits bool
+	// pauses means that kubelets do not watch Secrets for a while after an API server has stopped.
+	pauses bool
 }
 
 // cluster is the state of a simulated cluster.
@@ -179,6 +181,8 @@ type cluster struct {
 	issued set
 	// overdue means that the time is over for which Retire waits for them to expire.
 	overdue bool
+	// pausing means that a kubelet may not watch Secrets, since an API server has stopped.
+	pausing bool
 	// begun is the rank of the furthest step of this rotation of which a write was done; 0 when none was.
 	begun uint8
 	// completed is the key version to which a rotation was seen to end.
@@ -297,6 +301,9 @@ func (c *cluster) observeServer(i int, v view) Server {
 	}
 	if s.remembers {
 		o.Forgets = later
+	}
+	if c.pausing {
+		o.WatchesBack = later
 	}
 	return o
 }

@@ -52,6 +52,22 @@ func TestWaiting(t *testing.T) {
 		{"legacy tokens need a person", switched, func(o *Observed) {
 			o.Legacy = Legacy{Waiting: "Secret a to be repaired", Blocked: true}
 		}, RefreshTokens, StepRefresh, "Secret a to be repaired", true},
+		{"kubelets do not watch Secrets again yet", switched, func(o *Observed) {
+			o.Nodes.Oldest, o.Servers[0].WatchesBack, o.Servers[1].WatchesBack = 1, later, later.Add(-time.Second)
+		}, Wait, StepRefresh, "kubelets to watch Secrets again after the start of API server cp-0, at the latest at", false},
+		{"kubelets may be there, and do not watch Secrets again yet", switched, func(o *Observed) {
+			o.Nodes.Converged, o.Servers[1].WatchesBack = false, later
+		}, Wait, StepRefresh, "kubelets to watch Secrets again after the start of API server cp-1", false},
+		{"kubelets watch Secrets again", switched, func(o *Observed) { o.Nodes.Oldest, o.Servers[1].WatchesBack = 1, now },
+			RefreshTokens, StepRefresh, "the legacy tokens to be re-signed with key version 2", false},
+		{"an API server that leaves was restarted", switched, func(o *Observed) {
+			o.Nodes.Oldest, o.Servers[1].Leaving, o.Servers[1].WatchesBack = 1, true, later
+		}, RefreshTokens, StepRefresh, "the legacy tokens to be re-signed with key version 2", false},
+		{"there are no kubelets that could watch Secrets", switched, func(o *Observed) { o.Servers[1].WatchesBack = later },
+			RefreshTokens, StepRefresh, "the legacy tokens to be re-signed with key version 2", false},
+		{"an API server is restarted after the legacy tokens were re-signed", switched, func(o *Observed) {
+			o.Nodes.Oldest, o.Legacy.Proven, o.Servers[1].WatchesBack = 1, 2, later
+		}, ConvergeNodes, StepRefresh, "the nodes to be ready and of key version 2", false},
 		{"nodes come after the legacy tokens", switched, func(o *Observed) { o.Nodes.Oldest = 1 },
 			RefreshTokens, StepRefresh, "the legacy tokens to be re-signed with key version 2", false},
 		{"nodes are from before", switched, func(o *Observed) { o.Nodes.Oldest, o.Legacy.Proven = 1, 2 },
@@ -139,6 +155,13 @@ func TestWaitingForTime(t *testing.T) {
 	}
 	if d := plan(awaiting); d.Step != StepRetire || !d.Patient || !d.Until.IsZero() {
 		t.Errorf("while tokens of the old key live: %v, patient %t, until %s", told{d}, d.Patient, d.Until)
+	}
+	refreshing, back := awaiting, now.Add(time.Minute)
+	restarted := serving("cp-0", both)
+	restarted.WatchesBack = back
+	refreshing.Servers, refreshing.Legacy, refreshing.Nodes.Oldest = []Server{restarted}, Legacy{}, 1
+	if d := plan(refreshing); d.Step != StepRefresh || d.Patient || !d.Until.Equal(back) {
+		t.Errorf("while kubelets do not watch: %v, patient %t, until %s", told{d}, d.Patient, d.Until)
 	}
 	retiring := awaiting
 	forgets := now.Add(90 * time.Second)

@@ -37,6 +37,8 @@ type place struct {
 	bin     string
 	dir     string
 	network string
+	// patience is how long one rotation may take.
+	patience time.Duration
 }
 
 // newPlace creates an admin cluster that the test's end deletes, user clusters included.
@@ -54,7 +56,7 @@ func newPlace(t *testing.T) *place {
 			t.Fatalf("%v\nhint: run `make build kube` first", err)
 		}
 	}
-	p := &place{t: t, bin: bin, dir: t.TempDir(), network: freeNetwork(t)}
+	p := &place{t: t, bin: bin, dir: t.TempDir(), network: freeNetwork(t), patience: rotateTimeout}
 	t.Cleanup(p.cleanUp)
 	p.createAdmin()
 	return p
@@ -140,7 +142,7 @@ func (p *place) command(ctx context.Context, args ...string) *exec.Cmd {
 // gkectl runs the CLI and returns what it wrote and its exit code.
 func (p *place) gkectl(args ...string) (stdout, stderr string, code int) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), rotateTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), p.patience)
 	defer cancel()
 	var out, talk bytes.Buffer
 	cmd := p.command(ctx, args...)
@@ -219,7 +221,13 @@ func (p *place) cluster(name string) *v1alpha1.UserCluster {
 // eventually tries again, for half a minute, what a process that was just killed may refuse for a moment.
 func (p *place) eventually(what string, f func(context.Context) error) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	p.within(30*time.Second, what, f)
+}
+
+// within tries again for so long.
+func (p *place) within(limit time.Duration, what string, f func(context.Context) error) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()

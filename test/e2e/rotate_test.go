@@ -180,7 +180,8 @@ func TestRotateTenTimes(t *testing.T) {
 }
 
 // newCluster is a place with a user cluster that is registered with the fleet, has legacy tokens, and pods that use tokens all the time.
-func newCluster(t *testing.T, config string) *place {
+// Each change changes the manifests of these pods.
+func newCluster(t *testing.T, config string, changes ...func(manifests []byte) []byte) *place {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("nodes need root")
@@ -188,13 +189,14 @@ func newCluster(t *testing.T, config string) *place {
 	p := newPlace(t)
 	p.createCluster(config + p.gkeConnect())
 	p.expectStatus(1)
-	p.startProbe(t)
+	p.startProbe(t, changes)
 	p.makeLegacy(t)
 	return p
 }
 
-// rotateUnderFaults rotates to the version while processes are killed, and checks what must be true after it.
-func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim, most int) {
+// rotateUnderFaults rotates to the version while processes are killed, and checks what must be true after it. What a test
+// does meanwhile replaces all pods.
+func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim, most int, meanwhile ...func()) {
 	t.Helper()
 	old, oldKey, before, pods := p.createToken(t), p.keyTexts(t, version-1), p.nodeNames(t), p.probePods(t)
 	oldForPool := p.mint(t, pool)
@@ -207,7 +209,10 @@ func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim, m
 	end := p.startKiller(uint64(version), victims, most)
 	p.must(p.credentials("rotate", "--skip-prompt")...)
 	p.expectExclusion(t, version)
-	p.must(p.credentials("status", "--wait", "--timeout", rotateTimeout.String())...)
+	for _, do := range meanwhile {
+		do()
+	}
+	p.must(p.credentials("status", "--wait", "--timeout", p.patience.String())...)
 	t.Logf("killed during the rotation to key version %d: %s", version, strings.Join(end(), ", "))
 	p.waitReady(t)
 
@@ -217,11 +222,11 @@ func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim, m
 	p.expectFleetRefuses(t, oldForPool)
 	p.expectPublished(t, version, 1)
 	verified()
-	switch spec.NodeRefresh() {
-	case v1alpha1.NodeRefreshInPlace:
+	switch how := spec.NodeRefresh(); {
+	case how.KeepsPods() && len(meanwhile) == 0:
 		p.expectSamePods(t, before, pods, version)
 		p.expectNamed(t, named)
-	case v1alpha1.NodeRefreshEvict:
+	case how.KeepsNodes():
 		p.expectSameNodes(t, before, version)
 		p.expectNewPods(t, pods)
 		p.expectMoved(t, version)
@@ -563,7 +568,7 @@ func (p *place) expectNewPods(t *testing.T, before map[string]int32) {
 }
 
 // startProbe starts the pods that use every kind of token all the time, and those that come by it in other ways.
-func (p *place) startProbe(t *testing.T) {
+func (p *place) startProbe(t *testing.T, changes []func(manifests []byte) []byte) {
 	t.Helper()
 	var servers []string
 	for _, s := range p.cluster("e2e").Status.APIServers {
@@ -576,6 +581,9 @@ func (p *place) startProbe(t *testing.T) {
 	manifests, err := exec.Command(filepath.Join(p.bin, "keyturn-probe"), args...).Output()
 	if err != nil {
 		t.Fatalf("printing the probe's manifests: %v", err)
+	}
+	for _, change := range changes {
+		manifests = change(manifests)
 	}
 	path := filepath.Join(p.dir, "probe.yaml")
 	if err := os.WriteFile(path, manifests, 0o600); err != nil {

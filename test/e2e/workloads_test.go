@@ -91,8 +91,8 @@ func lastOf(reports []probe.Report, pod string) map[probe.Workload]probe.Report 
 	return last
 }
 
-// named returns the pods of the probe that a rotation names before it starts, since it cannot help them.
-func (p *place) named(t *testing.T) (pods []string) {
+// named returns the pods of the probe that a rotation names before it starts, by why it does.
+func (p *place) named(t *testing.T) map[preflight.Kind][]string {
 	t.Helper()
 	var preview struct {
 		Findings []preflight.Finding `json:"findings"`
@@ -101,12 +101,12 @@ func (p *place) named(t *testing.T) (pods []string) {
 	if err := json.Unmarshal([]byte(out), &preview); err != nil {
 		t.Fatalf("reading the preview: %v\n%s", err, out)
 	}
+	pods := map[preflight.Kind][]string{}
 	for _, f := range preview.Findings {
-		if f.Kind == preflight.CopiedToken && f.Object.Namespace == probeNamespace {
-			pods = append(pods, f.Object.Name)
+		if f.Object.Namespace == probeNamespace {
+			pods[f.Kind] = append(pods[f.Kind], f.Object.Name)
 		}
 	}
-	slices.Sort(pods)
 	return pods
 }
 
@@ -143,18 +143,22 @@ func (p *place) expectMoved(t *testing.T, version int) {
 }
 
 // expectNamed checks that the pods which keep an old token are those that were named before, and that the status names
-// them. That a program reads a mounted file once cannot be seen, so a pod that does so is named by nobody.
-func (p *place) expectNamed(t *testing.T, named []string) {
+// them, but for those that read a mounted file once: of them, only the preview can name what they mount.
+func (p *place) expectNamed(t *testing.T, named map[preflight.Kind][]string) {
 	t.Helper()
 	var want []string
 	for _, r := range p.copies(t) {
-		if r.Workload != probe.Once {
+		switch {
+		case r.Workload != probe.Once:
 			want = append(want, r.Pod)
+		case !slices.Contains(slices.Concat(named[preflight.MountedToken], named[preflight.CopiedToken]), r.Pod):
+			t.Errorf("the preview did not name pod %s, which mounts a legacy token: %v", r.Pod, named)
 		}
 	}
 	slices.Sort(want)
-	if got := p.kept(); !slices.Equal(named, want) || !slices.Equal(got, want) {
-		t.Errorf("the preview named %v and the status names %v, want %v", named, got, want)
+	before := slices.Sorted(slices.Values(named[preflight.CopiedToken]))
+	if got := p.kept(); !slices.Equal(before, want) || !slices.Equal(got, want) {
+		t.Errorf("the preview named %v and the status names %v, want %v", before, got, want)
 	}
 }
 

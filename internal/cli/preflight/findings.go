@@ -35,6 +35,7 @@ const (
 	DriverToken       Kind = "DriverToken"
 	OutsideToken      Kind = "OutsideToken"
 	CopiedToken       Kind = "CopiedToken"
+	MountedToken      Kind = "MountedToken"
 	BarePod           Kind = "BarePod"
 	BoundToNode       Kind = "BoundToNode"
 	RefusedAlgorithm  Kind = "RefusedAlgorithm"
@@ -75,8 +76,10 @@ var meanings = []meaning{
 		"restart these pods"},
 	{BarePod, Breaks, "pods without a controller, which end with their node and are not made again"},
 	{BoundToNode, Breaks, "pods that can run on no other node than theirs, which is deleted with the data on its disk"},
+	{MountedToken, Warns, "running pods that mount a legacy token, whose file changes: restart those whose program reads it " +
+		"only once"},
 	{ThirdPartyToken, Warns, "running pods with third-party tokens, which are not refreshed: restart these pods"},
-	{DataOnNode, Warns, "pods with emptyDir volumes, whose content is lost when they move to another node"},
+	{DataOnNode, Warns, "pods with emptyDir volumes, whose content is lost with the pod"},
 	{UnansweredWebhook, Warns, "webhooks without anybody to answer, which requests of the rotation go through; " +
 		"their failure policy lets the requests go on, later"},
 }

@@ -1,6 +1,8 @@
 package preflight
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -13,39 +15,67 @@ type holder struct {
 	pod          Object
 	bare, issued bool
 	controlPlane bool
-	secrets      []types.NamespacedName
+	// copied and mounted are the Secrets of which it has a copy, and those whose files its kubelet keeps up to date.
+	copied, mounted []string
+	// data are the volumes whose content ends with the pod.
+	data []string
 }
 
 // holder notes a pod that may hold a token: one of all.
 func (i *inspection) holder(p *corev1.Pod, pod Object, all []podtokens.Token) {
-	h := holder{pod: pod, bare: metav1.GetControllerOf(p) == nil, controlPlane: i.controlPlane[p.Spec.NodeName]}
+	if len(all) == 0 {
+		return
+	}
+	h := holder{
+		pod: pod, bare: metav1.GetControllerOf(p) == nil, controlPlane: i.controlPlane[p.Spec.NodeName], data: emptyDirs(p),
+	}
 	for _, t := range all {
-		if t.Kind == podtokens.Legacy {
-			h.secrets = append(h.secrets, types.NamespacedName{Namespace: p.Namespace, Name: t.Secret})
-		} else {
+		switch {
+		case t.Kind != podtokens.Legacy:
 			h.issued = true
+		case t.Refresh == podtokens.ByKubelet:
+			h.mounted = append(h.mounted, t.Secret)
+		default:
+			h.copied = append(h.copied, t.Secret)
 		}
 	}
-	if len(all) > 0 {
-		i.holders = append(i.holders, h)
-	}
+	i.holders = append(i.holders, h)
 }
 
-// countHolders counts the pods that hold a token, once it is known which Secrets do.
-func (i *inspection) countHolders() {
+// judgeHolders counts the pods that hold a token, and finds those that need attention, once it is known which Secrets
+// hold one.
+func (i *inspection) judgeHolders() {
 	for _, h := range i.holders {
-		for _, s := range h.secrets {
-			h.issued = h.issued || i.legacy[s]
-		}
-		if !h.issued {
+		h.copied, h.mounted = i.legacyOf(h.pod, h.copied), i.legacyOf(h.pod, h.mounted)
+		if !h.issued && len(h.copied)+len(h.mounted) == 0 {
 			continue
 		}
 		i.report.Holders++
 		if h.controlPlane {
 			i.report.ControlPlaneHolders++
 		}
-		if h.bare && i.evicts {
-			i.find(BareHolder, h.pod, "")
+		switch {
+		case i.evicts:
+			i.evicted(h)
+		case i.keeps && len(h.copied) > 0:
+			i.findUses(CopiedToken, h.pod, h.copied)
+		case i.keeps:
+			i.findUses(MountedToken, h.pod, h.mounted)
 		}
 	}
+}
+
+// legacyOf leaves those of a pod's Secrets that hold a legacy token.
+func (i *inspection) legacyOf(pod Object, secrets []string) []string {
+	return slices.DeleteFunc(secrets, func(s string) bool {
+		return !i.legacy[types.NamespacedName{Namespace: pod.Namespace, Name: s}]
+	})
+}
+
+// evicted finds what the eviction of a pod stops at, or takes away.
+func (i *inspection) evicted(h holder) {
+	if h.bare {
+		i.find(BareHolder, h.pod, "")
+	}
+	i.findUses(DataOnNode, h.pod, h.data)
 }

@@ -77,10 +77,49 @@ func TestMoving(t *testing.T) {
 	}
 }
 
+// TestHolders has pods that hold a token and stay, or are evicted with what is in their emptyDir volumes, which pods
+// without a token are not.
+func TestHolders(t *testing.T) {
+	const (
+		bound = "{name: v, projected: {sources: [{serviceAccountToken: {path: token}}]}}"
+		data  = "{name: d, emptyDir: {}}"
+		env   = "{name: T, valueFrom: {secretKeyRef: {name: s, key: token}}}"
+	)
+	for _, test := range []struct{ volumes, env, kept, evicted string }{
+		{volumes: bound},
+		{volumes: bound + ", " + data, evicted: "DataOnNode (d)"},
+		{volumes: bound + ", {name: m, emptyDir: {medium: Memory}}"},
+		{volumes: data},
+		{volumes: "{name: v, secret: {secretName: s}}", kept: "MountedToken (s)"},
+		{volumes: "{name: v, secret: {secretName: s}}, " + data, kept: "MountedToken (s)", evicted: "DataOnNode (d)"},
+		{volumes: "{name: v, secret: {secretName: other}}, " + data},
+		{volumes: "{name: v, secret: {secretName: s}}", env: env, kept: "CopiedToken (s)"},
+		{env: env, volumes: data, kept: "CopiedToken (s)", evicted: "DataOnNode (d)"},
+	} {
+		pod := &corev1.Pod{}
+		if err := yaml.UnmarshalStrict([]byte("{metadata: {namespace: blue, name: web, ownerReferences: [{kind: ReplicaSet, "+
+			"controller: true, apiVersion: apps/v1, name: a, uid: a}]}, spec: {containers: [{name: main, env: ["+test.env+"], "+
+			"volumeMounts: [{name: v, mountPath: /v}]}], volumes: ["+test.volumes+"]}}"), pod); err != nil {
+			t.Fatal(err)
+		}
+		for _, evicts := range []bool{true, false} {
+			want := map[bool]string{true: test.evicted, false: test.kept}[evicts]
+			i := &inspection{
+				evicts: evicts, keeps: !evicts, held: map[types.NamespacedName]bool{},
+				legacy: map[types.NamespacedName]bool{{Namespace: "blue", Name: "s"}: true, {Namespace: "red", Name: "other"}: true},
+			}
+			if got := i.findingsOf(pod); got != want {
+				t.Errorf("%+v, evicts %t: %q, want %q", test, evicts, got, want)
+			}
+		}
+	}
+}
+
 // findingsOf is what is found of one pod.
 func (i *inspection) findingsOf(p *corev1.Pod) string {
 	i.report = Report{}
 	i.pod(p)
+	i.judgeHolders()
 	var all []string
 	for _, f := range i.report.Findings {
 		all = append(all, string(f.Kind)+strings.TrimPrefix(f.String(), f.Object.String()))

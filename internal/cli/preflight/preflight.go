@@ -83,7 +83,7 @@ func inspect(ctx context.Context, config *rest.Config, refresh v1alpha1.NodeRefr
 			return Report{}, err
 		}
 	}
-	i.countHolders()
+	i.judgeHolders()
 	i.report.Findings = Merge(i.report.Findings)
 	return i.report, nil
 }
@@ -101,10 +101,8 @@ type inspection struct {
 	hosts, controlPlane map[string]bool
 	// localClaims are the PersistentVolumeClaims whose volume is on one node.
 	localClaims map[types.NamespacedName]bool
-	// held are the Secrets of which pods hold what could be a legacy token, and copied are those of which they have
-	// copied it.
-	held   map[types.NamespacedName]bool
-	copied []copiedSecrets
+	// held are the Secrets of which pods hold what could be a legacy token.
+	held map[types.NamespacedName]bool
 	// holders are pods that may hold a token.
 	holders []holder
 	// legacy are the Secrets that hold a legacy token.
@@ -113,13 +111,6 @@ type inspection struct {
 
 func (i *inspection) find(k Kind, o Object, detail string) {
 	i.report.Findings = append(i.report.Findings, find(k, o, detail))
-}
-
-type copiedSecrets struct {
-	pod     Object
-	secrets []string
-	// legacy are those of secrets that hold a legacy token.
-	legacy []string
 }
 
 // issuer learns the API server's own audience, which is its issuer unless it is told otherwise.
@@ -229,7 +220,7 @@ func (i *inspection) moving(p *corev1.Pod, object Object) {
 
 // tokens finds the tokens of a pod that a rotation does not refresh.
 func (i *inspection) tokens(p *corev1.Pod, object Object) {
-	var audiences, subPaths, drivers, secrets []string
+	var audiences, subPaths, drivers []string
 	all := podtokens.Of(p, i.cluster)
 	for _, t := range all {
 		switch t.Kind {
@@ -239,9 +230,7 @@ func (i *inspection) tokens(p *corev1.Pod, object Object) {
 			i.held[types.NamespacedName{Namespace: p.Namespace, Name: t.Secret}] = true
 		}
 		switch {
-		case t.Refresh == podtokens.ByKubelet:
-		case t.Kind == podtokens.Legacy:
-			secrets = append(secrets, t.Secret)
+		case t.Refresh == podtokens.ByKubelet, t.Kind == podtokens.Legacy:
 		case t.Way == podtokens.SubPath:
 			subPaths = append(subPaths, t.Volume)
 		default:
@@ -255,9 +244,6 @@ func (i *inspection) tokens(p *corev1.Pod, object Object) {
 		i.findUses(DriverToken, object, drivers)
 	case !i.evicts:
 		i.findUses(ThirdPartyToken, object, audiences)
-	}
-	if len(secrets) > 0 {
-		i.copied = append(i.copied, copiedSecrets{pod: object, secrets: secrets})
 	}
 }
 

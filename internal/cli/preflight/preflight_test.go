@@ -29,6 +29,7 @@ func TestInspectPages(t *testing.T) {
 	}
 	createDriver(t, client)
 	createUsed(t, client)
+	createHeld(t, client)
 	const nodes = 5
 	for i := range nodes {
 		create(t, client, fmt.Sprintf("n%d", i))
@@ -148,6 +149,25 @@ func createUsed(t *testing.T, client kubernetes.Interface) {
 		Type: corev1.SecretTypeServiceAccountToken,
 	}
 	if _, err := client.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// createHeld makes an immutable Secret that is deleted and kept by a finalizer: API servers refuse its token.
+func createHeld(t *testing.T, client kubernetes.Interface) {
+	t.Helper()
+	immutable := true
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "held", Annotations: map[string]string{corev1.ServiceAccountNameKey: "gone"},
+			Labels: map[string]string{lastUsedLabel: "2026-11-20"}, Finalizers: []string{"example.com/hold"},
+		},
+		Type: corev1.SecretTypeServiceAccountToken, Immutable: &immutable,
+	}
+	if _, err := client.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.CoreV1().Secrets("default").Delete(t.Context(), "held", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -13,10 +13,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// legacySecrets counts them by their metadata alone, and finds those that pods have copied.
+// legacySecrets learns of them by their metadata alone.
 func (i *inspection) legacySecrets(ctx context.Context) error {
 	secrets := i.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets"))
-	err := i.eachPage(func(o metav1.ListOptions) (string, error) {
+	return i.eachPage(func(o metav1.ListOptions) (string, error) {
 		o.FieldSelector = fields.OneTermEqualSelector("type", string(corev1.SecretTypeServiceAccountToken)).String()
 		list, err := secrets.List(ctx, o)
 		if err != nil {
@@ -29,12 +29,6 @@ func (i *inspection) legacySecrets(ctx context.Context) error {
 		}
 		return list.Continue, nil
 	})
-	if i.keeps {
-		for _, c := range i.copied {
-			i.findUses(CopiedToken, c.pod, c.legacy)
-		}
-	}
-	return err
 }
 
 // lastUsedLabel is where the API server notes the day on which a legacy token was used last: LastUsedLabelKey in
@@ -47,12 +41,6 @@ func (i *inspection) legacySecret(ctx context.Context, s *metav1.PartialObjectMe
 	}
 	i.report.LegacySecrets++
 	i.legacy[types.NamespacedName{Namespace: s.Namespace, Name: s.Name}] = true
-	for n := range i.copied {
-		c := &i.copied[n]
-		if c.pod.Namespace == s.Namespace && slices.Contains(c.secrets, s.Name) {
-			c.legacy = append(c.legacy, s.Name)
-		}
-	}
 	object := Object{Kind: "Secret", Namespace: s.Namespace, Name: s.Name}
 	last := s.Labels[lastUsedLabel]
 	if last != "" && !i.held[types.NamespacedName{Namespace: s.Namespace, Name: s.Name}] {

@@ -6,9 +6,9 @@
 //
 // Plan is where to start: a pure function from the pods of a cluster (Pods) to those that are to be evicted now. An
 // Executor notes since when tokens are new, lists pods (Observe), asks the API server to evict some (Do), and words
-// what is waited for (Reasons). With nodeRefresh Evict it moves the pods of all nodes. With the other modes it only
-// judges: the pods on nodes that Keyturn did not make, and those that keep an old token although the rotation may
-// end.
+// what is waited for (Reasons). With nodeRefresh Evict it moves the pods of all nodes. With Replace it moves those that
+// API servers refuse until they start again, since the turn of their nodes may be hours away. Besides it judges the pods
+// on nodes that Keyturn did not make, and those that keep an old token although the rotation may end.
 package evict
 
 import (
@@ -37,6 +37,8 @@ type Pod struct {
 	// System means that the cluster itself may need it.
 	System bool
 	Ready  bool
+	// Dead means that it has a copy of a legacy token that was re-signed since: API servers refuse it.
+	Dead bool
 	// Refused means that an eviction was refused lately.
 	Refused bool
 }
@@ -76,7 +78,7 @@ type Pods struct {
 func Plan(pods Pods) []Pod {
 	system, away := pods.System, map[types.UID]Owner{}
 	var now []Pod
-	for _, p := range slices.SortedStableFunc(slices.Values(pods.Old), refusedLast) {
+	for _, p := range slices.SortedStableFunc(slices.Values(pods.Old), inTurn) {
 		owner, known := away[p.Owner]
 		if !known {
 			owner = pods.Owners[p.Owner]
@@ -100,8 +102,10 @@ func Plan(pods Pods) []Pod {
 	return now
 }
 
-// refusedLast has the pods come first that may go: a call asks for some only.
-func refusedLast(a, b Pod) int { return cmp.Compare(count(a.Refused), count(b.Refused)) }
+// inTurn has the pods come first that may go, since a call asks for some only, and of those the ones with a dead token.
+func inTurn(a, b Pod) int {
+	return cmp.Or(cmp.Compare(count(a.Refused), count(b.Refused)), cmp.Compare(count(b.Dead), count(a.Dead)))
+}
 
 func count(is bool) int {
 	if is {

@@ -38,6 +38,7 @@ func TestPlan(t *testing.T) {
 	system := func(p *Pod) { p.System = true }
 	unready := func(p *Pod) { p.Ready = false }
 	refused := func(p *Pod) { p.Refused = true }
+	dead := func(p *Pod) { p.Dead = true }
 	many := func(n int, owner string) (all []Pod) {
 		for i := range n {
 			all = append(all, old(fmt.Sprintf("%s-%02d", owner, i), owner, nil))
@@ -78,6 +79,14 @@ func TestPlan(t *testing.T) {
 		}, ""},
 		{"those that were refused come last", Pods{
 			Old:    []Pod{old("p", "a", refused), old("q", "a", nil)},
+			Owners: map[types.UID]Owner{"a": {Pods: 2}},
+		}, "q"},
+		{"those with a dead token come first", Pods{
+			Old:    []Pod{old("p", "a", nil), old("q", "a", dead)},
+			Owners: map[types.UID]Owner{"a": {Pods: 2}},
+		}, "q"},
+		{"one with a dead token that was refused comes last", Pods{
+			Old:    []Pod{old("p", "a", func(p *Pod) { dead(p); refused(p) }), old("q", "a", nil)},
 			Owners: map[types.UID]Owner{"a": {Pods: 2}},
 		}, "q"},
 		{"those that were refused keep their order", Pods{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,12 +24,10 @@ const pageSize = 500
 // Executor is the pods of one cluster, during one call.
 type Executor struct {
 	// How is the cluster's nodeRefresh.
-	How v1alpha1.NodeRefresh
-	// Restarts means that the rotation restarts API servers.
-	Restarts bool
-	Keys     nodes.Keys
-	Client   kubernetes.Interface
-	Memory   *Memory
+	How    v1alpha1.NodeRefresh
+	Keys   nodes.Keys
+	Client kubernetes.Interface
+	Memory *Memory
 	// Every is how often pods are listed.
 	Every time.Duration
 	Now   time.Time
@@ -47,18 +46,14 @@ type Observed struct {
 // evicts reports whether pods are evicted.
 func (e *Executor) evicts() bool { return e.How == v1alpha1.NodeRefreshEvict }
 
-// needsNote reports whether it matters since when nobody gets an old token. New nodes leave no pod with an old one, but
-// pods that an earlier rotation named are named until a list shows that they are gone.
-func (e *Executor) needsNote(judged []*corev1.Node) bool {
-	return len(judged) > 0 || e.How.KeepsNodes() || e.Keys.Named
-}
+// hurries reports whether pods with a dead token are evicted although all pods go with their nodes.
+func (e *Executor) hurries() bool { return e.How == v1alpha1.NodeRefreshReplace }
 
-// Observe lists the pods of a cluster, if they matter: those on judged nodes do, and all do once proven says that
-// nothing else is left to do.
+// Observe lists the pods of a cluster, if they matter: those on judged nodes do, those with a dead token, and all do once
+// proven says that nothing else is left to do.
 func (e *Executor) Observe(ctx context.Context, judged []*corev1.Node, proven bool) (*Observed, error) {
 	o := &Observed{judged: judged}
-	rotates := e.Keys.Old != 0 && e.needsNote(judged)
-	if !rotates && !e.Keys.Named {
+	if e.Keys.Old == 0 && !e.Keys.Named {
 		e.Memory.forget()
 		return o, nil
 	}
@@ -66,7 +61,8 @@ func (e *Executor) Observe(ctx context.Context, judged []*corev1.Node, proven bo
 	if o.since, err = e.noted(ctx); err != nil || o.since.IsZero() {
 		return o, err
 	}
-	if len(judged) == 0 && !proven && !e.Keys.Named {
+	hurries := e.hurries() && !e.Memory.allAlive(e.Keys.KeyID)
+	if len(judged) == 0 && !proven && !e.Keys.Named && !hurries {
 		return o, nil
 	}
 	o.list, err = e.Memory.pods(e.Keys.KeyID, o.since, e.Now, e.Every,
@@ -80,7 +76,7 @@ func (e *Executor) read(ctx context.Context, since time.Time) (*list, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := judge{surroundings: around, evicts: e.evicts()}
+	j := judge{surroundings: around, evicts: e.evicts(), hurries: e.hurries()}
 	l := &list{Pods: Pods{Owners: map[types.UID]Owner{}}, on: map[string][]Pod{}}
 	options := metav1.ListOptions{Limit: pageSize, FieldSelector: "status.phase!=Succeeded,status.phase!=Failed"}
 	for {
@@ -134,7 +130,7 @@ func (e *Executor) secrets(ctx context.Context, next string) (*metav1.PartialObj
 
 // Unnoted reports whether Note is to be called before anything else.
 func (e *Executor) Unnoted(o *Observed) bool {
-	return e.Keys.Old != 0 && o.since.IsZero() && e.needsNote(o.judged)
+	return e.Keys.Old != 0 && o.since.IsZero()
 }
 
 // Note notes that nobody gets an old token any more. It is called only while that is so.
@@ -148,10 +144,10 @@ func (e *Executor) Note(ctx context.Context) error {
 // Do evicts pods, as Plan wants it. It begins when the API servers' clocks are past the time that counts as the same as
 // that of the note: the new pods would count as old.
 func (e *Executor) Do(ctx context.Context, o *Observed) error {
-	if !e.evicts() || e.Keys.Old == 0 || o.list == nil || !e.begun(o) {
+	if e.Keys.Old == 0 || o.list == nil || !e.begun(o) {
 		return nil
 	}
-	plan := Plan(e.withRefusals(o.list.Pods))
+	plan := Plan(e.withRefusals(e.going(o)))
 	if len(plan) == 0 || !e.Memory.use(o.list) {
 		return nil
 	}
@@ -162,6 +158,22 @@ func (e *Executor) Do(ctx context.Context, o *Observed) error {
 	return eviction.Each(ctx, e.Client, pods, e.Now, func(pod *corev1.Pod, r eviction.Refusal, refused bool) {
 		e.Memory.note(pod.UID, r, refused)
 	})
+}
+
+// going are the pods that are to be evicted, and what is around them. Pods on nodes that Keyturn did not make are left to
+// the user, unless he wants all to be evicted.
+func (e *Executor) going(o *Observed) Pods {
+	pods := o.list.Pods
+	switch {
+	case e.evicts():
+	case e.hurries():
+		pods.Old = slices.DeleteFunc(slices.Clone(o.list.dead), func(p Pod) bool {
+			return slices.ContainsFunc(o.judged, func(n *corev1.Node) bool { return n.Name == p.Object.Spec.NodeName })
+		})
+	default:
+		pods.Old = nil
+	}
+	return pods
 }
 
 // begun reports whether a pod that is made from now on counts as new.

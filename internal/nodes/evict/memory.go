@@ -20,6 +20,8 @@ type Memory struct {
 	refused map[types.UID]eviction.Refusal
 	// around is what was read besides the pods.
 	around surroundings
+	// alive is the kid of the key for which a list showed that no pod has a dead token any more.
+	alive string
 }
 
 // reading is a list, and what it was made for.
@@ -50,6 +52,9 @@ func (m *Memory) pods(
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.last = reading{at: now, keyID: keyID, since: since, list: l}
+	if m.alive = ""; len(l.dead) == 0 {
+		m.alive = keyID
+	}
 	maps.DeleteFunc(m.refused, func(pod types.UID, _ eviction.Refusal) bool { return !alive[pod] })
 	return l, nil
 }
@@ -94,6 +99,13 @@ func (m *Memory) note(pod types.UID, r eviction.Refusal, refused bool) {
 	m.refused[pod] = r
 }
 
+// allAlive reports whether a list showed that no pod has a dead token any more. Those that come later have none.
+func (m *Memory) allAlive(keyID string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.alive == keyID
+}
+
 func (m *Memory) refusal(pod types.UID) (eviction.Refusal, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -125,5 +137,5 @@ func (m *Memory) surroundings(
 func (m *Memory) forget() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.last, m.refused, m.around = reading{}, nil, surroundings{}
+	m.last, m.refused, m.around, m.alive = reading{}, nil, surroundings{}, ""
 }

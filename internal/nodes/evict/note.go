@@ -19,13 +19,7 @@ const (
 	noteSince = "since"
 )
 
-// watchPause is how long a kubelet whose watches broke may take to see that a Secret has changed: client-go watches
-// again after a pause that doubles with each break within two minutes, up to 30 s, and is up to twice that by chance. A
-// container that starts meanwhile copies the old token.
-const watchPause = time.Minute
-
-// noted reads the time; zero if it is not noted, or for another key. If pods are to be new on nodes that stay, it is
-// later by what kubelets may take to see new Secrets.
+// noted reads the time; zero if it is not noted, or for another key.
 func (e *Executor) noted(ctx context.Context) (time.Time, error) {
 	note, err := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, NoteName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || err == nil && note.Data[noteKeyID] != e.Keys.KeyID {
@@ -35,9 +29,6 @@ func (e *Executor) noted(ctx context.Context) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("reading ConfigMap %s/%s: %w", metav1.NamespaceSystem, NoteName, err)
 	}
 	since, _ := time.Parse(time.RFC3339, note.Data[noteSince]) // what only a person can have written is replaced
-	if e.evicts() && e.Restarts && !since.IsZero() {
-		since = since.Add(watchPause)
-	}
 	return since, nil
 }
 

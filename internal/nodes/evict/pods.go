@@ -22,8 +22,9 @@ func predates(at metav1.Time, since time.Time) bool { return !at.After(since.Add
 // judge sorts pods by what their tokens are.
 type judge struct {
 	surroundings
-	// evicts means that every old pod is to go, whatever would replace its tokens.
-	evicts bool
+	// evicts means that every old pod is to go, whatever would replace its tokens, and hurries that those with a dead token
+	// are to go before their nodes do.
+	evicts, hurries bool
 }
 
 // surroundings are what the API shows of tokens besides the pods. Whatever comes later has new tokens only.
@@ -116,8 +117,9 @@ func isReady(pod *corev1.Pod) bool {
 // list is what a list of all pods showed.
 type list struct {
 	Pods
-	// on are the old pods by node.
-	on map[string][]Pod
+	// on are the old pods by node, and dead those with a dead token.
+	on   map[string][]Pod
+	dead []Pod
 	// kept are the pods that keep an old token.
 	kept []nodes.Holder
 }
@@ -125,15 +127,20 @@ type list struct {
 // add adds a pod that has not ended.
 func (l *list) add(j judge, pod *corev1.Pod) {
 	p := podOf(pod)
+	tokens := j.kept(pod)
+	p.Dead = slices.ContainsFunc(tokens, func(t podtokens.Token) bool { return t.Kind == podtokens.Legacy })
 	old := j.isOld(pod)
 	if old {
 		l.Old = append(l.Old, p)
 		l.on[pod.Spec.NodeName] = append(l.on[pod.Spec.NodeName], p)
 	}
-	if tokens := j.kept(pod); len(tokens) > 0 {
+	if p.Dead {
+		l.dead = append(l.dead, p)
+	}
+	if len(tokens) > 0 {
 		l.kept = append(l.kept, nodes.Holder{Namespace: pod.Namespace, Pod: pod.Name, Tokens: tokens})
 	}
-	if p.Owner == "" || !j.evicts {
+	if p.Owner == "" || !j.evicts && !j.hurries {
 		return
 	}
 	owner := l.Owners[p.Owner]

@@ -183,6 +183,16 @@ func TestListed(t *testing.T) {
 		}
 	}
 
+	copied := copies("legacy")
+	l = listed(judge{hurries: true, surroundings: surroundings{
+		since: noon, legacy: map[types.NamespacedName]bool{{Namespace: "ns", Name: "legacy"}: true},
+	}}, owned("a", "web", noon, nil), owned("b", "web", noon, func(p *corev1.Pod) { copied(p); ready(p) }),
+		owned("c", "web", later, copied), owned("d", "web", noon, copies("settings")))
+	if web := l.Owners["web"]; len(l.dead) != 1 || l.dead[0].Object.Name != "b" || !l.dead[0].Dead ||
+		web.Pods != 4 || web.Away != 3 {
+		t.Errorf("with a dead token are %+v, of web %+v", l.dead, web)
+	}
+
 	judges := judge{surroundings: surroundings{
 		since: noon, legacy: map[types.NamespacedName]bool{{Namespace: "ns", Name: "legacy"}: true},
 	}}
@@ -229,8 +239,17 @@ func TestMemoryOfEvictions(t *testing.T) {
 			t.Errorf("the eviction of %s is refused: %t, want %t", uid, refused, want)
 		}
 	}
+	if !m.allAlive("k2") || m.allAlive("k3") {
+		t.Error("a list without a dead token is not remembered")
+	}
+	if _, err := m.pods("k2", noon, noon.Add(time.Hour), time.Minute, func() (*list, error) {
+		return &list{dead: []Pod{old("p", "a", nil)}}, nil
+	}); err != nil || m.allAlive("k2") {
+		t.Errorf("a dead token is overlooked (%v)", err)
+	}
+	mustList("k2", pods())
 	m.forget()
-	if _, refused := m.refusal("p"); refused || m.last.list != nil {
+	if _, refused := m.refusal("p"); refused || m.last.list != nil || m.allAlive("k2") {
 		t.Errorf("not forgotten: %+v", m)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -64,20 +63,12 @@ func (e *Executor) evictions(o *Observed) []nodes.Reason {
 	if rest > 0 {
 		out = append(out, e.unready(pods)...)
 		out = append(out, nodes.Reason{Words: fmt.Sprintf(
-			"%d pods to be evicted%s, which hold a token older than key version %d", rest, e.later(o), e.Keys.Next)})
+			"%d pods to be evicted, which hold a token older than key version %d", rest, e.Keys.Next)})
 	}
 	if ending > 0 {
 		out = append(out, nodes.Reason{Words: fmt.Sprintf("%d evicted pods to end", ending)})
 	}
 	return out
-}
-
-// later names the time at which evictions begin, if that is to come.
-func (e *Executor) later(o *Observed) string {
-	if !e.Now.Before(o.since) {
-		return ""
-	}
-	return " from " + o.since.UTC().Format(time.RFC3339) + " on"
 }
 
 // unready are the pods for which others wait that would be evicted otherwise.

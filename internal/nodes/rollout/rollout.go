@@ -41,8 +41,6 @@ type Cluster struct {
 	Pools       []v1alpha1.NodePool
 	NodeRefresh v1alpha1.NodeRefresh
 	TokenReload time.Duration
-	// Restarts means that a rotation restarts its API servers.
-	Restarts bool
 	// Machines are those of its pools. Without any, NodeRefresh must be Evict, and Keyturn makes no nodes.
 	Machines nodes.Machines
 	// Refresher replaces the tokens on its machines. Without one, NodeRefresh must be Replace, unless there are no
@@ -250,7 +248,7 @@ func (r *Rollout) open(client kubernetes.Interface, keys nodes.Keys) *observatio
 			Memory: &memory.tokens, Every: r.tokensEvery, Now: now,
 		},
 		aged: evict.Executor{
-			How: r.NodeRefresh, Restarts: r.Restarts, Keys: keys, Client: client,
+			How: r.NodeRefresh, Keys: keys, Client: client,
 			Memory: &memory.evict, Every: r.podsEvery(), Now: now,
 		},
 	}
