@@ -14,9 +14,8 @@ import (
 
 func (a *app) rotate() *cobra.Command {
 	var path, kubeconfig string
-	var skipPrompt, dryRun bool
-	var o output
-	var w waiting
+	var how rotateFlags
+	var many manyClusters
 	cmd := &cobra.Command{
 		Use:   "rotate",
 		Short: "Rotate the KSA signing key of a user cluster",
@@ -26,41 +25,70 @@ cluster and wherever else, tokens are signed again with it, nodes are replaced b
 What will happen is shown first: what would stop the rotation, and what would break by it. With --dry-run that is all,
 also as JSON or YAML. The command then starts the rotation and returns; with --wait it follows it to its
 end. A rotation cannot be paused or rolled back, and while it runs no other rotation and no update of the cluster
-can start. Keys of advanced clusters cannot be rotated.`,
+can start. Keys of advanced clusters cannot be rotated.
+
+With --all it rotates the keys of all user clusters, or of those that --selector and --older-than leave, the oldest keys
+first: the next rotation starts when one has ended, or with --parallel N, while fewer than N run. Rotations that are
+under way come first, also those that somebody else started. No further rotation starts once one is blocked, has not
+ended after --timeout or fails; clusters whose state does not allow a rotation are left out. The exit code tells what
+stopped it. With --all no user cluster is inspected, so it needs no right to read Secrets.`,
 		Example: `  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig
   gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --skip-prompt --wait
-  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --dry-run -o json`,
+  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --dry-run -o json
+  gkectl update credentials ksa-signing-key rotate --kubeconfig kubeconfig --all --older-than 90d --skip-prompt`,
 	}
 	configFlag(cmd, &path)
 	kubeconfigFlag(cmd, &kubeconfig)
-	skipPromptFlag(cmd, &skipPrompt)
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would happen, and change nothing")
-	outputFlag(cmd, &o, "text", "json", "yaml")
-	waitFlags(cmd, &w, false)
+	skipPromptFlag(cmd, &how.skipPrompt)
+	cmd.Flags().BoolVar(&how.dryRun, "dry-run", false, "show what would happen, and change nothing")
+	outputFlag(cmd, &how.output, "text", "json", "yaml")
+	waitFlags(cmd, &how.waiting, false)
+	manyClustersFlags(cmd, &many)
 	return a.verb(cmd, func(ctx context.Context) error {
-		if !dryRun && o.form != "text" {
-			return usage("add --dry-run", "only what a dry run shows can be written as %s", o.form)
+		if err := many.check(cmd); err != nil {
+			return err
+		}
+		if !how.dryRun && how.output.form != "text" {
+			return usage("add --dry-run", "only what a dry run shows can be written as %s", how.output.form)
+		}
+		if many.all {
+			admin, err := a.connect(kubeconfig)
+			if err != nil {
+				return err
+			}
+			return a.rotateAll(ctx, admin, many, how)
 		}
 		c, admin, err := a.open(path, kubeconfig)
 		if err != nil {
 			return err
 		}
-		if dryRun {
-			return a.dryRun(ctx, admin, c.Name, o)
-		}
-		version, err := a.startRotation(ctx, admin, c.Name, skipPrompt)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(a.Out, "successfully started the KSA signing key rotation with KSASigningKeyVersion %d, use gkectl update credentials ksa-signing-key status command to view the current state of KSA signing key rotation\n", version)
-		if !w.wait {
-			return nil
-		}
-		if err := a.follow(ctx, admin, c.Name, w, untilRotated(version)); err != nil {
-			return err
-		}
-		return a.showState(ctx, admin, c.Name, output{form: "text"})
+		return a.rotateOne(ctx, admin, c.Name, how)
 	})
+}
+
+// rotateFlags are the flags of `rotate` that do not name clusters.
+type rotateFlags struct {
+	skipPrompt, dryRun bool
+	output             output
+	waiting            waiting
+}
+
+func (a *app) rotateOne(ctx context.Context, admin admin, name string, how rotateFlags) error {
+	if how.dryRun {
+		return a.dryRun(ctx, admin, name, how.output)
+	}
+	version, err := a.startRotation(ctx, admin, name, how.skipPrompt)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Out, "successfully started the KSA signing key rotation with KSASigningKeyVersion %d, use gkectl update credentials ksa-signing-key status command to view the current state of KSA signing key rotation\n", version)
+	if !how.waiting.wait {
+		return nil
+	}
+	if err := a.follow(ctx, admin, name, how.waiting, untilRotated(version)); err != nil {
+		return err
+	}
+	return a.showState(ctx, admin, name, output{form: "text"})
 }
 
 // startRotation shows what a rotation will do, asks, and raises the wanted key version by one.
