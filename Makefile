@@ -30,7 +30,7 @@ build: ## Build every program into bin/, static
 .PHONY: images
 images: ## Pack the programs that run in clusters as OCI archives, bin/images/NAME.tar
 	@mkdir -p bin/images/programs
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/images/programs/ ./cmd/keyturn-{agent,controller,signer}
+	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/images/programs/ ./cmd/{gkectl,keyturn-agent,keyturn-controller,keyturn-signer}
 	go run ./tools/images -programs bin/images/programs -out bin/images -version '$(or $(VERSION),dev)'
 
 .PHONY: kube

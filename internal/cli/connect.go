@@ -34,22 +34,12 @@ type admin struct {
 	program   program
 }
 
-// connect reaches the admin cluster of a kubeconfig file. No request is made yet.
+// connect reaches the admin cluster of a kubeconfig file, or in a pod that has none, the cluster of the pod. No request is
+// made yet.
 func (a *app) connect(path string) (admin, error) {
-	if path == "" {
-		return admin{}, usage("for example --kubeconfig "+defaultKubeconfig, "no kubeconfig file of the admin cluster given")
-	}
-	file, err := clientcmd.LoadFromFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return admin{}, usage("name it with --kubeconfig, or make an admin cluster with `gkectl create admin`",
-			"the kubeconfig file %s of the admin cluster does not exist", path)
-	}
+	config, err := readKubeconfig(path)
 	if err != nil {
-		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "reading the kubeconfig file: %w", err)
-	}
-	config, err := clientcmd.NewDefaultClientConfig(*file, &clientcmd.ConfigOverrides{}).ClientConfig()
-	if err != nil {
-		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig file %s: %w", path, err)
+		return admin{}, err
 	}
 	return a.adminOf(config, v1alpha1.SystemNamespace)
 }
@@ -63,6 +53,29 @@ func (a *app) adminOf(config *rest.Config, namespace string) (admin, error) {
 		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig: %w", err)
 	}
 	return admin{client: c, config: config, namespace: namespace, program: a.program}, nil
+}
+
+func readKubeconfig(path string) (*rest.Config, error) {
+	if path == "" {
+		return nil, usage("for example --kubeconfig "+defaultKubeconfig, "no kubeconfig file of the admin cluster given")
+	}
+	file, err := clientcmd.LoadFromFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if config, err := rest.InClusterConfig(); err == nil && path == defaultKubeconfig {
+			return config, nil
+		}
+		return nil, usage("name it with --kubeconfig, or make an admin cluster with `gkectl create admin`",
+			"the kubeconfig file %s of the admin cluster does not exist", path)
+	}
+	if err != nil {
+		return nil, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "reading the kubeconfig file: %w", err)
+	}
+	config, err := clientcmd.NewDefaultClientConfig(*file, &clientcmd.ConfigOverrides{}).ClientConfig()
+	if err != nil {
+		return nil, usage("name the kubeconfig file of the admin cluster with --kubeconfig",
+			"using the kubeconfig file %s: %w", path, err)
+	}
+	return config, nil
 }
 
 // The kinds that gkectl uses are known, so that it need not ask the API server for them first.
@@ -102,11 +115,11 @@ func (c admin) existing(ctx context.Context, name string) (*v1alpha1.UserCluster
 	return uc, err
 }
 
-func (c admin) list(ctx context.Context) (*v1alpha1.UserClusterList, error) {
+func (c admin) list(ctx context.Context, o ...client.ListOption) (*v1alpha1.UserClusterList, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	list := &v1alpha1.UserClusterList{}
-	err := c.client.List(ctx, list, client.InNamespace(c.namespace))
+	err := c.client.List(ctx, list, append(o, client.InNamespace(c.namespace))...)
 	return list, inWords(err, "listing user clusters")
 }
 

@@ -28,6 +28,8 @@ const (
 	ExitRefused = 3
 	// ExitTimeout says that the time to wait was over; what was started goes on.
 	ExitTimeout = 4
+	// ExitBlocked says that a rotation waits for a person.
+	ExitBlocked = 5
 	// ExitInterrupted says that a signal ended it; what was started goes on.
 	ExitInterrupted = 130
 )
@@ -44,6 +46,7 @@ func exitCodes() *cobra.Command {
   3    the state of the cluster does not allow it, for example because a rotation or an update runs;
        nothing was changed
   4    the time given with --timeout was over; what was started goes on
+  5    a rotation is blocked until a person acts (rotate --all); what was started goes on
   130  it was interrupted by a signal; what was started goes on`,
 	}
 }

@@ -12,36 +12,45 @@ import (
 	"github.com/keyturn/keyturn/internal/cli/preflight"
 )
 
-// rotateOptions are the flags of rotate.
-type rotateOptions struct {
+// rotateFlags are the flags of `rotate` that do not name the admin cluster or a file.
+type rotateFlags struct {
 	skipPrompt, dryRun bool
 	output             output
 	waiting            waiting
+	many               manyClusters
 }
 
 func (a *app) rotate() *cobra.Command {
 	var path, kubeconfig string
-	var o rotateOptions
-	cmd := rotateCommand(&o)
+	var how rotateFlags
+	cmd := rotateCommand(&how)
 	cmd.Example = `  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig
   gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --skip-prompt --wait
-  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --dry-run -o json`
+  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --dry-run -o json
+  gkectl update credentials ksa-signing-key rotate --kubeconfig kubeconfig --all --older-than 90d --skip-prompt`
 	configFlag(cmd, &path)
 	kubeconfigFlag(cmd, &kubeconfig)
 	return a.verb(cmd, func(ctx context.Context) error {
-		if err := onlyDryRun(o.dryRun, o.output); err != nil {
+		if err := how.check(cmd); err != nil {
 			return err
 		}
-		c, admin, err := a.open(path, kubeconfig)
+		if how.many.all {
+			c, err := a.connect(kubeconfig)
+			if err != nil {
+				return err
+			}
+			return a.rotateAll(ctx, c, how)
+		}
+		file, c, err := a.open(path, kubeconfig)
 		if err != nil {
 			return err
 		}
-		return a.rotateCluster(ctx, admin, c.Name, o)
+		return a.rotateOne(ctx, c, file.Name, how)
 	})
 }
 
 // rotateCommand is rotate of both programs, without what names the cluster.
-func rotateCommand(o *rotateOptions) *cobra.Command {
+func rotateCommand(how *rotateFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotate",
 		Short: "Rotate the KSA signing key of a user cluster",
@@ -51,13 +60,28 @@ cluster and wherever else, tokens are signed again with it, nodes are replaced b
 What will happen is shown first: what would stop the rotation, and what would break by it. With --dry-run that is all,
 also as JSON or YAML. The command then starts the rotation and returns; with --wait it follows it to its
 end. A rotation cannot be paused or rolled back, and while it runs no other rotation and no update of the cluster
-can start. Keys of advanced clusters cannot be rotated.`,
+can start. Keys of advanced clusters cannot be rotated.
+
+With --all it rotates the keys of all user clusters, or of those that --selector and --older-than leave, the oldest keys
+first: the next rotation starts when one has ended, or with --parallel N, while fewer than N run. Rotations that are
+under way come first, also those that somebody else started. No further rotation starts once one is blocked, has not
+ended after --timeout or fails; clusters whose state does not allow a rotation are left out. The exit code tells what
+stopped it. With --all no user cluster is inspected, so it needs no right to read Secrets.`,
 	}
-	skipPromptFlag(cmd, &o.skipPrompt)
-	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "show what would happen, and change nothing")
-	outputFlag(cmd, &o.output, "text", "json", "yaml")
-	waitFlags(cmd, &o.waiting, false)
+	skipPromptFlag(cmd, &how.skipPrompt)
+	cmd.Flags().BoolVar(&how.dryRun, "dry-run", false, "show what would happen, and change nothing")
+	outputFlag(cmd, &how.output, "text", "json", "yaml")
+	waitFlags(cmd, &how.waiting, false)
+	manyClustersFlags(cmd, &how.many)
 	return cmd
+}
+
+// check refuses flags that do not go together.
+func (how rotateFlags) check(cmd *cobra.Command) error {
+	if err := how.many.check(cmd); err != nil {
+		return err
+	}
+	return onlyDryRun(how.dryRun, how.output)
 }
 
 // onlyDryRun refuses a form of output that only a dry run has.
@@ -68,19 +92,19 @@ func onlyDryRun(dryRun bool, o output) error {
 	return nil
 }
 
-func (a *app) rotateCluster(ctx context.Context, c admin, name string, o rotateOptions) error {
-	if o.dryRun {
-		return a.dryRun(ctx, c, name, o.output)
+func (a *app) rotateOne(ctx context.Context, c admin, name string, how rotateFlags) error {
+	if how.dryRun {
+		return a.dryRun(ctx, c, name, how.output)
 	}
-	version, err := a.startRotation(ctx, c, name, o.skipPrompt)
+	version, err := a.startRotation(ctx, c, name, how.skipPrompt)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(a.Out, a.program.started+"\n", version, name)
-	if !o.waiting.wait {
+	if !how.waiting.wait {
 		return nil
 	}
-	if err := a.follow(ctx, c, name, o.waiting, untilRotated(version)); err != nil {
+	if err := a.follow(ctx, c, name, how.waiting, untilRotated(version)); err != nil {
 		return err
 	}
 	return a.showState(ctx, c, name, output{form: "text"})

@@ -108,15 +108,30 @@ func (p pluginVerbs) adopt() *cobra.Command {
 }
 
 func (p pluginVerbs) rotate() *cobra.Command {
-	var o rotateOptions
-	cmd := rotateCommand(&o)
+	var how rotateFlags
+	cmd := rotateCommand(&how)
 	cmd.Example = `  kubectl keyturn rotate prod --dry-run
-  kubectl keyturn rotate prod --wait`
-	return p.of(cmd, func(ctx context.Context, c admin, name string) error {
-		if err := onlyDryRun(o.dryRun, o.output); err != nil {
+  kubectl keyturn rotate prod --wait
+  kubectl keyturn rotate --all --older-than 90d --skip-prompt`
+	one := p.of(cmd, func(ctx context.Context, c admin, name string) error { return p.rotateOne(ctx, c, name, how) }).RunE
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if how.many.all {
+			return cobra.NoArgs(cmd, args)
+		}
+		return cobra.ExactArgs(1)(cmd, args)
+	}
+	return p.verb(cmd, func(ctx context.Context) error {
+		if err := how.check(cmd); err != nil {
 			return err
 		}
-		return p.rotateCluster(ctx, c, name, o)
+		if !how.many.all {
+			return one(cmd, cmd.Flags().Args())
+		}
+		c, err := p.connect()
+		if err != nil {
+			return err
+		}
+		return p.rotateAll(ctx, c, how)
 	})
 }
 

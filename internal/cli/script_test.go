@@ -151,7 +151,7 @@ func controllerClient() (client.Client, error) {
 }
 
 // cmdObserve makes a status of a cluster the observed one: observe [-stale] CLUSTER STATUS_FILE. Its generations are
-// the current one, or, with -stale, the one before.
+// the current one, or, with -stale, the one before, and its keys without a time are new.
 func cmdObserve(ts *testscript.TestScript, _ bool, args []string) {
 	var behind int64
 	if args[0] == "-stale" {
@@ -167,6 +167,11 @@ func cmdObserve(ts *testscript.TestScript, _ bool, args []string) {
 		status.Conditions[i].ObservedGeneration = status.ObservedGeneration
 		if status.Conditions[i].LastTransitionTime.IsZero() {
 			status.Conditions[i].LastTransitionTime = metav1.Now()
+		}
+	}
+	for i := range status.KSASigningKey.Keys {
+		if status.KSASigningKey.Keys[i].CreatedAt.IsZero() {
+			status.KSASigningKey.Keys[i].CreatedAt = metav1.Now()
 		}
 	}
 	uc.Status = status

@@ -1,10 +1,7 @@
 package controller_test
 
 import (
-	"bytes"
 	"context"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -18,33 +15,6 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/kubetest"
 )
-
-// startNamespaceController runs the real one, as an administrator, until the test ends.
-func startNamespaceController(t *testing.T) {
-	t.Helper()
-	dir, err := kubetest.BinDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	administrator := rest.CopyConfig(controllerConfig)
-	administrator.Impersonate = rest.ImpersonationConfig{}
-	file := kubetest.WriteKubeconfig(t, administrator)
-	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, filepath.Join(dir, "kube-controller-manager"),
-		"--kubeconfig", file, "--controllers=namespace-controller", "--leader-elect=false", "--secure-port=0")
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		cancel()
-		_ = cmd.Wait() // it was killed
-		if t.Failed() {
-			t.Logf("kube-controller-manager:\n%s", &log)
-		}
-	})
-}
 
 // await returns once done does, however long that takes on a busy machine.
 func (w *world) await(what string, done func() (bool, error)) {
@@ -68,7 +38,9 @@ func TestNamespaceGoes(t *testing.T) {
 	if err := admin.Delete(t.Context(), namespace); err != nil {
 		t.Fatal(err)
 	}
-	startNamespaceController(t)
+	administrator := rest.CopyConfig(controllerConfig)
+	administrator.Impersonate = rest.ImpersonationConfig{}
+	kubetest.StartControllers(t, administrator, "namespace-controller")
 	w.await("the credentials and the cluster to be deleted", func() (bool, error) {
 		err := admin.Get(t.Context(), client.ObjectKeyFromObject(secret), secret)
 		return err == nil && !secret.DeletionTimestamp.IsZero() && !w.get(blue).DeletionTimestamp.IsZero(), err

@@ -12,7 +12,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection"
@@ -44,11 +43,8 @@ func TestFlags(t *testing.T) {
 // arguments returns those of the controller.
 func arguments(t *testing.T, values ...string) []string {
 	t.Helper()
-	o := named(render(t, values...))["Deployment/keyturn-controller"]
 	var d appsv1.Deployment
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &d); err != nil {
-		t.Fatal(err)
-	}
+	convert(t, named(render(t, values...))["Deployment/keyturn-controller"], &d)
 	return d.Spec.Template.Spec.Containers[0].Args
 }
 

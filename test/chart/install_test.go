@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -20,6 +21,7 @@ import (
 // release is the chart in an API server of its own, which runs nothing.
 type release struct {
 	t          *testing.T
+	config     *rest.Config
 	kubeconfig string
 	client     client.Client
 }
@@ -31,7 +33,7 @@ func newRelease(t *testing.T) *release {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &release{t: t, kubeconfig: kubetest.WriteKubeconfig(t, cfg), client: c}
+	return &release{t: t, config: cfg, kubeconfig: kubetest.WriteKubeconfig(t, cfg), client: c}
 }
 
 // helm runs Helm in the API server.

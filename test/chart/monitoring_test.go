@@ -1,6 +1,7 @@
 package chart
 
 import (
+	"bytes"
 	"os"
 	"testing"
 
@@ -32,14 +33,18 @@ func TestMonitorFindsService(t *testing.T) {
 	}
 }
 
-// TestRuleIsTestedFile wants the PrometheusRule to hold what promtool tests.
+// TestRuleIsTestedFile wants the PrometheusRule to hold what promtool tests, but for the age of a key that values set.
 func TestRuleIsTestedFile(t *testing.T) {
-	rule := named(render(t, "--values", "testdata/all.yaml"))["PrometheusRule/keyturn"]
-	if rule == nil {
-		t.Fatal("there is no PrometheusRule")
-	}
-	if diff := cmp.Diff(alerts(t), rule.Object["spec"]); diff != "" {
-		t.Errorf("PrometheusRule (-tested +chart):\n%s", diff)
+	for days, args := range map[string][]string{
+		"120": {"--set", "metrics.prometheusRule.enabled=true"}, "45": {"--values", "testdata/all.yaml"},
+	} {
+		rule := named(render(t, args...))["PrometheusRule/keyturn"]
+		if rule == nil {
+			t.Fatal("there is no PrometheusRule")
+		}
+		if diff := cmp.Diff(alerts(t, days), rule.Object["spec"]); diff != "" {
+			t.Errorf("PrometheusRule (-tested +chart):\n%s", diff)
+		}
 	}
 }
 
@@ -53,13 +58,17 @@ func only(t *testing.T, o *unstructured.Unstructured, list string) map[string]an
 	return all[0].(map[string]any)
 }
 
-// alerts returns the file of the alert rules.
-func alerts(t *testing.T) map[string]any {
+// alerts returns the file of the alert rules, with an age of a key in days.
+func alerts(t *testing.T, days string) map[string]any {
 	t.Helper()
 	raw, err := os.ReadFile(chart + "/files/alerts.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
+	if n := bytes.Count(raw, []byte("120 * 86400")); n != 1 {
+		t.Fatalf("120 days are in the alert rules %d times, want once", n)
+	}
+	raw = bytes.ReplaceAll(raw, []byte("120 * 86400"), []byte(days+" * 86400"))
 	var rules map[string]any
 	if err := yaml.Unmarshal(raw, &rules); err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -78,8 +79,15 @@ func TestServerAccepts(t *testing.T) {
 				if err := admin.Create(t.Context(), o.DeepCopy(), client.DryRunAll); err != nil {
 					t.Errorf("%s %s: %v", o.GetKind(), o.GetName(), err)
 				}
-				if o.GetKind() == "Deployment" {
-					checkPod(t, o)
+				switch o.GetKind() {
+				case "Deployment":
+					var d appsv1.Deployment
+					convert(t, o, &d)
+					checkPod(t, o, d.Spec.Template)
+				case "CronJob":
+					var c batchv1.CronJob
+					convert(t, o, &c)
+					checkPod(t, o, c.Spec.JobTemplate.Spec.Template)
 				}
 			}
 		})
@@ -94,21 +102,24 @@ func makeNamespace(t *testing.T, o *unstructured.Unstructured) {
 	}
 }
 
-// checkPod has the API server check the pods of the Deployment, which a namespace of Pod Security level restricted must
-// accept.
-func checkPod(t *testing.T, o *unstructured.Unstructured) {
+// convert makes an object of its own type of one.
+func convert(t *testing.T, o *unstructured.Unstructured, into any) {
 	t.Helper()
-	var d appsv1.Deployment
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &d); err != nil {
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, into); err != nil {
 		t.Fatal(err)
 	}
-	pod := &corev1.Pod{ObjectMeta: d.Spec.Template.ObjectMeta, Spec: d.Spec.Template.Spec}
-	pod.Namespace, pod.GenerateName = o.GetNamespace(), "keyturn-controller-"
+}
+
+// checkPod has the API server check the pods of an object, which a namespace of Pod Security level restricted must accept.
+func checkPod(t *testing.T, o *unstructured.Unstructured, template corev1.PodTemplateSpec) {
+	t.Helper()
+	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
+	pod.Namespace, pod.GenerateName = o.GetNamespace(), o.GetName()+"-"
 	if err := admin.Create(t.Context(), pod, client.DryRunAll); err != nil {
-		t.Errorf("a pod of the Deployment: %v", err)
+		t.Errorf("a pod of %s %s: %v", o.GetKind(), o.GetName(), err)
 	}
 	if readOnly := pod.Spec.Containers[0].SecurityContext.ReadOnlyRootFilesystem; readOnly == nil || !*readOnly {
-		t.Error("the controller can write to its root file system")
+		t.Errorf("%s %s can write to its root file system", o.GetKind(), o.GetName())
 	}
 }
 
@@ -232,9 +243,15 @@ type right struct {
 // checkRights first checks what is allowed: once the API server knows these roles, it knows that nothing else is.
 func checkRights(t *testing.T, rights []right) {
 	t.Helper()
+	checkRightsIn(t, admin, rights)
+}
+
+// checkRightsIn is checkRights in the API server of a client.
+func checkRightsIn(t *testing.T, c client.Client, rights []right) {
+	t.Helper()
 	for _, want := range []bool{true, false} {
 		for _, r := range rights {
-			if r.want == want && allowed(t, r) != want {
+			if r.want == want && allowed(t, c, r) != want {
 				t.Errorf("%+v: allowed %t", r, !want)
 			}
 		}
@@ -242,7 +259,7 @@ func checkRights(t *testing.T, rights []right) {
 }
 
 // allowed asks until the answer is the wanted one, as the API server sees new roles a moment later, or for 30 seconds.
-func allowed(t *testing.T, r right) bool {
+func allowed(t *testing.T, c client.Client, r right) bool {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; {
 		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
@@ -252,7 +269,7 @@ func allowed(t *testing.T, r right) bool {
 				Name: r.name,
 			},
 		}}
-		if err := admin.Create(t.Context(), review); err != nil {
+		if err := c.Create(t.Context(), review); err != nil {
 			t.Fatal(err)
 		}
 		if review.Status.Allowed == r.want || time.Now().After(deadline) {

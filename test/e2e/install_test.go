@@ -30,7 +30,8 @@ nodePools:
 }
 
 // One cluster manages another: Helm installs two controllers into it, whose pods reach keyturn-local. The leader
-// is stopped in a rotation and woken after it; then both are killed in another; then the chart is upgraded in a third.
+// is stopped in a rotation and woken after it; then both are killed in another; then the chart is upgraded in a third,
+// which a Job of the chart's schedule starts.
 func TestRotateInstalledByHelm(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("nodes need root")
@@ -42,11 +43,15 @@ func TestRotateInstalledByHelm(t *testing.T) {
 	in.makeLegacy(t)
 	verified := in.startVerifying(t, "go-oidc", v1alpha1.DefaultIssuer, in.clusterDocuments(t))
 
-	in.rotate(t, 2, in.stopLeader)
-	in.rotate(t, 3, in.killAll)
-	in.rotate(t, 4, func() func() {
+	in.rotate(t, 2, in.byHand, in.stopLeader)
+	in.rotate(t, 3, in.byHand, in.killAll)
+	in.rotate(t, 4, in.bySchedule, func() func() {
 		in.helm("upgrade", "keyturn", chart, "--reuse-values", "--set", "podAnnotations.upgraded=yes")
-		return in.awaitControllers
+		return func() {
+			in.awaitControllers()
+			in.mustKubectl("--namespace", v1alpha1.SystemNamespace, "wait", "job/now", "--for=condition=Complete",
+				"--timeout=2m")
+		}
 	})
 
 	verified()
@@ -71,7 +76,7 @@ func newInstallation(t *testing.T, host *place) *installation {
 	t.Helper()
 	in := &installation{place: &place{t: t, bin: host.bin, dir: t.TempDir(), network: host.network}, host: host}
 	copyFile(t, host.userKubeconfig("managing"), in.kubeconfig())
-	in.importImage(t)
+	in.importImages(t)
 	credentials := filepath.Join(host.dir, "local-credentials")
 	for _, args := range [][]string{
 		{"create", "namespace", v1alpha1.SystemNamespace},
@@ -82,8 +87,10 @@ func newInstallation(t *testing.T, host *place) *installation {
 	} {
 		in.mustKubectl(args...)
 	}
+	// The schedule never comes: the Job is made by hand.
 	in.helm("install", "keyturn", chart, "--set", "local.secretName=keyturn-local",
-		"--set", "local.endpoint=https://"+strings.TrimSuffix(host.network, "0.0/16")+"0.6:9443")
+		"--set", "local.endpoint=https://"+strings.TrimSuffix(host.network, "0.0/16")+"0.6:9443",
+		"--set", "schedule.enabled=true", "--set", "schedule.cron=0 0 31 2 *", "--set", "schedule.olderThan=1s")
 	in.awaitControllers()
 	return in
 }
@@ -104,8 +111,8 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// importImage packs the controller as `make images` does, and gives it to the nodes.
-func (in *installation) importImage(t *testing.T) {
+// importImages packs the programs as `make images` does, and gives those of the chart to the nodes.
+func (in *installation) importImages(t *testing.T) {
 	t.Helper()
 	pack := exec.Command("go", "run", "../../tools/images", "-programs", in.bin, "-out", in.dir)
 	if out, err := pack.CombinedOutput(); err != nil {
@@ -118,11 +125,13 @@ func (in *installation) importImage(t *testing.T) {
 		t.Fatalf("there are %d machines, want 2", len(machines))
 	}
 	for _, m := range machines {
-		copyFile(t, filepath.Join(in.dir, "keyturn-controller.tar"), fmt.Sprintf("/proc/%d/root/var/controller.tar", m.pid))
-		out, err := exec.Command("nsenter", "-t", fmt.Sprint(m.pid), "-a",
-			"ctr", "-n", "k8s.io", "images", "import", "/var/controller.tar").CombinedOutput()
-		if err != nil {
-			t.Fatalf("importing the image: %v\n%s", err, out)
+		for _, archive := range []string{"keyturn-controller.tar", "gkectl.tar"} {
+			copyFile(t, filepath.Join(in.dir, archive), fmt.Sprintf("/proc/%d/root/var/%s", m.pid, archive))
+			out, err := exec.Command("nsenter", "-t", fmt.Sprint(m.pid), "-a",
+				"ctr", "-n", "k8s.io", "images", "import", "/var/"+archive).CombinedOutput()
+			if err != nil {
+				t.Fatalf("importing the image: %v\n%s", err, out)
+			}
 		}
 	}
 }
@@ -149,11 +158,19 @@ func (in *installation) awaitControllers() {
 		"deployment/keyturn-controller", "--timeout=3m")
 }
 
+// byHand starts a rotation as a person does.
+func (in *installation) byHand() { in.must(in.credentials("rotate", "--skip-prompt")...) }
+
+// bySchedule starts one by a Job of the chart's CronJob.
+func (in *installation) bySchedule() {
+	in.mustKubectl("--namespace", v1alpha1.SystemNamespace, "create", "job", "now", "--from=cronjob/keyturn-rotate")
+}
+
 // rotate rotates to a version and, once that has begun, has something done and, at the end, made good again.
-func (in *installation) rotate(t *testing.T, version int, disturb func() (mend func())) {
+func (in *installation) rotate(t *testing.T, version int, start func(), disturb func() (mend func())) {
 	t.Helper()
 	old := in.mint(t, "")
-	in.must(in.credentials("rotate", "--skip-prompt")...)
+	start()
 	in.eventually("the rotation to begin", func(context.Context) error {
 		if stored := len(in.cluster("e2e").Status.KSASigningKey.Keys); stored < 2 {
 			return fmt.Errorf("%d keys are stored", stored)

@@ -1,5 +1,9 @@
 {{- define "keyturn.labels" -}}
 {{ include "keyturn.selector" . }}
+{{ include "keyturn.commonLabels" . }}
+{{- end }}
+
+{{- define "keyturn.commonLabels" -}}
 app.kubernetes.io/part-of: keyturn
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -8,6 +12,17 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "keyturn.selector" -}}
 app.kubernetes.io/name: keyturn-controller
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- /* The labels of what rotates keys on a schedule: the Deployment and its Service must not select these pods. */ -}}
+{{- define "keyturn.scheduleLabels" -}}
+{{ include "keyturn.scheduleSelector" . }}
+{{ include "keyturn.commonLabels" . }}
+{{- end }}
+
+{{- define "keyturn.scheduleSelector" -}}
+app.kubernetes.io/name: keyturn-rotate
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 

@@ -1,0 +1,231 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/spf13/cobra"
+	kubelabels "k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/hint"
+)
+
+// manyClusters are the flags by which `rotate` rotates the keys of more than one cluster.
+type manyClusters struct {
+	all       bool
+	selector  string
+	olderThan model.Duration
+	parallel  int
+}
+
+func manyClustersFlags(cmd *cobra.Command, m *manyClusters) {
+	cmd.Flags().BoolVar(&m.all, "all", false, "rotate the keys of all user clusters, and wait for each")
+	cmd.Flags().StringVarP(&m.selector, "selector", "l", "",
+		"with --all: only clusters with these `labels`, like stage=test")
+	cmd.Flags().Var(&m.olderThan, "older-than", "with --all: only keys of this age or older, like 90d")
+	cmd.Flags().IntVar(&m.parallel, "parallel", 1, "with --all: how many `clusters` to rotate at once")
+	cmd.Flag("timeout").Usage = "how long to wait, with --all for each cluster; 0 is for ever"
+}
+
+// check refuses flags that do not go together.
+func (m manyClusters) check(cmd *cobra.Command) error {
+	changed := cmd.Flags().Changed
+	if !m.all {
+		for _, name := range []string{"selector", "older-than", "parallel"} {
+			if changed(name) {
+				return usage("add --all", "--%s is about several clusters", name)
+			}
+		}
+		return nil
+	}
+	switch {
+	case changed("config"):
+		return usage("leave one of them out", "--config names one cluster, and --all is about all of them")
+	case changed("wait"):
+		return usage("leave --wait out", "--all always waits: the next rotation starts when one has ended")
+	case m.parallel < 1:
+		return usage("for example --parallel 1", "--parallel %d lets no rotation start", m.parallel)
+	}
+	if _, err := kubelabels.Parse(m.selector); err != nil {
+		return usage("for example --selector stage=test", "reading --selector: %w", err)
+	}
+	return nil
+}
+
+// list returns the user clusters that the flags select.
+func (m manyClusters) list(ctx context.Context, c admin) ([]v1alpha1.UserCluster, error) {
+	selector, err := kubelabels.Parse(m.selector)
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.list(ctx, client.MatchingLabelsSelector{Selector: selector})
+	if err != nil {
+		return nil, err
+	}
+	return list.Items, nil
+}
+
+// rotateAll rotates the keys of many clusters, the oldest first, a few at once. It waits for each rotation, and starts
+// no further one once a rotation fails or is blocked.
+func (a *app) rotateAll(ctx context.Context, c admin, how rotateFlags) error {
+	m := how.many
+	clusters, err := m.list(ctx, c)
+	if err != nil {
+		return err
+	}
+	plan := planRotations(clusters, time.Duration(m.olderThan), a.Now())
+	if how.dryRun {
+		return how.output.write(a.Out, plan, func(w io.Writer) error { return a.writePlan(w, plan) })
+	}
+	due := slices.DeleteFunc(slices.Clone(plan), func(p plannedRotation) bool { return p.Action == actionNone })
+	if len(due) == 0 {
+		a.note("No KSA signing key is to be rotated.")
+		return nil
+	}
+	if err := a.writePlan(a.Err, plan); err != nil {
+		return err
+	}
+	question := "Key rotations cannot be paused or rolled back. Do you want to continue?"
+	if err := a.confirm(ctx, how.skipPrompt, question); err != nil {
+		return err
+	}
+	r := &rotations{app: a, admin: c, timeout: how.waiting.timeout, queue: due, planned: len(due)}
+	return r.run(ctx, m.parallel)
+}
+
+// writePlan shows people what happens to which cluster.
+func (a *app) writePlan(w io.Writer, plan []plannedRotation) error {
+	rows := [][]string{{"CLUSTER", "KEY", "AGE", "ROTATION"}}
+	for _, p := range plan {
+		age := "-"
+		if p.CreatedAt != nil {
+			age = a.age(p.CreatedAt.Time)
+		}
+		rows = append(rows, []string{p.Cluster, fmt.Sprint(p.KSASigningKeyVersion), age, p.words()})
+	}
+	return table(w, "", rows...)
+}
+
+// rotations are several rotations, of which a few run at once.
+type rotations struct {
+	*app
+	admin   admin
+	timeout time.Duration
+	planned int
+
+	// mu guards what follows, and the writers of app.
+	mu      sync.Mutex
+	queue   []plannedRotation
+	stopped bool
+	failed  []*exitError
+}
+
+func (r *rotations) run(ctx context.Context, parallel int) error {
+	var work sync.WaitGroup
+	for range min(parallel, len(r.queue)) {
+		work.Go(func() {
+			for p, ok := r.next(); ok; p, ok = r.next() {
+				r.end(ctx, p, r.rotate(ctx, p))
+			}
+		})
+	}
+	work.Wait()
+	return cmp.Or(ctx.Err(), r.result())
+}
+
+// next returns the cluster whose turn it is, unless no further rotation may start.
+func (r *rotations) next() (p plannedRotation, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped || len(r.queue) == 0 {
+		return p, false
+	}
+	p, r.queue = r.queue[0], r.queue[1:]
+	return p, true
+}
+
+// end notes how a rotation ended. One that the API server refuses to start has changed nothing, and is no reason to
+// stop.
+func (r *rotations) end(ctx context.Context, p plannedRotation, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		fmt.Fprintf(r.Out, "user cluster %s: the KSA signing key has KSASigningKeyVersion %d\n", p.Cluster, p.target())
+		return
+	}
+	e := r.explain(ctx, err)
+	r.stopped = r.stopped || e.code != ExitRefused
+	r.failed = append(r.failed, &exitError{code: e.code, err: fmt.Errorf("%s: %w", p.Cluster, e.err)})
+}
+
+// rotate starts a rotation, unless it is under way, and follows it until it ends or is blocked.
+func (r *rotations) rotate(ctx context.Context, p plannedRotation) error {
+	if p.Action == actionRotate {
+		if _, err := r.admin.raise(ctx, p.read); err != nil {
+			return err
+		}
+	}
+	one := *r.app
+	one.Err = linesOf{r, p.Cluster}
+	blockedBy := ""
+	rotated := untilRotated(p.target())
+	err := one.follow(ctx, r.admin, p.Cluster, waiting{wait: true, timeout: r.timeout},
+		func(uc *v1alpha1.UserCluster) (step, detail string, done bool) {
+			step, detail, done = rotated(uc)
+			if uc == nil || done || !blocked(uc) {
+				return step, detail, done
+			}
+			blockedBy = cmp.Or(detail, readyOf(uc).Message)
+			return step, detail, true
+		})
+	if err == nil && blockedBy != "" {
+		return &exitError{
+			code: ExitBlocked, err: fmt.Errorf("the rotation to key version %d is blocked: %s", p.target(), blockedBy),
+		}
+	}
+	return err
+}
+
+// result is the error of all that was not rotated, with the exit code of what stopped it first.
+func (r *rotations) result() error {
+	if len(r.failed) == 0 {
+		return nil
+	}
+	code := ExitRefused
+	var lines []string
+	for _, e := range r.failed {
+		if code == ExitRefused {
+			code = e.code
+		}
+		lines = append(lines, e.Error())
+	}
+	if len(r.queue) > 0 {
+		lines = append(lines, fmt.Sprintf("%s not begun", count(len(r.queue), "other rotation")))
+	}
+	const advice = "run the command again when that is mended: it begins with the rotations that are under way"
+	return &exitError{code: code, err: hint.Errorf(advice, "%d of %d rotations have not ended:\n  %s",
+		len(r.failed)+len(r.queue), r.planned, strings.Join(lines, "\n  "))}
+}
+
+// linesOf writes the lines about one cluster among those about others.
+type linesOf struct {
+	r       *rotations
+	cluster string
+}
+
+// Write takes whole lines.
+func (l linesOf) Write(lines []byte) (int, error) {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	_, err := fmt.Fprintf(l.r.Err, "%s %s", l.cluster, lines)
+	return len(lines), err
+}
