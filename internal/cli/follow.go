@@ -89,6 +89,9 @@ func permanent(err error) bool {
 func (f *follower) see(uc *v1alpha1.UserCluster) (done bool) {
 	step, detail, done := f.look(uc)
 	f.progress.show(step, detail)
+	if done {
+		f.progress.finish()
+	}
 	return done
 }
 
