@@ -308,6 +308,11 @@ type KSASigningKeyStatus struct {
 	// CompletedAt is when the latest rotation was seen to be complete.
 	// +optional
 	CompletedAt *metav1.Time `json:"completedAt,omitempty"`
+	// Rotations are the time lines of the latest rotations, the newest last.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=5
+	// +optional
+	Rotations []RotationStatus `json:"rotations,omitempty"`
 
 	// LegacyTokens counts the legacy tokens at the last look.
 	// +optional

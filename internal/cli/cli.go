@@ -104,7 +104,8 @@ gkectl creates, or one that kubeadm made and that it adopts.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	},
-		a.create(), a.adopt(), a.createConfig(), a.checkConfig(), a.update(), a.delete(), a.list(), a.describe(), a.version(), exitCodes())
+		a.create(), a.adopt(), a.createConfig(), a.checkConfig(), a.update(), a.delete(), a.list(), a.describe(),
+		a.dashboard(), a.version(), exitCodes())
 	return root
 }
 

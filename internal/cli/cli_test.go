@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
 )
@@ -110,52 +109,6 @@ func TestDataDir(t *testing.T) {
 		if got != tt.want || (err == nil) != (tt.want != "") {
 			t.Errorf("dataDir(%q, %v, %v) = %q, %v; want %q", tt.given, tt.root, tt.env, got, err, tt.want)
 		}
-	}
-}
-
-// At a terminal one line is kept up to date, and left behind when its step ends.
-func TestProgressLive(t *testing.T) {
-	a, _, stderr := testEnv()
-	a.IsTerminal = func(any) bool { return true }
-	now := a.Now()
-	a.Now = func() time.Time { return now }
-	p := a.progress()
-	p.tick()
-	p.show("Publish", "server a")
-	now = now.Add(61 * time.Second)
-	p.tick()
-	p.show("Publish", "server a")
-	p.show("Switch", strings.Repeat("x", 100))
-	p.end()
-	p.end()
-	want := "\r\x1b[K[    0s] Publish: server a" +
-		"\r\x1b[K[  1m1s] Publish: server a\n" +
-		"\r\x1b[K[  1m1s] Switch: " + strings.Repeat("x", 61) + "…\n"
-	if diff := cmp.Diff(want, stderr.String()); diff != "" {
-		t.Errorf("progress (-want +got):\n%s", diff)
-	}
-}
-
-// Without a terminal every step is a line, and its details are one now and then.
-func TestProgressPlain(t *testing.T) {
-	a, _, stderr := testEnv()
-	now := a.Now()
-	a.Now = func() time.Time { return now }
-	p := a.progress()
-	for range 2 {
-		p.show("Publish", "server a\nand b")
-		p.tick()
-	}
-	p.show("Publish", "server b") // comes and goes within the quiet time
-	p.show("Publish", "server c"+strings.Repeat("x", 160))
-	now = now.Add(quiet)
-	p.tick()
-	p.show("Publish", "server c"+strings.Repeat("x", 170))
-	p.show("Switch", "")
-	p.end()
-	want := "[    0s] Publish: server a and b\n[    5s] Publish: server c" + strings.Repeat("x", 151) + "…\n[    5s] Switch\n"
-	if diff := cmp.Diff(want, stderr.String()); diff != "" {
-		t.Errorf("progress (-want +got):\n%s", diff)
 	}
 }
 

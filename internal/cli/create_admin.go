@@ -109,7 +109,7 @@ rest as it is. Without root, user clusters can have no nodes.`,
 		if err != nil {
 			return err
 		}
-		p.end()
+		p.leave(markDone, p.stepBegun)
 		fmt.Fprintf(a.Out, "The admin cluster is ready; its kubeconfig is %s.\n", kubeconfig)
 		a.note("Next: gkectl create-config cluster")
 		a.note("To register user clusters with the local fleet, put this into their configuration files:\n%s", connectBlock(cluster, files))

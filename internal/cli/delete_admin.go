@@ -74,7 +74,7 @@ func (a *app) deleteHost(ctx context.Context, cluster *admincluster.Cluster, for
 	if err := cluster.Delete(ctx, admincluster.DeleteOptions{Force: force, Progress: func(step string) { p.show(step, "") }}); err != nil {
 		return err
 	}
-	p.end()
+	p.leave(markDone, p.stepBegun)
 	fmt.Fprintln(a.Out, "The admin cluster is deleted.")
 	for _, path := range written {
 		if err := os.Remove(path); err != nil {

@@ -84,8 +84,8 @@ func (a *app) describeAll(w io.Writer, clusters []v1alpha1.UserCluster) error {
 
 func (a *app) describeOne(w io.Writer, uc *v1alpha1.UserCluster) error {
 	for _, part := range []func(io.Writer, *v1alpha1.UserCluster) error{
-		a.describeCluster, a.describeKey, a.describeFleet, a.describePublications, a.describeServers, a.describeLeftovers, a.describePools,
-		a.describeConditions,
+		a.describeCluster, a.describeKey, a.describeRotations, a.describeFleet, a.describePublications, a.describeServers,
+		a.describeLeftovers, a.describePools, a.describeConditions,
 	} {
 		if err := part(w, uc); err != nil {
 			return err

@@ -147,14 +147,19 @@ func versionOf(version int32) string {
 
 // expiry is when the last token of a row expires.
 func (a *app) expiry(r v1alpha1.WorkloadTokens) string {
-	switch {
-	case r.ExpiresAt != nil:
-		at := r.ExpiresAt.UTC().Format(time.RFC3339)
-		if left := r.ExpiresAt.Sub(a.Now()); left > 0 {
-			at += fmt.Sprintf(" (in %s)", duration.HumanDuration(left))
-		}
-		return at
-	case r.Kind == v1alpha1.TokenKind(inuse.Legacy):
+	if r.ExpiresAt == nil {
+		return noExpiry(r)
+	}
+	at := r.ExpiresAt.UTC().Format(time.RFC3339)
+	if left := r.ExpiresAt.Sub(a.Now()); left > 0 {
+		at += fmt.Sprintf(" (in %s)", duration.HumanDuration(left))
+	}
+	return at
+}
+
+// noExpiry is in words why a row of tokens has no expiry.
+func noExpiry(r v1alpha1.WorkloadTokens) string {
+	if r.Kind == v1alpha1.TokenKind(inuse.Legacy) {
 		return "never"
 	}
 	return "not known"

@@ -100,6 +100,9 @@ func (f *follower) permanent(err error) bool {
 func (f *follower) see(uc *v1alpha1.UserCluster) (done bool) {
 	step, detail, done := f.look(uc)
 	f.progress.show(step, detail)
+	if done {
+		f.progress.finish()
+	}
 	return done
 }
 

@@ -177,7 +177,7 @@ func untilRotated(version int32) look {
 		case s.Step == "":
 			return "starting", s.WaitingFor, false
 		case blocked(uc):
-			return s.Step + " is blocked", s.WaitingFor, false
+			return s.Step + isBlocked, s.WaitingFor, false
 		}
 		return s.Step, s.WaitingFor, false
 	}

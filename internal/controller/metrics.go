@@ -75,11 +75,7 @@ func observeMetrics(uc *v1alpha1.UserCluster) {
 	if k.CompletedAt != nil {
 		metricLastSuccess.WithLabelValues(uc.Namespace, uc.Name).Set(float64(k.CompletedAt.Unix()))
 	}
-	blocked := false
-	for _, c := range uc.Status.Conditions {
-		blocked = blocked || c.Reason == v1alpha1.ReasonRotationBlocked
-	}
-	metricBlocked.WithLabelValues(uc.Namespace, uc.Name).Set(truth(blocked))
+	metricBlocked.WithLabelValues(uc.Namespace, uc.Name).Set(truth(isBlocked(uc)))
 }
 
 // oldCount is how many tokens of a kind the old key has.

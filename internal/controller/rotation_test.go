@@ -58,12 +58,31 @@ func TestRotate(t *testing.T) {
 	if k.CompletedAt.Before(k.StartedAt) || k.CompletedAt == nil || k.StepSince != nil {
 		t.Errorf("started %v, completed %v, step since %v", k.StartedAt, k.CompletedAt, k.StepSince)
 	}
+	wantSteps(t, k.Rotations)
 	if last := w.metric("keyturn_rotation_last_success_timestamp_seconds", blue)[""]; int64(last) != k.CompletedAt.Unix() {
 		t.Errorf("metric of the last success = %v, want %v", last, k.CompletedAt.Unix())
 	}
 	w.rotate(blue)
 	w.until(blue, isSettled)
 	w.wantOnly(blue, 3)
+}
+
+// wantSteps wants the time line of one rotation to version 2 that is complete.
+func wantSteps(t *testing.T, all []v1alpha1.RotationStatus) {
+	t.Helper()
+	if len(all) != 1 || all[0].Version != 2 || all[0].CompletedAt == nil {
+		t.Fatalf("the time lines are %+v, want that of a complete rotation to version 2", all)
+	}
+	var steps []string
+	for _, s := range all[0].Steps {
+		steps = append(steps, s.Name)
+		if s.CompletedAt == nil || s.StartedAt.Before(&all[0].StartedAt) || all[0].CompletedAt.Before(s.CompletedAt) {
+			t.Errorf("step %s lasted from %v to %v", s.Name, s.StartedAt, s.CompletedAt)
+		}
+	}
+	if want := []string{"Generate", "Publish", "Switch", "Refresh", "Retire"}; !slices.Equal(steps, want) {
+		t.Errorf("the steps were %v, want %v", steps, want)
+	}
 }
 
 // checkRunning wants what is true all the time while a rotation runs.
@@ -140,7 +159,7 @@ func TestBlocked(t *testing.T) {
 		}
 	}
 	w.with(blue, func(c *userCluster) { c.guarded = false })
-	w.until(blue, isSettled)
+	wantSteps(t, w.until(blue, isSettled).Status.KSASigningKey.Rotations)
 	w.wantOnly(blue, 2)
 	if m := w.metric("keyturn_rotation_blocked", blue)[""]; m != 0 {
 		t.Errorf("at the end, the metric is %v", m)

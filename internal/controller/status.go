@@ -83,6 +83,7 @@ func (r *Reconciler) writeStatus(ctx context.Context, before, uc *v1alpha1.UserC
 		*text = printable.Text(*text, maxText)
 	}
 	cleanTokens(status.KSASigningKey.Tokens)
+	keepTimeLine(uc, metav1.NewTime(r.now()))
 	r.tell(before, uc)
 	observeMetrics(uc)
 	if equality.Semantic.DeepEqual(before.Status, uc.Status) {

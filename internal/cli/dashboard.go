@@ -1,0 +1,142 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/dashboard"
+)
+
+func (a *app) dashboard() *cobra.Command {
+	var kubeconfig string
+	var port int
+	cmd := &cobra.Command{
+		Use:   "dashboard",
+		Short: "Serve a page on this machine that shows the user clusters",
+		Long: `Serve a page on this machine that shows the user clusters, their keys, and how far rotations are. It prints the URL, and
+serves until it is interrupted.
+
+The page changes nothing, and needs no other host. It is served on the loopback interface, and only to those who know the
+random token in the URL. They see what you may read of UserClusters. To see it from another machine, forward the port:
+ssh -L 8080:127.0.0.1:8080 HOST, with --port 8080 here.
+
+What the page shows is in the output of list clusters and describe clusters too, with -o json.`,
+		Example: `  gkectl dashboard --kubeconfig kubeconfig
+  gkectl dashboard --port 8080`,
+	}
+	kubeconfigFlag(cmd, &kubeconfig)
+	cmd.Flags().IntVar(&port, "port", 0, "port of 127.0.0.1 to serve at; 0 is a free one")
+	return a.verb(cmd, func(ctx context.Context) error {
+		admin, err := a.connect(kubeconfig)
+		if err != nil {
+			return err
+		}
+		if err := admin.tryList(ctx); err != nil {
+			return err
+		}
+		return a.serveDashboard(ctx, admin, port)
+	})
+}
+
+// tryList finds out whether user clusters can be listed.
+func (c admin) tryList(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	err := c.client.List(ctx, &v1alpha1.UserClusterList{}, client.InNamespace(v1alpha1.SystemNamespace), client.Limit(1))
+	return inWords(err, "listing user clusters")
+}
+
+func (a *app) serveDashboard(ctx context.Context, c admin, port int) error {
+	l, err := dashboard.Listen(ctx, port)
+	if err != nil {
+		return usage("name another one with --port, or none", "listening on port %d: %w", port, err)
+	}
+	token := dashboard.NewToken()
+	fmt.Fprintln(a.Out, dashboard.URL(l, token))
+	a.note("Open this URL in a browser of this machine. It is served until you press Ctrl-C.")
+	s := &dashboard.Server{
+		Client: c.client, Namespace: v1alpha1.SystemNamespace, AdminCluster: c.config.Host,
+		Row: rowOf, Detail: detailOf,
+	}
+	return s.Serve(ctx, l, token)
+}
+
+// rowOf is what a row of the page shows of a cluster.
+func rowOf(uc *v1alpha1.UserCluster) dashboard.Row {
+	row := dashboard.Row{
+		Name: uc.Name, Infrastructure: orDash(uc.Spec.Infrastructure.Name()), Kubernetes: kubernetesVersion(uc),
+		Revision: uc.ResourceVersion, Since: readySince(uc),
+		KeyVersion: uc.Spec.KSASigningKey.Version, KeyCreatedAt: keyStoredAt(uc),
+		APIServers: readyServers(uc), Nodes: readyNodes(uc),
+	}
+	k, ready := uc.Status.KSASigningKey, readyOf(uc)
+	waits := k.WaitingFor
+	switch {
+	case blocked(uc):
+		row.Phase, row.State = dashboard.PhaseBlocked, rotationWord(uc)
+	case k.Step != "":
+		row.Phase, row.State, row.Since = dashboard.PhaseRotating, k.Step, timeOf(k.StepSince)
+	case ready.Status == metav1.ConditionTrue:
+		row.Phase, row.State, waits = dashboard.PhaseReady, "Ready", ""
+	default:
+		row.Phase, row.State, waits = dashboard.PhasePending, "Not ready", ready.Message
+	}
+	if uc.DeletionTimestamp != nil {
+		row.State = "Deleting"
+	}
+	row.WaitingFor = cut(waits, longestDetail)
+	return row
+}
+
+// readySince is when a cluster got ready, or stopped being so.
+func readySince(uc *v1alpha1.UserCluster) *time.Time {
+	if c := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionReady); c != nil {
+		return timeOf(&c.LastTransitionTime)
+	}
+	return timeOf(&uc.CreationTimestamp)
+}
+
+// keyStoredAt is when the newest key of a cluster was stored.
+func keyStoredAt(uc *v1alpha1.UserCluster) *time.Time {
+	keys := uc.Status.KSASigningKey.Keys
+	if len(keys) == 0 {
+		return nil
+	}
+	newest := slices.MaxFunc(keys, func(a, b v1alpha1.KeyVersionStatus) int { return int(a.Version - b.Version) })
+	return timeOf(&newest.CreatedAt)
+}
+
+// timeOf is a time of the API; nil for none.
+func timeOf(t *metav1.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t.Time
+}
+
+// detailOf is what the page shows of one cluster.
+func detailOf(uc *v1alpha1.UserCluster) dashboard.Detail {
+	d := dashboard.Detail{Row: rowOf(uc), Status: uc.Status, Tokens: []dashboard.TokenRow{}}
+	if uc.Status.KSASigningKey.Tokens == nil {
+		return d
+	}
+	for _, r := range uc.Status.KSASigningKey.Tokens.Workloads {
+		row := dashboard.TokenRow{
+			Kind: string(r.Kind), Workload: orDash(r.Workload), Account: account(r), Audience: orDash(r.Audience),
+			Key: versionOf(r.KeyVersion), Count: r.Count, ExpiresAt: timeOf(r.ExpiresAt), Refresh: refreshWords(r),
+		}
+		if row.ExpiresAt == nil {
+			row.Expires = noExpiry(r)
+		}
+		d.Tokens = append(d.Tokens, row)
+	}
+	return d
+}

@@ -1,0 +1,56 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+// describeRotations shows the time lines of the latest rotations, the newest first, or nothing if there was none.
+func (a *app) describeRotations(w io.Writer, uc *v1alpha1.UserCluster) error {
+	all := uc.Status.KSASigningKey.Rotations
+	if len(all) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "Rotations:")
+	rows := [][]string{{"TO", "STEP", "STARTED", "TOOK", "WAITED FOR"}}
+	for i := len(all) - 1; i >= 0; i-- {
+		for j, s := range all[i].Steps {
+			version := ""
+			if j == 0 {
+				version = fmt.Sprint(all[i].Version)
+			}
+			row := []string{version, s.Name, s.StartedAt.UTC().Format(time.RFC3339), a.took(s.StartedAt, s.CompletedAt)}
+			rows = append(rows, append(row, a.longestWait(s)))
+		}
+	}
+	return table(w, "  ", rows...)
+}
+
+// took is the time from one moment to another, or to now.
+func (a *app) took(from metav1.Time, to *metav1.Time) string {
+	end := a.Now()
+	if to != nil {
+		end = to.Time
+	}
+	return duration.HumanDuration(end.Sub(from.Time))
+}
+
+// longestWait is what a step waited for the longest, or what it waits for now.
+func (a *app) longestWait(s v1alpha1.RotationStep) string {
+	text, longest := "-", time.Duration(-1)
+	for _, w := range s.Waits {
+		if w.CompletedAt == nil {
+			return fmt.Sprintf("%s (for %s)", w.For, a.took(w.StartedAt, nil))
+		}
+		if lasted := w.CompletedAt.Sub(w.StartedAt.Time); lasted > longest {
+			text, longest = fmt.Sprintf("%s (%s)", w.For, duration.HumanDuration(lasted)), lasted
+		}
+	}
+	return text
+}

@@ -1,0 +1,137 @@
+// Package dashboard serves a read-only web page about the UserClusters of an admin cluster, to the browsers of one person
+// on one machine.
+//
+// Server is where to start. It reads the clusters by one list and one watch, however many browsers are open, and sends each
+// browser the rows that have changed since it last got some (server-sent events). The page is embedded, needs no other host,
+// and shows text from clusters as text only.
+//
+// It answers only GET, only to a Host header of the loopback interface, and only below a path that begins with a random
+// token: other users of the machine and pages of other sites learn nothing.
+package dashboard
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+// Server serves the page. Its fields must not change once it serves.
+type Server struct {
+	// Client reads the clusters in Namespace.
+	Client    client.WithWatch
+	Namespace string
+	// AdminCluster is what people know the admin cluster by.
+	AdminCluster string
+	// Row and Detail are what is shown of a cluster.
+	Row    func(*v1alpha1.UserCluster) Row
+	Detail func(*v1alpha1.UserCluster) Detail
+}
+
+// Row is what the list shows of a cluster.
+type Row struct {
+	Name           string `json:"name"`
+	Infrastructure string `json:"infrastructure"`
+	Kubernetes     string `json:"kubernetes"`
+	// Revision changes with each change of the cluster.
+	Revision string `json:"revision"`
+	Phase    Phase  `json:"phase"`
+	// State is the phase, or the step of a rotation, in one word.
+	State      string `json:"state"`
+	WaitingFor string `json:"waitingFor,omitempty"`
+	// Since is when the step began, or when the cluster got ready or stopped being so.
+	Since *time.Time `json:"since,omitempty"`
+	// KeyVersion is the wanted key version, and KeyCreatedAt when the newest key was stored.
+	KeyVersion   int32      `json:"keyVersion"`
+	KeyCreatedAt *time.Time `json:"keyCreatedAt,omitempty"`
+	// APIServers and Nodes are like "3/3".
+	APIServers string `json:"apiServers"`
+	Nodes      string `json:"nodes"`
+}
+
+// Phase sorts clusters by how much they need a person.
+type Phase string
+
+// The phases of a cluster.
+const (
+	PhaseBlocked  Phase = "blocked"
+	PhaseRotating Phase = "rotating"
+	PhasePending  Phase = "pending"
+	PhaseReady    Phase = "ready"
+)
+
+// Detail is all that is shown of one cluster.
+type Detail struct {
+	Row
+	// Status is that of the UserCluster.
+	Status v1alpha1.UserClusterStatus `json:"status"`
+	// Tokens are those of the status, in words.
+	Tokens []TokenRow `json:"tokens"`
+}
+
+// TokenRow is a row of the table of tokens.
+type TokenRow struct {
+	Kind      string     `json:"kind"`
+	Workload  string     `json:"workload"`
+	Account   string     `json:"account"`
+	Audience  string     `json:"audience"`
+	Key       string     `json:"key"`
+	Count     int64      `json:"count"`
+	ExpiresAt *time.Time `json:"expiresAt,omitempty"`
+	// Expires is the expiry in words where there is no time.
+	Expires string `json:"expires,omitempty"`
+	Refresh string `json:"refresh"`
+}
+
+// maxConnections bounds how many connections are served at once; a browser holds six at most.
+const maxConnections = 64
+
+// Listen listens on a port of the loopback interface; 0 is a free one.
+func Listen(ctx context.Context, port int) (net.Listener, error) {
+	var config net.ListenConfig
+	return config.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+}
+
+// NewToken returns a random token of 26 letters and digits, and at least 128 bits.
+func NewToken() string { return rand.Text() }
+
+// URL is where the page is.
+func URL(l net.Listener, token string) string {
+	return fmt.Sprintf("http://%s/%s/", l.Addr(), token)
+}
+
+// Serve serves the page until the context ends, and then closes the listener.
+func (s *Server) Serve(ctx context.Context, l net.Listener, token string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	feed := newFeed()
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		(&watcher{Server: s, feed: feed}).run(ctx)
+	}()
+	server := &http.Server{
+		Handler:           s.handler(feed, l.Addr().String(), token),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	err := server.Serve(netutil.LimitListener(l, maxConnections))
+	cancel()
+	<-watching
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,162 @@
+package dashboard
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+)
+
+// feed has the latest state of each cluster, and tells each reader what is newer than what that reader has. It keeps no
+// queue, so a slow reader costs nothing and skips states that are no longer current.
+type feed struct {
+	mu sync.Mutex
+	// version counts changes.
+	version  uint64
+	clusters map[string]entry
+	// gone are clusters that were removed, and in which version.
+	gone map[string]uint64
+	// complete is the oldest version since when every removal is in gone.
+	complete uint64
+	// listed means that the clusters were read at least once.
+	listed bool
+	// problem is why they cannot be read now; empty if they can.
+	problem string
+	// changed is closed when the version changes.
+	changed chan struct{}
+}
+
+type entry struct {
+	version uint64
+	row     json.RawMessage
+	cluster *v1alpha1.UserCluster
+}
+
+// update is what a reader gets: rows that are new to it, and names of clusters that are gone.
+type update struct {
+	// Full means that the rows are all that there are.
+	Full bool              `json:"full,omitempty"`
+	Rows []json.RawMessage `json:"rows,omitempty"`
+	Gone []string          `json:"gone,omitempty"`
+	// Problem is why the clusters cannot be read now; empty if they can.
+	Problem string `json:"problem"`
+}
+
+// maxGone bounds how many removals are remembered. A reader that lacks older ones gets everything again.
+const maxGone = 1000
+
+func newFeed() *feed {
+	return &feed{clusters: map[string]entry{}, gone: map[string]uint64{}, changed: make(chan struct{})}
+}
+
+// since returns what is newer than a version, which version that leads to, and a channel that is closed when there is more.
+// A version of 0 gets everything, once that has been read.
+func (f *feed) since(version uint64) (u update, now uint64, more <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	u.Problem = f.problem
+	if !f.listed {
+		return u, 0, f.changed
+	}
+	u.Full = version == 0 || version < f.complete || version > f.version
+	if u.Full {
+		version = 0
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.clusters)) {
+		if e := f.clusters[name]; e.version > version {
+			u.Rows = append(u.Rows, e.row)
+		}
+	}
+	for name, at := range f.gone {
+		if !u.Full && at > version {
+			u.Gone = append(u.Gone, name)
+		}
+	}
+	slices.Sort(u.Gone)
+	return u, f.version, f.changed
+}
+
+// cluster returns the latest state of a cluster, which must not be changed.
+func (f *feed) cluster(name string) (*v1alpha1.UserCluster, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e, ok := f.clusters[name]
+	return e.cluster, ok
+}
+
+// replace makes these the clusters that there are.
+func (f *feed) replace(clusters []v1alpha1.UserCluster, row func(*v1alpha1.UserCluster) Row) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.listed = true
+	f.change()
+	found := map[string]bool{}
+	for i := range clusters {
+		found[clusters[i].Name] = true
+		f.put(&clusters[i], row)
+	}
+	for name := range f.clusters {
+		if !found[name] {
+			f.remove(name)
+		}
+	}
+}
+
+// set adds a cluster, or replaces it.
+func (f *feed) set(uc *v1alpha1.UserCluster, row func(*v1alpha1.UserCluster) Row) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.change()
+	f.put(uc, row)
+}
+
+// drop removes a cluster.
+func (f *feed) drop(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.change()
+	f.remove(name)
+}
+
+// setProblem notes why the clusters cannot be read now; empty if they can.
+func (f *feed) setProblem(text string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.problem != text {
+		f.problem = text
+		f.change()
+	}
+}
+
+// change begins the next version. The lock must be held.
+func (f *feed) change() {
+	f.version++
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+func (f *feed) put(uc *v1alpha1.UserCluster, row func(*v1alpha1.UserCluster) Row) {
+	if was, ok := f.clusters[uc.Name]; ok && was.cluster.UID == uc.UID && was.cluster.ResourceVersion == uc.ResourceVersion {
+		return
+	}
+	encoded, err := json.Marshal(row(uc))
+	if err != nil {
+		panic(err) // a Row always encodes
+	}
+	delete(f.gone, uc.Name)
+	f.clusters[uc.Name] = entry{f.version, encoded, uc}
+}
+
+func (f *feed) remove(name string) {
+	if _, ok := f.clusters[name]; !ok {
+		return
+	}
+	delete(f.clusters, name)
+	f.gone[name] = f.version
+	if len(f.gone) > maxGone {
+		clear(f.gone)
+		f.complete = f.version
+	}
+}
