@@ -421,7 +421,19 @@ func (c *Cluster) send(ctx context.Context, _ *view, n *node, o agent.Order) err
 	if err != nil {
 		return fmt.Errorf("node %s: %w", n.Node, err)
 	}
+	if o.Do == agent.Converge && r.Answer == agent.Done {
+		c.note(n.Node, o.Keys)
+	}
 	return answer(n.Node, r)
+}
+
+// note remembers with which keys an API server starts next: while it is away, its agent may not answer.
+func (c *Cluster) note(node string, configured rotation.Keys) {
+	c.memory.mu.Lock()
+	defer c.memory.mu.Unlock()
+	was := c.memory.nodes[node]
+	was.configured = configured
+	c.memory.nodes[node] = was
 }
 
 func answer(node string, r agent.Report) error {

@@ -66,6 +66,8 @@ type testCluster struct {
 	asked bool
 	// turn is the turn of its agents.
 	turn int64
+	// silent has no agent answer whose API server is away.
+	silent bool
 	// led is what no component leads, in words.
 	led string
 	// lagging means that tokens may be refused, since a node came back with a retired key.
@@ -286,7 +288,8 @@ func (w *testCluster) ledger(_ context.Context, node string) (r ledger.Report, e
 func (w *testCluster) list(context.Context) (roster, error) {
 	r := roster{asked: w.asked, ready: map[string]pod{}, turn: w.turn}
 	for _, h := range w.hosts {
-		if w.asked && !(len(w.hosts) == 1 && h.down > 0) && h.lag != 1 && !h.mute {
+		away := h.down > 0 && (w.silent || len(w.hosts) == 1)
+		if w.asked && !away && h.lag != 1 && !h.mute {
 			r.ready[h.name] = pod{h.name, h.Instance()}
 		}
 	}
@@ -401,9 +404,13 @@ func (w *testCluster) restarts() (all []int) {
 
 // TestLife adopts a cluster, rotates its key with files, converts it, rotates it with signers, and releases it.
 func TestLife(t *testing.T) {
-	for _, names := range [][]string{{"a"}, {"a", "b", "c"}} {
-		t.Run(fmt.Sprint(len(names)), func(t *testing.T) {
-			w := newTestCluster(t, names...)
+	for _, test := range []struct {
+		names  []string
+		silent bool
+	}{{[]string{"a"}, false}, {[]string{"a", "b", "c"}, false}, {[]string{"a", "b", "c"}, true}} {
+		t.Run(fmt.Sprintf("%d servers, silent %t", len(test.names), test.silent), func(t *testing.T) {
+			w := newTestCluster(t, test.names...)
+			w.silent = test.silent
 			before := w.hosts[0].manifest
 			w.settle()
 			w.have(1, false)
