@@ -90,7 +90,10 @@ func TestCreate(t *testing.T) {
 		}, "spec.infrastructure: Invalid value: exactly one of the fields in [local kubeadm] must be set"},
 		{"kubeadm, with new nodes", func(uc *v1alpha1.UserCluster) {
 			adopted(uc).KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshReplace
-		}, "ksaSigningKey.nodeRefresh must be Evict"},
+		}, "ksaSigningKey.nodeRefresh must be Evict or Wait"},
+		{"kubeadm, whose pods stay", func(uc *v1alpha1.UserCluster) {
+			adopted(uc).KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshWait
+		}, ""},
 		{"kubeadm, retired when unused", func(uc *v1alpha1.UserCluster) {
 			adopted(uc).KSASigningKey.Retire = v1alpha1.RetireWhenUnused
 		}, "ksaSigningKey.retire WhenUnused needs source external"},

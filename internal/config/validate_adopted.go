@@ -40,9 +40,9 @@ func (d *decoder) adopted(c *UserCluster) {
 	if c.Names("algorithm") {
 		d.algorithm(k)
 	}
-	if k.NodeRefresh != string(v1alpha1.NodeRefreshEvict) {
-		d.problem("ksaSigningKey.nodeRefresh", "must be %s, not %q: Keyturn does not make the nodes of this cluster",
-			v1alpha1.NodeRefreshEvict, k.NodeRefresh)
+	if how := v1alpha1.NodeRefresh(k.NodeRefresh); how != v1alpha1.NodeRefreshEvict && how != v1alpha1.NodeRefreshWait {
+		d.problem("ksaSigningKey.nodeRefresh", "must be %s or %s, not %q: Keyturn does not make the nodes of this cluster",
+			v1alpha1.NodeRefreshEvict, v1alpha1.NodeRefreshWait, k.NodeRefresh)
 	}
 	if d.kubeadm(c.Infrastructure.Kubeadm) {
 		d.retire(k, c.source())

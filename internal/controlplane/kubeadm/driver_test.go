@@ -58,7 +58,7 @@ func (w *driver) observed(a *Cluster, state controlplane.State, keys []keystore.
 		Wanted: int(w.uc.Spec.KSASigningKey.Version), Adopted: true,
 		External: w.uc.Spec.KeySource() == v1alpha1.KeySourceExternal,
 		Presence: state.Presence, ControlPlaneWaiting: state.Waiting, ControlPlaneBlocked: state.Blocked, Held: state.Held,
-		Nodes: rotation.Nodes{Converged: true},
+		Unled: state.Unled, Nodes: rotation.Nodes{Converged: true},
 	}
 	for _, k := range keys {
 		o.Stored = append(o.Stored, k.Version)

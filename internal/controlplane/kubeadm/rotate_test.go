@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -27,6 +28,7 @@ import (
 	"github.com/keyturn/keyturn/internal/signer/signercmd"
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/signer/keydir"
+	"github.com/keyturn/keyturn/signer/ledger"
 	"github.com/keyturn/keyturn/token"
 )
 
@@ -42,10 +44,14 @@ type host struct {
 	// lag is how many looks ago kube-controller-manager was started again, while its mirror pod shows the mark of before. At
 	// the first of them the agent does not answer, and at the third the mirror pod is gone.
 	lag int
+	// woken is how often its kubelet was woken.
+	woken int
 	// down is for how many more looks it does not answer after a restart. broken has it never come up with other keys.
 	down     int
 	broken   bool
 	restarts int
+	// mute has its agent never run.
+	mute bool
 	// deaf has the kubelet miss the next change of the manifest.
 	deaf bool
 	stop func()
@@ -58,6 +64,12 @@ type testCluster struct {
 	memo  *memory
 	clock time.Time
 	asked bool
+	// turn is the turn of its agents.
+	turn int64
+	// silent has no agent answer whose API server is away.
+	silent bool
+	// led is what no component leads, in words.
+	led string
 	// lagging means that tokens may be refused, since a node came back with a retired key.
 	lagging bool
 }
@@ -131,7 +143,7 @@ func (h *host) kubelet() {
 			h.deaf = false
 			return
 		}
-		h.down, h.restarts = 2, h.restarts+1
+		h.down, h.restarts = 5, h.restarts+1
 		h.served.External = strings.Contains(text, "--service-account-signing-endpoint")
 		if !h.served.External {
 			h.served.Keys, h.served.SigningKeyID = h.files()
@@ -214,7 +226,11 @@ func (w *testCluster) host(name string) *host {
 func (w *testCluster) find(context.Context) (f Found, err error) {
 	for _, h := range w.hosts {
 		h.kubelet()
-		f.Servers = append(f.Servers, Server{Node: h.name, Port: securePort})
+		s := Server{Node: h.name, Port: securePort}
+		if h.served.External {
+			s.SignerSocket = signerDir + "/socket"
+		}
+		f.Servers = append(f.Servers, s)
 		if h.lag != 3 {
 			f.Managers = append(f.Managers, Manager{h.name, h.manager})
 		}
@@ -253,16 +269,39 @@ func (w *testCluster) prove(_ context.Context, s Server, q controlplane.Question
 	return p, nil
 }
 
-func (w *testCluster) leaders(context.Context, time.Time) (string, error) { return "", nil }
+func (w *testCluster) leaders(context.Context, time.Time) (string, error) { return w.led, nil }
 
-func (w *testCluster) list(context.Context) (bool, map[string]pod, map[string]string, error) {
-	ready := map[string]pod{}
+func (w *testCluster) wake(_ context.Context, node string, _ time.Time) error {
+	w.host(node).woken++
+	return nil
+}
+
+func (w *testCluster) ledger(_ context.Context, node string) (r ledger.Report, err error) {
+	var stdout, stderr bytes.Buffer
+	file := w.host(node).StateDir + "/signer/ledger"
+	if code := signercmd.Ledger([]string{"--ledger-file=" + file}, &stdout, &stderr); code != 0 {
+		return r, errors.New(stderr.String())
+	}
+	return r, json.Unmarshal(stdout.Bytes(), &r)
+}
+
+func (w *testCluster) list(context.Context) (roster, error) {
+	r := roster{asked: w.asked, ready: map[string]pod{}, turn: w.turn}
 	for _, h := range w.hosts {
-		if w.asked && !(len(w.hosts) == 1 && h.down > 0) && h.lag != 1 {
-			ready[h.name] = pod{h.name, h.Instance()}
+		away := h.down > 0 && (w.silent || len(w.hosts) == 1)
+		if w.asked && !away && h.lag != 1 && !h.mute {
+			r.ready[h.name] = pod{h.name, h.Instance()}
 		}
 	}
-	return w.asked, ready, nil, nil
+	return r, nil
+}
+
+func (w *testCluster) take(_ context.Context, was, next int64) error {
+	if w.turn != was {
+		return errTaken
+	}
+	w.turn = next
+	return nil
 }
 
 func (w *testCluster) ensure(context.Context) error { w.asked = true; return nil }
@@ -280,7 +319,7 @@ func (w *testCluster) apply(ctx context.Context, p pod, o agent.Order) (agent.Re
 // adapter opens the cluster as a controller does in each round.
 func (w *testCluster) adapter() *Cluster {
 	return &Cluster{
-		uc: w.uc, store: w.store, memory: w.memo, images: Images{Agent: "agent", Signer: "signer:v1"},
+		uc: w.uc, store: w.store, memory: w.memo, images: Images{Agent: "agent", Signer: "signer:v1", Namespace: "agents"},
 		open: func(context.Context) (plane, agents, error) { return w, w, nil },
 		now:  func() time.Time { return w.clock },
 	}
@@ -365,9 +404,13 @@ func (w *testCluster) restarts() (all []int) {
 
 // TestLife adopts a cluster, rotates its key with files, converts it, rotates it with signers, and releases it.
 func TestLife(t *testing.T) {
-	for _, names := range [][]string{{"a"}, {"a", "b", "c"}} {
-		t.Run(fmt.Sprint(len(names)), func(t *testing.T) {
-			w := newTestCluster(t, names...)
+	for _, test := range []struct {
+		names  []string
+		silent bool
+	}{{[]string{"a"}, false}, {[]string{"a", "b", "c"}, false}, {[]string{"a", "b", "c"}, true}} {
+		t.Run(fmt.Sprintf("%d servers, silent %t", len(test.names), test.silent), func(t *testing.T) {
+			w := newTestCluster(t, test.names...)
+			w.silent = test.silent
 			before := w.hosts[0].manifest
 			w.settle()
 			w.have(1, false)
@@ -391,6 +434,11 @@ func TestLife(t *testing.T) {
 			w.have(3, true)
 			if r := w.restarts(); slices.Max(r) != 0 {
 				t.Errorf("a rotation with signers restarted API servers: %v", r)
+			}
+			for _, h := range w.hosts {
+				if h.woken == 0 {
+					t.Errorf("the kubelet of node %s was left to start kube-controller-manager in its own time", h.name)
+				}
 			}
 
 			w.release()

@@ -25,6 +25,8 @@ type judge struct {
 	// evicts means that every old pod is to go, whatever would replace its tokens, and hurries that those with a dead token
 	// are to go before their nodes do.
 	evicts, hurries bool
+	// kubelets replace the tokens; nil where nobody leaves it to them.
+	kubelets *kubelets
 }
 
 // surroundings are what the API shows of tokens besides the pods. Whatever comes later has new tokens only.
@@ -130,6 +132,10 @@ func (l *list) add(j judge, pod *corev1.Pod) {
 	tokens := j.kept(pod)
 	p.Dead = slices.ContainsFunc(tokens, func(t podtokens.Token) bool { return t.Kind == podtokens.Legacy })
 	old := j.isOld(pod)
+	if old && j.kubelets != nil {
+		p.NewBy, p.Pinned = j.kubelets.newBy(pod, j.since), pinned(pod, j.tokens(pod), j.since)
+		old = p.Pinned != "" || p.NewBy.IsZero() || j.kubelets.now.Before(p.NewBy)
+	}
 	if old {
 		l.Old = append(l.Old, p)
 		l.on[pod.Spec.NodeName] = append(l.on[pod.Spec.NodeName], p)

@@ -41,7 +41,7 @@ type Cluster struct {
 	Pools       []v1alpha1.NodePool
 	NodeRefresh v1alpha1.NodeRefresh
 	TokenReload time.Duration
-	// Machines are those of its pools. Without any, NodeRefresh must be Evict, and Keyturn makes no nodes.
+	// Machines are those of its pools. Without any, NodeRefresh must be Evict or Wait, and Keyturn makes no nodes.
 	Machines nodes.Machines
 	// Refresher replaces the tokens on its machines. Without one, NodeRefresh must be Replace, unless there are no
 	// machines.
@@ -172,9 +172,9 @@ type observation struct {
 // check returns what the cluster lacks for what its spec wants.
 func (c Cluster) check() error {
 	switch {
-	case c.Machines == nil && c.NodeRefresh != v1alpha1.NodeRefreshEvict:
-		return fmt.Errorf("cluster %s: Keyturn did not make its nodes, as nodeRefresh %s needs: use %s",
-			c.Name, c.NodeRefresh, v1alpha1.NodeRefreshEvict)
+	case c.Machines == nil && c.NodeRefresh != v1alpha1.NodeRefreshEvict && c.NodeRefresh != v1alpha1.NodeRefreshWait:
+		return fmt.Errorf("cluster %s: Keyturn did not make its nodes, as nodeRefresh %s needs: use %s or %s",
+			c.Name, c.NodeRefresh, v1alpha1.NodeRefreshEvict, v1alpha1.NodeRefreshWait)
 	case c.Machines != nil && c.Refresher == nil && c.NodeRefresh.KeepsNodes():
 		return fmt.Errorf("cluster %s: its machines cannot have their tokens replaced, as nodeRefresh %s wants: use %s",
 			c.Name, c.NodeRefresh, v1alpha1.NodeRefreshReplace)
@@ -248,7 +248,7 @@ func (r *Rollout) open(client kubernetes.Interface, keys nodes.Keys) *observatio
 			Memory: &memory.tokens, Every: r.tokensEvery, Now: now,
 		},
 		aged: evict.Executor{
-			How: r.NodeRefresh, Keys: keys, Client: client,
+			How: r.NodeRefresh, Unread: r.Machines == nil, Reload: r.TokenReload, Keys: keys, Client: client,
 			Memory: &memory.evict, Every: r.podsEvery(), Now: now,
 		},
 	}
