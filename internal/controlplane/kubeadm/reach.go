@@ -30,6 +30,8 @@ type plane interface {
 	prove(ctx context.Context, s Server, q controlplane.Question) (controlplane.Proof, error)
 	// leaders names components of which none holds its lease, at the time of an API server; empty when all do.
 	leaders(ctx context.Context, now time.Time) (string, error)
+	// dropUpload deletes the keys that kubeadm has uploaded for control-plane nodes that join.
+	dropUpload(ctx context.Context) error
 }
 
 // reach reaches the API servers of one cluster: any of them, and each alone. It keeps connections.
