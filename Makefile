@@ -83,7 +83,7 @@ test-long: kube capi build bin/tools/helm packages ## Run the tests that take te
 	KEYTURN_TEST_LONG=1 go test -timeout 60m -count 1 -v ./internal/local/capi
 
 .PHONY: bench
-bench: packages kube build ## Measure rotation time, re-signing and memory, on real clusters
+bench: packages kube build images ## Measure rotation time, re-signing and memory, on real clusters
 	@hack/bench.sh
 
 .PHONY: mutate stress
