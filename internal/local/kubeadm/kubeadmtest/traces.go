@@ -101,9 +101,38 @@ func (t Traces) In(content []byte) bool {
 	return slices.ContainsFunc(t, func(trace []byte) bool { return bytes.Contains(content, trace) })
 }
 
-// FilesWith returns the files of a machine that have traces, as the machine names them: logs, the files of etcd, and all
+// ExpectTraces searches for traces as somebody who may read everything would: all objects of the cluster, and of each machine
+// its disk, with all logs and the files of etcd, and the arguments of its processes. It returns where they are, each of which
+// must begin with one of what is allowed: a path, or KIND NAMESPACE/NAME of an object.
+func (c *Cluster) ExpectTraces(what string, t Traces, allowed ...string) (found []string) {
+	c.t.Helper()
+	found, objects, err := c.objectsWith(c.t.Context(), t)
+	c.Must(err)
+	machines, err := c.Machines()
+	c.Must(err)
+	files := 0
+	for _, name := range machines {
+		paths, read, err := c.filesWith(name, t)
+		c.Must(err)
+		found, files = append(found, paths...), files+read
+		has, err := c.commandsHave(c.t.Context(), name, t)
+		c.Must(err)
+		if has {
+			found = append(found, "the arguments of a process on "+name)
+		}
+	}
+	c.t.Logf("searched %d objects and %d files for the %s: it is in %q", objects, files, what, found)
+	for _, where := range found {
+		if !slices.ContainsFunc(allowed, func(prefix string) bool { return strings.HasPrefix(where, prefix) }) {
+			c.t.Errorf("the %s is in %s", what, where)
+		}
+	}
+	return found
+}
+
+// filesWith returns the files of a machine that have traces, as the machine names them: logs, the files of etcd, and all
 // others of its /etc and /var but images. read is how many were searched.
-func (c *Cluster) FilesWith(name string, t Traces) (found []string, read int, err error) {
+func (c *Cluster) filesWith(name string, t Traces) (found []string, read int, err error) {
 	root := filepath.Join(c.dir, "machines", name)
 	for _, top := range []string{"etc", "var"} {
 		err = filepath.WalkDir(filepath.Join(root, top), func(path string, d fs.DirEntry, err error) error {
@@ -132,8 +161,8 @@ func (c *Cluster) FilesWith(name string, t Traces) (found []string, read int, er
 	return found, read, nil
 }
 
-// CommandsHave reports whether the arguments or the environment of a process of a machine have traces.
-func (c *Cluster) CommandsHave(ctx context.Context, name string, t Traces) (bool, error) {
+// commandsHave reports whether the arguments or the environment of a process of a machine have traces.
+func (c *Cluster) commandsHave(ctx context.Context, name string, t Traces) (bool, error) {
 	out, err := c.Run(ctx, name, "/bin/sh", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null || true")
 	if err == nil && !bytes.Contains(out, []byte("containerd")) {
 		err = fmt.Errorf("the processes of machine %s do not show their arguments", name)
@@ -141,8 +170,8 @@ func (c *Cluster) CommandsHave(ctx context.Context, name string, t Traces) (bool
 	return t.In(out), err
 }
 
-// ObjectsWith returns the objects of the cluster that have traces, as KIND NAMESPACE/NAME. read is how many were searched.
-func (c *Cluster) ObjectsWith(ctx context.Context, t Traces) (found []string, read int, err error) {
+// objectsWith returns the objects of the cluster that have traces, as KIND NAMESPACE/NAME. read is how many were searched.
+func (c *Cluster) objectsWith(ctx context.Context, t Traces) (found []string, read int, err error) {
 	config, err := c.Config()
 	if err != nil {
 		return nil, 0, err
