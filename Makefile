@@ -76,15 +76,15 @@ test: kube build bin/tools/helm ## Run all tests, with real API servers and, at 
 
 # The tests that take long: KEYTURN_TEST_LONG is what each of them asks for.
 .PHONY: test-long
-test-long: kube capi build bin/tools/helm packages ## Run the tests that take tens of minutes, on clusters of kubeadm and Cluster API
-	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 120m -count 1 -v \
+test-long: kube capi build bin/tools/helm packages ## Run the tests that take hours, on clusters of kubeadm and Cluster API
+	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 150m -count 1 -v \
 		-run 'TestThreeControlPlanes|TestRealLife|TestKubeadmLong|TestRefreshByWaiting|TestRotateByWaiting' \
 		./internal/local/kubeadm ./internal/local/machines ./internal/controlplane/kubeadm ./test/e2e
 	go -C tools/capi test ./...
 	KEYTURN_TEST_LONG=1 go test -timeout 60m -count 1 -v ./internal/local/capi
 
 .PHONY: bench
-bench: packages kube build ## Measure rotation time, re-signing and memory, on real clusters
+bench: packages kube build images ## Measure rotation time, re-signing and memory, on real clusters
 	@hack/bench.sh
 
 .PHONY: mutate stress

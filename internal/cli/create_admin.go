@@ -65,6 +65,7 @@ func (a *app) createAdmin() *cobra.Command {
 	var h hostFlags
 	var kubeconfig string
 	var allow allowFlags
+	var images imageFlags
 	cmd := &cobra.Command{
 		Use:   "admin",
 		Short: "Create the admin cluster on this host",
@@ -82,6 +83,8 @@ for access tokens. The key that registers clusters is written beside the kubecon
 User clusters can be registered with the local fleet, and with Google Cloud by a key of their own. The controller runs as
 you and has your cloud credentials: allow what else user clusters may make it reach by the flags --allow-….
 
+Clusters that kubeadm made can be adopted if --agent-image names an image that their control-plane nodes can pull.
+
 It can be run again at any time, for example after a reboot or a crash: it starts what is missing and leaves the
 rest as it is. Without root, user clusters can have no nodes.`,
 		Example: `  gkectl create admin
@@ -89,6 +92,7 @@ rest as it is. Without root, user clusters can have no nodes.`,
 	}
 	a.addHostFlags(cmd, &h)
 	allow.add(cmd)
+	images.add(cmd)
 	kubeconfigFlag(cmd, &kubeconfig)
 	cmd.Flags().Lookup("kubeconfig").Usage = "`file` to which the kubeconfig of the admin cluster is written"
 	return a.verb(cmd, func(ctx context.Context) error {
@@ -103,7 +107,7 @@ rest as it is. Without root, user clusters can have no nodes.`,
 		defer p.end()
 		files := hostFiles(kubeconfig)
 		err = cluster.Create(ctx, admincluster.CreateOptions{
-			Kubeconfig: kubeconfig, Files: files, Allow: allow.ofController(),
+			Kubeconfig: kubeconfig, Files: files, Controller: append(allow.ofController(), images.ofController()...),
 			Progress: func(step string) { p.show(step, "") },
 		})
 		if err != nil {
@@ -159,6 +163,27 @@ func (f *allowFlags) ofController() []string {
 	}
 	if f.defaultCredentials {
 		flags = append(flags, "--allow-default-credentials")
+	}
+	return flags
+}
+
+// imageFlags name the images that run on control-plane nodes of clusters that are adopted.
+type imageFlags struct{ agent, signer string }
+
+func (f *imageFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.agent, "agent-image", "",
+		"`image` of keyturn-agent, which runs on control-plane nodes of clusters that are adopted")
+	cmd.Flags().StringVar(&f.signer, "signer-image", "",
+		"`image` of keyturn-signer, which runs there for adopted clusters with source external")
+}
+
+// ofController are the flags of keyturn-controller.
+func (f *imageFlags) ofController() (flags []string) {
+	if f.agent != "" {
+		flags = append(flags, "--agent-image="+f.agent)
+	}
+	if f.signer != "" {
+		flags = append(flags, "--signer-image="+f.signer)
 	}
 	return flags
 }

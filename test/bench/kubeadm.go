@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -156,8 +158,24 @@ func (p *place) makeKubeadm(ctx context.Context, c *kubeadm.Cluster) (*rest.Conf
 		found, err = adapter.Find(ctx, client)
 		return err == nil && len(found.Problems) == 0 && len(found.Servers) == apiServers, nil
 	})
-	return config, found.Servers, err
+	return config, found.Servers, errors.Join(err, stopDNS(ctx, client))
 }
+
+// stopDNS ends the only pods of the cluster that hold tokens, so that no rotation waits for evictions.
+func stopDNS(ctx context.Context, client kubernetes.Interface) error {
+	_, err := client.AppsV1().Deployments(metav1.NamespaceSystem).Patch(ctx, "coredns", types.MergePatchType,
+		[]byte(`{"spec":{"replicas":0}}`), metav1.PatchOptions{})
+	return err
+}
+
+// adoptedConfig is the config file by which gkectl rotates and deletes the cluster.
+const adoptedConfig = `apiVersion: v1
+kind: UserCluster
+name: ` + adoptedCluster + `
+infrastructure:
+  kubeadm:
+    kubeconfigSecret: ` + adoptedCluster + `
+`
 
 // adopt has Keyturn take over the cluster.
 func (p *place) adopt(ctx context.Context, c *kubeadm.Cluster) error {
@@ -165,6 +183,9 @@ func (p *place) adopt(ctx context.Context, c *kubeadm.Cluster) error {
 	raw, err := c.Kubeconfig()
 	if err != nil {
 		return err
+	}
+	if err := os.WriteFile(p.config(adoptedCluster), []byte(adoptedConfig), 0o600); err != nil {
+		return fmt.Errorf("writing the config file of cluster %s: %w", adoptedCluster, err)
 	}
 	admin, err := p.admin()
 	if err != nil {

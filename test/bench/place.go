@@ -95,9 +95,14 @@ func (p *place) hostFlags() []string {
 
 func (p *place) createAdmin(ctx context.Context) error {
 	p.say("creating an admin cluster in %s", p.dir)
-	_, err := p.run(ctx, "gkectl", append([]string{"create", "admin"}, p.hostFlags()...)...)
+	_, err := p.run(ctx, "gkectl", append([]string{
+		"create", "admin", "--agent-image", imageOf("keyturn-agent"), "--signer-image", imageOf("keyturn-signer"),
+	}, p.hostFlags()...)...)
 	return err
 }
+
+// imageOf is the image of a program, which `make images` has made.
+func imageOf(program string) string { return "localhost/keyturn/" + program + ":dev" }
 
 // remove deletes all clusters and the directory, even when the benchmark was interrupted. If that fails, the directory
 // stays, since it says what is left.

@@ -178,6 +178,7 @@ func TestOwnCluster(t *testing.T) {
 		{"delete", "", "serviceaccounts", "", "kube-system", "keyturn-canary"},
 		{"get", "coordination.k8s.io", "leases", "", "kube-system", "kube-scheduler"},
 		{"delete", "", "configmaps", "", "kube-system", "keyturn-signing-key"},
+		{"delete", "", "secrets", "", "kube-system", "kubeadm-certs"},
 		{"create", "", "pods", "exec", "keyturn-agent", "keyturn-agent-x"},
 		{"create", "apps", "daemonsets", "", "keyturn-agent", ""},
 		{"delete", "apps", "daemonsets", "", "keyturn-agent", "keyturn-agent"},

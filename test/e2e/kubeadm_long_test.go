@@ -6,84 +6,243 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/internal/local/kubeadm"
+	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// TestKubeadmLong rotates the keys of three API servers behind a load balancer, while processes are killed, and while
-// the owner of the cluster does what owners do: a control-plane node joins, another is rebooted, and kubeadm writes the
-// manifests again.
+// TestKubeadmLong rotates the keys of three API servers behind a load balancer, with files and with signers, while the
+// owner of the cluster does what owners do, and while processes are killed. Each part begins and ends with a cluster in
+// which nothing is left to do, so that it can be run alone: see docs/testing.md.
 func TestKubeadmLong(t *testing.T) {
 	if os.Getenv("KEYTURN_TEST_LONG") == "" {
-		t.Skip("it takes tens of minutes: set KEYTURN_TEST_LONG=1 to run it")
+		t.Skip("it takes more than an hour: set KEYTURN_TEST_LONG=1 to run it")
 	}
 	k := newSelfManaged(t, 3, 2)
+	k.patience = 30 * time.Minute
+	k.removeNewcomers()
 	k.install()
 	k.startProbe()
 	k.create()
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	killed := k.startKilling(seed)
-	k.rotate(2, k.join)
-	k.useSource(v1alpha1.KeySourceExternal)
-	k.upgrade()
-	k.rotate(3, k.reboot)
-	k.rotate(4, nothing)
-	t.Logf("killed %v", killed())
-	k.release()
-	k.expectKeysGone()
-	k.expectNoRefusals()
+	events := []event{k.joining(), k.upgrading(), k.renewing(), k.rebooting()}
+	for _, source := range []v1alpha1.KeySource{v1alpha1.KeySourceFiles, v1alpha1.KeySourceExternal} {
+		k.part(string(source), func() {
+			k.useSource(source)
+			k.rotate(nothing)
+		})
+		for i := range steps {
+			// Each event happens in each step of one of these rotations.
+			order := append(slices.Clone(events[i:]), events[:i]...)
+			k.part(fmt.Sprintf("%s-events-%d", source, i+1), func() { k.rotateAmid(source, order) })
+		}
+		k.part(string(source)+"-off", func() { k.rotateWithout(source) })
+	}
+	k.part("kills", k.rotateAmidKills)
+	k.part("release", func() {
+		k.rotate(nothing)
+		k.expectSecrecy()
+		k.release()
+		k.expectSecrecy()
+	})
 }
 
-// join has one more control-plane node join, once the rotation has begun.
-func (k *selfManaged) join() {
-	k.t.Helper()
-	k.awaitBegun()
-	const name = "cp-4"
-	k.Must(k.Start(k.t.Context(), name, kubeadm.ControlPlane))
-	k.until("the certificates to be uploaded", func(ctx context.Context) error { return k.UploadCerts(ctx, k.controlPlanes[0]) })
-	k.until("a control-plane node to join", func(ctx context.Context) error { return k.Join(ctx, name, kubeadm.ControlPlane) })
-	k.controlPlanes = append(k.controlPlanes, name)
+// steps are those of a rotation in which something happens.
+var steps = []rotation.Step{rotation.StepPublish, rotation.StepSwitch, rotation.StepRefresh, rotation.StepRetire}
+
+// event is what the owner of a cluster does while its key is rotated.
+type event struct {
+	name string
+	// before is done before the rotation, and after when it is complete; nil: nothing.
+	before, after func()
+	during        func(context.Context) error
 }
 
-// reboot ends a control-plane node as if its power failed, once the rotation has begun, and starts it again.
-func (k *selfManaged) reboot() {
+// rotateAmid rotates the key, and has one event happen in each step, or as soon after its begin as the one before is over.
+func (k *selfManaged) rotateAmid(source v1alpha1.KeySource, events []event) {
 	k.t.Helper()
-	k.awaitBegun()
-	name := k.controlPlanes[1]
+	k.useSource(source)
+	for _, e := range events {
+		if e.before != nil {
+			e.before()
+		}
+	}
+	version := k.version() + 1
+	k.rotate(func() {
+		for i, e := range events {
+			at := k.awaitStep(version, steps[i])
+			done := k.stage(fmt.Sprintf("%s, begun in step %q", e.name, at))
+			k.Must(e.during(k.t.Context()))
+			done()
+		}
+	})
+	k.awaitSource(source)
+	for _, e := range events {
+		if e.after != nil {
+			e.after()
+		}
+	}
+}
+
+// awaitStep waits until the rotation to a key version has come to a step, and returns the one that it is in.
+func (k *selfManaged) awaitStep(version int32, step rotation.Step) (at rotation.Step) {
+	k.t.Helper()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for began := time.Now(); ; <-tick.C {
+		uc, err := k.cluster(k.t.Context())
+		if err == nil {
+			key := uc.Status.KSASigningKey
+			at = rotation.Step(key.Step)
+			if at == "" && key.TokenVersion == version || slices.Index(steps, at) >= slices.Index(steps, step) {
+				return at
+			}
+			err = fmt.Errorf("it is in step %q", at)
+		}
+		if time.Since(began) > k.patience {
+			k.keepState()
+			k.t.Fatalf("waiting for step %s: %v", step, err)
+		}
+	}
+}
+
+// newcomer is the control-plane node that joins.
+const newcomer = "cp-4"
+
+// joining has a control-plane node join, first with what a node of before the rotation has uploaded.
+func (k *selfManaged) joining() event {
+	return event{
+		name: "kubeadm join",
+		before: func() {
+			k.Must(k.Start(k.t.Context(), newcomer, kubeadm.ControlPlane))
+			k.upload()
+		},
+		during: func(ctx context.Context) error {
+			err := k.Join(ctx, newcomer, kubeadm.ControlPlane)
+			if err != nil && strings.Contains(err.Error(), `"kubeadm-certs" was not found`) {
+				k.t.Log("what was uploaded before the rotation is gone: uploading again")
+				k.upload()
+				err = k.Join(ctx, newcomer, kubeadm.ControlPlane)
+			}
+			k.controlPlanes = append(k.controlPlanes, newcomer)
+			return err
+		},
+		after: k.removeNewcomers,
+	}
+}
+
+func (k *selfManaged) upload() {
+	k.t.Helper()
+	k.until("the certificates to be uploaded", func(ctx context.Context) error {
+		return k.UploadCerts(ctx, k.controlPlanes[0])
+	})
+}
+
+// removeNewcomers removes the node that joined, as its owner would.
+func (k *selfManaged) removeNewcomers() {
+	k.t.Helper()
+	_, exists, err := k.Machine(newcomer)
+	k.Must(err)
+	if !exists {
+		return
+	}
+	k.Must(k.Start(k.t.Context(), newcomer, kubeadm.ControlPlane))
+	if _, err := k.ReadFile(newcomer, "/etc/kubernetes/manifests/etcd.yaml"); err == nil {
+		k.until("kubeadm reset", func(ctx context.Context) error {
+			_, err := k.Run(ctx, newcomer, "kubeadm", "reset", "--force", "--cri-socket=unix:///run/containerd/containerd.sock")
+			return err
+		})
+	}
+	k.Eventually("the Node to be deleted", func(ctx context.Context) error {
+		err := k.client.CoreV1().Nodes().Delete(ctx, newcomer, metav1.DeleteOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+	k.Must(k.Remove(k.t.Context(), newcomer))
+	k.controlPlanes = slices.DeleteFunc(k.controlPlanes, func(name string) bool { return name == newcomer })
+}
+
+// upgrading has kubeadm write the manifests of a node again, which then reads its keys from files until Keyturn converts it
+// once more.
+func (k *selfManaged) upgrading() event {
+	return event{name: "kubeadm upgrade apply", during: func(ctx context.Context) error {
+		_, err := k.Run(ctx, k.controlPlanes[0], "kubeadm", "upgrade", "apply", "--force", "--yes",
+			"--ignore-preflight-errors=all", kubetest.Version)
+		return err
+	}}
+}
+
+// renewing has kubeadm renew all certificates of a node, whose control plane is then started again.
+func (k *selfManaged) renewing() event {
+	return event{name: "kubeadm certs renew all", during: func(ctx context.Context) error {
+		_, err := k.Run(ctx, k.controlPlanes[1], "/bin/sh", "-c",
+			"kubeadm certs renew all && pkill -f '^(kube-apiserver|kube-controller-manager|kube-scheduler|etcd) '")
+		return err
+	}}
+}
+
+// rebooting ends a node as if its power failed, and starts it again.
+func (k *selfManaged) rebooting() event {
+	return event{name: "a reboot", during: func(ctx context.Context) error {
+		name := k.controlPlanes[2]
+		k.switchOff(name)
+		return k.Start(ctx, name, kubeadm.ControlPlane)
+	}}
+}
+
+// switchOff ends a machine as if its power failed.
+func (k *selfManaged) switchOff(name string) {
+	k.t.Helper()
 	k.Must(k.Halt(name))
-	k.Must(k.Start(k.t.Context(), name, kubeadm.ControlPlane))
-}
-
-// awaitBegun waits until two key versions are stored.
-func (k *selfManaged) awaitBegun() {
-	k.t.Helper()
-	k.until("the rotation to begin", func(ctx context.Context) error {
-		uc, err := k.cluster(ctx)
-		if err == nil && len(uc.Status.KSASigningKey.Keys) < 2 {
-			err = errors.New("one key version is stored")
+	k.Eventually("machine "+name+" to end", func(context.Context) error {
+		m, _, err := k.Machine(name)
+		if err == nil && m.Running {
+			err = errors.New("it runs")
 		}
 		return err
 	})
 }
 
-// upgrade has kubeadm write the manifests of a node again, which then reads its keys from files until Keyturn converts it
-// once more.
-func (k *selfManaged) upgrade() {
+// rotateWithout rotates the key while a control-plane node is off. The rotation names it, and goes on when it is back.
+func (k *selfManaged) rotateWithout(source v1alpha1.KeySource) {
 	k.t.Helper()
-	done := k.stage("kubeadm upgrade apply, and its conversion")
-	k.until("kubeadm upgrade apply", func(ctx context.Context) error {
-		_, err := k.Run(ctx, k.controlPlanes[0], "kubeadm", "upgrade", "apply", "--force", "--yes",
-			"--ignore-preflight-errors=all", kubetest.Version)
-		return err
+	k.useSource(source)
+	name := k.controlPlanes[2]
+	k.switchOff(name)
+	k.rotate(func() {
+		k.until("the rotation to name the node that is off", func(ctx context.Context) error {
+			uc, err := k.cluster(ctx)
+			if err == nil && !strings.Contains(uc.Status.KSASigningKey.WaitingFor, name) {
+				err = fmt.Errorf("it waits for %q", uc.Status.KSASigningKey.WaitingFor)
+			}
+			return err
+		})
+		k.Must(k.Start(k.t.Context(), name, kubeadm.ControlPlane))
 	})
-	k.awaitSource(v1alpha1.KeySourceExternal)
-	done()
+}
+
+// rotateAmidKills rotates with files, converts, and rotates with signers, while processes are killed.
+func (k *selfManaged) rotateAmidKills() {
+	k.t.Helper()
+	k.useSource(v1alpha1.KeySourceFiles)
+	seed := rand.Uint64()
+	k.t.Logf("seed %d", seed)
+	killed := k.startKilling(seed)
+	k.rotate(nothing)
+	k.useSource(v1alpha1.KeySourceExternal)
+	k.rotate(nothing)
+	k.t.Logf("killed %v", killed())
 }
 
 // killable are the programs of a control-plane node and of workers, by the beginnings of their command lines.

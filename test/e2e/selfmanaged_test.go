@@ -3,12 +3,16 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/pem"
+	"crypto"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -38,15 +42,19 @@ type selfManaged struct {
 	admin         client.Client
 	// kubeconfig is the path of the administrator's.
 	kubeconfig string
-	// retired are the kids of private keys that may be nowhere in the end.
-	retired []string
+	// patience is how long a rotation may take.
+	patience time.Duration
+	// retired are private keys that may be nowhere in the end.
+	retired []crypto.Signer
 }
 
-// newSelfManaged makes a cluster.
+// newSelfManaged makes a cluster, or starts the one that is kept.
 func newSelfManaged(t *testing.T, controlPlanes, workers int) *selfManaged {
 	t.Helper()
 	c := kubeadmtest.New(t, "keyturn-agent", "keyturn-controller", "keyturn-probe", "keyturn-signer")
-	k := &selfManaged{Cluster: c, t: t, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig")}
+	k := &selfManaged{
+		Cluster: c, t: t, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), patience: rotateTimeout,
+	}
 	done := k.stage("making the cluster")
 	roles := map[string]kubeadm.Role{}
 	var names []string
@@ -60,13 +68,92 @@ func newSelfManaged(t *testing.T, controlPlanes, workers int) *selfManaged {
 		names, roles[name] = append(names, name), role
 		c.Must(c.Start(t.Context(), name, role))
 	}
-	c.Must(c.Init(t.Context(), names[0]))
-	for _, name := range names[1:] {
-		c.Must(c.Join(t.Context(), name, roles[name]))
+	if _, err := c.Kubeconfig(); errors.Is(err, fs.ErrNotExist) {
+		c.Must(c.Init(t.Context(), names[0]))
 	}
-	done()
+	for _, name := range names[1:] {
+		if _, err := c.ReadFile(name, "/etc/kubernetes/kubelet.conf"); err != nil {
+			c.Must(c.Join(t.Context(), name, roles[name]))
+		}
+	}
 	k.connect()
+	k.awaitNodes(len(names))
+	done()
 	return k
+}
+
+// awaitNodes waits until as many nodes are ready, each of which has renewed its lease since the test began.
+func (k *selfManaged) awaitNodes(want int) {
+	k.t.Helper()
+	began := time.Now()
+	k.Eventually("all nodes to be ready", func(ctx context.Context) error {
+		leases, err := k.client.CoordinationV1().Leases(corev1.NamespaceNodeLease).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		nodes, err := k.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		var renewed, ready int
+		for _, l := range leases.Items {
+			if l.Spec.RenewTime != nil && l.Spec.RenewTime.After(began) {
+				renewed++
+			}
+		}
+		for _, n := range nodes.Items {
+			if slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+				return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+			}) {
+				ready++
+			}
+		}
+		if min(renewed, ready) < want {
+			return fmt.Errorf("of %d nodes %d are ready, and %d have renewed their leases", want, ready, renewed)
+		}
+		return nil
+	})
+}
+
+// part runs a part of the test, which has a name of its own for -run, and shows what the pods of the probe saw of it. What
+// comes after a part that failed would only fail for the same reason.
+func (k *selfManaged) part(name string, do func()) {
+	whole := k.t
+	passed := whole.Run(name, func(t *testing.T) {
+		k.t, k.Cluster = t, k.Cluster.In(t)
+		before := k.summary()
+		done := k.stage(name)
+		stop := k.follow()
+		defer stop()
+		do()
+		done()
+		k.expectNoRefusals(before)
+	})
+	if k.t, k.Cluster = whole, k.Cluster.In(whole); !passed {
+		k.t.FailNow()
+	}
+}
+
+// follow logs each step of a rotation and what it waits for.
+func (k *selfManaged) follow() (stop func()) {
+	ctx, cancel := context.WithCancel(k.t.Context())
+	var done sync.WaitGroup
+	began, last := time.Now(), ""
+	done.Go(func() {
+		for tick := time.NewTicker(time.Second); ctx.Err() == nil; <-tick.C {
+			uc, err := k.cluster(ctx)
+			if err != nil {
+				continue
+			}
+			key := uc.Status.KSASigningKey
+			waiting, _, _ := strings.Cut(key.WaitingFor, ":") // what follows is why, in many ways
+			if line := fmt.Sprintf("%s, waiting for %q", key.Step, waiting); line != last {
+				k.t.Logf("%4.0f s: %s", time.Since(began).Seconds(), line)
+				last = line
+			}
+		}
+	})
+	return func() { cancel(); done.Wait() }
 }
 
 // connect makes the clients of the administrator.
@@ -102,9 +189,9 @@ func (k *selfManaged) install() {
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
 		Name: v1alpha1.SystemNamespace, Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"},
 	}}
-	k.Must(k.admin.Create(k.t.Context(), namespace))
-	helm := exec.Command("../../bin/tools/helm", "install", "keyturn", chart, "--namespace", v1alpha1.SystemNamespace,
-		"--kubeconfig", k.kubeconfig, "--set", "ownCluster="+v1alpha1.SystemNamespace+"/self")
+	k.Must(client.IgnoreAlreadyExists(k.admin.Create(k.t.Context(), namespace)))
+	helm := exec.Command("../../bin/tools/helm", "upgrade", "--install", "keyturn", chart,
+		"--namespace", v1alpha1.SystemNamespace, "--kubeconfig", k.kubeconfig, "--set", "ownCluster="+v1alpha1.SystemNamespace+"/self")
 	if out, err := helm.CombinedOutput(); err != nil {
 		k.t.Fatalf("helm install: %v\n%s\nhint: run `make bin/tools/helm`", err, out)
 	}
@@ -145,24 +232,40 @@ func (k *selfManaged) apply(documents []byte) {
 	}
 }
 
-// expectNoRefusals shows what the probe saw. Uses that nobody answered are no refusals.
-func (k *selfManaged) expectNoRefusals() {
+// summary is what the pods of the probe have seen so far.
+func (k *selfManaged) summary() (s probe.Summary) {
 	k.t.Helper()
-	var reports []probe.Report
-	k.Eventually("the reports of the probe", func(ctx context.Context) (err error) {
-		reports, err = probe.Collect(ctx, k.client.CoreV1().ConfigMaps("keyturn-probe"))
+	k.Eventually("the reports of the probe", func(ctx context.Context) error {
+		reports, err := probe.Collect(ctx, k.client.CoreV1().ConfigMaps("keyturn-probe"))
+		s = probe.Summarize(reports)
 		return err
 	})
-	summary := probe.Summarize(reports)
+	return s
+}
+
+// expectNoRefusals shows what the probe saw, and what of it since an earlier summary. Uses that nobody answered are no
+// refusals.
+func (k *selfManaged) expectNoRefusals(before probe.Summary) {
+	k.t.Helper()
+	summary := k.summary()
 	var table strings.Builder
 	k.Must(summary.Print(&table))
-	k.t.Logf("what the pods saw:\n%s", table.String())
-	if unused := summary.Unused(); summary.Failed() || len(unused) > 0 {
-		k.t.Errorf("tokens were refused, or not used: %v", unused)
+	k.t.Logf("what the pods have seen so far:\n%s", table.String())
+	if unused := summary.Unused(); len(unused) > 0 {
+		k.t.Errorf("tokens were not used: %v", unused)
 	}
 	for _, uses := range summary.Tokens {
-		if uses.Refused > 0 {
-			k.t.Errorf("%d tokens of kind %s were refused", uses.Refused, uses.Kind)
+		i := slices.IndexFunc(before.Tokens, func(u probe.TokenUses) bool {
+			return u.Kind == uses.Kind && u.Workload == uses.Workload
+		})
+		var earlier probe.TokenUses
+		if i >= 0 {
+			earlier = before.Tokens[i]
+		}
+		k.t.Logf("%s tokens since then: %d uses, %d refused, %d unavailable", uses.Kind, uses.Requests-earlier.Requests,
+			uses.Refused-earlier.Refused, uses.Unavailable-earlier.Unavailable)
+		if uses.Refused > earlier.Refused {
+			k.t.Errorf("%d tokens of kind %s were refused", uses.Refused-earlier.Refused, uses.Kind)
 		}
 	}
 }
@@ -187,7 +290,7 @@ func (k *selfManaged) patch(merge string) {
 // until waits for as long as a rotation may last.
 func (k *selfManaged) until(what string, check func(context.Context) error) {
 	k.t.Helper()
-	ctx, cancel := context.WithTimeout(k.t.Context(), rotateTimeout)
+	ctx, cancel := context.WithTimeout(k.t.Context(), k.patience)
 	defer cancel()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -234,54 +337,50 @@ func (k *selfManaged) serverManifest(node string) string {
 }
 
 // signingKey is the kid of sa.key, which must be the same on all control-plane nodes.
-func (k *selfManaged) signingKey() (kid string) {
+func (k *selfManaged) signingKey() string {
+	k.t.Helper()
+	kid, err := jwks.KeyID(k.signer().Public())
+	k.Must(err)
+	return kid
+}
+
+// signer is the key in sa.key, which must be the same on all control-plane nodes.
+func (k *selfManaged) signer() (key crypto.Signer) {
 	k.t.Helper()
 	for _, node := range k.controlPlanes {
 		raw, err := k.ReadFile(node, "/etc/kubernetes/pki/sa.key")
 		k.Must(err)
-		kids := privateKeys(raw)
-		if len(kids) != 1 || kid != "" && kids[0] != kid {
-			k.t.Fatalf("sa.key of node %s has the private keys %v, and of others %q", node, kids, kid)
+		next, err := token.ParsePrivateKey(raw)
+		k.Must(err)
+		if key != nil && !key.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(next.Public()) {
+			k.t.Fatalf("sa.key of node %s is not the one of the nodes before it", node)
 		}
-		kid = kids[0]
+		key = next
 	}
-	return kid
+	return key
 }
 
 // retire notes that the key that signs now is to be nowhere later.
-func (k *selfManaged) retire() { k.retired = append(k.retired, k.signingKey()) }
+func (k *selfManaged) retire() { k.retired = append(k.retired, k.signer()) }
 
-// keyFiles are the files with private keys that kubeadm and Keyturn keep on a node.
-func (k *selfManaged) keyFiles(node string) map[string][]byte {
+// expectSecrecy searches for private keys. The one that signs now is where kube-apiserver and its signer read it, and in the
+// Secrets of Keyturn. One that is retired is nowhere. The files of etcd have both, since Keyturn keeps its keys in this
+// cluster.
+func (k *selfManaged) expectSecrecy() {
 	k.t.Helper()
-	out, err := k.Run(k.t.Context(), node, "/bin/sh", "-c", "grep -rla 'PRIVATE KEY' /etc/kubernetes /var/lib/keyturn || true")
+	if len(k.retired) == 0 {
+		k.t.Error("no private key was retired")
+	}
+	done := k.stage("searching for private keys")
+	current, err := kubeadmtest.TracesOf(k.signer())
 	k.Must(err)
-	files := map[string][]byte{}
-	for path := range strings.FieldsSeq(string(out)) {
-		files[path], err = k.Run(k.t.Context(), node, "cat", path)
-		k.Must(err)
+	retired, err := kubeadmtest.TracesOf(k.retired...)
+	k.Must(err)
+	k.ExpectTraces("retired private key", retired, "/var/lib/etcd/", "/etc/kubernetes/tmp/")
+	found := k.ExpectTraces("signing private key", current, "/var/lib/etcd/", "/etc/kubernetes/tmp/", "/etc/kubernetes/pki/sa.key",
+		"/var/lib/keyturn/keys/", "Secret "+v1alpha1.SystemNamespace+"/")
+	if !slices.Contains(found, "/etc/kubernetes/pki/sa.key") {
+		k.t.Error("the search finds no sa.key")
 	}
-	if _, ok := files["/etc/kubernetes/pki/sa.key"]; !ok {
-		k.t.Errorf("the search of node %s finds no sa.key", node)
-	}
-	return files
-}
-
-// privateKeys are the kids of the private keys in PEM that could sign tokens.
-func privateKeys(content []byte) (kids []string) {
-	for rest := content; ; {
-		block, after := pem.Decode(rest)
-		if block == nil {
-			return kids
-		}
-		rest = after
-		if !strings.HasSuffix(block.Type, "PRIVATE KEY") {
-			continue
-		}
-		if signer, err := token.ParsePrivateKey(pem.EncodeToMemory(block)); err == nil {
-			if kid, err := jwks.KeyID(signer.Public()); err == nil {
-				kids = append(kids, kid)
-			}
-		}
-	}
+	done()
 }

@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -18,7 +17,7 @@ import (
 
 func main() {
 	var o kubeadm.Options
-	var workers int
+	var s size
 	set := flag.NewFlagSet("kubeadm", flag.ExitOnError)
 	set.StringVar(&o.Name, "name", "demo", "name of the cluster")
 	set.StringVar(&o.Dir, "dir", "", "directory of the cluster, which holds admin.conf once it is made")
@@ -27,7 +26,8 @@ func main() {
 	set.StringVar(&o.BinDir, "bin", "bin", "directory of Keyturn's programs")
 	set.StringVar(&o.Images, "images", "", "directory of image archives that every machine imports")
 	set.TextVar(&o.Network, "network", netip.MustParsePrefix("10.87.0.0/24"), "/24 of the cluster")
-	set.IntVar(&workers, "workers", 2, "number of machines besides the control-plane node")
+	set.IntVar(&s.controlPlanes, "control-planes", 1, "number of control-plane nodes")
+	set.IntVar(&s.workers, "workers", 2, "number of other nodes")
 	set.Usage = func() {
 		fmt.Fprintln(set.Output(), "usage: kubeadm [flags] up|down")
 		set.PrintDefaults()
@@ -35,7 +35,7 @@ func main() {
 	_ = set.Parse(os.Args[1:]) // it exits
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o, workers, set.Args()); err != nil {
+	if err := run(ctx, o, s, set.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		if advice := hint.Of(err); advice != "" {
 			fmt.Fprintln(os.Stderr, "hint:", advice)
@@ -44,9 +44,15 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, o kubeadm.Options, workers int, args []string) (err error) {
+// size is of how many nodes a cluster is made.
+type size struct{ controlPlanes, workers int }
+
+func run(ctx context.Context, o kubeadm.Options, s size, args []string) (err error) {
 	if len(args) != 1 || args[0] != "up" && args[0] != "down" || o.Dir == "" || o.Version == "" || o.KubeBinDir == "" {
 		return hint.Errorf("see kubeadm -help", "up or down is needed, and -dir, -version and -kube")
+	}
+	if s.controlPlanes < 1 || s.workers < 0 {
+		return hint.Errorf("see kubeadm -help", "a cluster has at least one control-plane node, and no negative number of others")
 	}
 	for _, path := range []*string{&o.Dir, &o.KubeBinDir, &o.BinDir} {
 		if *path, err = filepath.Abs(*path); err != nil {
@@ -63,29 +69,34 @@ func run(ctx context.Context, o kubeadm.Options, workers int, args []string) (er
 	if args[0] == "down" {
 		return c.Delete(ctx)
 	}
-	if err := create(ctx, c, workers); err != nil {
+	if err := create(ctx, c, s); err != nil {
 		return hint.Errorf("remove what is there, by down", "%w", err)
 	}
 	return nil
 }
 
-// create makes a cluster of one control-plane node and others.
-func create(ctx context.Context, c *kubeadm.Cluster, workers int) error {
-	const first = "cp-1"
-	names := make([]string, workers)
-	err := c.Start(ctx, first, kubeadm.ControlPlane)
-	for i := range names {
-		names[i] = fmt.Sprintf("worker-%d", i+1)
-		err = errors.Join(err, c.Start(ctx, names[i], kubeadm.Worker))
+// create makes a cluster. All machines boot first, while each of them imports its images.
+func create(ctx context.Context, c *kubeadm.Cluster, s size) error {
+	var names []string
+	roles := map[string]kubeadm.Role{}
+	for i := range s.controlPlanes {
+		names = append(names, fmt.Sprintf("cp-%d", i+1))
+		roles[names[i]] = kubeadm.ControlPlane
 	}
-	if err != nil {
-		return err
-	}
-	if err := c.Init(ctx, first); err != nil {
-		return err
+	for i := range s.workers {
+		name := fmt.Sprintf("worker-%d", i+1)
+		names, roles[name] = append(names, name), kubeadm.Worker
 	}
 	for _, name := range names {
-		if err := c.Join(ctx, name, kubeadm.Worker); err != nil {
+		if err := c.Start(ctx, name, roles[name]); err != nil {
+			return err
+		}
+	}
+	if err := c.Init(ctx, names[0]); err != nil {
+		return err
+	}
+	for _, name := range names[1:] {
+		if err := c.Join(ctx, name, roles[name]); err != nil {
 			return err
 		}
 	}

@@ -32,6 +32,8 @@ type plane interface {
 	leaders(ctx context.Context, now time.Time) (string, error)
 	// wake has the kubelet of a node see to its kube-controller-manager, once a second at most.
 	wake(ctx context.Context, node string, now time.Time) error
+	// dropUpload deletes the keys that kubeadm has uploaded for control-plane nodes that join.
+	dropUpload(ctx context.Context) error
 }
 
 // reach reaches the API servers of one cluster: any of them, and each alone. It keeps connections.

@@ -2,9 +2,12 @@ package kubeadm
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -55,6 +58,7 @@ func TestRealLife(t *testing.T) {
 		q := controlplane.Question{Cluster: uc.UID, Config: cfg, Keys: keys, External: uc.Spec.KeySource() == v1alpha1.KeySourceExternal}
 		return prover.Prove(t.Context(), q)
 	}
+	keys := map[int]crypto.Signer{}
 	settle := func(what string) {
 		began := time.Now()
 		defer func() {
@@ -70,6 +74,9 @@ func TestRealLife(t *testing.T) {
 			return nil
 		})
 		t.Logf("MEASURED %s: %.1f s", what, time.Since(began).Seconds())
+		for _, k := range d.keys() {
+			keys[k.Version] = k.Signer
+		}
 	}
 	settle("adoption")
 	uc.Spec.KSASigningKey.Version = 2
@@ -78,6 +85,7 @@ func TestRealLife(t *testing.T) {
 	settle("the conversion to a signer")
 	uc.Spec.KSASigningKey.Version = 3
 	settle("a rotation with a signer")
+	expectSecrecy(c, keys)
 	began := time.Now()
 	c.Eventually("the release", func(ctx context.Context) error {
 		gone, err := clusters.Open(uc).Delete(ctx)
@@ -91,5 +99,25 @@ func TestRealLife(t *testing.T) {
 	c.Must(err)
 	if len(signs) == 0 {
 		t.Error("sa.key is gone")
+	}
+	expectSecrecy(c, keys)
+}
+
+// expectSecrecy searches the cluster for its private keys. The one that signs is where kube-apiserver and its signer read
+// it, and no other is anywhere: the store is not in the cluster.
+func expectSecrecy(c *kubeadmtest.Cluster, keys map[int]crypto.Signer) {
+	last := slices.Max(slices.Collect(maps.Keys(keys)))
+	for version, key := range keys {
+		traces, err := kubeadmtest.TracesOf(key)
+		c.Must(err)
+		what := fmt.Sprintf("private key of version %d", version)
+		if version < last {
+			c.ExpectTraces(what, traces)
+			continue
+		}
+		const file = "/etc/kubernetes/pki/sa.key"
+		if found := c.ExpectTraces(what, traces, file, "/var/lib/keyturn/keys/"); !slices.Contains(found, file) {
+			c.Must(errors.New("the search finds no sa.key"))
+		}
 	}
 }

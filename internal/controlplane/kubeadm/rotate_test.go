@@ -72,6 +72,8 @@ type testCluster struct {
 	led string
 	// lagging means that tokens may be refused, since a node came back with a retired key.
 	lagging bool
+	// uploaded is what kubeadm has uploaded for nodes that join; nil: nothing.
+	uploaded *upload
 }
 
 func must[T any](v T, err error) T {

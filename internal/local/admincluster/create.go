@@ -31,9 +31,9 @@ type CreateOptions struct {
 	Kubeconfig string
 	// Files are what else is written; empty paths: nothing.
 	Files Files
-	// Allow are the --allow-… flags of the controller besides that for the local fleet: what UserClusters may make it
-	// reach.
-	Allow []string
+	// Controller are flags of keyturn-controller: what UserClusters may make it reach besides the local fleet, and the images
+	// for clusters that it adopts.
+	Controller []string
 	// Progress is told what is being done, one plain line each; nil: nobody is.
 	Progress func(string)
 }
@@ -122,7 +122,7 @@ func (c *Cluster) create(ctx context.Context, o CreateOptions) error {
 		return fmt.Errorf("making an admin cluster of the API server: %w", err)
 	}
 	progress("starting keyturn-local and the controller")
-	if err := p.startPrograms(ctx, o.Allow); err != nil {
+	if err := p.startPrograms(ctx, o.Controller); err != nil {
 		return err
 	}
 	progress("starting the local fleet")

@@ -31,7 +31,7 @@ func (c *Cluster) LocalEndpoint() string {
 
 // startPrograms starts keyturn-local, which starts the controller, and waits until both work. Those that run with other
 // flags are replaced.
-func (p *parts) startPrograms(ctx context.Context, allow []string) error {
+func (p *parts) startPrograms(ctx context.Context, extra []string) error {
 	path, err := p.host.Programs.Own("keyturn-local")
 	if err != nil {
 		return err
@@ -40,8 +40,8 @@ func (p *parts) startPrograms(ctx context.Context, allow []string) error {
 	if err != nil {
 		return err
 	}
-	local := p.local(path, allow)
-	for _, spec := range []process.Spec{local, p.controller(controller, allow)} {
+	local := p.local(path, extra)
+	for _, spec := range []process.Spec{local, p.controller(controller, extra)} {
 		if err := p.endOutdated(ctx, spec); err != nil {
 			return err
 		}
@@ -66,8 +66,8 @@ func (p *parts) endOutdated(ctx context.Context, wanted process.Spec) error {
 	return p.Processes.Await(ctx, wanted.Name, programGrace)
 }
 
-// local is keyturn-local, which gives these flags to the controller.
-func (p *parts) local(path string, allow []string) process.Spec {
+// local is keyturn-local, which gives extra flags to the controller.
+func (p *parts) local(path string, extra []string) process.Spec {
 	return process.Spec{Name: localName, Path: path, Args: slices.Concat([]string{
 		"--data-dir=" + p.host.Data.Path(),
 		"--kube-bin-dir=" + p.host.Programs.KubeDir(),
@@ -75,10 +75,10 @@ func (p *parts) local(path string, allow []string) process.Spec {
 		"--metrics-bind-address=" + p.Local(localLocal).String() + ":" + metricsPort,
 		"--supervise",
 		"--",
-	}, allow)}
+	}, extra)}
 }
 
-func (p *parts) controller(path string, allow []string) process.Spec {
+func (p *parts) controller(path string, extra []string) process.Spec {
 	return process.Spec{Name: controllerName, Path: path, Args: slices.Concat([]string{
 		"--kubeconfig=" + p.Path(markFile),
 		"--local-endpoint=" + p.LocalEndpoint(),
@@ -87,7 +87,7 @@ func (p *parts) controller(path string, allow []string) process.Spec {
 		"--health-probe-bind-address=" + p.controllerAddress(healthPort),
 		"--leader-elect=false", // keyturn-local starts one, which need not wait for the Lease of one that has died
 		"--allow-fleet-endpoint=" + p.FleetEndpoint(),
-	}, allow)}
+	}, extra)}
 }
 
 func (p *parts) controllerAddress(port string) string {

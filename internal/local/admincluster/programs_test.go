@@ -111,7 +111,7 @@ func TestOtherFlags(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := pidsOf(t, c)
-	options.Allow = []string{"--allow-publish=gs://oidc"}
+	options.Controller = []string{"--allow-publish=gs://oidc"}
 	if err := c.Create(t.Context(), options); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestOtherFlags(t *testing.T) {
 			continue
 		}
 		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil || !bytes.Contains(args, []byte(options.Allow[0])) {
+		if err != nil || !bytes.Contains(args, []byte(options.Controller[0])) {
 			t.Errorf("%s runs with %q, %v", name, args, err)
 		}
 	}

@@ -231,6 +231,15 @@ func (c *Cluster) StartNetwork(ctx context.Context) error {
 // Machine observes a machine; false: there is none of that name.
 func (c *Cluster) Machine(name string) (machine.State, bool, error) { return c.set(Worker).Look(name) }
 
+// Machines returns the names of the machines that exist.
+func (c *Cluster) Machines() (names []string, err error) {
+	states, err := c.set(Worker).List()
+	for _, s := range states {
+		names = append(names, s.Spec.Name)
+	}
+	return names, err
+}
+
 // FirstBoot returns what came of the user data of a machine; false as long as it has not been carried out.
 func (c *Cluster) FirstBoot(name string) (guest.FirstBoot, bool, error) {
 	return c.set(Worker).FirstBoot(name)
@@ -311,12 +320,12 @@ func (c *Cluster) Kubeconfig() ([]byte, error) { return os.ReadFile(c.path("admi
 
 // Delete removes the machines, the load balancer, the bridge and the directory.
 func (c *Cluster) Delete(ctx context.Context) error {
-	states, err := c.set(Worker).List()
+	names, err := c.Machines()
 	if err != nil {
 		return err
 	}
-	for _, s := range states {
-		if err := c.Remove(ctx, s.Spec.Name); err != nil {
+	for _, name := range names {
+		if err := c.Remove(ctx, name); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -25,33 +26,83 @@ import (
 // Cluster is a cluster of one test.
 type Cluster struct {
 	*kubeadm.Cluster
-	t *testing.T
+	t   *testing.T
+	dir string
 }
 
 // New makes the directory of a cluster for one test, which needs root. Its machines have the images of the named programs
-// of Keyturn, as Image names them. When the test ends, nothing of the cluster may be left.
+// of Keyturn, as Image names them. When the test ends, nothing of the cluster may be left, unless KEYTURN_TEST_KEEP names a
+// directory to keep clusters in: then its machines are halted, and the next run of the test starts them with programs that
+// are built again.
 func New(t *testing.T, programs ...string) *Cluster {
 	t.Helper()
-	bin := BinDir(t)
-	own := Build(t, append([]string{"keyturn-machine", "keyturn-pause"}, programs...)...)
-	network := freeNetwork(t)
-	c, err := kubeadm.Open(kubeadm.Options{
-		Name: "test", Dir: filepath.Join(t.TempDir(), "cluster"), Network: network,
-		Version: kubetest.Version, KubeBinDir: bin, BinDir: own, Images: pack(t, own, programs),
-	})
+	options := kubeadm.Options{
+		Name: "test", Version: kubetest.Version, KubeBinDir: BinDir(t),
+		BinDir: Build(t, append([]string{"keyturn-machine", "keyturn-pause"}, programs...)...),
+	}
+	options.Images = pack(t, options.BinDir, programs)
+	kept := locate(t, &options)
+	c, err := kubeadm.Open(options)
 	if err != nil {
 		t.Fatal(err)
 	}
-	test := &Cluster{Cluster: c, t: t}
+	test := &Cluster{Cluster: c, t: t, dir: options.Dir}
 	t.Cleanup(func() {
 		test.keepPods()
+		if kept {
+			test.halt(options)
+			return
+		}
 		test.Must(c.Delete(context.Background()))
-		if slices.ContainsFunc(addresses(t), network.Overlaps) {
-			t.Errorf("an interface in %s is left behind", network)
+		if slices.ContainsFunc(addresses(t), options.Network.Overlaps) {
+			t.Errorf("an interface in %s is left behind", options.Network)
 		}
 	})
 	return test
 }
+
+// locate chooses the directory and the network of a cluster, and reports whether it is one that is kept.
+func locate(t *testing.T, o *kubeadm.Options) (kept bool) {
+	t.Helper()
+	o.Network = freeNetwork(t)
+	keep := os.Getenv("KEYTURN_TEST_KEEP")
+	if keep == "" {
+		o.Dir = filepath.Join(t.TempDir(), "cluster")
+		return false
+	}
+	o.Dir = filepath.Join(keep, t.Name())
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// Its certificates name its addresses, so it has the same ones each time.
+	file := filepath.Join(o.Dir, "network")
+	raw, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		raw = []byte(o.Network.String())
+		err = os.WriteFile(file, raw, 0o600)
+	}
+	if err == nil {
+		err = o.Network.UnmarshalText(raw)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return true
+}
+
+// halt ends the machines of a cluster that is kept.
+func (c *Cluster) halt(o kubeadm.Options) {
+	names, err := c.Machines()
+	c.Must(err)
+	for _, name := range names {
+		c.Must(c.Halt(name))
+	}
+	c.t.Logf("the cluster is kept; to remove it: go run ./tools/kubeadm -dir %s -network %s -version %s -kube %s down",
+		o.Dir, o.Network, o.Version, o.KubeBinDir)
+}
+
+// In returns the cluster for a part of the test.
+func (c *Cluster) In(t *testing.T) *Cluster { return &Cluster{Cluster: c.Cluster, t: t, dir: c.dir} }
 
 // BinDir returns the directory of Kubernetes' programs. A test is skipped without root, which machines need, and where
 // somebody else's Kubernetes has no kubeadm or CoreDNS.
