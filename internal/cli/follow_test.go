@@ -251,7 +251,7 @@ func refusing(t *testing.T, times int64) (to admin, asked *atomic.Int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return admin{client: c, config: config}, asked
+	return admin{client: c, config: config, namespace: v1alpha1.SystemNamespace, program: gkectl}, asked
 }
 
 // A follower outlives an API server that has just started and does not know everybody yet, and ends when its
