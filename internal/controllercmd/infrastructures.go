@@ -36,7 +36,7 @@ type infrastructures map[string]infrastructure
 
 // errUnserved is why a cluster waits whose infrastructure this version does not know.
 var errUnserved = errors.New("its infrastructure is not served by this controller, which serves " +
-	"spec.infrastructure.local and spec.infrastructure.kubeadm")
+	"spec.infrastructure.local, kubeadm and clusterAPI")
 
 func (i infrastructures) of(uc *v1alpha1.UserCluster) (infrastructure, error) {
 	on, ok := i[uc.Spec.Infrastructure.Name()]

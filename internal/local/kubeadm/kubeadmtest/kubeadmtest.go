@@ -37,7 +37,7 @@ func New(t *testing.T, programs ...string) *Cluster {
 	network := freeNetwork(t)
 	c, err := kubeadm.Open(kubeadm.Options{
 		Name: "test", Dir: filepath.Join(t.TempDir(), "cluster"), Network: network,
-		Version: kubetest.Version, KubeBinDir: bin, BinDir: own, Images: pack(t, own, programs),
+		Version: kubetest.Version, KubeBinDir: bin, BinDir: own, Images: Pack(t, own, programs),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -92,8 +92,8 @@ func Build(t *testing.T, programs ...string) string {
 // Image is the image that the machines have of a program of Keyturn.
 func Image(program string) string { return "localhost/keyturn/" + program + ":dev" }
 
-// pack makes the images of programs, and returns the directory of their archives.
-func pack(t *testing.T, dir string, programs []string) string {
+// Pack makes the images of programs, and returns the directory of their archives.
+func Pack(t *testing.T, dir string, programs []string) string {
 	t.Helper()
 	archives := t.TempDir()
 	for _, program := range programs {
