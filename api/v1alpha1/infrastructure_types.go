@@ -47,7 +47,9 @@ func (i Infrastructure) NodePools() []NodePool {
 
 // SendsRetryAfter reports whether kube-apiserver is to run with --shutdown-send-retry-after while its keys change as
 // files, where kubeadm made its manifest.
-func (i Infrastructure) SendsRetryAfter() bool { return i.Kubeadm == nil || i.Kubeadm.ShutdownSendRetryAfter }
+func (i Infrastructure) SendsRetryAfter() bool {
+	return i.Kubeadm == nil || i.Kubeadm.ShutdownSendRetryAfter
+}
 
 // defaultNodeRefresh is NodeRefreshReplace where Keyturn can replace nodes.
 func (i Infrastructure) defaultNodeRefresh() NodeRefresh {

@@ -29,6 +29,8 @@ const requestTimeout = 30 * time.Second
 type admin struct {
 	client client.WithWatch
 	config *rest.Config
+	// namespace has the UserClusters.
+	namespace string
 }
 
 // connect reaches the admin cluster of a kubeconfig file. No request is made yet.
@@ -54,7 +56,7 @@ func (a *app) connect(path string) (admin, error) {
 	if err != nil {
 		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig file %s: %w", path, err)
 	}
-	return admin{client: c, config: config}, nil
+	return admin{client: c, config: config, namespace: v1alpha1.SystemNamespace}, nil
 }
 
 func userAgent() string { return "gkectl/" + version.Get().Version }
@@ -83,7 +85,7 @@ func (c admin) get(ctx context.Context, name string) (*v1alpha1.UserCluster, err
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	uc := &v1alpha1.UserCluster{}
-	err := c.client.Get(ctx, client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: name}, uc)
+	err := c.client.Get(ctx, client.ObjectKey{Namespace: c.namespace, Name: name}, uc)
 	return uc, inWords(err, "reading user cluster %s", name)
 }
 
@@ -100,7 +102,7 @@ func (c admin) list(ctx context.Context) (*v1alpha1.UserClusterList, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	list := &v1alpha1.UserClusterList{}
-	err := c.client.List(ctx, list, client.InNamespace(v1alpha1.SystemNamespace))
+	err := c.client.List(ctx, list, client.InNamespace(c.namespace))
 	return list, inWords(err, "listing user clusters")
 }
 

@@ -39,9 +39,9 @@ any more makes kubeadm stop before it has changed anything; write it again then.
 		if err != nil {
 			return err
 		}
-		if !c.Adopts() {
+		if !c.Adopts() || c.Infrastructure.Kubeadm == nil {
 			return usage("only clusters with infrastructure.kubeadm are upgraded by kubeadm",
-				"user cluster %s is one that Keyturn makes", c.Name)
+				"user cluster %s is none of these", c.Name)
 		}
 		patches, err := admin.patches(ctx, c.Name)
 		if err != nil {

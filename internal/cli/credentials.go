@@ -75,7 +75,7 @@ func (s credentials) read(ctx context.Context, uid types.UID, needed bool) (cred
 func (s credentials) empty() *corev1.Secret {
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: v1alpha1.SystemNamespace,
+			Namespace: s.admin.namespace,
 			Name:      s.name,
 			Labels:    map[string]string{v1alpha1.LabelCluster: s.cluster},
 		},

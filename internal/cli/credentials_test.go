@@ -113,7 +113,7 @@ func faulty(t *testing.T, faults map[string]kubetest.Fault) admin {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return admin{client: c}
+	return admin{client: c, namespace: v1alpha1.SystemNamespace}
 }
 
 // Whatever fails on the way, no Secret stays behind for a cluster that was refused, each other one is used by the next

@@ -59,7 +59,7 @@ func newPreview(uc *v1alpha1.UserCluster, report preflight.Report) rotationPrevi
 	if p.Retire == v1alpha1.RetireWhenUnused {
 		p.RetireTimeoutSeconds = key.RetireTimeoutSeconds
 	}
-	if uc.Spec.Infrastructure.Kubeadm != nil {
+	if uc.Spec.Infrastructure.Adopted() {
 		p.LeftCopies = append(p.LeftCopies, leftCopies...)
 	}
 	return p

@@ -98,5 +98,8 @@ func (c *Cluster) Delete(ctx context.Context) (gone bool, err error) {
 	} else if err != nil {
 		return false, err
 	}
-	return c.Cluster.Delete(ctx)
+	if gone, err = c.Cluster.Delete(ctx); !gone || err != nil {
+		return false, err
+	}
+	return c.letGo(ctx)
 }

@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/keyutil"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -134,6 +135,10 @@ func (c *Cluster) give(ctx context.Context, m material, t controlplane.Target, k
 		return nil
 	}
 	name := client.ObjectKeyFromObject(m.secret)
+	if uid := m.secret.Labels[v1alpha1.LabelClusterUID]; uid != "" && uid != string(c.uc.UID) {
+		return controlplane.Blocked(fmt.Errorf("Secret %s has the label %s=%s: another UserCluster rotates the keys of this "+
+			"cluster; if that one is gone, remove the label", name, v1alpha1.LabelClusterUID, uid))
+	}
 	retry := c.uc.Annotations[v1alpha1.AnnotationRetryChange]
 	if c.memory.reverted(m, t) && !c.memory.retries(m, retry) {
 		return controlplane.Blocked(fmt.Errorf("Secret %s holds keys of an earlier step than the one that Keyturn wrote: %s "+
@@ -151,6 +156,21 @@ func (c *Cluster) give(ctx context.Context, m material, t controlplane.Target, k
 	return nil
 }
 
+// letGo removes the marks of Keyturn from the Secret, and leaves its keys.
+func (c *Cluster) letGo(ctx context.Context) (gone bool, err error) {
+	m, err := c.material(ctx)
+	if err != nil || m.secret == nil || m.secret.Labels[v1alpha1.LabelClusterUID] != string(c.uc.UID) {
+		return err == nil, err
+	}
+	delete(m.secret.Labels, v1alpha1.LabelClusterUID)
+	delete(m.secret.Annotations, stageAnnotation)
+	delete(m.secret.Annotations, retryAnnotation)
+	if err := c.client.Update(ctx, m.secret, client.FieldOwner(fieldManager)); err != nil {
+		return false, fmt.Errorf("letting go of Secret %s: %w", client.ObjectKeyFromObject(m.secret), lasting(err))
+	}
+	return true, nil
+}
+
 // compose returns the Secret with the keys of a target.
 func (c *Cluster) compose(m material, t controlplane.Target, keys []keystore.KeyPair) (*corev1.Secret, error) {
 	public, private, err := c.files(m, t, keys)
@@ -158,12 +178,10 @@ func (c *Cluster) compose(m material, t controlplane.Target, keys []keystore.Key
 		return nil, err
 	}
 	secret := m.secret.DeepCopy()
-	if secret.Annotations == nil {
-		secret.Annotations = map[string]string{}
-	}
-	secret.Annotations[stageAnnotation] = strconv.Itoa(t.Keys.Stage())
+	metav1.SetMetaDataLabel(&secret.ObjectMeta, v1alpha1.LabelClusterUID, string(c.uc.UID))
+	metav1.SetMetaDataAnnotation(&secret.ObjectMeta, stageAnnotation, strconv.Itoa(t.Keys.Stage()))
 	if retry := c.uc.Annotations[v1alpha1.AnnotationRetryChange]; retry != "" {
-		secret.Annotations[retryAnnotation] = retry
+		metav1.SetMetaDataAnnotation(&secret.ObjectMeta, retryAnnotation, retry)
 	}
 	if secret.Data == nil {
 		secret.Data = map[string][]byte{}

@@ -198,4 +198,19 @@ func TestGive(t *testing.T) {
 	uc.Annotations[v1alpha1.AnnotationRetryChange] = "2"
 	must(0, give(switched))
 	has(switched.Keys)
+
+	other := uc.DeepCopy()
+	other.Name, other.UID = "other", "uid-2"
+	m := must(clusters.Open(other).material(t.Context()))
+	if err := clusters.Open(other).give(t.Context(), m, switched, k); err == nil || !strings.Contains(err.Error(), "another UserCluster") {
+		t.Errorf("another UserCluster writes the Secret: %v", err)
+	}
+	if gone := must(clusters.Open(uc).letGo(t.Context())); !gone {
+		t.Error("it is not let go")
+	}
+	has(switched.Keys)
+	s := must(clusters.Open(uc).material(t.Context())).secret
+	if len(s.Labels) > 0 || len(s.Annotations) > 0 {
+		t.Errorf("marks are left: %v %v", s.Labels, s.Annotations)
+	}
 }
