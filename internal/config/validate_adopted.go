@@ -46,7 +46,8 @@ func (d *decoder) adopted(c *UserCluster) {
 	if c.Names("algorithm") {
 		d.algorithm(k)
 	}
-	if k.NodeRefresh != string(v1alpha1.NodeRefreshEvict) {
+	byClusterAPI := c.Infrastructure.ClusterAPI != nil && k.NodeRefresh == string(v1alpha1.NodeRefreshReplace)
+	if k.NodeRefresh != string(v1alpha1.NodeRefreshEvict) && !byClusterAPI {
 		d.problem("ksaSigningKey.nodeRefresh", "must be %s, not %q: Keyturn does not make the nodes of this cluster",
 			v1alpha1.NodeRefreshEvict, k.NodeRefresh)
 	}

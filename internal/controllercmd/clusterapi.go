@@ -42,7 +42,9 @@ func (f *clusterAPIFlags) infrastructure(
 	})
 	return infrastructure{
 		controlPlane: func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) { return clusters.Open(uc), nil },
-		nodes:        func(*v1alpha1.UserCluster) (machines, error) { return machines{}, nil },
-		forget:       func(c keystore.Cluster) { clusters.Forget(types.UID(c.UID)) },
+		nodes: func(uc *v1alpha1.UserCluster) (machines, error) {
+			return machines{roll: clusters.Roller(uc)}, nil
+		},
+		forget: func(c keystore.Cluster) { clusters.Forget(types.UID(c.UID)) },
 	}
 }

@@ -16,7 +16,7 @@ import (
 // infrastructure opens what runs clusters of one kind.
 type infrastructure struct {
 	controlPlane func(*v1alpha1.UserCluster) (controlplane.Adapter, error)
-	// nodes opens the machines of a cluster; the zero value where Keyturn did not make them.
+	// nodes opens the machines of a cluster; the zero value where Keyturn did not make them and has nobody replace them.
 	nodes func(*v1alpha1.UserCluster) (machines, error)
 	// watch calls wake for each cluster of which something has died or was started, until ctx ends; nil: nobody does.
 	watch func(ctx context.Context, wake func(context.Context, types.NamespacedName))
@@ -29,6 +29,8 @@ type machines struct {
 	pools    []v1alpha1.NodePool
 	machines nodes.Machines
 	refresh  nodes.Refresher
+	// roll has somebody else replace the nodes.
+	roll nodes.Roller
 }
 
 // infrastructures are those that a controller serves, by the name of the member of spec.infrastructure.

@@ -26,7 +26,7 @@ func nodesOf(
 			Name: uc.Name, UID: uc.UID, Pools: m.pools,
 			NodeRefresh: uc.Spec.NodeRefresh(), TokenReload: time.Duration(key.TokenReloadSeconds) * time.Second,
 			Restarts: uc.Spec.KeySource() == v1alpha1.KeySourceFiles,
-			Machines: m.machines, Refresher: m.refresh,
+			Machines: m.machines, Refresher: m.refresh, Roller: m.roll,
 			Client: func(ctx context.Context) (kubernetes.Interface, error) { return newClient(ctx, uc) },
 		}), nil
 	}

@@ -88,13 +88,9 @@ var errGone = errors.New("it does not exist")
 // waiting returns what the cluster lacks to be observed, in words; empty when nothing. An error that lasts until
 // somebody acts is a controlplane.BlockedError.
 func (m management) waiting(ctx context.Context) (string, error) {
-	var c cluster
-	o, err := m.get(ctx, coreVersion.WithKind("Cluster"), m.cluster, &c)
-	if apierrors.IsNotFound(err) {
-		err = controlplane.Blocked(errGone)
-	}
+	c, o, err := m.read(ctx)
 	if err != nil {
-		return "", fmt.Errorf("reading %s: %w", m, err)
+		return "", err
 	}
 	ref := c.Spec.ControlPlaneRef
 	if ref.Kind != controlPlaneKind || ref.APIGroup != controlPlaneVersion.Group {
@@ -114,13 +110,25 @@ func (m management) waiting(ctx context.Context) (string, error) {
 	return "", nil
 }
 
+// read reads the Cluster.
+func (m management) read(ctx context.Context) (c cluster, o client.Object, err error) {
+	o, err = m.get(ctx, coreVersion.WithKind("Cluster"), m.cluster, &c)
+	if apierrors.IsNotFound(err) {
+		err = controlplane.Blocked(errGone)
+	}
+	if err != nil {
+		return c, nil, fmt.Errorf("reading %s: %w", m, err)
+	}
+	return c, o, nil
+}
+
 func isPaused(o client.Object) bool {
 	_, paused := o.GetAnnotations()[pausedAnnotation]
 	return paused
 }
 
 // get reads an object into what is of use of it.
-func (m management) get(ctx context.Context, kind schema.GroupVersionKind, name string, into any) (client.Object, error) {
+func (m management) get(ctx context.Context, kind schema.GroupVersionKind, name string, into any) (*unstructured.Unstructured, error) {
 	o := &unstructured.Unstructured{}
 	o.SetGroupVersionKind(kind)
 	if err := m.Get(ctx, m.key(name), o); err != nil {
@@ -135,7 +143,8 @@ func lasting(err error) error {
 	case meta.IsNoMatchError(err):
 		return controlplane.Blocked(fmt.Errorf("the admin cluster does not serve Cluster API of contract v1beta2: %w", err))
 	case apierrors.IsForbidden(err):
-		return controlplane.Blocked(fmt.Errorf("name its namespace in the value clusterAPI.namespaces of the chart: %w", err))
+		return controlplane.Blocked(fmt.Errorf("name its namespace in the value clusterAPI.namespaces of the chart and, for "+
+			"nodeRefresh Replace, set clusterAPI.replaceNodes: %w", err))
 	}
 	return err
 }

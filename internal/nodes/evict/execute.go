@@ -26,9 +26,11 @@ type Executor struct {
 	How v1alpha1.NodeRefresh
 	// Restarts means that the rotation restarts API servers.
 	Restarts bool
-	Keys     nodes.Keys
-	Client   kubernetes.Interface
-	Memory   *Memory
+	// Rolled means that somebody else replaces the nodes that Keyturn did not make.
+	Rolled bool
+	Keys   nodes.Keys
+	Client kubernetes.Interface
+	Memory *Memory
 	// Every is how often pods are listed.
 	Every time.Duration
 	Now   time.Time
@@ -43,6 +45,9 @@ type Observed struct {
 	// list is nil if pods were not listed.
 	list *list
 }
+
+// Since is the time after which nobody gets an old token; zero while it is not noted.
+func (o *Observed) Since() time.Time { return o.since }
 
 // evicts reports whether pods are evicted.
 func (e *Executor) evicts() bool { return e.How == v1alpha1.NodeRefreshEvict }
