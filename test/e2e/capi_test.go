@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"slices"
@@ -54,13 +55,73 @@ func TestClusterAPI(t *testing.T) {
 	k.startController()
 	k.startProbe()
 	k.create()
-	k.rotate(2, nothing)
+	k.rotate(2, k.revert)
 	k.patch(`{"spec":{"ksaSigningKey":{"source":"external"}}}`)
 	k.await(2)
 	k.rotate(3, func() { k.scale(3) })
 	k.awaitServers(3)
 	k.rotate(4, nothing)
+	k.replace()
 	k.expectNoRefusals()
+}
+
+// replace rotates with new nodes instead of evicted pods: no machine of before is left.
+func (k *capiCluster) replace() {
+	k.t.Helper()
+	before := k.nodeNames()
+	k.patch(`{"spec":{"ksaSigningKey":{"nodeRefresh":"Replace"}}}`)
+	k.await(4)
+	k.rotate(5, nothing)
+	for name := range k.nodeNames() {
+		if before[name] {
+			k.t.Errorf("node %s was not replaced", name)
+		}
+	}
+}
+
+func (k *capiCluster) nodeNames() map[string]bool {
+	k.t.Helper()
+	names := map[string]bool{}
+	k.Eventually("listing nodes", func(ctx context.Context) error {
+		list, err := k.workload.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+		if err == nil {
+			for _, n := range list.Items {
+				names[n.Name] = true
+			}
+		}
+		return err
+	})
+	return names
+}
+
+// revert puts back the keys with which machines started before the rotation, as a tool does that has a copy. The rotation
+// stops, names it, and goes on when it is asked to.
+func (k *capiCluster) revert() {
+	k.t.Helper()
+	before := k.material().Data
+	var secret *corev1.Secret
+	k.Eventually("machines to start with other keys", func(context.Context) error {
+		if secret = k.material(); bytes.Equal(secret.Data[corev1.TLSCertKey], before[corev1.TLSCertKey]) {
+			return errors.New("they start with those of before")
+		}
+		return nil
+	})
+	k.Eventually("putting them back", func(ctx context.Context) error {
+		secret = k.material()
+		secret.Data = before
+		return k.Client.Update(ctx, secret, client.FieldOwner("argocd"))
+	})
+	k.Eventually("the rotation to stop", func(ctx context.Context) error {
+		uc, err := k.userCluster(ctx)
+		if err != nil {
+			return err
+		}
+		if why := uc.Status.KSASigningKey.WaitingFor; !strings.Contains(why, `field manager "argocd"`) {
+			return fmt.Errorf("it waits for %q", why)
+		}
+		return nil
+	})
+	k.patch(`{"metadata":{"annotations":{"keyturn.dev/retry-change":"1"}}}`)
 }
 
 // newCAPICluster makes a management cluster with the API of Keyturn, and a cluster.
@@ -110,7 +171,7 @@ func (k *capiCluster) startController() {
 	k.t.Helper()
 	out, err := exec.CommandContext(k.t.Context(), "../../bin/tools/helm", "template", "keyturn", chart,
 		"--namespace", v1alpha1.SystemNamespace, "--kube-version", kubetest.Version,
-		"--show-only", "templates/clusterapi.yaml", "--set", "clusterAPI.namespaces={"+k.cluster.Namespace+"}").Output()
+		"--show-only", "templates/clusterapi.yaml", "--set", "clusterAPI.namespaces={"+k.cluster.Namespace+"},clusterAPI.replaceNodes=true").Output()
 	if err != nil {
 		k.t.Fatalf("rendering the roles, which needs `make bin/tools/helm`: %v", err)
 	}
