@@ -62,6 +62,9 @@ func newPreview(uc *v1alpha1.UserCluster, report preflight.Report) rotationPrevi
 	if uc.Spec.Infrastructure.Adopted() {
 		p.LeftCopies = append(p.LeftCopies, leftCopies...)
 	}
+	if uc.Spec.Infrastructure.ClusterAPI != nil {
+		p.LeftCopies = append(p.LeftCopies, "bootstrap data Secrets of control-plane Machines")
+	}
 	return p
 }
 

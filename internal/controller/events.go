@@ -59,11 +59,20 @@ func holderNames(old *v1alpha1.OldTokenStatus) string {
 // longestNote is what the API takes of an event's note, in bytes, with room for an ellipsis.
 const longestNote = 1024 - len("…")
 
+// action is what a controller does about which it tells events.
+const action = "RotateKSASigningKey"
+
 func (r *Reconciler) event(uc *v1alpha1.UserCluster, kind, reason, text string) {
 	if len(text) > longestNote {
 		text = strings.ToValidUTF8(text[:longestNote], "") + "…"
 	}
-	r.Recorder.Eventf(uc, nil, kind, reason, "RotateKSASigningKey", "%s", text)
+	r.Recorder.Eventf(uc, nil, kind, reason, action, "%s", text)
+	if r.Also == nil {
+		return
+	}
+	if also := r.Also(uc); also != nil {
+		r.Recorder.Eventf(also, uc, kind, reason, action, "%s", text)
+	}
 }
 
 func stepText(uc *v1alpha1.UserCluster) string {

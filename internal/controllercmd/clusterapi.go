@@ -45,6 +45,7 @@ func (f *clusterAPIFlags) infrastructure(
 		nodes: func(uc *v1alpha1.UserCluster) (machines, error) {
 			return machines{roll: clusters.Roller(uc)}, nil
 		},
+		object: clusters.Object,
 		forget: func(c keystore.Cluster) { clusters.Forget(types.UID(c.UID)) },
 	}
 }

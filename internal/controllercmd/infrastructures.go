@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -20,6 +21,8 @@ type infrastructure struct {
 	nodes func(*v1alpha1.UserCluster) (machines, error)
 	// watch calls wake for each cluster of which something has died or was started, until ctx ends; nil: nobody does.
 	watch func(ctx context.Context, wake func(context.Context, types.NamespacedName))
+	// object returns what else the events of a cluster are about, or nil; nil itself: nothing is.
+	object func(*v1alpha1.UserCluster) runtime.Object
 	// forget drops what is remembered of a cluster that is gone; nil: nothing is.
 	forget func(keystore.Cluster)
 }
@@ -62,6 +65,14 @@ func (i infrastructures) nodes(uc *v1alpha1.UserCluster) (machines, error) {
 		return machines{}, err
 	}
 	return on.nodes(uc)
+}
+
+// object returns what else the events of a cluster are about; nil: nothing.
+func (i infrastructures) object(uc *v1alpha1.UserCluster) runtime.Object {
+	if on, err := i.of(uc); err == nil && on.object != nil {
+		return on.object(uc)
+	}
+	return nil
 }
 
 // watch wakes clusters of all infrastructures until ctx ends.

@@ -105,6 +105,7 @@ func addController(m ctrl.Manager, cfg *rest.Config, f flags, log *slog.Logger) 
 			rollouts.Forget(types.UID(c.UID))
 			on.forget(c)
 		},
+		Also:     on.object,
 		Recorder: m.GetEventRecorder("keyturn-controller"),
 		Log:      log,
 		Options:  f.manager.options,

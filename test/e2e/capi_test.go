@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -21,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/cli"
 	"github.com/keyturn/keyturn/internal/controller"
 	"github.com/keyturn/keyturn/internal/controllercmd"
 	"github.com/keyturn/keyturn/internal/install"
@@ -62,7 +66,25 @@ func TestClusterAPI(t *testing.T) {
 	k.awaitServers(3)
 	k.rotate(4, nothing)
 	k.replace()
+	k.expectEvents("Publish", "Switch", "Refresh", "Retire", v1alpha1.ReasonRotationCompleted)
 	k.expectNoRefusals()
+}
+
+// expectEvents wants the events of rotations on the Cluster too.
+func (k *capiCluster) expectEvents(reasons ...string) {
+	k.t.Helper()
+	k.Eventually("events of the Cluster", func(ctx context.Context) error {
+		list := &eventsv1.EventList{}
+		err := k.admin.List(ctx, list, client.InNamespace(k.cluster.Namespace))
+		for _, reason := range reasons {
+			if err == nil && !slices.ContainsFunc(list.Items, func(e eventsv1.Event) bool {
+				return e.Regarding.Kind == "Cluster" && e.Regarding.Name == k.cluster.Name && e.Reason == reason
+			}) {
+				err = fmt.Errorf("there is none with the reason %s", reason)
+			}
+		}
+		return err
+	})
 }
 
 // replace rotates with new nodes instead of evicted pods: no machine of before is left.
@@ -253,18 +275,24 @@ func (k *capiCluster) workloadConfig() *rest.Config {
 	return config
 }
 
-// create creates the UserCluster. Its key is the one that Cluster API made.
+// create adopts the cluster. Its key is the one that Cluster API made.
 func (k *capiCluster) create() {
 	k.t.Helper()
 	done := k.stage("adopting")
 	before := k.material()
-	k.apply(k.admin, fmt.Appendf(nil, `apiVersion: keyturn.dev/v1alpha1
+	file := filepath.Join(k.t.TempDir(), "prod.yaml")
+	k.Must(os.WriteFile(file, fmt.Appendf(nil, `apiVersion: v1
 kind: UserCluster
-metadata: {name: %[1]s, namespace: %[2]s}
-spec:
-  infrastructure: {clusterAPI: {cluster: %[1]s}}
-  ksaSigningKey: {}
-`, k.cluster.Name, k.cluster.Namespace))
+name: %[1]s
+infrastructure: {clusterAPI: {namespace: %[2]s, cluster: %[1]s}}
+`, k.cluster.Name, k.cluster.Namespace), 0o600))
+	env := cli.System()
+	var said bytes.Buffer
+	env.Out, env.Err = &said, &said
+	args := []string{"adopt", "--config", file, "--kubeconfig", kubetest.WriteKubeconfig(k.t, k.Config), "--skip-prompt"}
+	if code := cli.Run(k.t.Context(), env, args); code != 0 {
+		k.t.Fatalf("gkectl adopt ended with %d:\n%s", code, said.String())
+	}
 	k.await(1)
 	done()
 	if after := k.material(); after.ResourceVersion != before.ResourceVersion {

@@ -31,7 +31,12 @@ var (
 
 // Observe implements controlplane.Adapter. A cluster that is paused is not observed, so that nothing is planned for it.
 func (c *Cluster) Observe(ctx context.Context) (controlplane.State, error) {
-	waiting, err := c.management.waiting(ctx)
+	read, o, err := c.management.read(ctx)
+	if err != nil {
+		return controlplane.State{}, err
+	}
+	c.memory.saw(o.GetUID())
+	waiting, err := c.management.waitingFor(ctx, read, o)
 	if err != nil || waiting != "" {
 		return controlplane.State{Waiting: waiting}, err
 	}

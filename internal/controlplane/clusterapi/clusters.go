@@ -9,6 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -66,6 +68,22 @@ func (c *Clusters) remember(cluster types.UID) *memory {
 		c.of[cluster] = &memory{}
 	}
 	return c.of[cluster]
+}
+
+// Object returns the Cluster of a UserCluster, to tell events about; nil until it was observed.
+func (c *Clusters) Object(uc *v1alpha1.UserCluster) runtime.Object {
+	m := c.remember(uc.UID)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.uid == "" {
+		return nil
+	}
+	o := &unstructured.Unstructured{}
+	o.SetGroupVersionKind(coreVersion.WithKind("Cluster"))
+	o.SetNamespace(uc.Namespace)
+	o.SetName(uc.Spec.Infrastructure.ClusterAPI.Cluster)
+	o.SetUID(m.uid)
+	return o
 }
 
 // Forget drops all that is remembered of a cluster, and closes its connections.

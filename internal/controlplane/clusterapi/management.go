@@ -92,6 +92,11 @@ func (m management) waiting(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return m.waitingFor(ctx, c, o)
+}
+
+// waitingFor is waiting for a Cluster that was read.
+func (m management) waitingFor(ctx context.Context, c cluster, o client.Object) (string, error) {
 	ref := c.Spec.ControlPlaneRef
 	if ref.Kind != controlPlaneKind || ref.APIGroup != controlPlaneVersion.Group {
 		return "", controlplane.Blocked(fmt.Errorf("the control plane of %s is a %s of %q: Keyturn rotates those that are a "+
@@ -100,11 +105,11 @@ func (m management) waiting(ctx context.Context) (string, error) {
 	if c.Spec.Paused || isPaused(o) {
 		return m.String() + " not to be paused", nil
 	}
-	o, err = m.get(ctx, controlPlaneVersion.WithKind(controlPlaneKind), ref.Name, &struct{}{})
+	kcp, err := m.get(ctx, controlPlaneVersion.WithKind(controlPlaneKind), ref.Name, &struct{}{})
 	if err != nil {
 		return "", fmt.Errorf("reading KubeadmControlPlane %s/%s: %w", m.namespace, ref.Name, err)
 	}
-	if isPaused(o) {
+	if isPaused(kcp) {
 		return fmt.Sprintf("KubeadmControlPlane %s/%s not to be paused", m.namespace, ref.Name), nil
 	}
 	return "", nil

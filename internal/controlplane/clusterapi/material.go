@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/keyutil"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -51,9 +52,11 @@ type material struct {
 	foreign []jwks.Key
 }
 
-// memory is what is remembered of a material.
+// memory is what is remembered of a cluster.
 type memory struct {
 	mu sync.Mutex
+	// uid is that of its Cluster; empty until it was observed.
+	uid types.UID
 	// stage is that of the keys that were written last.
 	stage int
 	// retried is with which value of v1alpha1.AnnotationRetryChange.
@@ -250,6 +253,12 @@ func (r *memory) retries(m material, value string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return value != "" && value != r.retried && value != m.secret.Annotations[retryAnnotation]
+}
+
+func (r *memory) saw(uid types.UID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.uid = uid
 }
 
 func (r *memory) wrote(stage int, retried string) {
