@@ -37,6 +37,9 @@ import (
 
 const capiControlPlane = "controlplane.cluster.x-k8s.io/v1beta2"
 
+// capiPatience is how long a rotation may last in which every machine is replaced, on a busy machine.
+const capiPatience = 30 * time.Minute
+
 // capiCluster is a cluster that Cluster API made, whose UserCluster is beside its Cluster.
 type capiCluster struct {
 	*capitest.Bed
@@ -65,8 +68,19 @@ func TestClusterAPI(t *testing.T) {
 	k.rotate(3, func() { k.scale(3) })
 	k.awaitServers(3)
 	k.rotate(4, nothing)
-	k.replace()
 	k.expectEvents("Publish", "Switch", "Refresh", "Retire", v1alpha1.ReasonRotationCompleted)
+	k.expectNoRefusals()
+}
+
+// TestClusterAPIReplace rotates the key of a cluster of Cluster API with new nodes instead of evicted pods.
+func TestClusterAPIReplace(t *testing.T) {
+	k := newCAPICluster(t, capi.Cluster{
+		Namespace: "default", Name: "prod", Version: kubetest.Version, ControlPlanes: 1, Workers: 1,
+	})
+	k.startController()
+	k.startProbe()
+	k.create()
+	k.replace(2)
 	k.expectNoRefusals()
 }
 
@@ -87,13 +101,13 @@ func (k *capiCluster) expectEvents(reasons ...string) {
 	})
 }
 
-// replace rotates with new nodes instead of evicted pods: no machine of before is left.
-func (k *capiCluster) replace() {
+// replace rotates to a key version with new nodes: no machine of before is left.
+func (k *capiCluster) replace(version int32) {
 	k.t.Helper()
 	before := k.nodeNames()
 	k.patch(`{"spec":{"ksaSigningKey":{"nodeRefresh":"Replace"}}}`)
-	k.await(4)
-	k.rotate(5, nothing)
+	k.await(version - 1)
+	k.rotate(version, nothing)
 	for name := range k.nodeNames() {
 		if before[name] {
 			k.t.Errorf("node %s was not replaced", name)
@@ -340,10 +354,30 @@ func (k *capiCluster) patch(merge string) {
 	})
 }
 
+// until waits for as long as a rotation may last.
+func (k *capiCluster) until(what string, check func(context.Context) error) {
+	k.t.Helper()
+	ctx, cancel := context.WithTimeout(k.t.Context(), capiPatience)
+	defer cancel()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		err := check(ctx)
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			k.t.Fatalf("waiting for %s: %v", what, err)
+		case <-tick.C:
+		}
+	}
+}
+
 // await waits until the cluster is settled with a key version, and what was changed is done.
 func (k *capiCluster) await(version int32) (uc *v1alpha1.UserCluster) {
 	k.t.Helper()
-	k.Eventually(fmt.Sprintf("key version %d to be all there is", version), func(ctx context.Context) (err error) {
+	k.until(fmt.Sprintf("key version %d to be all there is", version), func(ctx context.Context) (err error) {
 		if uc, err = k.userCluster(ctx); err != nil {
 			return err
 		}

@@ -115,7 +115,7 @@ func (c *Clusters) Config(ctx context.Context, uc *v1alpha1.UserCluster) (*rest.
 	secret := &corev1.Secret{}
 	err := c.client.Get(ctx, key, secret)
 	if apierrors.IsNotFound(err) {
-		return nil, fmt.Errorf("Cluster API has not made Secret %s yet, by which it is reached", key)
+		return nil, fmt.Errorf("there is no Secret %s yet, by which Cluster API gives access to the cluster", key)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading Secret %s: %w", key, lasting(err))

@@ -139,14 +139,14 @@ func (c *Cluster) give(ctx context.Context, m material, t controlplane.Target, k
 	}
 	name := client.ObjectKeyFromObject(m.secret)
 	if uid := m.secret.Labels[v1alpha1.LabelClusterUID]; uid != "" && uid != string(c.uc.UID) {
-		return controlplane.Blocked(fmt.Errorf("Secret %s has the label %s=%s: another UserCluster rotates the keys of this "+
-			"cluster; if that one is gone, remove the label", name, v1alpha1.LabelClusterUID, uid))
+		return controlplane.Blocked(fmt.Errorf("another UserCluster rotates the keys of this cluster: Secret %s has the "+
+			"label %s=%s; if that UserCluster is gone, remove the label", name, v1alpha1.LabelClusterUID, uid))
 	}
 	retry := c.uc.Annotations[v1alpha1.AnnotationRetryChange]
 	if c.memory.reverted(m, t) && !c.memory.retries(m, retry) {
-		return controlplane.Blocked(fmt.Errorf("Secret %s holds keys of an earlier step than the one that Keyturn wrote: %s "+
-			"changed it back; have that leave tls.crt and tls.key alone, and then annotate the UserCluster with %s=VALUE, a "+
-			"new one each time", name, writer(m.secret), v1alpha1.AnnotationRetryChange))
+		return controlplane.Blocked(fmt.Errorf("%s put back keys of an earlier step in Secret %s: have that leave tls.crt "+
+			"and tls.key alone, and then annotate the UserCluster with %s=VALUE, a new one each time",
+			writer(m.secret), name, v1alpha1.AnnotationRetryChange))
 	}
 	secret, err := c.compose(m, t, keys)
 	if err != nil {
@@ -274,7 +274,7 @@ func writer(secret *corev1.Secret) string {
 		var fields struct {
 			Data map[string]json.RawMessage `json:"f:data"`
 		}
-		if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.Raw, &fields) != nil {
+		if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil {
 			continue
 		}
 		_, public := fields.Data["f:"+corev1.TLSCertKey]

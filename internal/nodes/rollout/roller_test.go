@@ -33,7 +33,8 @@ func TestRoller(t *testing.T) {
 		t.Fatalf("before the rotation: %+v, asked %v", st, r.asked)
 	}
 	st := b.until("the nodes to be rolled", 2, func(st nodes.State) bool {
-		return waitingFor("node theirs to be replaced, on which pod "+b.ns+"/web", "somebody to replace machines")(st) && len(r.asked) > 0
+		waits := waitingFor("node theirs to be replaced, on which pod "+b.ns+"/web", "somebody to replace machines")
+		return waits(st) && len(r.asked) > 0
 	})
 	if st.Blocked || st.Oldest != 1 || !b.podExists("web") {
 		t.Errorf("while the nodes are rolled: %+v", st)
