@@ -81,7 +81,7 @@ test-long: kube capi build bin/tools/helm packages ## Run the tests that take ho
 		-run 'TestThreeControlPlanes|TestRealLife|TestKubeadmLong|TestRefreshByWaiting|TestRotateByWaiting' \
 		./internal/local/kubeadm ./internal/local/machines ./internal/controlplane/kubeadm ./test/e2e
 	go -C tools/capi test ./...
-	KEYTURN_TEST_LONG=1 go test -timeout 60m -count 1 -v ./internal/local/capi
+	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 90m -count 1 -v -run 'TestCluster|TestScale' ./internal/local/capi ./test/e2e
 
 .PHONY: bench
 bench: packages kube build images ## Measure rotation time, re-signing and memory, on real clusters

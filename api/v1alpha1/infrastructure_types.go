@@ -5,8 +5,8 @@ import corev1 "k8s.io/api/core/v1"
 // Infrastructure is what runs a user cluster. Exactly one of its members must be set, and the choice cannot be changed.
 //
 // +union
-// +kubebuilder:validation:ExactlyOneOf=local;kubeadm
-// +kubebuilder:validation:XValidation:rule="has(self.local) == has(oldSelf.local)",message="infrastructure cannot be changed to another one"
+// +kubebuilder:validation:ExactlyOneOf=local;kubeadm;clusterAPI
+// +kubebuilder:validation:XValidation:rule="has(self.local) == has(oldSelf.local) && has(self.kubeadm) == has(oldSelf.kubeadm)",message="infrastructure cannot be changed to another one"
 type Infrastructure struct {
 	// Local runs the cluster on one host, from processes and sandboxes, for trying and testing.
 	// +optional
@@ -14,6 +14,10 @@ type Infrastructure struct {
 	// Kubeadm is a cluster that kubeadm made, and that goes on when the UserCluster is deleted.
 	// +optional
 	Kubeadm *KubeadmInfrastructure `json:"kubeadm,omitempty"`
+	// ClusterAPI is a cluster of Cluster API whose control plane is a KubeadmControlPlane. It goes on when the UserCluster
+	// is deleted.
+	// +optional
+	ClusterAPI *ClusterAPIInfrastructure `json:"clusterAPI,omitempty"`
 }
 
 // Name returns the name of the member that is set; empty when it is one that this version does not know.
@@ -23,6 +27,8 @@ func (i Infrastructure) Name() string {
 		return "local"
 	case i.Kubeadm != nil:
 		return "kubeadm"
+	case i.ClusterAPI != nil:
+		return "clusterAPI"
 	}
 	return ""
 }
@@ -37,6 +43,12 @@ func (i Infrastructure) NodePools() []NodePool {
 		return i.Local.NodePools
 	}
 	return nil
+}
+
+// SendsRetryAfter reports whether kube-apiserver is to run with --shutdown-send-retry-after while its keys change as
+// files, where kubeadm made its manifest.
+func (i Infrastructure) SendsRetryAfter() bool {
+	return i.Kubeadm == nil || i.Kubeadm.ShutdownSendRetryAfter
 }
 
 // defaultNodeRefresh is NodeRefreshReplace where Keyturn can replace nodes.
@@ -71,6 +83,18 @@ type KubeadmInfrastructure struct {
 	// ends its watches when it stops, and is away for 15 seconds instead of 45.
 	// +kubebuilder:default=true
 	ShutdownSendRetryAfter bool `json:"shutdownSendRetryAfter"`
+}
+
+// ClusterAPIInfrastructure names a cluster of Cluster API. Its Cluster, contract v1beta2, is in the admin cluster, in the
+// namespace of the UserCluster.
+type ClusterAPIInfrastructure struct {
+	// Cluster is the name of the Cluster. The controller reaches it by Secret NAME-kubeconfig, and keeps Secret NAME-sa, with
+	// whose keys control-plane machines start, in step with the API servers.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z]([-a-z0-9.]*[a-z0-9])?$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="clusterAPI.cluster cannot be changed"
+	Cluster string `json:"cluster"`
 }
 
 // LocalInfrastructure describes a cluster that Keyturn makes on one host.
@@ -158,9 +182,20 @@ type InfrastructureStatus struct {
 	// Kubeadm is what was observed of a cluster that kubeadm made.
 	// +optional
 	Kubeadm *KubeadmInfrastructureStatus `json:"kubeadm,omitempty"`
+	// ClusterAPI is what was observed of a cluster of Cluster API, whose nodes kubeadm made.
+	// +optional
+	ClusterAPI *KubeadmInfrastructureStatus `json:"clusterAPI,omitempty"`
 }
 
-// KubeadmInfrastructureStatus is what was observed of a cluster that kubeadm made.
+// Adopted returns what was observed of a cluster that somebody else made; nil if nothing was.
+func (s InfrastructureStatus) Adopted() *KubeadmInfrastructureStatus {
+	if s.ClusterAPI != nil {
+		return s.ClusterAPI
+	}
+	return s.Kubeadm
+}
+
+// KubeadmInfrastructureStatus is what was observed of a cluster that kubeadm made, or Cluster API by it.
 type KubeadmInfrastructureStatus struct {
 	// Retired are the key versions that rotations took away, the oldest first. A node that comes back with one of them, as
 	// from a backup, is brought up.

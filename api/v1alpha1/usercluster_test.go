@@ -83,14 +83,24 @@ func TestCreate(t *testing.T) {
 		{"name with a digit first", func(uc *v1alpha1.UserCluster) { uc.Name = "1a" }, "begins with a letter"},
 		{"no infrastructure", func(uc *v1alpha1.UserCluster) {
 			uc.Spec.Infrastructure.Local = nil
-		}, "spec.infrastructure: Invalid value: exactly one of the fields in [local kubeadm] must be set"},
+		}, "spec.infrastructure: Invalid value: exactly one of the fields in [local kubeadm clusterAPI] must be set"},
 		{"kubeadm", func(uc *v1alpha1.UserCluster) { adopted(uc) }, ""},
+		{"clusterAPI", func(uc *v1alpha1.UserCluster) {
+			adopted(uc).Infrastructure = v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod"}}
+		}, ""},
+		{"clusterAPI, no name of a Cluster", func(uc *v1alpha1.UserCluster) {
+			adopted(uc).Infrastructure = v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{}}
+		}, "spec.infrastructure.clusterAPI.cluster"},
 		{"two infrastructures", func(uc *v1alpha1.UserCluster) {
 			uc.Spec.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructure{}
-		}, "spec.infrastructure: Invalid value: exactly one of the fields in [local kubeadm] must be set"},
+		}, "spec.infrastructure: Invalid value: exactly one of the fields in [local kubeadm clusterAPI] must be set"},
 		{"kubeadm, with new nodes", func(uc *v1alpha1.UserCluster) {
 			adopted(uc).KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshReplace
 		}, "ksaSigningKey.nodeRefresh must be Evict or Wait"},
+		{"clusterAPI, with new nodes", func(uc *v1alpha1.UserCluster) {
+			adopted(uc).Infrastructure = v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod"}}
+			uc.Spec.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshReplace
+		}, ""},
 		{"kubeadm, whose pods stay", func(uc *v1alpha1.UserCluster) {
 			adopted(uc).KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshWait
 		}, ""},

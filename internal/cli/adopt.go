@@ -42,9 +42,9 @@ func (a *app) adopt() *cobra.Command {
 func adoptCommand(o *adoptOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "adopt",
-		Short: "Have Keyturn rotate the keys of a cluster that kubeadm made",
-		Long: `Adopt a cluster that kubeadm made: from then on Keyturn rotates its KSA signing keys. The key that it signs with
-becomes key version 1. Adopting it writes to no node and restarts nothing.
+		Short: "Have Keyturn rotate the keys of a cluster that kubeadm or Cluster API made",
+		Long: `Adopt a cluster that kubeadm or Cluster API made: from then on Keyturn rotates its KSA signing keys. The key that it
+signs with becomes key version 1. Adopting it writes to no node and restarts nothing.
 
 The configuration file has infrastructure.kubeadm instead of the fields of a cluster that Keyturn makes:
 
@@ -54,6 +54,12 @@ The configuration file has infrastructure.kubeadm instead of the fields of a clu
   infrastructure:
     kubeadm:
       kubeconfigPath: admin.conf   # or kubeconfigSecret; neither for the admin cluster itself
+
+One of Cluster API is named by its Cluster in the admin cluster; the controller has to be started with
+--cluster-api-namespace=default for this:
+
+  infrastructure:
+    clusterAPI: {namespace: default, cluster: prod}
 
 A kubeconfig file is kept in Secret NAME-adopted-kubeconfig of the admin cluster, which is deleted with the UserCluster.
 
@@ -81,8 +87,12 @@ func (a *app) adoptFile(ctx context.Context, path string, connect func() (admin,
 		return err
 	}
 	if !w.file.Adopts() {
-		return usage("name the cluster that kubeadm made with infrastructure.kubeadm, or make one with `gkectl create cluster`",
+		return usage("name the cluster with infrastructure.kubeadm or infrastructure.clusterAPI, or make one with "+
+			"`gkectl create cluster`",
 			"%s describes a cluster that Keyturn makes", path)
+	}
+	if w.file.Infrastructure.ClusterAPI != nil {
+		c.namespace = w.Namespace // that of its Cluster
 	}
 	w.Namespace = c.namespace
 	return a.adoptCluster(ctx, c, w, o)
@@ -202,9 +212,17 @@ func (c admin) previewAdoption(ctx context.Context, w wanted) (p adoptionPreview
 	}
 	return adoptionPreview{
 		Cluster: w.Name, namespace: w.Namespace, Report: report, KeySource: w.Spec.KeySource(),
-		KubeconfigSecret:  w.Spec.Infrastructure.Kubeadm.KubeconfigSecret,
+		KubeconfigSecret:  secretOfKubeconfig(w.Spec.Infrastructure),
 		KubeconfigExpires: expires(reach.CertData), storesKubeconfig: w.kubeconfig != nil,
 	}, nil
+}
+
+// secretOfKubeconfig names the Secret with the kubeconfig of an adopted cluster; empty for the admin cluster itself.
+func secretOfKubeconfig(on v1alpha1.Infrastructure) string {
+	if on.ClusterAPI != nil {
+		return on.ClusterAPI.Cluster + "-kubeconfig"
+	}
+	return on.Kubeadm.KubeconfigSecret
 }
 
 // nextAlgorithm returns the algorithm of the key after one that was found: Keyturn makes no keys on P-384.

@@ -26,13 +26,17 @@ const (
 func (c admin) clientConfig(ctx context.Context, uc *v1alpha1.UserCluster) (*rest.Config, error) {
 	var access kubeconfig.Access
 	var err error
-	switch kubeadm := uc.Spec.Infrastructure.Kubeadm; {
-	case kubeadm == nil:
+	switch on := uc.Spec.Infrastructure; {
+	case on.ClusterAPI != nil:
+		access, err = c.adoptedAccess(ctx, uc, on.ClusterAPI.Cluster+"-kubeconfig", "check that Cluster API has made the cluster")
+	case on.Kubeadm == nil:
 		access, err = c.access(ctx, uc)
-	case kubeadm.KubeconfigSecret == "":
+	case on.Kubeadm.KubeconfigSecret == "":
 		return rest.CopyConfig(c.config), nil
 	default:
-		access, err = c.adoptedAccess(ctx, uc)
+		access, err = c.adoptedAccess(ctx, uc, on.Kubeadm.KubeconfigSecret, "make it with `kubectl --namespace "+uc.Namespace+
+			" create secret generic "+on.Kubeadm.KubeconfigSecret+" --from-file="+v1alpha1.KubeconfigKey+
+			"=admin.conf`, or name a file with infrastructure.kubeadm.kubeconfigPath")
 	}
 	if err != nil {
 		return nil, err
@@ -43,17 +47,17 @@ func (c admin) clientConfig(ctx context.Context, uc *v1alpha1.UserCluster) (*res
 	return config, nil
 }
 
-// adoptedAccess reads the Secret that the spec of an adopted cluster names.
-func (c admin) adoptedAccess(ctx context.Context, uc *v1alpha1.UserCluster) (kubeconfig.Access, error) {
+// adoptedAccess reads the Secret with the kubeconfig of an adopted cluster. absent is what to do without it.
+func (c admin) adoptedAccess(
+	ctx context.Context, uc *v1alpha1.UserCluster, name, absent string,
+) (kubeconfig.Access, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	secret := &corev1.Secret{}
-	key := client.ObjectKey{Namespace: uc.Namespace, Name: uc.Spec.Infrastructure.Kubeadm.KubeconfigSecret}
+	key := client.ObjectKey{Namespace: uc.Namespace, Name: name}
 	err := c.client.Get(ctx, key, secret)
 	if isMissing(err) {
-		return kubeconfig.Access{}, failed("make it with `kubectl --namespace "+key.Namespace+" create secret generic "+
-			key.Name+" --from-file="+v1alpha1.KubeconfigKey+"=admin.conf`, or name a file with infrastructure.kubeadm.kubeconfigPath",
-			"Secret %s, which should hold the kubeconfig of user cluster %s, does not exist", key, uc.Name)
+		return kubeconfig.Access{}, failed(absent, "Secret %s, which should hold the kubeconfig of user cluster %s, does not exist", key, uc.Name)
 	}
 	if err != nil {
 		return kubeconfig.Access{}, fmt.Errorf("reading the kubeconfig of user cluster %s: %w", uc.Name, err)

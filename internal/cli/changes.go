@@ -46,6 +46,10 @@ func (d *differences) infrastructure(a, b v1alpha1.Infrastructure) {
 		d.kubeadm(*a.Kubeadm, *b.Kubeadm)
 		return
 	}
+	if a.ClusterAPI != nil && b.ClusterAPI != nil {
+		d.fix("infrastructure.clusterAPI.cluster", a.ClusterAPI.Cluster, b.ClusterAPI.Cluster)
+		return
+	}
 	if a.Local == nil || b.Local == nil {
 		d.fix("infrastructure", cmp.Or(a.Name(), "another"), cmp.Or(b.Name(), "another"))
 		return
@@ -84,7 +88,7 @@ func sourceChange(old, wanted *v1alpha1.UserCluster) string {
 		return ""
 	}
 	n := wantedServers(old)
-	if old.Spec.Infrastructure.Kubeadm != nil {
+	if old.Spec.Infrastructure.Adopted() {
 		return fmt.Sprintf("~ ksaSigningKey.source: %s -> %s (%s)", from, to, convertsEach(n))
 	}
 	restart := fmt.Sprintf("restarts %d API servers once, one at a time", n)

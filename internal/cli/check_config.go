@@ -27,7 +27,7 @@ are shown at once, and the exit code is 2 when there are some.`,
 			return err
 		}
 		if c.file.Adopts() {
-			fmt.Fprintf(a.Out, "%s is valid: user cluster %s, which kubeadm made.\n", path, c.Name)
+			fmt.Fprintf(a.Out, "%s is valid: user cluster %s, which somebody else made.\n", path, c.Name)
 			return nil
 		}
 		version := kubernetesVersion(c.UserCluster)

@@ -38,7 +38,7 @@ It can be run again when it was interrupted: it then waits for the cluster that 
 		}
 		if uc.file.Adopts() {
 			return usage("adopt it with `gkectl adopt --config "+path+"`",
-				"user cluster %s is one that kubeadm made: there is nothing to create", uc.Name)
+				"user cluster %s is one that somebody else made: there is nothing to create", uc.Name)
 		}
 		file := userKubeconfig(path, uc.Name)
 		if err := c.checkKubeconfig(ctx, uc.Name, file); err != nil {

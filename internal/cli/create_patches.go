@@ -39,9 +39,9 @@ any more makes kubeadm stop before it has changed anything; write it again then.
 		if err != nil {
 			return err
 		}
-		if !file.Adopts() {
+		if !file.Adopts() || file.Infrastructure.Kubeadm == nil {
 			return usage("only clusters with infrastructure.kubeadm are upgraded by kubeadm",
-				"user cluster %s is one that Keyturn makes", file.Name)
+				"user cluster %s is none of these", file.Name)
 		}
 		patches, err := c.patches(ctx, file.Name)
 		if err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) deleteCluster() *cobra.Command {
-	var path, name, kubeconfig string
+	var path, name, kubeconfig, namespace string
 	var skipPrompt, force bool
 	var w waiting
 	cmd := &cobra.Command{
@@ -30,6 +30,8 @@ removed, together with the copies of its keys in the admin cluster. It can be ad
 	a.clusterFlag(cmd, &name, &kubeconfig)
 	cmd.MarkFlagsMutuallyExclusive("config", "cluster")
 	kubeconfigFlag(cmd, &kubeconfig)
+	namespaceFlag(cmd, &namespace)
+	cmd.MarkFlagsMutuallyExclusive("config", "namespace")
 	skipPromptFlag(cmd, &skipPrompt)
 	cmd.Flags().BoolVar(&force, "force", false, "the same as --skip-prompt")
 	waitFlags(cmd, &w, true)
@@ -42,12 +44,13 @@ removed, together with the copies of its keys in the admin cluster. It can be ad
 			if err != nil {
 				return err
 			}
-			name = c.Name
+			name, namespace = c.Name, c.Namespace()
 		}
 		c, err := a.connect(kubeconfig)
 		if err != nil {
 			return err
 		}
+		c.namespace = namespace
 		uc, err := c.existing(ctx, name)
 		if err != nil {
 			return err
@@ -91,7 +94,7 @@ func untilGone(deleted *v1alpha1.UserCluster) look {
 		if uc == nil || uc.UID != deleted.UID {
 			return "gone", "", true
 		}
-		if uc.Spec.Infrastructure.Kubeadm != nil {
+		if uc.Spec.Infrastructure.Adopted() {
 			return "releasing", readyOf(uc).Message, false
 		}
 		return "deleting", readyOf(uc).Message, false
@@ -100,7 +103,7 @@ func untilGone(deleted *v1alpha1.UserCluster) look {
 
 // gone is in one word what becomes of a cluster whose UserCluster is deleted.
 func gone(uc *v1alpha1.UserCluster) string {
-	if uc.Spec.Infrastructure.Kubeadm != nil {
+	if uc.Spec.Infrastructure.Adopted() {
 		return "released"
 	}
 	return "deleted"
@@ -108,7 +111,7 @@ func gone(uc *v1alpha1.UserCluster) string {
 
 // deletion asks whether to delete a cluster.
 func deletion(uc *v1alpha1.UserCluster) string {
-	if uc.Spec.Infrastructure.Kubeadm == nil {
+	if !uc.Spec.Infrastructure.Adopted() {
 		return fmt.Sprintf("Delete user cluster %s with %s and all that runs in it?", uc.Name, count(nodesOf(uc), "node"))
 	}
 	var first string

@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) describeClusters() *cobra.Command {
-	var name, kubeconfig string
+	var name, kubeconfig, namespace string
 	var o output
 	var tokens bool
 	cmd := &cobra.Command{
@@ -34,6 +34,7 @@ gives their holders new ones. The controller finds that out now; what it cannot 
 	a.clusterFlag(cmd, &name, &kubeconfig)
 	cmd.ValidArgsFunction = a.completeClusters(&kubeconfig)
 	kubeconfigFlag(cmd, &kubeconfig)
+	namespaceFlag(cmd, &namespace)
 	outputFlag(cmd, &o, "text", "json", "yaml")
 	cmd.Flags().BoolVar(&tokens, "tokens", false, "show which tokens live, and who holds them")
 	return a.verb(cmd, func(ctx context.Context) error {
@@ -47,6 +48,7 @@ gives their holders new ones. The controller finds that out now; what it cannot 
 		if err != nil {
 			return err
 		}
+		c.namespace = namespace
 		list, err := c.named(ctx, name)
 		if err != nil {
 			return err
@@ -107,6 +109,9 @@ func (a *app) describeCluster(w io.Writer, uc *v1alpha1.UserCluster) error {
 	}
 	if kubeadm := uc.Spec.Infrastructure.Kubeadm; kubeadm != nil {
 		return table(w, "", append(rows, []string{"Kubeconfig:", kubeconfigOfAdopted(kubeadm)})...)
+	}
+	if on := uc.Spec.Infrastructure.ClusterAPI; on != nil {
+		return table(w, "", append(rows, []string{"Cluster:", uc.Namespace + "/" + on.Cluster})...)
 	}
 	return table(w, "", append(rows, []string{"Advanced:", fmt.Sprint(uc.Spec.EnableAdvancedCluster)})...)
 }
@@ -192,7 +197,7 @@ func (a *app) describeServers(w io.Writer, uc *v1alpha1.UserCluster) error {
 
 // leftovers are files of control-plane nodes with private keys that Keyturn does not delete.
 func leftovers(uc *v1alpha1.UserCluster) []v1alpha1.LeftoverKey {
-	if k := uc.Status.Infrastructure.Kubeadm; k != nil {
+	if k := uc.Status.Infrastructure.Adopted(); k != nil {
 		return k.Leftovers
 	}
 	return nil
@@ -214,7 +219,7 @@ func (a *app) describeLeftovers(w io.Writer, uc *v1alpha1.UserCluster) error {
 
 // describePools shows nothing where Keyturn does not make the nodes.
 func (a *app) describePools(w io.Writer, uc *v1alpha1.UserCluster) error {
-	if uc.Spec.Infrastructure.Kubeadm != nil {
+	if uc.Spec.Infrastructure.Adopted() {
 		return nil
 	}
 	fmt.Fprintln(w, "Node pools:")

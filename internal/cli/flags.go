@@ -26,6 +26,12 @@ func kubeconfigFlag(cmd *cobra.Command, path *string) {
 	must(cmd.MarkFlagFilename("kubeconfig"))
 }
 
+// namespaceFlag is for verbs that read no configuration file.
+func namespaceFlag(cmd *cobra.Command, namespace *string) {
+	cmd.Flags().StringVarP(namespace, "namespace", "n", v1alpha1.SystemNamespace,
+		"`namespace` of the user clusters; those of Cluster API are in that of their Cluster")
+}
+
 // clusterFlag takes the name of a user cluster, and completes it from the admin cluster.
 func (a *app) clusterFlag(cmd *cobra.Command, name, kubeconfig *string) {
 	cmd.Flags().StringVar(name, "cluster", "", "`name` of the user cluster")
@@ -87,6 +93,7 @@ func (a *app) open(path, kubeconfig string) (*config.UserCluster, admin, error) 
 		return nil, admin{}, err
 	}
 	to, err := a.connect(kubeconfig)
+	to.namespace = c.Namespace()
 	return c, to, err
 }
 
@@ -145,6 +152,7 @@ func (a *app) openWanted(path, kubeconfig string) (wanted, admin, error) {
 		return wanted{}, admin{}, err
 	}
 	to, err := a.connect(kubeconfig)
+	to.namespace = w.Namespace
 	return w, to, err
 }
 

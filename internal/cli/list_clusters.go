@@ -11,7 +11,7 @@ import (
 )
 
 func (a *app) listClusters() *cobra.Command {
-	var kubeconfig string
+	var kubeconfig, namespace string
 	var o output
 	cmd := &cobra.Command{
 		Use:     "clusters",
@@ -21,12 +21,14 @@ func (a *app) listClusters() *cobra.Command {
   gkectl list clusters --kubeconfig kubeconfig -o json`,
 	}
 	kubeconfigFlag(cmd, &kubeconfig)
+	namespaceFlag(cmd, &namespace)
 	outputFlag(cmd, &o, "table", "json", "yaml")
 	return a.verb(cmd, func(ctx context.Context) error {
 		c, err := a.connect(kubeconfig)
 		if err != nil {
 			return err
 		}
+		c.namespace = namespace
 		list, err := c.list(ctx)
 		if err != nil {
 			return err
@@ -69,7 +71,7 @@ func readyServers(uc *v1alpha1.UserCluster) string {
 
 // readyNodes counts nodes in pools; a dash where Keyturn does not make the nodes.
 func readyNodes(uc *v1alpha1.UserCluster) string {
-	if uc.Spec.Infrastructure.Kubeadm != nil {
+	if uc.Spec.Infrastructure.Adopted() {
 		return "-"
 	}
 	var ready, wanted int32

@@ -60,8 +60,11 @@ func newPreview(uc *v1alpha1.UserCluster, report preflight.Report) rotationPrevi
 	if p.Retire == v1alpha1.RetireWhenUnused {
 		p.RetireTimeoutSeconds = key.RetireTimeoutSeconds
 	}
-	if uc.Spec.Infrastructure.Kubeadm != nil {
+	if uc.Spec.Infrastructure.Adopted() {
 		p.LeftCopies = append(p.LeftCopies, leftCopies...)
+	}
+	if uc.Spec.Infrastructure.ClusterAPI != nil {
+		p.LeftCopies = append(p.LeftCopies, "bootstrap data Secrets of control-plane Machines")
 	}
 	return p
 }

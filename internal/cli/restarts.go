@@ -33,9 +33,9 @@ func restartsOf(uc *v1alpha1.UserCluster) restarts {
 	r.Interrupts = r.Count == 1
 	for i, step := range []string{"Publish", "Switch", "Retire"} {
 		one := restart{Step: step}
-		if kubeadm := uc.Spec.Infrastructure.Kubeadm; kubeadm != nil {
+		if on := uc.Spec.Infrastructure; on.Adopted() {
 			one.MinSeconds, one.MaxSeconds = minRestart, maxRestart
-			if kubeadm.ShutdownSendRetryAfter && i > 0 { // the first restart is of a process without that flag
+			if on.SendsRetryAfter() && i > 0 { // the first restart is of a process without that flag
 				one.MinSeconds, one.MaxSeconds = shortRestart, shortRestart
 			}
 		}

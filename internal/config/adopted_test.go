@@ -59,6 +59,29 @@ func TestAdoptedFields(t *testing.T) {
 	}
 }
 
+// TestClusterAPI names a cluster of Cluster API, whose UserCluster is beside its Cluster.
+func TestClusterAPI(t *testing.T) {
+	const kubeadm = "kubeadm: {}"
+	c, err := Parse([]byte(strings.Replace(adopts, kubeadm, "clusterAPI: {namespace: fleet, cluster: prod-1}", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	uc := c.Object(Files{})
+	want := v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod-1"}}
+	if diff := cmp.Diff(want, uc.Spec.Infrastructure); diff != "" || uc.Namespace != "fleet" || uc.Name != "prod" {
+		t.Errorf("UserCluster %s/%s (-want +got):\n%s", uc.Namespace, uc.Name, diff)
+	}
+	_, err = Parse([]byte(strings.Replace(adopts, kubeadm, "clusterAPI: {cluster: A/b}", 1)))
+	if err == nil || err.Error() != `infrastructure.clusterAPI.cluster: "A/b" is not the name of a Cluster (line 4)
+infrastructure.clusterAPI.namespace: "" is not the name of a namespace; name the one of the Cluster` {
+		t.Errorf("names that are none: %v", err)
+	}
+	_, err = Parse([]byte(strings.Replace(adopts, kubeadm, "clusterAPI: {namespace: a, cluster: a}, "+kubeadm, 1)))
+	if err == nil || !strings.Contains(err.Error(), "cannot be there beside kubeadm") {
+		t.Errorf("two infrastructures: %v", err)
+	}
+}
+
 func TestAdoptedProblems(t *testing.T) {
 	for _, tt := range []struct {
 		name, kubeadm, add string
@@ -69,17 +92,17 @@ func TestAdoptedProblems(t *testing.T) {
 			add: "gkeOnPremVersion: 1.36.4-gke.1\nnetwork: {podCIDR: 10.0.0.0/8}\nmasterNode: {replicas: 3}\nnodePools: []\n" +
 				"enableControlplaneV2: true\nenableAdvancedCluster: false\nloadBalancer: {}\n",
 			want: []string{
-				"gkeOnPremVersion: is only for clusters that Keyturn makes: kubeadm decides which version the cluster has (line 5)",
-				"network: is only for clusters that Keyturn makes: kubeadm chose the address ranges (line 6)",
+				"gkeOnPremVersion: is only for clusters that Keyturn makes: whoever made the cluster decides which version it has (line 5)",
+				"network: is only for clusters that Keyturn makes: whoever made the cluster chose the address ranges (line 6)",
 				"masterNode: is only for clusters that Keyturn makes: the API servers are there already (line 7)",
 				"nodePools: is only for clusters that Keyturn makes: Keyturn makes no nodes of this cluster (line 8)",
 				"enableControlplaneV2: is only for clusters that Keyturn makes: the control plane is there already (line 9)",
-				"enableAdvancedCluster: is only for clusters that Keyturn makes: a cluster that kubeadm made is none (line 10)",
+				"enableAdvancedCluster: is only for clusters that Keyturn makes: a cluster that somebody else made is none (line 10)",
 				"loadBalancer: is only for clusters that Keyturn makes (line 11)",
 			},
 		},
 		{name: "no infrastructure", kubeadm: "", want: []string{
-			"infrastructure.kubeadm: is missing; write `kubeadm: {}` for the cluster that the controller runs in (line 4)",
+			"infrastructure: names no cluster; write `kubeadm: {}` for the cluster that the controller runs in (line 4)",
 		}},
 		{name: "two ways", kubeadm: "{kubeconfigSecret: _a, kubeconfigPath: b, token: c}", want: []string{
 			"infrastructure.kubeadm.token: unknown field (line 4)",
@@ -112,7 +135,7 @@ func TestAdoptedProblems(t *testing.T) {
 		})
 	}
 	if _, err := Parse([]byte("apiVersion: v1\nkind: UserCluster\nname: prod\ninfrastructure:\n")); err == nil ||
-		!strings.HasPrefix(err.Error(), "infrastructure: is empty; name kubeadm") {
+		!strings.HasPrefix(err.Error(), "infrastructure: is empty; name kubeadm or clusterAPI") {
 		t.Errorf("an empty infrastructure is %v", err)
 	}
 }

@@ -19,6 +19,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
 // UserCluster is a user cluster as its file describes it. The tag `unused` of a blank field names documented
@@ -56,9 +58,18 @@ type UserCluster struct {
 	lines map[string]int
 }
 
-// Infrastructure names a cluster that somebody else made.
+// Infrastructure names a cluster that somebody else made. It has one member.
 type Infrastructure struct {
-	Kubeadm *Kubeadm `yaml:"kubeadm"`
+	Kubeadm    *Kubeadm    `yaml:"kubeadm"`
+	ClusterAPI *ClusterAPI `yaml:"clusterAPI"`
+}
+
+// ClusterAPI is a cluster of Cluster API, whose objects are in the admin cluster.
+type ClusterAPI struct {
+	// Namespace has the Cluster. The UserCluster is beside it.
+	Namespace string `yaml:"namespace"`
+	// Cluster is the name of the Cluster.
+	Cluster string `yaml:"cluster"`
 }
 
 // Kubeadm is a cluster that kubeadm made. With neither a Secret nor a path it is the admin cluster itself.
@@ -201,6 +212,14 @@ func (c *UserCluster) Notes() []string { return c.notes }
 
 // Adopts reports whether the file names a cluster that somebody else made.
 func (c *UserCluster) Adopts() bool { return c.Infrastructure != nil }
+
+// Namespace is the one of the UserCluster.
+func (c *UserCluster) Namespace() string {
+	if c.Adopts() && c.Infrastructure.ClusterAPI != nil {
+		return c.Infrastructure.ClusterAPI.Namespace
+	}
+	return v1alpha1.SystemNamespace
+}
 
 // Names reports whether the file itself names a field of ksaSigningKey, such as "source". What it does not name stays
 // in a cluster that exists as it is.

@@ -64,7 +64,7 @@ const (
 func (c *UserCluster) Files() (Files, error) {
 	var f Files
 	d := &decoder{lines: c.lines}
-	if c.Adopts() && c.Infrastructure.Kubeadm.KubeconfigPath != "" {
+	if c.Adopts() && c.Infrastructure.Kubeadm != nil && c.Infrastructure.Kubeadm.KubeconfigPath != "" {
 		d.kubeconfig(c.Name, c.resolve(c.Infrastructure.Kubeadm.KubeconfigPath), &f)
 	}
 	if c.GKEConnect != nil {

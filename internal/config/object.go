@@ -15,7 +15,7 @@ import (
 func (c *UserCluster) Object(f Files) *v1alpha1.UserCluster {
 	uc := &v1alpha1.UserCluster{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "UserCluster"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: c.Name},
+		ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace(), Name: c.Name},
 		Spec: v1alpha1.UserClusterSpec{
 			Infrastructure:        c.infrastructure(),
 			EnableAdvancedCluster: c.EnableAdvancedCluster,
@@ -31,6 +31,9 @@ func (c *UserCluster) Object(f Files) *v1alpha1.UserCluster {
 func (c *UserCluster) infrastructure() v1alpha1.Infrastructure {
 	if !c.Adopts() {
 		return v1alpha1.Infrastructure{Local: c.local()}
+	}
+	if on := c.Infrastructure.ClusterAPI; on != nil {
+		return v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: on.Cluster}}
 	}
 	k := c.Infrastructure.Kubeadm
 	kubeadm := &v1alpha1.KubeadmInfrastructure{

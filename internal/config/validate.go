@@ -98,7 +98,7 @@ func validate(c *UserCluster, d *decoder) {
 	case c.Adopts():
 		d.adopted(c)
 	case named:
-		d.problem("infrastructure", "is empty; name kubeadm, or leave it out for a cluster that Keyturn makes")
+		d.problem("infrastructure", "is empty; name kubeadm or clusterAPI, or leave it out for a cluster that Keyturn makes")
 		return
 	default:
 		d.local(c)

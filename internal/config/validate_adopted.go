@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -11,12 +12,21 @@ import (
 // secretName is the pattern of the CustomResourceDefinition.
 var secretName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`)
 
+// Names of a namespace, and of a Cluster by the pattern of the CustomResourceDefinition.
+var (
+	namespaceName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+	clusterName   = regexp.MustCompile(`^[a-z]([-a-z0-9.]*[a-z0-9])?$`)
+)
+
+// maxClusterName is the longest name of either.
+const maxClusterName = 63
+
 // ofLocal are the fields that describe how Keyturn makes a cluster, and why an adopted cluster has none of them.
 var ofLocal = []struct{ field, why string }{
-	{"gkeOnPremVersion", "kubeadm decides which version the cluster has"},
+	{"gkeOnPremVersion", "whoever made the cluster decides which version it has"},
 	{"enableControlplaneV2", "the control plane is there already"},
-	{"enableAdvancedCluster", "a cluster that kubeadm made is none"},
-	{"network", "kubeadm chose the address ranges"},
+	{"enableAdvancedCluster", "a cluster that somebody else made is none"},
+	{"network", "whoever made the cluster chose the address ranges"},
 	{"masterNode", "the API servers are there already"},
 	{"nodePools", "Keyturn makes no nodes of this cluster"},
 }
@@ -40,13 +50,22 @@ func (d *decoder) adopted(c *UserCluster) {
 	if c.Names("algorithm") {
 		d.algorithm(k)
 	}
-	if how := v1alpha1.NodeRefresh(k.NodeRefresh); how != v1alpha1.NodeRefreshEvict && how != v1alpha1.NodeRefreshWait {
-		d.problem("ksaSigningKey.nodeRefresh", "must be %s or %s, not %q: Keyturn does not make the nodes of this cluster",
-			v1alpha1.NodeRefreshEvict, v1alpha1.NodeRefreshWait, k.NodeRefresh)
+	if allowed := c.nodeRefreshes(); !slices.Contains(allowed, k.NodeRefresh) {
+		d.problem("ksaSigningKey.nodeRefresh", "must be %s, not %q: Keyturn does not make the nodes of this cluster",
+			strings.Join(allowed, " or "), k.NodeRefresh)
 	}
-	if d.kubeadm(c.Infrastructure.Kubeadm) {
+	if d.infrastructure(*c.Infrastructure) {
 		d.retire(k, c.source())
 	}
+}
+
+// nodeRefreshes are the ways in which the pods of an adopted cluster can get new tokens.
+func (c *UserCluster) nodeRefreshes() []string {
+	all := []string{string(v1alpha1.NodeRefreshEvict), string(v1alpha1.NodeRefreshWait)}
+	if c.Infrastructure.ClusterAPI != nil {
+		all = append(all, string(v1alpha1.NodeRefreshReplace))
+	}
+	return all
 }
 
 // source is the one that an adopted cluster has if it is made from the file.
@@ -58,20 +77,40 @@ func (c *UserCluster) source() v1alpha1.KeySource {
 	return spec.KeySource()
 }
 
-// kubeadm reports false when there is nothing to validate.
-func (d *decoder) kubeadm(k *Kubeadm) bool {
-	const path = "infrastructure.kubeadm"
-	if k == nil {
-		d.problem(path, "is missing; write `kubeadm: {}` for the cluster that the controller runs in")
+// infrastructure reports whether there is one to go on with.
+func (d *decoder) infrastructure(i Infrastructure) bool {
+	switch {
+	case i.Kubeadm != nil && i.ClusterAPI != nil:
+		d.problem("infrastructure.clusterAPI", "cannot be there beside kubeadm: remove one of them")
+	case i.Kubeadm != nil:
+		d.kubeadm(i.Kubeadm)
+	case i.ClusterAPI != nil:
+		d.clusterAPI(i.ClusterAPI)
+	default:
+		d.problem("infrastructure", "names no cluster; write `kubeadm: {}` for the cluster that the controller runs in")
 		return false
 	}
+	return true
+}
+
+func (d *decoder) clusterAPI(c *ClusterAPI) {
+	const path = "infrastructure.clusterAPI"
+	if len(c.Namespace) > maxClusterName || !namespaceName.MatchString(c.Namespace) {
+		d.problem(path+".namespace", "%.70q is not the name of a namespace; name the one of the Cluster", c.Namespace)
+	}
+	if len(c.Cluster) > maxClusterName || !clusterName.MatchString(c.Cluster) {
+		d.problem(path+".cluster", "%.70q is not the name of a Cluster", c.Cluster)
+	}
+}
+
+func (d *decoder) kubeadm(k *Kubeadm) {
+	const path = "infrastructure.kubeadm"
 	if k.KubeconfigSecret != "" && k.KubeconfigPath != "" {
 		d.problem(path+".kubeconfigPath", "is not needed beside kubeconfigSecret: remove one of them")
 	}
 	if name := k.KubeconfigSecret; name != "" && (len(name) > maxSecretName || !secretName.MatchString(name)) {
 		d.problem(path+".kubeconfigSecret", "%.40q is not the name of a Secret", name)
 	}
-	return true
 }
 
 // maxSecretName is the longest name of a Secret.

@@ -75,6 +75,12 @@ func (r *Reconciler) event(uc *v1alpha1.UserCluster, kind, reason, action, text 
 		text = strings.ToValidUTF8(text[:longestNote], "") + "…"
 	}
 	r.Recorder.Eventf(uc, nil, kind, reason, action, "%s", text)
+	if r.Also == nil {
+		return
+	}
+	if also := r.Also(uc); also != nil {
+		r.Recorder.Eventf(also, uc, kind, reason, action, "%s", text)
+	}
 }
 
 func stepText(uc *v1alpha1.UserCluster) string {

@@ -69,8 +69,10 @@ type Reconciler struct {
 	Publishers Publishers
 	// Forgotten is called when a cluster is gone, for those who keep clients or anything else of it; nil: nobody does.
 	Forgotten func(keystore.Cluster)
-	Recorder  events.EventRecorder
-	Log       *slog.Logger
+	// Also returns what else the events of a cluster are about, or nil; nil itself: nothing is.
+	Also     func(*v1alpha1.UserCluster) runtime.Object
+	Recorder events.EventRecorder
+	Log      *slog.Logger
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 

@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
@@ -25,6 +27,8 @@ var rotationEvents = []string{
 func TestRotate(t *testing.T) {
 	w := newWorld(t)
 	blue := w.settled("blue", threeServers)
+	also := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: w.namespace, Name: "blue-too", UID: "1"}}
+	w.reconciler.Also = func(*v1alpha1.UserCluster) runtime.Object { return also }
 	w.rotate(blue)
 	var seen []string
 	w.until(blue, isSettled, func(uc *v1alpha1.UserCluster) {
@@ -49,6 +53,9 @@ func TestRotate(t *testing.T) {
 	w.wantOnly(blue, 2)
 	if told := w.events(blue); !slices.Equal(told, rotationEvents) {
 		t.Errorf("events:\n%s\nwant\n%s", strings.Join(told, "\n"), strings.Join(rotationEvents, "\n"))
+	}
+	if told := w.events(client.ObjectKeyFromObject(also)); !slices.Equal(told, rotationEvents) {
+		t.Errorf("events of what they are also about:\n%s", strings.Join(told, "\n"))
 	}
 	if log := w.shown.String(); strings.Count(log, "msg=step") != len(rotationEvents) {
 		t.Errorf("the log does not tell each step once:\n%s", log)

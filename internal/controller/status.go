@@ -40,14 +40,14 @@ func setObserved(uc *v1alpha1.UserCluster, d rotation.Decision, seen observation
 	status := &uc.Status
 	status.ObservedGeneration = uc.Generation
 	if seen.Adopted {
-		keepRetired(status, seen.keys)
+		keepRetired(uc, seen.keys)
 	}
 	setKeyStatus(&status.KSASigningKey, d, seen, now)
 	setTokens(&status.KSASigningKey, seen)
 	setRotationCondition(uc, d, now)
 	setTokensCondition(uc, d, seen, now)
 	setKubeconfigCondition(uc, seen.kubeconfig, now)
-	setControlPlaneStatus(status, seen)
+	setControlPlaneStatus(uc, seen)
 	status.Publications = publicationStatus(seen)
 	if seen.nodesSeen && seen.nodes.HoldersKnown {
 		status.KSASigningKey.OldTokens = oldHolders(seen.nodes.Holders)
@@ -196,12 +196,13 @@ func setCondition(uc *v1alpha1.UserCluster, kind string, is bool, reason, messag
 	})
 }
 
-func setControlPlaneStatus(status *v1alpha1.UserClusterStatus, seen observation) {
+func setControlPlaneStatus(uc *v1alpha1.UserCluster, seen observation) {
+	status := &uc.Status
 	if home := seen.controlPlane.Home; home != "" {
 		status.Infrastructure.Local = &v1alpha1.LocalInfrastructureStatus{Home: home}
 	}
 	if seen.Adopted {
-		setKubeadmStatus(status, seen)
+		setAdoptedStatus(uc, seen)
 	}
 	status.Endpoint = seen.controlPlane.Endpoint
 	status.APIServers = nil

@@ -17,22 +17,27 @@ const (
 	maxPath      = 500
 )
 
-func kubeadmStatus(status *v1alpha1.UserClusterStatus) *v1alpha1.KubeadmInfrastructureStatus {
-	if status.Infrastructure.Kubeadm == nil {
-		status.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructureStatus{}
+// adoptedStatus returns the member of the status that the spec has.
+func adoptedStatus(uc *v1alpha1.UserCluster) *v1alpha1.KubeadmInfrastructureStatus {
+	member := &uc.Status.Infrastructure.Kubeadm
+	if uc.Spec.Infrastructure.ClusterAPI != nil {
+		member = &uc.Status.Infrastructure.ClusterAPI
 	}
-	return status.Infrastructure.Kubeadm
+	if *member == nil {
+		*member = &v1alpha1.KubeadmInfrastructureStatus{}
+	}
+	return *member
 }
 
 // keepRetired notes the key versions that the status names as stored, before they are replaced there, and that are
 // stored no more: one write tells both, so none gets lost.
-func keepRetired(status *v1alpha1.UserClusterStatus, stored []keystore.KeyPair) {
-	for _, k := range status.KSASigningKey.Keys {
+func keepRetired(uc *v1alpha1.UserCluster, stored []keystore.KeyPair) {
+	for _, k := range uc.Status.KSASigningKey.Keys {
 		kept := slices.ContainsFunc(stored, func(s keystore.KeyPair) bool { return s.KeyID == k.KeyID })
 		if kept || len(stored) == 0 {
 			continue
 		}
-		in := kubeadmStatus(status)
+		in := adoptedStatus(uc)
 		in.Retired = slices.DeleteFunc(in.Retired, func(r v1alpha1.RetiredKey) bool { return r.Version == k.Version })
 		in.Retired = append(in.Retired, v1alpha1.RetiredKey{Version: k.Version, KeyID: k.KeyID})
 		slices.SortFunc(in.Retired, func(a, b v1alpha1.RetiredKey) int { return cmp.Compare(a.Version, b.Version) })
@@ -40,12 +45,12 @@ func keepRetired(status *v1alpha1.UserClusterStatus, stored []keystore.KeyPair) 
 	}
 }
 
-// setKubeadmStatus tells which private keys are left on nodes, if this round could see it.
-func setKubeadmStatus(status *v1alpha1.UserClusterStatus, seen observation) {
+// setAdoptedStatus tells which private keys are left on nodes, if this round could see it.
+func setAdoptedStatus(uc *v1alpha1.UserCluster, seen observation) {
 	if !seen.controlPlane.LeftoversKnown {
 		return
 	}
-	in := kubeadmStatus(status)
+	in := adoptedStatus(uc)
 	in.Leftovers = nil
 	left := slices.Clone(seen.controlPlane.Leftovers)
 	slices.SortFunc(left, func(a, b controlplane.Leftover) int {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -16,10 +17,12 @@ import (
 // infrastructure opens what runs clusters of one kind.
 type infrastructure struct {
 	controlPlane func(*v1alpha1.UserCluster) (controlplane.Adapter, error)
-	// nodes opens the machines of a cluster; the zero value where Keyturn did not make them.
+	// nodes opens the machines of a cluster; the zero value where Keyturn did not make them and has nobody replace them.
 	nodes func(*v1alpha1.UserCluster) (machines, error)
 	// watch calls wake for each cluster of which something has died or was started, until ctx ends; nil: nobody does.
 	watch func(ctx context.Context, wake func(context.Context, types.NamespacedName))
+	// object returns what else the events of a cluster are about, or nil; nil itself: nothing is.
+	object func(*v1alpha1.UserCluster) runtime.Object
 	// forget drops what is remembered of a cluster that is gone; nil: nothing is.
 	forget func(keystore.Cluster)
 }
@@ -29,6 +32,8 @@ type machines struct {
 	pools    []v1alpha1.NodePool
 	machines nodes.Machines
 	refresh  nodes.Refresher
+	// roll has somebody else replace the nodes.
+	roll nodes.Roller
 }
 
 // infrastructures are those that a controller serves, by the name of the member of spec.infrastructure.
@@ -36,7 +41,7 @@ type infrastructures map[string]infrastructure
 
 // errUnserved is why a cluster waits whose infrastructure this version does not know.
 var errUnserved = errors.New("its infrastructure is not served by this controller, which serves " +
-	"spec.infrastructure.local and spec.infrastructure.kubeadm")
+	"spec.infrastructure.local, kubeadm and clusterAPI")
 
 func (i infrastructures) of(uc *v1alpha1.UserCluster) (infrastructure, error) {
 	on, ok := i[uc.Spec.Infrastructure.Name()]
@@ -60,6 +65,14 @@ func (i infrastructures) nodes(uc *v1alpha1.UserCluster) (machines, error) {
 		return machines{}, err
 	}
 	return on.nodes(uc)
+}
+
+// object returns what else the events of a cluster are about; nil: nothing.
+func (i infrastructures) object(uc *v1alpha1.UserCluster) runtime.Object {
+	if on, err := i.of(uc); err == nil && on.object != nil {
+		return on.object(uc)
+	}
+	return nil
 }
 
 // watch wakes clusters of all infrastructures until ctx ends.

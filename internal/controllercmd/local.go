@@ -71,7 +71,7 @@ func local(
 				return machines{}, err
 			}
 			of := client.Machines(uc)
-			return machines{uc.Spec.Infrastructure.Local.NodePools, of, of}, nil
+			return machines{pools: uc.Spec.Infrastructure.Local.NodePools, machines: of, refresh: of}, nil
 		},
 		watch: watch,
 	}

@@ -77,7 +77,10 @@ func addController(m ctrl.Manager, cfg *rest.Config, f flags, log *slog.Logger) 
 	if err != nil {
 		return err
 	}
-	on := infrastructures{"local": local, "kubeadm": f.kubeadm.infrastructure(cfg, m.GetClient(), keys, prover)}
+	on := infrastructures{
+		"local": local, "kubeadm": f.kubeadm.infrastructure(cfg, m.GetClient(), keys, prover),
+		"clusterAPI": f.clusterAPI.infrastructure(m.GetClient(), f.kubeadm.images, keys, prover),
+	}
 	newClient := func(ctx context.Context, uc *v1alpha1.UserCluster) (kubernetes.Interface, error) {
 		plane, err := on.controlPlane(uc)
 		if err != nil {
@@ -103,6 +106,7 @@ func addController(m ctrl.Manager, cfg *rest.Config, f flags, log *slog.Logger) 
 			rollouts.Forget(types.UID(c.UID))
 			on.forget(c)
 		},
+		Also:     on.object,
 		Recorder: m.GetEventRecorder("keyturn-controller"),
 		Log:      log,
 		Options:  f.manager.options,

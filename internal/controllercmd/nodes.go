@@ -25,7 +25,7 @@ func nodesOf(
 		return rollouts.Open(rollout.Cluster{
 			Name: uc.Name, UID: uc.UID, Pools: m.pools,
 			NodeRefresh: uc.Spec.NodeRefresh(), TokenReload: time.Duration(key.TokenReloadSeconds) * time.Second,
-			Machines: m.machines, Refresher: m.refresh,
+			Machines: m.machines, Refresher: m.refresh, Roller: m.roll,
 			Client: func(ctx context.Context) (kubernetes.Interface, error) { return newClient(ctx, uc) },
 		}), nil
 	}

@@ -28,6 +28,7 @@ type flags struct {
 	metrics, health string
 	local           localFlags
 	kubeadm         kubeadmFlags
+	clusterAPI      clusterAPIFlags
 	allowed         allowed
 	manager         managerFlags
 }
@@ -42,6 +43,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	set.StringVar(&f.health, "health-probe-bind-address", "127.0.0.1:8081", "where /healthz and /readyz are served")
 	f.local.addFlags(set)
 	f.kubeadm.addFlags(set)
+	f.clusterAPI.addFlags(set)
 	f.allowed.addFlags(set)
 	f.manager.addFlags(set)
 	err := set.Parse(args)

@@ -28,6 +28,7 @@ func TestFlags(t *testing.T) {
 		"--allow-fleet-endpoint=https://one/", "--allow-fleet-endpoint=https://two", "--allow-publish=gs://oidc",
 		"--allow-default-credentials",
 		"--agent-image=a", "--signer-image=s", "--agent-namespace=n", "--own-cluster=keys/prod",
+		"--cluster-api-namespace=fleet", "--cluster-api-namespace=default",
 	}, &stderr)
 	want = flags{
 		kubeconfig: "k", metrics: "m", health: "h", manager: f.manager,
@@ -36,6 +37,7 @@ func TestFlags(t *testing.T) {
 			images: kubeadm.Images{Agent: "a", Signer: "s", Namespace: "n"},
 			own:    types.NamespacedName{Namespace: "keys", Name: "prod"},
 		},
+		clusterAPI: clusterAPIFlags{namespaces: []string{"fleet", "default"}},
 	}
 	want.allowed = allowed{
 		fleetEndpoints: []string{"https://one", "https://two"}, publish: []*url.URL{{Scheme: "gs", Host: "oidc"}},
@@ -65,6 +67,7 @@ func TestRunTellsBadFlagsFromFailures(t *testing.T) {
 		"bad bool":      {[]string{"--allow-default-credentials=perhaps"}, 2, "-allow-default-credentials"},
 		"bad cluster":   {[]string{"--own-cluster=prod"}, 2, "want NAMESPACE/NAME"},
 		"bad namespace": {[]string{"--agent-namespace=A"}, 2, "--agent-namespace"},
+		"no namespace":  {[]string{"--cluster-api-namespace=a/b"}, 2, "-cluster-api-namespace"},
 		"nothing there": {[]string{"--kubeconfig=" + nowhere}, 1, nowhere},
 	} {
 		t.Run(name, func(t *testing.T) {

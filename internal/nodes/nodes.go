@@ -8,7 +8,8 @@
 //   - a Refresher replaces the tokens that pods hold on machines that stay: package tokens;
 //   - the API shows how old pods are, and evicts them: package evict.
 //
-// Package nodestest has the conformance suites of all three ports.
+// Where somebody else makes the nodes, a Roller has them replaced. Package nodestest has the conformance suites of the
+// other three ports.
 package nodes
 
 import (
@@ -153,6 +154,14 @@ type Refresher interface {
 	// Tokens reads token files on a machine that runs, as the pods see them now, and returns as many tokens in the same
 	// order. A file that cannot be read is no error, but a Token that says why. A machine that cannot be read is one.
 	Tokens(ctx context.Context, name string, files []TokenFile) ([]Token, error)
+}
+
+// Roller has whoever made the nodes of a cluster replace them. All calls are idempotent and return soon.
+type Roller interface {
+	// Roll asks for each node from before a time to be replaced, unless that was asked for.
+	Roll(ctx context.Context, since time.Time) error
+	// Reasons are what that waits for, as far as it can be told; it is called while nodes from before are there.
+	Reasons(ctx context.Context, since time.Time) ([]Reason, error)
 }
 
 // TokenFile is where a pod has a projected service account token.

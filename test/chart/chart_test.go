@@ -195,6 +195,7 @@ func TestRefused(t *testing.T) {
 		"Secret without endpoint": {[]string{"--set", "local.secretName=local"}, "secretName"},
 		"no URL":                  {[]string{"--set", "allow.fleetEndpoints={http://fleet.example}"}, "fleetEndpoints"},
 		"no name of a cluster":    {[]string{"--set", "ownCluster=self"}, "ownCluster"},
+		"keys elsewhere":          {[]string{"--set", "clusterAPI.namespaces={fleet},secretNamespaces={team-a}"}, "secretNamespaces"},
 		"a namespace in use":      {[]string{"--set", "agent.namespace=kube-system"}, "namespace"},
 		"no age":                  {[]string{"--set", "schedule.olderThan=90 days"}, "olderThan"},
 		"no rotation at once":     {[]string{"--set", "schedule.parallel=0"}, "parallel"},

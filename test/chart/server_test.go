@@ -213,6 +213,37 @@ func TestOwnCluster(t *testing.T) {
 	})
 }
 
+// TestClusterAPI asks the API server what the roles allow in the namespaces of clusters of Cluster API.
+func TestClusterAPI(t *testing.T) {
+	installRoles(t, "--set", "clusterAPI.namespaces={team-a}")
+	const core, controlPlane = "cluster.x-k8s.io", "controlplane.cluster.x-k8s.io"
+	checkRights(t, []right{
+		{account, "get", core, "clusters", "", "team-a", "prod", true},
+		{account, "list", core, "machines", "", "team-a", "", true},
+		{account, "get", controlPlane, "kubeadmcontrolplanes", "", "team-a", "prod", true},
+		{account, "update", "", "secrets", "", "team-a", "prod-sa", true},
+		{account, "patch", core, "clusters", "", "team-a", "prod", false},
+		{account, "delete", core, "machines", "", "team-a", "prod", false},
+		{account, "update", controlPlane, "kubeadmcontrolplanes", "", "team-a", "prod", false},
+		{account, "get", core, "clusters", "", "elsewhere", "prod", false},
+		{account, "list", core, "machines", "", "", "", false},
+	})
+}
+
+// TestReplaceNodes lets the controller have Cluster API replace machines, and nothing else.
+func TestReplaceNodes(t *testing.T) {
+	installRoles(t, "--set", "clusterAPI.namespaces={team-a},clusterAPI.replaceNodes=true")
+	const core, controlPlane = "cluster.x-k8s.io", "controlplane.cluster.x-k8s.io"
+	checkRights(t, []right{
+		{account, "update", core, "clusters", "", "team-a", "prod", true},
+		{account, "list", core, "machinepools", "", "team-a", "", true},
+		{account, "update", core, "machinedeployments", "", "team-a", "prod", true},
+		{account, "update", controlPlane, "kubeadmcontrolplanes", "", "team-a", "prod", true},
+		{account, "delete", core, "machines", "", "team-a", "prod", false},
+		{account, "update", core, "machinedeployments", "", "elsewhere", "prod", false},
+	})
+}
+
 // TestRoles asks the API server what the roles allow, when the controller may use the Secrets of one namespace.
 func TestRoles(t *testing.T) {
 	installRoles(t, "--set", "secretNamespaces={team-a}")

@@ -28,10 +28,19 @@ type Images struct {
 	Namespace string
 }
 
+// Configs finds out how the API servers of a cluster are reached, with the rights of an administrator. An error that
+// lasts until somebody acts is a controlplane.BlockedError.
+type Configs interface {
+	Config(ctx context.Context, uc *v1alpha1.UserCluster) (*rest.Config, error)
+}
+
 // Clusters opens clusters, and remembers what it saw of them. What it remembers goes into patience, and into what is
 // reported of an API server that cannot be reached.
 type Clusters struct {
-	Access Access
+	Access Configs
+	// Amend adds to what a cluster shows what only those know who make its machines; nil: nobody does. An error means that
+	// not everything could be seen.
+	Amend  func(ctx context.Context, uc *v1alpha1.UserCluster, f *Found) error
 	Images Images
 	// Keys are the key versions of all clusters.
 	Keys keystore.Store
@@ -72,7 +81,7 @@ type nodeMemory struct {
 	since   time.Time
 }
 
-// Open returns the cluster of a UserCluster with spec.infrastructure.kubeadm. It asks nobody anything yet.
+// Open returns the cluster of a UserCluster, whose nodes kubeadm made. It asks nobody anything yet.
 func (c *Clusters) Open(uc *v1alpha1.UserCluster) *Cluster {
 	return &Cluster{
 		uc: uc, store: c.Keys, images: c.Images, memory: c.remember(uc.UID), now: time.Now,
@@ -117,8 +126,12 @@ func (c *Clusters) reach(ctx context.Context, uc *v1alpha1.UserCluster) (plane, 
 	if m.reach == nil || !sameCredentials(m.reach.cfg, cfg) {
 		m.reach.close()
 		m.reach = newReach(uc.UID, cfg, c.Prover)
+		if c.Amend != nil {
+			m.reach.amend = func(ctx context.Context, f *Found) error { return c.Amend(ctx, uc, f) }
+		}
 	}
-	own := uc.Spec.Infrastructure.Kubeadm.KubeconfigSecret == ""
+	k := uc.Spec.Infrastructure.Kubeadm
+	own := k != nil && k.KubeconfigSecret == ""
 	return m.reach, &pods{reach: m.reach, images: c.Images, cluster: string(uc.UID), given: own}, nil
 }
 

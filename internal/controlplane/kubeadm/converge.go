@@ -348,7 +348,7 @@ func (c *Cluster) converge(v *view, n *node, want rotation.Keys, to change) (age
 			"external needs keyturn-signer on control-plane nodes"))
 	}
 	// The flag is there from the first restart of a rotation to the last one.
-	o.RetryAfter = c.uc.Spec.Infrastructure.Kubeadm.ShutdownSendRetryAfter && len(want.Verify) == 2 && !want.External
+	o.RetryAfter = c.uc.Spec.Infrastructure.SendsRetryAfter() && len(want.Verify) == 2 && !want.External
 	if err := seal(&o, to.keys); err != nil {
 		return o, err
 	}

@@ -41,6 +41,8 @@ type reach struct {
 	cluster types.UID
 	cfg     *rest.Config
 	prover  *controlplane.Prover
+	// amend adds to what was found; nil: nobody does.
+	amend func(context.Context, *Found) error
 
 	mu sync.Mutex
 	// own are the connections to each API server.
@@ -76,7 +78,11 @@ func (r *reach) find(ctx context.Context) (Found, error) {
 	if err != nil {
 		return Found{}, err
 	}
-	return Find(ctx, client)
+	found, err := Find(ctx, client)
+	if err == nil && r.amend != nil {
+		err = r.amend(ctx, &found)
+	}
+	return found, err
 }
 
 // Times of a connection to one API server.

@@ -93,7 +93,7 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 }
 
 func (c *Cluster) retired() []v1alpha1.RetiredKey {
-	if s := c.uc.Status.Infrastructure.Kubeadm; s != nil {
+	if s := c.uc.Status.Infrastructure.Adopted(); s != nil {
 		return s.Retired
 	}
 	return nil

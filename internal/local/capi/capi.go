@@ -33,6 +33,8 @@ type Options struct {
 	BinDir string
 	// KubeBinDir has the programs of Kubernetes for the machines, and ProgramDir keyturn-machine and keyturn-pause.
 	KubeBinDir, ProgramDir string
+	// Images is a directory of archives (*.tar) that every machine imports besides those that it needs; empty: none.
+	Images string
 }
 
 // Management is Cluster API on this host. It keeps nothing in memory that is not on disk.
@@ -182,7 +184,7 @@ func (m *Management) startProvider(ctx context.Context, config *rest.Config) err
 		Args: []string{
 			"--kubeconfig=" + kubeconfig, "--data-dir=" + m.path("machines"),
 			"--kube-bin-dir=" + m.opts.KubeBinDir, "--bin-dir=" + m.opts.ProgramDir,
-			"--networks=" + m.opts.Networks.String(),
+			"--networks=" + m.opts.Networks.String(), "--images=" + m.opts.Images,
 		},
 	})
 }

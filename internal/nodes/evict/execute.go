@@ -29,6 +29,8 @@ type Executor struct {
 	// is no longer in its file.
 	Unread bool
 	Reload time.Duration
+	// Rolled means that somebody else replaces the nodes that Keyturn did not make.
+	Rolled bool
 	Keys   nodes.Keys
 	Client kubernetes.Interface
 	Memory *Memory
@@ -46,6 +48,9 @@ type Observed struct {
 	// list is nil if pods were not listed.
 	list *list
 }
+
+// Since is the time after which nobody gets an old token; zero while it is not noted.
+func (o *Observed) Since() time.Time { return o.since }
 
 // evicts reports whether pods are evicted.
 func (e *Executor) evicts() bool { return e.How == v1alpha1.NodeRefreshEvict }

@@ -41,11 +41,14 @@ type Cluster struct {
 	Pools       []v1alpha1.NodePool
 	NodeRefresh v1alpha1.NodeRefresh
 	TokenReload time.Duration
-	// Machines are those of its pools. Without any, NodeRefresh must be Evict or Wait, and Keyturn makes no nodes.
+	// Machines are those of its pools. Without any, Keyturn makes no nodes, and NodeRefresh must be Evict, Wait or, with a
+	// Roller, Replace.
 	Machines nodes.Machines
 	// Refresher replaces the tokens on its machines. Without one, NodeRefresh must be Replace, unless there are no
 	// machines.
 	Refresher nodes.Refresher
+	// Roller has somebody else replace its nodes, if there are no machines.
+	Roller nodes.Roller
 	// Client reaches its API servers, by client certificate and never by a token of a key that is being rotated.
 	Client func(context.Context) (kubernetes.Interface, error)
 }
@@ -120,6 +123,7 @@ func (r *Rollout) Converge(ctx context.Context, keys nodes.Keys) error {
 		return errors.Join(c.aged.Note(ctx), c.pools.Do(ctx, c.machines, machines, keys.Next))
 	}
 	return errors.Join(
+		c.roll(ctx),
 		c.pools.Do(ctx, c.machines, machines, keys.Next),
 		c.held.Do(ctx, c.seen, refresh),
 		c.aged.Do(ctx, c.pods),
@@ -167,11 +171,33 @@ type observation struct {
 	aged      evict.Executor
 	pods      *evict.Observed
 	unmanaged []*corev1.Node
+	// rolling is what the replacement of nodes waits for that somebody else made.
+	rolling []nodes.Reason
+}
+
+// rolls reports whether somebody else replaces the nodes.
+func (c Cluster) rolls() bool {
+	return c.Machines == nil && c.Roller != nil && c.NodeRefresh == v1alpha1.NodeRefreshReplace
+}
+
+// rollDue reports whether there are nodes to be replaced by somebody else, and it is noted since when tokens are new.
+func (c *observation) rollDue() bool {
+	return c.cluster.rolls() && c.held.Keys.Old != 0 && !c.pods.Since().IsZero() &&
+		nodes.Oldest(c.aged.Nodes(c.pods, c.unmanaged)) < c.held.Keys.Next
+}
+
+// roll has the nodes replaced on which some pod is from before tokens were new.
+func (c *observation) roll(ctx context.Context) error {
+	if !c.rollDue() {
+		return nil
+	}
+	return c.cluster.Roller.Roll(ctx, c.pods.Since())
 }
 
 // check returns what the cluster lacks for what its spec wants.
 func (c Cluster) check() error {
 	switch {
+	case c.rolls():
 	case c.Machines == nil && c.NodeRefresh != v1alpha1.NodeRefreshEvict && c.NodeRefresh != v1alpha1.NodeRefreshWait:
 		return fmt.Errorf("cluster %s: Keyturn did not make its nodes, as nodeRefresh %s needs: use %s or %s",
 			c.Name, c.NodeRefresh, v1alpha1.NodeRefreshEvict, v1alpha1.NodeRefreshWait)
@@ -214,7 +240,9 @@ func (r *Rollout) gather(ctx context.Context, keys nodes.Keys) (*observation, er
 	for i, m := range staying {
 		staying[i].Evicted = c.aged.KeyVersion(c.pods, m.Name) >= keys.Next
 	}
-	c.seen, err = c.held.Observe(ctx, staying)
+	if c.seen, err = c.held.Observe(ctx, staying); err == nil && c.rollDue() {
+		c.rolling, err = c.cluster.Roller.Reasons(ctx, c.pods.Since())
+	}
 	return c, err
 }
 
@@ -248,7 +276,8 @@ func (r *Rollout) open(client kubernetes.Interface, keys nodes.Keys) *observatio
 			Memory: &memory.tokens, Every: r.tokensEvery, Now: now,
 		},
 		aged: evict.Executor{
-			How: r.NodeRefresh, Unread: r.Machines == nil, Reload: r.TokenReload, Keys: keys, Client: client,
+			How: r.NodeRefresh, Unread: r.Machines == nil, Reload: r.TokenReload, Rolled: r.rolls(),
+			Keys: keys, Client: client,
 			Memory: &memory.evict, Every: r.podsEvery(), Now: now,
 		},
 	}
@@ -313,6 +342,6 @@ func (c *observation) state() nodes.State {
 	st.Oldest = nodes.Oldest(st.Nodes)
 	st.Holders, st.HoldersKnown = c.pods.Holders()
 	st.Waiting, st.Blocked = nodes.Join(slices.Concat(
-		c.pools.Reasons(c.machines), c.held.Reasons(c.seen), c.aged.Reasons(c.pods)))
+		c.pools.Reasons(c.machines), c.held.Reasons(c.seen), c.aged.Reasons(c.pods), c.rolling))
 	return st
 }

@@ -42,17 +42,20 @@ type Bed struct {
 	clusters []capi.Cluster
 }
 
-// New starts a management cluster and Cluster API in it, if KEYTURN_TEST_LONG is set. It needs root. When the test ends, its
-// clusters are deleted, and nothing of them may be left.
-func New(t *testing.T) *Bed {
+// New starts a management cluster and Cluster API in it, if KEYTURN_TEST_LONG is set. It needs root. The machines have the
+// images of the named programs of Keyturn, as kubeadmtest.Image names them. When the test ends, its clusters are deleted,
+// and nothing of them may be left.
+func New(t *testing.T, programs ...string) *Bed {
 	t.Helper()
 	if os.Getenv("KEYTURN_TEST_LONG") == "" {
 		t.Skip("KEYTURN_TEST_LONG is not set")
 	}
 	kube := kubeadmtest.BinDir(t)
 	dir, networks := t.TempDir(), localtest.FreeNetwork(t)
+	own := kubeadmtest.Build(t, append([]string{"keyturn-machine", "keyturn-pause"}, programs...)...)
 	b := &Bed{t: t, Management: capi.New(capi.Options{
-		Dir: filepath.Join(dir, "capi"), Networks: networks, BinDir: binDir(t), KubeBinDir: kube, ProgramDir: kubeadmtest.Build(t, "keyturn-machine", "keyturn-pause"),
+		Dir: filepath.Join(dir, "capi"), Networks: networks, BinDir: binDir(t), KubeBinDir: kube, ProgramDir: own,
+		Images: kubeadmtest.Pack(t, own, programs),
 	})}
 	t.Cleanup(func() { b.verifyNothingIsLeft(networks) })
 	address, err := b.StartNetwork(t.Context())

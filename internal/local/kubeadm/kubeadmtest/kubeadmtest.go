@@ -40,7 +40,7 @@ func New(t *testing.T, programs ...string) *Cluster {
 		Name: "test", Version: kubetest.Version, KubeBinDir: BinDir(t),
 		BinDir: Build(t, append([]string{"keyturn-machine", "keyturn-pause"}, programs...)...),
 	}
-	options.Images = pack(t, options.BinDir, programs)
+	options.Images = Pack(t, options.BinDir, programs)
 	kept := locate(t, &options)
 	c, err := kubeadm.Open(options)
 	if err != nil {
@@ -143,8 +143,8 @@ func Build(t *testing.T, programs ...string) string {
 // Image is the image that the machines have of a program of Keyturn.
 func Image(program string) string { return "localhost/keyturn/" + program + ":dev" }
 
-// pack makes the images of programs, and returns the directory of their archives.
-func pack(t *testing.T, dir string, programs []string) string {
+// Pack makes the images of programs, and returns the directory of their archives.
+func Pack(t *testing.T, dir string, programs []string) string {
 	t.Helper()
 	archives := t.TempDir()
 	for _, program := range programs {

@@ -1,0 +1,110 @@
+package clusterapi
+
+import (
+	"context"
+	"crypto"
+	"errors"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
+	"github.com/keyturn/keyturn/internal/keystore"
+)
+
+// Cluster is the control plane of one cluster of Cluster API: that of package kubeadm, and its bootstrap material. It
+// implements controlplane.Adapter and controlplane.Adopter.
+type Cluster struct {
+	*kubeadm.Cluster
+	uc         *v1alpha1.UserCluster
+	keys       keystore.Store
+	management management
+	client     client.Client
+	memory     *memory
+}
+
+var (
+	_ controlplane.Adapter = (*Cluster)(nil)
+	_ controlplane.Adopter = (*Cluster)(nil)
+)
+
+// Observe implements controlplane.Adapter. A cluster that is paused is not observed, so that nothing is planned for it.
+func (c *Cluster) Observe(ctx context.Context) (controlplane.State, error) {
+	read, o, err := c.management.read(ctx)
+	if err != nil {
+		return controlplane.State{}, err
+	}
+	c.memory.saw(o.GetUID())
+	waiting, err := c.management.waitingFor(ctx, read, o)
+	if err != nil || waiting != "" {
+		return controlplane.State{Waiting: waiting}, err
+	}
+	s, err := c.Cluster.Observe(ctx)
+	if err != nil {
+		return s, err
+	}
+	m, err := c.material(ctx)
+	if err != nil {
+		return controlplane.State{}, err
+	}
+	s.Bootstrap = c.sourced(m.keys)
+	return s, nil
+}
+
+// Converge implements controlplane.Adapter.
+func (c *Cluster) Converge(ctx context.Context, t controlplane.Target, keys []keystore.KeyPair) error {
+	if err := c.writable(ctx); err != nil {
+		return err
+	}
+	m, err := c.material(ctx)
+	if err != nil {
+		return err
+	}
+	if m.keys.Stage() > t.Keys.Stage() {
+		return controlplane.ErrStale
+	}
+	if t.Bootstrap {
+		err = c.give(ctx, m, t, keys)
+	}
+	// An API server that refuses tokens in use is brought up whatever becomes of the material.
+	return errors.Join(err, c.Cluster.Converge(ctx, t, keys))
+}
+
+// writable returns why nothing may be written now; nil if it may.
+func (c *Cluster) writable(ctx context.Context) error {
+	waiting, err := c.management.waiting(ctx)
+	if err == nil && waiting != "" {
+		err = errors.New("waiting for " + waiting)
+	}
+	return err
+}
+
+// SigningKey implements controlplane.Adopter. The agent is asked only if Cluster API has another key.
+func (c *Cluster) SigningKey(ctx context.Context, keyID string) (crypto.Signer, error) {
+	if err := c.writable(ctx); err != nil {
+		return nil, err
+	}
+	m, err := c.material(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if m.signer != nil && m.keyID == keyID {
+		return m.signer, nil
+	}
+	return c.Cluster.SigningKey(ctx, keyID)
+}
+
+// Delete implements controlplane.Adapter. The material has the keys with which the cluster goes on, or those of the step
+// after them, which every API server accepts.
+func (c *Cluster) Delete(ctx context.Context) (gone bool, err error) {
+	if err := c.writable(ctx); isGone(err) {
+		return true, nil
+	} else if err != nil {
+		return false, err
+	}
+	if gone, err = c.Cluster.Delete(ctx); !gone || err != nil {
+		return false, err
+	}
+	return c.letGo(ctx)
+}

@@ -1,0 +1,14 @@
+// Package clusterapi rotates the keys of clusters of Cluster API whose control plane is a KubeadmControlPlane.
+//
+// Clusters.Open is where to start: it returns the controlplane.Adapter of one cluster. Nodes, agents and proofs are
+// those of package kubeadm. What is added is the management cluster, in which the Cluster of Cluster API is beside its
+// UserCluster:
+//
+//   - Secret CLUSTER-kubeconfig is how the API servers are reached. Cluster API renews it, so each round reads it.
+//   - Secret CLUSTER-sa is what control-plane machines start with. Cluster API copies it into the bootstrap data of each,
+//     and reads it at no other time. It is the bootstrap material of rotation.Observed: first to change in each step.
+//   - A control-plane Machine that has its bootstrap data and no node yet starts with the keys of then. It counts as
+//     an API server that is not proven. One that is being deleted leaves.
+//
+// Of Cluster API nothing but Secret CLUSTER-sa is written, and while a cluster is paused nothing at all.
+package clusterapi

@@ -1,0 +1,154 @@
+package clusterapi
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
+	"github.com/keyturn/keyturn/internal/install"
+	"github.com/keyturn/keyturn/internal/kubetest"
+)
+
+// TestAmend adds machines that are to come and marks those that go.
+func TestAmend(t *testing.T) {
+	found := kubeadm.Found{
+		Servers:  []kubeadm.Server{{Node: "a"}, {Node: "b"}, {Node: "same"}},
+		Managers: []kubeadm.Manager{{Node: "a"}, {Node: "b"}},
+	}
+	amend([]machine{
+		{name: "m-a", data: "a", node: "a"},
+		{name: "m-b", data: "b", node: "b", leaving: true},
+		{name: "same", data: "c"},
+		{name: "coming", data: "d"},
+		{name: "without data"},
+		{name: "never came", data: "e", leaving: true},
+	}, &found)
+	want := kubeadm.Found{
+		Servers: []kubeadm.Server{
+			{Node: "a"}, {Node: "b", Leaving: true}, {Node: "same"},
+			{Node: "coming", Waiting: "Machine coming has its bootstrap data and is to become a node"},
+		},
+		Managers: []kubeadm.Manager{{Node: "a"}},
+	}
+	if diff := cmp.Diff(want, found); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// startManagement starts an API server that serves these kinds in any form.
+func startManagement(t *testing.T, kinds ...string) client.Client {
+	t.Helper()
+	config := kubetest.Start(t, kubetest.Options{})
+	scheme := runtime.NewScheme()
+	must(0, apiextensionsv1.AddToScheme(scheme))
+	admin := must(client.New(config, client.Options{Scheme: scheme}))
+	for _, kind := range kinds {
+		group := coreVersion.Group
+		if kind == controlPlaneKind {
+			group = controlPlaneVersion.Group
+		}
+		plural, preserve := strings.ToLower(kind)+"s", true
+		must(0, admin.Create(t.Context(), &apiextensionsv1.CustomResourceDefinition{
+			ObjectMeta: metav1.ObjectMeta{
+				Name:        plural + "." + group,
+				Annotations: map[string]string{"api-approved.kubernetes.io": "unapproved, a test"},
+			},
+			Spec: apiextensionsv1.CustomResourceDefinitionSpec{
+				Group: group, Scope: apiextensionsv1.NamespaceScoped,
+				Names: apiextensionsv1.CustomResourceDefinitionNames{Kind: kind, Plural: plural},
+				Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
+					Name: coreVersion.Version, Served: true, Storage: true,
+					Schema: &apiextensionsv1.CustomResourceValidation{
+						OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &preserve},
+					},
+				}},
+			},
+		}))
+	}
+	return must(client.New(config, client.Options{}))
+}
+
+const clusterText = `apiVersion: cluster.x-k8s.io/v1beta2
+kind: Cluster
+metadata: {namespace: default, name: %[1]s}
+spec: {paused: %[2]t, controlPlaneRef: {apiGroup: controlplane.cluster.x-k8s.io, kind: %[3]s, name: %[1]s}}
+---
+apiVersion: controlplane.cluster.x-k8s.io/v1beta2
+kind: KubeadmControlPlane
+metadata: {namespace: default, name: %[1]s, annotations: {%[4]s: ""}}
+`
+
+const machineText = `apiVersion: cluster.x-k8s.io/v1beta2
+kind: Machine
+metadata: {namespace: default, name: %[1]s, labels: {%[2]s, cluster.x-k8s.io/cluster-name: %[3]s}}
+spec: {bootstrap: {dataSecretName: %[1]s}}
+status: {nodeRef: {name: node-of-%[1]s}}
+`
+
+func create(t *testing.T, admin client.Client, text string) {
+	t.Helper()
+	for _, o := range must(install.Decode([]byte(text))) {
+		for { // a definition is served a moment after it was made
+			err := admin.Create(t.Context(), o.DeepCopy())
+			if err == nil {
+				break
+			}
+			if t.Context().Err() != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestManagement reads objects of Cluster API from an API server.
+func TestManagement(t *testing.T) {
+	admin := startManagement(t, "Cluster", "Machine", controlPlaneKind)
+	create(t, admin, fmt.Sprintf(clusterText, "one", false, controlPlaneKind, "a"))
+	create(t, admin, fmt.Sprintf(clusterText, "paused", true, controlPlaneKind, "a"))
+	create(t, admin, fmt.Sprintf(clusterText, "held", false, controlPlaneKind, pausedAnnotation))
+	create(t, admin, fmt.Sprintf(clusterText, "other", false, "TalosControlPlane", "a"))
+	create(t, admin, fmt.Sprintf(machineText, "cp-1", controlPlaneLabel+`: ""`, "one"))
+	create(t, admin, fmt.Sprintf(machineText, "cp-2", controlPlaneLabel+`: ""`, "paused"))
+	create(t, admin, fmt.Sprintf(machineText, "worker", "a: b", "one"))
+	for name, tt := range map[string]struct{ waiting, blocked string }{
+		"one":    {},
+		"paused": {waiting: "Cluster default/paused not to be paused"},
+		"held":   {waiting: "KubeadmControlPlane default/held not to be paused"},
+		"other":  {blocked: "is a TalosControlPlane"},
+		"none":   {blocked: "does not exist"},
+	} {
+		m := management{admin, "default", name}
+		waiting, err := m.waiting(t.Context())
+		if waiting != tt.waiting || (err != nil) != (tt.blocked != "") {
+			t.Errorf("Cluster %s waits for %q, %v; want %q", name, waiting, err, tt.waiting)
+		}
+		if _, blocked := errors.AsType[*controlplane.BlockedError](err); err != nil && (!blocked || !strings.Contains(err.Error(), tt.blocked)) {
+			t.Errorf("Cluster %s: %v, want it to be blocked and to name %q", name, err, tt.blocked)
+		}
+		if isGone(err) != (name == "none") {
+			t.Errorf("Cluster %s is gone: %t", name, isGone(err))
+		}
+	}
+	machines, err := management{admin, "default", "one"}.machines(t.Context())
+	want := []machine{{name: "cp-1", data: "cp-1", node: "node-of-cp-1"}}
+	if diff := cmp.Diff(want, machines, cmp.AllowUnexported(machine{})); err != nil || diff != "" {
+		t.Errorf("%v\n%s", err, diff)
+	}
+}
+
+// TestWithoutClusterAPI has a cluster without it.
+func TestWithoutClusterAPI(t *testing.T) {
+	_, err := management{startManagement(t), "default", "one"}.waiting(t.Context())
+	if _, blocked := errors.AsType[*controlplane.BlockedError](err); !blocked || !strings.Contains(err.Error(), "does not serve Cluster API") {
+		t.Errorf("%v, want it to be blocked", err)
+	}
+}

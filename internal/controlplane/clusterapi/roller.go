@@ -1,0 +1,241 @@
+package clusterapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/nodes"
+)
+
+const (
+	deploymentKind = "MachineDeployment"
+	poolKind       = "MachinePool"
+	// topologyOwned is on objects that a ClusterClass makes: what is written to them is put back. topologyName is how the
+	// topology of the Cluster calls a MachineDeployment.
+	topologyOwned = "topology.cluster.x-k8s.io/owned"
+	topologyName  = "topology.cluster.x-k8s.io/deployment-name"
+	onDelete      = "OnDelete"
+)
+
+// Roller has Cluster API replace the machines of one cluster, by rollout.after. It implements nodes.Roller.
+type Roller struct {
+	management
+	client client.Client
+	now    func() time.Time
+}
+
+var _ nodes.Roller = (*Roller)(nil)
+
+// Roller returns what replaces the machines of a UserCluster with spec.infrastructure.clusterAPI.
+func (c *Clusters) Roller(uc *v1alpha1.UserCluster) *Roller {
+	return &Roller{management: managementOf(c.client, uc), client: c.client, now: time.Now}
+}
+
+// machineOwner is what makes machines: a MachineDeployment or the KubeadmControlPlane.
+type machineOwner struct {
+	*unstructured.Unstructured
+	after    time.Time
+	strategy string
+	paused   bool
+}
+
+// ownerObject is what of a machineOwner is of use.
+type ownerObject struct {
+	Spec struct {
+		Paused  bool `json:"paused"`
+		Rollout struct {
+			After    metav1.Time `json:"after"`
+			Strategy struct {
+				Type string `json:"type"`
+			} `json:"strategy"`
+		} `json:"rollout"`
+	} `json:"spec"`
+}
+
+func (o machineOwner) String() string {
+	return o.GetKind() + " " + o.GetNamespace() + "/" + o.GetName()
+}
+
+// owned reports whether the topology of the Cluster says what it is like.
+func (o machineOwner) owned() bool {
+	_, owned := o.GetLabels()[topologyOwned]
+	return owned
+}
+
+// Roll implements nodes.Roller.
+func (r *Roller) Roll(ctx context.Context, since time.Time) error {
+	waiting, err := r.waiting(ctx)
+	if err != nil || waiting != "" {
+		return err // a paused cluster is left alone; Reasons names it
+	}
+	owners, err := r.owners(ctx)
+	if err != nil {
+		return err
+	}
+	after := since
+	if now := r.now(); now.After(after) {
+		after = now
+	}
+	var errs []error
+	var topology []machineOwner
+	for _, o := range owners {
+		switch {
+		case !o.after.Before(since): // asked for, perhaps for later by somebody else
+		case o.owned():
+			topology = append(topology, o)
+		default:
+			errs = append(errs, r.set(ctx, o.Unstructured, func(object map[string]any) error {
+				return unstructured.SetNestedField(object, text(after), "spec", "rollout", "after")
+			}))
+		}
+	}
+	return errors.Join(append(errs, r.rollTopology(ctx, topology, after))...)
+}
+
+// text is a time as the API has it.
+func text(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// set changes an object as it was read: whoever changed it meanwhile wins.
+func (r *Roller) set(ctx context.Context, o *unstructured.Unstructured, change func(map[string]any) error) error {
+	o = o.DeepCopy()
+	err := change(o.Object)
+	if err == nil {
+		err = r.client.Update(ctx, o, client.FieldOwner(fieldManager))
+	}
+	if err != nil {
+		return fmt.Errorf("setting rollout.after of %s %s/%s: %w", o.GetKind(), o.GetNamespace(), o.GetName(), lasting(err))
+	}
+	return nil
+}
+
+// rollTopology sets rollout.after where the topology of the Cluster owns it.
+func (r *Roller) rollTopology(ctx context.Context, owners []machineOwner, after time.Time) error {
+	if len(owners) == 0 {
+		return nil
+	}
+	o := &unstructured.Unstructured{}
+	o.SetGroupVersionKind(coreVersion.WithKind("Cluster"))
+	if err := r.Get(ctx, r.key(r.cluster), o); err != nil {
+		return fmt.Errorf("reading %s: %w", r, lasting(err))
+	}
+	return r.set(ctx, o, func(object map[string]any) error {
+		for _, owner := range owners {
+			if err := setTopology(object, owner, text(after)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// setTopology sets rollout.after of what the topology of a Cluster says about an owner of machines.
+func setTopology(cluster map[string]any, owner machineOwner, after string) error {
+	if owner.GetKind() == controlPlaneKind {
+		return unstructured.SetNestedField(cluster, after, "spec", "topology", "controlPlane", "rollout", "after")
+	}
+	path := []string{"spec", "topology", "workers", "machineDeployments"}
+	list, _, err := unstructured.NestedSlice(cluster, path...)
+	if err != nil {
+		return err
+	}
+	for _, each := range list {
+		if d, ok := each.(map[string]any); ok && d["name"] == owner.GetLabels()[topologyName] {
+			if err := unstructured.SetNestedField(d, after, "rollout", "after"); err != nil {
+				return err
+			}
+		}
+	}
+	return unstructured.SetNestedSlice(cluster, list, path...)
+}
+
+// owners returns what makes the machines of the cluster.
+func (r *Roller) owners(ctx context.Context) ([]machineOwner, error) {
+	c, _, err := r.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var read ownerObject
+	kcp, err := r.get(ctx, controlPlaneVersion.WithKind(controlPlaneKind), c.Spec.ControlPlaneRef.Name, &read)
+	if err != nil {
+		return nil, fmt.Errorf("reading the KubeadmControlPlane of %s: %w", r, err)
+	}
+	owners := []machineOwner{ownerOf(kcp, read)}
+	list, err := r.listOf(ctx, deploymentKind)
+	for i := range list {
+		var read ownerObject
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list[i].Object, &read); err != nil {
+			return nil, fmt.Errorf("reading MachineDeployment %s/%s: %w", r.namespace, list[i].GetName(), err)
+		}
+		owners = append(owners, ownerOf(&list[i], read))
+	}
+	return owners, err
+}
+
+func ownerOf(o *unstructured.Unstructured, read ownerObject) machineOwner {
+	rollout := read.Spec.Rollout
+	return machineOwner{o, rollout.After.Time, rollout.Strategy.Type, read.Spec.Paused || isPaused(o)}
+}
+
+// listOf lists the objects of the cluster of a kind of Cluster API's core.
+func (r *Roller) listOf(ctx context.Context, kind string) ([]unstructured.Unstructured, error) {
+	list := &unstructured.UnstructuredList{}
+	list.SetGroupVersionKind(coreVersion.WithKind(kind + "List"))
+	err := r.List(ctx, list, client.InNamespace(r.namespace), client.MatchingLabels{clusterLabel: r.cluster})
+	if err != nil {
+		return nil, fmt.Errorf("listing the %ss of %s: %w", kind, r, lasting(err))
+	}
+	return list.Items, nil
+}
+
+// Reasons implements nodes.Roller. It names what Cluster API does not replace itself.
+func (r *Roller) Reasons(ctx context.Context, since time.Time) ([]nodes.Reason, error) {
+	waiting, err := r.waiting(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if waiting != "" {
+		return []nodes.Reason{{Words: waiting, Blocked: true}}, nil
+	}
+	owners, err := r.owners(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var reasons []nodes.Reason
+	for _, o := range owners {
+		if words := o.stuck(since, r.now()); words != "" {
+			reasons = append(reasons, nodes.Reason{Words: words, Blocked: true})
+		}
+	}
+	pools, err := r.listOf(ctx, poolKind)
+	if _, blocked := errors.AsType[*controlplane.BlockedError](err); blocked && meta.IsNoMatchError(err) {
+		return reasons, nil
+	}
+	for _, p := range pools {
+		reasons = append(reasons, nodes.Reason{Words: fmt.Sprintf("the machines of MachinePool %s/%s to be replaced, "+
+			"which Cluster API has no rollout for: have its infrastructure do it", p.GetNamespace(), p.GetName())})
+	}
+	return reasons, err
+}
+
+// stuck is in words what keeps Cluster API from replacing machines; empty when nothing is known to.
+func (o machineOwner) stuck(since, now time.Time) string {
+	switch {
+	case o.paused:
+		return o.String() + " not to be paused"
+	case o.strategy == onDelete:
+		return fmt.Sprintf("the machines of %s that are from before %s to be deleted: its strategy is OnDelete", o, text(since))
+	case o.after.After(now.Add(time.Minute)):
+		return fmt.Sprintf("%s to be rolled out at %s, which its rollout.after names", o, text(o.after))
+	}
+	return ""
+}
