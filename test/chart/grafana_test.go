@@ -66,7 +66,8 @@ func registered() map[string]bool {
 	return names
 }
 
-// TestGrafanaDashboard wants each expression to be valid PromQL, as promtool reads it, about metrics that the controller has.
+// TestGrafanaDashboard wants each expression to be valid PromQL, as promtool reads it, about metrics that the
+// controller has.
 func TestGrafanaDashboard(t *testing.T) {
 	d, known := dashboard(t), registered()
 	type rule struct {

@@ -89,7 +89,8 @@ func wantInOrder(t *testing.T, seen, order []string) {
 	}
 }
 
-// startController runs keyturn-controller on an admin cluster of its own, with a host whose control planes are simulated.
+// startController runs keyturn-controller on an admin cluster of its own, with a host whose control planes are
+// simulated.
 func startController(t *testing.T) *cluster {
 	t.Helper()
 	c, err := newCluster(kubetest.Start(t, kubetest.Options{}))

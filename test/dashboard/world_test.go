@@ -1,11 +1,11 @@
 // Package dashboard_test looks at the page of `gkectl dashboard` in Chromium.
 //
-// The admin cluster is a real API server, and gkectl and, where a rotation is seen, keyturn-controller are the programs in
-// bin/. The control planes of user clusters are simulated (test/bench/simulated), or there are none and the test writes what
-// a controller would have observed.
+// The admin cluster is a real API server, and gkectl and, where a rotation is seen, keyturn-controller are the programs
+// in bin/. The control planes of user clusters are simulated (test/bench/simulated), or there are none and the test
+// writes what a controller would have observed.
 //
-// Run it with go test -count 1: the cache of go test does not see that the programs changed. With -pictures DIR it writes
-// screenshots there, and with -update the one in the README.
+// Run it with go test -count 1: the cache of go test does not see that the programs changed. With -pictures DIR it
+// writes screenshots there, and with -update the one in the README.
 package dashboard_test
 
 import (
@@ -139,7 +139,8 @@ func newUserCluster(name string, servers int32) *v1alpha1.UserCluster {
 	}
 }
 
-// create makes a cluster with an observed status, until the test ends. A later key version is wanted once the first is in use.
+// create makes a cluster with an observed status, until the test ends. A later key version is wanted once the first is
+// in use.
 func (c *cluster) create(t *testing.T, uc *v1alpha1.UserCluster) {
 	t.Helper()
 	status, version := uc.Status, uc.Spec.KSASigningKey.Version
