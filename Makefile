@@ -11,7 +11,7 @@ CAPI_VERSION := $(shell awk '$$1 == "sigs.k8s.io/cluster-api" { print $$2 }' too
 # The version of a release; other builds name only their commit.
 VERSION ?=
 LDFLAGS := -s -w $(if $(VERSION),-X github.com/keyturn/keyturn/internal/version.version=$(VERSION))
-GO_MODULES := . test/signer $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod tools/kube/*/go.mod))
+GO_MODULES := . test/signer test/dashboard $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod tools/kube/*/go.mod))
 
 export CGO_ENABLED := 0
 ifdef KEYTURN_KUBE_BIN_DIR
@@ -66,10 +66,11 @@ demo-kubeadm-down: ## Remove what the demo of kubeadm left
 
 # The end-to-end tests run after the others, with the machine to themselves, on the Kubernetes of KUBE_MINOR. PKCS #11 needs cgo.
 .PHONY: test
-test: kube build bin/tools/helm ## Run all tests, with real API servers and, at the end, real clusters
-	@hack/packages.sh softhsm2 gcc libc6-dev
+test: kube build bin/tools/helm bin/tools/promtool ## Run all tests, with real API servers and, at the end, real clusters
+	@hack/packages.sh softhsm2 gcc libc6-dev chromium fonts-inter
 	go test -p 2 -timeout 20m $$(go list ./... | grep -v '/test/e2e')
 	go -C test/signer test -count 1 -timeout 10m ./...
+	go -C test/dashboard test -count 1 -timeout 10m ./...
 	go -C tools/mutate test ./...
 	CGO_ENABLED=1 go test -p 2 -timeout 10m ./signer/... ./internal/signer/...
 	KEYTURN_E2E_KUBERNETES=$(KUBE_VERSION) go test -p 1 -timeout 45m -count 1 ./test/e2e/...

@@ -21,8 +21,8 @@ func (a *app) dashboard() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dashboard",
 		Short: "Serve a page on this machine that shows the user clusters",
-		Long: `Serve a page on this machine that shows the user clusters, their keys, and how far rotations are. It prints the URL, and
-serves until it is interrupted.
+		Long: `Serve a page on this machine that shows the user clusters, their keys, and how far rotations are. It prints the URL,
+and serves until it is interrupted.
 
 The page changes nothing, and needs no other host. It is served on the loopback interface, and only to those who know the
 random token in the URL. They see what you may read of UserClusters. To see it from another machine, forward the port:

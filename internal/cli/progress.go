@@ -16,8 +16,8 @@ import (
 const quiet = 5 * time.Second
 
 // progress shows on standard error what is waited for. At a terminal each step has one line, which is redrawn while the
-// step runs and then keeps how long it took. Elsewhere each step has a line with the time since the start, and now and then
-// another one for its details.
+// step runs and then keeps how long it took. Elsewhere each step has a line with the time since the start, and now and
+// then another one for its details.
 type progress struct {
 	a *app
 	// begun is when the first step began, and stepBegun when the current one did.

@@ -10,16 +10,16 @@ import (
 	"github.com/keyturn/keyturn/internal/printable"
 )
 
-// What a status keeps of rotations: so many of them, and of each step so many waits that are over. maxWaitText bounds what
-// was waited for, in characters.
+// What a status keeps of rotations: so many of them, and of each step so many waits that are over. maxWaitText bounds
+// what was waited for, in characters.
 const (
 	maxRotations = 5
 	maxWaits     = 3
 	maxWaitText  = 200
 )
 
-// keepTimeLine adds what the rest of the status shows to the time line of its rotation. It changes nothing unless the step,
-// or what that waits for, has changed.
+// keepTimeLine adds what the rest of the status shows to the time line of its rotation. It changes nothing unless the
+// step, or what that waits for, has changed.
 func keepTimeLine(uc *v1alpha1.UserCluster, now metav1.Time) {
 	k := &uc.Status.KSASigningKey
 	if k.Step != "" && k.StartedAt != nil && !isLatest(k.Rotations, k.StartedAt) {

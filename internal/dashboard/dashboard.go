@@ -1,9 +1,9 @@
-// Package dashboard serves a read-only web page about the UserClusters of an admin cluster, to the browsers of one person
-// on one machine.
+// Package dashboard serves a read-only web page about the UserClusters of an admin cluster, to the browsers of one
+// person on one machine.
 //
-// Server is where to start. It reads the clusters by one list and one watch, however many browsers are open, and sends each
-// browser the rows that have changed since it last got some (server-sent events). The page is embedded, needs no other host,
-// and shows text from clusters as text only.
+// Server is where to start. It reads the clusters by one list and one watch, however many browsers are open, and sends
+// each browser the rows that have changed since it last got some (server-sent events). The page is embedded, needs no
+// other host, and shows text from clusters as text only.
 //
 // It answers only GET, only to a Host header of the loopback interface, and only below a path that begins with a random
 // token: other users of the machine and pages of other sites learn nothing.

@@ -51,8 +51,8 @@ func newFeed() *feed {
 	return &feed{clusters: map[string]entry{}, gone: map[string]uint64{}, changed: make(chan struct{})}
 }
 
-// since returns what is newer than a version, which version that leads to, and a channel that is closed when there is more.
-// A version of 0 gets everything, once that has been read.
+// since returns what is newer than a version, which version that leads to, and a channel that is closed when there is
+// more. A version of 0 gets everything, once that has been read.
 func (f *feed) since(version uint64) (u update, now uint64, more <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -138,7 +138,8 @@ func (f *feed) change() {
 }
 
 func (f *feed) put(uc *v1alpha1.UserCluster, row func(*v1alpha1.UserCluster) Row) {
-	if was, ok := f.clusters[uc.Name]; ok && was.cluster.UID == uc.UID && was.cluster.ResourceVersion == uc.ResourceVersion {
+	was, ok := f.clusters[uc.Name]
+	if ok && was.cluster.UID == uc.UID && was.cluster.ResourceVersion == uc.ResourceVersion {
 		return
 	}
 	encoded, err := json.Marshal(row(uc))

@@ -38,8 +38,10 @@ func (s *Server) handler(feed *feed, address, token string) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /{$}", http.FileServerFS(page))
 	mux.Handle("GET /page/", http.StripPrefix("/page", http.FileServerFS(page)))
-	mux.HandleFunc("GET /admin", func(w http.ResponseWriter, _ *http.Request) { answer(w, map[string]string{"name": s.AdminCluster}) })
-	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) { feed.serve(w, r) })
+	mux.HandleFunc("GET /admin", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, map[string]string{"name": s.AdminCluster})
+	})
+	mux.HandleFunc("GET /events", feed.serve)
 	mux.HandleFunc("GET /clusters/{name}", func(w http.ResponseWriter, r *http.Request) {
 		uc, ok := feed.cluster(r.PathValue("name"))
 		if !ok {

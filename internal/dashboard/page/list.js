@@ -96,7 +96,7 @@ export class List {
     const focused = tr.contains(document.activeElement);
     const tabbable = tr.querySelector('a')?.tabIndex ?? -1;
     tr.replaceChildren(...columns.map((c, i) => el(i ? 'td' : 'th', {
-      role: i ? 'cell' : 'rowheader', scope: i ? undefined : 'row', class: c.number ? 'number' : c.id, 'data-label': c.name,
+      role: i ? 'cell' : 'rowheader', scope: i ? undefined : 'row', class: c.number ? 'number' : `col-${c.id}`, 'data-label': c.name,
     }, c.cell(row))));
     const a = tr.querySelector('a');
     a.tabIndex = tabbable;
