@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +22,7 @@ func TestRotateByWaiting(t *testing.T) {
 	wait := refreshBy(v1alpha1.NodeRefreshWait)
 	p := newCluster(t, highlyAvailable(v1alpha1.KeySourceFiles)+wait, withShortTokens)
 	p.patience = 25 * time.Minute
-	others := slices.DeleteFunc(slices.Clone(victims), func(v victim) bool { return v.name == "kubelet" })
+	others := victimsBut("kubelet")
 	p.rotateUnderFaults(t, 2, others, mostKills)
 
 	p.update(t, highlyAvailable(v1alpha1.KeySourceExternal)+wait)
