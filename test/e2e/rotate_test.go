@@ -194,8 +194,8 @@ func newCluster(t *testing.T, config string, changes ...func(manifests []byte) [
 	return p
 }
 
-// rotateUnderFaults rotates to the version while processes are killed, and checks what must be true after it. What a test
-// does meanwhile replaces all pods.
+// rotateUnderFaults rotates to the version while processes are killed, and checks what must be true after it. What a
+// test does meanwhile replaces all pods.
 func (p *place) rotateUnderFaults(t *testing.T, version int, victims []victim, most int, meanwhile ...func()) {
 	t.Helper()
 	old, oldKey, before, pods := p.createToken(t), p.keyTexts(t, version-1), p.nodeNames(t), p.probePods(t)

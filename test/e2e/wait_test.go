@@ -40,12 +40,14 @@ func withShortTokens(manifests []byte) []byte {
 func (p *place) restartPods(t *testing.T) {
 	t.Helper()
 	p.within(p.patience, "waiting for the rotation to wait for pods", func(context.Context) error {
-		if waiting := p.cluster("e2e").Status.KSASigningKey.WaitingFor; !strings.Contains(waiting, " to get a token of key version ") {
+		waiting := p.cluster("e2e").Status.KSASigningKey.WaitingFor
+		if !strings.Contains(waiting, " to get a token of key version ") {
 			return fmt.Errorf("it waits for %q", waiting)
 		}
 		return nil
 	})
-	if out, err := p.kubectl(t, p.userKubeconfig("e2e"), "-n", probeNamespace, "rollout", "restart", "deployment"); err != nil {
+	out, err := p.kubectl(t, p.userKubeconfig("e2e"), "-n", probeNamespace, "rollout", "restart", "deployment")
+	if err != nil {
 		t.Fatalf("restarting the pods: %v\n%s", err, out)
 	}
 }
