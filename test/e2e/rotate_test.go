@@ -124,7 +124,8 @@ func rotateSingle(t *testing.T, source v1alpha1.KeySource) {
 // Three API servers and two nodes, with pods that use every kind of token all the time, while the controller,
 // keyturn-local, API servers, their signers, kube-controller-manager, etcd, kubelets and the fleet are killed at random
 // moments: rotated with keys from files, given signers, rotated with them, given files again, and rotated once more.
-// With files, each way to refresh nodes is tried but Wait, which takes as long as the kubelets' tokens live.
+// With files, each way to refresh nodes is tried but Wait, which takes as long as the kubelets' tokens live:
+// see TestRotateByWaiting.
 func TestRotateUnderFaults(t *testing.T) {
 	files := highlyAvailable(v1alpha1.KeySourceFiles)
 	p := newCluster(t, files)
