@@ -7,17 +7,17 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// watchPause is how long a client may take to begin a watch again that broke with its API server: client-go pauses, twice
-// as long with each break within two minutes, up to 30 s, and up to twice that by chance (NewReflectorWithOptions in
-// tools/cache/reflector.go).
+// watchPause is how long a client may take to begin a watch again that broke with its API server: client-go pauses,
+// twice as long with each break within two minutes, up to 30 s, and up to twice that by chance (NewReflectorWithOptions
+// in tools/cache/reflector.go).
 const watchPause = time.Minute
 
 // process is what is remembered of the process of an API server.
 type process struct {
 	// keys are those that it was started with; of one with a signer only that it has one, which gives it others.
 	keys rotation.Keys
-	// ready means that it has been ready, and since is when it was first seen so; zero if it is not known to be one that was
-	// restarted.
+	// ready means that it has been ready, and since is when it was first seen so; zero if it is not known to be one that
+	// was restarted.
 	ready bool
 	since time.Time
 }
@@ -26,8 +26,8 @@ type process struct {
 // zero if none is known.
 //
 // A controller that has just started knows of none. So it takes an API server with a signer for one that was not
-// restarted, and one that reads its keys from files for one that the rotation has restarted: before refreshing, which is
-// when the step Refresh began, or just now.
+// restarted, and one that reads its keys from files for one that the rotation has restarted: before refreshing, which
+// is when the step Refresh began, or just now.
 func (m *remembered) watchesBack(s rotation.Server, refreshing, now time.Time) time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -59,8 +59,8 @@ func (m *remembered) watchesBack(s rotation.Server, refreshing, now time.Time) t
 	return is.since.Add(watchPause)
 }
 
-// refreshingSince is when the step Refresh began, which is after the rotation has last restarted API servers for it; zero
-// in another step.
+// refreshingSince is when the step Refresh began, which is after the rotation has last restarted API servers for it;
+// zero in another step.
 func refreshingSince(uc *v1alpha1.UserCluster) time.Time {
 	k := uc.Status.KSASigningKey
 	if k.Step != string(rotation.StepRefresh) || k.StepSince == nil {

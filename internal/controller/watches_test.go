@@ -29,7 +29,7 @@ func (w *stopped) restart() {
 }
 
 func awaitsWatches(uc *v1alpha1.UserCluster) bool {
-	return strings.HasPrefix(uc.Status.KSASigningKey.WaitingFor, "kubelets to watch Secrets again after the start of API server")
+	return strings.HasPrefix(uc.Status.KSASigningKey.WaitingFor, "kubelets to watch Secrets again after the start of")
 }
 
 // wantAwaiting wants the legacy tokens to be left alone for so long, and to be re-signed then.
@@ -40,15 +40,16 @@ func (w *stopped) wantAwaiting(key client.ObjectKey, long time.Duration) {
 		return tokens
 	}
 	before := legacy()
+	resigned := func(*v1alpha1.UserCluster) bool { return !slices.Equal(legacy(), before) }
 	w.until(key, awaitsWatches)
 	w.now = w.now.Add(long - 2*time.Second)
 	for range 3 {
-		if uc := w.round(key); !awaitsWatches(uc) || !slices.Equal(legacy(), before) {
-			w.Errorf("after %s it waits for %q, with tokens %v", long-2*time.Second, uc.Status.KSASigningKey.WaitingFor, legacy())
+		if uc := w.round(key); !awaitsWatches(uc) || resigned(uc) {
+			w.Errorf("2 s before %s it waits for %q, with tokens %v", long, uc.Status.KSASigningKey.WaitingFor, legacy())
 		}
 	}
 	w.now = w.now.Add(2 * time.Second)
-	w.until(key, func(*v1alpha1.UserCluster) bool { return !slices.Equal(legacy(), before) }, func(uc *v1alpha1.UserCluster) {
+	w.until(key, resigned, func(uc *v1alpha1.UserCluster) {
 		if awaitsWatches(uc) {
 			w.Errorf("after %s it waits for %q", long, uc.Status.KSASigningKey.WaitingFor)
 		}
@@ -60,7 +61,8 @@ func (w *stopped) die(key client.ObjectKey, server int) {
 	w.with(key, func(c *userCluster) { c.servers[server].stop() })
 }
 
-// TestWatches re-signs no legacy token for a minute after an API server was started, which breaks the watches of kubelets.
+// TestWatches re-signs no legacy token for a minute after an API server was started, which breaks the watches of
+// kubelets.
 func TestWatches(t *testing.T) {
 	w := newStopped(t)
 	blue := w.settled("blue", threeServers)

@@ -208,9 +208,9 @@ func (r run) refresh() (Decision, bool) {
 	return Decision{}, true
 }
 
-// watches waits until each kubelet sees at once that a Secret has changed. The old token dies when its Secret is written:
-// a pod that mounts it is refused until its kubelet knows, and one that starts before that may copy the dead token. While
-// the old key is accepted, it costs nothing but time to wait.
+// watches waits until each kubelet sees at once that a Secret has changed. The old token dies when its Secret is
+// written: a pod that mounts it is refused until its kubelet knows, and one that starts before that may copy the dead
+// token. While the old key is accepted, it costs nothing but time to wait.
 func (r run) watches() (Decision, bool) {
 	if r.Nodes.Converged && r.Nodes.Oldest == 0 {
 		return Decision{}, true // there is no kubelet

@@ -99,10 +99,16 @@ var victims = []victim{
 	{"signing child", "keyturn-signer", "--state-file="},
 }
 
-// How often a killer kills in one rotation, and in each of ten. On a machine so slow that something is down all the time, a rotation
-// then still has the rest of its time to end.
+// victimsBut are those whose program has another name.
+func victimsBut(name string) []victim {
+	return slices.DeleteFunc(slices.Clone(victims), func(v victim) bool { return v.name == name })
+}
+
+// How often a killer kills in one rotation, and in each of ten. On a machine so slow that something is down all the
+// time, a rotation then still has the rest of its time to end. Legacy tokens are re-signed a minute after an API server
+// was killed last.
 const (
-	mostKills    = 24
+	mostKills    = 12
 	mostKillsTen = 8
 )
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +22,7 @@ func TestRotateByWaiting(t *testing.T) {
 	wait := refreshBy(v1alpha1.NodeRefreshWait)
 	p := newCluster(t, highlyAvailable(v1alpha1.KeySourceFiles)+wait, withShortTokens)
 	p.patience = 25 * time.Minute
-	others := slices.DeleteFunc(slices.Clone(victims), func(v victim) bool { return v.name == "kubelet" })
+	others := victimsBut("kubelet")
 	p.rotateUnderFaults(t, 2, others, mostKills)
 
 	p.update(t, highlyAvailable(v1alpha1.KeySourceExternal)+wait)
@@ -41,12 +40,14 @@ func withShortTokens(manifests []byte) []byte {
 func (p *place) restartPods(t *testing.T) {
 	t.Helper()
 	p.within(p.patience, "waiting for the rotation to wait for pods", func(context.Context) error {
-		if waiting := p.cluster("e2e").Status.KSASigningKey.WaitingFor; !strings.Contains(waiting, " to get a token of key version ") {
+		waiting := p.cluster("e2e").Status.KSASigningKey.WaitingFor
+		if !strings.Contains(waiting, " to get a token of key version ") {
 			return fmt.Errorf("it waits for %q", waiting)
 		}
 		return nil
 	})
-	if out, err := p.kubectl(t, p.userKubeconfig("e2e"), "-n", probeNamespace, "rollout", "restart", "deployment"); err != nil {
+	out, err := p.kubectl(t, p.userKubeconfig("e2e"), "-n", probeNamespace, "rollout", "restart", "deployment")
+	if err != nil {
 		t.Fatalf("restarting the pods: %v\n%s", err, out)
 	}
 }

@@ -76,8 +76,8 @@ var meanings = []meaning{
 		"restart these pods"},
 	{BarePod, Breaks, "pods without a controller, which end with their node and are not made again"},
 	{BoundToNode, Breaks, "pods that can run on no other node than theirs, which is deleted with the data on its disk"},
-	{MountedToken, Warns, "running pods that mount a legacy token, whose file changes: restart those whose program reads it " +
-		"only once"},
+	{MountedToken, Warns, "running pods that mount a legacy token, whose file changes: restart those whose program reads " +
+		"it only once"},
 	{ThirdPartyToken, Warns, "running pods with third-party tokens, which are not refreshed: restart these pods"},
 	{DataOnNode, Warns, "pods with emptyDir volumes, whose content is lost with the pod"},
 	{UnansweredWebhook, Warns, "webhooks without anybody to answer, which requests of the rotation go through; " +

@@ -106,7 +106,9 @@ func TestHolders(t *testing.T) {
 			want := map[bool]string{true: test.evicted, false: test.kept}[evicts]
 			i := &inspection{
 				evicts: evicts, keeps: !evicts, held: map[types.NamespacedName]bool{},
-				legacy: map[types.NamespacedName]bool{{Namespace: "blue", Name: "s"}: true, {Namespace: "red", Name: "other"}: true},
+				legacy: map[types.NamespacedName]bool{
+					{Namespace: "blue", Name: "s"}: true, {Namespace: "red", Name: "other"}: true,
+				},
 			}
 			if got := i.findingsOf(pod); got != want {
 				t.Errorf("%+v, evicts %t: %q, want %q", test, evicts, got, want)

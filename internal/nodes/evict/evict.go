@@ -7,8 +7,8 @@
 // Plan is where to start: a pure function from the pods of a cluster (Pods) to those that are to be evicted now. An
 // Executor notes since when tokens are new, lists pods (Observe), asks the API server to evict some (Do), and words
 // what is waited for (Reasons). With nodeRefresh Evict it moves the pods of all nodes. With Replace it moves those that
-// API servers refuse until they start again, since the turn of their nodes may be hours away. Besides it judges the pods
-// on nodes that Keyturn did not make, and those that keep an old token although the rotation may end.
+// API servers refuse until they start again, since the turn of their nodes may be hours away. Besides it judges the
+// pods on nodes that Keyturn did not make, and those that keep an old token although the rotation may end.
 package evict
 
 import (

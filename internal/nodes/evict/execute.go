@@ -61,8 +61,8 @@ func (e *Executor) hurries() bool { return e.How == v1alpha1.NodeRefreshReplace 
 // waits reports whether it is left to kubelets to replace tokens, and to their time to prove it.
 func (e *Executor) waits() bool { return e.How == v1alpha1.NodeRefreshWait && e.Unread }
 
-// Observe lists the pods of a cluster, if they matter: those on judged nodes do, those with a dead token, and all do once
-// proven says that nothing else is left to do.
+// Observe lists the pods of a cluster, if they matter: those on judged nodes do, those with a dead token, and all do
+// once proven says that nothing else is left to do.
 func (e *Executor) Observe(ctx context.Context, judged []*corev1.Node, proven bool) (*Observed, error) {
 	o := &Observed{judged: judged}
 	if e.Keys.Old == 0 && !e.Keys.Named {
@@ -175,8 +175,8 @@ func (e *Executor) Do(ctx context.Context, o *Observed) error {
 	})
 }
 
-// going are the pods that are to be evicted, and what is around them. Pods on nodes that Keyturn did not make are left to
-// the user, unless he wants all to be evicted.
+// going are the pods that are to be evicted, and what is around them. Pods on nodes that Keyturn did not make are left
+// to the user, unless he wants all to be evicted.
 func (e *Executor) going(o *Observed) Pods {
 	pods := o.list.Pods
 	switch {

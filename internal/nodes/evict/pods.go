@@ -22,8 +22,8 @@ func predates(at metav1.Time, since time.Time) bool { return !at.After(since.Add
 // judge sorts pods by what their tokens are.
 type judge struct {
 	surroundings
-	// evicts means that every old pod is to go, whatever would replace its tokens, and hurries that those with a dead token
-	// are to go before their nodes do.
+	// evicts means that every old pod is to go, whatever would replace its tokens, and hurries that those with a dead
+	// token are to go before their nodes do.
 	evicts, hurries bool
 	// kubelets replace the tokens; nil where nobody leaves it to them.
 	kubelets *kubelets

@@ -209,8 +209,8 @@ func TestReplaceAfterInPlace(t *testing.T) {
 	}
 }
 
-// TestReplaceHurries evicts pods that API servers refuse until they start again, before any node is replaced: those that
-// a controller makes again, on nodes that Keyturn made.
+// TestReplaceHurries evicts pods that API servers refuse until they start again, before any node is replaced: those
+// that a controller makes again, on nodes that Keyturn made.
 func TestReplaceHurries(t *testing.T) {
 	b := newBench(t, 1, 1)
 	b.cleanNote()
