@@ -186,10 +186,10 @@ func (p *place) expectConfigured(t *testing.T, want string) {
 	t.Helper()
 	p.eventually("reading configured.json", func(context.Context) error {
 		got, err := os.ReadFile(filepath.Join(p.server(), "keys", "configured.json"))
-		if err != nil || strings.TrimSpace(string(got)) != want {
-			return fmt.Errorf("it is %s (%v), want %s", got, err, want)
+		if err == nil && strings.TrimSpace(string(got)) != want {
+			err = fmt.Errorf("it is %s, want %s", got, want)
 		}
-		return nil
+		return err
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -188,10 +189,13 @@ func (f thief) awaitRefused(bearer string) {
 	f.t.Helper()
 	f.eventually("seeing that a token is refused", func(ctx context.Context) error {
 		_, err := f.with(bearer).CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
-		if apierrors.IsUnauthorized(err) {
+		switch {
+		case err == nil:
+			return errors.New("it is accepted")
+		case apierrors.IsUnauthorized(err):
 			return nil
 		}
-		return fmt.Errorf("it is answered with %v", err)
+		return err
 	})
 }
 
@@ -277,10 +281,10 @@ func (f thief) awaitNoLegacy() {
 	f.t.Helper()
 	f.eventually("seeing that a legacy token is gone", func(ctx context.Context) error {
 		_, err := f.user("e2e").CoreV1().Secrets("default").Get(ctx, stolen, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
+		if err == nil {
+			return errors.New("it is there")
 		}
-		return fmt.Errorf("it is there (%v)", err)
+		return client.IgnoreNotFound(err)
 	})
 }
 
