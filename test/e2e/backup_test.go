@@ -138,7 +138,7 @@ func shown(t *testing.T, begins string, versions ...string) string {
 // awaitWaiting waits until the status is blocked and waits for this.
 func (p *place) awaitWaiting(t *testing.T, want string) {
 	t.Helper()
-	p.eventually("waiting for the status", func(context.Context) error {
+	p.await(t, "waiting for the status", func(context.Context) error {
 		uc := p.cluster("e2e")
 		ready := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionReady)
 		if got := uc.Status.KSASigningKey.WaitingFor; got != want || ready.Reason != v1alpha1.ReasonRotationBlocked {
@@ -171,7 +171,7 @@ func (p *place) expectUnharmed(t *testing.T, live string) {
 // awaitRefused waits until a token of a retired key is refused.
 func (p *place) awaitRefused(t *testing.T, old string) {
 	t.Helper()
-	p.eventually("reviewing a token of the old key", func(ctx context.Context) error {
+	p.await(t, "reviewing a token of the old key", func(ctx context.Context) error {
 		answer, err := p.user("e2e").AuthenticationV1().TokenReviews().Create(ctx,
 			&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: old}}, metav1.CreateOptions{})
 		if err == nil && answer.Status.Authenticated {
@@ -184,7 +184,7 @@ func (p *place) awaitRefused(t *testing.T, old string) {
 // expectConfigured waits for what is configured of the API server.
 func (p *place) expectConfigured(t *testing.T, want string) {
 	t.Helper()
-	p.eventually("reading configured.json", func(context.Context) error {
+	p.await(t, "reading configured.json", func(context.Context) error {
 		got, err := os.ReadFile(filepath.Join(p.server(), "keys", "configured.json"))
 		if err == nil && strings.TrimSpace(string(got)) != want {
 			err = fmt.Errorf("it is %s, want %s", got, want)
