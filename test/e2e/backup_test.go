@@ -40,12 +40,11 @@ func TestBackup(t *testing.T) {
 	p.expectUnharmed(t, live)
 
 	p.restoreMachine(t)
-	p.waitReady(t)
 	p.expectConfigured(t, `{"Verify":[2],"Sign":2,"External":true}`)
 	p.awaitRefused(t, old)
 	p.expectUnharmed(t, live)
 
-	p.must(p.credentials("rotate", "--skip-prompt")...)
+	p.startRotation(t)
 	p.awaitRetire(t)
 	p.backUp(t, "middle")
 	p.must(p.credentials("status", "--wait", "--timeout", rotateTimeout.String())...)
@@ -81,6 +80,18 @@ func (p *place) backUp(t *testing.T, backup string) {
 func (p *place) copyMachine(t *testing.T) {
 	t.Helper()
 	p.shell(t, nil, "cp -a "+p.server()+" "+filepath.Join(p.dir, "machine"))
+}
+
+// startRotation rotates once the cluster is ready. The status of before may say so too early.
+func (p *place) startRotation(t *testing.T) {
+	t.Helper()
+	p.await(t, "starting a rotation", func(context.Context) error {
+		out, talk, code := p.gkectl(p.credentials("rotate", "--skip-prompt")...)
+		if code != 0 {
+			return fmt.Errorf("it ended with %d:\n%s%s", code, out, talk)
+		}
+		return nil
+	})
 }
 
 // awaitRetire waits until a rotation is about to take the old key away.
