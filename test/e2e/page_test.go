@@ -1,13 +1,31 @@
 package e2e
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
 )
+
+// await tries again until f succeeds: what controllers have to come to takes minutes on a busy machine.
+func (p *place) await(t *testing.T, what string, f func(context.Context) error) {
+	t.Helper()
+	var last error
+	err := wait.PollUntilContextTimeout(t.Context(), 200*time.Millisecond, createTimeout, true,
+		func(ctx context.Context) (bool, error) {
+			last = f(ctx)
+			return last == nil, nil
+		})
+	if err != nil {
+		t.Fatalf("%s: %v", what, last)
+	}
+}
 
 // pageBlock returns the commands of a page of docs/operations whose first line begins with a text.
 func pageBlock(t *testing.T, page, begins string) string {

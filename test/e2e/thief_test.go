@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -107,7 +108,7 @@ func (p *place) renew(t *testing.T, account string) {
 	}
 	p.shell(t, map[string]string{"NAME": "e2e", "NAMESPACE": "default", "ACCOUNT": account},
 		pageBlock(t, "emergency.md", "alias u="), commands)
-	p.eventually("reading account "+account, func(ctx context.Context) error {
+	p.await(t, "reading account "+account, func(ctx context.Context) error {
 		after, err := accounts.Get(ctx, account, metav1.GetOptions{})
 		if err == nil && after.UID == before.UID {
 			t.Errorf("account %s has its old UID", account)
@@ -177,7 +178,7 @@ func (f thief) with(bearer string) kubernetes.Interface {
 // expectAccepted checks that a token does what its account may do.
 func (f thief) expectAccepted(bearer string) {
 	f.t.Helper()
-	f.eventually("using a token", func(ctx context.Context) error {
+	f.await(f.t, "using a token", func(ctx context.Context) error {
 		_, err := f.with(bearer).CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
 		return err
 	})
@@ -186,12 +187,15 @@ func (f thief) expectAccepted(bearer string) {
 // awaitRefused waits until a token is of no use.
 func (f thief) awaitRefused(bearer string) {
 	f.t.Helper()
-	f.eventually("seeing that a token is refused", func(ctx context.Context) error {
+	f.await(f.t, "seeing that a token is refused", func(ctx context.Context) error {
 		_, err := f.with(bearer).CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
-		if apierrors.IsUnauthorized(err) {
+		switch {
+		case err == nil:
+			return errors.New("it is accepted")
+		case apierrors.IsUnauthorized(err):
 			return nil
 		}
-		return fmt.Errorf("it is answered with %v", err)
+		return err
 	})
 }
 
@@ -259,7 +263,7 @@ func (f thief) createLegacy(bearer string) {
 // legacy returns the legacy token, once there is one.
 func (f thief) legacy() (legacy string) {
 	f.t.Helper()
-	f.eventually("reading a legacy token", func(ctx context.Context) error {
+	f.await(f.t, "reading a legacy token", func(ctx context.Context) error {
 		secret, err := f.user("e2e").CoreV1().Secrets("default").Get(ctx, stolen, metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -275,12 +279,12 @@ func (f thief) legacy() (legacy string) {
 // awaitNoLegacy waits until the Secret went with its account.
 func (f thief) awaitNoLegacy() {
 	f.t.Helper()
-	f.eventually("seeing that a legacy token is gone", func(ctx context.Context) error {
+	f.await(f.t, "seeing that a legacy token is gone", func(ctx context.Context) error {
 		_, err := f.user("e2e").CoreV1().Secrets("default").Get(ctx, stolen, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
+		if err == nil {
+			return errors.New("it is there")
 		}
-		return fmt.Errorf("it is there (%v)", err)
+		return client.IgnoreNotFound(err)
 	})
 }
 
@@ -304,7 +308,7 @@ func (f thief) trade(subject string) string {
 	var answer struct {
 		AccessToken string `json:"access_token"`
 	}
-	f.eventually("trading a forged token", func(context.Context) error {
+	f.await(f.t, "trading a forged token", func(context.Context) error {
 		resp, err := f.fleet().PostForm(f.fleetEndpoint()+"/v1/token", url.Values{
 			"grant_type":           {"urn:ietf:params:oauth:grant-type:token-exchange"},
 			"requested_token_type": {"urn:ietf:params:oauth:token-type:access_token"},
