@@ -8,15 +8,15 @@ import (
 	_ "crypto/sha256" // links the hash in
 	_ "crypto/sha512" // links the hash in
 	"crypto/x509"
-	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/big"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 	externaljwt "k8s.io/externaljwt/apis/v1"
 
 	"github.com/keyturn/keyturn/internal/signer/backend"
@@ -129,18 +129,21 @@ func (k *key) digest(message []byte) []byte {
 
 // fixedSize turns an ECDSA signature from ASN.1 into the form of RFC 7518, section 3.4: r and s, one after the other.
 func fixedSize(der []byte, size int) ([]byte, error) {
-	var signature struct{ R, S *big.Int }
-	rest, err := asn1.Unmarshal(der, &signature)
-	if err != nil || len(rest) > 0 || !fits(signature.R, size) || !fits(signature.S, size) {
+	input := cryptobyte.String(der)
+	var sequence cryptobyte.String
+	var r, s []byte
+	if !input.ReadASN1(&sequence, asn1.SEQUENCE) || !input.Empty() || !sequence.ReadASN1Integer(&r) ||
+		!sequence.ReadASN1Integer(&s) || !sequence.Empty() || !fits(r, size) || !fits(s, size) {
 		return nil, errors.New("the key's signature is not an ECDSA signature on its curve")
 	}
 	out := make([]byte, 2*size)
-	signature.R.FillBytes(out[:size])
-	signature.S.FillBytes(out[size:])
+	copy(out[size-len(r):], r)
+	copy(out[2*size-len(s):], s)
 	return out, nil
 }
 
-func fits(n *big.Int, size int) bool { return n.Sign() > 0 && n.BitLen() <= 8*size }
+// fits reports whether the shortest form of a number is that of a positive one of at most size bytes.
+func fits(n []byte, size int) bool { return len(n) <= size && n[0] != 0 }
 
 // proof is what prove signs. As it has no period, it can never be taken for a token.
 const proof = "keyturn-signer proves that this key signs: "

@@ -19,8 +19,8 @@ const (
 	// maxRequest bounds the messages that are taken.
 	maxRequest = maxClaims + 1<<10
 	// streamWorkers is how many goroutines are kept to answer; more are started when these are busy. A signature makes
-	// the stack of a new one grow several times, which costs a tenth of the signature.
-	streamWorkers = 8
+	// the stack of a new one grow several times, which costs a tenth of the signature. API servers send some ten at once.
+	streamWorkers = 32
 	// maxConnections bounds the connections. An API server has one, and another one while it reconnects.
 	maxConnections = 128
 	// handshake is how long a connection that does not speak counts.

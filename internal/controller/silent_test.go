@@ -100,11 +100,14 @@ func TestLaggingCache(t *testing.T) {
 }
 
 // manage has a manager run the controller for the clusters of this world, until the function is called that it returns.
-func (w *world) manage() (stop func()) {
+func (w *world) manage() (stop func()) { return w.manageAt("") }
+
+// manageAt is manage with an address for the health of the manager.
+func (w *world) manageAt(health string) (stop func()) {
 	w.Helper()
 	again := true // the name of the controller, in this process
 	m, err := ctrl.NewManager(w.config, ctrl.Options{
-		Scheme: w.controller.Scheme(), Metrics: metricsserver.Options{BindAddress: "0"},
+		Scheme: w.controller.Scheme(), Metrics: metricsserver.Options{BindAddress: "0"}, HealthProbeBindAddress: health,
 		Controller: config.Controller{SkipNameValidation: &again},
 		Cache:      cache.Options{DefaultNamespaces: map[string]cache.Config{w.namespace: {}}},
 		Client:     client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},

@@ -69,7 +69,7 @@ func serveConstant(ctx context.Context, path, keyFile string) error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer(grpc.WaitForHandlers(true), grpc.NumStreamWorkers(8))
+	server := grpc.NewServer(grpc.WaitForHandlers(true), grpc.NumStreamWorkers(32))
 	externaljwt.RegisterExternalJWTSignerServer(server, c)
 	defer context.AfterFunc(ctx, server.Stop)()
 	return server.Serve(l)

@@ -93,6 +93,6 @@ func report(s state, registry prometheus.Gatherer) (r supervisor.Report, err err
 	return r, nil
 }
 
-// gcPercent is GOGC unless that is set: some MiB more, and half the garbage collections of a process that holds next to
-// nothing.
-const gcPercent = 200
+// gcPercent is GOGC unless that is set: 8 MiB more, and a third of the garbage collections of a process that holds next
+// to nothing.
+const gcPercent = 300
