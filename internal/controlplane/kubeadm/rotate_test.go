@@ -83,7 +83,7 @@ func must[T any](v T, err error) T {
 
 func newTestCluster(t *testing.T, names ...string) *testCluster {
 	t.Helper()
-	w := &testCluster{memo: &memory{nodes: map[string]nodeMemory{}}}
+	w := &testCluster{memo: &memory{nodes: map[string]nodeMemory{}}, clock: time.Unix(1000, 0)}
 	w.driver = driver{t: t, store: &keystoretest.Memory{}, uc: &v1alpha1.UserCluster{}, open: w.adapter}
 	w.driver.prove = func(_ *Cluster, server string, keys []keystore.KeyPair) (controlplane.Proof, error) {
 		return w.prove(t.Context(), Server{Node: server}, controlplane.Question{Keys: keys})
@@ -392,6 +392,78 @@ func (w *testCluster) have(version int, external bool) {
 			w.t.Errorf("kube-controller-manager of node %s has the mark %q", h.name, mark)
 		}
 	}
+}
+
+// TestUnled has no component lead. Keys are changed all the while where that restarts no API server.
+func TestUnled(t *testing.T) {
+	w := newTestCluster(t, "a", "b")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
+	w.settle()
+	w.led, w.uc.Spec.KSASigningKey.Version = "kube-scheduler to hold its lease", 2
+	w.settle()
+	w.have(2, true)
+	w.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceFiles
+	w.restarts()
+	var d rotation.Decision
+	for range 80 {
+		d = w.round()
+	}
+	if d.Waiting != w.led || d.Settled {
+		t.Errorf("after the restarts: %+v", d)
+	}
+	w.led = ""
+	w.settle()
+	w.have(2, false)
+}
+
+// TestAgentsLinger keeps agents for Retire, and removes them from a Refresh that takes long.
+func TestAgentsLinger(t *testing.T) {
+	w := newTestCluster(t, "a")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version, w.slow = 2, true
+	rounds := func() {
+		for range 60 {
+			w.round()
+		}
+	}
+	rounds()
+	if !w.asked || w.hosts[0].served.SigningKeyID != w.keys()[1].KeyID {
+		t.Fatal("there are no agents in Refresh")
+	}
+	w.clock = w.clock.Add(lingering)
+	if rounds(); w.asked {
+		t.Error("the agents stay")
+	}
+	w.slow = false
+	w.settle()
+	w.have(2, false)
+}
+
+// TestManagerAway has the mirror pod of kube-controller-manager be gone for a moment while that starts again. It was
+// asked to sign with the new key all the while.
+func TestManagerAway(t *testing.T) {
+	w := newTestCluster(t, "a")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	h := w.hosts[0]
+	for range enough {
+		if w.round(); h.lag == 2 {
+			break
+		}
+	}
+	h.mute = true // neither its agent nor its mirror pod tells
+	state := must(w.adapter().Observe(t.Context()))
+	if h.lag != 3 {
+		t.Fatal("the mirror pod is there")
+	}
+	m := state.ControllerManagers
+	if len(m) != 1 || m[0].Configured != 2 || m[0].Running != 0 {
+		t.Errorf("kube-controller-manager is %+v", m)
+	}
+	h.mute = false
+	w.settle()
+	w.have(2, false)
 }
 
 func (w *testCluster) restarts() (all []int) {
