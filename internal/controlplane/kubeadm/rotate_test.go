@@ -41,20 +41,21 @@ type host struct {
 	manifest string
 	served   controlplane.Served
 	manager  string
-	// lag is how many looks ago kube-controller-manager was started again, while its mirror pod shows the mark of before. At
-	// the first of them the agent does not answer, and at the third the mirror pod is gone.
+	// lag is how many looks ago kube-controller-manager was started again, while its mirror pod shows the mark of
+	// before. At the first of them the agent does not answer, and at the third the mirror pod is gone.
 	lag int
 	// woken is how often its kubelet was woken.
 	woken int
-	// down is for how many more looks it does not answer after a restart, and theirs means that others restarted it. broken has it never come up with other keys.
+	// down is for how many more looks it does not answer after a restart, and theirs means that others restarted it.
+	// broken has it never come up with other keys.
 	down     int
 	theirs   bool
 	broken   bool
 	restarts int
 	// mute has its agent never run, and off its API server neither.
 	mute, off bool
-	// original is the manifest of kube-apiserver as kubeadm made it. unmarked means that kube-controller-manager was started
-	// by others since, with the sa.key of then.
+	// original is the manifest of kube-apiserver as kubeadm made it. unmarked means that kube-controller-manager was
+	// started by others since, with the sa.key of then.
 	original string
 	unmarked bool
 	// deaf has the kubelet miss the next change of the manifest.
