@@ -317,8 +317,8 @@ func decode[T any](h Host, name string, into **T) error {
 }
 
 // temporary are the names of what Dir.Replace leaves when it is cut off.
-var temporary = regexp.MustCompile(
-	`^\.(sa\.(pub|key)|(kube-(apiserver|controller-manager)|keyturn-signer)\.yaml|(configured|undo|turn)\.json)\.[0-9A-Z]{26}$`)
+var temporary = regexp.MustCompile(`^\.(sa\.(pub|key)|(kube-(apiserver|controller-manager)|keyturn-signer)\.yaml|` +
+	`(configured|undo|turn)\.json)\.[0-9A-Z]{26}$`)
 
 // maxKeyFile is far above a file with an RSA key.
 const maxKeyFile = 1 << 16

@@ -29,8 +29,8 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// TestRealNode has the agent change the keys of a control-plane node that kubeadm made, whose kube-apiserver is a static
-// pod, and whose only API server is the one through which the orders come.
+// TestRealNode has the agent change the keys of a control-plane node that kubeadm made, whose kube-apiserver is a
+// static pod, and whose only API server is the one through which the orders come.
 func TestRealNode(t *testing.T) {
 	n := newNode(t)
 	n.adopt()
@@ -93,7 +93,8 @@ func newNode(t *testing.T) *node {
 	}
 	_, err = n.client.CoreV1().Namespaces().Create(t.Context(), n.options.NamespaceObject(), metav1.CreateOptions{})
 	n.Must(err)
-	_, err = n.client.AppsV1().DaemonSets(n.options.Namespace).Create(t.Context(), n.options.DaemonSet(), metav1.CreateOptions{})
+	sets := n.client.AppsV1().DaemonSets(n.options.Namespace)
+	_, err = sets.Create(t.Context(), n.options.DaemonSet(), metav1.CreateOptions{})
 	n.Must(err)
 	n.await("")
 	return n
@@ -260,7 +261,8 @@ func (n *node) converge(k rotation.Keys, retryAfter bool) {
 // prove waits until kube-apiserver has shown that it has keys.
 func (n *node) prove(k rotation.Keys) {
 	n.t.Helper()
-	n.Eventually(fmt.Sprintf("the API server to accept %v and sign with %d", k.Verify, k.Sign), func(ctx context.Context) error {
+	what := fmt.Sprintf("the API server to accept %v and sign with %d", k.Verify, k.Sign)
+	n.Eventually(what, func(ctx context.Context) error {
 		proof, err := n.prover.Prove(ctx, controlplane.Question{Config: n.config, Keys: n.keys, External: k.External})
 		if err == nil && (proof.Signs != k.Sign || !slices.Equal(proof.Accepts, k.Verify)) {
 			err = fmt.Errorf("proven is %+v", proof)
@@ -282,7 +284,10 @@ func (n *node) prove(k rotation.Keys) {
 func (n *node) retire() {
 	n.t.Helper()
 	keys := rotation.Keys{Verify: []int{2}, Sign: 2, External: true}
-	n.done(n.order(agent.Order{Do: agent.Converge, Keys: keys, SignerImage: kubeadmtest.Image("keyturn-signer"), SignerNamespace: n.options.Namespace}))
+	n.done(n.order(agent.Order{
+		Do: agent.Converge, Keys: keys,
+		SignerImage: kubeadmtest.Image("keyturn-signer"), SignerNamespace: n.options.Namespace,
+	}))
 	n.prove(keys)
 	report := n.order(agent.Order{Do: agent.Settle, Keys: keys, Retired: []string{n.keys[0].KeyID}})
 	n.done(report)
@@ -310,7 +315,8 @@ func (n *node) release() {
 		return nil
 	})
 	n.done(report)
-	if f := report.Found; f.Owner != "" || f.Change != "" || f.Signer != nil || f.Server.External || f.Private != n.keys[0].KeyID {
+	f := report.Found
+	if f.Owner != "" || f.Change != "" || f.Signer != nil || f.Server.External || f.Private != n.keys[0].KeyID {
 		n.t.Errorf("after the release there is %+v", f)
 	}
 	if _, err := n.Run(n.t.Context(), "cp-1", "/bin/sh", "-c", "! find /var/lib/keyturn -type f | grep ."); err != nil {

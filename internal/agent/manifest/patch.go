@@ -16,9 +16,9 @@ type operation struct {
 	Value any    `json:"value,omitempty"`
 }
 
-// Patch returns the JSON patch with which `kubeadm upgrade --patches` writes a manifest that asks the signer of k. It tests
-// first that the flags are where they are in the manifest without a signer: of another manifest, kubeadm refuses to make
-// one, and has changed nothing then.
+// Patch returns the JSON patch with which `kubeadm upgrade --patches` writes a manifest that asks the signer of k. It
+// tests first that the flags are where they are in the manifest without a signer: of another manifest, kubeadm
+// refuses to make one, and has changed nothing then.
 func (m *Manifest) Patch(k Keys) ([]byte, error) {
 	text, err := m.patch(k)
 	if err != nil {

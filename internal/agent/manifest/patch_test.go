@@ -108,7 +108,8 @@ func generate(t *testing.T, kubeadm, patches, extraArgs string) (text []byte, ou
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), kubeadm, "init", "phase", "control-plane", "apiserver", "--config", file, "--dry-run")
+	cmd := exec.CommandContext(t.Context(), kubeadm, "init", "phase", "control-plane", "apiserver", "--config", file,
+		"--dry-run")
 	cmd.Env = append(os.Environ(), "KUBEADM_INIT_DRYRUN_DIR="+dir)
 	said, err := cmd.CombinedOutput()
 	if err != nil {
@@ -126,6 +127,8 @@ func specOf(t *testing.T, text []byte) corev1.PodSpec {
 		t.Fatal(err)
 	}
 	slices.SortFunc(p.Spec.Volumes, func(a, b corev1.Volume) int { return strings.Compare(a.Name, b.Name) })
-	slices.SortFunc(p.Spec.Containers[0].VolumeMounts, func(a, b corev1.VolumeMount) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(p.Spec.Containers[0].VolumeMounts, func(a, b corev1.VolumeMount) int {
+		return strings.Compare(a.Name, b.Name)
+	})
 	return p.Spec
 }

@@ -10,8 +10,8 @@ import (
 
 // The annotations that Keyturn writes.
 const (
-	// RestartAnnotation restarts kube-apiserver, or kube-controller-manager, when it changes: the kubelet takes a changed pod
-	// for another one.
+	// RestartAnnotation restarts kube-apiserver, or kube-controller-manager, when it changes: the kubelet takes a
+	// changed pod for another one.
 	RestartAnnotation = "keyturn.dev/ksa-keys"
 	// addedFlag names the flag that is there because Keyturn added it.
 	addedFlag = "keyturn.dev/added-flag"

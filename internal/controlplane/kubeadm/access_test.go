@@ -48,16 +48,20 @@ func TestKubeconfigOfServiceAccount(t *testing.T) {
 	uc.Spec.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructure{KubeconfigSecret: "access"}
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "keys", Name: "access"},
-		Data:       map[string][]byte{"value": []byte(`{apiVersion: v1, kind: Config, users: [{name: a, user: {token: s3cret}}]}`)},
+		Data: map[string][]byte{
+			"value": []byte(`{apiVersion: v1, kind: Config, users: [{name: a, user: {token: s3cret}}]}`),
+		},
 	}
 	_, err := Access{Secrets: fake.NewClientBuilder().WithObjects(secret).Build()}.Config(t.Context(), uc)
 	_, blocked := errors.AsType[*controlplane.BlockedError](err)
-	if !blocked || !strings.Contains(err.Error(), `field "users[0].user.token"`) || !strings.Contains(err.Error(), "dies with the key") ||
+	if !blocked || !strings.Contains(err.Error(), `field "users[0].user.token"`) ||
+		!strings.Contains(err.Error(), "dies with the key") ||
 		!strings.Contains(err.Error(), "keys/access") || strings.Contains(err.Error(), "s3cret") {
 		t.Errorf("%v", err)
 	}
 	_, err = Access{Secrets: fake.NewClientBuilder().Build()}.Config(t.Context(), uc)
-	if _, blocked := errors.AsType[*controlplane.BlockedError](err); !blocked || !strings.Contains(err.Error(), "there is no Secret") {
+	if _, blocked := errors.AsType[*controlplane.BlockedError](err); !blocked ||
+		!strings.Contains(err.Error(), "there is no Secret") {
 		t.Errorf("%v", err)
 	}
 }

@@ -173,7 +173,9 @@ func (o objects) examine() Found {
 
 // of returns the mirror pods of a component.
 func (o objects) of(component string) []corev1.Pod {
-	return slices.DeleteFunc(slices.Clone(o.pods), func(p corev1.Pod) bool { return p.Labels[componentLabel] != component })
+	return slices.DeleteFunc(slices.Clone(o.pods), func(p corev1.Pod) bool {
+		return p.Labels[componentLabel] != component
+	})
 }
 
 // server reads one API server from its mirror pod.
@@ -269,8 +271,8 @@ func (o objects) silent(servers []Server) (silent []Server) {
 // mirror pods may be late.
 func differences(servers []Server, nodes int) (problems []string) {
 	if len(servers) == 0 && nodes == 0 {
-		return []string{"no pod with the label " + componentLabel + "=" + apiServer + " in namespace " + metav1.NamespaceSystem +
-			" is a kubelet's: the control plane was not made by kubeadm"}
+		return []string{"no pod with the label " + componentLabel + "=" + apiServer + " in namespace " +
+			metav1.NamespaceSystem + " is a kubelet's: the control plane was not made by kubeadm"}
 	}
 	for _, s := range servers[min(1, len(servers)):] {
 		if first := servers[0]; !slices.Equal(s.Issuers, first.Issuers) {

@@ -95,7 +95,8 @@ func TestProblems(t *testing.T) {
 		},
 		{
 			"the key of the certificate", "with the key of its serving certificate",
-			world().replace(apiServer, "pki/sa.key", "pki/apiserver.key").replace(controllerManager, "pki/sa.key", "pki/apiserver.key"),
+			world().replace(apiServer, "pki/sa.key", "pki/apiserver.key").
+				replace(controllerManager, "pki/sa.key", "pki/apiserver.key"),
 		},
 		{
 			"a key in no directory of the host", "in no directory of the host",
@@ -169,7 +170,8 @@ func TestMirrors(t *testing.T) {
 	forged.Annotations = nil
 	renamed := mirror(apiServer, "b")
 	renamed.Name = "another"
-	if got := mirrors([]corev1.Pod{mirror(apiServer, "a"), forged, renamed}); len(got) != 1 || got[0].Spec.NodeName != "a" {
+	got := mirrors([]corev1.Pod{mirror(apiServer, "a"), forged, renamed})
+	if len(got) != 1 || got[0].Spec.NodeName != "a" {
 		t.Errorf("mirror pods are %v", got)
 	}
 }

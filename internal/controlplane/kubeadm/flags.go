@@ -54,7 +54,9 @@ func flagsOf(p corev1.Pod, component string) (flagSet, error) {
 // another.
 func mounted(p corev1.Pod, file string) bool {
 	ofHost := func(volume string) bool {
-		return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == volume && v.HostPath != nil })
+		return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
+			return v.Name == volume && v.HostPath != nil
+		})
 	}
 	for _, c := range p.Spec.Containers {
 		for _, m := range c.VolumeMounts {

@@ -22,8 +22,8 @@ func (h *host) sign(ctx context.Context) {
 	conn := must(grpc.NewClient("unix://"+h.StateDir+"/signer/socket",
 		grpc.WithTransportCredentials(insecure.NewCredentials())))
 	defer func() { must(0, conn.Close()) }()
-	claims := fmt.Sprintf(`{"aud":["a"],"exp":%d,"kubernetes.io":{"namespace":"ci"},"sub":"system:serviceaccount:ci:runner"}`,
-		time.Now().Add(time.Hour).Unix())
+	const format = `{"aud":["a"],"exp":%d,"kubernetes.io":{"namespace":"ci"},"sub":"system:serviceaccount:ci:runner"}`
+	claims := fmt.Sprintf(format, time.Now().Add(time.Hour).Unix())
 	must(externaljwt.NewExternalJWTSignerClient(conn).Sign(ctx,
 		&externaljwt.SignJWTRequest{Claims: base64.RawURLEncoding.EncodeToString([]byte(claims))}))
 }
@@ -44,7 +44,9 @@ func TestLedger(t *testing.T) {
 		t.Errorf("a node that is not there: %v", err)
 	}
 	key := w.keys()[0]
-	in := inuse.Input{Keys: []inuse.Key{{Version: 2, ID: key.KeyID, From: key.CreatedAt}}, Now: time.Now(), MaxLife: time.Hour}
+	in := inuse.Input{
+		Keys: []inuse.Key{{Version: 2, ID: key.KeyID, From: key.CreatedAt}}, Now: time.Now(), MaxLife: time.Hour,
+	}
 	for _, name := range []string{"a", "b"} {
 		report, err := w.adapter().Ledger(t.Context(), name)
 		if err != nil || report.Since.IsZero() {

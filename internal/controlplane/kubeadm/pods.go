@@ -64,7 +64,8 @@ type pods struct {
 	reach   *reach
 	images  Images
 	cluster string
-	// given means that the namespace is there, has no mark and stays: the controller has rights in it, and none to make one.
+	// given means that the namespace is there, has no mark and stays: the controller has rights in it, and none to make
+	// one.
 	given bool
 }
 
@@ -110,8 +111,8 @@ func (p *pods) ours(kind string, o metav1.Object) error {
 	if p.marked(o) {
 		return nil
 	}
-	return controlplane.Blocked(fmt.Errorf("%s %s of the cluster has not the label %s=%s: another UserCluster has adopted "+
-		"the cluster, or somebody else made it", kind, o.GetName(), v1alpha1.LabelClusterUID, p.cluster))
+	return controlplane.Blocked(fmt.Errorf("%s %s of the cluster has not the label %s=%s: another UserCluster has "+
+		"adopted the cluster, or somebody else made it", kind, o.GetName(), v1alpha1.LabelClusterUID, p.cluster))
 }
 
 func (p *pods) ensure(ctx context.Context) error {
@@ -135,7 +136,8 @@ func (p *pods) ensure(ctx context.Context) error {
 func (p *pods) ensureNamespace(ctx context.Context, client kubernetes.Interface) error {
 	found, err := client.CoreV1().Namespaces().Get(ctx, p.images.Namespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) && p.given {
-		return controlplane.Blocked(errors.New("it is not there: install the chart with the value ownCluster, which makes it"))
+		return controlplane.Blocked(errors.New("it is not there: install the chart with the value ownCluster, which makes " +
+			"it"))
 	}
 	if apierrors.IsNotFound(err) {
 		_, err = client.CoreV1().Namespaces().Create(ctx, p.namespace(), metav1.CreateOptions{})
@@ -242,7 +244,7 @@ func (p *pods) list(ctx context.Context) (r roster, err error) {
 }
 
 // publicKey returns the public key of a pod; empty before its init container has ended, whose last word it is, by the
-// kubelet's own certificate. The pod takes orders from a moment later on: the kubelet reports that after up to a second.
+// kubelet's own certificate. The pod takes orders from a moment later on, which the kubelet reports within a second.
 func publicKey(p corev1.Pod) agent.PublicKey {
 	for _, c := range p.Status.InitContainerStatuses {
 		if t := c.State.Terminated; c.Name == agentpod.KeyContainer && t != nil && t.ExitCode == 0 {
@@ -317,11 +319,13 @@ func (p *pods) removeDaemonSet(ctx context.Context, client kubernetes.Interface)
 
 // tidy removes the account of canary tokens, and what the refresh of tokens noted.
 func tidy(ctx context.Context, client kubernetes.Interface) error {
-	err := client.CoreV1().ServiceAccounts(controlplane.Canary.Namespace).Delete(ctx, controlplane.Canary.Name, metav1.DeleteOptions{})
+	account := controlplane.Canary
+	err := client.CoreV1().ServiceAccounts(account.Namespace).Delete(ctx, account.Name, metav1.DeleteOptions{})
 	if err := ignoreGone(err); err != nil {
 		return err
 	}
-	return ignoreGone(client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Delete(ctx, evict.NoteName, metav1.DeleteOptions{}))
+	notes := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	return ignoreGone(notes.Delete(ctx, evict.NoteName, metav1.DeleteOptions{}))
 }
 
 // only lets this very object be deleted.

@@ -192,8 +192,8 @@ func (r *reach) wake(ctx context.Context, node string, now time.Time) error {
 	}
 	// Any change of a mirror pod has the kubelet see to its static pod.
 	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, wakeAnnotation, now.UTC().Format(time.RFC3339))
-	_, err = client.CoreV1().Pods(metav1.NamespaceSystem).Patch(ctx, controllerManager+"-"+node, types.MergePatchType, patch,
-		metav1.PatchOptions{})
+	mirrors := client.CoreV1().Pods(metav1.NamespaceSystem)
+	_, err = mirrors.Patch(ctx, controllerManager+"-"+node, types.MergePatchType, patch, metav1.PatchOptions{})
 	return err
 }
 

@@ -23,8 +23,8 @@ import (
 	"github.com/keyturn/keyturn/internal/local/kubeadm/kubeadmtest"
 )
 
-// TestRealLife does what TestLife does, on a cluster that kubeadm made: adopt, rotate with files, convert, rotate with a
-// signer, release. It logs how long each part takes.
+// TestRealLife does what TestLife does, on a cluster that kubeadm made: adopt, rotate with files, convert, rotate
+// with a signer, release. It logs how long each part takes.
 func TestRealLife(t *testing.T) {
 	if os.Getenv("KEYTURN_TEST_LONG") == "" {
 		t.Skip("it takes minutes: set KEYTURN_TEST_LONG=1 to run it")
@@ -36,7 +36,9 @@ func TestRealLife(t *testing.T) {
 	c.Must(err)
 
 	uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "keys", Name: "prod", UID: "uid-1"}}
-	uc.Spec.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructure{KubeconfigSecret: "prod", ShutdownSendRetryAfter: true}
+	uc.Spec.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructure{
+		KubeconfigSecret: "prod", ShutdownSendRetryAfter: true,
+	}
 	uc.Spec.KSASigningKey.Version = 1
 	secrets := fake.NewClientBuilder().WithObjects(&corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "keys", Name: "prod"}, Data: map[string][]byte{v1alpha1.KubeconfigKey: raw},
@@ -46,7 +48,8 @@ func TestRealLife(t *testing.T) {
 	clusters := &Clusters{
 		Access: Access{Secrets: secrets}, Keys: store, Prover: prover,
 		Images: Images{
-			Agent: kubeadmtest.Image("keyturn-agent"), Signer: kubeadmtest.Image("keyturn-signer"), Namespace: DefaultAgentNamespace,
+			Agent: kubeadmtest.Image("keyturn-agent"), Signer: kubeadmtest.Image("keyturn-signer"),
+			Namespace: DefaultAgentNamespace,
 		},
 	}
 	d := &driver{t: t, uc: uc, store: store, open: func() *Cluster { return clusters.Open(uc) }}
@@ -55,7 +58,9 @@ func TestRealLife(t *testing.T) {
 		if err != nil {
 			return controlplane.Proof{}, err
 		}
-		q := controlplane.Question{Cluster: uc.UID, Config: cfg, Keys: keys, External: uc.Spec.KeySource() == v1alpha1.KeySourceExternal}
+		q := controlplane.Question{
+			Cluster: uc.UID, Config: cfg, Keys: keys, External: uc.Spec.KeySource() == v1alpha1.KeySourceExternal,
+		}
 		return prover.Prove(t.Context(), q)
 	}
 	keys := map[int]crypto.Signer{}

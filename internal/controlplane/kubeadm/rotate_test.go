@@ -41,17 +41,23 @@ type host struct {
 	manifest string
 	served   controlplane.Served
 	manager  string
-	// lag is how many looks ago kube-controller-manager was started again, while its mirror pod shows the mark of before. At
-	// the first of them the agent does not answer, and at the third the mirror pod is gone.
+	// lag is how many looks ago kube-controller-manager was started again, while its mirror pod shows the mark of
+	// before. At the first of them the agent does not answer, and at the third the mirror pod is gone.
 	lag int
 	// woken is how often its kubelet was woken.
 	woken int
-	// down is for how many more looks it does not answer after a restart. broken has it never come up with other keys.
+	// down is for how many more looks it does not answer after a restart, and theirs means that others restarted it.
+	// broken has it never come up with other keys.
 	down     int
+	theirs   bool
 	broken   bool
 	restarts int
-	// mute has its agent never run.
-	mute bool
+	// mute has its agent never run, and off its API server neither.
+	mute, off bool
+	// original is the manifest of kube-apiserver as kubeadm made it. unmarked means that kube-controller-manager was
+	// started by others since, with the sa.key of then.
+	original string
+	unmarked bool
 	// deaf has the kubelet miss the next change of the manifest.
 	deaf bool
 	stop func()
@@ -85,7 +91,7 @@ func must[T any](v T, err error) T {
 
 func newTestCluster(t *testing.T, names ...string) *testCluster {
 	t.Helper()
-	w := &testCluster{memo: &memory{nodes: map[string]nodeMemory{}}}
+	w := &testCluster{memo: &memory{nodes: map[string]nodeMemory{}}, clock: time.Unix(1000, 0)}
 	w.driver = driver{t: t, store: &keystoretest.Memory{}, uc: &v1alpha1.UserCluster{}, open: w.adapter}
 	w.driver.prove = func(_ *Cluster, server string, keys []keystore.KeyPair) (controlplane.Proof, error) {
 		return w.prove(t.Context(), Server{Node: server}, controlplane.Question{Keys: keys})
@@ -115,8 +121,16 @@ func (w *testCluster) join(name string, private, public []byte) *host {
 	h.write(h.PKI+"/sa.pub", public)
 	h.write(h.PKI+"/sa.key", private)
 	text := string(must(os.ReadFile("../../agent/manifest/testdata/kubeadm-1.36.yaml")))
-	h.write(h.Manifests+"/kube-apiserver.yaml", []byte(strings.ReplaceAll(text, "/etc/kubernetes/pki", h.PKI)))
-	h.write(h.Manifests+"/kube-controller-manager.yaml", []byte(`apiVersion: v1
+	h.original = strings.ReplaceAll(text, "/etc/kubernetes/pki", h.PKI)
+	h.write(h.Manifests+"/kube-apiserver.yaml", []byte(h.original))
+	h.write(h.Manifests+"/kube-controller-manager.yaml", []byte(managerManifest))
+	w.hosts = append(w.hosts, h)
+	h.kubelet()
+	h.down, h.restarts = 0, 0
+	return h
+}
+
+const managerManifest = `apiVersion: v1
 kind: Pod
 metadata:
   name: kube-controller-manager
@@ -125,12 +139,7 @@ spec:
   - command:
     - kube-controller-manager
     name: kube-controller-manager
-`))
-	w.hosts = append(w.hosts, h)
-	h.kubelet()
-	h.down, h.restarts = 0, 0
-	return h
-}
+`
 
 func (h *host) write(path string, content []byte) { must(0, os.WriteFile(path, content, 0o600)) }
 
@@ -227,7 +236,9 @@ func (w *testCluster) host(name string) *host {
 
 func (w *testCluster) find(context.Context) (f Found, err error) {
 	for _, h := range w.hosts {
-		h.kubelet()
+		if !h.off {
+			h.kubelet()
+		}
 		s := Server{Node: h.name, Port: securePort}
 		if h.served.External {
 			s.SignerSocket = signerDir + "/socket"
@@ -246,8 +257,8 @@ func (w *testCluster) find(context.Context) (f Found, err error) {
 
 func (w *testCluster) served(_ context.Context, s Server) (controlplane.Served, error) {
 	h := w.host(s.Node)
-	if h.down > 0 || h.broken && h.restarts > 0 {
-		h.down--
+	if h.down > 0 || h.off || h.broken && h.restarts > 0 {
+		h.down = max(0, h.down-1)
 		return controlplane.Served{}, errors.New("connection refused")
 	}
 	served := h.served
@@ -291,7 +302,7 @@ func (w *testCluster) list(context.Context) (roster, error) {
 	r := roster{asked: w.asked, ready: map[string]pod{}, turn: w.turn}
 	for _, h := range w.hosts {
 		away := h.down > 0 && (w.silent || len(w.hosts) == 1)
-		if w.asked && !away && h.lag != 1 && !h.mute {
+		if w.asked && !away && h.lag != 1 && !h.mute && !h.off {
 			r.ready[h.name] = pod{h.name, h.Instance()}
 		}
 	}
@@ -332,17 +343,22 @@ func (w *testCluster) check() {
 	w.t.Helper()
 	out := 0
 	for _, h := range w.hosts {
-		if h.down > 0 {
+		if h.off {
+			continue
+		}
+		if h.down > 0 && !h.theirs {
 			out++
+		}
+		if h.theirs = h.theirs && (h.down > 0 || h.manifest == ""); h.down > 0 {
 			continue
 		}
 		for _, other := range w.hosts {
-			if _, ok := other.served.Keys.Lookup(h.served.SigningKeyID); !ok && other.down == 0 && !w.lagging {
+			if _, ok := other.served.Keys.Lookup(h.served.SigningKeyID); !ok && other.down == 0 && !other.off && !w.lagging {
 				w.t.Errorf("the API server on %s refuses the tokens of the one on %s", other.name, h.name)
 			}
 		}
 	}
-	if out > 1 {
+	if out > 1 && !w.lagging {
 		w.t.Errorf("%d API servers are out", out)
 	}
 }
@@ -390,10 +406,82 @@ func (w *testCluster) have(version int, external bool) {
 			signs != keys[0].KeyID || set.Len() != 1 {
 			w.t.Errorf("node %s has %+v, and files %v %s", h.name, h.served, set, signs)
 		}
-		if mark := agent.MarkedKid(h.manager); version > 1 && mark != keys[0].KeyID {
+		if mark := agent.MarkedKid(h.manager); version > 1 && mark != keys[0].KeyID && !h.unmarked {
 			w.t.Errorf("kube-controller-manager of node %s has the mark %q", h.name, mark)
 		}
 	}
+}
+
+// TestUnled has no component lead. Keys are changed all the while where that restarts no API server.
+func TestUnled(t *testing.T) {
+	w := newTestCluster(t, "a", "b")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
+	w.settle()
+	w.led, w.uc.Spec.KSASigningKey.Version = "kube-scheduler to hold its lease", 2
+	w.settle()
+	w.have(2, true)
+	w.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceFiles
+	w.restarts()
+	var d rotation.Decision
+	for range 80 {
+		d = w.round()
+	}
+	if d.Waiting != w.led || d.Settled {
+		t.Errorf("after the restarts: %+v", d)
+	}
+	w.led = ""
+	w.settle()
+	w.have(2, false)
+}
+
+// TestAgentsLinger keeps agents for Retire, and removes them from a Refresh that takes long.
+func TestAgentsLinger(t *testing.T) {
+	w := newTestCluster(t, "a")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version, w.slow = 2, true
+	rounds := func() {
+		for range 60 {
+			w.round()
+		}
+	}
+	rounds()
+	if !w.asked || w.hosts[0].served.SigningKeyID != w.keys()[1].KeyID {
+		t.Fatal("there are no agents in Refresh")
+	}
+	w.clock = w.clock.Add(lingering)
+	if rounds(); w.asked {
+		t.Error("the agents stay")
+	}
+	w.slow = false
+	w.settle()
+	w.have(2, false)
+}
+
+// TestManagerAway has the mirror pod of kube-controller-manager be gone for a moment while that starts again. It was
+// asked to sign with the new key all the while.
+func TestManagerAway(t *testing.T) {
+	w := newTestCluster(t, "a")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	h := w.hosts[0]
+	for range enough {
+		if w.round(); h.lag == 2 {
+			break
+		}
+	}
+	h.mute = true // neither its agent nor its mirror pod tells
+	state := must(w.adapter().Observe(t.Context()))
+	if h.lag != 3 {
+		t.Fatal("the mirror pod is there")
+	}
+	m := state.ControllerManagers
+	if len(m) != 1 || m[0].Configured != 2 || m[0].Running != 0 {
+		t.Errorf("kube-controller-manager is %+v", m)
+	}
+	h.mute = false
+	w.settle()
+	w.have(2, false)
 }
 
 func (w *testCluster) restarts() (all []int) {

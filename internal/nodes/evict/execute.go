@@ -84,7 +84,9 @@ func (e *Executor) Observe(ctx context.Context, judged []*corev1.Node, proven bo
 
 // read lists all pods that have not ended.
 func (e *Executor) read(ctx context.Context, o *Observed) (*list, error) {
-	around, err := e.Memory.surroundings(e.Keys.KeyID, o.since, func() (surroundings, error) { return e.around(ctx, o.since) })
+	around, err := e.Memory.surroundings(e.Keys.KeyID, o.since, func() (surroundings, error) {
+		return e.around(ctx, o.since)
+	})
 	if err != nil {
 		return nil, err
 	}

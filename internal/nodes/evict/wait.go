@@ -49,7 +49,8 @@ func (k *kubelets) newBy(pod *corev1.Pod, since time.Time) time.Time {
 	return by.Add(k.reload)
 }
 
-// pinned names a volume of which a container that has run since before a time mounts a token by subPath; empty for none.
+// pinned names a volume of which a container that has run since before a time mounts a token by subPath; empty for
+// none.
 func pinned(pod *corev1.Pod, held []podtokens.Token, since time.Time) string {
 	for _, t := range held {
 		if t.Kind != podtokens.Legacy && t.Way == podtokens.SubPath && predates(startOf(pod, t.Container), since) {
