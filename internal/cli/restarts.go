@@ -71,4 +71,4 @@ func (r restarts) times() string {
 }
 
 // leftCopies are where copies of the private key of a cluster that kubeadm made may be, out of reach of the agent.
-var leftCopies = []string{"Secret kube-system/kubeadm-certs", "cloud-init data", "backups of control-plane nodes and of etcd"}
+var leftCopies = []string{"cloud-init data", "backups of control-plane nodes and of etcd"}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/keyturn/keyturn/internal/hint"
@@ -87,15 +88,18 @@ func create(ctx context.Context, c *kubeadm.Cluster, s size) error {
 		name := fmt.Sprintf("worker-%d", i+1)
 		names, roles[name] = append(names, name), kubeadm.Worker
 	}
+	fmt.Printf("machines %s boot, and import their images\n", strings.Join(names, ", "))
 	for _, name := range names {
 		if err := c.Start(ctx, name, roles[name]); err != nil {
 			return err
 		}
 	}
+	fmt.Printf("%s: kubeadm init\n", names[0])
 	if err := c.Init(ctx, names[0]); err != nil {
 		return err
 	}
 	for _, name := range names[1:] {
+		fmt.Printf("%s: kubeadm join\n", name)
 		if err := c.Join(ctx, name, roles[name]); err != nil {
 			return err
 		}

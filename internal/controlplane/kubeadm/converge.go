@@ -263,7 +263,7 @@ func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error 
 	if kid := v.kid(want.Sign); want.Sign == to.ControllerManagerSign && (v.managerDue(n, to) || n.report.Private != kid) {
 		o.Manager = agent.ManagerMark(kid)
 	}
-	if want.Sign != n.configured.Sign || !slices.Equal(want.Verify, n.configured.Verify) {
+	if v.outdatesUpload(want) {
 		// Crash here or below: a node that joins asks for the upload to be made again.
 		if err := c.plane.dropUpload(ctx); err != nil {
 			return err

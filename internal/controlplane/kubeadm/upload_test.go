@@ -41,8 +41,8 @@ func TestUpload(t *testing.T) {
 				}
 			}
 			w.have(2, source == v1alpha1.KeySourceExternal)
-			if uploads < 3 {
-				t.Errorf("only %d uploads were made", uploads)
+			if uploads != 3 {
+				t.Errorf("%d uploads were made, want one before the rotation, and one after each time that it was deleted", uploads)
 			}
 		})
 	}
