@@ -96,7 +96,10 @@ func TestCreate(t *testing.T) {
 		}, "spec.infrastructure: Invalid value: exactly one of the fields in [local kubeadm clusterAPI] must be set"},
 		{"kubeadm, with new nodes", func(uc *v1alpha1.UserCluster) {
 			adopted(uc).KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshReplace
-		}, "ksaSigningKey.nodeRefresh must be Evict"},
+		}, "ksaSigningKey.nodeRefresh must be Evict or Wait"},
+		{"kubeadm, whose pods stay", func(uc *v1alpha1.UserCluster) {
+			adopted(uc).KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshWait
+		}, ""},
 		{"clusterAPI, with new nodes", func(uc *v1alpha1.UserCluster) {
 			adopted(uc).Infrastructure = v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod"}}
 			uc.Spec.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshReplace

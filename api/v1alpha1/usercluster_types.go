@@ -35,7 +35,7 @@ type UserClusterList struct {
 
 // UserClusterSpec is what is wanted of a user cluster.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.infrastructure.local) || !has(self.ksaSigningKey.nodeRefresh) || self.ksaSigningKey.nodeRefresh == 'Evict' || has(self.infrastructure.clusterAPI) && self.ksaSigningKey.nodeRefresh == 'Replace'",message="ksaSigningKey.nodeRefresh must be Evict, or Replace where Cluster API makes the nodes: Keyturn does not make the nodes of this cluster"
+// +kubebuilder:validation:XValidation:rule="has(self.infrastructure.local) || !has(self.ksaSigningKey.nodeRefresh) || self.ksaSigningKey.nodeRefresh in ['Evict', 'Wait'] || has(self.infrastructure.clusterAPI) && self.ksaSigningKey.nodeRefresh == 'Replace'",message="ksaSigningKey.nodeRefresh must be Evict or Wait, or Replace where Cluster API makes the nodes: Keyturn does not make the nodes of this cluster"
 // +kubebuilder:validation:XValidation:rule="has(self.infrastructure.local) || has(self.ksaSigningKey.source) || !has(self.ksaSigningKey.retire) || self.ksaSigningKey.retire != 'WhenUnused'",message="ksaSigningKey.retire WhenUnused needs source external: without a signer nobody knows which tokens live"
 type UserClusterSpec struct {
 	// Infrastructure is what runs the cluster. Exactly one of its members must be set, and the choice cannot be changed.

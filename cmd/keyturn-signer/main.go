@@ -1,5 +1,5 @@
 // Command keyturn-signer signs the service account tokens of one kube-apiserver with keys that the API server does not
-// hold.
+// hold. `keyturn-signer ledger` shows which of its tokens live.
 package main
 
 import (
@@ -12,6 +12,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == signercmd.LedgerCommand {
+		os.Exit(signercmd.Ledger(os.Args[2:], os.Stdout, os.Stderr))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	hangUp := make(chan os.Signal, 1)

@@ -252,7 +252,7 @@ func empty(path string, names func(string) bool) error {
 // read reads the host.
 func (a Agent) read(ctx context.Context, d *dirs) (Host, error) {
 	h := Host{Files: map[File][]byte{}}
-	for _, file := range append([]File{{State, undoFile}, {Manifests, managerFile}}, undoable...) {
+	for _, file := range append([]File{{State, undoFile}, {State, turnFile}, {Manifests, managerFile}}, undoable...) {
 		if d.all[file.Dir] == nil {
 			continue
 		}
@@ -265,7 +265,8 @@ func (a Agent) read(ctx context.Context, d *dirs) (Host, error) {
 		}
 		h.Files[file] = text
 	}
-	if err := errors.Join(decode(h, stateFile, &h.Configured), decode(h, undoFile, &h.Undo)); err != nil {
+	err := errors.Join(decode(h, stateFile, &h.Configured), decode(h, undoFile, &h.Undo), decode(h, turnFile, &h.Turn))
+	if err != nil {
 		return h, err
 	}
 	if set, _, err := keydir.Read(a.Paths().KeyDir); err == nil {
@@ -317,7 +318,7 @@ func decode[T any](h Host, name string, into **T) error {
 
 // temporary are the names of what Dir.Replace leaves when it is cut off.
 var temporary = regexp.MustCompile(
-	`^\.(sa\.(pub|key)|(kube-(apiserver|controller-manager)|keyturn-signer)\.yaml|(configured|undo)\.json)\.[0-9A-Z]{26}$`)
+	`^\.(sa\.(pub|key)|(kube-(apiserver|controller-manager)|keyturn-signer)\.yaml|(configured|undo|turn)\.json)\.[0-9A-Z]{26}$`)
 
 // maxKeyFile is far above a file with an RSA key.
 const maxKeyFile = 1 << 16

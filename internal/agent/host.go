@@ -42,6 +42,7 @@ const (
 	managerFile    = "kube-controller-manager.yaml"
 	stateFile      = "configured.json"
 	undoFile       = "undo.json"
+	turnFile       = "turn.json"
 )
 
 // Host is what is on a node, as far as Plan needs it.
@@ -50,6 +51,8 @@ type Host struct {
 	Configured *Configured
 	// Undo is a change that is not settled, or that was undone.
 	Undo *Change
+	// Turn is the latest turn that the agent has seen; nil before the first.
+	Turn *int64
 	// Files are the files that the agent may replace, as they are.
 	Files map[File][]byte
 	// Served is what the signer's key directory holds; zero when there is none that can be read.
@@ -89,6 +92,14 @@ func (f File) String() string { return f.Name + " in " + f.Dir.String() }
 // then the manifest that restarts kube-apiserver, then the signer that it needs no more.
 var undoable = []File{
 	{PKI, publicFile}, {PKI, privateFile}, {Manifests, serverManifest}, {Manifests, signerManifest}, {State, stateFile},
+}
+
+// turn returns the latest turn; 0 before the first.
+func (h Host) turn() int64 {
+	if h.Turn == nil {
+		return 0
+	}
+	return *h.Turn
 }
 
 // KeyFile is a file with a private key.

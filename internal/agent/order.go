@@ -45,6 +45,8 @@ const (
 	// Release removes what the agent keeps on the node. kube-apiserver must read its keys from files, and goes on with
 	// them.
 	Release = "Release"
+	// Fence has the agent refuse every restart of an earlier turn than Order.Turn.
+	Fence = "Fence"
 	// Send returns the private key of sa.key, sealed to Order.Recipient.
 	Send = "Send"
 )
@@ -65,6 +67,9 @@ type Order struct {
 	// Restart is a value that no change before had: kube-apiserver is to be restarted once for it. Empty: it must not be
 	// taken out now. RestartMark makes one.
 	Restart string `json:"restart,omitempty"`
+	// Turn numbers the changes of all nodes that restart kube-apiserver. One of an earlier turn than the agent has seen is
+	// refused: meanwhile another API server may be out.
+	Turn int64 `json:"turn,omitempty"`
 	// Again is the value of Restart of a change that is not settled, and with which the kubelet did not restart
 	// kube-apiserver: the manifest is written once more, with another Restart. What the change replaced is kept.
 	Again string `json:"again,omitempty"`
@@ -73,8 +78,10 @@ type Order struct {
 	Manager string `json:"manager,omitempty"`
 	// RetryAfter has kube-apiserver run with --shutdown-send-retry-after=true from this restart on.
 	RetryAfter bool `json:"retryAfter,omitempty"`
-	// SignerImage is the image of the signer, for external keys.
-	SignerImage string `json:"signerImage,omitempty"`
+	// SignerImage is the image of the signer, for external keys, and SignerNamespace the namespace of its pod: there a
+	// controller may run commands.
+	SignerImage     string `json:"signerImage,omitempty"`
+	SignerNamespace string `json:"signerNamespace,omitempty"`
 	// Retired are the kids of retired keys, for Settle.
 	Retired []string `json:"retired,omitempty"`
 	// Recipient is the public key to which Send seals.

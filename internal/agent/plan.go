@@ -72,6 +72,9 @@ func Plan(s keySet, h Host, p Paths) (actions []Action, waiting string, err erro
 		return planConverge(s, h, p)
 	case Settle:
 		return planSettle(s, h, p)
+	case Fence:
+		actions, err := planTurn(s, h)
+		return actions, "", err
 	case Undo:
 		actions, err := planUndo(h)
 		return actions, "", err
@@ -81,7 +84,26 @@ func Plan(s keySet, h Host, p Paths) (actions []Action, waiting string, err erro
 	return nil, "", fmt.Errorf("there is no order %q", s.order.Do)
 }
 
+// planTurn remembers the turn of an order, unless a later one was seen.
+func planTurn(s keySet, h Host) ([]Action, error) {
+	if s.order.Turn < h.turn() {
+		return nil, fmt.Errorf("%w: it is of turn %d, and the node has seen %d", ErrStale, s.order.Turn, h.turn())
+	}
+	if s.order.Turn == h.turn() {
+		return nil, nil
+	}
+	text, err := encode(s.order.Turn)
+	return []Action{{File: File{State, turnFile}, Content: text}}, err
+}
+
 func planConverge(s keySet, h Host, p Paths) ([]Action, string, error) {
+	var turn []Action
+	if s.order.Restart != "" {
+		var err error
+		if turn, err = planTurn(s, h); err != nil {
+			return nil, "", err
+		}
+	}
 	pair, err := h.pair()
 	if err != nil {
 		return nil, "", err
@@ -122,7 +144,7 @@ func planConverge(s keySet, h Host, p Paths) ([]Action, string, error) {
 		}
 		actions = append(keep, actions...)
 	}
-	return append(actions, planTidy(h)...), waiting, nil
+	return slices.Concat(turn, actions, planTidy(h)), waiting, nil
 }
 
 // checkOrder refuses an order that would lead back.
@@ -195,7 +217,7 @@ func planSigner(s keySet, h Host, p Paths) (actions []Action, err error) {
 	if !h.Served.Equal(s.order.Keys) {
 		actions = append(actions, Action{Serve: &set})
 	}
-	pod, err := signerPod(s.order.SignerImage, p)
+	pod, err := signerPod(s.order.SignerImage, s.order.SignerNamespace, p)
 	if err != nil {
 		return nil, err
 	}
@@ -405,7 +427,7 @@ func planRelease(h Host, p Paths) (actions []Action, waiting string, err error) 
 	if h.SignerFiles {
 		actions = append(actions, Action{ForgetSigner: true})
 	}
-	for _, name := range []string{undoFile, stateFile} {
+	for _, name := range []string{undoFile, turnFile, stateFile} {
 		if h.Files[File{State, name}] != nil {
 			actions = append(actions, Action{File: File{State, name}})
 		}

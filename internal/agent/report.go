@@ -88,6 +88,8 @@ type Found struct {
 	Change Phase `json:"change,omitempty"`
 	// Mark is the value of Order.Restart of that change.
 	Mark string `json:"mark,omitempty"`
+	// Turn is the latest turn that the agent has seen.
+	Turn int64 `json:"turn,omitempty"`
 	// Leftovers are private keys of versions that the order knows, in other files, in the directories that the agent sees.
 	Leftovers []Leftover `json:"leftovers,omitempty"`
 }
@@ -124,7 +126,7 @@ type Leftover struct {
 
 // found returns the part of a report that is read from the host.
 func (h Host) found(s keySet, p Paths, path func(File) string) *Found {
-	f := &Found{Server: h.server(p)}
+	f := &Found{Server: h.server(p), Turn: h.turn()}
 	if h.Configured != nil {
 		f.Owner, f.Configured = h.Configured.Cluster, h.Configured.Keys
 	}

@@ -26,19 +26,23 @@ var signerTemplate = template.Must(template.New("signer").Parse(signerText))
 var (
 	imageName = regexp.MustCompile(`^[a-z0-9][A-Za-z0-9./:@_-]*$`)
 	plainPath = regexp.MustCompile(`^(/[A-Za-z0-9._-]+)+$`)
+	plainName = regexp.MustCompile(`^[a-z]([-a-z0-9]*[a-z0-9])?$`)
 )
 
 // signerPod returns the manifest of the static pod that runs keyturn-signer.
-func signerPod(image string, p Paths) ([]byte, error) {
+func signerPod(image, namespace string, p Paths) ([]byte, error) {
+	if !plainName.MatchString(namespace) {
+		return nil, fmt.Errorf("the manifest of the signer cannot name namespace %q", namespace)
+	}
 	if !imageName.MatchString(image) || !plainPath.MatchString(p.SignerDir) || !plainPath.MatchString(p.KeyDir) {
 		return nil, fmt.Errorf("the manifest of the signer cannot name image %q, and paths %q and %q",
 			image, p.SignerDir, p.KeyDir)
 	}
 	var text bytes.Buffer
 	err := signerTemplate.Execute(&text, struct {
-		Image string
+		Image, Namespace string
 		Paths
-	}{image, p})
+	}{image, namespace, p})
 	return text.Bytes(), err
 }
 

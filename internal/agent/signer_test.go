@@ -102,7 +102,7 @@ func (n node) release() {
 }
 
 func TestSignerManifest(t *testing.T) {
-	text, err := signerPod(image,
+	text, err := signerPod(image, namespace,
 		Paths{PKI: "/etc/kubernetes/pki", SignerDir: "/var/lib/keyturn/signer", KeyDir: "/var/lib/keyturn/keys"})
 	must(t, err)
 	golden, err := os.ReadFile("testdata/signer.golden")
@@ -120,7 +120,7 @@ func TestSignerManifest(t *testing.T) {
 		t.Errorf("security %+v", pod.Spec.SecurityContext)
 	}
 	for _, bad := range []string{"", "a b", "x\ny: z", "{}"} {
-		if _, err := signerPod(bad, Paths{SignerDir: "/a", KeyDir: "/b"}); err == nil {
+		if _, err := signerPod(bad, namespace, Paths{SignerDir: "/a", KeyDir: "/b"}); err == nil {
 			t.Errorf("image %q is taken", bad)
 		}
 	}

@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	cluster = "0c1d7c3e-0000-4000-8000-000000000001"
-	image   = "registry.example.com/keyturn-signer:v1"
+	cluster   = "0c1d7c3e-0000-4000-8000-000000000001"
+	namespace = "keyturn-agent"
+	image     = "registry.example.com/keyturn-signer:v1"
 )
 
 // testKey is a key version with its private key in PEM.
@@ -118,6 +119,7 @@ func must(t *testing.T, errs ...error) {
 func (n node) order(k rotation.Keys, restart string) Order {
 	o := Order{
 		Do: Converge, Cluster: cluster, For: n.Instance(), Keys: k, Restart: restart, RetryAfter: true, SignerImage: image,
+		SignerNamespace: namespace,
 	}
 	for version := 1; version <= slices.Max(k.Verify); version++ {
 		v := Version{Version: version, Public: testKeys[version].public}

@@ -114,7 +114,7 @@ func TestAdoptedProblems(t *testing.T) {
 			want: []string{
 				`ksaSigningKey.source: must be external or files, not "floppy" (line 5)`,
 				`ksaSigningKey.algorithm: must be RS256 or ES256, not "none" (line 5)`,
-				`ksaSigningKey.nodeRefresh: must be Evict, not "Replace": Keyturn does not make the nodes of this cluster (line 5)`,
+				`ksaSigningKey.nodeRefresh: must be Evict or Wait, not "Replace": Keyturn does not make the nodes of this cluster (line 5)`,
 				"ksaSigningKey.issuer: must be a URL like https://example.com (line 5)",
 			},
 		},

@@ -46,10 +46,11 @@ func (d *decoder) adopted(c *UserCluster) {
 	if c.Names("algorithm") {
 		d.algorithm(k)
 	}
-	byClusterAPI := c.Infrastructure.ClusterAPI != nil && k.NodeRefresh == string(v1alpha1.NodeRefreshReplace)
-	if k.NodeRefresh != string(v1alpha1.NodeRefreshEvict) && !byClusterAPI {
-		d.problem("ksaSigningKey.nodeRefresh", "must be %s, not %q: Keyturn does not make the nodes of this cluster",
-			v1alpha1.NodeRefreshEvict, k.NodeRefresh)
+	how := v1alpha1.NodeRefresh(k.NodeRefresh)
+	byClusterAPI := c.Infrastructure.ClusterAPI != nil && how == v1alpha1.NodeRefreshReplace
+	if how != v1alpha1.NodeRefreshEvict && how != v1alpha1.NodeRefreshWait && !byClusterAPI {
+		d.problem("ksaSigningKey.nodeRefresh", "must be %s or %s, not %q: Keyturn does not make the nodes of this cluster",
+			v1alpha1.NodeRefreshEvict, v1alpha1.NodeRefreshWait, k.NodeRefresh)
 	}
 	if d.infrastructure(*c.Infrastructure) {
 		d.retire(k, c.source())

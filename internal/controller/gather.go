@@ -85,6 +85,7 @@ func (r *Reconciler) observe(ctx context.Context, uc *v1alpha1.UserCluster, o *o
 	})
 	o.Presence, o.Bootstrap = o.controlPlane.Presence, o.controlPlane.Bootstrap
 	o.ControlPlaneWaiting, o.ControlPlaneBlocked = o.controlPlane.Waiting, o.controlPlane.Blocked
+	o.Unled = o.controlPlane.Unled
 	for _, m := range o.controlPlane.ControllerManagers {
 		o.ControllerManagers = append(o.ControllerManagers, rotation.ControllerManager(m))
 	}

@@ -74,6 +74,9 @@ type State struct {
 	// means that somebody must act before it ends.
 	Waiting string
 	Blocked bool
+	// Unled is which component that makes or places pods has no leader for a moment, in words; empty when none. Keys may
+	// change meanwhile.
+	Unled string
 	// Leftovers are files with a private key that nobody deletes but a person. They are known if LeftoversKnown says so.
 	Leftovers      []Leftover
 	LeftoversKnown bool

@@ -194,6 +194,9 @@ func (r run) refresh() (Decision, bool) {
 		return r.legacyTokens(fmt.Sprintf("the legacy tokens to be re-signed with key version %d", r.next)), false
 	}
 	if r.nodesOld() || !r.Nodes.Converged {
+		if r.Unled != "" {
+			return waiting(StepRefresh, r.Unled), false // pods that end now would be away for longer
+		}
 		return r.nodes(StepRefresh), false
 	}
 	if r.Legacy.Final != r.next {

@@ -71,6 +71,9 @@ type Observed struct {
 	// that a person must act.
 	ControlPlaneWaiting string
 	ControlPlaneBlocked bool
+	// Unled is which component that makes or places pods has no leader for a moment, in words; empty when none. No pod is
+	// evicted meanwhile.
+	Unled string
 	// Held are the key versions whose private half some machine of the control plane has on disk, ascending.
 	Held []int
 	// ForeignMayGo are the kids of foreign keys that the user has released: API servers may stop to accept them.

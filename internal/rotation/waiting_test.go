@@ -56,6 +56,12 @@ func TestWaiting(t *testing.T) {
 			RefreshTokens, StepRefresh, "the legacy tokens to be re-signed with key version 2", false},
 		{"nodes are from before", switched, func(o *Observed) { o.Nodes.Oldest, o.Legacy.Proven = 1, 2 },
 			ConvergeNodes, StepRefresh, "the nodes to be ready and of key version 2", false},
+		{"nodes wait for who makes pods again", switched, func(o *Observed) {
+			o.Nodes.Oldest, o.Legacy.Proven, o.Unled = 1, 2, "kube-controller-manager to hold its lease"
+		}, Wait, StepRefresh, "kube-controller-manager to hold its lease", false},
+		{"new nodes wait for nobody", switched, func(o *Observed) {
+			o.Nodes.Oldest, o.Legacy.Proven, o.Unled = 2, 2, "kube-controller-manager to hold its lease"
+		}, RefreshTokens, StepRefresh, "a last walk over the legacy tokens to find none of key version 1", false},
 		{"the last walk is due", switched, func(o *Observed) { o.Legacy.Proven = 2 },
 			RefreshTokens, StepRefresh, "a last walk over the legacy tokens to find none of key version 1", false},
 		{"a foreign key appears while the first API server retires the old one", refreshed, func(o *Observed) {

@@ -39,6 +39,9 @@ func Kubeadm(namespace, image string) Options {
 	return Options{namespace, image, "/etc/kubernetes/pki", "/etc/kubernetes/manifests", "/var/lib/keyturn"}
 }
 
+// SignerDir returns the directory of the signer's socket and ledger.
+func (o Options) SignerDir() string { return path.Join(o.StateDir, "signer") }
+
 const (
 	program = "/keyturn-agent"
 	keyDir  = "/run/keyturn"

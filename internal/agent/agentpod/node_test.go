@@ -243,7 +243,7 @@ func (n *node) converge(k rotation.Keys, retryAfter bool) {
 	n.t.Helper()
 	o := agent.Order{Do: agent.Converge, Keys: k, RetryAfter: retryAfter, Restart: agent.RestartMark(k, 1)}
 	if k.External {
-		o.SignerImage = kubeadmtest.Image("keyturn-signer")
+		o.SignerImage, o.SignerNamespace = kubeadmtest.Image("keyturn-signer"), n.options.Namespace
 	}
 	var report agent.Report
 	n.Eventually("the order to be carried out", func(context.Context) error {
@@ -282,7 +282,7 @@ func (n *node) prove(k rotation.Keys) {
 func (n *node) retire() {
 	n.t.Helper()
 	keys := rotation.Keys{Verify: []int{2}, Sign: 2, External: true}
-	n.done(n.order(agent.Order{Do: agent.Converge, Keys: keys, SignerImage: kubeadmtest.Image("keyturn-signer")}))
+	n.done(n.order(agent.Order{Do: agent.Converge, Keys: keys, SignerImage: kubeadmtest.Image("keyturn-signer"), SignerNamespace: n.options.Namespace}))
 	n.prove(keys)
 	report := n.order(agent.Order{Do: agent.Settle, Keys: keys, Retired: []string{n.keys[0].KeyID}})
 	n.done(report)

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/signer/ledger"
@@ -95,10 +97,33 @@ func (c *Cluster) AdminKubeconfig(context.Context) ([]byte, error) {
 	return nil, errors.New("the cluster was not made by Keyturn: its administrators have a kubeconfig of their own")
 }
 
-// Ledger implements controlplane.Adapter. No ledger is read on these nodes yet, so nobody knows which tokens live.
-func (c *Cluster) Ledger(context.Context, string) (ledger.Report, error) {
-	return ledger.Report{}, controlplane.ErrNoLedger
+// Ledger implements controlplane.Adapter. The signer's own program reads the ledger, in the pod of the signer: that is
+// there also while no agent is.
+func (c *Cluster) Ledger(ctx context.Context, server string) (r ledger.Report, err error) {
+	if err := c.reach(ctx); err != nil {
+		return r, err
+	}
+	found, err := c.plane.find(ctx)
+	if err != nil {
+		return r, err
+	}
+	i := slices.IndexFunc(found.Servers, func(s Server) bool { return s.Node == server })
+	switch {
+	case i < 0:
+		return r, fmt.Errorf("there is no API server on node %s", server)
+	case found.Servers[i].Waiting != "":
+		return r, errors.New(found.Servers[i].Waiting)
+	case found.Servers[i].SignerSocket != signerDir+"/socket":
+		return r, controlplane.ErrNoLedger
+	}
+	if r, err = c.agents.ledger(ctx, server); err != nil {
+		return r, fmt.Errorf("reading the ledger of the signer on node %s: %w", server, err)
+	}
+	return r, nil
 }
+
+// signerDir is where the signers of agents have their sockets and ledgers.
+var signerDir = agentpod.Kubeadm("", "").SignerDir()
 
 // unseenError is why a control plane could not be looked at: it may be there.
 type unseenError struct{ error }

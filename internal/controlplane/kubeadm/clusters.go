@@ -60,6 +60,8 @@ type memory struct {
 	nodes map[string]nodeMemory
 	// wanted are the keys for which agents were made last: until all nodes have them, these are not idle.
 	wanted rotation.Keys
+	// quiet is since when all nodes have the keys of Refresh; zero when they do not.
+	quiet time.Time
 	// missing is how many calls in a row have waited for agents.
 	missing int
 	// released means that no agent has anything left of the cluster.

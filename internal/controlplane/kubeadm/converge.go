@@ -55,13 +55,18 @@ func (v *view) stale(t controlplane.Target) error {
 func (c *Cluster) step(ctx context.Context, v *view, to change) error {
 	due := v.due(to)
 	pending := slices.DeleteFunc(v.staying(), func(n *node) bool { return !n.pending() })
+	c.wake(ctx, v)
 	switch {
 	case len(due)+len(pending) > 0:
 		c.want(to.Keys)
-		if missing, err := c.ensureAgents(ctx, v, append(due, pending...)); err != nil || missing {
+		needed := append(pending, due...)
+		if slices.ContainsFunc(due, func(n *node) bool { return n.restarts(to) && !n.refuses(to) }) {
+			needed = v.staying() // for its turn
+		}
+		if missing, err := c.ensureAgents(ctx, v, needed); err != nil || missing {
 			return err
 		}
-	case v.idle():
+	case v.idle:
 		return c.dismiss(ctx, v, to)
 	}
 	if len(pending) > 0 {
@@ -79,6 +84,16 @@ func (c *Cluster) step(ctx context.Context, v *view, to change) error {
 	return errors.Join(errs...)
 }
 
+// wake has the kubelets of nodes start kube-controller-manager whose manifests have changed. After the old process has
+// ended, a kubelet would else try again after ten to fifteen seconds only. One that cannot be woken does so.
+func (c *Cluster) wake(ctx context.Context, v *view) {
+	for _, n := range v.staying() {
+		if n.report != nil && n.managing > 0 && n.managing != n.manager {
+			_ = c.plane.wake(ctx, n.Node, c.now())
+		}
+	}
+}
+
 // want notes for which keys agents are there.
 func (c *Cluster) want(k rotation.Keys) {
 	c.memory.mu.Lock()
@@ -89,13 +104,23 @@ func (c *Cluster) want(k rotation.Keys) {
 // due are the nodes that are to be changed now.
 func (v *view) due(to change) (due []*node) {
 	for _, n := range v.staying() {
-		next := n.Node == to.Next && !(n.configured.Equal(to.Keys) && n.running.Equal(to.Keys))
+		next := n.next(to)
 		live := to.Live && n.configured.External && to.Keys.External && !n.configured.Equal(to.Keys)
 		if next || live || v.managerDue(n, to) {
 			due = append(due, n)
 		}
 	}
 	return due
+}
+
+// next reports whether a node is the one that may be changed now, and has other keys.
+func (n *node) next(to change) bool {
+	return n.Node == to.Next && !(n.configured.Equal(to.Keys) && n.running.Equal(to.Keys))
+}
+
+// restarts reports whether the next change of a node takes its API server out.
+func (n *node) restarts(to change) bool {
+	return n.next(to) && !(n.configured.External && to.Keys.External && n.running.External)
 }
 
 // managerDue reports whether the kube-controller-manager of a node is to be started again: sa.key holds the key
@@ -132,7 +157,7 @@ func (c *Cluster) ensureAgents(ctx context.Context, v *view, nodes []*node) (mis
 	if c.memory.missing++; c.memory.missing <= patience {
 		return true, nil
 	}
-	why := v.waiting[without[0]]
+	why := v.agents.waiting[without[0]]
 	if why != "" {
 		why = " (" + why + ")"
 	}
@@ -165,6 +190,7 @@ func (c *Cluster) again(ctx context.Context, v *view, n *node, to change) error 
 	if err != nil {
 		return err
 	}
+	o.Turn = n.report.Turn
 	if o.Restart = n.report.Mark; c.ignored(n) {
 		if o.Restart, err = c.mark(n, n.report.Configured); err != nil {
 			return err
@@ -213,13 +239,12 @@ func (c *Cluster) proven(ctx context.Context, v *view, n *node) error {
 // begin changes a node, if it may be changed now.
 func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error {
 	want := n.configured // but for kube-controller-manager
-	restart := false
 	switch {
-	case n.Node == to.Next && !(n.configured.Equal(to.Keys) && n.running.Equal(to.Keys)):
+	case n.next(to):
 		if !n.refuses(to) && !v.othersServe(n) {
 			return nil
 		}
-		want, restart = to.Keys, !(n.configured.External && to.Keys.External && n.running.External)
+		want = to.Keys
 	case to.Live && n.configured.External && to.Keys.External:
 		want = to.Keys
 	}
@@ -227,8 +252,11 @@ func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error 
 	if err != nil {
 		return err
 	}
-	if restart {
+	if n.restarts(to) {
 		if o.Restart, err = c.mark(n, want); err != nil {
+			return err
+		}
+		if o.Turn, err = c.turn(ctx, v, n); err != nil {
 			return err
 		}
 	}
@@ -236,6 +264,38 @@ func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error 
 		o.Manager = agent.ManagerMark(kid)
 	}
 	return c.send(ctx, v, n, o)
+}
+
+// turn takes the turn for a restart of a node's API server, which fails if somebody else has taken it since this look
+// began. It returns once every other agent refuses restarts of earlier turns: one that a paused controller sends may
+// arrive at any time. An API server that refuses tokens waits for no agent.
+func (c *Cluster) turn(ctx context.Context, v *view, but *node) (int64, error) {
+	next := v.agents.turn
+	for _, n := range v.nodes {
+		if n.report != nil {
+			next = max(next, n.report.Turn)
+		}
+	}
+	next++
+	if err := c.agents.take(ctx, v.agents.turn, next); err != nil {
+		return 0, err
+	}
+	v.agents.turn = next
+	for _, n := range v.staying() {
+		if n == but || n.report == nil {
+			continue
+		}
+		o := c.order(v, n, agent.Fence)
+		o.Turn = next
+		r, err := c.agents.apply(ctx, *n.pod, o)
+		if err == nil && r.Answer != agent.Done {
+			err = fmt.Errorf("it answers %s: %s", r.Answer, r.Message)
+		}
+		if err != nil {
+			return 0, fmt.Errorf("having the agent on node %s refuse late orders: %w", n.Node, err)
+		}
+	}
+	return next, nil
 }
 
 // kid returns the kid of a stored key version.
@@ -276,7 +336,7 @@ func (c *Cluster) mark(n *node, want rotation.Keys) (string, error) {
 // converge is the order that gives a node keys.
 func (c *Cluster) converge(v *view, n *node, want rotation.Keys, to change) (agent.Order, error) {
 	o := c.order(v, n, agent.Converge)
-	o.Keys, o.SignerImage = want, c.images.Signer
+	o.Keys, o.SignerImage, o.SignerNamespace = want, c.images.Signer, c.images.Namespace
 	if want.External && o.SignerImage == "" {
 		return o, controlplane.Blocked(errors.New("keyturn-controller was started without --signer-image, and source " +
 			"external needs keyturn-signer on control-plane nodes"))
@@ -361,7 +421,19 @@ func (c *Cluster) send(ctx context.Context, _ *view, n *node, o agent.Order) err
 	if err != nil {
 		return fmt.Errorf("node %s: %w", n.Node, err)
 	}
+	if o.Do == agent.Converge && r.Answer == agent.Done {
+		c.note(n.Node, o.Keys)
+	}
 	return answer(n.Node, r)
+}
+
+// note remembers with which keys an API server starts next: while it is away, its agent may not answer.
+func (c *Cluster) note(node string, configured rotation.Keys) {
+	c.memory.mu.Lock()
+	defer c.memory.mu.Unlock()
+	was := c.memory.nodes[node]
+	was.configured = configured
+	c.memory.nodes[node] = was
 }
 
 func answer(node string, r agent.Report) error {

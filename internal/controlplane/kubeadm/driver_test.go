@@ -23,6 +23,8 @@ type driver struct {
 	// open opens the cluster, as a controller does in each round, and prove asks one of its API servers.
 	open  func() *Cluster
 	prove func(a *Cluster, server string, keys []keystore.KeyPair) (controlplane.Proof, error)
+	// slow has pods with old tokens stay.
+	slow bool
 	// log is what the planner decided, each once.
 	log []string
 }
@@ -58,11 +60,14 @@ func (w *driver) observed(a *Cluster, state controlplane.State, keys []keystore.
 		Wanted: int(w.uc.Spec.KSASigningKey.Version), Adopted: true,
 		External: w.uc.Spec.KeySource() == v1alpha1.KeySourceExternal,
 		Presence: state.Presence, ControlPlaneWaiting: state.Waiting, ControlPlaneBlocked: state.Blocked, Held: state.Held,
-		Nodes: rotation.Nodes{Converged: true},
+		Unled: state.Unled, Nodes: rotation.Nodes{Converged: true},
 	}
 	for _, k := range keys {
 		o.Stored = append(o.Stored, k.Version)
 		o.Legacy = rotation.Legacy{Proven: k.Version, Final: k.Version}
+	}
+	if n := len(keys); w.slow && n > 0 {
+		o.Nodes.Oldest = keys[0].Version
 	}
 	for _, m := range state.ControllerManagers {
 		o.ControllerManagers = append(o.ControllerManagers, rotation.ControllerManager(m))
@@ -108,7 +113,7 @@ func (w *driver) act(ctx context.Context, a *Cluster, d rotation.Decision, keys 
 		return w.store.Delete(ctx, a.key(), d.Action.Version)
 	case rotation.ConvergeControlPlane:
 		return a.Converge(ctx, d.Action.Target, keys)
-	case rotation.Wait:
+	case rotation.Wait, rotation.ConvergeNodes:
 		return nil
 	}
 	return fmt.Errorf("unexpected action %s", d.Action.Kind)

@@ -19,6 +19,7 @@ import (
 	"github.com/keyturn/keyturn/internal/agent"
 	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/printable"
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 // Bounds of what an agent answers.
@@ -50,21 +51,57 @@ func (p *pods) apply(ctx context.Context, to pod, o agent.Order) (r agent.Report
 
 // exec runs the agent with something on its standard input, and returns what it writes to standard output.
 func (p *pods) exec(ctx context.Context, name string, input []byte) ([]byte, error) {
-	executor, err := executor(p.reach.cfg, p.images.Namespace, name, &corev1.PodExecOptions{
+	return run(ctx, p.reach.cfg, p.images.Namespace, name, maxReport, &corev1.PodExecOptions{
 		Container: agentpod.Container, Command: p.options().Apply(), Stdin: true, Stdout: true, Stderr: true,
-	})
+	}, input)
+}
+
+// The signer's static pod, which package agent makes.
+const (
+	signerPod       = "keyturn-signer"
+	signerContainer = "signer"
+	signerProgram   = "/keyturn-signer"
+	// maxLedger is far above a ledger whose cells are all used.
+	maxLedger = 64 << 20
+)
+
+// ledger has the signer's program read its ledger. An answer of somebody else in its stead can tell lies about tokens.
+func (p *pods) ledger(ctx context.Context, node string) (report ledger.Report, err error) {
+	ctx, cancel := context.WithTimeout(ctx, execTimeout)
+	defer cancel()
+	text, err := run(ctx, p.reach.cfg, p.images.Namespace, signerPod+"-"+node, maxLedger, &corev1.PodExecOptions{
+		Container: signerContainer, Command: []string{signerProgram, "ledger", "--ledger-file=" + signerDir + "/ledger"},
+		Stdout: true, Stderr: true,
+	}, nil)
+	if err != nil {
+		return report, err
+	}
+	if err := json.Unmarshal(text, &report); err != nil || report.Since.IsZero() {
+		return ledger.Report{}, errors.New("its answer is no ledger")
+	}
+	return report, nil
+}
+
+// run runs a command in a container, with something on its standard input if the options want that, and returns what it
+// writes to standard output, limit bytes at most.
+func run(
+	ctx context.Context, cfg *rest.Config, namespace, pod string, limit int, o *corev1.PodExecOptions, input []byte,
+) ([]byte, error) {
+	executor, err := executor(cfg, namespace, pod, o)
 	if err != nil {
 		return nil, err
 	}
-	stdout, stderr := bounded{limit: maxReport}, bounded{limit: maxStderr}
-	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{
-		Stdin: bytes.NewReader(input), Stdout: &stdout, Stderr: &stderr,
-	})
+	stdout, stderr := bounded{limit: limit}, bounded{limit: maxStderr}
+	streams := remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr}
+	if o.Stdin {
+		streams.Stdin = bytes.NewReader(input)
+	}
+	err = executor.StreamWithContext(ctx, streams)
 	switch {
 	case err != nil && stderr.Len() > 0:
 		return nil, fmt.Errorf("%w: %s", err, printable.Text(stderr.String(), maxStderr))
 	case err == nil && stdout.cut:
-		err = fmt.Errorf("it answered more than %d bytes", maxReport)
+		err = fmt.Errorf("it answered more than %d bytes", limit)
 	}
 	return stdout.Bytes(), err
 }

@@ -45,7 +45,7 @@ func patchOf(p corev1.Pod) ([]byte, error) {
 	}
 	paths := agentpod.Kubeadm("", "")
 	return m.Patch(manifest.Keys{
-		Public: paths.PKI + "/sa.pub", Private: paths.PKI + "/sa.key", Socket: paths.StateDir + "/signer/socket",
+		Public: paths.PKI + "/sa.pub", Private: paths.PKI + "/sa.key", Socket: signerDir + "/socket",
 		MaxExpiration: hostkeys.MaxTokenExpiration,
 	})
 }

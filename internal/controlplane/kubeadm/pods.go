@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -21,18 +23,34 @@ import (
 	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/nodes/evict"
+	"github.com/keyturn/keyturn/signer/ledger"
 )
 
 // agents are the agents on the control-plane nodes of a cluster.
 type agents interface {
-	// list returns those that take orders, and the others in words, by node. asked reports whether there are to be any.
-	list(ctx context.Context) (asked bool, ready map[string]pod, waiting map[string]string, err error)
+	// list returns those that there are.
+	list(ctx context.Context) (roster, error)
 	// ensure makes what runs them.
 	ensure(ctx context.Context) error
+	// take makes next the turn, unless that is not was any more: then somebody else has taken it.
+	take(ctx context.Context, was, next int64) error
 	// remove removes what runs them; with all, their namespace too. It reports true when nothing of that is left.
 	remove(ctx context.Context, all bool) (gone bool, err error)
 	// apply has one carry out an order.
 	apply(ctx context.Context, p pod, o agent.Order) (agent.Report, error)
+	// ledger reads the ledger of the signer on a node, which runs in the namespace of the agents.
+	ledger(ctx context.Context, node string) (ledger.Report, error)
+}
+
+// roster is which agents there are.
+type roster struct {
+	// asked reports whether there are to be any.
+	asked bool
+	// ready are those that take orders, and waiting why others do not, by node.
+	ready   map[string]pod
+	waiting map[string]string
+	// turn is the number of the change that may take out an API server.
+	turn int64
 }
 
 // pod is an agent that takes orders.
@@ -50,8 +68,13 @@ type pods struct {
 	given bool
 }
 
-// specAnnotation holds a digest of the DaemonSet as it was written: what the API server adds does not count.
-const specAnnotation = "keyturn.dev/spec"
+// Annotations of the DaemonSet.
+const (
+	// specAnnotation holds a digest of it as it was written: what the API server adds does not count.
+	specAnnotation = "keyturn.dev/spec"
+	// turnAnnotation holds the turn.
+	turnAnnotation = "keyturn.dev/turn"
+)
 
 func (p *pods) options() agentpod.Options {
 	return agentpod.Kubeadm(p.images.Namespace, p.images.Agent)
@@ -145,65 +168,100 @@ func (p *pods) ensureDaemonSet(ctx context.Context, client kubernetes.Interface)
 		return nil
 	}
 	want.ResourceVersion = found.ResourceVersion
+	want.Annotations[turnAnnotation] = found.Annotations[turnAnnotation]
 	_, err = sets.Update(ctx, want, metav1.UpdateOptions{})
 	return err
 }
 
-func (p *pods) list(ctx context.Context) (asked bool, ready map[string]pod, waiting map[string]string, err error) {
+// errTaken means that somebody else changes API servers too, and was first.
+var errTaken = errors.New("another controller has taken the turn to change an API server")
+
+func (p *pods) take(ctx context.Context, was, next int64) error {
 	client, err := p.reach.client()
 	if err != nil {
-		return false, nil, nil, err
+		return err
+	}
+	sets := client.AppsV1().DaemonSets(p.images.Namespace)
+	set, err := sets.Get(ctx, agentpod.Name, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("taking the turn to change an API server: %w", err)
+	}
+	if turnOf(set) != was || !p.marked(set) {
+		return errTaken
+	}
+	if set.Annotations == nil {
+		set.Annotations = map[string]string{}
+	}
+	set.Annotations[turnAnnotation] = strconv.FormatInt(next, 10)
+	// It fails with a conflict if somebody has written it since.
+	if _, err = sets.Update(ctx, set, metav1.UpdateOptions{}); apierrors.IsConflict(err) {
+		return errTaken
+	}
+	return err
+}
+
+// turnOf returns the turn; 0 before the first.
+func turnOf(set *appsv1.DaemonSet) int64 {
+	turn, _ := strconv.ParseInt(set.Annotations[turnAnnotation], 10, 64) // what only a person can have written is replaced
+	return turn
+}
+
+func (p *pods) list(ctx context.Context) (r roster, err error) {
+	client, err := p.reach.client()
+	if err != nil {
+		return r, err
 	}
 	set, err := client.AppsV1().DaemonSets(p.images.Namespace).Get(ctx, agentpod.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return false, nil, nil, nil
+		return r, nil
 	}
 	if err == nil && !p.marked(set) {
-		return false, nil, nil, nil // ensure tells
+		return r, nil // ensure tells
 	}
 	if err != nil {
-		return false, nil, nil, fmt.Errorf("looking for the agents: %w", err)
+		return r, fmt.Errorf("looking for the agents: %w", err)
 	}
 	selector := labels.SelectorFromSet(set.Spec.Selector.MatchLabels).String()
 	found, err := client.CoreV1().Pods(p.images.Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
 	if err != nil {
-		return false, nil, nil, fmt.Errorf("looking for the agents: %w", err)
+		return r, fmt.Errorf("looking for the agents: %w", err)
 	}
-	ready, waiting = map[string]pod{}, map[string]string{}
+	r = roster{asked: true, ready: map[string]pod{}, waiting: map[string]string{}, turn: turnOf(set)}
 	for _, f := range found.Items {
 		if owner := metav1.GetControllerOf(&f); owner == nil || owner.UID != set.UID || f.DeletionTimestamp != nil {
 			continue
 		}
 		if key := publicKey(f); key != "" {
-			ready[f.Spec.NodeName] = pod{f.Name, agent.Instance{PodUID: string(f.UID), PublicKey: key}}
-		} else {
-			waiting[f.Spec.NodeName] = whyWaiting(f)
+			r.ready[f.Spec.NodeName] = pod{f.Name, agent.Instance{PodUID: string(f.UID), PublicKey: key}}
+		}
+		if why := whyWaiting(f); why != "" {
+			r.waiting[f.Spec.NodeName] = why
 		}
 	}
-	return true, ready, waiting, nil
+	return r, nil
 }
 
-// publicKey returns the public key of a pod that takes orders; empty for any other. It is the last word of its init
-// container, by the kubelet's own certificate.
+// publicKey returns the public key of a pod; empty before its init container has ended, whose last word it is, by the
+// kubelet's own certificate. The pod takes orders from a moment later on: the kubelet reports that after up to a second.
 func publicKey(p corev1.Pod) agent.PublicKey {
-	running := false
-	for _, c := range p.Status.ContainerStatuses {
-		running = running || c.Name == agentpod.Container && c.State.Running != nil
-	}
 	for _, c := range p.Status.InitContainerStatuses {
-		if t := c.State.Terminated; running && c.Name == agentpod.KeyContainer && t != nil && t.ExitCode == 0 {
+		if t := c.State.Terminated; c.Name == agentpod.KeyContainer && t != nil && t.ExitCode == 0 {
 			return agent.PublicKey(strings.TrimSpace(t.Message))
 		}
 	}
 	return ""
 }
 
-// whyWaiting is why a pod takes no orders, in words.
+// whyWaiting is why a pod takes no orders, in words; empty when it does.
 func whyWaiting(p corev1.Pod) string {
 	for _, c := range append(p.Status.InitContainerStatuses, p.Status.ContainerStatuses...) {
 		if w := c.State.Waiting; w != nil && w.Message != "" {
 			return w.Reason + ": " + w.Message
 		}
+	}
+	running := func(c corev1.ContainerStatus) bool { return c.Name == agentpod.Container && c.State.Running != nil }
+	if slices.ContainsFunc(p.Status.ContainerStatuses, running) {
+		return ""
 	}
 	return "its pod to run"
 }

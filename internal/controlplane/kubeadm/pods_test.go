@@ -32,7 +32,7 @@ func TestGivenNamespace(t *testing.T) {
 	if err := p.ensure(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if asked, _, _, err := p.list(t.Context()); !asked || err != nil {
+	if r, err := p.list(t.Context()); !r.asked || err != nil {
 		t.Errorf("there are no agents: %v", err)
 	}
 	if gone, err := p.remove(t.Context(), true); gone || err != nil {

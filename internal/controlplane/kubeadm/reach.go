@@ -30,6 +30,8 @@ type plane interface {
 	prove(ctx context.Context, s Server, q controlplane.Question) (controlplane.Proof, error)
 	// leaders names components of which none holds its lease, at the time of an API server; empty when all do.
 	leaders(ctx context.Context, now time.Time) (string, error)
+	// wake has the kubelet of a node see to its kube-controller-manager, once a second at most.
+	wake(ctx context.Context, node string, now time.Time) error
 }
 
 // reach reaches the API servers of one cluster: any of them, and each alone. It keeps connections.
@@ -175,6 +177,22 @@ func (r *reach) leaders(ctx context.Context, now time.Time) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// wakeAnnotation is on the mirror pod of a kube-controller-manager for whose change a kubelet was woken. Its value is
+// when.
+const wakeAnnotation = "keyturn.dev/woken"
+
+func (r *reach) wake(ctx context.Context, node string, now time.Time) error {
+	client, err := r.client()
+	if err != nil {
+		return err
+	}
+	// Any change of a mirror pod has the kubelet see to its static pod.
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, wakeAnnotation, now.UTC().Format(time.RFC3339))
+	_, err = client.CoreV1().Pods(metav1.NamespaceSystem).Patch(ctx, controllerManager+"-"+node, types.MergePatchType, patch,
+		metav1.PatchOptions{})
+	return err
 }
 
 func held(l coordinationv1.LeaseSpec, now time.Time) bool {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -27,6 +28,7 @@ import (
 	"github.com/keyturn/keyturn/internal/signer/signercmd"
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/signer/keydir"
+	"github.com/keyturn/keyturn/signer/ledger"
 	"github.com/keyturn/keyturn/token"
 )
 
@@ -42,10 +44,19 @@ type host struct {
 	// lag is how many looks ago kube-controller-manager was started again, while its mirror pod shows the mark of before. At
 	// the first of them the agent does not answer, and at the third the mirror pod is gone.
 	lag int
-	// down is for how many more looks it does not answer after a restart. broken has it never come up with other keys.
+	// woken is how often its kubelet was woken.
+	woken int
+	// down is for how many more looks it does not answer after a restart, and theirs means that others restarted it. broken has it never come up with other keys.
 	down     int
+	theirs   bool
 	broken   bool
 	restarts int
+	// mute has its agent never run, and off its API server neither.
+	mute, off bool
+	// original is the manifest of kube-apiserver as kubeadm made it. unmarked means that kube-controller-manager was started
+	// by others since, with the sa.key of then.
+	original string
+	unmarked bool
 	// deaf has the kubelet miss the next change of the manifest.
 	deaf bool
 	stop func()
@@ -58,6 +69,12 @@ type testCluster struct {
 	memo  *memory
 	clock time.Time
 	asked bool
+	// turn is the turn of its agents.
+	turn int64
+	// silent has no agent answer whose API server is away.
+	silent bool
+	// led is what no component leads, in words.
+	led string
 	// lagging means that tokens may be refused, since a node came back with a retired key.
 	lagging bool
 }
@@ -71,7 +88,7 @@ func must[T any](v T, err error) T {
 
 func newTestCluster(t *testing.T, names ...string) *testCluster {
 	t.Helper()
-	w := &testCluster{memo: &memory{nodes: map[string]nodeMemory{}}}
+	w := &testCluster{memo: &memory{nodes: map[string]nodeMemory{}}, clock: time.Unix(1000, 0)}
 	w.driver = driver{t: t, store: &keystoretest.Memory{}, uc: &v1alpha1.UserCluster{}, open: w.adapter}
 	w.driver.prove = func(_ *Cluster, server string, keys []keystore.KeyPair) (controlplane.Proof, error) {
 		return w.prove(t.Context(), Server{Node: server}, controlplane.Question{Keys: keys})
@@ -101,8 +118,16 @@ func (w *testCluster) join(name string, private, public []byte) *host {
 	h.write(h.PKI+"/sa.pub", public)
 	h.write(h.PKI+"/sa.key", private)
 	text := string(must(os.ReadFile("../../agent/manifest/testdata/kubeadm-1.36.yaml")))
-	h.write(h.Manifests+"/kube-apiserver.yaml", []byte(strings.ReplaceAll(text, "/etc/kubernetes/pki", h.PKI)))
-	h.write(h.Manifests+"/kube-controller-manager.yaml", []byte(`apiVersion: v1
+	h.original = strings.ReplaceAll(text, "/etc/kubernetes/pki", h.PKI)
+	h.write(h.Manifests+"/kube-apiserver.yaml", []byte(h.original))
+	h.write(h.Manifests+"/kube-controller-manager.yaml", []byte(managerManifest))
+	w.hosts = append(w.hosts, h)
+	h.kubelet()
+	h.down, h.restarts = 0, 0
+	return h
+}
+
+const managerManifest = `apiVersion: v1
 kind: Pod
 metadata:
   name: kube-controller-manager
@@ -111,12 +136,7 @@ spec:
   - command:
     - kube-controller-manager
     name: kube-controller-manager
-`))
-	w.hosts = append(w.hosts, h)
-	h.kubelet()
-	h.down, h.restarts = 0, 0
-	return h
-}
+`
 
 func (h *host) write(path string, content []byte) { must(0, os.WriteFile(path, content, 0o600)) }
 
@@ -131,7 +151,7 @@ func (h *host) kubelet() {
 			h.deaf = false
 			return
 		}
-		h.down, h.restarts = 2, h.restarts+1
+		h.down, h.restarts = 5, h.restarts+1
 		h.served.External = strings.Contains(text, "--service-account-signing-endpoint")
 		if !h.served.External {
 			h.served.Keys, h.served.SigningKeyID = h.files()
@@ -213,8 +233,14 @@ func (w *testCluster) host(name string) *host {
 
 func (w *testCluster) find(context.Context) (f Found, err error) {
 	for _, h := range w.hosts {
-		h.kubelet()
-		f.Servers = append(f.Servers, Server{Node: h.name, Port: securePort})
+		if !h.off {
+			h.kubelet()
+		}
+		s := Server{Node: h.name, Port: securePort}
+		if h.served.External {
+			s.SignerSocket = signerDir + "/socket"
+		}
+		f.Servers = append(f.Servers, s)
 		if h.lag != 3 {
 			f.Managers = append(f.Managers, Manager{h.name, h.manager})
 		}
@@ -228,8 +254,8 @@ func (w *testCluster) find(context.Context) (f Found, err error) {
 
 func (w *testCluster) served(_ context.Context, s Server) (controlplane.Served, error) {
 	h := w.host(s.Node)
-	if h.down > 0 || h.broken && h.restarts > 0 {
-		h.down--
+	if h.down > 0 || h.off || h.broken && h.restarts > 0 {
+		h.down = max(0, h.down-1)
 		return controlplane.Served{}, errors.New("connection refused")
 	}
 	served := h.served
@@ -253,16 +279,39 @@ func (w *testCluster) prove(_ context.Context, s Server, q controlplane.Question
 	return p, nil
 }
 
-func (w *testCluster) leaders(context.Context, time.Time) (string, error) { return "", nil }
+func (w *testCluster) leaders(context.Context, time.Time) (string, error) { return w.led, nil }
 
-func (w *testCluster) list(context.Context) (bool, map[string]pod, map[string]string, error) {
-	ready := map[string]pod{}
+func (w *testCluster) wake(_ context.Context, node string, _ time.Time) error {
+	w.host(node).woken++
+	return nil
+}
+
+func (w *testCluster) ledger(_ context.Context, node string) (r ledger.Report, err error) {
+	var stdout, stderr bytes.Buffer
+	file := w.host(node).StateDir + "/signer/ledger"
+	if code := signercmd.Ledger([]string{"--ledger-file=" + file}, &stdout, &stderr); code != 0 {
+		return r, errors.New(stderr.String())
+	}
+	return r, json.Unmarshal(stdout.Bytes(), &r)
+}
+
+func (w *testCluster) list(context.Context) (roster, error) {
+	r := roster{asked: w.asked, ready: map[string]pod{}, turn: w.turn}
 	for _, h := range w.hosts {
-		if w.asked && !(len(w.hosts) == 1 && h.down > 0) && h.lag != 1 {
-			ready[h.name] = pod{h.name, h.Instance()}
+		away := h.down > 0 && (w.silent || len(w.hosts) == 1)
+		if w.asked && !away && h.lag != 1 && !h.mute && !h.off {
+			r.ready[h.name] = pod{h.name, h.Instance()}
 		}
 	}
-	return w.asked, ready, nil, nil
+	return r, nil
+}
+
+func (w *testCluster) take(_ context.Context, was, next int64) error {
+	if w.turn != was {
+		return errTaken
+	}
+	w.turn = next
+	return nil
 }
 
 func (w *testCluster) ensure(context.Context) error { w.asked = true; return nil }
@@ -280,7 +329,7 @@ func (w *testCluster) apply(ctx context.Context, p pod, o agent.Order) (agent.Re
 // adapter opens the cluster as a controller does in each round.
 func (w *testCluster) adapter() *Cluster {
 	return &Cluster{
-		uc: w.uc, store: w.store, memory: w.memo, images: Images{Agent: "agent", Signer: "signer:v1"},
+		uc: w.uc, store: w.store, memory: w.memo, images: Images{Agent: "agent", Signer: "signer:v1", Namespace: "agents"},
 		open: func(context.Context) (plane, agents, error) { return w, w, nil },
 		now:  func() time.Time { return w.clock },
 	}
@@ -291,17 +340,22 @@ func (w *testCluster) check() {
 	w.t.Helper()
 	out := 0
 	for _, h := range w.hosts {
-		if h.down > 0 {
+		if h.off {
+			continue
+		}
+		if h.down > 0 && !h.theirs {
 			out++
+		}
+		if h.theirs = h.theirs && (h.down > 0 || h.manifest == ""); h.down > 0 {
 			continue
 		}
 		for _, other := range w.hosts {
-			if _, ok := other.served.Keys.Lookup(h.served.SigningKeyID); !ok && other.down == 0 && !w.lagging {
+			if _, ok := other.served.Keys.Lookup(h.served.SigningKeyID); !ok && other.down == 0 && !other.off && !w.lagging {
 				w.t.Errorf("the API server on %s refuses the tokens of the one on %s", other.name, h.name)
 			}
 		}
 	}
-	if out > 1 {
+	if out > 1 && !w.lagging {
 		w.t.Errorf("%d API servers are out", out)
 	}
 }
@@ -349,10 +403,82 @@ func (w *testCluster) have(version int, external bool) {
 			signs != keys[0].KeyID || set.Len() != 1 {
 			w.t.Errorf("node %s has %+v, and files %v %s", h.name, h.served, set, signs)
 		}
-		if mark := agent.MarkedKid(h.manager); version > 1 && mark != keys[0].KeyID {
+		if mark := agent.MarkedKid(h.manager); version > 1 && mark != keys[0].KeyID && !h.unmarked {
 			w.t.Errorf("kube-controller-manager of node %s has the mark %q", h.name, mark)
 		}
 	}
+}
+
+// TestUnled has no component lead. Keys are changed all the while where that restarts no API server.
+func TestUnled(t *testing.T) {
+	w := newTestCluster(t, "a", "b")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
+	w.settle()
+	w.led, w.uc.Spec.KSASigningKey.Version = "kube-scheduler to hold its lease", 2
+	w.settle()
+	w.have(2, true)
+	w.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceFiles
+	w.restarts()
+	var d rotation.Decision
+	for range 80 {
+		d = w.round()
+	}
+	if d.Waiting != w.led || d.Settled {
+		t.Errorf("after the restarts: %+v", d)
+	}
+	w.led = ""
+	w.settle()
+	w.have(2, false)
+}
+
+// TestAgentsLinger keeps agents for Retire, and removes them from a Refresh that takes long.
+func TestAgentsLinger(t *testing.T) {
+	w := newTestCluster(t, "a")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version, w.slow = 2, true
+	rounds := func() {
+		for range 60 {
+			w.round()
+		}
+	}
+	rounds()
+	if !w.asked || w.hosts[0].served.SigningKeyID != w.keys()[1].KeyID {
+		t.Fatal("there are no agents in Refresh")
+	}
+	w.clock = w.clock.Add(lingering)
+	if rounds(); w.asked {
+		t.Error("the agents stay")
+	}
+	w.slow = false
+	w.settle()
+	w.have(2, false)
+}
+
+// TestManagerAway has the mirror pod of kube-controller-manager be gone for a moment while that starts again. It was
+// asked to sign with the new key all the while.
+func TestManagerAway(t *testing.T) {
+	w := newTestCluster(t, "a")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	h := w.hosts[0]
+	for range enough {
+		if w.round(); h.lag == 2 {
+			break
+		}
+	}
+	h.mute = true // neither its agent nor its mirror pod tells
+	state := must(w.adapter().Observe(t.Context()))
+	if h.lag != 3 {
+		t.Fatal("the mirror pod is there")
+	}
+	m := state.ControllerManagers
+	if len(m) != 1 || m[0].Configured != 2 || m[0].Running != 0 {
+		t.Errorf("kube-controller-manager is %+v", m)
+	}
+	h.mute = false
+	w.settle()
+	w.have(2, false)
 }
 
 func (w *testCluster) restarts() (all []int) {
@@ -365,9 +491,13 @@ func (w *testCluster) restarts() (all []int) {
 
 // TestLife adopts a cluster, rotates its key with files, converts it, rotates it with signers, and releases it.
 func TestLife(t *testing.T) {
-	for _, names := range [][]string{{"a"}, {"a", "b", "c"}} {
-		t.Run(fmt.Sprint(len(names)), func(t *testing.T) {
-			w := newTestCluster(t, names...)
+	for _, test := range []struct {
+		names  []string
+		silent bool
+	}{{[]string{"a"}, false}, {[]string{"a", "b", "c"}, false}, {[]string{"a", "b", "c"}, true}} {
+		t.Run(fmt.Sprintf("%d servers, silent %t", len(test.names), test.silent), func(t *testing.T) {
+			w := newTestCluster(t, test.names...)
+			w.silent = test.silent
 			before := w.hosts[0].manifest
 			w.settle()
 			w.have(1, false)
@@ -391,6 +521,11 @@ func TestLife(t *testing.T) {
 			w.have(3, true)
 			if r := w.restarts(); slices.Max(r) != 0 {
 				t.Errorf("a rotation with signers restarted API servers: %v", r)
+			}
+			for _, h := range w.hosts {
+				if h.woken == 0 {
+					t.Errorf("the kubelet of node %s was left to start kube-controller-manager in its own time", h.name)
+				}
 			}
 
 			w.release()

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/keyturn/keyturn/internal/agent"
 	"github.com/keyturn/keyturn/internal/controlplane"
@@ -26,11 +27,9 @@ type view struct {
 	keys     []keystore.KeyPair
 	versions map[string]int
 	nodes    []*node
-	// asked reports whether there are to be agents, and waiting why some take no orders, by node.
-	asked   bool
-	waiting map[string]string
-	// wanted are the keys for which they were made; zero when nobody remembers.
-	wanted rotation.Keys
+	agents   roster
+	// idle means that nothing is left for the agents that are there.
+	idle bool
 	// leaders is what no component leads, in words.
 	leaders string
 }
@@ -71,15 +70,14 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	if v.found, err = c.plane.find(ctx); err != nil {
 		return nil, &unseenError{err}
 	}
-	var ready map[string]pod
-	if v.asked, ready, v.waiting, err = c.agents.list(ctx); err != nil {
+	if v.agents, err = c.agents.list(ctx); err != nil {
 		return nil, &unseenError{err}
 	}
 	var wg sync.WaitGroup
 	for _, s := range v.found.Servers {
 		n := &node{Server: s}
 		v.nodes = append(v.nodes, n)
-		if p, ok := ready[s.Node]; ok {
+		if p, ok := v.agents.ready[s.Node]; ok {
 			n.pod = &p
 			wg.Go(func() { c.askAgent(ctx, v, n) })
 		}
@@ -89,9 +87,7 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	for _, n := range v.nodes {
 		c.conclude(v, n)
 	}
-	c.memory.mu.Lock()
-	v.wanted = c.memory.wanted
-	c.memory.mu.Unlock()
+	v.idle = c.idle(v)
 	v.leaders, err = c.leading(ctx, v)
 	return v, err
 }
@@ -269,7 +265,12 @@ func (v *view) state() controlplane.State {
 	}
 	slices.Sort(s.Held)
 	s.Held = slices.Compact(s.Held)
-	if s.Waiting = v.leaders; s.Waiting == "" && v.idle() {
+	if v.external() {
+		s.Unled = v.leaders // no change restarts an API server, with which the leaders would fall
+	} else {
+		s.Waiting = v.leaders
+	}
+	if s.Waiting == "" && v.idle {
 		s.Waiting = "keyturn-agent to be removed from the control-plane nodes"
 	}
 	return s
@@ -307,14 +308,41 @@ func (v *view) held(n *node) []int {
 	return []int{sign}
 }
 
-// idle reports whether the agents are there and nothing is left for them: all nodes have the same keys, proven and
-// settled, and these are not those of Publish, after which the next change comes soon.
-func (v *view) idle() bool {
-	staying := v.staying()
-	if len(staying) == 0 || !v.wanted.IsZero() && !v.wanted.Equal(staying[0].configured) {
+// external reports whether all API servers have signers, and are to have them.
+func (v *view) external() bool {
+	return !slices.ContainsFunc(v.staying(), func(n *node) bool { return !n.configured.External || !n.running.External })
+}
+
+// lingering is how long agents stay in Refresh, in which they have nothing to do, since Retire needs them again.
+const lingering = 2 * time.Minute
+
+// idle reports whether the agents are there and nothing is left for them.
+func (c *Cluster) idle(v *view) bool {
+	c.memory.mu.Lock()
+	defer c.memory.mu.Unlock()
+	since, now := c.memory.quiet, c.now()
+	c.memory.quiet = time.Time{}
+	if !v.quiet(c.memory.wanted) {
 		return false
 	}
-	return v.asked && !slices.ContainsFunc(staying, func(n *node) bool {
+	if len(v.staying()[0].configured.Verify) == 1 {
+		return true
+	}
+	if since.IsZero() {
+		since = now
+	}
+	c.memory.quiet = since
+	return now.Sub(since) >= lingering
+}
+
+// quiet reports whether all nodes have the keys for which agents were made, proven and settled. Those of Publish do not
+// count: the next change comes soon.
+func (v *view) quiet(wanted rotation.Keys) bool {
+	staying := v.staying()
+	if len(staying) == 0 || !wanted.IsZero() && !wanted.Equal(staying[0].configured) {
+		return false
+	}
+	return v.agents.asked && !slices.ContainsFunc(staying, func(n *node) bool {
 		keys := n.configured
 		publishing := len(keys.Verify) == 2 && keys.Sign == keys.Verify[0]
 		return n.pending() || !n.changed() || publishing || !keys.Equal(staying[0].configured)

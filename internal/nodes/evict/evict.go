@@ -14,6 +14,7 @@ package evict
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -39,6 +40,11 @@ type Pod struct {
 	Ready  bool
 	// Refused means that an eviction was refused lately.
 	Refused bool
+
+	// NewBy is by when its tokens are new without an eviction, and Pinned a volume of which they never are; both are zero
+	// if nobody waits for that.
+	NewBy  time.Time
+	Pinned string
 }
 
 func (p Pod) ending() bool { return p.Object.DeletionTimestamp != nil }

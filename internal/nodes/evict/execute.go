@@ -24,6 +24,10 @@ const pageSize = 500
 type Executor struct {
 	// How is the cluster's nodeRefresh.
 	How v1alpha1.NodeRefresh
+	// Unread means that nobody reads the token files on any node, and Reload is how long applications may use a token that
+	// is no longer in its file.
+	Unread bool
+	Reload time.Duration
 	// Restarts means that the rotation restarts API servers.
 	Restarts bool
 	// Rolled means that somebody else replaces the nodes that Keyturn did not make.
@@ -52,6 +56,9 @@ func (o *Observed) Since() time.Time { return o.since }
 // evicts reports whether pods are evicted.
 func (e *Executor) evicts() bool { return e.How == v1alpha1.NodeRefreshEvict }
 
+// waits reports whether it is left to kubelets to replace tokens, and to their time to prove it.
+func (e *Executor) waits() bool { return e.How == v1alpha1.NodeRefreshWait && e.Unread }
+
 // needsNote reports whether it matters since when nobody gets an old token. New nodes leave no pod with an old one, but
 // pods that an earlier rotation named are named until a list shows that they are gone.
 func (e *Executor) needsNote(judged []*corev1.Node) bool {
@@ -75,17 +82,20 @@ func (e *Executor) Observe(ctx context.Context, judged []*corev1.Node, proven bo
 		return o, nil
 	}
 	o.list, err = e.Memory.pods(e.Keys.KeyID, o.since, e.Now, e.Every,
-		func() (*list, error) { return e.read(ctx, o.since) })
+		func() (*list, error) { return e.read(ctx, o) })
 	return o, err
 }
 
 // read lists all pods that have not ended.
-func (e *Executor) read(ctx context.Context, since time.Time) (*list, error) {
-	around, err := e.Memory.surroundings(e.Keys.KeyID, since, func() (surroundings, error) { return e.around(ctx, since) })
+func (e *Executor) read(ctx context.Context, o *Observed) (*list, error) {
+	around, err := e.Memory.surroundings(e.Keys.KeyID, o.since, func() (surroundings, error) { return e.around(ctx, o.since) })
 	if err != nil {
 		return nil, err
 	}
 	j := judge{surroundings: around, evicts: e.evicts()}
+	if e.waits() {
+		j.kubelets = newKubelets(o.judged, e.Reload, e.Now)
+	}
 	l := &list{Pods: Pods{Owners: map[types.UID]Owner{}}, on: map[string][]Pod{}}
 	options := metav1.ListOptions{Limit: pageSize, FieldSelector: "status.phase!=Succeeded,status.phase!=Failed"}
 	for {
@@ -189,7 +199,7 @@ func (e *Executor) KeyVersion(o *Observed, node string) int {
 		return e.Keys.Next // every older token is refused, so nobody holds one
 	case o.since.IsZero() || o.list == nil || len(o.list.on[node]) > 0:
 		return e.Keys.Old
-	case e.evicts() && o.strays():
+	case (e.evicts() || e.waits()) && o.strays():
 		return e.Keys.Old // on a node whose object is gone, a kubelet may still run it
 	default:
 		return e.Keys.Next

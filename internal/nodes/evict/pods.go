@@ -24,6 +24,8 @@ type judge struct {
 	surroundings
 	// evicts means that every old pod is to go, whatever would replace its tokens.
 	evicts bool
+	// kubelets replace the tokens; nil where nobody leaves it to them.
+	kubelets *kubelets
 }
 
 // surroundings are what the API shows of tokens besides the pods. Whatever comes later has new tokens only.
@@ -126,6 +128,10 @@ type list struct {
 func (l *list) add(j judge, pod *corev1.Pod) {
 	p := podOf(pod)
 	old := j.isOld(pod)
+	if old && j.kubelets != nil {
+		p.NewBy, p.Pinned = j.kubelets.newBy(pod, j.since), pinned(pod, j.tokens(pod), j.since)
+		old = p.Pinned != "" || p.NewBy.IsZero() || j.kubelets.now.Before(p.NewBy)
+	}
 	if old {
 		l.Old = append(l.Old, p)
 		l.on[pod.Spec.NodeName] = append(l.on[pod.Spec.NodeName], p)

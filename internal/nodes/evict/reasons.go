@@ -19,6 +19,8 @@ func (e *Executor) Reasons(o *Observed) []nodes.Reason {
 		return nil
 	case e.evicts():
 		return e.evictions(o)
+	case e.waits():
+		return e.renewals(o)
 	}
 	var out []nodes.Reason
 	for _, n := range o.judged {

@@ -242,13 +242,35 @@ func TestHolders(t *testing.T) {
 	}
 }
 
-// TestWithoutMachines needs Evict.
+// TestWithoutMachines needs Evict or Wait.
 func TestWithoutMachines(t *testing.T) {
 	b := evicting(t)
-	b.cluster.NodeRefresh = v1alpha1.NodeRefreshWait
+	b.cluster.NodeRefresh = v1alpha1.NodeRefreshInPlace
 	if _, err := b.open().Observe(context.Background(), keysOf(1)); err == nil ||
-		!strings.Contains(err.Error(), "use Evict") {
+		!strings.Contains(err.Error(), "use Evict or Wait") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestWaitWithoutMachines leaves pods alone until their kubelets have replaced all tokens, and applications have read
+// them.
+func TestWaitWithoutMachines(t *testing.T) {
+	b := evicting(t)
+	b.cluster.NodeRefresh, b.cluster.TokenReload = v1alpha1.NodeRefreshWait, 5*time.Minute
+	b.pod("web", "theirs", both(withToken, controlled(b, "web")))
+	b.pod("bare", "theirs", withToken)
+	b.pod("tokenless", "theirs", nil)
+	st := b.until("kubelets to be waited for", 2, waitingFor("the kubelets to replace the tokens of 2 pods"))
+	if st.Blocked || st.Oldest != 1 {
+		t.Errorf("before the time: %+v", st)
+	}
+	b.ahead = 24 * time.Hour
+	st = b.observe(2)
+	if st.Oldest != 2 || st.Waiting != "" || !st.Converged {
+		t.Errorf("after it: %+v", st)
+	}
+	if !b.podExists("web") || !b.podExists("bare") {
+		t.Error("pods were evicted")
 	}
 }
 

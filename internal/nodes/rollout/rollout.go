@@ -43,7 +43,7 @@ type Cluster struct {
 	TokenReload time.Duration
 	// Restarts means that a rotation restarts its API servers.
 	Restarts bool
-	// Machines are those of its pools. Without any, Keyturn makes no nodes, and NodeRefresh must be Evict or, with a
+	// Machines are those of its pools. Without any, Keyturn makes no nodes, and NodeRefresh must be Evict, Wait or, with a
 	// Roller, Replace.
 	Machines nodes.Machines
 	// Refresher replaces the tokens on its machines. Without one, NodeRefresh must be Replace, unless there are no
@@ -200,9 +200,9 @@ func (c *observation) roll(ctx context.Context) error {
 func (c Cluster) check() error {
 	switch {
 	case c.rolls():
-	case c.Machines == nil && c.NodeRefresh != v1alpha1.NodeRefreshEvict:
-		return fmt.Errorf("cluster %s: Keyturn did not make its nodes, as nodeRefresh %s needs: use %s",
-			c.Name, c.NodeRefresh, v1alpha1.NodeRefreshEvict)
+	case c.Machines == nil && c.NodeRefresh != v1alpha1.NodeRefreshEvict && c.NodeRefresh != v1alpha1.NodeRefreshWait:
+		return fmt.Errorf("cluster %s: Keyturn did not make its nodes, as nodeRefresh %s needs: use %s or %s",
+			c.Name, c.NodeRefresh, v1alpha1.NodeRefreshEvict, v1alpha1.NodeRefreshWait)
 	case c.Machines != nil && c.Refresher == nil && c.NodeRefresh.KeepsNodes():
 		return fmt.Errorf("cluster %s: its machines cannot have their tokens replaced, as nodeRefresh %s wants: use %s",
 			c.Name, c.NodeRefresh, v1alpha1.NodeRefreshReplace)
@@ -278,7 +278,8 @@ func (r *Rollout) open(client kubernetes.Interface, keys nodes.Keys) *observatio
 			Memory: &memory.tokens, Every: r.tokensEvery, Now: now,
 		},
 		aged: evict.Executor{
-			How: r.NodeRefresh, Restarts: r.Restarts, Rolled: r.rolls(), Keys: keys, Client: client,
+			How: r.NodeRefresh, Rolled: r.rolls(), Unread: r.Machines == nil, Reload: r.TokenReload, Restarts: r.Restarts,
+			Keys: keys, Client: client,
 			Memory: &memory.evict, Every: r.podsEvery(), Now: now,
 		},
 	}

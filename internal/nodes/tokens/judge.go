@@ -59,9 +59,9 @@ func (h *Held) addPod(how v1alpha1.NodeRefresh, r nodes.Refresh, keyID string, p
 		switch t := p.tokens[i]; {
 		case t.Problem != "":
 			words := fmt.Sprintf("%s, whose volume %s has no token in %s (%s),", name, m.Volume, m.Path, t.Problem)
-			h.add(words, now.Add(renewalSlack))
+			h.add(words, now.Add(RenewalSlack))
 		case t.Missing && p.pod.Status.Phase != corev1.PodPending:
-			h.add(fmt.Sprintf("%s, whose volume %s has no file %s,", name, m.Volume, m.Path), now.Add(renewalSlack))
+			h.add(fmt.Sprintf("%s, whose volume %s has no file %s,", name, m.Volume, m.Path), now.Add(RenewalSlack))
 		case t.Missing && older:
 			h.addUnstarted(how, r, name, m, now)
 		case t.Missing:

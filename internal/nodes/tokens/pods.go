@@ -16,9 +16,9 @@ const (
 	renewalPercent = 80
 	// maxRenewal is the age at which it is replaced, however long it lives (maxTTL).
 	maxRenewal = 24 * time.Hour
-	// renewalSlack is how long that may take: a pod is synced each minute, and half a minute more at most
+	// RenewalSlack is how long that may take: a pod is synced each minute, and half a minute more at most
 	// (syncFrequency and workerResyncIntervalJitterFactor in pkg/kubelet), and maxJitter of the token manager.
-	renewalSlack = 90*time.Second + 10*time.Second
+	RenewalSlack = 90*time.Second + 10*time.Second
 )
 
 // mount is a projected token of a pod.
@@ -68,5 +68,5 @@ func Renewal(pod *corev1.Pod) time.Duration {
 
 // renewedBy is when a kubelet has replaced a token, at the latest.
 func renewedBy(issued time.Time, life time.Duration) time.Time {
-	return issued.Add(min(life/100*renewalPercent, maxRenewal) + renewalSlack)
+	return issued.Add(min(life/100*renewalPercent, maxRenewal) + RenewalSlack)
 }

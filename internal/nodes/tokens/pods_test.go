@@ -49,13 +49,13 @@ func TestTokenMounts(t *testing.T) {
 }
 
 func TestRenewal(t *testing.T) {
-	if got, want := Renewal(tokenPod(nil)), 48*time.Minute+5600*time.Millisecond+renewalSlack; got != want {
+	if got, want := Renewal(tokenPod(nil)), 48*time.Minute+5600*time.Millisecond+RenewalSlack; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	long := func(p *corev1.Pod) {
 		*p.Spec.Volumes[1].Projected.Sources[1].ServiceAccountToken.ExpirationSeconds = 1 << 32
 	}
-	if got, want := Renewal(tokenPod(long)), maxRenewal+renewalSlack; got != want {
+	if got, want := Renewal(tokenPod(long)), maxRenewal+RenewalSlack; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	if got := Renewal(&corev1.Pod{}); got != 0 {

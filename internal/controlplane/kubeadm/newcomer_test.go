@@ -1,0 +1,129 @@
+package kubeadm
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/agent"
+	"github.com/keyturn/keyturn/internal/rotation"
+)
+
+// restart has the kubelet start kube-apiserver again, without a change.
+func (h *host) restart() { h.manifest, h.theirs = "", true }
+
+// regenerate writes the manifests as kubeadm does, which knows of no signer and no annotation.
+func (h *host) regenerate() {
+	h.write(h.Manifests+"/kube-apiserver.yaml", []byte(h.original))
+	h.write(h.Manifests+"/kube-controller-manager.yaml", []byte(managerManifest))
+	h.unmarked, h.theirs = true, true
+}
+
+// reboot starts everything on a node again. The agent's pod is the same one with another key.
+func (h *host) reboot() {
+	h.restart()
+	h.Key = must(agent.NewPrivateKey())
+	h.stop()
+	h.stop, h.served.IssuedAt = func() {}, time.Time{}
+}
+
+// event is what people do to control-plane nodes while Keyturn rotates keys.
+type event struct {
+	name string
+	// lags means that a node comes with keys from before, whose API server refuses tokens until it is brought up.
+	lags bool
+	// begin does it, and end what comes some time later; nil for nothing.
+	begin, end func(w *testCluster)
+}
+
+// events are for a cluster of nodes a and b. first has the files from before the rotation.
+func events(first func() (private, public []byte)) []event {
+	join := func(w *testCluster, private, public []byte) { w.join("c", private, public).unmarked = true }
+	return []event{
+		{"kubeadm join with fresh kubeadm-certs", false, func(w *testCluster) {
+			a := w.host("a")
+			join(w, []byte(a.read(a.PKI+"/sa.key")), []byte(a.read(a.PKI+"/sa.pub")))
+		}, nil},
+		{"kubeadm join with stale kubeadm-certs", true, func(w *testCluster) {
+			private, public := first()
+			join(w, private, public)
+		}, nil},
+		// It touches no service account key, and its user restarts the static pods.
+		{"kubeadm certs renew", false, func(w *testCluster) { w.host("b").restart() }, nil},
+		{"kubeadm upgrade apply --force", false, func(w *testCluster) { w.host("b").regenerate() }, nil},
+		{"a reboot", false, func(w *testCluster) { w.host("b").reboot() }, nil},
+		{"a node that is off for a while", false, func(w *testCluster) { w.host("b").off = true }, func(w *testCluster) {
+			w.host("b").off = false
+			w.host("b").reboot()
+		}},
+	}
+}
+
+// TestEvents has each event come in each step of a rotation, with files and with signers. No API server is ever seen to
+// refuse what another signs but one that just came with old keys, and in the end all nodes have the new key alone.
+func TestEvents(t *testing.T) {
+	steps := []rotation.Step{rotation.StepPublish, rotation.StepSwitch, rotation.StepRefresh, rotation.StepRetire, ""}
+	for _, source := range []v1alpha1.KeySource{v1alpha1.KeySourceFiles, v1alpha1.KeySourceExternal} {
+		for _, step := range steps {
+			var private, public []byte
+			for _, e := range events(func() ([]byte, []byte) { return private, public }) {
+				t.Run(string(source)+"/"+string(step)+"/"+e.name, func(t *testing.T) {
+					w := newTestCluster(t, "a", "b")
+					a := w.hosts[0]
+					private, public = []byte(a.read(a.PKI+"/sa.key")), []byte(a.read(a.PKI+"/sa.pub"))
+					w.uc.Spec.KSASigningKey.Source = source
+					w.settle()
+					w.uc.Spec.KSASigningKey.Version = 2
+					w.upTo(step)
+					w.lagging = e.lags
+					e.begin(w)
+					if e.end != nil {
+						for range 20 {
+							w.round()
+							w.check()
+						}
+						e.end(w)
+					}
+					w.log = nil // a node that comes with old keys may bring a step back that had not begun everywhere
+					w.settle()
+					w.have(2, source == v1alpha1.KeySourceExternal)
+				})
+			}
+		}
+	}
+}
+
+// upTo does rounds until a step begins; until the rotation is over for the empty one.
+func (w *testCluster) upTo(step rotation.Step) {
+	w.t.Helper()
+	if step == "" {
+		w.settle()
+		return
+	}
+	var d rotation.Decision
+	w.until("step "+string(step), func() bool {
+		d = w.round()
+		return d.Step == step
+	})
+}
+
+// TestOffBeforeAndBackAfter has a node be removed before a rotation, and come back after it with its old disk.
+func TestOffBeforeAndBackAfter(t *testing.T) {
+	for _, source := range []v1alpha1.KeySource{v1alpha1.KeySourceFiles, v1alpha1.KeySourceExternal} {
+		w := newTestCluster(t, "a", "b", "c")
+		w.uc.Spec.KSASigningKey.Source = source
+		w.settle()
+		away := w.hosts[2]
+		w.hosts = w.hosts[:2]
+		w.uc.Spec.KSASigningKey.Version = 2
+		w.settle()
+		away.reboot()
+		w.hosts, w.lagging = append(w.hosts, away), true
+		w.settle()
+		w.have(2, source == v1alpha1.KeySourceExternal)
+		if _, err := os.Stat(away.StateDir + "/agent/undo.json"); err == nil {
+			t.Error("the change is not settled")
+		}
+	}
+}

@@ -1,0 +1,42 @@
+package signercmd
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/keyturn/keyturn/signer/ledger"
+)
+
+// LedgerCommand is the name of the subcommand that Ledger runs.
+const LedgerCommand = "ledger"
+
+// Ledger writes the ledger of a signer to stdout, as a ledger.Report in JSON, and returns the exit code of the process.
+// The signer need not run.
+func Ledger(args []string, stdout, stderr io.Writer) int {
+	set := flag.NewFlagSet("keyturn-signer "+LedgerCommand, flag.ContinueOnError)
+	set.SetOutput(stderr)
+	path := set.String("ledger-file", "", "the ledger of a signer: its --ledger-file, or ledger beside its socket")
+	err := set.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		return 2 // set has told why
+	case *path == "" || set.NArg() > 0:
+		_, _ = fmt.Fprintf(stderr, "Error: --ledger-file is needed, and nothing else\n")
+		return 2
+	}
+	report, err := ledger.Read(*path, time.Now())
+	if err == nil {
+		err = json.NewEncoder(stdout).Encode(report)
+	}
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "Error: %v\n", err)
+		return 1
+	}
+	return 0
+}
