@@ -97,12 +97,12 @@ func TestCreate(t *testing.T) {
 		{"kubeadm, with new nodes", func(uc *v1alpha1.UserCluster) {
 			adopted(uc).KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshReplace
 		}, "ksaSigningKey.nodeRefresh must be Evict or Wait"},
+		{"kubeadm, whose pods stay", func(uc *v1alpha1.UserCluster) {
+			adopted(uc).KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshWait
+		}, ""},
 		{"clusterAPI, with new nodes", func(uc *v1alpha1.UserCluster) {
 			adopted(uc).Infrastructure = v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod"}}
 			uc.Spec.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshReplace
-		}, ""},
-		{"kubeadm, whose pods stay", func(uc *v1alpha1.UserCluster) {
-			adopted(uc).KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshWait
 		}, ""},
 		{"kubeadm, retired when unused", func(uc *v1alpha1.UserCluster) {
 			adopted(uc).KSASigningKey.Retire = v1alpha1.RetireWhenUnused
