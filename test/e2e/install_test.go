@@ -74,7 +74,9 @@ type installation struct {
 // newInstallation installs the chart in the cluster "managing" of a place.
 func newInstallation(t *testing.T, host *place) *installation {
 	t.Helper()
-	in := &installation{place: &place{t: t, bin: host.bin, dir: t.TempDir(), network: host.network}, host: host}
+	in := &installation{
+		place: &place{t: t, bin: host.bin, dir: t.TempDir(), network: host.network, patience: host.patience}, host: host,
+	}
 	copyFile(t, host.userKubeconfig("managing"), in.kubeconfig())
 	in.importImages(t)
 	credentials := filepath.Join(host.dir, "local-credentials")
