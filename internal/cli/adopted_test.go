@@ -76,6 +76,7 @@ func TestAdoptionPreview(t *testing.T) {
 		"adopt-external.txt": {Cluster: "prod", Report: single, KeySource: v1alpha1.KeySourceExternal},
 		"adopt-problem.txt":  {Cluster: "prod", Report: broken, KeySource: v1alpha1.KeySourceFiles},
 	} {
+		p.namespace = v1alpha1.SystemNamespace
 		var out bytes.Buffer
 		if err := p.write(&out); err != nil {
 			t.Fatal(err)
