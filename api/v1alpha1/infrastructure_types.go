@@ -85,11 +85,11 @@ type KubeadmInfrastructure struct {
 	ShutdownSendRetryAfter bool `json:"shutdownSendRetryAfter"`
 }
 
-// ClusterAPIInfrastructure names a cluster of Cluster API. Its Cluster, contract v1beta2, is in the admin cluster, in the
-// namespace of the UserCluster.
+// ClusterAPIInfrastructure names a cluster of Cluster API. Its Cluster, contract v1beta2, is in the admin cluster, in
+// the namespace of the UserCluster.
 type ClusterAPIInfrastructure struct {
-	// Cluster is the name of the Cluster. The controller reaches it by Secret NAME-kubeconfig, and keeps Secret NAME-sa, with
-	// whose keys control-plane machines start, in step with the API servers.
+	// Cluster is the name of the Cluster. The controller reaches it by Secret NAME-kubeconfig, and keeps Secret NAME-sa,
+	// with whose keys control-plane machines start, in step with the API servers.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[a-z]([-a-z0-9.]*[a-z0-9])?$`

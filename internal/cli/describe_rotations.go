@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,11 +20,11 @@ func (a *app) describeRotations(w io.Writer, uc *v1alpha1.UserCluster) error {
 	}
 	fmt.Fprintln(w, "Rotations:")
 	rows := [][]string{{"TO", "STEP", "STARTED", "TOOK", "WAITED FOR"}}
-	for i := len(all) - 1; i >= 0; i-- {
-		for j, s := range all[i].Steps {
+	for _, rotation := range slices.Backward(all) {
+		for j, s := range rotation.Steps {
 			version := ""
 			if j == 0 {
-				version = fmt.Sprint(all[i].Version)
+				version = fmt.Sprint(rotation.Version)
 			}
 			row := []string{version, s.Name, s.StartedAt.UTC().Format(time.RFC3339), a.took(s.StartedAt, s.CompletedAt)}
 			rows = append(rows, append(row, a.longestWait(s)))

@@ -206,8 +206,8 @@ func Parse(data []byte) (*UserCluster, error) {
 // WithoutEffect returns the paths of the fields in the file that are accepted and do nothing, each once.
 func (c *UserCluster) WithoutEffect() []string { return c.withoutEffect }
 
-// Notes returns what a person should know of a valid file, a sentence each: what Keyturn takes in another way than it is
-// written.
+// Notes returns what a person should know of a valid file, a sentence each: what Keyturn takes in another way than it
+// is written.
 func (c *UserCluster) Notes() []string { return c.notes }
 
 // Adopts reports whether the file names a cluster that somebody else made.

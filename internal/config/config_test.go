@@ -225,7 +225,7 @@ func TestKubernetesVersion(t *testing.T) {
 		"1.36.2-gke.1":                    "v1.36.2",
 		"1.36.0-gke.500":                  "v1.36.4",
 		"1.35.1100-gke.12":                "v1.35.8",
-		"1.35.99999999999999999999-gke.1": "v1.35.8",
+		"1.35.90000000000000000000-gke.1": "v1.35.8",
 	} {
 		if got, err := kubernetesVersion(version); got != want || err != nil {
 			t.Errorf("%s is Kubernetes %s, %v; want %s", version, got, err, want)
@@ -288,10 +288,12 @@ func TestParseProblems(t *testing.T) {
 			`kind: must be UserCluster, not "v1" (line 2)`,
 		}},
 		{name: "alias as a key", add: "masterNode: &r replicas\nnodePools: {*r : 3}\n", want: []string{
-			"masterNode: must be a mapping, not the string \"replicas\" (line 8)", "nodePools: must be a list, not a mapping (line 9)",
+			"masterNode: must be a mapping, not the string \"replicas\" (line 8)",
+			"nodePools: must be a list, not a mapping (line 9)",
 		}},
 		{name: "merged scalar", add: "masterNode: {<<: [{replicas: 3}, 5]}\n", want: []string{
-			"masterNode: merges a whole number (5); put quotes around it to make it a string; only mappings can be merged (line 8)",
+			"masterNode: merges a whole number (5); put quotes around it to make it a string; only mappings can be merged " +
+				"(line 8)",
 		}},
 		{name: "merged into itself", add: "masterNode: &m {<<: *m}\n", want: []string{
 			"masterNode: the aliases of the file stand for more than 20000 values; write some of them out (line 8)",

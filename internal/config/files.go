@@ -135,8 +135,9 @@ func (d *decoder) serviceAccountKey(path, project string, f *Files) Secret {
 	}
 	f.warnOfMode(keyPathField, path, mode)
 	if of := key.ProjectID; of != project && projectPattern.MatchString(of) {
-		f.Notes = append(f.Notes, fmt.Sprintf("%s: the service account of %s is of project %s, and gkeConnect.projectID is %s: "+
-			"it needs a role there", keyPathField, path, of, project))
+		f.Notes = append(f.Notes, fmt.Sprintf(
+			"%s: the service account of %s is of project %s, and gkeConnect.projectID is %s: it needs a role there",
+			keyPathField, path, of, project))
 	}
 	return data
 }

@@ -4,12 +4,11 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 )
 
-// Releases are the releases of Kubernetes that `make kube` builds, one of each minor version that clusters can have, the
-// newest first.
+// Releases are the releases of Kubernetes that `make kube` builds, one of each minor version that clusters can have,
+// the newest first.
 var Releases = []string{"v1.36.4", "v1.35.8"}
 
 // DefaultVersion is the gkeOnPremVersion of new files.
@@ -26,8 +25,8 @@ func Minors() []string {
 	return minors
 }
 
-// kubernetesVersion returns the Kubernetes version of a gkeOnPremVersion, such as "v1.36.4". The patch number of Google's
-// releases is a multiple of 100 and not that of Kubernetes: they get the release of their minor version.
+// kubernetesVersion returns the Kubernetes version of a gkeOnPremVersion, such as "v1.36.4". The patch number of
+// Google's releases is a multiple of 100 and not that of Kubernetes: they get the release of their minor version.
 func kubernetesVersion(gkeOnPremVersion string) (string, error) {
 	m := versionPattern.FindStringSubmatch(gkeOnPremVersion)
 	switch {
@@ -41,7 +40,7 @@ func kubernetesVersion(gkeOnPremVersion string) (string, error) {
 		return "", fmt.Errorf("%q is not supported: clusters can have Kubernetes %s",
 			gkeOnPremVersion, strings.Join(Minors(), " or "))
 	}
-	if patch, err := strconv.Atoi(m[2]); err != nil || patch%100 == 0 {
+	if m[2] == "0" || strings.HasSuffix(m[2], "00") {
 		return Releases[minor], nil
 	}
 	return "v" + m[1] + "." + m[2], nil

@@ -171,8 +171,8 @@ func rules(t *testing.T, objects map[string]*unstructured.Unstructured, role str
 func TestSwitchedOff(t *testing.T) {
 	for name := range named(render(t, "--values", "testdata/none.yaml")) {
 		switch kind, _, _ := strings.Cut(name, "/"); kind {
-		case "CustomResourceDefinition", "ValidatingAdmissionPolicy", "NetworkPolicy", "PodDisruptionBudget", "ServiceMonitor",
-			"PrometheusRule", "CronJob":
+		case "CustomResourceDefinition", "ValidatingAdmissionPolicy", "NetworkPolicy", "PodDisruptionBudget",
+			"ServiceMonitor", "PrometheusRule", "CronJob":
 			t.Errorf("%s is there", name)
 		}
 		if name == "ClusterRole/keyturn-view" || name == "ClusterRole/keyturn-edit" {
@@ -195,11 +195,13 @@ func TestRefused(t *testing.T) {
 		"Secret without endpoint": {[]string{"--set", "local.secretName=local"}, "secretName"},
 		"no URL":                  {[]string{"--set", "allow.fleetEndpoints={http://fleet.example}"}, "fleetEndpoints"},
 		"no name of a cluster":    {[]string{"--set", "ownCluster=self"}, "ownCluster"},
-		"keys elsewhere":          {[]string{"--set", "clusterAPI.namespaces={fleet},secretNamespaces={team-a}"}, "secretNamespaces"},
-		"a namespace in use":      {[]string{"--set", "agent.namespace=kube-system"}, "namespace"},
-		"no age":                  {[]string{"--set", "schedule.olderThan=90 days"}, "olderThan"},
-		"no rotation at once":     {[]string{"--set", "schedule.parallel=0"}, "parallel"},
-		"no duration":             {[]string{"--set", "controller.settledInterval=ten minutes"}, "settledInterval"},
+		"keys elsewhere": {
+			[]string{"--set", "clusterAPI.namespaces={fleet},secretNamespaces={team-a}"}, "secretNamespaces",
+		},
+		"a namespace in use":  {[]string{"--set", "agent.namespace=kube-system"}, "namespace"},
+		"no age":              {[]string{"--set", "schedule.olderThan=90 days"}, "olderThan"},
+		"no rotation at once": {[]string{"--set", "schedule.parallel=0"}, "parallel"},
+		"no duration":         {[]string{"--set", "controller.settledInterval=ten minutes"}, "settledInterval"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := helm(t, template(test.args...)...); err == nil || !strings.Contains(said(err).Error(), test.want) {

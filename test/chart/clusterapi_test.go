@@ -54,7 +54,8 @@ func TestClusterAPIPolicy(t *testing.T) {
 		})
 	}
 	change := func(name, merge string) error {
-		return c.Patch(t.Context(), objects[name].DeepCopy(), client.RawPatch(types.MergePatchType, []byte(merge)), client.DryRunAll)
+		patch := client.RawPatch(types.MergePatchType, []byte(merge))
+		return c.Patch(t.Context(), objects[name].DeepCopy(), patch, client.DryRunAll)
 	}
 	const replicas, topology = `{"spec":{"replicas":5}}`, `{"spec":{"topology":{"version":"v1.37.0"}}}`
 	must(change("prod", replicas))
@@ -92,7 +93,9 @@ func TestClusterAPIPolicy(t *testing.T) {
 func clusterAPIClient(t *testing.T, config *rest.Config) client.Client {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, apiextensionsv1.AddToScheme, v1alpha1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, apiextensionsv1.AddToScheme, v1alpha1.AddToScheme,
+	} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
@@ -146,8 +149,9 @@ func adoptedBy(t *testing.T, c client.Client, name string) *v1alpha1.UserCluster
 	uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "team-a", Name: name}}
 	uc.Spec.Infrastructure.ClusterAPI = &v1alpha1.ClusterAPIInfrastructure{Cluster: name}
 	uc.Spec.KSASigningKey = v1alpha1.KSASigningKey{
-		Version: 1, Algorithm: v1alpha1.RS256, Issuer: v1alpha1.DefaultIssuer, TokenReloadSeconds: 300, PublishMaxAgeSeconds: 60,
-		Retire: v1alpha1.RetireAfterRefresh, RetireTimeoutSeconds: 60,
+		Version: 1, Algorithm: v1alpha1.RS256, Issuer: v1alpha1.DefaultIssuer, TokenReloadSeconds: 300,
+		PublishMaxAgeSeconds: 60,
+		Retire:               v1alpha1.RetireAfterRefresh, RetireTimeoutSeconds: 60,
 	}
 	if err := c.Create(t.Context(), uc); err != nil {
 		t.Fatal(err)

@@ -20,8 +20,8 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// TestScheduleWithoutKubeconfig runs gkectl as the pods of the CronJob do: without a kubeconfig, and with a token of their
-// service account where kubelets put it.
+// TestScheduleWithoutKubeconfig runs gkectl as the pods of the CronJob do: without a kubeconfig, and with a token of
+// their service account where kubelets put it.
 func TestScheduleWithoutKubeconfig(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting the directory of the token needs root")

@@ -45,7 +45,8 @@ func TestWhatSelectsThePods(t *testing.T) {
 		}
 	}
 	if *deployment.Spec.Replicas != 2 || budget.Spec.MaxUnavailable.IntValue() != 1 {
-		t.Errorf("%d controllers, of which %v may be away; want 2 and 1", *deployment.Spec.Replicas, budget.Spec.MaxUnavailable)
+		t.Errorf("%d controllers, of which %v may be away; want 2 and 1",
+			*deployment.Spec.Replicas, budget.Spec.MaxUnavailable)
 	}
 	checkPolicy(t, policy.Spec, pod.Spec.Containers[0])
 }

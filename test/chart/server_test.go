@@ -110,7 +110,8 @@ func convert(t *testing.T, o *unstructured.Unstructured, into any) {
 	}
 }
 
-// checkPod has the API server check the pods of an object, which a namespace of Pod Security level restricted must accept.
+// checkPod has the API server check the pods of an object, which a namespace of Pod Security level restricted must
+// accept.
 func checkPod(t *testing.T, o *unstructured.Unstructured, template corev1.PodTemplateSpec) {
 	t.Helper()
 	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}

@@ -95,8 +95,8 @@ func (c *Cluster) SigningKey(ctx context.Context, keyID string) (crypto.Signer, 
 	return c.Cluster.SigningKey(ctx, keyID)
 }
 
-// Delete implements controlplane.Adapter. The material has the keys with which the cluster goes on, or those of the step
-// after them, which every API server accepts.
+// Delete implements controlplane.Adapter. The material has the keys with which the cluster goes on, or those of the
+// step after them, which every API server accepts.
 func (c *Cluster) Delete(ctx context.Context) (gone bool, err error) {
 	if err := c.writable(ctx); isGone(err) {
 		return true, nil

@@ -103,8 +103,8 @@ func (c *Clusters) amend(ctx context.Context, uc *v1alpha1.UserCluster, f *kubea
 	return err
 }
 
-// Config implements kubeadm.Configs. Cluster API gives a kubeconfig a new certificate before that of its user expires, so
-// it is read each time.
+// Config implements kubeadm.Configs. Cluster API gives a kubeconfig a new certificate before that of its user expires,
+// so it is read each time.
 func (c *Clusters) Config(ctx context.Context, uc *v1alpha1.UserCluster) (*rest.Config, error) {
 	if !slices.Contains(c.namespaces, uc.Namespace) {
 		return nil, controlplane.Blocked(fmt.Errorf("keyturn-controller was started without --cluster-api-namespace=%s, and "+

@@ -5,8 +5,9 @@
 // UserCluster:
 //
 //   - Secret CLUSTER-kubeconfig is how the API servers are reached. Cluster API renews it, so each round reads it.
-//   - Secret CLUSTER-sa is what control-plane machines start with. Cluster API copies it into the bootstrap data of each,
-//     and reads it at no other time. It is the bootstrap material of rotation.Observed: first to change in each step.
+//   - Secret CLUSTER-sa is what control-plane machines start with. Cluster API copies it into the bootstrap data of
+//     each, and reads it at no other time. It is the bootstrap material of rotation.Observed: first to change in each
+//     step.
 //   - A control-plane Machine that has its bootstrap data and no node yet starts with the keys of then. It counts as
 //     an API server that is not proven. One that is being deleted leaves.
 //

@@ -133,7 +133,9 @@ func isPaused(o client.Object) bool {
 }
 
 // get reads an object into what is of use of it.
-func (m management) get(ctx context.Context, kind schema.GroupVersionKind, name string, into any) (*unstructured.Unstructured, error) {
+func (m management) get(
+	ctx context.Context, kind schema.GroupVersionKind, name string, into any,
+) (*unstructured.Unstructured, error) {
 	o := &unstructured.Unstructured{}
 	o.SetGroupVersionKind(kind)
 	if err := m.Get(ctx, m.key(name), o); err != nil {

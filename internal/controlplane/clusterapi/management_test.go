@@ -131,7 +131,8 @@ func TestManagement(t *testing.T) {
 		if waiting != tt.waiting || (err != nil) != (tt.blocked != "") {
 			t.Errorf("Cluster %s waits for %q, %v; want %q", name, waiting, err, tt.waiting)
 		}
-		if _, blocked := errors.AsType[*controlplane.BlockedError](err); err != nil && (!blocked || !strings.Contains(err.Error(), tt.blocked)) {
+		_, blocked := errors.AsType[*controlplane.BlockedError](err)
+		if err != nil && (!blocked || !strings.Contains(err.Error(), tt.blocked)) {
 			t.Errorf("Cluster %s: %v, want it to be blocked and to name %q", name, err, tt.blocked)
 		}
 		if isGone(err) != (name == "none") {
@@ -148,7 +149,8 @@ func TestManagement(t *testing.T) {
 // TestWithoutClusterAPI has a cluster without it.
 func TestWithoutClusterAPI(t *testing.T) {
 	_, err := management{startManagement(t), "default", "one"}.waiting(t.Context())
-	if _, blocked := errors.AsType[*controlplane.BlockedError](err); !blocked || !strings.Contains(err.Error(), "does not serve Cluster API") {
+	_, blocked := errors.AsType[*controlplane.BlockedError](err)
+	if !blocked || !strings.Contains(err.Error(), "does not serve Cluster API") {
 		t.Errorf("%v, want it to be blocked", err)
 	}
 }

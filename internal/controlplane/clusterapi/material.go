@@ -195,7 +195,9 @@ func (c *Cluster) compose(m material, t controlplane.Target, keys []keystore.Key
 
 // files returns sa.pub and sa.key: the signing key's public key first, since kubeadm takes the first one for that of
 // sa.key, then the other versions, then foreign keys.
-func (c *Cluster) files(m material, t controlplane.Target, keys []keystore.KeyPair) (public, private []byte, err error) {
+func (c *Cluster) files(
+	m material, t controlplane.Target, keys []keystore.KeyPair,
+) (public, private []byte, err error) {
 	var all []crypto.PublicKey
 	for _, version := range signingFirst(t.Keys) {
 		i := slices.IndexFunc(keys, func(k keystore.KeyPair) bool { return k.Version == version })
@@ -238,7 +240,8 @@ func released(uc *v1alpha1.UserCluster) []string {
 }
 
 // reverted reports whether somebody has put back keys of an earlier step. The controller remembers what it wrote, the
-// Secret has it too unless all of it was replaced, and no step begins before the material has the keys of the one before.
+// Secret has it too unless all of it was replaced, and no step begins before the material has the keys of the one
+// before.
 func (r *memory) reverted(m material, t controlplane.Target) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -107,8 +107,10 @@ func TestFiles(t *testing.T) {
 		released string
 		want     []keystore.KeyPair
 	}{
-		"published":      {rotation.Keys{Verify: []int{1, 2}, Sign: 1}, true, "", []keystore.KeyPair{k[0], k[1], k[2], k[3]}},
-		"switched":       {rotation.Keys{Verify: []int{1, 2}, Sign: 2}, true, k[2].KeyID, []keystore.KeyPair{k[1], k[0], k[2], k[3]}},
+		"published": {rotation.Keys{Verify: []int{1, 2}, Sign: 1}, true, "", []keystore.KeyPair{k[0], k[1], k[2], k[3]}},
+		"switched": {
+			rotation.Keys{Verify: []int{1, 2}, Sign: 2}, true, k[2].KeyID, []keystore.KeyPair{k[1], k[0], k[2], k[3]},
+		},
 		"retired":        {rotation.Keys{Verify: []int{2}, Sign: 2}, false, "", []keystore.KeyPair{k[1], k[2], k[3]}},
 		"one was let go": {rotation.Keys{Verify: []int{2}, Sign: 2}, false, k[2].KeyID, []keystore.KeyPair{k[1], k[3]}},
 	} {
@@ -170,7 +172,8 @@ func TestGive(t *testing.T) {
 	refused := func(why string) {
 		t.Helper()
 		err := give(switched)
-		if _, blocked := errors.AsType[*controlplane.BlockedError](err); !blocked || !strings.Contains(err.Error(), `"argocd"`) {
+		_, blocked := errors.AsType[*controlplane.BlockedError](err)
+		if !blocked || !strings.Contains(err.Error(), `"argocd"`) {
 			t.Errorf("%s: %v, want it to be blocked and to name who wrote it", why, err)
 		}
 	}
@@ -202,7 +205,8 @@ func TestGive(t *testing.T) {
 	other := uc.DeepCopy()
 	other.Name, other.UID = "other", "uid-2"
 	m := must(clusters.Open(other).material(t.Context()))
-	if err := clusters.Open(other).give(t.Context(), m, switched, k); err == nil || !strings.Contains(err.Error(), "another UserCluster") {
+	err := clusters.Open(other).give(t.Context(), m, switched, k)
+	if err == nil || !strings.Contains(err.Error(), "another UserCluster") {
 		t.Errorf("another UserCluster writes the Secret: %v", err)
 	}
 	if gone := must(clusters.Open(uc).letGo(t.Context())); !gone {

@@ -233,7 +233,8 @@ func (o machineOwner) stuck(since, now time.Time) string {
 	case o.paused:
 		return o.String() + " not to be paused"
 	case o.strategy == onDelete:
-		return fmt.Sprintf("the machines of %s that are from before %s to be deleted: its strategy is OnDelete", o, text(since))
+		return fmt.Sprintf("the machines of %s that are from before %s to be deleted: its strategy is OnDelete",
+			o, text(since))
 	case o.after.After(now.Add(time.Minute)):
 		return fmt.Sprintf("%s to be rolled out at %s, which its rollout.after names", o, text(o.after))
 	}

@@ -103,7 +103,8 @@ func TestRollTopology(t *testing.T) {
 	o.SetGroupVersionKind(coreVersion.WithKind("Cluster"))
 	must(0, admin.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "classy"}, o))
 	list, _, err := unstructured.NestedSlice(o.Object, "spec", "topology", "workers", "machineDeployments")
-	if got := fmt.Sprint(list); err != nil || got != "[map[class:x name:a] map[class:x name:b rollout:map[after:2027-01-02T03:04:05Z]]]" {
+	const want = "[map[class:x name:a] map[class:x name:b rollout:map[after:2027-01-02T03:04:05Z]]]"
+	if got := fmt.Sprint(list); err != nil || got != want {
 		t.Errorf("the topology has %s, %v", got, err)
 	}
 }

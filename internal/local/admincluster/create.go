@@ -31,8 +31,8 @@ type CreateOptions struct {
 	Kubeconfig string
 	// Files are what else is written; empty paths: nothing.
 	Files Files
-	// Controller are flags of keyturn-controller: what UserClusters may make it reach besides the local fleet, and the images
-	// for clusters that it adopts.
+	// Controller are flags of keyturn-controller: what UserClusters may make it reach besides the local fleet, and the
+	// images for clusters that it adopts.
 	Controller []string
 	// Progress is told what is being done, one plain line each; nil: nobody is.
 	Progress func(string)

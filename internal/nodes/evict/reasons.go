@@ -27,8 +27,9 @@ func (e *Executor) Reasons(o *Observed) []nodes.Reason {
 		switch {
 		case len(pods) == 0:
 		case e.Rolled:
-			out = append(out, nodes.Reason{Words: fmt.Sprintf("node %s to be replaced, on which %s%s may hold a token older than "+
-				"key version %d", n.Name, nodes.PodName(pods[0].Object), andMore(len(pods)), e.Keys.Next)})
+			out = append(out, nodes.Reason{Words: fmt.Sprintf(
+				"node %s to be replaced, on which %s%s may hold a token older than "+
+					"key version %d", n.Name, nodes.PodName(pods[0].Object), andMore(len(pods)), e.Keys.Next)})
 		default:
 			out = append(out, nodes.Reason{Blocked: true, Words: fmt.Sprintf(
 				"%s to be deleted%s, which may hold a token older than key version %d: Keyturn did not make the node, and cannot "+
