@@ -175,7 +175,7 @@ func TestLeaveCluster(t *testing.T) {
 	if left := w.stored(prod); len(left) > 0 {
 		t.Errorf("key versions %v are left", left)
 	}
-	want := "Warning ClusterNotReleased: no route to host"
+	want := "Warning DeleteCluster ClusterNotReleased: no route to host"
 	if told := w.recorder.of(prod); !slices.Contains(told, want) {
 		t.Errorf("the events are %q, want %q among them", told, want)
 	}
