@@ -90,6 +90,9 @@ func TestSignerAccepted(t *testing.T) {
 	pod := &corev1.Pod{}
 	must(t, yaml.UnmarshalStrict(text, pod))
 	pod.Spec.Priority = nil // the API server computes it from the class
+	_, err = client.CoreV1().Namespaces().Create(t.Context(),
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: pod.Namespace}}, metav1.CreateOptions{})
+	must(t, err)
 	_, err = client.CoreV1().Pods(pod.Namespace).Create(t.Context(), pod,
 		metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})
 	must(t, err)
