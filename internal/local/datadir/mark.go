@@ -107,7 +107,14 @@ func markOf(path string) (mark, error) {
 	}
 	raw, err := dir.ReadFile(markFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return mark{}, checkUnmarked(dir)
+		unmarked := checkUnmarked(dir)
+		if unmarked == nil {
+			return mark{}, nil
+		}
+		// Whoever claimed the directory meanwhile made its mark before anything else.
+		if raw, err = dir.ReadFile(markFile); errors.Is(err, fs.ErrNotExist) {
+			return mark{}, unmarked
+		}
 	}
 	if err != nil {
 		return mark{}, err
