@@ -92,8 +92,8 @@ func TestAdoptedProblems(t *testing.T) {
 			add: "gkeOnPremVersion: 1.36.4-gke.1\nnetwork: {podCIDR: 10.0.0.0/8}\nmasterNode: {replicas: 3}\nnodePools: []\n" +
 				"enableControlplaneV2: true\nenableAdvancedCluster: false\nloadBalancer: {}\n",
 			want: []string{
-				"gkeOnPremVersion: is only for clusters that Keyturn makes: whoever made the cluster decides which version it has " +
-					"(line 5)",
+				"gkeOnPremVersion: is only for clusters that Keyturn makes: whoever made the cluster decides which version it " +
+					"has (line 5)",
 				"network: is only for clusters that Keyturn makes: whoever made the cluster chose the address ranges (line 6)",
 				"masterNode: is only for clusters that Keyturn makes: the API servers are there already (line 7)",
 				"nodePools: is only for clusters that Keyturn makes: Keyturn makes no nodes of this cluster (line 8)",
@@ -117,8 +117,8 @@ func TestAdoptedProblems(t *testing.T) {
 			want: []string{
 				`ksaSigningKey.source: must be external or files, not "floppy" (line 5)`,
 				`ksaSigningKey.algorithm: must be RS256 or ES256, not "none" (line 5)`,
-				`ksaSigningKey.nodeRefresh: must be Evict or Wait, not "Replace": Keyturn does not make the nodes of this cluster ` +
-					"(line 5)",
+				`ksaSigningKey.nodeRefresh: must be Evict or Wait, not "Replace": Keyturn does not make the nodes of this ` +
+					"cluster (line 5)",
 				"ksaSigningKey.issuer: must be a URL like https://example.com (line 5)",
 			},
 		},

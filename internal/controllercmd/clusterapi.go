@@ -21,8 +21,8 @@ type clusterAPIFlags struct {
 }
 
 func (f *clusterAPIFlags) addFlags(set *flag.FlagSet) {
-	set.Func("cluster-api-namespace", "`namespace` whose UserClusters may name a Cluster of Cluster API beside them, with "+
-		"the "+
+	set.Func("cluster-api-namespace", "`namespace` whose UserClusters may name a Cluster of Cluster API beside them, "+
+		"with the "+
 		"rights of an administrator of that cluster; can be repeated (default: none)", f.addNamespace)
 }
 
