@@ -1,18 +1,6 @@
 // Command gkectl creates clusters and rotates their KSA signing keys.
 package main
 
-import (
-	"context"
-	"os"
-	"os/signal"
-	"syscall"
+import "github.com/keyturn/keyturn/internal/cli"
 
-	"github.com/keyturn/keyturn/internal/cli"
-)
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// A second signal ends the process at once, in case the first is not heeded.
-	context.AfterFunc(ctx, stop)
-	os.Exit(cli.Run(ctx, cli.System(), os.Args[1:]))
-}
+func main() { cli.Main(cli.Run) }

@@ -174,7 +174,7 @@ type adoptionPreview struct {
 	KubeconfigSecret  string     `json:"kubeconfigSecret"`
 	KubeconfigExpires *time.Time `json:"kubeconfigExpires,omitempty"`
 
-	// namespace is that of the user cluster, and storesKubeconfig means that gkectl writes that Secret.
+	// namespace holds the UserCluster, and storesKubeconfig means that gkectl writes that Secret.
 	namespace        string
 	storesKubeconfig bool
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/kubeconfig"
-	"github.com/keyturn/keyturn/internal/version"
 )
 
 // How long an API server of kubeadm is away when its manifest changes, in seconds. The kubelet tries a static pod again
@@ -42,7 +41,7 @@ func (c admin) clientConfig(ctx context.Context, uc *v1alpha1.UserCluster) (*res
 		return nil, err
 	}
 	config := access.Config()
-	config.UserAgent = c.program.agent + "/" + version.Get().Version
+	config.UserAgent = c.program.userAgent()
 	config.Wrap(kubeconfig.Bound)
 	return config, nil
 }

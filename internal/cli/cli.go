@@ -11,6 +11,8 @@ import (
 	"context"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -43,6 +45,14 @@ func System() Env {
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// Main runs one of the two programs in the world of this process, and ends it with its exit code.
+func Main(run func(ctx context.Context, env Env, args []string) int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second signal ends the process at once, in case the first is not heeded.
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, System(), os.Args[1:]))
 }
 
 // Run runs gkectl with its arguments, the program's name not among them, and returns the exit code.

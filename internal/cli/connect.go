@@ -19,7 +19,6 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/kubeconfig"
-	"github.com/keyturn/keyturn/internal/version"
 )
 
 // requestTimeout bounds one request to an API server that does not answer.
@@ -29,7 +28,7 @@ const requestTimeout = 30 * time.Second
 type admin struct {
 	client client.WithWatch
 	config *rest.Config
-	// namespace is that of the user clusters.
+	// namespace holds the UserClusters.
 	namespace string
 	program   program
 }
@@ -46,7 +45,7 @@ func (a *app) connect(path string) (admin, error) {
 
 // adminOf reaches the admin cluster of a client configuration.
 func (a *app) adminOf(config *rest.Config, namespace string) (admin, error) {
-	config.UserAgent = a.program.agent + "/" + version.Get().Version
+	config.UserAgent = a.program.userAgent()
 	config.WarningHandler = rest.NewWarningWriter(a.Err, rest.WarningWriterOptions{Deduplicate: true})
 	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme, Mapper: mapper})
 	if err != nil {

@@ -1,8 +1,10 @@
 package cli
 
+import "github.com/keyturn/keyturn/internal/version"
+
 // program is what one of the two programs that this package is calls its commands. Their hints name these.
 type program struct {
-	// command is how people call it, and agent begins the User-Agent of requests.
+	// command is how people call it, and agent is its file name.
 	command, agent string
 	// list shows all user clusters, and describe, before the name of one, all that is known of it.
 	list, describe string
@@ -22,3 +24,6 @@ var (
 		started: "The rotation to key version %[1]d has started; `kubectl keyturn status %[2]s` shows how far it is.",
 	}
 )
+
+// userAgent is the header User-Agent of its requests.
+func (p program) userAgent() string { return p.agent + "/" + version.Get().Version }

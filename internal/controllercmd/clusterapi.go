@@ -22,8 +22,7 @@ type clusterAPIFlags struct {
 
 func (f *clusterAPIFlags) addFlags(set *flag.FlagSet) {
 	set.Func("cluster-api-namespace", "`namespace` whose UserClusters may name a Cluster of Cluster API beside them, "+
-		"with the "+
-		"rights of an administrator of that cluster; can be repeated (default: none)", f.addNamespace)
+		"with the rights of an administrator of that cluster; can be repeated (default: none)", f.addNamespace)
 }
 
 func (f *clusterAPIFlags) addNamespace(value string) error {
