@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // servedFile keeps which keys the API server has, for the next process.
@@ -58,11 +61,18 @@ func (f servedFile) load(s *keySet, now time.Duration) error {
 	return nil
 }
 
-// save writes which keys of the set were served. One caller at a time.
-func (f servedFile) save(s *keySet) error {
+// save writes which keys of the set were served, by this process or by another one that saved it meanwhile: while one
+// process hands over to the next, the API server may fetch from either.
+func (f servedFile) save(s *keySet, now time.Duration) error {
 	if f.path == "" {
 		return nil
 	}
+	unlock, err := f.lock()
+	if err != nil {
+		return fmt.Errorf("saving which keys were served: %w", err)
+	}
+	defer unlock()
+	_ = f.load(s, now) // what cannot be read is replaced
 	record := servedRecord{BootID: f.boot}
 	for _, k := range s.keys {
 		if at := k.served.Load(); at != nil {
@@ -78,6 +88,24 @@ func (f servedFile) save(s *keySet) error {
 		return fmt.Errorf("saving which keys were served: %w", err)
 	}
 	return nil
+}
+
+// lock keeps other processes from saving until unlock is called. It locks the directory, since the file is replaced.
+func (f servedFile) lock() (unlock func(), err error) {
+	dir, err := os.Open(filepath.Dir(f.path))
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("locking %s: %w", dir.Name(), err), dir.Close())
+	}
+	return func() { _ = dir.Close() }, nil // with its lock
 }
 
 // replace does not sync: after a crash of the machine the file does not count, and the API server waits for this.

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	externaljwt "k8s.io/externaljwt/apis/v1"
+
 	"github.com/keyturn/keyturn/jwks"
 )
 
@@ -142,6 +144,45 @@ func TestServedOutlivesProcess(t *testing.T) {
 	info, err := os.Stat(w.stateFile())
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("state file: %v, %v", info.Mode(), err)
+	}
+}
+
+// TestServedInHandOver has the API server fetch from the process that hands over, after the next one has read which keys
+// were served. The next key set comes before the next process has looked again.
+func TestServedInHandOver(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1)
+	w.start()
+	w.fetch()
+	old := w.client
+	w.write(1, 1, 2)
+	w.start()
+	if _, err := old.FetchKeys(t.Context(), &externaljwt.FetchKeysRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	w.write(2, 1, 2)
+	w.wantSigner(2, "version 2 was fetched from the process before")
+	w.start()
+	w.wantSigner(2, "started again")
+}
+
+// TestSaveKeepsWhatOthersServed saves by two processes, of which each has served another key.
+func TestSaveKeepsWhatOthersServed(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.write(1, 1, 2)
+	w.start()
+	earlier := w.signer
+	w.start()
+	for i, s := range []*Signer{earlier, w.signer} {
+		set := s.set.Load()
+		set.keys[i].served.note(w.uptime)
+		s.saveServed(set)
+	}
+	w.start()
+	for _, k := range w.signer.set.Load().keys {
+		if k.served.Load() == nil {
+			t.Errorf("version %d was served, and that is lost", k.version)
+		}
 	}
 }
 

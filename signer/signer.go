@@ -125,7 +125,7 @@ func (s *Signer) FetchKeys(
 func (s *Signer) saveServed(set *keySet) {
 	s.saving.Lock()
 	defer s.saving.Unlock()
-	if err := s.file.save(set); err != nil {
+	if err := s.file.save(set, s.env.bootClock()); err != nil {
 		s.opts.Log.Error("after a restart, the signer will wait for the API server to fetch keys", "error", err)
 	}
 }
@@ -189,9 +189,7 @@ func (s *Signer) adopt(old *keySet, dir keydir.Set, digest keydir.Digest, at tim
 	}
 	set.digest = digest
 	set = set.dated(at)
-	if old == nil {
-		s.loadServed(set)
-	}
+	s.loadServed(set)
 	s.saveServed(set) // without the keys that are gone
 	s.set.Store(set)
 	if old != nil && set.lacks(old) {
