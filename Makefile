@@ -33,16 +33,18 @@ images: ## Pack the programs that run in clusters as OCI archives, bin/images/NA
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/images/programs/ ./cmd/{gkectl,keyturn-agent,keyturn-controller,keyturn-signer}
 	go run ./tools/images -programs bin/images/programs -out bin/images -version '$(or $(VERSION),dev)'
 
-.PHONY: kube
+.PHONY: kube kubeadm
 kube: ## Build Kubernetes and etcd into bin/kube/VERSION, if they are not there (KUBE_MINOR=1.36)
+kubeadm: ## Build what clusters of kubeadm need besides, kubeadm and CoreDNS, into the same directory
+kube kubeadm:
 	@if [ -n "$${KEYTURN_KUBE_BIN_DIR:-}" ]; then \
 		echo "using the Kubernetes binaries in $$KEYTURN_KUBE_BIN_DIR"; \
 	else \
-		tools/kube/build $(KUBE_MINOR) bin/kube/$(KUBE_VERSION); \
+		tools/kube/build $(KUBE_MINOR) bin/kube/$(KUBE_VERSION) $(filter kubeadm,$@); \
 	fi
 
 .PHONY: capi
-capi: kube ## Build Cluster API, and its provider of machines of this host, into bin/capi/VERSION
+capi: kubeadm ## Build Cluster API, and its provider of machines of this host, into bin/capi/VERSION
 	@tools/capi/build bin/capi/$(CAPI_VERSION) $(or $(KEYTURN_KUBE_BIN_DIR),bin/kube/$(KUBE_VERSION))/kubectl
 
 .PHONY: packages
@@ -58,7 +60,7 @@ demo-down: ## Remove what the demo left
 	@hack/demo/run.sh down
 
 .PHONY: demo-kubeadm demo-kubeadm-down
-demo-kubeadm: packages kube build images bin/tools/helm ## Adopt a cluster that kubeadm made, and rotate its signing key twice
+demo-kubeadm: packages kubeadm build images bin/tools/helm ## Adopt a cluster that kubeadm made, and rotate its signing key twice
 	@hack/demo/kubeadm.sh up
 
 demo-kubeadm-down: ## Remove what the demo of kubeadm left
@@ -66,7 +68,7 @@ demo-kubeadm-down: ## Remove what the demo of kubeadm left
 
 # The end-to-end tests run after the others, with the machine to themselves, on the Kubernetes of KUBE_MINOR. PKCS #11 needs cgo.
 .PHONY: test
-test: kube build bin/tools/helm bin/tools/promtool ## Run all tests, with real API servers and, at the end, real clusters
+test: kubeadm build bin/tools/helm bin/tools/promtool ## Run all tests, with real API servers and, at the end, real clusters
 	@hack/packages.sh softhsm2 gcc libc6-dev chromium fonts-inter
 	go test -p 2 -timeout 30m $$(go list ./... | grep -v '/test/e2e')
 	go -C test/signer test -count 1 -timeout 10m ./...
@@ -77,7 +79,7 @@ test: kube build bin/tools/helm bin/tools/promtool ## Run all tests, with real A
 
 # The tests that take long: KEYTURN_TEST_LONG is what each of them asks for.
 .PHONY: test-long
-test-long: kube capi build bin/tools/helm packages ## Run the tests that take hours, on clusters of kubeadm and Cluster API
+test-long: capi build bin/tools/helm packages ## Run the tests that take hours, on clusters of kubeadm and Cluster API
 	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 150m -count 1 -v \
 		-run 'TestThreeControlPlanes|TestRealLife|TestKubeadmLong|TestRefreshByWaiting|TestRotateByWaiting' \
 		./internal/local/kubeadm ./internal/local/machines ./internal/controlplane/kubeadm ./test/e2e
@@ -85,7 +87,7 @@ test-long: kube capi build bin/tools/helm packages ## Run the tests that take ho
 	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 90m -count 1 -v -run 'TestCluster|TestScale' ./internal/local/capi ./test/e2e
 
 .PHONY: bench
-bench: packages kube build images ## Measure rotation time, re-signing and memory, on real clusters
+bench: packages kubeadm build images ## Measure rotation time, re-signing and memory, on real clusters
 	@hack/bench.sh
 
 .PHONY: mutate stress

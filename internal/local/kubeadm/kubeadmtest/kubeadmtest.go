@@ -116,10 +116,13 @@ func BinDir(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for _, program := range []string{"kubeadm", "coredns"} {
-		_, err := os.Stat(filepath.Join(bin, program))
-		if err != nil && os.Getenv("KEYTURN_KUBE_BIN_DIR") != "" {
+		if _, err := os.Stat(filepath.Join(bin, program)); err == nil {
+			continue
+		}
+		if os.Getenv("KEYTURN_KUBE_BIN_DIR") != "" {
 			t.Skipf("the directory that KEYTURN_KUBE_BIN_DIR names has no %s", program)
 		}
+		t.Fatalf("%s has no %s: run `make kubeadm`", bin, program)
 	}
 	return bin
 }
