@@ -73,7 +73,8 @@ func TestTable(t *testing.T) {
 		Requests: []Requests{{
 			Algorithm: v1alpha1.ES256, Child: 31, Parent: 12,
 			External: []Turn{{90, 11, 2, 1}, {50, 20, 2, 1}, {99, 10, 2, 1}},
-			Files:    []Turn{{100, 10, 1, 0}, {50, 10, 1, 0}, {100, 10, 1, 0}},
+			Least:    []Turn{{PerSecond: 95}}, LeastFiles: []Turn{{PerSecond: 100}},
+			Files: []Turn{{100, 10, 1, 0}, {50, 10, 1, 0}, {100, 10, 1, 0}},
 		}},
 		Signatures: []Signatures{{
 			Algorithm: v1alpha1.RS256, Sign: []Rate{{85, 1}}, Bare: []Rate{{100, 1}}, Socket: []Rate{{40, 1}}, Floor: []Rate{{100, 1}},

@@ -4,7 +4,11 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,9 +17,11 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	externaljwt "k8s.io/externaljwt/apis/v1"
 
 	"github.com/keyturn/keyturn/internal/signer/socket"
+	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/token"
 )
 
@@ -23,23 +29,65 @@ import (
 // the file of a private key after that, it makes a signature before each answer.
 const constantCommand = "constant"
 
-// constant is a signer that signs nothing: what it costs is the least that any signer costs over a socket.
+// constant is a signer that answers the same signature each time: what it costs is the least that any signer costs over
+// a socket.
 type constant struct {
 	externaljwt.UnimplementedExternalJWTSignerServer
 	// key signs what nobody gets; nil: nothing is signed.
-	key crypto.Signer
+	key    crypto.Signer
+	keys   *externaljwt.FetchKeysResponse
+	answer *externaljwt.SignJWTResponse
 }
 
-func (constant) FetchKeys(context.Context, *externaljwt.FetchKeysRequest) (*externaljwt.FetchKeysResponse, error) {
-	return &externaljwt.FetchKeysResponse{}, nil
-}
-
-// Sign answers with as many bytes as an ES256 signature, and its header, have.
-func (c constant) Sign(_ context.Context, r *externaljwt.SignJWTRequest) (*externaljwt.SignJWTResponse, error) {
-	if c.key == nil {
-		return constantAnswer, nil
+// newConstant returns a constant whose answers are as long as those of a signer with this key, and pass for them at an API
+// server, which does not verify signatures that it asked for.
+func newConstant(key crypto.Signer, signs bool) (*constant, error) {
+	public, err := jwks.NewKey(key.Public())
+	if err != nil {
+		return nil, err
 	}
-	return constantAnswer, signBare(c.key, constantAnswer.GetHeader()+"."+r.GetClaims())
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	header, err := json.Marshal(map[string]string{"alg": public.Algorithm, "kid": public.KeyID, "typ": "JWT"})
+	if err != nil {
+		return nil, err
+	}
+	size := 64 // of an ES256 signature
+	if rsaKey, ok := key.Public().(*rsa.PublicKey); ok {
+		size = rsaKey.Size()
+	}
+	c := &constant{
+		keys: &externaljwt.FetchKeysResponse{
+			Keys: []*externaljwt.Key{{KeyId: public.KeyID, Key: der}}, DataTimestamp: timestamppb.Now(), RefreshHintSeconds: 3600,
+		},
+		answer: &externaljwt.SignJWTResponse{
+			Header: base64.RawURLEncoding.EncodeToString(header), Signature: base64.RawURLEncoding.EncodeToString(make([]byte, size)),
+		},
+	}
+	if signs {
+		c.key = key
+	}
+	return c, nil
+}
+
+// FetchKeys returns the one key.
+func (c *constant) FetchKeys(context.Context, *externaljwt.FetchKeysRequest) (*externaljwt.FetchKeysResponse, error) {
+	return c.keys, nil
+}
+
+// Metadata allows tokens of a day.
+func (*constant) Metadata(context.Context, *externaljwt.MetadataRequest) (*externaljwt.MetadataResponse, error) {
+	return &externaljwt.MetadataResponse{MaxTokenExpirationSeconds: 86400}, nil
+}
+
+// Sign answers the same each time.
+func (c *constant) Sign(_ context.Context, r *externaljwt.SignJWTRequest) (*externaljwt.SignJWTResponse, error) {
+	if c.key == nil {
+		return c.answer, nil
+	}
+	return c.answer, signBare(c.key, c.answer.GetHeader()+"."+r.GetClaims())
 }
 
 // signBare makes the signature of a message, and no more.
@@ -49,21 +97,31 @@ func signBare(key crypto.Signer, message string) error {
 	return err
 }
 
-var constantAnswer = &externaljwt.SignJWTResponse{
-	Header: fmt.Sprintf("%0107d", 0), Signature: fmt.Sprintf("%086d", 0),
+// loadConstant returns a constant that signs with the key of a file; without one, a constant that does not sign.
+func loadConstant(keyFile string) (*constant, error) {
+	if keyFile == "" {
+		key, err := token.GenerateKey(rand.Reader, jwks.ES256)
+		if err != nil {
+			return nil, err
+		}
+		return newConstant(key, false)
+	}
+	data, err := os.ReadFile(keyFile)
+	if err != nil {
+		return nil, err
+	}
+	key, err := token.ParsePrivateKey(data)
+	if err != nil {
+		return nil, err
+	}
+	return newConstant(key, true)
 }
 
 // serveConstant serves a constant until ctx ends, with the options of package signer that cost or save time.
 func serveConstant(ctx context.Context, path, keyFile string) error {
-	var c constant
-	if keyFile != "" {
-		data, err := os.ReadFile(keyFile)
-		if err != nil {
-			return err
-		}
-		if c.key, err = token.ParsePrivateKey(data); err != nil {
-			return err
-		}
+	c, err := loadConstant(keyFile)
+	if err != nil {
+		return err
 	}
 	l, err := socket.Listen(path)
 	if err != nil {
@@ -80,18 +138,24 @@ func (p *place) startConstant(ctx context.Context, dir string) (*served, error) 
 	return runConstant(ctx, filepath.Join(dir, "constant", "socket"))
 }
 
-// startBare starts a constant that signs with a key.
+// startBare starts a constant that signs with a key, at barePath.
 func (p *place) startBare(ctx context.Context, dir string, key crypto.Signer) (*served, error) {
 	private, err := token.MarshalPrivateKey(key)
 	if err != nil {
 		return nil, err
 	}
-	file := filepath.Join(dir, "bare.pem")
-	if err := os.WriteFile(file, private, 0o600); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	return runConstant(ctx, filepath.Join(dir, "bare", "socket"), file)
+	if err := os.WriteFile(bareKeyFile(dir), private, 0o600); err != nil {
+		return nil, err
+	}
+	return runConstant(ctx, barePath(dir), bareKeyFile(dir))
 }
+
+// barePath is the socket of a constant that signs, and bareKeyFile the file of its private key.
+func barePath(dir string) string    { return filepath.Join(dir, "bare", "socket") }
+func bareKeyFile(dir string) string { return filepath.Join(dir, "bare.pem") }
 
 func runConstant(ctx context.Context, path string, args ...string) (*served, error) {
 	self, err := os.Executable()

@@ -4,17 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
-	"github.com/keyturn/keyturn/internal/controlplane"
 )
 
 const (
@@ -32,6 +29,9 @@ type Requests struct {
 	// External and Files are the turns, of which the n-th make a round.
 	External []Turn `json:"external"`
 	Files    []Turn `json:"files"`
+	// Least are turns of a bare API server with the least signer that there can be, and LeastFiles those of one with files.
+	Least      []Turn `json:"least"`
+	LeastFiles []Turn `json:"leastFiles"`
 	// Child is the peak of the memory of the signer's process that signs, and Parent that of the one that keeps it running, in MiB.
 	Child  float64 `json:"signerChildMiB"`
 	Parent float64 `json:"signerParentMiB"`
@@ -92,7 +92,10 @@ func (p *place) compareRequests(ctx context.Context, algorithm v1alpha1.Algorith
 	if q.Child, q.Parent, err = external.signerMemory(); err != nil {
 		return q, err
 	}
-	return q, errors.Join(p.deleteCluster(ctx, external.name), p.deleteCluster(ctx, files.name))
+	if err := errors.Join(p.deleteCluster(ctx, external.name), p.deleteCluster(ctx, files.name)); err != nil {
+		return q, err
+	}
+	return q, p.compareLeast(ctx, &q)
 }
 
 // newIssuer creates a cluster, and a ServiceAccount whose tokens will be asked for.
@@ -104,8 +107,7 @@ func (p *place) newIssuer(ctx context.Context, source v1alpha1.KeySource, algori
 	if err := p.connect(ctx, s); err != nil {
 		return nil, err
 	}
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: robot}}
-	if _, err := s.clients[0].CoreV1().ServiceAccounts(metav1.NamespaceDefault).Create(ctx, account, metav1.CreateOptions{}); err != nil {
+	if err := makeRobot(ctx, s.clients[0]); err != nil {
 		return nil, err
 	}
 	return s, p.findProcesses(s)
@@ -125,16 +127,8 @@ func (p *place) connect(ctx context.Context, s *issuer) error {
 		return err
 	}
 	cfg.Host = uc.Status.APIServers[0].Endpoint
-	for range requestClients {
-		own := controlplane.Unlimited(cfg)
-		own.Dial = (&net.Dialer{Timeout: 10 * time.Second}).DialContext // or else client-go gives all of them one connection
-		c, err := kubernetes.NewForConfig(own)
-		if err != nil {
-			return err
-		}
-		s.clients = append(s.clients, c)
-	}
-	return nil
+	s.clients, err = connections(cfg)
+	return err
 }
 
 func (p *place) findProcesses(s *issuer) error {
@@ -161,12 +155,7 @@ func (s *issuer) turn(ctx context.Context) (Turn, error) {
 		return Turn{}, err
 	}
 	began := time.Now()
-	t := Turn{}
-	t.PerSecond, t.P99, err = busy(ctx, requestClients, requestTime, func(ctx context.Context, i int) error {
-		_, err := s.clients[i].CoreV1().ServiceAccounts(metav1.NamespaceDefault).CreateToken(ctx, robot,
-			&authenticationv1.TokenRequest{}, metav1.CreateOptions{})
-		return err
-	})
+	t, err := request(ctx, s.clients)
 	if err != nil {
 		return Turn{}, fmt.Errorf("requesting tokens of cluster %s: %w", s.name, err)
 	}
@@ -174,6 +163,16 @@ func (s *issuer) turn(ctx context.Context) (Turn, error) {
 	server, signer, err := s.cpu()
 	t.SignerCPU = (signer - signerBefore).Seconds() * 1000 / tokens
 	t.CPU = (server-serverBefore).Seconds()*1000/tokens + t.SignerCPU
+	return t, err
+}
+
+// request has clients ask for tokens for a while.
+func request(ctx context.Context, clients []kubernetes.Interface) (t Turn, err error) {
+	t.PerSecond, t.P99, err = busy(ctx, len(clients), requestTime, func(ctx context.Context, i int) error {
+		_, err := clients[i].CoreV1().ServiceAccounts(metav1.NamespaceDefault).CreateToken(ctx, robot,
+			&authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+		return err
+	})
 	return t, err
 }
 

@@ -149,6 +149,9 @@ func (r *Results) requestRows() (rows []Row) {
 			Row{What: "- of it the signer's", Value: median(each(q.External, signer)), Unit: "ms a token"},
 			Row{What: "- processor time of the API server, keys from files", Value: median(each(q.Files, cpu)), Unit: "ms a token"},
 			Row{What: "- ratio, the median of rounds", Value: median(ratios(each(q.External, cpu), each(q.Files, cpu)))},
+			Row{What: "- by the least signer that there can be, bare API server", Value: median(each(q.Least, rate)), Unit: "tokens/s"},
+			Row{What: "- keys from files, bare API server", Value: median(each(q.LeastFiles, rate)), Unit: "tokens/s"},
+			Row{What: "- ratio, the median of rounds", Value: median(ratios(each(q.Least, rate), each(q.LeastFiles, rate)))},
 		)
 	}
 	return rows
