@@ -253,7 +253,7 @@ func TestServedOfAnotherBootDoesNotCount(t *testing.T) {
 		w.log.Reset()
 		w.start()
 		w.wantSigner(0, name)
-		if n := w.logged("what was served before is not known"); (n == 0) != (name == "another boot") {
+		if n := w.logged("cannot read which keys were served before"); (n == 0) != (name == "another boot") {
 			t.Errorf("%s: %d lines of log about the state file", name, n)
 		}
 	}

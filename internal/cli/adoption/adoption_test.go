@@ -49,7 +49,7 @@ func TestConclude(t *testing.T) {
 		{
 			name:    "one does not answer",
 			change:  func(_ []kubeadm.Server, a []answer) { a[0] = answer{err: errors.New("pod \x1b[31mnot found")} },
-			problem: "the API server on node a does not answer alone, by a forwarded port of its pod: pod [31mnot found",
+			problem: "the API server on node a does not answer through a forwarded port of its pod: pod [31mnot found",
 		},
 		{
 			name: "one that shows itself nowhere", change: func(s []kubeadm.Server, a []answer) {
@@ -102,7 +102,7 @@ func TestConclude(t *testing.T) {
 		},
 		{
 			name: "a signer", change: func(s []kubeadm.Server, _ []answer) { s[1].SignerSocket = "/run/kms" },
-			problem: "the API server on node b signs by the signer at /run/kms",
+			problem: "the API server on node b signs with the signer at /run/kms",
 		},
 		{
 			name: "an old version", change: func(_ []kubeadm.Server, a []answer) {
@@ -114,7 +114,7 @@ func TestConclude(t *testing.T) {
 			name: "a new version", change: func(_ []kubeadm.Server, a []answer) {
 				a[0].version, a[1].version = "v1.37.0", "v1.37.0"
 			},
-			warning: "of version v1.37.0: Keyturn was tried up to 1.36",
+			warning: "of version v1.37.0: Keyturn was tested up to 1.36",
 		},
 		{
 			name: "an upgrade", change: func(_ []kubeadm.Server, a []answer) { a[1].version = "v1.36.5" },
