@@ -395,8 +395,8 @@ type WorkloadTokens struct {
 	// +optional
 	Workload   string `json:"workload,omitempty"`
 	TokenCount `json:",inline"`
-	// Audience is who the tokens are for; empty for the API server.
 	// Audience is the audience of the tokens; empty for the API server.
+	// +optional
 	Audience string `json:"audience,omitempty"`
 	// KeyVersion is the version of the key that signed them; 0 if unknown.
 	// +optional

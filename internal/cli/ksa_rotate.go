@@ -25,7 +25,7 @@ func (a *app) rotate() *cobra.Command {
 	var how rotateFlags
 	cmd := rotateCommand(&how)
 	cmd.Example = `  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig
-  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --skip-prompt --wait
+  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --skip-prompt --wait
   gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --dry-run -o json
   gkectl update credentials ksa-signing-key rotate --kubeconfig kubeconfig --all --older-than 90d --skip-prompt`
 	configFlag(cmd, &path)

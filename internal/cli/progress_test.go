@@ -101,7 +101,8 @@ func TestProgressResized(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"• Publish       0s  " + strings.Repeat("x", 58) + "…", "• Publish       0s  " + strings.Repeat("x", 98) + "…",
+		"• Publish       0s  " + strings.Repeat("x", 58) + "…",
+		"• Publish       0s  " + strings.Repeat("x", 98) + "…",
 		"• Publish       0s  " + strings.Repeat("x", 18) + "…", "• Publish       0s…", "•…", "•\r\n",
 	}
 	if diff := cmp.Diff(want, drawn(line)); diff != "" {

@@ -148,7 +148,7 @@ func TestRetireWhenUnused(t *testing.T) {
 	uc = l.until(blue, isSettled)
 	l.wantOnly(blue, 2)
 	l.wantCondition(uc, v1alpha1.ConditionKSATokensExpired, metav1.ConditionTrue, v1alpha1.ReasonTokensExpired,
-		"no third-party or requested token of the old key lives")
+		"no third-party or requested token of the old key is valid")
 	if tokens := uc.Status.KSASigningKey.Tokens; tokens != nil {
 		t.Errorf("settled, and it tells of %+v", tokens)
 	}

@@ -64,8 +64,8 @@ type Observation struct {
 	Accepts, Refuses []int
 	// PublishedAt is when what is published was last changed; zero when nothing is.
 	PublishedAt time.Time
-	// SureAt is from when on no verifier can use what was published before: PublishedAt and the propagation time.
-	SureAt time.Time
+	// CertainAt is from when on no verifier can use what was published before: PublishedAt and the propagation time.
+	CertainAt time.Time
 	// Waiting says in words what else is not as Publish leaves it, like a published key that the cluster does not have;
 	// empty when nothing.
 	Waiting string

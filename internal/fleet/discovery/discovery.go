@@ -27,7 +27,7 @@
 //
 // # Caches
 //
-// Verifiers may keep a document for as long as its Cache-Control header says, Options.MaxAge. SureAt counts from the
+// Verifiers may keep a document for as long as its Cache-Control header says, Options.MaxAge. CertainAt counts from the
 // time that the store gives the newest object or, when it was this process that wrote it and its clock is the later
 // one, from then; so the clock of the store only matters after a restart. To make MaxAge shorter, do it while no
 // rotation runs: what was fetched before is kept for as long as its header said then. A web server in front of a

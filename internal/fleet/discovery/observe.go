@@ -111,7 +111,7 @@ func (b *Bucket) times(is served) fleet.Observation {
 	if b.wroteAt.After(sure) {
 		sure = b.wroteAt
 	}
-	return fleet.Observation{PublishedAt: at, SureAt: sure.Add(b.o.MaxAge)}
+	return fleet.Observation{PublishedAt: at, CertainAt: sure.Add(b.o.MaxAge)}
 }
 
 func (b *Bucket) note(want document, is object) string {

@@ -56,7 +56,7 @@ func (f fixture) writes() int {
 func (f fixture) want(t *testing.T, versions ...int) fleet.Observation {
 	t.Helper()
 	return f.eventually(t, fmt.Sprintf("%v accepted and nothing else", versions), func(o fleet.Observation) bool {
-		return f.are(o, versions) && o.Waiting == "" && !o.PublishedAt.IsZero() && !o.SureAt.Before(o.PublishedAt)
+		return f.are(o, versions) && o.Waiting == "" && !o.PublishedAt.IsZero() && !o.CertainAt.Before(o.PublishedAt)
 	})
 }
 

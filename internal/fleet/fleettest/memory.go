@@ -36,7 +36,7 @@ func (m *Memory) Observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Ob
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	o := fleet.Observation{PublishedAt: m.at, SureAt: m.at}
+	o := fleet.Observation{PublishedAt: m.at, CertainAt: m.at}
 	for _, k := range keys {
 		if m.published[k.KeyID] {
 			o.Accepts = append(o.Accepts, k.Version)

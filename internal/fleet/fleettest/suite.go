@@ -106,9 +106,9 @@ func testRepeat(t *testing.T, f fixture) {
 	was, writes := f.want(t, 1, 2), f.writes()
 	f.publish(t, 1, 2)
 	f.publish(t, 2, 1)
-	if is := f.want(t, 1, 2); !is.PublishedAt.Equal(was.PublishedAt) || !is.SureAt.Equal(was.SureAt) {
-		t.Errorf("published again, it is published at %v and sure at %v, want %v and %v", is.PublishedAt, is.SureAt,
-			was.PublishedAt, was.SureAt)
+	if is := f.want(t, 1, 2); !is.PublishedAt.Equal(was.PublishedAt) || !is.CertainAt.Equal(was.CertainAt) {
+		t.Errorf("published again, it is published at %v and sure at %v, want %v and %v", is.PublishedAt, is.CertainAt,
+			was.PublishedAt, was.CertainAt)
 	}
 	if n := f.writes() - writes; n != 0 {
 		t.Errorf("publishing what is published already wrote %d times", n)

@@ -66,7 +66,7 @@ func TestRegister(t *testing.T) {
 	seen := wantSeen(t, m, []int{1}, []int{2})
 	at, err := time.Parse(time.RFC3339Nano, got.UpdateTime)
 	must(t, err)
-	if !seen.PublishedAt.Equal(at) || !seen.SureAt.Equal(at.Add(time.Minute)) || seen.Waiting != "" {
+	if !seen.PublishedAt.Equal(at) || !seen.CertainAt.Equal(at.Add(time.Minute)) || seen.Waiting != "" {
 		t.Errorf("observed %+v, want published at %v and sure a minute later", seen, at)
 	}
 }

@@ -54,7 +54,7 @@ func (m *Membership) observe(ctx context.Context, keys []keystore.KeyPair) (flee
 	if o.PublishedAt, err = time.Parse(time.RFC3339Nano, found.UpdateTime); err != nil {
 		return fleet.Observation{}, &failure{why: "GKE Hub does not say when it was last updated"}
 	}
-	o.SureAt = o.PublishedAt.Add(m.o.Propagation)
+	o.CertainAt = o.PublishedAt.Add(m.o.Propagation)
 	return o, nil
 }
 
