@@ -77,7 +77,7 @@ func (r *reader) object(name string) *reader {
 	}
 	m, err := strictjson.Members(raw)
 	if err != nil {
-		r.fail(name, "an object whose members have names of their own")
+		r.fail(name, "an object with unique member names")
 	}
 	return &reader{members: m, err: r.err}
 }

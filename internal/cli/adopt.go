@@ -313,6 +313,5 @@ func (p adoptionPreview) writeActions(w io.Writer) {
 		return
 	}
 	fmt.Fprintf(w, "Recommended then: ksaSigningKey.source external and `gkectl update cluster`. That %s; no rotation "+
-		"restarts one after "+
-		"that. With files, each rotation restarts each API server three times.\n", convertsEach(n))
+		"restarts one after that. With files, each rotation restarts each API server three times.\n", convertsEach(n))
 }

@@ -56,8 +56,7 @@ func (r restarts) String() string {
 		return "restarts the only API server three times; EACH RESTART IS AN INTERRUPTION of the Kubernetes API"
 	case r.Restarts[0].MaxSeconds > 0:
 		return fmt.Sprintf("restarts %d API servers three times, one at a time, %s; the Kubernetes API stays available if "+
-			"its "+
-			"load balancer leaves out an API server that is away", r.Count, r.times())
+			"its load balancer leaves out an API server that is away", r.Count, r.times())
 	}
 	return fmt.Sprintf("restarts %d API servers three times, one at a time; the Kubernetes API stays available", r.Count)
 }

@@ -179,7 +179,7 @@ func TestUses(t *testing.T) {
 		var got []string
 		for _, u := range appendUses(nil, pod) {
 			if u.namespace != "ns" || u.name != "s" || u.value.pod != "p" ||
-				u.value.told != (write{version: 2, resourceVersion: 7}) ||
+				u.value.notified != (write{version: 2, resourceVersion: 7}) ||
 				!u.value.created.Equal(created.Time) {
 				t.Errorf("%s: %+v", test.name, u)
 			}
@@ -249,16 +249,16 @@ func TestRecord(t *testing.T) {
 
 func TestIdle(t *testing.T) {
 	for _, test := range []struct {
-		result Result
-		untold bool
-		want   bool
+		result     Result
+		unnotified bool
+		want       bool
 	}{
 		{Result{}, false, true}, {Result{Total: 9, Stale: 1}, false, true},
 		{Result{Resigned: 1}, false, false}, {Result{Notified: 1}, false, false}, {Result{}, true, false},
 	} {
-		w := &walk{result: test.result, untold: test.untold}
+		w := &walk{result: test.result, unnotified: test.unnotified}
 		if got := w.idle(); got != test.want {
-			t.Errorf("%+v, untold %t: %t", test.result, test.untold, got)
+			t.Errorf("%+v, unnotified %t: %t", test.result, test.unnotified, got)
 		}
 	}
 }

@@ -159,8 +159,7 @@ func (r run) whyNot(s Server) string {
 		return fmt.Sprintf("API server %s to be ready", s.Name)
 	case s.Signs != s.Configured.Sign && s.SignsForeign != "":
 		return fmt.Sprintf("API server %s to issue a token of key version %d: it signs with key %s, which is no key "+
-			"version of "+
-			"the cluster", s.Name, s.Configured.Sign, s.SignsForeign)
+			"version of the cluster", s.Name, s.Configured.Sign, s.SignsForeign)
 	case s.Signs != s.Configured.Sign:
 		return fmt.Sprintf("API server %s to issue a token of key version %d", s.Name, s.Configured.Sign)
 	}

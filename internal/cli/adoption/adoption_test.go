@@ -68,8 +68,7 @@ func TestConclude(t *testing.T) {
 				s[1].SignFile = "/etc/kubernetes/pki/own.key"
 			},
 			problem: "the API server on node b signs with /etc/kubernetes/pki/own.key and verifies with " +
-				"/etc/kubernetes/pki/sa.pub: " +
-				"Keyturn changes only /etc/kubernetes/pki/sa.key and",
+				"/etc/kubernetes/pki/sa.pub: Keyturn changes only /etc/kubernetes/pki/sa.key and",
 		},
 		{
 			name: "another issuer", change: func(_ []kubeadm.Server, a []answer) { a[1].issuer += ".other" },

@@ -62,8 +62,7 @@ var meanings = []meaning{
 		"pod go; THE ROTATION WAITS until they set minAvailable to a number of pods, or are deleted"},
 	{BlockingBudget, Stops, "PodDisruptionBudgets that let no pod go now; THE ROTATION WAITS until they do"},
 	{BareHolder, Stops, "pods with tokens and without a controller, which would not be recreated; THE ROTATION WAITS " +
-		"until " +
-		"they are deleted, or annotated with " + v1alpha1.AnnotationEvict + "=true"},
+		"until they are deleted, or annotated with " + v1alpha1.AnnotationEvict + "=true"},
 	{PinnedToken, Stops, "running pods that mount a token by subPath and never see a new one; " +
 		"THE ROTATION WAITS until these pods are deleted"},
 	{RefusedAlgorithm, Breaks, "verifiers outside the cluster may refuse tokens of another algorithm than RS256. " +
@@ -72,15 +71,13 @@ var meanings = []meaning{
 	{OutsideToken, Breaks, "legacy tokens that no pod holds and that somebody uses; " +
 		"they stop working when they are signed again: copy the new ones"},
 	{CopiedToken, Breaks, "running pods with a copy of a legacy token, by environment variable, subPath or volume " +
-		"driver, " +
-		"which stays the old one: restart these pods"},
+		"driver, which stays the old one: restart these pods"},
 	{DriverToken, Breaks, "running pods for which the driver of a volume keeps a token, which stays the old one: " +
 		"restart these pods"},
 	{BarePod, Breaks, "pods without a controller, which end with their node and are not recreated"},
 	{BoundToNode, Breaks, "pods that can run on no other node than theirs, which is deleted with the data on its disk"},
 	{MountedToken, Warns, "running pods that mount a legacy token, whose file changes: restart those whose program " +
-		"reads " +
-		"it only once"},
+		"reads it only once"},
 	{ThirdPartyToken, Warns, "running pods with third-party tokens, which are not refreshed: restart these pods"},
 	{DataOnNode, Warns, "pods with emptyDir volumes, whose content is lost with the pod"},
 	{UnansweredWebhook, Warns, "webhooks that nothing serves, which requests of the rotation go through; " +
