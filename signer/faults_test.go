@@ -41,7 +41,7 @@ func TestBadSetKeepsLastGood(t *testing.T) {
 	if r := w.fetch(); len(r.Keys) != 1 || !r.DataTimestamp.AsTime().Equal(before) {
 		t.Errorf("keys read at %s are said to be of %s", before, r.DataTimestamp.AsTime())
 	}
-	if n := w.logged("last good key set is kept"); n != 1 {
+	if n := w.logged("keeping the last good key set"); n != 1 {
 		t.Errorf("three bad readings were logged %d times, want once", n)
 	}
 	if n := testutil.ToFloat64(w.signer.metrics.reloadErrors); n != 3 {
@@ -51,7 +51,7 @@ func TestBadSetKeepsLastGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.signer.reload()
-	if n := w.logged("last good key set is kept"); n != 2 {
+	if n := w.logged("keeping the last good key set"); n != 2 {
 		t.Errorf("another fault makes %d lines in all, want 2", n)
 	}
 	w.write(1, 1)

@@ -111,7 +111,7 @@ func testWrong(t *testing.T, p place) {
 			discoveryName, edit(`"RS256"`, `"ES256","RS256"`), []int{1}, []int{2}, "algorithms [RS256]", false,
 		},
 		"other subjects": {discoveryName, edit(`"public"`, `"pairwise"`), []int{1}, []int{2}, "subject types", false},
-		"no mark":        {jwksName, jwksOf(t, one), []int{1}, []int{2}, "does not say how far its keys are", false},
+		"no mark":        {jwksName, jwksOf(t, one), []int{1}, []int{2}, "lacks the stage of its keys", false},
 		"no UID": {
 			discoveryName, edit(`"keyturn.dev/cluster-uid"`, `"other"`), []int{1}, []int{2}, "is not marked", false,
 		},
