@@ -173,7 +173,7 @@ func writeEvicted(w io.Writer, p rotationPreview) {
 // writeKept shows what happens to nodes that stay, and how long it takes.
 func writeKept(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview) {
 	if len(p.Nodes) == 0 {
-		fmt.Fprintln(w, "  has no nodes whose tokens are to be replaced")
+		fmt.Fprintln(w, "  has no nodes whose tokens must be replaced")
 		return
 	}
 	fmt.Fprintf(w, "  keeps %s and all pods: %s\n", count(len(p.Nodes), "node"), nodeNames(p.Nodes))

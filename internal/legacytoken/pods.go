@@ -26,7 +26,7 @@ type use struct {
 	mounted bool
 	// copied is another way in which the pod holds the token, and which no kubelet refreshes; empty for none.
 	copied podtokens.Way
-	// told is the write of which the pod was told last.
+	// notified is the last write that the pod was notified of.
 	notified write
 }
 

@@ -54,8 +54,7 @@ func TestProblems(t *testing.T) {
 		{Orphaned, false, "Secret ns/s is left over from detail: kube-controller-manager is to delete it"},
 		{Unanswered, false, "Secret ns/s could not be written, and is tried again: detail"},
 		{WrittenBack, true, "Secret ns/s gets an old token back each time that it was re-signed, from field manager " +
-			"detail: " +
-			"have that tool leave data.token of the Secret alone"},
+			"detail: have that tool leave data.token of the Secret alone"},
 		{Failed, false, "Secret ns/s could not be written, and is tried again: detail"},
 	} {
 		p := Problem{Namespace: "ns", Name: "s", Reason: test.reason, Detail: "detail"}

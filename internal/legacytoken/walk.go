@@ -181,7 +181,7 @@ func (w *walk) taskOf(ctx context.Context, s *corev1.Secret) (task, error) {
 	return task{secret: s, accounts: accounts, uses: uses[s.Name]}, nil
 }
 
-// unnotifiedUses returns the uses by pods that were there when the Secret was re-signed and were not told: the
+// unnotifiedUses returns the uses by pods that existed when the Secret was signed again and were not notified: the
 // process that did it may have died right after. Normally there are none.
 func (w *walk) unnotifiedUses(ctx context.Context, s *corev1.Secret) ([]use, error) {
 	at, ok := resignedAt(s)

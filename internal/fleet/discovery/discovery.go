@@ -267,8 +267,7 @@ var hints = map[string]string{
 	"file": "check that the directory exists, and that it and those above it belong to root or to the user of the " +
 		"controller, and nobody else may write to them",
 	"s3": "check that the bucket exists, that its region is given by ?region= or AWS_REGION, and that the credentials " +
-		"of " +
-		"the controller (AWS_*) may get, put, delete and list its objects",
+		"of the controller (AWS_*) may get, put, delete and list its objects",
 	"gs": "check that the bucket exists, and that the credentials of the controller (GOOGLE_APPLICATION_CREDENTIALS) " +
 		"have roles/storage.objectUser on it",
 	"azblob": "check that the container exists, that ?storage_account= or AZURE_STORAGE_ACCOUNT names its account, and " +

@@ -34,7 +34,7 @@ func TestStores(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Run("Conformance", func(t *testing.T) {
-				fleettest.Run(t, fleettest.Fixture{New: func(t *testing.T) fleettest.Place { return newPlace(t).fixture() }})
+				fleettest.Run(t, fleettest.Fixture{New: func(t *testing.T) fleettest.Destination { return newPlace(t).fixture() }})
 			})
 			for name, test := range map[string]func(*testing.T, place){
 				"Form":       testForm,

@@ -73,8 +73,7 @@ func (b *Bucket) checkOwner(is served) error {
 	switch {
 	case err == nil && isText && issuer != b.o.Issuer:
 		return fmt.Errorf("%w: %s is of another issuer; give each issuer a prefix of its own, or delete the object if "+
-			"nobody "+
-			"uses it", fleet.ErrForeign, discoveryName)
+			"nobody uses it", fleet.ErrForeign, discoveryName)
 	case (err != nil || !isText) && !b.isOurs(is):
 		return fmt.Errorf("%w: %s is no discovery document; delete the object if nobody uses it",
 			fleet.ErrForeign, discoveryName)

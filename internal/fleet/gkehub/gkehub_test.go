@@ -32,9 +32,9 @@ func TestConformance(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			fleettest.Run(t, fleettest.Fixture{Patience: time.Minute, New: func(t *testing.T) fleettest.Place {
+			fleettest.Run(t, fleettest.Fixture{Patience: time.Minute, New: func(t *testing.T) fleettest.Destination {
 				w := newWorld(t, service)
-				return fleettest.Place{
+				return fleettest.Destination{
 					Publisher: func(*testing.T) fleet.Publisher { return w.membership() },
 					Writes:    w.writes,
 					Fail:      func(_ *testing.T, fault faults.Fault) { w.fail(fault) },

@@ -276,13 +276,13 @@ func (s Set) binds(spec Spec) ([]guest.Bind, error) {
 
 // cniPlugins finds the directory of the CNI plugins.
 func cniPlugins() (string, error) {
-	places := []string{"/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"}
-	for _, dir := range places {
+	dirs := []string{"/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"}
+	for _, dir := range dirs {
 		if _, err := os.Stat(filepath.Join(dir, "ptp")); err == nil {
 			return dir, nil
 		}
 	}
-	return "", hint.Errorf("install the package containernetworking-plugins", "no CNI plugins in %v", places)
+	return "", hint.Errorf("install the package containernetworking-plugins", "no CNI plugins in %v", dirs)
 }
 
 // encode encodes values that always encode: structs and maps of strings, numbers and lists.

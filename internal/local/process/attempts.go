@@ -29,12 +29,12 @@ func (r *Runner) noteStart(name string) {
 }
 
 func (r *Runner) noteEnd(name string, err error) {
-	told := r.wasToldToStop(name)
+	asked := r.wasAskedToStop(name)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a := r.starts[name]
 	a.running, a.end = false, err
-	if told || time.Since(a.last) >= steady {
+	if asked || time.Since(a.last) >= steady {
 		a.failures = 0
 	} else {
 		a.failures++
@@ -42,13 +42,13 @@ func (r *Runner) noteEnd(name string, err error) {
 	r.starts[name] = a
 }
 
-func (r *Runner) wasToldToStop(name string) bool {
+func (r *Runner) wasAskedToStop(name string) bool {
 	id, ok, err := r.recorded(name)
 	if err != nil || !ok {
 		return false
 	}
-	_, told := r.askedToStop(name, id)
-	return told
+	_, asked := r.askedToStop(name, id)
+	return asked
 }
 
 // Died reports whether a process was started and has ended without being stopped.
@@ -57,8 +57,8 @@ func (r *Runner) Died(name string) bool {
 	if err != nil || !ok || id.Alive() {
 		return false
 	}
-	_, told := r.askedToStop(name, id)
-	return !told
+	_, asked := r.askedToStop(name, id)
+	return !asked
 }
 
 // BackOff returns how long Start still does nothing: none after the first early end, then 0.5 s and up to 10 s.
@@ -79,7 +79,7 @@ func (r *Runner) Why(name string) string {
 	if err != nil || st.Running {
 		return ""
 	}
-	if r.wasToldToStop(name) {
+	if r.wasAskedToStop(name) {
 		return name + " was stopped"
 	}
 	r.mu.Lock()

@@ -31,9 +31,9 @@ func (r *Runner) stop(name string, grace time.Duration) (bool, error) {
 	if !ok || !id.Alive() {
 		return r.startsNot(name)
 	}
-	since, told := r.askedToStop(name, id)
+	since, asked := r.askedToStop(name, id)
 	switch {
-	case !told:
+	case !asked:
 		if err := id.Signal(syscall.SIGTERM); err != nil {
 			return false, err
 		}
