@@ -36,7 +36,8 @@ const (
 // addFlags adds the flags that set what is allowed.
 func (a *allowed) addFlags(set *flag.FlagSet) {
 	set.Func(fleetEndpointFlag,
-		"https `URL` that gkeConnect of a UserCluster may name in addition to those of Google Cloud; can be repeated", a.addEndpoint)
+		"https `URL` that gkeConnect of a UserCluster may name in addition to those of Google Cloud; "+
+			"can be repeated", a.addEndpoint)
 	set.Func(publishFlag,
 		"`URL` of a bucket or directory, perhaps with ?prefix=, within which UserClusters may publish their keys; "+
 			"can be repeated", a.addPublish)

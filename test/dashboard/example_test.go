@@ -35,8 +35,7 @@ func settled(name string, keyAge time.Duration) *v1alpha1.UserCluster {
 
 func storedKey(version int32, age time.Duration) v1alpha1.KeyVersionStatus {
 	kids := []string{"", "gVP6OLLFo2mqS0b4v1qcmMf8Hk2Oe5p0TtY7xkzq3Ws", "yE647sh_9uVJ8yq3nKf0cXb2Lr5dAa1mWzPq7TgHs4E"}
-	return v1alpha1.KeyVersionStatus{Version: version, KeyID: kids[version], Algorithm: v1alpha1.RS256,
-		CreatedAt: before(age)}
+	return v1alpha1.KeyVersionStatus{Version: version, KeyID: kids[version], Algorithm: v1alpha1.RS256, CreatedAt: before(age)}
 }
 
 // apiServers are API servers that sign with a version, and each accept some.
@@ -103,21 +102,17 @@ func refreshing(name string) *v1alpha1.UserCluster {
 		Version: 2, StartedAt: *k.StartedAt, Steps: []v1alpha1.RotationStep{
 			step("Generate", 8*time.Minute, 8*time.Minute-time.Second),
 			step("Publish", 8*time.Minute-time.Second, 5*time.Minute+2*time.Second,
-				waited("API server apiserver-2 to accept key versions [1 2] and sign with 1", 8*time.Minute-time.Second,
-					8*time.Minute-3*time.Second),
-				waited(bucket+" to have had key version 2 for 2m0s, as long as verifiers may keep a document",
-					7*time.Minute+2*time.Second, 5*time.Minute+2*time.Second)),
+				waited("API server apiserver-2 to accept key versions [1 2] and sign with 1", 8*time.Minute-time.Second, 8*time.Minute-3*time.Second),
+				waited(bucket+" to have had key version 2 for 2m0s, as long as verifiers may keep a document", 7*time.Minute+2*time.Second, 5*time.Minute+2*time.Second)),
 			step("Switch", 5*time.Minute+2*time.Second, 5*time.Minute,
-				waited("API server apiserver-0 to accept key versions [1 2] and sign with 2", 5*time.Minute+2*time.Second,
-					5*time.Minute+time.Second)),
+				waited("API server apiserver-0 to accept key versions [1 2] and sign with 2", 5*time.Minute+2*time.Second, 5*time.Minute+time.Second)),
 			step("Refresh", 5*time.Minute, 0,
 				waited("the legacy tokens: 0 of 1 pages are re-signed", 5*time.Minute, 5*time.Minute-2*time.Second),
 				waited("pod shop/cart-0 on node prod-eu-workers-9m4ds to be evicted", 4*time.Minute, 90*time.Second),
 				waited(nodes, 74*time.Second, 0)),
 		},
 	}}
-	k.Tokens = &v1alpha1.TokensStatus{ObservedAt: pointer(before(40 * time.Second)), Workloads: workloads(),
-		Old: []v1alpha1.TokenCount{{Kind: "Bound", Count: 14}}}
+	k.Tokens = &v1alpha1.TokensStatus{ObservedAt: pointer(before(40 * time.Second)), Workloads: workloads(), Old: []v1alpha1.TokenCount{{Kind: "Bound", Count: 14}}}
 	uc.Status.APIServers = apiServers(2, []int32{1, 2}, []int32{1, 2}, []int32{1, 2})
 	uc.Status.Publications = []v1alpha1.PublicationStatus{
 		{Name: membership, AcceptedVersions: []int32{1, 2}, PublishedAt: pointer(before(7*time.Minute + 30*time.Second))},
@@ -132,8 +127,7 @@ func refreshing(name string) *v1alpha1.UserCluster {
 
 // workloads are tokens in use.
 func workloads() []v1alpha1.WorkloadTokens {
-	row := func(workload, account, audience, refresh string, kind v1alpha1.TokenKind, version int32, count int64,
-		left time.Duration) v1alpha1.WorkloadTokens {
+	row := func(workload, account, audience, refresh string, kind v1alpha1.TokenKind, version int32, count int64, left time.Duration) v1alpha1.WorkloadTokens {
 		r := v1alpha1.WorkloadTokens{
 			Namespace: "shop", ServiceAccount: account, Workload: workload, Audience: audience, KeyVersion: version, Refresh: refresh,
 			TokenCount: v1alpha1.TokenCount{Kind: kind, Count: count},
@@ -155,8 +149,7 @@ func workloads() []v1alpha1.WorkloadTokens {
 // blocked is a cluster whose rotation waits for a person.
 func blocked(name string) *v1alpha1.UserCluster {
 	uc := refreshing(name)
-	const why = "pod shop/db-0 on node prod-us-workers-9m4ds to be evicted: PodDisruptionBudget shop/db allows no " +
-		"disruption"
+	const why = "pod shop/db-0 on node prod-us-workers-9m4ds to be evicted: PodDisruptionBudget shop/db allows no disruption"
 	k := &uc.Status.KSASigningKey
 	k.WaitingFor = why
 	waits := k.Rotations[0].Steps[3].Waits
@@ -173,8 +166,7 @@ func rotated(name string) *v1alpha1.UserCluster {
 	k.StartedAt, k.CompletedAt = pointer(before(start)), pointer(before(start-13*time.Second))
 	k.Rotations = []v1alpha1.RotationStatus{{
 		Version: 1, StartedAt: *k.StartedAt, CompletedAt: k.CompletedAt, Steps: []v1alpha1.RotationStep{
-			step("Generate", start, start), step("Publish", start, start-time.Second), step("Switch", start-time.Second,
-				start-time.Second),
+			step("Generate", start, start), step("Publish", start, start-time.Second), step("Switch", start-time.Second, start-time.Second),
 			step("Refresh", start-time.Second, start-2*time.Second), step("Retire", start-2*time.Second, start-13*time.Second),
 		},
 	}}

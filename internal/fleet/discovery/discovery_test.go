@@ -310,8 +310,7 @@ func wantClean(t *testing.T, b *discovery.Bucket, keys []keystore.KeyPair, accep
 	}
 }
 
-// testHeaders changes the headers of objects with the right content: verifiers would keep them for longer than CertainAt
-// says.
+// testHeaders changes the headers of objects with the right content: verifiers would cache them beyond CertainAt.
 func testHeaders(t *testing.T, p place) {
 	if p.gate == nil {
 		t.Skip("a directory keeps no headers")

@@ -1,4 +1,4 @@
-// Package cloudconfig reads and carries out cloud-init user data (#cloud-config), as far as Cluster API's kubeadm bootstrap
+// Package cloudconfig reads and runs cloud-init user data (#cloud-config), as far as Cluster API's kubeadm bootstrap
 // provider needs it: write_files and runcmd.
 //
 // Start with Parse. It refuses what it does not support, and names it, so that no machine starts without something that

@@ -7,12 +7,13 @@
 //
 // Start with Run; Reporter is the part of the child. Run guarantees:
 //
-//   - A child that dies is restarted at once. Only a child that keeps dying soon after its start waits, longer each time.
+//   - A child that dies is restarted at once. Only a child that keeps dying soon after its start waits, longer each
+//     time.
 //   - A child that hangs is killed: it must answer each question on a socket pair in time with a Report.
-//   - A hand-over starts the next child, perhaps of another version, which accepts in parallel to the old one. Once it has reported,
-//     the old one finishes pending work, and exits. If the next child cannot take over, the old one stays. SIGHUP to the program
-//     requests a hand-over, and so does a Report with Renew: only the end of a process makes certain that its memory no longer holds a
-//     secret.
+//   - A hand-over starts the next child, perhaps of another version, which accepts in parallel to the old one. Once it
+//     has reported, the old one finishes pending work, and exits. If the next child cannot take over, the old one
+//     stays. SIGHUP to the program requests a hand-over, and so does a Report with Renew: only the end of a process
+//     makes certain that its memory no longer holds a secret.
 //   - No child outlives the supervisor: the kernel kills it then.
 //   - The supervisor has the children's reports, so that requests for them never reach a child.
 package supervisor
