@@ -92,8 +92,7 @@ func TestAdoptedProblems(t *testing.T) {
 			add: "gkeOnPremVersion: 1.36.4-gke.1\nnetwork: {podCIDR: 10.0.0.0/8}\nmasterNode: {replicas: 3}\nnodePools: []\n" +
 				"enableControlplaneV2: true\nenableAdvancedCluster: false\nloadBalancer: {}\n",
 			want: []string{
-				"gkeOnPremVersion: is only for clusters that Keyturn creates: whoever made the cluster decides which version it " +
-					"has (line 5)",
+				"gkeOnPremVersion: is only for clusters that Keyturn creates: an adopted cluster has its own version (line 5)",
 				"network: is only for clusters that Keyturn creates: an adopted cluster has its own address ranges (line 6)",
 				"masterNode: is only for clusters that Keyturn creates: the API servers exist already (line 7)",
 				"nodePools: is only for clusters that Keyturn creates: Keyturn creates no nodes for this cluster (line 8)",

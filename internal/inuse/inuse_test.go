@@ -266,7 +266,7 @@ func TestSum(t *testing.T) {
 			in: world(pod("web-1", vault), signed("k1", "", "", 120), func(in *inuse.Input) {
 				in.Signers[0].Report.Since = at(-300)
 			}),
-			awaited: "1 requested token of key version 1, and what API server cp-0 cannot tell of (its ledger began at " +
+			awaited: "1 requested token of key version 1, and any tokens that API server cp-0 did not record (its ledger began at " +
 				stamp(-300) +
 				", after the key was first used) to expire, the last at " + stamp(8755*60),
 			want: []string{
@@ -281,7 +281,7 @@ func TestSum(t *testing.T) {
 		},
 		{
 			name: "no ledger", gone: "?", in: world(pod("web-1", api, vault), problem),
-			awaited: "what API server cp-0 cannot tell of (it has its keys from files) to expire",
+			awaited: "any tokens that API server cp-0 did not record (it has its keys from files) to expire",
 			want: []string{
 				"ns/app Deployment/web ThirdParty for vault: 1 of 0 until ?, by Kubelet",
 				"ns/app Deployment/web Bound: 1 of 0 until ?, by Kubelet",

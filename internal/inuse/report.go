@@ -71,7 +71,7 @@ func (r Report) Gone(version int) time.Time {
 func (r Report) Awaited(version int) string {
 	text := r.known(version)
 	if gaps := r.gapsOf(version); len(gaps) > 0 {
-		text = join(text, fmt.Sprintf("what API server %s does not know (%s)", gaps[0].Signer, gaps[0].Reason))
+		text = join(text, fmt.Sprintf("any tokens that API server %s did not record (%s)", gaps[0].Signer, gaps[0].Reason))
 	} else if n := r.count(version, Unknown); n > 0 {
 		text = join(text, plural(n, "group")+" of tokens without details in the ledgers")
 	}

@@ -121,7 +121,7 @@ func TestConclude(t *testing.T) {
 		},
 		{
 			name: "a foreign key", change: func(_ []kubeadm.Server, a []answer) { a[1].keys = setOf(t, one, two) },
-			warning: "accept 1 more keys: they are kept", foreign: []string{two.KeyID},
+			warning: "accept 1 more keys: Keyturn keeps them", foreign: []string{two.KeyID},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -168,7 +168,7 @@ func only(t *testing.T, what, part string, lines []string) {
 
 func TestCompareIssuer(t *testing.T) {
 	for named, want := range map[string]string{
-		"": "", issuer: "", "https://a.test": "ksaSigningKey.issuer is https://a.test, and the cluster's issuer is " + issuer,
+		"": "", issuer: "", "https://a.test": "ksaSigningKey.issuer is https://a.test, but the cluster's issuer is " + issuer,
 	} {
 		r := Report{Issuer: issuer}
 		r.CompareIssuer(named)
