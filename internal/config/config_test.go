@@ -337,8 +337,8 @@ func TestParseProblems(t *testing.T) {
 				"masterNode.replicas: must be 1 or 3, not 2 (line 8)",
 				"nodePools[1].replicas: must be 0 to 100, not -1 (line 11)",
 				"nodePools[2].replicas: must be 0 to 100, not 101 (line 12)",
-				"nodePools[2].updateStrategy.rollingUpdate.maxSurge: must be 1 to 100, not 0: a new node is added before an old one " +
-					"is removed (line 12)",
+				"nodePools[2].updateStrategy.rollingUpdate.maxSurge: must be 1 to 100, not 0: a new node is added before an " +
+					"old one is removed (line 12)",
 				"nodePools[0].replicas: is missing",
 			}},
 		{name: "versions", file: strings.Replace(valid, "1.36.4-gke.1", "1.34.200-gke.68", 1),

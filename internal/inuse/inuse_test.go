@@ -266,9 +266,8 @@ func TestSum(t *testing.T) {
 			in: world(pod("web-1", vault), signed("k1", "", "", 120), func(in *inuse.Input) {
 				in.Signers[0].Report.Since = at(-300)
 			}),
-			awaited: "1 requested token of key version 1, and any tokens that API server cp-0 did not record (its ledger began at " +
-				stamp(-300) +
-				", after the key was first used) to expire, the last at " + stamp(8755*60),
+			awaited: "1 requested token of key version 1, and any tokens that API server cp-0 did not record " +
+				"(its ledger began at " + stamp(-300) + ", after the key was first used) to expire, the last at " + stamp(8755*60),
 			want: []string{
 				"ns/app - Requested: 1 of 1 until +2h0m0s, by Never",
 				"ns/app Deployment/web ThirdParty for vault: 1 of 0 until ?, by Kubelet",
