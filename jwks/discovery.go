@@ -13,7 +13,7 @@ import (
 const DiscoveryPath = "/.well-known/openid-configuration"
 
 // Discovery is the OpenID Connect discovery document of a service account issuer: the part of the provider metadata
-// (OpenID Connect Discovery 1.0, section 3) that kube-apiserver serves, its members in kube-apiserver's order.
+// (OpenID Connect Discovery 1.0, section 3) that kube-apiserver serves, in kube-apiserver's order.
 type Discovery struct {
 	// Issuer is the https URL in the iss claim of the issuer's tokens.
 	Issuer string `json:"issuer"`
@@ -23,11 +23,11 @@ type Discovery struct {
 	ResponseTypes []string `json:"response_types_supported"`
 	// SubjectTypes is always "public".
 	SubjectTypes []string `json:"subject_types_supported"`
-	// Algorithms are the algorithms of the keys, sorted, each once.
+	// Algorithms are the algorithms of the keys, sorted and without duplicates.
 	Algorithms []string `json:"id_token_signing_alg_values_supported"`
 }
 
-// NewDiscovery returns the document of an issuer with these keys. Both URLs must be https; the issuer's may have
+// NewDiscovery returns the document of an issuer with these keys. Both URLs must be https. The issuer's must have
 // neither a query nor a fragment.
 func NewDiscovery(issuer, jwksURI string, keys Set) (Discovery, error) {
 	if err := checkIssuer(issuer); err != nil {
@@ -53,8 +53,8 @@ func NewDiscovery(issuer, jwksURI string, keys Set) (Discovery, error) {
 // Marshal returns the document as JSON, byte for byte as kube-apiserver serves it.
 func (d Discovery) Marshal() ([]byte, error) { return json.Marshal(d) }
 
-// ParseDiscovery reads a discovery document. All of its members that Discovery has must be there; others are ignored.
-// The caller compares Issuer with the one that it asked for.
+// ParseDiscovery reads a discovery document. It must have every member that Discovery has; others are ignored. The
+// caller must compare Issuer with the issuer that it expects.
 func ParseDiscovery(data []byte) (Discovery, error) {
 	if len(data) > MaxSize {
 		return Discovery{}, fmt.Errorf("reading discovery document: %w: longer than %d bytes", Malformed, MaxSize)

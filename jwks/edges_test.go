@@ -133,7 +133,7 @@ func TestPointNotOnCurve(t *testing.T) {
 
 // Each error names its class and the first thing that is wrong.
 func TestErrorsName(t *testing.T) {
-	const notObject = "malformed: not a JSON object whose members have names of their own"
+	const notObject = "malformed: not a JSON object with unique member names"
 	sets := map[string]string{
 		"[]":         "reading key set: " + notObject,
 		`{"keys":5}`: "reading key set: malformed: member keys is not an array",

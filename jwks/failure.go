@@ -1,16 +1,16 @@
 package jwks
 
-// Failure is the class of what is wrong with a key or a key set. Every error that reading or making one
-// returns wraps a Failure; find it with errors.Is or errors.AsType.
+// Failure is the class of an invalid key or key set. Every error of reading or making one wraps a Failure; find it with
+// errors.Is or errors.AsType.
 type Failure string
 
 // The classes of failure.
 const (
-	// Malformed: not the JSON, base64url or PEM that it should be, or a member is missing.
+	// Malformed: not valid JSON, base64url or PEM, or a member is missing.
 	Malformed Failure = "malformed"
-	// UnsupportedKey: a kind of key, a curve, a use or an algorithm that is not known here, or that does not fit the key.
+	// UnsupportedKey: an unknown kind of key, curve, use or algorithm, or one that does not fit the key.
 	UnsupportedKey Failure = "unsupported key"
-	// WeakKey: an RSA key shorter than MinRSABits, or with an exponent or modulus that no good RSA key has.
+	// WeakKey: an RSA key shorter than MinRSABits, or with an unsafe exponent or modulus.
 	WeakKey Failure = "weak key"
 	// PrivateKey: a private or symmetric key where a public key belongs.
 	PrivateKey Failure = "private key"

@@ -11,20 +11,20 @@ import (
 	"fmt"
 )
 
-// The algorithms of signatures (RFC 7518, section 3.1). Each key has exactly one of them.
+// The signature algorithms (RFC 7518, section 3.1). Each key has exactly one of them.
 const (
 	RS256 = "RS256" // RSASSA-PKCS1-v1_5 with SHA-256
 	ES256 = "ES256" // ECDSA on P-256 with SHA-256
 	ES384 = "ES384" // ECDSA on P-384 with SHA-384
 )
 
-// Bounds of keys.
+// Limits of keys.
 const (
 	// MinRSABits is the shortest RSA modulus accepted (RFC 7518, section 3.3).
 	MinRSABits = 2048
-	// MaxRSABits is the longest: verifying takes time that grows with its square.
+	// MaxRSABits is the longest RSA modulus accepted, since the time to verify grows with its square.
 	MaxRSABits = 8192
-	// MaxKeyID is the longest kid in bytes, as kube-apiserver allows its external signers.
+	// MaxKeyID is the longest kid in bytes, the limit that kube-apiserver sets for external signers.
 	MaxKeyID = 1024
 )
 
@@ -32,13 +32,13 @@ const (
 type Key struct {
 	// KeyID is the kid of the tokens that the key verifies.
 	KeyID string
-	// Algorithm is the only algorithm in which it verifies: RS256, ES256 or ES384.
+	// Algorithm is the only algorithm that the key is used with: RS256, ES256 or ES384.
 	Algorithm string
 	// Public is an *rsa.PublicKey or an *ecdsa.PublicKey.
 	Public crypto.PublicKey
 }
 
-// NewKey returns the key with the kid and the algorithm that kube-apiserver gives it.
+// NewKey returns the key with the same kid and algorithm as kube-apiserver gives it.
 func NewKey(public crypto.PublicKey) (Key, error) {
 	algorithm, err := Algorithm(public)
 	if err != nil {
@@ -51,8 +51,8 @@ func NewKey(public crypto.PublicKey) (Key, error) {
 	return Key{KeyID: kid, Algorithm: algorithm, Public: public}, nil
 }
 
-// KeyID returns the kid of a public key as kube-apiserver computes it: the SHA-256 of its PKIX DER form, in
-// base64url without padding. See keyIDFromPublicKey in pkg/serviceaccount/jwt.go of Kubernetes.
+// KeyID returns the kid of a public key as kube-apiserver computes it: the SHA-256 of its PKIX DER form, in base64url
+// without padding. See keyIDFromPublicKey in pkg/serviceaccount/jwt.go of Kubernetes.
 func KeyID(public crypto.PublicKey) (string, error) {
 	if isEmpty(public) {
 		return "", fmt.Errorf("computing key ID of %T: %w: it is empty", public, Malformed)
@@ -65,8 +65,8 @@ func KeyID(public crypto.PublicKey) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(sum[:]), nil
 }
 
-// Algorithm returns the algorithm in which kube-apiserver uses a key: RS256 for RSA, ES256 for P-256 and
-// ES384 for P-384. Keys that a Set must not hold have none: WeakKey or UnsupportedKey.
+// Algorithm returns the algorithm that kube-apiserver uses with a key: RS256 for RSA, ES256 for P-256 and ES384 for
+// P-384. For a key that a Set must not hold, the error wraps WeakKey, UnsupportedKey or Malformed.
 func Algorithm(public crypto.PublicKey) (string, error) {
 	if isEmpty(public) {
 		return "", fmt.Errorf("%w: %T is empty", Malformed, public)
@@ -83,7 +83,7 @@ func Algorithm(public crypto.PublicKey) (string, error) {
 	return "", fmt.Errorf("%w: %T is neither RSA nor ECDSA", UnsupportedKey, public)
 }
 
-// isEmpty reports whether a key that is not from a parser lacks a part, so that using it would panic.
+// isEmpty reports whether a key that did not come from a parser lacks a part, so that its use would panic.
 func isEmpty(public crypto.PublicKey) bool {
 	switch key := public.(type) {
 	case *rsa.PublicKey:
@@ -95,7 +95,7 @@ func isEmpty(public crypto.PublicKey) bool {
 	return false
 }
 
-// algorithmOfPoint checks the curve before the point: methods of curves other than these may panic.
+// algorithmOfPoint checks the curve before the point, since methods of other curves may panic.
 func algorithmOfPoint(key *ecdsa.PublicKey) (string, error) {
 	algorithm, err := algorithmOfCurve(key.Curve)
 	if err != nil {
@@ -133,7 +133,7 @@ func checkRSA(key *rsa.PublicKey) error {
 	return nil
 }
 
-// check returns why a key that the caller put together may not be in a Set.
+// check returns an error if the key may not be in a Set.
 func (k Key) check() error {
 	if k.KeyID == "" || len(k.KeyID) > MaxKeyID {
 		return fmt.Errorf("%w: kid is empty or longer than %d bytes", Malformed, MaxKeyID)

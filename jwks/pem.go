@@ -13,7 +13,7 @@ import (
 
 const publicKeyBlock = "PUBLIC KEY"
 
-// MarshalPublicKey returns a key as PEM of its PKIX form, which kube-apiserver's --service-account-key-file takes.
+// MarshalPublicKey returns a key in PKIX form, PEM encoded, as kube-apiserver's --service-account-key-file takes it.
 func MarshalPublicKey(public crypto.PublicKey) ([]byte, error) {
 	if _, err := Algorithm(public); err != nil {
 		return nil, fmt.Errorf("encoding public key: %w", err)
@@ -25,7 +25,7 @@ func MarshalPublicKey(public crypto.PublicKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: publicKeyBlock, Bytes: der}), nil
 }
 
-// ParsePublicKey reads what MarshalPublicKey wrote: exactly one public key in PEM of its PKIX form.
+// ParsePublicKey reads exactly one PEM public key in PKIX form, as MarshalPublicKey writes it.
 func ParsePublicKey(data []byte) (crypto.PublicKey, error) {
 	block, rest := pem.Decode(data)
 	if block != nil && strings.HasSuffix(block.Type, "PRIVATE KEY") {

@@ -11,16 +11,16 @@ import (
 // Path is where kube-apiserver serves its key set, below the URL of the API server.
 const Path = "/openid/v1/jwks"
 
-// MaxSize is the size in bytes above which Parse and ParseDiscovery read nothing.
+// MaxSize is the most bytes that Parse and ParseDiscovery read.
 const MaxSize = 1 << 20
 
-// Set is an ordered set of verification keys, a JSON Web Key Set (RFC 7517, section 5). The zero value is empty.
-// A Set never changes, so it may be used by several goroutines at once.
+// Set is an ordered set of verification keys, a JSON Web Key Set (RFC 7517, section 5). The zero value is empty. A Set
+// is immutable, and so safe for concurrent use.
 type Set struct {
 	keys []Key
 }
 
-// NewSet returns the set of these keys, in their order.
+// NewSet returns the set of these keys, in this order.
 func NewSet(keys ...Key) (Set, error) {
 	for i, k := range keys {
 		if err := k.check(); err != nil {
@@ -44,13 +44,13 @@ func checkUnique(keys []Key) error {
 	return nil
 }
 
-// Keys returns the keys in their order.
+// Keys returns the keys in order.
 func (s Set) Keys() []Key { return slices.Clone(s.keys) }
 
-// Len is the number of keys.
+// Len returns the number of keys.
 func (s Set) Len() int { return len(s.keys) }
 
-// Lookup finds a key by its kid.
+// Lookup returns the key with this kid.
 func (s Set) Lookup(kid string) (Key, bool) {
 	i := slices.IndexFunc(s.keys, func(k Key) bool { return k.KeyID == kid })
 	if i < 0 {
@@ -74,9 +74,9 @@ func (s Set) Marshal() ([]byte, error) {
 	return json.Marshal(document)
 }
 
-// Parse reads a JSON Web Key Set as kube-apiserver serves it: each key has a kid of its own, "use": "sig" and an
-// algorithm that fits it. Members that RFC 7517 does not define are ignored, as it demands; those of private keys are
-// not.
+// Parse reads a JSON Web Key Set as kube-apiserver serves it: each key has a unique kid, "use": "sig" and an algorithm
+// that fits it. Members that RFC 7517 does not define are ignored, as it requires; members of private keys are an
+// error.
 func Parse(data []byte) (Set, error) {
 	raw, err := rawKeys(data)
 	if err != nil {
@@ -93,8 +93,8 @@ func Parse(data []byte) (Set, error) {
 	return NewSet(keys...)
 }
 
-// ParseUsable reads a JSON Web Key Set of somebody else as a verifier should (RFC 7517, section 5): it leaves out, and
-// counts, the keys that Parse would refuse. Of several keys with one kid it takes the first.
+// ParseUsable reads a JSON Web Key Set of another issuer as a verifier should (RFC 7517, section 5). It skips and
+// counts the keys that Parse would refuse. Of several keys with one kid it keeps the first.
 func ParseUsable(data []byte) (usable Set, others int, err error) {
 	raw, err := rawKeys(data)
 	if err != nil {

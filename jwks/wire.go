@@ -16,7 +16,7 @@ import (
 	"github.com/keyturn/keyturn/internal/strictjson"
 )
 
-// wireKey is one JSON Web Key (RFC 7517), its members in the order in which kube-apiserver writes them.
+// wireKey is one JSON Web Key (RFC 7517), with its members in the order in which kube-apiserver writes them.
 type wireKey struct {
 	Use       string `json:"use"`
 	Type      string `json:"kty"`
@@ -48,7 +48,7 @@ func encode(k Key) (wireKey, error) {
 	return wire, nil
 }
 
-// decode reads one member of "keys". It never says what a member holds: it could be a private key.
+// decode reads one member of "keys". Its errors never quote a member, which could be a private key.
 func decode(raw json.RawMessage) (Key, error) {
 	m, err := strictjson.Members(raw)
 	if err != nil {
@@ -83,7 +83,7 @@ func refusePrivate(m map[string]json.RawMessage) error {
 	return nil
 }
 
-// reader reads members and keeps the first thing that was wrong.
+// reader reads members and keeps the first error.
 type reader struct {
 	members map[string]json.RawMessage
 	err     error
@@ -103,7 +103,7 @@ func (r *reader) fail(format string, name string) {
 	}
 }
 
-// bytes reads base64url without padding. encoding/base64 skips line breaks; the standard does not.
+// bytes reads base64url without padding. It refuses line breaks, which encoding/base64 skips.
 func (r *reader) bytes(name string) []byte {
 	s := r.text(name)
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)

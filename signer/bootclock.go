@@ -9,16 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bootClock is the time since the machine started, suspension included. Nobody can set it.
+// bootClock returns the time since the machine started, including time suspended. Nobody can set this clock.
 func bootClock() time.Duration {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
-		return 0 // no kernel that Go runs on lacks it; and at 0 nothing has been served for long
+		return 0 // every kernel that Go runs on has this clock; and at 0 no key has been served long enough to sign
 	}
 	return time.Duration(t.Nano())
 }
 
-// bootID names this boot of the machine.
+// bootID returns the ID of this boot of the machine.
 func bootID() (string, error) {
 	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

@@ -13,32 +13,33 @@ import (
 	"github.com/keyturn/keyturn/signer/ledger"
 )
 
-// The bounds of what is signed.
+// The limits of claims.
 const (
-	// maxClaims bounds the claims of a token, as base64url. kube-apiserver takes no HTTP header as long as this.
+	// maxClaims is the longest encoding of claims, in base64url. kube-apiserver accepts no HTTP header of that length.
 	maxClaims = 64 << 10
-	// maxNames bounds the number of claims. kube-apiserver sends some ten.
+	// maxNames is the largest number of claims. kube-apiserver sends about ten.
 	maxNames = 64
-	// maxDepth bounds objects and lists in each other. kube-apiserver sends three.
+	// maxDepth is how deep objects and lists may be nested. kube-apiserver sends three levels.
 	maxDepth = 16
 )
 
-// The errors of readClaims hold nothing of the claims.
+// The errors of readClaims never quote the claims.
 var (
 	errClaimsSize = errors.New("claims are empty or too long")
 	errClaimsForm = errors.New("claims are not a JSON object in base64url without padding")
-	errClaimsName = errors.New("claims are none, too many, or not each of a plain name of its own")
+	errClaimsName = errors.New("claims are missing or too many, or a name is escaped or used twice")
 )
 
-// tokenClaims are the claims of a token that the ledger notes.
+// tokenClaims are the claims of a token that the ledger records.
 type tokenClaims struct {
 	token ledger.Token
 	names [][]byte
-	// objects are of the kinds in objectKinds: a token that is bound to a pod names the pod's node too.
+	// objects are in the order of objectKinds. A token that is bound to a pod also names the pod's node.
 	objects [len(objectKinds)]object
 }
 
-// objectKinds are the objects that a token can be bound to, by their claims. The first that a token names is the one.
+// objectKinds are the objects that a token can be bound to, by claim. The first that a token names is the one that it
+// is bound to.
 var objectKinds = [...]struct{ claim, kind string }{{"pod", "Pod"}, {"secret", "Secret"}, {"node", "Node"}}
 
 type object struct {
@@ -46,10 +47,10 @@ type object struct {
 	name, uid []byte
 }
 
-// readClaims refuses what kube-apiserver never sends. What passes is signed byte for byte. The packages encoding/json
-// and strictjson would do, but they take a tenth to a third of the time of an ES256 signature.
+// readClaims refuses claims that kube-apiserver never sends. The rest is signed byte for byte. It has a scanner of its
+// own, since encoding/json and strictjson would take a tenth to a third of the time of an ES256 signature.
 //
-// What the ledger cannot make out of claims that pass (an audience that is a number, say) is left out, and
+// A claim that passes but that the ledger cannot record, such as an audience that is a number, is left out, and
 // ledger.Token.Partial is set.
 func readClaims(encoded string) (ledger.Token, error) {
 	if encoded == "" || len(encoded) > maxClaims {
@@ -94,7 +95,7 @@ func contains(names [][]byte, name []byte) bool {
 	return false
 }
 
-// bind takes the object that the token is bound to.
+// bind sets the object that the token is bound to.
 func (c *tokenClaims) bind() {
 	for i, o := range c.objects {
 		if !o.named {
@@ -172,7 +173,7 @@ func (c *tokenClaims) sortAudiences() bool {
 	return true
 }
 
-// expiry reads a number of seconds, rounded up. What is none never expires.
+// expiry reads a number of seconds, rounded up. Without a number, the token never expires.
 func (c *tokenClaims) expiry(s *scanner) bool {
 	if first := s.next(); first != '-' && (first < '0' || first > '9') {
 		return s.value(2)
@@ -224,13 +225,13 @@ func (c *tokenClaims) objectMember(o *object, s *scanner, name []byte) bool {
 	return ok
 }
 
-// scanner walks over JSON that ends in a zero byte, once.
+// scanner reads JSON once. The text ends in a zero byte.
 type scanner struct {
 	text []byte
 	at   int
 }
 
-// next returns the first byte of what comes next.
+// next returns the next byte that is not white space, without consuming it.
 func (s *scanner) next() byte {
 	for {
 		switch c := s.text[s.at]; c {
@@ -242,7 +243,7 @@ func (s *scanner) next() byte {
 	}
 }
 
-// skip skips a byte if it comes next.
+// skip consumes the next byte if it is c.
 func (s *scanner) skip(c byte) bool {
 	if s.next() != c {
 		return false
@@ -251,10 +252,10 @@ func (s *scanner) skip(c byte) bool {
 	return true
 }
 
-// ended reports whether nothing comes any more.
+// ended reports whether the text has been read to its end.
 func (s *scanner) ended() bool { return s.next() == 0 && s.at == len(s.text)-1 }
 
-// object reads an object at a depth, and has member read each value.
+// object reads an object at a depth, and calls member to read each value.
 func (s *scanner) object(depth int, member func(s *scanner, name []byte) bool) bool {
 	if !s.skip('{') || depth > maxDepth {
 		return false
@@ -276,7 +277,7 @@ func (s *scanner) object(depth int, member func(s *scanner, name []byte) bool) b
 	}
 }
 
-// list is object for a list.
+// list reads a list as object reads an object.
 func (s *scanner) list(depth int, element func(*scanner) bool) bool {
 	if !s.skip('[') || depth > maxDepth {
 		return false
@@ -323,7 +324,7 @@ func (s *scanner) word(w string) bool {
 	return true
 }
 
-// special are the bytes at which a string ends or an escape begins, and those that are in no string.
+// special are the bytes that end a string or begin an escape, and those that no string may contain.
 var special = func() (is [256]bool) {
 	for c := range 0x20 {
 		is[c] = true
@@ -332,7 +333,7 @@ var special = func() (is [256]bool) {
 	return is
 }()
 
-// quoted reads a string as it is between its quotation marks.
+// quoted reads a string, and returns the text between its quotation marks as it is.
 func (s *scanner) quoted() (text []byte, escaped, ok bool) {
 	begin := s.at + 1
 	for i := begin; ; i++ {
@@ -357,7 +358,7 @@ func (s *scanner) quoted() (text []byte, escaped, ok bool) {
 	}
 }
 
-// escapeLength returns how many bytes belong to an escape after its backslash; 0 if it is none.
+// escapeLength returns the number of bytes of an escape after its backslash, or 0 if it is invalid.
 func escapeLength(rest []byte) int {
 	switch rest[0] {
 	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
@@ -414,7 +415,7 @@ func (s *scanner) number() ([]byte, bool) {
 	return s.text[begin:s.at], true
 }
 
-// digits reports whether there is a digit, and reads all that there are.
+// digits reads digits, and reports whether there was one.
 func (s *scanner) digits() bool {
 	begin := s.at
 	for s.text[s.at] >= '0' && s.text[s.at] <= '9' {

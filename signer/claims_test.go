@@ -110,7 +110,7 @@ func FuzzReadClaims(f *testing.F) {
 		got, err := readClaims(base64.RawURLEncoding.EncodeToString(raw))
 		members, strict := strictjson.Members(raw)
 		if err == nil && (strict != nil || len(members) == 0) {
-			t.Fatalf("%q is taken, but is no object whose members have names of their own", raw)
+			t.Fatalf("%q is taken, but is no object with unique member names", raw)
 		}
 		named := err != errClaimsName //nolint:errorlint // it is returned as it is
 		if err != nil && strict == nil && named && raw[0] == '{' && len(raw) < maxClaims/2 && !deep(raw) {

@@ -41,7 +41,7 @@ func TestBadSetKeepsLastGood(t *testing.T) {
 	if r := w.fetch(); len(r.Keys) != 1 || !r.DataTimestamp.AsTime().Equal(before) {
 		t.Errorf("keys read at %s are said to be of %s", before, r.DataTimestamp.AsTime())
 	}
-	if n := w.logged("last good key set is kept"); n != 1 {
+	if n := w.logged("keeping the last good key set"); n != 1 {
 		t.Errorf("three bad readings were logged %d times, want once", n)
 	}
 	if n := testutil.ToFloat64(w.signer.metrics.reloadErrors); n != 3 {
@@ -51,7 +51,7 @@ func TestBadSetKeepsLastGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.signer.reload()
-	if n := w.logged("last good key set is kept"); n != 2 {
+	if n := w.logged("keeping the last good key set"); n != 2 {
 		t.Errorf("another fault makes %d lines in all, want 2", n)
 	}
 	w.write(1, 1)
@@ -206,7 +206,7 @@ func TestHardwareAway(t *testing.T) {
 	w.hardware.set(errHardware, nil)
 	w.write(1, 1)
 	w.start()
-	if n := len(w.fetch().Keys); n != 1 || w.logged("not all of it signs") != 1 {
+	if n := len(w.fetch().Keys); n != 1 || w.logged("some of its keys cannot sign") != 1 {
 		t.Errorf("%d keys are served while the hardware is away, want 1: %s", n, w.log.String())
 	}
 	w.wantSigner(0, "away at the start")
@@ -297,7 +297,7 @@ keyturn_signer_key_set_age_seconds 7
 # HELP keyturn_signer_last_reload_success_timestamp_seconds When the key directory was last read and found good.
 # TYPE keyturn_signer_last_reload_success_timestamp_seconds gauge
 keyturn_signer_last_reload_success_timestamp_seconds 1.8e+09
-# HELP keyturn_signer_reload_errors_total Readings of the key directory that found it bad, so that the last good key set was kept.
+# HELP keyturn_signer_reload_errors_total Reads of the key directory that failed, so that the last good key set was kept.
 # TYPE keyturn_signer_reload_errors_total counter
 keyturn_signer_reload_errors_total 0
 # HELP keyturn_signer_signatures_total Sign calls by kid and result: signed, error; without a kid: invalid (bad claims), unavailable (no key may sign).

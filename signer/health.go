@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// patience is how much longer than Options.ReloadInterval a turn of keep may take, with slow hardware.
+// patience is how much longer than Options.ReloadInterval one turn of keep may take, for slow hardware.
 const patience = 30 * time.Second
 
 // ErrStuck is returned by Check when reading the key directory hangs. Only a new process helps.
 var ErrStuck = errors.New("reading the key directory hangs")
 
-// Check proves that each key of the set that may sign does. It waits for the keys, so a key that hangs makes it hang.
+// Check proves that each key of the set that may sign works. It blocks while a key does.
 func (s *Signer) Check() error {
 	if turn := time.Duration(s.lastTurn.Load()); s.env.bootClock()-turn > s.opts.ReloadInterval+patience {
 		return ErrStuck
@@ -36,7 +36,7 @@ func (s *Signer) remember(err error) error {
 	return err
 }
 
-// Ready returns why the signer cannot sign now, as far as is known without trying; nil if it can.
+// Ready returns why the signer cannot sign now, as far as it knows without trying. It returns nil if it can.
 func (s *Signer) Ready() error {
 	if _, err := s.signing(); err != nil {
 		return err
@@ -50,7 +50,7 @@ func (s *Signer) Ready() error {
 	return nil
 }
 
-// HoldsRetired reports whether the memory of this process may hold a private key that was taken out of the key
-// directory since the process read it. Go leaves copies of what it parses in memory that it does not use any more, so
-// only a new process is certain to be free of the key.
+// HoldsRetired reports whether the memory of this process may hold a private key that has since been removed from the
+// key directory. Go leaves copies of what it parses in memory that it no longer uses, so only a new process is certain
+// not to hold the key.
 func (s *Signer) HoldsRetired() bool { return s.retired.Load() }

@@ -24,7 +24,7 @@ import (
 	"github.com/keyturn/keyturn/signer/keydir"
 )
 
-// key is one key of the set. It does not change but for what it counts.
+// key is one key of the set. It is immutable, except for served.
 type key struct {
 	jwks.Key
 	version  int
@@ -39,16 +39,16 @@ type key struct {
 	served *servedAt
 }
 
-// servedAt is when the API server was first given a key, by the boot clock; nil if it was not yet. Sets with the same
-// key share it.
+// servedAt is when the API server first got a key, by the boot clock; nil if it has not. Sets with the same key share
+// it.
 type servedAt struct{ atomic.Pointer[time.Duration] }
 
-// note notes that the API server was given the key now. It reports whether that is new.
+// note records that the API server got the key now. It reports whether this is the first time.
 func (s *servedAt) note(now time.Duration) bool {
 	return s.Load() == nil && s.CompareAndSwap(nil, &now)
 }
 
-// newKey opens a key. It does not use it yet, and leaves served to the set that the key is for.
+// newKey opens a key without using it. The caller sets served.
 func newKey(k keydir.Key, from backends) (*key, error) {
 	public, err := jwks.NewKey(k.Public)
 	if err != nil {
@@ -73,8 +73,8 @@ func newKey(k keydir.Key, from backends) (*key, error) {
 	return made, err
 }
 
-// encodeHeader writes the header in kube-apiserver's order. It allows no other members (validateJWTHeader in
-// plugin.go).
+// encodeHeader writes the header in kube-apiserver's order. kube-apiserver allows no other members (validateJWTHeader
+// in plugin.go).
 func encodeHeader(k jwks.Key) (string, error) {
 	raw, err := json.Marshal(struct {
 		Algorithm string `json:"alg"`
@@ -87,7 +87,7 @@ func encodeHeader(k jwks.Key) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(raw), nil
 }
 
-// message is the key as FetchKeys returns it.
+// message returns the key as FetchKeys returns it.
 func (k *key) message() (*externaljwt.Key, error) {
 	der, err := x509.MarshalPKIXPublicKey(k.Public)
 	if err != nil {
@@ -96,14 +96,14 @@ func (k *key) message() (*externaljwt.Key, error) {
 	return &externaljwt.Key{KeyId: k.KeyID, Key: der, ExcludeFromOidcDiscovery: k.excluded}, nil
 }
 
-// maySign reports whether the API server has the key, and has had it for the lead-in. Reading the boot clock takes as
-// long as other parts of Sign.
+// maySign reports whether the API server has had the key for the lead-in. It reads the boot clock only if it must, as
+// that takes as long as other parts of Sign.
 func (k *key) maySign(clock func() time.Duration, leadIn time.Duration) bool {
 	at := k.served.Load()
 	return at != nil && (leadIn == 0 || clock()-*at >= leadIn)
 }
 
-// sign returns the signature of a JWT whose claims are encoded, in base64url.
+// sign returns the signature, in base64url, of a JWT with these encoded claims.
 func (k *key) sign(claims string) (string, error) {
 	message := make([]byte, 0, len(k.header)+1+len(claims))
 	message = append(message, k.header...)
@@ -127,7 +127,7 @@ func (k *key) digest(message []byte) []byte {
 	return h.Sum(nil)
 }
 
-// fixedSize turns an ECDSA signature from ASN.1 into the form of RFC 7518, section 3.4: r and s, one after the other.
+// fixedSize converts an ECDSA signature from ASN.1 to the form of RFC 7518, section 3.4: r followed by s.
 func fixedSize(der []byte, size int) ([]byte, error) {
 	input := cryptobyte.String(der)
 	var sequence cryptobyte.String
@@ -142,13 +142,13 @@ func fixedSize(der []byte, size int) ([]byte, error) {
 	return out, nil
 }
 
-// fits reports whether the shortest form of a number is that of a positive one of at most size bytes.
+// fits reports whether a number in its shortest encoding is positive and of at most size bytes.
 func fits(n []byte, size int) bool { return len(n) <= size && n[0] != 0 }
 
-// proof is what prove signs. As it has no period, it can never be taken for a token.
+// proof begins what prove signs. It has no period, so it can never be mistaken for a token.
 const proof = "keyturn-signer proves that this key signs: "
 
-// prove signs something that is no token, and verifies it: ErrOtherKey if it does not verify.
+// prove signs a text that is no token and verifies the signature. It returns ErrOtherKey if that does not verify.
 func (k *key) prove() error {
 	digest := k.digest([]byte(proof + rand.Text()))
 	signature, err := k.signer.Sign(rand.Reader, digest, k.hash)

@@ -14,24 +14,24 @@ import (
 	"github.com/keyturn/keyturn/signer/keydir"
 )
 
-// keySet is what the signer serves. It is replaced as a whole.
+// keySet is the set that the signer serves. It is replaced as a whole.
 type keySet struct {
 	digest keydir.Digest
 	readAt time.Time
 	leadIn time.Duration
 	keys   []*key
-	// candidates may sign, the wanted one first.
+	// candidates are the keys that may sign, in order of preference.
 	candidates []*key
-	// secrets are the kids of the keys whose private key was in a file, and so is in memory.
+	// secrets are the kids of the keys whose private key was read from a file, and so is in memory.
 	secrets []string
-	// served is true once each of the keys was given to the API server.
+	// served is true once the API server got each of the keys.
 	served   atomic.Bool
 	fetched  *externaljwt.FetchKeysResponse
 	metadata *externaljwt.MetadataResponse
 }
 
-// newKeySet opens the keys of a directory, of which it keeps no PEM. What the API server was given of the previous set
-// counts. The private keys are not used yet.
+// newKeySet opens the keys of a directory, and keeps none of its PEM. Keys that the API server got with the previous
+// set count as served. It does not use the private keys yet.
 func newKeySet(dir keydir.Set, from backends, previous *keySet) (*keySet, error) {
 	s := &keySet{
 		leadIn:   dir.LeadIn,
@@ -58,12 +58,12 @@ func newKeySet(dir keydir.Set, from backends, previous *keySet) (*keySet, error)
 	return s, nil
 }
 
-// lacks reports whether a private key of the other set, that was in a file, is in none of this one.
+// lacks reports whether the other set has a private key from a file that this set has not.
 func (s *keySet) lacks(other *keySet) bool {
 	return slices.ContainsFunc(other.secrets, func(kid string) bool { return !slices.Contains(s.secrets, kid) })
 }
 
-// refreshHint is short while the discovery document has more than one key: a rotation runs.
+// refreshHint is short while the discovery document has several keys, since a rotation is running.
 func refreshHint(dir keydir.Set) int64 {
 	shown := 0
 	for _, k := range dir.Keys {
@@ -77,7 +77,7 @@ func refreshHint(dir keydir.Set) int64 {
 	return int64(dir.RefreshHint / time.Second)
 }
 
-// candidates returns the keys with a signer: the wanted one, then the one that signed last, then the newest.
+// candidates returns the keys with a signer: first the wanted one, then the one that signed last, then the newest.
 func candidates(keys []*key, wanted int, previous *keySet) []*key {
 	rank := func(k *key) int {
 		switch {
@@ -98,7 +98,7 @@ func candidates(keys []*key, wanted int, previous *keySet) []*key {
 	return all
 }
 
-// signed reports whether the set signed with the key before any other, as far as it was served.
+// signed reports whether the key is the first of the set's candidates that was served, the one that signed.
 func (s *keySet) signed(k *key) bool {
 	for _, c := range s.candidates {
 		if c.served.Load() != nil {
@@ -108,8 +108,8 @@ func (s *keySet) signed(k *key) bool {
 	return false
 }
 
-// servedAt returns when the set gave this very key to the API server. One that was excluded from the discovery document
-// is not the same: the API server would refuse its signatures.
+// servedAt returns when the API server got this key from the set. A key that was excluded from the discovery document
+// does not count as the same one, since the API server would refuse its signatures.
 func (s *keySet) servedAt(k *key) *servedAt {
 	if s != nil {
 		for _, old := range s.keys {
@@ -121,7 +121,7 @@ func (s *keySet) servedAt(k *key) *servedAt {
 	return &servedAt{}
 }
 
-// dated returns the set as read again at another time.
+// dated returns a copy of the set with another time of reading.
 func (s *keySet) dated(at time.Time) *keySet {
 	again := &keySet{
 		digest: s.digest, readAt: at, leadIn: s.leadIn, keys: s.keys, candidates: s.candidates,
@@ -134,8 +134,7 @@ func (s *keySet) dated(at time.Time) *keySet {
 	return again
 }
 
-// noteServed notes that the API server was given the set now, by the boot clock. It reports whether a key was new to
-// it.
+// noteServed records that the API server got the set now, by the boot clock. It reports whether a key was new to it.
 func (s *keySet) noteServed(clock func() time.Duration) bool {
 	if s.served.Load() {
 		return false
@@ -148,7 +147,7 @@ func (s *keySet) noteServed(clock func() time.Duration) bool {
 	return changed
 }
 
-// errNotServed is why no key may sign yet.
+// errNotServed is returned while no key may sign yet.
 var errNotServed = errors.New("the API server has not fetched a key that may sign, or not for the lead-in")
 
 // signing returns the key that signs now, by the boot clock.
@@ -161,8 +160,8 @@ func (s *keySet) signing(clock func() time.Duration) (*key, error) {
 	return nil, errNotServed
 }
 
-// prove proves each key that may sign. The error is about those that do not; wrong is true if some key is another than
-// the one beside it, which no waiting heals.
+// prove proves each key that may sign. The error names those that do not work. wrong is true if a private key does not
+// belong to its public key, which waiting does not fix.
 func (s *keySet) prove() (wrong bool, err error) {
 	for _, k := range s.candidates {
 		if e := k.prove(); e != nil {

@@ -42,7 +42,7 @@ func newMetrics(s *Signer, r prometheus.Registerer) (*metrics, error) {
 		}),
 		reloadErrors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "keyturn_signer_reload_errors_total",
-			Help: "Readings of the key directory that found it bad, so that the last good key set was kept.",
+			Help: "Reads of the key directory that failed, so that the last good key set was kept.",
 		}),
 		lastReload: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "keyturn_signer_last_reload_success_timestamp_seconds",
@@ -80,7 +80,7 @@ func (m *metrics) count(k *key, result string) { m.signatures.WithLabelValues(k.
 
 func (m *metrics) reloaded(at time.Time) { m.lastReload.Set(float64(at.UnixMilli()) / 1000) }
 
-// forget drops the series of keys that are gone, or rotations would add up.
+// forget removes the series of keys that are gone, so that they do not accumulate over rotations.
 func (m *metrics) forget(old, now *keySet) {
 	if old == nil {
 		return
@@ -96,7 +96,7 @@ func (m *metrics) forget(old, now *keySet) {
 	}
 }
 
-// ledgerMetrics are the metrics of the ledger, as it was when it was last tended.
+// ledgerMetrics are the metrics of the ledger as of its last Tend.
 type ledgerMetrics struct{ *Signer }
 
 var (
@@ -105,9 +105,9 @@ var (
 	ledgerCoarse = prometheus.NewDesc("keyturn_signer_ledger_coarse_entries",
 		"Entries that may stand for several accounts, audiences or objects, since the ledger was full.", nil, nil)
 	ledgerBytes = prometheus.NewDesc("keyturn_signer_ledger_bytes",
-		"Memory that the ledger uses, of the file and beside it.", nil, nil)
+		"Memory that the ledger uses, including its file.", nil, nil)
 	ledgerExpiry = prometheus.NewDesc("keyturn_signer_ledger_last_expiry_timestamp_seconds",
-		"When the last token of a key expires. The version is empty once the key is in the key directory no more.",
+		"When the last token of a key expires. The version is empty once the key is no longer in the key directory.",
 		[]string{"kid", "version"}, nil)
 )
 

@@ -19,37 +19,37 @@ type Options struct {
 	// KeyDir is the path of the key directory. Its parent directory must exist for changes to be noticed at once.
 	KeyDir string
 
-	// StateFile is the path of the file that keeps which keys the API server has. It must be outside the key directory.
-	// If it is empty, a new process signs nothing until the API server fetches its keys again, which may take as long as
-	// the refresh hint.
+	// StateFile is the path of the file that records which keys the API server has. It must be outside the key
+	// directory. If it is empty, a new process signs nothing until the API server fetches its keys again, which may
+	// take as long as the refresh hint.
 	StateFile string
 
-	// LedgerFile is the path of the ledger: until when the tokens live that were signed (package ledger). It must be
-	// outside the key directory, on a local disk. If it is empty, no tokens are noted.
+	// LedgerFile is the path of the ledger, which records until when signed tokens are valid (package ledger). It must
+	// be outside the key directory, on a local disk. If it is empty, tokens are not recorded.
 	LedgerFile string
 
-	// ReloadInterval is how often the directory is read when no change was noticed, and how often the ledger is tended.
-	// Zero means 5 seconds.
+	// ReloadInterval is how often the directory is read without a change notification, and how often the ledger is
+	// maintained. Zero means 5 seconds.
 	ReloadInterval time.Duration
 
-	// DrainTimeout is how long calls under way may take once Serve is to end. Zero means 10 seconds.
+	// DrainTimeout is how long pending calls may take after Serve is stopped. Zero means 10 seconds.
 	DrainTimeout time.Duration
 
 	// PKCS11 opens the keys that a PKCS #11 URI names. If it is nil, a key set with such a key is refused.
 	PKCS11 Backend
 
-	// Log receives what goes wrong, and which key sets are taken. Nil means slog.Default().
+	// Log receives errors, and the key sets that are taken. Nil means slog.Default().
 	Log *slog.Logger
 
-	// Metrics is where the metrics of the signer are registered. If it is nil, they are not.
+	// Metrics registers the metrics of the signer. If it is nil, there are none.
 	Metrics prometheus.Registerer
 }
 
 // Backend opens private keys that are not in files.
 type Backend interface {
-	// Open returns the private key of k. Several goroutines use it at once, also after k was wiped. Its Public is the
-	// public key of k. Open fails if k can never be opened. For a key that is out of reach at the moment it does not
-	// fail; Sign of such a key fails, soon, and works again once the key is back. No error holds any part of a private
+	// Open returns the private key of k. Several goroutines use it at once, also after k was wiped. Its Public must
+	// return the public key of k. Open fails if k can never be opened. It succeeds for a key that is only out of reach:
+	// Sign of such a key fails quickly, and works again once the key is back. No error contains any part of a private
 	// key or a PIN.
 	Open(k keydir.Key) (crypto.Signer, error)
 }
@@ -60,7 +60,7 @@ const (
 	defaultDrainTimeout   = 10 * time.Second
 )
 
-// validate names each option that is wrong.
+// validate returns an error that names each invalid option.
 func (o Options) validate() error {
 	var all []error
 	bad := func(option, why string) { all = append(all, fmt.Errorf("option %s of the signer %s", option, why)) }
@@ -81,7 +81,7 @@ func (o Options) validate() error {
 	return errors.Join(all...)
 }
 
-// within reports whether a path leads into a directory, as far as the names show.
+// within reports whether a path is inside a directory, judging by names only.
 func within(dir, path string) bool {
 	absDir, errDir := filepath.Abs(dir)
 	absPath, errPath := filepath.Abs(path)
@@ -92,7 +92,7 @@ func within(dir, path string) bool {
 	return err == nil && filepath.IsLocal(relative)
 }
 
-// withDefaults replaces the zero values that have a meaning.
+// withDefaults replaces zero values by the defaults.
 func (o Options) withDefaults() Options {
 	if o.ReloadInterval == 0 {
 		o.ReloadInterval = defaultReloadInterval
@@ -106,11 +106,11 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// environment is what a signer has from its process. Tests replace it.
+// environment is what a signer uses of its process. Tests replace it.
 type environment struct {
-	// files opens the keys that are in files.
+	// files opens keys that are in files.
 	files Backend
-	// now is the wall clock, which only dates what was read.
+	// now is the wall clock. It only dates what was read.
 	now func() time.Time
 	// bootClock is the clock that nobody can set.
 	bootClock func() time.Duration
@@ -120,7 +120,7 @@ func systemEnvironment() environment {
 	return environment{files: backend.PEM{}, now: time.Now, bootClock: bootClock}
 }
 
-// backends open the keys of a directory, each where it is.
+// backends open the keys of a directory, by where they are stored.
 type backends struct{ files, pkcs11 Backend }
 
 var errNoPKCS11 = errors.New("it is in a PKCS #11 token, and option PKCS11 of the signer is not set")

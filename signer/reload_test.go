@@ -47,7 +47,7 @@ func TestWrongKeyIsNeverServed(t *testing.T) {
 	if s.set.Load() != nil {
 		t.Error("a set with a wrong key is served at the start")
 	}
-	if n := w.logged("last good key set is kept"); n != 2 {
+	if n := w.logged("keeping the last good key set"); n != 2 {
 		t.Errorf("%d wrong sets are logged, want 2: %s", n, w.log.String())
 	}
 }

@@ -163,7 +163,7 @@ func TestKeepWithoutWatch(t *testing.T) {
 	until(t, "the turns are not noted", func() bool { return s.lastTurn.Load() > turn })
 	w.write(1, 1)
 	until(t, "the keys are not read", func() bool { return s.set.Load() != nil })
-	if end(); w.logged("only read from time to time") != 1 {
+	if end(); w.logged("only polled") != 1 {
 		t.Errorf("it is not logged once: %s", w.log.String())
 	}
 }

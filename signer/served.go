@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// servedFile keeps which keys the API server has, for the next process.
+// servedFile records which keys the API server has, for the next process.
 type servedFile struct {
 	path string
 	boot string
 }
 
-// servedRecord is the file. It holds nothing secret.
+// servedRecord is the content of the file. None of it is secret.
 type servedRecord struct {
 	BootID string      `json:"bootID"`
 	Keys   []servedKey `json:"keys"`
@@ -27,12 +27,12 @@ type servedRecord struct {
 type servedKey struct {
 	KeyID    string `json:"kid"`
 	Excluded bool   `json:"excludeFromOIDCDiscovery,omitempty"`
-	// At is nanoseconds of the boot clock.
+	// At is in nanoseconds of the boot clock.
 	At time.Duration `json:"servedAt"`
 }
 
-// load notes in the set what the file knows. A file of another boot knows nothing, and a time that is still to come is
-// now.
+// load marks the keys of the set that the file records as served. It ignores a file of another boot, and treats a time
+// in the future as now.
 func (f servedFile) load(s *keySet, now time.Duration) error {
 	if f.path == "" {
 		return nil
@@ -61,7 +61,7 @@ func (f servedFile) load(s *keySet, now time.Duration) error {
 	return nil
 }
 
-// save writes which keys of the set were served, by this process or by another one that saved it meanwhile: while one
+// save records which keys of the set were served, by this process or by another one that wrote the file: while one
 // process hands over to the next, the API server may fetch from either.
 func (f servedFile) save(s *keySet, now time.Duration) error {
 	if f.path == "" {
@@ -72,7 +72,7 @@ func (f servedFile) save(s *keySet, now time.Duration) error {
 		return fmt.Errorf("saving which keys were served: %w", err)
 	}
 	defer unlock()
-	_ = f.load(s, now) // what cannot be read is replaced
+	_ = f.load(s, now) // an unreadable file is replaced
 	record := servedRecord{BootID: f.boot}
 	for _, k := range s.keys {
 		if at := k.served.Load(); at != nil {
@@ -108,7 +108,8 @@ func (f servedFile) lock() (unlock func(), err error) {
 	return func() { _ = dir.Close() }, nil // with its lock
 }
 
-// replace does not sync: after a crash of the machine the file does not count, and the API server waits for this.
+// replace does not sync. After a crash of the machine the file is invalid anyway, and the API server waits for this
+// write.
 func (f servedFile) replace(content []byte) error {
 	temporary := f.path + ".new"
 	if err := os.WriteFile(temporary, content, 0o600); err != nil {

@@ -147,8 +147,8 @@ func TestServedOutlivesProcess(t *testing.T) {
 	}
 }
 
-// TestServedInHandOver has the API server fetch from the process that hands over, after the next one has read which keys
-// were served. The next key set comes before the next process has looked again.
+// TestServedInHandOver fetches from the process that hands over, after the next one has read which keys were served. The
+// next key set comes before the next process has read that again.
 func TestServedInHandOver(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)
@@ -253,7 +253,7 @@ func TestServedOfAnotherBootDoesNotCount(t *testing.T) {
 		w.log.Reset()
 		w.start()
 		w.wantSigner(0, name)
-		if n := w.logged("what was served before is not known"); (n == 0) != (name == "another boot") {
+		if n := w.logged("cannot read which keys were served before"); (n == 0) != (name == "another boot") {
 			t.Errorf("%s: %d lines of log about the state file", name, n)
 		}
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/keyturn/keyturn/signer/keydir"
 )
 
-// Signer implements externaljwt.ExternalJWTSignerServer. It is safe for concurrent use. New makes it.
+// Signer implements externaljwt.ExternalJWTSignerServer. It is safe for concurrent use. Create it with New.
 type Signer struct {
 	externaljwt.UnimplementedExternalJWTSignerServer
 
@@ -27,22 +27,22 @@ type Signer struct {
 	metrics *metrics
 	tokens  *tokens
 	set     atomic.Pointer[keySet]
-	// saving is held by the first FetchKeys that returns a key, to save that, and by nobody else.
+	// saving is held only by the first FetchKeys that returns a key, while it records that.
 	saving sync.Mutex
 
-	// What follows belongs to reading and proving, which neither Sign nor FetchKeys waits for.
+	// The rest is for reading and proving, for which neither Sign nor FetchKeys waits.
 	mu       sync.Mutex
 	lastBad  string
 	lastTurn atomic.Int64
 	problem  atomic.Pointer[string]
-	// retired is true once a private key that was in memory is in the directory no more.
+	// retired is true once a private key that was in memory is no longer in the directory.
 	retired atomic.Bool
 }
 
 var _ externaljwt.ExternalJWTSignerServer = (*Signer)(nil)
 
-// New returns a signer that has read its key directory once. If an option is wrong, the error names it. New does not
-// fail when the directory cannot be read: the signer logs why, and answers Unavailable until Serve has read a good key
+// New returns a signer that has read its key directory once. If an option is invalid, the error names it. New succeeds
+// even if the directory cannot be read: the signer logs why, and answers Unavailable until Serve has read a good key
 // set.
 func New(o Options) (*Signer, error) { return newSigner(o, systemEnvironment()) }
 
@@ -64,7 +64,7 @@ func newSigner(o Options, env environment) (*Signer, error) {
 	return s, nil
 }
 
-// Sign signs claims with the key that signs now. It implements externaljwt.ExternalJWTSignerServer.
+// Sign signs claims with the current signing key. It implements externaljwt.ExternalJWTSignerServer.
 func (s *Signer) Sign(_ context.Context, r *externaljwt.SignJWTRequest) (*externaljwt.SignJWTResponse, error) {
 	began := time.Now()
 	token, err := readClaims(r.GetClaims())
@@ -102,7 +102,7 @@ func (s *Signer) signing() (*key, error) {
 
 var errNoKeys = errors.New("there is no good key set")
 
-// FetchKeys returns the public keys, and so lets them sign. It implements externaljwt.ExternalJWTSignerServer.
+// FetchKeys returns the public keys, after which they may sign. It implements externaljwt.ExternalJWTSignerServer.
 func (s *Signer) FetchKeys(
 	ctx context.Context, _ *externaljwt.FetchKeysRequest,
 ) (*externaljwt.FetchKeysResponse, error) {
@@ -111,7 +111,7 @@ func (s *Signer) FetchKeys(
 	if set == nil {
 		return nil, status.Error(codes.Unavailable, errNoKeys.Error())
 	}
-	if err := ctx.Err(); err != nil { // nobody waits for this answer
+	if err := ctx.Err(); err != nil { // the caller has gone
 		return nil, status.FromContextError(err).Err()
 	}
 	if set.noteServed(s.env.bootClock) {
@@ -120,8 +120,8 @@ func (s *Signer) FetchKeys(
 	return set.fetched, nil
 }
 
-// saveServed saves which keys the API server has, before it is answered: if this process is killed right after that,
-// the next one knows. Should the answer get lost instead, no harm is done either, as the package comment says.
+// saveServed records which keys the API server has, before it is answered, so that the next process knows if this one
+// is killed right after. If the answer is lost instead, no harm is done, as the package comment explains.
 func (s *Signer) saveServed(set *keySet) {
 	s.saving.Lock()
 	defer s.saving.Unlock()
@@ -139,7 +139,7 @@ func (s *Signer) Metadata(context.Context, *externaljwt.MetadataRequest) (*exter
 	return set.metadata, nil
 }
 
-// reload reads the directory, and takes what is there if it is new and good.
+// reload reads the directory, and takes its key set if that is new and good.
 func (s *Signer) reload() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,16 +165,16 @@ func (s *Signer) reload() {
 	s.metrics.reloaded(at)
 }
 
-// confirm goes on with a set that was read again.
+// confirm keeps a set that was read again unchanged.
 func (s *Signer) confirm(set *keySet, at time.Time) {
 	again := set.dated(at)
-	if !again.served.Load() { // but perhaps by the process that hands over to this one
+	if !again.served.Load() { // the process that hands over to this one may have served it
 		s.loadServed(again)
 	}
 	s.set.Store(again)
 }
 
-// adopt serves the set of a directory in place of the old one.
+// adopt replaces the old set by that of the directory.
 func (s *Signer) adopt(old *keySet, dir keydir.Set, digest keydir.Digest, at time.Time) error {
 	set, err := newKeySet(dir, backends{s.env.files, s.opts.PKCS11}, old)
 	if err != nil {
@@ -185,7 +185,7 @@ func (s *Signer) adopt(old *keySet, dir keydir.Set, digest keydir.Digest, at tim
 		return err
 	}
 	if err != nil {
-		s.opts.Log.Error("the key set is served, although not all of it signs", "error", err)
+		s.opts.Log.Error("serving the key set, although some of its keys cannot sign", "error", err)
 	}
 	set.digest = digest
 	set = set.dated(at)
@@ -195,30 +195,30 @@ func (s *Signer) adopt(old *keySet, dir keydir.Set, digest keydir.Digest, at tim
 	if old != nil && set.lacks(old) {
 		s.retired.Store(true)
 	}
-	s.opts.Log.Info("key set taken", "keys", set.describe(), "signingVersion", dir.SigningVersion)
+	s.opts.Log.Info("loaded key set", "keys", set.describe(), "signingVersion", dir.SigningVersion)
 	s.metrics.forget(old, set)
 	return nil
 }
 
-// loadServed notes what another process served.
+// loadServed reads which keys another process served.
 func (s *Signer) loadServed(set *keySet) {
 	if err := s.file.load(set, s.env.bootClock()); err != nil {
-		s.opts.Log.Error("what was served before is not known", "error", err)
+		s.opts.Log.Error("cannot read which keys were served before", "error", err)
 	}
 }
 
-// keepLast keeps the last good set, and logs why once.
+// keepLast keeps the last good set, and logs the reason once.
 func (s *Signer) keepLast(err error) {
 	s.metrics.reloadErrors.Inc()
 	if err.Error() == s.lastBad {
 		return
 	}
 	s.lastBad = err.Error()
-	s.opts.Log.Error("the key directory is bad, and the last good key set is kept",
+	s.opts.Log.Error("the key directory is invalid; keeping the last good key set",
 		slog.Any("error", err), hint.Attr(err), slog.Bool("serving", s.set.Load() != nil))
 }
 
-// describe names the keys without any of their bytes.
+// describe describes the keys, and shows none of their bytes.
 func (s *keySet) describe() []string {
 	all := make([]string, 0, len(s.keys))
 	for _, k := range s.keys {

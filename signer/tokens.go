@@ -13,21 +13,21 @@ import (
 	"github.com/keyturn/keyturn/signer/ledger"
 )
 
-// overlap is how long, beside its drain time, a signer that this one takes over from may go on.
+// overlap is how much longer than its drain timeout a predecessor of this signer may still sign.
 const overlap = time.Minute
 
-// tokens keeps the ledger. Without a ledger that can be written, no file may be left that passes for one: as long as
-// there is, nothing is signed.
+// tokens keeps the ledger. If the ledger cannot be written, no file may stay that looks like a complete one: nothing is
+// signed as long as it exists.
 type tokens struct {
 	path  string
 	opts  ledger.Options
 	state atomic.Pointer[tokensState]
 	stats atomic.Pointer[ledger.Stats]
-	// changing is held by whoever replaces the state. Sign holds it only when the file cannot be written.
+	// changing is held to replace the state. Sign holds it only when the file cannot be written.
 	changing sync.Mutex
 }
 
-// tokensState has a ledger, or a reason not to sign, or neither.
+// tokensState has a ledger, or an error that keeps the signer from signing, or neither.
 type tokensState struct {
 	ledger  *ledger.Ledger
 	blocked error
@@ -40,7 +40,7 @@ func newTokens(o Options) *tokens {
 	return t
 }
 
-// note notes a token that was signed, before it is given out.
+// note records a signed token, before the caller returns it.
 func (t *tokens) note(of *ledger.Token) error {
 	s := t.state.Load()
 	if s.ledger != nil {
@@ -51,12 +51,12 @@ func (t *tokens) note(of *ledger.Token) error {
 		s = t.giveUp(s, err)
 	}
 	if s.blocked != nil {
-		return status.Errorf(codes.Unavailable, "the token cannot be noted: %v", s.blocked)
+		return status.Errorf(codes.Unavailable, "cannot record the token: %v", s.blocked)
 	}
 	return nil
 }
 
-// giveUp gives a ledger up that does not work, unless somebody has done that, and returns the state after it.
+// giveUp gives up a broken ledger, unless another caller already has, and returns the new state.
 func (t *tokens) giveUp(was *tokensState, why error) *tokensState {
 	t.changing.Lock()
 	defer t.changing.Unlock()
@@ -66,20 +66,20 @@ func (t *tokens) giveUp(was *tokensState, why error) *tokensState {
 	return t.without(why)
 }
 
-// without goes on without a ledger, whose file is removed. It must hold changing.
+// without removes the file of the ledger and goes on without one. The caller must hold changing.
 func (t *tokens) without(why error) *tokensState {
 	s := &tokensState{}
 	if err := ledger.Remove(t.path); err != nil {
 		s.blocked = errors.Join(why, err)
 	}
 	if was := t.state.Swap(s); was.ledger != nil || fmt.Sprint(was.blocked) != fmt.Sprint(s.blocked) {
-		t.opts.Log.Error("tokens are not noted", "error", why, "signing", s.blocked == nil)
+		t.opts.Log.Error("signed tokens are not recorded", "error", why, "signing", s.blocked == nil)
 	}
 	t.stats.Store(nil)
 	return s
 }
 
-// tend opens the ledger if it is not open, and finds out how full it is. One caller at a time.
+// tend opens the ledger if it is not open, and updates its statistics. Only one goroutine may call it at a time.
 func (t *tokens) tend() {
 	if t.path == "" {
 		return
@@ -93,7 +93,7 @@ func (t *tokens) tend() {
 			t.stats.Store(&stats)
 			return
 		}
-		t.opts.Log.Error("the ledger is opened again", "error", err)
+		t.opts.Log.Error("opening the ledger again", "error", err)
 		_ = s.ledger.Close() // it is broken
 	}
 	opened, err := ledger.Open(t.path, t.opts)
@@ -107,16 +107,16 @@ func (t *tokens) tend() {
 	}
 }
 
-// blocked returns why nothing is signed, if the ledger is why.
+// blocked returns the error of the ledger that keeps the signer from signing, if there is one.
 func (t *tokens) blocked() error { return t.state.Load().blocked }
 
-// close ends the ledger.
+// close closes the ledger.
 func (t *tokens) close() {
 	t.changing.Lock()
 	defer t.changing.Unlock()
 	if s := t.state.Load(); s.ledger != nil {
 		if err := s.ledger.Close(); err != nil {
-			t.opts.Log.Error("the ledger may not outlive a stop of the machine", "error", err)
+			t.opts.Log.Error("the ledger may be lost if the machine stops", "error", err)
 		}
 	}
 }

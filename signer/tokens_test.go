@@ -137,7 +137,7 @@ func TestLedgerThatBreaks(t *testing.T) {
 	if _, err := ledger.Read(w.ledgerFile, time.Now()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("reading the ledger: %v", err)
 	}
-	if n := w.logged("tokens are not noted"); n != 1 {
+	if n := w.logged("tokens are not recorded"); n != 1 {
 		t.Errorf("that is logged %d times", n)
 	}
 	w.signer.tokens.tend()

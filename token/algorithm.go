@@ -8,7 +8,7 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// algorithm is how signatures of one JWS algorithm are made.
+// algorithm describes the signatures of one JWS algorithm.
 type algorithm struct {
 	hash crypto.Hash
 	// size is the length in bytes of r and of s of an ECDSA signature; 0 for RSA.

@@ -8,8 +8,8 @@ import (
 // LegacyIssuer is the issuer of every legacy token, in any cluster.
 const LegacyIssuer = "kubernetes/serviceaccount"
 
-// Claims is what a service account token says. In JSON it is byte for byte what kube-apiserver makes of the same
-// claims.
+// Claims are the claims of a service account token. Their JSON is byte for byte what kube-apiserver encodes for the
+// same claims.
 type Claims struct {
 	Issuer    string
 	Subject   string
@@ -17,19 +17,19 @@ type Claims struct {
 	Expiry    NumericDate
 	NotBefore NumericDate
 	IssuedAt  NumericDate
-	// ID is the claim jti, by which audit logs know the token.
+	// ID is the claim jti, by which audit logs identify the token.
 	ID string
-	// Kubernetes is there in bound tokens only.
+	// Kubernetes is set in bound tokens only.
 	Kubernetes *Kubernetes
-	// Legacy is there in legacy tokens only.
+	// Legacy is set in legacy tokens only.
 	Legacy *Legacy
 }
 
-// Kubernetes is the claim kubernetes.io of a bound token: its service account, and the object whose end is the token's
-// end.
+// Kubernetes is the claim kubernetes.io of a bound token: its service account, and the object that it is bound to. The
+// token ends with that object.
 type Kubernetes struct {
 	Namespace string `json:"namespace,omitempty"`
-	// Node is the node of the pod, or, without a pod, what the token is bound to.
+	// Node is the node of the pod. In a token without a pod, it is the object that the token is bound to.
 	Node           *Ref `json:"node,omitempty"`
 	Pod            *Ref `json:"pod,omitempty"`
 	Secret         *Ref `json:"secret,omitempty"`
@@ -44,8 +44,8 @@ type Ref struct {
 	UID  string `json:"uid,omitempty"`
 }
 
-// Legacy is the claims that only a legacy token has. kube-apiserver accepts one only while a Secret of that name holds
-// it.
+// Legacy holds the claims that only legacy tokens have. kube-apiserver accepts such a token only while a Secret of that
+// name holds it.
 type Legacy struct {
 	Namespace          string `json:"kubernetes.io/serviceaccount/namespace"`
 	SecretName         string `json:"kubernetes.io/serviceaccount/secret.name"`
@@ -53,10 +53,10 @@ type Legacy struct {
 	ServiceAccountUID  string `json:"kubernetes.io/serviceaccount/service-account.uid"`
 }
 
-// NumericDate is a time in seconds since 1970 (RFC 7519, section 2). Zero is no time: the claim is not there.
+// NumericDate is a time in seconds since 1970 (RFC 7519, section 2). Zero means that the claim is absent.
 type NumericDate int64
 
-// NewNumericDate returns a time, its fraction of a second cut off.
+// NewNumericDate returns t, truncated to seconds.
 func NewNumericDate(t time.Time) NumericDate { return NumericDate(t.Unix()) }
 
 // Time returns the date as a time in UTC.
@@ -72,7 +72,7 @@ func NewLegacyClaims(l Legacy) Claims {
 	return Claims{Issuer: LegacyIssuer, Subject: Subject(l.Namespace, l.ServiceAccountName), Legacy: &l}
 }
 
-// NewBoundClaims returns the claims of a token that is valid from now on for a time. Its ID is left to the caller.
+// NewBoundClaims returns the claims of a token that is valid from now for the given life. The caller sets its ID.
 func NewBoundClaims(issuer string, audience []string, k Kubernetes, now time.Time, life time.Duration) Claims {
 	return Claims{
 		Issuer:     issuer,
@@ -88,8 +88,8 @@ func NewBoundClaims(issuer string, audience []string, k Kubernetes, now time.Tim
 // IsLegacy reports whether these are the claims of a legacy token.
 func (c Claims) IsLegacy() bool { return c.Issuer == LegacyIssuer && c.Legacy != nil }
 
-// wireClaims is the payload of a token, its members sorted by name as kube-apiserver sorts them. Those of Legacy come
-// where it is embedded, and not at all when it is nil.
+// wireClaims is the payload of a token. Its members are sorted by name, as kube-apiserver sorts them. Legacy is
+// embedded where its members belong, and they are omitted when it is nil.
 type wireClaims struct {
 	Audience   []string    `json:"aud,omitempty"`
 	Expiry     NumericDate `json:"exp,omitempty"`

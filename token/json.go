@@ -8,8 +8,7 @@ import (
 	"github.com/keyturn/keyturn/internal/strictjson"
 )
 
-// reader reads the members of an object and keeps the first thing that was wrong. A member that is not there
-// reads as zero.
+// reader reads the members of an object and keeps the first error. A missing member reads as zero.
 type reader struct {
 	members map[string]json.RawMessage
 	err     error
@@ -70,7 +69,7 @@ func (r *reader) date(name string) NumericDate {
 	return NumericDate(math.Trunc(seconds))
 }
 
-// object reads a member that is an object itself, or nil if it is not there.
+// object reads a member that is an object. It returns nil if there is none.
 func (r *reader) object(name string) *reader {
 	raw, has := r.members[name]
 	if !has {
@@ -78,7 +77,7 @@ func (r *reader) object(name string) *reader {
 	}
 	m, err := strictjson.Members(raw)
 	if err != nil {
-		r.fail(name, "an object whose members have names of their own")
+		r.fail(name, "an object with unique member names")
 	}
 	return &reader{members: m, err: r.err}
 }

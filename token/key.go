@@ -29,7 +29,7 @@ func GenerateKey(rand io.Reader, alg string) (crypto.Signer, error) {
 	return nil, fmt.Errorf("generating key: no algorithm %q", alg)
 }
 
-// generated keeps a nil key from becoming a crypto.Signer that is not nil.
+// generated keeps a nil key from becoming a non-nil crypto.Signer.
 func generated[K crypto.Signer](key K, err error) (crypto.Signer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("generating key: %w", err)
@@ -37,8 +37,8 @@ func generated[K crypto.Signer](key K, err error) (crypto.Signer, error) {
 	return key, nil
 }
 
-// MarshalPrivateKey returns a key as PEM of its PKCS #8 form, which kube-apiserver's --service-account-signing-key-file
-// takes. Keys that are not in memory, such as those in hardware, cannot be had.
+// MarshalPrivateKey returns a key in PKCS #8 form, PEM encoded, as kube-apiserver's --service-account-signing-key-file
+// takes it. It fails for keys that are not in memory, such as those in hardware.
 func MarshalPrivateKey(key crypto.Signer) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -47,11 +47,11 @@ func MarshalPrivateKey(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// ParsePrivateKey reads one private key from PEM: PKCS #8, PKCS #1 or SEC 1, not encrypted. The curve that openssl
-// writes in front of a SEC 1 key is skipped. It must be a key that GenerateKey could have made, but for the length of
-// an RSA key.
+// ParsePrivateKey reads one private key from PEM: PKCS #8, PKCS #1 or SEC 1, not encrypted. It skips the curve that
+// openssl writes before a SEC 1 key. The key must be of a kind that GenerateKey makes; RSA keys may have another
+// length.
 //
-// The error explains what data is instead and how to convert it. It never quotes data.
+// The error explains what data is and how to convert it. It never quotes data.
 func ParsePrivateKey(data []byte) (crypto.Signer, error) {
 	block, rest := pem.Decode(data)
 	if block != nil && block.Type == "EC PARAMETERS" {
@@ -70,8 +70,8 @@ func ParsePrivateKey(data []byte) (crypto.Signer, error) {
 	return key, nil
 }
 
-// parseBlock returns nil unless the block is a private key in clear that signs. It drops the errors of crypto/x509:
-// they may describe the bytes that they did not like.
+// parseBlock returns nil unless the block is an unencrypted private key that can sign. It drops the errors of
+// crypto/x509, which may quote bytes of the key.
 func parseBlock(block *pem.Block) crypto.Signer {
 	var key any
 	var err error

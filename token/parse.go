@@ -11,24 +11,24 @@ import (
 // MaxSize is the length in bytes above which a token is Malformed.
 const MaxSize = 16 << 10
 
-// Header is the header of a token (RFC 7515, section 4). kube-apiserver writes no others, and those of an external
-// signer may have no more than these.
+// Header is the header of a token (RFC 7515, section 4). kube-apiserver writes no other members, and accepts no others
+// from an external signer.
 type Header struct {
 	Algorithm string `json:"alg"`
-	// KeyID is empty in legacy tokens that old versions of Kubernetes made.
+	// KeyID is empty in legacy tokens of old versions of Kubernetes.
 	KeyID string `json:"kid,omitempty"`
 	// Type is "JWT" or empty.
 	Type string `json:"typ,omitempty"`
 }
 
-// parts is a token, decoded but not understood.
+// parts are the decoded parts of a token, not yet parsed.
 type parts struct {
 	header, payload, signature []byte
-	// signed is what the signature is of.
+	// signed is the text that the signature covers.
 	signed string
 }
 
-// ParseUnverified reads a token and believes it. Use what it returns to find things, never to allow them.
+// ParseUnverified reads a token without verifying it. Use the result to look things up, never to grant access.
 func ParseUnverified(token string) (Header, Claims, error) {
 	p, err := split(token)
 	if err != nil {
@@ -52,8 +52,8 @@ func (p parts) parse() (Header, Claims, error) {
 	return h, c, nil
 }
 
-// KeyID returns the kid in the header of a token and looks at nothing else of it. The kid is empty, without an error,
-// if the token has none.
+// KeyID returns the kid in the header of a token, and reads nothing else of it. If the token has none, the kid is empty
+// and the error nil.
 func KeyID(token string) (string, error) {
 	header, rest, _ := strings.Cut(token, ".")
 	if len(token) > MaxSize || strings.Count(rest, ".") != 1 {
@@ -89,7 +89,7 @@ func split(token string) (parts, error) {
 	}, nil
 }
 
-// decodePart decodes base64url without padding. encoding/base64 skips line breaks; the standard does not.
+// decodePart decodes base64url without padding. It refuses line breaks, which encoding/base64 skips.
 func decodePart(part string) ([]byte, error) {
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(part)
 	if err != nil || len(raw) == 0 || strings.ContainsAny(part, "\r\n") {

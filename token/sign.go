@@ -14,17 +14,16 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// Signer signs tokens with one key. It may be used by several goroutines at once if its key may, as those of
-// GenerateKey.
+// Signer signs tokens with one key. It is safe for concurrent use if its key is, as those of GenerateKey are.
 type Signer struct {
 	key       crypto.Signer
 	algorithm algorithm
-	// header is encoded and ends with the period that follows it.
+	// header is the encoded header, with the period that follows it.
 	header []byte
 }
 
-// NewSigner returns a signer whose tokens carry this kid. The algorithm must be the one that jwks.Algorithm gives for
-// the key. The key may be anything that signs, such as a key in hardware.
+// NewSigner returns a signer whose tokens carry this kid. The algorithm must be the one that jwks.Algorithm returns for
+// the key. The key may be any crypto.Signer, such as a key in hardware.
 func NewSigner(key crypto.Signer, alg, kid string) (*Signer, error) {
 	fits, err := jwks.Algorithm(key.Public())
 	if err != nil {
@@ -52,9 +51,9 @@ func encodeHeader(h Header) ([]byte, error) {
 	return append(base64.RawURLEncoding.AppendEncode(nil, raw), '.'), nil
 }
 
-// Sign returns a token with these claims: Claims, or anything that encoding/json makes an object of. Pass
-// crypto/rand.Reader; the ECDSA keys of the standard library use their own secure source instead of any other
-// reader, and sign by RFC 6979, always the same way, if rand is nil.
+// Sign returns a token with these claims: Claims, or anything that encoding/json encodes as an object. Pass
+// crypto/rand.Reader. The ECDSA keys of the standard library use their own secure source instead of any other reader;
+// if rand is nil, they sign deterministically (RFC 6979).
 func (s *Signer) Sign(rand io.Reader, claims any) (string, error) {
 	payload, err := json.Marshal(claims)
 	if err != nil || !bytes.HasPrefix(payload, []byte("{")) {
@@ -76,7 +75,7 @@ func (s *Signer) Sign(rand io.Reader, claims any) (string, error) {
 	return string(token), nil
 }
 
-// signature returns the signature in the form of RFC 7518, section 3: for ECDSA r and s, one after the other.
+// signature returns the signature in the form of RFC 7518, section 3: for ECDSA, r followed by s.
 func (s *Signer) signature(rand io.Reader, message []byte) ([]byte, error) {
 	raw, err := s.key.Sign(rand, s.algorithm.digest(message), s.algorithm.hash)
 	if err != nil || s.algorithm.size == 0 {

@@ -11,22 +11,22 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// Expect is what a token must be to be good.
+// Expect is what Verify expects of a token.
 type Expect struct {
-	// Issuer must be the token's: LegacyIssuer for legacy tokens.
+	// Issuer is the expected issuer: LegacyIssuer for legacy tokens.
 	Issuer string
-	// Audience must be among the token's. Legacy tokens have none: for them, and only for them, it is empty.
+	// Audience must be one of the token's audiences. It is empty for legacy tokens, and only for those.
 	Audience string
-	// Now is the time. The zero time finds every token not yet valid.
+	// Now is the time of verification. At the zero time, every token is not yet valid.
 	Now time.Time
-	// Leeway is how far the clock of the issuer may be off in either direction; it is not negative.
+	// Leeway is how far the issuer's clock may be off in either direction. It must not be negative.
 	Leeway time.Duration
 }
 
-// Verify returns the claims of a token that one of the keys signed and that is what was expected. Otherwise the error
-// wraps a Failure. Only legacy tokens may be without an expiry.
+// Verify returns the claims of a token that one of the keys signed and that matches expect. Otherwise the error wraps a
+// Failure. Only legacy tokens may lack an expiry.
 //
-// It does not know whether the service account, the pod or the Secret still exist; only kube-apiserver does.
+// Verify cannot know whether the service account, the pod or the Secret still exists; only kube-apiserver does.
 func Verify(token string, keys jwks.Set, expect Expect) (Claims, error) {
 	p, err := split(token)
 	if err != nil {
@@ -74,14 +74,14 @@ func (a algorithm) verify(key jwks.Key, message, signature []byte) bool {
 	return false
 }
 
-// check compares the claims of a token whose signature is good.
+// check checks the claims of a token whose signature is valid.
 func (e Expect) check(c Claims) error {
 	switch {
 	case e.Issuer == "" || c.Issuer != e.Issuer:
 		return WrongIssuer
 	case !e.audienceFits(c):
 		return WrongAudience
-	case c.Expiry == 0 && e.Audience != "": // without one it is a legacy token, or its audience does not fit
+	case c.Expiry == 0 && e.Audience != "": // with no expected audience, it is a legacy token
 		return malformed("it never expires and is not a legacy token")
 	case c.Expiry != 0 && !e.Now.Add(-e.Leeway).Before(c.Expiry.Time()):
 		return Expired

@@ -1,8 +1,8 @@
-// Package v1alpha1 is Keyturn's API: the UserCluster object of an admin cluster, its conditions,
-// reasons, labels and limits.
+// Package v1alpha1 is Keyturn's API: the UserCluster object of an admin cluster, its conditions, reasons, labels and
+// limits.
 //
-// Spec is what is wanted and status is what was observed. A rotation is the wanted key version raised
-// by one; everything else follows from what the controller observes.
+// The spec is the desired state and the status is the observed state. Raising the desired key version by one starts a
+// rotation; the controller derives everything else from what it observes.
 //
 // +kubebuilder:object:generate=true
 // +groupName=keyturn.dev

@@ -1,5 +1,5 @@
-// Command keyturn-machine is one machine of a local cluster: it runs a kubelet and what that needs in a sandbox of this
-// host. The host starts it; nobody else needs to.
+// Command keyturn-machine is one machine of a local cluster: it runs a kubelet and its dependencies in a sandbox of
+// this host. Only the host starts it.
 package main
 
 import (

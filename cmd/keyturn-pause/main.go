@@ -1,5 +1,5 @@
-// Command keyturn-pause holds the namespaces of a pod: it does nothing until it is told to end, and reaps orphans,
-// as process 1 of a pod that shares its process namespace must.
+// Command keyturn-pause holds the namespaces of a pod: it does nothing until it is stopped, and reaps orphans, as
+// process 1 of a pod with a shared process namespace must.
 package main
 
 import (

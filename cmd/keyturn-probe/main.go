@@ -1,4 +1,4 @@
-// Command keyturn-probe uses every kind of service account token all the time, and counts refusals.
+// Command keyturn-probe constantly uses every kind of service account token, and counts refusals.
 package main
 
 import (

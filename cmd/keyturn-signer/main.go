@@ -1,5 +1,5 @@
 // Command keyturn-signer signs the service account tokens of one kube-apiserver with keys that the API server does not
-// hold. `keyturn-signer ledger` shows which of its tokens live.
+// hold. `keyturn-signer ledger` shows which of its tokens are valid.
 package main
 
 import (

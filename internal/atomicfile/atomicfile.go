@@ -1,5 +1,5 @@
-// Package atomicfile writes files that are there whole or not at all, also after a power cut, and that only
-// their owner can read.
+// Package atomicfile writes files atomically and durably: a file has either its old or its new content, even after a
+// power cut. Only its owner can read it.
 package atomicfile
 
 import (
@@ -19,8 +19,7 @@ func Write(path string, content []byte) error {
 	return nil
 }
 
-// Ensure writes the file unless it holds the content already. It makes the directory, with mode 0700, when it is
-// missing.
+// Ensure writes the file unless it has the content already. It creates the directory, with mode 0700, if it is missing.
 func Ensure(path string, content []byte) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
@@ -49,14 +48,14 @@ func write(path string, content []byte) (err error) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	// Crash here: the old file is whole, and a temporary one of mode 0600 is left.
+	// A crash here leaves the old file whole, and a temporary one of mode 0600.
 	if err = os.Rename(f.Name(), path); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
 }
 
-// syncDir makes a rename in the directory last.
+// syncDir makes a rename in the directory durable.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrBusy means that another process is changing the directory at this moment. Try again.
+// ErrBusy means that another process is changing the directory. Try again.
 var ErrBusy = errors.New("another process is changing the directory")
 
-// Dir is the directory that a path led to when it was opened, and no other. Names are those of files right in it:
-// nothing is read, written or deleted outside, also not through links.
+// Dir is the directory that a path led to when it was opened, even if the path changes. Names are of files directly in
+// it: nothing is read, written or deleted outside, not even through links.
 type Dir struct {
 	root *os.Root
 	// self is the directory as a file.
@@ -39,8 +39,8 @@ func OpenDir(path string) (*Dir, error) {
 // File returns the directory as a file.
 func (d *Dir) File() *os.File { return d.self }
 
-// Lock keeps every other process out until Close, or returns ErrBusy. It does not wait: whoever holds the lock may be
-// paused forever.
+// Lock excludes every other process until Close, or returns ErrBusy. It does not wait, since the holder of the lock may
+// be paused forever.
 func (d *Dir) Lock() error {
 	err := unix.Flock(int(d.self.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -49,7 +49,7 @@ func (d *Dir) Lock() error {
 	return err
 }
 
-// Close gives up the lock explicitly: a child that is just being started by this process has a copy of the file.
+// Close releases the lock explicitly, since a child that this process is just starting has a copy of the file.
 func (d *Dir) Close() error {
 	return errors.Join(unix.Flock(int(d.self.Fd()), unix.LOCK_UN), d.self.Close(), d.root.Close())
 }
@@ -57,7 +57,7 @@ func (d *Dir) Close() error {
 // ReadFile returns the content of a file.
 func (d *Dir) ReadFile(name string) ([]byte, error) { return d.root.ReadFile(name) }
 
-// FS returns what is in the directory and below it.
+// FS returns the content of the directory and below it.
 func (d *Dir) FS() fs.FS { return d.root.FS() }
 
 // Names returns the names in the directory.
@@ -74,7 +74,7 @@ func (d *Dir) Names() ([]string, error) {
 }
 
 // Create writes a new file, with the owner, group and mode of the file named like, or with mode 0600 if that does not
-// exist. When it returns nil, the content is on disk, and the name is there once the directory is synced.
+// exist. When it returns nil, the content is on disk. The name is durable once the directory is synced.
 func (d *Dir) Create(name, like string, content []byte) error {
 	f, err := d.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -85,8 +85,8 @@ func (d *Dir) Create(name, like string, content []byte) error {
 }
 
 // imitate gives a file the mode, owner and group of another. The mode comes first, since a process without CAP_FOWNER
-// may not change it once the file belongs to somebody else. A link is not followed: it does not show who may read what
-// takes its name.
+// may not change it once the file has another owner. It does not follow a link, which does not show who may read its
+// replacement.
 func (d *Dir) imitate(f *os.File, like string) error {
 	info, err := d.root.Lstat(like)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
@@ -105,17 +105,17 @@ func (d *Dir) imitate(f *os.File, like string) error {
 	return f.Chown(int(owner.Uid), int(owner.Gid))
 }
 
-// Rename replaces a file by another in one step.
+// Rename replaces a file by another atomically.
 func (d *Dir) Rename(from, to string) error { return d.root.Rename(from, to) }
 
 // Remove deletes a file, also in a directory below.
 func (d *Dir) Remove(name string) error { return d.root.Remove(name) }
 
-// Sync makes last what Create, Rename and Remove did.
+// Sync makes the effects of Create, Rename and Remove durable.
 func (d *Dir) Sync() error { return d.self.Sync() }
 
-// Replace makes a file have a content, whole or not at all, by a new file whose name begins with a dot. The file keeps
-// its owner, group and mode. When it returns nil, the content is on disk.
+// Replace gives a file this content atomically, using a new file whose name begins with a dot. The file keeps its
+// owner, group and mode. When it returns nil, the content is on disk.
 func (d *Dir) Replace(name string, content []byte) error {
 	if old, err := d.ReadFile(name); err == nil && bytes.Equal(old, content) {
 		return d.Sync()
@@ -123,7 +123,7 @@ func (d *Dir) Replace(name string, content []byte) error {
 	temporary := "." + name + "." + rand.Text()
 	err := d.Create(temporary, name, content)
 	if err == nil {
-		// Crash here: the old file is whole, and a new one with a name of its own is left.
+		// A crash here leaves the old file whole, and the new one under another name.
 		err = d.Rename(temporary, name)
 	}
 	if err == nil {

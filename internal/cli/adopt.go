@@ -38,15 +38,15 @@ func (a *app) adopt() *cobra.Command {
 	})
 }
 
-// adoptCommand is adopt of both programs, without the flags for the file and the admin cluster.
+// adoptCommand returns the adopt command of both programs, without the flags for the file and the admin cluster.
 func adoptCommand(o *adoptOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "adopt",
-		Short: "Have Keyturn rotate the keys of a cluster that kubeadm or Cluster API made",
-		Long: `Adopt a cluster that kubeadm or Cluster API made: from then on Keyturn rotates its KSA signing keys. The key that it
-signs with becomes key version 1. Adopting it writes to no node and restarts nothing.
+		Short: "Adopt a cluster that kubeadm or Cluster API made, so that Keyturn rotates its keys",
+		Long: `Adopt a cluster that kubeadm or Cluster API made. Keyturn then rotates its KSA signing keys. The key that the
+cluster signs with becomes key version 1. Adopting changes no file on a node and restarts nothing.
 
-The configuration file has infrastructure.kubeadm instead of the fields of a cluster that Keyturn makes:
+The configuration file has infrastructure.kubeadm instead of the fields that describe a cluster to create:
 
   apiVersion: v1
   kind: UserCluster
@@ -55,16 +55,18 @@ The configuration file has infrastructure.kubeadm instead of the fields of a clu
     kubeadm:
       kubeconfigPath: admin.conf   # or kubeconfigSecret; neither for the admin cluster itself
 
-One of Cluster API is named by its Cluster in the admin cluster; the controller has to be started with
---cluster-api-namespace=default for this:
+A cluster of Cluster API is named by its Cluster object in the admin cluster. The controller must run with
+--cluster-api-namespace=default for this example:
 
   infrastructure:
     clusterAPI: {namespace: default, cluster: prod}
 
-A kubeconfig file is kept in Secret NAME-adopted-kubeconfig of the admin cluster, which is deleted with the UserCluster.
+A kubeconfig file is stored in Secret NAME-adopted-kubeconfig of the admin cluster. Deleting the UserCluster deletes
+it.
 
-First each API server is asked alone which key it signs with and which it accepts, and what is found is shown. With
---dry-run that is all, also as JSON or YAML. It can be run again when it was interrupted.`,
+The command first asks each API server directly which key it signs with and which keys it accepts, and shows the
+result. With --dry-run it stops there; the result is also available as JSON or YAML. If the command is interrupted,
+run it again.`,
 	}
 	skipPromptFlag(cmd, &o.skipPrompt)
 	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "show what was found and what would happen, and change nothing")
@@ -73,7 +75,7 @@ First each API server is asked alone which key it signs with and which it accept
 	return cmd
 }
 
-// adoptFile adopts the cluster that the file at path names.
+// adoptFile adopts the cluster that the configuration file names.
 func (a *app) adoptFile(ctx context.Context, path string, connect func() (admin, error), o adoptOptions) error {
 	if err := onlyDryRun(o.dryRun, o.output); err != nil {
 		return err
@@ -89,10 +91,10 @@ func (a *app) adoptFile(ctx context.Context, path string, connect func() (admin,
 	if !w.file.Adopts() {
 		return usage("name the cluster with infrastructure.kubeadm or infrastructure.clusterAPI, or make one with "+
 			"`gkectl create cluster`",
-			"%s describes a cluster that Keyturn makes", path)
+			"%s describes a cluster that Keyturn creates", path)
 	}
 	if w.file.Infrastructure.ClusterAPI != nil {
-		c.namespace = w.Namespace // that of its Cluster
+		c.namespace = w.Namespace // the namespace of its Cluster
 	}
 	w.Namespace = c.namespace
 	return a.adoptCluster(ctx, c, w, o)
@@ -128,7 +130,7 @@ func (a *app) adoptCluster(ctx context.Context, c admin, w wanted, o adoptOption
 	return nil
 }
 
-// newestKey says which key version an adopted cluster has.
+// newestKey describes the newest key version of an adopted cluster.
 func newestKey(uc *v1alpha1.UserCluster) string {
 	keys := uc.Status.KSASigningKey.Keys
 	if len(keys) == 0 {
@@ -153,8 +155,8 @@ func (a *app) adoptNew(ctx context.Context, c admin, w wanted, o adoptOptions) e
 		return err
 	}
 	if !p.Ready() {
-		return refused("mend what is named above, and run the command again",
-			"user cluster %s cannot be adopted as it is; nothing was changed", w.Name)
+		return refused("fix the problems listed above, and run the command again",
+			"user cluster %s cannot be adopted yet; nothing was changed", w.Name)
 	}
 	if o.dryRun {
 		return nil
@@ -165,22 +167,23 @@ func (a *app) adoptNew(ctx context.Context, c admin, w wanted, o adoptOptions) e
 	return a.createObject(ctx, c, w)
 }
 
-// adoptionPreview is what was found of a cluster, and what adopting it will do, as `adopt --dry-run -o json` gives it.
+// adoptionPreview is what was found in a cluster, and what adopting it will do. It is the output of `adopt --dry-run -o
+// json`.
 type adoptionPreview struct {
 	Cluster string `json:"cluster"`
 	adoption.Report
 	KeySource v1alpha1.KeySource `json:"keySource"`
-	// KubeconfigSecret is empty for the admin cluster itself, and KubeconfigExpires when its client certificate does.
+	// KubeconfigSecret is empty for the admin cluster itself. KubeconfigExpires is when its client certificate expires.
 	KubeconfigSecret  string     `json:"kubeconfigSecret"`
 	KubeconfigExpires *time.Time `json:"kubeconfigExpires,omitempty"`
 
-	// namespace holds the UserCluster, and storesKubeconfig means that gkectl writes that Secret.
+	// namespace is the namespace of the UserCluster. storesKubeconfig means that gkectl writes KubeconfigSecret.
 	namespace        string
 	storesKubeconfig bool
 }
 
-// previewAdoption inspects a cluster, and completes what is wanted by what it found: the issuer and the algorithm, unless the
-// file names them.
+// previewAdoption inspects a cluster, and adds the issuer and the algorithm that it found to w, unless the file names
+// them.
 func (c admin) previewAdoption(ctx context.Context, w wanted) (p adoptionPreview, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
@@ -199,7 +202,7 @@ func (c admin) previewAdoption(ctx context.Context, w wanted) (p adoptionPreview
 	}
 	report, err := adoption.Inspect(ctx, reach)
 	if err != nil {
-		return p, failed("check by `kubectl` with the same kubeconfig that the cluster answers; nothing was changed",
+		return p, failed("check with `kubectl` and the same kubeconfig that the cluster responds; nothing was changed",
 			"inspecting the cluster at %s: %w", reach.Host, err)
 	}
 	key := &w.Spec.KSASigningKey
@@ -217,7 +220,8 @@ func (c admin) previewAdoption(ctx context.Context, w wanted) (p adoptionPreview
 	}, nil
 }
 
-// secretOfKubeconfig names the Secret with the kubeconfig of an adopted cluster; empty for the admin cluster itself.
+// secretOfKubeconfig returns the name of the Secret with the kubeconfig of an adopted cluster; empty for the admin
+// cluster itself.
 func secretOfKubeconfig(on v1alpha1.Infrastructure) string {
 	if on.ClusterAPI != nil {
 		return on.ClusterAPI.Cluster + "-kubeconfig"
@@ -225,7 +229,7 @@ func secretOfKubeconfig(on v1alpha1.Infrastructure) string {
 	return on.Kubeadm.KubeconfigSecret
 }
 
-// nextAlgorithm returns the algorithm of the key after one that was found: Keyturn makes no keys on P-384.
+// nextAlgorithm returns the algorithm of the key that follows one that was found. Keyturn makes no P-384 keys.
 func nextAlgorithm(found string) v1alpha1.Algorithm {
 	if strings.HasPrefix(found, "ES") {
 		return v1alpha1.ES256
@@ -233,7 +237,7 @@ func nextAlgorithm(found string) v1alpha1.Algorithm {
 	return v1alpha1.RS256
 }
 
-// expires is when a client certificate does; nil if there is none.
+// expires returns when a client certificate expires; nil if there is none.
 func expires(certificate []byte) *time.Time {
 	block, _ := pem.Decode(certificate)
 	if block == nil {
@@ -246,10 +250,10 @@ func expires(certificate []byte) *time.Time {
 	return &parsed.NotAfter
 }
 
-// shortKeyID is how much of a kid tells it from others in a table.
+// shortKeyID is how many characters of a kid a table shows.
 const shortKeyID = 8
 
-// write shows people what was found and what will happen.
+// write shows what was found and what will happen.
 func (p adoptionPreview) write(w io.Writer) error {
 	fmt.Fprintf(w, "The cluster at %s, as user cluster %s:\n", p.Endpoint, p.Cluster)
 	rows := [][]string{{"Issuer:", orDash(p.Issuer)}, {"Signing key:", orDash(p.SigningKeyID)}}
@@ -287,24 +291,27 @@ func (p adoptionPreview) write(w io.Writer) error {
 	return nil
 }
 
-// writeActions shows people what adopting the cluster does.
+// writeActions shows what adopting the cluster does.
 func (p adoptionPreview) writeActions(w io.Writer) {
 	fmt.Fprintln(w, "Adopting it:")
 	switch {
 	case p.KubeconfigSecret == "":
-		fmt.Fprintf(w, "  waits until keyturn-controller runs with --own-cluster=%s/%s, since it is the admin cluster itself\n",
+		fmt.Fprintf(w, "  waits until keyturn-controller runs with --own-cluster=%s/%s, since it is the admin cluster "+
+			"itself\n",
 			p.namespace, p.Cluster)
 	case p.storesKubeconfig:
 		fmt.Fprintf(w, "  keeps the kubeconfig in Secret %s of the admin cluster\n", p.KubeconfigSecret)
 	}
-	fmt.Fprintln(w, "  runs keyturn-agent on the control-plane nodes until one has handed over the private key, sealed to the controller")
+	fmt.Fprintln(w, "  runs keyturn-agent on the control-plane nodes until one has handed over the private key, sealed "+
+		"to the controller")
 	fmt.Fprintln(w, "  keeps that key as key version 1 in a Secret of the admin cluster")
 	fmt.Fprintln(w, "  writes to no file of a node and restarts nothing")
 	n := len(p.Servers)
 	if p.KeySource == v1alpha1.KeySourceExternal {
-		fmt.Fprintf(w, "Then, for ksaSigningKey.source external, each API server gets a signer beside it. That %s.\n", convertsEach(n))
+		fmt.Fprintf(w, "Then, for ksaSigningKey.source external, each API server gets a signer beside it. That %s.\n",
+			convertsEach(n))
 		return
 	}
-	fmt.Fprintf(w, "Recommended then: ksaSigningKey.source external and `gkectl update cluster`. That %s; no rotation restarts one after "+
-		"that. With files, each rotation restarts each API server three times.\n", convertsEach(n))
+	fmt.Fprintf(w, "Recommended then: ksaSigningKey.source external and `gkectl update cluster`. That %s; no rotation "+
+		"restarts one after that. With files, each rotation restarts each API server three times.\n", convertsEach(n))
 }

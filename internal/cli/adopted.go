@@ -12,22 +12,23 @@ import (
 	"github.com/keyturn/keyturn/internal/kubeconfig"
 )
 
-// How long an API server of kubeadm is away when its manifest changes, in seconds. The kubelet tries a static pod again
-// every 10 to 15 s only, and kube-apiserver itself waits half a minute for clients that watch, unless it already runs with
-// --shutdown-send-retry-after.
+// minRestart and maxRestart are how many seconds an API server of kubeadm is down when its manifest changes. The
+// kubelet retries a static pod only every 10 to 15 s, and kube-apiserver itself waits half a minute for clients that
+// watch, unless it already runs with --shutdown-send-retry-after.
 const (
 	minRestart, maxRestart = 36, 46
 	shortRestart           = 15
 )
 
-// clientConfig returns how to reach a user cluster as its administrator. An adopted cluster is reached as the controller
-// does it: by the Secret that its spec names, or, if it names none, as the admin cluster that it is.
+// clientConfig returns how to reach a user cluster as its administrator. It reaches an adopted cluster as the
+// controller does: with the Secret that the spec names, or as the admin cluster itself if the spec names none.
 func (c admin) clientConfig(ctx context.Context, uc *v1alpha1.UserCluster) (*rest.Config, error) {
 	var access kubeconfig.Access
 	var err error
 	switch on := uc.Spec.Infrastructure; {
 	case on.ClusterAPI != nil:
-		access, err = c.adoptedAccess(ctx, uc, on.ClusterAPI.Cluster+"-kubeconfig", "check that Cluster API has made the cluster")
+		access, err = c.adoptedAccess(ctx, uc, on.ClusterAPI.Cluster+"-kubeconfig",
+			"check that Cluster API has made the cluster")
 	case on.Kubeadm == nil:
 		access, err = c.access(ctx, uc)
 	case on.Kubeadm.KubeconfigSecret == "":
@@ -46,7 +47,7 @@ func (c admin) clientConfig(ctx context.Context, uc *v1alpha1.UserCluster) (*res
 	return config, nil
 }
 
-// adoptedAccess reads the Secret with the kubeconfig of an adopted cluster. absent is what to do without it.
+// adoptedAccess reads the Secret with the kubeconfig of an adopted cluster. absent is the hint if it does not exist.
 func (c admin) adoptedAccess(
 	ctx context.Context, uc *v1alpha1.UserCluster, name, absent string,
 ) (kubeconfig.Access, error) {
@@ -56,23 +57,27 @@ func (c admin) adoptedAccess(
 	key := client.ObjectKey{Namespace: uc.Namespace, Name: name}
 	err := c.client.Get(ctx, key, secret)
 	if isMissing(err) {
-		return kubeconfig.Access{}, failed(absent, "Secret %s, which should hold the kubeconfig of user cluster %s, does not exist", key, uc.Name)
+		return kubeconfig.Access{}, failed(absent,
+			"Secret %s, which should hold the kubeconfig of user cluster %s, does not exist", key, uc.Name)
 	}
 	if err != nil {
 		return kubeconfig.Access{}, fmt.Errorf("reading the kubeconfig of user cluster %s: %w", uc.Name, err)
 	}
 	access, err := kubeconfig.Parse(secret.Data[v1alpha1.KubeconfigKey])
 	if err != nil {
-		return kubeconfig.Access{}, failed("give its key "+v1alpha1.KubeconfigKey+" a file as `kubectl config view --raw --flatten "+
+		return kubeconfig.Access{}, failed("give its key "+v1alpha1.KubeconfigKey+
+			" a file as `kubectl config view --raw --flatten "+
 			"--minify` writes it", "Secret %s: %w", key, err)
 	}
 	return access, nil
 }
 
-// convertsEach is in words what a change of the source does to the API servers of an adopted cluster.
+// convertsEach describes what changing the key source does to the API servers of an adopted cluster.
 func convertsEach(n int) string {
 	if n == 1 {
-		return fmt.Sprintf("restarts the only API server once, for %d to %d s: THE KUBERNETES API IS AWAY meanwhile", minRestart, maxRestart)
+		return fmt.Sprintf("restarts the only API server once, for %d to %d s: THE KUBERNETES API IS AWAY meanwhile",
+			minRestart, maxRestart)
 	}
-	return fmt.Sprintf("restarts %s once, one at a time, each for %d to %d s", count(n, "API server"), minRestart, maxRestart)
+	return fmt.Sprintf("restarts %s once, one at a time, each for %d to %d s", count(n, "API server"), minRestart,
+		maxRestart)
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// changes says in words how wanted differs from old: in fields that can never change, and in what can be updated.
-// The wanted key version is none of either; only a rotation raises it.
+// changes describes how wanted differs from old: in fields that can never change, and in fields that can be updated. It
+// ignores the wanted key version, which only a rotation raises.
 func changes(old, wanted *v1alpha1.UserCluster) (fixed, updates []string) {
 	var d differences
 	a, b := old.Spec, wanted.Spec
@@ -27,7 +27,7 @@ func changes(old, wanted *v1alpha1.UserCluster) (fixed, updates []string) {
 	return d.fixed, append(d.updates, poolChanges(a.Infrastructure.NodePools(), b.Infrastructure.NodePools())...)
 }
 
-// differences are lines that say how fields differ.
+// differences are lines that describe how fields differ.
 type differences struct{ fixed, updates []string }
 
 func (d *differences) fix(field string, from, to any) { compare(&d.fixed, field, from, to) }
@@ -40,7 +40,7 @@ func compare(list *[]string, field string, from, to any) {
 	}
 }
 
-// infrastructure compares all but the node pools.
+// infrastructure compares everything but the node pools.
 func (d *differences) infrastructure(a, b v1alpha1.Infrastructure) {
 	if a.Kubeadm != nil && b.Kubeadm != nil {
 		d.kubeadm(*a.Kubeadm, *b.Kubeadm)
@@ -61,7 +61,8 @@ func (d *differences) infrastructure(a, b v1alpha1.Infrastructure) {
 }
 
 func (d *differences) kubeadm(a, b v1alpha1.KubeadmInfrastructure) {
-	d.fix("infrastructure.kubeadm.kubeconfigSecret", cmp.Or(a.KubeconfigSecret, "none"), cmp.Or(b.KubeconfigSecret, "none"))
+	d.fix("infrastructure.kubeadm.kubeconfigSecret", cmp.Or(a.KubeconfigSecret, "none"),
+		cmp.Or(b.KubeconfigSecret, "none"))
 	d.update("infrastructure.kubeadm.shutdownSendRetryAfter", a.ShutdownSendRetryAfter, b.ShutdownSendRetryAfter)
 }
 
@@ -81,7 +82,7 @@ func (d *differences) key(a, b v1alpha1.KSASigningKey) {
 	d.update("ksaSigningKey.publishMaxAge", inSeconds(a.PublishMaxAgeSeconds), inSeconds(b.PublishMaxAgeSeconds))
 }
 
-// sourceChange says how the source of keys changes, and what that does; empty when it does not.
+// sourceChange describes how the source of keys changes, and the effect; empty if it does not change.
 func sourceChange(old, wanted *v1alpha1.UserCluster) string {
 	from, to := old.Spec.KeySource(), wanted.Spec.KeySource()
 	if from == to {
@@ -98,12 +99,12 @@ func sourceChange(old, wanted *v1alpha1.UserCluster) string {
 	return fmt.Sprintf("~ ksaSigningKey.source: %s -> %s (%s)", from, to, restart)
 }
 
-// without returns what is in list and not in other.
+// without returns the elements of list that other lacks.
 func without(list, other []string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return slices.Contains(other, s) })
 }
 
-// fleet lets the fleet of a cluster be corrected that was never registered; the API server has the last word.
+// fleet allows correcting the fleet of a cluster that was never registered. The API server decides in the end.
 func (d *differences) fleet(old *v1alpha1.UserCluster, a, b *v1alpha1.GKEConnect) {
 	const field = "gkeConnect"
 	change := d.fix
@@ -131,14 +132,14 @@ func (d *differences) fleet(old *v1alpha1.UserCluster, a, b *v1alpha1.GKEConnect
 	d.update(field+".propagationTime", inSeconds(a.PropagationSeconds), inSeconds(b.PropagationSeconds))
 }
 
-// registered reports whether the fleet of a cluster has, or had, its keys.
+// registered reports whether the fleet has, or had, the keys of the cluster.
 func registered(uc *v1alpha1.UserCluster) bool {
 	return slices.ContainsFunc(uc.Status.Publications, func(p v1alpha1.PublicationStatus) bool {
 		return strings.HasPrefix(p.Name, "fleet membership ") && (p.PublishedAt != nil || len(p.AcceptedVersions) > 0)
 	})
 }
 
-// ofGoogle names an endpoint.
+// ofGoogle describes an endpoint.
 func ofGoogle(endpoint string) string { return cmp.Or(endpoint, "that of Google Cloud") }
 
 func inSeconds(n int32) time.Duration { return time.Duration(n) * time.Second }
@@ -163,7 +164,7 @@ func poolChanges(old, wanted []v1alpha1.NodePool) []string {
 	return lines
 }
 
-// poolChange says how a pool changes; empty when it does not.
+// poolChange describes how a pool changes; empty if it does not.
 func poolChange(old, wanted v1alpha1.NodePool) string {
 	var parts []string
 	if old.Replicas != wanted.Replicas {
@@ -205,7 +206,7 @@ func orNone(list []string) string {
 	return strings.Join(list, ",")
 }
 
-// count is a number of things in words: "no nodes", "1 node", "2 nodes".
+// count returns a number of things: "no nodes", "1 node", "2 nodes".
 func count(n int, thing string) string {
 	switch n {
 	case 0:

@@ -16,8 +16,8 @@ func (a *app) checkConfig() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check-config",
 		Short: "Check the configuration file of a user cluster",
-		Long: `Check the configuration file of a user cluster, and then the files that it names, without any cluster. All problems
-are shown at once, and the exit code is 2 when there are some.`,
+		Long: `Check the configuration file of a user cluster, and the files that it names, without any cluster. The command
+shows all problems at once, and exits with code 2 if there are any.`,
 		Example: "  gkectl check-config --config user-cluster.yaml",
 	}
 	configFlag(cmd, &path)
@@ -27,7 +27,7 @@ are shown at once, and the exit code is 2 when there are some.`,
 			return err
 		}
 		if c.file.Adopts() {
-			fmt.Fprintf(a.Out, "%s is valid: user cluster %s, which somebody else made.\n", path, c.Name)
+			fmt.Fprintf(a.Out, "%s is valid: user cluster %s, which Keyturn did not create.\n", path, c.Name)
 			return nil
 		}
 		version := kubernetesVersion(c.UserCluster)
@@ -36,7 +36,7 @@ are shown at once, and the exit code is 2 when there are some.`,
 	})
 }
 
-// noteFile tells what to know of a valid file, and of the files that it names.
+// noteFile prints notes and warnings about a valid file and the files that it names.
 func (a *app) noteFile(path string, c *config.UserCluster, files config.Files) {
 	if fields := c.WithoutEffect(); len(fields) > 0 {
 		a.note("note: these fields of %s are accepted, but have no effect: %s", path, strings.Join(fields, ", "))

@@ -1,10 +1,10 @@
-// Package cli is gkectl: its verbs, one file each, and what they share. It is the plugin of kubectl too, whose verbs are in
-// plugin.go.
+// Package cli implements gkectl, and the kubectl plugin: one file for each command, and what the commands share. The
+// commands of the plugin are in plugin.go.
 //
-// Run is where to start. Standard output gets data, standard error gets everything else: progress, notes, questions
-// and errors. Every error that a person can do something about ends in a line that begins with "hint:", and the exit
-// code says of which kind it is (errors.go). Verbs reach the admin cluster through connect, without a cache, and
-// follow what the controller does through follow.
+// Start with Run. Data goes to standard output, and everything else to standard error: progress, notes, questions and
+// errors. An error that the user can act on ends in a line that begins with "hint:", and the exit code is the class of
+// the error (errors.go). Commands reach the admin cluster through connect, without a cache, and watch the controller's
+// progress through follow.
 package cli
 
 import (
@@ -21,18 +21,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
-// Env is the world that a command runs in.
+// Env is the environment that a command runs in.
 type Env struct {
 	In       io.Reader
 	Out, Err io.Writer
-	// Getenv returns the value of an environment variable; empty when it is not set.
+	// Getenv returns the value of an environment variable; empty if it is not set.
 	Getenv func(string) string
-	// IsTerminal says whether a person is at the other end of In, Out or Err.
+	// IsTerminal reports whether In, Out or Err is a terminal.
 	IsTerminal func(stream any) bool
 	Now        func() time.Time
 }
 
-// System is the world of this process.
+// System returns the environment of this process.
 func System() Env {
 	return Env{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
@@ -47,15 +47,15 @@ func isTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// Main runs one of the two programs in the world of this process, and ends it with its exit code.
+// Main runs one of the two programs in the environment of this process, and exits with its exit code.
 func Main(run func(ctx context.Context, env Env, args []string) int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// A second signal ends the process at once, in case the first is not heeded.
+	// A second signal ends the process at once, in case it does not react to the first.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, System(), os.Args[1:]))
 }
 
-// Run runs gkectl with its arguments, the program's name not among them, and returns the exit code.
+// Run runs gkectl with its arguments, without the program's name, and returns the exit code.
 func Run(ctx context.Context, env Env, args []string) int {
 	a := &app{Env: env, program: gkectl}
 	return a.run(ctx, a.root(), args)
@@ -68,7 +68,7 @@ func RunPlugin(ctx context.Context, env Env, args []string) int {
 }
 
 func (a *app) run(ctx context.Context, root *cobra.Command, args []string) int {
-	// Nothing that a library logs is for the user of a command.
+	// Logs of libraries are not meant for users of the command.
 	log.SetLogger(logr.Discard())
 	root.SetArgs(args)
 	root.SetIn(a.In)
@@ -77,17 +77,17 @@ func (a *app) run(ctx context.Context, root *cobra.Command, args []string) int {
 	addCompletion(root, a.program)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !a.started {
-		// What fails before a verb starts was found wrong by the command line parser.
+		// An error before the command starts is one of the command line.
 		err = usage("run `"+cmd.CommandPath()+" --help` to see how it is used", "%w", err)
 	}
 	return a.report(ctx, err)
 }
 
-// app is one run of gkectl, or of the plugin.
+// app is one run of gkectl or of the plugin.
 type app struct {
 	Env
 	program program
-	// started says that the command line was understood and a verb runs.
+	// started means that the command line was valid and a command is running.
 	started bool
 }
 
@@ -95,11 +95,11 @@ func (a *app) root() *cobra.Command {
 	root := group(&cobra.Command{
 		Use:   "gkectl",
 		Short: "Create clusters and rotate their KSA signing keys",
-		Long: `gkectl creates clusters and rotates the keys with which they sign Kubernetes service account (KSA) tokens,
-while everything that uses a token keeps working.
+		Long: `gkectl creates clusters and rotates the keys that they sign Kubernetes service account (KSA) tokens with.
+Everything that uses a token keeps working.
 
-An admin cluster keeps the user clusters; a configuration file describes each of those. A user cluster is one that
-gkectl creates, or one that kubeadm made and that it adopts.`,
+An admin cluster holds the user clusters. A configuration file describes each user cluster. A user cluster is either
+created by gkectl, or made by kubeadm or Cluster API and adopted by gkectl.`,
 		Example: `  # From nothing to a user cluster.
   gkectl create admin
   gkectl create-config cluster
@@ -158,6 +158,7 @@ func (a *app) list() *cobra.Command {
 
 func (a *app) describe() *cobra.Command {
 	return group(&cobra.Command{
-		Use: "describe", Short: "Show all that is known of user clusters", Example: "  gkectl describe clusters --cluster my-cluster",
+		Use: "describe", Short: "Show the details of user clusters",
+		Example: "  gkectl describe clusters --cluster my-cluster",
 	}, a.describeClusters())
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// group is a command that does nothing but hold others. Without one of them, or with one that does not exist, it
-// is an error, which it would not be by cobra's own rules; only the root then shows its help.
+// group makes a command that only holds other commands. Calling it without one of them, or with an unknown one, is an
+// error, unlike in cobra by default. Only the root command then shows its help.
 func group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(children...)
 	cmd.DisableFlagsInUseLine = true
@@ -35,7 +35,7 @@ func group(cmd *cobra.Command, children ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// verb makes a command run f. An error of f is not one of the command line.
+// verb makes a command run f. Errors of f do not count as errors of the command line.
 func (a *app) verb(cmd *cobra.Command, f func(ctx context.Context) error) *cobra.Command {
 	if cmd.Args == nil {
 		cmd.Args = cobra.NoArgs
@@ -48,10 +48,10 @@ func (a *app) verb(cmd *cobra.Command, f func(ctx context.Context) error) *cobra
 	return cmd
 }
 
-// note tells the user something that is neither data nor an error.
+// note prints a message to standard error that is neither data nor an error.
 func (a *app) note(format string, args ...any) { fmt.Fprintf(a.Err, format+"\n", args...) }
 
-// addCompletion puts cobra's completion command into place now, to give each shell an example.
+// addCompletion adds cobra's completion command, with an example for each shell.
 func addCompletion(root *cobra.Command, of program) {
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() {
@@ -59,7 +59,8 @@ func addCompletion(root *cobra.Command, of program) {
 			continue
 		}
 		group(c)
-		c.Example = "  # Complete commands, flags and cluster names in this shell.\n  source <(" + of.command + " completion bash)"
+		c.Example = "  # Complete commands, flags and cluster names in this shell.\n" +
+			"  source <(" + of.command + " completion bash)"
 		for _, shell := range c.Commands() {
 			shell.Example = fmt.Sprintf("  %s completion %s > %s-completion.%[2]s", of.command, shell.Name(), of.agent)
 		}

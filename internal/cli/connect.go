@@ -21,20 +21,20 @@ import (
 	"github.com/keyturn/keyturn/internal/kubeconfig"
 )
 
-// requestTimeout bounds one request to an API server that does not answer.
+// requestTimeout limits one request to an API server.
 const requestTimeout = 30 * time.Second
 
-// admin is the admin cluster, read and written without a cache.
+// admin reads and writes the admin cluster without a cache.
 type admin struct {
 	client client.WithWatch
 	config *rest.Config
-	// namespace holds the UserClusters.
+	// namespace is the namespace of the UserClusters.
 	namespace string
 	program   program
 }
 
-// connect reaches the admin cluster of a kubeconfig file, or in a pod that has none, the cluster of the pod. No request is
-// made yet.
+// connect returns the admin cluster of a kubeconfig file. In a pod without one, it is the cluster of the pod. It makes
+// no request.
 func (a *app) connect(path string) (admin, error) {
 	config, err := readKubeconfig(path)
 	if err != nil {
@@ -43,13 +43,14 @@ func (a *app) connect(path string) (admin, error) {
 	return a.adminOf(config, v1alpha1.SystemNamespace)
 }
 
-// adminOf reaches the admin cluster of a client configuration.
+// adminOf returns the admin cluster of a client configuration.
 func (a *app) adminOf(config *rest.Config, namespace string) (admin, error) {
 	config.UserAgent = a.program.userAgent()
 	config.WarningHandler = rest.NewWarningWriter(a.Err, rest.WarningWriterOptions{Deduplicate: true})
 	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme, Mapper: mapper})
 	if err != nil {
-		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig: %w", err)
+		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig: %w",
+			err)
 	}
 	return admin{client: c, config: config, namespace: namespace, program: a.program}, nil
 }
@@ -67,7 +68,8 @@ func readKubeconfig(path string) (*rest.Config, error) {
 			"the kubeconfig file %s of the admin cluster does not exist", path)
 	}
 	if err != nil {
-		return nil, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "reading the kubeconfig file: %w", err)
+		return nil, usage("name the kubeconfig file of the admin cluster with --kubeconfig",
+			"reading the kubeconfig file: %w", err)
 	}
 	config, err := clientcmd.NewDefaultClientConfig(*file, &clientcmd.ConfigOverrides{}).ClientConfig()
 	if err != nil {
@@ -77,7 +79,7 @@ func readKubeconfig(path string) (*rest.Config, error) {
 	return config, nil
 }
 
-// The kinds that gkectl uses are known, so that it need not ask the API server for them first.
+// scheme and mapper know the kinds that gkectl uses, so it need not ask the API server for them.
 var (
 	scheme = newScheme()
 	mapper = newMapper()
@@ -105,11 +107,12 @@ func (c admin) get(ctx context.Context, name string) (*v1alpha1.UserCluster, err
 	return uc, inWords(err, "reading user cluster %s", name)
 }
 
-// existing is get for a cluster that has to be there.
+// existing is get for a cluster that must exist.
 func (c admin) existing(ctx context.Context, name string) (*v1alpha1.UserCluster, error) {
 	uc, err := c.get(ctx, name)
 	if isMissing(err) {
-		return nil, failed("`"+c.program.list+"` shows those that do", "user cluster %s does not exist in this admin cluster", name)
+		return nil, failed("`"+c.program.list+"` lists the clusters",
+			"user cluster %s does not exist in this admin cluster", name)
 	}
 	return uc, err
 }
@@ -122,8 +125,8 @@ func (c admin) list(ctx context.Context, o ...client.ListOption) (*v1alpha1.User
 	return list, inWords(err, "listing user clusters")
 }
 
-// access reads how an administrator reaches a user cluster, which the controller left in a Secret. Of a Secret that the
-// controller has not made for this very cluster, nothing is used.
+// access reads an administrator's access to a user cluster from the Secret that the controller wrote. It uses nothing
+// of a Secret that the controller did not write for this cluster.
 func (c admin) access(ctx context.Context, uc *v1alpha1.UserCluster) (kubeconfig.Access, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -134,23 +137,25 @@ func (c admin) access(ctx context.Context, uc *v1alpha1.UserCluster) (kubeconfig
 	}
 	if secret.Type != v1alpha1.SecretTypeKubeconfig || secret.Labels[v1alpha1.LabelCluster] != uc.Name ||
 		secret.Labels[v1alpha1.LabelClusterUID] != string(uc.UID) {
-		return kubeconfig.Access{}, failed("delete that Secret if nobody needs it; the controller writes its own then",
-			"reading the kubeconfig of user cluster %s: Secret %s belongs to somebody else: "+
-				"it has not the type %s and the UID of the cluster in its label %s",
+		return kubeconfig.Access{}, failed("delete that Secret if nobody needs it; the controller then writes its own",
+			"reading the kubeconfig of user cluster %s: the controller did not write Secret %s: "+
+				"it lacks the type %s, or the UID of the cluster in its label %s",
 			uc.Name, key, v1alpha1.SecretTypeKubeconfig, v1alpha1.LabelClusterUID)
 	}
 	access, err := kubeconfig.Parse(secret.Data[v1alpha1.KubeconfigKey])
 	if err != nil {
-		return kubeconfig.Access{}, failed("delete that Secret as docs/operations/recover.md says; the controller writes it again",
+		return kubeconfig.Access{}, failed("delete that Secret as docs/operations/recover.md says; the controller writes "+
+			"it again",
 			"Secret %s: %w", key, err)
 	}
 	return access, nil
 }
 
-// isMissing says that the object is not there.
+// isMissing reports whether the object does not exist.
 func isMissing(err error) bool { return apierrors.IsNotFound(err) && !lacksAPI(err) }
 
-// lacksAPI says that the API server does not know our API: it then answers not found too, but without a Status.
+// lacksAPI reports whether the API server does not know our API. It then also answers "not found", but without a
+// Status.
 func lacksAPI(err error) bool {
 	return apierrors.IsNotFound(err) && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
 }
@@ -167,8 +172,10 @@ func inWords(err error, format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, err)...)
 }
 
-// change changes the spec of a cluster, if it is still the one that was read.
-func (c admin) change(ctx context.Context, read *v1alpha1.UserCluster, edit func(*v1alpha1.UserCluster), o ...client.PatchOption) error {
+// change changes the spec of a cluster, unless the spec has changed since it was read.
+func (c admin) change(
+	ctx context.Context, read *v1alpha1.UserCluster, edit func(*v1alpha1.UserCluster), o ...client.PatchOption,
+) error {
 	old := read
 	for {
 		changed := old.DeepCopy()
@@ -177,7 +184,7 @@ func (c admin) change(ctx context.Context, read *v1alpha1.UserCluster, edit func
 		if !apierrors.IsConflict(err) {
 			return err
 		}
-		// The controller writes the status all the time; only another spec is a conflict.
+		// The controller often writes the status; only a changed spec is a conflict.
 		if old, err = c.existing(ctx, read.Name); err != nil {
 			return err
 		}

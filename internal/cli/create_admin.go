@@ -16,15 +16,18 @@ import (
 	"github.com/keyturn/keyturn/internal/local/datadir"
 )
 
-// hostFlags say where on this host clusters live.
+// hostFlags are the flags that name where on this host clusters are kept.
 type hostFlags struct {
 	dataDir, kubeBinDir, network string
 }
 
 func (a *app) addHostFlags(cmd *cobra.Command, h *hostFlags) {
-	cmd.Flags().StringVar(&h.dataDir, "data-dir", "", "`directory` of the local clusters (default /var/lib/keyturn for root, else $XDG_STATE_HOME/keyturn or ~/.local/state/keyturn)")
-	cmd.Flags().StringVar(&h.kubeBinDir, "kube-bin-dir", "", "`directory` of the Kubernetes and etcd binaries (default $KEYTURN_KUBE_BIN_DIR, else kube beside gkectl)")
-	cmd.Flags().StringVar(&h.network, "network", datadir.DefaultNetwork.String(), "IPv4 /16 from which local clusters get their addresses")
+	cmd.Flags().StringVar(&h.dataDir, "data-dir", "", "`directory` of the local clusters "+
+		"(default /var/lib/keyturn for root, else $XDG_STATE_HOME/keyturn or ~/.local/state/keyturn)")
+	cmd.Flags().StringVar(&h.kubeBinDir, "kube-bin-dir", "", "`directory` of the Kubernetes and etcd binaries "+
+		"(default $KEYTURN_KUBE_BIN_DIR, else kube next to gkectl)")
+	cmd.Flags().StringVar(&h.network, "network", datadir.DefaultNetwork.String(),
+		"IPv4 /16 from which local clusters get their addresses")
 	must(cmd.MarkFlagDirname("data-dir"))
 	must(cmd.MarkFlagDirname("kube-bin-dir"))
 }
@@ -32,7 +35,8 @@ func (a *app) addHostFlags(cmd *cobra.Command, h *hostFlags) {
 func (a *app) adminCluster(h hostFlags) (*admincluster.Cluster, error) {
 	network, err := netip.ParsePrefix(h.network)
 	if err != nil || !network.Addr().Is4() || network.Bits() != 16 || network != network.Masked() {
-		return nil, usage("for example --network "+datadir.DefaultNetwork.String(), "--network %q is not an IPv4 /16", h.network)
+		return nil, usage("for example --network "+datadir.DefaultNetwork.String(), "--network %q is not an IPv4 /16",
+			h.network)
 	}
 	dir, err := dataDir(h.dataDir, os.Geteuid() == 0, a.Getenv)
 	if err != nil {
@@ -45,7 +49,7 @@ func (a *app) adminCluster(h hostFlags) (*admincluster.Cluster, error) {
 	})
 }
 
-// dataDir is where local clusters live: the directory that was given, or else the customary one of the user.
+// dataDir returns the directory of local clusters: the given one, or else the default of the user.
 func dataDir(given string, root bool, getenv func(string) string) (string, error) {
 	state := getenv("XDG_STATE_HOME")
 	switch {
@@ -70,23 +74,23 @@ func (a *app) createAdmin() *cobra.Command {
 		Use:   "admin",
 		Short: "Create the admin cluster on this host",
 		Long: `Create the admin cluster on this host: etcd, an API server that encrypts Secrets at rest, the controller that
-makes user clusters and rotates their keys, and keyturn-local, which runs all of that and the user clusters. Its
-kubeconfig is written to a file of mode 0600.
+creates user clusters and rotates their keys, and keyturn-local, which runs these programs and the user clusters. The
+command writes the kubeconfig to a file with mode 0600.
 
-A controller that runs elsewhere needs a client certificate for keyturn-local. One is written beside the kubeconfig,
-into the directory local-credentials. Whoever has it may do everything to the user clusters of this host.
+A controller that runs elsewhere needs a client certificate for keyturn-local. The command writes one to the directory
+local-credentials next to the kubeconfig. Whoever has it has full control of the user clusters of this host.
 
-Beside it a local fleet stands in for Google Cloud: clusters can be registered with it, and pods can trade their tokens
-for access tokens. The key that registers clusters is written beside the kubeconfig as connect-register-sa.json with mode
-0600, and the certificate of the fleet as fleet-ca.crt.
+A local fleet stands in for Google Cloud: clusters can be registered with it, and pods can exchange their tokens for
+access tokens. Next to the kubeconfig, the command writes the key that registers clusters as connect-register-sa.json,
+with mode 0600, and the certificate of the fleet as fleet-ca.crt.
 
-User clusters can be registered with the local fleet, and with Google Cloud by a key of their own. The controller runs as
-you and has your cloud credentials: allow what else user clusters may make it reach by the flags --allow-….
+User clusters can be registered with the local fleet, and with Google Cloud if they name a key. The controller runs as
+your user and has your cloud credentials. The flags --allow-… allow what else user clusters may make it reach.
 
 Clusters that kubeadm made can be adopted if --agent-image names an image that their control-plane nodes can pull.
 
-It can be run again at any time, for example after a reboot or a crash: it starts what is missing and leaves the
-rest as it is. Without root, user clusters can have no nodes.`,
+The command can be run again at any time, for example after a reboot or a crash: it starts what is missing and leaves
+the rest unchanged. Without root, user clusters cannot have nodes.`,
 		Example: `  gkectl create admin
   gkectl create admin --data-dir /srv/keyturn --kubeconfig admin-kubeconfig --kube-bin-dir /opt/kubernetes`,
 	}
@@ -116,12 +120,13 @@ rest as it is. Without root, user clusters can have no nodes.`,
 		p.leave(markDone, p.stepBegun)
 		fmt.Fprintf(a.Out, "The admin cluster is ready; its kubeconfig is %s.\n", kubeconfig)
 		a.note("Next: gkectl create-config cluster")
-		a.note("To register user clusters with the local fleet, put this into their configuration files:\n%s", connectBlock(cluster, files))
+		a.note("To register user clusters with the local fleet, add this to their configuration files:\n%s",
+			connectBlock(cluster, files))
 		return nil
 	})
 }
 
-// allowFlags say what UserClusters may make the controller reach.
+// allowFlags are the flags that allow what UserClusters may make the controller reach.
 type allowFlags struct {
 	publish, fleetEndpoints []string
 	defaultCredentials      bool
@@ -134,7 +139,7 @@ func (f *allowFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.fleetEndpoints, "allow-fleet-endpoint", nil,
 		"https `URL` of another fleet with which user clusters may be registered; can be repeated")
 	cmd.Flags().BoolVar(&f.defaultCredentials, "allow-default-credentials", false,
-		"let user clusters without a key of their own be registered at Google Cloud with your credentials")
+		"let user clusters that name no key be registered with Google Cloud with your credentials")
 }
 
 func (f *allowFlags) check() error {
@@ -152,7 +157,7 @@ func (f *allowFlags) check() error {
 	return nil
 }
 
-// ofController are the flags of keyturn-controller.
+// ofController returns the flags of keyturn-controller.
 func (f *allowFlags) ofController() []string {
 	var flags []string
 	for _, url := range f.publish {
@@ -167,17 +172,17 @@ func (f *allowFlags) ofController() []string {
 	return flags
 }
 
-// imageFlags name the images that run on control-plane nodes of clusters that are adopted.
+// imageFlags are the flags for the images that run on control-plane nodes of adopted clusters.
 type imageFlags struct{ agent, signer string }
 
 func (f *imageFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.agent, "agent-image", "",
-		"`image` of keyturn-agent, which runs on control-plane nodes of clusters that are adopted")
+		"`image` of keyturn-agent, which runs on control-plane nodes of adopted clusters")
 	cmd.Flags().StringVar(&f.signer, "signer-image", "",
 		"`image` of keyturn-signer, which runs there for adopted clusters with source external")
 }
 
-// ofController are the flags of keyturn-controller.
+// ofController returns the flags of keyturn-controller.
 func (f *imageFlags) ofController() (flags []string) {
 	if f.agent != "" {
 		flags = append(flags, "--agent-image="+f.agent)
@@ -188,7 +193,7 @@ func (f *imageFlags) ofController() (flags []string) {
 	return flags
 }
 
-// hostFiles are beside the kubeconfig file of the admin cluster.
+// hostFiles returns the files next to the kubeconfig file of the admin cluster.
 func hostFiles(kubeconfig string) admincluster.Files {
 	dir := filepath.Dir(kubeconfig)
 	return admincluster.Files{
@@ -197,8 +202,8 @@ func hostFiles(kubeconfig string) admincluster.Files {
 	}
 }
 
-// connectBlock is the part of a configuration file that registers a cluster with the local fleet. Its paths are relative
-// to the configuration file, which is expected beside the kubeconfig file.
+// connectBlock returns the part of a configuration file that registers a cluster with the local fleet. Its paths are
+// relative to the configuration file, which is expected next to the kubeconfig file.
 func connectBlock(cluster *admincluster.Cluster, files admincluster.Files) string {
 	return fmt.Sprintf(`gkeConnect:
   projectID: "my-project"
@@ -206,5 +211,6 @@ func connectBlock(cluster *admincluster.Cluster, files admincluster.Files) strin
   registerServiceAccountKeyPath: %q
   endpoint: %q
   stsEndpoint: %[2]q
-  certificateAuthorityPath: %[3]q`, filepath.Base(files.FleetKey), cluster.FleetEndpoint(), filepath.Base(files.FleetCA))
+  certificateAuthorityPath: %[3]q`,
+		filepath.Base(files.FleetKey), cluster.FleetEndpoint(), filepath.Base(files.FleetCA))
 }

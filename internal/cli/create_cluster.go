@@ -18,13 +18,13 @@ func (a *app) createCluster() *cobra.Command {
 		Use:   "cluster",
 		Short: "Create a user cluster",
 		Long: `Create the user cluster that a configuration file describes, wait until it is ready, and write its kubeconfig
-beside the configuration file as NAME-kubeconfig, with mode 0600. A file of that name which is not a kubeconfig of the
-cluster is not overwritten: nothing is created then.
+next to the configuration file as NAME-kubeconfig, with mode 0600. If a file of that name exists and is not a
+kubeconfig of the cluster, nothing is created.
 
-With gkeConnect in the file, the cluster is registered with that fleet. The service account key for it is kept in
-Secret NAME-gke-connect of the admin cluster, which is deleted with the cluster.
+With gkeConnect in the file, the cluster is registered with that fleet. The service account key for it is stored in
+Secret NAME-gke-connect of the admin cluster. Deleting the cluster deletes it.
 
-It can be run again when it was interrupted: it then waits for the cluster that it began to create.`,
+If the command was interrupted, run it again: it then waits for the cluster that it began to create.`,
 		Example: `  gkectl create cluster --config user-cluster.yaml
   gkectl create cluster --config user-cluster.yaml --kubeconfig kubeconfig --timeout 20m`,
 	}
@@ -38,7 +38,7 @@ It can be run again when it was interrupted: it then waits for the cluster that 
 		}
 		if uc.file.Adopts() {
 			return usage("adopt it with `gkectl adopt --config "+path+"`",
-				"user cluster %s is one that somebody else made: there is nothing to create", uc.Name)
+				"user cluster %s is a cluster that exists already: there is nothing to create", uc.Name)
 		}
 		file := userKubeconfig(path, uc.Name)
 		if err := c.checkKubeconfig(ctx, uc.Name, file); err != nil {
@@ -67,7 +67,7 @@ It can be run again when it was interrupted: it then waits for the cluster that 
 	})
 }
 
-// createObject creates the UserCluster, and before it the Secret that it names, unless the very same one is there.
+// createObject creates the UserCluster, after the Secret that it names, unless an identical one exists.
 func (a *app) createObject(ctx context.Context, c admin, w wanted) error {
 	old, err := c.get(ctx, w.Name)
 	if err == nil {
@@ -88,14 +88,14 @@ func (a *app) createObject(ctx context.Context, c admin, w wanted) error {
 	if !apierrors.IsAlreadyExists(err) {
 		return inWords(err, "creating user cluster %s", w.Name)
 	}
-	// Somebody else was faster.
+	// Another client created it meanwhile.
 	if old, err = c.existing(ctx, w.Name); err != nil {
 		return err
 	}
 	return a.sameObject(ctx, c, old, w)
 }
 
-// sameObject refuses a UserCluster that is not as the file describes it.
+// sameObject refuses a UserCluster that differs from the file.
 func (a *app) sameObject(ctx context.Context, c admin, old *v1alpha1.UserCluster, w wanted) error {
 	if old.DeletionTimestamp != nil {
 		return refused("wait until it is gone; `gkectl list clusters` shows it", "user cluster %s is being deleted", w.Name)
@@ -107,13 +107,13 @@ func (a *app) sameObject(ctx context.Context, c admin, old *v1alpha1.UserCluster
 	fixed, updates := changes(old, w.UserCluster)
 	if len(fixed)+len(updates) > 0 || !own.asWanted() {
 		return refused("change it with `gkectl update cluster`, or choose another name",
-			"user cluster %s exists already, and is not as the configuration file describes it", w.Name)
+			"user cluster %s exists already, and differs from the configuration file", w.Name)
 	}
 	a.note("User cluster %s exists already.", w.Name)
 	return nil
 }
 
-// userKubeconfig is the file beside the configuration file that gets the kubeconfig of a user cluster.
+// userKubeconfig returns the path of the kubeconfig of a user cluster, next to the configuration file.
 func userKubeconfig(configPath, cluster string) string {
 	return filepath.Join(filepath.Dir(configPath), cluster+"-kubeconfig")
 }

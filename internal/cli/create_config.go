@@ -15,7 +15,7 @@ import (
 
 func (a *app) createConfig() *cobra.Command {
 	return group(&cobra.Command{
-		Use: "create-config", Short: "Write a configuration file to begin with", Example: "  gkectl create-config cluster",
+		Use: "create-config", Short: "Write a configuration file to start from", Example: "  gkectl create-config cluster",
 	}, a.createConfigCluster(), a.createConfigPatches())
 }
 
@@ -24,8 +24,8 @@ func (a *app) createConfigCluster() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cluster",
 		Short: "Write a commented configuration file of a user cluster",
-		Long: `Write a commented configuration file of a user cluster. It is valid as it is; edit it to your needs. A file
-that exists is not overwritten.`,
+		Long: `Write a commented configuration file of a user cluster. It is valid without changes; edit it to your needs.
+An existing file is not overwritten.`,
 		Example: `  gkectl create-config cluster
   gkectl create-config cluster --config blue.yaml --name blue --gke-on-prem-version 1.35.8-gke.1`,
 	}

@@ -20,13 +20,13 @@ func (a *app) createConfigPatches() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kubeadm-patches",
 		Short: "Write the patches with which kubeadm upgrade keeps the signers of an adopted cluster",
-		Long: `Write, for each control-plane node of an adopted cluster, the patch with which "kubeadm upgrade" writes a manifest of
-kube-apiserver that asks the signer beside it, as with ksaSigningKey.source external. Copy the directory of a node to that
-node, and name it with --patches, or in an UpgradeConfiguration.
+		Long: `Write a patch for each control-plane node of an adopted cluster. With the patch, "kubeadm upgrade" writes a
+manifest of kube-apiserver that uses the signer next to it, as with ksaSigningKey.source external. Copy the directory
+of a node to that node, and name it with --patches or in an UpgradeConfiguration.
 
-Without the patch, an upgrade makes an API server that reads files. Nothing breaks by that, since Keyturn keeps these files
-in step: it gives the API server its signer again, by one more restart. A patch that does not fit the flags of an API server
-any more makes kubeadm stop before it has changed anything; write it again then.`,
+Without the patch, an upgrade makes an API server that reads files. Nothing breaks, because Keyturn keeps these files
+up to date; it gives the API server its signer again, which takes one more restart. If a patch no longer fits the
+flags of an API server, kubeadm stops before it changes anything; write the patch again then.`,
 		Example: `  gkectl create-config kubeadm-patches --config prod.yaml --kubeconfig kubeconfig --dir patches
   kubeadm upgrade apply v1.36.5 --patches patches/cp-1   # on node cp-1`,
 	}
@@ -41,7 +41,7 @@ any more makes kubeadm stop before it has changed anything; write it again then.
 		}
 		if !file.Adopts() || file.Infrastructure.Kubeadm == nil {
 			return usage("only clusters with infrastructure.kubeadm are upgraded by kubeadm",
-				"user cluster %s is none of these", file.Name)
+				"user cluster %s does not have it", file.Name)
 		}
 		patches, err := c.patches(ctx, file.Name)
 		if err != nil {
@@ -83,7 +83,7 @@ func (c admin) patches(ctx context.Context, name string) (map[string][]byte, err
 	return patches, err
 }
 
-// writePatch writes a file that may be there from before.
+// writePatch writes a patch, replacing an older one.
 func writePatch(path string, patch []byte) error {
 	err := os.MkdirAll(filepath.Dir(path), 0o755)
 	if err == nil {

@@ -16,26 +16,27 @@ import (
 	"github.com/keyturn/keyturn/internal/config"
 )
 
-// credentials is a Secret in the admin cluster by which the controller reaches something of one cluster: its fleet, or the
-// cluster itself. A Secret of its name that is not labelled as the cluster's belongs to somebody else. It is made before the
-// cluster, and gets the cluster's UID from the controller.
+// credentials is a Secret in the admin cluster with which the controller reaches the fleet of a cluster, or the cluster
+// itself. gkectl creates it before the cluster, and the controller adds the cluster's UID. A Secret of its name without
+// the labels of the cluster is not ours.
 type credentials struct {
 	admin admin
-	// cluster is the name of the cluster, name that of the Secret, and key where that has its content.
+	// cluster is the name of the cluster, name the name of the Secret, and key the key with the content.
 	cluster, name, key string
-	// found is the Secret as it was read; nil when there is none.
+	// found is the Secret as it was read; nil if there is none.
 	found *corev1.Secret
 }
 
-// fleetKey reads the Secret that holds the service account key for the fleet of a cluster, whose UID is empty while it does
-// not exist. Only a verb that needs it to hold a key has to find no foreign one there.
+// fleetKey reads the Secret with the service account key for the fleet of a cluster. uid is empty if the cluster does
+// not exist yet. If the key is needed, a Secret of that name that is not ours is an error.
 func (c admin) fleetKey(ctx context.Context, cluster string, uid types.UID, needed bool) (credentials, error) {
-	s := credentials{admin: c, cluster: cluster, name: v1alpha1.CredentialsSecretName(cluster), key: v1alpha1.CredentialsKey}
+	s := credentials{admin: c, cluster: cluster, name: v1alpha1.CredentialsSecretName(cluster),
+		key: v1alpha1.CredentialsKey}
 	return s.read(ctx, uid, needed)
 }
 
-// adoptedKubeconfig is the same for the kubeconfig of an adopted cluster. Unless it is needed, it is not read: gkectl has
-// not made it then.
+// adoptedKubeconfig is fleetKey for the kubeconfig of an adopted cluster. It reads the Secret only if it is needed,
+// since otherwise gkectl did not create it.
 func (c admin) adoptedKubeconfig(ctx context.Context, cluster string, uid types.UID, needed bool) (credentials, error) {
 	s := credentials{
 		admin: c, cluster: cluster, name: v1alpha1.AdoptedKubeconfigSecretName(cluster), key: v1alpha1.KubeconfigKey,
@@ -67,7 +68,7 @@ func (s credentials) read(ctx context.Context, uid types.UID, needed bool) (cred
 		return s, nil
 	}
 	return s, refused("delete it if nobody needs it",
-		"Secret %s in namespace %s is there already, and is none of user cluster %s: "+
+		"Secret %s in namespace %s exists already, and does not belong to user cluster %s: "+
 			"it lacks the label %s=%s or the type %s, or has the UID of another cluster",
 		found.Name, found.Namespace, cluster, v1alpha1.LabelCluster, cluster, corev1.SecretTypeOpaque)
 }
@@ -83,7 +84,7 @@ func (s credentials) empty() *corev1.Secret {
 	}
 }
 
-// hold says that the Secret holds this key; a nil key, that there is no Secret.
+// hold reports whether the Secret holds this key or, for a nil key, does not exist.
 func (s credentials) hold(key config.Secret) bool {
 	if s.found == nil || key == nil {
 		return s.found == nil && key == nil
@@ -91,8 +92,8 @@ func (s credentials) hold(key config.Secret) bool {
 	return bytes.Equal(s.found.Data[s.key], key)
 }
 
-// store makes the Secret hold a key, if it is still as it was read. What undo deletes is a Secret that was not there
-// before, and nothing else.
+// store stores a key in the Secret, unless the Secret has changed since it was read. undo deletes the Secret only if
+// store created it.
 func (s credentials) store(ctx context.Context, key config.Secret) (undo func() error, err error) {
 	secret, nothing := s.empty(), func() error { return nil }
 	if s.hold(key) {
@@ -115,7 +116,7 @@ func (s credentials) store(ctx context.Context, key config.Secret) (undo func() 
 	case s.found != nil:
 		return nothing, nil
 	}
-	// An interrupt must not keep what it leaves from being cleared up.
+	// An interrupt must not prevent the cleanup.
 	return func() error { return s.admin.deleteSecret(context.WithoutCancel(ctx), secret) }, nil
 }
 
@@ -127,7 +128,7 @@ func (s credentials) remove(ctx context.Context) error {
 	return s.admin.deleteSecret(ctx, s.found)
 }
 
-// deleteSecret deletes a Secret as it was read or written, and no other one of its name.
+// deleteSecret deletes exactly the Secret that was read or written, not another one of its name.
 func (c admin) deleteSecret(ctx context.Context, secret *corev1.Secret) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -135,9 +136,9 @@ func (c admin) deleteSecret(ctx context.Context, secret *corev1.Secret) error {
 	return inWords(client.IgnoreNotFound(c.client.Delete(ctx, secret, same)), "deleting Secret %s", secret.Name)
 }
 
-// withKey makes the Secret hold the key that a write of the cluster itself needs, and does that write. If it is
-// refused, a Secret that was not there before is not left behind; if it is not known whether it was done, the Secret
-// stays, and the next run uses it. So it is after a crash between both.
+// withKey stores the key that a write of the cluster needs, and does that write. If the write is refused, withKey
+// deletes a Secret that it created. If the result of the write is unknown, the Secret stays, and the next run uses it.
+// The same holds after a crash between both.
 func (s credentials) withKey(ctx context.Context, key config.Secret, write func() error) error {
 	if key == nil {
 		return write()
@@ -152,7 +153,7 @@ func (s credentials) withKey(ctx context.Context, key config.Secret, write func(
 	return err
 }
 
-// rejected says that a write was not done. Most other errors leave open whether it was.
+// rejected reports whether a write was certainly not done. Most other errors leave that open.
 func rejected(err error) bool {
 	if e, ok := errors.AsType[*exitError](err); ok {
 		return e.code == ExitRefused
@@ -165,13 +166,13 @@ func rejected(err error) bool {
 	return code >= 400 && code < 500 && code != http.StatusRequestTimeout && !apierrors.IsAlreadyExists(err)
 }
 
-// secrets are the Secrets of one cluster, with what each is to hold.
+// secrets are the Secrets of one cluster, with the content that each should have.
 type secrets struct {
 	fleet, kubeconfig credentials
 	wanted            wanted
 }
 
-// secrets reads the Secrets of a cluster, whose UID is empty while it does not exist.
+// secrets reads the Secrets of a cluster. uid is empty if the cluster does not exist yet.
 func (c admin) secrets(ctx context.Context, w wanted, uid types.UID) (s secrets, err error) {
 	s.wanted = w
 	if s.fleet, err = c.fleetKey(ctx, w.Name, uid, w.key != nil); err != nil {
@@ -181,12 +182,13 @@ func (c admin) secrets(ctx context.Context, w wanted, uid types.UID) (s secrets,
 	return s, err
 }
 
-// asWanted reports whether each Secret holds what it is to hold.
+// asWanted reports whether each Secret holds what it should.
 func (s secrets) asWanted() bool {
 	return s.fleet.hold(s.wanted.key) && s.kubeconfig.hold(s.wanted.kubeconfig)
 }
 
-// with makes the Secrets hold what a write of the cluster itself needs, and does that write.
+// with stores the Secrets that a write of the cluster needs, and does that write.
 func (s secrets) with(ctx context.Context, write func() error) error {
-	return s.kubeconfig.withKey(ctx, s.wanted.kubeconfig, func() error { return s.fleet.withKey(ctx, s.wanted.key, write) })
+	return s.kubeconfig.withKey(ctx, s.wanted.kubeconfig,
+		func() error { return s.fleet.withKey(ctx, s.wanted.key, write) })
 }

@@ -42,7 +42,8 @@ type guard struct {
 
 func (g *guard) Write(p []byte) (int, error) {
 	g.seen.Write(p)
-	for _, secret := range []string{marker, "PRIVATE KEY", base64.StdEncoding.EncodeToString([]byte("{\n  \"type\": \"service"))} {
+	for _, secret := range []string{marker, "PRIVATE KEY",
+		base64.StdEncoding.EncodeToString([]byte("{\n  \"type\": \"service"))} {
 		if strings.Contains(g.seen.String(), secret) {
 			fmt.Fprintln(os.Stderr, "gkectl shows a service account key")
 			os.Exit(99)
@@ -81,7 +82,8 @@ func cmdSecret(ts *testscript.TestScript, _ bool, args []string) {
 		return
 	}
 	ts.Check(err)
-	if found.Type != corev1.SecretTypeOpaque || len(found.Data) != 1 || string(found.Data[v1alpha1.CredentialsKey]) != ts.ReadFile(args[1]) {
+	if found.Type != corev1.SecretTypeOpaque || len(found.Data) != 1 ||
+		string(found.Data[v1alpha1.CredentialsKey]) != ts.ReadFile(args[1]) {
 		ts.Fatalf("Secret %s of type %s does not hold the key in %s alone", found.Name, found.Type, args[1])
 	}
 }
@@ -94,7 +96,8 @@ func cmdAs(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func credentialsOf(cluster string) *corev1.Secret {
-	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: v1alpha1.CredentialsSecretName(cluster)}}
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace,
+		Name: v1alpha1.CredentialsSecretName(cluster)}}
 }
 
 // faulty connects to the shared API server; of requests with a method whose path ends with a suffix, it meets a fault.
@@ -119,7 +122,8 @@ func faulty(t *testing.T, faults map[string]kubetest.Fault) admin {
 // Whatever fails on the way, no Secret stays behind for a cluster that was refused, each other one is used by the next
 // run, and no error shows the key.
 func TestCreateWithKeyFails(t *testing.T) {
-	const createSecret, createCluster, deleteSecret = "POST /secrets", "POST /userclusters", "DELETE /secrets/faulty-gke-connect"
+	const createSecret, createCluster = "POST /secrets", "POST /userclusters"
+	const deleteSecret = "DELETE /secrets/faulty-gke-connect"
 	for _, test := range []struct {
 		name   string
 		faults map[string]kubetest.Fault
@@ -152,7 +156,8 @@ func TestCreateWithKeyFails(t *testing.T) {
 			if err := a.createObject(t.Context(), faulty(t, nil), w); err != nil {
 				t.Errorf("the next run: %v", err)
 			}
-			if err := c.Get(t.Context(), client.ObjectKeyFromObject(found), found); err != nil || string(found.Data[v1alpha1.CredentialsKey]) != string(w.key) {
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(found), found); err != nil ||
+				string(found.Data[v1alpha1.CredentialsKey]) != string(w.key) {
 				t.Errorf("the Secret of the next run does not hold the key (%v)", err)
 			}
 			if strings.Contains(stderr.String(), marker) {
@@ -202,7 +207,8 @@ func TestCreateWithKeyTwice(t *testing.T) {
 		t.Errorf("createObject = %v and %v", first, second)
 	}
 	found := credentialsOf(uc.Name)
-	if err := c.Get(t.Context(), client.ObjectKeyFromObject(found), found); err != nil || string(found.Data[v1alpha1.CredentialsKey]) != marker {
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(found), found); err != nil ||
+		string(found.Data[v1alpha1.CredentialsKey]) != marker {
 		t.Errorf("the Secret does not hold the key (%v)", err)
 	}
 }
@@ -236,7 +242,8 @@ func TestKeyOfSomebodyElse(t *testing.T) {
 		}
 	}
 	found := credentialsOf(uc.Name)
-	if err := c.Get(t.Context(), client.ObjectKeyFromObject(found), found); err != nil || string(found.Data[v1alpha1.CredentialsKey]) != "second" {
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(found), found); err != nil ||
+		string(found.Data[v1alpha1.CredentialsKey]) != "second" {
 		t.Errorf("the Secret holds another key (%v)", err)
 	}
 }

@@ -21,19 +21,19 @@ func (a *app) dashboard() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "dashboard",
 		Short: "Serve a page on this machine that shows the user clusters",
-		Long: `Serve a page on this machine that shows the user clusters, their keys, and how far rotations are. It prints the URL,
-and serves until it is interrupted.
+		Long: `Serve a page on this machine that shows the user clusters, their keys, and the progress of rotations. The
+command prints the URL, and serves until it is interrupted.
 
-The page changes nothing, and needs no other host. It is served on the loopback interface, and only to those who know the
-random token in the URL. They see what you may read of UserClusters. To see it from another machine, forward the port:
-ssh -L 8080:127.0.0.1:8080 HOST, with --port 8080 here.
+The page changes nothing, and loads nothing from other hosts. It is served on the loopback interface, only to those
+who know the random token in the URL. They see the UserClusters that you may read. To view it from another machine,
+forward the port: ssh -L 8080:127.0.0.1:8080 HOST, with --port 8080 here.
 
-What the page shows is in the output of list clusters and describe clusters too, with -o json.`,
+The commands list clusters and describe clusters with -o json show the same data.`,
 		Example: `  gkectl dashboard --kubeconfig kubeconfig
   gkectl dashboard --port 8080`,
 	}
 	kubeconfigFlag(cmd, &kubeconfig)
-	cmd.Flags().IntVar(&port, "port", 0, "port of 127.0.0.1 to serve at; 0 is a free one")
+	cmd.Flags().IntVar(&port, "port", 0, "port of 127.0.0.1 to serve at; 0 chooses a free one")
 	return a.verb(cmd, func(ctx context.Context) error {
 		admin, err := a.connect(kubeconfig)
 		if err != nil {
@@ -46,7 +46,7 @@ What the page shows is in the output of list clusters and describe clusters too,
 	})
 }
 
-// tryList finds out whether user clusters can be listed.
+// tryList checks that user clusters can be listed.
 func (c admin) tryList(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -69,7 +69,7 @@ func (a *app) serveDashboard(ctx context.Context, c admin, port int) error {
 	return s.Serve(ctx, l, token)
 }
 
-// rowOf is what a row of the page shows of a cluster.
+// rowOf returns the row of a cluster on the page.
 func rowOf(uc *v1alpha1.UserCluster) dashboard.Row {
 	row := dashboard.Row{
 		Name: uc.Name, Infrastructure: orDash(uc.Spec.Infrastructure.Name()), Kubernetes: kubernetesVersion(uc),
@@ -96,7 +96,7 @@ func rowOf(uc *v1alpha1.UserCluster) dashboard.Row {
 	return row
 }
 
-// readySince is when a cluster got ready, or stopped being so.
+// readySince returns when a cluster became ready, or stopped being ready.
 func readySince(uc *v1alpha1.UserCluster) *time.Time {
 	if c := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionReady); c != nil {
 		return timeOf(&c.LastTransitionTime)
@@ -104,7 +104,7 @@ func readySince(uc *v1alpha1.UserCluster) *time.Time {
 	return timeOf(&uc.CreationTimestamp)
 }
 
-// keyStoredAt is when the newest key of a cluster was stored.
+// keyStoredAt returns when the newest key of a cluster was stored.
 func keyStoredAt(uc *v1alpha1.UserCluster) *time.Time {
 	keys := uc.Status.KSASigningKey.Keys
 	if len(keys) == 0 {
@@ -114,7 +114,7 @@ func keyStoredAt(uc *v1alpha1.UserCluster) *time.Time {
 	return timeOf(&newest.CreatedAt)
 }
 
-// timeOf is a time of the API; nil for none.
+// timeOf converts a time of the API; nil if unset.
 func timeOf(t *metav1.Time) *time.Time {
 	if t.IsZero() {
 		return nil
@@ -122,7 +122,7 @@ func timeOf(t *metav1.Time) *time.Time {
 	return &t.Time
 }
 
-// detailOf is what the page shows of one cluster.
+// detailOf returns what the page shows of one cluster.
 func detailOf(uc *v1alpha1.UserCluster) dashboard.Detail {
 	d := dashboard.Detail{Row: rowOf(uc), Status: uc.Status, Tokens: []dashboard.TokenRow{}}
 	if uc.Status.KSASigningKey.Tokens == nil {

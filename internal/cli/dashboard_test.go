@@ -22,10 +22,14 @@ func TestRowOf(t *testing.T) {
 		state, waits       string
 	}{
 		{"ready", v1alpha1.ReasonReady, "", metav1.ConditionTrue, false, dashboard.PhaseReady, "Ready", ""},
-		{"rotating", v1alpha1.ReasonRotating, "Switch", metav1.ConditionFalse, false, dashboard.PhaseRotating, "Switch", "a server"},
-		{"blocked", v1alpha1.ReasonRotationBlocked, "Switch", metav1.ConditionFalse, false, dashboard.PhaseBlocked, "Blocked", "a server"},
-		{"being made", v1alpha1.ReasonCreateOrUpdate, "", metav1.ConditionFalse, false, dashboard.PhasePending, "Not ready", "message"},
-		{"being deleted", v1alpha1.ReasonCreateOrUpdate, "", metav1.ConditionFalse, true, dashboard.PhasePending, "Deleting", "message"},
+		{"rotating", v1alpha1.ReasonRotating, "Switch", metav1.ConditionFalse, false, dashboard.PhaseRotating, "Switch",
+			"a server"},
+		{"blocked", v1alpha1.ReasonRotationBlocked, "Switch", metav1.ConditionFalse, false, dashboard.PhaseBlocked,
+			"Blocked", "a server"},
+		{"being made", v1alpha1.ReasonCreateOrUpdate, "", metav1.ConditionFalse, false, dashboard.PhasePending, "Not ready",
+			"message"},
+		{"being deleted", v1alpha1.ReasonCreateOrUpdate, "", metav1.ConditionFalse, true, dashboard.PhasePending, "Deleting",
+			"message"},
 		{"never observed", "", "", "", false, dashboard.PhasePending, "Not ready", "waiting for the controller"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -63,7 +67,8 @@ func TestDescribeRotations(t *testing.T) {
 			}},
 		}},
 		{Version: 3, StartedAt: at(time.Minute), Steps: []v1alpha1.RotationStep{
-			{Name: "Publish", StartedAt: at(time.Minute), Waits: []v1alpha1.RotationWait{{For: "three", StartedAt: at(30 * time.Second)}}},
+			{Name: "Publish", StartedAt: at(time.Minute),
+				Waits: []v1alpha1.RotationWait{{For: "three", StartedAt: at(30 * time.Second)}}},
 		}},
 	}
 	var out bytes.Buffer

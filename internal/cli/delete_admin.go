@@ -21,9 +21,9 @@ func (a *app) deleteAdmin() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "admin",
 		Short: "Delete the admin cluster on this host",
-		Long: `Delete the admin cluster on this host, its controller, its local fleet and its data, and the kubeconfig and the
-other files that "create admin" wrote. That cannot be undone. User clusters have to be deleted before, or are deleted
-with it by --force.`,
+		Long: `Delete the admin cluster on this host, its controller, its local fleet, its data, and the kubeconfig and
+other files that "create admin" wrote. This cannot be undone. Delete the user clusters first, or use --force to delete
+them, too.`,
 		Example: `  gkectl delete admin
   gkectl delete admin --force --skip-prompt`,
 	}
@@ -47,7 +47,7 @@ with it by --force.`,
 	})
 }
 
-// deletionOf says in a question what is deleted with the admin cluster.
+// deletionOf returns the question that names what is deleted with the admin cluster.
 func deletionOf(cluster *admincluster.Cluster, force bool) (question string, err error) {
 	names, err := cluster.UserClusters()
 	if err != nil {
@@ -60,7 +60,8 @@ func deletionOf(cluster *admincluster.Cluster, force bool) (question string, err
 		return "", refused("delete them first with `gkectl delete cluster`, or together with the admin cluster by --force",
 			"there are user clusters: %s", strings.Join(names, ", "))
 	}
-	return fmt.Sprintf("Delete the admin cluster, its user clusters %s, and all that runs in them?", strings.Join(names, ", ")), nil
+	return fmt.Sprintf("Delete the admin cluster, its user clusters %s, and all that runs in them?",
+		strings.Join(names, ", ")), nil
 }
 
 func (a *app) deleteHost(ctx context.Context, cluster *admincluster.Cluster, force bool, kubeconfig string) error {
@@ -71,7 +72,8 @@ func (a *app) deleteHost(ctx context.Context, cluster *admincluster.Cluster, for
 	}
 	p := a.progress()
 	defer p.end()
-	if err := cluster.Delete(ctx, admincluster.DeleteOptions{Force: force, Progress: func(step string) { p.show(step, "") }}); err != nil {
+	if err := cluster.Delete(ctx, admincluster.DeleteOptions{Force: force,
+		Progress: func(step string) { p.show(step, "") }}); err != nil {
 		return err
 	}
 	p.leave(markDone, p.stepBegun)
@@ -82,12 +84,12 @@ func (a *app) deleteHost(ctx context.Context, cluster *admincluster.Cluster, for
 		}
 	}
 	if len(written) > 0 {
-		_ = os.Remove(files.LocalCredentials) // unless something else is in it
+		_ = os.Remove(files.LocalCredentials) // it stays if it holds anything else
 	}
 	return nil
 }
 
-// sameCluster says that two kubeconfig files are there and reach the same cluster.
+// sameCluster reports whether two kubeconfig files exist and reach the same cluster.
 func sameCluster(path, other string) bool {
 	a, errA := reach(path)
 	b, errB := reach(other)

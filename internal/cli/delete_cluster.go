@@ -18,11 +18,12 @@ func (a *app) deleteCluster() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cluster",
 		Short: "Delete a user cluster, or release one that kubeadm made",
-		Long: `Delete a user cluster with its nodes, its data and its keys, take it out of its fleet, and wait until it is gone. That
-cannot be undone. With --config, the kubeconfig file that "create cluster" wrote beside the configuration file is removed, too.
+		Long: `Delete a user cluster with its nodes, its data and its keys, remove it from its fleet, and wait until it is
+gone. This cannot be undone. With --config, the kubeconfig file that "create cluster" wrote next to the configuration
+file is removed, too.
 
-A cluster that kubeadm made is released instead: it runs on with the key that it has, and only what Keyturn put there is
-removed, together with the copies of its keys in the admin cluster. It can be adopted again.`,
+An adopted cluster is released instead: it keeps running with its current key. Keyturn removes only what it added to
+the cluster, and the copies of its keys in the admin cluster. The cluster can be adopted again.`,
 		Example: `  gkectl delete cluster --config user-cluster.yaml
   gkectl delete cluster --cluster my-cluster --kubeconfig kubeconfig --skip-prompt`,
 	}
@@ -83,12 +84,12 @@ func (a *app) deleteObject(ctx context.Context, c admin, uc *v1alpha1.UserCluste
 	file := userKubeconfig(path, uc.Name)
 	removed, err := removeKubeconfig(file, written)
 	if err == nil && !removed {
-		a.note("note: %s is left as it is: it is not the file that was written for this cluster", file)
+		a.note("note: %s was not removed: it is not the file that was written for this cluster", file)
 	}
 	return err
 }
 
-// untilGone is a look that ends when the cluster is gone, or another one of its name is there.
+// untilGone returns a look that ends when the cluster is gone, or replaced by another one of its name.
 func untilGone(deleted *v1alpha1.UserCluster) look {
 	return func(uc *v1alpha1.UserCluster) (step, detail string, done bool) {
 		if uc == nil || uc.UID != deleted.UID {
@@ -101,7 +102,7 @@ func untilGone(deleted *v1alpha1.UserCluster) look {
 	}
 }
 
-// gone is in one word what becomes of a cluster whose UserCluster is deleted.
+// gone returns what happens to a cluster whose UserCluster is deleted.
 func gone(uc *v1alpha1.UserCluster) string {
 	if uc.Spec.Infrastructure.Adopted() {
 		return "released"
@@ -109,7 +110,7 @@ func gone(uc *v1alpha1.UserCluster) string {
 	return "deleted"
 }
 
-// deletion asks whether to delete a cluster.
+// deletion returns the question whether to delete a cluster.
 func deletion(uc *v1alpha1.UserCluster) string {
 	if !uc.Spec.Infrastructure.Adopted() {
 		return fmt.Sprintf("Delete user cluster %s with %s and all that runs in it?", uc.Name, count(nodesOf(uc), "node"))
@@ -118,7 +119,8 @@ func deletion(uc *v1alpha1.UserCluster) string {
 	if uc.Spec.KeySource() == v1alpha1.KeySourceExternal {
 		first = fmt.Sprintf(" First its API servers read files again, which %s.", convertsEach(wantedServers(uc)))
 	}
-	return fmt.Sprintf("Release user cluster %s? It runs on with the key that it has, and Keyturn deletes its copies of the keys.%s",
+	return fmt.Sprintf("Release user cluster %s? It runs on with the key that it has, and Keyturn deletes its copies "+
+		"of the keys.%s",
 		uc.Name, first)
 }
 

@@ -19,12 +19,12 @@ func (a *app) describeClusters() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "clusters [NAME]",
 		Aliases: []string{"cluster"},
-		Short:   "Show all that is known of user clusters",
-		Long: `Show all that is known of user clusters: keys, and how far a rotation of them is, where public keys are published
-and which versions are accepted there, API servers, conditions, and the node pools of clusters that Keyturn made.
+		Short:   "Show the details of user clusters",
+		Long: `Show the details of user clusters: their keys and the progress of rotations, where public keys are published
+and which versions are accepted there, API servers, conditions, and the node pools of clusters that Keyturn created.
 
-With --tokens: which service account tokens live, who holds them, which key signed them, until when they live, and what
-gives their holders new ones. The controller finds that out now; what it cannot know is named.`,
+With --tokens: which service account tokens are valid, who holds them, which key signed them, when they expire, and
+what gives their holders new ones. The controller finds this out when asked, and names what it cannot know.`,
 		Example: `  gkectl describe clusters
   gkectl describe clusters --cluster my-cluster --kubeconfig kubeconfig
   gkectl describe clusters my-cluster -o yaml
@@ -36,7 +36,7 @@ gives their holders new ones. The controller finds that out now; what it cannot 
 	kubeconfigFlag(cmd, &kubeconfig)
 	namespaceFlag(cmd, &namespace)
 	outputFlag(cmd, &o, "text", "json", "yaml")
-	cmd.Flags().BoolVar(&tokens, "tokens", false, "show which tokens live, and who holds them")
+	cmd.Flags().BoolVar(&tokens, "tokens", false, "show which tokens are valid, and who holds them")
 	return a.verb(cmd, func(ctx context.Context) error {
 		if args := cmd.Flags().Args(); len(args) == 1 {
 			if name != "" && name != args[0] {
@@ -60,7 +60,7 @@ gives their holders new ones. The controller finds that out now; what it cannot 
 	})
 }
 
-// named returns one cluster, or all of them when name is empty.
+// named returns one cluster, or all if name is empty.
 func (c admin) named(ctx context.Context, name string) (*v1alpha1.UserClusterList, error) {
 	if name == "" {
 		return c.list(ctx)
@@ -116,7 +116,7 @@ func (a *app) describeCluster(w io.Writer, uc *v1alpha1.UserCluster) error {
 	return table(w, "", append(rows, []string{"Advanced:", fmt.Sprint(uc.Spec.EnableAdvancedCluster)})...)
 }
 
-// kubeconfigOfAdopted names where the controller has the kubeconfig of a cluster from.
+// kubeconfigOfAdopted describes where the controller gets the kubeconfig of a cluster from.
 func kubeconfigOfAdopted(k *v1alpha1.KubeadmInfrastructure) string {
 	if k.KubeconfigSecret == "" {
 		return "none: it is the cluster that the controller runs in"
@@ -128,15 +128,19 @@ func (a *app) describeKey(w io.Writer, uc *v1alpha1.UserCluster) error {
 	s := rotationOf(uc)
 	fmt.Fprintln(w, "KSA signing key:")
 	rows := [][]string{
-		{"Wanted version:", fmt.Sprintf("%d, from %s, %s", s.KSASigningKeyVersion, uc.Spec.KeySource(), uc.Spec.KSASigningKey.Algorithm)},
+		{"Wanted version:", fmt.Sprintf("%d, from %s, %s", s.KSASigningKeyVersion, uc.Spec.KeySource(),
+			uc.Spec.KSASigningKey.Algorithm)},
 		{"Rotation:", rotationWord(uc)},
-		{"Versions:", fmt.Sprintf("tokens %d, private key %d, public keys %v", s.TokenVersion, s.PrivateKeyVersion, s.PublicKeyVersions)},
-		{"Legacy tokens:", fmt.Sprintf("%d, of them %d not of the wanted version", s.LegacyTokens.Total, s.LegacyTokens.Stale)},
+		{"Versions:", fmt.Sprintf("tokens %d, private key %d, public keys %v", s.TokenVersion, s.PrivateKeyVersion,
+			s.PublicKeyVersions)},
+		{"Legacy tokens:", fmt.Sprintf("%d, of them %d not of the wanted version", s.LegacyTokens.Total,
+			s.LegacyTokens.Stale)},
 		{"Started:", a.ago(s.StartedAt)},
 		{"Completed:", a.ago(s.CompletedAt)},
 	}
 	if s.Step != "" {
-		rows = append(rows, []string{"Step:", fmt.Sprintf("%s, since %s", s.Step, a.ago(s.StepSince))}, []string{"Waiting for:", orDash(s.WaitingFor)})
+		rows = append(rows, []string{"Step:", fmt.Sprintf("%s, since %s", s.Step, a.ago(s.StepSince))},
+			[]string{"Waiting for:", orDash(s.WaitingFor)})
 	}
 	if err := table(w, "  ", rows...); err != nil {
 		return err
@@ -172,7 +176,8 @@ func (a *app) describeFleet(w io.Writer, uc *v1alpha1.UserCluster) error {
 func (a *app) describePublications(w io.Writer, uc *v1alpha1.UserCluster) error {
 	fmt.Fprintln(w, "Publications:")
 	key := uc.Spec.KSASigningKey
-	if err := table(w, "  ", []string{"Issuer:", key.Issuer}, []string{"Maximal age:", fmt.Sprint(inSeconds(key.PublishMaxAgeSeconds))}); err != nil {
+	if err := table(w, "  ", []string{"Issuer:", key.Issuer},
+		[]string{"Maximal age:", fmt.Sprint(inSeconds(key.PublishMaxAgeSeconds))}); err != nil {
 		return err
 	}
 	rows := [][]string{{"NAME", "KEY VERSIONS", "PUBLISHED", "WAITING FOR"}}
@@ -190,12 +195,13 @@ func (a *app) describeServers(w io.Writer, uc *v1alpha1.UserCluster) error {
 	fmt.Fprintln(w, "API servers:")
 	rows := [][]string{{"NAME", "READY", "SIGNS", "ACCEPTS", "ENDPOINT"}}
 	for _, s := range uc.Status.APIServers {
-		rows = append(rows, []string{s.Name, fmt.Sprint(s.Ready), fmt.Sprint(s.SigningVersion), fmt.Sprint(s.AcceptedVersions), s.Endpoint})
+		rows = append(rows, []string{s.Name, fmt.Sprint(s.Ready), fmt.Sprint(s.SigningVersion),
+			fmt.Sprint(s.AcceptedVersions), s.Endpoint})
 	}
 	return table(w, "  ", rows...)
 }
 
-// leftovers are files of control-plane nodes with private keys that Keyturn does not delete.
+// leftovers returns the files of control-plane nodes with private keys that Keyturn does not delete.
 func leftovers(uc *v1alpha1.UserCluster) []v1alpha1.LeftoverKey {
 	if k := uc.Status.Infrastructure.Adopted(); k != nil {
 		return k.Leftovers
@@ -203,7 +209,7 @@ func leftovers(uc *v1alpha1.UserCluster) []v1alpha1.LeftoverKey {
 	return nil
 }
 
-// describeLeftovers shows nothing where there are none.
+// describeLeftovers shows nothing if there are none.
 func (a *app) describeLeftovers(w io.Writer, uc *v1alpha1.UserCluster) error {
 	all := leftovers(uc)
 	if len(all) == 0 {
@@ -217,7 +223,7 @@ func (a *app) describeLeftovers(w io.Writer, uc *v1alpha1.UserCluster) error {
 	return table(w, "  ", rows...)
 }
 
-// describePools shows nothing where Keyturn does not make the nodes.
+// describePools shows nothing if Keyturn does not make the nodes.
 func (a *app) describePools(w io.Writer, uc *v1alpha1.UserCluster) error {
 	if uc.Spec.Infrastructure.Adopted() {
 		return nil
@@ -247,7 +253,7 @@ func (a *app) describeConditions(w io.Writer, uc *v1alpha1.UserCluster) error {
 	return table(w, "  ", rows...)
 }
 
-// ago is a time and how long ago that is.
+// ago returns a time and how long ago it was.
 func (a *app) ago(t *metav1.Time) string {
 	if t.IsZero() {
 		return "-"

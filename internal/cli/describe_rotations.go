@@ -12,7 +12,7 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// describeRotations shows the time lines of the latest rotations, the newest first, or nothing if there was none.
+// describeRotations shows the timelines of the latest rotations, the newest first, or nothing if there was none.
 func (a *app) describeRotations(w io.Writer, uc *v1alpha1.UserCluster) error {
 	all := uc.Status.KSASigningKey.Rotations
 	if len(all) == 0 {
@@ -33,7 +33,7 @@ func (a *app) describeRotations(w io.Writer, uc *v1alpha1.UserCluster) error {
 	return table(w, "  ", rows...)
 }
 
-// took is the time from one moment to another, or to now.
+// took returns the time between two moments, or until now.
 func (a *app) took(from metav1.Time, to *metav1.Time) string {
 	end := a.Now()
 	if to != nil {
@@ -42,7 +42,7 @@ func (a *app) took(from metav1.Time, to *metav1.Time) string {
 	return duration.HumanDuration(end.Sub(from.Time))
 }
 
-// longestWait is what a step waited for the longest, or what it waits for now.
+// longestWait returns the current wait of a step, or else its longest one.
 func (a *app) longestWait(s v1alpha1.RotationStep) string {
 	text, longest := "-", time.Duration(-1)
 	for _, w := range s.Waits {

@@ -20,17 +20,17 @@ import (
 	"github.com/keyturn/keyturn/internal/inuse"
 )
 
-// answerTimeout is how long the controller may take to tell which tokens of a cluster live.
+// answerTimeout is how long the controller may take to answer which tokens of a cluster are valid.
 const answerTimeout = time.Minute
 
-// clusterTokens are the tokens of one user cluster that live.
+// clusterTokens are the valid tokens of one user cluster.
 type clusterTokens struct {
 	Namespace string                `json:"namespace"`
 	Name      string                `json:"name"`
 	Tokens    v1alpha1.TokensStatus `json:"tokens"`
 }
 
-// describeTokens shows which tokens of clusters live, and who holds them.
+// describeTokens shows which tokens of clusters are valid, and who holds them.
 func (a *app) describeTokens(ctx context.Context, c admin, clusters []v1alpha1.UserCluster, o output) error {
 	all := []clusterTokens{}
 	for i := range clusters {
@@ -53,8 +53,8 @@ func (a *app) describeTokens(ctx context.Context, c admin, clusters []v1alpha1.U
 	})
 }
 
-// tokensOf has the controller, which alone reaches the signers, tell which tokens of a cluster live. Who may not ask
-// gets to see the last answer.
+// tokensOf asks the controller, which alone reaches the signers, for the valid tokens of a cluster. A user who may not
+// ask gets the last answer.
 func (a *app) tokensOf(ctx context.Context, c admin, uc *v1alpha1.UserCluster) (v1alpha1.TokensStatus, error) {
 	ask := a.Now().UTC().Format(time.RFC3339Nano)
 	err := c.ask(ctx, uc, ask)
@@ -76,13 +76,13 @@ func (a *app) tokensOf(ctx context.Context, c admin, uc *v1alpha1.UserCluster) (
 	err = a.follow(ctx, c, uc.Name, waiting{wait: true, timeout: answerTimeout}, look)
 	if e := (*exitError)(nil); errors.As(err, &e) && e.code == ExitTimeout {
 		return tokens, &exitError{ExitTimeout, hint.Errorf(
-			"see whether keyturn-controller runs, and reaches the cluster: "+a.program.describe+uc.Name,
-			"the controller has not answered within %s which tokens of user cluster %s live", answerTimeout, uc.Name)}
+			"check that keyturn-controller runs and reaches the cluster: "+a.program.describe+uc.Name,
+			"the controller has not answered within %s which tokens of user cluster %s are valid", answerTimeout, uc.Name)}
 	}
 	return tokens, err
 }
 
-// ask asks the controller, by an annotation.
+// ask asks the controller by an annotation.
 func (c admin) ask(ctx context.Context, uc *v1alpha1.UserCluster, value string) error {
 	patch, err := json.Marshal(map[string]any{
 		"metadata": map[string]any{"annotations": map[string]string{v1alpha1.AnnotationShowTokens: value}},
@@ -93,14 +93,14 @@ func (c admin) ask(ctx context.Context, uc *v1alpha1.UserCluster, value string) 
 	return c.patch(ctx, uc.DeepCopy(), client.RawPatch(types.MergePatchType, patch))
 }
 
-// answered reports whether the controller has answered whoever asked last.
+// answered reports whether the controller has answered the latest request.
 func answered(uc *v1alpha1.UserCluster) bool {
 	tokens := uc.Status.KSASigningKey.Tokens
 	return tokens != nil && tokens.ObservedAt != nil && tokens.Request == uc.Annotations[v1alpha1.AnnotationShowTokens]
 }
 
 func (a *app) tokenTable(w io.Writer, t clusterTokens) error {
-	fmt.Fprintf(w, "Tokens of user cluster %s that live, %s:\n", t.Name, a.ago(t.Tokens.ObservedAt))
+	fmt.Fprintf(w, "Valid tokens of user cluster %s, %s:\n", t.Name, a.ago(t.Tokens.ObservedAt))
 	rows := [][]string{{"KIND", "WORKLOAD", "ACCOUNT", "AUDIENCE", "KEY", "TOKENS", "LAST EXPIRY", "NEW ONE BY"}}
 	for _, r := range t.Tokens.Workloads {
 		rows = append(rows, []string{
@@ -117,7 +117,7 @@ func (a *app) tokenTable(w io.Writer, t clusterTokens) error {
 	return a.oldTokens(w, t.Tokens)
 }
 
-// oldTokens sums up the tokens of the old key, while a rotation runs.
+// oldTokens summarizes the tokens of the old key, while a rotation runs.
 func (a *app) oldTokens(w io.Writer, tokens v1alpha1.TokensStatus) error {
 	for _, c := range tokens.Old {
 		fmt.Fprintf(w, "Of the old key: %d of kind %s\n", c.Count, c.Kind)
@@ -145,7 +145,7 @@ func versionOf(version int32) string {
 	return fmt.Sprint(version)
 }
 
-// expiry is when the last token of a row expires.
+// expiry returns when the last token of a row expires.
 func (a *app) expiry(r v1alpha1.WorkloadTokens) string {
 	if r.ExpiresAt == nil {
 		return noExpiry(r)
@@ -157,7 +157,7 @@ func (a *app) expiry(r v1alpha1.WorkloadTokens) string {
 	return at
 }
 
-// noExpiry is in words why a row of tokens has no expiry.
+// noExpiry returns why a row of tokens has no expiry.
 func noExpiry(r v1alpha1.WorkloadTokens) string {
 	if r.Kind == v1alpha1.TokenKind(inuse.Legacy) {
 		return "never"
@@ -165,7 +165,7 @@ func noExpiry(r v1alpha1.WorkloadTokens) string {
 	return "not known"
 }
 
-// refreshWords says what gives the holder a token of the next key.
+// refreshWords describes what gives the holder a token of the next key.
 func refreshWords(r v1alpha1.WorkloadTokens) string {
 	words := map[inuse.Refresh]string{
 		inuse.ByKubelet: "the kubelet", inuse.ByContainer: "a new container", inuse.ByPod: "a new pod",

@@ -26,13 +26,13 @@ func kubeconfigFlag(cmd *cobra.Command, path *string) {
 	must(cmd.MarkFlagFilename("kubeconfig"))
 }
 
-// namespaceFlag is for verbs that read no configuration file.
+// namespaceFlag is for commands that read no configuration file.
 func namespaceFlag(cmd *cobra.Command, namespace *string) {
 	cmd.Flags().StringVarP(namespace, "namespace", "n", v1alpha1.SystemNamespace,
-		"`namespace` of the user clusters; those of Cluster API are in that of their Cluster")
+		"`namespace` of the user clusters; those of Cluster API are in the namespace of their Cluster")
 }
 
-// clusterFlag takes the name of a user cluster, and completes it from the admin cluster.
+// clusterFlag adds the flag for the name of a user cluster, with completion from the admin cluster.
 func (a *app) clusterFlag(cmd *cobra.Command, name, kubeconfig *string) {
 	cmd.Flags().StringVar(name, "cluster", "", "`name` of the user cluster")
 	must(cmd.RegisterFlagCompletionFunc("cluster", a.completeClusters(kubeconfig)))
@@ -64,21 +64,21 @@ func namesOf(ctx context.Context, connect func() (admin, error)) (names []string
 }
 
 func skipPromptFlag(cmd *cobra.Command, skip *bool) {
-	cmd.Flags().BoolVar(skip, "skip-prompt", false, "do not ask before it begins")
+	cmd.Flags().BoolVar(skip, "skip-prompt", false, "do not ask for confirmation")
 }
 
-// waiting is how long a verb waits for what it started.
+// waiting are the flags for how long a command waits for what it started.
 type waiting struct {
 	wait    bool
 	timeout time.Duration
 }
 
 func waitFlags(cmd *cobra.Command, w *waiting, wait bool) {
-	cmd.Flags().BoolVar(&w.wait, "wait", wait, "wait until it is done, and show the progress")
-	cmd.Flags().DurationVar(&w.timeout, "timeout", time.Hour, "how long to wait; 0 is for ever")
+	cmd.Flags().BoolVar(&w.wait, "wait", wait, "wait until it is done, and show progress")
+	cmd.Flags().DurationVar(&w.timeout, "timeout", time.Hour, "how long to wait; 0 means no limit")
 }
 
-// context ends when the time to wait is over.
+// context returns a context that ends with the timeout.
 func (w waiting) context(ctx context.Context) (context.Context, context.CancelFunc) {
 	if w.timeout <= 0 {
 		return context.WithCancel(ctx)
@@ -109,15 +109,16 @@ func (a *app) loadConfig(path string) (*config.UserCluster, error) {
 	return c, nil
 }
 
-// wanted is a user cluster as its configuration file, and the files named there, describe it.
+// wanted is a user cluster as described by its configuration file and the files named there.
 type wanted struct {
 	*v1alpha1.UserCluster
-	// key is the service account key for its fleet, and kubeconfig reaches an adopted cluster; nil when no file is named.
+	// key is the service account key for its fleet. kubeconfig reaches an adopted cluster. Each is nil if no file is
+	// named.
 	key, kubeconfig config.Secret
 	file            *config.UserCluster
 }
 
-// keep takes what the file does not name from the cluster that exists.
+// keep copies fields that the file does not set from the existing cluster.
 func (w wanted) keep(old *v1alpha1.UserCluster) {
 	from, to := old.Spec.KSASigningKey, &w.Spec.KSASigningKey
 	if !w.file.Names("source") {
@@ -131,7 +132,7 @@ func (w wanted) keep(old *v1alpha1.UserCluster) {
 	}
 }
 
-// loadWanted reads the file that --config names and those named there, and tells what to know of them.
+// loadWanted reads the file that --config names and the files named there, and prints notes about them.
 func (a *app) loadWanted(path string) (wanted, error) {
 	c, err := a.loadConfig(path)
 	if err != nil {
@@ -145,7 +146,7 @@ func (a *app) loadWanted(path string) (wanted, error) {
 	return wanted{c.Object(files), files.ServiceAccountKey, files.Kubeconfig, c}, nil
 }
 
-// openWanted is loadWanted, and connects to the admin cluster that --kubeconfig names.
+// openWanted does what loadWanted does, and connects to the admin cluster that --kubeconfig names.
 func (a *app) openWanted(path, kubeconfig string) (wanted, admin, error) {
 	w, err := a.loadWanted(path)
 	if err != nil {
@@ -156,7 +157,7 @@ func (a *app) openWanted(path, kubeconfig string) (wanted, admin, error) {
 	return w, to, err
 }
 
-// must is for what only a wrong name in this package can break.
+// must panics on errors that only a wrong name in this package can cause.
 func must(err error) {
 	if err != nil {
 		panic(err)

@@ -16,24 +16,24 @@ import (
 	"github.com/keyturn/keyturn/internal/hint"
 )
 
-// errWaitOver is the cause of a context whose time to wait is over.
-var errWaitOver = errors.New("the time to wait is over")
+// errWaitOver is the cause of a context whose timeout expired.
+var errWaitOver = errors.New("the timeout expired")
 
 const (
-	// rewatchAfter bounds how long a watch that went silent with its connection stays unnoticed.
+	// rewatchAfter is how long a broken watch can go unnoticed.
 	rewatchAfter = 30 * time.Second
 	retryAfter   = time.Second
-	// mostRefusals is how often in a row a follower is answered that it is nobody, before it believes that. An API server
-	// that has just started answers so for some seconds, until it has asked the issuer of OIDC tokens for its keys.
+	// mostRefusals is how many unauthorized answers in a row a follower accepts as final. An API server that has just
+	// started gives such answers for some seconds, until it has fetched the keys of the issuer of OIDC tokens.
 	mostRefusals = 15
 )
 
-// look is told each newer state of a user cluster, nil when it is gone, and says in words what is going on and
-// whether that is the end.
+// look is called with each new state of a user cluster, nil when it is gone. It returns what is going on, and whether
+// that is the end.
 type look func(uc *v1alpha1.UserCluster) (step, detail string, done bool)
 
-// follow shows the progress of a user cluster until look says that it is done, which may take longer than the
-// API server lives: it then waits for the next one.
+// follow shows the progress of a user cluster until look returns done. If the API server goes down meanwhile, it waits
+// until it is back.
 func (a *app) follow(ctx context.Context, c admin, name string, w waiting, look look) error {
 	ctx, cancel := w.context(ctx)
 	defer cancel()
@@ -41,7 +41,7 @@ func (a *app) follow(ctx context.Context, c admin, name string, w waiting, look 
 	err := f.run(ctx)
 	f.progress.end()
 	if err != nil && errors.Is(context.Cause(ctx), errWaitOver) {
-		advice := fmt.Sprintf("it goes on by itself; `%s%s` shows how far it is", a.program.describe, name)
+		advice := fmt.Sprintf("it continues in the background; `%s%s` shows the progress", a.program.describe, name)
 		return &exitError{code: ExitTimeout, err: hint.Errorf(advice,
 			"user cluster %s was not done after %s; last seen: %s", name, w.timeout, f.progress.text())}
 	}
@@ -54,7 +54,7 @@ type follower struct {
 	look     look
 	progress *progress
 	retry    time.Duration
-	// refusals is how often in a row it was answered that its credentials are not valid.
+	// refusals is the number of unauthorized answers in a row.
 	refusals int
 }
 
@@ -106,7 +106,7 @@ func (f *follower) see(uc *v1alpha1.UserCluster) (done bool) {
 	return done
 }
 
-// watch looks at every change after uc until it is done, or has to begin again from a fresh read.
+// watch calls see for every change after uc until it is done, or must start again from a fresh read.
 func (f *follower) watch(ctx context.Context, uc *v1alpha1.UserCluster) (done bool) {
 	ctx, cancel := context.WithTimeout(ctx, rewatchAfter)
 	defer cancel()
@@ -142,7 +142,7 @@ func (f *follower) watch(ctx context.Context, uc *v1alpha1.UserCluster) (done bo
 	}
 }
 
-// pause keeps a follower from asking an API server that does not answer in a tight loop.
+// pause keeps a follower from retrying in a tight loop.
 func (f *follower) pause(ctx context.Context) {
 	timer := time.NewTimer(f.retry)
 	defer timer.Stop()
@@ -153,5 +153,5 @@ func (f *follower) pause(ctx context.Context) {
 	f.progress.tick()
 }
 
-// fromVersion makes a watch begin after a resource version.
+// fromVersion makes a watch start after a resource version.
 func fromVersion(v string) *metav1.ListOptions { return &metav1.ListOptions{ResourceVersion: v} }

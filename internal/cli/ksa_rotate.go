@@ -12,7 +12,7 @@ import (
 	"github.com/keyturn/keyturn/internal/cli/preflight"
 )
 
-// rotateFlags are the flags of `rotate` that do not name the admin cluster or a file.
+// rotateFlags are the flags of `rotate` that name neither the admin cluster nor a file.
 type rotateFlags struct {
 	skipPrompt, dryRun bool
 	output             output
@@ -25,7 +25,7 @@ func (a *app) rotate() *cobra.Command {
 	var how rotateFlags
 	cmd := rotateCommand(&how)
 	cmd.Example = `  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig
-  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --skip-prompt --wait
+  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --skip-prompt --wait
   gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --dry-run -o json
   gkectl update credentials ksa-signing-key rotate --kubeconfig kubeconfig --all --older-than 90d --skip-prompt`
 	configFlag(cmd, &path)
@@ -49,24 +49,25 @@ func (a *app) rotate() *cobra.Command {
 	})
 }
 
-// rotateCommand is rotate of both programs, without what names the cluster.
+// rotateCommand returns the rotate command of both programs, without the flags that name the cluster.
 func rotateCommand(how *rotateFlags) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotate",
 		Short: "Rotate the KSA signing key of a user cluster",
-		Long: `Rotate the KSA signing key of a user cluster: a new key pair is made, its public key is published to the fleet of the
-cluster and wherever else, tokens are signed again with it, nodes are replaced by new ones, and the old keys are deleted.
+		Long: `Rotate the KSA signing key of a user cluster. Keyturn makes a new key pair, publishes its public key to the
+fleet of the cluster and to all other destinations, signs tokens with it, replaces the nodes, and deletes the old
+keys.
 
-What will happen is shown first: what would stop the rotation, and what would break by it. With --dry-run that is all,
-also as JSON or YAML. The command then starts the rotation and returns; with --wait it follows it to its
-end. A rotation cannot be paused or rolled back, and while it runs no other rotation and no update of the cluster
-can start. Keys of advanced clusters cannot be rotated.
+The command first shows what will happen: what would stop the rotation, and what the rotation would break. With
+--dry-run it stops there; the preview is also available as JSON or YAML. Otherwise it starts the rotation and returns;
+with --wait it follows the rotation to its end. A rotation cannot be paused or rolled back. While it runs, no other
+rotation and no update of the cluster can start. Keys of advanced clusters cannot be rotated.
 
-With --all it rotates the keys of all user clusters, or of those that --selector and --older-than leave, the oldest keys
-first: the next rotation starts when one has ended, or with --parallel N, while fewer than N run. Rotations that are
-under way come first, also those that somebody else started. No further rotation starts once one is blocked, has not
-ended after --timeout or fails; clusters whose state does not allow a rotation are left out. The exit code tells what
-stopped it. With --all no user cluster is inspected, so it needs no right to read Secrets.`,
+With --all, the command rotates the keys of all user clusters, or of those that --selector and --older-than select,
+the oldest keys first. The next rotation starts when one has ended or, with --parallel N, while fewer than N run.
+Rotations that are already running come first, whoever started them. No further rotation starts after one is blocked,
+fails, or has not ended within --timeout. Clusters whose state does not allow a rotation are skipped. The exit code is
+that of the first failure. With --all, user clusters are not inspected, so no permission to read Secrets is needed.`,
 	}
 	skipPromptFlag(cmd, &how.skipPrompt)
 	cmd.Flags().BoolVar(&how.dryRun, "dry-run", false, "show what would happen, and change nothing")
@@ -76,7 +77,7 @@ stopped it. With --all no user cluster is inspected, so it needs no right to rea
 	return cmd
 }
 
-// check refuses flags that do not go together.
+// check refuses flags that exclude each other.
 func (how rotateFlags) check(cmd *cobra.Command) error {
 	if err := how.many.check(cmd); err != nil {
 		return err
@@ -84,7 +85,7 @@ func (how rotateFlags) check(cmd *cobra.Command) error {
 	return onlyDryRun(how.dryRun, how.output)
 }
 
-// onlyDryRun refuses a form of output that only a dry run has.
+// onlyDryRun refuses an output format that only a dry run has.
 func onlyDryRun(dryRun bool, o output) error {
 	if !dryRun && o.form != "text" {
 		return usage("add --dry-run", "only what a dry run shows can be written as %s", o.form)
@@ -110,7 +111,7 @@ func (a *app) rotateOne(ctx context.Context, c admin, name string, how rotateFla
 	return a.showState(ctx, c, name, output{form: "text"})
 }
 
-// startRotation shows what a rotation will do, asks, and raises the wanted key version by one.
+// startRotation shows what a rotation will do, asks for confirmation, and raises the wanted key version by one.
 func (a *app) startRotation(ctx context.Context, c admin, name string, skipPrompt bool) (version int32, err error) {
 	uc, err := c.rotatable(ctx, name)
 	if err != nil {
@@ -141,7 +142,8 @@ func (a *app) dryRun(ctx context.Context, c admin, name string, o output) error 
 	})
 }
 
-// rotatable returns a cluster whose key can be rotated now. What the API server would refuse need not be shown and asked.
+// rotatable returns a cluster whose key can be rotated now. It checks first what the API server would refuse after the
+// question.
 func (c admin) rotatable(ctx context.Context, name string) (*v1alpha1.UserCluster, error) {
 	uc, err := c.existing(ctx, name)
 	if err != nil {
@@ -155,14 +157,16 @@ func (c admin) rotatable(ctx context.Context, name string) (*v1alpha1.UserCluste
 	return uc, err
 }
 
-// raise raises the wanted key version of a cluster by one, if its spec is still the one that was read.
-func (c admin) raise(ctx context.Context, read *v1alpha1.UserCluster, o ...client.PatchOption) (version int32, err error) {
+// raise raises the wanted key version of a cluster by one, unless the spec has changed since it was read.
+func (c admin) raise(
+	ctx context.Context, read *v1alpha1.UserCluster, o ...client.PatchOption,
+) (version int32, err error) {
 	version = read.Spec.KSASigningKey.Version + 1
 	err = c.change(ctx, read, func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = version }, o...)
 	return version, inWords(err, "raising the key version of user cluster %s", read.Name)
 }
 
-// untilRotated is a look that ends when the key version is the only one.
+// untilRotated returns a look that ends when the key version is the only one.
 func untilRotated(version int32) look {
 	return func(uc *v1alpha1.UserCluster) (step, detail string, done bool) {
 		if uc == nil {
@@ -183,7 +187,7 @@ func untilRotated(version int32) look {
 	}
 }
 
-// inspect reads a user cluster with the kubeconfig that the controller left.
+// inspect inspects a user cluster with the kubeconfig that the controller wrote.
 func (c admin) inspect(ctx context.Context, uc *v1alpha1.UserCluster) (preflight.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()

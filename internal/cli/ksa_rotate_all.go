@@ -19,7 +19,7 @@ import (
 	"github.com/keyturn/keyturn/internal/hint"
 )
 
-// manyClusters are the flags by which `rotate` rotates the keys of more than one cluster.
+// manyClusters are the flags with which `rotate` rotates the keys of several clusters.
 type manyClusters struct {
 	all       bool
 	selector  string
@@ -30,28 +30,28 @@ type manyClusters struct {
 func manyClustersFlags(cmd *cobra.Command, m *manyClusters) {
 	cmd.Flags().BoolVar(&m.all, "all", false, "rotate the keys of all user clusters, and wait for each")
 	cmd.Flags().StringVarP(&m.selector, "selector", "l", "",
-		"with --all: only clusters with these `labels`, like stage=test")
-	cmd.Flags().Var(&m.olderThan, "older-than", "with --all: only keys of this age or older, like 90d")
+		"with --all: only clusters with these `labels`, such as stage=test")
+	cmd.Flags().Var(&m.olderThan, "older-than", "with --all: only keys of at least this age, such as 90d")
 	cmd.Flags().IntVar(&m.parallel, "parallel", 1, "with --all: how many `clusters` to rotate at once")
-	cmd.Flag("timeout").Usage = "how long to wait, with --all for each cluster; 0 is for ever"
+	cmd.Flag("timeout").Usage = "how long to wait, with --all for each cluster; 0 means no limit"
 }
 
-// check refuses flags that do not go together.
+// check refuses flags that exclude each other.
 func (m manyClusters) check(cmd *cobra.Command) error {
 	changed := cmd.Flags().Changed
 	if !m.all {
 		for _, name := range []string{"selector", "older-than", "parallel"} {
 			if changed(name) {
-				return usage("add --all", "--%s is about several clusters", name)
+				return usage("add --all", "--%s requires --all", name)
 			}
 		}
 		return nil
 	}
 	switch {
 	case changed("config"):
-		return usage("leave one of them out", "--config names one cluster, and --all is about all of them")
+		return usage("use only one of them", "--config names one cluster, and --all means all clusters")
 	case changed("wait"):
-		return usage("leave --wait out", "--all always waits: the next rotation starts when one has ended")
+		return usage("omit --wait", "--all always waits: the next rotation starts when one has ended")
 	case m.parallel < 1:
 		return usage("for example --parallel 1", "--parallel %d lets no rotation start", m.parallel)
 	}
@@ -74,8 +74,8 @@ func (m manyClusters) list(ctx context.Context, c admin) ([]v1alpha1.UserCluster
 	return list.Items, nil
 }
 
-// rotateAll rotates the keys of many clusters, the oldest first, a few at once. It waits for each rotation, and starts
-// no further one once a rotation fails or is blocked.
+// rotateAll rotates the keys of many clusters, the oldest first, a few at a time. It waits for each rotation, and
+// starts no further one after a rotation fails or is blocked.
 func (a *app) rotateAll(ctx context.Context, c admin, how rotateFlags) error {
 	m := how.many
 	clusters, err := m.list(ctx, c)
@@ -88,7 +88,7 @@ func (a *app) rotateAll(ctx context.Context, c admin, how rotateFlags) error {
 	}
 	due := slices.DeleteFunc(slices.Clone(plan), func(p plannedRotation) bool { return p.Action == actionNone })
 	if len(due) == 0 {
-		a.note("No KSA signing key is to be rotated.")
+		a.note("No KSA signing key needs to be rotated.")
 		return nil
 	}
 	if err := a.writePlan(a.Err, plan); err != nil {
@@ -102,7 +102,7 @@ func (a *app) rotateAll(ctx context.Context, c admin, how rotateFlags) error {
 	return r.run(ctx, m.parallel)
 }
 
-// writePlan shows people what happens to which cluster.
+// writePlan shows what happens to which cluster.
 func (a *app) writePlan(w io.Writer, plan []plannedRotation) error {
 	rows := [][]string{{"CLUSTER", "KEY", "AGE", "ROTATION"}}
 	for _, p := range plan {
@@ -115,14 +115,14 @@ func (a *app) writePlan(w io.Writer, plan []plannedRotation) error {
 	return table(w, "", rows...)
 }
 
-// rotations are several rotations, of which a few run at once.
+// rotations runs several rotations, a few at a time.
 type rotations struct {
 	*app
 	admin   admin
 	timeout time.Duration
 	planned int
 
-	// mu guards what follows, and the writers of app.
+	// mu guards the fields below, and the writers of app.
 	mu      sync.Mutex
 	queue   []plannedRotation
 	stopped bool
@@ -142,7 +142,7 @@ func (r *rotations) run(ctx context.Context, parallel int) error {
 	return cmp.Or(ctx.Err(), r.result())
 }
 
-// next returns the cluster whose turn it is, unless no further rotation may start.
+// next returns the next cluster to rotate, unless no further rotation may start.
 func (r *rotations) next() (p plannedRotation, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -153,8 +153,8 @@ func (r *rotations) next() (p plannedRotation, ok bool) {
 	return p, true
 }
 
-// end notes how a rotation ended. One that the API server refuses to start has changed nothing, and is no reason to
-// stop.
+// end records how a rotation ended. A rotation that the API server refuses to start has changed nothing, and does not
+// stop the others.
 func (r *rotations) end(ctx context.Context, p plannedRotation, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -167,7 +167,7 @@ func (r *rotations) end(ctx context.Context, p plannedRotation, err error) {
 	r.failed = append(r.failed, &exitError{code: e.code, err: fmt.Errorf("%s: %w", p.Cluster, e.err)})
 }
 
-// rotate starts a rotation, unless it is under way, and follows it until it ends or is blocked.
+// rotate starts a rotation, unless it is running, and follows it until it ends or is blocked.
 func (r *rotations) rotate(ctx context.Context, p plannedRotation) error {
 	if p.Action == actionRotate {
 		if _, err := r.admin.raise(ctx, p.read); err != nil {
@@ -195,7 +195,7 @@ func (r *rotations) rotate(ctx context.Context, p plannedRotation) error {
 	return err
 }
 
-// result is the error of all that was not rotated, with the exit code of what stopped it first.
+// result returns one error for all rotations that did not succeed, with the exit code of the first.
 func (r *rotations) result() error {
 	if len(r.failed) == 0 {
 		return nil
@@ -211,12 +211,12 @@ func (r *rotations) result() error {
 	if len(r.queue) > 0 {
 		lines = append(lines, fmt.Sprintf("%s not begun", count(len(r.queue), "other rotation")))
 	}
-	const advice = "run the command again when that is mended: it begins with the rotations that are under way"
+	const advice = "fix this and run the command again: it begins with the rotations that are running"
 	return &exitError{code: code, err: hint.Errorf(advice, "%d of %d rotations have not ended:\n  %s",
 		len(r.failed)+len(r.queue), r.planned, strings.Join(lines, "\n  "))}
 }
 
-// linesOf writes the lines about one cluster among those about others.
+// linesOf prefixes lines with the name of a cluster, since they are mixed with those of others.
 type linesOf struct {
 	r       *rotations
 	cluster string

@@ -12,30 +12,30 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// rotationAction is what `rotate --all` does with one cluster.
+// rotationAction is what `rotate --all` does with a cluster.
 type rotationAction string
 
 const (
-	// actionFollow waits for a rotation that is under way.
+	// actionFollow waits for a rotation that is running.
 	actionFollow rotationAction = "Follow"
 	actionRotate rotationAction = "Rotate"
 	actionNone   rotationAction = "None"
 )
 
-// plannedRotation is what `rotate --all` does with one cluster, as `--dry-run -o json` gives it.
+// plannedRotation is what `rotate --all` does with one cluster. It is the output of `--dry-run -o json`.
 type plannedRotation struct {
 	Cluster string `json:"cluster"`
-	// KSASigningKeyVersion is the key version that is wanted now, and CreatedAt is when it was stored.
+	// KSASigningKeyVersion is the current wanted key version, and CreatedAt is when it was stored.
 	KSASigningKeyVersion int32          `json:"ksaSigningKeyVersion"`
 	CreatedAt            *metav1.Time   `json:"createdAt,omitempty"`
 	Action               rotationAction `json:"action"`
-	// Reason is why nothing is done, in words.
+	// Reason is why nothing is done.
 	Reason string `json:"reason,omitempty"`
 
 	read *v1alpha1.UserCluster
 }
 
-// target is the key version that the cluster has after the rotation.
+// target returns the key version of the cluster after the rotation.
 func (p plannedRotation) target() int32 {
 	if p.Action == actionRotate {
 		return p.KSASigningKeyVersion + 1
@@ -53,8 +53,8 @@ func (p plannedRotation) words() string {
 	return "none: " + p.Reason
 }
 
-// planRotations returns what is done with each cluster: rotations that are under way first, then those of the oldest
-// keys, and clusters with which nothing is done last.
+// planRotations returns what is done with each cluster: first rotations that are running, then those of the oldest
+// keys, and last the clusters that are skipped.
 func planRotations(clusters []v1alpha1.UserCluster, olderThan time.Duration, now time.Time) []plannedRotation {
 	plan := make([]plannedRotation, 0, len(clusters))
 	for i := range clusters {
@@ -68,7 +68,7 @@ func planRotations(clusters []v1alpha1.UserCluster, olderThan time.Duration, now
 	return plan
 }
 
-// createdAt is the zero time if it is not known.
+// createdAt returns the zero time if it is unknown.
 func (p plannedRotation) createdAt() time.Time {
 	if p.CreatedAt == nil {
 		return time.Time{}
@@ -100,7 +100,7 @@ func planRotation(uc *v1alpha1.UserCluster, olderThan time.Duration, now time.Ti
 	return p
 }
 
-// keyCreatedAt is when a key version of a cluster was stored; nil if the status does not tell.
+// keyCreatedAt returns when a key version of a cluster was stored; nil if the status does not contain it.
 func keyCreatedAt(uc *v1alpha1.UserCluster, version int32) *metav1.Time {
 	for _, key := range uc.Status.KSASigningKey.Keys {
 		if key.Version == version {

@@ -31,17 +31,17 @@ func (a *app) status() *cobra.Command {
 	})
 }
 
-// statusCommand is status of both programs, without what names the cluster.
+// statusCommand returns the status command of both programs, without the flags that name the cluster.
 func statusCommand(o *statusOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the state of a KSA signing key rotation",
-		Long: `Show the state of the KSA signing key of a user cluster: the wanted key version, and the key versions of
-tokens, private key and public keys that were observed. The status is True when the wanted version is the only one.
-What a rotation waits for is told on standard error.
+		Long: `Show the state of the KSA signing key of a user cluster: the wanted key version, and the observed key
+versions of tokens, private key and public keys. The status is True when the wanted version is the only one. The
+command prints what a rotation waits for to standard error.
 
-As JSON or YAML it has the step of the rotation too, what it waits for, since when, and what is published where. With
---wait it follows a rotation that runs to its end first.`,
+As JSON or YAML, the output also has the step of the rotation, what it waits for and since when, and what is published
+where. With --wait, the command first follows a running rotation to its end.`,
 	}
 	outputFlag(cmd, &o.output, "text", "json", "yaml")
 	waitFlags(cmd, &o.waiting, false)
@@ -57,7 +57,7 @@ func (a *app) statusOf(ctx context.Context, c admin, name string, o statusOption
 	return a.showState(ctx, c, name, o.output)
 }
 
-// awaitRotation follows the rotation to the key version that is wanted now.
+// awaitRotation follows the rotation to the current wanted key version.
 func (a *app) awaitRotation(ctx context.Context, c admin, name string, w waiting) error {
 	uc, err := c.existing(ctx, name)
 	if err != nil {

@@ -41,7 +41,7 @@ func (a *app) listClusters() *cobra.Command {
 	})
 }
 
-// clusterTable writes a line for each cluster, with its namespace if they are of several.
+// clusterTable writes a line for each cluster, with namespaces if there are several.
 func (a *app) clusterTable(w io.Writer, clusters []v1alpha1.UserCluster, namespaces bool) error {
 	rows := [][]string{{"NAMESPACE", "NAME", "VERSION", "READY", "API SERVERS", "NODES", "KEY", "ROTATION", "AGE"}}
 	for _, uc := range clusters {
@@ -69,7 +69,7 @@ func readyServers(uc *v1alpha1.UserCluster) string {
 	return fmt.Sprintf("%d/%d", ready, wantedServers(uc))
 }
 
-// readyNodes counts nodes in pools; a dash where Keyturn does not make the nodes.
+// readyNodes counts nodes in pools; a dash if Keyturn does not make the nodes.
 func readyNodes(uc *v1alpha1.UserCluster) string {
 	if uc.Spec.Infrastructure.Adopted() {
 		return "-"
@@ -84,7 +84,7 @@ func readyNodes(uc *v1alpha1.UserCluster) string {
 	return fmt.Sprintf("%d/%d", ready, wanted)
 }
 
-// rotationWord is the state of the key in one word.
+// rotationWord returns the state of the key in one word.
 func rotationWord(uc *v1alpha1.UserCluster) string {
 	s := rotationOf(uc)
 	switch {
@@ -98,7 +98,7 @@ func rotationWord(uc *v1alpha1.UserCluster) string {
 	return "Pending"
 }
 
-// asData is a list as it is written for programs: with its kind, and without what only the API server needs.
+// asData prepares a list for programs: it adds the kind, and removes fields that only the API server needs.
 func asData(list *v1alpha1.UserClusterList) *v1alpha1.UserClusterList {
 	list.APIVersion, list.Kind = v1alpha1.GroupVersion.String(), "UserClusterList"
 	list.Items = append([]v1alpha1.UserCluster{}, list.Items...)

@@ -38,10 +38,10 @@ func (o *output) Set(form string) error {
 	return nil
 }
 
-// Type is what stands for a value in help texts.
+// Type returns the placeholder for a value in help texts.
 func (o *output) Type() string { return "form" }
 
-// write writes data as JSON or YAML, or as text does it for people.
+// write writes data as JSON or YAML, or calls text to write it for people.
 func (o *output) write(w io.Writer, data any, text func(io.Writer) error) error {
 	var out []byte
 	var err error
@@ -70,7 +70,7 @@ func table(w io.Writer, indent string, rows ...[]string) error {
 	return t.Flush()
 }
 
-// age is the time since t in words, like "5m"; "-" when it is not known.
+// age returns the time since t, such as "5m"; "-" if t is unknown.
 func (a *app) age(t time.Time) string {
 	if t.IsZero() {
 		return "-"

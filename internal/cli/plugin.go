@@ -12,7 +12,7 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// pluginVerbs makes the commands of the plugin. They reach the admin cluster by the flags of kubectl.
+// pluginVerbs makes the commands of the plugin. They reach the admin cluster with the flags of kubectl.
 type pluginVerbs struct {
 	*app
 	flags *genericclioptions.ConfigFlags
@@ -24,12 +24,12 @@ func (a *app) pluginRoot() *cobra.Command {
 	root := group(&cobra.Command{
 		Use:         "kubectl-keyturn",
 		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl keyturn"},
-		Short:       "Rotate the keys with which clusters sign service account tokens",
-		Long: `Rotate the key pairs with which Kubernetes clusters sign service account (KSA) tokens, while everything that uses a
+		Short:       "Rotate the keys that clusters sign service account tokens with",
+		Long: `Rotate the key pairs that Kubernetes clusters sign service account (KSA) tokens with. Everything that uses a
 token keeps working.
 
-UserClusters are in the cluster in which Keyturn is installed, the current context. Their namespace is that of --namespace
-or of the context, and keyturn-system where neither names one.`,
+UserClusters are in the cluster in which Keyturn is installed, the current context. Their namespace is that of
+--namespace or of the context, or keyturn-system if neither names one.`,
 		Example: `  # Have Keyturn rotate the keys of a cluster that kubeadm made, then rotate its key.
   kubectl keyturn adopt --filename prod.yaml
   kubectl keyturn rotate prod --wait
@@ -45,7 +45,7 @@ or of the context, and keyturn-system where neither names one.`,
 	return root
 }
 
-// connect reaches the admin cluster that the flags name. No request is made yet.
+// connect returns the admin cluster that the flags name. It makes no request.
 func (p pluginVerbs) connect() (admin, error) {
 	const advice = "name the cluster in which Keyturn is installed with --context or --kubeconfig"
 	loader := p.flags.ToRawKubeConfigLoader()
@@ -60,7 +60,7 @@ func (p pluginVerbs) connect() (admin, error) {
 	return p.adminOf(config, p.namespace(raw))
 }
 
-// namespace is that of the flag, of the context, or of Keyturn.
+// namespace returns the namespace of the flag, of the context, or of Keyturn.
 func (p pluginVerbs) namespace(raw api.Config) string {
 	if *p.flags.Namespace != "" {
 		return *p.flags.Namespace
@@ -89,7 +89,9 @@ func (p pluginVerbs) of(cmd *cobra.Command, act func(ctx context.Context, c admi
 	})
 }
 
-func (p pluginVerbs) completeClusters(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+func (p pluginVerbs) completeClusters(
+	cmd *cobra.Command, args []string, _ string,
+) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -148,9 +150,9 @@ func (p pluginVerbs) tokens() *cobra.Command {
 	var o output
 	cmd := &cobra.Command{
 		Use:   "tokens",
-		Short: "Show which service account tokens of a cluster live, and who holds them",
-		Long: `Show which service account tokens live, who holds them, which key signed them, until when they live, and what gives
-their holders new ones. The controller finds that out now; what it cannot know is named.`,
+		Short: "Show which service account tokens of a cluster are valid, and who holds them",
+		Long: `Show which service account tokens are valid, who holds them, which key signed them, when they expire, and
+what gives their holders new ones. The controller finds this out when asked, and names what it cannot know.`,
 		Example: "  kubectl keyturn tokens prod\n  kubectl keyturn tokens prod -o json",
 	}
 	outputFlag(cmd, &o, "text", "json", "yaml")
@@ -171,7 +173,7 @@ func (p pluginVerbs) list() *cobra.Command {
 		Example: "  kubectl keyturn list\n  kubectl keyturn list --all-namespaces -o json",
 	}
 	outputFlag(cmd, &o, "table", "json", "yaml")
-	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "list those of all namespaces")
+	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "list the clusters of all namespaces")
 	return p.verb(cmd, func(ctx context.Context) error {
 		c, err := p.connect()
 		if err != nil {
@@ -196,13 +198,13 @@ func noneFound(namespace string) string {
 	if namespace == "" {
 		return "No UserClusters found."
 	}
-	return fmt.Sprintf("No UserClusters found in namespace %s; --all-namespaces lists those of all.", namespace)
+	return fmt.Sprintf("No UserClusters found in namespace %s; use --all-namespaces to list all.", namespace)
 }
 
 func (p pluginVerbs) describe() *cobra.Command {
 	var o output
 	cmd := &cobra.Command{
-		Use: "describe", Short: "Show all that is known of a cluster",
+		Use: "describe", Short: "Show the details of a cluster",
 		Example: "  kubectl keyturn describe prod\n  kubectl keyturn describe prod -o yaml",
 	}
 	outputFlag(cmd, &o, "text", "json", "yaml")

@@ -17,7 +17,7 @@ import (
 // mostShown is how many objects of one kind a preview names.
 const mostShown = 10
 
-// rotationPreview is what a rotation will do and meet, as `rotate --dry-run -o json` gives it.
+// rotationPreview is what a rotation will do. It is the output of `rotate --dry-run -o json`.
 type rotationPreview struct {
 	Cluster     string               `json:"cluster"`
 	FromVersion int32                `json:"fromVersion"`
@@ -27,12 +27,12 @@ type rotationPreview struct {
 	PublishedAt []string             `json:"publishedAt"`
 	APIServers  restarts             `json:"apiServers"`
 	Nodes       []preflight.Node     `json:"nodes"`
-	// Retire is when the old key is taken away, and RetireTimeoutSeconds how long that waits at most with WhenUnused.
+	// Retire is when the old key is retired. RetireTimeoutSeconds is how long that waits at most with WhenUnused.
 	Retire               v1alpha1.RetirePolicy `json:"retire"`
 	RetireTimeoutSeconds int32                 `json:"retireTimeoutSeconds,omitempty"`
-	// LeftCopies are where copies of the old private key may be that Keyturn does not delete.
+	// LeftCopies are where copies of the old private key may remain, since Keyturn does not delete them.
 	LeftCopies []string `json:"leftCopies"`
-	// LegacySecrets is how many Secrets with legacy tokens are signed again.
+	// LegacySecrets is the number of Secrets with legacy tokens that are signed again.
 	LegacySecrets int                 `json:"legacySecrets"`
 	Findings      []preflight.Finding `json:"findings"`
 
@@ -40,7 +40,7 @@ type rotationPreview struct {
 	holders, controlPlaneHolders int
 }
 
-// preview finds out what a rotation will do. If the user cluster cannot be inspected, the error says why, and the preview
+// preview finds out what a rotation will do. If it cannot inspect the user cluster, the error says why, and the preview
 // has what is known without it.
 func (c admin) preview(ctx context.Context, uc *v1alpha1.UserCluster) (rotationPreview, error) {
 	report, err := c.inspect(ctx, uc)
@@ -69,12 +69,13 @@ func newPreview(uc *v1alpha1.UserCluster, report preflight.Report) rotationPrevi
 	return p
 }
 
-// writePreview shows people what a rotation will do; unseen is why the user cluster could not be inspected.
+// writePreview shows what a rotation will do; unseen is why the user cluster could not be inspected.
 func writePreview(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview, unseen error) {
 	fmt.Fprintf(w, "A rotation of the KSA signing key of user cluster %s:\n", p.Cluster)
 	fmt.Fprintf(w, "  key version %d -> %d (%s)\n", p.FromVersion, p.ToVersion, p.Algorithm)
 	if len(p.PublishedAt) > 0 {
-		fmt.Fprintf(w, "  publishes the new key to %s first, and takes the old one away at the end\n", strings.Join(p.PublishedAt, ", "))
+		fmt.Fprintf(w, "  publishes the new key to %s first, and removes the old one at the end\n",
+			strings.Join(p.PublishedAt, ", "))
 	}
 	fmt.Fprintf(w, "  %s\n", p.APIServers)
 	switch {
@@ -91,9 +92,10 @@ func writePreview(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview, unse
 	}
 	writeRetire(w, uc, p)
 	if len(p.LeftCopies) > 0 {
-		fmt.Fprintln(w, "  deletes Secret kube-system/kubeadm-certs, since a node must not join with the keys in it: upload them again "+
-			"before one joins")
-		fmt.Fprintf(w, "  deletes no copies of the old private key in %s: delete those yourself\n", strings.Join(p.LeftCopies, ", "))
+		fmt.Fprintln(w, "  deletes Secret kube-system/kubeadm-certs, since a node must not join with the keys in it: "+
+			"upload them again before one joins")
+		fmt.Fprintf(w, "  deletes no copies of the old private key in %s: delete those yourself\n",
+			strings.Join(p.LeftCopies, ", "))
 	}
 	writeFindings(w, p.Findings)
 	if unseen != nil {
@@ -102,7 +104,7 @@ func writePreview(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview, unse
 	}
 }
 
-// writeFindings names the objects of each kind that need attention.
+// writeFindings lists the objects of each kind that need attention.
 func writeFindings(w io.Writer, all []preflight.Finding) {
 	for len(all) > 0 {
 		n := slices.IndexFunc(all, func(f preflight.Finding) bool { return f.Kind != all[0].Kind })
@@ -118,26 +120,26 @@ func writeFindings(w io.Writer, all []preflight.Finding) {
 	}
 }
 
-// publishedAt names the places where the public keys of a cluster are published.
+// publishedAt returns the destinations that the public keys of a cluster are published to.
 func publishedAt(uc *v1alpha1.UserCluster) []string {
-	var places []string
+	var destinations []string
 	if uc.Spec.GKEConnect != nil {
-		places = append(places, "fleet membership "+membership(uc))
+		destinations = append(destinations, "fleet membership "+membership(uc))
 	}
-	return append(places, uc.Spec.KSASigningKey.Publish...)
+	return append(destinations, uc.Spec.KSASigningKey.Publish...)
 }
 
-// membership is the name of the entry that a cluster has in its fleet.
+// membership returns the name of the cluster's membership in its fleet.
 func membership(uc *v1alpha1.UserCluster) string {
 	g := uc.Spec.GKEConnect
 	return fmt.Sprintf("projects/%s/locations/%s/memberships/%s", g.ProjectID, g.Location, uc.Name)
 }
 
-// writeRetire shows when the old key is taken away, and what that does to tokens which a rotation does not replace.
+// writeRetire shows when the old key is retired, and what that does to tokens that a rotation does not replace.
 func writeRetire(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview) {
 	switch {
 	case p.Retire == v1alpha1.RetireWhenUnused:
-		fmt.Fprintf(w, "  waits up to %s for tokens that it does not replace to expire, before it takes the old key away\n",
+		fmt.Fprintf(w, "  waits up to %s for tokens that it does not replace to expire, before it retires the old key\n",
 			inSeconds(p.RetireTimeoutSeconds))
 	case uc.Spec.KeySource() == v1alpha1.KeySourceExternal:
 		fmt.Fprintln(w, "  does not wait for tokens that it cannot replace, such as those of `kubectl create token`; "+
@@ -155,7 +157,7 @@ func writeReplaced(w io.Writer, p rotationPreview) {
 	fmt.Fprintf(w, "  deletes %s and creates new ones: %s\n", count(len(p.Nodes), "node"), nodeNames(p.Nodes))
 }
 
-// writeEvicted shows what happens where pods with tokens are evicted.
+// writeEvicted shows what happens if pods with tokens are evicted.
 func writeEvicted(w io.Writer, p rotationPreview) {
 	if p.holders == 0 {
 		fmt.Fprintln(w, "  evicts no pods: none holds a token")
@@ -171,14 +173,16 @@ func writeEvicted(w io.Writer, p rotationPreview) {
 // writeKept shows what happens to nodes that stay, and how long it takes.
 func writeKept(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview) {
 	if len(p.Nodes) == 0 {
-		fmt.Fprintln(w, "  has no nodes whose tokens are to be replaced")
+		fmt.Fprintln(w, "  has no nodes whose tokens must be replaced")
 		return
 	}
 	fmt.Fprintf(w, "  keeps %s and all pods: %s\n", count(len(p.Nodes), "node"), nodeNames(p.Nodes))
 	if p.NodeRefresh == v1alpha1.NodeRefreshInPlace {
-		fmt.Fprintln(w, "  restarts the kubelets, one at a time, which then replace all tokens in the pods' volumes, third-party tokens too")
+		fmt.Fprintln(w, "  restarts the kubelets, one at a time, which then replace all tokens in the pods' volumes, "+
+			"third-party tokens too")
 	} else {
-		fmt.Fprintf(w, "  waits until the kubelets have replaced all tokens in the pods' volumes by themselves, third-party tokens too: up to %s\n",
+		fmt.Fprintf(w, "  waits until the kubelets have renewed all tokens in the pods' volumes, third-party tokens too: "+
+			"up to %s\n",
 			p.renewal.Round(time.Second))
 	}
 	reload := time.Duration(uc.Spec.KSASigningKey.TokenReloadSeconds) * time.Second
@@ -197,7 +201,7 @@ func nodeNames(nodes []preflight.Node) string {
 	return strings.Join(shorten(names), ", ")
 }
 
-// shorten keeps a long list readable.
+// shorten cuts a long list.
 func shorten(names []string) []string {
 	if len(names) <= mostShown {
 		return names

@@ -2,13 +2,13 @@ package cli
 
 import "github.com/keyturn/keyturn/internal/version"
 
-// program is what one of the two programs that this package is calls its commands. Their hints name these.
+// program is what one of the two programs calls its commands. Hints use these names.
 type program struct {
-	// command is how people call it, and agent is its file name.
+	// command is the name that people type, and agent the file name.
 	command, agent string
-	// list shows all user clusters, and describe, before the name of one, all that is known of it.
+	// list shows all user clusters. describe, followed by a name, shows the details of one.
 	list, describe string
-	// started is the answer of rotate, with the key version and the name of the cluster.
+	// started is the output of rotate, with the key version and the name of the cluster.
 	started string
 }
 
@@ -25,5 +25,5 @@ var (
 	}
 )
 
-// userAgent is the header User-Agent of its requests.
+// userAgent returns the User-Agent header of its requests.
 func (p program) userAgent() string { return p.agent + "/" + version.Get().Version }

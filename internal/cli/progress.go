@@ -11,20 +11,20 @@ import (
 	"github.com/keyturn/keyturn/internal/printable"
 )
 
-// quiet is how long a plain line stays the last one before details that changed since get a line of their own:
-// what is waited for changes many times a second.
+// quiet is how long a plain line stands before changed details get a line of their own, since details change many times
+// a second.
 const quiet = 5 * time.Second
 
-// progress shows on standard error what is waited for. At a terminal each step has one line, which is redrawn while the
-// step runs and then keeps how long it took. Elsewhere each step has a line with the time since the start, and now and
-// then another one for its details.
+// progress shows on standard error what a command waits for. On a terminal, each step has one line, which is redrawn
+// while the step runs and then shows how long it took. Elsewhere, each step has a line with the time since the start,
+// and from time to time another one for its details.
 type progress struct {
 	a *app
-	// begun is when the first step began, and stepBegun when the current one did.
+	// begun is when the first step began, and stepBegun when the current step did.
 	begun, stepBegun time.Time
 	// live means that lines can be redrawn, and colored that they may have colors.
 	live, colored bool
-	// step and detail are what goes on, and drawn reports whether the live line is on the screen.
+	// step and detail are the current ones, and drawn means that the live line is on the screen.
 	step, detail string
 	drawn        bool
 	// printed is the last plain line without its time, and printedAt when it was printed.
@@ -37,8 +37,8 @@ func (a *app) progress() *progress {
 	return &progress{a: a, begun: a.Now(), stepBegun: a.Now(), live: live, colored: live && a.Getenv("NO_COLOR") == ""}
 }
 
-// longestDetail keeps what is waited for readable: it may hold the answer of a server or the end of a log, which
-// `describe` shows whole.
+// longestDetail is how many characters of a detail are shown: it may hold the answer of a server or the end of a log,
+// which `describe` shows in full.
 const longestDetail = 160
 
 // show shows which step runs and what it waits for.
@@ -64,7 +64,7 @@ func (p *progress) print() {
 	fmt.Fprintf(p.a.Err, "[%6s] %s\n", p.since(p.begun), p.text())
 }
 
-// tick brings what is shown up to date.
+// tick updates what is shown.
 func (p *progress) tick() {
 	switch {
 	case p.step == "":
@@ -79,10 +79,10 @@ func (p *progress) tick() {
 	}
 }
 
-// finish leaves the live line of the last step with the time of all steps together.
+// finish leaves the live line of the last step, with the total time.
 func (p *progress) finish() { p.leave(markDone, p.begun) }
 
-// leave leaves the live line as that of a step that is over, if there is one.
+// leave leaves the live line, if there is one, as the line of a finished step.
 func (p *progress) leave(m mark, begun time.Time) {
 	if p.drawn {
 		p.draw(m, begun, "")
@@ -90,7 +90,7 @@ func (p *progress) leave(m mark, begun time.Time) {
 	}
 }
 
-// end leaves the live line as it is now; what comes next is a line of its own.
+// end leaves the live line as it is, so that other output starts on the next line.
 func (p *progress) end() {
 	if p.drawn {
 		fmt.Fprintln(p.a.Err)
@@ -115,7 +115,7 @@ const (
 	wrapOn    = "\x1b[?7h"
 )
 
-// draw replaces the live line. It asks for the width each time, as terminals are resized.
+// draw replaces the live line. It asks for the width each time, since terminals are resized.
 func (p *progress) draw(m mark, begun time.Time, detail string) {
 	sign := m.sign
 	if p.colored {
@@ -128,12 +128,12 @@ func (p *progress) draw(m mark, begun time.Time, detail string) {
 
 func (p *progress) since(t time.Time) time.Duration { return p.a.Now().Sub(t).Round(time.Second) }
 
-// isBlocked is what the name of a step ends in while somebody must act.
+// isBlocked is the suffix of a step's name while somebody must act.
 const isBlocked = " is blocked"
 
 func unblocked(step string) string { return strings.TrimSuffix(step, isBlocked) }
 
-// text is what was shown last.
+// text returns what was shown last.
 func (p *progress) text() string {
 	if p.detail == "" {
 		return p.step
@@ -153,7 +153,7 @@ func cut(text string, most int) string {
 	return string(runes[:most-1]) + "…"
 }
 
-// width is that of the terminal in columns; 80 if that is not known.
+// width returns the width of the terminal in columns; 80 if it is unknown.
 func (p *progress) width() int {
 	if f, ok := p.a.Err.(*os.File); ok {
 		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {

@@ -54,8 +54,10 @@ func TestProgressEnvironment(t *testing.T) {
 		env  map[string]string
 		want string
 	}{
-		{"terminal", map[string]string{"TERM": "xterm"}, clearLine + wrapOff + "\x1b[34m•\x1b[0m Publish       0s" + wrapOn},
-		{"no color", map[string]string{"TERM": "xterm", "NO_COLOR": "1"}, clearLine + wrapOff + "• Publish       0s" + wrapOn},
+		{"terminal", map[string]string{"TERM": "xterm"},
+			clearLine + wrapOff + "\x1b[34m•\x1b[0m Publish       0s" + wrapOn},
+		{"no color", map[string]string{"TERM": "xterm", "NO_COLOR": "1"}, clearLine + wrapOff + "• Publish       0s" +
+			wrapOn},
 		{"dumb", map[string]string{"TERM": "dumb"}, "[    0s] Publish\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -99,7 +101,8 @@ func TestProgressResized(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{
-		"• Publish       0s  " + strings.Repeat("x", 58) + "…", "• Publish       0s  " + strings.Repeat("x", 98) + "…",
+		"• Publish       0s  " + strings.Repeat("x", 58) + "…",
+		"• Publish       0s  " + strings.Repeat("x", 98) + "…",
 		"• Publish       0s  " + strings.Repeat("x", 18) + "…", "• Publish       0s…", "•…", "•\r\n",
 	}
 	if diff := cmp.Diff(want, drawn(line)); diff != "" {
@@ -107,7 +110,8 @@ func TestProgressResized(t *testing.T) {
 	}
 }
 
-// terminal opens a pseudoterminal, whose window has no size yet: what is written to the slave can be read from the master.
+// terminal opens a pseudoterminal, whose window has no size yet. What is written to the slave can be read from the
+// master.
 func terminal(t *testing.T) (master, slave *os.File) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -147,7 +151,8 @@ func TestProgressPlain(t *testing.T) {
 	p.show("Publish", "server c"+strings.Repeat("x", 170))
 	p.show("Switch", "")
 	p.end()
-	want := "[    0s] Publish: server a and b\n[    5s] Publish: server c" + strings.Repeat("x", 151) + "…\n[    5s] Switch\n"
+	want := "[    0s] Publish: server a and b\n[    5s] Publish: server c" + strings.Repeat("x",
+		151) + "…\n[    5s] Switch\n"
 	if diff := cmp.Diff(want, stderr.String()); diff != "" {
 		t.Errorf("progress (-want +got):\n%s", diff)
 	}

@@ -8,13 +8,14 @@ import (
 	"strings"
 )
 
-// confirm asks the user, unless skip says not to. No answer, and any answer but yes, is an error.
+// confirm asks the user, unless skip is set. It returns an error if there is no answer, or another one than yes.
 func (a *app) confirm(ctx context.Context, skip bool, question string) error {
 	if skip {
 		return nil
 	}
 	if !a.IsTerminal(a.In) {
-		return usage("--skip-prompt goes on without asking", "this needs a confirmation, and there is no terminal to ask at")
+		return usage("use --skip-prompt to continue without a question",
+			"this needs a confirmation, but standard input is not a terminal")
 	}
 	fmt.Fprintf(a.Err, "%s [y/N] ", question)
 	answer, err := a.readLine(ctx)
@@ -25,10 +26,10 @@ func (a *app) confirm(ctx context.Context, skip bool, question string) error {
 	case "y", "yes":
 		return nil
 	}
-	return failed("answer y to go on", "not confirmed; nothing was changed")
+	return failed("answer y to continue", "not confirmed; nothing was changed")
 }
 
-// readLine waits for a line of input, but not longer than ctx: a read itself cannot be interrupted.
+// readLine waits for a line of input until ctx ends, since a read cannot be interrupted.
 func (a *app) readLine(ctx context.Context) (string, error) {
 	lines := make(chan string, 1)
 	go func() {

@@ -6,25 +6,25 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// restarts is what a rotation does to the API servers of a cluster.
+// restarts describes what a rotation does to the API servers of a cluster.
 type restarts struct {
-	// Count is how many there are.
+	// Count is the number of API servers.
 	Count int `json:"count"`
-	// Restarts has one restart of each API server for each of these steps. The API servers are restarted one at a time.
+	// Restarts lists the steps that restart each API server once. The API servers are restarted one at a time.
 	Restarts []restart `json:"restarts"`
-	// Interrupts means that the Kubernetes API is away meanwhile, since there is no other API server.
+	// Interrupts means that the Kubernetes API is down meanwhile, since there is no other API server.
 	Interrupts bool `json:"interrupts"`
 }
 
-// restart takes one API server out.
+// restart is one restart of each API server.
 type restart struct {
 	Step string `json:"step"`
-	// MinSeconds and MaxSeconds are for how long; 0 when not known.
+	// MinSeconds and MaxSeconds are how long an API server is down; 0 if unknown.
 	MinSeconds int `json:"minSeconds,omitempty"`
 	MaxSeconds int `json:"maxSeconds,omitempty"`
 }
 
-// restartsOf returns what a rotation does to the API servers: nothing where a signer gives them their keys.
+// restartsOf returns what a rotation does to the API servers. It restarts none if a signer provides their keys.
 func restartsOf(uc *v1alpha1.UserCluster) restarts {
 	r := restarts{Count: wantedServers(uc), Restarts: []restart{}}
 	if uc.Spec.KeySource() == v1alpha1.KeySourceExternal {
@@ -44,31 +44,32 @@ func restartsOf(uc *v1alpha1.UserCluster) restarts {
 	return r
 }
 
-// String is what happens to the API servers in words.
+// String describes what happens to the API servers.
 func (r restarts) String() string {
 	switch {
 	case len(r.Restarts) == 0:
-		return "restarts no API server: each gets its keys from the signer beside it"
+		return "restarts no API server: each gets its keys from the signer next to it"
 	case r.Interrupts && r.Restarts[0].MaxSeconds > 0:
 		return fmt.Sprintf("restarts the only API server three times, %s; THE KUBERNETES API IS AWAY each time, and "+
 			"kube-controller-manager and kube-scheduler start again", r.times())
 	case r.Interrupts:
 		return "restarts the only API server three times; EACH RESTART IS AN INTERRUPTION of the Kubernetes API"
 	case r.Restarts[0].MaxSeconds > 0:
-		return fmt.Sprintf("restarts %d API servers three times, one at a time, %s; the Kubernetes API stays available if its "+
-			"load balancer leaves out an API server that is away", r.Count, r.times())
+		return fmt.Sprintf("restarts %d API servers three times, one at a time, %s; the Kubernetes API stays available if "+
+			"its load balancer leaves out an API server that is away", r.Count, r.times())
 	}
 	return fmt.Sprintf("restarts %d API servers three times, one at a time; the Kubernetes API stays available", r.Count)
 }
 
-// times is in words how long each restart takes.
+// times describes how long each restart takes.
 func (r restarts) times() string {
 	first, next := r.Restarts[0], r.Restarts[1]
 	if first == (restart{Step: first.Step, MinSeconds: next.MinSeconds, MaxSeconds: next.MaxSeconds}) {
 		return fmt.Sprintf("each time for %d to %d s", first.MinSeconds, first.MaxSeconds)
 	}
-	return fmt.Sprintf("for %d to %d s the first time and for %d s then", first.MinSeconds, first.MaxSeconds, next.MaxSeconds)
+	return fmt.Sprintf("for %d to %d s the first time and for %d s then", first.MinSeconds, first.MaxSeconds,
+		next.MaxSeconds)
 }
 
-// leftCopies are where copies of the private key of a cluster that kubeadm made may be, out of reach of the agent.
+// leftCopies are where copies of the private key of a cluster that kubeadm made may be, which the agent cannot reach.
 var leftCopies = []string{"cloud-init data", "backups of control-plane nodes and of etcd"}

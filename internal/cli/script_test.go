@@ -202,7 +202,8 @@ func getCluster(ts *testscript.TestScript, c client.Client, name string) *v1alph
 	return uc
 }
 
-// cmdAwait waits until a cluster is wanted to have a key version, or is being deleted: await CLUSTER N|created|deleting.
+// cmdAwait waits until the spec of a cluster has a key version, or it is being deleted: await CLUSTER
+// N|created|deleting.
 func cmdAwait(ts *testscript.TestScript, _ bool, args []string) {
 	c, err := controllerClient()
 	ts.Check(err)
@@ -241,8 +242,8 @@ func cmdFinish(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(c.Patch(context.Background(), getCluster(ts, c, args[0]), client.RawPatch(types.MergePatchType, patch)))
 }
 
-// cmdUserCluster leaves the kubeconfig of a user cluster as the controller does; it is the shared API server. With a line,
-// which is added to the user in it, somebody else has changed it: usercluster CLUSTER [LINE].
+// cmdUserCluster writes the kubeconfig of a user cluster as the controller does; it is the shared API server. A line,
+// if given, is added to its user, as if somebody had changed it: usercluster CLUSTER [LINE].
 func cmdUserCluster(ts *testscript.TestScript, _ bool, args []string) {
 	c, err := controllerClient()
 	ts.Check(err)

@@ -11,14 +11,14 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// versions are the three key versions of a rotation, in the form in which `status` prints them.
+// versions are the three key versions of a rotation, as `status` prints them.
 type versions struct {
 	TokenVersion      int32   `json:"tokenVersion"`
 	PrivateKeyVersion int32   `json:"privateKeyVersion"`
 	PublicKeyVersions []int32 `json:"publicKeyVersions"`
 }
 
-// rotationState is the state of the key of one cluster, as `status -o json` gives it.
+// rotationState is the state of the key of one cluster. It is the output of `status -o json`.
 type rotationState struct {
 	Cluster string `json:"cluster"`
 	// KSASigningKeyVersion is the wanted key version.
@@ -35,21 +35,21 @@ type rotationState struct {
 	OldTokens    *v1alpha1.OldTokenStatus     `json:"oldTokens,omitempty"`
 	APIServers   []v1alpha1.APIServerStatus   `json:"apiServers"`
 	Publications []v1alpha1.PublicationStatus `json:"publications"`
-	// Leftovers are files with private keys that somebody has to delete.
+	// Leftovers are files with private keys that a person must delete.
 	Leftovers []v1alpha1.LeftoverKey `json:"leftovers,omitempty"`
 
 	message string
 }
 
-// legacyTokens counts legacy tokens; unlike in the API, zeros are there too.
+// legacyTokens counts legacy tokens. Unlike in the API, zeros are not omitted.
 type legacyTokens struct {
 	Total int64 `json:"total"`
 	Stale int64 `json:"stale"`
 }
 
-// rotationOf sums up what is known of a cluster's key. Whether a rotation is done is for the controller's condition to
-// say. One from before the latest change of the spec counts only if the tokens were of the wanted key version already:
-// the change was then another than a rotation.
+// rotationOf summarizes the state of a cluster's key. The controller's condition decides whether a rotation is done. A
+// condition from before the latest change of the spec counts only if the tokens already had the wanted key version: the
+// change was then not a rotation.
 func rotationOf(uc *v1alpha1.UserCluster) rotationState {
 	key := uc.Status.KSASigningKey
 	s := rotationState{
@@ -85,14 +85,14 @@ func (v versions) String() string {
 	return string(text)
 }
 
-// text is the state as the documented product prints it, to the letter.
+// text returns the state exactly as the documented product prints it.
 func (s rotationState) text() string {
 	return fmt.Sprintf("State of KSASigningKeyRotation with KSASigningKeyVersion %d is -\nstatus: %s,\nreason: %s,\n"+
 		"message:%s\n",
 		s.KSASigningKeyVersion, s.Status, s.Reason, s.message)
 }
 
-// readyOf returns the condition Ready; False with a reason when the latest change has not been observed yet.
+// readyOf returns the condition Ready. It is False with a reason until the latest change has been observed.
 func readyOf(uc *v1alpha1.UserCluster) metav1.Condition {
 	condition := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionReady)
 	if condition == nil || condition.ObservedGeneration < uc.Generation {
@@ -107,7 +107,7 @@ func blocked(uc *v1alpha1.UserCluster) bool {
 	return readyOf(uc).Reason == v1alpha1.ReasonRotationBlocked
 }
 
-// kubernetesVersion is the version that the spec names; a dash when it names none.
+// kubernetesVersion returns the version that the spec names; a dash if it names none.
 func kubernetesVersion(uc *v1alpha1.UserCluster) string {
 	if local := uc.Spec.Infrastructure.Local; local != nil {
 		return local.KubernetesVersion
@@ -115,7 +115,7 @@ func kubernetesVersion(uc *v1alpha1.UserCluster) string {
 	return "-"
 }
 
-// wantedServers is the number of API servers that the spec wants, or that there are when it does not set one.
+// wantedServers returns the number of API servers in the spec, or the observed number if the spec sets none.
 func wantedServers(uc *v1alpha1.UserCluster) int {
 	if local := uc.Spec.Infrastructure.Local; local != nil {
 		return int(local.ControlPlane.Replicas)
@@ -123,7 +123,7 @@ func wantedServers(uc *v1alpha1.UserCluster) int {
 	return len(uc.Status.APIServers)
 }
 
-// untilReady is a look that ends when a cluster is as its spec wants it.
+// untilReady is a look that ends when a cluster matches its spec.
 func untilReady(uc *v1alpha1.UserCluster) (step, detail string, done bool) {
 	if uc == nil {
 		return "gone", "", false
@@ -133,7 +133,7 @@ func untilReady(uc *v1alpha1.UserCluster) (step, detail string, done bool) {
 		return "ready", "", true
 	}
 	if ready.Reason == v1alpha1.ReasonCreateOrUpdate {
-		// The message begins with what the reason means, in words.
+		// The message begins with a text for the reason.
 		step, detail, _ = strings.Cut(ready.Message, ": ")
 		return step, detail, false
 	}

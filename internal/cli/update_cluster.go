@@ -18,18 +18,18 @@ func (a *app) updateCluster() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cluster",
 		Short: "Change the node pools, the keys and the fleet of a user cluster",
-		Long: `Bring a user cluster to what its configuration file says. What changes is shown first.
+		Long: `Update a user cluster to match its configuration file. The command first shows what changes.
 
-Node pools are added, removed and changed, except of a cluster that kubeadm made. So are the algorithm of the next
-signing key, how API servers get their keys (ksaSigningKey.source: each API server is restarted once, one after the
-other), what rotations do about the tokens of running pods, and where and for how long public keys are published. A
-cluster without gkeConnect is registered with the fleet that the file names; once it is registered, the service account
-key, the certificates and the propagation time can be changed. A file that is named there may have a new content.
+It can add, remove and change node pools, except in adopted clusters. It can change the algorithm of the next signing
+key, how API servers get their keys (ksaSigningKey.source; this restarts each API server once, one at a time), what
+rotations do about the tokens of running pods, and where and for how long public keys are published. It registers a
+cluster without a fleet with the fleet that gkeConnect names. In a registered cluster it can change the service
+account key, the certificates and the propagation time. Files that the configuration names may have new content.
 Everything else cannot be changed.
 
-While a key rotation runs, a cluster cannot be updated, with three exceptions: the service account key, the
-certificates, and URLs of ksaSigningKey.publish that are taken away. A rotation that cannot reach what it publishes to
-would never end.`,
+A cluster cannot be updated while a key rotation runs, with three exceptions: changing the service account key,
+changing the certificates, and removing URLs from ksaSigningKey.publish. Without them, a rotation that cannot reach a
+destination would never end.`,
 		Example: `  gkectl update cluster --config user-cluster.yaml
   gkectl update cluster --config user-cluster.yaml --kubeconfig kubeconfig --wait=false`,
 	}
@@ -58,14 +58,14 @@ would never end.`,
 func updated(name string, changed, waited bool) string {
 	switch {
 	case !changed:
-		return fmt.Sprintf("User cluster %s is as its configuration file says; nothing was changed.", name)
+		return fmt.Sprintf("User cluster %s matches its configuration file; nothing was changed.", name)
 	case waited:
 		return fmt.Sprintf("User cluster %s is updated.", name)
 	}
 	return fmt.Sprintf("User cluster %s is being updated.", name)
 }
 
-// updateObject shows what changes and asks the admin cluster for it. The wanted key version is not the file's to say.
+// updateObject shows what changes and updates the cluster. The file has no say about the wanted key version.
 func (a *app) updateObject(ctx context.Context, c admin, w wanted) (changed bool, err error) {
 	old, err := c.existing(ctx, w.Name)
 	if err != nil {
@@ -94,7 +94,7 @@ func (a *app) updateObject(ctx context.Context, c admin, w wanted) (changed bool
 	return true, inWords(c.update(ctx, old, w, own), "updating user cluster %s", w.Name)
 }
 
-// secretChanges are lines that say how Secrets change, other than by the fleet being new.
+// secretChanges returns lines that describe how Secrets change, except for a new fleet.
 func secretChanges(old *v1alpha1.UserCluster, w wanted, own secrets) (lines []string) {
 	if line := keyChange(old, w, own.fleet); line != "" {
 		lines = append(lines, line)
@@ -105,7 +105,7 @@ func secretChanges(old *v1alpha1.UserCluster, w wanted, own secrets) (lines []st
 	return lines
 }
 
-// keyChange says how the service account key changes, other than by the fleet being new.
+// keyChange describes how the service account key changes, except for a new fleet.
 func keyChange(old *v1alpha1.UserCluster, w wanted, secret credentials) string {
 	const field = "~ gkeConnect.registerServiceAccountKeyPath: "
 	if old.Spec.GKEConnect == nil || w.Spec.GKEConnect == nil {
@@ -121,8 +121,8 @@ func keyChange(old *v1alpha1.UserCluster, w wanted, secret credentials) string {
 	return field + "a new key"
 }
 
-// update changes the Secret and the spec, or only one of them. The Secret is there before the spec names it, and
-// until the spec does not. A spec that would be refused changes neither.
+// update changes the Secret, the spec, or both. The Secret exists as long as the spec names it. If the spec would be
+// refused, nothing changes.
 func (c admin) update(ctx context.Context, old *v1alpha1.UserCluster, w wanted, own secrets) error {
 	edit := func(uc *v1alpha1.UserCluster) {
 		version := uc.Spec.KSASigningKey.Version

@@ -13,7 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/kubeconfig"
 )
 
-// kubeconfigFile returns the kubeconfig file of a user cluster, made of what access returns.
+// kubeconfigFile returns the kubeconfig file of a user cluster, from what access returns.
 func (c admin) kubeconfigFile(ctx context.Context, uc *v1alpha1.UserCluster) ([]byte, error) {
 	access, err := c.access(ctx, uc)
 	if err != nil {
@@ -22,7 +22,7 @@ func (c admin) kubeconfigFile(ctx context.Context, uc *v1alpha1.UserCluster) ([]
 	return access.File(uc.Name, "kubernetes-admin")
 }
 
-// checkKubeconfig refuses to overwrite a file that is not a kubeconfig of the user cluster, which need not exist yet.
+// checkKubeconfig refuses to overwrite a file that is not a kubeconfig of the user cluster. The file need not exist.
 func (c admin) checkKubeconfig(ctx context.Context, cluster, path string) error {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -43,7 +43,7 @@ func (c admin) checkKubeconfig(ctx context.Context, cluster, path string) error 
 	return nil
 }
 
-// accessByName is access to a cluster of which only the name is known.
+// accessByName is access for a cluster of which only the name is known.
 func (c admin) accessByName(ctx context.Context, cluster string) (kubeconfig.Access, error) {
 	uc, err := c.get(ctx, cluster)
 	if err != nil {
@@ -52,7 +52,7 @@ func (c admin) accessByName(ctx context.Context, cluster string) (kubeconfig.Acc
 	return c.access(ctx, uc)
 }
 
-// writeKubeconfig writes the kubeconfig of a user cluster to a file, which is whole or not there at any time.
+// writeKubeconfig writes the kubeconfig of a user cluster to a file. The file is never incomplete.
 func (c admin) writeKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster, path string) (err error) {
 	data, err := c.kubeconfigFile(ctx, uc)
 	if err != nil {
@@ -75,7 +75,7 @@ func (c admin) writeKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster, pa
 	return os.Rename(f.Name(), path)
 }
 
-// removeKubeconfig removes the file that writeKubeconfig wrote with this content. Another file is left alone.
+// removeKubeconfig removes the file that writeKubeconfig wrote with this content. It does not touch another file.
 func removeKubeconfig(path string, written []byte) (removed bool, err error) {
 	data, err := os.ReadFile(path)
 	switch {

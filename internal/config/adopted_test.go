@@ -73,11 +73,11 @@ func TestClusterAPI(t *testing.T) {
 	}
 	_, err = Parse([]byte(strings.Replace(adopts, kubeadm, "clusterAPI: {cluster: A/b}", 1)))
 	if err == nil || err.Error() != `infrastructure.clusterAPI.cluster: "A/b" is not the name of a Cluster (line 4)
-infrastructure.clusterAPI.namespace: "" is not the name of a namespace; name the one of the Cluster` {
+infrastructure.clusterAPI.namespace: "" is not the name of a namespace; use the namespace of the Cluster` {
 		t.Errorf("names that are none: %v", err)
 	}
 	_, err = Parse([]byte(strings.Replace(adopts, kubeadm, "clusterAPI: {namespace: a, cluster: a}, "+kubeadm, 1)))
-	if err == nil || !strings.Contains(err.Error(), "cannot be there beside kubeadm") {
+	if err == nil || !strings.Contains(err.Error(), "cannot be combined with kubeadm") {
 		t.Errorf("two infrastructures: %v", err)
 	}
 }
@@ -92,15 +92,14 @@ func TestAdoptedProblems(t *testing.T) {
 			add: "gkeOnPremVersion: 1.36.4-gke.1\nnetwork: {podCIDR: 10.0.0.0/8}\nmasterNode: {replicas: 3}\nnodePools: []\n" +
 				"enableControlplaneV2: true\nenableAdvancedCluster: false\nloadBalancer: {}\n",
 			want: []string{
-				"gkeOnPremVersion: is only for clusters that Keyturn makes: whoever made the cluster decides which version it " +
-					"has (line 5)",
-				"network: is only for clusters that Keyturn makes: whoever made the cluster chose the address ranges (line 6)",
-				"masterNode: is only for clusters that Keyturn makes: the API servers are there already (line 7)",
-				"nodePools: is only for clusters that Keyturn makes: Keyturn makes no nodes of this cluster (line 8)",
-				"enableControlplaneV2: is only for clusters that Keyturn makes: the control plane is there already (line 9)",
-				"enableAdvancedCluster: is only for clusters that Keyturn makes: a cluster that somebody else made is none " +
+				"gkeOnPremVersion: is only for clusters that Keyturn creates: an adopted cluster has its own version (line 5)",
+				"network: is only for clusters that Keyturn creates: an adopted cluster has its own address ranges (line 6)",
+				"masterNode: is only for clusters that Keyturn creates: the API servers exist already (line 7)",
+				"nodePools: is only for clusters that Keyturn creates: Keyturn creates no nodes for this cluster (line 8)",
+				"enableControlplaneV2: is only for clusters that Keyturn creates: the control plane exists already (line 9)",
+				"enableAdvancedCluster: is only for clusters that Keyturn creates: an adopted cluster is not an advanced cluster " +
 					"(line 10)",
-				"loadBalancer: is only for clusters that Keyturn makes (line 11)",
+				"loadBalancer: is only for clusters that Keyturn creates (line 11)",
 			},
 		},
 		{name: "no infrastructure", kubeadm: "", want: []string{
@@ -108,7 +107,7 @@ func TestAdoptedProblems(t *testing.T) {
 		}},
 		{name: "two ways", kubeadm: "{kubeconfigSecret: _a, kubeconfigPath: b, token: c}", want: []string{
 			"infrastructure.kubeadm.token: unknown field (line 4)",
-			"infrastructure.kubeadm.kubeconfigPath: is not needed beside kubeconfigSecret: remove one of them (line 4)",
+			"infrastructure.kubeadm.kubeconfigPath: cannot be combined with kubeconfigSecret: remove one of them (line 4)",
 			`infrastructure.kubeadm.kubeconfigSecret: "_a" is not the name of a Secret (line 4)`,
 		}},
 		{

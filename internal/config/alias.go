@@ -6,19 +6,19 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// follow returns the node that an alias stands for, and every other node as it is.
+// follow returns the node that an alias refers to, and any other node unchanged.
 func (d *decoder) follow(path string, n *yaml.Node) *yaml.Node {
 	if n.Kind != yaml.AliasNode {
 		return n
 	}
 	if d.expanded += size(n.Alias, maxExpanded-d.expanded); d.expanded > maxExpanded {
-		d.problem(path, "the aliases of the file stand for more than %d values; write some of them out", maxExpanded)
+		d.problem(path, "the aliases of the file expand to more than %d values; write some of them out", maxExpanded)
 		return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null"}
 	}
 	return n.Alias
 }
 
-// size counts the nodes below n, and n. It stops soon after limit.
+// size counts n and the nodes below it. It stops soon after limit.
 func size(n *yaml.Node, limit int) int {
 	count := 1
 	for _, child := range n.Content {
@@ -30,7 +30,7 @@ func size(n *yaml.Node, limit int) int {
 	return count
 }
 
-// entries yields the keys and values of a mapping. Those of a merge key come last, without what was there before.
+// entries yields the keys and values of a mapping. Entries of a merge key come last, without keys that came before.
 func (d *decoder) entries(path string, n *yaml.Node) iter.Seq2[*yaml.Node, *yaml.Node] {
 	return func(yield func(key, value *yaml.Node) bool) {
 		own := map[string]bool{}
@@ -60,8 +60,7 @@ func (d *decoder) entries(path string, n *yaml.Node) iter.Seq2[*yaml.Node, *yaml
 	}
 }
 
-// merged returns the mappings that the value of a merge key names: one or a list of them, of which the first that has a
-// key wins.
+// merged returns the mappings that the value of a merge key names: one, or a list in which the first with a key wins.
 func (d *decoder) merged(path string, value *yaml.Node) []*yaml.Node {
 	value = d.follow(path, value)
 	switch value.Kind {

@@ -1,15 +1,13 @@
 // Package config reads the file that describes a user cluster: the documented `kind: UserCluster`.
 //
-// A file describes a local cluster, unless it has the field infrastructure, which names a cluster that somebody else
-// made. Then it has no field that describes how to make one.
+// A file describes a local cluster, unless it has the field infrastructure, which names a cluster to adopt. Such a file
+// has none of the fields that describe how to create a cluster.
 //
-// Parse is where to start. It is strict, and reports everything that is wrong with a file at once, each problem
-// with its path and line. What it returns is valid and has its defaults. Files reads and checks the files that it
-// names, in the same manner, and Object makes the API object of both. Template is the other direction: a commented
-// file to begin with.
+// Start with Parse. It is strict, and reports everything that is wrong with a file at once, each problem with its path
+// and line. Its result is valid and complete with defaults. Files reads and checks the files that it names in the same
+// way, and Object makes the API object of both. Template does the reverse: it returns a commented file to start from.
 //
-// A service account key and a kubeconfig are in Files only: never in an object, and in no error, whatever is wrong with
-// them.
+// A service account key and a kubeconfig are only in Files: never in an object, and never in an error.
 package config
 
 import (
@@ -23,16 +21,17 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// UserCluster is a user cluster as its file describes it. The tag `unused` of a blank field names documented
-// fields that are accepted with any content and have no effect.
+// UserCluster is a user cluster as described by its file. The tag `unused` of a blank field lists documented fields
+// that are accepted with any content and have no effect.
 type UserCluster struct {
 	APIVersion string `yaml:"apiVersion"`
 	Kind       string `yaml:"kind"`
 	Name       string `yaml:"name"`
-	// Infrastructure is our own addition. It is nil for a local cluster.
+	// Infrastructure is an extension. It is nil for a local cluster.
 	Infrastructure *Infrastructure `yaml:"infrastructure"`
-	// GKEOnPremVersion is like "1.36.4-gke.1", where the part before the dash is the Kubernetes version, or a release of
-	// Google's such as "1.36.200-gke.68", which has the minor version of Kubernetes and a patch number of its own.
+	// GKEOnPremVersion is, for example, "1.36.4-gke.1", where the part before the dash is the Kubernetes version, or a
+	// release of Google's such as "1.36.200-gke.68", which has the minor version of Kubernetes and its own patch
+	// number.
 	GKEOnPremVersion      string        `yaml:"gkeOnPremVersion"`
 	EnableControlplaneV2  *bool         `yaml:"enableControlplaneV2"`
 	EnableAdvancedCluster bool          `yaml:"enableAdvancedCluster"`
@@ -51,14 +50,14 @@ type UserCluster struct {
 	_ struct{} `unused:"secretsEncryption stackdriver storage usageMetering vCenter"`
 
 	withoutEffect, notes []string
-	// defaulted are the fields of ksaSigningKey that the file does not name.
+	// defaulted are the fields of ksaSigningKey that the file does not set.
 	defaulted []string
-	// dir is where relative paths begin, and lines maps the path of each field that is there to its line.
+	// dir is the base of relative paths, and lines maps the path of each existing field to its line.
 	dir   string
 	lines map[string]int
 }
 
-// Infrastructure names a cluster that somebody else made. It has one member.
+// Infrastructure names a cluster to adopt. It has one member.
 type Infrastructure struct {
 	Kubeadm    *Kubeadm    `yaml:"kubeadm"`
 	ClusterAPI *ClusterAPI `yaml:"clusterAPI"`
@@ -66,17 +65,18 @@ type Infrastructure struct {
 
 // ClusterAPI is a cluster of Cluster API, whose objects are in the admin cluster.
 type ClusterAPI struct {
-	// Namespace has the Cluster. The UserCluster is beside it.
+	// Namespace is the namespace of the Cluster and of the UserCluster.
 	Namespace string `yaml:"namespace"`
 	// Cluster is the name of the Cluster.
 	Cluster string `yaml:"cluster"`
 }
 
-// Kubeadm is a cluster that kubeadm made. With neither a Secret nor a path it is the admin cluster itself.
+// Kubeadm is a cluster that kubeadm made. With neither a Secret nor a path, it is the admin cluster itself.
 type Kubeadm struct {
 	// KubeconfigSecret names a Secret of the admin cluster that holds a kubeconfig.
 	KubeconfigSecret string `yaml:"kubeconfigSecret"`
-	// KubeconfigPath is a kubeconfig file, relative to the directory of the configuration file. It is kept in a Secret.
+	// KubeconfigPath is a kubeconfig file, relative to the directory of the configuration file. It is stored in a
+	// Secret.
 	KubeconfigPath         string `yaml:"kubeconfigPath"`
 	ShutdownSendRetryAfter *bool  `yaml:"shutdownSendRetryAfter"`
 }
@@ -97,7 +97,7 @@ type MasterNode struct {
 	_ struct{} `unused:"autoResize cpus memoryMB topologyDomains vsphere"`
 }
 
-// NodePool is a group of like nodes.
+// NodePool is a group of nodes that are alike.
 type NodePool struct {
 	Name     string            `yaml:"name"`
 	Replicas *int32            `yaml:"replicas"`
@@ -118,62 +118,62 @@ type Taint struct {
 	Effect string `yaml:"effect"`
 }
 
-// UpdateStrategy says how the nodes of a pool are replaced.
+// UpdateStrategy is how the nodes of a pool are replaced.
 type UpdateStrategy struct {
 	RollingUpdate RollingUpdate `yaml:"rollingUpdate"`
 }
 
 // RollingUpdate replaces nodes a few at a time.
 type RollingUpdate struct {
-	// MaxSurge is how many nodes more than its replicas a pool may have meanwhile; at least 1.
+	// MaxSurge is how many nodes more than its replicas a pool may have during a replacement; at least 1.
 	MaxSurge *int32 `yaml:"maxSurge"`
 }
 
-// KSASigningKey is our own addition: how API servers get their keys, of which kind these are, and where the public
-// ones are published.
+// KSASigningKey is an extension: how API servers get their keys, the kind of keys, and where the public keys are
+// published.
 type KSASigningKey struct {
 	Source    string `yaml:"source"`
 	Algorithm string `yaml:"algorithm"`
 	// NodeRefresh is how a rotation replaces the tokens of running pods.
 	NodeRefresh string `yaml:"nodeRefresh"`
-	// TokenReload is how long applications may use a token that they have read; in whole seconds.
+	// TokenReload is how long applications may keep using a token that they have read; in whole seconds.
 	TokenReload *time.Duration `yaml:"tokenReload"`
-	// Retire is when a rotation takes the old key away, and RetireTimeout how long it waits at most for tokens to expire;
-	// in whole seconds.
+	// Retire is when a rotation retires the old key, and RetireTimeout the longest wait for tokens to expire; in whole
+	// seconds.
 	Retire        string         `yaml:"retire"`
 	RetireTimeout *time.Duration `yaml:"retireTimeout"`
-	// Issuer is that of all tokens, an https URL.
+	// Issuer is the issuer of all tokens, an https URL.
 	Issuer string `yaml:"issuer"`
-	// Publish are the URLs of buckets that get the discovery document and the JWKS of Issuer.
+	// Publish are the URLs of buckets in which the discovery document and the JWKS of Issuer are published.
 	Publish []string `yaml:"publish"`
-	// PublishMaxAge is how long verifiers may keep these documents; in whole seconds.
+	// PublishMaxAge is how long verifiers may cache these documents; in whole seconds.
 	PublishMaxAge *time.Duration `yaml:"publishMaxAge"`
 }
 
 // GKEConnect names the fleet of the cluster. The paths are relative to the directory of the configuration file.
 type GKEConnect struct {
 	ProjectID string `yaml:"projectID"`
-	// Location is "global" where the file does not name it, as in Google's product.
+	// Location defaults to "global", as in Google's product.
 	Location string `yaml:"location"`
-	// RegisterServiceAccountKeyPath is the JSON key of a service account; empty: the application default credentials
-	// of the controller.
+	// RegisterServiceAccountKeyPath is the JSON key of a service account; if empty, the application default credentials
+	// of the controller are used.
 	RegisterServiceAccountKeyPath string `yaml:"registerServiceAccountKeyPath"`
 
-	// The rest is our own addition. Empty endpoints are those of Google Cloud.
+	// The rest is an extension. Empty endpoints are those of Google Cloud.
 	Endpoint    string `yaml:"endpoint"`
 	STSEndpoint string `yaml:"stsEndpoint"`
-	// CertificateAuthorityPath holds the PEM certificates by which both endpoints are known.
+	// CertificateAuthorityPath holds the PEM certificates that verify both endpoints.
 	CertificateAuthorityPath string `yaml:"certificateAuthorityPath"`
-	// PropagationTime is how long a new key may be unknown to some verifier; in whole seconds.
+	// PropagationTime is how long some verifier may not know a new key; in whole seconds.
 	PropagationTime time.Duration `yaml:"propagationTime"`
 
 	_ struct{} `unused:"agentServiceAccountKeyPath registerServiceAccountKey"`
 }
 
-// maxSize is that of a configuration file in bytes; real ones have a few thousand.
+// maxSize is the largest configuration file in bytes; real ones have a few thousand.
 const maxSize = 1 << 20
 
-// Load parses the file at path. What is wrong with its content is an *InvalidError.
+// Load parses the file at path. If its content is invalid, the error is an *InvalidError.
 func Load(path string) (*UserCluster, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -187,7 +187,7 @@ func Load(path string) (*UserCluster, error) {
 	return c, nil
 }
 
-// Parse decodes, defaults and validates a file. Its error is an *InvalidError that holds every problem.
+// Parse decodes a file, sets defaults and validates it. Its error is an *InvalidError with every problem.
 func Parse(data []byte) (*UserCluster, error) {
 	d := &decoder{lines: map[string]int{}}
 	c := &UserCluster{}
@@ -203,17 +203,17 @@ func Parse(data []byte) (*UserCluster, error) {
 	return c, nil
 }
 
-// WithoutEffect returns the paths of the fields in the file that are accepted and do nothing, each once.
+// WithoutEffect returns the paths of the fields in the file that are accepted without effect, without duplicates.
 func (c *UserCluster) WithoutEffect() []string { return c.withoutEffect }
 
-// Notes returns what a person should know of a valid file, a sentence each: what Keyturn takes in another way than it
-// is written.
+// Notes returns what a person should know about a valid file, one sentence each: where Keyturn uses another value than
+// the one in the file.
 func (c *UserCluster) Notes() []string { return c.notes }
 
-// Adopts reports whether the file names a cluster that somebody else made.
+// Adopts reports whether the file names a cluster to adopt.
 func (c *UserCluster) Adopts() bool { return c.Infrastructure != nil }
 
-// Namespace is the one of the UserCluster.
+// Namespace returns the namespace of the UserCluster.
 func (c *UserCluster) Namespace() string {
 	if c.Adopts() && c.Infrastructure.ClusterAPI != nil {
 		return c.Infrastructure.ClusterAPI.Namespace
@@ -221,11 +221,11 @@ func (c *UserCluster) Namespace() string {
 	return v1alpha1.SystemNamespace
 }
 
-// Names reports whether the file itself names a field of ksaSigningKey, such as "source". What it does not name stays
-// in a cluster that exists as it is.
+// Names reports whether the file sets a field of ksaSigningKey, such as "source". Fields that it does not set do not
+// change in an existing cluster.
 func (c *UserCluster) Names(field string) bool { return !slices.Contains(c.defaulted, field) }
 
-// KubernetesVersion is the version of every component, like "v1.36.4"; empty for a cluster that somebody else made.
+// KubernetesVersion returns the version of every component, such as "v1.36.4"; empty for an adopted cluster.
 func (c *UserCluster) KubernetesVersion() string {
 	version, _ := kubernetesVersion(c.GKEOnPremVersion)
 	return version

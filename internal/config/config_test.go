@@ -214,7 +214,7 @@ func TestParseManyAliases(t *testing.T) {
 	file.WriteString(strings.Repeat("{key: a, effect: NoExecute}, ", 1000) + "]}\n")
 	file.WriteString(strings.Repeat("- {name: b, replicas: 1, taints: *t}\n", 1000))
 	_, err := Parse([]byte(file.String()))
-	if err == nil || !strings.Contains(err.Error(), "the aliases of the file stand for more than 20000 values") {
+	if err == nil || !strings.Contains(err.Error(), "the aliases of the file expand to more than 20000 values") {
 		t.Errorf("Parse = %.200v", err)
 	}
 }
@@ -296,7 +296,7 @@ func TestParseProblems(t *testing.T) {
 				"(line 8)",
 		}},
 		{name: "merged into itself", add: "masterNode: &m {<<: *m}\n", want: []string{
-			"masterNode: the aliases of the file stand for more than 20000 values; write some of them out (line 8)",
+			"masterNode: the aliases of the file expand to more than 20000 values; write some of them out (line 8)",
 		}},
 		{name: "wrong number in quotes", add: "masterNode: {replicas: \"3.0\"}\n", want: []string{
 			`masterNode.replicas: must be a whole number, not the string "3.0" (line 8)`,
@@ -337,8 +337,8 @@ func TestParseProblems(t *testing.T) {
 				"masterNode.replicas: must be 1 or 3, not 2 (line 8)",
 				"nodePools[1].replicas: must be 0 to 100, not -1 (line 11)",
 				"nodePools[2].replicas: must be 0 to 100, not 101 (line 12)",
-				"nodePools[2].updateStrategy.rollingUpdate.maxSurge: must be 1 to 100, not 0: a new node comes before an old one " +
-					"goes (line 12)",
+				"nodePools[2].updateStrategy.rollingUpdate.maxSurge: must be 1 to 100, not 0: a new node is added before an " +
+					"old one is removed (line 12)",
 				"nodePools[0].replicas: is missing",
 			}},
 		{name: "versions", file: strings.Replace(valid, "1.36.4-gke.1", "1.34.200-gke.68", 1),
@@ -408,7 +408,7 @@ func TestParseProblems(t *testing.T) {
 					"(line 8)",
 				"ksaSigningKey.issuer: must not hold a user name or a password (line 8)",
 				"ksaSigningKey.publish[0]: must begin with file://, s3://, gs:// or azblob:// (line 8)",
-				"ksaSigningKey.publish[2]: is there already (line 8)",
+				"ksaSigningKey.publish[2]: is a duplicate (line 8)",
 				"ksaSigningKey.publishMaxAge: must be 1s to 168h, not 500ms (line 8)",
 			}},
 		{name: "long place", add: "ksaSigningKey: {issuer: \"https://a.test\", publish: [gs://" + strings.Repeat("a", 508) +

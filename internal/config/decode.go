@@ -13,21 +13,21 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// decoder fills a struct from YAML and notes every problem on the way. The decoders of the YAML libraries stop at
-// the first wrong value, or let duplicate keys and unknown fields pass.
+// decoder fills a struct from YAML and records every problem. The decoders of YAML libraries stop at the first wrong
+// value, or accept duplicate keys and unknown fields.
 type decoder struct {
 	problems []Problem
-	// lines maps the path of each field that is there to its line.
+	// lines maps the path of each existing field to its line.
 	lines                map[string]int
 	withoutEffect, notes []string
-	// expanded counts the nodes that aliases stand for.
+	// expanded counts the nodes that aliases expand to.
 	expanded int
 }
 
-// maxExpanded is how many nodes the aliases of a file may stand for: a file of a few lines could name billions.
+// maxExpanded is how many nodes the aliases of a file may expand to, since a file of a few lines could name billions.
 const maxExpanded = 20_000
 
-// document decodes the only document of r. It reports false when there is nothing that could be validated.
+// document decodes the only document of r. It returns false if there is nothing to validate.
 func (d *decoder) document(r io.Reader, size int, into any) bool {
 	if size > maxSize {
 		d.problem("", "the file has %d bytes; a configuration has at most %d", size, maxSize)
@@ -44,7 +44,7 @@ func (d *decoder) document(r io.Reader, size int, into any) bool {
 		return false
 	}
 	for {
-		// Templates leave empty documents behind.
+		// Templates often end with empty documents.
 		err := yamlDecoder.Decode(&more)
 		if errors.Is(err, io.EOF) {
 			break
@@ -63,7 +63,7 @@ func (d *decoder) document(r io.Reader, size int, into any) bool {
 	return true
 }
 
-// value decodes one node into a value of one of the kinds that a configuration is made of.
+// value decodes one node into a value of one of the kinds that a configuration has.
 func (d *decoder) value(path string, n *yaml.Node, into reflect.Value) {
 	n = d.follow(path, n)
 	if isNull(n) {
@@ -102,7 +102,7 @@ func (d *decoder) structure(path string, n *yaml.Node, into reflect.Value) {
 	})
 }
 
-// fields returns those of a struct by their YAML name, and the names that are accepted without effect.
+// fields returns the fields of a struct by YAML name, and the names that are accepted without effect.
 func fields(t reflect.Type) (known map[string]reflect.StructField, unused []string) {
 	known = map[string]reflect.StructField{}
 	for f := range t.Fields() {
@@ -123,7 +123,7 @@ func (d *decoder) strings(path string, n *yaml.Node, into reflect.Value) {
 	})
 }
 
-// mapping calls visit for every entry, in their order, but for duplicates.
+// mapping calls visit for every entry in order, except for duplicates.
 func (d *decoder) mapping(path string, n *yaml.Node, visit func(path, key string, value *yaml.Node)) {
 	if n.Kind != yaml.MappingNode {
 		d.problem(path, "must be a mapping, not %s", describe(n))
@@ -183,7 +183,7 @@ func (d *decoder) scalar(path string, n *yaml.Node, into reflect.Value) {
 	}
 }
 
-// duration decodes what time.ParseDuration understands. A number without a unit is none, even if it is a string.
+// duration decodes what time.ParseDuration accepts. A number without a unit is invalid, even as a string.
 func (d *decoder) duration(path string, n *yaml.Node, into reflect.Value) {
 	if n.Kind != yaml.ScalarNode {
 		d.problem(path, "must be a duration like 10m, not %s", describe(n))
@@ -197,7 +197,7 @@ func (d *decoder) duration(path string, n *yaml.Node, into reflect.Value) {
 	into.SetInt(int64(value))
 }
 
-// scalarKinds are the tags of YAML scalars in words.
+// scalarKinds describe the tags of YAML scalars.
 var scalarKinds = map[string]string{
 	"!!str": "a string", "!!bool": "true or false", "!!int": "a whole number", "!!float": "a decimal number",
 	"!!timestamp": "a date", "!!null": "nothing", "!!binary": "binary data",
@@ -231,12 +231,12 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// wholeNumber is the one way of writing a number in quotes.
+// wholeNumber matches a number in quotes, in its only valid form.
 var wholeNumber = regexp.MustCompile(`^(0|[1-9][0-9]*)$`)
 
 var listIndex = regexp.MustCompile(`\[\d+\]`)
 
-// noEffect notes a field without effect, once for all entries of a list.
+// noEffect records a field without effect, once for all entries of a list.
 func (d *decoder) noEffect(path string) {
 	path = listIndex.ReplaceAllString(path, "[]")
 	if !slices.Contains(d.withoutEffect, path) {

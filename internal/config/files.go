@@ -20,20 +20,20 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// Files is what the files that a configuration names hold.
+// Files is the content of the files that a configuration names.
 type Files struct {
-	// ServiceAccountKey may register the cluster with its fleet; nil when no file is named.
+	// ServiceAccountKey may register the cluster with its fleet; nil if no file is named.
 	ServiceAccountKey Secret
-	// Kubeconfig reaches an adopted cluster; nil when no file is named. It holds what kubeconfig.Parse takes of the file,
-	// and nothing else.
+	// Kubeconfig reaches an adopted cluster; nil if no file is named. It holds only what kubeconfig.Parse uses of the
+	// file.
 	Kubeconfig Secret
-	// Certificates are those of gkeConnect.certificateAuthorityPath in PEM, and nothing else that the file holds.
+	// Certificates are the PEM certificates of gkeConnect.certificateAuthorityPath, and nothing else of the file.
 	Certificates string
-	// Warnings say in words what works, but is dangerous, and Notes what may have been meant otherwise.
+	// Warnings describe what works but is dangerous, and Notes what may not be as intended.
 	Warnings, Notes []string
 }
 
-// Secret is content that nobody may see: no verb of fmt, no log and no encoder shows it.
+// Secret is content that must not be shown: no verb of fmt, no log and no encoder shows it.
 type Secret []byte
 
 const hidden = "(hidden)"
@@ -41,7 +41,7 @@ const hidden = "(hidden)"
 // String hides the secret.
 func (Secret) String() string { return hidden }
 
-// Format hides the secret whatever the verb.
+// Format hides the secret for every verb.
 func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, hidden) }
 
 // LogValue hides the secret.
@@ -50,7 +50,7 @@ func (Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
 // MarshalJSON hides the secret.
 func (Secret) MarshalJSON() ([]byte, error) { return json.Marshal(hidden) }
 
-// maxFileSize is that of a named file in bytes; the certificates that a whole system trusts have about 200 000.
+// maxFileSize is the largest named file in bytes; the certificates that a whole system trusts have about 200 000.
 const maxFileSize = 512 << 10
 
 // The fields that name files.
@@ -60,7 +60,7 @@ const (
 	kubeconfigPathField  = "infrastructure.kubeadm.kubeconfigPath"
 )
 
-// Files reads the files that the configuration names. Its error is an *InvalidError that holds every problem with them.
+// Files reads the files that the configuration names. Its error is an *InvalidError with every problem.
 func (c *UserCluster) Files() (Files, error) {
 	var f Files
 	d := &decoder{lines: c.lines}
@@ -85,7 +85,7 @@ func (d *decoder) fleetFiles(c *UserCluster, f *Files) {
 	}
 }
 
-// kubeconfig reads how to reach the adopted cluster of that name.
+// kubeconfig reads the kubeconfig of the adopted cluster of that name.
 func (d *decoder) kubeconfig(cluster, path string, f *Files) {
 	const advice = "`kubectl config view --raw --flatten --minify` writes such a file, and kubeadm's admin.conf is one"
 	data, mode, err := readFile(path)
@@ -103,7 +103,7 @@ func (d *decoder) kubeconfig(cluster, path string, f *Files) {
 	f.warnOfMode(kubeconfigPathField, path, mode)
 }
 
-// warnOfMode warns of a file with a secret that everybody has access to.
+// warnOfMode warns if every user may access a file with a secret.
 func (f *Files) warnOfMode(field, path string, mode fs.FileMode) {
 	if mode.Perm()&0o007 != 0 {
 		f.Warnings = append(f.Warnings,
@@ -123,7 +123,7 @@ func (d *decoder) serviceAccountKey(path, project string, f *Files) Secret {
 	const advice = "name the JSON key of a service account, or leave the field out to use the application default " +
 		"credentials of the controller"
 	data, mode, err := readFile(path)
-	// Some editors and shells begin a file with a byte order mark, which decoders of JSON refuse.
+	// Some editors and shells begin a file with a byte order mark, which JSON decoders refuse.
 	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
 	var key accountKey
 	if err == nil {
@@ -151,8 +151,8 @@ type accountKey struct {
 	TokenURI    string `json:"token_uri"`
 }
 
-// parseServiceAccountKey says what is wrong with a key: what the controller would refuse later. What the decoders say
-// would quote it.
+// parseServiceAccountKey returns an error for a key that the controller would refuse later. It drops the errors of
+// decoders, which would quote the key.
 func parseServiceAccountKey(data []byte) (key accountKey, err error) {
 	if err := json.Unmarshal(data, &key); err != nil {
 		return key, errors.New("is not a JSON object with the fields of a service account key")
@@ -163,7 +163,7 @@ func parseServiceAccountKey(data []byte) (key accountKey, err error) {
 	case key.ClientEmail == "":
 		return key, errors.New(`has no "client_email"`)
 	case key.TokenURI != "" && !isHTTPS(key.TokenURI):
-		return key, errors.New(`its "token_uri" is not an https URL alone`)
+		return key, errors.New(`its "token_uri" is not a plain https URL`)
 	}
 	return key, checkRSA(key.PrivateKey)
 }
@@ -173,7 +173,7 @@ func isHTTPS(value string) bool {
 	return err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil && u.RawQuery == "" && u.Fragment == ""
 }
 
-// checkRSA explains what is wrong with a private key. How to convert a file does not help: the key is in JSON.
+// checkRSA explains what is wrong with a private key. It omits how to convert a file, since the key is in JSON.
 func checkRSA(pem string) error {
 	key, err := token.ParsePrivateKey([]byte(pem))
 	if problem, ok := errors.AsType[*keyfile.Error](err); ok {
@@ -198,11 +198,11 @@ func (d *decoder) certificates(path string) string {
 	return certificates
 }
 
-// onlyCertificates returns the certificates of a file. What is between them stays out of the object, which more people
-// may read than the file, and a private key in it was surely not meant to be named here.
+// onlyCertificates returns the certificates of a file. It omits what is between them, since more people may read the
+// object than the file, and refuses a private key, which was certainly not meant to be in this file.
 func onlyCertificates(data []byte) (string, error) {
 	var out bytes.Buffer
-	// A block that is broken is no block to the decoder, which goes on with the next one.
+	// The decoder skips a broken block without an error.
 	blocks := bytes.Count(data, []byte("-----BEGIN "))
 	if blocks == 0 {
 		return "", errors.New("has no certificate")
@@ -213,7 +213,7 @@ func onlyCertificates(data []byte) (string, error) {
 			return "", errors.New("holds a broken PEM block")
 		}
 		if block.Type != "CERTIFICATE" {
-			return "", errors.New("holds something else than certificates, such as a private key")
+			return "", errors.New("holds something other than certificates, such as a private key")
 		}
 		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
 			return "", fmt.Errorf("its certificate %d cannot be parsed", n+1)
@@ -223,7 +223,7 @@ func onlyCertificates(data []byte) (string, error) {
 	return out.String(), nil
 }
 
-// readFile reads a file of a sensible size. Its error does not name the path.
+// readFile reads a file of a reasonable size. Its error does not name the path.
 func readFile(path string) (data []byte, mode fs.FileMode, err error) {
 	defer func() {
 		if inner, ok := errors.AsType[*fs.PathError](err); ok {

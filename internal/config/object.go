@@ -9,9 +9,9 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// Object returns the API object that the file asks for, with key version 1. Of the files that it names, the object
-// holds the certificates, and of the service account key and the kubeconfig only where to find them. Of an adopted
-// cluster, the algorithm and the issuer are empty unless the file names them.
+// Object returns the API object that the file describes, with key version 1. Of the named files, the object holds the
+// certificates, and only references to the service account key and the kubeconfig. For an adopted cluster, the
+// algorithm and the issuer are empty unless the file sets them.
 func (c *UserCluster) Object(f Files) *v1alpha1.UserCluster {
 	uc := &v1alpha1.UserCluster{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "UserCluster"},

@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// Problem is one thing that is wrong with a file.
+// Problem is one problem of a file.
 type Problem struct {
-	// Path is that of the field, like "nodePools[1].name"; empty for the file as a whole.
+	// Path is the path of the field, such as "nodePools[1].name"; empty for the file as a whole.
 	Path string
-	// Line counts from 1; 0 when the field is not there.
+	// Line counts from 1; 0 if the field does not exist.
 	Line    int
 	Message string
 }
@@ -28,7 +28,7 @@ func (p Problem) String() string {
 	return text
 }
 
-// InvalidError is all that is wrong with a file, by line.
+// InvalidError is all problems of a file, ordered by line.
 type InvalidError struct{ Problems []Problem }
 
 func (e *InvalidError) Error() string {
@@ -39,8 +39,8 @@ func (e *InvalidError) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// problem notes what is wrong with a field. A field that is known to be wrong, or is part of one, is not
-// reported again: the first problem is the cause of the later ones.
+// problem records a problem of a field. A field that already has a problem, or is part of one that has, is not reported
+// again, since the first problem causes the later ones.
 func (d *decoder) problem(path, format string, args ...any) {
 	if d.wrong(path) {
 		return
@@ -60,7 +60,7 @@ func (d *decoder) sorted() []Problem {
 	return d.problems
 }
 
-// order puts what is missing after what is there.
+// order puts missing fields after existing ones.
 func (p Problem) order() int {
 	if p.Line == 0 {
 		return math.MaxInt

@@ -9,8 +9,8 @@ import (
 //go:embed template.yaml
 var template string
 
-// Template returns a commented configuration file that is valid as it is. An empty version means
-// DefaultVersion; a name or version that no file may have is an error.
+// Template returns a commented configuration file that is valid without changes. An empty version means DefaultVersion.
+// An invalid name or version is an error.
 func Template(name, version string) ([]byte, error) {
 	if version == "" {
 		version = DefaultVersion

@@ -24,8 +24,8 @@ const (
 	nodeBits = 24
 	// kube-controller-manager refuses ranges of more than 2^16 nodes.
 	minPodBits = nodeBits - 16
-	// kube-apiserver refuses service ranges of more than 2^20 addresses; in less than 16 the first services of a
-	// cluster have no room.
+	// kube-apiserver refuses service ranges of more than 2^20 addresses. In fewer than 16, the first services of a
+	// cluster do not fit.
 	minServiceBits, maxServiceBits = 12, 28
 )
 
@@ -51,7 +51,7 @@ func (c *UserCluster) setDefaults() {
 	setDefault(&c.KSASigningKey.PublishMaxAge, time.Minute)
 }
 
-// adoptDefaults leaves what the file does not name of an adopted cluster to that cluster.
+// adoptDefaults leaves what the file does not set to the adopted cluster.
 func (c *UserCluster) adoptDefaults() {
 	c.keyDefault("source", &c.KSASigningKey.Source, "")
 	c.keyDefault("algorithm", &c.KSASigningKey.Algorithm, "")
@@ -74,7 +74,7 @@ func (c *UserCluster) localDefaults() {
 	}
 }
 
-// keyDefault gives a field of ksaSigningKey that the file does not name a value.
+// keyDefault sets a default for a field of ksaSigningKey that the file does not set.
 func (c *UserCluster) keyDefault(name string, field *string, value string) {
 	if *field == "" {
 		*field = value
@@ -88,7 +88,7 @@ func setDefault[T any](field **T, value T) {
 	}
 }
 
-// validate notes every problem of a file that was decoded and has its defaults.
+// validate records every problem of a decoded file with its defaults.
 func validate(c *UserCluster, d *decoder) {
 	d.oneOf("apiVersion", c.APIVersion, "v1")
 	d.oneOf("kind", c.Kind, "UserCluster")
@@ -98,7 +98,7 @@ func validate(c *UserCluster, d *decoder) {
 	case c.Adopts():
 		d.adopted(c)
 	case named:
-		d.problem("infrastructure", "is empty; name kubeadm or clusterAPI, or leave it out for a cluster that Keyturn makes")
+		d.problem("infrastructure", "is empty; name kubeadm or clusterAPI, or omit it for a cluster that Keyturn creates")
 		return
 	default:
 		d.local(c)
@@ -110,7 +110,7 @@ func validate(c *UserCluster, d *decoder) {
 	}
 }
 
-// local validates the fields of a cluster that Keyturn makes.
+// local validates the fields of a cluster that Keyturn creates.
 func (d *decoder) local(c *UserCluster) {
 	d.version("gkeOnPremVersion", c.GKEOnPremVersion)
 	if !*c.EnableControlplaneV2 {
@@ -137,7 +137,7 @@ func (d *decoder) algorithm(k KSASigningKey) {
 	d.oneOf("ksaSigningKey.algorithm", k.Algorithm, string(v1alpha1.RS256), string(v1alpha1.ES256))
 }
 
-// retire validates when the old key is taken away, with the source that the cluster has.
+// retire validates when the old key is retired, with the source that the cluster has.
 func (d *decoder) retire(k KSASigningKey, source v1alpha1.KeySource) {
 	const path = "ksaSigningKey.retire"
 	d.oneOf(path, k.Retire, string(v1alpha1.RetireAfterRefresh), string(v1alpha1.RetireWhenUnused))
@@ -191,7 +191,7 @@ func (d *decoder) nodePool(path string, c *UserCluster, p NodePool) {
 	}
 	if surge := *p.UpdateStrategy.RollingUpdate.MaxSurge; surge < 1 || surge > maxReplicas {
 		d.problem(path+".updateStrategy.rollingUpdate.maxSurge",
-			"must be 1 to %d, not %d: a new node comes before an old one goes", maxReplicas, surge)
+			"must be 1 to %d, not %d: a new node is added before an old one is removed", maxReplicas, surge)
 	}
 	if v := p.GKEOnPremVersion; v != "" && v != c.GKEOnPremVersion {
 		d.noEffect(path + ".gkeOnPremVersion")
@@ -218,8 +218,8 @@ func (d *decoder) labels(path string, labels map[string]string) {
 	}
 }
 
-// reserved says that nodes cannot be given labels with this prefix: a kubelet refuses those of Kubernetes
-// that it may not set on its own node, and the rest are ours.
+// reserved reports whether nodes cannot have labels with this prefix: a kubelet refuses those of Kubernetes that it may
+// not set on its own node, and Keyturn uses the rest.
 func reserved(prefix string) bool {
 	for _, own := range []string{"kubelet.kubernetes.io", "node.kubernetes.io"} {
 		if prefix == own || strings.HasSuffix(prefix, "."+own) {
@@ -275,7 +275,7 @@ func (d *decoder) network(c *UserCluster) {
 	}
 }
 
-// podRange wants room for every node, and for those that come before old ones go.
+// podRange requires room for every node, including those that are added before old ones are removed.
 func (d *decoder) podRange(path string, pod netip.Prefix, pools []NodePool) {
 	if pod.Bits() < minPodBits || pod.Bits() > nodeBits {
 		d.problem(path, "%s must be between a /%d and a /%d: every node gets a /%d of it", pod, minPodBits, nodeBits,

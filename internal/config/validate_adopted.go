@@ -21,26 +21,26 @@ var (
 // maxClusterName is the longest name of either.
 const maxClusterName = 63
 
-// ofLocal are the fields that describe how Keyturn makes a cluster, and why an adopted cluster has none of them.
+// ofLocal are the fields that describe how Keyturn creates a cluster, and why an adopted cluster has none of them.
 var ofLocal = []struct{ field, why string }{
-	{"gkeOnPremVersion", "whoever made the cluster decides which version it has"},
-	{"enableControlplaneV2", "the control plane is there already"},
-	{"enableAdvancedCluster", "a cluster that somebody else made is none"},
-	{"network", "whoever made the cluster chose the address ranges"},
-	{"masterNode", "the API servers are there already"},
-	{"nodePools", "Keyturn makes no nodes of this cluster"},
+	{"gkeOnPremVersion", "an adopted cluster has its own version"},
+	{"enableControlplaneV2", "the control plane exists already"},
+	{"enableAdvancedCluster", "an adopted cluster is not an advanced cluster"},
+	{"network", "an adopted cluster has its own address ranges"},
+	{"masterNode", "the API servers exist already"},
+	{"nodePools", "Keyturn creates no nodes for this cluster"},
 }
 
-// adopted validates the fields of a cluster that somebody else made, and refuses those of a local one.
+// adopted validates the fields of an adopted cluster, and refuses those of a local one.
 func (d *decoder) adopted(c *UserCluster) {
 	for _, f := range ofLocal {
 		if _, there := d.lines[f.field]; there {
-			d.problem(f.field, "is only for clusters that Keyturn makes: %s", f.why)
+			d.problem(f.field, "is only for clusters that Keyturn creates: %s", f.why)
 		}
 	}
 	for _, field := range d.withoutEffect {
 		if !strings.HasPrefix(field, "gkeConnect.") {
-			d.problem(field, "is only for clusters that Keyturn makes")
+			d.problem(field, "is only for clusters that Keyturn creates")
 		}
 	}
 	k := c.KSASigningKey
@@ -59,7 +59,7 @@ func (d *decoder) adopted(c *UserCluster) {
 	}
 }
 
-// nodeRefreshes are the ways in which the pods of an adopted cluster can get new tokens.
+// nodeRefreshes returns the ways in which the pods of an adopted cluster can get new tokens.
 func (c *UserCluster) nodeRefreshes() []string {
 	all := []string{string(v1alpha1.NodeRefreshEvict), string(v1alpha1.NodeRefreshWait)}
 	if c.Infrastructure.ClusterAPI != nil {
@@ -68,7 +68,7 @@ func (c *UserCluster) nodeRefreshes() []string {
 	return all
 }
 
-// source is the one that an adopted cluster has if it is made from the file.
+// source returns the key source of an adopted cluster that is created from the file.
 func (c *UserCluster) source() v1alpha1.KeySource {
 	spec := v1alpha1.UserClusterSpec{
 		Infrastructure: c.infrastructure(),
@@ -77,11 +77,11 @@ func (c *UserCluster) source() v1alpha1.KeySource {
 	return spec.KeySource()
 }
 
-// infrastructure reports whether there is one to go on with.
+// infrastructure reports whether the infrastructure is valid enough to continue.
 func (d *decoder) infrastructure(i Infrastructure) bool {
 	switch {
 	case i.Kubeadm != nil && i.ClusterAPI != nil:
-		d.problem("infrastructure.clusterAPI", "cannot be there beside kubeadm: remove one of them")
+		d.problem("infrastructure.clusterAPI", "cannot be combined with kubeadm: remove one of them")
 	case i.Kubeadm != nil:
 		d.kubeadm(i.Kubeadm)
 	case i.ClusterAPI != nil:
@@ -96,7 +96,7 @@ func (d *decoder) infrastructure(i Infrastructure) bool {
 func (d *decoder) clusterAPI(c *ClusterAPI) {
 	const path = "infrastructure.clusterAPI"
 	if len(c.Namespace) > maxClusterName || !namespaceName.MatchString(c.Namespace) {
-		d.problem(path+".namespace", "%.70q is not the name of a namespace; name the one of the Cluster", c.Namespace)
+		d.problem(path+".namespace", "%.70q is not the name of a namespace; use the namespace of the Cluster", c.Namespace)
 	}
 	if len(c.Cluster) > maxClusterName || !clusterName.MatchString(c.Cluster) {
 		d.problem(path+".cluster", "%.70q is not the name of a Cluster", c.Cluster)
@@ -106,7 +106,7 @@ func (d *decoder) clusterAPI(c *ClusterAPI) {
 func (d *decoder) kubeadm(k *Kubeadm) {
 	const path = "infrastructure.kubeadm"
 	if k.KubeconfigSecret != "" && k.KubeconfigPath != "" {
-		d.problem(path+".kubeconfigPath", "is not needed beside kubeconfigSecret: remove one of them")
+		d.problem(path+".kubeconfigPath", "cannot be combined with kubeconfigSecret: remove one of them")
 	}
 	if name := k.KubeconfigSecret; name != "" && (len(name) > maxSecretName || !secretName.MatchString(name)) {
 		d.problem(path+".kubeconfigSecret", "%.40q is not the name of a Secret", name)
@@ -116,7 +116,7 @@ func (d *decoder) kubeadm(k *Kubeadm) {
 // maxSecretName is the longest name of a Secret.
 const maxSecretName = 253
 
-// CheckIssuer reports what is wrong with an issuer that was found in a cluster.
+// CheckIssuer returns an error if an issuer that was found in a cluster is not usable.
 func CheckIssuer(issuer string) error {
 	d := &decoder{}
 	d.httpsURL("", issuer)

@@ -12,7 +12,7 @@ import (
 	"github.com/keyturn/keyturn/internal/fleet/discovery/bucketurl"
 )
 
-// The limits of what is published, which the CustomResourceDefinition has too.
+// The limits of publishing, which the CustomResourceDefinition has, too.
 const (
 	maxPublish = 8
 	maxURL     = 512
@@ -22,14 +22,14 @@ const (
 var (
 	projectPattern  = regexp.MustCompile(`^[a-z][-a-z0-9.:]{4,61}[a-z0-9]$`)
 	locationPattern = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$`)
-	// urlPattern is the one of the CustomResourceDefinition.
+	// urlPattern is the pattern of the CustomResourceDefinition.
 	urlPattern = regexp.MustCompile(`^https://([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?` +
 		`(/([-A-Za-z0-9._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+)*$`)
-	// detourPattern finds parts of a path that lead elsewhere than it seems; policy keyturn-valid-specs has it too.
+	// detourPattern finds parts of a path that lead elsewhere than it seems. Policy keyturn-valid-specs has it, too.
 	detourPattern = regexp.MustCompile(`(^|/)[.]{1,2}(/|$)|%2[EeFf]`)
 )
 
-// published validates the issuer, and where its documents are published.
+// published validates the issuer, and the destinations of its documents.
 func (d *decoder) published(k KSASigningKey) {
 	const issuer, publish = "ksaSigningKey.issuer", "ksaSigningKey.publish"
 	if k.Issuer != "" {
@@ -50,7 +50,7 @@ func (d *decoder) published(k KSASigningKey) {
 		}
 		d.bucket(path, bucket)
 		if slices.Contains(k.Publish[:i], bucket) {
-			d.problem(path, "is there already")
+			d.problem(path, "is a duplicate")
 		}
 	}
 	d.between("ksaSigningKey.publishMaxAge", *k.PublishMaxAge, time.Second, week)
@@ -68,7 +68,7 @@ func (d *decoder) bucket(path, value string) {
 	}
 }
 
-// gkeConnect validates all of it but the files that it names.
+// gkeConnect validates everything except the files that it names.
 func (d *decoder) gkeConnect(g GKEConnect) {
 	const path = "gkeConnect"
 	if d.required(path+".projectID", g.ProjectID) && !projectPattern.MatchString(g.ProjectID) {
@@ -86,8 +86,8 @@ func (d *decoder) gkeConnect(g GKEConnect) {
 	d.between(path+".propagationTime", g.PropagationTime, 0, week)
 }
 
-// httpsURL wants an https URL that ends with its host or path, in one way of writing it only: verifiers compare
-// issuers as strings. A URL that is not one is not quoted, since it may hold a password.
+// httpsURL requires an https URL that ends with its host or path, in canonical form, since verifiers compare issuers as
+// strings. An invalid URL is not quoted, since it may contain a password.
 func (d *decoder) httpsURL(path, value string) {
 	u, err := url.Parse(value)
 	switch {
@@ -116,7 +116,7 @@ func (d *decoder) between(path string, value, from, to time.Duration) {
 	}
 }
 
-// short is a duration without the zeros at its end: 168h, not 168h0m0s.
+// short formats a duration without trailing zeros: 168h, not 168h0m0s.
 func short(d time.Duration) string {
 	text := d.String()
 	if rest, ok := strings.CutSuffix(text, "m0s"); ok {

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Releases are the releases of Kubernetes that `make kube` builds, one of each minor version that clusters can have,
-// the newest first.
+// Releases are the releases of Kubernetes that `make kube` builds, one for each supported minor version, the newest
+// first.
 var Releases = []string{"v1.36.4", "v1.35.8"}
 
 // DefaultVersion is the gkeOnPremVersion of new files.
@@ -26,7 +26,8 @@ func Minors() []string {
 }
 
 // kubernetesVersion returns the Kubernetes version of a gkeOnPremVersion, such as "v1.36.4". The patch number of
-// Google's releases is a multiple of 100 and not that of Kubernetes: they get the release of their minor version.
+// Google's releases is a multiple of 100 and unrelated to that of Kubernetes: they get the release of their minor
+// version.
 func kubernetesVersion(gkeOnPremVersion string) (string, error) {
 	m := versionPattern.FindStringSubmatch(gkeOnPremVersion)
 	switch {
@@ -46,7 +47,7 @@ func kubernetesVersion(gkeOnPremVersion string) (string, error) {
 	return "v" + m[1] + "." + m[2], nil
 }
 
-// version validates a gkeOnPremVersion, and notes where it names another patch release than the cluster gets.
+// version validates a gkeOnPremVersion, and adds a note if the cluster gets another patch release than it names.
 func (d *decoder) version(path, value string) {
 	version, err := kubernetesVersion(value)
 	switch written, _, _ := strings.Cut(value, "-"); {

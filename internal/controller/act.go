@@ -14,7 +14,7 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// act does the one external write of a round: the planner has decided it, and nothing else is written.
+// act does the one external write of a round, which the planner decided.
 func (r *Reconciler) act(
 	ctx context.Context, uc *v1alpha1.UserCluster, d rotation.Decision, seen *observation,
 ) (err error) {
@@ -26,7 +26,7 @@ func (r *Reconciler) act(
 	case rotation.WriteKubeconfig:
 		return r.writeKubeconfig(ctx, seen.kubeconfig)
 	case rotation.DeleteKey:
-		// It is on no disk of the control plane any more.
+		// It is no longer on any disk of the control plane.
 		return r.Keys.Delete(ctx, clusterOf(uc), a.Version)
 	default:
 		r.rounds.wait(func() { err = r.actElsewhere(ctx, uc, a, seen) })
@@ -56,8 +56,8 @@ func (r *Reconciler) actElsewhere(
 	}
 }
 
-// needed are the key versions that a control plane is to have, and those that its processes run or start with. It is
-// handed no other, and removes what it has of them.
+// needed returns the key versions that a control plane should have, and those that its processes run or start with. The
+// adapter gets no others, and removes those that it has.
 func needed(target rotation.Target, seen rotation.Observed) []int {
 	versions := append(slices.Clone(target.Keys.Verify), target.ControllerManagerSign)
 	for _, s := range seen.Servers {
@@ -77,7 +77,7 @@ func (r *Reconciler) generate(ctx context.Context, uc *v1alpha1.UserCluster, ver
 	return r.storeKey(ctx, uc, k)
 }
 
-// storeKey stores a key version. The next round reads what is stored: nobody was told of this key pair as that version.
+// storeKey stores a key version. The next round reads what is stored, since nobody has used this key pair yet.
 func (r *Reconciler) storeKey(ctx context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair) error {
 	err := r.Keys.Create(ctx, clusterOf(uc), k)
 	if errors.Is(err, keystore.ErrExists) || errors.Is(err, keystore.ErrAmbiguous) {
@@ -86,8 +86,8 @@ func (r *Reconciler) storeKey(ctx context.Context, uc *v1alpha1.UserCluster, k k
 	return err
 }
 
-// adopt stores the key with which the API servers of a cluster sign that somebody else made. It takes some rounds until
-// the infrastructure has it.
+// adopt stores the key that the API servers of an adopted cluster sign with. It takes some rounds until the
+// infrastructure provides it.
 func (r *Reconciler) adopt(ctx context.Context, uc *v1alpha1.UserCluster, a rotation.Action, seen *observation) error {
 	adopter, ok := seen.adapter.(controlplane.Adopter)
 	if !ok {
@@ -102,7 +102,7 @@ func (r *Reconciler) adopt(ctx context.Context, uc *v1alpha1.UserCluster, a rota
 	}
 	k, err := keystore.New(a.Version, signer)
 	if err == nil && k.KeyID != a.KeyID {
-		err = fmt.Errorf("its private key is that of kid %s", k.KeyID)
+		err = fmt.Errorf("its private key has the kid %s", k.KeyID)
 	}
 	if err != nil {
 		return controlplane.Blocked(fmt.Errorf("adopting key %s of %s: %w", a.KeyID, uc.Name, err))
@@ -122,7 +122,7 @@ func (r *Reconciler) refresh(ctx context.Context, uc *v1alpha1.UserCluster, vers
 		if seen.nodesAre(version) {
 			legacy.Final = legacy.Proven
 		}
-		legacy.Proven = max(legacy.Proven, seen.Legacy.Proven) // it stands while the last walk is under way
+		legacy.Proven = max(legacy.Proven, seen.Legacy.Proven) // it stays valid during the last walk
 		r.remember(uc).setLegacyTokens(legacyResult{version: version, legacy: legacy, count: count})
 		seen.legacyCount = count
 		return nil

@@ -141,7 +141,7 @@ func TestAdoptAnotherKey(t *testing.T) {
 	right := p.gives
 	p.gives, w.failing = other.Signer, true
 	uc := w.until(prod, isBlocked)
-	if text := condition(uc, v1alpha1.ConditionReady).Message; !strings.Contains(text, "its private key is that of kid") {
+	if text := condition(uc, v1alpha1.ConditionReady).Message; !strings.Contains(text, "its private key has the kid") {
 		t.Errorf("it says %q", text)
 	}
 	if stored := w.stored(prod); len(stored) > 0 {

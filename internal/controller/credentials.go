@@ -13,14 +13,16 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// credential is a Secret that gkectl makes before a cluster, by which the controller reaches something of that.
+// credential is a Secret that gkectl creates before a cluster, and with which the controller reaches its fleet or the
+// cluster.
 type credential struct {
 	name string
 	// named means that the spec names it.
 	named bool
 }
 
-// credentialsOf are those that a cluster may have: of its fleet and, if it is adopted, of the cluster itself.
+// credentialsOf returns the credentials that a cluster may have: of its fleet and, if it is adopted, of the cluster
+// itself.
 func credentialsOf(uc *v1alpha1.UserCluster) []credential {
 	fleet := credential{name: v1alpha1.CredentialsSecretName(uc.Name)}
 	if g := uc.Spec.GKEConnect; g != nil {
@@ -34,14 +36,14 @@ func credentialsOf(uc *v1alpha1.UserCluster) []credential {
 	return all
 }
 
-// holdCredentials keeps the Secrets that gkectl makes before the cluster until the cluster has left its fleet and is
-// released: a deletion of the namespace takes Secrets away first, and without these the membership would stay, and the
-// cluster could not be reached. A Secret gets the UID of the cluster and our finalizer, before anything is registered.
-// changed: one was written now.
+// holdCredentials keeps the Secrets that gkectl created until the cluster has left its fleet and is released. Deleting
+// the namespace would delete Secrets first. Without them, the membership would stay, and the cluster could not be
+// reached. A Secret gets the UID of the cluster and our finalizer before anything is registered. changed means that one
+// was written now.
 func (r *Reconciler) holdCredentials(ctx context.Context, uc *v1alpha1.UserCluster) (changed bool, err error) {
 	for _, c := range credentialsOf(uc) {
 		if !c.named && uc.Spec.GKEConnect == nil {
-			continue // gkectl has made none
+			continue // gkectl created none
 		}
 		if changed, err := r.holdCredential(ctx, uc, c); err != nil || changed {
 			return changed, err
@@ -72,7 +74,7 @@ func (r *Reconciler) holdCredential(
 	return true, nil
 }
 
-// hold marks a Secret as the cluster's. The API server takes no new finalizer for one that is being deleted.
+// hold marks a Secret as the cluster's. The API server accepts no new finalizer for one that is being deleted.
 func hold(secret *corev1.Secret, uc *v1alpha1.UserCluster) {
 	secret.Labels[v1alpha1.LabelClusterUID] = string(uc.UID)
 	if secret.DeletionTimestamp.IsZero() {
@@ -80,7 +82,7 @@ func hold(secret *corev1.Secret, uc *v1alpha1.UserCluster) {
 	}
 }
 
-// credential reads a Secret; nil if there is none, or one that gkectl has not made for this cluster.
+// credential reads a Secret; nil if there is none, or if gkectl did not create it for this cluster.
 func (r *Reconciler) credential(ctx context.Context, uc *v1alpha1.UserCluster, name string) (*corev1.Secret, error) {
 	secret := &corev1.Secret{}
 	key := client.ObjectKey{Namespace: uc.Namespace, Name: name}
@@ -98,7 +100,7 @@ func (r *Reconciler) credential(ctx context.Context, uc *v1alpha1.UserCluster, n
 	return secret, nil
 }
 
-// deleteCredentials deletes the Secrets that gkectl made for the cluster.
+// deleteCredentials deletes the Secrets that gkectl created for the cluster.
 func (r *Reconciler) deleteCredentials(ctx context.Context, uc *v1alpha1.UserCluster) (err error) {
 	for _, c := range credentialsOf(uc) {
 		err = errors.Join(err, r.deleteCredential(ctx, uc, c.name))
@@ -106,7 +108,7 @@ func (r *Reconciler) deleteCredentials(ctx context.Context, uc *v1alpha1.UserClu
 	return err
 }
 
-// deleteCredential deletes a Secret, if it is the cluster's. If we crash between both writes, the next round finds it
+// deleteCredential deletes a Secret, if it is the cluster's. After a crash between both writes, the next round finds it
 // without our finalizer and deletes it.
 func (r *Reconciler) deleteCredential(ctx context.Context, uc *v1alpha1.UserCluster, name string) error {
 	secret, err := r.credential(ctx, uc, name)

@@ -15,8 +15,8 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// delete removes a cluster as the planner orders it; the finalizer goes last, so that a crash anywhere leaves the
-// UserCluster to try again. Each round finds out again what is gone.
+// delete removes a cluster in the order of the planner. The finalizer goes last, so after a crash anywhere the
+// UserCluster is still there to try again. Each round observes again what is gone.
 func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl.Result, error) {
 	if !controllerutil.ContainsFinalizer(uc, v1alpha1.Finalizer) {
 		return ctrl.Result{}, nil
@@ -58,7 +58,7 @@ func (r *Reconciler) remove(
 	case rotation.RemovePublications:
 		err = r.leaveVerifiers(ctx, uc)
 	case rotation.RemoveKeys:
-		// Every key version that is stored for this very cluster, readable or not.
+		// This includes key versions that cannot be read.
 		if err = r.Keys.DeleteAll(ctx, clusterOf(uc)); err != nil {
 			err = fmt.Errorf("deleting the keys of %s: %w", uc.Name, err)
 		}
@@ -70,8 +70,8 @@ func (r *Reconciler) remove(
 	return err == nil, err
 }
 
-// deleteControlPlane removes a control plane or, if somebody else made it, releases it. An annotation lets the rest
-// of the deletion go on without that: a cluster that is gone for good must not keep its UserCluster.
+// deleteControlPlane removes a control plane or, if Keyturn did not create it, releases it. With an annotation, the
+// deletion continues even if that fails, so that a cluster that is gone for good does not keep its UserCluster.
 func (r *Reconciler) deleteControlPlane(
 	ctx context.Context, uc *v1alpha1.UserCluster, a controlplane.Adapter,
 ) (gone bool, err error) {
@@ -80,16 +80,16 @@ func (r *Reconciler) deleteControlPlane(
 		return gone, err
 	}
 	if uc.Annotations[v1alpha1.AnnotationLeaveCluster] == "" {
-		return false, fmt.Errorf("releasing the cluster: %w; to delete the UserCluster and leave its cluster as it is, "+
+		return false, fmt.Errorf("releasing the cluster: %w; to delete the UserCluster and leave its cluster unchanged, "+
 			"annotate it with %s=REASON", err, v1alpha1.AnnotationLeaveCluster)
 	}
 	r.event(uc, corev1.EventTypeWarning, "ClusterNotReleased", actionDelete, hint.Line(err))
-	r.Log.WarnContext(ctx, "a cluster is not released", "cluster", uc.Name, "error", err)
+	r.Log.WarnContext(ctx, "leaving a cluster without releasing it", "cluster", uc.Name, "error", err)
 	return true, nil
 }
 
-// leaveVerifiers removes what is published of a cluster from every destination outside it. An annotation lets the
-// rest of the deletion go on without it: a project or a bucket that is gone for good must not keep the cluster.
+// leaveVerifiers removes what is published of a cluster from every destination outside it. With an annotation, the
+// deletion continues even if that fails, so that a project or bucket that is gone for good does not keep the cluster.
 func (r *Reconciler) leaveVerifiers(ctx context.Context, uc *v1alpha1.UserCluster) error {
 	left, err := r.unpublish(ctx, uc)
 	if err != nil && uc.Annotations[v1alpha1.AnnotationLeavePublished] == "" {
@@ -101,7 +101,7 @@ func (r *Reconciler) leaveVerifiers(ctx context.Context, uc *v1alpha1.UserCluste
 	}
 	if err != nil {
 		r.event(uc, corev1.EventTypeWarning, "PublishedKeysLeft", actionDelete, hint.Line(err))
-		r.Log.WarnContext(ctx, "published keys are left", "cluster", uc.Name, "error", err)
+		r.Log.WarnContext(ctx, "leaving published keys behind", "cluster", uc.Name, "error", err)
 	}
 	return nil
 }

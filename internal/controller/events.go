@@ -10,7 +10,7 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// What the controller was doing when it emitted an event: the actions of its events.
+// The actions of events: what the controller was doing.
 const (
 	actionRotate   = "RotateKSASigningKey"
 	actionConverge = "ConvergeCluster"
@@ -34,7 +34,7 @@ func (r *Reconciler) tell(before, uc *v1alpha1.UserCluster) {
 			fmt.Sprintf("key version %d is the only one in use", uc.Spec.KSASigningKey.Version))
 		if old := is.OldTokens; old != nil {
 			r.event(uc, corev1.EventTypeWarning, v1alpha1.ReasonOldTokens, actionRotate,
-				fmt.Sprintf("pods keep a dead token until they start again (%d): %s", old.Total, holderNames(old)))
+				fmt.Sprintf("pods keep a dead token until they restart (%d): %s", old.Total, holderNames(old)))
 		}
 	}
 	r.tellTokens(before, uc)
@@ -49,7 +49,7 @@ func (r *Reconciler) tell(before, uc *v1alpha1.UserCluster) {
 	}
 }
 
-// tellTokens emits an event when the old key is taken away from tokens that live.
+// tellTokens emits an event when the old key is retired although tokens of it are valid.
 func (r *Reconciler) tellTokens(before, uc *v1alpha1.UserCluster) {
 	was := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionKSATokensExpired)
 	is := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKSATokensExpired)
@@ -58,7 +58,7 @@ func (r *Reconciler) tellTokens(before, uc *v1alpha1.UserCluster) {
 	}
 }
 
-// holderNames are the pods that a status names.
+// holderNames lists the pods that a status names.
 func holderNames(old *v1alpha1.OldTokenStatus) string {
 	var names []string
 	for _, p := range old.Pods {
@@ -67,7 +67,7 @@ func holderNames(old *v1alpha1.OldTokenStatus) string {
 	return strings.Join(names, ", ")
 }
 
-// longestNote is what the API takes of an event's note, in bytes, with room for an ellipsis.
+// longestNote is the longest note of an event that the API accepts, in bytes, with room for an ellipsis.
 const longestNote = 1024 - len("…")
 
 func (r *Reconciler) event(uc *v1alpha1.UserCluster, kind, reason, action, text string) {
@@ -96,11 +96,11 @@ func stepText(uc *v1alpha1.UserCluster) string {
 		return fmt.Sprintf("re-signing legacy tokens with key version %d, and then %s", wanted,
 			refreshText(uc.Spec.NodeRefresh()))
 	default:
-		return fmt.Sprintf("taking key version %d away everywhere", wanted-1)
+		return fmt.Sprintf("removing key version %d everywhere", wanted-1)
 	}
 }
 
-// refreshText says what is done about the tokens of running pods.
+// refreshText describes what is done about the tokens of running pods.
 func refreshText(how v1alpha1.NodeRefresh) string {
 	switch how {
 	case v1alpha1.NodeRefreshInPlace:

@@ -295,7 +295,7 @@ type slowly struct {
 
 func (s *slowly) Observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Observation, error) {
 	seen, err := s.Memory.Observe(ctx, keys)
-	seen.SureAt = seen.PublishedAt.Add(time.Hour)
+	seen.CertainAt = seen.PublishedAt.Add(time.Hour)
 	return seen, err
 }
 

@@ -17,30 +17,30 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// observation is all that one round saw: what the planner needs, and what the status tells besides.
+// observation is everything that one round saw: the input of the planner, and further data for the status.
 type observation struct {
 	rotation.Observed
 	// adapter is the control plane, and controlPlane what it reported.
 	adapter      controlplane.Adapter
 	keys         []keystore.KeyPair
 	controlPlane controlplane.State
-	// issued is when each API server issued the token that it proved its signing key with, by its own clock; zero if it
-	// did not prove it in this round.
+	// issued is when each API server issued the token with which it proved its signing key, by its own clock; zero if
+	// it did not prove it in this round.
 	issued []time.Time
-	// nodes is zero in a round that did not see them: nodesSeen tells that from none.
+	// nodes is zero in a round that did not observe them; nodesSeen distinguishes that from having none.
 	nodes        nodes.State
 	nodesSeen    bool
 	legacyCount  v1alpha1.LegacyTokenStatus
 	publications []publication
-	// tokens is what was last found of the tokens that live; nil when nobody needed it.
+	// tokens describes the valid tokens, as last observed; nil if nobody needed it.
 	tokens *tokensSeen
-	// kubeconfig is nil in a round that did not get to its Secret.
+	// kubeconfig is nil in a round that did not read its Secret.
 	kubeconfig *kubeconfig
-	// routine is what the cluster was like before, if this is a routine round; else nil.
+	// routine is the last settled state, if this is a routine round; else nil.
 	routine *settled
 	// obstructed means that webhooks kept an API server from being proven.
 	obstructed bool
-	// former are the destinations that the spec does not name any more, and where keys may still be published.
+	// former are destinations that the spec no longer names, but where keys may still be published.
 	former []v1alpha1.PublicationStatus
 }
 
@@ -60,7 +60,7 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 	if err != nil {
 		return o, err
 	}
-	// The newest stored version is the one that is refreshed to, also while the spec is ahead of it.
+	// The newest stored version is the one to refresh to, even if the spec is ahead of it.
 	if n := len(o.Stored); n > 0 {
 		o.legacyCount = uc.Status.KSASigningKey.LegacyTokens
 		if seen, ok := r.remember(uc).legacyTokens(o.Stored[n-1]); ok {
@@ -70,7 +70,7 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 	return o, nil
 }
 
-// observe observes the cluster: its infrastructure first, and then by what that shows.
+// observe observes the cluster: first its infrastructure, and then what that makes reachable.
 func (r *Reconciler) observe(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) (err error) {
 	if o.adapter, err = r.ControlPlane(uc); err != nil {
 		return fmt.Errorf("opening the control plane of %s: %w", uc.Name, err)
@@ -101,7 +101,7 @@ func (r *Reconciler) observe(ctx context.Context, uc *v1alpha1.UserCluster, o *o
 	return nil
 }
 
-// askOthers asks all that may not answer, side by side: each fills in what is its own of the observation.
+// askOthers queries, in parallel, everything that may not answer. Each query fills in its own part of the observation.
 func (r *Reconciler) askOthers(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
 	nodesFor, outsideFor := nodesPatience, outsidePatience
 	if !o.whole() {
@@ -118,7 +118,7 @@ func (r *Reconciler) askOthers(ctx context.Context, uc *v1alpha1.UserCluster, o 
 	o.issued = make([]time.Time, len(o.Servers))
 	obstructed := make([]bool, len(o.Servers))
 	for i := range o.Servers {
-		// One that is not ready answers nothing.
+		// An API server that is not ready answers nothing.
 		if o.Servers[i].Ready {
 			wg.Go(func() {
 				var err error
@@ -142,7 +142,7 @@ func (o *observation) whole() bool {
 		!slices.ContainsFunc(o.ControllerManagers, func(m rotation.ControllerManager) bool { return !m.Ready })
 }
 
-// servers are API servers as their adapter knows them, before they are asked.
+// servers returns API servers as their adapter reports them, before they are asked.
 func servers(all []controlplane.Server) []rotation.Server {
 	seen := make([]rotation.Server, len(all))
 	for i, s := range all {
@@ -153,7 +153,8 @@ func servers(all []controlplane.Server) []rotation.Server {
 	return seen
 }
 
-// proveOne asks one API server, and returns when it issued the token of its proof. Why it could not be asked is in s too.
+// proveOne asks one API server, and returns when it issued the token of its proof. If it could not be asked, s says
+// why.
 func (r *Reconciler) proveOne(
 	ctx context.Context, uc *v1alpha1.UserCluster, o *observation, s *rotation.Server,
 ) (issued time.Time, err error) {
@@ -173,14 +174,14 @@ func (r *Reconciler) proveOne(
 	if proof.Signs == 0 {
 		s.SignsForeign = proof.SigningKeyID
 	}
-	if s.Running.External { // the others have been started since they lost a key
+	if s.Running.External { // API servers with key files were restarted since they lost a key
 		s.Forgets = r.remember(uc).forgets(s.Name, fleet.Only(o.keys, proof.Refuses), r.now())
 	}
 	return proof.IssuedAt, nil
 }
 
-// provenAt is when API servers issued the tokens by which all that stay proved to sign with the newest key version: the
-// latest time; zero if not all did.
+// provenAt returns when API servers issued the tokens with which all that stay proved that they sign with the newest
+// key version: the latest time; zero if not all did.
 func (o *observation) provenAt() time.Time {
 	var latest time.Time
 	for i, s := range o.Servers {
@@ -195,7 +196,7 @@ func (o *observation) provenAt() time.Time {
 	return latest
 }
 
-// external says that the spec wants API servers to get their keys from a signer.
+// external reports whether the spec wants API servers to get their keys from a signer.
 func external(uc *v1alpha1.UserCluster) bool {
 	return uc.Spec.KeySource() == v1alpha1.KeySourceExternal
 }

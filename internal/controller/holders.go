@@ -22,13 +22,13 @@ import (
 type holders struct {
 	client  kubernetes.Interface
 	cluster podtokens.Cluster
-	// owners are the controllers of ReplicaSets and Jobs, which are what people know.
+	// owners are the controllers of ReplicaSets and Jobs, which people recognize.
 	owners  map[types.UID]metav1.OwnerReference
 	pods    []inuse.Pod
 	secrets []inuse.Secret
 }
 
-// readPods reads all pods, also such as have ended: tokens that are bound to one live until it is deleted.
+// readPods reads all pods, including those that have ended: tokens bound to a pod are valid until it is deleted.
 func (h *holders) readPods(ctx context.Context) error {
 	list := func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 		return h.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, o)
@@ -41,7 +41,7 @@ func (h *holders) readPods(ctx context.Context) error {
 	})
 }
 
-// workload is what made a pod, like Deployment/web.
+// workload returns what created a pod, such as Deployment/web.
 func (h *holders) workload(p *corev1.Pod) string {
 	owner := metav1.GetControllerOf(p)
 	if owner == nil {
@@ -53,7 +53,7 @@ func (h *holders) workload(p *corev1.Pod) string {
 	return owner.Kind + "/" + owner.Name
 }
 
-// readOwners reads what made ReplicaSets and Jobs.
+// readOwners reads what created ReplicaSets and Jobs.
 func (h *holders) readOwners(ctx context.Context) error {
 	h.owners = map[types.UID]metav1.OwnerReference{}
 	note := func(o metav1.Object) {
@@ -73,7 +73,7 @@ func (h *holders) readOwners(ctx context.Context) error {
 	return eachListed(ctx, "Jobs", jobs, func(j *batchv1.Job) { note(j) })
 }
 
-// readSecrets reads the Secrets that hold legacy tokens, of which it keeps the kids.
+// readSecrets reads the Secrets that hold legacy tokens, and keeps only the kids.
 func (h *holders) readSecrets(ctx context.Context) error {
 	list := func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 		o.FieldSelector = "type=" + string(corev1.SecretTypeServiceAccountToken)
@@ -82,7 +82,7 @@ func (h *holders) readSecrets(ctx context.Context) error {
 	return eachListed(ctx, "legacy tokens", list, func(s *corev1.Secret) {
 		kid, err := token.KeyID(string(s.Data[corev1.ServiceAccountTokenKey]))
 		if err != nil {
-			kid = "" // it has no token yet, or none that anybody accepts
+			kid = "" // it has no token yet, or an invalid one
 		}
 		h.secrets = append(h.secrets, inuse.Secret{
 			Namespace: s.Namespace, Name: s.Name, Account: s.Annotations[corev1.ServiceAccountNameKey],
@@ -91,8 +91,8 @@ func (h *holders) readSecrets(ctx context.Context) error {
 	})
 }
 
-// lastUsedLabel is where the API server notes the day on which a legacy token was used last: LastUsedLabelKey in
-// pkg/serviceaccount of Kubernetes.
+// lastUsedLabel is the label in which the API server records the day on which a legacy token was last used:
+// LastUsedLabelKey in pkg/serviceaccount of Kubernetes.
 const lastUsedLabel = "kubernetes.io/legacy-token-last-used"
 
 // eachListed calls do with every object of a list, which is read page by page.

@@ -13,13 +13,13 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// kubeconfig is what a round found out about the kubeconfig Secret.
+// kubeconfig is what a round observed about the kubeconfig Secret.
 type kubeconfig struct {
-	// foreign says in words why the Secret is not the cluster's, and what to do; empty when it is.
+	// foreign is why the Secret is not the cluster's, and what to do; empty if it is.
 	foreign string
-	// pending is in words why the Secret does not hold the kubeconfig, if it is the cluster's.
+	// pending is why the Secret does not hold the kubeconfig, if it is the cluster's.
 	pending string
-	// wanted is the Secret as it is to be, and found as it was read; nil if there is none of the cluster.
+	// wanted is the desired Secret, and found the Secret as read; nil if the cluster has none.
 	wanted, found *corev1.Secret
 }
 
@@ -36,12 +36,12 @@ func setKubeconfigCondition(uc *v1alpha1.UserCluster, k *kubeconfig, now metav1.
 	}
 }
 
-// gatherKubeconfig compares the kubeconfig Secret with what the control plane gives, once that exists. Other tools use
-// its name too: a Secret that is not the cluster's is left alone, and the status names it. The cluster works without
-// it. If it cannot be told, the round goes on: converging the control plane may mend that.
+// gatherKubeconfig compares the kubeconfig Secret with what the control plane provides, once that exists. Other tools
+// use the same name: a Secret that is not the cluster's is not touched, and the status names it. The cluster works
+// without it. If the kubeconfig cannot be made, the round continues, since converging the control plane may fix that.
 func (r *Reconciler) gatherKubeconfig(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
 	if len(o.Servers) == 0 || o.Adopted {
-		return // administrators of an adopted cluster have theirs
+		return // administrators of an adopted cluster have one
 	}
 	file, err := o.adapter.AdminKubeconfig(ctx)
 	if err != nil {
@@ -58,7 +58,7 @@ func (r *Reconciler) gatherKubeconfig(ctx context.Context, uc *v1alpha1.UserClus
 	case err != nil:
 		k.pending = fmt.Sprintf("reading Secret %s: %v", key, err)
 	case !ofCluster(found, uc, k.wanted.Type):
-		k.foreign = fmt.Sprintf("Secret %s belongs to somebody else: it has not the type %s and the UID of "+
+		k.foreign = fmt.Sprintf("Keyturn did not create Secret %s: it lacks the type %s, or the UID of "+
 			"this cluster in its label %s; delete it if nobody needs it, and Keyturn writes the kubeconfig there",
 			key, k.wanted.Type, v1alpha1.LabelClusterUID)
 	default:
@@ -71,7 +71,7 @@ func (r *Reconciler) gatherKubeconfig(ctx context.Context, uc *v1alpha1.UserClus
 	o.kubeconfig = k
 }
 
-// writeKubeconfig stores the administrator's kubeconfig where it was seen to be due.
+// writeKubeconfig stores the administrator's kubeconfig, as it was found to be due.
 func (r *Reconciler) writeKubeconfig(ctx context.Context, k *kubeconfig) error {
 	var err error
 	if k.found == nil {
@@ -97,7 +97,7 @@ func kubeconfigSecret(uc *v1alpha1.UserCluster, file []byte) *corev1.Secret {
 	}
 }
 
-// ofCluster reports whether a Secret has the type and both labels of a Secret that was made for the cluster.
+// ofCluster reports whether a Secret has the type and both labels of a Secret of the cluster.
 func ofCluster(s *corev1.Secret, uc *v1alpha1.UserCluster, kind corev1.SecretType) bool {
 	return s.Type == kind && s.Labels[v1alpha1.LabelCluster] == uc.Name &&
 		s.Labels[v1alpha1.LabelClusterUID] == string(uc.UID)
@@ -117,7 +117,7 @@ func (r *Reconciler) deleteKubeconfig(ctx context.Context, uc *v1alpha1.UserClus
 	return nil
 }
 
-// asRead lets only this very object be deleted, and only as it is.
+// asRead makes a deletion delete only this object, and only if it has not changed.
 func asRead(o client.Object) client.Preconditions {
 	uid, version := o.GetUID(), o.GetResourceVersion()
 	return client.Preconditions{UID: &uid, ResourceVersion: &version}

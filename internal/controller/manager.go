@@ -28,33 +28,34 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// Times of a leader election. A leader that cannot renew its lease for renewDeadline ends; another one takes over when
-// the lease was not renewed for leaseDuration.
+// Times of the leader election. A leader that cannot renew its lease within renewDeadline exits; another one takes over
+// when the lease was not renewed for leaseDuration.
 const (
 	leaseDuration = 15 * time.Second
 	renewDeadline = 10 * time.Second
 	retryPeriod   = 2 * time.Second
 )
 
-// Election is how several controllers agree on the one that works. The zero value is none: this one works.
+// Election is how several controllers agree on the active one. With the zero value there is no election: this one is
+// active.
 type Election struct {
-	// Namespace and ID name the Lease that they share; ID is empty for no election.
+	// Namespace and ID name the Lease that they share; without an ID there is no election.
 	Namespace, ID string
 }
 
-// ManagerOptions are what a manager of Reconcilers is made with.
+// ManagerOptions are the options of NewManager.
 type ManagerOptions struct {
 	Election Election
 	// Metrics serves /metrics.
 	Metrics server.Options
-	// HealthAddress is where /healthz and /readyz are served; empty: nowhere.
+	// HealthAddress is where /healthz and /readyz are served; empty: not at all.
 	HealthAddress string
-	// SecretNamespaces are those whose Secrets are watched; empty: all.
+	// SecretNamespaces are the namespaces whose Secrets are watched; empty: all.
 	SecretNamespaces []string
 }
 
-// NewManager makes a manager for the admin cluster that config reaches. Whoever runs it must end with it: its lease is
-// given up when its context ends.
+// NewManager returns a manager for the admin cluster that config reaches. The process must exit when the manager ends,
+// since it then releases its lease.
 func NewManager(config *rest.Config, o ManagerOptions) (ctrl.Manager, error) {
 	scheme, err := NewScheme()
 	if err != nil {
@@ -71,7 +72,7 @@ func NewManager(config *rest.Config, o ManagerOptions) (ctrl.Manager, error) {
 		LeaderElectionNamespace:       o.Election.Namespace,
 		LeaderElectionReleaseOnCancel: true,
 		LeaseDuration:                 &lease, RenewDeadline: &renew, RetryPeriod: &retry,
-		// Secrets hold private keys: they are read when needed, and no cache has more of them than their metadata.
+		// Secrets hold private keys: they are read when needed, and only their metadata is cached.
 		Client: client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}}}},
 	})
 	if err != nil {
@@ -86,7 +87,7 @@ func NewManager(config *rest.Config, o ManagerOptions) (ctrl.Manager, error) {
 	return m, nil
 }
 
-// cacheOptions keep of the admin cluster what is needed: UserClusters, and the metadata of Secrets of clusters.
+// cacheOptions caches only what is needed of the admin cluster: UserClusters, and the metadata of Secrets of clusters.
 func cacheOptions(secretNamespaces []string) cache.Options {
 	labelled, err := labels.NewRequirement(v1alpha1.LabelCluster, selection.Exists, nil)
 	if err != nil {
@@ -102,10 +103,10 @@ func cacheOptions(secretNamespaces []string) cache.Options {
 	}
 }
 
-// Wakes bring the next rounds of clusters forward. Whoever runs a control plane has one when something of it has died.
+// Wakes start the next rounds of clusters earlier. An adapter that runs a control plane wakes when a part of it died.
 type Wakes chan event.TypedGenericEvent[types.NamespacedName]
 
-// Wake brings the next round of a cluster forward, unless ctx ends first.
+// Wake starts the next round of a cluster earlier, unless ctx ends first.
 func (w Wakes) Wake(ctx context.Context, cluster types.NamespacedName) {
 	select {
 	case w <- event.TypedGenericEvent[types.NamespacedName]{Object: cluster}:
@@ -113,7 +114,7 @@ func (w Wakes) Wake(ctx context.Context, cluster types.NamespacedName) {
 	}
 }
 
-// SetupWithManager makes m run the reconciler for every UserCluster, several clusters side by side.
+// SetupWithManager registers the reconciler with m for every UserCluster, several clusters in parallel.
 func (r *Reconciler) SetupWithManager(m ctrl.Manager) error {
 	if err := r.Options.Validate(); err != nil {
 		return err
@@ -122,15 +123,15 @@ func (r *Reconciler) SetupWithManager(m ctrl.Manager) error {
 		return fmt.Errorf("adding the check of rounds: %w", err)
 	}
 	b := ctrl.NewControllerManagedBy(m).
-		// What the controller itself writes, the status, wakes nobody.
+		// The controller's own writes of the status must not trigger rounds.
 		For(&v1alpha1.UserCluster{}, builder.WithPredicates(predicate.Or(
 			predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, predicate.LabelChangedPredicate{},
 		))).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(clusterOfSecret)).
 		Named("usercluster").
 		WithOptions(controller.Options{
-			MaxConcurrentReconciles: roundsAtOnce, // of which few work: see rounds.work
-			// A rotation that failed for an hour goes on within seconds once the cause is gone.
+			MaxConcurrentReconciles: roundsAtOnce, // only a few of them work at a time: see rounds.work
+			// A rotation that failed for an hour continues within seconds once the cause is gone.
 			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](afterProgress, longestBackOff),
 		})
 	if r.Wakes != nil {
@@ -142,7 +143,7 @@ func (r *Reconciler) SetupWithManager(m ctrl.Manager) error {
 	return b.Complete(r)
 }
 
-// clusterOfSecret is the cluster that a Secret says it belongs to: its key versions, credentials and kubeconfig.
+// clusterOfSecret returns the cluster that a Secret's labels name: it is for key versions, credentials and kubeconfigs.
 func clusterOfSecret(_ context.Context, secret client.Object) []reconcile.Request {
 	name := types.NamespacedName{Namespace: secret.GetNamespace(), Name: secret.GetLabels()[v1alpha1.LabelCluster]}
 	return []reconcile.Request{{NamespacedName: name}}

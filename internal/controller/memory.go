@@ -16,16 +16,16 @@ import (
 	"github.com/keyturn/keyturn/internal/webhooks"
 )
 
-// memory is all that the controller remembers of clusters, by UID. After a restart it is empty, which costs time and
-// nothing else. Its zero value is ready for use.
+// memory is everything that the controller remembers about clusters, by UID. It is empty after a restart, which only
+// costs time. The zero value is ready for use.
 type memory struct {
 	mu sync.Mutex
 	of map[types.UID]*remembered
-	// last is the cluster that last had a name: of one that is gone, the name is all that is known.
+	// last is the cluster that last had a name: of a cluster that is gone, only the name is known.
 	last map[types.NamespacedName]keystore.Cluster
 }
 
-// get returns what is remembered of a cluster. was is the cluster that had its name before, if that is another one.
+// get returns what is remembered about a cluster. was is the cluster that had its name before, if that is another one.
 func (m *memory) get(c keystore.Cluster) (seen *remembered, was keystore.Cluster, another bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -49,7 +49,7 @@ func (m *memory) named(name types.NamespacedName) (keystore.Cluster, bool) {
 	return c, ok
 }
 
-// forget drops a cluster, and its name unless that is another cluster's by now.
+// forget drops a cluster, and its name unless another cluster has it now.
 func (m *memory) forget(c keystore.Cluster) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -59,7 +59,7 @@ func (m *memory) forget(c keystore.Cluster) {
 	}
 }
 
-// remember returns what is remembered of a cluster. One that had its name before is gone, and is forgotten.
+// remember returns what is remembered about a cluster. A different cluster that had its name is gone, and is forgotten.
 func (r *Reconciler) remember(uc *v1alpha1.UserCluster) *remembered {
 	seen, was, another := r.memory.get(clusterOf(uc))
 	if another {
@@ -68,14 +68,14 @@ func (r *Reconciler) remember(uc *v1alpha1.UserCluster) *remembered {
 	return seen
 }
 
-// forgetName drops all that is remembered of the cluster that last had a name, whoever removed it.
+// forgetName drops everything about the cluster that last had a name, whoever removed it.
 func (r *Reconciler) forgetName(name types.NamespacedName) {
 	if c, ok := r.memory.named(name); ok {
 		r.forget(c)
 	}
 }
 
-// forget drops all that is remembered of a cluster that is gone, by everyone who remembers anything of it.
+// forget drops everything that this controller and its parts remember about a cluster that is gone.
 func (r *Reconciler) forget(c keystore.Cluster) {
 	r.memory.forget(c)
 	r.Keys.Forget(c)
@@ -90,32 +90,32 @@ func (r *Reconciler) forget(c keystore.Cluster) {
 	forgetMetrics(name)
 }
 
-// remembered is what is remembered of one cluster.
+// remembered is what is remembered about one cluster.
 type remembered struct {
 	mu sync.Mutex
-	// legacy is what the last walk over legacy tokens showed.
+	// legacy is the result of the last walk over legacy tokens.
 	legacy legacyResult
-	// publications are what the destinations said lately.
+	// publications are the last answers of the destinations.
 	publications []publication
-	// withdrawn is when keys were last removed, or were to be, from destinations that the spec does not name any more.
+	// withdrawn is when the controller last tried to remove keys from destinations that the spec no longer names.
 	withdrawn time.Time
-	// refusals are since when each API server was seen to refuse a key, by API server and then by kid.
+	// refusals are since when each API server has been seen to refuse a key, by API server and then by kid.
 	refusals map[string]map[string]time.Time
-	// processes are those of the API servers, by API server.
+	// processes are the processes of the API servers, by API server.
 	processes map[string]process
-	// alive is what was last found of the tokens that live; nil if nothing was.
+	// alive describes the valid tokens, as last observed; nil if never.
 	alive *tokensSeen
 	// slow reports whether the last round was slow.
 	slow bool
 	// replaced is the resource version that the last write of this controller replaced.
 	replaced string
-	// obstructed is how many rounds in a row webhooks have kept from their work.
+	// obstructed is how many rounds in a row were obstructed by webhooks.
 	obstructed int
-	// asSettled is what the cluster was like when the last round found nothing to do; nil if it found something.
+	// asSettled is the state of the cluster when the last round found nothing to do; nil if it found something.
 	asSettled *settled
 }
 
-// wrote notes that a UserCluster was written, which had the resource version before.
+// wrote records that a UserCluster was written that had the resource version before.
 func (m *remembered) wrote(before string, uc *v1alpha1.UserCluster) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -124,7 +124,8 @@ func (m *remembered) wrote(before string, uc *v1alpha1.UserCluster) {
 	}
 }
 
-// isStale reports whether a UserCluster was read as it was before this controller wrote it last: the cache lags.
+// isStale reports whether a UserCluster was read as it was before this controller last wrote it, because the cache
+// lags.
 func (m *remembered) isStale(uc *v1alpha1.UserCluster) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -137,23 +138,23 @@ func (m *remembered) settled() *settled {
 	return m.asSettled
 }
 
-// setSettled replaces what the cluster was like when it was settled; nil has the next round ask for everything.
+// setSettled replaces the last settled state; nil makes the next round ask for everything.
 func (m *remembered) setSettled(is *settled) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.asSettled = is
 }
 
-// obstructedRounds is after how many rounds that webhooks keep from their work somebody must act.
+// obstructedRounds is the number of obstructed rounds after which somebody must act.
 const obstructedRounds = 3
 
-// isObstructed reports whether an error is one of webhooks.
+// isObstructed reports whether an error is caused by webhooks.
 func isObstructed(err error) bool {
 	_, ok := errors.AsType[*webhooks.Error](err)
 	return ok
 }
 
-// obstruct notes whether webhooks kept a round from its work, and reports whether that has lasted for some rounds.
+// obstruct records whether webhooks obstructed a round, and reports whether that has lasted for some rounds.
 func (m *remembered) obstruct(is bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -189,14 +190,14 @@ func (m *remembered) setTokens(seen *tokensSeen) {
 	m.alive = seen
 }
 
-// legacyResult is what a walk over legacy tokens showed.
+// legacyResult is the result of a walk over legacy tokens.
 type legacyResult struct {
 	version int
 	legacy  rotation.Legacy
 	count   v1alpha1.LegacyTokenStatus
 }
 
-// legacyTokens returns what the last walk with a key version showed; false if there was none.
+// legacyTokens returns the result of the last walk for a key version; false if there was none.
 func (m *remembered) legacyTokens(version int) (legacyResult, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -209,7 +210,7 @@ func (m *remembered) setLegacyTokens(seen legacyResult) {
 	m.legacy = seen
 }
 
-// mayWithdraw reports whether it is time for another attempt, and counts it.
+// mayWithdraw reports whether it is time for another attempt, and records it.
 func (m *remembered) mayWithdraw(now time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -220,7 +221,7 @@ func (m *remembered) mayWithdraw(now time.Time) bool {
 	return true
 }
 
-// recall returns these destinations with what is remembered of each.
+// recall returns these destinations with what is remembered about each.
 func (m *remembered) recall(publishers []fleet.Publisher) []publication {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -236,20 +237,20 @@ func (m *remembered) recall(publishers []fleet.Publisher) []publication {
 	return all
 }
 
-// setPublications replaces what the destinations said; nil drops it, so that each is asked again.
+// setPublications replaces the answers of the destinations; nil drops them, so that each is asked again.
 func (m *remembered) setPublications(all []publication) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.publications = all
 }
 
-// acceptedFor is how long an API server accepts a token without another look for having accepted it before: the
-// TokenSuccessCacheTTL of pkg/kubeapiserver/options/authentication.go, which no flag changes, and a second for requests
-// that were being authenticated when the key went.
+// acceptedFor is how long an API server may accept a token from its cache: the TokenSuccessCacheTTL of
+// pkg/kubeapiserver/options/authentication.go, which no flag changes, plus a second for requests that were being
+// authenticated when the key was removed.
 const acceptedFor = 10*time.Second + time.Second
 
-// forgets returns from when on an API server that refuses these keys, and no other, accepts no token of them for having
-// accepted it before; the zero time for no keys.
+// forgets returns when the token cache of an API server that refuses exactly these keys has expired for all of them;
+// the zero time for no keys.
 func (m *remembered) forgets(server string, refused []keystore.KeyPair, now time.Time) time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -272,7 +273,7 @@ func (m *remembered) forgets(server string, refused []keystore.KeyPair, now time
 	return latest
 }
 
-// keepServers forgets all about API servers that are not among these.
+// keepServers forgets API servers that are not among these.
 func (m *remembered) keepServers(all []rotation.Server) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -157,7 +157,7 @@ func TestUnseen(t *testing.T) {
 	w.with(blue, func(c *userCluster) { c.vague = true })
 	uc := w.round(blue)
 	w.wantCondition(uc, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonNotObserved,
-		"Too little of the cluster can be seen: waiting for all API servers of the control plane to be seen")
+		"The cluster cannot be observed completely: waiting for all API servers of the control plane to be seen")
 	if k := uc.Status.KSASigningKey; k.TokenVersion != 1 || !slices.Equal(uc.Status.NodePools, before.NodePools) {
 		t.Errorf("the status forgot what was known: %+v", uc.Status)
 	}

@@ -15,24 +15,24 @@ import (
 )
 
 var (
-	metricStep       = gauge("rotation_step", "1 for the step of the rotation that runs, 0 for the others.", "step")
+	metricStep       = gauge("rotation_step", "1 for the current step of the rotation, 0 for the others.", "step")
 	metricKeyCreated = gauge("key_version_created_timestamp_seconds",
 		"When the key version was stored, in seconds since the epoch; time() minus it is its age.", "version")
 	metricStale = gauge("legacy_tokens_stale",
-		"Legacy tokens that are left to refresh, at the last look.")
+		"Legacy tokens that are still to be refreshed, as of the last check.")
 	metricOldTokens = gauge("old_key_tokens",
-		"Tokens of the old key that live while a rotation runs, by kind; those of kind Unknown are at least as many.", "kind")
+		"Valid tokens of the old key while a rotation runs, by kind; for kind Unknown, the number is a lower bound.", "kind")
 	metricHolders = gauge("pods_with_old_tokens",
-		"Running pods that keep a token of an older key version until they start again, at the last list of pods.")
+		"Running pods that keep a token of an older key version until they restart, as of the last list of pods.")
 	metricLastSuccess = gauge("rotation_last_success_timestamp_seconds",
 		"When the latest rotation was complete, in seconds since the epoch.")
-	metricBlocked     = gauge("rotation_blocked", "1 while somebody must act before the rotation can go on.")
+	metricBlocked     = gauge("rotation_blocked", "1 while the rotation is blocked until somebody acts.")
 	metricRoundFailed = gauge("round_failed", "1 if the last round of the controller for the cluster failed, else 0.")
 	metricLastRound   = gauge("round_last_success_timestamp_seconds",
 		"When the controller last ended a round for the cluster without an error, in seconds since the epoch.")
 )
 
-// countRound tells how a round ended.
+// countRound records how a round ended.
 func countRound(name types.NamespacedName, err error, now time.Time) {
 	metricRoundFailed.With(labelsOf(name)).Set(truth(err != nil))
 	if err == nil {
@@ -58,7 +58,8 @@ func observeMetrics(uc *v1alpha1.UserCluster) {
 	}
 	metricKeyCreated.DeletePartialMatch(labelsOf(client.ObjectKeyFromObject(uc)))
 	for _, key := range k.Keys {
-		metricKeyCreated.WithLabelValues(uc.Namespace, uc.Name, strconv.Itoa(int(key.Version))).Set(float64(key.CreatedAt.Unix()))
+		metricKeyCreated.WithLabelValues(uc.Namespace, uc.Name,
+			strconv.Itoa(int(key.Version))).Set(float64(key.CreatedAt.Unix()))
 	}
 	metricStale.WithLabelValues(uc.Namespace, uc.Name).Set(float64(k.LegacyTokens.Stale))
 	metricOldTokens.DeletePartialMatch(labelsOf(client.ObjectKeyFromObject(uc)))
@@ -78,7 +79,7 @@ func observeMetrics(uc *v1alpha1.UserCluster) {
 	metricBlocked.WithLabelValues(uc.Namespace, uc.Name).Set(truth(isBlocked(uc)))
 }
 
-// oldCount is how many tokens of a kind the old key has.
+// oldCount returns the number of tokens of a kind that the old key signed.
 func oldCount(s *v1alpha1.TokensStatus, kind inuse.Kind) int64 {
 	for _, c := range s.Old {
 		if c.Kind == v1alpha1.TokenKind(kind) {

@@ -19,9 +19,10 @@ import (
 // await returns once done does, however long that takes on a busy machine.
 func (w *world) await(what string, done func() (bool, error)) {
 	w.Helper()
-	err := wait.PollUntilContextTimeout(w.Context(), 50*time.Millisecond, 5*time.Minute, true, func(context.Context) (bool, error) {
-		return done()
-	})
+	err := wait.PollUntilContextTimeout(w.Context(), 50*time.Millisecond, 5*time.Minute, true,
+		func(context.Context) (bool, error) {
+			return done()
+		})
 	if err != nil {
 		w.Fatalf("waiting for %s: %v", what, err)
 	}

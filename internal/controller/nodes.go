@@ -14,7 +14,7 @@ import (
 
 // gatherNodes observes the nodes once there is an API server that could know them.
 func (r *Reconciler) gatherNodes(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
-	// o.Servers are being filled in meanwhile.
+	// o.Servers are written concurrently.
 	if !slices.ContainsFunc(o.controlPlane.Servers, func(s controlplane.Server) bool { return s.Ready }) {
 		o.Nodes.Waiting = "an API server to be ready"
 		return
@@ -25,7 +25,7 @@ func (r *Reconciler) gatherNodes(ctx context.Context, uc *v1alpha1.UserCluster, 
 	}
 	var err error
 	if o.nodes, err = r.observeNodes(ctx, uc, o.keys); err != nil {
-		// An API server that goes away in this very moment is no failure of the round.
+		// An API server that goes away at this moment is not a failure of the round.
 		o.Nodes.Waiting = fmt.Sprintf("the nodes to be observable: %v", err)
 		return
 	}
@@ -35,7 +35,7 @@ func (r *Reconciler) gatherNodes(ctx context.Context, uc *v1alpha1.UserCluster, 
 	}
 }
 
-// nodesAre reports whether all nodes are as wanted, and of a key version.
+// nodesAre reports whether all nodes are as desired, and of a key version.
 func (o *observation) nodesAre(version int) bool {
 	return o.nodesSeen && o.Nodes.Converged && (o.Nodes.Oldest == 0 || o.Nodes.Oldest >= version)
 }
@@ -52,7 +52,7 @@ func (r *Reconciler) observeNodes(
 	return adapter.Observe(ctx, asked)
 }
 
-// convergeNodes brings the nodes nearer to the newest key version that was seen, which every API server signs with.
+// convergeNodes moves the nodes towards the newest observed key version, which every API server signs with.
 func (r *Reconciler) convergeNodes(ctx context.Context, uc *v1alpha1.UserCluster, seen *observation) error {
 	adapter, err := r.Nodes(uc)
 	if err != nil {
@@ -71,7 +71,7 @@ func (r *Reconciler) deleteNodes(ctx context.Context, uc *v1alpha1.UserCluster) 
 	return adapter.Delete(ctx)
 }
 
-// nodeKeys are the stored key versions, which are ascending, as nodes know them.
+// nodeKeys converts the stored key versions, which are in ascending order, for package nodes.
 func nodeKeys(stored []keystore.KeyPair) nodes.Keys {
 	var keys nodes.Keys
 	for _, k := range stored {

@@ -8,14 +8,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 )
 
-// Options are how often and how long a Reconciler works on clusters. A field that is zero means its default.
+// Options are how often and how long a Reconciler works on clusters. Zero fields mean their defaults.
 type Options struct {
-	// SettledInterval is how long after a round a settled cluster is proven again, a fifth more or less. Wakes bring back
-	// sooner what died.
+	// SettledInterval is how long after a round a settled cluster is proven again, plus or minus a fifth. Wakes start
+	// rounds earlier when something died.
 	SettledInterval time.Duration
-	// Workers is how many rounds work at once. A round that waits for its cluster, or for a destination, does not count.
+	// Workers is how many rounds work at once. A round that waits for its cluster, or for a destination, does not
+	// count.
 	Workers int
-	// RoundTimeout bounds one round for one cluster, but for writing its status.
+	// RoundTimeout limits one round for one cluster, without the write of its status.
 	RoundTimeout time.Duration
 }
 
@@ -26,26 +27,26 @@ const (
 	DefaultRoundTimeout    = time.Minute
 )
 
-// Bounds of Options: below them, rounds fail that would only take their time.
+// Lower limits of Options. Below them, rounds fail that would only need their time.
 const (
 	minSettledInterval = time.Second
 	minRoundTimeout    = 20 * time.Second
 	minWorkers         = 1
 )
 
-// Validate returns everything that is wrong with o.
+// Validate returns an error with everything that is wrong with o.
 func (o Options) Validate() error {
 	o = o.withDefaults()
 	var errs []error
 	if o.SettledInterval < minSettledInterval {
-		errs = append(errs, fmt.Errorf("the settled interval is %s, and must be %s or more",
+		errs = append(errs, fmt.Errorf("the settled interval is %s, but must be at least %s",
 			o.SettledInterval, minSettledInterval))
 	}
 	if o.Workers < minWorkers {
-		errs = append(errs, fmt.Errorf("there are %d workers, and must be %d or more", o.Workers, minWorkers))
+		errs = append(errs, fmt.Errorf("the number of workers is %d, but must be at least %d", o.Workers, minWorkers))
 	}
 	if o.RoundTimeout < minRoundTimeout {
-		errs = append(errs, fmt.Errorf("the timeout of a round is %s, and must be %s or more",
+		errs = append(errs, fmt.Errorf("the timeout of a round is %s, but must be at least %s",
 			o.RoundTimeout, minRoundTimeout))
 	}
 	return errors.Join(errs...)
@@ -64,8 +65,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// settledPause is the settled interval, a fifth more or less: clusters that were all proven at once, after a start, do
-// not stay together.
+// settledPause returns the settled interval, plus or minus a fifth, so that clusters that were all proven at once after
+// a start do not stay together.
 func (o Options) settledPause() time.Duration {
 	const fifth = 0.2
 	interval := float64(o.withDefaults().SettledInterval)

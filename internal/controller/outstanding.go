@@ -17,30 +17,30 @@ import (
 )
 
 const (
-	// tokensEvery is how often signers and pods are asked which tokens live while a rotation runs, and tokensAgain how
-	// soon again if they could not be.
+	// tokensEvery is how often signers and pods are asked for valid tokens while a rotation runs, and tokensAgain how
+	// soon they are asked again if that failed.
 	tokensEvery = time.Minute
 	tokensAgain = 10 * time.Second
-	// tokensPatience bounds one such look.
+	// tokensPatience limits one such observation.
 	tokensPatience = 15 * time.Second
 )
 
-// tokensSeen is what was found of the tokens that live.
+// tokensSeen describes the valid tokens, as observed once.
 type tokensSeen struct {
 	at time.Time
-	// request is the request that it answers too, by telling who holds the tokens; empty if it answers none.
+	// request is the request that it answers by also naming the holders of the tokens; empty if there was none.
 	request string
-	// keyIDs and servers are the stored keys and the API servers of then.
+	// keyIDs and servers are the stored keys and the API servers at that time.
 	keyIDs, servers []string
-	// switched means that every API server signed with the newest key, so that there will be no more of an older one.
+	// switched means that every API server signed with the newest key, so no more tokens of an older one can appear.
 	switched bool
 	report   inuse.Report
-	// problem is why there is no report, in words.
+	// problem is why there is no report.
 	problem string
 }
 
-// gatherTokens finds out which tokens live: every minute while a rotation runs, and when somebody asks. Otherwise it
-// costs nothing.
+// gatherTokens observes the valid tokens: every minute while a rotation runs, and on request. Otherwise it costs
+// nothing.
 func (r *Reconciler) gatherTokens(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
 	memory, now := r.remember(uc), r.now()
 	last := memory.tokens()
@@ -51,19 +51,19 @@ func (r *Reconciler) gatherTokens(ctx context.Context, uc *v1alpha1.UserCluster,
 		memory.setTokens(last)
 	}
 	if last != nil && len(o.Stored) < 2 && !last.holds(o, now) {
-		memory.setTokens(nil) // nobody needs it any more
+		memory.setTokens(nil) // it is no longer needed
 		last = nil
 	}
 	o.tokens = last
 	o.Outstanding = outstanding(uc, o, now)
 }
 
-// answers reports whether some API server has just proven what it accepts: one that is silent would cost the round.
+// answers reports whether some API server has just proven what it accepts. A silent one would delay the round.
 func answers(o *observation) bool {
 	return slices.ContainsFunc(o.Servers, func(s rotation.Server) bool { return len(s.Accepts) > 0 })
 }
 
-// request is a request to show who holds the tokens that has no answer yet; empty for none.
+// request returns a request to show who holds the tokens that is not yet answered; empty for none.
 func request(uc *v1alpha1.UserCluster) string {
 	asks := uc.Annotations[v1alpha1.AnnotationShowTokens]
 	if was := uc.Status.KSASigningKey.Tokens; was != nil && was.Request == printable.Line(asks) {
@@ -72,7 +72,7 @@ func request(uc *v1alpha1.UserCluster) string {
 	return printable.Line(asks)
 }
 
-// holds reports whether what was found is recent, and about these keys and API servers.
+// holds reports whether the observation is recent, and about these keys and API servers.
 func (s *tokensSeen) holds(o *observation, now time.Time) bool {
 	every := tokensEvery
 	if s.problem != "" {
@@ -101,7 +101,7 @@ func serverNames(all []rotation.Server) []string {
 	return names
 }
 
-// allSigned reports whether a fresh token of every API server was signed with the newest key.
+// allSigned reports whether every API server signed a fresh token with the newest key.
 func allSigned(o *observation) bool {
 	newest := o.Stored[len(o.Stored)-1]
 	return !slices.ContainsFunc(o.Servers, func(s rotation.Server) bool { return s.Signs != newest })
@@ -132,7 +132,7 @@ func (r *Reconciler) lookAtTokens(
 	return seen
 }
 
-// keysInUse are the stored keys. Nobody knows since when a cluster that was adopted used its first.
+// keysInUse returns the stored keys. It is unknown since when an adopted cluster has used its first one.
 func keysInUse(o *observation) []inuse.Key {
 	var keys []inuse.Key
 	for _, k := range o.keys {
@@ -157,7 +157,7 @@ func askSigner(ctx context.Context, a controlplane.Adapter, s rotation.Server) i
 	return signer
 }
 
-// holders reads which pods exist and what they hold and, if it is to tell who holds what, the rest.
+// holders reads which pods exist and what they hold and, if tellWho is set, the data that names the holders.
 func (r *Reconciler) holders(ctx context.Context, uc *v1alpha1.UserCluster, tellWho bool) (*holders, error) {
 	if r.UserCluster == nil {
 		return nil, errors.New("nobody reaches the user cluster")
@@ -173,7 +173,7 @@ func (r *Reconciler) holders(ctx context.Context, uc *v1alpha1.UserCluster, tell
 	return h, errors.Join(err, h.readPods(ctx))
 }
 
-// outstanding is what the planner learns of the tokens of the old key that nothing replaces.
+// outstanding returns what the planner needs to know about tokens of the old key that nothing replaces.
 func outstanding(uc *v1alpha1.UserCluster, o *observation, now time.Time) rotation.Outstanding {
 	key := uc.Spec.KSASigningKey
 	out := rotation.Outstanding{Awaited: key.Retire == v1alpha1.RetireWhenUnused}
@@ -182,7 +182,7 @@ func outstanding(uc *v1alpha1.UserCluster, o *observation, now time.Time) rotati
 	}
 	seen := o.tokens
 	if seen != nil && seen.problem != "" {
-		out.Waiting = "the tokens that live to be known: " + seen.problem
+		out.Waiting = "the valid tokens to be known: " + seen.problem
 	}
 	if seen != nil && seen.problem == "" && seen.switched && seen.isAbout(o) {
 		out.Gone, out.Waiting = seen.report.Gone(o.Stored[0]), seen.report.Awaited(o.Stored[0])

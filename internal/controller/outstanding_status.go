@@ -12,10 +12,10 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// maxWorkloads is how many rows a status tells of who holds tokens, some 60 KB at most.
+// maxWorkloads is how many holders of tokens a status lists, about 60 KB at most.
 const maxWorkloads = 200
 
-// setTokens tells what was last found of the tokens that live. A settled cluster has that only until its next round.
+// setTokens sets the observed valid tokens. A settled cluster shows them only until its next round.
 func setTokens(k *v1alpha1.KSASigningKeyStatus, o observation) {
 	var s v1alpha1.TokensStatus
 	seen := o.tokens
@@ -31,7 +31,7 @@ func setTokens(k *v1alpha1.KSASigningKeyStatus, o observation) {
 	}
 }
 
-// tokensStatus tells what was found.
+// tokensStatus converts what was observed.
 func tokensStatus(seen *tokensSeen, o observation) v1alpha1.TokensStatus {
 	s := v1alpha1.TokensStatus{ObservedAt: whole(seen.at), Request: seen.request, Unknown: unknown(seen.report)}
 	if seen.problem != "" {
@@ -59,7 +59,7 @@ func countOf(kind inuse.Kind, count int, expires time.Time) v1alpha1.TokenCount 
 	return v1alpha1.TokenCount{Kind: v1alpha1.TokenKind(kind), Count: int64(count), ExpiresAt: whole(expires)}
 }
 
-// oldTokens counts the tokens of the old key. Those in Secrets were counted when they were last walked over.
+// oldTokens counts the tokens of the old key. Tokens in Secrets were counted by the last walk over them.
 func oldTokens(report inuse.Report, o observation) []v1alpha1.TokenCount {
 	var counts []v1alpha1.TokenCount
 	for _, c := range report.Of(o.Stored[0]) {
@@ -73,7 +73,7 @@ func oldTokens(report inuse.Report, o observation) []v1alpha1.TokenCount {
 	return counts
 }
 
-// unknown is what signers cannot tell, once for all key versions.
+// unknown returns what signers cannot know, once for all key versions.
 func unknown(report inuse.Report) []string {
 	var texts []string
 	seen := map[string]bool{}
@@ -90,7 +90,7 @@ func unknown(report inuse.Report) []string {
 	return texts
 }
 
-// whole is a time as the API keeps it, in whole seconds: more of them would be a change each round.
+// whole truncates a time to whole seconds, as the API stores it. A fraction would be a change in each round.
 func whole(t time.Time) *metav1.Time {
 	if t.IsZero() {
 		return nil
@@ -99,8 +99,8 @@ func whole(t time.Time) *metav1.Time {
 	return &at
 }
 
-// awaitedSince is since when Retire waits for tokens to expire; zero if it does not. An API server that dies meanwhile
-// brings Refresh back, and leaves this as it is.
+// awaitedSince returns since when Retire waits for tokens to expire; zero if it does not. It does not change if an API
+// server dies meanwhile and the step goes back to Refresh.
 func awaitedSince(uc *v1alpha1.UserCluster) time.Time {
 	c := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKSATokensExpired)
 	if c == nil || c.Reason != v1alpha1.ReasonTokensLive {
@@ -109,7 +109,7 @@ func awaitedSince(uc *v1alpha1.UserCluster) time.Time {
 	return c.LastTransitionTime.Time
 }
 
-// setTokensCondition tells whether Retire waits for tokens to expire, and what became of them.
+// setTokensCondition sets whether Retire waits for tokens to expire, and the result of the wait.
 func setTokensCondition(uc *v1alpha1.UserCluster, d rotation.Decision, o observation, now metav1.Time) {
 	const kind = v1alpha1.ConditionKSATokensExpired
 	waits := !awaitedSince(uc).IsZero()
@@ -117,21 +117,21 @@ func setTokensCondition(uc *v1alpha1.UserCluster, d rotation.Decision, o observa
 	case d.Step == rotation.StepGenerate, waits && d.Done:
 		meta.RemoveStatusCondition(&uc.Status.Conditions, kind)
 	case d.Patient:
-		if !waits { // the time of its last transition is when the wait begins
+		if !waits { // its last transition time is the start of the wait
 			meta.RemoveStatusCondition(&uc.Status.Conditions, kind)
 		}
 		setCondition(uc, kind, false, v1alpha1.ReasonTokensLive, "waiting for "+d.Waiting, now)
 	case !waits || d.Step != rotation.StepRetire || d.Blocked:
 	case o.tokensLive(now.Time):
-		setCondition(uc, kind, false, v1alpha1.ReasonRetiredInUse, "the old key was taken away without waiting for "+
+		setCondition(uc, kind, false, v1alpha1.ReasonRetiredInUse, "the old key was retired without waiting for "+
 			o.tokensWords(), now)
 	default:
 		setCondition(uc, kind, true, v1alpha1.ReasonTokensExpired,
-			"no third-party or requested token of the old key lives", now)
+			"no third-party or requested token of the old key is valid", now)
 	}
 }
 
-// tokensLive reports whether tokens of the old key may live that nothing replaces.
+// tokensLive reports whether tokens of the old key that nothing replaces may be valid.
 func (o *observation) tokensLive(now time.Time) bool {
 	if o.tokens == nil || o.tokens.problem != "" || !o.tokens.switched {
 		return true
@@ -143,12 +143,12 @@ func (o *observation) tokensLive(now time.Time) bool {
 // tokensWords names them.
 func (o *observation) tokensWords() string {
 	if o.tokens == nil || o.tokens.problem != "" {
-		return "tokens of which nobody could tell"
+		return "tokens that could not be determined"
 	}
 	return o.tokens.report.Awaited(o.Stored[0])
 }
 
-// cleanTokens cleans and cuts what signers and pods say.
+// cleanTokens cleans and cuts texts from signers and pods.
 func cleanTokens(s *v1alpha1.TokensStatus) {
 	if s == nil {
 		return

@@ -148,7 +148,7 @@ func TestRetireWhenUnused(t *testing.T) {
 	uc = l.until(blue, isSettled)
 	l.wantOnly(blue, 2)
 	l.wantCondition(uc, v1alpha1.ConditionKSATokensExpired, metav1.ConditionTrue, v1alpha1.ReasonTokensExpired,
-		"no third-party or requested token of the old key lives")
+		"no third-party or requested token of the old key is valid")
 	if tokens := uc.Status.KSASigningKey.Tokens; tokens != nil {
 		t.Errorf("settled, and it tells of %+v", tokens)
 	}
@@ -192,7 +192,7 @@ func TestRetireTimeout(t *testing.T) {
 		}
 	}
 	warned := func(e string) bool {
-		return strings.HasPrefix(e, "Warning RotateKSASigningKey RetiredInUse: the old key was taken away without")
+		return strings.HasPrefix(e, "Warning RotateKSASigningKey RetiredInUse: the old key was retired without")
 	}
 	if told := l.events(blue); !slices.ContainsFunc(told, warned) {
 		t.Errorf("no event tells of it: %q", told)
@@ -208,7 +208,7 @@ func TestRetireNoLongerAwaited(t *testing.T) {
 	l.rotate(blue)
 	uc := l.until(blue, awaits)
 	if got := uc.Status.KSASigningKey.WaitingFor; !strings.HasPrefix(got,
-		"what API server cp-0 cannot tell of (its ledger began at ") {
+		"any tokens that API server cp-0 did not record (its ledger began at ") {
 		t.Errorf("it waits for %q", got)
 	}
 	uc.Spec.KSASigningKey.Retire = v1alpha1.RetireAfterRefresh

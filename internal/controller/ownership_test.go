@@ -74,7 +74,8 @@ func TestForeignSecrets(t *testing.T) {
 			credentials := w.secret("blue-gke-connect", corev1.SecretTypeOpaque, labels)
 			blue := w.settled("blue", registered)
 			w.wantCondition(w.get(blue), v1alpha1.ConditionKubeconfig, metav1.ConditionFalse, v1alpha1.ReasonSecretNotOurs,
-				"Secret "+w.namespace+"/blue-kubeconfig belongs to somebody else: it has not the type keyturn.dev/kubeconfig and "+
+				"Secret "+w.namespace+"/blue-kubeconfig the controller did not write it: it lacks the type "+
+					"keyturn.dev/kubeconfig and "+
 					"the UID of this cluster in its label keyturn.dev/cluster-uid; delete it if nobody needs it, and Keyturn "+
 					"writes the kubeconfig there")
 			w.rotate(blue)

@@ -17,24 +17,24 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// How long an answer of a destination is believed: one that all stored keys are accepted, and any other.
+// How long an answer of a destination is used: believeGood if all stored keys are accepted, and believeBad otherwise.
 const (
 	believeGood = 10 * time.Second
 	believeBad  = time.Second
 )
 
-// publication is one destination to which the keys of a cluster are published, and what was last seen of it.
+// publication is one destination that the keys of a cluster are published to, and what was last observed of it.
 type publication struct {
 	publisher fleet.Publisher
 	seen      fleet.Observation
-	// err says why it could not be asked.
+	// err is why it could not be asked.
 	err error
-	// at is when it was asked, about the keys of these kids.
+	// at is when it was asked, about the keys with these kids.
 	at   time.Time
 	kids []string
 }
 
-// believed reports whether the destination need not be asked again yet.
+// believed reports whether the last answer is recent enough.
 func (p publication) believed(keys []keystore.KeyPair, now time.Time) bool {
 	patience := believeBad
 	if p.err == nil && p.seen.Waiting == "" && len(p.seen.Accepts) == len(keys) {
@@ -43,10 +43,10 @@ func (p publication) believed(keys []keystore.KeyPair, now time.Time) bool {
 	return now.Sub(p.at) < patience && slices.Equal(p.kids, kids(keys))
 }
 
-// observed is what the planner learns of the destination.
+// observed converts the destination for the planner.
 func (p publication) observed() rotation.Publication {
 	o := rotation.Publication{
-		Name: p.publisher.Name(), Accepts: p.seen.Accepts, Refuses: p.seen.Refuses, SureAt: p.seen.SureAt,
+		Name: p.publisher.Name(), Accepts: p.seen.Accepts, Refuses: p.seen.Refuses, CertainAt: p.seen.CertainAt,
 		Waiting: p.seen.Waiting,
 	}
 	if p.err != nil {
@@ -63,19 +63,19 @@ func kids(keys []keystore.KeyPair) []string {
 	return out
 }
 
-// Publishers makes the destinations to which the keys of clusters are published, for verifiers outside of them.
+// Publishers makes the destinations that the keys of clusters are published to, for verifiers outside of them.
 type Publishers interface {
-	// Of returns the destinations that the spec of a cluster names, always in the same order. One that cannot be used
-	// is among them, and its calls fail.
+	// Of returns the destinations that the spec of a cluster names, always in the same order. It includes a destination
+	// that cannot be used; calls of that fail.
 	Of(context.Context, *v1alpha1.UserCluster) []fleet.Publisher
-	// Former returns the destination of a Publication in the status that the spec does not name any more; false if
-	// there is nothing to remove from it.
+	// Former returns the destination of a Publication in the status that the spec no longer names; false if there is
+	// nothing to remove from it.
 	Former(uc *v1alpha1.UserCluster, name string) (fleet.Publisher, bool)
 	// Forget drops connections and credentials of a cluster that is gone.
 	Forget(types.NamespacedName)
 }
 
-// gatherPublications asks all destinations at once, once there are keys that could be published.
+// gatherPublications asks all destinations in parallel, once there are keys that could be published.
 func (r *Reconciler) gatherPublications(ctx context.Context, uc *v1alpha1.UserCluster, o *observation) {
 	if r.Publishers == nil {
 		return
@@ -99,7 +99,7 @@ func (p *publication) ask(ctx context.Context, keys []keystore.KeyPair, now time
 	p.at, p.kids = now, kids(keys)
 }
 
-// each does something with all destinations side by side, for outsidePatience at most.
+// each calls do for all destinations in parallel, for at most outsidePatience.
 func each(ctx context.Context, all []publication, do func(context.Context, *publication)) {
 	ctx, cancel := context.WithTimeout(ctx, outsidePatience)
 	defer cancel()
@@ -110,8 +110,8 @@ func each(ctx context.Context, all []publication, do func(context.Context, *publ
 	wg.Wait()
 }
 
-// publish makes these of the keys the only ones at every destination. If we crash between two of them, the next plan
-// publishes at both again, and the one that has them already is left alone.
+// publish makes exactly these keys the published ones at every destination. After a crash between two of them, the next
+// plan publishes at both again, and the one that is up to date does not change.
 func (r *Reconciler) publish(
 	ctx context.Context, uc *v1alpha1.UserCluster, keys []keystore.KeyPair, versions []int, at []publication,
 ) error {
@@ -127,8 +127,8 @@ func (r *Reconciler) publish(
 	return failures(at)
 }
 
-// unpublish removes the keys of a cluster from every destination. It does not wait for those that the spec does not
-// name any more: that is how a person takes back one that cannot be reached. left are those of them that still have the
+// unpublish removes the keys of a cluster from every destination. It does not wait for those that the spec no longer
+// names, so that a person can remove a destination that cannot be reached. left are those of them that still have the
 // keys.
 func (r *Reconciler) unpublish(
 	ctx context.Context, uc *v1alpha1.UserCluster,
@@ -155,15 +155,15 @@ func failures(all []publication) error {
 	return errors.Join(errs...)
 }
 
-// former are the publications in the status that are none of these: the spec named them once.
+// former returns the publications in the status that are none of these: the spec named them before.
 func former(uc *v1alpha1.UserCluster, now []publication) []v1alpha1.PublicationStatus {
 	return slices.DeleteFunc(slices.Clone(uc.Status.Publications), func(s v1alpha1.PublicationStatus) bool {
 		return slices.ContainsFunc(now, func(p publication) bool { return p.publisher.Name() == s.Name })
 	})
 }
 
-// withdraw removes the keys from destinations that the spec does not name any more, and returns those that are still to
-// do. Nothing waits for them but the status, which remembers them.
+// withdraw removes the keys from destinations that the spec no longer names, and returns those that are left. Nothing
+// waits for them; only the status lists them.
 func (r *Reconciler) withdraw(
 	ctx context.Context, uc *v1alpha1.UserCluster, from []v1alpha1.PublicationStatus,
 ) []v1alpha1.PublicationStatus {
@@ -184,7 +184,7 @@ func (r *Reconciler) withdraw(
 		r.Log.WarnContext(ctx, "removing what was published", "cluster", uc.Name, "destination", name, "error", p.err)
 		left = append(left, v1alpha1.PublicationStatus{
 			Name:       name,
-			WaitingFor: "its documents to be removed, since the spec does not name it any more: " + hint.Line(p.err),
+			WaitingFor: "its documents to be removed, since the spec no longer names it: " + hint.Line(p.err),
 		})
 	}
 	return left

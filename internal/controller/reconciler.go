@@ -1,9 +1,9 @@
 // Package controller rotates the signing keys of the UserClusters of an admin cluster.
 //
-// Reconciler is where to start. Each round gathers what can be observed, plans purely (package rotation), does the one
-// external write that was planned, if any, and patches the status once. It keeps nothing that it could not observe
-// again, except how far a walk over legacy tokens has come; being killed costs time only. What verifiers outside the
-// cluster said is believed for a few seconds, since asking them costs them more than it costs us.
+// Start with Reconciler. Each round gathers what can be observed, plans without side effects (package rotation), does
+// the planned external write, if there is one, and patches the status once. It keeps only state that it could observe
+// again, except the progress of a walk over legacy tokens; being killed costs only time. Answers of verifiers outside
+// the cluster are cached for a few seconds, since queries cost them more than us.
 package controller
 
 import (
@@ -31,45 +31,45 @@ import (
 
 // How long after a round the next one begins, unless the cluster is settled.
 const (
-	afterProgress   = 100 * time.Millisecond // something was written: its result may show at any moment
-	afterWaiting    = 300 * time.Millisecond // somebody else is at work
-	afterPublishing = 500 * time.Millisecond // somebody else's verifiers are at work
+	afterProgress   = 100 * time.Millisecond // something was written, and its result may show at any moment
+	afterWaiting    = 300 * time.Millisecond // another process is working
+	afterPublishing = 500 * time.Millisecond // verifiers outside the cluster are working
 	afterBlocked    = 2 * time.Second        // somebody must act
-	untilCertain    = 2 * time.Second        // at most, while only time has to pass
-	afterPatience   = 30 * time.Second       // it takes minutes or hours; what dies meanwhile wakes the controller
+	untilCertain    = 2 * time.Second        // at most, while only time must pass
+	afterPatience   = 30 * time.Second       // it takes minutes or hours; a process that dies wakes the controller
 
 	longestBackOff = 5 * time.Second // between rounds that fail
 )
 
-// Tokens re-signs the legacy tokens of user clusters.
+// Tokens signs the legacy tokens of user clusters again.
 type Tokens interface {
-	// Refresh re-signs, for a bounded time, legacy tokens that are not of k, carrying on where the last call
-	// with the same version stopped. It is called only while every signer of the cluster signs with k.
+	// Refresh signs, for a limited time, legacy tokens again that were not signed with k, continuing where the last
+	// call with the same version stopped. It is called only while every signer of the cluster signs with k.
 	Refresh(
 		ctx context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair,
 	) (rotation.Legacy, v1alpha1.LegacyTokenStatus, error)
-	// Forget drops what is remembered of a cluster that is gone.
+	// Forget drops what is remembered about a cluster that is gone.
 	Forget(cluster types.UID)
 }
 
-// Reconciler brings UserClusters to what their spec wants.
+// Reconciler brings UserClusters to the state that their spec wants.
 type Reconciler struct {
 	Client client.Client
 	Keys   keystore.Store
 	// ControlPlane opens the control plane of a cluster.
 	ControlPlane func(*v1alpha1.UserCluster) (controlplane.Adapter, error)
-	// Prove asks one API server itself, as controlplane.Prover does.
+	// Prove asks one API server directly, as controlplane.Prover does.
 	Prove func(context.Context, controlplane.Question) (controlplane.Proof, error)
 	// Nodes opens the nodes of a cluster.
 	Nodes  func(*v1alpha1.UserCluster) (nodes.Adapter, error)
 	Tokens Tokens
-	// UserCluster reaches the API of a cluster; nil: nobody can tell which pods hold tokens.
+	// UserCluster reaches the API of a cluster; if nil, it is unknown which pods hold tokens.
 	UserCluster func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error)
-	// Publishers makes the destinations to which keys are published. Nil: there are none.
+	// Publishers makes the destinations that keys are published to. Nil: there are none.
 	Publishers Publishers
-	// Forgotten is called when a cluster is gone, for those who keep clients or anything else of it; nil: nobody does.
+	// Forgotten is called when a cluster is gone, to drop clients and other state of it. It may be nil.
 	Forgotten func(keystore.Cluster)
-	// Also returns what else the events of a cluster are about, or nil; nil itself: nothing is.
+	// Also returns another object that the events of a cluster should be attached to, or nil. It may be nil.
 	Also     func(*v1alpha1.UserCluster) runtime.Object
 	Recorder events.EventRecorder
 	Log      *slog.Logger
@@ -78,14 +78,14 @@ type Reconciler struct {
 
 	// Options are how often and how long it works on clusters.
 	Options Options
-	// Wakes bring rounds forward; nil: nobody does.
+	// Wakes start rounds earlier; nil: nothing does.
 	Wakes Wakes
 
 	memory memory
 	rounds rounds
 }
 
-// read returns a UserCluster; nil if it is gone, and then forgotten, also when somebody else took its finalizer away.
+// read returns a UserCluster; nil if it is gone. It is then forgotten, even if somebody else removed its finalizer.
 func (r *Reconciler) read(ctx context.Context, name types.NamespacedName) (*v1alpha1.UserCluster, error) {
 	uc := &v1alpha1.UserCluster{}
 	if err := r.Client.Get(ctx, name, uc); err != nil {
@@ -104,14 +104,14 @@ func (r *Reconciler) round(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl.
 	}
 	before := uc.DeepCopy()
 	if controllerutil.AddFinalizer(uc, v1alpha1.Finalizer) {
-		// If we crash after this, nothing is there yet that the finalizer would have to remove.
+		// A crash after this is harmless: nothing exists yet that the finalizer would have to remove.
 		return ctrl.Result{RequeueAfter: afterProgress}, r.patchFinalizer(ctx, before, uc)
 	}
 	return r.converge(ctx, uc)
 }
 
-// patchFinalizer writes the finalizers of uc and nothing else: written as a whole, a spec loses its empty lists, which
-// counts as a change of it.
+// patchFinalizer writes the finalizers of uc and nothing else: writing the whole object would drop empty lists of the
+// spec, which counts as a change of it.
 func (r *Reconciler) patchFinalizer(ctx context.Context, before, uc *v1alpha1.UserCluster) error {
 	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 	if err := r.Client.Patch(ctx, uc, patch); err != nil {
@@ -139,7 +139,7 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 	}
 	result := ctrl.Result{RequeueAfter: r.pause(decision)}
 	if !decision.Blind && string(decision.Step) != uc.Status.KSASigningKey.Step {
-		// A step is told before its first write, which may take seconds. What came of that is told in the next round.
+		// The status shows a step before its first write, which may take seconds. The next round reports the result.
 		if err := r.patchStatus(ctx, uc, decision, seen); err != nil {
 			return unlessStale(ctrl.Result{}, err)
 		}
@@ -163,8 +163,8 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 	return result, actErr
 }
 
-// unlessStale makes a round begin again that was about a UserCluster which somebody has written meanwhile, perhaps
-// another controller: that is no failure.
+// unlessStale makes a round start again if its UserCluster was written meanwhile, for example by another controller.
+// This is not a failure.
 func unlessStale(result ctrl.Result, err error) (ctrl.Result, error) {
 	if apierrors.IsConflict(err) {
 		return ctrl.Result{RequeueAfter: afterProgress}, nil
@@ -172,7 +172,7 @@ func unlessStale(result ctrl.Result, err error) (ctrl.Result, error) {
 	return result, err
 }
 
-// needsAction reports whether an error lasts until somebody acts.
+// needsAction reports whether an error persists until somebody acts.
 func needsAction(err error) bool {
 	_, blocked := errors.AsType[*controlplane.BlockedError](err)
 	return blocked || errors.Is(err, keystore.ErrForeign)
@@ -185,7 +185,7 @@ func (r *Reconciler) now() time.Time {
 	return r.Now()
 }
 
-// pause is how long after a round the next one begins.
+// pause returns how long after a round the next one begins.
 func (r *Reconciler) pause(d rotation.Decision) time.Duration {
 	switch {
 	case d.Settled:
@@ -199,7 +199,7 @@ func (r *Reconciler) pause(d rotation.Decision) time.Duration {
 	case d.Action.Kind == rotation.PublishKeys:
 		return afterPublishing
 	case d.Action.Target.Live:
-		return afterProgress // signers take no time
+		return afterProgress // signers take no time to change
 	case d.Waiting != "":
 		return afterWaiting
 	}

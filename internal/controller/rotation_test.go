@@ -18,9 +18,10 @@ import (
 var rotationEvents = []string{
 	"Normal RotateKSASigningKey Generate: generating key version 2",
 	"Normal RotateKSASigningKey Publish: making every verifier accept key versions 1 and 2",
-	"Normal RotateKSASigningKey Switch: making every API server, and then kube-controller-manager, sign with key version 2",
+	"Normal RotateKSASigningKey Switch: making every API server, and then kube-controller-manager, sign with key " +
+		"version 2",
 	"Normal RotateKSASigningKey Refresh: re-signing legacy tokens with key version 2, and then replacing the nodes",
-	"Normal RotateKSASigningKey Retire: taking key version 1 away everywhere",
+	"Normal RotateKSASigningKey Retire: removing key version 1 everywhere",
 	"Normal RotateKSASigningKey KSASigningKeyRotationCompleted: key version 2 is the only one in use",
 }
 
@@ -100,7 +101,8 @@ func (w *world) checkRunning(uc *v1alpha1.UserCluster) {
 	if rotated.Status != metav1.ConditionFalse || rotated.Reason != v1alpha1.ReasonRotationProcessed {
 		w.Errorf("in step %s, the rotation is %s, %s", k.Step, rotated.Status, rotated.Reason)
 	}
-	if ready := condition(uc, v1alpha1.ConditionReady); ready.Status != metav1.ConditionFalse || ready.Reason != v1alpha1.ReasonRotating {
+	if ready := condition(uc, v1alpha1.ConditionReady); ready.Status != metav1.ConditionFalse ||
+		ready.Reason != v1alpha1.ReasonRotating {
 		w.Errorf("in step %s, the cluster is %s, %s: %s", k.Step, ready.Status, ready.Reason, ready.Message)
 	}
 	if k.StartedAt == nil || k.CompletedAt != nil || k.StepSince == nil {
@@ -110,7 +112,8 @@ func (w *world) checkRunning(uc *v1alpha1.UserCluster) {
 		w.Errorf("in step %s, the metric of the steps is %v", k.Step, m)
 	}
 	err := w.raise(objectKey(uc))
-	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "requests must not modify KSASigningKeyVersion when cluster is not ready") {
+	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(),
+		"requests must not modify KSASigningKeyVersion when cluster is not ready") {
 		w.Errorf("in step %s, a second rotation is not refused: %v", k.Step, err)
 	}
 }
@@ -157,7 +160,8 @@ func TestBlocked(t *testing.T) {
 	w.rotate(blue)
 	w.with(blue, func(c *userCluster) { c.guarded = true })
 	w.until(blue, isBlocked)
-	const why = "Blocked: waiting for pod default/web on node node-1 to be evicted: PodDisruptionBudget default/web allows no disruption"
+	const why = "Blocked: waiting for pod default/web on node node-1 to be evicted: PodDisruptionBudget default/web " +
+		"allows no disruption"
 	for range 3 {
 		uc := w.round(blue)
 		w.wantCondition(uc, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonRotationBlocked, why)
@@ -171,7 +175,8 @@ func TestBlocked(t *testing.T) {
 	if m := w.metric("keyturn_rotation_blocked", blue)[""]; m != 0 {
 		t.Errorf("at the end, the metric is %v", m)
 	}
-	want := slices.Insert(slices.Clone(rotationEvents), 4, "Warning RotateKSASigningKey KSASigningKeyRotationBlocked: "+why)
+	want := slices.Insert(slices.Clone(rotationEvents), 4,
+		"Warning RotateKSASigningKey KSASigningKeyRotationBlocked: "+why)
 	if told := w.events(blue); !slices.Equal(told, want) {
 		t.Errorf("events:\n%s\nwant\n%s", strings.Join(told, "\n"), strings.Join(want, "\n"))
 	}

@@ -11,34 +11,34 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
-// How long the parts of a round may take that depend on others. What a cluster's API servers, its webhooks or
-// destinations outside it do not answer must not keep the controller from the cluster's processes, nor from other
-// clusters.
+// Limits of the parts of a round that depend on others. API servers of a cluster, its webhooks or destinations outside
+// it that do not answer must keep the controller neither from the cluster's processes nor from other clusters.
 const (
-	// nodesPatience bounds what a round asks a user cluster about its nodes, or does to them.
+	// nodesPatience limits the requests of a round to a user cluster about its nodes.
 	nodesPatience = 10 * time.Second
-	// outsidePatience bounds all that one round asks of destinations outside the cluster, side by side.
+	// outsidePatience limits all requests of one round to destinations outside the cluster, in parallel.
 	outsidePatience = 15 * time.Second
-	// briefPatience bounds both while something of the control plane is missing: that comes first.
+	// briefPatience limits both while a part of the control plane is missing, which has priority.
 	briefPatience = 2 * time.Second
-	// statusPatience bounds writing a status, which also tells that a round has timed out.
+	// statusPatience limits writing a status, which also reports that a round has timed out.
 	statusPatience = 10 * time.Second
 
-	// slowRound is how long a round may take without being slow.
+	// slowRound is how long a round may take before it counts as slow.
 	slowRound = 3 * time.Second
-	// afterSlow is when a slow cluster asks again while slowPerWorker rounds for each worker are of slow ones.
+	// afterSlow is when a slow cluster tries again while as many slow rounds run as slowPerWorker allows.
 	afterSlow = 2 * time.Second
-	// slowPerWorker bounds how often clusters that do not answer are asked, together.
+	// slowPerWorker is how many rounds per worker may be of slow clusters.
 	slowPerWorker = 2
-	// roundsAtOnce is how many clusters have a round at once. Most of these rounds wait, which costs a goroutine each.
+	// roundsAtOnce is how many clusters may have a round at once. Most of these rounds wait, at the cost of a goroutine
+	// each.
 	roundsAtOnce = 250
-	// stuckAfter is after how many timeouts a round counts as one that never returns.
+	// stuckAfter is after how many timeouts a round counts as hanging.
 	stuckAfter = 3
 )
 
-// rounds are those that run now. Its zero value is ready for use.
+// rounds are the rounds that run now. The zero value is ready for use.
 type rounds struct {
-	// workers has an element for each round that works. It is made once, by the first round.
+	// workers has an element for each round that works. The first round makes it.
 	workers chan struct{}
 	made    sync.Once
 
@@ -48,7 +48,7 @@ type rounds struct {
 	slow int
 }
 
-// work waits until fewer than most rounds work, and has the caller's round be one of them until rest is called.
+// work waits until fewer than most rounds work, and counts the caller's round as working until rest is called.
 func (r *rounds) work(most int) {
 	r.made.Do(func() { r.workers = make(chan struct{}, most) })
 	r.workers <- struct{}{}
@@ -56,14 +56,14 @@ func (r *rounds) work(most int) {
 
 func (r *rounds) rest() { <-r.workers }
 
-// wait lets other rounds work while do waits for what may not answer. It is called in a round that works.
+// wait lets other rounds work while do waits for something that may not answer. It is called in a round that works.
 func (r *rounds) wait(do func()) {
 	r.rest()
 	defer func() { r.workers <- struct{}{} }()
 	do()
 }
 
-// begin notes that a round begins. What it returns notes that it has ended.
+// begin records that a round begins. The function that it returns records the end.
 func (r *rounds) begin(cluster types.NamespacedName, now time.Time) (end func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -78,8 +78,8 @@ func (r *rounds) begin(cluster types.NamespacedName, now time.Time) (end func())
 	}
 }
 
-// beginSlow reports whether a cluster whose last round was slow may have a round now, when no more than most of them
-// may at once. If so, what it returns notes that the round has ended.
+// beginSlow reports whether a cluster whose last round was slow may have a round now, if at most most of them may at
+// once. If so, the function that it returns records the end of the round.
 func (r *rounds) beginSlow(most int) (end func(), ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -94,8 +94,8 @@ func (r *rounds) beginSlow(most int) (end func(), ok bool) {
 	}, true
 }
 
-// Check fails when a round has not returned for several timeouts: nobody works on its cluster meanwhile. It is a check
-// for /readyz and /healthz.
+// Check fails if a round has not returned for several timeouts, since nobody works on its cluster meanwhile. It is a
+// check for /readyz and /healthz.
 func (r *Reconciler) Check(*http.Request) error {
 	longest := stuckAfter * r.Options.withDefaults().RoundTimeout
 	now := r.now()
@@ -122,7 +122,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	seen := r.remember(uc)
 	if seen.isStale(uc) {
-		// A round would take the status of before for what is written, and might leave it wrong until the next proof.
+		// A round would take the old status for the written one, and might leave it wrong until the next proof.
 		return ctrl.Result{RequeueAfter: afterProgress}, nil
 	}
 	if seen.isSlow() {

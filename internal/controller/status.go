@@ -22,20 +22,22 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// patchStatus writes what one round saw and decided, if it differs from what is written.
-func (r *Reconciler) patchStatus(ctx context.Context, uc *v1alpha1.UserCluster, d rotation.Decision, seen observation) error {
+// patchStatus writes what one round observed and decided, if it differs from the written status.
+func (r *Reconciler) patchStatus(
+	ctx context.Context, uc *v1alpha1.UserCluster, d rotation.Decision, seen observation,
+) error {
 	before := uc.DeepCopy()
 	now := metav1.NewTime(r.now())
 	setReadyCondition(uc, d, now)
 	uc.Status.KSASigningKey.WaitingFor = d.Waiting
-	if !d.Blind { // else all that was told before still stands
+	if !d.Blind { // otherwise, everything in the status remains
 		setObserved(uc, d, seen, now)
 		setStartAndEnd(before, uc, d, now)
 	}
 	return r.writeStatus(ctx, before, uc)
 }
 
-// setObserved sets all of the status that one round saw.
+// setObserved sets everything in the status that one round observed.
 func setObserved(uc *v1alpha1.UserCluster, d rotation.Decision, seen observation, now metav1.Time) {
 	status := &uc.Status
 	status.ObservedGeneration = uc.Generation
@@ -57,14 +59,14 @@ func setObserved(uc *v1alpha1.UserCluster, d rotation.Decision, seen observation
 	}
 }
 
-// maxText bounds each text of a status, in characters. The API takes 32768 in a condition.
+// maxText is the longest text in a status, in characters. The API accepts 32768 in a condition.
 const maxText = 4096
 
-// maxKeyID bounds a kid, in characters: those of Kubernetes have 43.
+// maxKeyID is the longest kid in a status, in characters: those of Kubernetes have 43.
 const maxKeyID = 100
 
-// writeStatus writes a status that has changed, and tells events and metrics of it. Its texts quote servers: here, and
-// only here, they are cleaned and cut.
+// writeStatus writes a status that has changed, and emits events and metrics for it. Its texts quote servers; they are
+// cleaned and cut here, and only here.
 func (r *Reconciler) writeStatus(ctx context.Context, before, uc *v1alpha1.UserCluster) error {
 	status := &uc.Status
 	texts := []*string{&status.KSASigningKey.WaitingFor}
@@ -100,7 +102,7 @@ func (r *Reconciler) writeStatus(ctx context.Context, before, uc *v1alpha1.UserC
 	return nil
 }
 
-// patchError tells of a round that could observe nothing, and returns err.
+// patchError reports a round that could observe nothing, and returns err.
 func (r *Reconciler) patchError(ctx context.Context, uc *v1alpha1.UserCluster, err error) error {
 	before := uc.DeepCopy()
 	text := hint.Line(err)
@@ -124,7 +126,7 @@ func setKeyStatus(k *v1alpha1.KSASigningKeyStatus, d rotation.Decision, seen obs
 		k.StepSince = nil
 	}
 	k.LegacyTokens = seen.legacyCount
-	if d.Step == rotation.StepGenerate { // all that were counted are of what is about to be the old key
+	if d.Step == rotation.StepGenerate { // all counted tokens are of the key that is about to be the old one
 		k.LegacyTokens.Stale = k.LegacyTokens.Total
 	}
 	k.Keys = nil
@@ -144,7 +146,7 @@ func setRotationCondition(uc *v1alpha1.UserCluster, d rotation.Decision, now met
 	setCondition(uc, v1alpha1.ConditionKSASigningKeyRotation, d.Done, reason, versionsMessage(d.Versions), now)
 }
 
-// versionsMessage is the message of the condition KSASigningKeyRotation, as the documented product spells it.
+// versionsMessage returns the message of the condition KSASigningKeyRotation, as the documented product spells it.
 func versionsMessage(v rotation.Versions) string {
 	public := v.Public
 	if public == nil {
@@ -162,19 +164,20 @@ func versionsMessage(v rotation.Versions) string {
 }
 
 func setReadyCondition(uc *v1alpha1.UserCluster, d rotation.Decision, now metav1.Time) {
-	reason, message := v1alpha1.ReasonReady, "The cluster is as its spec wants it"
+	reason, message := v1alpha1.ReasonReady, "The cluster matches its spec"
 	switch {
 	case d.Blocked:
 		reason, message = v1alpha1.ReasonRotationBlocked, waitingMessage("Blocked", d)
 	case d.Blind:
-		reason, message = v1alpha1.ReasonNotObserved, waitingMessage("Too little of the cluster can be seen", d)
+		reason, message = v1alpha1.ReasonNotObserved, waitingMessage("The cluster cannot be observed completely", d)
 	case d.Step != "":
 		reason = v1alpha1.ReasonRotating
 		message = waitingMessage(fmt.Sprintf("Rotating to key version %d, step %s", uc.Spec.KSASigningKey.Version, d.Step), d)
 	case d.Action.Kind == rotation.ConvergeNodes:
 		reason, message = v1alpha1.ReasonCreateOrUpdate, waitingMessage("Creating or updating user cluster node pools", d)
 	case !d.Settled:
-		reason, message = v1alpha1.ReasonCreateOrUpdate, waitingMessage("Creating or updating user cluster control plane workloads", d)
+		reason, message = v1alpha1.ReasonCreateOrUpdate, waitingMessage("Creating or updating user cluster control plane "+
+			"workloads", d)
 	}
 	setCondition(uc, v1alpha1.ConditionReady, d.Settled, reason, message, now)
 }
@@ -192,7 +195,8 @@ func setCondition(uc *v1alpha1.UserCluster, kind string, is bool, reason, messag
 		status = metav1.ConditionTrue
 	}
 	meta.SetStatusCondition(&uc.Status.Conditions, metav1.Condition{
-		Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: uc.Generation, LastTransitionTime: now,
+		Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: uc.Generation,
+		LastTransitionTime: now,
 	})
 }
 
@@ -214,10 +218,10 @@ func setControlPlaneStatus(uc *v1alpha1.UserCluster, seen observation) {
 	}
 }
 
-// maxForeign is how many foreign keys of an API server a status names.
+// maxForeign is how many foreign keys of an API server a status lists.
 const maxForeign = 20
 
-// foreignKeys are the kids of foreign keys as text that can be shown.
+// foreignKeys returns the kids of foreign keys as text that can be shown.
 func foreignKeys(s rotation.Server) []string {
 	var kids []string
 	for _, kid := range s.Foreign[:min(len(s.Foreign), maxForeign)] {
@@ -226,10 +230,10 @@ func foreignKeys(s rotation.Server) []string {
 	return kids
 }
 
-// maxHolders is how many pods with old tokens a status names.
+// maxHolders is how many pods with old tokens a status lists.
 const maxHolders = 20
 
-// oldHolders names the pods that keep a token of an older key; nil if there are none.
+// oldHolders lists the pods that keep a token of an older key; nil if there are none.
 func oldHolders(holders []nodes.Holder) *v1alpha1.OldTokenStatus {
 	if len(holders) == 0 {
 		return nil
@@ -247,7 +251,7 @@ func oldHolders(holders []nodes.Holder) *v1alpha1.OldTokenStatus {
 	return s
 }
 
-// heldAs is how a pod holds a token, in words.
+// heldAs describes how a pod holds a token.
 func heldAs(t podtokens.Token) string {
 	switch {
 	case t.Kind == podtokens.Legacy && t.Container == "":
@@ -264,7 +268,7 @@ func publicationStatus(seen observation) []v1alpha1.PublicationStatus {
 	for i, p := range seen.Publications {
 		s := v1alpha1.PublicationStatus{Name: p.Name, AcceptedVersions: int32s(p.Accepts), WaitingFor: p.Waiting}
 		if i < len(seen.publications) && !seen.publications[i].seen.PublishedAt.IsZero() {
-			// The API keeps whole seconds; more of them would be a change each round.
+			// The API stores whole seconds; a fraction would be a change in each round.
 			at := metav1.NewTime(seen.publications[i].seen.PublishedAt.Truncate(time.Second))
 			s.PublishedAt = &at
 		}
@@ -294,12 +298,12 @@ func poolStatus(uc *v1alpha1.UserCluster, all []nodes.Node) []v1alpha1.NodePoolS
 	return pools
 }
 
-// setStartAndEnd notes when the rotation that runs, or else the latest one, was seen to start and to be complete.
+// setStartAndEnd records when the running or latest rotation was first seen running and complete.
 func setStartAndEnd(before, uc *v1alpha1.UserCluster, d rotation.Decision, now metav1.Time) {
 	k := &uc.Status.KSASigningKey
 	was := before.Status.KSASigningKey
 	running := was.StartedAt != nil && was.CompletedAt == nil
-	// Every rotation begins with this step, also one that was wanted before the last one had ended.
+	// Every rotation begins with this step, even one that was requested before the last one had ended.
 	begins := d.Step == rotation.StepGenerate && was.Step != string(rotation.StepGenerate)
 	switch {
 	case !running && d.Step != "", begins:

@@ -10,14 +10,14 @@ import (
 	"github.com/keyturn/keyturn/internal/printable"
 )
 
-// maxRetired and maxLeftovers are how many of them a status names; maxPath bounds a path, in characters.
+// maxRetired and maxLeftovers are how many of them a status lists; maxPath is the longest path, in characters.
 const (
 	maxRetired   = 20
 	maxLeftovers = 20
 	maxPath      = 500
 )
 
-// adoptedStatus returns the member of the status that the spec has.
+// adoptedStatus returns the status member that corresponds to the spec.
 func adoptedStatus(uc *v1alpha1.UserCluster) *v1alpha1.KubeadmInfrastructureStatus {
 	member := &uc.Status.Infrastructure.Kubeadm
 	if uc.Spec.Infrastructure.ClusterAPI != nil {
@@ -29,8 +29,8 @@ func adoptedStatus(uc *v1alpha1.UserCluster) *v1alpha1.KubeadmInfrastructureStat
 	return *member
 }
 
-// keepRetired notes the key versions that the status names as stored, before they are replaced there, and that are
-// stored no more: one write tells both, so none gets lost.
+// keepRetired records the key versions that the status lists as stored but that no longer are, before that list is
+// replaced. One write contains both, so none gets lost.
 func keepRetired(uc *v1alpha1.UserCluster, stored []keystore.KeyPair) {
 	for _, k := range uc.Status.KSASigningKey.Keys {
 		kept := slices.ContainsFunc(stored, func(s keystore.KeyPair) bool { return s.KeyID == k.KeyID })
@@ -45,7 +45,7 @@ func keepRetired(uc *v1alpha1.UserCluster, stored []keystore.KeyPair) {
 	}
 }
 
-// setAdoptedStatus tells which private keys are left on nodes, if this round could see it.
+// setAdoptedStatus sets which private keys are left on nodes, if this round could observe it.
 func setAdoptedStatus(uc *v1alpha1.UserCluster, seen observation) {
 	if !seen.controlPlane.LeftoversKnown {
 		return

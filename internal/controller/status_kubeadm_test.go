@@ -17,14 +17,16 @@ func TestKeepRetired(t *testing.T) {
 			{Version: version, KeyID: "old"}, {Version: version + 1, KeyID: "new"},
 		}
 		keepRetired(uc, []keystore.KeyPair{{Version: int(version), KeyID: "old"}, {Version: int(version) + 1, KeyID: "new"}})
-		if in := status.Infrastructure.Kubeadm; in != nil && len(in.Retired) > 0 && in.Retired[len(in.Retired)-1].Version == version {
+		if in := status.Infrastructure.Kubeadm; in != nil && len(in.Retired) > 0 &&
+			in.Retired[len(in.Retired)-1].Version == version {
 			t.Fatalf("key version %d is stored, and counts as retired", version)
 		}
 		keepRetired(uc, []keystore.KeyPair{{Version: int(version) + 1, KeyID: "new"}})
 		keepRetired(uc, []keystore.KeyPair{{Version: int(version) + 1, KeyID: "new"}}) // the status was not written
 	}
 	got := status.Infrastructure.Kubeadm.Retired
-	if len(got) != maxRetired || got[0].Version != 11 || got[maxRetired-1] != (v1alpha1.RetiredKey{Version: 30, KeyID: "old"}) {
+	if len(got) != maxRetired || got[0].Version != 11 ||
+		got[maxRetired-1] != (v1alpha1.RetiredKey{Version: 30, KeyID: "old"}) {
 		t.Errorf("retired are %v", got)
 	}
 	if !slices.IsSortedFunc(got, func(a, b v1alpha1.RetiredKey) int { return int(a.Version - b.Version) }) {

@@ -10,16 +10,16 @@ import (
 	"github.com/keyturn/keyturn/internal/printable"
 )
 
-// What a status keeps of rotations: so many of them, and of each step so many waits that are over. maxWaitText bounds
-// what was waited for, in characters.
+// The limits of timelines in a status: rotations, and finished waits of each step. maxWaitText is the longest text of a
+// wait, in characters.
 const (
 	maxRotations = 5
 	maxWaits     = 3
 	maxWaitText  = 200
 )
 
-// keepTimeLine adds what the rest of the status shows to the time line of its rotation. It changes nothing unless the
-// step, or what that waits for, has changed.
+// keepTimeLine adds the current state of the status to the timeline of its rotation. It changes nothing unless the
+// step, or what it waits for, has changed.
 func keepTimeLine(uc *v1alpha1.UserCluster, now metav1.Time) {
 	k := &uc.Status.KSASigningKey
 	if k.Step != "" && k.StartedAt != nil && !isLatest(k.Rotations, k.StartedAt) {
@@ -49,7 +49,7 @@ func isLatest(all []v1alpha1.RotationStatus, started *metav1.Time) bool {
 	return len(all) > 0 && all[len(all)-1].StartedAt.Equal(started)
 }
 
-// endSteps ends every step of the latest rotation but one.
+// endSteps ends every step of the latest rotation except one.
 func endSteps(all []v1alpha1.RotationStatus, but string, now metav1.Time) {
 	if len(all) == 0 {
 		return
@@ -63,7 +63,7 @@ func endSteps(all []v1alpha1.RotationStatus, but string, now metav1.Time) {
 	}
 }
 
-// stepOf returns the step of a rotation that runs.
+// stepOf returns a running step of a rotation.
 func stepOf(r *v1alpha1.RotationStatus, name string, now metav1.Time) *v1alpha1.RotationStep {
 	i := slices.IndexFunc(r.Steps, func(s v1alpha1.RotationStep) bool { return s.Name == name })
 	if i < 0 {
@@ -74,7 +74,7 @@ func stepOf(r *v1alpha1.RotationStatus, name string, now metav1.Time) *v1alpha1.
 	return &r.Steps[i]
 }
 
-// waitFor notes what a step waits for now, unless it waits for that already.
+// waitFor records what a step waits for now, unless that has not changed.
 func waitFor(s *v1alpha1.RotationStep, w v1alpha1.RotationWait) {
 	if n := len(s.Waits); n > 0 {
 		last := s.Waits[n-1]
@@ -88,7 +88,7 @@ func waitFor(s *v1alpha1.RotationStep, w v1alpha1.RotationWait) {
 	}
 }
 
-// endWait ends what a step waits for, and forgets the shortest waits beyond maxWaits.
+// endWait ends the current wait of a step, and drops the shortest waits beyond maxWaits.
 func endWait(s *v1alpha1.RotationStep, now metav1.Time) {
 	if n := len(s.Waits); n > 0 && s.Waits[n-1].CompletedAt == nil {
 		s.Waits[n-1].CompletedAt = &now
@@ -104,7 +104,7 @@ func endWait(s *v1alpha1.RotationStep, now metav1.Time) {
 	}
 }
 
-// lasted is how long a wait that is over lasted.
+// lasted returns how long a finished wait lasted.
 func lasted(w v1alpha1.RotationWait) time.Duration { return w.CompletedAt.Sub(w.StartedAt.Time) }
 
 // isBlocked reports whether somebody must act.

@@ -77,7 +77,8 @@ func TestTimeLine(t *testing.T) {
 		want string
 	}{
 		{"steps one after the other", []moment{
-			{0, "Generate", "", false}, {1, "Publish", "a", false}, {4, "Switch", "", false}, {9, "", "", false}, {20, "", "", false},
+			{0, "Generate", "", false}, {1, "Publish", "a", false}, {4, "Switch", "", false}, {9, "", "", false}, {20, "", "",
+				false},
 		}, "2: 0-9\n  Generate 0-1\n  Publish 1-4\n    1-4 a\n  Switch 4-9\n"},
 		{"no rotation", []moment{{3, "", "a node to be ready", false}}, ""},
 		{"the same wait, seen again and again", []moment{

@@ -17,14 +17,14 @@ import (
 )
 
 const (
-	// refreshBudget is how long one round may re-sign legacy tokens.
+	// refreshBudget is how long one round may sign legacy tokens.
 	refreshBudget = 5 * time.Second
-	// refreshGrace is how long after that a write may last that has begun. A webhook may keep it for half a minute.
+	// refreshGrace is how much longer a write may take that has begun. A webhook may delay it by half a minute.
 	refreshGrace = 2 * time.Second
 )
 
-// LegacyTokens refreshes legacy tokens through the API servers of their cluster. It remembers how far the
-// walk over each cluster's Secrets has come.
+// LegacyTokens refreshes legacy tokens through the API servers of their cluster. It remembers the progress of the walk
+// over each cluster's Secrets.
 type LegacyTokens struct {
 	client func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error)
 
@@ -32,7 +32,7 @@ type LegacyTokens struct {
 	of map[types.UID]*legacytoken.Refresher
 }
 
-// NewLegacyTokens returns LegacyTokens that reach user clusters by client.
+// NewLegacyTokens returns LegacyTokens that reach user clusters through client.
 func NewLegacyTokens(client func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error)) *LegacyTokens {
 	return &LegacyTokens{client: client, of: map[types.UID]*legacytoken.Refresher{}}
 }
@@ -54,7 +54,7 @@ func (l *LegacyTokens) Refresh(
 	defer cancel()
 	result, err := refresher.Pass(ctx, target)
 	if errors.Is(err, context.DeadlineExceeded) && len(result.Blocked) > 0 {
-		err = nil // what took so long is in the result
+		err = nil // the result contains what took so long
 	}
 	if err != nil {
 		return rotation.Legacy{}, count, err
@@ -87,7 +87,7 @@ func (l *LegacyTokens) refresher(ctx context.Context, uc *v1alpha1.UserCluster) 
 	return r, nil
 }
 
-// verdict is what a walk means for the rotation.
+// verdict converts the result of a walk for the planner.
 func verdict(r legacytoken.Result, version int) rotation.Legacy {
 	if r.Proven() {
 		return rotation.Legacy{Proven: version}
@@ -105,7 +105,8 @@ func verdict(r legacytoken.Result, version int) rotation.Legacy {
 	return legacy
 }
 
-// tally is what the status shows of a walk. Before a walk is complete, it cannot tell more Secrets than the last one.
+// tally returns the counts of a walk for the status. Until the walk is complete, it cannot report more Secrets than the
+// last.
 func tally(r legacytoken.Result, last v1alpha1.LegacyTokenStatus) v1alpha1.LegacyTokenStatus {
 	if r.Complete {
 		return v1alpha1.LegacyTokenStatus{Total: int64(r.Total), Stale: int64(r.Stale)}

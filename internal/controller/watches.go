@@ -7,27 +7,28 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// watchPause is how long a client may take to begin a watch again that broke with its API server: client-go pauses,
-// twice as long with each break within two minutes, up to 30 s, and up to twice that by chance (NewReflectorWithOptions
-// in tools/cache/reflector.go).
+// watchPause is how long a client may take to restart a watch that broke with its API server. client-go pauses twice as
+// long with each break within two minutes, up to 30 s, and randomly up to twice that (NewReflectorWithOptions in
+// tools/cache/reflector.go).
 const watchPause = time.Minute
 
-// process is what is remembered of the process of an API server.
+// process is what is remembered about the process of an API server.
 type process struct {
-	// keys are those that it was started with; of one with a signer only that it has one, which gives it others.
+	// keys are the keys that it was started with. For one with a signer, they say only that it has a signer, which
+	// provides others.
 	keys rotation.Keys
-	// ready means that it has been ready, and since is when it was first seen so; zero if it is not known to be one that
-	// was restarted.
+	// ready means that it has been ready. since is when that was first seen; zero if it is not known to have been
+	// restarted.
 	ready bool
 	since time.Time
 }
 
-// watchesBack returns when clients have certainly begun again the watches that the last restart of an API server broke;
+// watchesBack returns when clients have certainly restarted the watches that the last restart of an API server broke;
 // zero if none is known.
 //
-// A controller that has just started knows of none. So it takes an API server with a signer for one that was not
-// restarted, and one that reads its keys from files for one that the rotation has restarted: before refreshing, which
-// is when the step Refresh began, or just now.
+// A controller that has just started knows of none. So it assumes that an API server with a signer was not restarted,
+// and that one that reads its keys from files was restarted by the rotation: before refreshing, which is when the step
+// Refresh began, or just now.
 func (m *remembered) watchesBack(s rotation.Server, refreshing, now time.Time) time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -36,7 +37,7 @@ func (m *remembered) watchesBack(s rotation.Server, refreshing, now time.Time) t
 	if s.Running.External {
 		is.keys = rotation.Keys{External: true}
 	}
-	restarted := known && (was.ready || !was.since.IsZero()) // else nobody can have watched before
+	restarted := known && (was.ready || !was.since.IsZero()) // otherwise, nobody can have watched before
 	switch {
 	case known && was.ready && !s.Running.IsZero() && is.keys.Equal(was.keys):
 		is = was
@@ -59,8 +60,8 @@ func (m *remembered) watchesBack(s rotation.Server, refreshing, now time.Time) t
 	return is.since.Add(watchPause)
 }
 
-// refreshingSince is when the step Refresh began, which is after the rotation has last restarted API servers for it;
-// zero in another step.
+// refreshingSince returns when the step Refresh began, after the rotation last restarted API servers; zero in another
+// step.
 func refreshingSince(uc *v1alpha1.UserCluster) time.Time {
 	k := uc.Status.KSASigningKey
 	if k.Step != string(rotation.StepRefresh) || k.StepSince == nil {

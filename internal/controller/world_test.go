@@ -185,7 +185,9 @@ func (w *world) round(key client.ObjectKey) *v1alpha1.UserCluster {
 }
 
 // until reconciles until the UserCluster is as wanted, and calls each after every round.
-func (w *world) until(key client.ObjectKey, done func(*v1alpha1.UserCluster) bool, each ...func(*v1alpha1.UserCluster)) *v1alpha1.UserCluster {
+func (w *world) until(
+	key client.ObjectKey, done func(*v1alpha1.UserCluster) bool, each ...func(*v1alpha1.UserCluster),
+) *v1alpha1.UserCluster {
 	w.Helper()
 	var last *v1alpha1.UserCluster
 	for range maxRounds {
@@ -229,7 +231,9 @@ func condition(uc *v1alpha1.UserCluster, kind string) metav1.Condition {
 }
 
 // wantCondition compares what a condition says, apart from when.
-func (w *world) wantCondition(uc *v1alpha1.UserCluster, kind string, is metav1.ConditionStatus, reason, message string) {
+func (w *world) wantCondition(
+	uc *v1alpha1.UserCluster, kind string, is metav1.ConditionStatus, reason, message string,
+) {
 	w.Helper()
 	c := condition(uc, kind)
 	if c.Status != is || c.Reason != reason || c.Message != message {
@@ -299,7 +303,8 @@ func (w *world) wantOnly(key client.ObjectKey, version int) {
 	w.with(key, func(c *userCluster) {
 		for _, s := range c.servers {
 			if !s.Ready || !slices.Equal(s.accepts, []string{uc.Status.KSASigningKey.Keys[0].KeyID}) || s.signs != s.accepts[0] {
-				w.Errorf("%s signs with %s and accepts %s, ready %v; want key version %d", s.Name, s.signs, s.accepts, s.Ready, version)
+				w.Errorf("%s signs with %s and accepts %s, ready %v; want key version %d", s.Name, s.signs, s.accepts, s.Ready,
+					version)
 			}
 		}
 		for _, n := range c.nodes {
@@ -309,10 +314,12 @@ func (w *world) wantOnly(key client.ObjectKey, version int) {
 		}
 		old := slices.ContainsFunc(c.tokens, func(v int) bool { return v != version })
 		if len(c.disk) != 1 || c.manager.Running != version || old || len(c.nodes) != 2 {
-			w.Errorf("%d keys on disk, %+v, tokens %v, %d nodes; want key version %d", len(c.disk), c.manager, c.tokens, len(c.nodes), version)
+			w.Errorf("%d keys on disk, %+v, tokens %v, %d nodes; want key version %d", len(c.disk), c.manager, c.tokens,
+				len(c.nodes), version)
 		}
 	})
-	w.wantCondition(uc, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonReady, "The cluster is as its spec wants it")
+	w.wantCondition(uc, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonReady,
+		"The cluster matches its spec")
 	w.wantCondition(uc, v1alpha1.ConditionKSASigningKeyRotation, metav1.ConditionTrue, v1alpha1.ReasonRotationCompleted,
 		fmt.Sprintf(`{"tokenVersion":%d,"privateKeyVersion":%[1]d,"publicKeyVersions":[%[1]d]}`, version))
 }
@@ -322,19 +329,20 @@ func (w *world) events(key client.ObjectKey) []string {
 	w.Helper()
 	var told []string
 	want := w.recorder.of(key)
-	err := wait.PollUntilContextTimeout(w.Context(), 20*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
-		list := &eventsv1.EventList{}
-		if err := admin.List(ctx, list, client.InNamespace(key.Namespace)); err != nil {
-			return false, err
-		}
-		told = nil
-		for _, e := range list.Items {
-			if e.Regarding.Name == key.Name && e.Regarding.Kind == "UserCluster" {
-				told = append(told, fmt.Sprintf("%s %s %s: %s", e.Type, e.Action, e.Reason, e.Note))
+	err := wait.PollUntilContextTimeout(w.Context(), 20*time.Millisecond, 30*time.Second, true,
+		func(ctx context.Context) (bool, error) {
+			list := &eventsv1.EventList{}
+			if err := admin.List(ctx, list, client.InNamespace(key.Namespace)); err != nil {
+				return false, err
 			}
-		}
-		return slices.Equal(slices.Sorted(slices.Values(told)), slices.Sorted(slices.Values(want))), nil
-	})
+			told = nil
+			for _, e := range list.Items {
+				if e.Regarding.Name == key.Name && e.Regarding.Kind == "UserCluster" {
+					told = append(told, fmt.Sprintf("%s %s %s: %s", e.Type, e.Action, e.Reason, e.Note))
+				}
+			}
+			return slices.Equal(slices.Sorted(slices.Values(told)), slices.Sorted(slices.Values(want))), nil
+		})
 	if err != nil {
 		w.Fatalf("the API server has the events\n%s\nwant\n%s\n(%v)", strings.Join(told, "\n"), strings.Join(want, "\n"), err)
 	}

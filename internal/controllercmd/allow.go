@@ -15,15 +15,15 @@ import (
 	"github.com/keyturn/keyturn/internal/printable"
 )
 
-// allowed is what UserClusters may make the controller connect to, write to, and show its credentials. Whoever may
-// write a UserCluster chooses within these bounds, which the administrator of the controller sets. The zero value
-// allows Google's own endpoints, with credentials of the cluster's own, and nothing else.
+// allowed is what UserClusters may make the controller connect to, write to, and show its credentials to. The author of
+// a UserCluster chooses within these bounds, which the administrator of the controller sets. The zero value allows only
+// Google's own endpoints, with the cluster's own credentials.
 type allowed struct {
-	// fleetEndpoints are URLs that gkeConnect may name besides those of Google Cloud.
+	// fleetEndpoints are URLs that gkeConnect may name in addition to those of Google Cloud.
 	fleetEndpoints []string
 	// publish are the buckets and directories within which keys may be published.
 	publish []*url.URL
-	// defaultCredentials lets a cluster be registered at Google Cloud with the credentials of the controller.
+	// defaultCredentials allows registering a cluster with Google Cloud with the credentials of the controller.
 	defaultCredentials bool
 }
 
@@ -36,12 +36,13 @@ const (
 // addFlags adds the flags that set what is allowed.
 func (a *allowed) addFlags(set *flag.FlagSet) {
 	set.Func(fleetEndpointFlag,
-		"https `URL` that gkeConnect of a UserCluster may name besides those of Google Cloud; can be repeated", a.addEndpoint)
+		"https `URL` that gkeConnect of a UserCluster may name in addition to those of Google Cloud; "+
+			"can be repeated", a.addEndpoint)
 	set.Func(publishFlag,
 		"`URL` of a bucket or directory, perhaps with ?prefix=, within which UserClusters may publish their keys; "+
 			"can be repeated", a.addPublish)
 	set.BoolVar(&a.defaultCredentials, defaultCredentialsFlag, false,
-		"let UserClusters without credentials of their own be registered at Google Cloud with those of the controller")
+		"let UserClusters that name no credentials be registered with Google Cloud with those of the controller")
 }
 
 func (a *allowed) addEndpoint(value string) error {
@@ -61,13 +62,13 @@ func (a *allowed) addPublish(value string) error {
 	return err
 }
 
-// errNotAllowed is the error of everything that a UserCluster names and may not.
+// errNotAllowed is the error for everything that a UserCluster names but may not use.
 var errNotAllowed = errors.New("not allowed")
 
-// notAllowed is the error about a field of a UserCluster.
+// notAllowed returns the error about a field of a UserCluster.
 func notAllowed(field, value, name string) error {
-	return fmt.Errorf("%w: %s %q; nothing is sent there: name another, or have the administrator of keyturn-controller "+
-		"allow it by --%s", errNotAllowed, field, printable.Line(value), name)
+	return fmt.Errorf("%w: %s %q; nothing is sent there: name another, or ask the administrator of keyturn-controller to "+
+		"allow it with --%s", errNotAllowed, field, printable.Line(value), name)
 }
 
 // checkFleet refuses a fleet that a UserCluster may not name, or not with these credentials: the key file of its
@@ -91,17 +92,17 @@ func (a *allowed) checkFleet(connect *v1alpha1.GKEConnect, keyFile []byte) error
 	}
 	if !a.defaultCredentials {
 		return fmt.Errorf("%w: gkeConnect.credentialsSecret is empty, and the credentials of the controller are not used: "+
-			"name a Secret with a service account key, or have the administrator of keyturn-controller allow it "+
-			"by --%s", errNotAllowed, defaultCredentialsFlag)
+			"name a Secret with a service account key, or ask the administrator of keyturn-controller to allow it "+
+			"with --%s", errNotAllowed, defaultCredentialsFlag)
 	}
 	return nil
 }
 
-// googleTokens are the hosts at which service accounts of Google Cloud get access tokens.
+// googleTokens are the hosts that issue access tokens to service accounts of Google Cloud.
 var googleTokens = []string{"oauth2.googleapis.com", "accounts.google.com", "www.googleapis.com"}
 
-// checkTokenURI refuses a key file that makes the controller connect to anywhere else. One that cannot be read names
-// nothing.
+// checkTokenURI refuses a key file that makes the controller connect to any other host. A key file that cannot be read
+// names none.
 func (a *allowed) checkTokenURI(keyFile []byte) error {
 	var file struct {
 		TokenURI string `json:"token_uri"`
@@ -120,11 +121,11 @@ func (a *allowed) checkTokenURI(keyFile []byte) error {
 	return notAllowed("token_uri of the service account key", file.TokenURI, fleetEndpointFlag)
 }
 
-// checkPublish refuses a URL of ksaSigningKey.publish that a UserCluster may not name, or that is none.
+// checkPublish refuses a URL of ksaSigningKey.publish that is invalid or that a UserCluster may not name.
 func (a *allowed) checkPublish(field, value string) error {
 	u, err := bucketurl.Parse(value)
 	if err != nil {
-		return fmt.Errorf("%w: %s %w; take it out of the spec", errNotAllowed, field, err) // the value may hold a secret
+		return fmt.Errorf("%w: %s %w; remove it from the spec", errNotAllowed, field, err) // the value may hold a secret
 	}
 	if !slices.ContainsFunc(a.publish, func(bound *url.URL) bool { return bucketurl.Within(u, bound) }) {
 		return notAllowed(field, value, publishFlag)

@@ -15,7 +15,7 @@ import (
 	"github.com/keyturn/keyturn/internal/keystore"
 )
 
-// clusterAPIFlags are what clusters of Cluster API are rotated with, besides the images of kubeadmFlags.
+// clusterAPIFlags are the flags for rotating clusters of Cluster API, in addition to the images of kubeadmFlags.
 type clusterAPIFlags struct {
 	namespaces []string
 }

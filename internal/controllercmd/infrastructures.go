@@ -14,16 +14,17 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// infrastructure opens what runs clusters of one kind.
+// infrastructure opens clusters of one kind.
 type infrastructure struct {
 	controlPlane func(*v1alpha1.UserCluster) (controlplane.Adapter, error)
-	// nodes opens the machines of a cluster; the zero value where Keyturn did not make them and has nobody replace them.
+	// nodes opens the machines of a cluster; the zero value if Keyturn neither made them nor makes another system
+	// replace them.
 	nodes func(*v1alpha1.UserCluster) (machines, error)
-	// watch calls wake for each cluster of which something has died or was started, until ctx ends; nil: nobody does.
+	// watch calls wake for each cluster of which something has died or started, until ctx ends; nil: nothing does.
 	watch func(ctx context.Context, wake func(context.Context, types.NamespacedName))
-	// object returns what else the events of a cluster are about, or nil; nil itself: nothing is.
+	// object returns another object that the events of a cluster are about, or nil. It may be nil.
 	object func(*v1alpha1.UserCluster) runtime.Object
-	// forget drops what is remembered of a cluster that is gone; nil: nothing is.
+	// forget drops what is remembered about a cluster that is gone. It may be nil.
 	forget func(keystore.Cluster)
 }
 
@@ -32,11 +33,11 @@ type machines struct {
 	pools    []v1alpha1.NodePool
 	machines nodes.Machines
 	refresh  nodes.Refresher
-	// roll has somebody else replace the nodes.
+	// roll makes another system replace the nodes.
 	roll nodes.Roller
 }
 
-// infrastructures are those that a controller serves, by the name of the member of spec.infrastructure.
+// infrastructures are the infrastructures that a controller serves, by the name of the member of spec.infrastructure.
 type infrastructures map[string]infrastructure
 
 // errUnserved is why a cluster waits whose infrastructure this version does not know.
@@ -67,7 +68,7 @@ func (i infrastructures) nodes(uc *v1alpha1.UserCluster) (machines, error) {
 	return on.nodes(uc)
 }
 
-// object returns what else the events of a cluster are about; nil: nothing.
+// object returns another object that the events of a cluster are about; nil if there is none.
 func (i infrastructures) object(uc *v1alpha1.UserCluster) runtime.Object {
 	if on, err := i.of(uc); err == nil && on.object != nil {
 		return on.object(uc)

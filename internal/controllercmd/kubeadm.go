@@ -17,7 +17,7 @@ import (
 	"github.com/keyturn/keyturn/internal/keystore"
 )
 
-// kubeadmFlags are what clusters that kubeadm made are rotated with.
+// kubeadmFlags are the flags for rotating clusters that kubeadm made.
 type kubeadmFlags struct {
 	images kubeadm.Images
 	own    types.NamespacedName
@@ -29,7 +29,7 @@ func (f *kubeadmFlags) addFlags(set *flag.FlagSet) {
 	set.StringVar(&f.images.Signer, "signer-image", "",
 		"`image` of keyturn-signer, which runs there for clusters with source external")
 	set.StringVar(&f.images.Namespace, "agent-namespace", kubeadm.DefaultAgentNamespace,
-		"namespace of keyturn-agent in these clusters, which is made")
+		"namespace of keyturn-agent in these clusters; it is created")
 	set.Func("own-cluster", "`NAMESPACE/NAME` of the one UserCluster that may be the cluster which the controller runs "+
 		"in (default: none)", f.setOwn)
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/remote"
 )
 
-// localFlags lead to the keyturn-local that runs the clusters of local infrastructure.
+// localFlags name the keyturn-local that runs local clusters.
 type localFlags struct {
 	endpoint, credentials string
 }
@@ -32,14 +32,14 @@ func (f *localFlags) addFlags(set *flag.FlagSet) {
 // check refuses one of the flags without the other.
 func (f *localFlags) check() error {
 	if (f.endpoint == "") != (f.credentials == "") {
-		return fmt.Errorf("--%s and --%s are needed together", localEndpointFlag, localCredentialsFlag)
+		return fmt.Errorf("--%s and --%s must be used together", localEndpointFlag, localCredentialsFlag)
 	}
 	return nil
 }
 
-// errNoLocal is why a local cluster waits for as long as the controller knows no keyturn-local.
-var errNoLocal = errors.New("the cluster is local, and keyturn-controller was started without --" + localEndpointFlag +
-	" and --" + localCredentialsFlag + ", which lead to its host")
+// errNoLocal is why a local cluster waits if the controller has no keyturn-local.
+var errNoLocal = errors.New("the cluster is local, but keyturn-controller was started without --" + localEndpointFlag +
+	" and --" + localCredentialsFlag + ", which name its host")
 
 // infrastructure opens local clusters.
 func (f *localFlags) infrastructure() (infrastructure, error) {

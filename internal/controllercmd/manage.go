@@ -33,15 +33,16 @@ func manage(ctx context.Context, f flags, cfg *rest.Config, log *slog.Logger) er
 	return m.Start(ctx)
 }
 
-// How long the API server of the admin cluster may be away when a controller starts, and how often it is asked
-// meanwhile.
+// awayPatience is how long the API server of the admin cluster may be down when a controller starts, followed by how
+// often it is tried meanwhile.
 const (
 	awayPatience = 3 * time.Minute
 	awayInterval = time.Second
 )
 
-// newManager makes the manager as soon as the API server answers. The only one of a cluster that rotates its own keys
-// is away while it reads new files; a controller that ended for that would be restarted later and later.
+// newManager creates the manager as soon as the API server answers. The only API server of a cluster that rotates its
+// own keys is down while it reads new files; a controller that exited because of that would be restarted later and
+// later.
 func newManager(
 	ctx context.Context, cfg *rest.Config, options controller.ManagerOptions, log *slog.Logger,
 ) (ctrl.Manager, error) {
@@ -61,7 +62,7 @@ func newManager(
 	}
 }
 
-// isAway reports whether an error means that nobody serves there now.
+// isAway reports whether an error means that nothing serves there now.
 func isAway(err error) bool {
 	return utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) || utilnet.IsProbableEOF(err) ||
 		utilnet.IsTimeout(err) || apierrors.IsServiceUnavailable(err)
@@ -113,7 +114,7 @@ func addController(m ctrl.Manager, cfg *rest.Config, f flags, log *slog.Logger) 
 		Wakes:    make(controller.Wakes),
 	}
 	watch := func(ctx context.Context) error { on.watch(ctx, r.Wakes.Wake); return nil }
-	if err := m.Add(manager.RunnableFunc(watch)); err != nil { // while this controller is the one that works
+	if err := m.Add(manager.RunnableFunc(watch)); err != nil { // only while this controller is the leader
 		return fmt.Errorf("watching the clusters: %w", err)
 	}
 	return r.SetupWithManager(m)

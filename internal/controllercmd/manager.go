@@ -13,7 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/controller"
 )
 
-// managerFlags are those of the manager: how the controller works, and shares the work.
+// managerFlags are the flags of the manager.
 type managerFlags struct {
 	options       controller.Options
 	leaderElect   bool
@@ -26,20 +26,20 @@ type managerFlags struct {
 // addFlags adds them to a set.
 func (f *managerFlags) addFlags(set *flag.FlagSet) {
 	set.DurationVar(&f.options.SettledInterval, "settled-interval", controller.DefaultSettledInterval,
-		"how long after a round a settled cluster is proven again, a fifth more or less")
+		"how long after a round a settled cluster is proven again, plus or minus a fifth")
 	set.IntVar(&f.options.Workers, "workers", controller.DefaultWorkers,
-		"how many clusters are worked on at once, not counting those whose answer is waited for")
+		"how many clusters are worked on at once, not counting those that are waited for")
 	set.DurationVar(&f.options.RoundTimeout, "round-timeout", controller.DefaultRoundTimeout,
 		"how long one round for one cluster may take")
-	set.BoolVar(&f.leaderElect, "leader-elect", true, "agree with other controllers on the one that works")
+	set.BoolVar(&f.leaderElect, "leader-elect", true, "use leader election between several controllers")
 	set.StringVar(&f.election.Namespace, "leader-election-namespace", v1alpha1.SystemNamespace,
 		"namespace of the Lease that controllers share")
 	set.StringVar(&f.election.ID, "leader-election-id", "keyturn-controller", "name of the Lease that controllers share")
 	set.Func("secrets-namespace", "`namespace` whose Secrets are watched; can be repeated (default: all)", f.addNamespace)
 	set.BoolVar(&f.metricsSecure, "metrics-secure", false,
-		"serve /metrics by TLS, to those whom the admin cluster knows and allows to get it")
+		"serve /metrics with TLS, to users whom the admin cluster authenticates and authorizes")
 	set.StringVar(&f.metricsCerts, "metrics-cert-dir", "",
-		"directory of tls.crt and tls.key for --metrics-secure (default: a certificate that nobody has signed)")
+		"directory of tls.crt and tls.key for --metrics-secure (default: a self-signed certificate)")
 }
 
 func (f *managerFlags) addNamespace(value string) error {
@@ -50,7 +50,7 @@ func (f *managerFlags) addNamespace(value string) error {
 	return nil
 }
 
-// validate returns everything that is wrong with the flags.
+// validate returns an error with everything that is wrong with the flags.
 func (f *managerFlags) validate() error {
 	err := f.options.Validate()
 	if f.leaderElect && (f.election.Namespace == "" || f.election.ID == "") {
@@ -65,7 +65,7 @@ func (f *managerFlags) validate() error {
 	return nil
 }
 
-// managerOptions are what the manager is made with.
+// managerOptions returns the options of the manager.
 func (f *managerFlags) managerOptions(metrics, health string) controller.ManagerOptions {
 	o := controller.ManagerOptions{
 		Metrics: server.Options{BindAddress: metrics}, HealthAddress: health, SecretNamespaces: f.secrets,

@@ -43,9 +43,9 @@ func TestManagerFlags(t *testing.T) {
 
 func TestWrongManagerFlags(t *testing.T) {
 	for flags, says := range map[string]string{
-		"--settled-interval=10ms":         "the settled interval is 10ms, and must be 1s or more",
-		"--workers=-1":                    "there are -1 workers, and must be 1 or more",
-		"--round-timeout=1s":              "the timeout of a round is 1s, and must be 20s or more",
+		"--settled-interval=10ms":         "the settled interval is 10ms, but must be at least 1s",
+		"--workers=-1":                    "the number of workers is -1, but must be at least 1",
+		"--round-timeout=1s":              "the timeout of a round is 1s, but must be at least 20s",
 		"--leader-election-id=":           "--leader-elect needs",
 		"--metrics-cert-dir=a":            "--metrics-cert-dir needs --metrics-secure",
 		"--secrets-namespace=A.b":         "RFC 1123",

@@ -11,7 +11,7 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes/rollout"
 )
 
-// nodesOf returns how the nodes of a cluster are opened: as a rollout over its machines.
+// nodesOf returns a function that opens the nodes of a cluster, as a rollout over its machines.
 func nodesOf(
 	on infrastructures, rollouts *rollout.Rollouts,
 	newClient func(context.Context, *v1alpha1.UserCluster) (kubernetes.Interface, error),

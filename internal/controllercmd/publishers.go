@@ -22,10 +22,10 @@ import (
 	"github.com/keyturn/keyturn/internal/keystore"
 )
 
-// publishers makes the destinations to which the keys of clusters are published, and keeps them, with their connections
-// and access tokens, until what they are made of changes or the cluster is gone.
+// publishers makes the destinations that the keys of clusters are published to. It keeps them, with their connections
+// and access tokens, until their configuration changes or the cluster is gone.
 type publishers struct {
-	// secrets reads Secrets of the admin cluster, from no cache.
+	// secrets reads Secrets of the admin cluster without a cache.
 	secrets client.Reader
 	allowed allowed
 	log     *slog.Logger
@@ -36,7 +36,7 @@ type publishers struct {
 
 var _ controller.Publishers = (*publishers)(nil)
 
-// made are the destinations of one cluster, and what they were made of.
+// made are the destinations of one cluster, and the key that they were made for.
 type made struct {
 	key          cacheKey
 	destinations []fleet.Publisher
@@ -87,7 +87,7 @@ func (p *publishers) recall(name types.NamespacedName) made {
 	return p.of[name]
 }
 
-// membership returns that of the cluster with this UID; nil if there is none that can be used.
+// membership returns the membership of the cluster with this UID; nil if there is none that can be used.
 func (m made) membership(uid types.UID) fleet.Publisher {
 	for _, d := range m.destinations {
 		if membership, ok := d.(*gkehub.Membership); ok && m.key.uid == uid {
@@ -115,8 +115,8 @@ func (p *publishers) Forget(cluster types.NamespacedName) {
 	delete(p.of, cluster)
 }
 
-// credentials reads the Secret that gkeConnect names; it is empty when none is named. Only a Secret that is marked as
-// the cluster's is read: the author of a UserCluster need not be allowed to read Secrets.
+// credentials reads the Secret that gkeConnect names; an empty one if none is named. It reads only a Secret that is
+// marked as the cluster's, since the author of a UserCluster may not be allowed to read Secrets.
 func (p *publishers) credentials(ctx context.Context, uc *v1alpha1.UserCluster) (*corev1.Secret, error) {
 	connect := uc.Spec.GKEConnect
 	if connect == nil || connect.CredentialsSecret == "" {
@@ -148,13 +148,13 @@ func belongsTo(secret *corev1.Secret, uc *v1alpha1.UserCluster) bool {
 	return secret.Labels[v1alpha1.LabelCluster] == uc.Name && secret.Type == corev1.SecretTypeOpaque
 }
 
-// isReleased reports whether the credentials of a cluster went before it, as they do with their namespace. They cannot
-// be put back there, so the membership is removed by what is left in memory, or else stays.
+// isReleased reports whether the credentials of a cluster were deleted before it, as happens when their namespace is
+// deleted. They cannot be restored there, so the membership is removed with what is left in memory, or else stays.
 func isReleased(uc *v1alpha1.UserCluster, err error) bool {
 	return !uc.DeletionTimestamp.IsZero() && apierrors.IsNotFound(err)
 }
 
-// membership makes the membership of a cluster, with these credentials or without, for some reason.
+// membership makes the membership of a cluster, with these credentials or, for the reason why, without.
 func (p *publishers) membership(uc *v1alpha1.UserCluster, credentials []byte, why error) fleet.Publisher {
 	connect := uc.Spec.GKEConnect
 	o := gkehub.Options{
@@ -170,7 +170,7 @@ func (p *publishers) membership(uc *v1alpha1.UserCluster, credentials []byte, wh
 	if err := p.allowed.checkFleet(connect, credentials); err != nil {
 		return unusable{name: o.Name(), why: err, leave: true, log: p.log}
 	}
-	// It lives longer than the round in which it is made.
+	// It outlives the round in which it is made.
 	membership, err := gkehub.New(context.Background(), o)
 	if err != nil {
 		return unusable{name: o.Name(), why: err, log: p.log}
@@ -196,7 +196,7 @@ func (p *publishers) bucket(uc *v1alpha1.UserCluster, field, url string) fleet.P
 type unusable struct {
 	name string
 	why  error
-	// leave means that the end of the cluster does not wait for it: nothing that could be removed is there.
+	// leave means that deleting the cluster does not wait for it, since nothing that could be removed is there.
 	leave bool
 	log   *slog.Logger
 }
@@ -213,7 +213,7 @@ func (u unusable) Remove(ctx context.Context) error {
 	if !u.leave {
 		return u.why
 	}
-	u.log.WarnContext(ctx, "nothing is removed from a destination that cannot be used",
+	u.log.WarnContext(ctx, "removing nothing from a destination that cannot be used",
 		"destination", u.name, "error", u.why)
 	return nil
 }

@@ -192,7 +192,7 @@ func TestNothingIsAllowed(t *testing.T) {
 		"another directory": {publish("file://" + dir), []string{"--allow-publish=file://" + dir + "/oidc"},
 			[]string{"--allow-publish"}},
 		"no URL": {publish("s3://bucket/hunter2"), []string{"--allow-publish=s3://bucket"},
-			[]string{"ksaSigningKey.publish[0]", "take it out of the spec"}},
+			[]string{"ksaSigningKey.publish[0]", "remove it from the spec"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			wantUnusable(t, only(t, newPublishers(t, nil, test.flags...).Of(t.Context(), test.uc)), test.texts...)

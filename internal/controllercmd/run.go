@@ -1,5 +1,5 @@
-// Package controllercmd is the command keyturn-controller: it reads flags, puts the adapters of clusters together with
-// the controller, and runs it. It needs nothing of the host that it runs on.
+// Package controllercmd is the command keyturn-controller: it reads flags, connects the adapters of clusters to the
+// controller, and runs it. It needs nothing of its host.
 package controllercmd
 
 import (
@@ -22,7 +22,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
-// flags are those of the command.
+// flags are the flags of the command.
 type flags struct {
 	kubeconfig      string
 	metrics, health string
@@ -33,11 +33,11 @@ type flags struct {
 	manager         managerFlags
 }
 
-// parse reads the flags. Asked for help, it gives it to stderr and returns flag.ErrHelp.
+// parse reads the flags. If help is requested, it prints it to stderr and returns flag.ErrHelp.
 func parse(args []string, stderr io.Writer) (flags, error) {
 	f := flags{}
 	set := flag.NewFlagSet("keyturn-controller", flag.ContinueOnError)
-	set.SetOutput(io.Discard) // it would tell an error with all flags
+	set.SetOutput(io.Discard) // it would print an error with all flags
 	set.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the admin cluster (default: the one that it runs in)")
 	set.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:8080", "where /metrics is served")
 	set.StringVar(&f.health, "health-probe-bind-address", "127.0.0.1:8081", "where /healthz and /readyz are served")
@@ -82,11 +82,11 @@ func serve(ctx context.Context, f flags, log *slog.Logger) error {
 	return manage(ctx, f, cfg, log)
 }
 
-// gcPercent is GOGC unless that is set. With many clusters most of the memory is what they need at all times, and the
-// processor has little to do: garbage may take half as much as what is in use, and not as much again.
+// gcPercent is the default of GOGC. With many clusters, most of the memory is permanently in use, and the processor is
+// mostly idle: so garbage may take half as much memory as what is in use, instead of as much.
 const gcPercent = 50
 
-// clusterConfig reaches the admin cluster: by a kubeconfig or, without one, as a pod in it.
+// clusterConfig reaches the admin cluster: with a kubeconfig or, without one, as a pod in it.
 func clusterConfig(kubeconfig string) (*rest.Config, error) {
 	if kubeconfig == "" {
 		cfg, err := rest.InClusterConfig()
@@ -103,7 +103,7 @@ func clusterConfig(kubeconfig string) (*rest.Config, error) {
 	return cfg, nil
 }
 
-// adminConfig lifts the client's own limits: the admin cluster's API server has limits of its own.
+// adminConfig removes the client's own limits, since the admin cluster's API server has limits of its own.
 func adminConfig(cfg *rest.Config) *rest.Config {
 	cfg = rest.CopyConfig(cfg)
 	cfg.QPS, cfg.Burst = -1, 0

@@ -21,31 +21,31 @@ import (
 )
 
 const (
-	// keepFor is how long a pool of connections is kept that nobody uses. To make one takes a fraction of a
-	// millisecond; a thousand that are kept from one proof of a settled cluster to the next take 9 MiB.
+	// keepFor is how long an unused connection pool is kept. Making one takes a fraction of a millisecond; keeping a
+	// thousand from one proof of a settled cluster to the next takes 9 MiB.
 	keepFor = 2 * time.Minute
-	// idleFor is how long a connection is kept that nobody uses. A new one takes two milliseconds; one that is kept is
-	// checked every 30 s, by both ends.
+	// idleFor is how long an unused connection is kept. A new one takes two milliseconds; one that is kept is checked
+	// every 30 s, by both ends.
 	idleFor = 30 * time.Second
-	// dialTimeout and handshakeTimeout bound the way to an API server, whose packets may get lost.
+	// dialTimeout and handshakeTimeout limit connecting to an API server, whose packets may get lost.
 	dialTimeout      = 3 * time.Second
 	handshakeTimeout = 3 * time.Second
 )
 
 // Clients keeps the connections to user clusters: one pool for each cluster and credentials, which its API servers and
-// load balancer share. No answer of theirs is longer than kubeconfig.MaxAnswer. The clients themselves are made when
-// they are needed: a thousand clusters' worth of them would take more memory than all the rest. Its zero value is ready
-// for use.
+// load balancer share. No answer is longer than kubeconfig.MaxAnswer. The clients themselves are made when they are
+// needed: a thousand clusters' worth of them would take more memory than everything else. The zero value is ready for
+// use.
 type Clients struct {
 	mu sync.Mutex
 	of map[types.UID]map[credentials]*kept
-	// swept is when pools that nobody used were last dropped.
+	// swept is when unused pools were last dropped.
 	swept time.Time
 	// now is the clock; nil: time.Now.
 	now func() time.Time
 }
 
-// credentials are what a connection is made with.
+// credentials identify what a connection is made with.
 type credentials struct {
 	name, bearer  string
 	ca, cert, key string
@@ -57,7 +57,8 @@ type kept struct {
 	used        time.Time
 }
 
-// Get returns a client of a cluster: in protobuf, and without client-side limits, since API servers have their own.
+// Get returns a client of a cluster that uses protobuf and has no client-side rate limit, since API servers have their
+// own.
 func (c *Clients) Get(cluster types.UID, cfg *rest.Config) (kubernetes.Interface, error) {
 	cfg = Unlimited(cfg)
 	connections, err := c.connections(cluster, cfg)
@@ -71,7 +72,7 @@ func (c *Clients) Get(cluster types.UID, cfg *rest.Config) (kubernetes.Interface
 	return client, nil
 }
 
-// asker is the part of a client that a proof needs, and a twentieth of the work to make one.
+// asker is the part of a client that a proof needs; making it takes a twentieth of the time.
 type asker struct {
 	core           corev1client.CoreV1Interface
 	authentication authenticationv1client.AuthenticationV1Interface
@@ -122,7 +123,7 @@ func (c *Clients) connections(cluster types.UID, cfg *rest.Config) (*http.Client
 	return k.client, nil
 }
 
-// keep keeps a new pool. It must hold mu.
+// keep keeps a new pool. The caller must hold mu.
 func (c *Clients) keep(cluster types.UID, by credentials, k *kept) {
 	if c.of == nil {
 		c.of = map[types.UID]map[credentials]*kept{}
@@ -140,7 +141,7 @@ func (c *Clients) clock() time.Time {
 	return c.now()
 }
 
-// sweep drops the pools of all clusters that nobody has used for a while. It must hold mu.
+// sweep drops all pools that have not been used for a while. The caller must hold mu.
 func (c *Clients) sweep(now time.Time) {
 	if now.Sub(c.swept) < keepFor {
 		return
@@ -154,7 +155,7 @@ func (c *Clients) sweep(now time.Time) {
 	}
 }
 
-// Forget drops the connections of a cluster, and closes them once what uses them has ended.
+// Forget drops the connections of a cluster, and closes them when they are no longer used.
 func (c *Clients) Forget(cluster types.UID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -169,8 +170,8 @@ func (k *kept) close() bool {
 	return true
 }
 
-// connect makes connections of their own: those of client-go are shared by all clients of the same credentials, and
-// nobody can close them.
+// connect makes separate connections: client-go shares its connections between all clients with the same credentials,
+// and nobody can close them.
 func connect(cfg *rest.Config) (*kept, error) {
 	tls, err := rest.TLSConfigFor(cfg)
 	if err != nil {
@@ -187,8 +188,8 @@ func connect(cfg *rest.Config) (*kept, error) {
 	return &kept{client: &http.Client{Transport: kubeconfig.Bound(wrapped)}, connections: connections}, nil
 }
 
-// Unlimited returns a copy of a configuration without client limits and in protobuf: what the API server's CPU can
-// do is then the only limit.
+// Unlimited returns a copy of a configuration for protobuf without client-side limits, so that only the API server's
+// CPU limits it.
 func Unlimited(cfg *rest.Config) *rest.Config {
 	cfg = rest.CopyConfig(cfg)
 	cfg.QPS, cfg.Burst = -1, 0
@@ -199,7 +200,7 @@ func Unlimited(cfg *rest.Config) *rest.Config {
 
 var dialer = &net.Dialer{Timeout: dialTimeout, KeepAlive: idleFor}
 
-// plain reports whether credentials tell all there is to reaching an API server.
+// plain reports whether the credentials in the configuration are complete, so that connections can be shared by them.
 func plain(cfg *rest.Config) bool {
 	elsewhere := cfg.CAFile + cfg.CertFile + cfg.KeyFile + cfg.BearerTokenFile + cfg.Username + cfg.Impersonate.UserName
 	return elsewhere == "" && !cfg.Insecure && cfg.ExecProvider == nil && cfg.AuthProvider == nil &&

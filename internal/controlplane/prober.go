@@ -28,56 +28,56 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// Canary is the ServiceAccount that canary tokens are for. It has no permissions.
+// Canary is the ServiceAccount that canary tokens are issued for. It has no permissions.
 var Canary = types.NamespacedName{Namespace: metav1.NamespaceSystem, Name: v1alpha1.CanaryAccount}
 
-// canaryLifetime is how long a canary token could be used, in seconds: the least that the TokenRequest API grants.
+// canaryLifetime is how long a canary token is valid, in seconds: the shortest life that the TokenRequest API grants.
 const canaryLifetime int64 = 600
 
-// proofTimeout bounds the proof of one API server.
+// proofTimeout limits the proof of one API server.
 const proofTimeout = 5 * time.Second
 
 // issuerClaim is the claim of a token that names its issuer.
 const issuerClaim = "iss"
 
-// maxDocument bounds what is read of a JWKS or discovery document.
+// maxDocument is the most bytes of a JWKS or discovery document that are read.
 const maxDocument = 1 << 20
 
-// Question is what one API server is to prove.
+// Question is what one API server should prove.
 type Question struct {
 	// Cluster is the UID of the UserCluster that it belongs to.
 	Cluster types.UID
-	// Config reaches it, and never goes through a load balancer.
+	// Config reaches it directly, never through a load balancer.
 	Config *rest.Config
-	// Keys are the key versions of which is asked whether it accepts them.
+	// Keys are the key versions to ask about.
 	Keys []keystore.KeyPair
-	// External means that it gets its keys from a signer, which it is to ask again first.
+	// External means that it gets its keys from a signer, which it should ask again first.
 	External bool
 	// Settled means that Keys is one key, that the last proof showed that the API server signs with it and accepts no
-	// other, and that nothing has happened since. Then the API server is asked for less: see Prove. Nothing may be
-	// written on the strength of such a proof.
+	// other, and that nothing has happened since. The API server is then asked for less: see Prove. No write may rely
+	// on such a proof.
 	Settled bool
 }
 
-// Proof is what one API server has shown of itself.
+// Proof is what one API server has shown.
 type Proof struct {
 	// Accepts and Refuses are the key versions whose canary tokens it accepted and refused, ascending.
 	Accepts, Refuses []int
-	// Signs is the key version of a token that it issued; 0 if the key is none of the versions asked about.
+	// Signs is the key version of a token that it issued; 0 if the key is none of those asked about.
 	Signs int
-	// SigningKeyID is the kid of that token in any case, and IssuedAt its iat: the time by the API server's own clock.
+	// SigningKeyID is the kid of that token in any case, and IssuedAt its iat: the time by the API server's clock.
 	SigningKeyID string
 	IssuedAt     time.Time
-	// Foreign are the kids in its JWKS, and the one it signs with, that are of none of the versions asked about: each
-	// once, ascending. They are as the API server gave them.
+	// Foreign are the kids in its JWKS, and the one that it signs with, that belong to none of the versions asked
+	// about: ascending, without duplicates. They are unchecked text from the API server.
 	Foreign []string
 }
 
-// Prover asks API servers which keys they sign with and accept. Its zero value is ready for use.
+// Prover asks API servers which keys they sign with and accept. The zero value is ready for use.
 type Prover struct {
-	// Clients are those that it asks with, and whose connections it keeps.
+	// Clients makes its clients, and keeps their connections.
 	Clients Clients
-	// issuers spare the discovery document, which is needed for no more than the issuer.
+	// issuers caches issuers, so that the discovery document is not read each time.
 	issuers issuers
 }
 
@@ -114,22 +114,21 @@ func (i *issuers) forget(cluster types.UID) {
 
 // Prove asks one API server.
 //
-// It lets the API server issue a fresh token for an account without permissions and signs that token's very
-// claims again with each key: the canary tokens differ from an accepted one in nothing but the key, so that a
-// refusal can only be about the key. A version counts as accepted only if the served JWKS has its key too, and
-// as refused only if the JWKS does not. Every token is new, so kube-apiserver's cache of accepted tokens has no say.
+// It makes the API server issue a fresh token for an account without permissions, and signs the same claims again with
+// each key. So the canary tokens differ from an accepted token in nothing but the key, and a refusal can only be about
+// the key. A version counts as accepted only if the served JWKS also has its key, and as refused only if the JWKS does
+// not. Every token is new, so kube-apiserver's cache of accepted tokens cannot matter.
 //
-// An API server whose keys are external first gets a token with a kid that nobody has, which makes it ask its signer
-// for the keys: what it then accepts is what the signer serves now, and not what it served at the end of the last
-// refresh hint. That comes before the token that it is to issue: a signer signs with no key that its API server has not
-// asked for.
+// An API server with external keys first gets a token with an unknown kid, which makes it fetch the keys from its
+// signer: what it then accepts is what the signer serves now, not what it served at the last refresh. This must come
+// before it issues a token, since a signer signs with no key that its API server has not fetched.
 //
 // In a settled cluster no canary token is reviewed. The key counts as accepted if the API server has just signed a
-// token with it, and serves it in its JWKS, which it reads from the keys that it verifies tokens with. That finds a key
-// that is lost, a foreign one, and another signing key. Only a canary token shows an API server that has the key and
-// refuses its tokens.
+// token with it, and serves it in its JWKS, which is derived from the keys that it verifies tokens with. This finds a
+// lost key, a foreign key, and another signing key. Only a canary token would find an API server that has the key and
+// still refuses its tokens.
 //
-// A proof that takes too long is cut off. Its error tells that this is no refusal; it is a *webhooks.Error if webhooks
+// A proof that takes too long is canceled. Its error says that this is no refusal. It is a *webhooks.Error if webhooks
 // may be to blame.
 func (p *Prover) Prove(ctx context.Context, q Question) (Proof, error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
@@ -149,19 +148,19 @@ func (p *Prover) Prove(ctx context.Context, q Question) (Proof, error) {
 	return Proof{}, webhooks.Explain(ctx, whole, err, webhooks.Proof...)
 }
 
-// Served is what an API server shows of its keys without a question about any of them.
+// Served is what an API server shows of its keys without being asked about any of them.
 type Served struct {
-	// Keys are those in its JWKS.
+	// Keys are the keys in its JWKS.
 	Keys jwks.Set
-	// SigningKeyID is the kid of a token that it issued, and IssuedAt the time of that by its own clock.
+	// SigningKeyID is the kid of a token that it issued, and IssuedAt the time of that by its clock.
 	SigningKeyID string
 	IssuedAt     time.Time
-	// External means that a signer signed that token. Kubernetes demands a typ of the headers that signers make, and
+	// External means that a signer signed that token. Kubernetes requires a typ in the headers that signers make, and
 	// kube-apiserver itself writes none.
 	External bool
 }
 
-// Served asks one API server which keys it has. If it has a signer, it asks that first, as in Prove.
+// Served asks one API server which keys it has. If it has a signer, the API server fetches its keys first, as in Prove.
 func (p *Prover) Served(ctx context.Context, cluster types.UID, cfg *rest.Config) (s Served, err error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()
@@ -235,12 +234,12 @@ func (p *Prover) prove(ctx context.Context, client asker, q Question) (proof Pro
 	proof = conclude(q.Keys, kid, accepted, served)
 	proof.IssuedAt = at
 	if q.Settled {
-		proof.Refuses = nil // it was shown no token that it could refuse
+		proof.Refuses = nil // no token was reviewed that it could refuse
 	}
 	return proof, nil
 }
 
-// conclude takes together which key a token was signed with, which keys were accepted, and which are served.
+// conclude combines which key signed a token, which keys were accepted, and which are served.
 func conclude(keys []keystore.KeyPair, signing string, accepted []bool, served jwks.Set) Proof {
 	proof := Proof{SigningKeyID: signing, Foreign: foreign(keys, signing, served)}
 	for i, k := range keys {
@@ -260,7 +259,7 @@ func conclude(keys []keystore.KeyPair, signing string, accepted []bool, served j
 	return proof
 }
 
-// foreign returns the kids that are of none of the keys.
+// foreign returns the kids that belong to none of the keys.
 func foreign(keys []keystore.KeyPair, signing string, served jwks.Set) (kids []string) {
 	all := []string{signing}
 	for _, k := range served.Keys() {
@@ -275,7 +274,7 @@ func foreign(keys []keystore.KeyPair, signing string, served jwks.Set) (kids []s
 	return slices.Compact(kids)
 }
 
-// issue requests a fresh token for the canary account and makes the account on first use.
+// issue requests a fresh token for the canary account, and creates the account on first use.
 func issue(ctx context.Context, client asker) (string, error) {
 	lifetime := canaryLifetime
 	request := func() (*authenticationv1.TokenRequest, error) {
@@ -317,7 +316,7 @@ func servedKeys(ctx context.Context, client asker) (jwks.Set, error) {
 	return jwks.Parse(body)
 }
 
-// document reads one that an API server serves.
+// document reads a document that an API server serves.
 func document(ctx context.Context, client asker, path string) ([]byte, error) {
 	body, err := client.core.RESTClient().Get().AbsPath(path).SetHeader("Accept", "*/*").Stream(ctx)
 	if err != nil {
@@ -334,8 +333,8 @@ func document(ctx context.Context, client asker, path string) ([]byte, error) {
 	return read, nil
 }
 
-// fetch makes the API server refresh its keys: for a token of its own issuer with a kid that no signer has, it asks its
-// signer. It returns that issuer.
+// fetch makes the API server refresh its keys: a token of its own issuer with an unknown kid makes kube-apiserver call
+// FetchKeys. It returns that issuer.
 func (p *Prover) fetch(ctx context.Context, client asker, q Question) (issuer string, err error) {
 	nobody, err := keystore.Generate(rand.Reader, 1, jwks.ES256)
 	if err != nil {
@@ -351,7 +350,7 @@ func (p *Prover) fetch(ctx context.Context, client asker, q Question) (issuer st
 	return issuer, err
 }
 
-// issuer returns the issuer that an API server had last, or else the one in its discovery document.
+// issuer returns the cached issuer of an API server, or else the one in its discovery document.
 func (p *Prover) issuer(ctx context.Context, client asker, q Question) (string, error) {
 	if known, ok := p.issuers.get(q.Cluster, q.Config.Host); ok {
 		return known, nil
@@ -368,8 +367,8 @@ func (p *Prover) issuer(ctx context.Context, client asker, q Question) (string, 
 	return discovery.Issuer, nil
 }
 
-// checkIssuer fails if a token that an API server issued is not of the issuer for whose sake it was to ask its signer:
-// for a token of another one, it has asked nobody. The next proof reads the discovery document.
+// checkIssuer returns an error if an issued token is not of the issuer that fetch used: for a token of another issuer,
+// the API server does not ask its signer. The next proof reads the discovery document.
 func (p *Prover) checkIssuer(q Question, asked, issued string) error {
 	claims, _, err := claimsOf(issued)
 	if err != nil {
@@ -383,18 +382,18 @@ func (p *Prover) checkIssuer(q Question, asked, issued string) error {
 	}
 	if is.Issuer != asked {
 		p.issuers.forget(q.Cluster)
-		return fmt.Errorf("its issuer was %q and is %q now: it is asked again", asked, is.Issuer)
+		return fmt.Errorf("its issuer changed from %q to %q: it will be asked again", asked, is.Issuer)
 	}
 	return nil
 }
 
-// Forget drops what is remembered of a cluster, and closes its connections.
+// Forget drops what is cached of a cluster, and closes its connections.
 func (p *Prover) Forget(cluster types.UID) {
 	p.issuers.forget(cluster)
 	p.Clients.Forget(cluster)
 }
 
-// reviewAll reports of each key whether a canary token of it is accepted.
+// reviewAll returns for each key whether a canary token of it is accepted.
 func reviewAll(
 	ctx context.Context, client asker, claims json.RawMessage, keys []keystore.KeyPair,
 ) ([]bool, error) {
@@ -408,7 +407,7 @@ func reviewAll(
 	return accepted, nil
 }
 
-// verifyAll reports of each key whether it is among those served, and signed an issued token.
+// verifyAll returns for each key whether it is among those served, and signed an issued token.
 func verifyAll(issued string, served jwks.Set, keys []keystore.KeyPair) []bool {
 	verified := make([]bool, len(keys))
 	for i, k := range keys {
@@ -431,14 +430,14 @@ func verify(issued string, served jwks.Set, k keystore.KeyPair) bool {
 	if err != nil || len(claims.Audience) == 0 {
 		return false
 	}
-	// The API server has just issued it: only who signed it is in question.
+	// The API server has just issued it, so only the signature is checked.
 	_, err = token.Verify(issued, set, token.Expect{
 		Issuer: claims.Issuer, Audience: claims.Audience[0], Now: claims.IssuedAt.Time(),
 	})
 	return err == nil
 }
 
-// review signs claims with k and lets the API server review the result.
+// review signs claims with k and makes the API server review the token.
 func review(
 	ctx context.Context, client asker, claims any, k keystore.KeyPair,
 ) (accepted bool, err error) {

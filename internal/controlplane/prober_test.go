@@ -505,7 +505,7 @@ func TestIssuerIsRemembered(t *testing.T) {
 		return err
 	}
 	stale = true
-	if err := prove(3); err == nil || !strings.Contains(err.Error(), `its issuer was "https://elsewhere.test"`) {
+	if err := prove(3); err == nil || !strings.Contains(err.Error(), `its issuer changed from "https://elsewhere.test"`) {
 		t.Errorf("with the issuer of before: %v", err)
 	}
 	stale = false

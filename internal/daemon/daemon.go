@@ -1,4 +1,4 @@
-// Package daemon runs the programs of Keyturn that serve until they are ended: flags in, a JSON log and an exit code
+// Package daemon runs the programs of Keyturn that serve until they are stopped: flags in, a JSON log and an exit code
 // out.
 package daemon
 
@@ -16,7 +16,7 @@ import (
 // Program is a program with flags F.
 type Program[F any] struct {
 	Name string
-	// Parse reads the flags. Asked for help, it gives it to stderr and returns flag.ErrHelp.
+	// Parse reads the flags. If help is requested, it prints it to stderr and returns flag.ErrHelp.
 	Parse func(args []string, stderr io.Writer) (F, error)
 	// Work does the work, until it ends.
 	Work func(flags F, log *slog.Logger) error

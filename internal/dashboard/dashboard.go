@@ -1,12 +1,12 @@
 // Package dashboard serves a read-only web page about the UserClusters of an admin cluster, to the browsers of one
 // person on one machine.
 //
-// Server is where to start. It reads the clusters by one list and one watch, however many browsers are open, and sends
-// each browser the rows that have changed since it last got some (server-sent events). The page is embedded, needs no
-// other host, and shows text from clusters as text only.
+// Start with Server. It reads the clusters with one list and one watch for all browsers, and sends each browser the
+// rows that have changed since its last update (server-sent events). The page is embedded, needs no other host, and
+// shows text from clusters only as text.
 //
-// It answers only GET, only to a Host header of the loopback interface, and only below a path that begins with a random
-// token: other users of the machine and pages of other sites learn nothing.
+// It answers only GET, only with a Host header of the loopback interface, and only below a path that begins with a
+// random token. Other users of the machine and pages of other sites learn nothing.
 package dashboard
 
 import (
@@ -24,14 +24,14 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// Server serves the page. Its fields must not change once it serves.
+// Server serves the page. Its fields must not change while it serves.
 type Server struct {
 	// Client reads the clusters in Namespace.
 	Client    client.WithWatch
 	Namespace string
-	// AdminCluster is what people know the admin cluster by.
+	// AdminCluster is the name of the admin cluster for people.
 	AdminCluster string
-	// Row and Detail are what is shown of a cluster.
+	// Row and Detail return what is shown of a cluster.
 	Row    func(*v1alpha1.UserCluster) Row
 	Detail func(*v1alpha1.UserCluster) Detail
 }
@@ -47,17 +47,17 @@ type Row struct {
 	// State is the phase, or the step of a rotation, in one word.
 	State      string `json:"state"`
 	WaitingFor string `json:"waitingFor,omitempty"`
-	// Since is when the step began, or when the cluster got ready or stopped being so.
+	// Since is when the step began, or when the cluster became ready or stopped being ready.
 	Since *time.Time `json:"since,omitempty"`
 	// KeyVersion is the wanted key version, and KeyCreatedAt when the newest key was stored.
 	KeyVersion   int32      `json:"keyVersion"`
 	KeyCreatedAt *time.Time `json:"keyCreatedAt,omitempty"`
-	// APIServers and Nodes are like "3/3".
+	// APIServers and Nodes are, for example, "3/3".
 	APIServers string `json:"apiServers"`
 	Nodes      string `json:"nodes"`
 }
 
-// Phase sorts clusters by how much they need a person.
+// Phase orders clusters by how much they need a person.
 type Phase string
 
 // The phases of a cluster.
@@ -68,12 +68,12 @@ const (
 	PhaseReady    Phase = "ready"
 )
 
-// Detail is all that is shown of one cluster.
+// Detail is everything that is shown of one cluster.
 type Detail struct {
 	Row
-	// Status is that of the UserCluster.
+	// Status is the status of the UserCluster.
 	Status v1alpha1.UserClusterStatus `json:"status"`
-	// Tokens are those of the status, in words.
+	// Tokens are the tokens of the status, as text.
 	Tokens []TokenRow `json:"tokens"`
 }
 
@@ -86,15 +86,15 @@ type TokenRow struct {
 	Key       string     `json:"key"`
 	Count     int64      `json:"count"`
 	ExpiresAt *time.Time `json:"expiresAt,omitempty"`
-	// Expires is the expiry in words where there is no time.
+	// Expires describes the expiry if there is no time.
 	Expires string `json:"expires,omitempty"`
 	Refresh string `json:"refresh"`
 }
 
-// maxConnections bounds how many connections are served at once; a browser holds six at most.
+// maxConnections is how many connections are served at once; a browser uses at most six.
 const maxConnections = 64
 
-// Listen listens on a port of the loopback interface; 0 is a free one.
+// Listen listens on a port of the loopback interface; 0 chooses a free one.
 func Listen(ctx context.Context, port int) (net.Listener, error) {
 	var config net.ListenConfig
 	return config.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
@@ -103,7 +103,7 @@ func Listen(ctx context.Context, port int) (net.Listener, error) {
 // NewToken returns a random token of 26 letters and digits, and at least 128 bits.
 func NewToken() string { return rand.Text() }
 
-// URL is where the page is.
+// URL returns the URL of the page.
 func URL(l net.Listener, token string) string {
 	return fmt.Sprintf("http://%s/%s/", l.Addr(), token)
 }

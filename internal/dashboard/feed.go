@@ -9,16 +9,16 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// feed has the latest state of each cluster, and tells each reader what is newer than what that reader has. It keeps no
-// queue, so a slow reader costs nothing and skips states that are no longer current.
+// feed has the latest state of each cluster, and gives each reader what is newer than its last update. It has no queue,
+// so a slow reader costs nothing and skips outdated states.
 type feed struct {
 	mu sync.Mutex
 	// version counts changes.
 	version  uint64
 	clusters map[string]entry
-	// gone are clusters that were removed, and in which version.
+	// gone are clusters that were removed, with the version of the removal.
 	gone map[string]uint64
-	// complete is the oldest version since when every removal is in gone.
+	// complete is the oldest version after which every removal is in gone.
 	complete uint64
 	// listed means that the clusters were read at least once.
 	listed bool
@@ -36,7 +36,7 @@ type entry struct {
 
 // update is what a reader gets: rows that are new to it, and names of clusters that are gone.
 type update struct {
-	// Full means that the rows are all that there are.
+	// Full means that the update has all rows.
 	Full bool              `json:"full,omitempty"`
 	Rows []json.RawMessage `json:"rows,omitempty"`
 	Gone []string          `json:"gone,omitempty"`
@@ -44,15 +44,15 @@ type update struct {
 	Problem string `json:"problem"`
 }
 
-// maxGone bounds how many removals are remembered. A reader that lacks older ones gets everything again.
+// maxGone is how many removals are remembered. A reader that lacks older ones gets everything again.
 const maxGone = 1000
 
 func newFeed() *feed {
 	return &feed{clusters: map[string]entry{}, gone: map[string]uint64{}, changed: make(chan struct{})}
 }
 
-// since returns what is newer than a version, which version that leads to, and a channel that is closed when there is
-// more. A version of 0 gets everything, once that has been read.
+// since returns what is newer than a version, the resulting version, and a channel that is closed when there is more. A
+// version of 0 gets everything, once that has been read.
 func (f *feed) since(version uint64) (u update, now uint64, more <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -86,7 +86,7 @@ func (f *feed) cluster(name string) (*v1alpha1.UserCluster, bool) {
 	return e.cluster, ok
 }
 
-// replace makes these the clusters that there are.
+// replace replaces all clusters.
 func (f *feed) replace(clusters []v1alpha1.UserCluster, row func(*v1alpha1.UserCluster) Row) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -120,7 +120,7 @@ func (f *feed) drop(name string) {
 	f.remove(name)
 }
 
-// setProblem notes why the clusters cannot be read now; empty if they can.
+// setProblem records why the clusters cannot be read now; empty if they can.
 func (f *feed) setProblem(text string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -130,7 +130,7 @@ func (f *feed) setProblem(text string) {
 	}
 }
 
-// change begins the next version. The lock must be held.
+// change begins the next version. The caller must hold the lock.
 func (f *feed) change() {
 	f.version++
 	close(f.changed)

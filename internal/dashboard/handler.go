@@ -17,14 +17,14 @@ import (
 //go:embed page
 var embedded embed.FS
 
-// policy lets the page load nothing but its own files, and turn no text into markup or code.
+// policy allows the page to load only its own files, and to turn no text into markup or code.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; " +
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 
 const (
-	// sendEvery is how often a browser gets changes at most.
+	// sendEvery is the minimum time between two updates to a browser.
 	sendEvery = 250 * time.Millisecond
-	// aliveEvery is how often it gets a sign of life, and sendTimeout how long it may take for what it gets.
+	// aliveEvery is how often it gets a sign of life, and sendTimeout how long one send may take.
 	aliveEvery  = 20 * time.Second
 	sendTimeout = 30 * time.Second
 )
@@ -53,7 +53,7 @@ func (s *Server) handler(feed *feed, address, token string) http.Handler {
 	return guard(address, token, mux)
 }
 
-// guard answers only what the page itself asks, and says how browsers must treat the answers.
+// guard answers only requests of the page itself, and sets headers that restrict how browsers use the answers.
 func guard(address, token string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for name, value := range map[string]string{
@@ -80,8 +80,8 @@ func guard(address, token string, next http.Handler) http.Handler {
 	})
 }
 
-// isLoopback reports whether a Host header names an address of loopback, or localhost with its port. Another name that
-// leads here is one of a page that wants to read this one (DNS rebinding).
+// isLoopback reports whether a Host header names a loopback address, or localhost with its port. Any other name that
+// leads here belongs to a page that wants to read this one (DNS rebinding).
 func isLoopback(host, address string) bool {
 	_, port, err := net.SplitHostPort(address)
 	return err == nil && (host == address || host == net.JoinHostPort("localhost", port))
@@ -114,7 +114,7 @@ func (f *feed) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// await waits until there is more to send, and no sooner than sendEvery. It returns false when the browser is gone.
+// await waits until there is more to send, but at least sendEvery. It returns false when the browser is gone.
 func (f *feed) await(r *http.Request, more <-chan struct{}, alive <-chan time.Time, out stream) bool {
 	pause := time.NewTimer(sendEvery)
 	defer pause.Stop()
@@ -144,7 +144,7 @@ type stream struct {
 	control *http.ResponseController
 }
 
-// send sends an update with the version that the browser has then.
+// send sends an update with the version that the browser then has.
 func (s stream) send(u update, version uint64) error {
 	var data bytes.Buffer
 	if err := json.NewEncoder(&data).Encode(u); err != nil {

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// rewatchAfter bounds how long a watch that went silent with its connection stays unnoticed.
+	// rewatchAfter is how long a broken watch can go unnoticed.
 	rewatchAfter = time.Minute
 	retryAfter   = time.Second
 	listTimeout  = 30 * time.Second
@@ -24,11 +24,11 @@ const (
 type watcher struct {
 	*Server
 	feed *feed
-	// version is the resource version from which a watch goes on; empty: the clusters have to be listed.
+	// version is the resource version from which a watch continues; empty: the clusters must be listed.
 	version string
 }
 
-// run lists and watches until the context ends, also when the API server is away for some time.
+// run lists and watches until the context ends, also if the API server is down for some time.
 func (w *watcher) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := w.round(ctx); err != nil && ctx.Err() == nil {
@@ -66,7 +66,7 @@ func (w *watcher) list(ctx context.Context) error {
 	return nil
 }
 
-// watch takes over changes after the version until the watch ends.
+// watch applies changes after the version until the watch ends.
 func (w *watcher) watch(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, rewatchAfter)
 	defer cancel()
@@ -101,7 +101,7 @@ func (w *watcher) take(event watch.Event) error {
 	return nil
 }
 
-// pause keeps a watcher from asking an API server that does not answer in a tight loop.
+// pause keeps a watcher from retrying in a tight loop.
 func pause(ctx context.Context) {
 	timer := time.NewTimer(retryAfter)
 	defer timer.Stop()

@@ -27,7 +27,7 @@ func failedPrecondition(format string, args ...any) error {
 	return &apiError{http.StatusBadRequest, "FAILED_PRECONDITION", fmt.Sprintf(format, args...)}
 }
 
-// statuses are the names of google.rpc.Code that go with a code of HTTP.
+// statuses are the names of google.rpc.Code by HTTP status.
 var statuses = map[int]string{
 	http.StatusBadRequest:          "INVALID_ARGUMENT",
 	http.StatusUnauthorized:        "UNAUTHENTICATED",
@@ -42,7 +42,7 @@ var statuses = map[int]string{
 	http.StatusGatewayTimeout:      "DEADLINE_EXCEEDED",
 }
 
-// writeError answers with an error. One that is no apiError is not shown: it may name files.
+// writeError answers with an error. It shows only an apiError, since others may name files.
 func writeError(w http.ResponseWriter, err error) {
 	e, ok := errors.AsType[*apiError](err)
 	if !ok {

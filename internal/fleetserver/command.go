@@ -16,7 +16,7 @@ import (
 	"github.com/keyturn/keyturn/internal/daemon"
 )
 
-// flags are those of the command.
+// flags are the flags of the command.
 type flags struct {
 	listen, certFile, keyFile string
 	state, registrars         string
@@ -24,11 +24,11 @@ type flags struct {
 	faults                    Faults
 }
 
-// parse reads the flags. Asked for help, it gives it to stderr and returns flag.ErrHelp.
+// parse reads the flags. If help is requested, it prints it to stderr and returns flag.ErrHelp.
 func parse(args []string, stderr io.Writer) (flags, error) {
 	f := flags{}
 	set := flag.NewFlagSet("keyturn-fleet", flag.ContinueOnError)
-	set.SetOutput(io.Discard) // it would tell an error with all flags
+	set.SetOutput(io.Discard) // it would print an error with all flags
 	set.StringVar(&f.listen, "listen", "127.0.0.1:8443", "loopback or private address and port to serve on")
 	set.StringVar(&f.certFile, "tls-cert-file", "", "PEM file of the certificate, followed by its issuers")
 	set.StringVar(&f.keyFile, "tls-private-key-file", "", "PEM file of the certificate's private key")
@@ -130,7 +130,7 @@ func newHTTPServer(handler http.Handler, certificate tls.Certificate, log *slog.
 	}
 }
 
-// serveOn serves until ctx ends, then lets requests that have begun finish.
+// serveOn serves until ctx ends, then lets pending requests finish.
 func serveOn(ctx context.Context, listener net.Listener, server *http.Server) error {
 	failed := make(chan error, 1)
 	go func() { failed <- server.ServeTLS(listener, "", "") }()

@@ -12,23 +12,23 @@
 //   - GET /healthz
 //
 // Memberships are for the accounts in Options.Registrars; NewServiceAccountKey makes the key file of one. The server
-// knows their public keys only.
+// stores only their public keys.
 //
-// # What is kept
+// # Storage
 //
-// The state file holds memberships, operations and since when each key set is in force. It is replaced at once, and is
-// on disk before a write is answered: a write that was answered survives kill -9 and power cuts. Beside it, in a file
-// whose name ends in .tokens, are the SHA-256 hashes of the access tokens. An exchange appends one line to it and does
-// not wait for the disk: access tokens survive kill -9, but those of the last seconds not a power cut. No file holds a
-// secret. Until its access token ends, a request that comes again gets the same one.
+// The state file holds memberships, operations and since when each key set is in force. It is replaced atomically, and
+// is on disk before a write is answered: an answered write survives kill -9 and power cuts. Next to it, in a file whose
+// name ends in .tokens, are the SHA-256 hashes of the access tokens. An exchange appends one line to it and does not
+// wait for the disk: access tokens survive kill -9, but those of the last seconds not a power cut. No file holds a
+// secret. Until its access token expires, a repeated request gets the same one.
 //
-// How many access tokens can be good at one time is bounded: for each principal, for each membership, and in all, with
-// some reserved for registrars. Beyond that the answer is 503.
+// The number of valid access tokens is limited: for each principal, for each membership, and in total, with some
+// reserved for registrars. Beyond that the answer is 503.
 //
-// # What differs from Google's
+// # Differences from Google's
 //
 // There is no OIDC discovery: a membership without oidcJwks has no keys, and its tokens are refused. Principals name
-// the project by its ID, not its number. Access tokens that service accounts sign themselves are not known. Lists
-// cannot be filtered or ordered. An ETag header comes with each membership and If-Match is honoured; Google has
-// neither. Faults can be ordered: see Faults.
+// the project by its ID, not its number. Self-signed access tokens of service accounts are not supported. Lists cannot
+// be filtered or ordered. Each membership has an ETag header and If-Match is honored; Google has neither. Faults can be
+// injected: see Faults.
 package fleetserver

@@ -15,25 +15,25 @@ import (
 	"time"
 )
 
-// Faults are what goes wrong on purpose. The zero value is none. In a file they are a JSON object, durations as in
-// "5s"; replace such a file by a rename, so that no request sees half of it:
+// Faults are injected failures. The zero value is none. In a file they are a JSON object, with durations such as "5s";
+// replace such a file with a rename, so that no request sees half of it:
 //
 //	{"propagationDelay": "5s", "errorRate": 0.3, "errorCodes": [409, 429, 500], "only": "memberships"}
 type Faults struct {
-	// PropagationDelay is how long the STS goes on with what it trusted before a membership was changed or deleted. It is
-	// set for each change when it is made.
+	// PropagationDelay is how long the STS continues to trust the old content after a membership was changed or
+	// deleted. It is fixed when the change is made.
 	PropagationDelay time.Duration
 	// OperationDelay is how long each write takes until its operation is done.
 	OperationDelay time.Duration
-	// OperationErrorRate is the share of writes whose operation ends with an error and changes nothing.
+	// OperationErrorRate is the fraction of writes whose operation fails and changes nothing.
 	OperationErrorRate float64
-	// ErrorRate is the share of requests that are answered with an error. Half of them are carried out all the same.
+	// ErrorRate is the fraction of requests that are answered with an error. Half of them are carried out nevertheless.
 	ErrorRate float64
-	// ErrorCodes are the HTTP codes of these errors, each as often; empty for 503 only.
+	// ErrorCodes are the HTTP codes of these errors, equally often; empty means only 503.
 	ErrorCodes []int
 	// Down closes connections without an answer: ServeHTTP panics with http.ErrAbortHandler.
 	Down bool
-	// Only narrows ErrorRate and Down to "memberships" or to the "sts"; empty for all requests.
+	// Only limits ErrorRate and Down to "memberships" or to the "sts"; empty means all requests.
 	Only string
 }
 
@@ -43,7 +43,7 @@ const (
 	onlySTS         = "sts"
 )
 
-// validate says what is wrong with faults.
+// validate returns what is wrong with faults.
 func (f Faults) validate() error {
 	rate := func(x float64) bool { return x >= 0 && x <= 1 }
 	switch {
@@ -71,7 +71,7 @@ func chance(rate float64) bool {
 	return rand.Float64() < rate //nolint:gosec // which requests fail is no secret
 }
 
-// hits reports whether a request is one of those that Only names.
+// hits reports whether Only includes a request.
 func (f faultsNow) hits(r *http.Request) bool {
 	switch f.Only {
 	case onlyMemberships:
@@ -89,7 +89,7 @@ func (f faultsNow) code() int {
 	return f.ErrorCodes[rand.IntN(len(f.ErrorCodes))] //nolint:gosec // which requests fail is no secret
 }
 
-// withFaults answers some requests as the faults say.
+// withFaults answers some requests according to the faults.
 func (s *Server) withFaults(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		f, err := s.faults.now()
@@ -109,14 +109,14 @@ func (s *Server) withFaults(next http.Handler) http.Handler {
 	})
 }
 
-// discarded is an answer that nobody gets.
+// discarded is an answer that is not sent.
 type discarded struct{ header http.Header }
 
 func (d discarded) Header() http.Header         { return d.header }
 func (d discarded) Write(b []byte) (int, error) { return len(b), nil }
 func (d discarded) WriteHeader(int)             {}
 
-// fail answers in the form of errors that the path has.
+// fail answers with an error in the form of the path.
 func fail(w http.ResponseWriter, r *http.Request, code int, message string) {
 	switch r.URL.Path {
 	case "/v1/token", "/token", "/revoke":
@@ -134,7 +134,7 @@ func fail(w http.ResponseWriter, r *http.Request, code int, message string) {
 	}
 }
 
-// faultSource knows the faults of this moment.
+// faultSource returns the current faults.
 type faultSource struct {
 	path string
 	log  *slog.Logger
@@ -162,8 +162,8 @@ func (s *faultSource) set(f Faults) {
 	s.current, s.err = f, f.validate()
 }
 
-// now reads the file, a small one, for each request: its times do not prove that it is the same. A file that cannot be
-// understood is an error for every request, so that no test runs without the faults that it wanted.
+// now reads the file, which is small, for each request, since its times do not prove that it has not changed. An
+// invalid file is an error for every request, so that no test runs without the faults that it wanted.
 func (s *faultSource) now() (faultsNow, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -206,7 +206,7 @@ func (d *duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-// parseFaults reads the content of a file; what it does not name stays as in base.
+// parseFaults reads the content of a file; what it does not set is as in base.
 func parseFaults(path string, content []byte, base Faults) (Faults, error) {
 	if len(bytes.TrimSpace(content)) == 0 {
 		return base, base.validate()

@@ -19,11 +19,11 @@ const (
 	maxKeySet = 64 << 10
 	maxIssuer = 2000
 	maxLabels = 64
-	// maxOpaque bounds the fields that are kept as they are.
+	// maxOpaque is the limit of fields that are stored without being interpreted.
 	maxOpaque = 16 << 10
 )
 
-// membership is the resource as in the API; field names are Google's.
+// membership is the resource as in the API, with Google's field names.
 type membership struct {
 	Name             string            `json:"name,omitempty"`
 	Endpoint         json.RawMessage   `json:"endpoint,omitempty"`
@@ -49,7 +49,7 @@ type authority struct {
 	IdentityProvider     string `json:"identityProvider,omitempty"`
 }
 
-// record is a membership with what the API does not show. Records are never changed, only replaced.
+// record is a membership with what the API does not show. Records are immutable; they are replaced.
 type record struct {
 	membership
 	Revision int64 `json:"revision"`
@@ -65,7 +65,7 @@ const (
 	ready    = "READY"
 )
 
-// code is the state at a time; empty when the membership is gone.
+// code returns the state at a time; empty when the membership is gone.
 func (r record) code(now time.Time) string {
 	switch {
 	case now.Before(r.ReadyAt):
@@ -76,23 +76,23 @@ func (r record) code(now time.Time) string {
 	return ready
 }
 
-// shown is the resource as it is at a time.
+// shown returns the resource at a time.
 func (r record) shown(now time.Time) membership {
 	m := r.membership
 	m.State = &membershipState{Code: r.code(now)}
 	return m
 }
 
-// place is a name, split.
-type place struct{ project, location, id string }
+// resourceName is the parsed name of a membership.
+type resourceName struct{ project, location, id string }
 
-func (p place) parent() string { return "projects/" + p.project + "/locations/" + p.location }
-func (p place) name() string   { return p.parent() + "/memberships/" + p.id }
+func (p resourceName) parent() string { return "projects/" + p.project + "/locations/" + p.location }
+func (p resourceName) name() string   { return p.parent() + "/memberships/" + p.id }
 
-// pool is the workload identity pool of a project.
+// pool returns the workload identity pool of a project.
 func pool(project string) string { return project + ".svc.id.goog" }
 
-// providerHost comes before the name of a membership in the name of its identity provider.
+// providerHost begins the name of a membership's identity provider.
 const providerHost = "https://gkehub.googleapis.com/"
 
 var (
@@ -104,11 +104,11 @@ var (
 	labelValue      = regexp.MustCompile(`^[-_a-zA-Z0-9.]{0,63}$`)
 )
 
-func (p place) validParent() bool {
+func (p resourceName) validParent() bool {
 	return projectPattern.MatchString(p.project) && locationPattern.MatchString(p.location)
 }
 
-func (p place) valid() bool { return p.validParent() && labelPattern.MatchString(p.id) }
+func (p resourceName) valid() bool { return p.validParent() && labelPattern.MatchString(p.id) }
 
 // validate checks what a client may set.
 func (m membership) validate() error {
@@ -138,7 +138,7 @@ func (m membership) validate() error {
 	return err
 }
 
-// checkOpaque checks a field that nobody here looks into.
+// checkOpaque checks a field that is not interpreted.
 func checkOpaque(name string, value json.RawMessage) error {
 	if len(value) > maxOpaque || len(value) > 0 && value[0] != '{' {
 		return invalid("%s is not an object of at most %d bytes", name, maxOpaque)
@@ -175,8 +175,8 @@ func parseKeys(document []byte) (jwks.Set, error) {
 	return keys, nil
 }
 
-// complete fills what the server sets of an authority.
-func (a *authority) complete(p place) *authority {
+// complete sets the fields of an authority that only the server sets.
+func (a *authority) complete(p resourceName) *authority {
 	if a == nil || a.Issuer == "" && len(a.OIDCJWKS) == 0 {
 		return nil
 	}
@@ -199,7 +199,7 @@ func (a *authority) keySet() []byte {
 	return a.OIDCJWKS
 }
 
-// fields are those that updateMask may name.
+// fields are the fields that updateMask may name.
 var fields = map[string]func(to *membership, from membership){
 	"labels":           func(to *membership, from membership) { to.Labels = maps.Clone(from.Labels) },
 	"externalId":       func(to *membership, from membership) { to.ExternalID = from.ExternalID },
@@ -221,7 +221,7 @@ var outputOnly = []string{
 	"authority.identityProvider", "authority.workloadIdentityPool",
 }
 
-// patched is the membership with the masked fields of another. The mask is that of google.protobuf.FieldMask in JSON.
+// patched returns the membership with the masked fields of another. The mask is a google.protobuf.FieldMask in JSON.
 func (m membership) patched(mask string, from membership) (membership, error) {
 	names := strings.Split(mask, ",")
 	if mask == "*" {
@@ -242,7 +242,7 @@ func (m membership) patched(mask string, from membership) (membership, error) {
 
 var snake = regexp.MustCompile(`_[a-z]`)
 
-// lowerCamel takes also the names of protocol buffers, such as authority.oidc_jwks.
+// lowerCamel also accepts names of protocol buffers, such as authority.oidc_jwks.
 func lowerCamel(name string) string {
 	return snake.ReplaceAllStringFunc(name, func(s string) string { return strings.ToUpper(s[1:]) })
 }

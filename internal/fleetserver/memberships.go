@@ -16,11 +16,11 @@ import (
 const (
 	maxMemberships = 1000
 	maxRequest     = 256 << 10
-	// cloudPlatform is the scope that the API of memberships asks for.
+	// cloudPlatform is the scope that the API of memberships requires.
 	cloudPlatform = "https://www.googleapis.com/auth/cloud-platform"
 )
 
-// api serves a method of the API to registrars. What it returns is answered as JSON.
+// api serves a method of the API to registrars. Its result is answered as JSON.
 func (s *Server) api(method func(*http.Request) (any, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
@@ -48,7 +48,7 @@ type tagged struct {
 	tag string
 }
 
-// logAPI tells of writes and of refusals. A name is logged only once it was found to be one.
+// logAPI logs writes and refusals. It logs only valid names.
 func (s *Server) logAPI(r *http.Request, principal string, err error) {
 	if err == nil && r.Method == http.MethodGet {
 		return
@@ -71,7 +71,7 @@ func (s *Server) logAPI(r *http.Request, principal string, err error) {
 	}
 }
 
-// registrar finds whose the access token of a request is, and whether that account may use the API.
+// registrar returns whose access token a request has, and whether that account may use the API.
 func (s *Server) registrar(r *http.Request) (string, error) {
 	g, ok := s.tokens.check(bearer(r))
 	if !ok {
@@ -87,12 +87,12 @@ func (s *Server) registrar(r *http.Request) (string, error) {
 	return g.principal, nil
 }
 
-func placeOf(r *http.Request) place {
-	return place{project: r.PathValue("project"), location: r.PathValue("location"), id: r.PathValue("membership")}
+func placeOf(r *http.Request) resourceName {
+	return resourceName{project: r.PathValue("project"), location: r.PathValue("location"), id: r.PathValue("membership")}
 }
 
-// named is the valid name in the path of a request.
-func named(r *http.Request) (place, error) {
+// named returns the valid name in the path of a request.
+func named(r *http.Request) (resourceName, error) {
 	p := placeOf(r)
 	if !p.valid() {
 		return p, invalid("the name of the membership is not valid")
@@ -100,8 +100,8 @@ func named(r *http.Request) (place, error) {
 	return p, nil
 }
 
-// existing finds a membership that is not gone.
-func (st *state) existing(p place, now time.Time) (record, error) {
+// existing returns a membership that is not gone.
+func (st *state) existing(p resourceName, now time.Time) (record, error) {
 	rec, found := st.Memberships[p.name()]
 	if !found || rec.code(now) == "" {
 		return record{}, notFound("Resource '%s' was not found", p.name())
@@ -179,7 +179,7 @@ func page(size, token string) (int, string, error) {
 	return n, string(after), nil
 }
 
-// body reads a membership strictly. Of what only the server sets, it reads nothing.
+// body reads a membership strictly. It ignores fields that only the server sets.
 func body(r *http.Request) (membership, error) {
 	var m struct {
 		membership
@@ -206,10 +206,10 @@ func body(r *http.Request) (membership, error) {
 	return membership{}, invalid("the body is not the JSON of one membership: %v", err)
 }
 
-// write is what the writes have in common: a request that is sent again gets the operation of the first time; one that
-// a fault fails changes nothing; otherwise change says what becomes of the membership.
+// write is common to all writes: a repeated request gets its first operation; one that a fault fails changes nothing;
+// otherwise change returns the new membership.
 func (s *Server) write(
-	r *http.Request, p place, verb string, change func(*state, time.Time, faultsNow) (*membership, error),
+	r *http.Request, p resourceName, verb string, change func(*state, time.Time, faultsNow) (*membership, error),
 ) (any, error) {
 	id, err := requestID(r)
 	if err != nil {
@@ -311,8 +311,8 @@ func (s *Server) deleteMembership(r *http.Request) (any, error) {
 	})
 }
 
-// free finds a membership that no other operation works on, in the revision that the request is for.
-func (st *state) free(r *http.Request, p place, now time.Time) (record, error) {
+// free returns a membership without a running operation, in the revision that the request is for.
+func (st *state) free(r *http.Request, p resourceName, now time.Time) (record, error) {
 	rec, err := st.existing(p, now)
 	if err != nil {
 		return rec, err
@@ -328,8 +328,8 @@ func (st *state) free(r *http.Request, p place, now time.Time) (record, error) {
 	return rec, nil
 }
 
-// put stores a membership that is new or changed.
-func (st *state) put(p place, rec record, now time.Time, f faultsNow) (*membership, error) {
+// put stores a new or changed membership.
+func (st *state) put(p resourceName, rec record, now time.Time, f faultsNow) (*membership, error) {
 	rec.Authority = rec.Authority.complete(p)
 	rec.State, rec.UpdateTime = nil, &now
 	rec.Revision++

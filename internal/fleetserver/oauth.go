@@ -15,7 +15,7 @@ import (
 // maxForm is the longest body of a token request.
 const maxForm = 64 << 10
 
-// oauthError is an error of RFC 6749, section 5.2. The description never holds a part of a token.
+// oauthError is an error of RFC 6749, section 5.2. The description never contains a part of a token.
 type oauthError struct {
 	status            int
 	code, description string
@@ -49,7 +49,7 @@ func (s *Server) oauth(endpoint func(url.Values) (any, error)) http.Handler {
 	})
 }
 
-// logOAuth tells of refusals, without a word of what was sent.
+// logOAuth logs refusals, and nothing of what was sent.
 func (s *Server) logOAuth(r *http.Request, err error) {
 	if _, refused := errors.AsType[*oauthError](err); refused {
 		s.log.Info("refused", "endpoint", r.Pattern, "error", err)
@@ -70,7 +70,7 @@ func writeOAuthError(w http.ResponseWriter, err error) {
 	writeJSON(w, e.status, map[string]string{"error": e.code, "error_description": e.description})
 }
 
-// parameters reads the body, never the query. None may come twice (RFC 6749, section 3.2).
+// parameters reads the body, never the query. Duplicates are an error (RFC 6749, section 3.2).
 func parameters(r *http.Request) (url.Values, error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -95,7 +95,7 @@ func parameters(r *http.Request) (url.Values, error) {
 	return values, nil
 }
 
-// jsonParameters reads an object of strings, its names as in the REST API of Google's STS or as in the form.
+// jsonParameters reads an object of strings, with names as in the REST API of Google's STS or as in the form.
 func jsonParameters(body []byte) (url.Values, error) {
 	object, err := strictjson.Members(body)
 	if err != nil {
@@ -116,7 +116,7 @@ func jsonParameters(body []byte) (url.Values, error) {
 	return values, nil
 }
 
-// snakeCase makes grant_type of grantType.
+// snakeCase converts grantType to grant_type.
 func snakeCase(name string) string {
 	var out strings.Builder
 	for _, r := range name {
@@ -129,7 +129,7 @@ func snakeCase(name string) string {
 	return out.String()
 }
 
-// checkScope finds scopes that RFC 6749, section 3.3, does not allow.
+// checkScope refuses scopes that RFC 6749, section 3.3, does not allow.
 func checkScope(scope string) error {
 	const maxScope = 1024
 	bad := strings.ContainsFunc(scope, func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' })
@@ -147,7 +147,7 @@ type accessToken struct {
 	ExpiresIn       int64  `json:"expires_in"`
 }
 
-// issue answers a request, which it knows again by the token that came with it.
+// issue answers a request, which it recognizes by its token.
 func (s *Server) issue(g grant, token string, now time.Time) (accessToken, error) {
 	secret, g, err := s.tokens.issue(g, g.membership, token)
 	if err != nil {
@@ -156,7 +156,7 @@ func (s *Server) issue(g grant, token string, now time.Time) (accessToken, error
 	return accessToken{AccessToken: secret, TokenType: "Bearer", ExpiresIn: g.expires.Unix() - now.Unix()}, nil
 }
 
-// revoke serves RFC 7009: a token that is not known is no error.
+// revoke serves RFC 7009: an unknown token is no error.
 func (s *Server) revoke(values url.Values) (any, error) {
 	token := values.Get("token")
 	if token == "" {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// operation is one write, as it is kept. Whether it is done depends on the time alone.
+// operation is one stored write. It is done after a certain time.
 type operation struct {
 	Name       string    `json:"name"`
 	Verb       string    `json:"verb"`
@@ -28,7 +28,7 @@ const (
 	verbDelete = "delete"
 )
 
-// The types of what an operation holds.
+// The types of an operation's content.
 const (
 	typePrefix   = "type.googleapis.com/"
 	typeMetadata = typePrefix + "google.cloud.gkehub.v1.OperationMetadata"
@@ -74,12 +74,12 @@ func (o operation) shown(now time.Time) map[string]any {
 	return answer
 }
 
-// uuidPattern is that of request IDs.
+// uuidPattern matches request IDs.
 var uuidPattern = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 
 const zeroUUID = "00000000-0000-0000-0000-000000000000"
 
-// requestID reads the parameter by which a write that is sent again is known.
+// requestID reads the parameter that identifies a repeated write.
 func requestID(r *http.Request) (string, error) {
 	id := r.URL.Query().Get("requestId")
 	if id != "" && (!uuidPattern.MatchString(id) || id == zeroUUID) {
@@ -88,7 +88,7 @@ func requestID(r *http.Request) (string, error) {
 	return id, nil
 }
 
-// repeated finds the operation that a request began when it was sent before.
+// repeated finds the operation that a request began when it was first sent.
 func (st *state) repeated(id, verb, target string) (operation, bool) {
 	if id == "" {
 		return operation{}, false
@@ -102,7 +102,7 @@ func (st *state) repeated(id, verb, target string) (operation, bool) {
 }
 
 func (s *Server) getOperation(r *http.Request) (any, error) {
-	p := place{project: r.PathValue("project"), location: r.PathValue("location")}
+	p := resourceName{project: r.PathValue("project"), location: r.PathValue("location")}
 	name := p.parent() + "/operations/" + r.PathValue("operation")
 	o, found := s.store.state().Operations[name]
 	if !found {

@@ -24,12 +24,12 @@ import (
 type Registrar struct {
 	ClientEmail  string `json:"client_email"`
 	PrivateKeyID string `json:"private_key_id"`
-	// PublicKey is an RSA key as PEM of its PKIX form.
+	// PublicKey is an RSA key in PKIX form, PEM encoded.
 	PublicKey string `json:"public_key"`
 }
 
-// NewServiceAccountKey makes a key of a service account: the JSON file that Google's client libraries read, which
-// holds the private key, and what the server must know of it. The email is like NAME@PROJECT.iam.gserviceaccount.com.
+// NewServiceAccountKey makes a key of a service account: the JSON file for Google's client libraries, with the private
+// key, and the public half for the server. The email is like NAME@PROJECT.iam.gserviceaccount.com.
 func NewServiceAccountKey(tokenURI, email string) (keyJSON []byte, registrar Registrar, err error) {
 	if u, err := url.Parse(tokenURI); err != nil || u.Scheme != "https" || u.Host == "" {
 		return nil, Registrar{}, errors.New("making service account key: the token URI is not an https URL")
@@ -75,7 +75,7 @@ type serviceAccountKey struct {
 	UniverseDomain string `json:"universe_domain"`
 }
 
-// registrarsFile is the form of the file of registrars.
+// registrarsFile is the format of the file of registrars.
 type registrarsFile struct {
 	Registrars []Registrar `json:"registrars"`
 }
@@ -113,10 +113,10 @@ func LoadRegistrars(path string) ([]Registrar, error) {
 	return file.Registrars, nil
 }
 
-// verifier are the keys of one account, by their IDs.
+// verifier are the keys of one account, by ID.
 type verifier map[string]*rsa.PublicKey
 
-// verifiers are those of all accounts, by their emails. An account may have several keys.
+// verifiers returns the keys of all accounts, by email. An account may have several keys.
 func verifiers(all []Registrar) (map[string]verifier, error) {
 	byEmail := map[string]verifier{}
 	for i, r := range all {
@@ -145,7 +145,7 @@ const (
 	maxAssertionLife = time.Hour
 )
 
-// accountToken trades an assertion that a service account signed for an access token of it.
+// accountToken exchanges an assertion that a service account signed for an access token of the account.
 func (s *Server) accountToken(values url.Values) (any, error) {
 	if values.Get("grant_type") != grantAssertion {
 		return nil, oauthInvalid("unsupported_grant_type", "the grant type must be "+grantAssertion)
@@ -162,7 +162,7 @@ func (s *Server) accountToken(values url.Values) (any, error) {
 		values.Get("assertion"), now)
 }
 
-// verifyAssertion returns the account that signed and the scope that it asks for.
+// verifyAssertion returns the account that signed, and the requested scope.
 func (s *Server) verifyAssertion(assertion string, now time.Time) (email, scope string, err error) {
 	if len(assertion) > maxSubjectToken {
 		return "", "", invalidGrant("the assertion is too long")

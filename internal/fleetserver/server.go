@@ -8,25 +8,26 @@ import (
 	"time"
 )
 
-// Options are what a Server needs.
+// Options are the options of a Server.
 type Options struct {
-	// StateFile is where the state is kept. It may be missing, its directory not. One server at a time can use it.
+	// StateFile is the path of the state file. The file may be missing, but not its directory. Only one server at a
+	// time can use it.
 	StateFile string
 	// Registrars are the service accounts that may read and change memberships.
 	Registrars []Registrar
-	// TokenURI is the URL of /token as the registrars' keys name it: the audience of their assertions.
+	// TokenURI is the URL of /token in the registrars' keys: the audience of their assertions.
 	TokenURI string
-	// Faults are those to begin with; nil for none.
+	// Faults are the initial faults; nil for none.
 	Faults *Faults
-	// FaultsFile is read again whenever it changes; what it says goes before Faults. It may be missing or empty.
+	// FaultsFile is read again whenever it changes, and overrides Faults. It may be missing or empty.
 	FaultsFile string
 	// Now is the clock; nil for time.Now.
 	Now func() time.Time
-	// Log gets a line for each write and each refusal, never a token; nil for none.
+	// Log receives a line for each write and each refusal, never a token; nil for none.
 	Log *slog.Logger
 }
 
-// Server is a local fleet. It may be used by several goroutines at once.
+// Server is a local fleet. It is safe for concurrent use.
 type Server struct {
 	store      *store
 	tokens     *tokens
@@ -38,7 +39,7 @@ type Server struct {
 	handler    http.Handler
 }
 
-// New opens the state and returns a server of it. Close it at the end.
+// New opens the state and returns a server of it. Close it in the end.
 func New(o Options) (*Server, error) {
 	if o.StateFile == "" || o.TokenURI == "" {
 		return nil, errors.New("making fleet server: state file and token URI are needed")
@@ -67,10 +68,10 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-// Close releases the state file. Requests that come later fail.
+// Close releases the state file. Later requests fail.
 func (s *Server) Close() error { return errors.Join(s.tokens.close(), s.store.close()) }
 
-// SetFaults replaces the faults, but for those that the faults file names.
+// SetFaults replaces the faults, except those in the faults file.
 func (s *Server) SetFaults(f Faults) { s.faults.set(f) }
 
 // ServeHTTP answers one request.

@@ -21,7 +21,7 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// How long, and how many, operations are kept after they ended. Request IDs are good as long.
+// How long, and how many, operations are kept after they ended. Request IDs are valid for as long.
 const (
 	keepOperation  = time.Hour
 	keepOperations = 500
@@ -29,16 +29,16 @@ const (
 
 const stateVersion = 1
 
-// state is what the state file holds. A state is never changed once others can see it; its values are neither.
+// state is the content of the state file. A state that others can see is immutable, and so are its values.
 type state struct {
 	Version     int                  `json:"version"`
 	Memberships map[string]record    `json:"memberships"`
 	Operations  map[string]operation `json:"operations"`
-	// Trust is by the name of the membership, which may be gone already.
+	// Trust is by the name of the membership, which may already be gone.
 	Trust map[string][]trust `json:"trust"`
 }
 
-// trust is what the STS accepts of a membership from a time on.
+// trust is what the STS accepts of a membership since a time.
 type trust struct {
 	From   time.Time `json:"from"`
 	Issuer string    `json:"issuer,omitempty"`
@@ -50,7 +50,7 @@ func (t trust) same(issuer string, document []byte) bool {
 	return t.Issuer == issuer && bytes.Equal(t.JWKS, document)
 }
 
-// inForce is the trust at a time: the last one written whose time has come.
+// inForce returns the trust at a time: the last one written whose time has come.
 func inForce(all []trust, now time.Time) (trust, bool) {
 	for _, t := range slices.Backward(all) {
 		if !now.Before(t.From) {
@@ -69,7 +69,7 @@ func (st *state) clone() *state {
 	}
 }
 
-// setTrust appends what is to be trusted from a time on.
+// setTrust appends what is trusted from a time on.
 func (st *state) setTrust(name string, from time.Time, a *authority) error {
 	all := st.Trust[name]
 	if len(all) > 0 && all[len(all)-1].same(a.issuer(), a.keySet()) {
@@ -84,7 +84,7 @@ func (st *state) setTrust(name string, from time.Time, a *authority) error {
 	return nil
 }
 
-// prune drops what is of no more use.
+// prune drops what is no longer needed.
 func (st *state) prune(now time.Time) {
 	maps.DeleteFunc(st.Memberships, func(_ string, r record) bool { return r.code(now) == "" })
 	maps.DeleteFunc(st.Operations, func(_ string, o operation) bool { return now.After(o.EndTime.Add(keepOperation)) })
@@ -138,7 +138,7 @@ func openStore(path string, now func() time.Time) (*store, error) {
 	return s, nil
 }
 
-// readState returns an empty state only when there is no file.
+// readState returns an empty state only if there is no file.
 func readState(path string) (*state, error) {
 	empty := &state{Memberships: map[string]record{}, Operations: map[string]operation{}, Trust: map[string][]trust{}}
 	content, err := os.ReadFile(path)
@@ -169,7 +169,7 @@ func readState(path string) (*state, error) {
 
 func (s *store) state() *state { return s.current.Load() }
 
-// update changes the state. Only one change is made at a time. When it returns nil, the change is on disk; when change
+// update changes the state. Only one change is made at a time. When it returns nil, the change is on disk. If change
 // returns an error, nothing has changed.
 func (s *store) update(change func(st *state, now time.Time) error) error {
 	s.writing.Lock()
@@ -189,12 +189,12 @@ func (s *store) update(change func(st *state, now time.Time) error) error {
 	if err := atomicfile.Write(s.path, append(content, '\n')); err != nil {
 		return err
 	}
-	// Crash here: the change is on disk and was not answered; the client asks again.
+	// After a crash here, the change is on disk but not answered; the client retries.
 	s.current.Store(next)
 	return nil
 }
 
-// close waits for the write under way.
+// close waits for the current write.
 func (s *store) close() error {
 	s.writing.Lock()
 	defer s.writing.Unlock()

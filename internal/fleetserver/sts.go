@@ -25,16 +25,16 @@ const (
 const (
 	// maxSubjectToken is the longest subject token in bytes, as in package token.
 	maxSubjectToken = 16 << 10
-	// leeway is how far the clock of an issuer may be ahead. The end of a token has none.
+	// leeway is how far the clock of an issuer may be ahead. It does not apply to the expiry.
 	leeway = 30 * time.Second
 	// lastDate is the last second of the year 9999.
 	lastDate = 253402300799
 )
 
-// algorithms are all that any key has.
+// algorithms are the algorithms of all keys.
 var algorithms = []jose.SignatureAlgorithm{jwks.RS256, jwks.ES256, jwks.ES384}
 
-// exchange trades a service account token for an access token.
+// exchange exchanges a service account token for an access token.
 func (s *Server) exchange(values url.Values) (any, error) {
 	if err := checkExchange(values); err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func (s *Server) exchange(values url.Values) (any, error) {
 	return answer, err
 }
 
-// checkExchange checks all parameters but the audience and the token.
+// checkExchange checks all parameters except the audience and the token.
 func checkExchange(values url.Values) error {
 	if values.Get("grant_type") != grantExchange {
 		return oauthInvalid("unsupported_grant_type", "the grant type must be "+grantExchange)
@@ -94,21 +94,21 @@ var errTarget = oauthInvalid("invalid_target",
 var audiencePattern = regexp.MustCompile(`^identitynamespace:([^:]+(?::[^:]+)?)\.svc\.id\.goog:` +
 	regexp.QuoteMeta(providerHost) + `projects/([^/]+)/locations/([^/]+)/memberships/([^/]+)$`)
 
-// target is the membership that an audience names. It must be one of the pool's own project.
-func target(audience string) (place, error) {
+// target returns the membership that an audience names. It must be in the pool's own project.
+func target(audience string) (resourceName, error) {
 	m := audiencePattern.FindStringSubmatch(audience)
 	if m == nil || m[1] != m[2] {
-		return place{}, errTarget
+		return resourceName{}, errTarget
 	}
-	p := place{project: m[2], location: m[3], id: m[4]}
+	p := resourceName{project: m[2], location: m[3], id: m[4]}
 	if !p.valid() {
-		return place{}, errTarget
+		return resourceName{}, errTarget
 	}
 	return p, nil
 }
 
-// verify accepts a token that a key in force signed for the pool. go-jose, which kube-apiserver uses too, reads it: so
-// it is checked by other code than the one that package token signs with.
+// verify accepts a token that a key in force signed for the pool. It uses go-jose, as kube-apiserver does, so that the
+// token is checked by other code than package token, which signs.
 func verify(token string, accepted trust, audience string, now time.Time) (jwt.Claims, error) {
 	if len(token) > maxSubjectToken {
 		return jwt.Claims{}, invalidGrant("the token is too long")
@@ -137,8 +137,8 @@ func verify(token string, accepted trust, audience string, now time.Time) (jwt.C
 	return c, checkTimes(c, now)
 }
 
-// canonical reports whether the parts of a token are encoded in the only way that RFC 7515 allows. go-jose skips line
-// breaks and bits after the last byte, so that one token could be written in many ways.
+// canonical reports whether the parts of a token are in the only encoding that RFC 7515 allows. go-jose skips line
+// breaks and bits after the last byte, so one token could be written in many ways.
 func canonical(token string) bool {
 	for part := range strings.SplitSeq(token, ".") {
 		if _, err := base64.RawURLEncoding.Strict().DecodeString(part); err != nil || strings.ContainsAny(part, "\r\n") {
@@ -148,7 +148,7 @@ func canonical(token string) bool {
 	return true
 }
 
-// keyOf finds the one key that may have signed.
+// keyOf returns the one key that may have signed.
 func keyOf(headers []jose.Header, keys jwks.Set) (jwks.Key, error) {
 	if len(headers) != 1 {
 		return jwks.Key{}, invalidGrant("the token does not have one signature")
@@ -164,8 +164,8 @@ func keyOf(headers []jose.Header, keys jwks.Set) (jwks.Key, error) {
 	return key, nil
 }
 
-// checkHeader allows alg, kid and typ, and no header that could change what the signature means. It reads the header
-// itself: go-jose does not tell of those that it knows.
+// checkHeader allows alg, kid and typ, and no header that could change the meaning of the signature. It parses the
+// header itself, since go-jose does not report those that it knows.
 func checkHeader(token string) error {
 	encoded, _, _ := strings.Cut(token, ".")
 	raw, err := base64.RawURLEncoding.DecodeString(encoded)
@@ -185,7 +185,7 @@ func checkHeader(token string) error {
 	return nil
 }
 
-// checkTimes needs an end, which is not over, and a beginning that is not in the future.
+// checkTimes requires an expiry, which has not passed, and no start in the future.
 func checkTimes(c jwt.Claims, now time.Time) error {
 	if c.Expiry == nil {
 		return invalidGrant("the token never expires")
@@ -208,7 +208,7 @@ func checkTimes(c jwt.Claims, now time.Time) error {
 
 var accountName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
 
-// principal is the subject as IAM knows it, in the pool of a project.
+// principal returns the subject as IAM knows it, in the pool of a project.
 func principal(project, subject string) (string, bool) {
 	rest, ok := strings.CutPrefix(subject, "system:serviceaccount:")
 	namespace, name, both := strings.Cut(rest, ":")

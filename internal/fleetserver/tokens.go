@@ -21,9 +21,8 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// How many access tokens can be good at one time: all together, those of one membership, and those of one principal in
-// a membership. The last of them are reserved for registrars, so that no pod keeps the controller from registering
-// clusters.
+// How many access tokens can be valid at one time: in total, of one membership, and of one principal in a membership.
+// The last ones are reserved for registrars, so that no pod keeps the controller from registering clusters.
 const (
 	maxTokens        = 1 << 16
 	maxPerMembership = 1 << 13
@@ -34,20 +33,20 @@ const (
 // maxTokenLife is the longest life of an access token.
 const maxTokenLife = time.Hour
 
-// errTooManyTokens is the error of issue when one of the bounds is reached.
-var errTooManyTokens = errors.New("too many access tokens are good at this time")
+// errTooManyTokens is the error of issue when a limit is reached.
+var errTooManyTokens = errors.New("too many access tokens are valid at this time")
 
-// grant is what an access token is good for.
+// grant is what an access token allows.
 type grant struct {
 	principal, scope string
 	expires          time.Time
-	// membership is the name of that whose keys the subject token was signed with; empty for service accounts.
+	// membership is the name of the membership whose keys signed the subject token; empty for service accounts.
 	membership string
-	// account means that it is a service account's, not one of a cluster.
+	// account means that it belongs to a service account, not to a cluster.
 	account bool
 }
 
-// shares are what an access token counts against, with the bound of each.
+// shares returns what an access token counts against, with the limit of each.
 func (g grant) shares() map[string]int {
 	if g.account {
 		return map[string]int{"account " + g.principal: maxPerPrincipal}
@@ -55,7 +54,7 @@ func (g grant) shares() map[string]int {
 	return map[string]int{g.membership: maxPerMembership, g.membership + " " + g.principal: maxPerPrincipal}
 }
 
-// tokenLine is one line of the file. One without a principal revokes.
+// tokenLine is one line of the file. One without a principal is a revocation.
 type tokenLine struct {
 	SHA256     []byte `json:"sha256"`
 	Principal  string `json:"principal,omitempty"`
@@ -65,21 +64,21 @@ type tokenLine struct {
 	Account    bool   `json:"account,omitempty"`
 }
 
-// tokens are the access tokens that are good. The file knows them by their SHA-256 only.
+// tokens are the valid access tokens. The file has only their SHA-256.
 type tokens struct {
 	path string
 	now  func() time.Time
 
-	// writing is held by whoever changes the file and the fields up to mu. Checks of access tokens do not wait for it.
+	// writing is held to change the file and the fields up to mu. Checks of access tokens do not wait for it.
 	writing sync.Mutex
 	file    *os.File
-	// lines are in the file; it is rewritten when there are limit.
+	// lines is the number of lines in the file; it is rewritten when that reaches limit.
 	lines, limit int
-	// sweepAt is when a full table may be searched again for expired tokens.
+	// sweepAt is when a full table may next be searched for expired tokens.
 	sweepAt time.Time
 	// used counts the tokens of each share.
 	used map[string]int
-	// answers are the access tokens that were given for each subject token, by the SHA-256 of the request.
+	// answers are the access tokens given for each subject token, by the SHA-256 of the request.
 	answers map[[sha256.Size]byte]string
 
 	mu   sync.RWMutex
@@ -100,8 +99,8 @@ func openTokens(path string, now func() time.Time) (*tokens, error) {
 	return t, t.rewrite()
 }
 
-// load reads all lines. What follows the last line end is a line that was being written when the machine died: its
-// token was never answered.
+// load reads all lines. Text after the last line end was being written when the machine died: its token was never
+// answered.
 func (t *tokens) load(content []byte) error {
 	for number := 1; ; number++ {
 		line, rest, whole := bytes.Cut(content, []byte("\n"))
@@ -125,8 +124,8 @@ func (t *tokens) load(content []byte) error {
 	}
 }
 
-// issue makes an access token of 256 random bits, which ends at a whole second. The same request gets the same one
-// again while that is good.
+// issue makes an access token of 256 random bits, which expires at a whole second. The same request gets the same token
+// again while it is valid.
 func (t *tokens) issue(g grant, request ...string) (string, grant, error) {
 	g.expires = time.Unix(g.expires.Unix(), 0)
 	asked := sha256.Sum256([]byte(strings.Join(append(request, g.principal, g.scope), "\x00")))
@@ -159,7 +158,7 @@ func (t *tokens) count(g grant, n int) {
 	}
 }
 
-// makeRoom makes sure that one more access token is within all bounds, and that its line may be added to the file.
+// makeRoom ensures that one more access token is within all limits, and that its line may be added to the file.
 func (t *tokens) makeRoom(g grant) error {
 	if now := t.now(); t.isFull(g) && !now.Before(t.sweepAt) {
 		t.sweepAt = now.Add(time.Second)
@@ -191,7 +190,7 @@ func (t *tokens) isFull(g grant) bool {
 	return false
 }
 
-// sweep forgets what has expired.
+// sweep drops expired tokens.
 func (t *tokens) sweep() {
 	now := t.now()
 	t.mu.Lock()
@@ -224,14 +223,14 @@ func (t *tokens) append(l tokenLine) error {
 		return errors.New("keeping access token: the server is closed")
 	}
 	if _, err := t.file.Write(append(content, '\n')); err != nil {
-		// A part of the line may be there: begin the file again.
+		// A part of the line may have been written, so the file is rewritten.
 		return errors.Join(fmt.Errorf("keeping access token: %w", err), t.rewrite())
 	}
 	t.lines++
 	return nil
 }
 
-// rewrite replaces the file by one of the tokens that are live.
+// rewrite replaces the file by one with only the live tokens.
 func (t *tokens) rewrite() error {
 	var content bytes.Buffer
 	e := json.NewEncoder(&content)
@@ -255,7 +254,7 @@ func (t *tokens) rewrite() error {
 	return nil
 }
 
-// check says what an access token is good for.
+// check returns what an access token allows.
 func (t *tokens) check(token string) (grant, bool) {
 	if token == "" {
 		return grant{}, false
@@ -267,7 +266,7 @@ func (t *tokens) check(token string) (grant, bool) {
 	return g, known && t.now().Before(g.expires)
 }
 
-// revoke ends an access token; one that is not known has ended.
+// revoke ends an access token; an unknown one has already ended.
 func (t *tokens) revoke(token string) error {
 	hash := sha256.Sum256([]byte(token))
 	t.writing.Lock()
@@ -297,7 +296,7 @@ func (t *tokens) close() error {
 	return err
 }
 
-// bearer is the token in the header of a request (RFC 6750, section 2.1), or empty.
+// bearer returns the token in the header of a request (RFC 6750, section 2.1), or an empty string.
 func bearer(r *http.Request) string {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {

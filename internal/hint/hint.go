@@ -1,7 +1,7 @@
-// Package hint lets an error carry what to do about it, apart from its text. So the hint is neither in the middle of an
-// error that wraps it nor printed twice.
+// Package hint lets an error carry a hint what to do about it, separate from its text. So the hint is never in the
+// middle of a wrapping error, and never printed twice.
 //
-// Errorf makes such an error. Whoever shows an error to a person asks Of for the hint, and shows it last.
+// Errorf makes such an error. Code that shows an error to a person gets the hint with Of, and shows it last.
 package hint
 
 import (
@@ -18,10 +18,10 @@ type hinted struct {
 
 func (e *hinted) Unwrap() error { return e.error }
 
-// Hint says what to do about the error.
+// Hint returns what to do about the error.
 func (e *hinted) Hint() string { return e.hint }
 
-// Errorf is fmt.Errorf with a hint: one sentence that says what to do, without a full stop.
+// Errorf is fmt.Errorf with a hint: one sentence that says what to do, without a period.
 func Errorf(hint, format string, args ...any) error {
 	return &hinted{fmt.Errorf(format, args...), hint}
 }
@@ -37,7 +37,7 @@ func Of(err error) string {
 	return ""
 }
 
-// Line is an error with its hint in one line, for a status that people read.
+// Line returns an error with its hint in one line, for a status that people read.
 func Line(err error) string {
 	if hint := Of(err); hint != "" {
 		return err.Error() + " (" + hint + ")"
@@ -45,7 +45,7 @@ func Line(err error) string {
 	return err.Error()
 }
 
-// Attr is the hint of an error as an attribute of a log; an empty one, which is not written, when it has none.
+// Attr returns the hint of an error as an attribute of a log; an empty one, which is not written, if there is none.
 func Attr(err error) slog.Attr {
 	if hint := Of(err); hint != "" {
 		return slog.String("hint", hint)

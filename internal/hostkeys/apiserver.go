@@ -12,19 +12,19 @@ import (
 	"github.com/keyturn/keyturn/signer/keydir"
 )
 
-// What a signer is to do beside serving keys.
+// The settings of a signer besides its keys.
 const (
-	// refreshHint and rotationRefreshHint are how often API servers ask for the keys on their own. A rotation does not
-	// wait for it: canary tokens make them ask.
+	// refreshHint and rotationRefreshHint are how often API servers fetch the keys on their own. A rotation does not
+	// wait for that, since canary tokens make them fetch.
 	refreshHint         = time.Hour
 	rotationRefreshHint = 5 * time.Second
 )
 
-// MaxTokenExpiration is the longest life that an API server with a signer gives a token: one with keys from files gives
-// as much to those of pods, which it extends.
+// MaxTokenExpiration is the longest life that an API server with a signer gives a token. An API server with key files
+// gives pod tokens, which it extends, the same life.
 const MaxTokenExpiration = 365 * 24 * time.Hour
 
-// APIServer is the keys of one kube-apiserver.
+// APIServer manages the keys of one kube-apiserver.
 type APIServer struct {
 	// Dir is its key directory.
 	Dir string
@@ -44,8 +44,8 @@ func (s APIServer) PrivateKey(version int) string {
 	return filepath.Join(s.Dir, privateKeyFile(version))
 }
 
-// Configured returns what the API server is to run with when it next starts or, with external keys, what its signer is
-// to serve; zero before the first Configure.
+// Configured returns what the API server will run with when it next starts or, with external keys, what its signer
+// should serve; zero before the first Configure.
 func (s APIServer) Configured() (rotation.Keys, error) {
 	var held rotation.Keys
 	err := s.directory().read(func(files disk) (err error) {
@@ -70,9 +70,9 @@ func heldKeys(files disk) (rotation.Keys, error) {
 	return k, nil
 }
 
-// Configure makes want what the API server is to run with, and has its signer, if it has one, serve it. keys holds the
-// versions of want at least. Keys of an earlier stage than the directory holds are refused with ErrStale, and nothing
-// is written.
+// Configure sets what the API server should run with, and makes its signer, if it has one, serve it. keys holds at
+// least the versions of want. If the directory holds keys of a later stage, Configure returns ErrStale and writes
+// nothing.
 func (s APIServer) Configure(want rotation.Keys, keys []Key) error {
 	if err := s.configure(want, keys); err != nil {
 		return fmt.Errorf("writing the keys of an API server to %s: %w", s.Dir, err)
@@ -93,7 +93,7 @@ func (s APIServer) configure(want rotation.Keys, keys []Key) error {
 			return err
 		}
 		if want.Stage() < held.Stage() {
-			return fmt.Errorf("%w: it is to %s, and no more to %s", ErrStale, describe(held), describe(want))
+			return fmt.Errorf("%w: it should %s, and no longer %s", ErrStale, describe(held), describe(want))
 		}
 		if want.External {
 			return s.configureSigner(files, want, keys)
@@ -105,8 +105,8 @@ func (s APIServer) configure(want rotation.Keys, keys []Key) error {
 	})
 }
 
-// configureSigner writes configured.json first. The key directory of the signer follows from it, so that a directory
-// which somebody spoiled cannot make a rotation appear not to have begun.
+// configureSigner writes configured.json first. The signer's key directory follows from it, so a damaged key directory
+// cannot make a rotation seem not to have begun.
 func (s APIServer) configureSigner(files disk, want rotation.Keys, keys []Key) error {
 	set, err := KeySet(want, keys)
 	if err != nil {
@@ -115,13 +115,12 @@ func (s APIServer) configureSigner(files disk, want rotation.Keys, keys []Key) e
 	if err := writeConfigured(files, want); err != nil {
 		return err
 	}
-	// Crash here: the signer serves its old keys until Repair.
+	// A crash here leaves the signer with its old keys until Repair.
 	return keydir.Write(s.SignerDir, set)
 }
 
-// Repair writes again what the API server is configured with, if a crash or somebody else has spoiled it. It does
-// nothing when not all of these versions are given: a machine that comes back with retired keys has to be configured
-// first.
+// Repair writes the configured keys again, if a crash or somebody damaged them. It does nothing if some of the
+// configured versions are not in keys: a machine that comes back with retired keys must be configured first.
 func (s APIServer) Repair(keys []Key) error {
 	err := s.directory().clean(func(files disk) error {
 		held, err := heldKeys(files)
@@ -139,8 +138,8 @@ func (s APIServer) Repair(keys []Key) error {
 	return nil
 }
 
-// KeySet returns what a signer is to serve for these keys. It is one that keydir.Write takes. keys holds the versions
-// of want at least.
+// KeySet returns the key set that a signer should serve for these keys, valid for keydir.Write. keys holds at least the
+// versions of want.
 func KeySet(want rotation.Keys, keys []Key) (keydir.Set, error) {
 	set := keydir.Set{
 		SigningVersion: want.Sign, RefreshHint: refreshHint, RotationRefreshHint: rotationRefreshHint,
@@ -160,7 +159,7 @@ func KeySet(want rotation.Keys, keys []Key) (keydir.Set, error) {
 	return set, set.Validate()
 }
 
-// Served returns what the key directory of the signer holds; false when it cannot be read.
+// Served returns what the signer's key directory holds; false if it cannot be read.
 func (s APIServer) Served() (rotation.Keys, bool) {
 	set, _, err := keydir.Read(s.SignerDir)
 	if err != nil {
@@ -190,8 +189,8 @@ func (s APIServer) Held() ([]int, error) {
 	return slices.Compact(versions), nil
 }
 
-// Tidy deletes every key file that is needed neither for what is configured nor for running, which is what the process
-// runs with, and what calls that were cut off left.
+// Tidy deletes every key file that neither the configuration nor the running process needs, and what interrupted calls
+// left. running is what the process runs with.
 func (s APIServer) Tidy(running rotation.Keys) error {
 	err := s.directory().clean(func(files disk) error {
 		held, err := heldKeys(files)
@@ -206,7 +205,7 @@ func (s APIServer) Tidy(running rotation.Keys) error {
 	return nil
 }
 
-// filesOf are the key files that an API server reads: none if it has a signer.
+// filesOf returns the key files that an API server reads: none if it has a signer.
 func filesOf(k rotation.Keys) []string {
 	if k.External || k.IsZero() {
 		return nil
@@ -218,8 +217,8 @@ func filesOf(k rotation.Keys) []string {
 	return names
 }
 
-// RemoveSigner deletes the key directory of a signer that has ended. It refuses while the API server is configured with
-// external keys.
+// RemoveSigner deletes the key directory of a signer that has stopped. It refuses while the API server is configured
+// with external keys.
 func (s APIServer) RemoveSigner() error {
 	err := s.directory().change(func(files disk) error {
 		held, err := heldKeys(files)

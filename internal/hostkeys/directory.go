@@ -14,13 +14,13 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// configuredFile names the key versions that a process is to run with.
+// configuredFile contains the key versions that a process should run with.
 const configuredFile = "configured.json"
 
 func publicKeyFile(version int) string  { return fmt.Sprintf("sa-%d.pub", version) }
 func privateKeyFile(version int) string { return fmt.Sprintf("sa-%d.key", version) }
 
-// ours are the names that Tidy may delete: key files, and what writes that were cut off left.
+// ours matches the names that Tidy may delete: key files, and what interrupted writes left.
 var ours = regexp.MustCompile(`^(sa-[0-9]+\.(key|pub)|\.(sa-[0-9]+\.(key|pub)|configured\.json)\.[0-9A-Z]+)$`)
 
 // directory is a key directory.
@@ -42,7 +42,7 @@ func (d directory) open() (*rootDisk, disk, error) {
 	return root, root, nil
 }
 
-// change has do change the directory while nobody else does.
+// change calls do to change the directory, under a lock.
 func (d directory) change(do func(disk) error) error {
 	root, files, err := d.open()
 	if err != nil {
@@ -51,7 +51,7 @@ func (d directory) change(do func(disk) error) error {
 	return alone(root, files, do)
 }
 
-// clean is change for a directory that need not exist: there is nothing to clean then.
+// clean is change for a directory that need not exist; there is then nothing to clean.
 func (d directory) clean(do func(disk) error) error {
 	root, files, err := d.open()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -71,7 +71,7 @@ func alone(root *rootDisk, files disk, do func(disk) error) error {
 	return errors.Join(err, root.close())
 }
 
-// read has do read a directory; one that does not exist holds nothing.
+// read calls do to read a directory; one that does not exist holds nothing.
 func (d directory) read(do func(disk) error) error {
 	root, files, err := d.open()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -83,7 +83,7 @@ func (d directory) read(do func(disk) error) error {
 	return errors.Join(do(files), root.close())
 }
 
-// readConfigured fills into with what configured.json holds; false when there is none.
+// readConfigured decodes configured.json into into; false if there is none.
 func readConfigured(files disk, into any) (found bool, err error) {
 	raw, err := files.read(configuredFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -109,11 +109,11 @@ func writeConfigured(files disk, configured any) error {
 		return err
 	}
 	return files.sync()
-	// Crash here: the process runs with its old keys until it is started again, and from then on with the new ones,
-	// whoever starts it.
+	// After a crash here, the process runs with its old keys until it is restarted, and then with the new ones, whoever
+	// starts it.
 }
 
-// writeKeys writes the files of these versions, of which sign is the one to sign with.
+// writeKeys writes the files of these versions; sign is the one to sign with.
 func writeKeys(files disk, verify []int, sign int, keys []Key) error {
 	for _, version := range verify {
 		k, err := versionOf(version, keys)
@@ -140,29 +140,29 @@ func writeKeys(files disk, verify []int, sign int, keys []Key) error {
 		return err
 	}
 	return files.sync()
-	// Crash here: keys are there that nothing names. The process starts with what was configured before, and Tidy
-	// deletes them or the next call configures them.
+	// A crash here leaves keys that nothing names. The process starts with the earlier configuration. Tidy deletes the
+	// keys, or the next call configures them.
 }
 
-// ensure makes a file have a content, whole or not at all.
+// ensure gives a file this content, atomically.
 func ensure(files disk, name string, content []byte) error {
 	old, err := files.read(name)
 	if err == nil && bytes.Equal(old, content) {
 		return nil
 	}
-	// A name that cannot be read, like a link that leads out, is replaced too.
+	// A name that cannot be read, such as a link that leads out, is replaced, too.
 	temporary := "." + name + "." + rand.Text()
 	if err := files.create(temporary, name, content); err != nil {
 		return errors.Join(err, discard(files, temporary))
 	}
-	// Crash here: the old file is whole, and Tidy deletes the new one.
+	// A crash here leaves the old file whole, and the new one for Tidy to delete.
 	if err := files.rename(temporary, name); err != nil {
 		return errors.Join(err, discard(files, temporary))
 	}
 	return nil
 }
 
-// discard removes a file that may not be there.
+// discard removes a file that may not exist.
 func discard(files disk, name string) error {
 	if err := files.remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -186,8 +186,8 @@ func held(files disk) (versions []int, err error) {
 	return versions, nil
 }
 
-// tidy deletes every file of ours but those that are needed. It always syncs: what was deleted may have been so by a
-// call that was cut off before it did.
+// tidy deletes all files of ours that are not needed. It always syncs, since an interrupted call may have deleted files
+// without doing so.
 func tidy(files disk, needed []string) error {
 	names, err := files.names()
 	if err != nil {
@@ -200,7 +200,7 @@ func tidy(files disk, needed []string) error {
 		if err := discard(files, name); err != nil {
 			return err
 		}
-		// Crash here: the next call deletes the rest.
+		// After a crash here, the next call deletes the rest.
 	}
 	return files.sync()
 }

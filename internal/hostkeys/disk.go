@@ -9,21 +9,21 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// disk is one directory. A crash can come before, in and after each of its methods.
+// disk is one directory. A crash can happen before, during and after each of its methods.
 type disk interface {
 	read(name string) ([]byte, error)
 	names() ([]string, error)
 	// create writes a new file, with the owner, group and mode of the file named like, if that exists. When it returns
-	// nil, the content is on disk, and the name is there once the directory is synced.
+	// nil, the content is on disk. The name is durable once the directory is synced.
 	create(name, like string, content []byte) error
-	// rename replaces a file by another in one step.
+	// rename replaces a file by another atomically.
 	rename(from, to string) error
 	remove(name string) error
-	// sync makes last what the other methods did.
+	// sync makes the effects of the other methods durable.
 	sync() error
 }
 
-// rootDisk is the directory that a path led to when it was opened, and no other.
+// rootDisk is the directory that a path led to when it was opened, even if the path changes.
 type rootDisk struct {
 	dir *atomicfile.Dir
 	// self is the directory as a file.
@@ -50,7 +50,7 @@ func (d *rootDisk) create(name, like string, content []byte) error {
 	return d.dir.Create(name, like, content)
 }
 
-// makeDir makes a directory and its parents, with mode 0700, so that they last.
+// makeDir makes a directory and its parents durably, with mode 0700.
 func makeDir(path string) error {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return nil

@@ -1,18 +1,18 @@
-// Package hostkeys keeps the signing keys of one control-plane machine on its disk: those of its kube-apiserver, of the
-// signer beside that, and of its kube-controller-manager.
+// Package hostkeys stores the signing keys of one control-plane machine on its disk: the keys of its kube-apiserver, of
+// the signer next to that, and of its kube-controller-manager.
 //
-// APIServer and ControllerManager are where to start. Each has a key directory, in which configured.json names the key
-// versions that the process is to run with. Beside it are the key files, with the version in their names:
+// Start with APIServer and ControllerManager. Each has a key directory, in which configured.json names the key versions
+// that the process should run with. The key files are next to it, with the version in their names:
 //
 //	configured.json   {"Verify":[1,2],"Sign":1}
 //	sa-1.pub, sa-2.pub   verification keys
 //	sa-1.key             signing key
 //
-// A file of a key version never changes its key. So a process that starts while its keys are being changed starts with
-// the ones before or the ones after, and never with a mix. An API server whose keys are external has no key files but
-// a signer, whose key directory (package keydir) follows from configured.json.
+// A file of a key version never changes its key. So a process that starts while its keys are being changed gets either
+// the old or the new ones, never a mix. An API server with external keys has no key files but a signer, whose key
+// directory (package keydir) follows from configured.json.
 //
-// The package guarantees, also when the machine loses its power at any moment:
+// The package guarantees, even if the machine loses power at any moment:
 //
 //   - what configured.json names is on disk: key files are written before it, and deleted when neither it nor the
 //     running process needs them;
@@ -25,5 +25,5 @@
 //   - nothing is read, written or deleted outside the directories, also not through links, and no file is deleted whose
 //     name is not one of those above.
 //
-// The package knows neither Kubernetes nor who runs the processes, and does not start or end any.
+// The package knows neither Kubernetes nor what runs the processes, and neither starts nor stops them.
 package hostkeys

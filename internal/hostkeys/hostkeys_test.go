@@ -97,7 +97,7 @@ func TestErrorOfAnEarlierStage(t *testing.T) {
 	s := newServer(t)
 	must(t, s.Configure(files(2, 2), testKeys))
 	const want = "later keys are configured already: " +
-		"it is to accept key versions [2] and sign with 2, and no more to accept key versions [1] and sign with 1"
+		"it should accept key versions [2] and sign with 2, and no longer accept key versions [1] and sign with 1"
 	if err := s.Configure(files(1, 1), testKeys); err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("%v, want %s", err, want)
 	}

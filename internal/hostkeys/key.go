@@ -11,7 +11,7 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// Key is one key version as a machine is given it. It holds a private key: formatting and encoding do not show it.
+// Key is one key version. It holds a private key, which formatting and encoding do not show.
 type Key struct {
 	// Version counts from 1.
 	Version int
@@ -19,7 +19,7 @@ type Key struct {
 	Signer crypto.Signer
 }
 
-// String names the key version without its private key.
+// String describes the key version without its private key.
 func (k Key) String() string { return fmt.Sprintf("key version %d", k.Version) }
 
 // Format writes String for every verb.
@@ -29,17 +29,17 @@ func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) 
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 var (
-	// ErrStale means that the keys to write are of an earlier stage than those that the directory holds.
+	// ErrStale means that the keys to write are of an earlier stage than those in the directory.
 	ErrStale = errors.New("later keys are configured already")
 	// ErrBusy means that another process is changing the directory at this moment. Try again.
 	ErrBusy = atomicfile.ErrBusy
 )
 
-// versionOf returns the key of a version, which must be there.
+// versionOf returns the key of a version, which must exist.
 func versionOf(version int, keys []Key) (Key, error) {
 	i := slices.IndexFunc(keys, func(k Key) bool { return k.Version == version })
 	if i < 0 || keys[i].Signer == nil {
-		return Key{}, fmt.Errorf("key version %d is wanted and was not given", version)
+		return Key{}, fmt.Errorf("key version %d is wanted, but its key was not given", version)
 	}
 	return keys[i], nil
 }
@@ -54,13 +54,13 @@ func given(k rotation.Keys, keys []Key) bool {
 	return !k.IsZero()
 }
 
-// Check refuses keys that have no stage of their own: other than one version, or two that follow one another.
+// Check refuses keys without a defined stage: they must be one version, or two consecutive ones.
 func Check(k rotation.Keys) error {
 	switch v := k.Verify; {
 	case len(v) == 1 && v[0] >= 1 && k.Sign == v[0]:
 	case len(v) == 2 && v[0] >= 1 && v[1] == v[0]+1 && slices.Contains(v, k.Sign):
 	default:
-		return fmt.Errorf("%s: want one key version, or two that follow one another, one of which signs", describe(k))
+		return fmt.Errorf("%s: want one key version, or two consecutive ones, one of which signs", describe(k))
 	}
 	return nil
 }

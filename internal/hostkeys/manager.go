@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 )
 
-// ControllerManager is the signing key of one kube-controller-manager.
+// ControllerManager manages the signing key of one kube-controller-manager.
 type ControllerManager struct {
 	// Dir is its key directory.
 	Dir string
@@ -23,7 +23,7 @@ func (m ControllerManager) PrivateKey(version int) string {
 	return filepath.Join(m.Dir, privateKeyFile(version))
 }
 
-// Configured returns the key version that it is to sign with when it next starts; 0 before the first Configure.
+// Configured returns the key version that it will sign with when it next starts; 0 before the first Configure.
 func (m ControllerManager) Configured() (int, error) {
 	held := 0
 	err := m.directory().read(func(files disk) (err error) {
@@ -48,8 +48,8 @@ func heldSign(files disk) (int, error) {
 	return c.Sign, nil
 }
 
-// Configure makes sign the key version that it is to sign with, which keys holds. An older version than the one that
-// the directory holds is refused with ErrStale, and nothing is written.
+// Configure sets the key version to sign with, which keys must contain. If the directory holds a later version,
+// Configure returns ErrStale and writes nothing.
 func (m ControllerManager) Configure(sign int, keys []Key) error {
 	if err := m.configure(sign, keys); err != nil {
 		return fmt.Errorf("writing the key of a kube-controller-manager to %s: %w", m.Dir, err)
@@ -67,7 +67,7 @@ func (m ControllerManager) configure(sign int, keys []Key) error {
 			return err
 		}
 		if sign < held {
-			return fmt.Errorf("%w: it is to sign with key version %d, and no more with %d", ErrStale, held, sign)
+			return fmt.Errorf("%w: it should sign with key version %d, and no longer with %d", ErrStale, held, sign)
 		}
 		if err := writeKeys(files, nil, sign, keys); err != nil {
 			return err
@@ -88,8 +88,8 @@ func (m ControllerManager) Held() (versions []int, err error) {
 	return versions, nil
 }
 
-// Tidy deletes every key file that is needed neither for the version that is configured nor for running, which is the
-// one that the process runs with, and what calls that were cut off left.
+// Tidy deletes every key file that neither the configuration nor the running process needs, and what interrupted calls
+// left. running is the version that the process runs with.
 func (m ControllerManager) Tidy(running int) error {
 	err := m.directory().clean(func(files disk) error {
 		held, err := heldSign(files)

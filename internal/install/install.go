@@ -1,4 +1,4 @@
-// Package install makes an admin cluster of an API server: it applies the manifests of the UserCluster API.
+// Package install turns an API server into an admin cluster: it applies the manifests of the UserCluster API.
 package install
 
 import (
@@ -33,8 +33,8 @@ type installer struct {
 // fieldManager owns what is applied.
 const fieldManager = "keyturn"
 
-// Apply applies v1alpha1.Manifests by server-side apply, in the order of their files' names, and waits until the
-// UserCluster API is served. It can be repeated. The policies come into force a moment later.
+// Apply applies v1alpha1.Manifests by server-side apply, in the order of the file names, and waits until the
+// UserCluster API is served. It can be repeated. The policies take effect a moment later.
 func Apply(ctx context.Context, cfg *rest.Config) error {
 	in, err := newInstaller(cfg)
 	if err != nil {
@@ -90,7 +90,7 @@ func Objects() ([]*unstructured.Unstructured, error) {
 	return objects, nil
 }
 
-// Decode reads a stream of YAML documents, each an object of the Kubernetes API. Empty ones are left out.
+// Decode reads a stream of YAML documents, each an object of the Kubernetes API. It skips empty documents.
 func Decode(documents []byte) ([]*unstructured.Unstructured, error) {
 	var objects []*unstructured.Unstructured
 	for d := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(documents), 4<<10); ; {

@@ -1,8 +1,8 @@
-// Package inuse adds up which service account tokens of a cluster live, who holds them, and what replaces them.
+// Package inuse determines which service account tokens of a cluster are valid, who holds them, and what replaces them.
 //
-// Sum is where to start. It is pure: it joins what the ledgers of the signers report (package signer/ledger), what pods
-// hold (package podtokens) and what Secrets hold. A token that is bound to a pod which is gone counts as dead, since
-// API servers refuse it. What nobody can know is a Gap and never counts as nothing.
+// Start with Sum. It is pure: it joins the reports of the signers' ledgers (package signer/ledger), the tokens that
+// pods hold (package podtokens) and the content of Secrets. A token that is bound to a deleted pod counts as dead,
+// since API servers refuse it. What is unknown is a Gap, and never counts as nothing.
 package inuse
 
 import (
@@ -19,53 +19,53 @@ type Kind string
 
 // The kinds.
 const (
-	// Bound is a token for the API server that a pod's spec asks for.
+	// Bound is a token for the API server that a pod's spec requests.
 	Bound = Kind(podtokens.Bound)
-	// ThirdParty is a token of a living pod for somebody else.
+	// ThirdParty is a token of an existing pod for another audience.
 	ThirdParty = Kind(podtokens.ThirdParty)
 	// Legacy is a token in a Secret.
 	Legacy = Kind(podtokens.Legacy)
-	// Requested is a token that somebody asked for, and that no pod's spec does: kubectl create token, CI systems.
+	// Requested is a token that somebody requested outside of pod specs: kubectl create token, CI systems.
 	Requested Kind = "Requested"
-	// Unknown is a token of which a ledger has not kept enough.
+	// Unknown is a token for which a ledger lacks details.
 	Unknown Kind = "Unknown"
 )
 
 // Kinds are all kinds, the least known first.
 var Kinds = []Kind{Unknown, Requested, ThirdParty, Legacy, Bound}
 
-// awaited reports whether no step of a rotation replaces tokens of a kind, so that they live until they expire.
+// awaited reports whether no step of a rotation replaces tokens of a kind, so that they are valid until they expire.
 func (k Kind) awaited() bool { return k == Unknown || k == Requested || k == ThirdParty }
 
 // Refresh is what gives the holder of a token one of the next key.
 type Refresh string
 
-// The refreshes. Those by kubelet, container and pod are those of package podtokens.
+// The refreshes. ByKubelet, ByContainer and ByPod are those of package podtokens.
 const (
 	ByKubelet   = Refresh(podtokens.ByKubelet)
 	ByContainer = Refresh(podtokens.ByContainer)
 	ByPod       = Refresh(podtokens.ByPod)
-	// BySecret means that its Secret is signed again, and that all who use it get the new one from there.
+	// BySecret means that its Secret is signed again, and that all users get the new token from there.
 	BySecret Refresh = "Secret"
-	// Replaced means that the holder has got a newer one already. This one lives until it expires.
+	// Replaced means that the holder already has a newer one. This one is valid until it expires.
 	Replaced Refresh = "Replaced"
-	// Never means that its holder keeps it until it expires, or until the pod ends that is ending.
+	// Never means that its holder keeps it until it expires, or until its terminating pod ends.
 	Never = Refresh(podtokens.Never)
 )
 
-// Input is what there is to add up.
+// Input is the input of Sum.
 type Input struct {
 	// Keys are the stored key versions, ascending.
 	Keys []Key
 	// Signers are the API servers and what their ledgers report.
 	Signers []Signer
-	// Pods are all pods that exist, also those that have ended.
+	// Pods are all existing pods, including those that have ended.
 	Pods []Pod
 	// Secrets are those that hold legacy tokens.
 	Secrets []Secret
-	// Audiences are those of the API server.
+	// Audiences are the audiences of the API server.
 	Audiences []string
-	// Canary is the account for which API servers issue tokens to prove themselves, which nobody uses.
+	// Canary is the account that API servers issue tokens for to prove themselves; nobody uses these.
 	Canary types.NamespacedName
 	// MaxLife is the longest life that API servers give a token.
 	MaxLife time.Duration
@@ -76,24 +76,24 @@ type Input struct {
 type Key struct {
 	Version int
 	ID      string
-	// From is when tokens may have been signed with it first; zero when not known.
+	// From is when tokens may first have been signed with it; zero if unknown.
 	From time.Time
 }
 
 // Signer is an API server that issues tokens.
 type Signer struct {
 	Name string
-	// Report is what its ledger has, unless Problem is why it has none, in words.
+	// Report is the content of its ledger. If it has none, Problem is why.
 	Report  ledger.Report
 	Problem string
 }
 
-// Pod is a pod and what it holds.
+// Pod is a pod and the tokens that it holds.
 type Pod struct {
 	Namespace, Name, UID string
 	// Account is the name of its ServiceAccount.
 	Account string
-	// Workload is what made it, like Deployment/web.
+	// Workload is what created it, such as Deployment/web.
 	Workload string
 	Tokens   []podtokens.Token
 }
@@ -103,56 +103,56 @@ type Secret struct {
 	Namespace, Name, Account string
 	// KeyID is the kid of its token; empty if it holds none.
 	KeyID string
-	// LastUsed is the day on which the token was used last, like 2026-11-26; empty when not known.
+	// LastUsed is the day on which the token was last used, such as 2026-11-26; empty if unknown.
 	LastUsed string
 }
 
 // Row counts tokens that are alike.
 type Row struct {
-	// Namespace and Account are whose the tokens are; empty in a row that stands for several.
+	// Namespace and Account are the account of the tokens; empty in a row that stands for several.
 	Namespace, Account string
-	// Workload is who holds them, or the Secret of a legacy token that no pod holds; empty when no pod is known to.
+	// Workload holds them, or is the Secret of a legacy token that no pod holds; empty if no pod is known to.
 	Workload string
 	Kind     Kind
-	// Audience is who they are for; empty for the API server.
+	// Audience is the audience of the tokens; empty for the API server.
 	Audience string
-	// Version is that of their key; 0 when not known.
+	// Version is the version of their key; 0 if unknown.
 	Version int
 	Refresh Refresh
-	// LastUsed is the day on which a legacy token that no pod holds was used last.
+	// LastUsed is the day on which a legacy token that no pod holds was last used.
 	LastUsed string
-	// Count is how many there are. All tokens with the same account, audiences and object are one.
+	// Count is their number. All tokens with the same account, audiences and object count as one.
 	Count int
-	// Expires is when the last of them expires; zero when not known, or never.
+	// Expires is when the last of them expires; zero if unknown or never.
 	Expires time.Time
 }
 
-// Gap is what one signer cannot tell of the tokens of one key version.
+// Gap describes tokens of one key version that one signer does not know.
 type Gap struct {
 	Signer  string
 	Version int
-	// Reason is why, in words.
+	// Reason is why it does not.
 	Reason string
-	// Until is when all of these tokens have expired; zero when not known.
+	// Until is when all of these tokens have expired; zero if unknown.
 	Until time.Time
 }
 
-// Report is what Sum has found.
+// Report is the result of Sum.
 type Report struct {
-	// Rows are in the order of urgency: see Fold.
+	// Rows are ordered by urgency: see Fold.
 	Rows []Row
 	Gaps []Gap
 
 	now time.Time
 }
 
-// Sum adds up.
+// Sum adds up the tokens of in.
 func Sum(in Input) Report {
 	s := newSum(in)
 	for _, e := range s.merged() {
 		s.entry(e)
 	}
-	s.untold()
+	s.unlisted()
 	s.secrets()
 	return Report{Rows: sorted(s.rows), Gaps: s.gaps, now: in.Now}
 }

@@ -228,7 +228,7 @@ func TestSum(t *testing.T) {
 		},
 		{
 			name: "a ledger that was full", gone: "+3h0m0s",
-			awaited: "1 group of tokens of which the ledgers keep no details to expire, the last at " + stamp(180),
+			awaited: "1 group of tokens without details in the ledgers to expire, the last at " + stamp(180),
 			in:      world(pod("web-1", api), entry(ledger.Entry{KeyID: "k1", Namespace: "ns", Coarse: true, Expires: at(180)})),
 			want: []string{
 				"ns/ - Unknown: 1 of 1 until +3h0m0s, by Never",
@@ -237,7 +237,7 @@ func TestSum(t *testing.T) {
 		},
 		{
 			name: "a ledger that was full, and then not", gone: "+4h0m0s",
-			awaited: "1 requested token of key version 1, and 1 group of tokens of which the ledgers keep no details " +
+			awaited: "1 requested token of key version 1, and 1 group of tokens without details in the ledgers " +
 				"to expire, the last at " + stamp(240),
 			in: world(pod("web-1", api),
 				entry(ledger.Entry{KeyID: "k1", Namespace: "ns", Coarse: true, Expires: at(180)}),
@@ -252,7 +252,7 @@ func TestSum(t *testing.T) {
 		},
 		{
 			name: "a ledger that was full, beside tokens that it tells of", gone: "+3h0m0s",
-			awaited: "1 group of tokens of which the ledgers keep no details to expire, the last at " + stamp(180),
+			awaited: "1 group of tokens without details in the ledgers to expire, the last at " + stamp(180),
 			in: world(pod("web-1", api, file), pod("db-1", vault, pinned), pod("ci-1", file), signed("k2", "", "web-1", 60),
 				entry(ledger.Entry{KeyID: "k1", Namespace: "ns", Coarse: true, Expires: at(180)})),
 			want: []string{
@@ -266,9 +266,8 @@ func TestSum(t *testing.T) {
 			in: world(pod("web-1", vault), signed("k1", "", "", 120), func(in *inuse.Input) {
 				in.Signers[0].Report.Since = at(-300)
 			}),
-			awaited: "1 requested token of key version 1, and what API server cp-0 cannot tell of (its ledger began at " +
-				stamp(-300) +
-				", after the key was first used) to expire, the last at " + stamp(8755*60),
+			awaited: "1 requested token of key version 1, and any tokens that API server cp-0 did not record " +
+				"(its ledger began at " + stamp(-300) + ", after the key was first used) to expire, the last at " + stamp(8755*60),
 			want: []string{
 				"ns/app - Requested: 1 of 1 until +2h0m0s, by Never",
 				"ns/app Deployment/web ThirdParty for vault: 1 of 0 until ?, by Kubelet",
@@ -281,7 +280,7 @@ func TestSum(t *testing.T) {
 		},
 		{
 			name: "no ledger", gone: "?", in: world(pod("web-1", api, vault), problem),
-			awaited: "what API server cp-0 cannot tell of (it has its keys from files) to expire",
+			awaited: "any tokens that API server cp-0 did not record (it has its keys from files) to expire",
 			want: []string{
 				"ns/app Deployment/web ThirdParty for vault: 1 of 0 until ?, by Kubelet",
 				"ns/app Deployment/web Bound: 1 of 0 until ?, by Kubelet",

@@ -7,16 +7,15 @@ import (
 	"github.com/keyturn/keyturn/signer/ledger"
 )
 
-// Count is how many tokens of one kind there are.
+// Count is the number of tokens of one kind.
 type Count struct {
 	Kind  Kind
 	Count int
-	// Expires is when the last of them expires; zero when not known, or never.
+	// Expires is when the last of them expires; zero if unknown or never.
 	Expires time.Time
 }
 
-// Of counts the tokens of a key version by kind, in the order of Kinds. What a signer cannot tell counts as one of kind
-// Unknown.
+// Of counts the tokens of a key version by kind, in the order of Kinds. A Gap counts as one token of kind Unknown.
 func (r Report) Of(version int) []Count {
 	of := map[Kind]*tally{}
 	add := func(kind Kind, count int, expires time.Time) {
@@ -52,8 +51,8 @@ func (r Report) gapsOf(version int) []Gap {
 	return gaps
 }
 
-// Gone is from when on certainly no API server accepts a token of a key version that no step of a rotation replaces;
-// zero when not known.
+// Gone returns when certainly no API server accepts any more a token of a key version that no step of a rotation
+// replaces; zero if unknown.
 func (r Report) Gone(version int) time.Time {
 	gone := r.now
 	for _, c := range r.Of(version) {
@@ -68,13 +67,13 @@ func (r Report) Gone(version int) time.Time {
 	return gone
 }
 
-// Awaited is which tokens of a key version live that no step of a rotation replaces, in words; empty when none does.
+// Awaited describes the valid tokens of a key version that no step of a rotation replaces; empty if there are none.
 func (r Report) Awaited(version int) string {
 	text := r.known(version)
 	if gaps := r.gapsOf(version); len(gaps) > 0 {
-		text = join(text, fmt.Sprintf("what API server %s cannot tell of (%s)", gaps[0].Signer, gaps[0].Reason))
+		text = join(text, fmt.Sprintf("any tokens that API server %s did not record (%s)", gaps[0].Signer, gaps[0].Reason))
 	} else if n := r.count(version, Unknown); n > 0 {
-		text = join(text, plural(n, "group")+" of tokens of which the ledgers keep no details")
+		text = join(text, plural(n, "group")+" of tokens without details in the ledgers")
 	}
 	if text == "" {
 		return ""
@@ -85,7 +84,7 @@ func (r Report) Awaited(version int) string {
 	return text + " to expire"
 }
 
-// known are the awaited tokens of a key version that can be counted, in words.
+// known describes the awaited tokens of a key version that can be counted.
 func (r Report) known(version int) string {
 	requested, thirdParty := r.count(version, Requested), r.count(version, ThirdParty)
 	of := fmt.Sprintf(" of key version %d", version)
@@ -126,8 +125,8 @@ func (r Report) count(version int, kind Kind) int {
 // Others is the Workload of a row that stands for several.
 const Others = "others"
 
-// Fold returns the most urgent rows, and the rest added up by kind, key version and refresh, so that there are at most
-// so many: some hundred are needed for the sums alone. Nothing is left out.
+// Fold returns the most urgent rows, and the sums of the rest by kind, key version and refresh, so that there are at
+// most that many rows; about a hundred are needed for the sums alone. It omits nothing.
 func Fold(rows []Row, most int) []Row {
 	if len(rows) <= most {
 		return rows
@@ -144,7 +143,7 @@ func Fold(rows []Row, most int) []Row {
 	return append(rows[:keep:keep], sorted(rest)...)
 }
 
-// sums is how many rows are left of rows when all are added up.
+// sums returns how many rows are left if all are added up.
 func sums(rows []Row) int {
 	alike := map[Row]bool{}
 	for _, row := range rows {

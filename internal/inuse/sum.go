@@ -13,16 +13,16 @@ import (
 	"github.com/keyturn/keyturn/signer/ledger"
 )
 
-// How much later than a key a ledger may begin and still have all tokens of it. A cluster is made with its first key,
-// and its signers come after. A later key finds signers there, whose ledgers count from a minute or so after they
+// How much later than a key a ledger may begin and still have all tokens of it. A cluster is created with its first
+// key, and its signers follow. A later key finds existing signers, whose ledgers are complete about a minute after they
 // began.
 const (
 	beginning = 10 * time.Minute
 	warmUp    = 2 * time.Minute
 )
 
-// mayMiss reports whether tokens of a key may have been signed before a ledger that counts from since. Without a time
-// from which on the key was used they may.
+// mayMiss reports whether tokens of a key may have been signed before a ledger that is complete since a time. If it is
+// unknown when the key was first used, they may.
 func mayMiss(k Key, since time.Time) bool {
 	allowed := warmUp
 	if k.Version == 1 {
@@ -37,10 +37,10 @@ type sum struct {
 	// versions are the key versions by kid.
 	versions map[string]int
 	gaps     []Gap
-	rows     map[Row]*tally // by what makes rows alike: without count and expiry
+	rows     map[Row]*tally // by the row without count and expiry
 	// newest is the newest key version of which a pod has a token for an audience.
 	newest map[held]int
-	// coarse reports whether some ledger has given up which pods its tokens are of.
+	// coarse reports whether some ledger has dropped which pods its tokens are of.
 	coarse bool
 }
 
@@ -50,7 +50,7 @@ type tally struct {
 	never   bool // one of them has no known expiry
 }
 
-// held is a token of a pod, whichever key signed it.
+// held is a token of a pod, regardless of its key.
 type held struct{ uid, audience string }
 
 func newSum(in Input) *sum {
@@ -69,7 +69,7 @@ func newSum(in Input) *sum {
 	return s
 }
 
-// addGaps notes which key versions a signer cannot tell of, wholly or before its ledger began.
+// addGaps records which key versions a signer does not know, completely or before its ledger began.
 func (s *sum) addGaps(signer Signer) {
 	since := signer.Report.Since
 	for _, k := range s.Keys {
@@ -86,7 +86,8 @@ func (s *sum) addGaps(signer Signer) {
 	}
 }
 
-// merged are the entries of all ledgers, those that are alike as one: several API servers issue tokens to one holder.
+// merged returns the entries of all ledgers, with those that are alike combined, since several API servers issue tokens
+// to one holder.
 func (s *sum) merged() []ledger.Entry {
 	type alike struct {
 		keyID, namespace, account, audiences string
@@ -122,7 +123,7 @@ func (s *sum) merged() []ledger.Entry {
 	return entries
 }
 
-// audience is who tokens are for; empty for the API server.
+// audience returns the audience of tokens; empty for the API server.
 func (s *sum) audience(audiences []string) string {
 	if slices.ContainsFunc(audiences, func(a string) bool { return slices.Contains(s.Audiences, a) }) {
 		return ""
@@ -149,7 +150,7 @@ func (s *sum) entry(e ledger.Entry) {
 	s.add(row, e.Expires)
 }
 
-// ofPod makes the row one of tokens that a pod holds: of those that its spec asks for, it tells how they are replaced.
+// ofPod makes the row one of tokens that a pod holds. For tokens that its spec requests, it sets how they are replaced.
 func (r *Row) ofPod(pod *Pod, s *sum) {
 	r.Workload = pod.Workload
 	if r.Audience != "" {
@@ -172,7 +173,7 @@ func (r *Row) ofPod(pod *Pod, s *sum) {
 	}
 }
 
-// audienceOf is who a token that is issued for a pod is for; empty for the API server.
+// audienceOf returns the audience of a token that is issued for a pod; empty for the API server.
 func (s *sum) audienceOf(t podtokens.Token) string {
 	if t.Kind == podtokens.Bound {
 		return ""
@@ -180,14 +181,14 @@ func (s *sum) audienceOf(t podtokens.Token) string {
 	return t.Audience
 }
 
-// worse reports whether a refresh comes later than another, or never. An empty one comes before all.
+// worse reports whether a refresh is later than another, or never. An empty one is before all.
 func worse(a, b Refresh) bool {
 	order := []Refresh{BySecret, ByKubelet, ByContainer, ByPod, Never}
 	return slices.Index(order, a) > slices.Index(order, b)
 }
 
-// untold adds the tokens that pods hold by their spec and no ledger tells of, if some ledger may lack them.
-func (s *sum) untold() {
+// unlisted adds the tokens that pods hold by their spec and that no ledger lists, if some ledger may lack them.
+func (s *sum) unlisted() {
 	if len(s.gaps) == 0 && !s.coarse {
 		return
 	}
@@ -195,7 +196,7 @@ func (s *sum) untold() {
 		pod, done := &s.Pods[i], map[string]bool{}
 		for _, t := range pod.Tokens {
 			audience := s.audienceOf(t)
-			if _, told := s.newest[held{pod.UID, audience}]; t.Kind == podtokens.Legacy || told || done[audience] {
+			if _, listed := s.newest[held{pod.UID, audience}]; t.Kind == podtokens.Legacy || listed || done[audience] {
 				continue
 			}
 			done[audience] = true
@@ -226,8 +227,8 @@ func (s *sum) secrets() {
 	}
 }
 
-// holders are the workloads that hold the token of a Secret, by its namespace and name, and what gives the slowest of
-// their pods the new one.
+// holders returns the workloads that hold the token of a Secret, by its namespace and name, and what gives the slowest
+// of their pods the new one.
 func (s *sum) holders() map[[2]string]map[string]Refresh {
 	all := map[[2]string]map[string]Refresh{}
 	for _, pod := range s.Pods {
@@ -267,7 +268,7 @@ func (t *tally) add(count int, expires time.Time) {
 	}
 }
 
-// latest is when the last of them expires; zero when not known.
+// latest returns when the last of them expires; zero if unknown.
 func (t *tally) latest() time.Time {
 	if t.never {
 		return time.Time{}
@@ -275,7 +276,7 @@ func (t *tally) latest() time.Time {
 	return t.expires
 }
 
-// sorted are the rows with their counts, the most urgent first.
+// sorted returns the rows with their counts, the most urgent first.
 func sorted(rows map[Row]*tally) []Row {
 	var all []Row
 	for row, t := range rows {

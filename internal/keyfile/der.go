@@ -17,7 +17,7 @@ const (
 
 var fixOfDER = map[string]string{privateKey: fromDER, publicKey: useKey, certificate: useKey}
 
-// kindOfDER returns what DER holds; empty if that is nothing known.
+// kindOfDER describes what DER holds; empty if it is nothing known.
 func kindOfDER(data []byte) string {
 	if _, err := x509.ParseCertificate(data); err == nil {
 		return certificate
@@ -46,10 +46,10 @@ var (
 	namedECs = []asn1.ObjectIdentifier{{1, 2, 840, 10045, 3, 1, 7}, {1, 3, 132, 0, 34}} // P-256, P-384
 )
 
-// broken is a key that is said to be one of those that can be read, and is not.
+// broken is a key of a supported kind that cannot be parsed.
 var broken = &Error{"holds a private key that is broken", "copy the file again"}
 
-// kindOfKey explains a private key in clear that signs no tokens.
+// kindOfKey explains an unencrypted private key that cannot sign tokens.
 func kindOfKey(block *pem.Block) *Error {
 	switch block.Type {
 	case "PRIVATE KEY":
@@ -80,7 +80,7 @@ func kindOfKey(block *pem.Block) *Error {
 	return unusable
 }
 
-// unusable is a key of another kind than those that can be read.
+// unusable is a key of an unsupported kind.
 var unusable = &Error{
 	"holds a private key that is neither RSA nor ECDSA", "make one with `openssl genrsa -out KEY.pem 2048`",
 }

@@ -1,8 +1,7 @@
-// Package keyfile explains why a file holds no key that can be read: what the file is instead, and which command makes
-// of it what is wanted.
+// Package keyfile explains why a file holds no usable key: what the file is instead, and which command converts it.
 //
-// Parsers of keys call Private or Public once they have failed, so that a good file costs nothing. The answer never
-// quotes the file. Package keyfile is pure: it knows the standard library and nothing else.
+// Parsers of keys call Private or Public only after they have failed, so a good file costs nothing. The answer never
+// quotes the file. Package keyfile is pure: it imports only the standard library.
 package keyfile
 
 import (
@@ -27,7 +26,7 @@ func (e *Error) Error() string {
 	return e.What + ": " + e.Fix
 }
 
-// The fixes that several problems have in common.
+// The fixes of several problems.
 const (
 	pickKey   = "`openssl pkey -in FILE -out KEY.pem` copies the private key alone"
 	useKey    = "name the file with the private key"
@@ -40,7 +39,7 @@ const (
 
 var begin, end = []byte("-----BEGIN "), []byte("-----END ")
 
-// form explains why no PEM block is found in data; nil if one is.
+// form explains why data has no PEM block; nil if it has one.
 func form(data []byte) *Error {
 	if e := encoding(data); e != nil {
 		return e
@@ -74,7 +73,7 @@ func form(data []byte) *Error {
 	return &Error{"has a broken PEM block", "copy the file again"}
 }
 
-// encoding explains what text editors and shells make of a file.
+// encoding recognizes what text editors and shells do to a file.
 func encoding(data []byte) *Error {
 	switch {
 	case len(bytes.TrimSpace(data)) == 0:

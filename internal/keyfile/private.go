@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// fromSSH converts a private key of OpenSSH in the file itself, which is why it is copied first.
+// fromSSH converts a private key of OpenSSH in place, which is why it is copied first.
 const fromSSH = "`cp FILE KEY.pem; ssh-keygen -p -N '' -m PKCS8 -f KEY.pem` converts it"
 
-// Private explains why data holds no private key, or one that is of no use. It is for data that a parser has refused:
-// what it says of a good key means nothing.
+// Private explains why data holds no private key, or one that cannot be used. It is for data that a parser has refused:
+// its answer about a good key is meaningless.
 func Private(data []byte) *Error {
 	if e := form(data); e != nil {
 		return e
@@ -32,7 +32,7 @@ func Private(data []byte) *Error {
 	return kindOfKey(block)
 }
 
-// notPrivate explains a block that is no private key in clear.
+// notPrivate explains a block that is not an unencrypted private key.
 func notPrivate(block *pem.Block, rest []byte) *Error {
 	switch kind := block.Type; {
 	case kind == "ENCRYPTED PRIVATE KEY", strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED"):
@@ -59,7 +59,7 @@ func follows(rest []byte) *Error {
 	case another == nil:
 		return &Error{"has something after its PEM block", pickKey}
 	case strings.HasSuffix(another.Type, "PRIVATE KEY"):
-		return &Error{"holds several private keys", "give each a file of its own"}
+		return &Error{"holds several private keys", "put each into a separate file"}
 	}
 	return &Error{"holds something else after its private key", pickKey}
 }

@@ -25,7 +25,7 @@ func Public(data []byte) *Error {
 	case kind != "PUBLIC KEY":
 		return &Error{"is PEM of another type than a public key", "name the file with the public key"}
 	case len(bytes.TrimSpace(rest)) > 0:
-		return &Error{"has something after its PEM block", "give each key a file of its own"}
+		return &Error{"has something after its PEM block", "put each key into a separate file"}
 	}
 	return &Error{"is not in PKIX form", "`openssl pkey -pubin -in FILE -pubout -out KEY.pem` converts it"}
 }

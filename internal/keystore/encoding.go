@@ -24,20 +24,21 @@ const (
 	algorithmEntry  = "algorithm"
 )
 
-// Greedy, so that a cluster whose own name looks like that of a key Secret is told apart.
+// The pattern is greedy, since the name of a cluster may itself look like that of a key Secret.
 var secretNamePattern = regexp.MustCompile(`^(.+)-ksa-signing-key-([1-9][0-9]{0,8})$`)
 
 func secretName(c Cluster, version int) string {
 	return fmt.Sprintf("%s-ksa-signing-key-%d", c.Name, version)
 }
 
-// named reports whether a key Secret has the name of one of the cluster's.
+// named reports whether a key Secret has a name of one of the cluster's key Secrets.
 func named(name string, c Cluster) bool {
 	m := secretNamePattern.FindStringSubmatch(name)
 	return m != nil && m[1] == c.Name
 }
 
-// checkOwner returns ErrForeign, and what to do, for a key Secret of another cluster, or of one that had the same name.
+// checkOwner returns ErrForeign, and what to do, for a key Secret of another cluster, including one that had the same
+// name.
 func checkOwner(c Cluster, o metav1.Object) error {
 	if uid := o.GetLabels()[v1alpha1.LabelClusterUID]; uid != c.UID {
 		return fmt.Errorf("%w: its label %s is %q, and the UID of the cluster is %s; "+
@@ -89,7 +90,7 @@ func labelsOf(c Cluster, version int) map[string]string {
 	}
 }
 
-// decode reads a key Secret that has a name of the cluster's. Everything that it says twice must agree.
+// decode reads a key Secret whose name is one of the cluster's. Everything that the Secret contains twice must agree.
 func decode(c Cluster, s *corev1.Secret) (KeyPair, error) {
 	version, err := strconv.Atoi(secretNamePattern.FindStringSubmatch(s.Name)[2])
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// Generate makes the key pair of a version that no store has yet. The algorithm is RS256 or ES256.
-// Pass crypto/rand.Reader: see token.GenerateKey.
+// Generate makes the key pair of a new version. The algorithm is RS256 or ES256. Pass crypto/rand.Reader: see
+// token.GenerateKey.
 func Generate(rand io.Reader, version int, algorithm string) (KeyPair, error) {
 	if algorithm != jwks.RS256 && algorithm != jwks.ES256 {
 		return KeyPair{}, fmt.Errorf("generating key version %d: algorithm %q is neither %s nor %s",
@@ -36,8 +36,8 @@ func New(version int, signer crypto.Signer) (KeyPair, error) {
 	return k, k.Validate()
 }
 
-// Validate says what is wrong with a key pair: a version below 1, no key, or an algorithm or kid that is
-// not that of its key. Every Store refuses such a pair.
+// Validate returns an error for an invalid key pair: a version below 1, no key, or an algorithm or kid that does not
+// belong to its key. Every Store refuses such a pair.
 func (k KeyPair) Validate() error {
 	if k.Version < 1 {
 		return fmt.Errorf("key version %d is below 1", k.Version)
@@ -57,32 +57,32 @@ func (k KeyPair) check() error {
 		return err
 	}
 	if k.Algorithm != key.Algorithm {
-		return fmt.Errorf("its algorithm is %s, that of its key %s", k.Algorithm, key.Algorithm)
+		return fmt.Errorf("its algorithm is %s, but its key is for %s", k.Algorithm, key.Algorithm)
 	}
 	if k.KeyID != key.KeyID {
-		return errors.New("its kid is not that of its key")
+		return errors.New("its kid does not belong to its key")
 	}
 	return nil
 }
 
-// String names the key pair without its private key.
+// String describes the key pair without its private key.
 func (k KeyPair) String() string {
 	return fmt.Sprintf("key version %d (%s, kid %s)", k.Version, k.Algorithm, k.KeyID)
 }
 
-// GoString is String.
+// GoString returns String.
 func (k KeyPair) GoString() string { return k.String() }
 
-// Format writes String whatever the verb, so that no verb shows the private key.
+// Format writes String for every verb, so that no verb shows the private key.
 func (k KeyPair) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
 
-// LogValue logs what String says, as attributes.
+// LogValue returns the content of String as attributes.
 func (k KeyPair) LogValue() slog.Value {
 	return slog.GroupValue(
 		slog.Int("version", k.Version), slog.String("algorithm", k.Algorithm), slog.String("keyID", k.KeyID))
 }
 
-// MarshalJSON writes what String says, so that no encoder writes the private key.
+// MarshalJSON encodes the content of String, so that no encoder writes the private key.
 func (k KeyPair) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Version   int    `json:"version"`

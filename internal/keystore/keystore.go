@@ -1,8 +1,7 @@
-// Package keystore keeps the key versions of user clusters.
+// Package keystore stores the key versions of user clusters.
 //
-// Store is the port. Secrets is the adapter that keeps each version as one immutable Secret of the
-// admin cluster, where it is encrypted at rest. Every adapter passes the conformance suite in
-// package keystoretest.
+// Store is the interface. Secrets implements it with one immutable Secret of the admin cluster for each version, where
+// it is encrypted at rest. Every implementation passes the conformance suite in package keystoretest.
 package keystore
 
 import (
@@ -12,8 +11,8 @@ import (
 	"time"
 )
 
-// Cluster names the user cluster whose keys are meant. A cluster that is deleted and made again under its name has
-// another UID, and none of the keys of the one before.
+// Cluster names a user cluster. A cluster that is deleted and created again with the same name has another UID, and
+// none of the earlier keys.
 type Cluster struct {
 	Namespace, Name string
 	// UID is the UID of the UserCluster.
@@ -24,40 +23,39 @@ type Cluster struct {
 type KeyPair struct {
 	// Version counts from 1.
 	Version int
-	// Algorithm is the JWS algorithm of its signatures: "RS256", "ES256", or "ES384" of a key that was adopted.
+	// Algorithm is the JWS algorithm of its signatures: "RS256", "ES256", or "ES384" for a key that was adopted.
 	Algorithm string
 	// KeyID is the kid of tokens signed with it.
 	KeyID string
 	// Signer signs with the private key; its Public is the verification key.
 	Signer crypto.Signer
-	// CreatedAt is when the store took it.
+	// CreatedAt is when it was stored.
 	CreatedAt time.Time
 }
 
 // The errors of a Store that its callers branch on.
 var (
-	// ErrExists means that the version is stored already, with this or another key.
+	// ErrExists means that the version is already stored, with this or another key.
 	ErrExists = errors.New("key version exists already")
-	// ErrForeign: what has the name of a key version belongs to somebody else, another UserCluster or
-	// nobody that the store knows. The store neither uses nor changes it; a person has to remove it.
+	// ErrForeign means that an object with the name of a key version belongs to something else, for example another
+	// UserCluster. The store neither uses nor changes it; a person must remove it.
 	ErrForeign = errors.New("it is not a key of this cluster")
-	// ErrAmbiguous means that a write may or may not have happened: read again before trying again.
+	// ErrAmbiguous means that a write may or may not have happened: read again before you retry.
 	ErrAmbiguous = errors.New("outcome of the write is unknown")
 )
 
-// Store keeps key versions. What it returned from List was durable; List sees every write that
-// returned before it was called.
+// Store stores key versions. What List returns is durable. List sees every write that returned before List was called.
 type Store interface {
-	// List returns the stored key versions of a cluster, ascending by version. One that another UID has stored for
-	// the same name is ErrForeign.
+	// List returns the stored key versions of a cluster, ascending by version. A key with the name of the cluster and
+	// another UID is an ErrForeign.
 	List(ctx context.Context, c Cluster) ([]KeyPair, error)
-	// Create stores a new key version. A version that exists is never overwritten: ErrExists, or ErrForeign.
+	// Create stores a new key version. It never overwrites one that exists: it returns ErrExists, or ErrForeign.
 	Create(ctx context.Context, c Cluster, k KeyPair) error
-	// Delete removes a key version for good. One that is not there is no error; one of somebody else is ErrForeign.
+	// Delete deletes a key version for good. One that does not exist is no error; a foreign one is an ErrForeign.
 	Delete(ctx context.Context, c Cluster, version int) error
-	// DeleteAll removes every key version of a cluster for good, also those that List could not read. What belongs to
-	// somebody else stays, and is no error.
+	// DeleteAll deletes every key version of a cluster for good, including those that List cannot read. Foreign objects
+	// stay, and are no error.
 	DeleteAll(ctx context.Context, c Cluster) error
-	// Forget drops what the store remembers of the keys of clusters with the name of c. Nothing that is stored changes.
+	// Forget drops what the store caches of clusters with the name of c. It changes nothing that is stored.
 	Forget(c Cluster)
 }

@@ -7,12 +7,12 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// memory holds the key pairs of clusters as List has read them last, by the name of the cluster: a cluster that is made
-// again under the same name replaces what was known of the one before. The maps in it do not change.
+// memory caches the key pairs of clusters as List last read them, by cluster name: a cluster that is created again with
+// the same name replaces the earlier one. The maps in it are immutable.
 type memory struct {
 	mu sync.Mutex
 	of map[types.NamespacedName]map[revision]KeyPair
-	// doubted are clusters that have a Secret which List may not have found.
+	// doubted are clusters that have a Secret that List may not have found.
 	doubted map[types.NamespacedName]bool
 }
 
@@ -28,7 +28,7 @@ func nameOf(c Cluster) types.NamespacedName {
 	return types.NamespacedName{Namespace: c.Namespace, Name: c.Name}
 }
 
-// get returns what is known of a cluster. whole reports whether all of its keys are known.
+// get returns the cached keys of a cluster. whole reports whether these are all of its keys.
 func (m *memory) get(c Cluster) (known map[revision]KeyPair, whole bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -36,7 +36,7 @@ func (m *memory) get(c Cluster) (known map[revision]KeyPair, whole bool) {
 	return known, len(known) > 0 && !m.doubted[nameOf(c)]
 }
 
-// doubt notes that a cluster may have keys that are not known, until set is called.
+// doubt records that a cluster may have keys that are not cached, until set is called.
 func (m *memory) doubt(c Cluster) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -46,7 +46,7 @@ func (m *memory) doubt(c Cluster) {
 	m.doubted[nameOf(c)] = true
 }
 
-// set replaces all that is known of a cluster; with nothing, it forgets the cluster.
+// set replaces the cached keys of a cluster; without keys, it forgets the cluster.
 func (m *memory) set(c Cluster, keys map[revision]KeyPair) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

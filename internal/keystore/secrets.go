@@ -19,19 +19,18 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// Secrets keeps each key version as one immutable Secret beside its UserCluster.
+// Secrets stores each key version as one immutable Secret in the namespace of its UserCluster.
 //
-// A key Secret is known by its type and its name, which nobody can change, and by the UID of its UserCluster, a label
-// that only the controller and administrators can write (ValidatingAdmissionPolicy keyturn-signing-keys). One that does
-// not hold what its name says makes List fail.
+// A key Secret is identified by its type and its name, which nobody can change, and by the UID of its UserCluster, in a
+// label that only the controller and administrators can write (ValidatingAdmissionPolicy keyturn-signing-keys). If its
+// content does not match its name, List fails.
 //
-// Each reading of a private key leaves copies of it in the memory of the API server. So Secrets asks for metadata
-// wherever that is enough, reads the data of each Secret once, and remembers the key pair until List no longer finds
-// that very Secret.
+// Each read of a private key leaves copies of it in the memory of the API server. So Secrets reads only metadata if
+// that is enough, reads the data of each Secret once, and caches the key pair until List no longer finds that Secret.
 //
-// A namespace may have the key Secrets of a thousand clusters. List asks for those that have the label of its cluster,
-// once it remembers keys of that; before, and wherever a name is taken or all is deleted, for all of the namespace: a
-// Secret that lost its label is noticed there.
+// A namespace may have the key Secrets of a thousand clusters. Once it has cached keys of a cluster, List requests only
+// Secrets with the label of that cluster. Before, and when a name is taken or everything is deleted, it requests all
+// Secrets of the namespace, to notice a Secret that lost its label.
 type Secrets struct {
 	data     corev1client.SecretsGetter
 	metadata metadata.Interface
@@ -79,11 +78,11 @@ func (s *Secrets) List(ctx context.Context, c Cluster) ([]KeyPair, error) {
 	return keys, checkDistinct(c, keys)
 }
 
-// everywhere selects no Secrets by their labels.
+// everywhere selects Secrets regardless of their labels.
 var everywhere = metav1.ListOptions{}
 
-// list returns the metadata of the key Secrets that are selected and have a name of the cluster's, whoever they belong
-// to. It leaves resourceVersion unset, which the API server answers with its newest state.
+// list returns the metadata of the selected key Secrets that have a name of the cluster, whoever owns them. It leaves
+// resourceVersion unset, so that the API server answers with its newest state.
 func (s *Secrets) list(
 	ctx context.Context, c Cluster, which metav1.ListOptions,
 ) ([]*metav1.PartialObjectMetadata, error) {
@@ -105,7 +104,7 @@ func (s *Secrets) meta(c Cluster) metadata.ResourceInterface {
 	return s.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).Namespace(c.Namespace)
 }
 
-// read returns the key pair of a Secret that was listed. It reads only one that is not known.
+// read returns the key pair of a listed Secret, from the cache if it is there.
 func (s *Secrets) read(
 	ctx context.Context, c Cluster, listed *metav1.PartialObjectMetadata, known map[revision]KeyPair,
 ) (KeyPair, error) {
@@ -115,7 +114,7 @@ func (s *Secrets) read(
 	if k, ok := known[revisionOf(listed)]; ok {
 		return k, nil
 	}
-	// The watch cache of the API server has it in this version or a later one, and need not decrypt it again.
+	// The watch cache of the API server has this version or a later one, and need not decrypt it again.
 	asListed := metav1.GetOptions{ResourceVersion: listed.ResourceVersion}
 	secret, err := s.data.Secrets(c.Namespace).Get(ctx, listed.Name, asListed)
 	if err != nil {
@@ -128,7 +127,7 @@ func (s *Secrets) read(
 	return decode(c, secret)
 }
 
-// checkDistinct refuses a key that two versions share: retiring the older one would leave it in use.
+// checkDistinct refuses a key that two versions share, since retiring the older one would leave it in use.
 func checkDistinct(c Cluster, keys []KeyPair) error {
 	versions := map[string]int{}
 	for _, k := range keys {
@@ -148,7 +147,7 @@ func (s *Secrets) Create(ctx context.Context, c Cluster, k KeyPair) error {
 	}
 	_, err = s.data.Secrets(c.Namespace).Create(ctx, secret, metav1.CreateOptions{})
 	if apierrors.IsAlreadyExists(err) {
-		s.memory.doubt(c) // the next List finds what has the name, with the label of the cluster or without it
+		s.memory.doubt(c) // the next List also finds a Secret without the label of the cluster
 		err = s.exists(ctx, c, secret.Name)
 	}
 	if err != nil {
@@ -157,7 +156,7 @@ func (s *Secrets) Create(ctx context.Context, c Cluster, k KeyPair) error {
 	return nil
 }
 
-// exists returns ErrExists if what has the name is a key of the cluster, and ErrForeign if it is not.
+// exists returns ErrExists if the object with the name is a key of the cluster, and ErrForeign if it is not.
 func (s *Secrets) exists(ctx context.Context, c Cluster, name string) error {
 	if _, err := s.find(ctx, c, name); err != nil {
 		return err
@@ -166,7 +165,7 @@ func (s *Secrets) exists(ctx context.Context, c Cluster, name string) error {
 }
 
 // find returns the metadata of a key Secret of the cluster: ErrForeign if it is not one. Metadata do not contain the
-// type, but the API server selects by it.
+// type, but the API server can select by it.
 func (s *Secrets) find(ctx context.Context, c Cluster, name string) (*metav1.PartialObjectMetadata, error) {
 	listed, err := s.list(ctx, c, everywhere)
 	if err != nil {
@@ -184,8 +183,8 @@ func (s *Secrets) find(ctx context.Context, c Cluster, name string) (*metav1.Par
 		ErrForeign, v1alpha1.SecretTypeSigningKey)
 }
 
-// Delete implements Store. It deletes the very object that it has found, and returns once the API server does not
-// serve it any more. A Secret that a finalizer keeps is an error.
+// Delete implements Store. It deletes exactly the object that it found, and returns once the API server no longer
+// serves it. If a finalizer keeps the Secret, Delete returns an error.
 func (s *Secrets) Delete(ctx context.Context, c Cluster, version int) error {
 	name := secretName(c, version)
 	found, err := s.find(ctx, c, name)
@@ -198,7 +197,7 @@ func (s *Secrets) Delete(ctx context.Context, c Cluster, version int) error {
 	return s.delete(ctx, c, found)
 }
 
-// DeleteAll implements Store. If it fails, the rest is deleted when it is called again.
+// DeleteAll implements Store. If it fails, call it again to delete the rest.
 func (s *Secrets) DeleteAll(ctx context.Context, c Cluster) error {
 	listed, err := s.list(ctx, c, everywhere)
 	if err != nil {
@@ -219,7 +218,7 @@ func (s *Secrets) DeleteAll(ctx context.Context, c Cluster) error {
 // Forget implements Store.
 func (s *Secrets) Forget(c Cluster) { s.memory.set(c, nil) }
 
-// delete deletes a Secret as it was found, and no other one of its name.
+// delete deletes a Secret as it was found, and not another one of its name.
 func (s *Secrets) delete(ctx context.Context, c Cluster, found *metav1.PartialObjectMetadata) error {
 	same := metav1.Preconditions{UID: &found.UID, ResourceVersion: &found.ResourceVersion}
 	err := s.meta(c).Delete(ctx, found.Name, metav1.DeleteOptions{Preconditions: &same})
@@ -237,7 +236,7 @@ func (s *Secrets) delete(ctx context.Context, c Cluster, found *metav1.PartialOb
 	return nil
 }
 
-// gone asks for the Secret again: the API server answers a deletion that a finalizer blocks like any other.
+// gone reads the Secret again, since the API server does not report that a finalizer blocks a deletion.
 func (s *Secrets) gone(ctx context.Context, c Cluster, deleted *metav1.PartialObjectMetadata) error {
 	left, err := s.meta(c).Get(ctx, deleted.Name, metav1.GetOptions{})
 	switch {
@@ -251,8 +250,8 @@ func (s *Secrets) gone(ctx context.Context, c Cluster, deleted *metav1.PartialOb
 	return nil
 }
 
-// ambiguous wraps ErrAmbiguous around every error but a refusal by the API server, which answers it with a
-// status from 400 to 499. Status 408 is a time-out and no refusal.
+// ambiguous wraps every error with ErrAmbiguous except a refusal by the API server: a status from 400 to 499. Status
+// 408 is a timeout and not a refusal.
 func ambiguous(err error) error {
 	if errors.Is(err, ErrExists) || errors.Is(err, ErrForeign) {
 		return err

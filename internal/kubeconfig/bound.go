@@ -10,8 +10,8 @@ import (
 // pages; a list of thousands of nodes is not, and fits in.
 const MaxAnswer = 256 << 20
 
-// Bound returns a transport for the API server of somebody else: one that sends without end fails a request, and does
-// not fill the memory of who asks it. It is not for watches.
+// Bound returns a transport for a foreign API server: an endless answer fails the request, and does not fill the
+// memory. It is not for watches.
 func Bound(next http.RoundTripper) http.RoundTripper { return bounded{next: next, most: MaxAnswer} }
 
 type bounded struct {
@@ -28,10 +28,10 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// WrappedRoundTripper returns the transport that is bounded, for those who close its connections.
+// WrappedRoundTripper returns the wrapped transport, for callers that close its connections.
 func (b bounded) WrappedRoundTripper() http.RoundTripper { return b.next }
 
-// limited is a body that fails once it was longer than allowed.
+// limited is a body that fails when it exceeds the limit.
 type limited struct {
 	io.ReadCloser
 	left, most int64
@@ -41,7 +41,7 @@ func (l *limited) Read(p []byte) (int, error) {
 	if l.left < 0 {
 		return 0, l.err()
 	}
-	// One byte more than is allowed tells a body that is too long from one that ends there.
+	// One byte more than allowed distinguishes a body that is too long from one that ends there.
 	n, err := l.ReadCloser.Read(p[:min(int64(len(p)), l.left+1)])
 	if l.left -= int64(n); l.left < 0 {
 		return n - 1, l.err()

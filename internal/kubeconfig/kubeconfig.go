@@ -1,8 +1,7 @@
-// Package kubeconfig reads kubeconfig files that somebody else may have written, such as the content of a Secret.
+// Package kubeconfig reads kubeconfig files from untrusted sources, such as the content of a Secret.
 //
-// A kubeconfig file can start programs, read files, and send credentials anywhere. Parse therefore takes four values
-// and refuses a file with any other field. What it returns is made of these values alone: nothing of the file itself
-// is used or kept.
+// A kubeconfig file can start programs, read files, and send credentials anywhere. So Parse takes four values and
+// refuses a file with any other field. Its result is made only of these values.
 package kubeconfig
 
 import (
@@ -21,14 +20,14 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// MaxSize is the size in bytes of the largest file that Parse takes.
+// MaxSize is the size in bytes of the largest file that Parse accepts.
 const MaxSize = 64 << 10
 
 // Access is how a client reaches one cluster.
 type Access struct {
 	// Server is the https URL of the API server.
 	Server string
-	// CertificateAuthority holds the PEM certificates by which the server is known.
+	// CertificateAuthority holds the PEM certificates that verify the server.
 	CertificateAuthority []byte
 	// Certificate and Key are the PEM certificate and private key of the client.
 	Certificate, Key []byte
@@ -69,7 +68,7 @@ type context struct {
 	} `json:"context"`
 }
 
-// Parse reads a file with one cluster, one user and one context. No error holds a value of the file.
+// Parse reads a file with one cluster, one user and one context. No error contains a value of the file.
 func Parse(data []byte) (Access, error) {
 	if len(data) > MaxSize {
 		return Access{}, fmt.Errorf("reading a kubeconfig: it has more than %d bytes", MaxSize)
@@ -91,7 +90,7 @@ func Parse(data []byte) (Access, error) {
 	return a, nil
 }
 
-// decode compares names of fields exactly. The decoders' own errors may quote values, so only paths are taken of them.
+// decode compares field names exactly. Of the decoders' errors it uses only paths, since they may quote values.
 func decode(data []byte) (file, error) {
 	var f file
 	asJSON, err := yaml.YAMLToJSONStrict(data)
@@ -111,7 +110,7 @@ func decode(data []byte) (file, error) {
 	return f, nil
 }
 
-// reasons are why some fields are not allowed.
+// reasons explain why some fields are not allowed.
 var reasons = map[string]string{
 	"token":                    ", since a token of a service account of that cluster dies with the key that is rotated",
 	"tokenFile":                ", since a token of a service account of that cluster dies with the key that is rotated",
@@ -119,7 +118,7 @@ var reasons = map[string]string{
 	"insecure-skip-tls-verify": ", since anybody could pass for that cluster",
 }
 
-// reasonFor returns why a field is not allowed; empty where that is plain.
+// reasonFor returns why a field is not allowed; empty if that is obvious.
 func reasonFor(path string) string {
 	return reasons[path[strings.LastIndex(path, ".")+1:]]
 }
@@ -155,7 +154,7 @@ func (a Access) check() error {
 	return nil
 }
 
-// SameCluster reports whether both reach one API server, known by the same certificates.
+// SameCluster reports whether both reach one API server, with the same certificates.
 func (a Access) SameCluster(other Access) bool {
 	return a.Server == other.Server && bytes.Equal(a.CertificateAuthority, other.CertificateAuthority)
 }
@@ -167,7 +166,7 @@ func (a Access) Config() *rest.Config {
 	}}
 }
 
-// File returns a kubeconfig file. The names in it are those of the cluster and of the user.
+// File returns a kubeconfig file with these names for the cluster and the user.
 func (a Access) File(cluster, user string) ([]byte, error) {
 	name := user + "@" + cluster
 	data, err := clientcmd.Write(clientcmdapi.Config{

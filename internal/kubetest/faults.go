@@ -10,13 +10,13 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// ErrInjected is in the error of every request that was made to fail without an answer.
+// ErrInjected is in the error of every request that failed without an answer.
 var ErrInjected = errors.New("injected failure")
 
 // Fault is what happens to one request.
 type Fault int
 
-// The faults. A status from 400 on is one too: the request is not sent, and answered with it.
+// The faults. A status of 400 or more is a fault, too: the request is not sent, and answered with it.
 const (
 	// None lets a request pass.
 	None Fault = iota
@@ -26,8 +26,8 @@ const (
 	LoseAnswer
 )
 
-// Inject returns a copy of config whose requests meet the faults that choose picks. choose is called once for every
-// request that is sent, by several goroutines at once.
+// Inject returns a copy of config whose requests meet the faults that choose returns. choose is called once for every
+// request, from several goroutines at once.
 func Inject(config *rest.Config, choose func(*http.Request) Fault) *rest.Config {
 	config = rest.CopyConfig(config)
 	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
@@ -71,7 +71,7 @@ func refuse(r *http.Request, code int) *http.Response {
 	}
 }
 
-// reasons are those that clients branch on (see StatusReason of apimachinery).
+// reasons are the reasons that clients branch on (see StatusReason of apimachinery).
 var reasons = map[int]string{
 	http.StatusUnauthorized:        "Unauthorized",
 	http.StatusForbidden:           "Forbidden",

@@ -1,7 +1,7 @@
 // Package kubetest starts a real etcd and kube-apiserver for a test.
 //
-// Start is for one test, Launch for a TestMain that shares one server. The binaries are those of
-// `make kube`; a test that needs them fails, and is never skipped, when they are missing.
+// Start is for one test, Launch for a TestMain that shares one server. The binaries are those of `make kube`. If they
+// are missing, a test that needs them fails, and is never skipped.
 package kubetest
 
 import (
@@ -62,7 +62,7 @@ func Start(tb testing.TB, o Options) *rest.Config {
 	return config
 }
 
-// Launch is Start for a TestMain, which has to call stop before it exits.
+// Launch is Start for a TestMain, which must call stop before it exits.
 func Launch(o Options) (config *rest.Config, stop func() error, err error) {
 	dir, err := BinDir()
 	if err != nil {
@@ -77,10 +77,10 @@ func Launch(o Options) (config *rest.Config, stop func() error, err error) {
 	return config, plane.Stop, nil
 }
 
-// startAttempts is how often a control plane is started whose port somebody else takes first.
+// startAttempts is how often a control plane is started if another process takes its port first.
 const startAttempts = 5
 
-// start does what envtest.Environment.Start does, which gives a busy machine but five seconds for one part of it.
+// start does what envtest.Environment.Start does, which gives one part only five seconds, too little on a busy machine.
 func start(plane *envtest.ControlPlane, crds []string) (*rest.Config, error) {
 	err := plane.Start()
 	for attempt := 1; err != nil && attempt < startAttempts; attempt++ {
@@ -124,8 +124,8 @@ func awaitNamespace(config *rest.Config) error {
 	return nil
 }
 
-// BinDir returns the directory of the Kubernetes and etcd binaries: KUBEBUILDER_ASSETS, or
-// bin/kube/<Version> of this repository. That a binary is missing is an error.
+// BinDir returns the directory of the Kubernetes and etcd binaries: KUBEBUILDER_ASSETS, or bin/kube/<Version> of this
+// repository. A missing binary is an error.
 func BinDir() (string, error) {
 	dir := os.Getenv("KUBEBUILDER_ASSETS")
 	if dir == "" {
@@ -153,7 +153,7 @@ func controlPlane(dir string, o Options) *envtest.ControlPlane {
 	if o.Address.IsValid() {
 		server.SecureServing.Address, server.SecureServing.Port = o.Address.Addr().String(), fmt.Sprint(o.Address.Port())
 	}
-	// Watches that a test left open must not hold up its end.
+	// Watches that a test left open must not delay its end.
 	server.Configure().Set("shutdown-watch-termination-grace-period", "1s")
 	for name, values := range o.APIServerArgs {
 		server.Configure().Set(name, values...)

@@ -10,7 +10,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// StartControllers runs controllers of the real kube-controller-manager until the test ends. They have the rights of
+// StartControllers runs controllers of the real kube-controller-manager until the test ends, with the permissions of
 // config.
 func StartControllers(t *testing.T, config *rest.Config, controllers string) {
 	t.Helper()

@@ -25,7 +25,7 @@ func AsController(config *rest.Config) *rest.Config {
 	return config
 }
 
-// Kubeconfig returns a kubeconfig file for a client that has a certificate, and for the user that it impersonates.
+// Kubeconfig returns a kubeconfig file for a client with a certificate, and for the user that it impersonates.
 func Kubeconfig(config *rest.Config) ([]byte, error) {
 	const user = "user"
 	host := strings.TrimSuffix(strings.TrimPrefix(config.Host, "https://"), "/")

@@ -18,8 +18,8 @@ import (
 // WebhookName is the name of the webhooks of tests, in the ValidatingWebhookConfiguration webhook-of-a-test.
 const WebhookName = "hook.keyturn.test"
 
-// Hang registers a webhook that never answers requests of a rule, and waits until the API server calls it for what try
-// does. try gets a context that ends soon.
+// Hang registers a webhook that never answers requests of a rule, waits until the API server calls it for the request
+// of try, and gives try a context that ends soon.
 func Hang(
 	tb testing.TB, client kubernetes.Interface, policy admissionv1.FailurePolicyType, rule admissionv1.RuleWithOperations,
 	try func(context.Context),
@@ -49,8 +49,8 @@ func Hang(
 	}
 }
 
-// Register registers a webhook at a URL for requests of a rule, which the API server waits for half a minute. It calls
-// the webhook some time later.
+// Register registers a webhook at a URL for requests of a rule. The API server waits half a minute for it, and starts
+// to call it some time later.
 func Register(
 	tb testing.TB, client kubernetes.Interface, policy admissionv1.FailurePolicyType, rule admissionv1.RuleWithOperations,
 	url string, certificate []byte,

@@ -11,10 +11,10 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// guardFor is how long an answer of a guard is believed.
+// guardFor is how long an answer of a guard is valid.
 const guardFor = time.Second
 
-// guard asks whether the target may still be written, and remembers a good answer for a while.
+// guard checks whether the target may still be written, and caches a positive answer for a while.
 type guard struct {
 	ask func(context.Context, Target) error
 
@@ -39,8 +39,7 @@ func (g *guard) check(ctx context.Context, target Target) error {
 	return nil
 }
 
-// Served returns a guard for which a target may be written while the API servers of a cluster serve its key in their
-// JWKS.
+// Served returns a guard that allows writing a target while the API servers of a cluster serve its key in their JWKS.
 func Served(client kubernetes.Interface) func(context.Context, Target) error {
 	return func(ctx context.Context, target Target) error {
 		body, err := client.CoreV1().RESTClient().Get().AbsPath(jwks.Path).

@@ -13,25 +13,25 @@ import (
 )
 
 const (
-	// someTimes is how often the same has to happen until it counts as what will go on.
+	// someTimes is how often something must happen before it counts as lasting.
 	someTimes = 5
-	// maxRemembered bounds how many Secrets a history knows.
+	// maxRemembered is how many Secrets a history remembers.
 	maxRemembered = 1000
 )
 
-// history is what a Refresher remembers of passes and walks with one target. Without it, after a restart, what lasts is
-// noticed later.
+// history is what a Refresher remembers about passes and walks with one target. After a restart without it, lasting
+// problems are noticed later.
 type history struct {
 	kid string
-	// walks is how many were begun.
+	// walks is the number of walks that began.
 	walks int
-	// troubled is how many passes in a row had writes that failed for a reason that may pass.
+	// troubled is how many passes in a row had writes that failed for a temporary reason.
 	troubled int
-	// again is how often Secrets were re-signed in other walks than the first, which is what has to be done once.
+	// again is how often Secrets were signed again in walks after the first, which is expected once.
 	again map[types.UID]int
 }
 
-// begin notes that a walk begins.
+// begin records that a walk begins.
 func (h *history) begin(kid string) {
 	if h.kid != kid {
 		*h = history{kid: kid, again: map[types.UID]int{}}
@@ -39,7 +39,7 @@ func (h *history) begin(kid string) {
 	h.walks++
 }
 
-// passed notes the end of a pass.
+// passed records the end of a pass.
 func (h *history) passed(troubled bool) {
 	if !troubled {
 		h.troubled = 0
@@ -51,7 +51,7 @@ func (h *history) passed(troubled bool) {
 // lasting reports whether all of the last passes had trouble.
 func (h *history) lasting() bool { return h.troubled >= someTimes }
 
-// resigned notes that a Secret was re-signed, and reports whether somebody brings its old token back again and again.
+// resigned records that a Secret was signed again, and reports whether somebody keeps restoring its old token.
 func (h *history) resigned(secret types.UID) bool {
 	if h.walks < 2 || len(h.again) >= maxRemembered && h.again[secret] == 0 {
 		return false
@@ -60,7 +60,7 @@ func (h *history) resigned(secret types.UID) bool {
 	return h.again[secret] >= someTimes
 }
 
-// writerOf returns who wrote the token of a Secret last, as its managedFields name him.
+// writerOf returns who last wrote the token of a Secret, according to its managedFields.
 func writerOf(s *corev1.Secret) string {
 	var writer string
 	var at time.Time

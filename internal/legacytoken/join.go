@@ -10,11 +10,12 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// column is a list that is read beside the Secrets, and of which one namespace is held at a time, by name of
-// ServiceAccount or Secret.
+// column is a list that is read in parallel to the Secrets. It holds one namespace at a time, by name of ServiceAccount
+// or Secret.
 //
-// All lists come sorted by namespace. So they are read side by side, page by page, and cost the same however many
-// namespaces there are. What is out of place is missed, not mistaken: whoever asks must be able to do without.
+// All lists are sorted by namespace. So they are read side by side, page by page, at the same cost for any number of
+// namespaces. Items that are out of order are missed, but not mistaken for others: callers must be able to do without
+// them.
 type column[V any] struct {
 	pages *pages[item[V]]
 
@@ -29,8 +30,8 @@ type item[V any] struct {
 	value           V
 }
 
-// in returns what belongs to a namespace. Namespaces must be asked for in the order of the list. After an error it may
-// be asked for the same namespace again.
+// in returns the items of a namespace. Namespaces must be requested in the order of the list. After an error, the same
+// namespace may be requested again.
 func (c *column[V]) in(ctx context.Context, namespace string) (map[string][]V, error) {
 	if c.values == nil || c.namespace != namespace {
 		c.namespace, c.values, c.whole = namespace, map[string][]V{}, false
@@ -83,7 +84,7 @@ func newAccounts(client kubernetes.Interface, limit int64) *column[types.UID] {
 	return &column[types.UID]{pages: &pages[item[types.UID]]{what: "ServiceAccounts", list: list, limit: limit}}
 }
 
-// runningPods leaves out what no kubelet runs.
+// runningPods excludes pods that no kubelet runs.
 const runningPods = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
 // newUses reads the uses of Secrets by running pods.
@@ -103,7 +104,7 @@ func newUses(client kubernetes.Interface, limit int64) *column[use] {
 	return &column[use]{pages: &pages[item[use]]{what: "pods", list: list, limit: limit}}
 }
 
-// newSecrets reads the Secrets that hold legacy tokens, or are to.
+// newSecrets reads the Secrets that hold legacy tokens, or should.
 func newSecrets(client kubernetes.Interface, limit int64) *pages[corev1.Secret] {
 	list := func(ctx context.Context, o metav1.ListOptions) ([]corev1.Secret, string, error) {
 		o.FieldSelector = "type=" + string(corev1.SecretTypeServiceAccountToken)

@@ -11,9 +11,9 @@ import (
 
 // pages reads a list page by page, one page ahead.
 //
-// The API server keeps the state that a list began with for five minutes. Afterwards the list goes on with the state of
-// then (the continue token in the answer 410, see "Resource Versions" in the API concepts), which serves a walk as
-// well: each object is read at some instant after the walk began.
+// The API server keeps the state that a list began with for five minutes. After that, the list continues with the
+// current state (the continue token in the answer 410, see "Resource Versions" in the API concepts). This suits a walk
+// as well: each object is read at some time after the walk began.
 type pages[T any] struct {
 	// what names the objects in errors.
 	what  string
@@ -31,7 +31,7 @@ type page[T any] struct {
 	err   error
 }
 
-// end says that there is no further page.
+// end reports whether there is no further page.
 func (p *pages[T]) end() bool { return p.begun && p.next == "" }
 
 // read returns the next page. After an error it reads the same page again.
@@ -60,7 +60,7 @@ func (p *pages[T]) read(ctx context.Context) ([]T, error) {
 	}
 }
 
-// errRestart says that the list begins anew.
+// errRestart means that the list must start again.
 var errRestart = errors.New("the list has expired")
 
 // continueOf returns the continue token of an answer 410.
@@ -71,7 +71,7 @@ func continueOf(err error) string {
 	return ""
 }
 
-// fetch starts to read the next page, unless that is under way.
+// fetch starts reading the next page, unless that is under way.
 func (p *pages[T]) fetch(ctx context.Context) {
 	if p.ahead != nil {
 		return
@@ -84,7 +84,7 @@ func (p *pages[T]) fetch(ctx context.Context) {
 	}(p.ahead, metav1.ListOptions{Limit: p.limit, Continue: p.next})
 }
 
-// settle waits until nothing is read ahead any more. What was read stays for the next read.
+// settle waits until nothing is being read ahead. What was read stays for the next read.
 func (p *pages[T]) settle() {
 	if p.ahead != nil {
 		p.ahead <- <-p.ahead

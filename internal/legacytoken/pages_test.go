@@ -132,14 +132,14 @@ func TestPageAheadOfAPassThatEnds(t *testing.T) {
 
 func TestWriteOrder(t *testing.T) {
 	for _, test := range []struct {
-		told   string
-		before bool
+		notified string
+		before   bool
 	}{
 		{"", true}, {"2", true}, {"x.9", true}, {"1.99", true}, {"2.9", true}, {"2.10", false}, {"2.11", false},
 		{"3.1", false},
 	} {
-		if got := parseWrite(test.told).before(write{version: 2, resourceVersion: 10}); got != test.before {
-			t.Errorf("%q is before 2.10: %v, want %v", test.told, got, test.before)
+		if got := parseWrite(test.notified).before(write{version: 2, resourceVersion: 10}); got != test.before {
+			t.Errorf("%q is before 2.10: %v, want %v", test.notified, got, test.before)
 		}
 	}
 	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{ResourceVersion: "34"}}

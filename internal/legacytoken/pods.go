@@ -24,14 +24,14 @@ type use struct {
 	created time.Time
 	// mounted means that a volume projects the token, which its kubelet keeps up to date.
 	mounted bool
-	// copied is a way in which the pod holds the token besides, and which no kubelet refreshes; empty for none.
+	// copied is another way in which the pod holds the token, and which no kubelet refreshes; empty for none.
 	copied podtokens.Way
-	// told is the write of which the pod was told last.
-	told write
+	// notified is the last write that the pod was notified of.
+	notified write
 }
 
-// write is one re-signing of a Secret: by which key version, and the resourceVersion that it led to. Kubernetes
-// promises since 1.35 that these numbers can be compared (KEP-5504).
+// write identifies one write of a Secret with a new token: the key version, and the resourceVersion after the write.
+// Since Kubernetes 1.35 these numbers can be compared (KEP-5504).
 type write struct {
 	version         int
 	resourceVersion uint64
@@ -42,11 +42,11 @@ func writeOf(version int, s *corev1.Secret) write {
 	return write{version: version, resourceVersion: number}
 }
 
-// String is the value of the annotation. It differs from write to write: a pod that mounts several Secrets changes with
-// each, and a kubelet acts on a change only.
+// String returns the value of the annotation. It differs for each write: a pod that mounts several Secrets changes with
+// each, and a kubelet acts only on a change.
 func (w write) String() string { return fmt.Sprintf("%d.%d", w.version, w.resourceVersion) }
 
-// parseWrite is the opposite of String. What it cannot read is older than all.
+// parseWrite is the inverse of String. What it cannot parse is older than everything else.
 func parseWrite(s string) write {
 	version, number, _ := strings.Cut(s, ".")
 	v, err := strconv.Atoi(version)
@@ -65,7 +65,7 @@ func (w write) before(other write) bool {
 }
 
 // appendUses appends the uses of Secrets by a pod, unless its kubelet would not act: nothing is projected into a pod
-// that ends.
+// that is terminating.
 func appendUses(items []item[use], pod *corev1.Pod) []item[use] {
 	if pod.DeletionTimestamp != nil {
 		return items
@@ -77,9 +77,9 @@ func appendUses(items []item[use], pod *corev1.Pod) []item[use] {
 		}
 		if of[t.Secret] == nil {
 			of[t.Secret] = &use{
-				pod:     pod.Name,
-				created: pod.CreationTimestamp.Time,
-				told:    parseWrite(pod.Annotations[v1alpha1.AnnotationTokenRefreshed]),
+				pod:      pod.Name,
+				created:  pod.CreationTimestamp.Time,
+				notified: parseWrite(pod.Annotations[v1alpha1.AnnotationTokenRefreshed]),
 			}
 		}
 		of[t.Secret].add(t)
@@ -99,7 +99,8 @@ func (u *use) add(t podtokens.Token) {
 	u.copied = cmp.Or(u.copied, t.Way)
 }
 
-// notify annotates a pod, so that its kubelet projects what its Secrets hold now. A pod that is gone needs nothing.
+// notify annotates a pod, so that its kubelet projects the current content of its Secrets. A pod that is gone needs
+// nothing.
 func notify(ctx context.Context, client kubernetes.Interface, namespace, pod string, w write) error {
 	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.AnnotationTokenRefreshed, w)
 	_, err := client.CoreV1().Pods(namespace).Patch(

@@ -98,8 +98,8 @@ func testPods(t *testing.T, c *cluster) {
 	c.pod(t, "b", "mounts-b", mount)
 
 	result := pass(t, &Refresher{Client: c.client}, targetOf(t, c.new))
-	if got, want := c.told(t), "a/item a/mounts a/projects a/sub-path b/mounts-b"; got != want {
-		t.Errorf("told were %s, want %s", got, want)
+	if got, want := c.notified(t), "a/item a/mounts a/projects a/sub-path b/mounts-b"; got != want {
+		t.Errorf("notified were %s, want %s", got, want)
 	}
 	if result.Notified != 5 || result.Copied != 3 {
 		t.Errorf("result = %+v, want 5 notified and 3 with a copy", result)
@@ -127,7 +127,7 @@ func (c *cluster) finish(t *testing.T, namespace, name string) {
 }
 
 // told returns the pods that were annotated for version 2.
-func (c *cluster) told(t *testing.T) string {
+func (c *cluster) notified(t *testing.T) string {
 	t.Helper()
 	list, err := c.client.CoreV1().Pods("").List(t.Context(), metav1.ListOptions{})
 	if err != nil {
@@ -196,11 +196,12 @@ func testCrashBeforePods(t *testing.T, c *cluster) {
 	c.pod(t, "a", "late", mount(all[0]))
 	r := &Refresher{Client: c.client}
 	result = pass(t, r, targetOf(t, c.new))
-	if got, want := c.told(t), "a/early-0 a/early-1 a/early-2"; result.Notified != 3 || !result.Proven() || got != want {
-		t.Errorf("result = %+v, told were %s, want a proof and %s", result, got, want)
+	if got, want := c.notified(t), "a/early-0 a/early-1 a/early-2"; result.Notified != 3 || !result.Proven() ||
+		got != want {
+		t.Errorf("result = %+v, notified were %s, want a proof and %s", result, got, want)
 	}
 	if result = pass(t, r, targetOf(t, c.new)); result.Notified != 0 {
-		t.Errorf("result = %+v, want nobody told twice", result)
+		t.Errorf("result = %+v, want nobody notified twice", result)
 	}
 }
 

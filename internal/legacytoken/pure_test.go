@@ -54,8 +54,7 @@ func TestProblems(t *testing.T) {
 		{Orphaned, false, "Secret ns/s is left over from detail: kube-controller-manager is to delete it"},
 		{Unanswered, false, "Secret ns/s could not be written, and is tried again: detail"},
 		{WrittenBack, true, "Secret ns/s gets an old token back each time that it was re-signed, from field manager " +
-			"detail: " +
-			"have that tool leave data.token of the Secret alone"},
+			"detail: have that tool leave data.token of the Secret alone"},
 		{Failed, false, "Secret ns/s could not be written, and is tried again: detail"},
 	} {
 		p := Problem{Namespace: "ns", Name: "s", Reason: test.reason, Detail: "detail"}
@@ -179,7 +178,7 @@ func TestUses(t *testing.T) {
 		var got []string
 		for _, u := range appendUses(nil, pod) {
 			if u.namespace != "ns" || u.name != "s" || u.value.pod != "p" ||
-				u.value.told != (write{version: 2, resourceVersion: 7}) ||
+				u.value.notified != (write{version: 2, resourceVersion: 7}) ||
 				!u.value.created.Equal(created.Time) {
 				t.Errorf("%s: %+v", test.name, u)
 			}
@@ -249,16 +248,16 @@ func TestRecord(t *testing.T) {
 
 func TestIdle(t *testing.T) {
 	for _, test := range []struct {
-		result Result
-		untold bool
-		want   bool
+		result     Result
+		unnotified bool
+		want       bool
 	}{
 		{Result{}, false, true}, {Result{Total: 9, Stale: 1}, false, true},
 		{Result{Resigned: 1}, false, false}, {Result{Notified: 1}, false, false}, {Result{}, true, false},
 	} {
-		w := &walk{result: test.result, untold: test.untold}
+		w := &walk{result: test.result, unnotified: test.unnotified}
 		if got := w.idle(); got != test.want {
-			t.Errorf("%+v, untold %t: %t", test.result, test.untold, got)
+			t.Errorf("%+v, unnotified %t: %t", test.result, test.unnotified, got)
 		}
 	}
 }

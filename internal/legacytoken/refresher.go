@@ -13,13 +13,13 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// What a Refresher does where its fields are zero.
+// The defaults of a Refresher.
 const (
 	DefaultWorkers  = 64
 	DefaultPageSize = 500
 )
 
-// Target is the key version that all legacy tokens are to be of.
+// Target is the key version that all legacy tokens should be of.
 type Target struct {
 	Version int
 	// KeyID is the kid that Signer puts into tokens.
@@ -27,7 +27,7 @@ type Target struct {
 	Signer *token.Signer
 }
 
-// NewTarget returns the target that a key pair is.
+// NewTarget returns the target of a key pair.
 func NewTarget(k keystore.KeyPair) (Target, error) {
 	signer, err := token.NewSigner(k.Signer, k.Algorithm, k.KeyID)
 	if err != nil {
@@ -36,36 +36,36 @@ func NewTarget(k keystore.KeyPair) (Target, error) {
 	return Target{Version: k.Version, KeyID: k.KeyID, Signer: signer}, nil
 }
 
-// Refresher re-signs the legacy tokens of one cluster. It remembers where its walk is; its methods may be called at
-// any time, by several goroutines.
+// Refresher signs the legacy tokens of one cluster again. It remembers the position of its walk. It is safe for
+// concurrent use.
 type Refresher struct {
-	// Client reaches the cluster. It is best served by one without client limits and in protobuf, as
-	// controlplane.Clients makes: the API server's CPU is what a refresh waits for.
+	// Client reaches the cluster. Best is one without client-side limits and with protobuf, as controlplane.Clients
+	// makes it, since the API server's CPU is the bottleneck of a refresh.
 	Client kubernetes.Interface
 	// Workers is how many Secrets are written at once. Zero means DefaultWorkers.
 	Workers int
-	// PageSize is how many Secrets, ServiceAccounts or pods are read at once; two pages of each are held at a
-	// time. Zero means DefaultPageSize.
+	// PageSize is how many Secrets, ServiceAccounts or pods are read at once. Two pages of each are held at a time.
+	// Zero means DefaultPageSize.
 	PageSize int64
-	// Budget is how long a Pass goes on before it returns with its walk incomplete. Zero means to the end.
+	// Budget is how long a Pass continues before it returns with its walk incomplete. Zero means to the end.
 	Budget time.Duration
-	// Guard, if there is one, is asked before writes, each time that one is a second old: nothing is written after an
-	// error. It keeps a process that was paused, and wakes up, from signing with a key that was retired meanwhile.
+	// Guard, if set, is asked before writes, if its last answer is a second old. After an error, nothing is written. It
+	// keeps a process that was paused from signing with a key that was retired meanwhile.
 	Guard func(ctx context.Context, target Target) error
 
 	mu   sync.Mutex
 	walk *walk
-	// settled is the kid for which the last complete walk had nothing to write, pods included.
+	// settled is the kid for which the last complete walk had nothing to write, including pods.
 	settled string
 	history history
 }
 
-// Pass carries on with the walk of the last Pass with the same target, or begins one. It returns what the
-// walk has seen and done up to now. Call it only while every signer of the cluster signs with the target's
-// key: other tokens that are made behind the walk would escape the proof.
+// Pass continues the walk of the last Pass with the same target, or begins one. It returns what the walk has seen and
+// done so far. Call it only while every signer of the cluster signs with the target's key: other tokens that are
+// created behind the walk would escape the proof.
 //
-// An error means that the API server could not be read or that ctx ended. The next Pass carries on at the same place.
-// That single Secrets could not be written is no error: they are Stale, and named in Blocked.
+// An error means that the API server could not be read or that ctx ended. The next Pass continues at the same position.
+// If single Secrets cannot be written, this is not an error: they are Stale, and named in Blocked.
 func (r *Refresher) Pass(ctx context.Context, target Target) (Result, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,7 +92,7 @@ func (r *Refresher) Pass(ctx context.Context, target Target) (Result, error) {
 	}
 }
 
-// finish ends a walk that is complete.
+// finish ends a complete walk.
 func (r *Refresher) finish(w *walk) {
 	w.result.Complete = true
 	r.walk, r.settled = nil, ""

@@ -12,11 +12,11 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// fieldManager is our name in managedFields. It tells a later walk when a Secret was re-signed, so nothing else may
-// write Secrets by this name.
+// fieldManager is our name in managedFields. It shows a later walk when a Secret was signed again, so nothing else may
+// write Secrets with this name.
 const fieldManager = "keyturn-legacytoken"
 
-// condition is what a Secret holds, as seen from a target.
+// condition is the state of a Secret with respect to a target.
 type condition int
 
 const (
@@ -32,7 +32,7 @@ func (t Target) judge(s *corev1.Secret) condition {
 		return foreign
 	}
 	if s.DeletionTimestamp != nil {
-		return gone // API servers refuse its token, however long finalizers keep it
+		return gone // API servers refuse its token, even if finalizers keep it
 	}
 	held := s.Data[corev1.ServiceAccountTokenKey]
 	if len(held) == 0 {
@@ -44,8 +44,8 @@ func (t Target) judge(s *corev1.Secret) condition {
 	return stale
 }
 
-// resign returns the Secret with a new token for the ServiceAccount with this UID, just as kube-controller-manager
-// makes it (generateTokenIfNeeded in its tokens_controller.go). What was read stays as it is.
+// resign returns the Secret with a new token for the ServiceAccount with this UID, exactly as kube-controller-manager
+// makes it (generateTokenIfNeeded in its tokens_controller.go). It does not change its argument.
 func (t Target) resign(read *corev1.Secret, uid types.UID) (*corev1.Secret, error) {
 	signed, err := t.Signer.Sign(rand.Reader, token.NewLegacyClaims(token.Legacy{
 		Namespace:          read.Namespace,
@@ -61,12 +61,12 @@ func (t Target) resign(read *corev1.Secret, uid types.UID) (*corev1.Secret, erro
 	s.Data[corev1.ServiceAccountTokenKey] = []byte(signed)
 	s.Annotations = maps.Clone(read.Annotations)
 	s.Annotations[corev1.ServiceAccountUIDKey] = string(uid)
-	// Without them in the request the API server keeps those that it has; it is the smaller write.
+	// Without them in the request, the API server keeps the existing ones, and the write is smaller.
 	s.ManagedFields = nil
 	return &s, nil
 }
 
-// resignedAt returns when a Secret was last re-signed, to the second, by the API server's clock.
+// resignedAt returns when a Secret was last signed again, to the second, by the API server's clock.
 func resignedAt(s *corev1.Secret) (time.Time, bool) {
 	for _, m := range s.ManagedFields {
 		if m.Manager == fieldManager && m.Operation == metav1.ManagedFieldsOperationUpdate && m.Time != nil {

@@ -11,8 +11,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// walk goes once over all Secrets. One goroutine reads and feeds, workers write; what is left when a
-// pass ends stays here for the next.
+// walk goes once over all Secrets. One goroutine reads and feeds, workers write. What is left when a pass ends stays
+// for the next.
 type walk struct {
 	client   kubernetes.Interface
 	target   Target
@@ -20,7 +20,7 @@ type walk struct {
 	pageSize int64
 	budget   time.Duration
 	guard    guard
-	// settled says that no pod has anything left to be told from before this walk.
+	// settled means that no pod is left to be notified from before this walk.
 	settled bool
 
 	secrets  *pages[corev1.Secret]
@@ -31,7 +31,7 @@ type walk struct {
 	mu         sync.Mutex // guards what follows
 	result     Result
 	unfinished []corev1.Secret // given back by workers when ctx ended
-	untold     bool            // a pod could not be notified
+	unnotified bool            // a pod could not be notified
 	history    *history
 	troubled   bool // a write failed in this pass for a reason that may pass
 }
@@ -58,15 +58,15 @@ func (w *walk) surround() {
 	w.uses = newUses(w.client, w.pageSize)
 }
 
-// task is a Secret that needs a worker, and what is around it.
+// task is a Secret that needs a worker, with the data that it needs.
 type task struct {
 	secret *corev1.Secret
-	// accounts are the ServiceAccounts of its namespace; nil if only pods are to be notified.
+	// accounts are the ServiceAccounts of its namespace; nil if only pods must be notified.
 	accounts map[string][]types.UID
 	uses     []use
 }
 
-// run goes on until the walk is complete or its budget is used up.
+// run continues until the walk is complete or its budget is used up.
 func (w *walk) run(ctx context.Context) error {
 	stop := make(<-chan time.Time) // never
 	if w.budget > 0 {
@@ -90,7 +90,7 @@ func (w *walk) run(ctx context.Context) error {
 	return errors.Join(err, ctx.Err())
 }
 
-// settle leaves nothing running behind, and keeps what is unfinished for the next pass.
+// settle stops all background work, and keeps what is unfinished for the next pass.
 func (w *walk) settle() {
 	w.secrets.settle()
 	w.accounts.pages.settle()
@@ -104,10 +104,10 @@ func (w *walk) settle() {
 
 func (w *walk) complete() bool { return w.secrets.end() && len(w.todo) == 0 }
 
-// idle says that nothing was written, and no pod is left to be told.
-func (w *walk) idle() bool { return w.result.Resigned == 0 && w.result.Notified == 0 && !w.untold }
+// idle reports whether nothing was written, and no pod is left to be notified.
+func (w *walk) idle() bool { return w.result.Resigned == 0 && w.result.Notified == 0 && !w.unnotified }
 
-// feed gives the workers what they are to do, in the order of the list.
+// feed gives tasks to the workers, in the order of the list.
 func (w *walk) feed(ctx context.Context, stop <-chan time.Time, tasks chan<- task) error {
 	for !w.complete() {
 		select {
@@ -150,7 +150,7 @@ func (w *walk) refill(ctx context.Context) error {
 	return err
 }
 
-// triage tells whether a Secret needs a worker, and counts it if not.
+// triage returns whether a Secret needs a worker, and counts it if not.
 func (w *walk) triage(ctx context.Context, s *corev1.Secret) (t task, needed bool, err error) {
 	done := outcome{condition: w.target.judge(s)}
 	switch {
@@ -161,7 +161,7 @@ func (w *walk) triage(ctx context.Context, s *corev1.Secret) (t task, needed boo
 		return t, err == nil, err
 	case done.condition == fresh:
 		t.secret = s
-		if t.uses, err = w.untoldUses(ctx, s); err != nil || len(t.uses) > 0 {
+		if t.uses, err = w.unnotifiedUses(ctx, s); err != nil || len(t.uses) > 0 {
 			return t, err == nil, err
 		}
 	}
@@ -181,9 +181,9 @@ func (w *walk) taskOf(ctx context.Context, s *corev1.Secret) (task, error) {
 	return task{secret: s, accounts: accounts, uses: uses[s.Name]}, nil
 }
 
-// untoldUses returns the uses by pods that were there when the Secret was re-signed and were not told: the
+// unnotifiedUses returns the uses by pods that existed when the Secret was signed again and were not notified: the
 // process that did it may have died right after. Normally there are none.
-func (w *walk) untoldUses(ctx context.Context, s *corev1.Secret) ([]use, error) {
+func (w *walk) unnotifiedUses(ctx context.Context, s *corev1.Secret) ([]use, error) {
 	at, ok := resignedAt(s)
 	if w.settled || !ok {
 		return nil, nil
@@ -193,11 +193,11 @@ func (w *walk) untoldUses(ctx context.Context, s *corev1.Secret) ([]use, error) 
 		return nil, err
 	}
 	last := writeOf(w.target.Version, s)
-	var untold []use
+	var unnotified []use
 	for _, u := range all[s.Name] {
-		if u.mounted && !u.created.After(at) && u.told.before(last) {
-			untold = append(untold, u)
+		if u.mounted && !u.created.After(at) && u.notified.before(last) {
+			unnotified = append(unnotified, u)
 		}
 	}
-	return untold, nil
+	return unnotified, nil
 }

@@ -19,11 +19,11 @@ import (
 )
 
 const (
-	// attempts bounds how often one Secret is tried in one walk.
+	// attempts is how often one Secret is tried in one walk.
 	attempts = 6
-	// firstPause is the longest pause after a failed write; it doubles with each. A conflict needs none.
+	// firstPause is the longest pause after a failed write; it doubles each time. A conflict needs none.
 	firstPause = 50 * time.Millisecond
-	// notifyTimeout is how long pods are notified after ctx has ended: they hold dead tokens by then.
+	// notifyTimeout is how long pods are notified after ctx has ended, since they hold dead tokens by then.
 	notifyTimeout = 5 * time.Second
 	// writeTimeout is how long one write may take. It is less than a Pass of the controller may.
 	writeTimeout = 4 * time.Second
@@ -31,7 +31,7 @@ const (
 	notifiers = 8
 )
 
-// outcome is what became of a Secret.
+// outcome is the result of processing a Secret.
 type outcome struct {
 	condition condition
 	resigned  bool
@@ -40,11 +40,11 @@ type outcome struct {
 	writer string
 }
 
-// work brings one Secret to the target and tells the pods that mount it.
+// work brings one Secret to the target and notifies the pods that mount it.
 //
-// If we crash after the Secret is written and before its pods are annotated, they hold a dead token: the next walk
-// sees in managedFields that we wrote it and in the pods that they were not told (see untoldUses); kubelets notice by
-// themselves within about a minute.
+// After a crash between writing the Secret and annotating its pods, they hold a dead token. The next walk sees in
+// managedFields that we wrote it and in the pods that they were not notified (see unnotifiedUses). Kubelets notice
+// without help within about a minute.
 func (w *walk) work(ctx context.Context, t task) {
 	done := outcome{condition: fresh}
 	if t.accounts != nil {
@@ -95,8 +95,8 @@ func (w *walk) record(t task, done outcome) {
 	}
 }
 
-// resign tries until the Secret holds a token of the target's key, or there is a reason why it cannot. A failed
-// write may have happened: only what is read next tells. It leaves in t.secret what was last read or written.
+// resign tries until the Secret holds a token of the target's key, or cannot. A failed write may have happened; only
+// the next read shows. t.secret is then what was last read or written.
 func (w *walk) resign(ctx context.Context, t task) outcome {
 	var last error
 	writer := writerOf(t.secret)
@@ -127,10 +127,11 @@ func (w *walk) resign(ctx context.Context, t task) outcome {
 	return outcome{condition: stale, problem: problemOf(t.secret, Failed, last.Error())}
 }
 
-// write writes a Secret once: a problem if that is no use, an error if it is to be read and tried again.
+// write writes a Secret once. It returns a problem if retrying is useless, and an error if the Secret should be read
+// and tried again.
 func (w *walk) write(ctx context.Context, t task) (*Problem, error) {
 	s := t.secret
-	if isImmutable(s) { // since it was listed
+	if isImmutable(s) { // it became so after it was listed
 		return problemOf(s, Immutable, ""), nil
 	}
 	uid, orphaned, err := w.accountOf(ctx, t)
@@ -147,8 +148,8 @@ func (w *walk) write(ctx context.Context, t task) (*Problem, error) {
 	return w.update(ctx, s, next)
 }
 
-// update replaces a Secret by the next one. A webhook that does not answer is given up early: a Secret that is tried
-// again and again keeps the walk from all others.
+// update replaces a Secret. It gives up early on a webhook that does not answer, since repeated attempts for one Secret
+// would delay all others.
 func (w *walk) update(ctx context.Context, s, next *corev1.Secret) (*Problem, error) {
 	limited, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
@@ -170,7 +171,7 @@ func (w *walk) update(ctx context.Context, s, next *corev1.Secret) (*Problem, er
 	return nil, err
 }
 
-// refused says that the API server does not want this write, now or later. 404 is left to reading.
+// refused reports whether the API server refuses this write permanently. 404 is left to reading.
 func refused(err error) bool {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {
@@ -182,11 +183,11 @@ func refused(err error) bool {
 	}, code)
 }
 
-// errNoAccount means that the ServiceAccount of a Secret is gone: API servers accept no token for it.
+// errNoAccount means that the ServiceAccount of a Secret is gone: API servers accept no token of it.
 var errNoAccount = errors.New("its ServiceAccount is gone")
 
 // accountOf returns the UID of the Secret's ServiceAccount, or that it is orphaned. The list may be older than the
-// ServiceAccount, so only the API server can say that there is none.
+// ServiceAccount, so only the API server can confirm that there is none.
 func (w *walk) accountOf(ctx context.Context, t task) (types.UID, *Problem, error) {
 	annotations := t.secret.Annotations
 	name, uid := annotations[corev1.ServiceAccountNameKey], types.UID(annotations[corev1.ServiceAccountUIDKey])
@@ -228,7 +229,7 @@ func (w *walk) reread(ctx context.Context, s *corev1.Secret, attempt int, last e
 	return err
 }
 
-// tell notifies the pods that mount the Secret, even if ctx has ended: it holds its new token already.
+// tell notifies the pods that mount the Secret, even if ctx has ended, since it already holds its new token.
 func (w *walk) tell(ctx context.Context, t task) {
 	if len(t.uses) == 0 {
 		return
@@ -258,7 +259,7 @@ func (w *walk) tellOne(ctx context.Context, s *corev1.Secret, pod string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil {
-		w.untold = true // the next walk tries again
+		w.unnotified = true // the next walk tries again
 		return
 	}
 	w.result.Notified++

@@ -1,14 +1,14 @@
-// Package local is the test bed of Keyturn: whole clusters of real Kubernetes processes on this one host. It is to
-// Keyturn what a hypervisor is to production. This package holds nothing; its rooms are, from the top:
+// Package local is the test bed of Keyturn: whole clusters of real Kubernetes processes on this host. It is to Keyturn
+// what a hypervisor is to production. This package is empty; its subpackages are, from the top:
 //
-//   - admincluster: the admin cluster and what runs beside it; gkectl and the program keyturn-local start here
-//   - serve: user clusters served to controllers
+//   - admincluster: the admin cluster and the programs next to it, used by gkectl and keyturn-local
+//   - serve: serves user clusters to controllers
 //   - machines: the nodes of one user cluster
 //   - plane: the control plane of one cluster, as processes
-//   - components: what these processes are started with
+//   - components: the command lines and files of these processes
 //   - datadir: the data directory, its mark and lock, and the site of each cluster in it
-//   - programs: where the binaries are
+//   - programs: finds the binaries
 //   - kubeadm: clusters that the real kubeadm makes on machines of this host
-//   - machine, network, process, image, pki, thread: what all of that is made of
-//   - localtest: what the tests of these packages share
+//   - machine, network, process, image, pki, thread: building blocks of the others
+//   - localtest: shared by the tests of these packages
 package local

@@ -15,7 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// guard lets those read whom the admin cluster knows by a bearer token, and allows to get the path.
+// guard allows reading by users whom the admin cluster authenticates by a bearer token, and authorizes to get the path.
 type guard struct {
 	admin func() (*rest.Config, error)
 	log   *slog.Logger
@@ -30,7 +30,7 @@ func (g guard) protect(h http.Handler) http.Handler {
 		}
 		status, err := g.judge(r.Context(), bearer, r.URL.Path)
 		if err != nil {
-			g.log.Warn("it is not known who may read metrics", "error", err)
+			g.log.Warn("cannot check who may read metrics", "error", err)
 		}
 		if status != http.StatusOK {
 			http.Error(w, http.StatusText(status), status)
@@ -40,7 +40,7 @@ func (g guard) protect(h http.Handler) http.Handler {
 	})
 }
 
-// judge returns the HTTP status for whoever has a token, and why it is not known if it is not.
+// judge returns the HTTP status for the holder of a token, and an error if that cannot be determined.
 func (g guard) judge(ctx context.Context, bearer, path string) (int, error) {
 	cfg, err := g.admin()
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 	"k8s.io/client-go/util/cert"
 )
 
-// metricsFlags say where metrics are served, by the names that keyturn-controller has for them.
+// metricsFlags configure where metrics are served. They have the same names as in keyturn-controller.
 type metricsFlags struct {
 	address string
 	secure  bool
@@ -31,12 +31,12 @@ type metricsFlags struct {
 func (f *metricsFlags) addFlags(set *flag.FlagSet) {
 	set.StringVar(&f.address, "metrics-bind-address", "", "where /metrics is served (default: nowhere)")
 	set.BoolVar(&f.secure, "metrics-secure", false,
-		"serve /metrics by TLS, to those whom the admin cluster knows and allows to get it")
+		"serve /metrics with TLS, to users whom the admin cluster authenticates and authorizes")
 	set.StringVar(&f.certs, "metrics-cert-dir", "",
-		"directory of tls.crt and tls.key for --metrics-secure (default: a certificate that nobody has signed)")
+		"directory of tls.crt and tls.key for --metrics-secure (default: a self-signed certificate)")
 }
 
-// validate refuses metrics that others than this host could read without being asked who they are.
+// validate refuses metrics that could be read from other hosts without authentication.
 func (f *metricsFlags) validate() error {
 	if f.certs != "" && !f.secure {
 		return errors.New("--metrics-cert-dir needs --metrics-secure")
@@ -61,13 +61,13 @@ func newRegistry() *prometheus.Registry {
 	return r
 }
 
-// The bounds of what clients can take.
+// The limits for clients.
 const (
 	metricsConnections = 32
 	metricsTimeout     = 10 * time.Second
 	metricsIdle        = 2 * time.Minute
 	metricsHeader      = 64 << 10
-	// metricsRetry is how long an address that is taken is left alone.
+	// metricsRetry is how long to wait before an address in use is tried again.
 	metricsRetry = 5 * time.Second
 )
 
@@ -75,13 +75,13 @@ const (
 type metricsServer struct {
 	metricsFlags
 	registry *prometheus.Registry
-	// admin reaches the admin cluster, which knows who may read metrics that are served by TLS.
+	// admin reaches the admin cluster, which decides who may read metrics that are served with TLS.
 	admin func() (*rest.Config, error)
 	log   *slog.Logger
 }
 
-// keep serves until ctx ends. Metrics are no reason to leave clusters alone, so a failure is logged, once, and the
-// address is tried again.
+// keep serves until ctx ends. Clusters must run even without metrics, so a failure is logged, once, and the address is
+// tried again.
 func (s *metricsServer) keep(ctx context.Context) {
 	retry := time.NewTicker(metricsRetry)
 	defer retry.Stop()
@@ -133,7 +133,7 @@ func (s *metricsServer) serve(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("serving metrics: %w", server.ServeTLS(l, "", ""))
 }
 
-// certificate returns what gets the certificate: each time from its files, which may be replaced.
+// certificate returns a function that gets the certificate: each time from its files, which may be replaced.
 func (s *metricsServer) certificate() (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
 	if s.certs != "" {
 		return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {

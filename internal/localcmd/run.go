@@ -18,7 +18,7 @@ import (
 	"github.com/keyturn/keyturn/internal/local/datadir"
 )
 
-// flags are those of the command.
+// flags are the flags of the command.
 type flags struct {
 	dataDir, kubeBinDir string
 	network             netip.Prefix
@@ -28,11 +28,11 @@ type flags struct {
 	controller []string
 }
 
-// parse reads the flags. Asked for help, it gives it to stderr and returns flag.ErrHelp.
+// parse reads the flags. If help is requested, it prints it to stderr and returns flag.ErrHelp.
 func parse(args []string, stderr io.Writer) (flags, error) {
 	f := flags{}
 	set := flag.NewFlagSet("keyturn-local", flag.ContinueOnError)
-	set.SetOutput(io.Discard) // it would tell an error with all flags
+	set.SetOutput(io.Discard) // it would print an error with all flags
 	set.StringVar(&f.dataDir, "data-dir", "", "data directory of the local clusters")
 	set.StringVar(&f.kubeBinDir, "kube-bin-dir", "",
 		"directory of the Kubernetes binaries (default: kube beside this program)")

@@ -14,18 +14,18 @@ import (
 	"time"
 )
 
-// Restarts of a child that does not stay alive are this far apart at most.
+// The longest pauses between restarts of a child that keeps dying.
 const (
 	firstRestart = 100 * time.Millisecond
 	lastRestart  = 5 * time.Second
 )
 
-// endGrace is how long a child may take to end when it is told to. Whoever ends the supervisor gives it longer.
+// endGrace is how long a child may take to stop. Whoever stops the supervisor gives it longer.
 const endGrace = 10 * time.Second
 
-// supervise runs this command without --supervise as a child, and again whenever it dies, until ctx ends.
+// supervise runs this command without --supervise as a child, and restarts it whenever it dies, until ctx ends.
 func supervise(ctx context.Context, args []string, stderr io.Writer, log *slog.Logger) error {
-	// The kernel ends the child with the thread that started it, so this one must last.
+	// The kernel ends the child with the thread that started it, so this thread must last.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	self, err := os.Executable()
@@ -37,7 +37,7 @@ func supervise(ctx context.Context, args []string, stderr io.Writer, log *slog.L
 		began := time.Now()
 		err := runChild(ctx, self, args, stderr)
 		if ctx.Err() != nil {
-			tellBadEnd(err, log)
+			logBadEnd(err, log)
 			return nil
 		}
 		if time.Since(began) > lastRestart {
@@ -53,8 +53,8 @@ func supervise(ctx context.Context, args []string, stderr io.Writer, log *slog.L
 	}
 }
 
-// tellBadEnd logs that a child that was told to end failed to, or had to be killed.
-func tellBadEnd(err error, log *slog.Logger) {
+// logBadEnd logs that a child failed when it was stopped, or had to be killed.
+func logBadEnd(err error, log *slog.Logger) {
 	if exit := new(exec.ExitError); errors.As(err, &exit) {
 		log.Warn("keyturn-local did not end in order", "error", err)
 	}
@@ -69,8 +69,8 @@ func runChild(ctx context.Context, self string, args []string, stderr io.Writer)
 	return child.Run()
 }
 
-// childArgs are the arguments of the child: those of the supervisor, whose last word on --supervise is another. What
-// follows -- are no flags of this command.
+// childArgs returns the arguments of the child: those of the supervisor, with --supervise turned off at the end.
+// Arguments after -- are not flags of this command.
 func childArgs(args []string) []string {
 	end := slices.Index(args, "--")
 	if end < 0 {

@@ -7,11 +7,10 @@ import (
 	"github.com/keyturn/keyturn/internal/printable"
 )
 
-// Uncounted returns why kube-controller-manager cannot count the pods of a budget, in its words; empty when it can.
-// Such a budget lets none of its pods go, whatever the other numbers in its status are: they may be those of before, or
-// 0.
+// Uncounted returns why kube-controller-manager cannot count the pods of a budget, in its words; empty if it can. Such
+// a budget lets none of its pods go. The other numbers in its status do not matter: they may be old, or 0.
 //
-// It is so with maxUnavailable, or a percentage, for pods without a controller or with one that has no scale.
+// This happens with maxUnavailable, or a percentage, for pods without a controller or with one that has no scale.
 func Uncounted(b *policyv1.PodDisruptionBudget) string {
 	c := meta.FindStatusCondition(b.Status.Conditions, policyv1.DisruptionAllowedCondition)
 	if c == nil || c.Reason != policyv1.SyncFailedReason {

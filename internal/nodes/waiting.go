@@ -11,23 +11,23 @@ import (
 )
 
 const (
-	// Patience is how long something that usually passes without help may last before it counts as blocked.
+	// Patience is how long something that usually resolves itself may last before it counts as blocked.
 	Patience = time.Minute
-	// stuckAfter is how long past its deadline a terminating pod counts as stuck.
+	// stuckAfter is how long after its deadline a terminating pod counts as stuck.
 	stuckAfter = 30 * time.Second
-	// maxReasons is how many reasons Join spells out.
+	// maxReasons is how many reasons Join includes in full.
 	maxReasons = 3
 )
 
 // Reason is one thing that is waited for.
 type Reason struct {
-	// Words follow the rule of State.Waiting.
+	// Words follow the rules of State.Waiting.
 	Words string
 	// Blocked means that somebody must act.
 	Blocked bool
 }
 
-// Join makes State.Waiting and State.Blocked of reasons. Those that block come first.
+// Join combines reasons to State.Waiting and State.Blocked. Those that block come first.
 func Join(reasons []Reason) (words string, blocked bool) {
 	first := slices.Clone(reasons)
 	slices.SortStableFunc(first, func(a, b Reason) int {
@@ -52,7 +52,7 @@ func Join(reasons []Reason) (words string, blocked bool) {
 	return strings.Join(out, "; "), blocked
 }
 
-// Lasting puts a time that is long enough to be of interest into words that end a reason.
+// Lasting returns a suffix for a reason that names its duration, or nothing if it is short.
 func Lasting(d time.Duration) string {
 	if d < Patience {
 		return ""
@@ -60,7 +60,7 @@ func Lasting(d time.Duration) string {
 	return ", for " + duration.HumanDuration(d)
 }
 
-// StuckPod returns why a terminating pod does not end; false while it is not late.
+// StuckPod returns why a terminating pod does not end; false if it is not late.
 func StuckPod(pod *corev1.Pod, now time.Time) (Reason, bool) {
 	// The deletion timestamp is the deadline: the request plus the grace period.
 	late := now.Sub(pod.DeletionTimestamp.Time)
@@ -79,7 +79,7 @@ func StuckPod(pod *corev1.Pod, now time.Time) (Reason, bool) {
 	return Reason{Words: words, Blocked: true}, true
 }
 
-// PodName is how reasons name a pod.
+// PodName returns the name of a pod for reasons.
 func PodName(pod *corev1.Pod) string {
 	name := fmt.Sprintf("pod %s/%s", pod.Namespace, pod.Name)
 	if pod.Spec.NodeName != "" {

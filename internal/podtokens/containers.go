@@ -8,14 +8,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// container is a container of any sort.
+// container is a container of any kind.
 type container struct {
 	*corev1.Container
-	// restarts means that another one is started when it ends, whatever its exit code.
+	// restarts means that it is restarted when it ends, with any exit code.
 	restarts bool
 }
 
-// containers are all of a pod: init containers and sidecars, the others, ephemeral ones.
+// containers returns all containers of a pod: init containers and sidecars, the others, ephemeral ones.
 func containers(pod *corev1.Pod) []container {
 	var all []container
 	for i := range pod.Spec.InitContainers {
@@ -37,13 +37,13 @@ func always(p *corev1.ContainerRestartPolicy) bool {
 	return p != nil && *p == corev1.ContainerRestartPolicyAlways
 }
 
-// restarts reports whether the containers of a pod are started again by default. The API server makes an empty policy
+// restarts reports whether the containers of a pod are restarted by default. For the API server, an empty policy means
 // Always.
 func restarts(pod *corev1.Pod) bool {
 	return pod.Spec.RestartPolicy == corev1.RestartPolicyAlways || pod.Spec.RestartPolicy == ""
 }
 
-// liveContainers leaves out those that have ended. One that is started again gets what there is then.
+// liveContainers omits those that have ended. A restarted container gets the current content.
 func liveContainers(pod *corev1.Pod) []container {
 	var over []string
 	for _, s := range slices.Concat(
@@ -56,8 +56,8 @@ func liveContainers(pod *corev1.Pod) []container {
 	return slices.DeleteFunc(containers(pod), func(c container) bool { return slices.Contains(over, c.Name) })
 }
 
-// copies are the tokens of which the container took copies when it started: by subPath, of those in the volumes, and
-// into its environment.
+// copies returns the tokens that the container copied when it started: by subPath, from the volumes, and into its
+// environment.
 func (c container) copies(inVolumes []Token) []Token {
 	var tokens []Token
 	for _, m := range c.VolumeMounts {
@@ -80,7 +80,7 @@ func (c container) copies(inVolumes []Token) []Token {
 	return tokens
 }
 
-// environmentSecrets are the Secrets whose token is in the environment.
+// environmentSecrets returns the Secrets whose token is in the environment.
 func (c container) environmentSecrets() []string {
 	var secrets []string
 	for _, e := range c.Env {
@@ -100,11 +100,11 @@ func (c container) environmentSecrets() []string {
 }
 
 // pins reports whether a mount shows a file of a volume as it was when the container started. The files of a volume are
-// links into a directory ..data, which is a link to the newest of them: who mounts any of these mounts what it leads to
-// at that time.
+// links into a directory ..data, which is a link to the newest version. A mount of any of these mounts the target of
+// the link at that time.
 func pins(m corev1.VolumeMount, file string) bool {
 	if m.SubPathExpr != "" {
-		return true // it may become anything
+		return true // it may expand to anything
 	}
 	sub := path.Clean(m.SubPath)
 	if sub == "." {

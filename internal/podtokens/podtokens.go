@@ -1,8 +1,7 @@
 // Package podtokens finds the service account tokens that a pod holds, and what gives it new ones.
 //
-// Of is the one answer to both questions: what a rotation shows before it begins, what it replaces, and what it proves
-// follow from it. It needs the pod and nothing else, but for the tokens that a volume's driver gets: which drivers ask
-// for tokens is in Cluster.
+// Of answers both questions: what a rotation shows before it begins, what it replaces, and what it proves are derived
+// from it. It needs only the pod, except for tokens of a volume's driver: Cluster lists which drivers request tokens.
 //
 // The rules are the kubelet's: see pkg/kubelet/volumemanager (a volume that no container mounts is not set up),
 // pkg/volume/projected and pkg/volume/csi of Kubernetes.
@@ -23,9 +22,9 @@ type Kind string
 const (
 	// Bound is a token for the API server that ends with its pod.
 	Bound Kind = "Bound"
-	// ThirdParty is a token for somebody else that ends with its pod.
+	// ThirdParty is a token for another audience that ends with its pod.
 	ThirdParty Kind = "ThirdParty"
-	// Legacy is a token in a Secret. It has no end.
+	// Legacy is a token in a Secret. It does not expire.
 	Legacy Kind = "Legacy"
 )
 
@@ -36,7 +35,8 @@ type Way string
 const (
 	// File is a file of a volume, which the kubelet replaces.
 	File Way = "file"
-	// SubPath is a file of a volume as it was when a container started that mounts it by subPath or subPathExpr.
+	// SubPath is a file of a volume that a container mounts by subPath or subPathExpr, as it was when the container
+	// started.
 	SubPath Way = "subPath"
 	// Environment is the environment of a container, by env or envFrom.
 	Environment Way = "environment"
@@ -51,49 +51,49 @@ type Refresh string
 const (
 	// ByKubelet means that the kubelet replaces it while the pod runs.
 	ByKubelet Refresh = "Kubelet"
-	// ByContainer means that the container must start again, in the same pod.
+	// ByContainer means that the container must restart, in the same pod.
 	ByContainer Refresh = "Container"
-	// ByPod means that another pod must take the place of this one.
+	// ByPod means that another pod must replace this one.
 	ByPod Refresh = "Pod"
-	// Never means that the pod is ending, and keeps the token until then.
+	// Never means that the pod is terminating, and keeps the token until then.
 	Never Refresh = "Never"
 )
 
 // Token is one service account token that a pod holds in one way.
 type Token struct {
 	Kind Kind
-	// Audience is who a token of kind ThirdParty is for. Of a Bound token it is empty if the pod names none.
+	// Audience is the audience of a token of kind ThirdParty. For a Bound token it is empty if the pod names none.
 	Audience string
-	// Secret holds the token if Kind is Legacy. A pod does not tell what a Secret is for: whoever needs to know looks
-	// for Secrets of type kubernetes.io/service-account-token.
+	// Secret holds the token if Kind is Legacy. A pod does not show the type of a Secret: callers that need it must
+	// check for Secrets of type kubernetes.io/service-account-token.
 	Secret string
 	Way    Way
 	// Volume is the name of the volume in the pod's spec; empty if Way is Environment.
 	Volume string
-	// Path is that of the file in the volume, if Way is File or SubPath.
+	// Path is the path of the file in the volume, if Way is File or SubPath.
 	Path string
-	// Container is who holds a copy of its own, if Way is SubPath or Environment.
+	// Container is the container with the copy, if Way is SubPath or Environment.
 	Container string
-	// Expiration is the life that the pod asks for; 0 if Kind is Legacy.
+	// Expiration is the life that the pod requests; 0 if Kind is Legacy.
 	Expiration time.Duration
 	Refresh    Refresh
 }
 
-// Cluster is what Of has to know besides the pod. With its zero value each token that names an audience is for a third
-// party, and no driver of a volume asks for tokens.
+// Cluster is what Of must know besides the pod. With its zero value, each token that names an audience is for a third
+// party, and no driver of a volume requests tokens.
 type Cluster struct {
-	// Audiences are those of the API server.
+	// Audiences are the audiences of the API server.
 	Audiences []string
-	// Drivers are the CSI drivers that ask for tokens of the pods that use their volumes, by name.
+	// Drivers are the CSI drivers that request tokens of the pods that use their volumes, by name.
 	Drivers map[string]CSIDriver
 	// Claims are the names of the drivers that serve PersistentVolumeClaims.
 	Claims map[types.NamespacedName]string
 }
 
-// CSIDriver is what the spec of a CSIDriver says of tokens.
+// CSIDriver is the part of a CSIDriver's spec about tokens.
 type CSIDriver struct {
 	TokenRequests []Request
-	// Republishes means that the driver gets a new token before the old one ends.
+	// Republishes means that the driver gets a new token before the old one expires.
 	Republishes bool
 }
 
@@ -104,11 +104,11 @@ type Request struct {
 	Expiration time.Duration
 }
 
-// defaultExpiration is the life of a token for which none is asked.
+// defaultExpiration is the life of a token if none is requested.
 const defaultExpiration = time.Hour
 
-// Of returns the service account tokens that a pod holds or, if it has not started, is going to hold: those in its
-// volumes, in their order, before those that its containers have copied. A pod that has ended holds none, nor does the
+// Of returns the service account tokens that a pod holds or, if it has not started, will hold: first those in its
+// volumes, in their order, then those that its containers have copied. A pod that has ended holds none, nor does the
 // mirror of a static pod, which cannot have any.
 func Of(pod *corev1.Pod, c Cluster) []Token {
 	if _, mirror := pod.Annotations[corev1.MirrorPodAnnotationKey]; mirror || ended(pod) {

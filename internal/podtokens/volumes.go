@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// inVolumes are the tokens in the volumes that some container mounts. No other volume is set up.
+// inVolumes returns the tokens in the volumes that some container mounts. Kubelets set up no other volume.
 func (c Cluster) inVolumes(pod *corev1.Pod) []Token {
 	var tokens []Token
 	used := usedVolumes(pod)
@@ -25,7 +25,7 @@ func (c Cluster) inVolumes(pod *corev1.Pod) []Token {
 	return tokens
 }
 
-// usedVolumes are the names of the volumes that a kubelet sets up: those of all containers, also of such as have ended.
+// usedVolumes returns the names of the volumes that a kubelet sets up: those of all containers, including ended ones.
 func usedVolumes(pod *corev1.Pod) []string {
 	var names []string
 	for _, one := range containers(pod) {
@@ -55,7 +55,7 @@ func (c Cluster) inVolume(pod *corev1.Pod, v *corev1.Volume) []Token {
 	return secretOfDriver(driverSecret(v))
 }
 
-// inSecret is the file in which a Secret's token is. No items means all.
+// inSecret returns the file with a Secret's token. No items means all.
 func inSecret(secret string, items []corev1.KeyToPath) []Token {
 	if len(items) == 0 {
 		items = []corev1.KeyToPath{{Key: corev1.ServiceAccountTokenKey, Path: corev1.ServiceAccountTokenKey}}
@@ -84,7 +84,7 @@ func (c Cluster) inProjection(p *corev1.ProjectedVolumeSource) []Token {
 	return tokens
 }
 
-// issued is a token that the API server issues for the pod.
+// issued returns a token that the API server issues for the pod.
 func (c Cluster) issued(audience string, expiration time.Duration) Token {
 	t := Token{Kind: ThirdParty, Audience: audience, Expiration: expiration}
 	if audience == "" || slices.Contains(c.Audiences, audience) {
@@ -93,7 +93,7 @@ func (c Cluster) issued(audience string, expiration time.Duration) Token {
 	return t
 }
 
-// Seconds is the life of a token for which so many seconds are asked, or, with nil, none.
+// Seconds returns the life of a token for a requested number of seconds or, with nil, for none.
 func Seconds(n *int64) time.Duration {
 	if n == nil {
 		return defaultExpiration
@@ -101,7 +101,7 @@ func Seconds(n *int64) time.Duration {
 	return time.Duration(*n) * time.Second
 }
 
-// ofClaim are the tokens that the driver of a claim gets.
+// ofClaim returns the tokens that the driver of a claim gets.
 func (c Cluster) ofClaim(namespace, claim string) []Token {
 	return c.ofDriver(c.Claims[types.NamespacedName{Namespace: namespace, Name: claim}])
 }
@@ -120,7 +120,7 @@ func (c Cluster) ofDriver(name string) []Token {
 	return tokens
 }
 
-// secretOfDriver is the token of a Secret that a driver gets when it sets a volume up.
+// secretOfDriver returns the token of a Secret that a driver gets when it sets up a volume.
 func secretOfDriver(ref *corev1.LocalObjectReference) []Token {
 	if ref == nil || ref.Name == "" {
 		return nil
@@ -128,8 +128,8 @@ func secretOfDriver(ref *corev1.LocalObjectReference) []Token {
 	return []Token{{Kind: Legacy, Secret: ref.Name, Way: Driver, Refresh: ByPod}}
 }
 
-// driverSecret is the Secret that a volume of a driver in Kubernetes or a FlexVolume names. Of most drivers a token is
-// no secret that they could use, but each gets all that the Secret holds.
+// driverSecret returns the Secret that a volume of an in-tree driver or a FlexVolume names. Most drivers cannot use a
+// token, but each gets everything in the Secret.
 func driverSecret(v *corev1.Volume) *corev1.LocalObjectReference {
 	switch {
 	case v.AzureFile != nil:

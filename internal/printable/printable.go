@@ -1,7 +1,8 @@
-// Package printable cleans text from elsewhere: from servers, buckets and specs that Keyturn does not control.
+// Package printable cleans untrusted text: from servers, buckets and specs that Keyturn does not control.
 //
-// Such text ends up on terminals, in logs and in the status of a UserCluster. Everything that quotes it goes through
-// this package, which takes out what could move a cursor, turn a line around, or fill a screen. Line is where to start.
+// Such text is shown on terminals, in logs and in the status of a UserCluster. Everything that quotes it goes through
+// this package, which removes what could move a cursor, change the direction of a line, or fill a screen. Start with
+// Line.
 package printable
 
 import (
@@ -9,10 +10,10 @@ import (
 	"unicode"
 )
 
-// MaxLine is the length of a Line in characters, without the ellipsis of one that was cut.
+// MaxLine is the length of a Line in characters, without the ellipsis that replaces the rest.
 const MaxLine = 300
 
-// Line returns the text as one line of at most MaxLine characters that can be printed. Each run of others becomes a
+// Line returns the text as one line of at most MaxLine printable characters. Each run of other characters becomes a
 // space.
 func Line(text string) string {
 	const most = 16 * MaxLine // bytes that are read of a text of any length
@@ -28,7 +29,7 @@ func Line(text string) string {
 	return cut
 }
 
-// Text returns the lines of a text, at most limit characters, with a space for each that cannot be printed.
+// Text returns the lines of a text, at most limit characters, with a space for each unprintable one.
 func Text(text string, limit int) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if r == '\n' || isPrintable(r) {
@@ -38,13 +39,13 @@ func Text(text string, limit int) string {
 	}, Cut(text, limit)))
 }
 
-// isPrintable reports whether a character takes its own space on a line. Controls, and what changes the direction of a
-// line, do not.
+// isPrintable reports whether a character takes its own space on a line. Control characters, and characters that change
+// the direction of a line, do not.
 func isPrintable(r rune) bool { return unicode.IsPrint(r) && r != unicode.ReplacementChar }
 
 const ellipsis = "…"
 
-// Cut shortens a text to so many characters, and then adds an ellipsis.
+// Cut shortens a text to a number of characters, and then adds an ellipsis.
 func Cut(text string, limit int) string {
 	n := 0
 	for i := range text {
@@ -56,7 +57,7 @@ func Cut(text string, limit int) string {
 	return text
 }
 
-// Error returns an error whose text is a Line of that of err, which it wraps.
+// Error returns an error that wraps err and whose text is a Line of its text.
 func Error(err error) error { return &cleaned{err} }
 
 type cleaned struct{ err error }

@@ -13,19 +13,19 @@ import (
 
 // The exit codes of the command.
 const (
-	exitOK      = 0 // done; for report: no refusal of a token that never may be refused
+	exitOK      = 0 // success; report: no token was refused that must never be
 	exitRefused = 1 // report: such a token was refused
-	exitUsage   = 2 // the command line is wrong
-	exitFailed  = 3 // it could not be done, or, for report, too little was seen to prove anything
+	exitUsage   = 2 // the command line is invalid
+	exitFailed  = 3 // failure; report: too little was observed to prove anything
 )
 
-// Env is what the command takes from its process.
+// Env is the environment of the command.
 type Env struct {
 	Stdout, Stderr io.Writer
 	Getenv         func(string) string
 }
 
-// exitError is an error with an exit code of its own.
+// exitError is an error with an exit code.
 type exitError struct {
 	code int
 	error
@@ -39,8 +39,8 @@ func Main(ctx context.Context, env Env, args []string) int {
 		Use:   "keyturn-probe",
 		Short: "A workload that uses every kind of service account token all the time and counts refusals",
 		Long: "A workload that uses every kind of service account token all the time and counts refusals.\n\n" +
-			"Exit codes: 0 done; 1 a bound, third-party or workload identity token was refused (report);\n" +
-			"2 wrong command line; 3 it could not be done, or too little was seen to prove anything.",
+			"Exit codes: 0 success; 1 a bound, third-party or workload identity token was refused (report);\n" +
+			"2 invalid command line; 3 failure, or too little was observed to prove anything.",
 		Args:              cobra.NoArgs,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
@@ -65,7 +65,7 @@ func Main(ctx context.Context, env Env, args []string) int {
 	return exitUsage // cobra's own errors
 }
 
-// failed gives an error the exit code of what could not be done.
+// failed adds exitFailed to an error.
 func failed(err error) error {
 	if err == nil {
 		return nil

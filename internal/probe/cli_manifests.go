@@ -34,24 +34,24 @@ func manifestsCommand(env Env) *cobra.Command {
 	f.IntVar(&d.Replicas, "replicas", d.Replicas, "number of pods")
 	f.StringVarP(&d.Namespace, "namespace", "n", d.Namespace, "namespace of the pods")
 	f.StringVar(&d.Image, "image", d.Image, "image of keyturn-probe")
-	f.Float64Var(&d.Rate, "rate", d.Rate, "uses a second of each kind of token at each API server")
+	f.Float64Var(&d.Rate, "rate", d.Rate, "uses per second of each kind of token at each API server")
 	f.StringSliceVar(&d.Servers, "api-servers", nil,
-		"URLs of the API servers, each by itself (default: those of the service kubernetes)")
+		"URLs of the individual API servers (default: those of the service kubernetes)")
 	f.StringSliceVar(&workloads, "workloads", nil,
-		fmt.Sprintf("also run pods that come by their tokens in these ways: some of %v", Workloads()))
+		fmt.Sprintf("also run pods that get their tokens in these ways: some of %v", Workloads()))
 	f.StringVar(&w.ProjectID, "workload-identity-project", "",
-		"project ID of the fleet by which the pods have a workload identity (default: they have none)")
+		"project ID of the fleet that gives the pods a workload identity (default: none)")
 	f.StringVar(&w.Location, "workload-identity-location", "", "location of the cluster's membership in the fleet")
 	f.StringVar(&w.Membership, "workload-identity-membership", "", "name of the cluster's membership in the fleet")
 	f.StringVar(&w.STSEndpoint, "workload-identity-sts", "",
-		"URL of the security token service, like https://sts.googleapis.com")
+		"URL of the security token service, such as https://sts.googleapis.com")
 	f.StringVar(&w.Resource, flagIdentityResource, "", "URL at which access tokens of the workload identity are used")
 	f.StringVar(&caFile, flagIdentityCAFile, "",
-		"certificates by which the security token service and the resource are known")
+		"certificates that verify the security token service and the resource")
 	return cmd
 }
 
-// addIdentity adds a workload identity if anything is said about it.
+// addIdentity adds a workload identity if any of its flags is set.
 func (d *Deployment) addIdentity(w WorkloadIdentityDeployment, caFile string) error {
 	if caFile != "" {
 		bundle, err := os.ReadFile(caFile)

@@ -18,9 +18,9 @@ func reportCommand(env Env) *cobra.Command {
 	namespace := DefaultDeployment().Namespace
 	cmd := &cobra.Command{
 		Use:   "report",
-		Short: "Sum up what all pods saw that ever ran",
-		Long: "Sum up what all pods saw that ever ran, those included that are gone. Exits with 1 when a bound,\n" +
-			"third-party or workload identity token was refused. That a legacy token is refused for a moment is part of its\n" +
+		Short: "Summarize what all pods observed",
+		Long: "Summarize what all pods observed, including pods that are gone. Exits with 1 if a bound,\n" +
+			"third-party or workload identity token was refused. A legacy token may be refused for a moment during its\n" +
 			"renewal.",
 		Example: "  keyturn-probe report --kubeconfig user-kubeconfig\n" +
 			"  keyturn-probe report --kubeconfig user-kubeconfig -o json",
@@ -76,14 +76,14 @@ func write(env Env, s Summary, output string) error {
 	return nil
 }
 
-// verdict turns a summary into an exit code.
+// verdict converts a summary to an exit code.
 func verdict(s Summary) error {
 	if s.Failed() {
 		return exitError{code: exitRefused, error: errors.New("a bound, third-party or workload identity token was refused")}
 	}
 	if unused := s.Unused(); len(unused) > 0 {
-		return failed(hint.Errorf("have the pods been running? See `kubectl -n keyturn-probe get pods`",
-			"no token of kind %v was ever accepted: nothing is proven", unused))
+		return failed(hint.Errorf("check that the pods are running with `kubectl -n keyturn-probe get pods`",
+			"no token of kind %v was ever accepted, so nothing is proven", unused))
 	}
 	return nil
 }

@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// credentials is a credentials file of Google's libraries of the type external_account (AIP-4117), as far as the probe
-// writes and reads it.
+// credentials is a credentials file of Google's libraries of the type external_account (AIP-4117), limited to what the
+// probe writes and reads.
 type credentials struct {
 	Type             string           `json:"type"`
 	UniverseDomain   string           `json:"universe_domain,omitempty"`
@@ -17,7 +17,8 @@ type credentials struct {
 	Source           credentialSource `json:"credential_source"`
 }
 
-// credentialSource says where the token is. Google's libraries know others than a file, and formats other than text.
+// credentialSource is the source of the token. Google's libraries also know other sources than a file, and other
+// formats.
 type credentialSource struct {
 	File          string           `json:"file"`
 	EnvironmentID string           `json:"environment_id,omitempty"`

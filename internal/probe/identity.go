@@ -21,7 +21,7 @@ import (
 	"golang.org/x/oauth2/google"
 )
 
-// scope is what access tokens are asked for, as Google's libraries do by default.
+// scope is the scope of access tokens, the default of Google's libraries.
 const scope = "https://www.googleapis.com/auth/cloud-platform"
 
 // The flags of workloadIdentityOptions.
@@ -31,14 +31,15 @@ const (
 	flagIdentityResource = "workload-identity-resource"
 )
 
-// workloadIdentityOptions say how the pod uses its workload identity. All of them are needed, or none. The files are
+// workloadIdentityOptions are how the pod uses its workload identity. All of them are required, or none. The files are
 // read once.
 type workloadIdentityOptions struct {
 	// CredentialsFile is a credentials file of Google's libraries, of the type external_account, that names a token file.
 	CredentialsFile string
-	// CAFile holds the certificates by which the STS and the resource are known.
+	// CAFile holds the certificates that verify the STS and the resource.
 	CAFile string
-	// Resource is the https URL at which access tokens are used. It answers 200 to a good one and 401 to a bad one.
+	// Resource is the https URL that access tokens are used at. It answers 200 to a valid one and 401 to an invalid
+	// one.
 	Resource string
 }
 
@@ -65,9 +66,9 @@ func (o workloadIdentityOptions) validate() error {
 	return nil
 }
 
-// identity uses a workload identity as any program does: through Google's own library, by a credentials file.
+// identity uses a workload identity as any program does: through Google's own library, with a credentials file.
 type identity struct {
-	// credentials are the content of the file, and tokenURL and tokenFile what it names.
+	// credentials is the content of the file, and tokenURL and tokenFile are from it.
 	credentials []byte
 	tokenURL    *url.URL
 	tokenFile   string
@@ -103,10 +104,10 @@ func newIdentity(o workloadIdentityOptions, timeout time.Duration) (*identity, e
 	}, nil
 }
 
-// server is the STS as reports name it.
+// server returns the STS as reports name it.
 func (i *identity) server() string { return i.tokenURL.Scheme + "://" + i.tokenURL.Host }
 
-// use trades the token in the file for an access token, and uses that. bearer is what the file held a moment ago.
+// use exchanges the token in the file for an access token, and uses that. bearer is the recent content of the file.
 func (i *identity) use(ctx context.Context, bearer string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, i.timeout)
 	defer cancel()
@@ -128,8 +129,8 @@ func (i *identity) use(ctx context.Context, bearer string) (answer, error) {
 	return a, err
 }
 
-// accessToken has Google's library get an access token. Credentials are made anew each time, since they keep the
-// access token that they got first.
+// accessToken makes Google's library get an access token. New credentials are made each time, since they cache their
+// first access token.
 func (i *identity) accessToken(ctx context.Context) (string, error) {
 	credentials, err := google.CredentialsFromJSONWithType(ctx, i.credentials, google.ExternalAccount, scope)
 	if err != nil {
@@ -142,7 +143,7 @@ func (i *identity) accessToken(ctx context.Context) (string, error) {
 	return access.AccessToken, nil
 }
 
-// show uses an access token at the resource. An error is no answer about the token.
+// show uses an access token at the resource. An error says nothing about the token.
 func (i *identity) show(ctx context.Context, client *http.Client, access string) (accepted bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, i.resource, nil)
 	if err != nil {
@@ -165,14 +166,14 @@ func (i *identity) show(ctx context.Context, client *http.Client, access string)
 	}
 }
 
-// exchange is one exchange at the STS, seen from below Google's library. The library tells an answer of the STS only
-// in the text of an error, together with all that the answer holds.
+// exchange is one exchange at the STS, observed below Google's library. The library reports an answer of the STS only
+// in the text of an error, with the whole answer.
 type exchange struct {
 	next     http.RoundTripper
 	tokenURL string
 	// subject is the token that was sent.
 	subject string
-	// status is that of the answer, and failure what it says unless it is a success; zero without an answer.
+	// status is the status of the answer, and failure its content unless it is a success; zero without an answer.
 	status  int
 	failure oauthFailure
 }
@@ -183,7 +184,7 @@ type oauthFailure struct {
 	Description string `json:"error_description"`
 }
 
-// String is what the STS said, but for what could be a token: it may quote what it was sent.
+// String returns what the STS said, without anything that could be a token, since it may quote its input.
 func (f oauthFailure) String() string {
 	return quiet(strings.TrimSuffix(f.Code+": "+f.Description, ": "))
 }
@@ -206,12 +207,12 @@ func (x *exchange) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("reading the answer of %s: %w", x.tokenURL, err)
 	}
 	x.status = resp.StatusCode
-	_ = json.Unmarshal(body, &x.failure) // an answer that is none of an STS says nothing about the token
+	_ = json.Unmarshal(body, &x.failure) // an answer in another form says nothing about the token
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	return resp, nil
 }
 
-// subjectToken returns the token that a request for an exchange sends.
+// subjectToken returns the token in an exchange request.
 func subjectToken(r *http.Request) string {
 	if r.GetBody == nil {
 		return ""
@@ -232,13 +233,13 @@ func subjectToken(r *http.Request) string {
 	return values.Get("subject_token")
 }
 
-// refused reports whether the STS answered that the token is not good.
+// refused reports whether the STS answered that the token is invalid.
 func (x *exchange) refused() bool {
 	return x.status == http.StatusBadRequest && slices.Contains([]string{"invalid_grant", "invalid_request"},
 		x.failure.Code)
 }
 
-// explain says why there was no answer about the token. The library's error is of use only if it does not quote one.
+// explain returns why there was no answer about the token. It uses the library's error only if that does not quote one.
 func (x *exchange) explain(err error) error {
 	if x.status == 0 {
 		return errors.New(quiet(err.Error()))
@@ -250,14 +251,14 @@ func (x *exchange) explain(err error) error {
 	return errors.New(text)
 }
 
-// maxReason is how long a reason may be, in bytes.
+// maxReason is the longest reason, in bytes.
 const maxReason = 300
 
-// opaque is what may be a token or a part of one. Each part of a signed token is longer than a kid, which has 43
+// opaque matches what may be a token or a part of one. Each part of a signed token is longer than a kid, which has 43
 // characters.
 var opaque = regexp.MustCompile(`[-A-Za-z0-9_.]{44,}`)
 
-// quiet shortens what others say, and takes out what could be a token.
+// quiet shortens foreign text, and removes what could be a token.
 func quiet(text string) string {
 	text = opaque.ReplaceAllString(text, "...")
 	return strings.ToValidUTF8(text[:min(maxReason, len(text))], "")

@@ -14,15 +14,15 @@ import (
 
 const hashSize = sha256.Size
 
-// lag compares the Secret of the legacy token with its file, by the hashes of what they hold.
+// lag compares the Secret of the legacy token with its file, by hashes of their contents.
 type lag struct {
 	secret, file [hashSize]byte
-	// since is when the Secret became another than the file; zero while they are the same.
+	// since is when the Secret began to differ from the file; zero while they are equal.
 	since time.Time
 }
 
-// secretChanged notes that the Secret of the legacy token has held this token since at. The first one
-// is no change: it only says what later ones are compared with.
+// secretChanged records that the Secret of the legacy token has held this token since at. The first one is not a
+// change; later ones are compared with it.
 func (r *recorder) secretChanged(token string, at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -39,7 +39,7 @@ func (r *recorder) secretChanged(token string, at time.Time) {
 	}
 }
 
-// fileRead notes that the file of the legacy token held this token at a time.
+// fileRead records that the file of the legacy token held this token at a time.
 func (r *recorder) fileRead(token string, at time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -57,8 +57,8 @@ func (r *recorder) closeLag(at time.Time) {
 	r.lag.since = time.Time{}
 }
 
-// followSecret tells the recorder of every change of the Secret, until ctx ends. A watch that breaks is begun
-// again; what changed meanwhile counts from then on.
+// followSecret reports every change of the Secret to the recorder, until ctx ends. It restarts a broken watch; changes
+// in between count from then on.
 func followSecret(ctx context.Context, secrets typedcorev1.SecretInterface, name string, rec *recorder) {
 	again := time.NewTicker(time.Second)
 	defer again.Stop()

@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/validate/content"
 )
 
-// defaultImage is how the image of cmd/keyturn-probe is named in the containerd of local clusters.
+// defaultImage is the name of the image of cmd/keyturn-probe in the containerd of local clusters.
 const defaultImage = "localhost/keyturn/probe:dev"
 
 //go:embed manifests.yaml
@@ -22,34 +22,34 @@ var manifestsYAML string
 var manifestsTemplate = template.Must(template.New("manifests").
 	Funcs(template.FuncMap{"indent": indent}).Parse(manifestsYAML))
 
-// indent has the lines of a text stand in a block of YAML, four columns to the right.
+// indent indents the lines of a text to be in a YAML block, by four columns.
 func indent(text string) string { return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ") }
 
-// Deployment says which pods Manifests describes.
+// Deployment describes the pods of Manifests.
 type Deployment struct {
 	Namespace, Image string
-	// Replicas is the number of pods. A PodDisruptionBudget lets one of them go at a time.
+	// Replicas is the number of pods. A PodDisruptionBudget allows one disruption at a time.
 	Replicas int
-	// Rate is that of options.
+	// Rate is the rate in options.
 	Rate float64
-	// Servers are the https URLs of the API servers, each by itself. Empty: those that the service kubernetes
-	// tells, which may be a load balancer.
+	// Servers are the https URLs of the individual API servers. If empty, the pods use those of the service kubernetes,
+	// which may be a load balancer.
 	Servers []string
-	// Workloads are further pods, one of each, which come by their tokens in other ways.
+	// Workloads are further pods, one of each, which get their tokens in other ways.
 	Workloads []Workload
-	// WorkloadIdentity has the pods use a workload identity; nil: they have none.
+	// WorkloadIdentity gives the pods a workload identity; nil: they have none.
 	WorkloadIdentity *WorkloadIdentityDeployment
 }
 
-// DefaultDeployment is two pods in a namespace of their own.
+// DefaultDeployment returns two pods in a separate namespace.
 func DefaultDeployment() Deployment {
 	return Deployment{Namespace: "keyturn-probe", Image: defaultImage, Replicas: 2, Rate: defaults().Rate}
 }
 
-// ServerList is Servers as a flag takes them.
+// ServerList returns Servers as a flag value.
 func (d Deployment) ServerList() string { return strings.Join(d.Servers, ",") }
 
-// MinAvailable is how many pods must stay up.
+// MinAvailable returns how many pods must stay up.
 func (d Deployment) MinAvailable() int { return max(0, d.Replicas-1) }
 
 // Manifests writes all objects that a cluster needs to run the pods, as YAML.
@@ -95,11 +95,11 @@ func (d Deployment) validate() error {
 	return nil
 }
 
-// urlPattern has no character that means something to YAML within quotes, to a list of a flag, or to Kubernetes, which
-// expands $(NAME) in arguments.
+// urlPattern allows no character with a meaning in quoted YAML, in a list of a flag, or for Kubernetes, which expands
+// $(NAME) in arguments.
 var urlPattern = regexp.MustCompile(`^https://[-A-Za-z0-9._~:/?@!&*+;=%\[\]]+$`)
 
-// httpsURL parses a URL that can stand in a manifest.
+// httpsURL parses a URL that may be used in a manifest.
 func httpsURL(raw string) (*url.URL, bool) {
 	if !urlPattern.MatchString(raw) {
 		return nil, false

@@ -12,23 +12,23 @@ import (
 	"k8s.io/apimachinery/pkg/api/validate/content"
 )
 
-// identityTokenFile is where the pods of Manifests have the token of their workload identity.
+// identityTokenFile is the path of the workload identity token in the pods of Manifests.
 const identityTokenFile = "/var/run/secrets/keyturn-probe/workload-identity/token"
 
-// WorkloadIdentityDeployment says by which membership of a fleet the pods have a workload identity, and where they use
+// WorkloadIdentityDeployment describes the fleet membership that gives the pods a workload identity, and where they use
 // it.
 type WorkloadIdentityDeployment struct {
 	// ProjectID, Location and Membership name the cluster's membership.
 	ProjectID, Location, Membership string
-	// STSEndpoint is the https URL of the security token service, without a path, like https://sts.googleapis.com.
+	// STSEndpoint is the https URL of the security token service, without a path, such as https://sts.googleapis.com.
 	STSEndpoint string
-	// Resource is that of workloadIdentityOptions.
+	// Resource is the resource in workloadIdentityOptions.
 	Resource string
-	// CABundle is the PEM certificates by which the STS and the resource are known.
+	// CABundle holds the PEM certificates that verify the STS and the resource.
 	CABundle string
 }
 
-// The names of projects and locations. Older projects have the name of a domain before their own.
+// The names of projects and locations. Older projects have a domain name before their own.
 var (
 	projectPattern  = regexp.MustCompile(`^[a-z0-9][-a-z0-9.:]{0,61}[a-z0-9]$`)
 	locationPattern = regexp.MustCompile(`^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`)
@@ -53,10 +53,10 @@ func (w *WorkloadIdentityDeployment) validate() error {
 	return err
 }
 
-// Pool is the workload identity pool of the project: the audience of the pods' tokens.
+// Pool returns the workload identity pool of the project: the audience of the pods' tokens.
 func (w *WorkloadIdentityDeployment) Pool() string { return w.ProjectID + ".svc.id.goog" }
 
-// Credentials is the credentials file of the pods.
+// Credentials returns the credentials file of the pods.
 func (w *WorkloadIdentityDeployment) Credentials() (string, error) {
 	out, err := json.MarshalIndent(credentials{
 		Type:           "external_account",
@@ -73,8 +73,8 @@ func (w *WorkloadIdentityDeployment) Credentials() (string, error) {
 	return string(out), nil
 }
 
-// Certificates is CABundle with nothing but its certificates. What else it holds is an error if it is PEM, such as a
-// private key, and left out if it is a comment.
+// Certificates returns only the certificates of CABundle. Other PEM blocks, such as a private key, are an error;
+// comments are dropped.
 func (w *WorkloadIdentityDeployment) Certificates() (string, error) {
 	var out strings.Builder
 	blocks := 0

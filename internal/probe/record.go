@@ -16,21 +16,21 @@ const (
 	Bound      Kind = "bound"       // a projected token for the API server
 	Legacy     Kind = "legacy"      // a mounted token of a Secret
 	ThirdParty Kind = "third-party" // a projected token for another audience, checked by TokenReview
-	// WorkloadIdentity is a projected token for the fleet's workload identity pool: it is traded for an access token at
-	// the STS, and that is used. It is only used where it is configured.
+	// WorkloadIdentity is a projected token for the fleet's workload identity pool. It is exchanged for an access token
+	// at the STS, which is then used. It is only used if it is configured.
 	WorkloadIdentity Kind = "workload-identity"
 )
 
 // kinds are all kinds, in the order of reports.
 func kinds() []Kind { return []Kind{Bound, Legacy, ThirdParty, WorkloadIdentity} }
 
-// optional reports whether a kind is not used everywhere: only a report with a line of it says that it should be.
+// optional reports whether a kind is not used everywhere. Only reports with a line of it expect it.
 func (k Kind) optional() bool { return k == WorkloadIdentity }
 
 // apiServerKinds are the kinds that are used at each API server.
 func apiServerKinds() []Kind { return slices.DeleteFunc(kinds(), Kind.optional) }
 
-// result is what came of using a token.
+// result is the result of using a token.
 type result string
 
 // The results of using a token. Unavailable says nothing about the token.
@@ -45,10 +45,10 @@ type use struct {
 	Kind Kind
 	// Server is the URL of the API server, or of the STS, by scheme and host.
 	Server string
-	// KeyID is the kid of the token; empty when it has none.
+	// KeyID is the kid of the token; empty if it has none.
 	KeyID  string
 	Result result
-	// Reason says why it was not accepted. It never holds a token.
+	// Reason is why it was not accepted. It never contains a token.
 	Reason string
 	// At is when the answer came.
 	At time.Time
@@ -81,22 +81,22 @@ func (c *Counts) count(r result) {
 	}
 }
 
-// Spell is a time in which a server refused a kind of token: from the first refusal to the next acceptance.
+// Spell is a period in which a server refused a kind of token: from the first refusal to the next acceptance.
 type Spell struct {
 	// KeyID is the kid of the first token that was refused.
 	KeyID string    `json:"keyID"`
 	First time.Time `json:"first"`
 	Last  time.Time `json:"last"`
-	// End is when the token in the file was accepted again; zero while it is not.
+	// End is when the token in the file was accepted again; zero until then.
 	End      time.Time `json:"end,omitzero"`
 	Refusals int64     `json:"refusals"`
 	Reason   string    `json:"reason,omitempty"`
-	// StaleFile means that the first refusal was only of a token that had been replaced in the file meanwhile:
-	// reading the file anew and trying again succeeded at once.
+	// StaleFile means that the first refused token had just been replaced in the file: reading the file again and
+	// retrying succeeded at once.
 	StaleFile bool `json:"staleFile,omitempty"`
 }
 
-// Seconds is how long the spell lasted, as far as it is known.
+// Seconds returns how long the spell lasted, as far as is known.
 func (s Spell) Seconds() float64 {
 	if s.End.IsZero() {
 		return s.Last.Sub(s.First).Seconds()
@@ -104,7 +104,7 @@ func (s Spell) Seconds() float64 {
 	return s.End.Sub(s.First).Seconds()
 }
 
-// maxSpells is how many spells a line keeps: the longest of them.
+// maxSpells is how many spells a line keeps, the longest ones.
 const maxSpells = 20
 
 // Line is all uses of one kind of token at one server: an API server or, for workload identity, the STS.
@@ -113,15 +113,15 @@ type Line struct {
 	Server string `json:"server"`
 	// KeyIDs counts uses by kid.
 	KeyIDs map[string]Counts `json:"keyIDs"`
-	// Spells are the longest stale spells, in the order of time.
+	// Spells are the longest stale spells, in order of time.
 	Spells []Spell `json:"spells,omitempty"`
 	// StaleSeconds is how long the longest spell lasted.
 	StaleSeconds float64 `json:"staleSeconds"`
-	// UnavailableReason is that of the last use that had no answer about the token.
+	// UnavailableReason is the reason of the last use without an answer about the token.
 	UnavailableReason string `json:"unavailableReason,omitempty"`
 }
 
-// Counts sums up the uses of all kids.
+// Counts adds up the uses of all kids.
 func (l Line) Counts() Counts {
 	var sum Counts
 	for _, c := range l.KeyIDs {
@@ -130,26 +130,26 @@ func (l Line) Counts() Counts {
 	return sum
 }
 
-// Report is what one probe saw since it started.
+// Report is what one probe observed since it started.
 type Report struct {
 	Pod  string `json:"pod"`
 	Node string `json:"node,omitempty"`
-	// Workload is how the pod comes by its tokens.
+	// Workload is how the pod gets its tokens.
 	Workload  Workload  `json:"workload,omitempty"`
 	StartedAt time.Time `json:"startedAt"`
 	UpdatedAt time.Time `json:"updatedAt"`
-	// Ended means that the probe ended as it was told to, and wrote this last.
+	// Ended means that the probe was stopped and this is its last report.
 	Ended bool `json:"ended,omitempty"`
 	// Mounted is the kid of each token that was in its file at the last use, which is now while the probe runs.
 	Mounted map[Kind]string `json:"mounted"`
-	// Held is what these tokens claim, but for those that hold no claims.
+	// Held are the claims of these tokens, except of tokens without claims.
 	Held map[Kind]Held `json:"held"`
-	// FileLag is how long the file of the legacy token was behind its Secret.
+	// FileLag is how long the file of the legacy token lagged behind its Secret.
 	FileLag FileLag `json:"fileLag"`
 	Lines   []Line  `json:"lines"`
 }
 
-// Held is what tells a token of a pod from others, for comparison with a signer's ledger.
+// Held identifies a token of a pod, for comparison with a signer's ledger.
 type Held struct {
 	KeyID     string    `json:"keyID"`
 	Subject   string    `json:"subject"`
@@ -160,22 +160,22 @@ type Held struct {
 	PodUID  string `json:"podUID,omitempty"`
 }
 
-// FileLag is how long the file of a mounted legacy token was behind its Secret, each time that the Secret changed.
+// FileLag is how long the file of a mounted legacy token lagged behind its Secret, at each change of the Secret.
 type FileLag struct {
 	Changes    int64   `json:"changes"`
 	MaxSeconds float64 `json:"maxSeconds"`
 }
 
-type place struct {
+type lineKey struct {
 	kind   Kind
 	server string
 }
 
-// recorder counts uses. It may be used by several goroutines at once.
+// recorder counts uses. It is safe for concurrent use.
 type recorder struct {
 	mu     sync.Mutex
 	report Report
-	lines  map[place]*Line
+	lines  map[lineKey]*Line
 	lag    lag
 }
 
@@ -185,11 +185,11 @@ func newRecorder(pod, node string, now time.Time) *recorder {
 		report: Report{
 			Pod: pod, Node: node, StartedAt: now, UpdatedAt: now, Mounted: map[Kind]string{}, Held: map[Kind]Held{},
 		},
-		lines: map[place]*Line{},
+		lines: map[lineKey]*Line{},
 	}
 }
 
-// expect notes that a kind of token is going to be used at a server. Until it is accepted there, it counts as unused.
+// expect records that a kind of token will be used at a server. Until it is accepted there, it counts as unused.
 func (r *recorder) expect(kind Kind, server string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -215,7 +215,7 @@ func (r *recorder) record(u use) {
 	}
 }
 
-// recordStaleFile notes that a refusal was followed by the success of another token, which the file held by then.
+// recordStaleFile records that a refusal was followed by the success of another token, which the file held by then.
 func (r *recorder) recordStaleFile(kind Kind, server string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -225,21 +225,21 @@ func (r *recorder) recordStaleFile(kind Kind, server string) {
 	}
 }
 
-// Mounted notes the kid of the token that is in its file now.
+// mounted records the kid of the token that is in its file now.
 func (r *recorder) mounted(kind Kind, keyID string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.report.Mounted[kind] = keyID
 }
 
-// holds notes what the token claims that is in its file now.
+// holds records the claims of the token that is in its file now.
 func (r *recorder) holds(kind Kind, h Held) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.report.Held[kind] = h
 }
 
-// Report returns all that was recorded, as a copy.
+// snapshot returns a copy of everything that was recorded.
 func (r *recorder) snapshot() Report {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -261,7 +261,7 @@ func (r *recorder) snapshot() Report {
 	return out
 }
 
-// ready reports whether every kind of token that is in use was accepted somewhere.
+// ready reports whether every kind of token in use was accepted somewhere.
 func (r *recorder) ready() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -276,7 +276,7 @@ func (r *recorder) ready() bool {
 }
 
 func (r *recorder) line(kind Kind, server string) *Line {
-	p := place{kind: kind, server: server}
+	p := lineKey{kind: kind, server: server}
 	if r.lines[p] == nil {
 		r.lines[p] = &Line{Kind: kind, Server: server, KeyIDs: map[string]Counts{}}
 	}
@@ -294,7 +294,7 @@ func (l *Line) accepted(u use) {
 	l.trim()
 }
 
-// refused begins a spell, or prolongs it.
+// refused begins a spell, or extends it.
 func (l *Line) refused(u use) {
 	n := len(l.Spells)
 	if n == 0 || !l.Spells[n-1].End.IsZero() {
@@ -310,7 +310,7 @@ func (l *Line) measure() {
 	l.StaleSeconds = max(l.StaleSeconds, l.Spells[len(l.Spells)-1].Seconds())
 }
 
-// trim drops the shortest spell when there are too many.
+// trim drops the shortest spell if there are too many.
 func (l *Line) trim() {
 	if len(l.Spells) <= maxSpells {
 		return

@@ -332,7 +332,7 @@ func TestSummaryOfTokensInUse(t *testing.T) {
 	if err := s.Print(&table); err != nil {
 		t.Fatal(err)
 	}
-	want := "in use by the 2 pods that run: bound key-2-is (2), legacy without a key ID (1), legacy key-2-is (1), " +
+	want := "in use by the 2 running pods: bound key-2-is (2), legacy without a key ID (1), legacy key-2-is (1), " +
 		"third-party key-1-is (1), third-party key-2-is (1)\n"
 	if !strings.HasSuffix(table.String(), want) {
 		t.Errorf("want %q at the end of\n%s", want, &table)

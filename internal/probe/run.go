@@ -17,26 +17,26 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// options say what run does.
+// options describe what run does.
 type options struct {
 	Pod, Namespace, Node string
-	// Workload is how the pod comes by its tokens. LegacyToken is its legacy token if that is Environment or Sidecar.
+	// Workload is how the pod gets its tokens. LegacyToken is its legacy token if that is Environment or Sidecar.
 	Workload    Workload
 	LegacyToken string
 	// Files are read again for each use, unless Workload differs.
 	Files Files
-	// CAFile holds the certificates by which API servers are known.
+	// CAFile holds the certificates that verify API servers.
 	CAFile string
-	// Audience is that of the third-party token.
+	// Audience is the audience of the third-party token.
 	Audience string
-	// WorkloadIdentity has the pod use its workload identity too; not when it is the zero value.
+	// WorkloadIdentity makes the pod use its workload identity, too, unless it is the zero value.
 	WorkloadIdentity workloadIdentityOptions
 	// Servers are the URLs of the API servers; empty: those that the cluster lists.
 	Servers []string
-	// Config reaches the cluster, to list its API servers, keep the report and follow the legacy Secret. Nil: none of
+	// Config reaches the cluster, to list its API servers, store the report and watch the legacy Secret. Nil: none of
 	// these.
 	Config *rest.Config
-	// LegacySecret is the Secret whose token is in Files.Legacy; empty: it is not followed.
+	// LegacySecret is the Secret whose token is in Files.Legacy; empty: it is not watched.
 	LegacySecret string
 	// Rate is how many times a second each kind of token is used at each API server, or at the STS.
 	Rate float64
@@ -44,7 +44,7 @@ type options struct {
 	Timeout time.Duration
 	// Refresh is how often the list of API servers is read.
 	Refresh time.Duration
-	// Save is how long two writes of the report are apart at least, and SaveLast how long the last one may take.
+	// Save is the minimum time between two writes of the report, and SaveLast how long the last write may take.
 	Save, SaveLast time.Duration
 	// Listen is the address of /metrics, /report and /readyz; empty: none.
 	Listen string
@@ -69,7 +69,7 @@ func defaults() options {
 	}
 }
 
-// run uses tokens until ctx ends, or the time that its workload has, and then keeps the report a last time.
+// run uses tokens until ctx ends, or for as long as its workload lives, and then stores the last report.
 func run(ctx context.Context, o options) error {
 	if life := o.Workload.life(); life > 0 {
 		limited, cancel := context.WithTimeout(ctx, life)
@@ -118,7 +118,7 @@ func newRunner(o options) (*runner, error) {
 	return r, r.connect()
 }
 
-// openIdentity readies the use of the workload identity, if it is configured.
+// openIdentity prepares the use of the workload identity, if it is configured.
 func (r *runner) openIdentity() (err error) {
 	if r.WorkloadIdentity == (workloadIdentityOptions{}) {
 		return nil
@@ -143,16 +143,16 @@ func readRoots(file string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// runner is a probe that runs.
+// runner is a running probe.
 type runner struct {
 	options
 	roots     *x509.CertPool
 	rec       *recorder
 	directory *directory
-	// identity is nil when workload identity is not used.
+	// identity is nil if workload identity is not used.
 	identity *identity
 	core     typedcorev1.CoreV1Interface
-	// lanes ends the use of an API server, by its URL.
+	// lanes has a function for each API server's URL that stops using it.
 	lanes map[string]context.CancelFunc
 	work  sync.WaitGroup
 }
@@ -199,13 +199,13 @@ func (r *runner) run(ctx context.Context) {
 	r.saveLast(ctx)
 }
 
-// follow uses every API server of the list, and those no longer that left it.
+// follow uses every API server in the list, and stops using those that left it.
 func (r *runner) follow(ctx context.Context) {
 	listing, cancel := context.WithTimeout(ctx, r.Refresh)
 	defer cancel()
 	servers, err := r.directory.list(listing, time.Now())
 	if err != nil && ctx.Err() == nil {
-		r.Log.Warn("API servers are those last known", "error", err)
+		r.Log.Warn("cannot list API servers; using the last known ones", "error", err)
 	}
 	for server, end := range r.lanes {
 		if !slices.Contains(servers, server) {
@@ -237,10 +237,10 @@ func (r *runner) open(ctx context.Context, server string) context.CancelFunc {
 	return cancel
 }
 
-// stay follows no redirect: tokens are for the server that was asked.
+// stay follows no redirect, since tokens are only for the server that was asked.
 func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// transport notices within two seconds that a connection is dead, and closes it.
+// transport detects within two seconds that a connection is dead, and closes it.
 func transport(roots *x509.CertPool) *http.Transport {
 	return &http.Transport{
 		TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
@@ -250,7 +250,7 @@ func transport(roots *x509.CertPool) *http.Transport {
 	}
 }
 
-// lane uses one kind of token at one server at the rate. It leaves out what it is late for.
+// lane uses one kind of token at one server at the given rate. It skips uses that are late.
 func (r *runner) lane(ctx context.Context, u *user, kind Kind) {
 	tick := time.NewTicker(time.Duration(float64(time.Second) / r.Rate))
 	defer tick.Stop()

@@ -14,14 +14,14 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 )
 
-// How the reports of pods are found.
+// The labels and keys of reports.
 const (
 	labelApp  = "app.kubernetes.io/name"
 	appName   = "keyturn-probe"
 	reportKey = "report.json"
 )
 
-// keepSaving keeps the report whenever it has changed, until ctx ends.
+// keepSaving stores the report whenever it has changed, until ctx ends.
 func (r *runner) keepSaving(ctx context.Context) {
 	tick := time.NewTicker(r.Save)
 	defer tick.Stop()
@@ -37,14 +37,14 @@ func (r *runner) keepSaving(ctx context.Context) {
 			continue
 		}
 		if err := r.save(ctx, report, r.Timeout); err != nil {
-			r.Log.Warn("report not kept, trying again", "error", err)
+			r.Log.Warn("cannot store the report; retrying", "error", err)
 			continue
 		}
 		saved = report.UpdatedAt
 	}
 }
 
-// saveLast keeps the report a last time, although ctx has ended.
+// saveLast stores the last report, although ctx has ended.
 func (r *runner) saveLast(ctx context.Context) {
 	if r.core == nil {
 		return
@@ -52,7 +52,7 @@ func (r *runner) saveLast(ctx context.Context) {
 	report := r.rec.snapshot()
 	report.Ended = true
 	if err := r.save(context.WithoutCancel(ctx), report, r.SaveLast); err != nil {
-		r.Log.Error("last report not kept", "error", err)
+		r.Log.Error("cannot store the last report", "error", err)
 	}
 }
 
@@ -74,8 +74,8 @@ func (r *runner) save(ctx context.Context, report Report, timeout time.Duration)
 	return nil
 }
 
-// configMapName names a pod, a workload and its start, so that a container that starts again overwrites nothing, nor
-// does another one of the pod.
+// configMapName includes the pod, the workload and its start, so that neither a restarted container nor another
+// container of the pod overwrites anything.
 func configMapName(r Report) string {
 	name := "keyturn-probe-" + r.Pod + "-"
 	if r.Workload != "" {

@@ -25,8 +25,8 @@ func (r *runner) serve() (stop func(), err error) {
 	return func() { _ = server.Close() }, nil
 }
 
-// handler serves what a recorder knows: /metrics for Prometheus, /report as JSON, and /readyz, which is
-// ok as soon as each kind of token that is in use was accepted somewhere.
+// handler serves the data of a recorder: /metrics for Prometheus, /report as JSON, and /readyz, which is ok once each
+// kind of token in use was accepted somewhere.
 func handler(rec *recorder) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collector{rec})
@@ -56,10 +56,10 @@ var (
 	mountedDesc = prometheus.NewDesc("keyturn_probe_mounted_token",
 		"The kid of the token that is in its file now.", []string{"token", "kid"}, nil)
 	lagDesc = prometheus.NewDesc("keyturn_probe_legacy_file_lag_seconds_max",
-		"Longest time for which the file of the legacy token was behind its Secret.", nil, nil)
+		"Longest time for which the file of the legacy token lagged behind its Secret.", nil, nil)
 )
 
-// collector turns a report into metrics at each scrape.
+// collector converts a report to metrics at each scrape.
 type collector struct{ rec *recorder }
 
 // Describe implements prometheus.Collector.

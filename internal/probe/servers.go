@@ -16,12 +16,12 @@ import (
 	typeddiscoveryv1 "k8s.io/client-go/kubernetes/typed/discovery/v1"
 )
 
-// linger is how long an API server is used on after it left the list: one that restarts leaves it for a while.
+// linger is how long an API server is still used after it left the list, since one that restarts leaves it for a while.
 const linger = time.Minute
 
-// directory knows the API servers of the cluster, each by its own URL.
+// directory lists the API servers of the cluster, each by its own URL.
 type directory struct {
-	// slices are the EndpointSlices of the namespace default; nil when the list is fixed.
+	// slices are the EndpointSlices of the namespace default; nil if the list is fixed.
 	slices typeddiscoveryv1.EndpointSliceInterface
 	seen   map[string]time.Time
 }
@@ -39,7 +39,8 @@ func fixedDirectory(servers []string) (*directory, error) {
 	return d, nil
 }
 
-// list returns the API servers. Those last known stay when the cluster cannot be asked; the error says why.
+// list returns the API servers. If the cluster cannot be asked, it returns the last known ones, and an error that says
+// why.
 func (d *directory) list(ctx context.Context, now time.Time) ([]string, error) {
 	var err error
 	if d.slices != nil {
@@ -64,7 +65,7 @@ func (d *directory) refresh(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// addresses returns the URLs of the endpoints of the port https.
+// addresses returns the URLs of the endpoints of port https.
 func addresses(list []discoveryv1.EndpointSlice) []string {
 	var out []string
 	for _, slice := range list {

@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// Summary is the sum of the reports of all pods that ever ran.
+// Summary adds up the reports of all pods that ever ran.
 type Summary struct {
-	// Pods is how many pods wrote reports.
+	// Pods is the number of pods that wrote reports.
 	Pods int `json:"pods"`
-	// Tokens are all kinds but those that are optional and in no report, and then those of other workloads.
+	// Tokens are all kinds except optional ones that are in no report, followed by those of other workloads.
 	Tokens []TokenUses `json:"tokens"`
 	// FileLag is the sum of changes and the longest lag of all pods.
 	FileLag FileLag `json:"fileLag"`
-	// InUse is what the pods that still run have mounted, by name.
+	// InUse is what running pods have mounted, by name.
 	InUse []PodTokens `json:"inUse"`
 }
 
@@ -30,17 +30,17 @@ type PodTokens struct {
 	Workload Workload `json:"workload,omitempty"`
 	// UpdatedAt is when it last used a token.
 	UpdatedAt time.Time `json:"updatedAt"`
-	// KeyIDs is the kid of its token of each kind; empty if the file holds no token with one.
+	// KeyIDs is the kid of its token of each kind; empty if the file holds no token with a kid.
 	KeyIDs map[Kind]string `json:"keyIDs"`
 }
 
-// silence is how much longer than all others a pod may be silent and still count as one that runs.
+// silence is how much longer than all others a pod may be silent and still count as running.
 const silence = time.Minute
 
-// TokenUses is all uses of a kind of token, everywhere.
+// TokenUses are all uses of a kind of token, everywhere.
 type TokenUses struct {
 	Kind Kind `json:"token"`
-	// Workload is how the pods come by the token.
+	// Workload is how the pods get the token.
 	Workload    Workload `json:"workload,omitempty"`
 	Requests    int64    `json:"requests"`
 	Refused     int64    `json:"refused"`
@@ -73,7 +73,7 @@ func Summarize(reports []Report) Summary {
 	return s
 }
 
-// expected are the tokens of which reports are to tell, without uses.
+// expected returns the tokens that reports should contain, without uses.
 func expected(reports []Report) (tokens []TokenUses) {
 	add := func(k Kind, w Workload) {
 		tokens = append(tokens, TokenUses{
@@ -96,7 +96,7 @@ func expected(reports []Report) (tokens []TokenUses) {
 	return tokens
 }
 
-// inUse is what the pods have mounted that still run: the last report of each, unless it has ended or is silent.
+// inUse returns what running pods have mounted: the last report of each, unless it has ended or is silent.
 func inUse(reports []Report) []PodTokens {
 	last := map[string]Report{}
 	var newest time.Time
@@ -120,7 +120,7 @@ func inUse(reports []Report) []PodTokens {
 	return out
 }
 
-// has reports whether the probe uses a kind of token, whatever came of it.
+// has reports whether the probe uses a kind of token.
 func (r Report) has(k Kind) bool {
 	return slices.ContainsFunc(r.Lines, func(l Line) bool { return l.Kind == k })
 }
@@ -141,7 +141,7 @@ func (t *TokenUses) add(l Line) {
 	}
 }
 
-// name is the kind, and the workload in brackets.
+// name returns the kind, with the workload in parentheses.
 func (t TokenUses) name() string {
 	if t.Workload == "" {
 		return string(t.Kind)
@@ -149,7 +149,7 @@ func (t TokenUses) name() string {
 	return fmt.Sprintf("%s (%s)", t.Kind, t.Workload)
 }
 
-// Unused returns the kinds of tokens that were never accepted: about these the summary proves nothing.
+// Unused returns the kinds of tokens that were never accepted. The summary proves nothing about these.
 func (s Summary) Unused() []Kind {
 	var out []Kind
 	for _, t := range s.Tokens {
@@ -160,7 +160,7 @@ func (s Summary) Unused() []Kind {
 	return out
 }
 
-// Failed reports whether a token was refused that never may be: one of any kind but legacy.
+// Failed reports whether a token was refused that must never be: one of any kind but legacy.
 func (s Summary) Failed() bool {
 	return slices.ContainsFunc(s.Tokens, func(t TokenUses) bool { return t.Kind != Legacy && t.Refused > 0 })
 }
@@ -180,7 +180,7 @@ func (s Summary) Print(w io.Writer) error {
 		"%d pods; the mounted legacy token changed %d times, its file at most %.1fs after its Secret\n",
 		s.Pods, s.FileLag.Changes, s.FileLag.MaxSeconds)
 	if err == nil {
-		_, err = fmt.Fprintf(w, "in use by the %d pods that run: %s\n", len(s.InUse), s.keysInUse())
+		_, err = fmt.Fprintf(w, "in use by the %d running pods: %s\n", len(s.InUse), s.keysInUse())
 	}
 	if err != nil {
 		return fmt.Errorf("writing the table: %w", err)
@@ -188,7 +188,7 @@ func (s Summary) Print(w io.Writer) error {
 	return nil
 }
 
-// keysInUse says which keys the tokens in use are signed with, and how many pods have one of each.
+// keysInUse describes which keys signed the tokens in use, and how many pods have one of each.
 func (s Summary) keysInUse() string {
 	var out []string
 	for _, kind := range kinds() {
@@ -206,7 +206,7 @@ func (s Summary) keysInUse() string {
 	return cmp.Or(strings.Join(out, ", "), "-")
 }
 
-// shortKeyIDs lists kids by their first characters, as people tell them apart.
+// shortKeyIDs lists kids by their first characters.
 func shortKeyIDs(uses map[string]int64) string {
 	const short = 8
 	var out []string

@@ -18,18 +18,18 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// maxAnswer is how much of an answer is read, in bytes.
+// maxAnswer is the most bytes that are read of an answer.
 const maxAnswer = 64 << 10
 
-// anonymous is who a request without a token comes from.
+// anonymous is the user of a request without a token.
 const anonymous = "system:anonymous"
 
 // Files are the paths of the token files.
 type Files struct {
 	Bound, Legacy, ThirdParty string
-	// identity is that of the token that is traded at the STS; the credentials file names it.
+	// identity is the path of the token that is exchanged at the STS, from the credentials file.
 	identity string
-	// copied are tokens that are used as they are, and read from no file again.
+	// copied are tokens that are used without reading a file again.
 	copied map[Kind]string
 }
 
@@ -64,26 +64,26 @@ type user struct {
 	http     *http.Client
 	files    Files
 	audience string
-	// identity trades tokens at the STS.
+	// identity exchanges tokens at the STS.
 	identity *identity
 	rec      *recorder
-	// learned means that it is known whether /readyz is readable without a token.
+	// learned means that it is known whether /readyz can be read without a token.
 	learned, readable bool
 }
 
-// answer is what a server says about a token. An error is no answer.
+// answer is what a server says about a token. An error is not an answer.
 type answer struct {
 	// accepted or refused, and why.
 	accepted bool
 	reason   string
-	// kind and bearer are of the token that it is about: to review a token another one is needed, and what is traded
-	// at the STS was read from the file by Google's library, maybe a moment later.
+	// kind and bearer are of the token that the answer is about: reviewing a token requires another one, and Google's
+	// library reads the token to exchange from the file, perhaps a moment later.
 	kind   Kind
 	bearer string
 }
 
-// use reads the token of a kind and uses it once. After a refusal it reads the file again, and uses what is
-// there by then, if it is another token.
+// use reads the token of a kind and uses it once. After a refusal it reads the file again, and retries if that holds
+// another token.
 func (u *user) use(ctx context.Context, kind Kind) {
 	refused, a := u.try(ctx, kind)
 	if refused == "" || a.accepted {
@@ -96,7 +96,7 @@ func (u *user) use(ctx context.Context, kind Kind) {
 	u.try(ctx, kind)
 }
 
-// try reads the token of a kind and uses it once. It returns the token when there was an answer about it.
+// try reads the token of a kind and uses it once. It returns the token if there was an answer about it.
 func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 	bearer, err := u.files.read(kind)
 	if err != nil {
@@ -125,10 +125,10 @@ func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 	return a.bearer, a
 }
 
-// ready reports whether an API server does not deny being ready. Until its caches are filled it looks up service
-// accounts and pods one by one, and answers 401 when it cannot, because etcd does not answer: that is not about the
-// token, and no load balancer would have sent it there. It may then not even know who may ask for /readyz; where that
-// could be asked before, only its ok counts.
+// ready reports whether an API server does not deny being ready. Until its caches are filled, it looks up service
+// accounts and pods one by one, and answers 401 if it cannot, because etcd does not answer. This says nothing about the
+// token, and no load balancer would have sent the request there. It may not even know who may read /readyz; if that
+// could be read before, only ok counts.
 func (u *user) ready(ctx context.Context, kind Kind) bool {
 	if kind == WorkloadIdentity {
 		return true
@@ -140,14 +140,14 @@ func (u *user) ready(ctx context.Context, kind Kind) bool {
 	return status != 0 && status < http.StatusInternalServerError
 }
 
-// learn asks once, when the API server works, whether /readyz can be asked without a token.
+// learn checks once, when the API server works, whether /readyz can be read without a token.
 func (u *user) learn(ctx context.Context, kind Kind) {
 	if kind != WorkloadIdentity && !u.learned {
 		u.learned, u.readable = true, u.readyz(ctx) == http.StatusOK
 	}
 }
 
-// readyz returns the status with which the API server answers, or 0.
+// readyz returns the status of the API server's answer, or 0.
 func (u *user) readyz(ctx context.Context) int {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, u.server+"/readyz", nil)
 	if err != nil {
@@ -161,7 +161,7 @@ func (u *user) readyz(ctx context.Context) int {
 	return answer.StatusCode
 }
 
-// record counts a use, unless the probe ended during it.
+// record counts a use, unless the probe was stopped during it.
 func (u *user) record(ctx context.Context, kind Kind, kid string, result result, reason string) {
 	if result == unavailable && ctx.Err() != nil {
 		return
@@ -179,7 +179,7 @@ func (u *user) noteFile(kind Kind, bearer string) {
 	}
 }
 
-// heldBy reads what a token claims; false if it is none.
+// heldBy reads the claims of a token; false if it is not a token.
 func heldBy(bearer string) (Held, bool) {
 	header, claims, err := token.ParseUnverified(bearer)
 	if err != nil {
@@ -238,7 +238,7 @@ func (u *user) whoami(ctx context.Context, bearer string) (answer, error) {
 	return answer{accepted: true}, nil
 }
 
-// review has the API server check a token for an audience that is not its own, asking with the bound token.
+// review makes the API server check a token for an audience that is not its own, authenticated with the bound token.
 func (u *user) review(ctx context.Context, bearer string) (answer, error) {
 	bound, err := u.files.read(Bound)
 	if err != nil {
@@ -261,8 +261,8 @@ func (u *user) review(ctx context.Context, bearer string) (answer, error) {
 	return answer{kind: ThirdParty, bearer: bearer, accepted: true}, nil
 }
 
-// post sends a review to the API server, and reads its answer into it when the status is 201. A status that is
-// about the token comes back; every other one is an error.
+// post sends a review to the API server, and decodes its answer into it if the status is 201. It returns a status that
+// is about the token; any other is an error.
 func (u *user) post(ctx context.Context, resource, bearer string, review any) (int, error) {
 	body, err := encode(review)
 	if err != nil {
@@ -297,7 +297,7 @@ func (u *user) post(ctx context.Context, resource, bearer string, review any) (i
 	}
 }
 
-// encode encodes a review, which has to name its type.
+// encode encodes a review, which must name its type.
 func encode(review any) ([]byte, error) {
 	version := authenticationv1.SchemeGroupVersion.String()
 	switch r := review.(type) {

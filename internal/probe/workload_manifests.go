@@ -11,13 +11,13 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// workloadRate is how often a second the pods of further workloads use their tokens at each API server.
+// workloadRate is how often per second the pods of further workloads use their tokens at each API server.
 const workloadRate = 2
 
-// mountDir is below which the pods of Manifests mount tokens.
+// mountDir is the directory in which the pods of Manifests mount tokens.
 const mountDir = "/var/run/secrets/keyturn-probe/"
 
-// writeWorkload writes what runs the pod of a workload, as YAML.
+// writeWorkload writes the object that runs the pod of a workload, as YAML.
 func (d Deployment) writeWorkload(w io.Writer, workload Workload) error {
 	object := any(d.deployment(workload))
 	if workload == CronJob {
@@ -31,8 +31,8 @@ func (d Deployment) writeWorkload(w io.Writer, workload Workload) error {
 	return err
 }
 
-// named is the metadata of the objects of a workload. Their pods do not count for the budget of those that are always
-// there.
+// named returns the metadata of the objects of a workload. Their pods do not count for the disruption budget of the
+// permanent ones.
 func (d Deployment) named(w Workload) metav1.ObjectMeta {
 	name := appName + "-" + string(w)
 	return metav1.ObjectMeta{Namespace: d.Namespace, Name: name, Labels: map[string]string{labelApp: name}}
@@ -49,7 +49,7 @@ func (d Deployment) deployment(w Workload) *appsv1.Deployment {
 	}
 }
 
-// cronJob starts a pod each minute. One that is evicted counts as neither failed nor done.
+// cronJob starts a pod each minute. An evicted pod counts as neither failed nor done.
 func (d Deployment) cronJob() *batchv1.CronJob {
 	meta := d.named(CronJob)
 	pod := d.podSpec(CronJob)
@@ -71,8 +71,8 @@ func (d Deployment) cronJob() *batchv1.CronJob {
 	}
 }
 
-// podSpec is the pod of a workload. That of Sidecar has a container of Once beside it, as a pod needs one that is no
-// sidecar.
+// podSpec returns the pod of a workload. That of Sidecar also has a container of Once, since a pod needs a container
+// that is not a sidecar.
 func (d Deployment) podSpec(w Workload) corev1.PodSpec {
 	spec := corev1.PodSpec{
 		ServiceAccountName: appName, AutomountServiceAccountToken: new(false), TerminationGracePeriodSeconds: new(int64(5)),
@@ -128,7 +128,7 @@ func fieldVariable(name, path string) corev1.EnvVar {
 	return corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{FieldRef: field}}
 }
 
-// mounts are the volumes that a container of a workload mounts, below mountDir.
+// mounts returns the volumes that a container of a workload mounts, below mountDir.
 func (w Workload) mounts() []string {
 	switch w {
 	case Environment, Sidecar:

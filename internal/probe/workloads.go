@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// Workload is how a pod comes by its tokens. The empty one mounts tokens of all kinds and reads each again for each
-// use, as clients of Kubernetes do.
+// Workload is how a pod gets its tokens. The empty one mounts tokens of all kinds and reads each again for each use, as
+// Kubernetes clients do.
 type Workload string
 
-// The other workloads. Those but CronJob use a legacy token alone, of which they have a copy that nobody replaces while
+// The other workloads. All but CronJob use only a legacy token, of which they have a copy that nothing replaces while
 // they run.
 const (
 	Once        Workload = "once"        // reads a mounted token when it starts, and never again
@@ -20,7 +20,7 @@ const (
 	CronJob     Workload = "cronjob"     // starts each minute, uses all kinds for some seconds, and ends
 )
 
-// Workloads are all but the empty one.
+// Workloads returns all but the empty one.
 func Workloads() []Workload { return []Workload{Once, Environment, SubPath, Sidecar, CronJob} }
 
 // legacyTokenVariable is the environment variable of Environment and Sidecar.
@@ -29,7 +29,7 @@ const legacyTokenVariable = "LEGACY_TOKEN"
 // cronJobLife is how long a pod of CronJob uses tokens.
 const cronJobLife = 15 * time.Second
 
-// Copies reports whether a pod has a copy of its token, so that it gets another one only by a new container.
+// Copies reports whether a pod has a copy of its token, so that only a new container gets another one.
 func (w Workload) Copies() bool { return w != "" && w != CronJob }
 
 func (w Workload) kinds() []Kind {
@@ -54,7 +54,7 @@ func (w Workload) validate() error {
 	return nil
 }
 
-// copyTokens has the workload use the token that it starts with. A mount by subPath is a copy without that.
+// copyTokens makes the workload keep using the token that it starts with. With a subPath mount this is not needed.
 func (o *options) copyTokens() (err error) {
 	var bearer string
 	switch o.Workload {

@@ -1,5 +1,5 @@
-// Package remnants counts what is left of a private key in the memory of a process, for tests and measurements. It is
-// for the user who runs the process, or root: it reads /proc/PID/mem.
+// Package remnants counts copies of a private key in the memory of a process, for tests and measurements. It must run
+// as the user of the process, or as root: it reads /proc/PID/mem.
 package remnants
 
 import (
@@ -17,14 +17,14 @@ import (
 	"strings"
 )
 
-// Forms are the byte strings by which a private key is known in memory, by name.
+// Forms are the byte strings that a private key has in memory, by name.
 type Forms map[string][]byte
 
 // The forms.
 const (
-	// Number is the secret number as DER and most libraries have it: big-endian.
+	// Number is the secret number in big-endian form, as in DER and most libraries.
 	Number = "number"
-	// Words is the same number as math/big has it on little-endian machines.
+	// Words is the same number in the form of math/big on little-endian machines.
 	Words = "words"
 	// Text is base64 of DER, as in PEM.
 	Text = "text"
@@ -60,7 +60,7 @@ func line(text string) string {
 	return text[width : 2*width]
 }
 
-// secret returns the number that makes the key: one prime of RSA.
+// secret returns the number that defines the key: one prime for RSA.
 func secret(private crypto.Signer) ([]byte, error) {
 	switch k := private.(type) {
 	case *ecdsa.PrivateKey:
@@ -93,7 +93,7 @@ func (c Counts) String() string {
 	return fmt.Sprintf("%d (%s)", c.Total(), strings.Join(all, ", "))
 }
 
-// Count searches all memory that a process can write. Memory that comes or goes meanwhile may be missed.
+// Count searches all writable memory of a process. It may miss memory that is mapped or unmapped meanwhile.
 func Count(pid int, forms Forms) (Counts, error) {
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
@@ -119,10 +119,10 @@ func Count(pid int, forms Forms) (Counts, error) {
 	return counts, nil
 }
 
-// chunk is how much is read at once.
+// chunk is how many bytes are read at once.
 const chunk = 4 << 20
 
-// count searches an area. What it cannot read counts as empty.
+// count searches an area. An area that cannot be read counts as empty.
 func count(mem io.ReaderAt, from, to int64, forms Forms, counts Counts) (some bool) {
 	longest := 0
 	for _, form := range forms {
@@ -133,7 +133,7 @@ func count(mem io.ReaderAt, from, to int64, forms Forms, counts Counts) (some bo
 		n, _ := mem.ReadAt(buffer[:min(chunk, to-at)], at)
 		some = some || n > 0
 		for name, form := range forms {
-			// What begins in the overlap is counted with the next chunk.
+			// A match that begins in the overlap is counted with the next chunk.
 			end := min(n, chunk-longest+len(form)-1)
 			counts[name] += bytes.Count(buffer[:end], form)
 		}

@@ -21,8 +21,8 @@ import (
 	"github.com/keyturn/keyturn/signer/ledger"
 )
 
-// pingAfter is how long a connection may be silent before the client asks whether the server is there, and how long the
-// answer may take.
+// pingAfter is how long a connection may be silent before the client pings the server, and how long the answer may
+// take.
 const pingAfter = 15 * time.Second
 
 // Client reaches the adapters of a Server. It is safe for concurrent use.
@@ -61,7 +61,7 @@ func (c *Client) ControlPlane(uc *v1alpha1.UserCluster) controlplane.Adapter {
 // Machines returns the machines of a cluster.
 func (c *Client) Machines(uc *v1alpha1.UserCluster) Machines { return machines{c, bare(uc)} }
 
-// Check returns why the server cannot be called, if it cannot.
+// Check returns an error if the server cannot be called.
 func (c *Client) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -88,7 +88,7 @@ func (c *Client) get(ctx context.Context, path string) (*http.Response, error) {
 	return resp, nil
 }
 
-// bare is the cluster without what no adapter needs.
+// bare returns the cluster without fields that no adapter needs.
 func bare(uc *v1alpha1.UserCluster) *v1alpha1.UserCluster {
 	uc = uc.DeepCopy()
 	uc.ManagedFields = nil
@@ -115,7 +115,7 @@ func (m method[A, R]) call(ctx context.Context, c *Client, uc *v1alpha1.UserClus
 	return r.Result, nil
 }
 
-// post sends a body, which it clears, and returns the answer, which may have so many bytes.
+// post sends a body, which it clears, and returns the answer, of at most limit bytes.
 func (c *Client) post(ctx context.Context, path string, body []byte, limit int) ([]byte, error) {
 	sent := &sentBody{rest: body, all: body}
 	defer sent.Close()

@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 )
 
-// Credentials are the files by which one side shows who it is and knows the other. They are read for each new
+// Credentials are the files with which each side authenticates itself and the other. They are read for each new
 // connection, so that certificates can be renewed while programs run.
 type Credentials struct {
 	// Cert and Key are the own certificate and its private key, and CA the authority of the other side's, all in PEM.
@@ -45,7 +45,7 @@ func (c Credentials) load() (tls.Certificate, *x509.CertPool, error) {
 // nextProtos is the only protocol that both sides speak.
 var nextProtos = []string{"h2"}
 
-// server lets in clients with a certificate of the authority.
+// server accepts clients with a certificate of the authority.
 func (c Credentials) server() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: nextProtos,
@@ -62,7 +62,7 @@ func (c Credentials) server() *tls.Config {
 	}
 }
 
-// dial connects to a server that has a certificate of the authority for its address.
+// dial connects to a server with a certificate of the authority for its address.
 func (c Credentials) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	own, pool, err := c.load()
 	if err != nil {

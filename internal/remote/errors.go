@@ -12,10 +12,10 @@ import (
 	"github.com/keyturn/keyturn/internal/hint"
 )
 
-// failure is the body of an answer with any other status than 200.
+// failure is the body of an answer with any status other than 200.
 type failure struct {
 	Message string `json:"message"`
-	// Hint says what to do about the error; empty when it says nothing of that.
+	// Hint is what to do about the error; it may be empty.
 	Hint string `json:"hint,omitempty"`
 	// Is names what callers may test the error for: see kinds.
 	Is []string `json:"is,omitempty"`
@@ -30,7 +30,7 @@ var kinds = map[string]error{
 	"notExist":         fs.ErrNotExist,
 }
 
-// failureOf is an error as it crosses.
+// failureOf converts an error for the wire.
 func failureOf(err error) failure {
 	f := failure{Message: err.Error(), Hint: hint.Of(err)}
 	for name, kind := range kinds {
@@ -65,7 +65,7 @@ func (f failure) err() error {
 	return e
 }
 
-// statusError is the error of a request that did not get as far as an adapter.
+// statusError is the error of a request that did not reach an adapter.
 type statusError struct {
 	status int
 	reason string

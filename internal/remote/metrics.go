@@ -7,13 +7,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// serverMetrics are those of a Server: calls of its methods, and how long they took.
+// serverMetrics are the metrics of a Server: calls of its methods, and their durations.
 type serverMetrics struct {
 	calls    *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 }
 
-// newServerMetrics makes the metrics, and registers them unless nobody wants them.
+// newServerMetrics makes the metrics, and registers them unless r is nil.
 func newServerMetrics(r prometheus.Registerer) serverMetrics {
 	m := serverMetrics{
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -32,7 +32,7 @@ func newServerMetrics(r prometheus.Registerer) serverMetrics {
 	return m
 }
 
-// observe has the calls of a method counted.
+// observe returns a handler that counts the calls of a method.
 func (m serverMetrics) observe(method string, h http.Handler) http.Handler {
 	of := prometheus.Labels{"method": method}
 	return promhttp.InstrumentHandlerDuration(m.duration.MustCurryWith(of),

@@ -230,7 +230,7 @@ func TestPrivateKeysAreInNoLog(t *testing.T) {
 	wrong := key
 	wrong.KeyID = "another"
 	err := c.ControlPlane(cluster()).Converge(t.Context(), controlplane.Target{}, []keystore.KeyPair{wrong})
-	if err == nil || !strings.Contains(err.Error(), "its kid is not that of its key") {
+	if err == nil || !strings.Contains(err.Error(), "its kid does not belong to its key") {
 		t.Errorf("a key whose parts do not agree: %v", err)
 	}
 	fmt.Fprintf(&said, "%v %+v\n", err, err)

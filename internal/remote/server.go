@@ -37,25 +37,25 @@ type Machines interface {
 	nodes.Refresher
 }
 
-// Server serves the adapters of clusters to clients with a certificate of its authority. Each of these may do all that
-// the adapters can, to every cluster.
+// Server serves the adapters of clusters to clients with a certificate of its authority. Each client may do everything
+// that the adapters can, to every cluster.
 type Server struct {
-	// ControlPlane and Machines open the adapters of a cluster. Its name and namespace are names of Kubernetes objects;
-	// nobody has checked its spec.
+	// ControlPlane and Machines open the adapters of a cluster. Its name and namespace are valid names of Kubernetes
+	// objects; its spec is unchecked.
 	ControlPlane func(*v1alpha1.UserCluster) (controlplane.Adapter, error)
 	Machines     func(*v1alpha1.UserCluster) (Machines, error)
-	// Watch calls wake for each cluster in which something changes, until ctx ends. Nil: clients hear of nothing.
+	// Watch calls wake for each cluster in which something changes, until ctx ends. Nil: clients get no wakes.
 	Watch func(ctx context.Context, wake func(context.Context, types.NamespacedName)) error
-	// Credentials are those of the server.
+	// Credentials are the credentials of the server.
 	Credentials Credentials
-	// Metrics gets the metrics of the calls; nil: nobody does.
+	// Metrics registers the metrics of the calls; nil: there are none.
 	Metrics prometheus.Registerer
-	// Log gets what goes wrong below a call; nil: slog.Default.
+	// Log receives errors below a call; nil: slog.Default.
 	Log *slog.Logger
 }
 
-// Serve answers requests that come in on a listener, which it closes, until ctx ends. Calls that have begun are
-// cancelled then, and none of them runs any more when it returns.
+// Serve answers requests on a listener, which it closes, until ctx ends. It then cancels pending calls, and returns
+// when all of them have ended.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	log := s.Log
 	if log == nil {
@@ -81,7 +81,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
-// whileRead has a handler hold a lock for reading, unless its request is over by then.
+// whileRead makes a handler hold a lock for reading, unless its request is over by then.
 func whileRead(lock *sync.RWMutex, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		lock.RLock()
@@ -158,7 +158,7 @@ func (s *Server) handleMachines(mux routes) {
 	})
 }
 
-// handle serves a method: it reads the request, opens the adapter of its cluster, and answers with what do returns.
+// handle serves a method: it reads the request, opens the adapter of its cluster, and answers with the result of do.
 func handle[A, R, P any](
 	mux routes, m method[A, R], open func(*v1alpha1.UserCluster) (P, error),
 	do func(ctx context.Context, port P, args A) (R, error),
@@ -196,7 +196,7 @@ func serve[A, R, P any](
 	return json.Marshal(response[R]{Result: result})
 }
 
-// read reads a request. What it refuses it does not quote.
+// read reads a request. Its errors quote nothing of the request.
 func read[A any](w http.ResponseWriter, r *http.Request) (req request[A], err error) {
 	switch {
 	case r.ContentLength < 0:
@@ -215,7 +215,7 @@ func read[A any](w http.ResponseWriter, r *http.Request) (req request[A], err er
 	return req, checkCluster(req.Cluster)
 }
 
-// checkCluster refuses names that Kubernetes gives no object: adapters make files and directories of them.
+// checkCluster refuses names that no Kubernetes object can have, since adapters use them for files and directories.
 func checkCluster(uc *v1alpha1.UserCluster) error {
 	switch {
 	case uc == nil:
@@ -228,7 +228,7 @@ func checkCluster(uc *v1alpha1.UserCluster) error {
 	return nil
 }
 
-// named does something to a machine unless its name is not one of a Node.
+// named calls do for a machine if its name is a valid name of a Node.
 func named(machine string, do func() error) error {
 	if problems := validation.IsDNS1123Subdomain(machine); len(problems) > 0 {
 		return refuse(http.StatusBadRequest, "the name of the machine: %s", strings.Join(problems, "; "))

@@ -15,11 +15,11 @@ import (
 const (
 	wakesPath         = "/v1/wakes"
 	heartbeatInterval = 10 * time.Second
-	// silence is how long a stream may be silent before the client opens another.
+	// silence is how long a stream may be silent before the client opens a new one.
 	silence = 3 * heartbeatInterval
 	// reopenAfter is how long the client waits before it opens a stream again.
 	reopenAfter = time.Second
-	// maxLine is the length of a line of the stream in bytes: two names of Kubernetes objects.
+	// maxLine is the longest line of the stream in bytes: two names of Kubernetes objects.
 	maxLine = 1 << 10
 )
 
@@ -29,11 +29,11 @@ type wakeLine struct {
 	Name      string `json:"name,omitempty"`
 }
 
-// Wakes calls wake for each cluster in which the server saw something change, until ctx ends. It connects again when it
-// loses the server, and misses what changed meanwhile: it saves waiting, and replaces no interval.
+// Wakes calls wake for each cluster in which the server saw a change, until ctx ends. It reconnects when it loses the
+// server, and misses changes meanwhile: it saves time, but replaces no interval.
 func (c *Client) Wakes(ctx context.Context, wake func(context.Context, types.NamespacedName)) {
 	for ctx.Err() == nil {
-		_ = c.stream(ctx, wake) // the calls beside it fail for the same reason, and tell it
+		_ = c.stream(ctx, wake) // other calls fail for the same reason, and report it
 		select {
 		case <-ctx.Done():
 		case <-time.After(reopenAfter):
@@ -77,7 +77,7 @@ func (s *Server) serveWakes(w http.ResponseWriter, r *http.Request) {
 		defer watching.Wait()
 		defer cancel()
 		watching.Go(func() {
-			defer cancel() // a stream that hears of nothing any more is opened again
+			defer cancel() // a stream without a watch is opened again
 			_ = s.Watch(ctx, changed.add)
 		})
 	}
@@ -110,9 +110,9 @@ func writeLines(w http.ResponseWriter, lines []wakeLine) error {
 	return control.Flush()
 }
 
-// wakeSet holds the clusters to be named next, each once: a client that reads slowly delays nobody.
+// wakeSet holds the clusters to send next, without duplicates, so that a slow client delays nobody.
 type wakeSet struct {
-	// some has a value when there may be some.
+	// some has a value when the set may not be empty.
 	some chan struct{}
 
 	mu       sync.Mutex

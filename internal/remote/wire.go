@@ -21,13 +21,13 @@ import (
 const (
 	// maxBody is the length of a body in bytes. A UserCluster has at most 1.5 MiB: etcd takes no more.
 	maxBody = 4 << 20
-	// maxLedger is the same for the answer to ledgerOf. A full ledger has some 40 MiB as JSON.
+	// maxLedger is the limit for the answer to ledgerOf. A full ledger has about 40 MiB as JSON.
 	maxLedger = 64 << 20
 	// callTimeout is how long a call may take. The methods of the ports return within about a second.
 	callTimeout = time.Minute
 )
 
-// method is a method of a port: its path after /v1/, what it takes beside the cluster, and what it returns.
+// method is a method of an interface: its path after /v1/, its arguments besides the cluster, and its result.
 type method[A, R any] string
 
 // The methods of the protocol.
@@ -48,7 +48,7 @@ const (
 
 func (m method[A, R]) path() string { return "/v1/" + string(m) }
 
-// maxAnswer is the length of an answer in bytes.
+// maxAnswer returns the longest answer in bytes.
 func (m method[A, R]) maxAnswer() int {
 	if string(m) == string(ledgerOf) {
 		return maxLedger
@@ -73,7 +73,7 @@ type (
 	}
 )
 
-// request is the body of a call, and response that of an answer with status 200.
+// request is the body of a call, and response the body of an answer with status 200.
 type (
 	request[A any] struct {
 		Cluster *v1alpha1.UserCluster `json:"cluster"`
@@ -84,7 +84,7 @@ type (
 	}
 )
 
-// keyPair is a key version on the wire. It holds a private key: it is formatted nowhere.
+// keyPair is a key version on the wire. It holds a private key, and is never formatted.
 type keyPair struct {
 	Version   int       `json:"version"`
 	Algorithm string    `json:"algorithm"`
@@ -109,7 +109,7 @@ func encodeKeys(keys []keystore.KeyPair) ([]keyPair, error) {
 	return list, nil
 }
 
-// decodeKeys refuses a key version whose parts do not agree.
+// decodeKeys refuses a key version whose parts do not match.
 func decodeKeys(list []keyPair) ([]keystore.KeyPair, error) {
 	var keys []keystore.KeyPair
 	for _, w := range list {
@@ -135,7 +135,7 @@ func clearKeys(list []keyPair) {
 	}
 }
 
-// access is a rest.Config that reaches an API server by client certificate, all of it in memory.
+// access is a rest.Config with a client certificate, all of it in memory.
 type access struct {
 	Host        string  `json:"host"`
 	ServerName  string  `json:"serverName,omitempty"`
@@ -155,7 +155,7 @@ func (a access) restConfig() *rest.Config {
 	}
 }
 
-// encodeConfig refuses a configuration that means files or functions of this program, which the other side lacks.
+// encodeConfig refuses a configuration that refers to files or functions of this program, which the other side lacks.
 func encodeConfig(cfg *rest.Config) (access, error) {
 	a := access{
 		Host: cfg.Host, ServerName: cfg.ServerName, CA: cfg.CAData, Certificate: cfg.CertData, PrivateKey: cfg.KeyData,
@@ -167,10 +167,10 @@ func encodeConfig(cfg *rest.Config) (access, error) {
 	return a, nil
 }
 
-// errBody is the error of a body that cannot be read. It holds nothing of the body.
+// errBody is the error of a body that cannot be read. It contains nothing of the body.
 var errBody = errors.New("not a JSON object of this protocol, or one of another release")
 
-// decode reads a whole body. It refuses fields that it does not know.
+// decode reads a whole body. It refuses unknown fields.
 func decode(body []byte, into any) error {
 	if strict, err := json.UnmarshalStrict(body, into); err != nil || len(strict) > 0 {
 		return errBody

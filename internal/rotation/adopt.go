@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// adopt takes the key with which all API servers of a cluster sign that somebody else made. Nothing else is written
-// before it is stored: its tokens are everywhere.
+// adopt stores the key that all API servers of an adopted cluster sign with. Nothing else is written before that, since
+// tokens of this key are everywhere.
 func adopt(o Observed) Decision {
 	r := run{Observed: o}
 	servers := slices.Collect(r.staying)
@@ -31,16 +31,16 @@ func adopt(o Observed) Decision {
 					"until then", first.Name, s.Name, first.SignsForeign, s.SignsForeign)}
 		}
 	}
-	// If we crash after the key is stored, the next plan finds every API server signing with version 1.
+	// A crash after the key is stored is harmless: the next plan finds every API server signing with version 1.
 	return Decision{Action: Action{Kind: AdoptKey, Version: 1, KeyID: first.SignsForeign}}
 }
 
-// retiredAccepted names keys that an API server still accepts although every key but the newest was retired. The first
-// version has no older one: what is accepted beside it was there before.
+// retiredAccepted names keys that an API server still accepts although every key but the newest was retired. Version 1
+// replaced no older key, so other keys beside it were there before.
 func (r run) retiredAccepted() string {
 	for s := range r.staying {
 		if len(s.Foreign) > 0 && r.next > 1 {
-			return fmt.Sprintf("API server %s to stop accepting the keys %s, which are no version of ours",
+			return fmt.Sprintf("API server %s to stop accepting the keys %s, which are no key version of the cluster",
 				s.Name, strings.Join(slices.Sorted(slices.Values(s.Foreign)), ", "))
 		}
 	}
@@ -56,7 +56,7 @@ func (r run) foreign() string {
 		if len(kept) > 0 {
 			slices.Sort(kept)
 			kids := strings.Join(kept, ",")
-			return fmt.Sprintf("somebody to release keys that are no version of ours and that API server %s accepts; their "+
+			return fmt.Sprintf("somebody to release foreign keys that API server %s accepts; their "+
 				"tokens are refused afterwards: annotate the cluster with keyturn.dev/release-foreign-keys=%s", s.Name, kids)
 		}
 	}

@@ -37,7 +37,7 @@ var brokenPlanners = []struct {
 		plan: func(o Observed) Decision {
 			o.Publications = slices.Clone(o.Publications)
 			for i := range o.Publications {
-				o.Publications[i].SureAt = time.Time{}
+				o.Publications[i].CertainAt = time.Time{}
 			}
 			return plan(o)
 		}},
@@ -45,7 +45,7 @@ var brokenPlanners = []struct {
 		if plan(o).Step == StepRetire {
 			o.Publications = slices.Clone(o.Publications)
 			for i := range o.Publications {
-				o.Publications[i].SureAt = time.Time{}
+				o.Publications[i].CertainAt = time.Time{}
 			}
 		}
 		return plan(o)
@@ -56,7 +56,7 @@ var brokenPlanners = []struct {
 				plan(o).Step == StepSwitch {
 				o.Publications = slices.Clone(o.Publications)
 				for i := range o.Publications {
-					o.Publications[i].SureAt = time.Time{}
+					o.Publications[i].CertainAt = time.Time{}
 				}
 			}
 			return plan(o)
@@ -64,7 +64,7 @@ var brokenPlanners = []struct {
 	{name: "switches on while the fleet has lost the key", law: "the fleet has not proven",
 		plan: func(o Observed) Decision {
 			began := slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Configured.Sign == o.Wanted })
-			waits := slices.ContainsFunc(o.Publications, func(p Publication) bool { return p.SureAt.After(now) })
+			waits := slices.ContainsFunc(o.Publications, func(p Publication) bool { return p.CertainAt.After(now) })
 			if !began || waits || plan(o).Step != StepSwitch {
 				return plan(o)
 			}

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// controlPlane brings every API server to want and every kube-controller-manager to sign; done means that all of them
-// are proven to be there.
+// controlPlane moves every API server to want, and makes every kube-controller-manager sign with sign. done means that
+// all of them are proven to.
 func (r run) controlPlane(step Step, want Keys, sign int) (d Decision, done bool) {
 	d = Decision{Step: step, Action: converge(want, sign)}
 	t := &d.Action.Target
@@ -16,7 +16,7 @@ func (r run) controlPlane(step Step, want Keys, sign int) (d Decision, done bool
 		return d, false
 	}
 	if i := slices.IndexFunc(r.Servers, func(s Server) bool { return s.lags(want) }); i >= 0 {
-		// It refuses tokens that are in use, which is worse than being away: it waits for no other.
+		// This API server refuses tokens that are in use, which is worse than being down. It waits for no other.
 		t.Next = r.Servers[i].Name
 		d.Waiting = r.Servers[i].whyChanging(want)
 		return d, false
@@ -34,19 +34,18 @@ func (r run) controlPlane(step Step, want Keys, sign int) (d Decision, done bool
 	return d, d.Waiting == ""
 }
 
-// missing names the API servers if there are none.
+// missing returns what is waited for if there are no API servers.
 func (r run) missing() string {
 	switch {
 	case r.Presence == PresenceAbsent:
-		return "the control plane to be made"
+		return "the control plane to be created"
 	case !r.anyServer(func(Server) bool { return true }):
 		return "an API server to appear"
 	}
 	return ""
 }
 
-// change allows what may change to the keys of t now, and returns what that waits for; empty once nothing is left to
-// change.
+// change sets in t what may change now, and returns what that waits for; empty if nothing is left to change.
 func (r run) change(t *Target) string {
 	servers := slices.Collect(r.staying)
 	candidate := slices.IndexFunc(servers, Server.restarting)
@@ -55,9 +54,9 @@ func (r run) change(t *Target) string {
 	}
 	for i, s := range servers {
 		if s.restarting() {
-			// Two of them wait for their turns, as when the key files of both were restored while they run. What counts
-			// is what it runs with. If it crashes meanwhile, it starts with keys that are one stage away from the others',
-			// as any API server may be in a change; one further away lags behind.
+			// Several of them wait for their turn, for example because the key files of both were restored while they
+			// run. What counts is what it runs with. If it crashes meanwhile, it starts with keys that are one stage
+			// away from the others', as any API server may have during a change. One further away lags behind.
 			s.Configured = s.Running
 		}
 		if i != candidate && !r.proven(s) {
@@ -68,22 +67,22 @@ func (r run) change(t *Target) string {
 		t.Next = servers[candidate].Name
 		return servers[candidate].whyChanging(t.Keys)
 	}
-	// They are all proven as they are.
+	// All of them are proven to run as configured.
 	if r.bootstrapDue(t.Keys) {
-		// If we crash after this, an API server that comes now is one step ahead of the others, as any of them may be.
+		// After a crash here, an API server that appears now is one stage ahead of the others, which is harmless.
 		t.Bootstrap = true
 		return fmt.Sprintf("the next API server to come to accept key versions %v and sign with %d",
 			t.Keys.Verify, t.Keys.Sign)
 	}
 	if i := slices.IndexFunc(servers, func(s Server) bool { return !s.Configured.Equal(t.Keys) }); i >= 0 {
-		// They may all change. If we crash when some have, the others follow once those that have are proven again.
+		// All of them may change. After a crash in between, the others follow once those that changed are proven again.
 		t.Live = true
 		return servers[i].whyChanging(t.Keys)
 	}
 	return ""
 }
 
-// bootstrapDue reports whether an API server that came now would start with other keys than these.
+// bootstrapDue reports whether an API server that appears now would start with other keys than these.
 func (r run) bootstrapDue(want Keys) bool { return !r.Bootstrap.IsZero() && !r.Bootstrap.Equal(want) }
 
 // staying yields the API servers whose machines are not being removed.
@@ -95,7 +94,7 @@ func (r run) staying(yield func(Server) bool) {
 	}
 }
 
-// down names a process that does not run and is to stay; empty when there is none.
+// down names a process that should run and does not; empty if there is none.
 func (r run) down(sign int) string {
 	for s := range r.staying {
 		if s.Running.IsZero() {
@@ -110,7 +109,7 @@ func (r run) down(sign int) string {
 	return ""
 }
 
-// anyServer reports whether some API server that stays is so.
+// anyServer reports whether is returns true for some API server that stays.
 func (r run) anyServer(is func(Server) bool) bool {
 	for s := range r.staying {
 		if is(s) {
@@ -120,7 +119,7 @@ func (r run) anyServer(is func(Server) bool) bool {
 	return false
 }
 
-// allServers reports whether some API server stays, and all that do are so.
+// allServers reports whether some API server stays, and are returns true for all that do.
 func (r run) allServers(are func(Server) bool) bool {
 	some := false
 	for s := range r.staying {
@@ -131,29 +130,27 @@ func (r run) allServers(are func(Server) bool) bool {
 	return some
 }
 
-// lags reports whether keys are of an earlier stage than the one that a change to want starts from. Whoever has them
-// refuses tokens that are in use, or may not see its own tokens accepted.
+// lags reports whether keys are of an earlier stage than the one that a change to want starts from. An API server with
+// such keys refuses tokens that are in use, or its own tokens may be refused.
 func (k Keys) lags(want Keys) bool { return !k.IsZero() && k.Stage() < want.Stage()-1 }
 
-// lags reports whether the API server runs, or would be started, with keys that lag behind want.
+// lags reports whether the API server runs, or would start, with keys that lag behind want.
 func (s Server) lags(want Keys) bool {
 	return !s.Leaving && (s.Configured.lags(want) || s.Running.lags(want))
 }
 
-// restarting reports whether the process runs with other keys than it is configured with, and has to be started again
-// for them.
+// restarting reports whether the process runs with other keys than configured, and needs a restart to read them.
 func (s Server) restarting() bool {
 	return !s.Running.IsZero() && !s.Running.Equal(s.Configured) && !(s.Running.External && s.Configured.External)
 }
 
-// live reports whether the API server can change to want without being taken out. One that is down still has a signer.
+// live reports whether the API server can change to want without a restart. One that is down still has a signer.
 func (s Server) live(want Keys) bool { return s.Configured.External && want.External }
 
-// proven reports whether an API server itself has shown that it runs as it is configured.
+// proven reports whether the API server itself has shown that it runs as configured.
 func (r run) proven(s Server) bool { return r.whyNot(s) == "" }
 
-// whyNot is what keeps an API server from being proven, in words; empty when nothing does. A retired key cannot be
-// proven, and need not be.
+// whyNot returns why an API server is not proven; empty if it is. A retired key cannot be proven, and need not be.
 func (r run) whyNot(s Server) string {
 	switch {
 	case s.Waiting != "":
@@ -161,8 +158,8 @@ func (r run) whyNot(s Server) string {
 	case !s.Ready || s.Running.IsZero() || s.restarting():
 		return fmt.Sprintf("API server %s to be ready", s.Name)
 	case s.Signs != s.Configured.Sign && s.SignsForeign != "":
-		return fmt.Sprintf("API server %s to issue a token of key version %d: it signs with key %s, which is no version of "+
-			"ours", s.Name, s.Configured.Sign, s.SignsForeign)
+		return fmt.Sprintf("API server %s to issue a token of key version %d: it signs with key %s, which is no key "+
+			"version of the cluster", s.Name, s.Configured.Sign, s.SignsForeign)
 	case s.Signs != s.Configured.Sign:
 		return fmt.Sprintf("API server %s to issue a token of key version %d", s.Name, s.Configured.Sign)
 	}
@@ -174,7 +171,7 @@ func (r run) whyNot(s Server) string {
 	return ""
 }
 
-// whyChanging is what the API server is to change to and what keeps it from that now, in words.
+// whyChanging returns what the API server should change to, and what it waits for.
 func (s Server) whyChanging(want Keys) string {
 	text := fmt.Sprintf("API server %s to accept key versions %v and sign with %d", s.Name, want.Verify, want.Sign)
 	switch converts := want.External != s.Configured.External || want.External != s.keys().External; {

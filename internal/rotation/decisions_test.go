@@ -97,7 +97,7 @@ func checkProofs(o Observed, d Decision, begun uint8) error {
 	}
 	for _, p := range o.Publications {
 		switch {
-		case !p.SureAt.After(now):
+		case !p.CertainAt.After(now):
 		case d.Step == StepSwitch && begun < rank(StepSwitch), startsToSign(o, d.Action):
 			return fmt.Errorf("switches while some verifier of %s may not know the key yet", p.Name)
 		case d.Step == StepRetire && d.Action.Kind == DeleteKey && !leftover:

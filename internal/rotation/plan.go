@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// Plan decides what to do next, at the time now, for a cluster of which o was observed.
+// Plan decides what to do next at the time now, for a cluster that was observed as o.
 func Plan(o Observed, now time.Time) Decision {
 	if v, ok := leftover(o); ok {
 		return planWithout(v, o, now)
 	}
 	if n := len(o.Stored); n == 2 && o.Stored[1] == o.Wanted-1 {
-		o.Wanted = o.Stored[1] // the rotation that runs is finished before the next one begins
+		o.Wanted = o.Stored[1] // finish the running rotation before the next one begins
 	}
 	d := decide(o, now)
 	if d.Blind {
@@ -37,7 +37,7 @@ func decide(o Observed, now time.Time) Decision {
 		return adopt(o)
 	}
 	if !slices.Contains(o.Stored, o.Wanted) {
-		// If we crash after the key is stored and before anybody knows it, the next plan publishes it.
+		// After a crash between storing the key and recording it, the next plan publishes it.
 		d := Decision{Action: Action{Kind: GenerateKey, Version: o.Wanted}}
 		if o.Wanted > 1 {
 			d.Step = StepGenerate
@@ -53,30 +53,30 @@ func decide(o Observed, now time.Time) Decision {
 			return d
 		}
 	}
-	// Every verifier refuses the old key, and no token, node or disk has anything of it. If we crash before the deletion,
-	// the next plan comes here again; after it, nothing of the rotation is left to do.
+	// Every verifier refuses the old key, and no token, node or disk has anything of it. After a crash before the
+	// deletion, the next plan comes here again; after the deletion, nothing of the rotation is left to do.
 	return Decision{Step: StepRetire, Action: Action{Kind: DeleteKey, Version: r.old}}
 }
 
-// unseen names what has to be seen before anything is written.
+// unseen names what must be seen before anything is written.
 func unseen(o Observed) string {
 	switch {
 	case o.Presence == PresenceUnknown:
 		return cmp.Or(o.ControlPlaneWaiting, "all API servers of the control plane to be seen")
 	case o.Presence == PresenceAbsent && o.Adopted:
-		return cmp.Or(o.ControlPlaneWaiting, "the control plane to be found: Keyturn did not make it, and makes no other")
+		return cmp.Or(o.ControlPlaneWaiting, "the control plane to be found: Keyturn did not create it, and creates no other")
 	}
 	return ""
 }
 
-// run is one plan of a rotation from the key version old to next; old is 0 when no rotation runs.
+// run is one plan of a rotation from key version old to next; old is 0 if no rotation runs.
 type run struct {
 	Observed
 	old, next int
 	now       time.Time
 }
 
-// newRun reads the two versions off the store, which must hold one at least: Wanted may be ahead of it.
+// newRun takes the two versions from the store, which must hold at least one. Wanted may be ahead of it.
 func newRun(o Observed, now time.Time) run {
 	n := len(o.Stored)
 	r := run{Observed: o, next: o.Stored[n-1], now: now}
@@ -86,7 +86,7 @@ func newRun(o Observed, now time.Time) run {
 	return r
 }
 
-// settle keeps a cluster in which no rotation runs as its spec wants it.
+// settle keeps a cluster without a running rotation as its spec wants it.
 func (r run) settle() Decision {
 	keys := r.keys(r.next, r.next)
 	if d, done := r.controlPlane("", keys, r.next); !done {
@@ -101,7 +101,7 @@ func (r run) settle() Decision {
 	if r.lost(r.next) {
 		return r.publishKeys("", r.next)
 	}
-	// A destination that cannot be asked does not keep nodes from coming.
+	// A destination that cannot be reached must not keep nodes from joining.
 	if !r.Nodes.Converged || r.nodesOld() {
 		return r.nodes("")
 	}
@@ -114,21 +114,21 @@ func (r run) settle() Decision {
 	return Decision{Action: converge(keys, r.next), Settled: true}
 }
 
-// publish makes every verifier accept both keys. It is over for good once some API server is to sign with the new
-// one: that happens only after it was proven.
+// publish makes every verifier accept both keys. It is done for good once some API server is configured to sign with
+// the new key, since that requires proof from every verifier.
 func (r run) publish() (Decision, bool) {
 	if r.switchBegan() {
 		return Decision{}, true
 	}
-	// The control plane comes first, as in every step: a fleet out of reach must not keep a dead API server down.
+	// The control plane comes first, as in every step: an unreachable fleet must not keep a dead API server down.
 	if d, done := r.controlPlane(StepPublish, r.keys(r.old, r.both()...), r.old); !done {
 		return d, false
 	}
 	return r.spread(StepPublish, r.both()...)
 }
 
-// switchOver makes every API server sign with the new key, and after them every kube-controller-manager. It is
-// over for good once some API server is to drop the old key.
+// switchOver makes every API server, and then every kube-controller-manager, sign with the new key. It is done for good
+// once some API server is configured to drop the old key.
 func (r run) switchOver() (Decision, bool) {
 	if r.retireBegan() {
 		return Decision{}, true
@@ -140,7 +140,7 @@ func (r run) switchOver() (Decision, bool) {
 	}
 	step := StepSwitch
 	if r.switchOrdered() {
-		step = StepRefresh // an API server that dies from here on is down during Refresh, and does not bring Switch back
+		step = StepRefresh // from here on, an API server that dies is down during Refresh, and does not restart Switch
 	}
 	d, done := r.controlPlane(step, r.keys(r.next, r.both()...), sign)
 	if outside || sign == r.next {
@@ -150,15 +150,15 @@ func (r run) switchOver() (Decision, bool) {
 	return r.holdSwitch(d, done, held), false
 }
 
-// managersMaySwitch reports whether every kube-controller-manager may sign with the new key: once all API servers are
-// proven to, or one of them was allowed to before.
+// managersMaySwitch reports whether every kube-controller-manager may sign with the new key: all API servers are proven
+// to, or some kube-controller-manager was allowed to before.
 func (r run) managersMaySwitch(outside bool) bool {
 	switched := func(s Server) bool { return s.Configured.Sign == r.next && r.proven(s) }
 	return outside && r.allServers(switched) || r.managerSwitched()
 }
 
-// holdSwitch pauses the switch, which would go on with d, while a destination outside the cluster no longer accepts
-// both keys: held mends that, or waits for it.
+// holdSwitch pauses the switch, which would continue with d, while a destination outside the cluster no longer accepts
+// both keys. held publishes the keys again, or waits for that.
 func (r run) holdSwitch(d Decision, done bool, held Decision) Decision {
 	t := &d.Action.Target
 	advances := func(s Server) bool {
@@ -166,7 +166,7 @@ func (r run) holdSwitch(d Decision, done bool, held Decision) Decision {
 	}
 	fresh := t.Live || t.Bootstrap && !r.Bootstrap.lags(t.Keys) || r.anyServer(advances)
 	if !done && !fresh {
-		return d // what is out comes back first
+		return d // first bring back what is down
 	}
 	if down := r.down(t.ControllerManagerSign); down != "" {
 		t.Next, t.Live, t.Bootstrap, d.Waiting = "", false, false, down
@@ -175,17 +175,17 @@ func (r run) holdSwitch(d Decision, done bool, held Decision) Decision {
 	return held
 }
 
-// refresh leaves no token of the time before the switch. Legacy tokens come first, so that a pod which the rotation
-// starts, and which may read its token once, starts with one that lives on. A last walk over them proves that none of
-// the old key came back while nodes and pods were replaced, which may take hours.
+// refresh replaces all tokens from before the switch. Legacy tokens come first, so that a pod that the rotation starts,
+// and that may read its token only once, starts with one that stays valid. A last walk over them proves that no token
+// of the old key came back while nodes and pods were replaced, which may take hours.
 //
-// It is over for good once some API server is to drop the old key; else a restarted controller would prove it again
-// through API servers that may be down, and only a later step brings them back.
+// It is done for good once some API server is configured to drop the old key. Otherwise a restarted controller would
+// prove it again through API servers that may be down, and only a later step brings them back.
 func (r run) refresh() (Decision, bool) {
 	if r.retireBegan() {
 		return Decision{}, true
 	}
-	// More tokens of the new key are of no use where it is refused. A destination that cannot be asked has accepted it
+	// More tokens of the new key are useless where it is refused. A destination that cannot be reached has accepted it
 	// before.
 	if r.lost(r.both()...) {
 		return r.publishKeys(StepRefresh, r.both()...), false
@@ -198,7 +198,7 @@ func (r run) refresh() (Decision, bool) {
 	}
 	if r.nodesOld() || !r.Nodes.Converged {
 		if r.Unled != "" {
-			return waiting(StepRefresh, r.Unled), false // pods that end now would be away for longer
+			return waiting(StepRefresh, r.Unled), false // pods that end now would be missing for longer
 		}
 		return r.nodes(StepRefresh), false
 	}
@@ -208,9 +208,9 @@ func (r run) refresh() (Decision, bool) {
 	return Decision{}, true
 }
 
-// watches waits until each kubelet sees at once that a Secret has changed. The old token dies when its Secret is
-// written: a pod that mounts it is refused until its kubelet knows, and one that starts before that may copy the dead
-// token. While the old key is accepted, it costs nothing but time to wait.
+// watches waits until each kubelet sees changes of Secrets at once. The old token dies when its Secret is written. A
+// pod that mounts it is refused until its kubelet knows, and one that starts before that may copy the dead token. While
+// the old key is accepted, waiting costs only time.
 func (r run) watches() (Decision, bool) {
 	if r.Nodes.Converged && r.Nodes.Oldest == 0 {
 		return Decision{}, true // there is no kubelet
@@ -235,8 +235,8 @@ func (r run) legacyTokens(why string) Decision {
 	}
 }
 
-// retire takes the old public key away from every verifier, and the old private key from every disk. It is over when no
-// verifier can accept the old key any more, not even one outside the cluster that keeps what was published before.
+// retire removes the old public key from every verifier, and the old private key from every disk. It is done when no
+// verifier can accept the old key any more, including those outside the cluster that cache what was published before.
 func (r run) retire() (Decision, bool) {
 	if reason := r.foreign(); reason != "" && !r.retireBegan() {
 		return Decision{Step: StepRetire, Action: Action{Kind: Wait}, Waiting: reason, Blocked: true}, false
@@ -256,7 +256,7 @@ func (r run) retire() (Decision, bool) {
 				fmt.Sprintf("API server %s to refuse a canary token of key version %d", s.Name, r.old)), false
 		}
 	}
-	// Nobody uses tokens of the old key any more, so destinations need not wait until API servers forget them.
+	// Nobody uses tokens of the old key any more, so publishing need not wait until the caches of API servers expire.
 	if d, done := r.published(StepRetire, r.next); !done {
 		return d, false
 	}
@@ -272,16 +272,16 @@ func (r run) retire() (Decision, bool) {
 	return r.spread(StepRetire, r.next)
 }
 
-// outstanding is which tokens of the old key Retire has to wait for, in words; empty when for none. Nothing signs with
-// that key any more, so there will be no others.
+// outstanding returns which tokens of the old key Retire must wait for; empty if none. Nothing signs with that key any
+// more, so there will be no others.
 func (r run) outstanding() string {
 	if o := r.Outstanding; o.Awaited && o.Live(r.now) && !o.Overdue(r.now) {
-		return cmp.Or(o.Waiting, fmt.Sprintf("the signers to report which tokens of key version %d live", r.old))
+		return cmp.Or(o.Waiting, fmt.Sprintf("the signers to report which tokens of key version %d are valid", r.old))
 	}
 	return ""
 }
 
-// disks leaves private keys of no other version than the one that keys sign with on the machines of the control plane.
+// disks removes all private keys but the signing key from the disks of control-plane machines.
 func (r run) disks(step Step, keys Keys) (Decision, bool) {
 	i := slices.IndexFunc(r.Held, func(v int) bool { return v != keys.Sign })
 	if i < 0 {
@@ -299,7 +299,7 @@ func (r run) nodes(step Step) Decision {
 	}
 }
 
-// keys are those that the API servers are to accept and to sign with, from the source that the spec wants.
+// keys returns the keys that API servers should accept and sign with, from the source that the spec wants.
 func (r run) keys(sign int, verify ...int) Keys {
 	return Keys{Verify: verify, Sign: sign, External: r.External}
 }
@@ -307,8 +307,8 @@ func (r run) keys(sign int, verify ...int) Keys {
 func (r run) both() []int    { return []int{r.old, r.next} }
 func (r run) nodesOld() bool { return r.Nodes.Oldest != 0 && r.Nodes.Oldest < r.next }
 
-// front is the furthest stage that anything shows: an API server or the next one to come, by what it has or is to have,
-// or a kube-controller-manager, which signs with a key only once every API server was proven to.
+// front returns the furthest stage in the cluster: of any API server or the next one to appear, configured or running,
+// or of a kube-controller-manager, which signs with a key only after every API server was proven to.
 func (r run) front() int {
 	stage := r.Bootstrap.Stage()
 	for _, s := range r.Servers {
@@ -325,8 +325,9 @@ func (r run) front() int {
 func (r run) switchBegan() bool { return r.front() >= r.keys(r.next, r.both()...).Stage() }
 func (r run) retireBegan() bool { return r.front() >= r.keys(r.next, r.next).Stage() }
 
-// switchOrdered reports whether every signer is to sign with the new key. Every API server was proven to by the time
-// that the first kube-controller-manager was, so one that comes later does not count where there are any.
+// switchOrdered reports whether every signer is configured to sign with the new key. Every API server was proven to
+// before the first kube-controller-manager switched, so if there are any, an API server that appeared later does not
+// count.
 func (r run) switchOrdered() bool {
 	if len(r.ControllerManagers) > 0 {
 		return !slices.ContainsFunc(r.ControllerManagers, func(m ControllerManager) bool { return m.Configured != r.next })
@@ -342,7 +343,7 @@ func waiting(step Step, why string) Decision {
 	return Decision{Step: step, Action: Action{Kind: Wait}, Waiting: why}
 }
 
-// waitingUntil waits for what the passing of time alone brings about.
+// waitingUntil waits for something that only takes time.
 func waitingUntil(t time.Time, step Step, why string) Decision {
 	d := waiting(step, why+", at the latest at "+t.UTC().Format(time.RFC3339))
 	d.Until = t

@@ -310,7 +310,7 @@ func (t *tape) observed() Observed {
 	if t.is() {
 		p := Publication{Name: "the fleet", Accepts: t.versions(), Refuses: t.versions(), Waiting: t.text()}
 		if t.is() {
-			p.SureAt = later
+			p.CertainAt = later
 		}
 		o.Publications = append(o.Publications, p)
 	}

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// published makes these key versions, and no other, the ones that verifiers outside the cluster accept; done means that
-// each destination has proven it.
+// published makes exactly these key versions the ones that verifiers outside the cluster accept. done means that each
+// destination has proven it.
 func (r run) published(step Step, versions ...int) (d Decision, done bool) {
 	for _, p := range r.Publications {
 		if p.whyNot(versions, r.Stored) != "" {
@@ -16,14 +16,14 @@ func (r run) published(step Step, versions ...int) (d Decision, done bool) {
 	return Decision{}, true
 }
 
-// spread reports like published, and is done once no verifier can use what was published before.
+// spread is published, but is done only when no verifier can still use what was published before.
 func (r run) spread(step Step, versions ...int) (d Decision, done bool) {
 	if d, done := r.published(step, versions...); !done {
 		return d, false
 	}
 	for _, p := range r.Publications {
-		if p.SureAt.After(r.now) {
-			return waitingUntil(p.SureAt, step,
+		if p.CertainAt.After(r.now) {
+			return waitingUntil(p.CertainAt, step,
 				fmt.Sprintf("every verifier of %s to accept key versions %v and no other", p.Name, versions)), false
 		}
 	}
@@ -49,8 +49,7 @@ func (r run) lost(versions ...int) bool {
 	})
 }
 
-// whyNot is what keeps these of the stored key versions from being the only ones accepted, in words; empty when nothing
-// does.
+// whyNot returns why not exactly these of the stored key versions are accepted; empty if they are.
 func (p Publication) whyNot(versions, stored []int) string {
 	if p.Waiting != "" {
 		return fmt.Sprintf("%s: %s", p.Name, p.Waiting)

@@ -1,33 +1,33 @@
 package rotation
 
-// Removal is what may be left of a cluster that is being deleted: all that is not known to be gone.
+// Removal is what may be left of a cluster that is being deleted: everything that is not known to be gone.
 type Removal struct {
 	Machines, ControlPlane bool
-	// Publications are what verifiers outside the cluster were given.
+	// Publications are the keys that were published to verifiers outside the cluster.
 	Publications bool
 	// Keys are the key versions in the store.
 	Keys bool
-	// Secrets are the others of the cluster: its kubeconfig, and the credentials of its fleet.
+	// Secrets are the other Secrets of the cluster: its kubeconfig, and the credentials of its fleet.
 	Secrets bool
 }
 
-// RemovalKind is the kind of a write that removes something of a cluster.
+// RemovalKind is the kind of a write that removes a part of a cluster.
 type RemovalKind string
 
-// The kinds of writes that remove a cluster, in their order. Each is idempotent.
+// The kinds of writes that remove a cluster, in order. Each is idempotent.
 const (
 	RemoveMachines     RemovalKind = "RemoveMachines"
 	RemoveControlPlane RemovalKind = "RemoveControlPlane"
 	RemovePublications RemovalKind = "RemovePublications"
 	RemoveKeys         RemovalKind = "RemoveKeys"
 	RemoveSecrets      RemovalKind = "RemoveSecrets"
-	// RemoveFinalizer lets go of the UserCluster: nothing is left.
+	// RemoveFinalizer releases the UserCluster, of which nothing is left.
 	RemoveFinalizer RemovalKind = "RemoveFinalizer"
 )
 
-// PlanRemoval decides what to remove next. A cluster goes from the outside in: machines before the control plane that
-// they need, whoever accepts or signs with a key before the key, and the credentials that the removal needs at the end.
-// If we crash anywhere, what is left is found again.
+// PlanRemoval decides what to remove next. It removes what depends on other parts first: machines before the control
+// plane, whatever accepts or signs with a key before the key, and last the credentials that the removal needs. After a
+// crash anywhere, the next plan finds what is left.
 func PlanRemoval(left Removal) RemovalKind {
 	switch {
 	case left.Machines:
@@ -44,7 +44,7 @@ func PlanRemoval(left Removal) RemovalKind {
 	return RemoveFinalizer
 }
 
-// Without returns what is left once a write has removed all of its kind.
+// Without returns what is left after a write has removed everything of its kind.
 func (r Removal) Without(kind RemovalKind) Removal {
 	switch kind {
 	case RemoveMachines:

@@ -319,9 +319,9 @@ func (c *cluster) observeFleet(v view) Publication {
 	}
 	accepts, refuses := f.accepts&f.published&c.stored, c.stored&^f.accepts&^f.published
 	f.proven = (f.proven | accepts) &^ refuses
-	p := Publication{Name: "the fleet", Accepts: accepts.list(), Refuses: refuses.list(), SureAt: later}
+	p := Publication{Name: "the fleet", Accepts: accepts.list(), Refuses: refuses.list(), CertainAt: later}
 	if f.sure {
-		p.SureAt = now
+		p.CertainAt = now
 	}
 	return p
 }

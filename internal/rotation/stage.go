@@ -1,14 +1,14 @@
 package rotation
 
-// Stage is the place of an API server's keys on the way forward, an integer that only grows while keys are rotated:
+// Stage orders the keys of an API server by their progress. It only grows while keys are rotated:
 //
 //	accepts [n],     signs with n      3n
 //	accepts [n,n+1], signs with n      3n+1
 //	accepts [n,n+1], signs with n+1    3n+2
 //	accepts [n+1],   signs with n+1    3n+3
 //
-// It is 0 for no keys. Whoever writes the keys of an API server compares stages and refuses a lower one than it holds,
-// so that a plan which was made before others acted on theirs does no harm.
+// It is 0 for no keys. Whoever writes the keys of an API server refuses a lower stage than it holds, so that a plan
+// that was made before others acted on theirs does no harm.
 func (k Keys) Stage() int {
 	switch {
 	case len(k.Verify) == 0:

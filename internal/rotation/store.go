@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// asDocumented ends a text that asks for what admission policies keep people from: the page says how.
+// asDocumented ends a text that asks for something that admission policies forbid. The page describes how to do it.
 const asDocumented = ", as docs/operations/recover.md says"
 
-// broken names an invariant that the store breaks; planning on would be a guess.
+// broken names an invariant that the store violates. Planning on would be a guess.
 func broken(o Observed) string {
 	n := len(o.Stored)
 	switch {
@@ -28,8 +28,8 @@ func broken(o Observed) string {
 	return lost(o)
 }
 
-// leftover returns a stored key version that belongs to no rotation, since those have two versions that follow each
-// other. It was retired and stored again, as by somebody who acted on an old plan.
+// leftover returns a stored key version that belongs to no rotation, since a rotation has two consecutive versions. It
+// was retired and then stored again, for example by somebody who acted on an old plan.
 func leftover(o Observed) (version int, ok bool) {
 	if n := len(o.Stored); n > 2 || n == 2 && o.Stored[0] > 0 && o.Stored[1]-o.Stored[0] > 1 {
 		return o.Stored[0], true
@@ -37,8 +37,8 @@ func leftover(o Observed) (version int, ok bool) {
 	return 0, false
 }
 
-// planWithout plans as if a leftover were not stored, and has it deleted when nothing else is to be done and nothing
-// uses it.
+// planWithout plans as if a leftover were not stored, and deletes it when nothing else is left to do and nothing uses
+// it.
 func planWithout(version int, o Observed, now time.Time) Decision {
 	o.Stored = o.Stored[1:]
 	d := Plan(o, now)
@@ -53,7 +53,7 @@ func planWithout(version int, o Observed, now time.Time) Decision {
 	}
 }
 
-// uses reports whether a process that is to stay runs, or is to start, with a key version.
+// uses reports whether a process that stays runs, or will start, with a key version.
 func uses(o Observed, version int) bool {
 	return slices.ContainsFunc(o.Servers, func(s Server) bool {
 		return !s.Leaving && (slices.Contains(s.Configured.Verify, version) || slices.Contains(s.Running.Verify, version))
@@ -62,9 +62,9 @@ func uses(o Observed, version int) bool {
 	})
 }
 
-// lost names a key version that something is to use and that the store does not hold. Another key pair must never be
-// stored under its number, nor the version be dropped where nothing is proven to replace it. One that was retired is
-// not lost: whoever came back with it is brought up.
+// lost names a key version that something should use but the store does not hold. No other key pair may ever be stored
+// under its number, and the version may not be dropped while nothing is proven to replace it. A retired version is not
+// lost: a server that comes back with it gets the current keys.
 func lost(o Observed) string {
 	oldest := oldestAlive(o)
 	missing := func(version int) bool { return version >= oldest && !slices.Contains(o.Stored, version) }
@@ -83,8 +83,8 @@ func lost(o Observed) string {
 	return ""
 }
 
-// oldestAlive returns the oldest key version that was not retired, as far as that is certain; versions count from 1.
-// The next rotation begins only after the one before has ended, and no API server drops a key before it may.
+// oldestAlive returns the oldest key version that was certainly not retired; versions count from 1. The next rotation
+// begins only after the previous one has ended, and no API server drops a key before it may.
 func oldestAlive(o Observed) int {
 	if len(o.Stored) == 0 {
 		return 1
@@ -97,8 +97,8 @@ func oldestAlive(o Observed) int {
 	return max(1, oldest-1)
 }
 
-// onlyOne reports whether the wanted key version is stored alone, no process runs, or is to start, with another, and no
-// API server accepts a key that is no version of ours. Beside the first version, such keys were there before.
+// onlyOne reports whether only the wanted key version is stored, no process runs or will start with another, and no API
+// server accepts a key that is no key version of the cluster. Beside version 1, such keys were there before.
 func onlyOne(o Observed) bool {
 	if !slices.Equal(o.Stored, []int{o.Wanted}) || len(o.Servers) == 0 {
 		return false

@@ -20,7 +20,7 @@ func TestLeftover(t *testing.T) {
 	}
 	published := settled
 	published.Stored, published.Servers = []int{1, 2, 3}, []Server{serving("cp-0", both)}
-	published.Publications = []Publication{{Name: "the fleet", Accepts: both.Verify, SureAt: later}}
+	published.Publications = []Publication{{Name: "the fleet", Accepts: both.Verify, CertainAt: later}}
 	tests := []struct {
 		name   string
 		o      Observed

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// versions sums up what was observed as the three versions of `status`. While an API server cannot be asked, what
-// its process was started with counts, or what the next one will be: it can run with nothing else.
+// versions summarizes the observation as the three versions of `status`. If an API server cannot be asked, versions
+// uses what its process was started with, or what the next one will start with: it can run with nothing else.
 func versions(o Observed) Versions {
 	if len(o.Stored) == 0 || len(o.Servers) == 0 {
 		return Versions{}
@@ -23,7 +23,7 @@ func versions(o Observed) Versions {
 	if r.retireBegan() || v.Private == r.next && r.Legacy.Final == r.next && !r.nodesOld() && r.Nodes.Converged {
 		v.Token = r.next
 	}
-	if r.allAccept() || r.retireBegan() { // all did, before the first was to drop the old one
+	if r.allAccept() || r.retireBegan() { // all did, before the first could drop the old one
 		v.Public = r.both()
 	}
 	return v
@@ -37,8 +37,8 @@ func (r run) allSign() bool {
 	return r.allServers(r.signsNext) && !slices.ContainsFunc(r.ControllerManagers, oldManager)
 }
 
-// allAccept reports whether every verifier accepts the new key version. Those outside the cluster need not be asked
-// again once the switch began.
+// allAccept reports whether every verifier accepts the new key version. Destinations outside the cluster need no check
+// once the switch began.
 func (r run) allAccept() bool {
 	refuses := func(p Publication) bool { return p.Waiting != "" || !slices.Contains(p.Accepts, r.next) }
 	outside := r.switchBegan() || !slices.ContainsFunc(r.Publications, refuses)
@@ -61,7 +61,7 @@ func (r run) acceptsNext(s Server) bool {
 // signer the new keys arrive later, so only a proof counts.
 func (s Server) believable() bool { return !s.Running.External }
 
-// keys is what the API server runs with or, when it does not, starts with next.
+// keys returns what the API server runs with or, if it does not run, starts with next.
 func (s Server) keys() Keys {
 	if s.Running.IsZero() {
 		return s.Configured

@@ -43,7 +43,7 @@ func TestWaiting(t *testing.T) {
 			ConvergeControlPlane, "", "API server cp-1 to be ready", false},
 		{"an API server signs with a foreign key", settled, func(o *Observed) {
 			o.Servers[1].Signs, o.Servers[1].SignsForeign = 0, "a"
-		}, ConvergeControlPlane, "", "it signs with key a, which is no version of ours", false},
+		}, ConvergeControlPlane, "", "it signs with key a, which is no key version of the cluster", false},
 		{"a manager stops", settled, func(o *Observed) {
 			o.ControllerManagers[0].Ready, o.ControllerManagers[0].Waiting = false, "stopping"
 		}, ConvergeControlPlane, "", "kube-controller-manager kcm-0: stopping", false},
@@ -84,7 +84,7 @@ func TestWaiting(t *testing.T) {
 			o.Servers[0], o.Servers[1].Foreign = serving("cp-0", second), []string{"a"}
 		}, ConvergeControlPlane, StepRetire, "API server cp-1 to accept key versions [2]", false},
 		{"no signer reports which tokens live", refreshed, func(o *Observed) { o.Outstanding = Outstanding{Awaited: true} },
-			Wait, StepRetire, "the signers to report which tokens of key version 1 live", false},
+			Wait, StepRetire, "the signers to report which tokens of key version 1 are valid", false},
 		{"tokens live, and the limit has not passed", refreshed, func(o *Observed) {
 			o.Outstanding = Outstanding{Awaited: true, Gone: later, Limit: later, Waiting: "2 tokens to expire"}
 		}, Wait, StepRetire, "2 tokens to expire", false},

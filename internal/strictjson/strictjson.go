@@ -1,5 +1,5 @@
-// Package strictjson reads the JSON of tokens and keys where encoding/json is too lenient for security: there, a
-// member name matches in any case, and of a name that comes twice the last one counts.
+// Package strictjson reads the JSON of tokens and keys. encoding/json is too lenient for security: it matches member
+// names in any case, and accepts duplicate names, of which the last one counts.
 //
 // It is pure, like token and jwks, which use it.
 package strictjson
@@ -12,11 +12,11 @@ import (
 	"unicode/utf8"
 )
 
-// ErrNotObject is the only error of Members. It holds nothing of the input.
-var ErrNotObject = errors.New("not a JSON object whose members have names of their own")
+// ErrNotObject is the only error of Members. It contains nothing of the input.
+var ErrNotObject = errors.New("not a JSON object with unique member names")
 
-// Members splits a JSON object into its members. Names are compared exactly, a name that comes twice is an error
-// (RFC 7515, section 4; RFC 7517, section 4), and so is anything after the object.
+// Members splits a JSON object into its members. Names are compared exactly. A duplicate name is an error (RFC 7515,
+// section 4; RFC 7517, section 4), and so is anything after the object.
 func Members(data []byte) (map[string]json.RawMessage, error) {
 	d := json.NewDecoder(bytes.NewReader(data))
 	if start, err := d.Token(); err != nil || start != json.Delim('{') || !utf8.Valid(data) {
@@ -44,7 +44,7 @@ func Members(data []byte) (map[string]json.RawMessage, error) {
 	return all, nil
 }
 
-// Text reads a JSON string; false for any other value, null included.
+// Text reads a JSON string; false for any other value, including null.
 func Text(raw json.RawMessage) (string, bool) {
 	var s string
 	if len(raw) == 0 || raw[0] != '"' || json.Unmarshal(raw, &s) != nil {

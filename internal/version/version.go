@@ -1,4 +1,4 @@
-// Package version says which version of Keyturn a binary is.
+// Package version contains the version of a Keyturn binary.
 package version
 
 import (
@@ -14,12 +14,13 @@ var version string
 
 // Info is the version of a binary.
 type Info struct {
-	// Version is like "v0.1.0", or "devel" for a build that is no release.
+	// Version is, for example, "v0.1.0", or "devel" for a build that is not a release.
 	Version string `json:"version"`
-	// Commit is that of the source; empty when the build did not know it. A build of changed files ends in "-dirty".
+	// Commit is the commit of the source; empty if the build did not know it. It ends in "-dirty" if files were
+	// changed.
 	Commit    string `json:"commit,omitempty"`
 	GoVersion string `json:"goVersion"`
-	// Platform is like "linux/amd64".
+	// Platform is, for example, "linux/amd64".
 	Platform string `json:"platform"`
 }
 

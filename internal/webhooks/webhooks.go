@@ -1,10 +1,10 @@
 // Package webhooks finds the admission webhooks of a cluster that requests of a rotation go through.
 //
-// A webhook that does not answer keeps each request that it catches for up to half a minute, whether its failure policy
-// is Fail or Ignore. List reads all that there are; Hook.Catches is pure, and Unserved tells which can never answer.
+// A webhook that does not answer delays each request that it matches for up to half a minute, regardless of its failure
+// policy. List reads all webhooks. Hook.Catches is pure. Unserved finds webhooks that can never answer.
 //
 // The namespace and object selectors and the conditions of a webhook are not evaluated: a webhook that might be called
-// counts as one that is.
+// counts as called.
 package webhooks
 
 import (
@@ -32,7 +32,7 @@ type Request struct {
 	Subresource string
 }
 
-// String is how messages name a request.
+// String describes a request for messages.
 func (r Request) String() string {
 	resource := r.Resource
 	if r.Subresource != "" {
@@ -43,18 +43,18 @@ func (r Request) String() string {
 
 // The requests of the parts of a rotation.
 var (
-	// Proof has those of the proof of one API server.
+	// Proof has the requests of the proof of one API server.
 	Proof = []Request{
 		{admissionv1.Create, "authentication.k8s.io", "tokenreviews", ""},
 		{admissionv1.Create, "", "serviceaccounts", "token"},
 		{admissionv1.Create, "", "serviceaccounts", ""},
 	}
-	// Legacy has those that bring new legacy tokens into pods.
+	// Legacy has the requests that bring new legacy tokens into pods.
 	Legacy = []Request{
 		{admissionv1.Update, "", "secrets", ""},
 		{admissionv1.Update, "", "pods", ""},
 	}
-	// Nodes has those that replace nodes.
+	// Nodes has the requests that replace nodes.
 	Nodes = []Request{
 		{admissionv1.Create, "", "pods", "eviction"},
 		{admissionv1.Delete, "", "pods", ""},
@@ -69,22 +69,23 @@ var (
 
 // Hook is one admission webhook.
 type Hook struct {
-	// Configuration is the object that it is in, like "ValidatingWebhookConfiguration policy", and Name its own.
+	// Configuration is the object that contains it, such as "ValidatingWebhookConfiguration policy", and Name its own
+	// name.
 	Configuration, Name string
 	// Service answers for it; nil if it has a URL.
 	Service *types.NamespacedName
-	// Ignored means that a request goes on when it does not answer.
+	// Ignored means that a request continues if it does not answer.
 	Ignored bool
 	// Timeout is how long the API server waits for its answer.
 	Timeout time.Duration
 	Rules   []admissionv1.RuleWithOperations
 }
 
-// String names a webhook, and what it does to requests when it does not answer.
+// String describes a webhook, and what happens to requests if it does not answer.
 func (h Hook) String() string {
 	fate := "fails"
 	if h.Ignored {
-		fate = "goes on"
+		fate = "continues"
 	}
 	return fmt.Sprintf("webhook %s of %s (a request waits for it for %s, and then %s)", h.Name, h.Configuration, h.Timeout,
 		fate)
@@ -163,8 +164,8 @@ func covers(pattern string, r Request) bool {
 		(!cut && r.Subresource == "" || cut && (subresource == "*" || subresource == r.Subresource))
 }
 
-// Unserved returns why a webhook can never answer: its service does not exist, or no pod of it is ready. It is empty
-// for one that may answer, and for one with a URL.
+// Unserved returns why a webhook can never answer: its service does not exist, or none of its pods is ready. It is
+// empty for a webhook that may answer, and for one with a URL.
 func Unserved(ctx context.Context, client kubernetes.Interface, h Hook) (string, error) {
 	if h.Service == nil {
 		return "", nil
@@ -195,11 +196,11 @@ func Unserved(ctx context.Context, client kubernetes.Interface, h Hook) (string,
 	return fmt.Sprintf("its Service %s has no ready endpoint", h.Service), nil
 }
 
-// suspectTimeout bounds reading the webhooks after a request that was cut off.
+// suspectTimeout limits reading the webhooks after a request that was canceled.
 const suspectTimeout = time.Second
 
-// suspects names the webhooks that requests of these kinds go through. Empty: there are none, or nobody can tell. It
-// works although ctx has ended.
+// suspects names the webhooks that requests of these kinds go through; empty if there are none, or they cannot be read.
+// It works even if ctx has ended.
 func suspects(ctx context.Context, client kubernetes.Interface, requests ...Request) string {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), suspectTimeout)
 	defer cancel()
@@ -227,12 +228,11 @@ func (e *Error) Error() string { return printable.Line(e.err.Error()) + e.blame 
 // Unwrap returns the error of the request.
 func (e *Error) Unwrap() error { return e.err }
 
-// cutOff is said of requests that a deadline of ours has ended.
+// cutOff is appended for requests that our own deadline has canceled.
 const cutOff = "; it was cut off for taking too long, which is no refusal"
 
-// Explain returns an *Error if err is that a webhook could not be called, or if the deadline of ctx has cut off the
-// request and requests of these kinds go through webhooks. Of any request that was cut off, the error tells that it
-// was.
+// Explain returns an *Error if err means that a webhook could not be called, or if the deadline of ctx has canceled the
+// request and requests of these kinds go through webhooks. For any canceled request, the error says so.
 func Explain(ctx context.Context, client kubernetes.Interface, err error, requests ...Request) error {
 	switch {
 	case isFailedCall(err):

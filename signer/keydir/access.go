@@ -9,19 +9,19 @@ import (
 	"syscall"
 )
 
-// access is what the owner and the mode of a file must keep others from doing.
+// access is what the mode and the owner of a file must not allow.
 type access struct {
-	// forbidden are the bits of the mode that others must not have, and verb is what they would allow.
+	// forbidden are the mode bits that must not be set, and verb is what they would allow others to do.
 	forbidden fs.FileMode
 	verb      string
 }
 
 var (
-	// notWritable is for what anybody may know.
+	// notWritable is for files that anyone may read.
 	notWritable = access{forbidden: 0o022, verb: "write"}
 	// secret is for private keys and PINs.
 	secret = access{forbidden: 0o077, verb: "read or write"}
-	// trusted is for the sticky root of a Secret volume: everybody may add to it, but not replace what is there.
+	// trusted is for the sticky root of a Secret volume: anyone may add files to it, but not replace them.
 	trusted = access{}
 )
 
@@ -37,7 +37,7 @@ func (a access) check(info fs.FileInfo) error {
 	return nil
 }
 
-// owner returns the user that a file belongs to.
+// owner returns the user ID of a file's owner.
 func owner(info fs.FileInfo) int {
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
 		return int(stat.Uid)

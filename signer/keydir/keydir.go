@@ -1,11 +1,11 @@
-// Package keydir reads, writes and watches the directory from which package signer, and so keyturn-signer, gets its
-// keys.
+// Package keydir reads, writes and watches the directory that holds the keys of package signer, and so of
+// keyturn-signer.
 //
-// Start with NewKey and Write on the side that owns the keys. Read returns what Write wrote.
+// To provide keys, start with NewKey and Write. Read returns what Write wrote.
 //
-// # The form
+// # Format
 //
-// The directory holds a manifest, keys.json, and the files that it names, all side by side:
+// The directory holds a manifest, keys.json, and next to it the files that the manifest names:
 //
 //	{
 //	  "signingVersion": 2,
@@ -20,30 +20,30 @@
 //	  ]
 //	}
 //
-// signingVersion is the key that is to sign. The other keys verify; one of them that has a private key and is not
-// verifyOnly goes on signing until that one may. A public key is PEM in PKIX form. A private key is either PEM in a
+// signingVersion is the key that should sign. The other keys verify. One of them with a private key that is not
+// verifyOnly goes on signing until that key may. A public key is PEM in PKIX form. A private key is either PEM in a
 // file, or a key of a PKCS #11 token, named by its URI (see below). refreshHintSeconds is how often the API server
-// fetches the keys; while more than one of them is in its discovery document, it gets rotationRefreshHintSeconds
-// instead (default: the same, at most 5). leadInSeconds is how long a key must have been served before it signs
-// (default: 0; see package signer). maxTokenExpirationSeconds bounds the tokens that the API server asks for (at least
-// 600).
+// fetches the keys. While its discovery document has several keys, it gets rotationRefreshHintSeconds instead (default:
+// the same, at most 5). leadInSeconds is how long a key must have been served before it signs (default: 0; see package
+// signer). maxTokenExpirationSeconds is the longest life of a token that the API server requests (at least 600).
 //
 // A PKCS #11 URI (RFC 7512) has the attributes token, and object or id or both. The attributes serial, manufacturer and
-// model may narrow the token down. pin-source names a file of the directory with the PIN. Other attributes are refused.
+// model may select the token further. pin-source names a file of the directory that holds the PIN. Other attributes are
+// refused.
 //
-// Decoding is strict: a member that is not known, twice there, or null is an error, and so is a file name with a slash.
+// Decoding is strict: an unknown, duplicate or null member is an error, and so is a file name with a slash.
 //
 // # Replacing it
 //
-// Read sees one version of the directory as a whole, however it is replaced: by the symbolic link ..data, as Kubernetes
-// does it with Secret volumes and Write does it too; by a symbolic link in place of the directory; or by renaming
-// another directory over it. Files changed in place are seen as well, but perhaps half of them: don't.
+// Read returns one version of the directory as a whole, however it is replaced: by the symbolic link ..data, as
+// Kubernetes does in Secret volumes and Write does too; by a symbolic link in place of the directory; or by renaming
+// another directory over it. Do not change files in place: Read may then see some of them old and some new.
 //
 // # Who may write and read it
 //
-// Whoever can write a public key there can make tokens. So Read refuses files and directories that group or others can
-// write, or that belong to anybody but root and the reader; and private keys and PINs that group or others can read. In
-// a Secret volume set defaultMode 0400 and no fsGroup.
+// Whoever can write a public key there can forge tokens. So Read refuses files and directories that group or others can
+// write, or whose owner is neither root nor the reader. It also refuses private keys and PINs that group or others can
+// read. In a Secret volume, set defaultMode 0400 and no fsGroup.
 package keydir
 
 import (
@@ -57,12 +57,12 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// ManifestName is the file that says which keys there are.
+// ManifestName is the file that lists the keys.
 const ManifestName = "keys.json"
 
 // Set is the content of a directory.
 type Set struct {
-	// SigningVersion is the version of the key that is to sign.
+	// SigningVersion is the version of the key that should sign.
 	SigningVersion int
 	// RefreshHint is how often the API server fetches the keys: whole seconds, at least 1.
 	RefreshHint time.Duration
@@ -70,13 +70,13 @@ type Set struct {
 	RotationRefreshHint time.Duration
 	// LeadIn is how long a key must have been served before it signs: whole seconds.
 	LeadIn time.Duration
-	// MaxTokenExpiration bounds the life of tokens: whole seconds, at least 600.
+	// MaxTokenExpiration is the longest life of a token: whole seconds, at least 600.
 	MaxTokenExpiration time.Duration
-	// Keys ascend by version.
+	// Keys are in ascending order of version.
 	Keys []Key
 }
 
-// Key is one key of a set. It may hold a private key; formatting and encoding do not show it.
+// Key is one key of a set. It may hold a private key, which formatting and encoding do not show.
 type Key struct {
 	// Version counts from 1.
 	Version int
@@ -84,16 +84,16 @@ type Key struct {
 	Public crypto.PublicKey
 	// Private is the private key in PEM; empty if there is none, or if it is in a PKCS #11 token.
 	Private Secret
-	// PKCS11 is the URI (RFC 7512) of the private key in a PKCS #11 token; empty if it is not there.
+	// PKCS11 is the URI (RFC 7512) of a private key in a PKCS #11 token; empty for other keys.
 	PKCS11 string
 	// PIN opens the token; empty if the URI names none.
 	PIN Secret
-	// VerifyOnly forbids that the key signs.
+	// VerifyOnly forbids signing with the key.
 	VerifyOnly bool
 	// ExcludeFromOIDCDiscovery keeps the key out of the API server's JWKS. Such a key is VerifyOnly.
 	ExcludeFromOIDCDiscovery bool
 
-	// signer is what Private was parsed to, or made from; nil if neither was done.
+	// signer is the parsed form of Private, or what Private was encoded from; nil if there is neither.
 	signer crypto.Signer
 }
 
@@ -105,7 +105,7 @@ func (s Set) Wipe() {
 	}
 }
 
-// Signer returns the private key that Private holds. A key that was read has parsed it once.
+// Signer returns the private key that Private holds. For a key from Read, it is already parsed.
 func (k Key) Signer() (crypto.Signer, error) {
 	if k.signer != nil && len(k.Private) > 0 {
 		return k.signer, nil
@@ -139,17 +139,17 @@ func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 // MarshalText does not show the secret.
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
-// The bounds of a set.
+// The limits of a set.
 const (
 	minTokenExpiration = 600 * time.Second
 	maxHint            = 24 * time.Hour
 	maxExpiration      = 100 * 365 * 24 * time.Hour
-	maxKeys            = 100 // more than verifiers outside take
-	// DefaultRotationRefreshHint is the hint while a rotation runs, unless the settled one is shorter.
+	maxKeys            = 100 // more than verifiers outside the cluster accept
+	// DefaultRotationRefreshHint is the hint while a rotation runs, unless RefreshHint is shorter.
 	DefaultRotationRefreshHint = 5 * time.Second
 )
 
-// Validate returns what is wrong with a set. Read returns, and Write takes, only sets that pass.
+// Validate returns an error if the set is invalid. Read returns, and Write accepts, only valid sets.
 func (s Set) Validate() error {
 	for _, b := range []struct {
 		member   string
@@ -194,7 +194,7 @@ func (s Set) validateKeys() error {
 	return nil
 }
 
-// validate returns the kid of a good key.
+// validate returns the kid of a valid key.
 func (k Key) validate() (string, error) {
 	public, err := jwks.NewKey(k.Public)
 	pin, errURI := pinFile(k.PKCS11)
@@ -206,7 +206,7 @@ func (k Key) validate() (string, error) {
 	case errURI != nil:
 		return "", errURI
 	case (pin != "") != (len(k.PIN) > 0):
-		return "", fmt.Errorf("a PIN and the pin-source of the PKCS #11 URI need each other")
+		return "", fmt.Errorf("a PIN requires a pin-source in the PKCS #11 URI, and a pin-source a PIN")
 	case k.ExcludeFromOIDCDiscovery && !k.VerifyOnly:
 		return "", fmt.Errorf("a key with excludeFromOIDCDiscovery must be verifyOnly: the API server refuses its signatures")
 	case len(k.Private) > 0:
@@ -229,7 +229,7 @@ func (k Key) checkPair() error {
 		return err
 	}
 	if !bytes.Equal(a, b) {
-		return fmt.Errorf("its public key is not that of its private key")
+		return fmt.Errorf("its public key does not belong to its private key")
 	}
 	return nil
 }

@@ -299,7 +299,7 @@ func TestReadRefuses(t *testing.T) {
 		"one key twice": {
 			key(1, func(k map[string]any) { k["public"], k["private"] = "1.pub", "1.key" }), "the same key as version 1",
 		},
-		"other public key": {key(1, func(k map[string]any) { k["public"] = "1.pub" }), "not that of its private key"},
+		"other public key": {key(1, func(k map[string]any) { k["public"] = "1.pub" }), "does not belong to its private key"},
 		"two private keys": {
 			key(1, func(k map[string]any) { k["pkcs11"] = "pkcs11:token=t;object=o" }), "both in a file and in a PKCS #11 token",
 		},

@@ -29,7 +29,7 @@ type manifestEntry struct {
 	ExcludeFromOIDCDiscovery bool   `json:"excludeFromOIDCDiscovery,omitempty"`
 }
 
-// parseManifest reads keys.json, refusing members that it does not know.
+// parseManifest reads keys.json. It refuses unknown members.
 func parseManifest(data []byte) (manifest, error) {
 	var m manifest
 	var keys []json.RawMessage
@@ -62,8 +62,7 @@ func parseManifest(data []byte) (manifest, error) {
 	return m, nil
 }
 
-// decode fills the members of an object. What is wrong with a value is not said in the words of encoding/json, which
-// might quote it.
+// decode reads the members of an object. Its errors do not include those of encoding/json, which may quote a value.
 func decode(data []byte, into map[string]any) error {
 	members, err := strictjson.Members(data)
 	if err != nil {
@@ -81,7 +80,7 @@ func decode(data []byte, into map[string]any) error {
 	return nil
 }
 
-// set returns what the manifest says without what is in other files.
+// set returns the set of the manifest, without the content of other files.
 func (m manifest) set() Set {
 	return Set{
 		SigningVersion:      m.SigningVersion,
@@ -99,7 +98,7 @@ func (m manifest) rotationHint() time.Duration {
 	return min(seconds(m.RefreshHintSeconds), DefaultRotationRefreshHint)
 }
 
-// seconds never overflows: what is too long stays too long.
+// seconds converts without overflow. What is too long stays too long.
 func seconds(n int64) time.Duration {
 	limit := int64(2 * maxExpiration / time.Second)
 	return time.Duration(max(-1, min(n, limit))) * time.Second
@@ -107,7 +106,7 @@ func seconds(n int64) time.Duration {
 
 var errName = errors.New("not the name of a file of the directory")
 
-// checkName refuses names that lead out of the directory, and hidden ones, which belong to who replaces it.
+// checkName refuses names that lead out of the directory, and hidden ones, which are reserved for replacing it.
 func checkName(name string) error {
 	if name == "" || strings.HasPrefix(name, ".") || strings.ContainsAny(name, "/\\\x00\n") {
 		return fmt.Errorf("%q is %w", name, errName)

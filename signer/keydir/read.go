@@ -16,27 +16,27 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// dataLink is the symbolic link that Secret volumes and Write swap.
+// dataLink is the symbolic link that Secret volumes and Write replace.
 const dataLink = "..data"
 
-// maxFile bounds what is read from a file.
+// maxFile is the largest file that is read, in bytes.
 const maxFile = 256 << 10
 
-// Digest identifies the bytes that a set was read from.
+// Digest identifies the files that a set was read from.
 type Digest [sha256.Size]byte
 
-// attempts of Read to see one version of a directory that is replaced again and again.
+// attempts is how often Read tries to read one whole version of a directory that is being replaced.
 const attempts = 50
 
-// ErrUnchanged is returned by ReadChange when the directory holds what is known already.
-var ErrUnchanged = errors.New("it holds what is known already")
+// ErrUnchanged is returned by ReadChange when the content has the known digest.
+var ErrUnchanged = errors.New("it has not changed")
 
-// Read reads the directory. Two sets with one digest are equal. The set holds private keys and PINs: Wipe it when it is
-// not needed any more.
+// Read reads the directory. Two sets with one digest are equal. The set holds private keys and PINs: call Wipe when it
+// is no longer needed.
 func Read(dir string) (Set, Digest, error) { return ReadChange(dir, Digest{}) }
 
-// ReadChange is Read for who has read the directory before: it returns ErrUnchanged if the digest is the known one. It
-// then has parsed no key, and left no copy of one in memory.
+// ReadChange is Read for callers that know an earlier digest: it returns ErrUnchanged if the digest is still the same.
+// It then has parsed no key, and left no copy of one in memory.
 func ReadChange(dir string, known Digest) (Set, Digest, error) {
 	var set Set
 	var digest Digest
@@ -53,8 +53,8 @@ func ReadChange(dir string, known Digest) (Set, Digest, error) {
 	return set, digest, nil
 }
 
-// errReplaced is why a reading starts again: what was read is not what is there any more.
-var errReplaced = errors.New("it is replaced while it is read")
+// errReplaced makes Read start again: the directory was replaced meanwhile.
+var errReplaced = errors.New("it was replaced while being read")
 
 func readOnce(dir string, known Digest) (Set, Digest, error) {
 	root, err := open(dir)
@@ -65,7 +65,7 @@ func readOnce(dir string, known Digest) (Set, Digest, error) {
 	return readFrom(root, dir, known)
 }
 
-// readFrom reads what open returned for a directory.
+// readFrom reads a directory that open returned.
 func readFrom(root *os.Root, dir string, known Digest) (Set, Digest, error) {
 	r := &reader{root: root, files: map[string][]byte{}}
 	set, err := r.read(known)
@@ -78,8 +78,8 @@ func readFrom(root *os.Root, dir string, known Digest) (Set, Digest, error) {
 	return set, r.digest(), nil
 }
 
-// open returns the directory that has the files. All of them are reached through it, so that a swap in between does
-// not mix two versions.
+// open returns the directory that has the files. They are all read through it, so that a replacement meanwhile cannot
+// mix two versions.
 func open(dir string) (*os.Root, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -103,7 +103,7 @@ func open(dir string) (*os.Root, error) {
 	return data, checkDirectory(data)
 }
 
-// bare removes the operation and the path from an error, which the caller names.
+// bare removes the operation and the path from an error, since the caller adds them.
 func bare(err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("%s: %w", filepath.Base(e.Path), e.Err)
@@ -111,7 +111,7 @@ func bare(err error) error {
 	return err
 }
 
-// current reports whether the directory that was opened is still the one that open would return.
+// current reports whether open would still return the same directory.
 func current(dir string, was *os.Root) bool {
 	now, err := open(dir)
 	if err != nil {
@@ -131,7 +131,7 @@ func checkDirectory(root *os.Root) error {
 	return notWritable.check(info)
 }
 
-// checkVolume allows what Secret volumes have.
+// checkVolume allows the modes and owners of Secret volumes.
 func checkVolume(root *os.Root) error {
 	info, err := root.Stat(".")
 	if err != nil {
@@ -159,7 +159,7 @@ func (r *reader) wipe() {
 	}
 }
 
-// read parses the files only if their digest is not the known one. When it fails, it wipes them.
+// read parses the files only if their digest differs from the known one. When it fails, it wipes them.
 func (r *reader) read(known Digest) (set Set, err error) {
 	defer func() {
 		if err != nil {
@@ -204,7 +204,7 @@ func (r *reader) loadKey(e manifestEntry) error {
 	return nil
 }
 
-// pinFile returns the file that a PKCS #11 URI names; none for no URI.
+// pinFile returns the PIN file that a PKCS #11 URI names; empty for no URI.
 func pinFile(uri string) (string, error) {
 	if uri == "" {
 		return "", nil
@@ -249,12 +249,12 @@ func (r *reader) key(e manifestEntry) (Key, error) {
 	return k, err
 }
 
-// load reads a file and adds it to the digest. One that two keys share is read once.
+// load reads a file and adds it to the digest. A file that two keys share is read once.
 func (r *reader) load(name string, want access) error {
 	if err := checkName(name); err != nil {
 		return err
 	}
-	// A FIFO must not block the reader.
+	// Without O_NONBLOCK, a FIFO would block the reader.
 	f, err := r.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return bare(err)
@@ -276,7 +276,7 @@ func (r *reader) load(name string, want access) error {
 	if _, again := r.files[name]; again {
 		return nil
 	}
-	// One buffer of the right size, so that no copies are left behind.
+	// One buffer of the right size leaves no copies behind.
 	data := make([]byte, info.Size())
 	r.files[name] = data
 	if _, err := io.ReadFull(f, data); err != nil {
@@ -286,7 +286,7 @@ func (r *reader) load(name string, want access) error {
 	return nil
 }
 
-// note adds a file to the digest. Hashes are of one size, so no two lists of files give the same bytes.
+// note adds a file to the digest. Hashes have a fixed size, so no two lists of files give the same bytes.
 func (r *reader) note(name string, data []byte) {
 	for _, part := range [][]byte{[]byte(name), data} {
 		sum := sha256.Sum256(part)

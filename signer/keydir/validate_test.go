@@ -66,8 +66,8 @@ func TestValidateKeys(t *testing.T) {
 	}{
 		"a key in a token":            {hardware("pkcs11:token=t;object=o", ""), ""},
 		"a key in a token with a PIN": {hardware("pkcs11:token=t;object=o?pin-source=p", "1"), ""},
-		"a PIN that nothing names":    {hardware("pkcs11:token=t;object=o", "1"), "need each other"},
-		"no PIN":                      {hardware("pkcs11:token=t;object=o?pin-source=p", ""), "need each other"},
+		"a PIN that nothing names":    {hardware("pkcs11:token=t;object=o", "1"), "requires a pin-source"},
+		"no PIN":                      {hardware("pkcs11:token=t;object=o?pin-source=p", ""), "requires a pin-source"},
 		"a bad URI":                   {hardware("pkcs11:object=o", ""), "PKCS #11 URI"},
 		"a public key that is none": {func(s *keydir.Set) {
 			s.Keys[1] = keydir.Key{Version: 2, Public: off, VerifyOnly: true}

@@ -16,17 +16,17 @@ type Watcher struct {
 	watched string
 }
 
-// settle is how long changes are gathered: one replacement is several of them.
+// settle is how long changes are collected, since one replacement causes several.
 const settle = 10 * time.Millisecond
 
-// NewWatcher watches a directory, which need not exist yet, but its parent must. Close it in the end.
+// NewWatcher watches a directory. The directory need not exist yet, but its parent must. Close the watcher in the end.
 func NewWatcher(dir string) (*Watcher, error) {
 	notify, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("watching key directory %s: %w", dir, err)
 	}
 	w := &Watcher{dir: filepath.Clean(dir), notify: notify}
-	// The parent sees a directory or a link that is renamed into place.
+	// The parent reports a directory or a link that is renamed into it.
 	if err := notify.Add(filepath.Dir(w.dir)); err != nil {
 		_ = notify.Close()
 		return nil, fmt.Errorf("watching key directory %s: %w", dir, err)
@@ -35,11 +35,11 @@ func NewWatcher(dir string) (*Watcher, error) {
 	return w, nil
 }
 
-// Close ends the watch.
+// Close stops the watch.
 func (w *Watcher) Close() error { return w.notify.Close() }
 
-// Wait returns when the directory may have changed since the last Wait returned, when the interval has passed, or when
-// ctx ends. It errs on the side of returning.
+// Wait returns when the directory may have changed since the last Wait, when the interval has passed, or when ctx ends.
+// It may also return without a change.
 func (w *Watcher) Wait(ctx context.Context, interval time.Duration) {
 	timer := time.NewTimer(interval)
 	defer timer.Stop()
@@ -52,7 +52,7 @@ func (w *Watcher) Wait(ctx context.Context, interval time.Duration) {
 			return
 		case e := <-w.notify.Events:
 			changed = w.concerns(e)
-		case err := <-w.notify.Errors: // such as an overflow: what was lost is not known
+		case err := <-w.notify.Errors: // such as an overflow, which loses changes
 			changed = err != nil
 		}
 	}
@@ -60,7 +60,7 @@ func (w *Watcher) Wait(ctx context.Context, interval time.Duration) {
 	w.follow()
 }
 
-// concerns leaves out what happens to neighbours of the directory.
+// concerns reports whether an event is about the directory, not about its neighbours.
 func (w *Watcher) concerns(e fsnotify.Event) bool {
 	return e.Name == w.dir || filepath.Dir(e.Name) == w.watched
 }
@@ -80,7 +80,7 @@ func (w *Watcher) drain(ctx context.Context) {
 }
 
 // follow watches the directory that is there now. A watch belongs to an inode, so each replacement needs a new one. If
-// that fails, the interval of Wait is what is left.
+// that fails, Wait returns only when its interval has passed.
 func (w *Watcher) follow() {
 	target, err := filepath.EvalSymlinks(w.dir)
 	if err != nil {

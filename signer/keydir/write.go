@@ -18,16 +18,17 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// versionPrefix starts the names of the directories that ..data points to.
+// versionPrefix begins the names of the directories that ..data points to.
 const versionPrefix = "..v-"
 
 // Write makes the directory hold exactly this set, with directories of mode 0700 and files of mode 0600. Readers see
-// the old set or the new one. When it returns nil, the set is on disk, Read accepts it, and no file of another set is
-// left. Writing the set that is there already changes nothing but to remove what a crash left. One caller at a time.
+// either the old set or the new one. When it returns nil, the set is on disk, Read accepts it, and no file of another
+// set is left. If the set is already there, Write only removes what a crash left. Only one goroutine or process may
+// call it at a time.
 //
-// Write repairs what others spoiled. The directory becomes the caller's, of mode 0700; what is in its place but is no
-// directory is removed, and so is everything in it that is not of the set. It refuses a directory that was never a key
-// directory, and so never deletes the files of somebody else.
+// Write repairs damage. It makes the caller the owner of the directory, with mode 0700. It removes anything at the
+// directory's path that is not a directory, and everything in the directory that is not of the set. It refuses a
+// directory that was never a key directory, so it never deletes unrelated files.
 func Write(dir string, set Set) error {
 	if err := write(dir, set); err != nil {
 		return fmt.Errorf("writing key directory %s: %w", dir, err)
@@ -52,26 +53,26 @@ func write(dir string, set Set) error {
 	if err != nil {
 		return err
 	}
-	// Crash here: the old set is whole, and a directory that nothing points to is left for clean.
+	// A crash here leaves the old set whole, and a directory that nothing points to, which clean removes.
 	if err := swap(root, version); err != nil {
 		_ = root.RemoveAll(version)
 		return err
 	}
-	// Crash here: the new set is whole, and the old private keys are left until the next Write.
+	// A crash here leaves the new set whole, and the old private keys until the next Write.
 	if err := clean(root); err != nil {
 		return err
 	}
 	return readable(dir)
 }
 
-// readable returns why Read would refuse what was written: a reader goes by the path, and not by what is open here.
+// readable returns why Read would refuse the set that was written. Readers use the path, not the open directory.
 func readable(dir string) error {
 	set, _, err := Read(dir)
 	set.Wipe()
 	return err
 }
 
-// own opens the directory, which it makes if it is missing, and takes it from everybody else.
+// own opens the directory, creating it if it is missing, and removes the access of others.
 func own(dir string) (*os.Root, error) {
 	dir = filepath.Clean(dir)
 	if err := makeDirectory(dir); err != nil {
@@ -87,8 +88,8 @@ func own(dir string) (*os.Root, error) {
 	return root, nil
 }
 
-// makeDirectory leaves a directory alone. Removing what is in its place deletes one file or link, and nothing behind
-// it.
+// makeDirectory creates the directory unless it exists. If something else has its path, it removes that one file or
+// link, and nothing that the link points to.
 func makeDirectory(dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return err
@@ -108,14 +109,14 @@ func makeDirectory(dir string) error {
 	return os.Mkdir(dir, 0o700)
 }
 
-// take makes the directory the caller's alone, if it is a key directory or an empty one.
+// take makes the caller the only owner of the directory, if it is a key directory or empty.
 func take(root *os.Root, dir string) error {
 	info, err := root.Stat(".")
 	if err != nil {
 		return err
 	}
 	if at, err := os.Lstat(dir); err != nil || !os.SameFile(at, info) {
-		return errReplaced // by a link, perhaps, to what is not ours
+		return errReplaced // perhaps by a link to a directory that is not ours
 	}
 	if err := checkMark(root); err != nil {
 		return err
@@ -131,7 +132,7 @@ func take(root *os.Root, dir string) error {
 	return nil
 }
 
-// checkMark refuses a directory with files in it of which none is a key directory's.
+// checkMark refuses a directory that has files but no mark of a key directory.
 func checkMark(root *os.Root) error {
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
@@ -141,19 +142,19 @@ func checkMark(root *os.Root) error {
 		return e.Name() == dataLink || e.Name() == ManifestName || strings.HasPrefix(e.Name(), versionPrefix)
 	}
 	if len(entries) > 0 && !slices.ContainsFunc(entries, marked) {
-		return hint.Errorf("name a directory of its own",
+		return hint.Errorf("name a separate directory",
 			"it was never a key directory: %s is in it", entries[0].Name())
 	}
 	return nil
 }
 
-// holds reports whether the directory has exactly these files already, all of them secret.
+// holds reports whether the directory already has exactly these files, all with mode and owner of secrets.
 func holds(root *os.Root, files map[string][]byte) bool {
 	target, err := root.Readlink(dataLink)
 	if err != nil || strings.Contains(target, "/") {
 		return false
 	}
-	// clean would remove what another link leads to.
+	// clean would remove what another link points to.
 	if info, err := root.Lstat(target); err != nil || !info.IsDir() {
 		return false
 	}
@@ -180,7 +181,7 @@ func holds(root *os.Root, files map[string][]byte) bool {
 	return true
 }
 
-// writeVersion writes the files into a directory of a new name. When it fails, it leaves none of them.
+// writeVersion writes the files to a new directory. When it fails, it leaves none of them.
 func writeVersion(root *os.Root, files map[string][]byte) (string, error) {
 	name := versionPrefix + rand.Text()
 	if err := root.Mkdir(name, 0o700); err != nil {
@@ -215,7 +216,7 @@ func writeFile(root *os.Root, name string, content []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// swap points ..data to a version, in one step unless a directory is in the place of the link.
+// swap makes ..data point to a version, atomically unless ..data is a directory.
 func swap(root *os.Root, version string) error {
 	temporary := versionPrefix + "link"
 	if err := root.RemoveAll(temporary); err != nil {
@@ -235,7 +236,7 @@ func swap(root *os.Root, version string) error {
 	return syncDir(root)
 }
 
-// clean removes what ..data does not point to.
+// clean removes everything that ..data does not point to.
 func clean(root *os.Root) error {
 	target, err := root.Readlink(dataLink)
 	if err != nil {
@@ -292,7 +293,7 @@ func encode(set Set) (map[string][]byte, error) {
 	return files, checkSizes(files)
 }
 
-// checkSizes refuses, before anything is written, what Read would refuse after it.
+// checkSizes refuses, before anything is written, files that Read would refuse.
 func checkSizes(files map[string][]byte) error {
 	for name, content := range files {
 		if len(content) == 0 || len(content) > maxFile {
@@ -322,7 +323,7 @@ func encodeKey(k Key, files map[string][]byte) (manifestEntry, error) {
 	return e, encodePIN(k, files)
 }
 
-// encodePIN writes the PIN where the URI says. Keys of one token share its PIN and may share the file.
+// encodePIN adds the PIN file that the URI names. Keys of one token have the same PIN and may share the file.
 func encodePIN(k Key, files map[string][]byte) error {
 	name, err := pinFile(k.PKCS11)
 	if err != nil || name == "" {
@@ -332,7 +333,7 @@ func encodePIN(k Key, files map[string][]byte) error {
 		return err
 	}
 	if other, ok := files[name]; ok && string(other) != string(k.PIN) {
-		return fmt.Errorf("file %s is to hold two things", name)
+		return fmt.Errorf("file %s is named for two different contents", name)
 	}
 	files[name] = k.PIN
 	return nil

@@ -6,36 +6,36 @@ import (
 	"unsafe"
 )
 
-// index finds cells by what they hold. It is in the memory of one process, and may forget: what it does not find is
+// index finds cells by content. It is in the memory of one process, and may forget: content that it does not find is
 // written a second time.
 type index struct {
 	seed    maphash.Seed
 	buckets [][bucketSize]atomic.Uint32
 }
 
-// bucketSize is how many cells of one hash are found: a line of the processor's cache.
+// bucketSize is how many cells with one hash are found: one cache line of the processor.
 const bucketSize = 16
 
 func newIndex(cells int) *index {
 	return &index{maphash.MakeSeed(), make([][bucketSize]atomic.Uint32, max(1, cells*2/bucketSize))}
 }
 
-// bytes is the memory of the index.
+// bytes returns the memory of the index.
 func (x *index) bytes() int { return len(x.buckets) * bucketSize * 4 }
 
-// find returns the bucket of a content, and what its cells have in their high bits there.
+// find returns the bucket of a content, and the tag of its cells there.
 func (x *index) find(c *content) (bucket *[bucketSize]atomic.Uint32, tag uint32) {
 	h := maphash.Bytes(x.seed, unsafe.Slice((*byte)(unsafe.Pointer(c)), len(c)*wordSize))
 	return &x.buckets[h%uint64(len(x.buckets))], uint32(h>>32) << (32 - tagBits)
 }
 
-// The number of a cell, from 1, is in the low bits of a word of the index, and the rest is its tag.
+// A word of the index has the number of a cell, from 1, in its low bits. The rest is its tag.
 const (
 	tagBits    = 14
 	numberMask = 1<<(32-tagBits) - 1
 )
 
-// lookup calls try for each cell that may be in question, until it reports true.
+// lookup calls try for each cell that may match, until try returns true.
 func lookup(bucket *[bucketSize]atomic.Uint32, tag uint32, try func(cell int) bool) (cell int, ok bool) {
 	for i := range bucket {
 		v := bucket[i].Load()
@@ -49,7 +49,7 @@ func lookup(bucket *[bucketSize]atomic.Uint32, tag uint32, try func(cell int) bo
 	return 0, false
 }
 
-// note adds a cell in place of none, of one that is dead, or of another.
+// note adds a cell, replacing an empty word, a dead cell, or else any other.
 func note(bucket *[bucketSize]atomic.Uint32, tag uint32, cell int, dead func(cell int) bool) {
 	value := tag | uint32(cell+1)
 	for i := range bucket {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The file is an array of 64-bit words in the byte order of the machine: a page of header, a page with a row for each
-// key, and cells of eight words. A row or cell begins with its state.
+// The file is an array of 64-bit words in the byte order of the machine: a page with the header, a page with one row
+// for each key, and cells of eight words. A row or cell begins with its state.
 const (
 	wordSize  = 8
 	cellWords = 8
@@ -18,35 +18,35 @@ const (
 	pageCells = pageWords / cellWords
 	keyRows   = pageWords / cellWords
 
-	// fullSize is how many cells a ledger has: 8 MiB.
+	// fullSize is the number of cells of a ledger: 8 MiB.
 	fullSize = 1 << 17
 
-	// magic ends in the version of the format.
+	// magic ends with the version of the format.
 	magic uint64 = 'K'<<56 | 'T'<<48 | 'L'<<40 | 'E'<<32 | 'D'<<24 | 'G'<<16 | 'R'<<8 | '1'
 )
 
 // The words of the header.
 const (
 	headMagic = iota
-	// headCells is how many cells there are.
+	// headCells is the number of cells.
 	headCells
-	// headInode is the number of the file, by which a copy is told from the original.
+	// headInode is the inode number of the file, which differs in a copy.
 	headInode
-	// headBoot is the boot in which the file was last written, two words.
+	// headBoot is the boot in which the file was last written, in two words.
 	headBoot
 	_
 	// headClean is 1 while everything is on disk and no signer has the file open.
 	headClean
-	// headSince is from when on all tokens are noted, in Unix seconds.
+	// headSince is since when all tokens are recorded, in Unix seconds.
 	headSince
-	// headUsed is how many cells were ever used, those from the first on.
+	// headUsed is how many cells were ever used, counted from the first.
 	headUsed
-	// headOthers is the expiry of the tokens for whose key there was no row.
+	// headOthers is the last expiry of tokens whose key has no row.
 	headOthers
 )
 
-// state is the first word of a cell: until when its content holds, in Unix seconds, how often it was given away, and
-// what it is. Once written, a content stays the same until the cell is given away.
+// state is the first word of a cell: when its content expires, in Unix seconds, how often the cell was reused, and its
+// kind. The content, once written, does not change until the cell is reused.
 type state uint64
 
 const (
@@ -57,7 +57,7 @@ const (
 	kindBits   = 2
 	numberBits = 26
 	expiryBits = 64 - kindBits - numberBits
-	// never is the expiry of tokens that do not expire: in the year 4147.
+	// never is the expiry of tokens that never expire: in the year 4147.
 	never = 1<<expiryBits - 1
 )
 
@@ -69,28 +69,28 @@ func (s state) kind() state    { return s & (1<<kindBits - 1) }
 func (s state) number() state  { return s >> kindBits & (1<<numberBits - 1) }
 func (s state) expiry() uint64 { return uint64(s >> (kindBits + numberBits)) }
 
-// sameAs reports whether nobody else was given the cell between two looks at it.
+// sameAs reports whether the cell was not reused between two reads of its state.
 func (s state) sameAs(other state) bool {
 	return s.kind() == other.kind() && s.number() == other.number()
 }
 
-// content is what a cell holds beside its state: a piece of text, or an entry.
+// content is the rest of a cell after its state: a piece of text, or an entry.
 type content [cellWords - 1]uint64
 
-// The kinds of content, the lowest byte of the first word.
+// The kinds of content, in the lowest byte of the first word.
 const (
 	contentText  = 1
 	contentEntry = 2
 )
 
 const (
-	// pieceSize is how much text a cell holds.
+	// pieceSize is the number of text bytes in a cell.
 	pieceSize = (cellWords - 2) * wordSize
-	// maxText bounds a text. Longer ones are given up.
+	// maxText is the longest text. Longer ones are not recorded.
 	maxText = 1 << 9
 )
 
-// piece is one piece of a text, of pieceSize bytes at most. next is the reference of what follows; 0 if nothing does.
+// piece returns one piece of a text, of pieceSize bytes at most. next is the reference of the piece that follows, or 0.
 func piece(text []byte, next uint32) (c content) {
 	c[0] = contentText | uint64(len(text))<<8 | uint64(next)<<32
 	var padded [pieceSize]byte
@@ -101,7 +101,7 @@ func piece(text []byte, next uint32) (c content) {
 	return c
 }
 
-// text appends the text of a piece, and returns the reference of what follows.
+// text appends the text of a piece, and returns the reference of the next one.
 func (c *content) text(to []byte) (_ []byte, next uint32, ok bool) {
 	size := int(c[0] >> 8 & 0xff)
 	if c[0]&0xff != contentText || size > pieceSize {
@@ -114,7 +114,7 @@ func (c *content) text(to []byte) (_ []byte, next uint32, ok bool) {
 	return append(to, padded[:size]...), uint32(c[0] >> 32), true
 }
 
-// record is an entry as a content. References are numbers of cells, from 1; 0 refers to none.
+// record is an entry as content. References are the numbers of cells, from 1; 0 means none.
 type record struct {
 	row                      uint8
 	kind                     kind
@@ -170,7 +170,7 @@ func (s slot) state() state { return state(s.words[0].Load()) }
 
 func (s slot) change(from, to state) bool { return s.words[0].CompareAndSwap(uint64(from), uint64(to)) }
 
-// claim takes a slot that holds nothing which lives at a time. The caller writes it, and then publishes it.
+// claim takes a slot whose content is no longer live at a time. The caller writes it, and then publishes it.
 func (s slot) claim(at uint64) (state, bool) {
 	was := s.state()
 	if was.kind() == stateWriting || was.kind() == stateLive && was.expiry() >= at {
@@ -190,8 +190,8 @@ func (s slot) write(c *content, from int) {
 	}
 }
 
-// holds reports whether the slot has this content, words before from aside, and has it live until an expiry. If it
-// lives shorter than that, its expiry becomes raised.
+// holds reports whether the slot has this content, comparing words from the given one, and is live until expiry. If it
+// expires earlier, its expiry becomes raised.
 func (s slot) holds(c *content, from int, expiry, raised uint64) bool {
 	for {
 		was := s.state()
@@ -233,13 +233,13 @@ func (s slot) read() (c content, st state, ok bool) {
 	}
 }
 
-// raise makes a word at least so large.
+// raise makes a word at least that large.
 func raise(w *atomic.Uint64, to uint64) {
 	for was := w.Load(); was < to && !w.CompareAndSwap(was, to); was = w.Load() {
 	}
 }
 
-// table is a file in memory.
+// table is a file mapped into memory.
 type table struct {
 	bytes []byte
 	words []atomic.Uint64
@@ -268,5 +268,5 @@ func (t *table) row(i int) slot  { return t.slot(pageWords + i*cellWords) }
 func (t *table) cell(i int) slot { return t.slot(2*pageWords + i*cellWords) }
 func (t *table) cells() int      { return len(t.words)/cellWords - 2*keyRows }
 
-// used is how many cells were ever used.
+// used returns how many cells were ever used.
 func (t *table) used() int { return int(min(t.head(headUsed).Load(), uint64(t.cells()))) }

@@ -259,7 +259,7 @@ func TestFilesThatCannotBeTrusted(t *testing.T) {
 			if err := os.Truncate(w.path, 100); err != nil {
 				t.Fatal(err)
 			}
-		}, "no file of the size"},
+		}, "not a file of the size"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

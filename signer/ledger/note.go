@@ -10,39 +10,39 @@ import (
 	"runtime/debug"
 )
 
-// Token is what is noted of a token. Its texts may be changed after Note.
+// Token is what the ledger records of a token. Its byte slices may be reused after Note.
 type Token struct {
 	KeyID string
-	// Namespace and ServiceAccount are empty if the account is not known.
+	// Namespace and ServiceAccount are empty if the account is unknown.
 	Namespace, ServiceAccount []byte
-	// Audiences are in ascending order, each once.
+	// Audiences are in ascending order, without duplicates.
 	Audiences [][]byte
-	// Kind is Pod, Secret or Node, and empty if the token is bound to no object.
+	// Kind is Pod, Secret or Node; empty if the token is not bound to an object.
 	Kind      string
 	Name, UID []byte
-	// Partial means that not all of the audiences and the bound object could be read.
+	// Partial means that some audience or the bound object could not be read.
 	Partial bool
 	// Expires is in Unix seconds; Never if the token does not expire.
 	Expires int64
 }
 
-// Never is the expiry of a token that does not expire.
+// Never is the expiry of a token that never expires.
 const Never int64 = math.MaxInt64
 
-// ErrBroken is returned when the file cannot be read or written any more.
+// ErrBroken is returned when the file can no longer be read or written.
 var ErrBroken = errors.New("the ledger cannot be written")
 
-// textSlack is how much longer than its tokens a text is kept, so that it need not be written for each of them.
+// textSlack is how many seconds longer than its tokens a text is kept, so that it is not written again for each of
+// them.
 const textSlack = 15 * 60
 
-// Note notes a token. When it returns, a Report of any process has the token, and nothing but the loss of the disk or a
-// disorderly end of the machine takes it away. It waits for nobody. Of a file that cannot be written, the error is
-// ErrBroken.
+// Note records a token. When it returns, a Report in any process includes the token. Only the loss of the disk or an
+// unclean stop of the machine can lose it. It does not block. If the file cannot be written, the error is ErrBroken.
 func (l *Ledger) Note(t *Token) error {
 	return l.guard(func() { l.note(t, uint64(min(max(t.Expires, 0), never-textSlack))) })
 }
 
-// guard calls do. It returns ErrBroken when the kernel cannot give the file's memory: then do was cut off.
+// guard calls do. If the kernel cannot provide a page of the file, it ends do and returns ErrBroken.
 func (l *Ledger) guard(do func()) (err error) {
 	if l.closed.Load() {
 		return fmt.Errorf("%w: it is closed", ErrBroken)
@@ -64,7 +64,7 @@ func (l *Ledger) guard(do func()) (err error) {
 	return nil
 }
 
-// note writes the finest entry for which there is room.
+// note writes the most detailed entry for which there is room.
 func (l *Ledger) note(t *Token, expiry uint64) {
 	row, ok := l.row(t.KeyID, expiry)
 	if !ok {
@@ -78,7 +78,7 @@ func (l *Ledger) note(t *Token, expiry uint64) {
 	raise(&l.table.row(row).words[rowCoarse], expiry)
 }
 
-// noteFine writes an entry with all that is known.
+// noteFine writes an entry with all details.
 func (l *Ledger) noteFine(t *Token, row int, expiry uint64) (ok bool) {
 	r := record{row: uint8(row), kind: kindOf(t.Kind)}
 	if t.Partial {
@@ -98,7 +98,7 @@ func (l *Ledger) noteFine(t *Token, row int, expiry uint64) (ok bool) {
 	return l.entry(r, expiry)
 }
 
-// noteAccount leaves the bound object out.
+// noteAccount writes an entry without the bound object.
 func (l *Ledger) noteAccount(t *Token, row int, expiry uint64) (ok bool) {
 	r := record{row: uint8(row), coarse: true}
 	if r.account, ok = l.account(t, expiry, true); !ok {
@@ -146,7 +146,7 @@ func (l *Ledger) audiences(t *Token, expiry uint64, coarse bool) (uint32, bool) 
 	return l.text(text, expiry, coarse)
 }
 
-// object is a name, and a UID as a number if it has the usual form; else the name is a list of both.
+// object records a name, and a UID as a number if it has the usual form; else the name is a list of both.
 func (l *Ledger) object(t *Token, expiry uint64) (name uint32, uid [2]uint64, ok bool) {
 	var buffer [maxText]byte
 	text, parts := buffer[:0], [...][]byte{t.Name, t.UID}
@@ -163,7 +163,7 @@ func (l *Ledger) object(t *Token, expiry uint64) (name uint32, uid [2]uint64, ok
 	return name, uid, ok
 }
 
-// appendList appends texts, each after its length; not if they are too long.
+// appendList appends texts, each after its length. It fails if they are too long.
 func appendList(to []byte, texts ...[]byte) ([]byte, bool) {
 	for _, text := range texts {
 		if len(to)+binary.MaxVarintLen16+len(text) > maxText {
@@ -207,7 +207,7 @@ func formatUID(uid [2]uint64) string {
 		uid[1]&(1<<48-1))
 }
 
-// text returns a reference to a text, its last piece first: whoever finds a cell finds all that it refers to.
+// text returns a reference to a text. It writes the last piece first, so that a cell never refers to a missing one.
 func (l *Ledger) text(text []byte, expiry uint64, coarse bool) (ref uint32, ok bool) {
 	for end := len(text); end > 0; {
 		begin := (end - 1) / pieceSize * pieceSize
@@ -220,8 +220,8 @@ func (l *Ledger) text(text []byte, expiry uint64, coarse bool) (ref uint32, ok b
 	return ref, true
 }
 
-// intern returns a reference to a cell with this content that lives until expiry. If it has to be written for that, its
-// expiry becomes the raised one. It fails when there is no room.
+// intern returns a reference to a cell with this content that is live until expiry. If the cell has to be written for
+// that, its expiry becomes raised. It fails when there is no room.
 func (l *Ledger) intern(c *content, expiry, raised uint64, coarse bool) (ref uint32, ok bool) {
 	bucket, tag := l.index.find(c)
 	holds := func(cell int) bool { return l.table.cell(cell).holds(c, 0, expiry, raised) }
@@ -246,10 +246,10 @@ func (l *Ledger) dead(cell int, at uint64) bool {
 	return s.kind() != stateLive || s.expiry() < at
 }
 
-// rowCoarse is the word of a row with the expiry of tokens of which nothing but the key is noted.
+// rowCoarse is the word of a row with the last expiry of tokens of which only the key is recorded.
 const rowCoarse = 1
 
-// keyContent is the kid as a row has it, from the second word on.
+// keyContent is the kid as it is stored in a row, from the second word on.
 func keyContent(kid string) (c content, ok bool) {
 	if kid == "" || len(kid) > pieceSize {
 		return c, false
@@ -259,7 +259,7 @@ func keyContent(kid string) (c content, ok bool) {
 	return c, true
 }
 
-// row returns the row of a key, and has it live until an expiry.
+// row returns the row of a key, and keeps it live until expiry.
 func (l *Ledger) row(kid string, expiry uint64) (row int, ok bool) {
 	c, ok := keyContent(kid)
 	if !ok {

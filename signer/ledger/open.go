@@ -18,32 +18,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Ledger notes tokens in a file. It is safe for concurrent use, but for Tend and Close.
+// Ledger records tokens in a file. It is safe for concurrent use, except for Tend and Close.
 type Ledger struct {
 	path string
 	file *os.File
-	// info describes the file as it was when it was opened.
+	// info describes the file when it was opened.
 	info  fs.FileInfo
 	table *table
 	index *index
-	// opened is when, by the clock now.
+	// opened is the time of opening, by now.
 	opened time.Time
 	now    func() time.Time
 	room   atomic.Pointer[room]
-	// lastRow is the row of the key that signed last.
+	// lastRow is the row of the key that was used last.
 	lastRow atomic.Int32
 	closed  atomic.Bool
 }
 
 // Options are the options of Open. None is required.
 type Options struct {
-	// Overlap is how long another signer, which notes nothing here, may still sign when a new ledger begins.
+	// Overlap is how long another signer, which does not write to this ledger, may still sign after a new ledger
+	// begins.
 	Overlap time.Duration
-	// Log receives why a ledger begins. Nil means slog.Default().
+	// Log receives why a new ledger begins. Nil means slog.Default().
 	Log *slog.Logger
 }
 
-// environment is what a ledger has from its process. Tests replace it.
+// environment is what a ledger uses of its process. Tests replace it.
 type environment struct {
 	now   func() time.Time
 	boot  func() ([2]uint64, error)
@@ -54,9 +55,9 @@ func systemEnvironment() environment {
 	return environment{now: time.Now, boot: bootID, cells: fullSize}
 }
 
-// Open opens the ledger at a path, also beside another process that has it open. It begins a new one, of mode 0600, if
-// there is none, or none that can be trusted: of another version, a copy, or one that the machine may not have written
-// whole before it stopped.
+// Open opens the ledger at a path. Another process may have it open, too. Open begins a new ledger, of mode 0600, if
+// there is none, or if the file is not trustworthy: it has another version, is a copy, or may be incomplete since the
+// machine stopped before it was on disk.
 func Open(path string, o Options) (*Ledger, error) {
 	l, err := open(path, o, systemEnvironment())
 	if err != nil {
@@ -83,13 +84,13 @@ func open(path string, o Options, env environment) (*Ledger, error) {
 	return newLedger(path, f, t, env)
 }
 
-// isUnusable reports whether a new file is to begin.
+// isUnusable reports whether the error calls for a new file.
 func isUnusable(err error) bool {
 	unusable := new(unusableError)
 	return errors.As(err, &unusable) || errors.Is(err, fs.ErrNotExist)
 }
 
-// replace puts a new file at a path, unless another process has just done that.
+// replace puts a new file at a path, unless another process has just done so.
 func replace(path string, boot [2]uint64, o Options, env environment) (*os.File, *table, error) {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
@@ -108,7 +109,7 @@ func replace(path string, boot [2]uint64, o Options, env environment) (*os.File,
 		level = slog.LevelInfo
 	}
 	since := env.now().Add(o.Overlap).Truncate(time.Second).Add(time.Second)
-	o.Log.Log(context.Background(), level, "a new ledger of tokens begins; tokens signed before are not in it",
+	o.Log.Log(context.Background(), level, "beginning a new ledger; it lacks tokens signed earlier",
 		"path", path, "reason", why.Error(), "since", since)
 	if f, t, err = create(path, boot, since, env); err != nil {
 		return nil, nil, err
@@ -116,7 +117,7 @@ func replace(path string, boot [2]uint64, o Options, env environment) (*os.File,
 	return f, t, dir.Sync()
 }
 
-// newLedger takes a file, which the process has locked.
+// newLedger returns the ledger of a file that this process has locked.
 func newLedger(path string, f *os.File, t *table, env environment) (*Ledger, error) {
 	l := &Ledger{path: path, file: f, table: t, index: newIndex(t.cells()), opened: env.now(), now: env.now}
 	runtime.AddCleanup(l, func(t *table) { _ = t.unmap() }, t)
@@ -133,7 +134,7 @@ func newLedger(path string, f *os.File, t *table, env environment) (*Ledger, err
 	return l, nil
 }
 
-// fill finds what is in the file.
+// fill adds the cells of the file to the index.
 func (l *Ledger) fill() {
 	at := l.reusable()
 	for cell := range l.table.used() {
@@ -144,12 +145,12 @@ func (l *Ledger) fill() {
 	}
 }
 
-// unusableError is why a file is no ledger that can be trusted.
+// unusableError is why a file cannot be trusted as a ledger.
 type unusableError struct{ reason string }
 
 func (e *unusableError) Error() string { return e.reason }
 
-// reopen opens a file that is there.
+// reopen opens an existing file.
 func reopen(path string, boot [2]uint64, env environment) (*os.File, *table, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -162,7 +163,7 @@ func reopen(path string, boot [2]uint64, env environment) (*os.File, *table, err
 	return f, t, nil
 }
 
-// take locks a file, and has it be that of this boot.
+// take locks a file, checks it, and marks it as one of this boot.
 func take(f *os.File, boot [2]uint64, env environment) (*table, error) {
 	alone, err := lock(f)
 	if err != nil {
@@ -173,7 +174,7 @@ func take(f *os.File, boot [2]uint64, env environment) (*table, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() != int64(fileSize(env.cells)) {
-		return nil, &unusableError{"it is no file of the size of a ledger"}
+		return nil, &unusableError{"it is not a file of the size of a ledger"}
 	}
 	t, err := mapTable(f.Fd(), env.cells, unix.PROT_READ|unix.PROT_WRITE)
 	if err != nil {
@@ -188,8 +189,8 @@ func take(f *os.File, boot [2]uint64, env environment) (*table, error) {
 	return t, nil
 }
 
-// begin prepares a file to be written to. If nobody else has it open, what a process that was killed had begun to write
-// becomes free again.
+// begin prepares a file for writing. If no other process has it open, it frees what a killed process had begun to
+// write.
 func (t *table) begin(f *os.File, boot [2]uint64, alone bool) error {
 	if alone {
 		for i := range keyRows {
@@ -207,11 +208,11 @@ func (t *table) begin(f *os.File, boot [2]uint64, alone bool) error {
 	if t.head(headClean).Swap(0) == 0 {
 		return nil
 	}
-	return t.sync() // or the file would pass for whole if the machine stopped now
+	return t.sync() // otherwise the file would still look complete after a stop of the machine
 }
 
-// lock takes a lock that ends with the process. Whoever is alone has the file for itself; the others share it, and wait
-// here as long as somebody prepares or ends it.
+// lock takes a lock that ends with the process. It is exclusive if no other process has the file open; else it is
+// shared, and waits here while another process prepares or closes the file.
 func lock(f *os.File) (alone bool, err error) {
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if err == nil || !errors.Is(err, unix.EWOULDBLOCK) {
@@ -224,11 +225,11 @@ func lock(f *os.File) (alone bool, err error) {
 	}
 }
 
-// check returns why a file cannot be trusted: an unusableError, or nil.
+// check returns an unusableError if the file cannot be trusted.
 func (t *table) check(info fs.FileInfo, boot [2]uint64) error {
 	switch {
 	case t.head(headMagic).Load() != magic || t.head(headCells).Load() != uint64(t.cells()):
-		return &unusableError{"it is no ledger, or one of another version"}
+		return &unusableError{"it is not a ledger, or has another version"}
 	case t.head(headInode).Load() != inode(info):
 		return &unusableError{"it is a copy of a ledger"}
 	case t.head(headClean).Load() != 1 && (t.head(headBoot).Load() != boot[0] || t.head(headBoot+1).Load() != boot[1]):
@@ -237,7 +238,7 @@ func (t *table) check(info fs.FileInfo, boot [2]uint64) error {
 	return nil
 }
 
-// free makes a slot that was being written free again.
+// free frees a slot whose writer was killed.
 func (s slot) free() {
 	if st := s.state(); st.kind() == stateWriting {
 		s.change(st, st&^(1<<kindBits-1)|stateFree)
@@ -251,7 +252,7 @@ func (t *table) sync() error {
 	return nil
 }
 
-// create puts a new ledger at a path. The disk has room for all of it then.
+// create puts a new ledger at a path, with disk space for all of it.
 func create(path string, boot [2]uint64, since time.Time, env environment) (*os.File, *table, error) {
 	temporary := path + ".new"
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -299,7 +300,7 @@ func write(f *os.File, boot [2]uint64, since time.Time, cells int) (*table, erro
 	return t, nil
 }
 
-// reserve makes an empty file that large, by blocks that are its own, so that a full disk is noticed here.
+// reserve allocates blocks for an empty file of this size, so that a full disk is noticed here.
 func reserve(f *os.File, size int) error {
 	err := unix.Fallocate(int(f.Fd()), 0, 0, int64(size))
 	if !errors.Is(err, unix.EOPNOTSUPP) {
@@ -316,8 +317,8 @@ func inode(info fs.FileInfo) uint64 {
 	return 0
 }
 
-// Close ends a ledger, into which nobody notes any more. If no other process has it open, it syncs the file, so that it
-// outlives the machine's stop.
+// Close closes a ledger. Nobody may call Note any more. If no other process has the file open, Close syncs it, so that
+// it survives a stop of the machine.
 func (l *Ledger) Close() error {
 	var finishErr error
 	err := l.guard(func() {
@@ -329,10 +330,11 @@ func (l *Ledger) Close() error {
 	return errors.Join(err, finishErr, release(l.file))
 }
 
-// release lets go of a file. The mapping, which may last longer, would keep the lock.
+// release unlocks and closes a file. Unlocking is explicit, since the mapping, which may last longer, would keep the
+// lock.
 func release(f *os.File) error { return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close()) }
 
-// finish marks a file as whole on disk.
+// finish marks a file as complete on disk.
 func (t *table) finish() error {
 	if err := t.sync(); err != nil {
 		return err
@@ -341,7 +343,7 @@ func (t *table) finish() error {
 	return t.sync()
 }
 
-// Remove removes the file of a ledger that must not be believed.
+// Remove removes the file of a ledger that must not be trusted.
 func Remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the ledger: %w", err)
@@ -349,7 +351,7 @@ func Remove(path string) error {
 	return nil
 }
 
-// bootID is the number of this boot of the machine.
+// bootID returns the ID of this boot of the machine.
 func bootID() (id [2]uint64, err error) {
 	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

@@ -16,12 +16,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrUntrusted is returned by Read for a file that is no ledger of this version, a copy, or one that the machine may
-// not have written whole before it stopped. The next Open replaces it.
+// ErrUntrusted is returned by Read for a file that is not a ledger of this version, is a copy, or may be incomplete
+// since the machine stopped before it was on disk. The next Open replaces it.
 var ErrUntrusted = errors.New("the ledger cannot be trusted")
 
-// Read reads the ledger at a path, while signers may write to it. What was noted before the call is in the report,
-// unless it had expired at the time now, and Leeway had passed. If there is no file, the error is fs.ErrNotExist.
+// Read reads the ledger at a path, while signers may write to it. The report includes what was recorded before the
+// call, unless it had expired more than Leeway before now. If there is no file, the error is fs.ErrNotExist.
 func Read(path string, now time.Time) (Report, error) {
 	r, err := read(path, now, systemEnvironment())
 	if unusable := new(unusableError); errors.As(err, &unusable) {
@@ -51,7 +51,7 @@ func read(path string, now time.Time, env environment) (r Report, err error) {
 		return r, err
 	}
 	if !info.Mode().IsRegular() || info.Size() != int64(fileSize(env.cells)) {
-		return r, &unusableError{"it is no file of the size of a ledger"}
+		return r, &unusableError{"it is not a file of the size of a ledger"}
 	}
 	t, err := mapTable(f.Fd(), env.cells, unix.PROT_READ)
 	if err != nil {
@@ -74,17 +74,17 @@ func read(path string, now time.Time, env environment) (r Report, err error) {
 	return t.report(max(0, now.Add(-Leeway).Unix())), nil
 }
 
-// reader makes entries of cells.
+// reader converts cells to entries.
 type reader struct {
 	*table
-	// texts are the texts of references, and kids the key IDs of rows.
+	// texts are the texts by reference, and kids the key IDs of rows.
 	texts map[uint32]string
 	kids  [keyRows]string
-	// found are the expiries of entries. Two processes may have written the same one.
+	// found are the expiries by entry. Two processes may have written the same one.
 	found map[identity]uint64
 }
 
-// identity is what tells entries apart. The texts are as in the file.
+// identity distinguishes entries. Its texts are encoded as in the file.
 type identity struct {
 	kid, account, audiences string
 	kind                    kind
@@ -93,7 +93,7 @@ type identity struct {
 	coarse                  bool
 }
 
-// report reads what expires at a time, in Unix seconds, or later.
+// report returns what expires at from, in Unix seconds, or later.
 func (t *table) report(from int64) Report {
 	r := &reader{table: t, texts: map[uint32]string{}, found: map[identity]uint64{}}
 	for i := range keyRows {
@@ -120,7 +120,7 @@ func (r *reader) note(id identity, expiry uint64, from int64) {
 	}
 }
 
-// noteEntry leaves out of an entry what is damaged.
+// noteEntry adds an entry, without its damaged parts.
 func (r *reader) noteEntry(e record, expiry uint64, from int64) {
 	if expiry < uint64(from) {
 		return
@@ -136,7 +136,7 @@ func (r *reader) noteEntry(e record, expiry uint64, from int64) {
 	r.note(id, expiry, from)
 }
 
-// kid returns the key ID of a row, which another process may have claimed since the rows were read.
+// kid returns the key ID of a row, which another process may have claimed after the rows were read.
 func (r *reader) kid(row int) string {
 	if r.kids[row] == "" {
 		if c, _, ok := r.row(row).read(); ok {
@@ -152,7 +152,7 @@ func kidOf(row content) string {
 	return strings.TrimRight(string(text), "\x00")
 }
 
-// text reads a text, whose pieces live at least as long as what refers to them.
+// text reads a text. Its pieces live at least as long as what refers to them.
 func (r *reader) text(ref uint32) (string, bool) {
 	if text, ok := r.texts[ref]; ok || ref == 0 {
 		return text, true
@@ -186,7 +186,7 @@ func (id identity) valid() bool {
 	return ok && nameOK && len(name) >= 1 && len(name) <= 2
 }
 
-// list splits what appendList made.
+// list splits the output of appendList.
 func (identity) list(text string) (all []string, ok bool) {
 	for rest := []byte(text); len(rest) > 0; {
 		size, n := binary.Uvarint(rest)
@@ -229,7 +229,7 @@ func (id identity) object() *Object {
 	return o
 }
 
-// compare gives entries an order.
+// compare orders entries.
 func (e Entry) compare(other Entry) int {
 	object := func(e Entry) Object {
 		if e.Bound == nil {

@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// Stats is what is in a ledger.
+// Stats describes the content of a ledger.
 type Stats struct {
-	// Entries are those that Read would return, and Coarse how many of them are coarse.
+	// Entries is how many entries Read would return, and Coarse how many of them are coarse.
 	Entries, Coarse int
-	// Bytes is the memory that the ledger uses, the file's part included.
+	// Bytes is the memory that the ledger uses, including its file.
 	Bytes int
 	// Expires is when the last token of each key expires, by kid.
 	Expires map[string]time.Time
 }
 
-// room is where cells are free, as it was when Tend last looked.
+// room records which cells were free at the last Tend.
 type room struct {
-	// pages have a free cell each, the lowest first.
+	// pages are the pages with a free cell, in ascending order.
 	pages []uint32
 	next  atomic.Int64
 	// fine is how many cells may still be taken for entries that are not coarse.

@@ -28,7 +28,7 @@ func settled(name string, keyAge time.Duration) *v1alpha1.UserCluster {
 			TokenVersion: 1, PrivateKeyVersion: 1, PublicKeyVersions: []int32{1},
 			Keys: []v1alpha1.KeyVersionStatus{storedKey(1, keyAge)},
 		},
-		Conditions: conditions(true, keyAge, v1alpha1.ReasonReady, "The cluster is as its spec wants it"),
+		Conditions: conditions(true, keyAge, v1alpha1.ReasonReady, "The cluster matches its spec"),
 	}
 	return uc
 }

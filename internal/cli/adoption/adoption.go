@@ -1,9 +1,9 @@
-// Package adoption finds out whether Keyturn can rotate the keys of a cluster that kubeadm made, before it adopts it.
+// Package adoption checks whether Keyturn can rotate the keys of a cluster that it did not create, before the cluster
+// is adopted.
 //
-// Inspect is where to start. It finds the API servers, and asks each of them alone which key it signs with and which
-// keys it accepts. It writes nothing to the cluster: API servers issue tokens of an account that every cluster has, for
-// an audience that nobody has, which expire after ten minutes. Report then holds what was found, and what is wrong with
-// it.
+// Start with Inspect. It finds the API servers, and asks each of them directly which key it signs with and which keys
+// it accepts. It creates no object in the cluster. API servers issue tokens of an account that every cluster has, for
+// an audience that nobody uses; they expire after ten minutes. The Report contains what was found, and any problems.
 package adoption
 
 import (
@@ -19,12 +19,12 @@ import (
 	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
 )
 
-// Report is what was found of a cluster.
+// Report describes a cluster that was inspected.
 type Report struct {
-	// Endpoint is where its API servers were reached.
+	// Endpoint is the address at which its API servers were reached.
 	Endpoint string `json:"endpoint"`
-	// Issuer is that of all API servers, and SigningKeyID and Algorithm are of the key that all sign with; empty as long
-	// as they do not agree.
+	// Issuer is the issuer of all API servers. SigningKeyID and Algorithm are of the key that all of them sign with.
+	// Each is empty if they disagree.
 	Issuer       string `json:"issuer"`
 	SigningKeyID string `json:"signingKeyID"`
 	Algorithm    string `json:"algorithm"`
@@ -32,26 +32,26 @@ type Report struct {
 	Servers []Server `json:"apiServers"`
 	// ForeignKeyIDs are the kids of other keys that some API server accepts.
 	ForeignKeyIDs []string `json:"foreignKeyIDs"`
-	// Problems are why the cluster cannot be adopted, and Warnings what to know of it. Each is a line that says what to
-	// do.
+	// Problems are why the cluster cannot be adopted, and Warnings are what the user should know. Each is a line that
+	// says what to do.
 	Problems []string `json:"problems"`
 	Warnings []string `json:"warnings"`
 }
 
-// Server is one API server as it was found alone.
+// Server is what was found of one API server, asked directly.
 type Server struct {
 	Node    string `json:"node"`
 	Address string `json:"address"`
 	Version string `json:"version"`
-	// SigningKeyID is the kid of a token that it issued, and AcceptedKeyIDs are those of the keys that it serves.
+	// SigningKeyID is the kid of a token that it issued, and AcceptedKeyIDs are the kids of the keys that it serves.
 	SigningKeyID   string   `json:"signingKeyID"`
 	AcceptedKeyIDs []string `json:"acceptedKeyIDs"`
 }
 
-// Inspect finds out what there is to adopt. An error means that the cluster could not be seen at all.
+// Inspect inspects a cluster. An error means that the cluster could not be reached at all.
 func Inspect(ctx context.Context, config *rest.Config) (Report, error) {
 	config = rest.CopyConfig(config)
-	config.QPS = -1 // One request after the other is slow enough.
+	config.QPS = -1 // Requests are sequential, so they need no limit.
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return Report{}, fmt.Errorf("using the kubeconfig of the cluster: %w", err)
@@ -69,11 +69,11 @@ func Inspect(ctx context.Context, config *rest.Config) (Report, error) {
 	return r, nil
 }
 
-// errNoAdministrator is why a kubeconfig is of no use.
-var errNoAdministrator = errors.New("its user is no administrator of the cluster: the agent is root on the " +
+// errNoAdministrator is returned for a kubeconfig without the necessary permissions.
+var errNoAdministrator = errors.New("its user is not an administrator of the cluster: the agent is root on the " +
 	"control-plane nodes, so a kubeconfig of cluster-admin is needed")
 
-// mayDoAll refuses a user who is no administrator.
+// mayDoAll returns an error if the user is not an administrator.
 func mayDoAll(ctx context.Context, client kubernetes.Interface) error {
 	review, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx,
 		&authorizationv1.SelfSubjectAccessReview{

@@ -49,7 +49,7 @@ func TestConclude(t *testing.T) {
 		{
 			name:    "one does not answer",
 			change:  func(_ []kubeadm.Server, a []answer) { a[0] = answer{err: errors.New("pod \x1b[31mnot found")} },
-			problem: "the API server on node a does not answer alone, by a forwarded port of its pod: pod [31mnot found",
+			problem: "the API server on node a does not answer through a forwarded port of its pod: pod [31mnot found",
 		},
 		{
 			name: "one that shows itself nowhere", change: func(s []kubeadm.Server, a []answer) {
@@ -68,8 +68,7 @@ func TestConclude(t *testing.T) {
 				s[1].SignFile = "/etc/kubernetes/pki/own.key"
 			},
 			problem: "the API server on node b signs with /etc/kubernetes/pki/own.key and verifies with " +
-				"/etc/kubernetes/pki/sa.pub: " +
-				"Keyturn changes only /etc/kubernetes/pki/sa.key and",
+				"/etc/kubernetes/pki/sa.pub: Keyturn changes only /etc/kubernetes/pki/sa.key and",
 		},
 		{
 			name: "another issuer", change: func(_ []kubeadm.Server, a []answer) { a[1].issuer += ".other" },
@@ -102,7 +101,7 @@ func TestConclude(t *testing.T) {
 		},
 		{
 			name: "a signer", change: func(s []kubeadm.Server, _ []answer) { s[1].SignerSocket = "/run/kms" },
-			problem: "the API server on node b signs by the signer at /run/kms",
+			problem: "the API server on node b signs with the signer at /run/kms",
 		},
 		{
 			name: "an old version", change: func(_ []kubeadm.Server, a []answer) {
@@ -114,7 +113,7 @@ func TestConclude(t *testing.T) {
 			name: "a new version", change: func(_ []kubeadm.Server, a []answer) {
 				a[0].version, a[1].version = "v1.37.0", "v1.37.0"
 			},
-			warning: "of version v1.37.0: Keyturn was tried up to 1.36",
+			warning: "of version v1.37.0: Keyturn was tested up to 1.36",
 		},
 		{
 			name: "an upgrade", change: func(_ []kubeadm.Server, a []answer) { a[1].version = "v1.36.5" },
@@ -122,7 +121,7 @@ func TestConclude(t *testing.T) {
 		},
 		{
 			name: "a foreign key", change: func(_ []kubeadm.Server, a []answer) { a[1].keys = setOf(t, one, two) },
-			warning: "accept 1 more keys: they are kept", foreign: []string{two.KeyID},
+			warning: "accept 1 more keys: Keyturn keeps them", foreign: []string{two.KeyID},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -169,7 +168,7 @@ func only(t *testing.T, what, part string, lines []string) {
 
 func TestCompareIssuer(t *testing.T) {
 	for named, want := range map[string]string{
-		"": "", issuer: "", "https://a.test": "ksaSigningKey.issuer is https://a.test, and the cluster's issuer is " + issuer,
+		"": "", issuer: "", "https://a.test": "ksaSigningKey.issuer is https://a.test, but the cluster's issuer is " + issuer,
 	} {
 		r := Report{Issuer: issuer}
 		r.CompareIssuer(named)

@@ -20,39 +20,40 @@ import (
 )
 
 const (
-	// askTimeout bounds what one API server is asked.
+	// askTimeout limits the requests to one API server.
 	askTimeout = 15 * time.Second
-	// audience is for the tokens that API servers issue here. No API server accepts one for a request.
+	// audience is the audience of the tokens that API servers issue here. No API server accepts it for a request.
 	audience = "keyturn.dev/adopt"
-	// lifetime is the shortest that API servers grant, in seconds.
+	// lifetime is the shortest life of a token that API servers grant, in seconds.
 	lifetime int64 = 600
-	// maxDocument bounds what is read of a document.
+	// maxDocument is the most bytes of a document that are read.
 	maxDocument = 1 << 20
 )
 
-// account has the tokens: every cluster has it. They are of no use to anybody, since they are for our audience alone.
+// account is the account of the tokens, which every cluster has. The tokens are useless, since they have only our
+// audience.
 const account = "default"
 
-// answer is what one API server said.
+// answer is the answer of one API server.
 type answer struct {
 	client  kubernetes.Interface
 	version string
 	issuer  string
-	// keys are those in its JWKS that Keyturn can use, and others how many more there are.
+	// keys are the keys in its JWKS that Keyturn can use, and others is the number of other keys.
 	keys   jwks.Set
 	others int
-	// issued is a token of it, and kid the key that signed that.
+	// issued is a token that it issued, and kid the key that signed it.
 	issued, kid string
-	// refuses are the nodes of the API servers whose tokens it does not accept.
+	// refuses are the nodes of the API servers whose tokens it refuses.
 	refuses []string
-	// err is why it said nothing.
+	// err is why there is no answer.
 	err error
 }
 
-// errLeaving is why an API server is not asked whose node goes.
+// errLeaving is why an API server is not asked whose node is being deleted.
 var errLeaving = errors.New("its node is being deleted")
 
-// askAll asks each API server, and then each about the tokens of all.
+// askAll asks each API server, and then asks each to verify the tokens of all.
 func askAll(ctx context.Context, config *rest.Config, servers []kubeadm.Server) []answer {
 	answers := make([]answer, len(servers))
 	for i, s := range servers {
@@ -73,7 +74,7 @@ func askAll(ctx context.Context, config *rest.Config, servers []kubeadm.Server) 
 	return answers
 }
 
-// ask asks one API server alone.
+// ask asks one API server directly.
 func ask(ctx context.Context, config *rest.Config, s kubeadm.Server) (a answer) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -119,7 +120,7 @@ func (a *answer) read(ctx context.Context) error {
 	return err
 }
 
-// document reads one that the API server serves.
+// document reads a document that the API server serves.
 func (a *answer) document(ctx context.Context, path string) ([]byte, error) {
 	get := a.client.Discovery().RESTClient().Get().AbsPath(path).SetHeader("Accept", "*/*")
 	body, err := get.Stream(ctx)
@@ -143,7 +144,7 @@ func (a *answer) issue(ctx context.Context) (string, error) {
 	return made.Status.Token, nil
 }
 
-// review has the API server verify the tokens of all, and returns the nodes of those that it refuses.
+// review asks the API server to verify the tokens of all, and returns the nodes of those that it refuses.
 func (a *answer) review(ctx context.Context, servers []kubeadm.Server, all []answer) (refuses []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()

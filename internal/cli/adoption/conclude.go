@@ -16,13 +16,13 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// The versions of Kubernetes whose kubeadm Keyturn was tried with.
+// oldest and newest are the versions of Kubernetes that Keyturn was tested with on kubeadm clusters.
 var oldest, newest = version.MustParseGeneric("1.34.0"), version.MustParseGeneric("1.36.0")
 
 // maxRSABits is the size of the largest RSA key that kubeadm makes.
 const maxRSABits = 4096
 
-// conclude compares what was found with what each API server said.
+// conclude compares the servers that were found with their answers.
 func conclude(found kubeadm.Found, answers []answer) Report {
 	r := Report{
 		Servers: []Server{}, ForeignKeyIDs: []string{}, Problems: []string{}, Warnings: []string{},
@@ -37,7 +37,7 @@ func conclude(found kubeadm.Found, answers []answer) Report {
 	slices.Sort(r.ForeignKeyIDs)
 	r.ForeignKeyIDs = slices.Compact(r.ForeignKeyIDs)
 	if n := len(r.ForeignKeyIDs); n > 0 {
-		r.warn("API servers accept %d more keys: they are kept, and the first rotation waits at its end until you "+
+		r.warn("API servers accept %d more keys: Keyturn keeps them, and the first rotation waits at its end until you "+
 			"release them", n)
 	}
 	return r
@@ -47,19 +47,19 @@ func (r *Report) problem(format string, args ...any) { add(&r.Problems, format, 
 
 func (r *Report) warn(format string, args ...any) { add(&r.Warnings, format, args...) }
 
-// add adds a line once. It may quote the cluster.
+// add adds a line once. The line may quote the cluster.
 func add(lines *[]string, format string, args ...any) {
 	if line := printable.Line(fmt.Sprintf(format, args...)); !slices.Contains(*lines, line) {
 		*lines = append(*lines, line)
 	}
 }
 
-// server adds one API server, and what is wrong with it.
+// server adds one API server and its problems.
 func (r *Report) server(s kubeadm.Server, a answer) {
 	own := Server{Node: s.Node, Address: s.Address, AcceptedKeyIDs: []string{}}
 	defer func() { r.Servers = append(r.Servers, own) }()
 	if s.Leaving {
-		r.warn("the node %s of an API server is being deleted: that one does not count", s.Node)
+		r.warn("the node %s of an API server is being deleted: this API server does not count", s.Node)
 		return
 	}
 	if s.Waiting != "" {
@@ -68,7 +68,7 @@ func (r *Report) server(s kubeadm.Server, a answer) {
 	}
 	r.files(s)
 	if a.err != nil {
-		r.problem("the API server on node %s does not answer alone, by a forwarded port of its pod: %v", s.Node, a.err)
+		r.problem("the API server on node %s does not answer through a forwarded port of its pod: %v", s.Node, a.err)
 		return
 	}
 	own.Version, own.SigningKeyID = printable.Line(a.version), printable.Line(a.kid)
@@ -76,12 +76,12 @@ func (r *Report) server(s kubeadm.Server, a answer) {
 		own.AcceptedKeyIDs = append(own.AcceptedKeyIDs, printable.Line(k.KeyID))
 	}
 	if s.SignerSocket != "" {
-		r.problem("the API server on node %s signs by the signer at %s: Keyturn adopts API servers that sign with files; "+
+		r.problem("the API server on node %s signs with the signer at %s: Keyturn adopts API servers that sign with files; "+
 			"set their flags back first", s.Node, s.SignerSocket)
 	}
 	if a.others > 0 {
 		r.problem("the API server on node %s accepts %d keys that are neither RSA of at least %d bits nor on P-256 or "+
-			"P-384: take them out of its --service-account-key-file", s.Node, a.others, jwks.MinRSABits)
+			"P-384: remove them from its --service-account-key-file", s.Node, a.others, jwks.MinRSABits)
 	}
 	for _, node := range a.refuses {
 		r.problem("the API server on node %s refuses the tokens that the one on node %s signs: give both the same sa.pub",
@@ -90,7 +90,7 @@ func (r *Report) server(s kubeadm.Server, a answer) {
 	r.version(a.version)
 }
 
-// files compares the key files of an API server with those that the agent changes.
+// files compares the key files of an API server with the files that the agent changes.
 func (r *Report) files(s kubeadm.Server) {
 	pki := agentpod.Kubeadm("", "").PKI
 	public, private := path.Join(pki, "sa.pub"), path.Join(pki, "sa.key")
@@ -101,21 +101,21 @@ func (r *Report) files(s kubeadm.Server) {
 	}
 }
 
-// version compares the version of an API server with those that Keyturn was tried with.
+// version compares the version of an API server with the versions that Keyturn was tested with.
 func (r *Report) version(text string) {
 	v, err := version.ParseGeneric(text)
 	switch {
 	case err != nil:
-		r.problem("an API server has the version %q, which is none", text)
+		r.problem("an API server reports the invalid version %q", text)
 	case v.LessThan(oldest):
-		r.problem("an API server is of version %s: upgrade the cluster to %d.%d or later first", text, oldest.Major(),
+		r.problem("an API server has version %s: upgrade the cluster to %d.%d or later first", text, oldest.Major(),
 			oldest.Minor())
 	case v.Minor() > newest.Minor():
-		r.warn("an API server is of version %s: Keyturn was tried up to %d.%d", text, newest.Major(), newest.Minor())
+		r.warn("an API server has version %s: Keyturn was tested up to %d.%d", text, newest.Major(), newest.Minor())
 	}
 }
 
-// agree finds in what the API servers that answered differ, and takes over in what they do not.
+// agree reports differences between the API servers that answered, and records what they agree on.
 func (r *Report) agree(servers []kubeadm.Server, answers []answer) {
 	first := slices.IndexFunc(answers, func(a answer) bool { return a.err == nil })
 	if first < 0 {
@@ -156,7 +156,7 @@ func (r *Report) issuer(issuer string) {
 	r.Issuer = issuer
 }
 
-// signingKey takes over the key that all API servers sign with.
+// signingKey records the key that all API servers sign with.
 func (r *Report) signingKey(a answer) {
 	k, ok := a.keys.Lookup(a.kid)
 	if !ok {
@@ -172,13 +172,13 @@ func (r *Report) signingKey(a answer) {
 	r.SigningKeyID, r.Algorithm = k.KeyID, k.Algorithm
 }
 
-// Ready reports whether nothing keeps the cluster from being adopted.
+// Ready reports whether the cluster can be adopted.
 func (r Report) Ready() bool { return len(r.Problems) == 0 }
 
-// CompareIssuer adds a problem if the issuer that a configuration file names, if it names one, is not the cluster's.
+// CompareIssuer adds a problem if a configuration file names an issuer that is not the cluster's.
 func (r *Report) CompareIssuer(named string) {
 	if named != "" && r.Issuer != "" && named != r.Issuer {
-		r.problem("ksaSigningKey.issuer is %s, and the cluster's issuer is %s: write that, or leave the field out",
+		r.problem("ksaSigningKey.issuer is %s, but the cluster's issuer is %s: use that, or omit the field",
 			named, r.Issuer)
 	}
 }

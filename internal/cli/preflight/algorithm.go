@@ -6,8 +6,8 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// OfAlgorithm finds verifiers outside the cluster that may refuse the algorithm of the next key: where keys are
-// published, and the key in use is an RSA key.
+// OfAlgorithm finds verifiers outside the cluster that may refuse the algorithm of the next key: destinations that the
+// keys are published to while the key in use is an RSA key.
 func OfAlgorithm(uc *v1alpha1.UserCluster) []Finding {
 	next := uc.Spec.KSASigningKey.Algorithm
 	if next == v1alpha1.RS256 || inUse(uc) != v1alpha1.RS256 {
@@ -25,7 +25,7 @@ func OfAlgorithm(uc *v1alpha1.UserCluster) []Finding {
 	return all
 }
 
-// inUse is the algorithm of the newest stored key. As long as none is known, it is the default.
+// inUse returns the algorithm of the newest stored key, or the default if none is known.
 func inUse(uc *v1alpha1.UserCluster) v1alpha1.Algorithm {
 	keys := uc.Status.KSASigningKey.Keys
 	if len(keys) == 0 {

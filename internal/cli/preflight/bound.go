@@ -13,7 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/podtokens/drivers"
 )
 
-// volumes learns of each PersistentVolumeClaim whether its volume is on one node, and which driver serves it.
+// volumes reads for each PersistentVolumeClaim whether its volume is on one node, and which driver serves it.
 func (i *inspection) volumes(ctx context.Context) error {
 	i.localClaims, i.cluster.Claims = map[types.NamespacedName]bool{}, map[types.NamespacedName]string{}
 	return i.eachPage(func(o metav1.ListOptions) (string, error) {
@@ -47,7 +47,7 @@ func (i *inspection) isLocal(v *corev1.PersistentVolume) bool {
 	return a != nil && i.namesNodes(a.Required)
 }
 
-// bound returns why a pod can run on no other node than its own, of those that are made new.
+// bound returns why a pod cannot run on a new node.
 func (i *inspection) bound(p *corev1.Pod) string {
 	var why []string
 	for key, value := range p.Spec.NodeSelector {
@@ -68,7 +68,7 @@ func (i *inspection) bound(p *corev1.Pod) string {
 	return strings.Join(why, ", ")
 }
 
-// claimOf is the name of the PersistentVolumeClaim of a volume; empty if it has none.
+// claimOf returns the name of the PersistentVolumeClaim of a volume; empty if it has none.
 func claimOf(p *corev1.Pod, v corev1.Volume) string {
 	switch {
 	case v.PersistentVolumeClaim != nil:
@@ -79,7 +79,7 @@ func claimOf(p *corev1.Pod, v corev1.Volume) string {
 	return ""
 }
 
-// namesNodes reports whether a selector selects nodes by their names: in each of its terms, of which one is enough.
+// namesNodes reports whether a selector selects nodes by name. It must do so in each of its terms, since one is enough.
 func (i *inspection) namesNodes(s *corev1.NodeSelector) bool {
 	if s == nil || len(s.NodeSelectorTerms) == 0 {
 		return false
@@ -96,13 +96,13 @@ func (i *inspection) namesNodes(s *corev1.NodeSelector) bool {
 	})
 }
 
-// ofDaemonSet reports whether a pod belongs to a DaemonSet, which binds each to its node and makes others.
+// ofDaemonSet reports whether a pod belongs to a DaemonSet, which binds each pod to its node and creates new ones.
 func ofDaemonSet(p *corev1.Pod) bool {
 	owner := metav1.GetControllerOf(p)
 	return owner != nil && owner.Kind == "DaemonSet"
 }
 
-// emptyDirs are the volumes of a pod that live on its node and end with it there.
+// emptyDirs returns the volumes of a pod that are deleted with it.
 func emptyDirs(p *corev1.Pod) []string {
 	var names []string
 	for _, v := range p.Spec.Volumes {

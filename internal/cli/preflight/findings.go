@@ -7,20 +7,20 @@ import (
 	"github.com/keyturn/keyturn/internal/printable"
 )
 
-// Effect is what a finding does to a rotation, or a rotation to it.
+// Effect is the effect of a finding on a rotation, or of a rotation on it.
 type Effect string
 
 // The effects.
 const (
-	// Stops means that the rotation waits, with two keys in use, until somebody has acted.
+	// Stops means that the rotation waits, with two keys in use, until somebody acts.
 	Stops Effect = "Stops"
-	// Breaks means that something does not work any more after the rotation, or in the middle of it, unless somebody acts.
+	// Breaks means that something stops working after or during the rotation unless somebody acts.
 	Breaks Effect = "Breaks"
 	// Warns means that somebody should know before it happens.
 	Warns Effect = "Warns"
 )
 
-// Kind is a kind of findings. It never gets another meaning.
+// Kind is a kind of findings. Its meaning never changes.
 type Kind string
 
 // The kinds.
@@ -44,7 +44,7 @@ const (
 	UnansweredWebhook Kind = "UnansweredWebhook"
 )
 
-// meaning is what all findings of a kind have in common.
+// meaning is the common text of all findings of a kind.
 type meaning struct {
 	kind   Kind
 	effect Effect
@@ -54,15 +54,15 @@ type meaning struct {
 // meanings are in the order in which findings are shown.
 var meanings = []meaning{
 	{ImmutableSecret, Stops, "legacy token Secrets that are immutable; " +
-		"THE ROTATION WAITS until they are deleted, or made again without it"},
-	{DeadWebhook, Stops, "webhooks without anybody to answer, which requests of the rotation go through; " +
+		"THE ROTATION WAITS until they are deleted, or recreated without that"},
+	{DeadWebhook, Stops, "webhooks that nothing serves, which requests of the rotation go through; " +
 		"THE ROTATION WAITS until they answer or are deleted"},
 	{StuckPod, Stops, "pods that should have ended; THE ROTATION WAITS until they do"},
 	{UncountedBudget, Stops, "PodDisruptionBudgets whose pods kube-controller-manager cannot count, so that they let no " +
-		"pod go; THE ROTATION WAITS until they ask for minAvailable as a number of pods, or are deleted"},
+		"pod go; THE ROTATION WAITS until they set minAvailable to a number of pods, or are deleted"},
 	{BlockingBudget, Stops, "PodDisruptionBudgets that let no pod go now; THE ROTATION WAITS until they do"},
-	{BareHolder, Stops, "pods with tokens and without a controller, which would not be made again; THE ROTATION WAITS until " +
-		"they are deleted, or annotated with " + v1alpha1.AnnotationEvict + "=true"},
+	{BareHolder, Stops, "pods with tokens and without a controller, which would not be recreated; THE ROTATION WAITS " +
+		"until they are deleted, or annotated with " + v1alpha1.AnnotationEvict + "=true"},
 	{PinnedToken, Stops, "running pods that mount a token by subPath and never see a new one; " +
 		"THE ROTATION WAITS until these pods are deleted"},
 	{RefusedAlgorithm, Breaks, "verifiers outside the cluster may refuse tokens of another algorithm than RS256. " +
@@ -70,23 +70,23 @@ var meanings = []meaning{
 		"GOING BACK IS ANOTHER ROTATION"},
 	{OutsideToken, Breaks, "legacy tokens that no pod holds and that somebody uses; " +
 		"they stop working when they are signed again: copy the new ones"},
-	{CopiedToken, Breaks, "running pods with a copy of a legacy token, by environment variable, subPath or volume driver, " +
-		"which stays the old one: restart these pods"},
+	{CopiedToken, Breaks, "running pods with a copy of a legacy token, by environment variable, subPath or volume " +
+		"driver, which stays the old one: restart these pods"},
 	{DriverToken, Breaks, "running pods for which the driver of a volume keeps a token, which stays the old one: " +
 		"restart these pods"},
-	{BarePod, Breaks, "pods without a controller, which end with their node and are not made again"},
+	{BarePod, Breaks, "pods without a controller, which end with their node and are not recreated"},
 	{BoundToNode, Breaks, "pods that can run on no other node than theirs, which is deleted with the data on its disk"},
-	{MountedToken, Warns, "running pods that mount a legacy token, whose file changes: restart those whose program reads " +
-		"it only once"},
+	{MountedToken, Warns, "running pods that mount a legacy token, whose file changes: restart those whose program " +
+		"reads it only once"},
 	{ThirdPartyToken, Warns, "running pods with third-party tokens, which are not refreshed: restart these pods"},
 	{DataOnNode, Warns, "pods with emptyDir volumes, whose content is lost with the pod"},
-	{UnansweredWebhook, Warns, "webhooks without anybody to answer, which requests of the rotation go through; " +
-		"their failure policy lets the requests go on, later"},
+	{UnansweredWebhook, Warns, "webhooks that nothing serves, which requests of the rotation go through; " +
+		"their failure policy lets the requests continue, but later"},
 }
 
-// Object is what a finding is about.
+// Object is the subject of a finding.
 type Object struct {
-	// Kind is that of the API, such as Pod; Membership or URL for what is outside of the cluster.
+	// Kind is the kind in the API, such as Pod; Membership or URL for something outside the cluster.
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name"`
@@ -100,14 +100,14 @@ func (o Object) String() string {
 	return o.Namespace + "/" + o.Name
 }
 
-// Finding is one thing that stops a rotation, breaks by it, or is worth to know before.
+// Finding is something that stops a rotation, that a rotation breaks, or that users should know in advance.
 type Finding struct {
 	Kind   Kind   `json:"kind"`
 	Effect Effect `json:"effect"`
 	Object Object `json:"object"`
 	// Detail is more about the object, such as the volumes of a pod.
 	Detail string `json:"detail,omitempty"`
-	// Text is what it means and what to do, alike for all findings of a kind.
+	// Text is what it means and what to do, the same for all findings of a kind.
 	Text string `json:"text"`
 }
 
@@ -125,7 +125,7 @@ func find(k Kind, o Object, detail string) Finding {
 	return Finding{Kind: k, Effect: m.effect, Object: o, Detail: printable.Line(detail), Text: m.text}
 }
 
-// Merge returns all findings as they are shown: by kind, and within a kind in their order. It is never nil.
+// Merge returns all findings in the order of display: by kind, and within a kind in their order. It never returns nil.
 func Merge(lists ...[]Finding) []Finding {
 	all := append([]Finding{}, slices.Concat(lists...)...)
 	at := func(f Finding) int {

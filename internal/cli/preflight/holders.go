@@ -10,18 +10,18 @@ import (
 	"github.com/keyturn/keyturn/internal/podtokens"
 )
 
-// holder is a pod that holds a token: one that was issued for it, or what some Secret holds, if that is a token.
+// holder is a pod that may hold a token: one issued for it, or the content of a Secret that may be a legacy token.
 type holder struct {
 	pod          Object
 	bare, issued bool
 	controlPlane bool
-	// copied and mounted are the Secrets of which it has a copy, and those whose files its kubelet keeps up to date.
+	// copied are the Secrets that it has a copy of, and mounted those whose files its kubelet keeps up to date.
 	copied, mounted []string
-	// data are the volumes whose content ends with the pod.
+	// data are the volumes whose content is lost with the pod.
 	data []string
 }
 
-// holder notes a pod that may hold a token: one of all.
+// holder records a pod if it may hold a token: one of all.
 func (i *inspection) holder(p *corev1.Pod, pod Object, all []podtokens.Token) {
 	if len(all) == 0 {
 		return
@@ -43,7 +43,7 @@ func (i *inspection) holder(p *corev1.Pod, pod Object, all []podtokens.Token) {
 }
 
 // judgeHolders counts the pods that hold a token, and finds those that need attention, once it is known which Secrets
-// hold one.
+// hold a legacy token.
 func (i *inspection) judgeHolders() {
 	for _, h := range i.holders {
 		h.copied, h.mounted = i.legacyOf(h.pod, h.copied), i.legacyOf(h.pod, h.mounted)
@@ -65,14 +65,14 @@ func (i *inspection) judgeHolders() {
 	}
 }
 
-// legacyOf leaves those of a pod's Secrets that hold a legacy token.
+// legacyOf returns those of a pod's Secrets that hold a legacy token.
 func (i *inspection) legacyOf(pod Object, secrets []string) []string {
 	return slices.DeleteFunc(secrets, func(s string) bool {
 		return !i.legacy[types.NamespacedName{Namespace: pod.Namespace, Name: s}]
 	})
 }
 
-// evicted finds what the eviction of a pod stops at, or takes away.
+// evicted finds what blocks the eviction of a pod, or what is lost by it.
 func (i *inspection) evicted(h holder) {
 	if h.bare {
 		i.find(BareHolder, h.pod, "")

@@ -7,7 +7,7 @@ import (
 	"github.com/keyturn/keyturn/internal/webhooks"
 )
 
-// webhooks finds those that requests of the rotation go through and that can never answer.
+// webhooks finds webhooks that requests of the rotation go through and that can never answer.
 func (i *inspection) webhooks(ctx context.Context) error {
 	requests := append(append([]webhooks.Request{}, webhooks.Proof...), webhooks.Legacy...)
 	if !i.keeps {

@@ -26,9 +26,10 @@ import (
 func TestMoving(t *testing.T) {
 	i := &inspection{
 		hosts: map[string]bool{"n1": true, "n2": true, "": true}, now: time.Now(),
-		held:        map[types.NamespacedName]bool{},
-		localClaims: map[types.NamespacedName]bool{{Namespace: "blue", Name: "data"}: true, {Namespace: "blue", Name: "web-v"}: true},
-		cluster:     podtokens.Cluster{},
+		held: map[types.NamespacedName]bool{},
+		localClaims: map[types.NamespacedName]bool{{Namespace: "blue", Name: "data"}: true,
+			{Namespace: "blue", Name: "web-v"}: true},
+		cluster: podtokens.Cluster{},
 	}
 	const affinity = "affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: "
 	for _, test := range []struct{ spec, want string }{
@@ -36,10 +37,12 @@ func TestMoving(t *testing.T) {
 		{"nodeSelector: {kubernetes.io/hostname: gone}", "BoundToNode (nodeSelector kubernetes.io/hostname: gone)"},
 		{"nodeSelector: {topology.example.com/node: n2}", "BoundToNode (nodeSelector topology.example.com/node: n2)"},
 		{"nodeSelector: {kubernetes.io/os: linux}", ""},
-		{affinity + "[{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [n1, n2]}]}]}}}", "BoundToNode (node affinity)"},
+		{affinity + "[{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [n1, n2]}]}]}}}",
+			"BoundToNode (node affinity)"},
 		{affinity + "[{matchFields: [{key: metadata.name, operator: In, values: [n1]}]}]}}}", "BoundToNode (node affinity)"},
 		{affinity + "[{matchExpressions: [{key: kubernetes.io/hostname, operator: NotIn, values: [n1]}]}]}}}", ""},
-		{affinity + "[{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [n1]}]}, {matchExpressions: [{key: a, operator: Exists}]}]}}}", ""},
+		{affinity + "[{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [n1]}]}, {matchExpressions: " +
+			"[{key: a, operator: Exists}]}]}}}", ""},
 		{affinity + "[{matchExpressions: [{key: zone, operator: In, values: [a]}]}]}}}", ""},
 		{"volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]", "BoundToNode (local volume v)"},
 		{"volumes: [{name: v, persistentVolumeClaim: {claimName: other}}]", ""},
@@ -141,8 +144,10 @@ func TestInspectObstacles(t *testing.T) {
 		Type: policyv1.DisruptionAllowedCondition, Status: metav1.ConditionFalse, Reason: policyv1.SyncFailedReason,
 		Message: "found no controller ref for pod \"lone\"", LastTransitionTime: metav1.Now(),
 	}}})
-	createBudget(t, client, "tight", policyv1.PodDisruptionBudgetStatus{ExpectedPods: 2, CurrentHealthy: 2, DesiredHealthy: 2})
-	createBudget(t, client, "roomy", policyv1.PodDisruptionBudgetStatus{ExpectedPods: 2, CurrentHealthy: 2, DesiredHealthy: 1, DisruptionsAllowed: 1})
+	createBudget(t, client, "tight", policyv1.PodDisruptionBudgetStatus{ExpectedPods: 2, CurrentHealthy: 2,
+		DesiredHealthy: 2})
+	createBudget(t, client, "roomy", policyv1.PodDisruptionBudgetStatus{ExpectedPods: 2, CurrentHealthy: 2,
+		DesiredHealthy: 1, DisruptionsAllowed: 1})
 	createBudget(t, client, "empty", policyv1.PodDisruptionBudgetStatus{})
 	createLocalVolume(t, client)
 
@@ -155,12 +160,15 @@ func TestInspectObstacles(t *testing.T) {
 		got = append(got, string(f.Effect)+" "+string(f.Kind)+" "+f.Object.Kind+" "+f.String())
 	}
 	want := []string{
-		"Stops DeadWebhook MutatingWebhookConfiguration dead (webhook gone.example.com: its Service default/gone does not exist)",
-		"Stops DeadWebhook MutatingWebhookConfiguration dead (webhook reviews.example.com: its Service default/idle has no ready endpoint)",
+		"Stops DeadWebhook MutatingWebhookConfiguration dead (webhook gone.example.com: its Service default/gone does not " +
+			"exist)",
+		"Stops DeadWebhook MutatingWebhookConfiguration dead (webhook reviews.example.com: its Service default/idle has " +
+			"no ready endpoint)",
 		"Stops UncountedBudget PodDisruptionBudget default/uncounted (found no controller ref for pod \"lone\")",
 		"Stops BlockingBudget PodDisruptionBudget default/tight (2 pods are healthy, 2 have to be)",
 		"Breaks BoundToNode Pod default/db (local volume data)",
-		"Warns UnansweredWebhook MutatingWebhookConfiguration dead (webhook ignored.example.com: its Service default/gone does not exist)",
+		"Warns UnansweredWebhook MutatingWebhookConfiguration dead (webhook ignored.example.com: its Service default/gone " +
+			"does not exist)",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("findings (-want +got):\n%s", diff)
@@ -170,7 +178,8 @@ func TestInspectObstacles(t *testing.T) {
 func createBudget(t *testing.T, client kubernetes.Interface, name string, status policyv1.PodDisruptionBudgetStatus) {
 	t.Helper()
 	budgets := client.PolicyV1().PodDisruptionBudgets("default")
-	b, err := budgets.Create(t.Context(), &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	b, err := budgets.Create(t.Context(), &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: name}},
+		metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,9 +196,12 @@ func createLocalVolume(t *testing.T, client kubernetes.Interface) {
 	volume.Spec.CSI = nil
 	volume.Spec.Local = &corev1.LocalVolumeSource{Path: "/var/lib/x"}
 	volume.Spec.Capacity = corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
-	volume.Spec.NodeAffinity = &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-		MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{"n1"}}},
-	}}}}
+	terms := []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
+		{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{"n1"}},
+	}}}
+	volume.Spec.NodeAffinity = &corev1.VolumeNodeAffinity{
+		Required: &corev1.NodeSelector{NodeSelectorTerms: terms},
+	}
 	if _, err := client.CoreV1().PersistentVolumes().Create(t.Context(), volume, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +217,8 @@ func createLocalVolume(t *testing.T, client kubernetes.Interface) {
 			}}},
 		},
 	}
-	if _, err := client.CoreV1().ServiceAccounts("default").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
+	if _, err := client.CoreV1().ServiceAccounts("default").Create(t.Context(),
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil {
 		t.Log(err) // it may be there
 	}
 	if _, err := client.CoreV1().Pods("default").Create(t.Context(), db, metav1.CreateOptions{}); err != nil {
@@ -218,7 +231,8 @@ func createLocalVolume(t *testing.T, client kubernetes.Interface) {
 func createHooks(t *testing.T, client kubernetes.Interface) {
 	t.Helper()
 	for _, name := range []string{"idle", "busy"} {
-		service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 443}}}}
+		service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 443}}}}
 		if _, err := client.CoreV1().Services("default").Create(t.Context(), service, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -226,9 +240,11 @@ func createHooks(t *testing.T, client kubernetes.Interface) {
 		endpoints := &discoveryv1.EndpointSlice{
 			ObjectMeta:  metav1.ObjectMeta{Name: name, Labels: map[string]string{discoveryv1.LabelServiceName: name}},
 			AddressType: discoveryv1.AddressTypeIPv4,
-			Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
+			Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"},
+				Conditions: discoveryv1.EndpointConditions{Ready: &ready}}},
 		}
-		if _, err := client.DiscoveryV1().EndpointSlices("default").Create(t.Context(), endpoints, metav1.CreateOptions{}); err != nil {
+		if _, err := client.DiscoveryV1().EndpointSlices("default").Create(t.Context(), endpoints,
+			metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -246,7 +262,8 @@ func createHooks(t *testing.T, client kubernetes.Interface) {
 	} {
 		hooks.Webhooks = append(hooks.Webhooks, mutatingHook(h.name, h.service, h.group, h.resource, h.ignore))
 	}
-	if _, err := client.AdmissionregistrationV1().MutatingWebhookConfigurations().Create(t.Context(), hooks, metav1.CreateOptions{}); err != nil {
+	if _, err := client.AdmissionregistrationV1().MutatingWebhookConfigurations().Create(t.Context(), hooks,
+		metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -293,7 +310,8 @@ func TestOfAlgorithm(t *testing.T) {
 			uc.Spec.GKEConnect = &v1alpha1.GKEConnect{ProjectID: "p", Location: "global"}
 		}
 		if test.from != "" {
-			uc.Status.KSASigningKey.Keys = []v1alpha1.KeyVersionStatus{{Version: 1, Algorithm: v1alpha1.ES256}, {Version: 2, Algorithm: test.from}}
+			uc.Status.KSASigningKey.Keys = []v1alpha1.KeyVersionStatus{{Version: 1, Algorithm: v1alpha1.ES256},
+				{Version: 2, Algorithm: test.from}}
 		}
 		var got []string
 		for _, f := range OfAlgorithm(uc) {

@@ -1,7 +1,7 @@
-// Package preflight finds what a key rotation will do to the nodes and pods of a user cluster, before it does.
+// Package preflight finds out what a key rotation will do to the nodes and pods of a user cluster, before it starts.
 //
-// Inspect is where to start: each Finding is one thing that stops the rotation, breaks by it, or is worth to know. It
-// reads in pages, never the content of a Secret, and changes nothing.
+// Start with Inspect. Each Finding is something that stops the rotation, that the rotation breaks, or that users should
+// know. Inspect reads in pages, never reads the content of a Secret, and changes nothing.
 package preflight
 
 import (
@@ -29,17 +29,17 @@ import (
 // defaultPageSize is how many objects are read at a time.
 const defaultPageSize = 500
 
-// Report is what a rotation would meet.
+// Report describes the effects of a rotation.
 type Report struct {
-	// Nodes are all of the cluster, in the order of their names.
+	// Nodes are all nodes of the cluster, ordered by name.
 	Nodes []Node
 	// LegacySecrets is the number of Secrets whose legacy token will be signed again.
 	LegacySecrets int
 	// Holders is how many running pods hold a token, and ControlPlaneHolders how many of them are on control-plane nodes.
 	Holders, ControlPlaneHolders int
-	// Renewal is how long the kubelets take, at most, to replace the tokens of all running pods by themselves.
+	// Renewal is the longest time in which the kubelets renew the tokens of all running pods without help.
 	Renewal time.Duration
-	// Findings are by kind, and within a kind in the order of namespaces and names.
+	// Findings are ordered by kind, and within a kind by namespace and name.
 	Findings []Finding
 }
 
@@ -54,14 +54,14 @@ type Node struct {
 // controlPlaneLabel is on the nodes that kubeadm made control-plane nodes.
 const controlPlaneLabel = "node-role.kubernetes.io/control-plane"
 
-// Inspect finds what a rotation of a user cluster with this NodeRefresh would meet.
+// Inspect finds what a rotation of a user cluster with this NodeRefresh would do and meet.
 func Inspect(ctx context.Context, config *rest.Config, refresh v1alpha1.NodeRefresh) (Report, error) {
 	return inspect(ctx, config, refresh, defaultPageSize)
 }
 
 func inspect(ctx context.Context, config *rest.Config, refresh v1alpha1.NodeRefresh, pageSize int64) (Report, error) {
 	config = rest.CopyConfig(config)
-	config.QPS = -1 // One request after the other is slow enough.
+	config.QPS = -1 // Requests are sequential, so they need no limit.
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return Report{}, fmt.Errorf("using the kubeconfig of the user cluster: %w", err)
@@ -93,15 +93,15 @@ type inspection struct {
 	metadata metadata.Interface
 	pageSize int64
 	now      time.Time
-	// keeps means that nodes stay, and the pods on them; evicts, that nodes stay, and pods with tokens do not.
+	// keeps means that nodes and their pods stay; evicts means that nodes stay, but pods with tokens do not.
 	keeps, evicts bool
 	report        Report
 	cluster       podtokens.Cluster
-	// hosts are the names of nodes, and their host names; controlPlane tells which nodes are those of a control plane.
+	// hosts are the names and host names of nodes; controlPlane are the control-plane nodes.
 	hosts, controlPlane map[string]bool
 	// localClaims are the PersistentVolumeClaims whose volume is on one node.
 	localClaims map[types.NamespacedName]bool
-	// held are the Secrets of which pods hold what could be a legacy token.
+	// held are the Secrets that pods hold and that may be legacy tokens.
 	held map[types.NamespacedName]bool
 	// holders are pods that may hold a token.
 	holders []holder
@@ -113,7 +113,7 @@ func (i *inspection) find(k Kind, o Object, detail string) {
 	i.report.Findings = append(i.report.Findings, find(k, o, detail))
 }
 
-// issuer learns the API server's own audience, which is its issuer unless it is told otherwise.
+// issuer reads the API server's own audience, which is its issuer by default.
 func (i *inspection) issuer(ctx context.Context) error {
 	data, err := i.client.Discovery().RESTClient().Get().AbsPath("/.well-known/openid-configuration").DoRaw(ctx)
 	if err != nil {
@@ -146,7 +146,7 @@ func (i *inspection) nodes(ctx context.Context) error {
 	})
 }
 
-// budgets finds those that let no pod go, where pods have to go.
+// budgets finds the budgets that let no pod go, if pods have to go.
 func (i *inspection) budgets(ctx context.Context) error {
 	if i.keeps {
 		return nil
@@ -247,7 +247,7 @@ func (i *inspection) tokens(p *corev1.Pod, object Object) {
 	}
 }
 
-// findUses finds a pod by what it uses, if it uses anything.
+// findUses adds a finding for a pod, if it uses anything.
 func (i *inspection) findUses(k Kind, pod Object, uses []string) {
 	if len(uses) > 0 {
 		slices.Sort(uses)
@@ -255,7 +255,7 @@ func (i *inspection) findUses(k Kind, pod Object, uses []string) {
 	}
 }
 
-// eachPage calls list for one page after the other.
+// eachPage calls list for each page.
 func (i *inspection) eachPage(list func(metav1.ListOptions) (next string, err error)) error {
 	o := metav1.ListOptions{Limit: i.pageSize}
 	for {

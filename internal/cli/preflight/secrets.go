@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// legacySecrets learns of them by their metadata alone.
+// legacySecrets lists legacy token Secrets, reading only their metadata.
 func (i *inspection) legacySecrets(ctx context.Context) error {
 	secrets := i.metadata.Resource(corev1.SchemeGroupVersion.WithResource("secrets"))
 	return i.eachPage(func(o metav1.ListOptions) (string, error) {
@@ -31,8 +31,8 @@ func (i *inspection) legacySecrets(ctx context.Context) error {
 	})
 }
 
-// lastUsedLabel is where the API server notes the day on which a legacy token was used last: LastUsedLabelKey in
-// pkg/serviceaccount of Kubernetes.
+// lastUsedLabel is the label in which the API server records the day on which a legacy token was last used:
+// LastUsedLabelKey in pkg/serviceaccount of Kubernetes.
 const lastUsedLabel = "kubernetes.io/legacy-token-last-used"
 
 func (i *inspection) legacySecret(ctx context.Context, s *metav1.PartialObjectMetadata) error {
@@ -53,8 +53,8 @@ func (i *inspection) legacySecret(ctx context.Context, s *metav1.PartialObjectMe
 	return err
 }
 
-// immutable reports whether a Secret is marked immutable, which its metadata does not say: they only say that somebody
-// has set the field. So such a Secret is written to, in a dry run.
+// immutable reports whether a Secret is marked immutable. Its metadata only shows that somebody has set the field, so
+// immutable then writes to such a Secret in a dry run.
 func (i *inspection) immutable(ctx context.Context, s *metav1.PartialObjectMetadata) (bool, error) {
 	set := slices.ContainsFunc(s.ManagedFields, func(f metav1.ManagedFieldsEntry) bool {
 		return f.FieldsV1 != nil && strings.Contains(f.FieldsV1.GetRawString(), `"f:immutable"`)

@@ -24,10 +24,10 @@ type fixture struct {
 	keys     []keystore.KeyPair
 }
 
-// seen is a state that was observed.
+// seen is an observed state.
 type seen struct{ controlplane.State }
 
-// server returns the API server of a name; zero when it is not listed.
+// server returns the API server of a name; zero if it is not listed.
 func (s seen) server(name string) controlplane.Server {
 	i := slices.IndexFunc(s.Servers, func(x controlplane.Server) bool { return x.Name == name })
 	if i < 0 {
@@ -48,7 +48,7 @@ func (s seen) runs(name string, k controlplane.Keys) bool {
 // has reports whether it also serves.
 func (s seen) has(name string, k controlplane.Keys) bool { return s.runs(name, k) && s.ready(name) }
 
-// settled reports whether everything is as the target wants it.
+// settled reports whether everything matches the target.
 func (s seen) settled(target controlplane.Target) bool {
 	for _, x := range s.Servers {
 		if !s.has(x.Name, target.Keys) {
@@ -63,13 +63,13 @@ func (s seen) settled(target controlplane.Target) bool {
 	return len(s.Servers) > 0 && s.Waiting == ""
 }
 
-// signed are these keys, from a signer.
+// signed returns these keys, from a signer.
 func signed(k controlplane.Keys) controlplane.Keys {
 	k.External = true
 	return k
 }
 
-// observe observes a control plane that exists.
+// observe observes an existing control plane.
 func (f fixture) observe(t *testing.T) seen {
 	t.Helper()
 	s, err := f.Open(t).Observe(t.Context())
@@ -87,7 +87,7 @@ func (f fixture) observe(t *testing.T) seen {
 	return seen{s}
 }
 
-// wantAbsent wants the cluster to have no control plane.
+// wantAbsent requires that the cluster has no control plane.
 func (f fixture) wantAbsent(t *testing.T) {
 	t.Helper()
 	a := f.Open(t)
@@ -100,7 +100,7 @@ func (f fixture) wantAbsent(t *testing.T) {
 	}
 }
 
-// wantUnknown wants that nobody can tell whether there is a control plane, or which.
+// wantUnknown requires that the control plane is reported as unknown.
 func (f fixture) wantUnknown(t *testing.T) {
 	t.Helper()
 	s, err := f.Open(t).Observe(t.Context())
@@ -109,7 +109,7 @@ func (f fixture) wantUnknown(t *testing.T) {
 	}
 }
 
-// servers are the names of the API servers.
+// servers returns the names of the API servers.
 func (f fixture) servers(t *testing.T) (names []string) {
 	t.Helper()
 	for _, x := range f.observe(t).Servers {
@@ -144,7 +144,7 @@ func (f fixture) converge(t *testing.T, target controlplane.Target, keys []keyst
 	}
 }
 
-// settle converges, by a new adapter each time, until everything is as the target wants it.
+// settle converges, with a new adapter each time, until everything matches the target.
 func (f fixture) settle(t *testing.T, target controlplane.Target, keys []keystore.KeyPair) {
 	t.Helper()
 	var s seen
@@ -155,13 +155,13 @@ func (f fixture) settle(t *testing.T, target controlplane.Target, keys []keystor
 	})
 }
 
-// make makes the control plane with its first keys.
+// make creates the control plane with its first keys.
 func (f fixture) make(t *testing.T, k controlplane.Keys) {
 	t.Helper()
 	f.settle(t, controlplane.Target{Keys: k, ControllerManagerSign: k.Sign}, f.keys)
 }
 
-// give takes one API server out to give it keys.
+// give takes one API server down to give it keys.
 func (f fixture) give(t *testing.T, server string, k controlplane.Keys, sign int) {
 	t.Helper()
 	target := controlplane.Target{Keys: k, Next: server, ControllerManagerSign: sign}
@@ -171,7 +171,7 @@ func (f fixture) give(t *testing.T, server string, k controlplane.Keys, sign int
 	})
 }
 
-// giveEach gives keys to one API server after the other. No two are out at a time.
+// giveEach gives keys to one API server after another. No two are down at a time.
 func (f fixture) giveEach(t *testing.T, k controlplane.Keys, sign int) {
 	t.Helper()
 	for _, server := range f.servers(t) {
@@ -180,7 +180,7 @@ func (f fixture) giveEach(t *testing.T, k controlplane.Keys, sign int) {
 	f.settle(t, controlplane.Target{Keys: k, ControllerManagerSign: sign}, f.keys)
 }
 
-// wantRepeatable wants that converging to what is there changes nothing.
+// wantRepeatable requires that converging to the current state changes nothing.
 func (f fixture) wantRepeatable(t *testing.T, target controlplane.Target, keys []keystore.KeyPair) {
 	t.Helper()
 	running := f.processes(t)
@@ -195,7 +195,7 @@ func (f fixture) wantRepeatable(t *testing.T, target controlplane.Target, keys [
 	f.wantProcesses(t, running)
 }
 
-// wantReachable wants each API server and all of them to be reachable, and no other.
+// wantReachable requires that each API server and all of them together can be reached, and no other.
 func (f fixture) wantReachable(t *testing.T) {
 	t.Helper()
 	a := f.Open(t)
@@ -212,7 +212,7 @@ func (f fixture) wantReachable(t *testing.T) {
 	}
 }
 
-// wantNoLedger wants API servers without signers to have no ledger.
+// wantNoLedger requires that API servers without signers have no ledger.
 func (f fixture) wantNoLedger(t *testing.T) {
 	t.Helper()
 	for _, name := range f.servers(t) {
@@ -222,7 +222,7 @@ func (f fixture) wantNoLedger(t *testing.T) {
 	}
 }
 
-// wantLedgers wants each API server with a signer to have a ledger, and no other.
+// wantLedgers requires that each API server with a signer has a ledger, and no other.
 func (f fixture) wantLedgers(t *testing.T) {
 	t.Helper()
 	a := f.Open(t)
@@ -236,7 +236,7 @@ func (f fixture) wantLedgers(t *testing.T) {
 	}
 }
 
-// wantStale wants a target to be refused, and nothing to change by it.
+// wantStale requires that a target is refused, and changes nothing.
 func (f fixture) wantStale(t *testing.T, target controlplane.Target) {
 	t.Helper()
 	was, running := f.observe(t), f.processes(t)
@@ -257,7 +257,7 @@ func (f fixture) wantStale(t *testing.T, target controlplane.Target) {
 	f.wantProcesses(t, running)
 }
 
-// wantProven wants each API server to prove these keys: an adapter that only reports them has done nothing.
+// wantProven requires that each API server proves these keys, since an adapter may report them without doing anything.
 func (f fixture) wantProven(t *testing.T, k controlplane.Keys) {
 	t.Helper()
 	for _, server := range f.servers(t) {
@@ -274,7 +274,7 @@ func (f fixture) wantProven(t *testing.T, k controlplane.Keys) {
 	}
 }
 
-// delete deletes the control plane, and wants nothing to be left.
+// delete deletes the control plane, and requires that nothing is left.
 func (f fixture) delete(t *testing.T) {
 	t.Helper()
 	f.until(t, "the control plane to be gone", func() bool {
@@ -290,7 +290,7 @@ func (f fixture) delete(t *testing.T) {
 	}
 }
 
-// until repeats do until it reports true.
+// until repeats do until it returns true.
 func (f fixture) until(t *testing.T, what string, do func() bool) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -303,11 +303,11 @@ func (f fixture) until(t *testing.T, what string, do func() bool) {
 	t.Fatalf("%s: not within %v; last seen: %+v", what, f.patience, f.observe(t))
 }
 
-// watch follows which API servers are out.
+// watch tracks which API servers are down.
 type watch struct {
 	fixture
 	t *testing.T
-	// before are the processes at the beginning, and back the API servers that have another since and serve.
+	// before are the processes at the beginning, and back the API servers with a new process that serves.
 	before map[string]string
 	back   map[string]bool
 	state  seen
@@ -318,7 +318,7 @@ func (f fixture) watch(t *testing.T) *watch {
 	return &watch{fixture: f, t: t, before: f.processes(t), back: map[string]bool{}}
 }
 
-// check fails the test if two API servers are out. One is out from when its process ended until it first serves again.
+// check fails the test if two API servers are down. One is down from the end of its process until it serves again.
 func (w *watch) check() {
 	w.t.Helper()
 	var out []string

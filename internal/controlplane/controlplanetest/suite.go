@@ -1,7 +1,7 @@
 // Package controlplanetest is the conformance suite of controlplane.Adapter.
 //
-// Run is the contract as tests. An adapter gives it a Fixture: how to make a cluster, and as many of the hooks of
-// Cluster as it can offer; the tests of a hook that is missing are skipped.
+// Run tests the contract. An adapter gives it a Fixture: how to make a cluster, and as many of the hooks of Cluster as
+// it supports. The tests of a missing hook are skipped.
 package controlplanetest
 
 import (
@@ -16,16 +16,16 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// Fixture is how the suite gets at an adapter.
+// Fixture gives the suite access to an adapter.
 type Fixture struct {
-	// New makes a cluster without a control plane for one test. It is to have two API servers or more.
+	// New makes a cluster without a control plane for one test. It must have at least two API servers.
 	New func(t *testing.T) Cluster
-	// Patience is how long a control plane may take over one change; zero is ten seconds.
+	// Patience is how long a control plane may take for one change; zero means ten seconds.
 	Patience time.Duration
 	// External means that API servers can have signers.
 	External bool
-	// Fixed means that the API servers are those of the spec as long as the cluster exists: none is removed for good, and
-	// none appears on its own. Instead of Remove and Join, the suite then checks this.
+	// Fixed means that the API servers are those of the spec as long as the cluster exists: none is removed, and none
+	// appears on its own. The suite then checks this instead of Remove and Join.
 	Fixed bool
 }
 
@@ -35,26 +35,26 @@ type Cluster struct {
 	Open func(t *testing.T) controlplane.Adapter
 	// Prove asks an API server which keys it has, as controlplane.Prover does.
 	Prove func(context.Context, controlplane.Question) (controlplane.Proof, error)
-	// Process tells the process of an API server from every other; empty while none runs.
+	// Process identifies the process of an API server; empty while none runs.
 	Process func(t *testing.T, server string) string
 	// Kill ends the process of an API server, as a crash would.
 	Kill func(t *testing.T, server string)
 
 	// Break kills an API server and keeps it from starting until mend is called.
 	Break func(t *testing.T, server string) (mend func())
-	// Hide makes something unreadable that the adapter has to know of the control plane, until show is called.
+	// Hide makes something unreadable that the adapter must know about the control plane, until show is called.
 	Hide func(t *testing.T) (show func())
-	// Fail makes the next call of Converge fail. It returns what has to be done before a call can succeed.
+	// Fail makes the next call of Converge fail. It returns what must be done before a call can succeed.
 	Fail func(t *testing.T, fault faults.Fault) (mend func())
-	// Restore gives an API server the disk of an earlier time, and has it run with the keys of then.
+	// Restore gives an API server an earlier state of its disk, and makes it run with the keys of that time.
 	Restore func(t *testing.T, server string, keys controlplane.Keys, have []keystore.KeyPair)
-	// Remove removes an API server for good, with its machine.
+	// Remove removes an API server permanently, with its machine.
 	Remove func(t *testing.T, server string)
-	// Join has an API server appear on its own, which runs with these keys.
+	// Join makes an API server appear on its own that runs with these keys.
 	Join func(t *testing.T, keys controlplane.Keys) (server string)
 }
 
-// Run runs the suite. Each test has a cluster of its own, and they run one after the other.
+// Run runs the suite. Each test has its own cluster. The tests run one after another.
 func Run(t *testing.T, f Fixture) {
 	if f.Patience == 0 {
 		f.Patience = 10 * time.Second
@@ -86,7 +86,7 @@ func Run(t *testing.T, f Fixture) {
 	}
 }
 
-// The keys of a rotation, in its order.
+// The keys of a rotation, in order.
 var (
 	first     = controlplane.Keys{Verify: []int{1}, Sign: 1}
 	published = controlplane.Keys{Verify: []int{1, 2}, Sign: 1}
@@ -94,7 +94,7 @@ var (
 	last      = controlplane.Keys{Verify: []int{2}, Sign: 2}
 )
 
-// testAbsent has a cluster whose control plane was never made.
+// testAbsent uses a cluster whose control plane was never created.
 func testAbsent(t *testing.T, f fixture) {
 	f.wantAbsent(t)
 	for range 2 {
@@ -105,13 +105,13 @@ func testAbsent(t *testing.T, f fixture) {
 	f.wantAbsent(t)
 }
 
-// testHalfMade deletes a control plane whose making has only begun.
+// testHalfMade deletes a control plane whose creation has only begun.
 func testHalfMade(t *testing.T, f fixture) {
 	f.converge(t, controlplane.Target{Keys: first, ControllerManagerSign: 1}, f.keys[:1])
 	f.delete(t)
 }
 
-// testRotation makes a control plane, takes it through a rotation by restarts, and deletes it.
+// testRotation creates a control plane, rotates its keys with restarts, and deletes it.
 func testRotation(t *testing.T, f fixture) {
 	f.make(t, first)
 	f.wantRepeatable(t, controlplane.Target{Keys: first, ControllerManagerSign: 1}, f.keys[:1])
@@ -132,7 +132,7 @@ func testRotation(t *testing.T, f fixture) {
 	f.delete(t)
 }
 
-// testRotationWithSigners changes the keys of all API servers at once, of which none is taken out for it.
+// testRotationWithSigners changes the keys of all API servers at once. None is taken down for it.
 func testRotationWithSigners(t *testing.T, f fixture) {
 	if !f.external {
 		t.Skip("the API servers have no signers")
@@ -143,7 +143,7 @@ func testRotationWithSigners(t *testing.T, f fixture) {
 		keys controlplane.Keys
 		sign int
 	}{{published, 1}, {switched, 1}, {switched, 2}, {last, 2}} {
-		// Not without leave.
+		// Without permission, nothing may change.
 		f.converge(t, controlplane.Target{Keys: signed(step.keys), ControllerManagerSign: step.sign}, f.keys)
 		f.settle(t, controlplane.Target{Keys: signed(step.keys), Live: true, ControllerManagerSign: step.sign}, f.keys)
 		f.wantProven(t, signed(step.keys))
@@ -153,7 +153,7 @@ func testRotationWithSigners(t *testing.T, f fixture) {
 	f.wantProcesses(t, running)
 }
 
-// testTwoCallers has two controllers act on one plan, each on its own API server. No two of them may be out.
+// testTwoCallers lets two controllers act on one plan, each on its own API server. No two API servers may be down.
 func testTwoCallers(t *testing.T, f fixture) {
 	f.make(t, first)
 	servers := f.servers(t)
@@ -171,8 +171,8 @@ func testTwoCallers(t *testing.T, f fixture) {
 	})
 }
 
-// testOneIsOut has an API server that does not come back. No other is taken out beside it, but for one that refuses
-// tokens.
+// testOneIsOut uses an API server that does not come back. No other may be taken down meanwhile, except one that
+// refuses tokens.
 func testOneIsOut(t *testing.T, f fixture) {
 	if f.Break == nil || f.Restore == nil {
 		t.Skip("no API server can be kept out, or be given an earlier disk")
@@ -190,7 +190,7 @@ func testOneIsOut(t *testing.T, f fixture) {
 			t.Fatalf("%s was taken out while %s is out", other, broken)
 		}
 	}
-	// It comes back with keys of a time when nobody knew version 2, and refuses what the others sign.
+	// It comes back with keys from before version 2, and refuses what the others sign.
 	f.Restore(t, other, first, f.keys)
 	if s := f.observe(t); !s.runs(other, first) {
 		t.Fatalf("%s was restored, and is observed as %+v", other, s.server(other))
@@ -203,8 +203,7 @@ func testOneIsOut(t *testing.T, f fixture) {
 	f.giveEach(t, switched, 1)
 }
 
-// testVanished kills API servers. They come back with the keys that they are configured with, not with those of the
-// target.
+// testVanished kills API servers. They must come back with their configured keys, not with those of the target.
 func testVanished(t *testing.T, f fixture) {
 	f.make(t, first)
 	servers := f.servers(t)
@@ -220,7 +219,7 @@ func testVanished(t *testing.T, f fixture) {
 	})
 }
 
-// testUnseen hides something from the adapter, which must not take that for absence.
+// testUnseen hides something from the adapter, which must not report it as absent.
 func testUnseen(t *testing.T, f fixture) {
 	if f.Hide == nil {
 		t.Skip("nothing can be hidden")
@@ -229,7 +228,7 @@ func testUnseen(t *testing.T, f fixture) {
 	running := f.processes(t)
 	show := f.Hide(t)
 	f.wantUnknown(t)
-	// A target is refused or does what it may: it must not end or change what cannot be seen.
+	// A target is refused or does what it may. It must not stop or change what cannot be seen.
 	_ = f.Open(t).Converge(t.Context(), controlplane.Target{Keys: first, ControllerManagerSign: 1}, f.keys)
 	f.wantUnknown(t)
 	show()
@@ -237,7 +236,7 @@ func testUnseen(t *testing.T, f fixture) {
 	f.wantProcesses(t, running)
 }
 
-// testFailed has each change fail once. The next call finishes it.
+// testFailed makes each change fail once. The next call must finish it.
 func testFailed(t *testing.T, f fixture, fault faults.Fault) {
 	if f.Fail == nil {
 		t.Skip("no write can be made to fail")
@@ -258,7 +257,7 @@ func testFailed(t *testing.T, f fixture, fault faults.Fault) {
 	f.wantProven(t, published)
 }
 
-// testRemoved removes an API server for good in the middle of a change.
+// testRemoved removes an API server permanently in the middle of a change.
 func testRemoved(t *testing.T, f fixture) {
 	if f.Remove == nil {
 		t.Skip("no API server can be removed")
@@ -274,7 +273,7 @@ func testRemoved(t *testing.T, f fixture) {
 	f.giveEach(t, published, 1)
 }
 
-// testNewcomer has an API server appear with the keys of before the switch.
+// testNewcomer makes an API server appear with the keys from before the switch.
 func testNewcomer(t *testing.T, f fixture) {
 	if f.Join == nil {
 		t.Skip("no API server can appear on its own")
@@ -290,7 +289,7 @@ func testNewcomer(t *testing.T, f fixture) {
 	f.wantProven(t, switched)
 }
 
-// testFixed has one API server after the other die and not come back: each is listed before, meanwhile and after.
+// testFixed makes one API server after another die and not come back: each must be listed before, meanwhile and after.
 func testFixed(t *testing.T, f fixture) {
 	if !f.fixed {
 		t.Skip("API servers can come and go: see Removed and Newcomer")

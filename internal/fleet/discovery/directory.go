@@ -20,19 +20,19 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// What a web server, which is another user, must be able to read.
+// The modes that let a web server, which is another user, read the files.
 const (
 	fileMode      = 0o644
 	directoryMode = 0o755
 )
 
 // directory is the directory of a file URL. Its owner may be another user, and the controller may be root. So it is
-// opened one component after the other, no symbolic link is followed, and nothing is written where somebody else could
-// replace it, or the path to it.
+// opened one component after the other, without following symbolic links, and nothing is written where somebody else
+// could replace it, or the path to it.
 type directory struct {
 	path   string // of the URL
 	folder string // its prefix
-	create bool   // whether the directory of the URL is made when something is written to it
+	create bool   // whether to create the directory of the URL when something is written to it
 }
 
 var _ store = (*directory)(nil)
@@ -45,7 +45,7 @@ func newDirectory(u *url.URL) *directory {
 // get implements store.
 func (d *directory) get(ctx context.Context, name string) (object, error) {
 	if err := ctx.Err(); err != nil {
-		return object{}, err // a directory would not ask
+		return object{}, err // file operations do not check ctx
 	}
 	at, err := d.enter(name, false)
 	if err == nil {
@@ -82,8 +82,8 @@ func (d *directory) put(ctx context.Context, doc document, was object) error {
 	return nil
 }
 
-// exchange replaces a file that is still as it was read. Controllers hold a lock on the directory meanwhile, which the
-// kernel takes from one that dies.
+// exchange replaces a file if it has not changed since it was read. Controllers hold a lock on the directory meanwhile,
+// which the kernel releases if one dies.
 func exchange(at *os.Root, name string, data []byte, was object) error {
 	lock, err := at.Open(".")
 	if err != nil {
@@ -119,7 +119,7 @@ func (d *directory) delete(ctx context.Context, name string) error {
 	return nil
 }
 
-// enter opens the directory of an object. To write, it makes what is missing, and refuses what is not safe.
+// enter opens the directory of an object. For writing, it creates missing directories, and refuses unsafe ones.
 func (d *directory) enter(name string, write bool) (*os.Root, error) {
 	at, err := os.OpenRoot("/")
 	if err != nil {
@@ -140,17 +140,17 @@ func (d *directory) enter(name string, write bool) (*os.Root, error) {
 
 // walk is how one directory on the way to an object is opened.
 type walk struct {
-	// write opens it to write in it or below it, and make makes it when it is missing.
+	// write opens it for writing in it or below it, and make creates it if it is missing.
 	write, make bool
-	// inside is for the directory of the URL and what is below it: nobody else may add files there. In those above it
-	// others may, as in /tmp.
+	// inside is for the directory of the URL and what is below it: nobody else may add files there. In the directories
+	// above, others may, as in /tmp.
 	inside bool
 }
 
 func (w walk) into(parent *os.Root, name string) (*os.Root, error) {
 	made := false
 	if w.make {
-		// Ready for others to enter only when it is known to be ours.
+		// Others may enter only when it is known to be ours.
 		err := parent.Mkdir(name, 0o700)
 		if made = err == nil; err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
@@ -170,7 +170,7 @@ func (w walk) into(parent *os.Root, name string) (*os.Root, error) {
 	return next, nil
 }
 
-// openDirectory opens a directory, and nothing that a symbolic link leads to.
+// openDirectory opens a directory, but nothing that a symbolic link points to.
 func openDirectory(parent *os.Root, name string) (*os.Root, error) {
 	full := path.Join(parent.Name(), name)
 	want, err := parent.Lstat(name)
@@ -209,13 +209,13 @@ func (w walk) check(at *os.Root) error {
 	}
 	const others = 0o022
 	if mode := info.Mode(); mode.Perm()&others != 0 && (w.inside || mode&fs.ModeSticky == 0) {
-		return fmt.Errorf("users other than its owner may write to %s (mode %v): take that away by chmod go-w", at.Name(),
+		return fmt.Errorf("users other than its owner may write to %s (mode %v): run chmod go-w on it", at.Name(),
 			mode)
 	}
 	return nil
 }
 
-// open lets others into a directory that was made, regardless of the umask.
+// open lets others into a new directory, regardless of the umask.
 func open(at *os.Root) error {
 	f, err := at.Open(".")
 	if err != nil {
@@ -246,7 +246,7 @@ func readFile(at *os.Root, name string) (object, error) {
 	return object{found: true, modified: is.ModTime(), data: data}, err
 }
 
-// replaceFile writes the file of an object: it is whole and on disk before it gets its name.
+// replaceFile writes the file of an object atomically: it is whole and on disk before it gets its name.
 func replaceFile(at *os.Root, name string, data []byte) error {
 	temporary := name + "." + random() + ".tmp"
 	f, err := at.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -255,7 +255,7 @@ func replaceFile(at *os.Root, name string, data []byte) error {
 	}
 	_, err = f.Write(data)
 	err = errors.Join(err, f.Chmod(fileMode), f.Sync(), f.Close())
-	// Crash here: the old file is whole, and a temporary one is left for the next sweep.
+	// A crash here leaves the old file whole, and a temporary one for the next sweep.
 	if err == nil {
 		err = at.Rename(temporary, name)
 	}
@@ -271,8 +271,8 @@ func random() string {
 	return hex.EncodeToString(b[:])
 }
 
-// sweep removes the temporary files that a process which was killed while it wrote an object has left: they hold public
-// keys of any age.
+// sweep removes the temporary files of processes that were killed while they wrote an object. They hold old public
+// keys.
 func sweep(at *os.Root, name string) error {
 	entries, err := fs.ReadDir(at.FS(), ".")
 	if err != nil {
@@ -297,7 +297,7 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// syncDirectory makes a renaming in the directory last.
+// syncDirectory makes a rename in the directory durable.
 func syncDirectory(at *os.Root) error {
 	d, err := at.Open(".")
 	if err != nil {

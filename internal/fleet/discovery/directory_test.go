@@ -279,21 +279,21 @@ func TestSureAt(t *testing.T) {
 	}
 	k := generate(t, 1, jwks.ES256)
 	publish(t, b, k)
-	if o := observe(t, b, k); !o.SureAt.Equal(now.Add(time.Minute)) {
-		t.Errorf("written at %v by its own clock: sure at %v", now, o.SureAt)
+	if o := observe(t, b, k); !o.CertainAt.Equal(now.Add(time.Minute)) {
+		t.Errorf("written at %v by its own clock: sure at %v", now, o.CertainAt)
 	}
 	dir := strings.TrimPrefix(p.url, "file://")
 	first, last := time.Unix(1_700_000_000, 500), time.Unix(1_700_000_100, 1)
 	touch(t, filepath.Join(dir, discoveryName), first)
 	touch(t, filepath.Join(dir, jwksName), last)
 	other := newBucket(t, p.url)
-	if o := observe(t, other, k); !o.PublishedAt.Equal(last) || !o.SureAt.Equal(last.Add(time.Minute)) {
-		t.Errorf("written at %v: published at %v and sure at %v", last, o.PublishedAt, o.SureAt)
+	if o := observe(t, other, k); !o.PublishedAt.Equal(last) || !o.CertainAt.Equal(last.Add(time.Minute)) {
+		t.Errorf("written at %v: published at %v and sure at %v", last, o.PublishedAt, o.CertainAt)
 	}
 	last = time.Unix(1_700_000_200, 0)
 	touch(t, filepath.Join(dir, discoveryName), last)
-	if o := observe(t, other, k); !o.PublishedAt.Equal(last) || !o.SureAt.Equal(last.Add(time.Minute+time.Second)) {
-		t.Errorf("written at %v: published at %v and sure at %v", last, o.PublishedAt, o.SureAt)
+	if o := observe(t, other, k); !o.PublishedAt.Equal(last) || !o.CertainAt.Equal(last.Add(time.Minute+time.Second)) {
+		t.Errorf("written at %v: published at %v and sure at %v", last, o.PublishedAt, o.CertainAt)
 	}
 }
 

@@ -2,37 +2,36 @@
 // directory, for verifiers that fetch them from the issuer's URL: AWS IAM, Microsoft Entra ID, workload identity pools
 // of Google Cloud, and everything else that speaks OpenID Connect.
 //
-// Start at New. A Bucket is a fleet.Publisher; package bucketurl tells which URLs it takes. It writes two objects,
-// which have to be served below the issuer's URL, and no others:
+// Start with New. A Bucket is a fleet.Publisher; package bucketurl defines which URLs it accepts. It writes two
+// objects, which must be served below the issuer's URL, and no others:
 //
 //	.well-known/openid-configuration
 //	openid/v1/jwks
 //
-// # Whose they are
+// # Ownership
 //
-// Both objects carry the UID of their UserCluster. A Bucket changes and removes none that carries another, that is of
-// another issuer, or that holds a key which the cluster does not have. The JWKS carries the fleet.Stage of its keys
-// too: a Bucket does not go back to an earlier one.
+// Both objects carry the UID of their UserCluster. A Bucket never changes or removes an object that carries another
+// UID, is of another issuer, or holds a key that the cluster does not have. The JWKS also carries the fleet.Stage of
+// its keys: a Bucket does not go back to an earlier one.
 //
 // # The order of writes
 //
-// Each object is replaced whole, so that no verifier ever reads half a document, and one write goes after the other:
+// Each object is replaced atomically, so no verifier ever reads half a document. Writes happen one after another:
 //
 //   - The JWKS is there before a discovery document points at it, and goes after it.
 //   - While a key is in the JWKS, its algorithm is in the discovery document: that gets a new algorithm before
 //     the JWKS gets the key, and loses an old one after.
 //   - The JWKS holds the keys of the last Publish or those of the one before, and never any other.
 //
-// A crash between two writes leaves documents that work. Observe tells of them, and the next Publish puts them right.
+// A crash between two writes leaves documents that work. Observe reports the difference, and the next Publish fixes it.
 //
 // # Caches
 //
-// Verifiers may keep a document for as long as its Cache-Control header says, Options.MaxAge. SureAt counts from the
-// time that the store gives the newest object or, when it was this process that wrote it and its clock is the later
-// one, from then; so the clock of the store only matters after a restart. To make MaxAge shorter, do it while no
-// rotation runs: what was fetched before is kept for as long as its header said then. A web server in front of a
-// directory sets its own headers, as does a CDN in front of a bucket: they must not let anybody keep a document for
-// longer than MaxAge.
+// Verifiers may cache a document for Options.MaxAge, its Cache-Control header. CertainAt counts from the time that the
+// store gives the newest object or, if this process wrote it and its clock is later, from that. So the clock of the
+// store matters only after a restart. Shorten MaxAge only while no rotation runs: what was fetched before is cached for
+// the earlier time. A web server in front of a directory sets its own headers, and so does a CDN in front of a bucket:
+// they must not let anybody cache a document for longer than MaxAge.
 //
 // # Credentials
 //
@@ -51,7 +50,7 @@
 //     else may write to them. No symbolic link is followed. What is made there can be read by everybody, regardless of
 //     the umask: the objects and the directories in between. No files but the objects are left there.
 //
-// The objects must be readable for everybody too. That is a setting of the bucket, and not made here.
+// The objects must be publicly readable, too. That is a setting of the bucket, which Keyturn does not change.
 package discovery
 
 import (
@@ -70,21 +69,21 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// Options say what is published where.
+// Options describe what is published where.
 type Options struct {
-	// Cluster is the UID of the UserCluster, with which the objects are marked.
+	// Cluster is the UID of the UserCluster, which marks the objects.
 	Cluster string
 	// URL names the bucket or directory; see package bucketurl.
 	URL string
 	// Issuer is the issuer of the cluster's tokens, an https URL below which the bucket is served.
 	Issuer string
-	// MaxAge is how long a verifier may keep a document. Fractions of a second are not in its Cache-Control header.
+	// MaxAge is how long a verifier may cache a document. The Cache-Control header omits fractions of a second.
 	MaxAge time.Duration
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 }
 
-// Bucket is a bucket or a directory to which the documents of one issuer are published.
+// Bucket is a bucket or a directory that the documents of one issuer are published to.
 type Bucket struct {
 	o       Options
 	url     *url.URL
@@ -94,7 +93,7 @@ type Bucket struct {
 
 var _ fleet.Publisher = (*Bucket)(nil)
 
-// New returns the bucket of a URL. It does not reach out to it: the first call does, and those after one that failed.
+// New returns the bucket of a URL. It does not connect; the first call does, and each call after one that failed.
 func New(o Options) (*Bucket, error) {
 	u, err := bucketurl.Parse(o.URL)
 	if err != nil {
@@ -123,7 +122,7 @@ func checkIssuer(issuer string) error {
 	return err
 }
 
-// Name is the URL, which holds no secret.
+// Name returns the URL, which contains no secret.
 func (b *Bucket) Name() string { return b.url.String() }
 
 // Publish implements fleet.Publisher.
@@ -157,16 +156,16 @@ func (b *Bucket) publish(ctx context.Context, keys []keystore.KeyPair, versions 
 		}
 	}
 	if is.discovery.found {
-		// Its algorithms first become those of all keys that are in the JWKS before the next write and after it.
+		// First it gets the algorithms of all keys that are in the JWKS before and after the next write.
 		if err := b.ensureDiscovery(ctx, union(set, is.keys.data), &is.discovery); err != nil {
 			return err
 		}
 	}
-	// Crash here: the document lists an algorithm of which no token is signed yet.
+	// A crash here leaves a document with an algorithm that no token uses yet.
 	if err := b.ensureJWKS(ctx, set, stage, &is.keys); err != nil {
 		return err
 	}
-	// Crash here: the document is missing, if it is the first, or lists an algorithm of which no key is left.
+	// After a crash here, the document is missing, if it is the first, or has an algorithm that no key uses any more.
 	return b.ensureDiscovery(ctx, set, &is.discovery)
 }
 
@@ -200,12 +199,12 @@ func (b *Bucket) ensure(ctx context.Context, want document, is *object) error {
 		return err
 	}
 	if difference := b.difference(want, *is); difference != "" {
-		return fmt.Errorf("%s was written and reads back as another: it %s", want.name, difference)
+		return fmt.Errorf("%s reads back differently than written: it %s", want.name, difference)
 	}
 	return nil
 }
 
-// difference is what is wrong with an object; empty when it is as wanted.
+// difference describes what is wrong with an object; empty if nothing is.
 func (b *Bucket) difference(want document, is object) string {
 	if !is.found {
 		return "is missing"
@@ -214,7 +213,7 @@ func (b *Bucket) difference(want document, is object) string {
 		return difference
 	}
 	switch {
-	case b.url.Scheme == "file": // which keeps no headers
+	case b.url.Scheme == "file": // it has no headers
 	case is.contentType != want.contentType:
 		return "does not have Content-Type " + want.contentType
 	case is.cacheControl == "" && b.url.Query().Has("endpoint"): // S3 keeps it; not everything that is like S3 does
@@ -224,14 +223,14 @@ func (b *Bucket) difference(want document, is object) string {
 	return ""
 }
 
-// Remove implements fleet.Publisher: it removes the objects that have the mark of the cluster. The directories that
-// Publish made stay, empty.
+// Remove implements fleet.Publisher: it removes the objects that are marked as the cluster's. The directories that
+// Publish created stay, empty.
 func (b *Bucket) Remove(ctx context.Context) error {
 	for _, name := range []string{discoveryName, jwksName} {
 		if err := b.remove(ctx, name); err != nil {
 			return b.failed("removing from", err)
 		}
-		// Crash here: the JWKS is there and nothing points at it.
+		// A crash here leaves the JWKS, with nothing pointing to it.
 	}
 	return nil
 }
@@ -258,22 +257,19 @@ func (b *Bucket) read(ctx context.Context) (served, error) {
 }
 
 func (b *Bucket) failed(doing string, err error) error {
-	if errors.Is(err, fleet.ErrForeign) || errors.Is(err, fleet.ErrStale) { // which name what to do
+	if errors.Is(err, fleet.ErrForeign) || errors.Is(err, fleet.ErrStale) { // they contain a hint
 		return fmt.Errorf("%s %s: %w", doing, b.Name(), err)
 	}
 	return hint.Errorf(hints[b.url.Scheme], "%s %s: %w", doing, b.Name(), err)
 }
 
 var hints = map[string]string{
-	"file": "see that the directory exists, and that it and those above it belong to root or to the user of the " +
-		"controller, " +
-		"and nobody else may write to them",
-	"s3": "see that the bucket exists, that its region is given by ?region= or AWS_REGION, and that the credentials of " +
-		"the " +
-		"controller (AWS_*) may get, put, delete and list its objects",
-	"gs": "see that the bucket exists, and that the credentials of the controller (GOOGLE_APPLICATION_CREDENTIALS) " +
+	"file": "check that the directory exists, and that it and those above it belong to root or to the user of the " +
+		"controller, and nobody else may write to them",
+	"s3": "check that the bucket exists, that its region is given by ?region= or AWS_REGION, and that the credentials " +
+		"of the controller (AWS_*) may get, put, delete and list its objects",
+	"gs": "check that the bucket exists, and that the credentials of the controller (GOOGLE_APPLICATION_CREDENTIALS) " +
 		"have roles/storage.objectUser on it",
-	"azblob": "see that the container exists, that ?storage_account= or AZURE_STORAGE_ACCOUNT names its account, and " +
-		"that the " +
-		"credentials of the controller (AZURE_*) have the role Storage Blob Data Contributor on it",
+	"azblob": "check that the container exists, that ?storage_account= or AZURE_STORAGE_ACCOUNT names its account, and " +
+		"that the credentials of the controller (AZURE_*) have the role Storage Blob Data Contributor on it",
 }

@@ -34,7 +34,7 @@ func TestStores(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Run("Conformance", func(t *testing.T) {
-				fleettest.Run(t, fleettest.Fixture{New: func(t *testing.T) fleettest.Place { return newPlace(t).fixture() }})
+				fleettest.Run(t, fleettest.Fixture{New: func(t *testing.T) fleettest.Destination { return newPlace(t).fixture() }})
 			})
 			for name, test := range map[string]func(*testing.T, place){
 				"Form":       testForm,
@@ -111,7 +111,7 @@ func testWrong(t *testing.T, p place) {
 			discoveryName, edit(`"RS256"`, `"ES256","RS256"`), []int{1}, []int{2}, "algorithms [RS256]", false,
 		},
 		"other subjects": {discoveryName, edit(`"public"`, `"pairwise"`), []int{1}, []int{2}, "subject types", false},
-		"no mark":        {jwksName, jwksOf(t, one), []int{1}, []int{2}, "does not say how far its keys are", false},
+		"no mark":        {jwksName, jwksOf(t, one), []int{1}, []int{2}, "lacks the stage of its keys", false},
 		"no UID": {
 			discoveryName, edit(`"keyturn.dev/cluster-uid"`, `"other"`), []int{1}, []int{2}, "is not marked", false,
 		},
@@ -310,8 +310,7 @@ func wantClean(t *testing.T, b *discovery.Bucket, keys []keystore.KeyPair, accep
 	}
 }
 
-// testHeaders changes the headers of objects with the right content: verifiers would keep them for longer than SureAt
-// says.
+// testHeaders changes the headers of objects with the right content: verifiers would cache them beyond CertainAt.
 func testHeaders(t *testing.T, p place) {
 	if p.gate == nil {
 		t.Skip("a directory keeps no headers")

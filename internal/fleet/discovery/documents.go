@@ -20,7 +20,7 @@ const (
 type document struct {
 	name, contentType, cacheControl string
 	data                            []byte
-	// sameAs says what is wrong with the content of an object; empty when it says what data says.
+	// sameAs describes what is wrong with the content of an object; empty if it is equivalent to data.
 	sameAs func(data []byte) string
 }
 
@@ -30,7 +30,7 @@ type object struct {
 	contentType, cacheControl string
 	modified                  time.Time
 	data                      []byte
-	// version is what the store tells one writing of the object from the next by; the zero value for a directory.
+	// version distinguishes one write of the object from the next; the zero value for a directory.
 	version version
 }
 
@@ -59,7 +59,7 @@ func (b *Bucket) discoveryDocument(set jwks.Set) (document, error) {
 	}, err
 }
 
-// discoveryDifference tells no value of the document: somebody else may have written it.
+// discoveryDifference quotes no value of the document, which somebody else may have written.
 func discoveryDifference(want, is jwks.Discovery) string {
 	switch {
 	case is.Issuer != want.Issuer:
@@ -74,7 +74,7 @@ func discoveryDifference(want, is jwks.Discovery) string {
 	return ""
 }
 
-// jwksDocument is the JWKS of these keys, at a stage.
+// jwksDocument returns the JWKS of these keys, at a stage.
 func (b *Bucket) jwksDocument(set jwks.Set, stage int) (document, error) {
 	data, err := set.Marshal()
 	return document{
@@ -90,7 +90,7 @@ func (b *Bucket) jwksDocument(set jwks.Set, stage int) (document, error) {
 			case others > 0:
 				return fmt.Sprintf("holds %d keys that cannot be used", others)
 			case markOf(data).Stage != stage:
-				return "does not say how far its keys are"
+				return "lacks the stage of its keys"
 			}
 			return b.markDifference(data)
 		},
@@ -125,7 +125,7 @@ func union(set jwks.Set, data []byte) jwks.Set {
 	}
 	both, err := jwks.NewSet(append(set.Keys(), missing(other, set)...)...)
 	if err != nil {
-		return set // a kid that two keys have: that of the JWKS is foreign
+		return set // two keys have one kid: the one in the JWKS is foreign
 	}
 	return both
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// mark is what Keyturn adds to the objects. Verifiers ignore members that they do not know (OpenID Connect Discovery
-// 1.0, section 3; RFC 7517, section 5).
+// mark is what Keyturn adds to the objects. Verifiers ignore unknown members (OpenID Connect Discovery 1.0, section 3;
+// RFC 7517, section 5).
 type mark struct {
-	// Cluster is the UID of the UserCluster whose object it is.
+	// Cluster is the UID of the UserCluster that the object belongs to.
 	Cluster string `json:"keyturn.dev/cluster-uid"`
 	// Stage is the fleet.Stage of the keys of a JWKS.
 	Stage int `json:"keyturn.dev/stage,omitempty"`
@@ -53,8 +53,8 @@ func (b *Bucket) isOurs(is served) bool {
 	return markOf(is.discovery.data).Cluster == b.o.Cluster || markOf(is.keys.data).Cluster == b.o.Cluster
 }
 
-// checkOwner refuses objects that are not the cluster's. Those without a mark are, if they are of its issuer: a person,
-// or an earlier version of Keyturn, may have made them.
+// checkOwner refuses objects that are not the cluster's. An unmarked object of its issuer is accepted: a person, or an
+// earlier version of Keyturn, may have created it.
 func (b *Bucket) checkOwner(is served) error {
 	for _, o := range []struct {
 		name string
@@ -73,8 +73,7 @@ func (b *Bucket) checkOwner(is served) error {
 	switch {
 	case err == nil && isText && issuer != b.o.Issuer:
 		return fmt.Errorf("%w: %s is of another issuer; give each issuer a prefix of its own, or delete the object if "+
-			"nobody "+
-			"uses it", fleet.ErrForeign, discoveryName)
+			"nobody uses it", fleet.ErrForeign, discoveryName)
 	case (err != nil || !isText) && !b.isOurs(is):
 		return fmt.Errorf("%w: %s is no discovery document; delete the object if nobody uses it",
 			fleet.ErrForeign, discoveryName)
@@ -82,8 +81,8 @@ func (b *Bucket) checkOwner(is served) error {
 	return nil
 }
 
-// checkKeys refuses a JWKS that holds keys which the cluster, whose keys these are, does not have: whoever has tokens
-// of them would be locked out.
+// checkKeys refuses a JWKS with keys that are not in own, the keys of the cluster: tokens signed with them would be
+// refused.
 func (b *Bucket) checkKeys(is served, own jwks.Set) error {
 	if !is.keys.found {
 		return nil
@@ -93,7 +92,7 @@ func (b *Bucket) checkKeys(is served, own jwks.Set) error {
 		return fmt.Errorf("%w: %s", fleet.ErrForeign, noteForeign(foreign))
 	}
 	if (err != nil || others > 0) && !b.isOurs(is) {
-		return fmt.Errorf("%w: %s holds something else than keys of the cluster; delete the object if nobody uses it",
+		return fmt.Errorf("%w: %s does not hold keys of the cluster; delete the object if nobody uses it",
 			fleet.ErrForeign, jwksName)
 	}
 	return nil

@@ -12,9 +12,9 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// Observe implements fleet.Publisher. A key is accepted if the JWKS holds it and the discovery document is good for
-// it, and refused if the JWKS does not hold it. A version whose fate hangs on what a verifier fetched before, since
-// one of the objects is wrong now, is neither. Objects that are not the cluster's are an error.
+// Observe implements fleet.Publisher. A key is accepted if the JWKS holds it and the discovery document allows its
+// algorithm, and refused if the JWKS does not hold it. If one of the objects is wrong, a version is neither if it
+// depends on what a verifier fetched before. Objects that are not the cluster's are an error.
 func (b *Bucket) Observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Observation, error) {
 	o, err := b.observe(ctx, keys)
 	if err != nil {
@@ -51,7 +51,7 @@ func (b *Bucket) observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Ob
 	return o, nil
 }
 
-// judge tells what verifiers make of the objects, where the JWKS can be read.
+// judge returns what verifiers conclude from the objects, if the JWKS can be read.
 func (b *Bucket) judge(is served, published, own jwks.Set, keys []keystore.KeyPair) (fleet.Observation, error) {
 	discovery, err := b.discoveryDocument(published)
 	if err != nil {
@@ -77,7 +77,7 @@ func (b *Bucket) judge(is served, published, own jwks.Set, keys []keystore.KeyPa
 	return o, nil
 }
 
-// stageOf is the stage of those of the keys that are published.
+// stageOf returns the stage of the published keys.
 func stageOf(published jwks.Set, keys []keystore.KeyPair) int {
 	var live []int
 	for _, k := range keys {
@@ -88,14 +88,14 @@ func stageOf(published jwks.Set, keys []keystore.KeyPair) int {
 	return fleet.Stage(live)
 }
 
-// goodFor reports whether a verifier that read this discovery document takes tokens of the algorithm.
+// goodFor reports whether a verifier with this discovery document accepts tokens of the algorithm.
 func (b *Bucket) goodFor(data []byte, algorithm string) bool {
 	d, err := jwks.ParseDiscovery(data)
 	return err == nil && d.Issuer == b.o.Issuer && d.JWKSURI == b.o.Issuer+jwks.Path &&
 		slices.Contains(d.Algorithms, algorithm)
 }
 
-// times says when the newest object changed, and from when on nobody uses what was there before.
+// times returns when the newest object changed, and when nobody uses earlier content any more.
 func (b *Bucket) times(is served) fleet.Observation {
 	if !is.discovery.found && !is.keys.found {
 		return fleet.Observation{}
@@ -104,14 +104,14 @@ func (b *Bucket) times(is served) fleet.Observation {
 	if is.keys.modified.After(at) {
 		at = is.keys.modified
 	}
-	sure := at
+	certain := at
 	if at.Nanosecond() == 0 {
-		sure = at.Add(time.Second) // the store cuts off the fraction of a second
+		certain = at.Add(time.Second) // the store cuts off the fraction of a second
 	}
-	if b.wroteAt.After(sure) {
-		sure = b.wroteAt
+	if b.wroteAt.After(certain) {
+		certain = b.wroteAt
 	}
-	return fleet.Observation{PublishedAt: at, SureAt: sure.Add(b.o.MaxAge)}
+	return fleet.Observation{PublishedAt: at, CertainAt: certain.Add(b.o.MaxAge)}
 }
 
 func (b *Bucket) note(want document, is object) string {
@@ -126,8 +126,7 @@ func noteForeign(keys []jwks.Key) string {
 		return ""
 	}
 	return fmt.Sprintf("%s holds %d keys that the cluster does not have, the first with kid %.64q; they are not "+
-		"replaced: "+
-		"remove them by hand if nobody uses them", jwksName, len(keys), keys[0].KeyID)
+		"replaced: remove them manually if nobody uses them", jwksName, len(keys), keys[0].KeyID)
 }
 
 func joined(notes ...string) string {

@@ -23,19 +23,19 @@ func (o opener) OpenBucketURL(ctx context.Context, u *url.URL) (*blob.Bucket, er
 	return o(ctx, u)
 }
 
-// openBucket opens the bucket of a URL. What it returns may keep the context, to fetch credentials later, so that
+// openBucket opens the bucket of a URL. The bucket may keep the context, to fetch credentials later, so the context
 // must not end with the call.
 func openBucket(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 	mux := new(blob.URLMux)
 	mux.RegisterBucket(s3blob.Scheme, new(s3blob.URLOpener))
 	mux.RegisterBucket(gcsblob.Scheme, opener(openGoogle))
-	// The opener of azureblob itself sends a token for one account (AZURE_STORAGE_SAS_TOKEN) to no other.
+	// The opener of azureblob sends a token for one account (AZURE_STORAGE_SAS_TOKEN) to no other account.
 	mux.RegisterBucket(azureblob.Scheme, opener(blob.DefaultURLMux().OpenBucketURL))
 	return mux.OpenBucketURL(context.WithoutCancel(ctx), u)
 }
 
-// openGoogle looks for credentials each time. The opener of gcsblob remembers for good that there were none, and says
-// so on the standard output.
+// openGoogle searches for credentials each time. The opener of gcsblob would cache permanently that there were none,
+// and print that to standard output.
 func openGoogle(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 	if os.Getenv("STORAGE_EMULATOR_HOST") != "" { // gcsblob reaches an emulator on its own
 		return gcsblob.OpenBucket(ctx, gcp.NewAnonymousHTTPClient(gcp.DefaultTransport()), u.Host, nil)

@@ -173,8 +173,8 @@ type place struct {
 
 func newDirectory(t *testing.T) place { return place{url: "file://" + t.TempDir()} }
 
-func (p place) fixture() fleettest.Place {
-	f := fleettest.Place{
+func (p place) fixture() fleettest.Destination {
+	f := fleettest.Destination{
 		Publisher: func(t *testing.T) fleet.Publisher { return newBucket(t, p.url) },
 		AddKey:    p.addKey,
 		Other:     func(t *testing.T) fleet.Publisher { return newBucketOf(t, p.url, otherUID, issuer) },

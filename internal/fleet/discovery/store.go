@@ -22,17 +22,17 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// callTimeout bounds each call to a store, together with its retries.
+// callTimeout limits each call to a store, including retries.
 const callTimeout = 10 * time.Second
 
-// store keeps the objects of one URL. Each object is replaced whole.
+// store keeps the objects of one URL. Each object is replaced atomically.
 type store interface {
-	// get reads an object; one that is not there is no error.
+	// get reads an object; one that does not exist is no error.
 	get(ctx context.Context, name string) (object, error)
-	// put replaces the object that was read before, and fails if there is another one now, or none. Where there was
-	// none, it fails if there is one now.
+	// put replaces the object that was read before. It fails if the object has changed, was deleted or, if there was
+	// none, was created meanwhile.
 	put(ctx context.Context, d document, was object) error
-	// delete deletes an object; one that is not there is no error.
+	// delete deletes an object; one that does not exist is no error.
 	delete(ctx context.Context, name string) error
 }
 
@@ -80,9 +80,9 @@ func (s *cloud) get(ctx context.Context, name string) (object, error) {
 	return o, nil
 }
 
-// read reads the attributes before the data: of an object that is replaced in between, the version is the older one,
-// and put fails. But the data is asked for in any case: what a store answers to a question for attributes cannot tell a
-// bucket that is not there from an object.
+// read reads the attributes before the data: if the object is replaced in between, the version is the older one, and
+// put fails. The data is requested in any case, since the answer to a request for attributes does not distinguish a
+// missing bucket from a missing object.
 func read(ctx context.Context, bucket *blob.Bucket, name string) (object, error) {
 	attributes, attributesErr := bucket.Attributes(ctx, name)
 	r, err := bucket.NewReader(ctx, name, nil)
@@ -103,7 +103,7 @@ func read(ctx context.Context, bucket *blob.Bucket, name string) (object, error)
 	}, nil
 }
 
-// put implements store. It does not use a blob.Writer: that of azureblob v0.47 panics when a write fails.
+// put implements store. It does not use a blob.Writer, since that of azureblob v0.47 panics when a write fails.
 func (s *cloud) put(ctx context.Context, d document, was object) error {
 	bucket, ctx, cancel, err := s.open(ctx)
 	if err != nil {
@@ -132,9 +132,8 @@ func (s *cloud) delete(ctx context.Context, name string) error {
 	return nil
 }
 
-// absent reports whether an error means that an object is not there. Only a plain answer to that effect counts:
-// gocloud.dev gives the same code to a bucket of Google that may not be read, to one of Amazon that is not there, and
-// to an object that is archived.
+// absent reports whether an error means that an object does not exist. Only a specific answer counts: gocloud.dev gives
+// the same code to a bucket of Google that may not be read, to a missing bucket of Amazon, and to an archived object.
 func absent(err error) bool {
 	if err == nil || gcerrors.Code(err) != gcerrors.NotFound {
 		return false
@@ -151,7 +150,7 @@ func absent(err error) bool {
 	return true
 }
 
-// isGone reports whether there is no bucket or directory in which an object could be.
+// isGone reports whether the bucket or directory itself does not exist.
 func isGone(err error) bool {
 	failure, ok := errors.AsType[smithy.APIError](err)
 	return errors.Is(err, fs.ErrNotExist) || ok && failure.ErrorCode() == "NoSuchBucket"
@@ -160,7 +159,7 @@ func isGone(err error) bool {
 // parametersPattern finds the parameters of URLs. Those of a request to Azure may be a token (AZURE_STORAGE_SAS_TOKEN).
 var parametersPattern = regexp.MustCompile(`\?[^\s"']+`)
 
-// cleanError is the error of a library, as one line without the parameters of URLs. Servers have a part in its text.
+// cleanError is the error of a library, as one line without the parameters of URLs. Servers control part of its text.
 type cleanError struct{ err error }
 
 func clean(err error) error { return &cleanError{err} }
@@ -171,5 +170,5 @@ func (e *cleanError) Error() string {
 
 func (e *cleanError) Unwrap() error { return e.err }
 
-// maxError is how much of an error is searched for parameters, in characters.
+// maxError is how many characters of an error are searched for parameters.
 const maxError = 64 << 10

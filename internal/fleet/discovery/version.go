@@ -9,10 +9,10 @@ import (
 	"gocloud.dev/blob"
 )
 
-// version tells one writing of an object in a bucket from the next.
+// version distinguishes one write of an object in a bucket from the next.
 type version struct {
 	etag       string
-	generation int64 // Google's stores compare these, and not entity tags
+	generation int64 // Google's stores compare this instead of entity tags
 }
 
 func versionOf(a *blob.Attributes) version {
@@ -24,8 +24,8 @@ func versionOf(a *blob.Attributes) version {
 	return v
 }
 
-// unchanged is a blob.WriterOptions.BeforeWrite: the store refuses the write unless the object is still the one that
-// was read. It changes nothing for an object that was not there, which blob.WriterOptions.IfNotExist is for.
+// unchanged is a blob.WriterOptions.BeforeWrite: the store refuses the write if the object has changed since it was
+// read. It does nothing for an object that did not exist, for which blob.WriterOptions.IfNotExist is used.
 func (o object) unchanged(as func(any) bool) error {
 	if !o.found {
 		return nil

@@ -15,21 +15,21 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// fixture is one publisher of one place, and the key versions 1 and 2.
+// fixture is one publisher of one destination, and the key versions 1 and 2.
 type fixture struct {
-	Place
+	Destination
 	fleet.Publisher
 	patience time.Duration
 	keys     []keystore.KeyPair
 }
 
-// publish publishes these versions, calling again after an error as a controller does.
+// publish publishes these versions, and retries after an error as a controller does.
 func (f fixture) publish(t *testing.T, versions ...int) {
 	t.Helper()
 	f.repeat(t, fmt.Sprintf("publishing %v", versions), func() error { return f.Publish(t.Context(), f.keys, versions) })
 }
 
-// refused wants publishing these versions to fail for this reason, or nil for any, and to keep its secrets.
+// refused requires that publishing these versions fails for this reason, or nil for any, without revealing secrets.
 func (f fixture) refused(t *testing.T, want error, versions ...int) {
 	t.Helper()
 	err := f.Publish(t.Context(), f.keys, versions)
@@ -52,11 +52,11 @@ func (f fixture) writes() int {
 	return f.Writes()
 }
 
-// want waits until exactly these versions are accepted, the others are refused, and nothing else is to be told.
+// want waits until exactly these versions are accepted, the others are refused, and nothing else is reported.
 func (f fixture) want(t *testing.T, versions ...int) fleet.Observation {
 	t.Helper()
 	return f.eventually(t, fmt.Sprintf("%v accepted and nothing else", versions), func(o fleet.Observation) bool {
-		return f.are(o, versions) && o.Waiting == "" && !o.PublishedAt.IsZero() && !o.SureAt.Before(o.PublishedAt)
+		return f.are(o, versions) && o.Waiting == "" && !o.PublishedAt.IsZero() && !o.CertainAt.Before(o.PublishedAt)
 	})
 }
 
@@ -77,7 +77,7 @@ func (f fixture) are(o fleet.Observation, accepted []int) bool {
 	return slices.Equal(o.Accepts, accepted) && slices.Equal(o.Refuses, refused)
 }
 
-// eventually observes until the place is as it should be. The order of the keys must not matter.
+// eventually observes until the destination is as it should be. The order of the keys must not matter.
 func (f fixture) eventually(t *testing.T, what string, good func(fleet.Observation) bool) fleet.Observation {
 	t.Helper()
 	backwards := slices.Clone(f.keys)
@@ -93,7 +93,7 @@ func (f fixture) eventually(t *testing.T, what string, good func(fleet.Observati
 	return seen
 }
 
-// repeat does something until it does not fail. Every error on the way must keep its secrets.
+// repeat retries until there is no error. No error on the way may reveal secrets.
 func (f fixture) repeat(t *testing.T, what string, do func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), f.patience)
@@ -114,10 +114,10 @@ func (f fixture) repeat(t *testing.T, what string, do func() error) {
 	}
 }
 
-// secret fails the test when an error holds a token or a private key.
+// secret fails the test if an error contains a token or a private key.
 func (f fixture) secret(t *testing.T, err error) {
 	t.Helper()
-	tells := []string{"eyJ"} // any JSON Web Token begins so
+	tells := []string{"eyJ"} // any JSON Web Token begins with this
 	for _, k := range f.keys {
 		private, err := token.MarshalPrivateKey(k.Signer)
 		if err != nil {
@@ -132,7 +132,7 @@ func (f fixture) secret(t *testing.T, err error) {
 	}
 }
 
-// testCancelled asks after the end of the context: every call fails, and none of them tells a secret or does anything.
+// testCancelled calls after the end of the context: every call must fail, reveal no secret, and do nothing.
 func testCancelled(t *testing.T, f fixture) {
 	f.publish(t, 1)
 	f.want(t, 1)

@@ -14,7 +14,8 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// Memory is a place in memory that accepts what is published there at once. Its zero value is empty and ready for use.
+// Memory is a destination in memory that immediately accepts what is published. The zero value is empty and ready for
+// use.
 type Memory struct {
 	mu        sync.Mutex
 	published map[string]bool // by kid
@@ -36,7 +37,7 @@ func (m *Memory) Observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Ob
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	o := fleet.Observation{PublishedAt: m.at, SureAt: m.at}
+	o := fleet.Observation{PublishedAt: m.at, CertainAt: m.at}
 	for _, k := range keys {
 		if m.published[k.KeyID] {
 			o.Accepts = append(o.Accepts, k.Version)

@@ -9,9 +9,9 @@ import (
 )
 
 func TestMemory(t *testing.T) {
-	Run(t, Fixture{New: func(*testing.T) Place {
+	Run(t, Fixture{New: func(*testing.T) Destination {
 		m := &Memory{}
-		return Place{
+		return Destination{
 			Publisher: func(*testing.T) fleet.Publisher { return m },
 			Writes:    m.Writes,
 			Fail:      func(_ *testing.T, fault faults.Fault) { m.Fail(fault) },

@@ -1,7 +1,7 @@
-// Package fleettest is the conformance suite of fleet.Publisher, and a place for the tests of its callers.
+// Package fleettest has the conformance suite of fleet.Publisher, and a destination for the tests of its callers.
 //
-// Run is the contract as tests. An adapter gives it a Fixture: how to make an empty place, and as many of the hooks of
-// Place as it can offer; the tests of a hook that is missing are skipped. Memory is a place in memory.
+// Run tests the contract. An adapter gives it a Fixture: how to make an empty destination, and as many of the hooks of
+// Destination as it supports. The tests of a missing hook are skipped. Memory is a destination in memory.
 package fleettest
 
 import (
@@ -15,29 +15,29 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// Fixture is how the suite gets at an adapter.
+// Fixture gives the suite access to an adapter.
 type Fixture struct {
-	// New makes an empty place for one test.
-	New func(t *testing.T) Place
-	// Patience is how long a place may take to show what was published there; zero is ten seconds.
+	// New makes an empty destination for one test.
+	New func(t *testing.T) Destination
+	// Patience is how long a destination may take to show what was published; zero means ten seconds.
 	Patience time.Duration
 }
 
-// Place is one empty place, and what the suite may do to it. Every hook but Publisher may be nil.
-type Place struct {
-	// Publisher makes one more Publisher of the place. It shares nothing with the others but the place.
+// Destination is one empty destination, and what the suite may do to it. Every hook except Publisher may be nil.
+type Destination struct {
+	// Publisher makes another Publisher of the destination. They share only the destination.
 	Publisher func(t *testing.T) fleet.Publisher
-	// Writes counts the writes that the place was asked for so far.
+	// Writes counts the writes that were requested so far.
 	Writes func() int
 	// Fail makes the next write fail.
 	Fail func(t *testing.T, fault faults.Fault)
-	// AddKey adds a key to those that are published, behind the publishers' backs.
+	// AddKey adds a published key without the publishers' knowledge.
 	AddKey func(t *testing.T, key jwks.Key)
 	// Other makes a Publisher of the same destination for another cluster.
 	Other func(t *testing.T) fleet.Publisher
 }
 
-// Run runs the suite. Each test has a place of its own.
+// Run runs the suite. Each test has its own destination.
 func Run(t *testing.T, f Fixture) {
 	if f.Patience == 0 {
 		f.Patience = 10 * time.Second
@@ -62,9 +62,9 @@ func Run(t *testing.T, f Fixture) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			place := f.New(t)
+			destination := f.New(t)
 			test(t, fixture{
-				Place: place, Publisher: place.Publisher(t), patience: f.Patience,
+				Destination: destination, Publisher: destination.Publisher(t), patience: f.Patience,
 				keys: []keystore.KeyPair{generate(t, 1, jwks.RS256), generate(t, 2, jwks.ES256)},
 			})
 		})
@@ -72,8 +72,8 @@ func Run(t *testing.T, f Fixture) {
 }
 
 func testEmpty(t *testing.T, f fixture) {
-	if f.Name() == "" || f.Name() != f.Place.Publisher(t).Name() {
-		t.Errorf("one place is named %q and %q", f.Name(), f.Place.Publisher(t).Name())
+	if f.Name() == "" || f.Name() != f.Destination.Publisher(t).Name() {
+		t.Errorf("one destination is named %q and %q", f.Name(), f.Destination.Publisher(t).Name())
 	}
 	f.wantNothing(t)
 	if _, err := f.Observe(t.Context(), nil); err != nil {
@@ -86,7 +86,7 @@ func testPublish(t *testing.T, f fixture) {
 	f.want(t, 1)
 }
 
-// testRotate takes the key versions through a rotation. The keys of a rotation may be of two algorithms.
+// testRotate rotates the keys. They may have two algorithms.
 func testRotate(t *testing.T, f fixture) {
 	f.publish(t, 1)
 	was := f.want(t, 1)
@@ -100,15 +100,15 @@ func testRotate(t *testing.T, f fixture) {
 	}
 }
 
-// testRepeat publishes what is published already: nothing may be written.
+// testRepeat publishes what is already published: nothing may be written.
 func testRepeat(t *testing.T, f fixture) {
 	f.publish(t, 1, 2)
 	was, writes := f.want(t, 1, 2), f.writes()
 	f.publish(t, 1, 2)
 	f.publish(t, 2, 1)
-	if is := f.want(t, 1, 2); !is.PublishedAt.Equal(was.PublishedAt) || !is.SureAt.Equal(was.SureAt) {
-		t.Errorf("published again, it is published at %v and sure at %v, want %v and %v", is.PublishedAt, is.SureAt,
-			was.PublishedAt, was.SureAt)
+	if is := f.want(t, 1, 2); !is.PublishedAt.Equal(was.PublishedAt) || !is.CertainAt.Equal(was.CertainAt) {
+		t.Errorf("published again, it is published at %v and certain at %v, want %v and %v", is.PublishedAt, is.CertainAt,
+			was.PublishedAt, was.CertainAt)
 	}
 	if n := f.writes() - writes; n != 0 {
 		t.Errorf("publishing what is published already wrote %d times", n)
@@ -117,7 +117,7 @@ func testRepeat(t *testing.T, f fixture) {
 
 func testObserveWrites(t *testing.T, f fixture) {
 	if f.Writes == nil {
-		t.Skip("the place does not count its writes")
+		t.Skip("the destination does not count its writes")
 	}
 	f.wantNothing(t)
 	if n := f.writes(); n != 0 {
@@ -131,12 +131,12 @@ func testObserveWrites(t *testing.T, f fixture) {
 	}
 }
 
-// testNoMemory has several publishers of one place, as a controller that is started again has.
+// testNoMemory uses several publishers of one destination, as a restarted controller does.
 func testNoMemory(t *testing.T, f fixture) {
 	f.publish(t, 1)
 	was := f.want(t, 1)
 	other := f
-	other.Publisher = f.Place.Publisher(t)
+	other.Publisher = f.Destination.Publisher(t)
 	if is := other.want(t, 1); !is.PublishedAt.Equal(was.PublishedAt) {
 		t.Errorf("published at %v for one publisher and %v for another", was.PublishedAt, is.PublishedAt)
 	}
@@ -146,7 +146,7 @@ func testNoMemory(t *testing.T, f fixture) {
 	other.wantNothing(t)
 }
 
-// testNoKeys publishes no keys, which can only be a mistake: it must not lock every workload out.
+// testNoKeys publishes no keys, which can only be a mistake: it must not lock out every workload.
 func testNoKeys(t *testing.T, f fixture) {
 	f.publish(t, 1)
 	f.want(t, 1)
@@ -156,10 +156,10 @@ func testNoKeys(t *testing.T, f fixture) {
 	f.want(t, 1)
 }
 
-// testForeignKey adds a key to what is published. Whoever has tokens of it may need it: it is reported, and stays.
+// testForeignKey adds a published key. Someone may need it: it must be reported, and stay.
 func testForeignKey(t *testing.T, f fixture) {
 	if f.AddKey == nil {
-		t.Skip("nobody can add a key to the destination")
+		t.Skip("the fixture cannot add a key to the destination")
 	}
 	f.publish(t, 1)
 	f.want(t, 1)
@@ -173,12 +173,12 @@ func testForeignKey(t *testing.T, f fixture) {
 		t.Errorf("refusing to replace a foreign key wrote %d times", n)
 	}
 	f.eventually(t, "the foreign key reported still", func(o fleet.Observation) bool { return o.Waiting != "" })
-	f.remove(t) // the destination is the cluster's
+	f.remove(t) // the destination belongs to the cluster
 	f.wantNothing(t)
 }
 
-// testStale has a writer whose view is an old one: it takes no key of a later step away, and brings back none of an
-// earlier one.
+// testStale uses a writer with an outdated view: it must remove no key of a later step, and restore none of an earlier
+// one.
 func testStale(t *testing.T, f fixture) {
 	f.publish(t, 1, 2)
 	f.want(t, 1, 2)
@@ -187,13 +187,14 @@ func testStale(t *testing.T, f fixture) {
 	f.publish(t, 2)
 	f.want(t, 2)
 	old := f
-	old.keys = f.keys[:1] // who knows of no other
+	old.keys = f.keys[:1] // it does not know the other
 	old.refused(t, nil, 1)
 	f.refused(t, fleet.ErrStale, 1, 2)
 	f.want(t, 2)
 }
 
-// testOtherCluster has a destination to which another cluster publishes already: nothing of it is changed or removed.
+// testOtherCluster uses a destination that another cluster already publishes to: nothing of it may be changed or
+// removed.
 func testOtherCluster(t *testing.T, f fixture) {
 	if f.Other == nil {
 		t.Skip("the destination cannot be another cluster's")
@@ -229,7 +230,7 @@ func jwksKey(t *testing.T, k keystore.KeyPair) jwks.Key {
 
 func testFailed(t *testing.T, f fixture, fault faults.Fault) {
 	if f.Fail == nil {
-		t.Skip("nobody can make a write to the place fail")
+		t.Skip("the fixture cannot make a write fail")
 	}
 	for _, versions := range [][]int{{1}, {1, 2}, {2}} {
 		f.Fail(t, fault)
@@ -252,7 +253,7 @@ func testRemove(t *testing.T, f fixture) {
 
 func testFailedRemove(t *testing.T, f fixture) {
 	if f.Fail == nil {
-		t.Skip("nobody can make a write to the place fail")
+		t.Skip("the fixture cannot make a write fail")
 	}
 	for _, fault := range []faults.Fault{faults.Failed, faults.FailedButPersisted} {
 		f.publish(t, 1)

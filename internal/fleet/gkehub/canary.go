@@ -20,26 +20,26 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// A canary is good from a while before it was signed, since the clock of the STS may be behind ours, and for ten
-// minutes in all.
+// A canary is valid from a while before it was signed, since the clock of the STS may be behind ours, and for ten
+// minutes in total.
 const (
 	canarySkew = 30 * time.Second
 	canaryLife = 10 * time.Minute
 )
 
-// verdict is what the STS said about a canary.
+// verdict is the answer of the STS to a canary.
 type verdict int
 
 const (
-	// accepted: it gave an access token for it.
+	// accepted: it returned an access token.
 	accepted verdict = iota + 1
-	// refusal: it did not like the token.
+	// refusal: it refused the token.
 	refusal
 	// noProvider: it does not know the membership, or not yet.
 	noProvider
 )
 
-// trade signs a canary with a key and trades it at the STS for an access token, which is thrown away.
+// trade signs a canary with a key and exchanges it at the STS for an access token, which is discarded.
 func (m *Membership) trade(ctx context.Context, is contents, k keystore.KeyPair, now time.Time) (verdict, error) {
 	pool := cmp.Or(is.pool, m.o.ProjectID+".svc.id.goog")
 	provider := cmp.Or(is.provider, "https://gkehub.googleapis.com/"+m.name)
@@ -67,7 +67,7 @@ func (m *Membership) trade(ctx context.Context, is contents, k keystore.KeyPair,
 	return said, err
 }
 
-// maxAnswer bounds what is read of an answer of the STS, in bytes.
+// maxAnswer is the most bytes that are read of an answer of the STS.
 const maxAnswer = 64 << 10
 
 func (m *Membership) exchange(ctx context.Context, form url.Values) (verdict, error) {
@@ -89,8 +89,8 @@ func (m *Membership) exchange(ctx context.Context, form url.Values) (verdict, er
 	return understand(resp.StatusCode, resp.Header, body)
 }
 
-// understand tells a refusal of the token from everything else. Only a refusal in the form of RFC 6749, section 5.2, is
-// one: whatever else comes may be from a server that has not looked at the token.
+// understand distinguishes a refusal of the token from everything else. Only an answer in the form of RFC 6749, section
+// 5.2, is a refusal: any other may be from a server that has not checked the token.
 func understand(code int, header http.Header, body []byte) (verdict, error) {
 	var answer struct {
 		AccessToken string `json:"access_token"`
@@ -118,7 +118,7 @@ func understand(code int, header http.Header, body []byte) (verdict, error) {
 	return 0, f
 }
 
-// errorCode matches error codes of OAuth 2.0 and no token.
+// errorCode matches error codes of OAuth 2.0, but no token.
 var errorCode = regexp.MustCompile(`^[a-z_]{1,40}$`)
 
 func stsFailure(code int, header http.Header) *failure {

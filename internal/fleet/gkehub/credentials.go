@@ -20,10 +20,10 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// requestTimeout bounds one request.
+// requestTimeout limits one request.
 const requestTimeout = 4 * time.Second
 
-// checkKeyFile is what to do about credentials.
+// checkKeyFile is the hint for invalid credentials.
 const checkKeyFile = "check gkeConnect.registerServiceAccountKeyPath"
 
 func newTransport(caBundle []byte) (http.RoundTripper, error) {
@@ -43,10 +43,10 @@ func newTransport(caBundle []byte) (http.RoundTripper, error) {
 	return bounded{transport}, nil
 }
 
-// maxBody bounds the answer to any request, in bytes: a membership may have a JWKS of jwks.MaxSize, in base64.
+// maxBody is the longest answer to any request, in bytes: a membership may have a JWKS of jwks.MaxSize, in base64.
 const maxBody = 2 << 20
 
-// bounded is a transport by which no server can fill the memory.
+// bounded is a transport that keeps a server from filling the memory.
 type bounded struct{ base http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
@@ -58,7 +58,7 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// newClient follows no redirect: it would take the token of the request along to wherever it points.
+// newClient follows no redirect, which would take the token of the request to another server.
 func newClient(transport http.RoundTripper) *http.Client {
 	return &http.Client{
 		Transport:     transport,
@@ -67,8 +67,7 @@ func newClient(transport http.RoundTripper) *http.Client {
 	}
 }
 
-// accountTokens gets access tokens for a service account and keeps one while it lasts, or until it is told to forget
-// it.
+// accountTokens gets access tokens for a service account. It keeps one while it is valid, or until forget is called.
 type accountTokens struct {
 	find func() (oauth2.TokenSource, error)
 
@@ -77,8 +76,8 @@ type accountTokens struct {
 	last   string // the access token that was used last
 }
 
-// newAccountTokens reads a key file, or finds the application default credentials when there is none. Tokens are
-// fetched by client; they outlive ctx.
+// newAccountTokens reads a key file, or finds the application default credentials if there is none. Tokens are fetched
+// with client; they outlive ctx.
 func newAccountTokens(ctx context.Context, keyFile []byte, client *http.Client) (*accountTokens, error) {
 	ctx = context.WithValue(context.WithoutCancel(ctx), oauth2.HTTPClient, client)
 	t := &accountTokens{find: func() (oauth2.TokenSource, error) { return applicationDefault(ctx) }}
@@ -97,8 +96,8 @@ func newAccountTokens(ctx context.Context, keyFile []byte, client *http.Client) 
 	return t, err
 }
 
-// checkServiceAccount refuses all but the key file of a service account: other kinds of credentials may name programs
-// to run, files to read and URLs to send them to. Its errors quote nothing.
+// checkServiceAccount refuses everything but the key file of a service account: other kinds of credentials may name
+// programs to run, files to read and URLs to send them to. Its errors quote nothing.
 func checkServiceAccount(keyFile []byte) error {
 	var file struct {
 		Type        string `json:"type"`
@@ -153,15 +152,15 @@ func (t *accountTokens) Token() (*oauth2.Token, error) {
 	return got, err
 }
 
-// forget makes the next request get a new token: a server that does not know the old one any more would refuse it for
-// as long as it lasts.
+// forget makes the next request get a new token. A server that no longer knows the old one would refuse it for as long
+// as it is valid.
 func (t *accountTokens) forget() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.source = nil
 }
 
-// isIn reports whether a text holds the access token.
+// isIn reports whether a text contains the access token.
 func (t *accountTokens) isIn(text string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -19,22 +19,22 @@ import (
 	"github.com/keyturn/keyturn/internal/printable"
 )
 
-// failure is why an attempt did not succeed, in words of our own: the errors of the clients quote whole answers.
+// failure is why an attempt did not succeed, in our own words, since the errors of the clients quote whole answers.
 type failure struct {
-	// why is what happened, and cure what a person can do; it may be empty.
+	// why is what happened, and cure what a person can do; cure may be empty.
 	why, cure string
-	// again means that another attempt may succeed; after is how long to wait for it at least.
+	// again means that another attempt may succeed; after is the minimum time to wait before it.
 	again bool
 	after time.Duration
-	// busy means that nothing failed but something is still going on.
+	// busy means that nothing failed but an operation is still running.
 	busy bool
-	// end is that of the context, if that is why.
+	// end is the error of the context, if that is the cause.
 	end error
-	// kind is the error of package fleet that it is; it may be nil.
+	// kind is the corresponding error of package fleet; it may be nil.
 	kind error
 }
 
-// Error says what happened and what to do.
+// Error returns what happened and what to do.
 func (f *failure) Error() string {
 	if f.cure == "" {
 		return f.why
@@ -48,13 +48,13 @@ func (f *failure) Unwrap() []error { return []error{f.end, f.kind} }
 // maxFailures is how often an attempt may fail in one call.
 const maxFailures = 6
 
-// The waits between two attempts: doubled each time, and with as much again at random.
+// The waits between two attempts double each time, plus a random time of at most the same length.
 const (
 	firstWait = 50 * time.Millisecond
 	maxWait   = time.Second
 )
 
-// retry repeats an attempt until it succeeds, fails for good or too often, or ctx leaves no time for another one.
+// retry repeats an attempt until it succeeds, fails permanently or too often, or ctx leaves no time for another one.
 func (m *Membership) retry(ctx context.Context, attempt func() error) error {
 	var last *failure
 	for attempts, failures := 1, 0; ; attempts++ {
@@ -64,7 +64,7 @@ func (m *Membership) retry(ctx context.Context, attempt func() error) error {
 		}
 		f := m.explain(ctx, err)
 		if f.end != nil && last != nil {
-			return last // tells more than that the time is over
+			return last // it says more than that the context ended
 		}
 		if !f.busy {
 			failures++
@@ -72,13 +72,13 @@ func (m *Membership) retry(ctx context.Context, attempt func() error) error {
 		last = f
 		pause := max(f.after, wait.Jitter(min(firstWait<<min(attempts, 10), maxWait), 1))
 		if !f.again || failures == maxFailures || !sleep(ctx, pause) {
-			f.again = false // retries may be nested; the outer one is not to begin all over
+			f.again = false // retries may be nested; the outer one must not start over
 			return f
 		}
 	}
 }
 
-// sleep waits, or says false at once if ctx ends before that.
+// sleep waits, or returns false at once if ctx would end before that.
 func sleep(ctx context.Context, d time.Duration) bool {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
 		return false
@@ -93,7 +93,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// explain says in our words what an error of a client means.
+// explain converts an error of a client.
 func (m *Membership) explain(ctx context.Context, err error) *failure {
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f
@@ -130,7 +130,7 @@ func (m *Membership) explainHub(e *googleapi.Error) *failure {
 	}
 	switch e.Code {
 	case http.StatusNotFound:
-		f.again = true // what was read before is not true any more
+		f.again = true // what was read before has changed
 	case http.StatusUnauthorized:
 		m.tokens.forget()
 		f.again, f.cure = true, checkKeyFile
@@ -140,7 +140,7 @@ func (m *Membership) explainHub(e *googleapi.Error) *failure {
 	return f
 }
 
-// answered says what the status of an HTTP answer means, whoever gave it.
+// answered converts the status of an HTTP answer.
 func answered(who string, code int, header http.Header) *failure {
 	f := &failure{why: fmt.Sprintf("%s answered %d %s", who, code, http.StatusText(code))}
 	switch {
@@ -162,19 +162,19 @@ func retryAfter(header http.Header) time.Duration {
 	return 0
 }
 
-// long matches what is too long for a name and could be a token.
+// long matches text that is too long for a name and could be a token.
 var long = regexp.MustCompile(`[-_.=~+A-Za-z0-9]{100,}`)
 
-// said is what a server said: a line without anything that could be a token.
+// said returns a server's message as a line without anything that could be a token.
 func said(message string) string { return printable.Line(long.ReplaceAllString(message, "…")) }
 
-// isNotFound reports whether the thing is not there.
+// isNotFound reports whether the resource does not exist.
 func isNotFound(err error) bool {
 	e, ok := errors.AsType[*googleapi.Error](err)
 	return ok && e.Code == http.StatusNotFound
 }
 
-// isOfHub reports whether an error has the form of GKE Hub's, and is not of some proxy before it.
+// isOfHub reports whether an error has the form of GKE Hub's errors, and is not from a proxy in between.
 func isOfHub(err error) bool {
 	var body struct {
 		Error struct {

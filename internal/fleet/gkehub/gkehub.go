@@ -24,10 +24,10 @@ const (
 	DefaultSTSEndpoint = "https://sts.googleapis.com"
 )
 
-// callTimeout bounds one call of a Publisher's method.
+// callTimeout limits one call of a Publisher's method.
 const callTimeout = 10 * time.Second
 
-// Options say which membership it is and how to reach it.
+// Options name the membership and how to reach it.
 type Options struct {
 	// ProjectID, Location and Membership name it: projects/P/locations/L/memberships/M.
 	ProjectID, Location, Membership string
@@ -35,23 +35,23 @@ type Options struct {
 	ExternalID string
 	// Issuer is the issuer of the cluster's tokens, an https URL.
 	Issuer string
-	// Endpoint and STSEndpoint are https URLs of the GKE Hub API and of the STS; empty: those of Google Cloud.
+	// Endpoint and STSEndpoint are https URLs of the GKE Hub API and of the STS; if empty, those of Google Cloud.
 	Endpoint, STSEndpoint string
-	// CABundle holds the PEM certificates by which the endpoints and the token_uri of the credentials are known; empty:
-	// those that the machine trusts.
+	// CABundle holds the PEM certificates that verify the endpoints and the token_uri of the credentials; if empty, the
+	// system roots are used.
 	CABundle []byte
-	// CredentialsJSON is the key file of a service account, and no other kind of credentials; empty: the application
-	// default credentials.
+	// CredentialsJSON is the key file of a service account, and no other kind of credentials; if empty, the application
+	// default credentials are used.
 	CredentialsJSON []byte
 	// Propagation is how long after a change some part of the STS may not know it yet.
 	Propagation time.Duration
-	// Now is the clock that canary tokens go by; nil: time.Now.
+	// Now is the clock for canary tokens; nil: time.Now.
 	Now func() time.Time
-	// Log is told of writes; nil: nobody.
+	// Log receives writes; nil: no log.
 	Log *slog.Logger
 }
 
-// Membership is the membership of one cluster. It keeps nothing between calls but connections and an access token.
+// Membership is the membership of one cluster. Between calls it keeps only connections and an access token.
 type Membership struct {
 	o      Options
 	name   string
@@ -65,7 +65,7 @@ type Membership struct {
 
 var _ fleet.Publisher = (*Membership)(nil)
 
-// New checks the options and reads the credentials. It asks no server.
+// New checks the options and reads the credentials. It makes no request.
 func New(ctx context.Context, o Options) (*Membership, error) {
 	m := &Membership{o: o, name: o.parent() + "/memberships/" + o.Membership, timeout: callTimeout}
 	if err := o.complete(); err != nil {
@@ -81,12 +81,12 @@ func New(ctx context.Context, o Options) (*Membership, error) {
 	service, err := hub.NewService(ctx,
 		option.WithHTTPClient(newClient(m.tokens.authorize(transport))),
 		option.WithEndpoint(o.Endpoint+"/"),
-		option.WithLogger(slog.New(slog.DiscardHandler))) // the client's own would log whole messages
+		option.WithLogger(slog.New(slog.DiscardHandler))) // by default, the client would log whole messages
 	if err != nil {
 		return nil, m.failed("preparing", err)
 	}
 	service.UserAgent = "keyturn"
-	o.CredentialsJSON = nil // they are of no more use
+	o.CredentialsJSON = nil // no longer needed
 	m.o, m.sts = o, newClient(transport)
 	m.memberships, m.operations = service.Projects.Locations.Memberships, service.Projects.Locations.Operations
 	return m, nil
@@ -125,7 +125,7 @@ var (
 	membershipPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 )
 
-// complete fills in what is left out and reports all that is wrong.
+// complete fills in defaults and reports all problems.
 func (o *Options) complete() error {
 	var problems []error
 	for _, part := range []struct {
@@ -137,7 +137,7 @@ func (o *Options) complete() error {
 		{"name", o.Membership, membershipPattern},
 	} {
 		if !part.pattern.MatchString(part.value) {
-			problems = append(problems, fmt.Errorf("%s %q is not one", part.what, part.value))
+			problems = append(problems, fmt.Errorf("%s %q is invalid", part.what, part.value))
 		}
 	}
 	if o.ExternalID == "" {
@@ -166,7 +166,7 @@ func (o *Options) complete() error {
 	return errors.Join(problems...)
 }
 
-// isHTTPS wants plain https URLs: tokens go there.
+// isHTTPS requires plain https URLs, since tokens are sent there.
 func isHTTPS(raw string) bool {
 	u, err := url.Parse(raw)
 	return err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil && u.RawQuery == "" && u.Fragment == ""

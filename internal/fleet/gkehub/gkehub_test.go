@@ -32,9 +32,9 @@ func TestConformance(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			fleettest.Run(t, fleettest.Fixture{Patience: time.Minute, New: func(t *testing.T) fleettest.Place {
+			fleettest.Run(t, fleettest.Fixture{Patience: time.Minute, New: func(t *testing.T) fleettest.Destination {
 				w := newWorld(t, service)
-				return fleettest.Place{
+				return fleettest.Destination{
 					Publisher: func(*testing.T) fleet.Publisher { return w.membership() },
 					Writes:    w.writes,
 					Fail:      func(_ *testing.T, fault faults.Fault) { w.fail(fault) },
@@ -66,7 +66,7 @@ func TestRegister(t *testing.T) {
 	seen := wantSeen(t, m, []int{1}, []int{2})
 	at, err := time.Parse(time.RFC3339Nano, got.UpdateTime)
 	must(t, err)
-	if !seen.PublishedAt.Equal(at) || !seen.SureAt.Equal(at.Add(time.Minute)) || seen.Waiting != "" {
+	if !seen.PublishedAt.Equal(at) || !seen.CertainAt.Equal(at.Add(time.Minute)) || seen.Waiting != "" {
 		t.Errorf("observed %+v, want published at %v and sure a minute later", seen, at)
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// Observe implements fleet.Publisher: it reads the membership and trades a canary token of each key. A membership that
-// is another cluster's, or has another issuer, is an error: it says nothing about the keys.
+// Observe implements fleet.Publisher: it reads the membership and exchanges a canary token of each key. A membership of
+// another cluster, or with another issuer, is an error: it says nothing about the keys.
 func (m *Membership) Observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Observation, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
@@ -54,7 +54,7 @@ func (m *Membership) observe(ctx context.Context, keys []keystore.KeyPair) (flee
 	if o.PublishedAt, err = time.Parse(time.RFC3339Nano, found.UpdateTime); err != nil {
 		return fleet.Observation{}, &failure{why: "GKE Hub does not say when it was last updated"}
 	}
-	o.SureAt = o.PublishedAt.Add(m.o.Propagation)
+	o.CertainAt = o.PublishedAt.Add(m.o.Propagation)
 	return o, nil
 }
 
@@ -65,7 +65,7 @@ func publicKeys(keys []keystore.KeyPair) (jwks.Set, error) {
 	return setOf(keys)
 }
 
-// tradeAll asks about all keys at once. Their canaries have the same claims but for the token ID.
+// tradeAll asks about all keys at once. Their canaries have the same claims except for the token ID.
 func (m *Membership) tradeAll(ctx context.Context, is contents, keys []keystore.KeyPair) ([]verdict, error) {
 	verdicts := make([]verdict, len(keys))
 	errs := make([]error, len(keys))
@@ -83,7 +83,7 @@ func (m *Membership) tradeAll(ctx context.Context, is contents, keys []keystore.
 	return verdicts, nil
 }
 
-// judge makes an observation of what the STS said and what the membership lists.
+// judge combines the answers of the STS and the keys that the membership lists.
 func judge(keys []keystore.KeyPair, ours jwks.Set, is contents, verdicts []verdict, absent bool) fleet.Observation {
 	var o fleet.Observation
 	var refused []int
@@ -99,7 +99,8 @@ func judge(keys []keystore.KeyPair, ours jwks.Set, is contents, verdicts []verdi
 			refused = append(refused, k.Version)
 		}
 	}
-	// A refusal is about the key only if an accepted canary was like it, or if there is no key to compare with.
+	// A refusal is about the key only if an accepted canary differed only in the key, or if there is no key to compare
+	// with.
 	if is.readable && (len(o.Accepts) > 0 || !listedAny) {
 		o.Refuses = refused
 	}
@@ -108,7 +109,7 @@ func judge(keys []keystore.KeyPair, ours jwks.Set, is contents, verdicts []verdi
 	return o
 }
 
-// waiting says what else is not as Publish leaves it.
+// waiting returns what else differs from what Publish leaves.
 func (m *Membership) waiting(found *hub.Membership, is contents, ours jwks.Set) string {
 	switch {
 	case found == nil:
@@ -123,12 +124,12 @@ func (m *Membership) waiting(found *hub.Membership, is contents, ours jwks.Set) 
 		return "the JWKS of the membership, which cannot be read, to be replaced"
 	}
 	if foreign := foreignKeys(is, ours); foreign != "" {
-		return "keys that the cluster does not have to be taken from the membership by hand: kid " + foreign
+		return "keys that the cluster does not have to be removed from the membership manually: kid " + foreign
 	}
 	return ""
 }
 
-// foreignKeys are the kids of the keys in the membership that the cluster does not have.
+// foreignKeys returns the kids of keys in the membership that the cluster does not have.
 func foreignKeys(is contents, ours jwks.Set) string {
 	var foreign []string
 	for _, k := range is.keys.Keys() {

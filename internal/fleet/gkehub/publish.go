@@ -14,9 +14,9 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// wanted is what a membership is to hold.
+// wanted is what a membership should hold.
 type wanted struct {
-	// own are all keys of the cluster, and keys those to be published.
+	// own are all keys of the cluster, and keys those to publish.
 	own, keys jwks.Set
 	stage     int
 }
@@ -51,8 +51,8 @@ func setOf(keys []keystore.KeyPair) (jwks.Set, error) {
 	return jwks.NewSet(public...)
 }
 
-// publish reads, writes what is missing, and reads back. If we crash before the write, nothing has happened; if we
-// crash after it, the next call finds it, or the operation that makes it.
+// publish reads, writes what is missing, and reads back. A crash before the write changes nothing. After a crash after
+// the write, the next call finds the result, or the operation under way.
 func (m *Membership) publish(ctx context.Context, want wanted) error {
 	write, err := m.missing(ctx, want)
 	if err != nil || write == nil {
@@ -63,15 +63,15 @@ func (m *Membership) publish(ctx context.Context, want wanted) error {
 	}
 	write, err = m.missing(ctx, want)
 	if err == nil && write != nil {
-		err = &failure{why: "it reads back otherwise than it was written", again: true}
+		err = &failure{why: "it reads back differently than written", again: true}
 	}
 	return err
 }
 
-// operation begins a long-running operation.
+// operation starts a long-running operation.
 type operation func() (*hub.Operation, error)
 
-// missing returns the write by which exactly these keys are published; nil when they are already.
+// missing returns the write that publishes exactly these keys; nil if they are published already.
 func (m *Membership) missing(ctx context.Context, want wanted) (operation, error) {
 	document, err := want.keys.Marshal()
 	if err != nil {
@@ -92,7 +92,7 @@ func (m *Membership) missing(ctx context.Context, want wanted) (operation, error
 			return m.memberships.Create(m.o.parent(), membership).MembershipId(m.o.Membership).Context(ctx).Do()
 		}, nil
 	}
-	if stateOf(found) == deleting { // whoever it is of: its name will be free
+	if stateOf(found) == deleting { // whoever owns it, its name will be free
 		return nil, stillBusy(found)
 	}
 	if err := m.check(found); err != nil {
@@ -119,8 +119,8 @@ func (m *Membership) missing(ctx context.Context, want wanted) (operation, error
 	}, nil
 }
 
-// check fails unless the membership that was found is the cluster's, with its issuer or none. A membership that is
-// somebody else's is never taken over: its workloads would be locked out, and ours would get their permissions.
+// check fails unless the membership belongs to the cluster, with its issuer or none. A membership of somebody else is
+// never taken over: its workloads would be locked out, and ours would get their permissions.
 func (m *Membership) check(found *hub.Membership) error {
 	if found.ExternalId != m.o.ExternalID {
 		return &failure{
@@ -134,13 +134,13 @@ func (m *Membership) check(found *hub.Membership) error {
 		return &failure{
 			why:  fmt.Sprintf("its issuer is %q, not %q, and an issuer cannot be changed", said(issuer), m.o.Issuer),
 			kind: fleet.ErrForeign,
-			cure: "clear authority.issuer of the membership by hand if nothing uses it",
+			cure: "clear authority.issuer of the membership manually if nothing uses it",
 		}
 	}
 	return nil
 }
 
-// checkKeys refuses to replace keys that the cluster does not have, and those of a later step.
+// checkKeys refuses to replace keys that the cluster does not have, and keys of a later step.
 func (is contents) checkKeys(want wanted) error {
 	if is.stage > want.stage {
 		return &failure{
@@ -157,16 +157,16 @@ func (is contents) checkKeys(want wanted) error {
 	return nil
 }
 
-// Remove implements fleet.Publisher: it deletes the membership. One that is another cluster's is none that Publish
-// made, so it stays, without an error: the cluster has nothing there. Bindings and features that somebody else hung on
-// the membership keep it from being deleted.
+// Remove implements fleet.Publisher: it deletes the membership. A membership of another cluster was not made by
+// Publish, so it stays, without an error. Bindings and features that somebody else added to the membership prevent its
+// deletion.
 func (m *Membership) Remove(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
 	return m.failed("removing", m.retry(ctx, func() error { return m.remove(ctx) }))
 }
 
-// remove deletes and reads again. If we crash after the deletion began, the next call waits for its end.
+// remove deletes and reads again. After a crash after the deletion began, the next call waits for its end.
 func (m *Membership) remove(ctx context.Context) error {
 	found, err := m.get(ctx)
 	if err != nil || found == nil || found.ExternalId != m.o.ExternalID {

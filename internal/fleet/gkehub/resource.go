@@ -13,8 +13,8 @@ import (
 	"github.com/keyturn/keyturn/jwks"
 )
 
-// state is the state.code of a membership. SERVICE_UPDATING is none of the busy ones: it is for things that GKE Hub
-// does on its own, and writes are taken meanwhile.
+// state is the state.code of a membership. SERVICE_UPDATING does not count as busy: it is for changes by GKE Hub
+// itself, which accepts writes meanwhile.
 type state string
 
 const (
@@ -38,7 +38,7 @@ func stillBusy(found *hub.Membership) *failure {
 	}
 }
 
-// get reads the membership; nil, without an error, if there is none.
+// get reads the membership; it returns nil without an error if there is none.
 func (m *Membership) get(ctx context.Context) (*hub.Membership, error) {
 	var found *hub.Membership
 	err := m.retry(ctx, func() error {
@@ -55,7 +55,7 @@ func (m *Membership) get(ctx context.Context) (*hub.Membership, error) {
 	return found, err
 }
 
-// finish begins an operation and waits for its end.
+// finish starts an operation and waits for its end.
 func (m *Membership) finish(ctx context.Context, begin operation) error {
 	op, err := begin()
 	for pause := firstWait; err == nil && !op.Done; pause = min(2*pause, maxWait) {
@@ -75,7 +75,7 @@ func (m *Membership) finish(ctx context.Context, begin operation) error {
 	return ended(op.Error)
 }
 
-// passing are the codes of operations whose failure may be another outcome the next time.
+// passing are the codes of failed operations that may succeed when repeated.
 var passing = []codes.Code{
 	codes.NotFound, codes.AlreadyExists, codes.Aborted, codes.ResourceExhausted, codes.Internal, codes.Unavailable,
 	codes.DeadlineExceeded,
@@ -89,12 +89,12 @@ func ended(status *hub.GoogleRpcStatus) *failure {
 	}
 }
 
-// contents is what a membership says about tokens.
+// contents is the data of a membership about tokens.
 type contents struct {
 	issuer string
-	// pool and provider name the membership to the STS; empty if GKE Hub does not say.
+	// pool and provider name the membership to the STS; empty if GKE Hub does not return them.
 	pool, provider string
-	// some means that there is a JWKS, and readable that keys is all of it.
+	// some means that there is a JWKS, and readable that keys contains all of it.
 	some, readable bool
 	keys           jwks.Set
 	// stage is the fleet.Stage of the keys; 0 if there is none.
@@ -123,12 +123,12 @@ func read(found *hub.Membership) contents {
 	return is
 }
 
-// same reports whether two sets hold the same keys, in whatever order.
+// same reports whether two sets hold the same keys, in any order.
 func same(a, b jwks.Set) bool {
 	return a.Len() == b.Len() && !slices.ContainsFunc(a.Keys(), func(k jwks.Key) bool { return !has(b, k) })
 }
 
-// has reports whether a key is in a set: the very key, since anybody can give another one the same kid.
+// has reports whether a set contains exactly this key, since anybody can give another one the same kid.
 func has(set jwks.Set, k jwks.Key) bool {
 	listed, ok := set.Lookup(k.KeyID)
 	if !ok || listed.Algorithm != k.Algorithm {

@@ -9,7 +9,7 @@ import (
 	"github.com/keyturn/keyturn/internal/keystore"
 )
 
-// Faulty is a Store whose writes fail with ErrAmbiguous as Fail has set.
+// Faulty is a Store whose writes fail with ErrAmbiguous as set by Fail.
 type Faulty struct {
 	keystore.Store
 

@@ -13,13 +13,13 @@ import (
 	"github.com/keyturn/keyturn/internal/keystore"
 )
 
-// Memory is a Store in memory, for tests. Its zero value is empty and ready for use.
+// Memory is a Store in memory, for tests. The zero value is empty and ready for use.
 type Memory struct {
 	mu   sync.Mutex
 	keys map[name]map[int]stored
 }
 
-// name is what clusters share that had one name after another.
+// name is shared by clusters that had the same name at different times.
 type name struct{ namespace, cluster string }
 
 type stored struct {
@@ -107,5 +107,5 @@ func (m *Memory) DeleteAll(ctx context.Context, c keystore.Cluster) error {
 	return nil
 }
 
-// Forget implements keystore.Store. All that Memory remembers is what it stores.
+// Forget implements keystore.Store. Memory caches nothing.
 func (m *Memory) Forget(keystore.Cluster) {}

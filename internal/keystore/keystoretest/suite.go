@@ -1,7 +1,7 @@
-// Package keystoretest is the conformance suite of keystore.Store, and stores for the tests of its callers.
+// Package keystoretest has the conformance suite of keystore.Store, and stores for the tests of its callers.
 //
-// Run is the contract as tests. Memory is a store in memory; Faulty makes the writes of any store fail in both
-// ways in which a write can fail.
+// Run tests the contract. Memory is a store in memory; Faulty makes the writes of any store fail in both ways in which
+// a write can fail.
 package keystoretest
 
 import (
@@ -24,7 +24,7 @@ import (
 // NewStore makes an empty store for one test, in which clusters of these namespaces can be stored.
 type NewStore func(t *testing.T, namespaces ...string) keystore.Store
 
-// Run runs the suite. Each test has a store and namespaces of its own.
+// Run runs the suite. Each test has its own store and namespaces.
 func Run(t *testing.T, newStore NewStore) {
 	tests := map[string]func(*testing.T, fixture){
 		"Empty":        testEmpty,
@@ -95,7 +95,7 @@ func testNoOverwrite(t *testing.T, f fixture) {
 	wantSame(t, list(t, f.store, f.c)[0], stored)
 }
 
-// testOneCreator has several creators of one version: one of them wins, and its key is the one stored.
+// testOneCreator uses several creators of one version: one of them must win, and its key be the stored one.
 func testOneCreator(t *testing.T, f fixture) {
 	const creators = 8
 	keys := make([]keystore.KeyPair, creators)
@@ -167,7 +167,7 @@ func testDeleteAll(t *testing.T, f fixture) {
 	}
 }
 
-// testForget forgets a cluster by its name, before and after its keys are read: they stay.
+// testForget forgets a cluster by name, before and after its keys are read: they must stay.
 func testForget(t *testing.T, f fixture) {
 	k := generate(t, 1, jwks.ES256)
 	create(t, f.store, f.c, k)
@@ -177,7 +177,7 @@ func testForget(t *testing.T, f fixture) {
 	}
 }
 
-// testNamesake has a cluster that got the name of another one, some of whose keys were left.
+// testNamesake uses a cluster with the name of an earlier one, some of whose keys are left.
 func testNamesake(t *testing.T, f fixture) {
 	left := generate(t, 2, jwks.ES256)
 	create(t, f.store, f.c, left)
@@ -240,7 +240,7 @@ func testCancelled(t *testing.T, f fixture) {
 	wantVersions(t, f.store, f.c, 1)
 }
 
-// testFailedCreate is how a caller gets over a failed write: it reads, and creates only what is not there.
+// testFailedCreate shows how a caller handles a failed write: it reads, and creates only what does not exist.
 func testFailedCreate(t *testing.T, f fixture) {
 	for version, fault := range []faults.Fault{faults.Failed, faults.FailedButPersisted} {
 		version++
@@ -330,7 +330,7 @@ func wantVersions(t *testing.T, s keystore.Store, c keystore.Cluster, want ...in
 	}
 }
 
-// wantSame compares two key pairs, and lets the one that was read sign what the other verifies.
+// wantSame compares two key pairs, and verifies with one what the other signs.
 func wantSame(t *testing.T, got, want keystore.KeyPair) {
 	t.Helper()
 	if got.String() != want.String() {

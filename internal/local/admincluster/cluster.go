@@ -18,35 +18,35 @@ import (
 	"github.com/keyturn/keyturn/internal/local/programs"
 )
 
-// Options say where and how the clusters of this host are kept.
+// Options describe where and how the clusters of this host are kept.
 type Options struct {
-	// DataDir holds everything: made with mode 0700 when it is not there. One that is there must be the caller's, writable
-	// by nobody else, and empty or marked as Keyturn's.
+	// DataDir holds everything. It is created with mode 0700 if it is missing. An existing one must belong to the
+	// caller, be writable by nobody else, and be empty or marked as Keyturn's.
 	DataDir string
-	// KubeBinDir holds the Kubernetes binaries and etcd, in one folder a version ("v1.36.4") or, as official
-	// releases come, in itself. Empty: the folder kube beside this executable.
+	// KubeBinDir holds the Kubernetes binaries and etcd, in one folder per version ("v1.36.4") or, like official
+	// releases, directly. Empty: the folder kube next to this executable.
 	KubeBinDir string
 	// ProgramDir holds keyturn-local, keyturn-controller and keyturn-fleet; empty: the folder of this executable.
 	ProgramDir string
 	// Network is an IPv4 /16; zero: datadir.DefaultNetwork.
 	Network netip.Prefix
-	// Loopback keeps new clusters off bridges; they can have no nodes then. It is implied without root.
+	// Loopback makes no bridges for new clusters, which then cannot have nodes. It is implied without root.
 	Loopback bool
-	// Log gets what is done; nil: nothing is logged.
+	// Log receives what is done; nil: no log.
 	Log *slog.Logger
-	// Metrics gets the metrics of Run; nil: nobody does.
+	// Metrics registers the metrics of Run; nil: there are none.
 	Metrics prometheus.Registerer
 }
 
-// Cluster is the admin cluster of a data directory, whether it was made yet or not.
+// Cluster is the admin cluster of a data directory, which need not exist yet.
 type Cluster struct {
 	host    *plane.Host
 	metrics prometheus.Registerer
-	// mu serializes what starts processes of the admin cluster.
+	// mu is held to start processes of the admin cluster.
 	mu sync.Mutex
 }
 
-// Open checks the options, and that the data directory is Keyturn's or can become it. It makes and starts nothing.
+// Open checks the options, and that the data directory is, or can become, Keyturn's. It creates and starts nothing.
 func Open(o Options) (*Cluster, error) {
 	data, errData := datadir.Open(o.DataDir, o.Network, o.Loopback)
 	found, errPrograms := programs.New(o.KubeBinDir, o.ProgramDir)
@@ -56,7 +56,7 @@ func Open(o Options) (*Cluster, error) {
 	return &Cluster{host: plane.New(data, found, o.Log), metrics: o.Metrics}, nil
 }
 
-// AdminConfig reaches the admin cluster as its administrator. It fails when there is none yet.
+// AdminConfig reaches the admin cluster as its administrator. It fails if there is none yet.
 func (c *Cluster) AdminConfig() (*rest.Config, error) {
 	p, err := c.parts()
 	if err != nil {
@@ -65,13 +65,13 @@ func (c *Cluster) AdminConfig() (*rest.Config, error) {
 	return p.RESTConfig(p.APIServerURL(0))
 }
 
-// Site is the admin cluster's place.
+// Site returns the directory and addresses of the admin cluster.
 func (c *Cluster) Site() datadir.Site { return c.host.Data.AdminSite() }
 
-// hostSite is where the fleet and keyturn-local listen.
+// hostSite returns the site on which the fleet and keyturn-local listen.
 func (c *Cluster) hostSite() datadir.Site { return c.host.Data.HostSite() }
 
-// parts are the admin cluster's control plane, and what runs beside it.
+// parts are the admin cluster's control plane, and the programs next to it.
 type parts struct {
 	*Cluster
 	*plane.Plane
@@ -80,8 +80,8 @@ type parts struct {
 // Version is the Kubernetes version of the admin cluster, unless KubeBinDir itself holds the binaries of another one.
 const Version = "v1.36.4"
 
-// parts is the admin cluster as a control plane of one API server, without load balancer or controllers of Kubernetes'
-// own.
+// parts returns the admin cluster as a control plane of one API server, without load balancer or Kubernetes
+// controllers.
 func (c *Cluster) parts() (*parts, error) {
 	version, err := c.host.Programs.Available(Version)
 	if err != nil {
@@ -93,7 +93,7 @@ func (c *Cluster) parts() (*parts, error) {
 	})}, nil
 }
 
-// ensureBridge makes the bridge of the host's site. On loopback the addresses are there anyway.
+// ensureBridge makes the bridge of the host's site. On loopback the addresses always exist.
 func (c *Cluster) ensureBridge(ctx context.Context) error {
 	site := c.hostSite()
 	if site.Loopback {
@@ -103,7 +103,7 @@ func (c *Cluster) ensureBridge(ctx context.Context) error {
 	return network.EnsureBridge(ctx, c.host.Data.ID(), site.Bridge(), address(fleetLocal), address(localLocal))
 }
 
-// removeBridge removes the bridge of the host's site, on which nothing listens any more.
+// removeBridge removes the bridge of the host's site, once nothing listens on it.
 func (c *Cluster) removeBridge(ctx context.Context) error {
 	if site := c.hostSite(); !site.Loopback && c.host.Data.ID() != "" {
 		return network.DeleteBridge(ctx, c.host.Data.ID(), site.Bridge())

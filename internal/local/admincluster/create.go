@@ -22,25 +22,25 @@ import (
 	"github.com/keyturn/keyturn/internal/local/programs"
 )
 
-// patience bounds each wait for a part of the admin cluster.
+// patience limits each wait for a part of the admin cluster.
 const patience = 2 * time.Minute
 
-// CreateOptions say how to make the admin cluster.
+// CreateOptions are the options of Create.
 type CreateOptions struct {
 	// Kubeconfig is where the administrator's kubeconfig is written, with mode 0600.
 	Kubeconfig string
-	// Files are what else is written; empty paths: nothing.
+	// Files are other files to write; empty paths: none.
 	Files Files
-	// Controller are flags of keyturn-controller: what UserClusters may make it reach besides the local fleet, and the
-	// images for clusters that it adopts.
+	// Controller are flags of keyturn-controller: what UserClusters may make it reach in addition to the local fleet,
+	// and the images for adopted clusters.
 	Controller []string
-	// Progress is told what is being done, one plain line each; nil: nobody is.
+	// Progress is called with one line about each step. It may be nil.
 	Progress func(string)
 }
 
-// Create brings up the admin cluster, keyturn-local and the controller, and writes the kubeconfig. What runs is left as
-// it is, and what is missing is brought back: it can be run again after a crash or a reboot. If it fails it ends what
-// it started.
+// Create starts the admin cluster, keyturn-local and the controller, and writes the kubeconfig. It does not touch what
+// runs, and restores what is missing, so it can be run again after a crash or a reboot. If it fails, it stops what it
+// started.
 func (c *Cluster) Create(ctx context.Context, o CreateOptions) error {
 	before, err := c.running()
 	if err == nil {
@@ -54,7 +54,8 @@ func (c *Cluster) Create(ctx context.Context, o CreateOptions) error {
 	return nil
 }
 
-// processes are those of the admin cluster in the order in which they end: keyturn-local starts the others again.
+// processes are the processes of the admin cluster in the order in which they are stopped: keyturn-local restarts the
+// others.
 var processes = [...]string{localName, controllerName, components.APIServerName(0), programs.Etcd, fleetName}
 
 // running returns which of the admin cluster's processes run.
@@ -70,7 +71,7 @@ func (c *Cluster) running() (map[string]bool, error) {
 	return running, nil
 }
 
-// end ends the admin cluster's processes but those to keep. With a keyturn-local that is kept, it keeps them all.
+// end stops the admin cluster's processes except those to keep. If keyturn-local is to be kept, it keeps them all.
 func (c *Cluster) end(ctx context.Context, keep map[string]bool) error {
 	if keep[localName] {
 		return nil
@@ -133,8 +134,8 @@ func (c *Cluster) create(ctx context.Context, o CreateOptions) error {
 	return errors.Join(p.writeKubeconfig(o.Kubeconfig, "kubernetes-admin", "admin"), p.writeFiles(o.Files))
 }
 
-// Ensure starts the processes that do not run of the admin cluster's API (etcd, kube-apiserver), and the local
-// fleet. It does not wait for them, and does nothing when there is no admin cluster.
+// Ensure starts the processes of the admin cluster's API (etcd, kube-apiserver) and the local fleet that do not run. It
+// does not wait for them, and does nothing if there is no admin cluster.
 func (c *Cluster) Ensure(ctx context.Context) error {
 	p, err := c.parts()
 	if err != nil {
@@ -157,7 +158,8 @@ func (c *Cluster) Ensure(ctx context.Context) error {
 	return nil
 }
 
-// markFile is the last file of an admin cluster to be written before anything runs, so it says whether there is one.
+// markFile is the last file of an admin cluster that is written before anything runs. It exists if there is an admin
+// cluster.
 const markFile = "controller.kubeconfig"
 
 func (p *parts) ensureFiles() error {
@@ -185,7 +187,7 @@ func (p *parts) ensureFiles() error {
 	return p.writeKubeconfig(p.Path(markFile), controllerName, controllerName)
 }
 
-// ensureTokenKey gives the admin cluster's API server a signing key, which it needs though nobody uses its tokens.
+// ensureTokenKey gives the admin cluster's API server a signing key, which it requires although nobody uses its tokens.
 func (p *parts) ensureTokenKey() error {
 	disk := p.APIServerKeys(0)
 	if configured, err := disk.Configured(); err != nil || !configured.IsZero() {
@@ -220,7 +222,7 @@ func (p *parts) install(ctx context.Context) error {
 	return install.Apply(ctx, cfg)
 }
 
-// await waits until a URL answers with 200, and has the process revived as long as that does not fail again and again.
+// await waits until a URL answers with 200, and restarts the process unless that fails repeatedly.
 func (p *parts) await(ctx context.Context, url, name string, revive func() error) error {
 	client, err := p.HealthClient()
 	if err != nil {
@@ -229,7 +231,7 @@ func (p *parts) await(ctx context.Context, url, name string, revive func() error
 	return p.awaitBy(ctx, name, func(ctx context.Context) error { return plane.Health(ctx, client, url) }, revive)
 }
 
-// awaitBy is await for a process that is asked in a way of its own.
+// awaitBy is await for a process with another check.
 func (p *parts) awaitBy(
 	ctx context.Context, name string, ready func(context.Context) error, revive func() error,
 ) error {

@@ -16,19 +16,19 @@ import (
 	"github.com/keyturn/keyturn/internal/local/machines"
 )
 
-// programGrace is how long keyturn-local and the controller may each take to end what they are about.
+// programGrace is how long keyturn-local and the controller may each take to finish.
 const programGrace = 15 * time.Second
 
-// DeleteOptions say how to delete the admin cluster.
+// DeleteOptions are the options of Delete.
 type DeleteOptions struct {
-	// Force deletes it although user clusters are left, and these with it.
+	// Force deletes it even if user clusters are left, and these, too.
 	Force bool
-	// Progress is told what is being done, one plain line each; nil: nobody is.
+	// Progress is called with one line about each step. It may be nil.
 	Progress func(string)
 }
 
-// Delete ends keyturn-local, the controller and the admin cluster and deletes their files. It refuses while there
-// are user clusters.
+// Delete stops keyturn-local, the controller and the admin cluster and deletes their files. It refuses while there are
+// user clusters.
 func (c *Cluster) Delete(ctx context.Context, o DeleteOptions) error {
 	if err := c.delete(ctx, o); err != nil {
 		return fmt.Errorf("deleting admin cluster: %w", err)
@@ -53,7 +53,7 @@ func (c *Cluster) delete(ctx context.Context, o DeleteOptions) error {
 		return err
 	}
 	defer lock.Close()
-	// Nobody makes clusters any more; one may have been made until now.
+	// Nobody can create clusters any more; one may have been created until now.
 	if err := c.refuseWithClusters(o.Force); err != nil {
 		return err
 	}
@@ -64,7 +64,7 @@ func (c *Cluster) delete(ctx context.Context, o DeleteOptions) error {
 	return c.remove(ctx)
 }
 
-// UserClusters are the names of the user clusters on this host.
+// UserClusters returns the names of the user clusters on this host.
 func (c *Cluster) UserClusters() ([]string, error) {
 	sites, err := c.host.Data.Sites()
 	var names []string
@@ -74,7 +74,7 @@ func (c *Cluster) UserClusters() ([]string, error) {
 	return names, err
 }
 
-// nameOf is the name of the user cluster at a site.
+// nameOf returns the name of the user cluster at a site.
 func nameOf(s datadir.Site) string { return s.Name[strings.IndexByte(s.Name, '.')+1:] }
 
 func (c *Cluster) refuseWithClusters(force bool) error {
@@ -86,7 +86,7 @@ func (c *Cluster) refuseWithClusters(force bool) error {
 		"there are user clusters: %s", strings.Join(names, ", "))
 }
 
-// endLocal ends keyturn-local and returns the lock that it held, the proof that none is left.
+// endLocal stops keyturn-local and returns the lock that it held, which proves that none is left.
 func (c *Cluster) endLocal(ctx context.Context) (io.Closer, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*programGrace)
 	defer cancel()
@@ -107,7 +107,7 @@ func (c *Cluster) endLocal(ctx context.Context) (io.Closer, error) {
 	}
 }
 
-// deleteAllClusters removes user clusters without their objects: machines first, whose disks are in the site's
+// deleteAllClusters removes user clusters without their objects. Machines go first, since their disks are in the site's
 // directory.
 func (c *Cluster) deleteAllClusters(ctx context.Context, progress func(string)) error {
 	sites, err := c.host.Data.Sites()
@@ -142,7 +142,7 @@ func repeat(ctx context.Context, step func() (done bool, err error)) error {
 	}
 }
 
-// remove ends the processes and removes the files; the caller holds the lock.
+// remove stops the processes and removes the files; the caller holds the lock.
 func (c *Cluster) remove(ctx context.Context) error {
 	if err := c.end(ctx, nil); err != nil {
 		return err
@@ -155,7 +155,7 @@ func (c *Cluster) remove(ctx context.Context) error {
 	if err := os.Rename(site.Dir, trash); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing admin cluster: %w", err)
 	}
-	// Crash here: there is no admin cluster, and no half of one; the next call removes what is left.
+	// After a crash here, there is no admin cluster, not even a part of one; the next call removes what is left.
 	c.host.Forget(site)
 	return c.host.Data.Remove(trash)
 }

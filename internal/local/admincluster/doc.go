@@ -2,5 +2,5 @@
 // controller, the local fleet, and keyturn-local, which keeps all of them running and serves the user clusters of this
 // host.
 //
-// Open is where to start. Create and Delete are what gkectl does, and Run is keyturn-local.
+// Start with Open. gkectl calls Create and Delete, and keyturn-local calls Run.
 package admincluster

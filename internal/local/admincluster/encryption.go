@@ -13,7 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// encryptionConfig has no provider "identity": a Secret that is not encrypted cannot be read, so there is none.
+// encryptionConfig has no provider "identity", so an unencrypted Secret could not be read.
 const encryptionConfig = `apiVersion: apiserver.config.k8s.io/v1
 kind: EncryptionConfiguration
 resources:
@@ -26,7 +26,7 @@ resources:
         secret: %s
 `
 
-// ensureSecretsKey makes the key by which the API server encrypts Secrets at rest, once.
+// ensureSecretsKey makes the key with which the API server encrypts Secrets at rest, once.
 func (p *parts) ensureSecretsKey() error {
 	path := p.Path("encryption.yaml")
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {

@@ -11,17 +11,17 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// Files are where the administrator gets copies of what others need to use this host.
+// Files are where the administrator gets copies of the files needed to use this host.
 type Files struct {
-	// FleetKey is a file for the service account key that registers clusters with the local fleet, with mode 0600, and
-	// FleetCA one for the certificate of the fleet.
+	// FleetKey is the path for the service account key that registers clusters with the local fleet, with mode 0600,
+	// and FleetCA the path for the certificate of the fleet.
 	FleetKey, FleetCA string
 	// LocalCredentials is a directory for the credentials with which a controller calls keyturn-local: tls.crt, tls.key
 	// and ca.crt, with mode 0600, as a Secret of type kubernetes.io/tls has them.
 	LocalCredentials string
 }
 
-// copies names the files that the administrator gets copies of, and where these are.
+// copies maps the files that are copied for the administrator to their destinations.
 func (c *Cluster) copies(to Files) map[string]string {
 	copies := map[string]string{
 		c.fleetFile("register-key.json"): to.FleetKey, c.Site().Path("pki", "fleet-ca.crt"): to.FleetCA,
@@ -49,7 +49,7 @@ func (p *parts) writeFiles(to Files) error {
 	return nil
 }
 
-// FilesLike returns those of the paths at which there is a copy as Create writes it.
+// FilesLike returns the paths that hold a copy as Create writes it.
 func (c *Cluster) FilesLike(files Files) []string {
 	var same []string
 	for from, to := range c.copies(files) {

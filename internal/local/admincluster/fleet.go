@@ -22,11 +22,11 @@ const (
 	fleetName  = "fleet"
 	fleetLocal = 5
 	fleetPort  = "8443"
-	// registerAccount is who may register clusters with the local fleet.
+	// registerAccount is the account that may register clusters with the local fleet.
 	registerAccount = "connect-register@keyturn.local"
 )
 
-// FleetEndpoint is the URL of the local fleet: of its memberships API and of its STS.
+// FleetEndpoint returns the URL of the local fleet: of its memberships API and of its STS.
 func (c *Cluster) FleetEndpoint() string {
 	return components.HTTPS(c.hostSite().Address(fleetLocal), fleetPort)
 }
@@ -85,7 +85,7 @@ func (p *parts) ensureFleetFiles() error {
 	if err != nil {
 		return err
 	}
-	// Crash between the two: a key that the fleet knows is nowhere, and the next call makes another.
+	// After a crash between the two, a key that the fleet knows is lost, and the next call makes another.
 	return errors.Join(
 		atomicfile.Ensure(p.fleetFile("registrars.json"), registrars),
 		atomicfile.Ensure(p.fleetFile("register-key.json"), key),

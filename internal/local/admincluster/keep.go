@@ -18,9 +18,9 @@ import (
 // interval is how often the processes of the admin cluster are checked.
 const interval = time.Second
 
-// Run is keyturn-local: it holds the lock of the data directory, keeps the admin cluster and its controller running,
-// and serves the user clusters to controllers, until ctx ends. The controller gets these flags beside those that it
-// needs. What Run started goes on when it ends.
+// Run runs keyturn-local: it holds the lock of the data directory, keeps the admin cluster and its controller running,
+// and serves the user clusters to controllers, until ctx ends. The controller gets these flags in addition to those
+// that it needs. What Run started keeps running when Run ends.
 func (c *Cluster) Run(ctx context.Context, controllerFlags []string) error {
 	lock, err := c.host.Data.Lock()
 	if err != nil {
@@ -58,7 +58,7 @@ func (c *Cluster) serve(ctx context.Context) error {
 	return server.Serve(ctx, l)
 }
 
-// keep starts again what dies of the admin cluster.
+// keep restarts processes of the admin cluster that died.
 func (c *Cluster) keep(ctx context.Context, controllerFlags []string) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
@@ -73,7 +73,7 @@ func (c *Cluster) keep(ctx context.Context, controllerFlags []string) {
 	}
 }
 
-// ensureController starts the controller unless it runs. It does nothing when there is no admin cluster.
+// ensureController starts the controller unless it runs. It does nothing if there is no admin cluster.
 func (c *Cluster) ensureController(flags []string) error {
 	p, err := c.parts()
 	if err != nil || !p.Has(markFile) {
@@ -86,7 +86,7 @@ func (c *Cluster) ensureController(flags []string) error {
 	return p.StartProcess(p.controller(path, flags))
 }
 
-// news logs what is the matter with the admin cluster when that changes, and not at every check.
+// news logs problems of the admin cluster when they change, and not at every check.
 type news struct {
 	log  *slog.Logger
 	last string

@@ -24,13 +24,13 @@ const (
 	localPort  = "9443"
 )
 
-// LocalEndpoint is the URL at which keyturn-local serves the user clusters of this host to a controller.
+// LocalEndpoint returns the URL at which keyturn-local serves the user clusters of this host to a controller.
 func (c *Cluster) LocalEndpoint() string {
 	return components.HTTPS(c.hostSite().Address(localLocal), localPort)
 }
 
-// startPrograms starts keyturn-local, which starts the controller, and waits until both work. Those that run with other
-// flags are replaced.
+// startPrograms starts keyturn-local, which starts the controller, and waits until both work. It replaces those that
+// run with other flags.
 func (p *parts) startPrograms(ctx context.Context, extra []string) error {
 	path, err := p.host.Programs.Own("keyturn-local")
 	if err != nil {
@@ -57,7 +57,7 @@ func (p *parts) startPrograms(ctx context.Context, extra []string) error {
 	return p.await(ctx, "http://"+p.controllerAddress(healthPort)+"/readyz", controllerName, revive)
 }
 
-// endOutdated ends a process that runs with other flags.
+// endOutdated stops a process that runs with other flags.
 func (p *parts) endOutdated(ctx context.Context, wanted process.Spec) error {
 	st, err := p.Processes.Observe(wanted.Name)
 	if err != nil || !st.Running || st.Digest == wanted.Digest() {
@@ -66,7 +66,7 @@ func (p *parts) endOutdated(ctx context.Context, wanted process.Spec) error {
 	return p.Processes.Await(ctx, wanted.Name, programGrace)
 }
 
-// local is keyturn-local, which gives extra flags to the controller.
+// local returns keyturn-local, which passes extra flags to the controller.
 func (p *parts) local(path string, extra []string) process.Spec {
 	return process.Spec{Name: localName, Path: path, Args: slices.Concat([]string{
 		"--data-dir=" + p.host.Data.Path(),
@@ -85,7 +85,7 @@ func (p *parts) controller(path string, extra []string) process.Spec {
 		"--local-credentials=" + p.localCredentials(),
 		"--metrics-bind-address=" + p.controllerAddress(metricsPort),
 		"--health-probe-bind-address=" + p.controllerAddress(healthPort),
-		"--leader-elect=false", // keyturn-local starts one, which need not wait for the Lease of one that has died
+		"--leader-elect=false", // keyturn-local starts only one, which should not wait for the Lease of a dead one
 		"--allow-fleet-endpoint=" + p.FleetEndpoint(),
 	}, extra)}
 }
@@ -94,11 +94,11 @@ func (p *parts) controllerAddress(port string) string {
 	return p.Local(controllerLocal).String() + ":" + port
 }
 
-// localCredentials is the directory with the credentials of a client of keyturn-local.
+// localCredentials returns the directory with the credentials of a client of keyturn-local.
 func (c *Cluster) localCredentials() string { return c.Site().Path("local-credentials") }
 
-// ensureLocalCredentials makes those of keyturn-local and of its clients. The authority issues nothing else: who has a
-// client certificate of it may do everything to the user clusters of this host.
+// ensureLocalCredentials makes the credentials of keyturn-local and of its clients. The authority issues no other
+// certificates. Whoever has a client certificate has full control of the user clusters of this host.
 func (p *parts) ensureLocalCredentials() error {
 	ca, err := pki.EnsureAuthority(p.Path("pki"), "local-ca", "local-ca")
 	if err != nil {

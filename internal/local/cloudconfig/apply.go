@@ -12,11 +12,11 @@ import (
 	"strings"
 )
 
-// scriptPath is where cloud-init keeps the script of runcmd, too.
+// scriptPath is the path of cloud-init for the script of runcmd.
 const scriptPath = "/var/lib/cloud/instance/scripts/runcmd"
 
-// Apply writes the files below root, which is "/" in a machine, and runs the script, whose output goes where this
-// process's goes. An error of the script is that of its last command.
+// Apply writes the files below root, which is "/" in a machine, and runs the script with the standard output of this
+// process. An error of the script is that of its last command.
 func (c Config) Apply(ctx context.Context, root string) error {
 	for _, f := range c.Files {
 		if err := f.write(root); err != nil {
@@ -39,7 +39,7 @@ func (c Config) Apply(ctx context.Context, root string) error {
 	return nil
 }
 
-// write sets owner and mode before the content is there, which may be secret.
+// write sets owner and mode before the content, which may be secret, exists.
 func (f File) write(root string) error {
 	uid, gid, err := f.owner()
 	if err != nil {

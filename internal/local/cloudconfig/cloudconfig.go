@@ -1,7 +1,7 @@
-// Package cloudconfig reads and carries out cloud-init user data (#cloud-config), as far as Cluster API's kubeadm bootstrap
+// Package cloudconfig reads and runs cloud-init user data (#cloud-config), as far as Cluster API's kubeadm bootstrap
 // provider needs it: write_files and runcmd.
 //
-// Parse is where to start. It refuses by name what it cannot do, so that no machine comes up without something that
+// Start with Parse. It refuses what it does not support, and names it, so that no machine starts without something that
 // its user data asked for. Config.Apply runs inside the machine.
 package cloudconfig
 
@@ -23,11 +23,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Config is what user data asks for.
+// Config is what user data requests.
 type Config struct {
 	// Files are written first, in this order.
 	Files []File
-	// Script is run then by /bin/sh. As in cloud-init, a command that fails does not keep the next from running.
+	// Script is then run by /bin/sh. As in cloud-init, the script continues after a failed command.
 	Script string
 }
 
@@ -43,13 +43,13 @@ type File struct {
 	Append bool
 }
 
-// MetaData is what a template may ask for by {{ ds.meta_data.NAME }}.
+// MetaData are the values of {{ ds.meta_data.NAME }} in a template.
 type MetaData map[string]string
 
 const (
 	templateHeader = "## template: jinja\n"
 	header         = "#cloud-config\n"
-	// maxFile bounds what a compressed file may become.
+	// maxFile is the largest size of a decompressed file.
 	maxFile = 16 << 20
 )
 
@@ -64,7 +64,7 @@ func Parse(data []byte, meta MetaData) (Config, error) {
 	}
 	var sections map[string]yaml.Node
 	if err := yaml.Unmarshal([]byte(text), &sections); err != nil {
-		// The error of the parser may quote a part of the data, which has private keys.
+		// The error of the parser may quote the data, which contains private keys.
 		return Config{}, errors.New("user data is not a YAML mapping")
 	}
 	var c Config
@@ -86,7 +86,7 @@ func Parse(data []byte, meta MetaData) (Config, error) {
 
 var placeholder = regexp.MustCompile(`\{\{ *ds\.meta_data\.([a-z_]+) *\}\}`)
 
-// render replaces the placeholders of a template. Jinja can do much more, all of which is refused.
+// render replaces the placeholders of a template. Everything else of Jinja is refused.
 func render(text string, meta MetaData) (string, error) {
 	body, isTemplate := strings.CutPrefix(text, templateHeader)
 	if !isTemplate {
@@ -137,7 +137,7 @@ func parseFiles(section *yaml.Node) ([]File, error) {
 func parseFile(node *yaml.Node) (File, error) {
 	var raw file
 	if err := node.Decode(&raw); err != nil || node.Kind != yaml.MappingNode {
-		return File{}, errors.New("it is not a file") // without the error, which may quote the content
+		return File{}, errors.New("it is not a file") // the error is dropped, since it may quote the content
 	}
 	for i := 0; i < len(node.Content); i += 2 {
 		if field := node.Content[i].Value; !slices.Contains(fileFields, field) {
@@ -224,7 +224,7 @@ func parseCommands(section *yaml.Node) (string, error) {
 	return script.String(), nil
 }
 
-// quote makes a line of shell of a program and its arguments.
+// quote returns a program and its arguments as a line of shell.
 func quote(argv []string) string {
 	var words []string
 	for _, arg := range argv {

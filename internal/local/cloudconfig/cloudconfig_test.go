@@ -84,16 +84,17 @@ func compressed(t *testing.T, text string) string {
 func TestParseRefuses(t *testing.T) {
 	const entry = "#cloud-config\nwrite_files:\n- path: /etc/a\n"
 	for data, want := range map[string]string{
-		"#!/bin/sh\n":                                                                `does not begin with "#cloud-config"`,
-		"#cloud-config\nusers: []\nntp: {}\n":                                        "ntp is not supported\nusers is not supported",
-		"#cloud-config\nbootcmd: [a]\n":                                              "bootcmd is not supported",
-		"#cloud-config\n- a\n":                                                       "not a YAML mapping",
-		"#cloud-config\nruncmd: a\n":                                                 "runcmd is not a list",
-		"#cloud-config\nruncmd: [{a: b}]\n":                                          "runcmd[0] is neither a string nor a list of strings",
-		"#cloud-config\nwrite_files: {}\n":                                           "write_files is not a list",
-		"#cloud-config\nwrite_files: [a]\n":                                          "write_files[0]: it is not a file",
-		"#cloud-config\nwrite_files: [{path: a}]\n":                                  `path "a" is not absolute and clean`,
-		"#cloud-config\nwrite_files: [{path: /a/../b}]\n":                            `path "/a/../b" is not absolute and clean`,
+		"#!/bin/sh\n":                                     `does not begin with "#cloud-config"`,
+		"#cloud-config\nusers: []\nntp: {}\n":             "ntp is not supported\nusers is not supported",
+		"#cloud-config\nbootcmd: [a]\n":                   "bootcmd is not supported",
+		"#cloud-config\n- a\n":                            "not a YAML mapping",
+		"#cloud-config\nruncmd: a\n":                      "runcmd is not a list",
+		"#cloud-config\nruncmd: [{a: b}]\n":               "runcmd[0] is neither a string nor a list of strings",
+		"#cloud-config\nwrite_files: {}\n":                "write_files is not a list",
+		"#cloud-config\nwrite_files: [a]\n":               "write_files[0]: it is not a file",
+		"#cloud-config\nwrite_files: [{path: a}]\n":       `path "a" is not absolute and clean`,
+		"#cloud-config\nwrite_files: [{path: /a/../b}]\n": `path "/a/../b" is not absolute and clean`,
+
 		entry + "  source: {uri: https://example.com}\n":                             "source is not supported",
 		entry + "  permissions: '0999'\n":                                            `permissions "0999" are not octal`,
 		entry + "  permissions: '4755'\n":                                            `permissions "4755" are not octal`,

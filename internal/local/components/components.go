@@ -27,16 +27,16 @@ const (
 	secondaryCount         = 2 // kube-controller-managers and kube-schedulers of a cluster with several API servers
 )
 
-// ReadyPath leaves out the two checks that only say that a start has looked through objects of etcd which another start
-// has written long ago; they begin with a pause of a second in which the API server could serve. Who makes a new
-// cluster needs those objects, and asks FullReadyPath.
+// ReadyPath skips two checks that are not about serving. They only show that a start has checked objects in etcd that
+// an earlier start wrote, and they begin with a pause of a second in which the API server could already serve. Code
+// that makes a new cluster needs those objects, and uses FullReadyPath.
 const (
 	FullReadyPath = "/readyz"
 	ReadyPath     = FullReadyPath + "?exclude=poststarthook/rbac/bootstrap-roles" +
 		"&exclude=poststarthook/scheduling/bootstrap-system-priority-classes"
 )
 
-// Layout is what the command lines of a cluster's components follow from, and nothing else.
+// Layout determines the command lines of a cluster's components.
 type Layout struct {
 	datadir.Site
 	// Version is the Kubernetes version, such as "v1.36.4".
@@ -45,13 +45,13 @@ type Layout struct {
 	PodCIDR     netip.Prefix
 	// Replicas is the number of API servers.
 	Replicas int
-	// Issuer is that of all tokens.
+	// Issuer is the issuer of all tokens.
 	Issuer string
-	// Encrypted means that Secrets are encrypted at rest, by the file encryption.yaml.
+	// Encrypted means that Secrets are encrypted at rest, with the file encryption.yaml.
 	Encrypted bool
 }
 
-// Secondaries is the number of kube-controller-managers and of kube-schedulers.
+// Secondaries returns the number of kube-controller-managers and of kube-schedulers.
 func (l Layout) Secondaries() int {
 	if l.Replicas > 1 {
 		return secondaryCount
@@ -59,41 +59,41 @@ func (l Layout) Secondaries() int {
 	return 1
 }
 
-// PKI is a file of a certificate or key.
+// PKI returns the path of a certificate or key.
 func (l Layout) PKI(name string) string { return l.Path("pki", name) }
 
-// Kubeconfig is the kubeconfig file of a component.
+// Kubeconfig returns the path of a component's kubeconfig.
 func (l Layout) Kubeconfig(name string) string { return l.Path("kubeconfig", name+".conf") }
 
-// APIServerURL is that of the i-th API server, past the load balancer.
+// APIServerURL returns the URL of the i-th API server, not through the load balancer.
 func (l Layout) APIServerURL(i int) string { return HTTPS(l.APIServer(i), APIServerPort) }
 
-// Endpoint is where clients reach the API servers.
+// Endpoint returns the URL that clients reach the API servers at.
 func (l Layout) Endpoint() string { return HTTPS(l.LoadBalancer(), APIServerPort) }
 
-// HTTPS is the URL of an address.
+// HTTPS returns the URL of an address.
 func HTTPS(a netip.Addr, port string) string { return "https://" + a.String() + ":" + port }
 
-// APIServerName is the name of the i-th API server and of its process.
+// APIServerName returns the name of the i-th API server and of its process.
 func APIServerName(i int) string { return "apiserver-" + strconv.Itoa(i) }
 
-// ControllerManagerName is the name of the i-th kube-controller-manager and of its process.
+// ControllerManagerName returns the name of the i-th kube-controller-manager and of its process.
 func ControllerManagerName(i int) string { return "controller-manager-" + strconv.Itoa(i) }
 
-// SchedulerName is the name of the process of the i-th kube-scheduler.
+// SchedulerName returns the name of the process of the i-th kube-scheduler.
 func SchedulerName(i int) string { return "scheduler-" + strconv.Itoa(i) }
 
-// APIServerKeys are the keys of the i-th API server on disk.
+// APIServerKeys returns the keys of the i-th API server on disk.
 func (l Layout) APIServerKeys(i int) hostkeys.APIServer {
 	return hostkeys.APIServer{Dir: l.Path(APIServerName(i), "keys"), SignerDir: l.Path(APIServerName(i), "signer-keys")}
 }
 
-// ControllerManagerKeys is the key of the i-th kube-controller-manager on disk.
+// ControllerManagerKeys returns the key of the i-th kube-controller-manager on disk.
 func (l Layout) ControllerManagerKeys(i int) hostkeys.ControllerManager {
 	return hostkeys.ControllerManager{Dir: l.Path(ControllerManagerName(i), "keys")}
 }
 
-// EtcdProcess serves one member, to clients with a certificate of the etcd authority only.
+// EtcdProcess runs one member, for clients with a certificate of the etcd authority only.
 func (l Layout) EtcdProcess(binary string) process.Spec {
 	client := HTTPS(l.Local(etcdLocal), etcdClientPort)
 	peer := HTTPS(l.Local(etcdLocal), etcdPeerPort)
@@ -117,12 +117,12 @@ func (l Layout) EtcdProcess(binary string) process.Spec {
 	}}
 }
 
-// APIServerProcess runs with these keys. They are its stamp, by which it is known later what it runs with.
+// APIServerProcess runs an API server with these keys. They are its stamp, which later shows what it runs with.
 func (l Layout) APIServerProcess(binary string, i int, keys controlplane.Keys) process.Spec {
 	args := l.apiServerServing(i)
 	if keys.External {
-		// An API server that is told to end hangs up on its signer at once, and fails every TokenRequest from then on. The
-		// load balancer was told before.
+		// An API server that is stopped closes its connection to the signer at once, and then fails every TokenRequest.
+		// The load balancer was changed before.
 		args = append(args, "--shutdown-delay-duration=0s")
 	} else {
 		args = append(args, "--shutdown-delay-duration=500ms")
@@ -132,18 +132,18 @@ func (l Layout) APIServerProcess(binary string, i int, keys controlplane.Keys) p
 	if l.Encrypted {
 		args = append(args, "--encryption-provider-config="+l.Path("encryption.yaml"))
 	}
-	// Half the garbage collection for a quarter more memory: starting costs CPU more than anything.
-	// Its identity among the API servers of the cluster, a Lease, follows from the host's name and nothing else.
+	// Half the garbage collection for a quarter more memory, since starting costs the most CPU. Its identity among the
+	// API servers of the cluster, a Lease, depends only on the host name.
 	return process.Spec{
 		Name: APIServerName(i), Path: binary, Args: args, Env: []string{"GOGC=200"}, Dir: l.ServerDir(i),
 		Hostname: APIServerName(i), Stamp: stampKeys(keys),
 	}
 }
 
-// apiServerServing says where it serves, what, and how it stops. The kubernetes Service leads to the load balancer, not
-// to the API servers: so --endpoint-reconciler-type=none, and a server that the load balancer leaves out is left alone
-// by pods too. The load balancer checks twice within the shutdown delay, for who stops a server without draining it
-// first.
+// apiServerServing returns the flags for where and what it serves, and how it stops. The kubernetes Service leads to
+// the load balancer, not to the API servers, hence --endpoint-reconciler-type=none: pods also avoid a server that the
+// load balancer does not use. The load balancer checks twice within the shutdown delay, in case a server is stopped
+// without being drained first.
 func (l Layout) apiServerServing(i int) []string {
 	return []string{
 		"--bind-address=" + l.APIServer(i).String(),
@@ -164,7 +164,7 @@ func (l Layout) apiServerServing(i int) []string {
 	}
 }
 
-// apiServerClients says who may do what, and how it reaches kubelets and aggregated API servers.
+// apiServerClients returns the flags for authorization, and for reaching kubelets and aggregated API servers.
 func (l Layout) apiServerClients() []string {
 	return []string{
 		"--client-ca-file=" + l.PKI("ca.crt"),
@@ -190,7 +190,7 @@ func (l Layout) apiServerTokens(i int, keys controlplane.Keys) []string {
 	disk := l.APIServerKeys(i)
 	args := []string{"--service-account-issuer=" + l.Issuer}
 	if l.Issuer != v1alpha1.DefaultIssuer {
-		args = append(args, "--service-account-jwks-uri="+l.Issuer+jwks.Path) // else it names the API server
+		args = append(args, "--service-account-jwks-uri="+l.Issuer+jwks.Path) // the default names the API server
 	}
 	if keys.External {
 		return append(args, "--service-account-signing-endpoint="+SignerSocket)
@@ -201,8 +201,9 @@ func (l Layout) apiServerTokens(i int, keys controlplane.Keys) []string {
 	return append(args, "--service-account-signing-key-file="+disk.PrivateKey(keys.Sign))
 }
 
-// ControllerManagerProcess signs legacy tokens with one key version, which is its stamp. It asks no API server who its
-// own callers are, so that it can start before RBAC is there: only clients in system:masters get more than its health.
+// ControllerManagerProcess signs legacy tokens with one key version, which is its stamp. It does not authenticate its
+// callers through an API server, so that it can start before RBAC exists: only clients in system:masters get more than
+// its health.
 func (l Layout) ControllerManagerProcess(binary string, i, sign int) process.Spec {
 	name := ControllerManagerName(i)
 	args := []string{
@@ -244,8 +245,8 @@ func (l Layout) SchedulerProcess(binary string, i int) process.Spec {
 	return process.Spec{Name: SchedulerName(i), Path: binary, Args: append(args, l.leaderElection()...)}
 }
 
-// leaderElection lets a standby take over 6 s after the leader died. A single process needs none and, without it, works
-// as soon as it runs.
+// leaderElection lets a standby take over 6 s after the leader died. A single process needs no election and works as
+// soon as it runs.
 func (l Layout) leaderElection() []string {
 	if l.Secondaries() == 1 {
 		return []string{"--leader-elect=false"}
@@ -273,7 +274,7 @@ func stampKeys(k controlplane.Keys) string {
 	return string(raw)
 }
 
-// keysOfStamp is the zero Keys for a process that does not run.
+// keysOfStamp returns the zero Keys for a process that does not run.
 func keysOfStamp(stamp string) (controlplane.Keys, error) {
 	var k controlplane.Keys
 	if stamp == "" {
@@ -285,7 +286,7 @@ func keysOfStamp(stamp string) (controlplane.Keys, error) {
 	return k, nil
 }
 
-// AuthenticationConfig lets a caller without credentials ask for health only.
+// AuthenticationConfig allows a caller without credentials only to read health.
 const AuthenticationConfig = `apiVersion: apiserver.config.k8s.io/v1
 kind: AuthenticationConfiguration
 anonymous:
@@ -296,8 +297,8 @@ anonymous:
   - path: /healthz
 `
 
-// AdmissionConfig refuses pods that could leave their machine, which is no wall against them, unless a namespace asks
-// for another level by its label pod-security.kubernetes.io/enforce.
+// AdmissionConfig refuses pods that could escape from their machine, which cannot contain them, unless a namespace
+// requests another level with its label pod-security.kubernetes.io/enforce.
 const AdmissionConfig = `apiVersion: apiserver.config.k8s.io/v1
 kind: AdmissionConfiguration
 plugins:

@@ -13,16 +13,16 @@ import (
 
 const (
 	masters = "system:masters"
-	// KubeletClientUser is who API servers are to kubelets.
+	// KubeletClientUser is the user that API servers are for kubelets.
 	KubeletClientUser = "kube-apiserver-kubelet-client"
 )
 
-// Authorities are the three of a cluster: for API servers and their clients, for aggregation, and for etcd.
+// Authorities are the authorities of a cluster: for API servers and their clients, for aggregation, and for etcd.
 type Authorities struct {
 	Cluster, frontProxy, etcd *pki.Authority
 }
 
-// Authorities makes the authorities of the cluster, or reads them.
+// Authorities creates the authorities of the cluster, or reads them.
 func (l Layout) Authorities() (a Authorities, err error) {
 	dir := l.Path("pki")
 	if a.Cluster, err = pki.EnsureAuthority(dir, "ca", l.Name+"-ca"); err != nil {
@@ -35,15 +35,15 @@ func (l Layout) Authorities() (a Authorities, err error) {
 	return a, err
 }
 
-// Certificate is one that a cluster needs.
+// Certificate is a certificate that a cluster needs.
 type Certificate struct {
 	By   *pki.Authority
 	Name string
 	pki.Request
 }
 
-// Certificates lists what API servers and etcd need. Where only the load balancer stands between, every API server's
-// certificate is good for its address too.
+// Certificates lists the certificates of API servers and etcd. The certificate of every API server is also valid for
+// the load balancer's address, since that only forwards.
 func (l Layout) Certificates(a Authorities) []Certificate {
 	local := func(last byte) []netip.Addr { return []netip.Addr{l.Local(last)} }
 	list := []Certificate{
@@ -65,7 +65,7 @@ func (l Layout) Certificates(a Authorities) []Certificate {
 	return list
 }
 
-// ControllerCertificates lists what kube-controller-managers and kube-schedulers need.
+// ControllerCertificates lists the certificates of kube-controller-managers and kube-schedulers.
 func (l Layout) ControllerCertificates(a Authorities) []Certificate {
 	addresses := func(first byte) (list []netip.Addr) {
 		for i := range l.Secondaries() {
@@ -83,7 +83,7 @@ func (l Layout) ControllerCertificates(a Authorities) []Certificate {
 	}
 }
 
-// EnsureCertificates makes the certificates that are missing.
+// EnsureCertificates issues the certificates that are missing.
 func (l Layout) EnsureCertificates(list []Certificate) error {
 	for _, c := range list {
 		if _, err := c.By.Ensure(l.Path("pki"), c.Name, c.Request); err != nil {
@@ -93,7 +93,7 @@ func (l Layout) EnsureCertificates(list []Certificate) error {
 	return nil
 }
 
-// EnsureKubeconfigs writes those of the components that reach the API servers by the load balancer.
+// EnsureKubeconfigs writes the kubeconfigs of components that reach the API servers through the load balancer.
 func (l Layout) EnsureKubeconfigs(a Authorities, names ...string) error {
 	for _, name := range names {
 		raw, err := pki.Kubeconfig(l.Endpoint(), l.Name, name, a.Cluster.CertificatePEM(), l.Pair(name))
@@ -107,13 +107,13 @@ func (l Layout) EnsureKubeconfigs(a Authorities, names ...string) error {
 	return nil
 }
 
-// Pair is a certificate of the cluster, and its key.
+// Pair returns a certificate of the cluster, and its key.
 func (l Layout) Pair(name string) pki.Pair {
 	return pki.Pair{CertFile: l.PKI(name + ".crt"), KeyFile: l.PKI(name + ".key")}
 }
 
-// RESTConfig reaches a URL of the cluster as Keyturn itself, by client certificate and with no limit on requests. All
-// of it is in memory: it stays good when the files are replaced.
+// RESTConfig reaches a URL of the cluster as Keyturn itself, with a client certificate and no rate limit. It is
+// completely in memory, so it stays valid if the files are replaced.
 func (l Layout) RESTConfig(url string) (*rest.Config, error) {
 	cfg := &rest.Config{Host: url, QPS: -1, UserAgent: "keyturn"}
 	for _, f := range []struct {

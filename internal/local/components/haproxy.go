@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// LoadBalancerName is the name of HAProxy's process, and AdminSocket that of the socket by which it is told what to do.
+// LoadBalancerName is the name of HAProxy's process, and AdminSocket the name of the socket that controls it.
 const (
 	LoadBalancerName = "haproxy"
 	AdminSocket      = "haproxy.sock"
 )
 
-// HAProxyConfig balances TCP connections over the API servers whose /readyz is ok. TLS ends at the API servers.
-// A refused connection goes to another server at once, so a server that was killed costs nothing.
+// HAProxyConfig balances TCP connections over the API servers whose /readyz is ok. TLS ends at the API servers. A
+// refused connection goes to another server at once, so a killed server costs nothing.
 func (l Layout) HAProxyConfig() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `global

@@ -11,15 +11,15 @@ import (
 const (
 	signerLocal = 40
 	signerPort  = "9402"
-	// SignerSocket is relative to the directory of the API server, in which both run: a path of a socket has at most
-	// 107 bytes.
+	// SignerSocket is relative to the directory of the API server, in which both run, since the path of a socket has at
+	// most 107 bytes.
 	SignerSocket = "signer/socket"
 )
 
-// SignerName is the name of the process of the i-th API server's signer.
+// SignerName returns the name of the process of the i-th API server's signer.
 func SignerName(i int) string { return fmt.Sprintf("signer-%d", i) }
 
-// ServerDir is where an API server and its signer run.
+// ServerDir returns the working directory of an API server and its signer.
 func (l Layout) ServerDir(i int) string { return l.Path(APIServerName(i)) }
 
 // SignerProcess serves the keys of one API server on a socket that nobody else reaches. Its metrics are for this host.
@@ -31,8 +31,8 @@ func (l Layout) SignerProcess(binary string, i int) process.Spec {
 	}}
 }
 
-// RunningKeys are those of an API server that was started with the keys of its stamp. A signer may have been
-// given others since.
+// RunningKeys returns the keys of an API server that was started with the keys of its stamp. Its signer may have got
+// others since.
 func (l Layout) RunningKeys(i int, stamp string, configured controlplane.Keys) (controlplane.Keys, error) {
 	k, err := keysOfStamp(stamp)
 	switch {

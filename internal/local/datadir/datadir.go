@@ -9,8 +9,8 @@ import (
 	"sync"
 )
 
-// Dir is a data directory. It is safe for concurrent use, and several processes may use one; only the one that holds
-// its Lock may change user clusters.
+// Dir is a data directory. It is safe for concurrent use. Several processes may use one, but only the holder of its
+// Lock may change user clusters.
 type Dir struct {
 	path     string
 	network  netip.Prefix
@@ -20,9 +20,9 @@ type Dir struct {
 	mark mark
 }
 
-// Open checks that the directory is Keyturn's or can become it, and makes nothing. One that is there must be the
-// caller's, writable by nobody else, and empty or marked as Keyturn's. The network is an IPv4 /16; zero:
-// DefaultNetwork. Loopback keeps new clusters off bridges; they can have no nodes then. It is implied without root.
+// Open checks that the directory is, or can become, Keyturn's, and creates nothing. An existing one must belong to the
+// caller, be writable by nobody else, and be empty or marked as Keyturn's. The network is an IPv4 /16; zero:
+// DefaultNetwork. Loopback makes no bridges for new clusters, which then cannot have nodes. It is implied without root.
 func Open(path string, network netip.Prefix, loopback bool) (*Dir, error) {
 	if path == "" {
 		return nil, errors.New("no data directory given")
@@ -38,8 +38,8 @@ func Open(path string, network netip.Prefix, loopback bool) (*Dir, error) {
 	return d, nil
 }
 
-// Path is absolute: the data directory, or what the names lead to below it.
+// Path returns an absolute path: the data directory, or what the names lead to below it.
 func (d *Dir) Path(elem ...string) string { return filepath.Join(append([]string{d.path}, elem...)...) }
 
-// Network is the range from which clusters get their addresses.
+// Network returns the range from which clusters get their addresses.
 func (d *Dir) Network() netip.Prefix { return d.network }

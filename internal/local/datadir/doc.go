@@ -1,6 +1,6 @@
-// Package datadir owns the data directory of local clusters: the mark that tells it from a directory of somebody else,
-// the lock of the one process that may change clusters, the range of addresses, and the registry of sites.
+// Package datadir manages the data directory of local clusters: the mark that identifies it, the lock of the one
+// process that may change clusters, the range of addresses, and the registry of sites.
 //
-// Open is where to start. A Site is the directory and the addresses of one cluster on this host. A user cluster keeps
-// its site for life, and no two clusters ever share one.
+// Start with Open. A Site is the directory and the addresses of one cluster on this host. A user cluster keeps its site
+// for life, and no two clusters ever share one.
 package datadir

@@ -12,11 +12,11 @@ import (
 // ErrLocked means that another process already runs the user clusters of a data directory.
 var ErrLocked = errors.New("another keyturn-local uses this data directory")
 
-// lockName is the file that is locked by whoever may change user clusters.
+// lockName is the file that is locked to change user clusters.
 const lockName = "local.lock"
 
-// Lock makes this process the one that may change user clusters, until it ends or closes what Lock returns.
-// It fails with ErrLocked when another holds the lock.
+// Lock makes this process the one that may change user clusters, until it ends or closes the returned lock. It returns
+// ErrLocked if another process holds the lock.
 func (d *Dir) Lock() (io.Closer, error) {
 	if err := d.Claim(); err != nil {
 		return nil, err
@@ -24,7 +24,7 @@ func (d *Dir) Lock() (io.Closer, error) {
 	return LockFile(d.Path(lockName), unix.LOCK_EX|unix.LOCK_NB)
 }
 
-// LockFile locks a file that stays there: removing it would let two processes each lock a file of their own.
+// LockFile locks a file that stays, since removing it would let two processes each lock a different file.
 func LockFile(path string, how int) (io.Closer, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -21,27 +21,27 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// markFile is in a data directory before anything else is, and until all else is gone. What is in a directory without
-// it belongs to somebody else.
+// markFile exists in a data directory before anything else does, and until everything else is gone. Files in a
+// directory without it are not Keyturn's.
 const markFile = "keyturn.json"
 
-// mark tells a data directory from every other one, past and future. Zero: it has none yet.
+// mark distinguishes a data directory from every other one, past and future. Zero: it has none yet.
 type mark struct {
-	// ID is random. What lives outside the directory, such as bridges, carries it too.
+	// ID is random. Objects outside the directory, such as bridges, carry it, too.
 	ID string `json:"id"`
-	// Made reports whether Keyturn made the directory, and so removes it at the end.
+	// Made means that Keyturn created the directory, and so removes it in the end.
 	Made bool `json:"made,omitempty"`
 }
 
-// ID is the id of the data directory; empty as long as nothing was made in it.
+// ID returns the ID of the data directory; empty as long as nothing was created in it.
 func (d *Dir) ID() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.mark.ID
 }
 
-// readMark reads the mark of a data directory, and refuses a directory that is not one: of another user, writable by
-// others, or with files that Keyturn did not make.
+// readMark reads the mark of a data directory. It refuses a directory of another user, one that others may write to,
+// and one with files that Keyturn did not create.
 func (d *Dir) readMark() error {
 	m, err := markOf(d.path)
 	if err != nil {
@@ -53,7 +53,7 @@ func (d *Dir) readMark() error {
 	return nil
 }
 
-// Claim makes the data directory and its mark, unless they are there. It is called before anything is made in it.
+// Claim creates the data directory and its mark, unless they exist. It is called before anything is created in it.
 func (d *Dir) Claim() error {
 	made, err := makeDataDir(d.path)
 	if err != nil {
@@ -74,14 +74,14 @@ func (d *Dir) Claim() error {
 	if err != nil {
 		return fmt.Errorf("encoding the mark of data directory %s: %w", d.path, err)
 	}
-	// Crash here: the directory is empty or that of an earlier version, and the next call marks it.
+	// A crash here leaves the directory empty or as an earlier version made it, and the next call marks it.
 	if err := atomicfile.Write(d.Path(markFile), append(raw, '\n')); err != nil {
 		return err
 	}
 	return d.readMark()
 }
 
-// makeDataDir makes the directory with mode 0700, and reports whether it was not there before.
+// makeDataDir creates the directory with mode 0700, and reports whether it did not exist before.
 func makeDataDir(dir string) (made bool, err error) {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
 		return false, err
@@ -111,7 +111,7 @@ func markOf(path string) (mark, error) {
 		if unmarked == nil {
 			return mark{}, nil
 		}
-		// Whoever claimed the directory meanwhile made its mark before anything else.
+		// A process that claimed the directory meanwhile wrote its mark before anything else.
 		if raw, err = dir.ReadFile(markFile); errors.Is(err, fs.ErrNotExist) {
 			return mark{}, unmarked
 		}
@@ -126,7 +126,7 @@ func markOf(path string) (mark, error) {
 	return m, nil
 }
 
-// checkOwner refuses a directory in which somebody else could exchange what root, or this user, then writes to.
+// checkOwner refuses a directory in which another user could replace what root, or this user, writes to.
 func checkOwner(dir *os.Root) error {
 	info, err := dir.Stat(".")
 	if err != nil {
@@ -143,7 +143,7 @@ func checkOwner(dir *os.Root) error {
 	return nil
 }
 
-// checkUnmarked accepts a directory without a mark only if it is empty or was made before there were marks.
+// checkUnmarked accepts a directory without a mark only if it is empty or was created before there were marks.
 func checkUnmarked(dir *os.Root) error {
 	list, err := dir.Open(".")
 	if err != nil {
@@ -154,7 +154,7 @@ func checkUnmarked(dir *os.Root) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	// What is left of a mark that was being written when a crash came.
+	// Remove the rest of a mark whose write was interrupted by a crash.
 	names = slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, "."+markFile+".") })
 	if len(names) == 0 {
 		return nil
@@ -168,7 +168,7 @@ func checkUnmarked(dir *os.Root) error {
 		"it is not empty and has no %s, so what is in it is not Keyturn's", markFile)
 }
 
-// IsUnused reports whether nothing was ever made in the data directory.
+// IsUnused reports whether nothing was ever created in the data directory.
 func (d *Dir) IsUnused() (bool, error) {
 	entries, err := os.ReadDir(d.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -177,12 +177,12 @@ func (d *Dir) IsUnused() (bool, error) {
 	return len(entries) == 0, err
 }
 
-// madeInDataDir is what Keyturn makes in a data directory besides the admin cluster, in the order in which it goes.
+// madeInDataDir is what Keyturn creates in a data directory besides the admin cluster, in order of removal.
 var madeInDataDir = []string{
 	"clusters", "images", "sites.json", "sites.lock", networkFile, lockName, markFile,
 }
 
-// Remove removes what Keyturn put into the data directory, its mark last, and then the directory if Keyturn made
+// Remove removes what Keyturn created in the data directory, its mark last, and then the directory if Keyturn created
 // it and nothing else is in it.
 func (d *Dir) Remove(trash string) error {
 	ours := []string{trash}

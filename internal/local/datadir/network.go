@@ -11,17 +11,15 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// DefaultNetwork is the range from which clusters get their addresses when none is given. Data directories of one
-// machine need ranges whose second octets differ, since that octet also tells their loopback addresses apart.
+// DefaultNetwork is the range from which clusters get their addresses by default. Data directories of one machine need
+// ranges with different second octets, since that octet is also in their loopback addresses.
 var DefaultNetwork = netip.MustParsePrefix("10.88.0.0/16")
 
-// networkFile holds the range with which the first cluster of a data directory was made: the addresses of all follow
-// from it.
+// networkFile holds the range of the first cluster of a data directory. All addresses depend on it.
 const networkFile = "network"
 
-// setNetwork takes the range that the data directory has, then the one given, then the default one. To ask a data
-// directory for another range than it has is an error, unless it is the default one, which callers name without meaning
-// it.
+// setNetwork uses the range of the data directory, else the given one, else the default. It is an error to request
+// another range than the directory has, unless it is the default, which callers pass without intent.
 func (d *Dir) setNetwork() error {
 	given := d.network
 	if !given.IsValid() {
@@ -42,7 +40,7 @@ func (d *Dir) setNetwork() error {
 	return nil
 }
 
-// keptNetwork is what KeepNetwork wrote; invalid when it never did.
+// keptNetwork returns what KeepNetwork wrote; invalid if it never did.
 func (d *Dir) keptNetwork() (netip.Prefix, error) {
 	raw, err := os.ReadFile(d.Path(networkFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -62,7 +60,7 @@ func parseNetwork(raw []byte) (netip.Prefix, error) {
 	return netip.ParsePrefix(strings.TrimSpace(string(raw)))
 }
 
-// KeepNetwork claims the data directory and binds it to the range. It is called before anything gets an address.
+// KeepNetwork claims the data directory and fixes its range. It is called before anything gets an address.
 func (d *Dir) KeepNetwork() error {
 	if err := d.Claim(); err != nil {
 		return err

@@ -19,28 +19,28 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// maxSites is how many user clusters fit on a host: the /24s of a /16 but the admin cluster's and the last.
+// maxSites is how many user clusters fit on a host: the /24s of a /16 except the admin cluster's and the last.
 const maxSites = 254
 
-// siteRecord is what the registry remembers of a user cluster's site for as long as it exists.
+// siteRecord is the entry of a user cluster's site in the registry, for as long as the site exists.
 type siteRecord struct {
 	Name     string `json:"name"`
 	Index    int    `json:"index"`
 	Loopback bool   `json:"loopback,omitempty"`
-	// UID is that of the UserCluster that the site was made for.
+	// UID is the UID of the UserCluster that the site was made for.
 	UID types.UID `json:"uid,omitempty"`
 }
 
-// SiteName is the name of a user cluster's site. Neither part holds a dot.
+// SiteName returns the name of a user cluster's site. Neither part contains a dot.
 func SiteName(uc *v1alpha1.UserCluster) string { return uc.Namespace + "." + uc.Name }
 
-// AdminSite is the admin cluster's place.
+// AdminSite returns the site of the admin cluster.
 func (d *Dir) AdminSite() Site {
 	return Site{Name: "admin", Index: 0, Dir: d.Path("admin"), Network: d.network, Loopback: true}
 }
 
-// HostSite is where the local fleet and keyturn-local listen: on a bridge without machines, whose addresses machines of
-// every user cluster reach by their default route. On loopback there are no machines.
+// HostSite returns the site of the local fleet and keyturn-local: a bridge without machines, whose addresses machines
+// of every user cluster reach by their default route. On loopback there are no machines.
 func (d *Dir) HostSite() Site {
 	s := d.AdminSite()
 	s.Loopback = d.loopback
@@ -60,7 +60,7 @@ func (d *Dir) Sites() ([]Site, error) {
 	return sites, nil
 }
 
-// Site returns the site of a user cluster by the name that SiteName gives; false when there is none.
+// Site returns the site of a user cluster by the name that SiteName returns; false if there is none.
 func (d *Dir) Site(name string) (Site, bool, error) {
 	sites, err := d.Sites()
 	if err != nil {
@@ -73,9 +73,9 @@ func (d *Dir) Site(name string) (Site, bool, error) {
 	return sites[i], true, nil
 }
 
-// SiteOf returns the site of a user cluster; false when there is none. A cluster that lives in another data directory
-// is an error: made once more here it would get other API servers, and its keys would be deleted once these had the new
-// ones. So is a site of another cluster, which is ErrTaken.
+// SiteOf returns the site of a user cluster; false if there is none. A cluster that lives in another data directory is
+// an error: made again here, it would get new API servers, and its keys would be deleted once these had new ones. A
+// site of another cluster is ErrTaken.
 func (d *Dir) SiteOf(uc *v1alpha1.UserCluster) (Site, bool, error) {
 	if err := d.checkHome(uc.Name, homeOf(uc)); err != nil {
 		return Site{}, false, err
@@ -90,8 +90,8 @@ func (d *Dir) SiteOf(uc *v1alpha1.UserCluster) (Site, bool, error) {
 	return site, true, nil
 }
 
-// Find is SiteOf for whoever may make or delete the cluster: a directory that the registry does not list means that the
-// registry is lost, and not that there is no cluster.
+// Find is SiteOf for code that may create or delete the cluster: a directory that the registry does not list means that
+// the registry is lost, not that there is no cluster.
 func (d *Dir) Find(uc *v1alpha1.UserCluster) (Site, bool, error) {
 	site, ok, err := d.SiteOf(uc)
 	if err != nil || ok {
@@ -108,8 +108,8 @@ func (d *Dir) Find(uc *v1alpha1.UserCluster) (Site, bool, error) {
 		"%s exists, but the registry of clusters %s does not list it", dir, d.RegistryPath())
 }
 
-// ErrTaken means that a site is another UserCluster's: one of the same name in another admin cluster, or one that had
-// the name before.
+// ErrTaken means that a site belongs to another UserCluster: one of the same name in another admin cluster, or an
+// earlier one of that name.
 var ErrTaken = errors.New("another UserCluster of this name has a cluster on this host")
 
 func (d *Dir) checkOwner(site Site, uid types.UID) error {
@@ -117,11 +117,11 @@ func (d *Dir) checkOwner(site Site, uid types.UID) error {
 		return nil
 	}
 	return hint.Errorf(fmt.Sprintf("give one of them another name; or, if that UserCluster is gone "+
-		"and this one takes its place, write the new UID into %s", d.RegistryPath()),
+		"and this one replaces it, write the new UID into %s", d.RegistryPath()),
 		"%w: its UID is %s, and not %s", ErrTaken, site.UID, uid)
 }
 
-// homeOf is the id of the data directory that a cluster was seen to live in; empty when it was not seen yet.
+// homeOf returns the ID of the data directory that a cluster was seen to live in; empty if it was not seen yet.
 func homeOf(uc *v1alpha1.UserCluster) string {
 	if local := uc.Status.Infrastructure.Local; local != nil {
 		return local.Home
@@ -139,8 +139,8 @@ func (d *Dir) checkHome(cluster, home string) error {
 		"cluster %s lives in the data directory with id %s, and not in %s", cluster, home, d.path)
 }
 
-// EnsureSite returns the site of a user cluster and makes one, with the lowest free index, when there is none. A site
-// that was made for no UserCluster becomes that of this one, and one of another is ErrTaken.
+// EnsureSite returns the site of a user cluster, and makes one with the lowest free index if there is none. A site
+// without a UserCluster becomes that of this one, and one of another is ErrTaken.
 func (d *Dir) EnsureSite(name string, uid types.UID) (Site, error) {
 	if err := d.KeepNetwork(); err != nil {
 		return Site{}, err
@@ -164,13 +164,13 @@ func (d *Dir) EnsureSite(name string, uid types.UID) (Site, error) {
 		return append(records, r), nil
 	})
 	if err != nil {
-		return Site{}, fmt.Errorf("finding a place for cluster %s: %w", name, err)
+		return Site{}, fmt.Errorf("finding a site for cluster %s: %w", name, err)
 	}
-	// Crash here: the site is registered and has no directory; the next call makes it.
+	// After a crash here, the site is registered but has no directory; the next call creates it.
 	return site, os.MkdirAll(site.Dir, 0o700)
 }
 
-// RemoveSite deletes the site's directory and then gives its index back. Nothing of it may run any more.
+// RemoveSite deletes the site's directory and then frees its index. Nothing of it may run any more.
 func (d *Dir) RemoveSite(name string) error {
 	return d.changeSites(func(records []siteRecord) ([]siteRecord, error) {
 		i := slices.IndexFunc(records, func(r siteRecord) bool { return r.Name == name })
@@ -180,7 +180,7 @@ func (d *Dir) RemoveSite(name string) error {
 		if err := removeTree(d.site(records[i]).Dir); err != nil {
 			return nil, fmt.Errorf("removing directory of cluster %s: %w", name, err)
 		}
-		// Crash here: the index is still taken; the next call removes an empty place.
+		// After a crash here, the index is still taken; the next call removes an empty site.
 		return slices.Delete(records, i, i+1), nil
 	})
 }
@@ -201,7 +201,7 @@ func freeIndex(records []siteRecord) (int, error) {
 	return 0, fmt.Errorf("this host has its limit of %d clusters", maxSites)
 }
 
-// RegistryPath is the file that lists the sites of user clusters.
+// RegistryPath returns the path of the file that lists the sites of user clusters.
 func (d *Dir) RegistryPath() string { return d.Path("sites.json") }
 
 func (d *Dir) readSites() ([]siteRecord, error) {
@@ -225,7 +225,7 @@ func (d *Dir) readSites() ([]siteRecord, error) {
 	return records, nil
 }
 
-// changeSites reads, changes and writes the registry while no other goroutine or process does.
+// changeSites reads, changes and writes the registry, excluding other goroutines and processes.
 func (d *Dir) changeSites(change func([]siteRecord) ([]siteRecord, error)) error {
 	lock, err := LockFile(d.Path("sites.lock"), unix.LOCK_EX)
 	if err != nil {
@@ -248,7 +248,7 @@ func (d *Dir) changeSites(change func([]siteRecord) ([]siteRecord, error)) error
 	return atomicfile.Write(d.RegistryPath(), raw)
 }
 
-// removeTree deletes a directory in which nothing is mounted: it must not delete what only shows through.
+// removeTree deletes a directory unless something is mounted in it, which must not be deleted.
 func removeTree(dir string) error {
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// References of the images that machines get.
+// References of the images on machines.
 const (
 	// Pause holds the namespaces of a pod.
 	Pause = "localhost/keyturn/pause:1"
@@ -26,23 +26,23 @@ const (
 type Archive struct {
 	// File is its name, such as "pause.tar".
 	File string
-	// Reference is that of the image, and Program the name of its program.
+	// Reference is the reference of the image, and Program the name of its program.
 	Reference, Program string
-	// Optional means that machines work without it, and that it is left out while there is no program.
+	// Optional means that machines work without it, and that it is omitted if the program is missing.
 	Optional bool
-	// Config is what the image adds to the program.
+	// Config is what the image has in addition to the program.
 	Config Config
 }
 
-// EnsureArchives builds, in dir, the archives of the images that every machine gets, from the programs in binDir. An
-// archive of the same program stays as it is.
+// EnsureArchives builds, in dir, the archives of the images that every machine gets, from the programs in binDir. It
+// does not touch an archive of the same program.
 func EnsureArchives(dir, binDir string) error {
 	return Ensure(dir, binDir,
 		Archive{File: "pause.tar", Reference: Pause, Program: "keyturn-pause"},
 		Archive{File: "probe.tar", Reference: Probe, Program: "keyturn-probe", Optional: true})
 }
 
-// Ensure builds archives in dir from the programs in binDir. An archive of the same program stays as it is.
+// Ensure builds archives in dir from the programs in binDir. It does not touch an archive of the same program.
 func Ensure(dir, binDir string, archives ...Archive) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("building images: %w", err)
@@ -59,7 +59,7 @@ func Ensure(dir, binDir string, archives ...Archive) error {
 	return nil
 }
 
-// ensure compares the program with the digest that was kept when the archive was built: reading a program takes
+// ensure compares the program with the digest that was stored when the archive was built: reading a program takes
 // milliseconds, packing and importing it seconds.
 func (a Archive) ensure(dir, program string) error {
 	path, kept := filepath.Join(dir, a.File), filepath.Join(dir, a.File+".source")
@@ -77,12 +77,12 @@ func (a Archive) ensure(dir, program string) error {
 	if err := build(path, a.Reference, program, a.Config); err != nil {
 		return err
 	}
-	// Crash here: the archive is new and its digest is not, so the next call builds it again. The same happens if the
-	// program was replaced since its digest was taken.
+	// After a crash here, the archive is new and its digest is not, so the next call builds it again. The same happens
+	// if the program was replaced after its digest was computed.
 	return atomicfile.Write(kept, []byte(source))
 }
 
-// source is a line that names the image and the digest of its program.
+// source returns a line with the image and the digest of its program.
 func (a Archive) source(program string) (string, error) {
 	f, err := os.Open(program)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package image packs static programs as container images, in OCI archives: the machines of local clusters import them
-// instead of asking a registry, and `make images` makes those that are published.
+// Package image packs static programs as container images, in OCI archives. Machines of local clusters import them
+// instead of using a registry, and `make images` makes the published ones.
 //
 // An image has one layer with one file. The same program always gives the same archive, byte for byte.
 package image
@@ -22,18 +22,18 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// Config is what an image adds to its program.
+// Config is what an image has in addition to its program.
 type Config struct {
 	// Dir is the directory of the program in the image, such as "usr/local/bin"; empty means the root.
 	Dir string
 	// User runs the program, such as "65532"; empty means root.
 	User string
-	// Labels are those of the image, such as "org.opencontainers.image.version".
+	// Labels are the labels of the image, such as "org.opencontainers.image.version".
 	Labels map[string]string
 }
 
-// Build packs a static program as the image of that reference, such as "localhost/keyturn/pause:1", whose entry
-// point it is, and writes the OCI archive at path, whole or not at all.
+// Build packs a static program as the image of that reference, such as "localhost/keyturn/pause:1", with the program as
+// entry point, and writes the OCI archive at path atomically.
 func Build(path, reference, program string, c Config) error {
 	if err := build(path, reference, program, c); err != nil {
 		return fmt.Errorf("building image %s: %w", reference, err)
@@ -60,9 +60,9 @@ func build(path, reference, program string, c Config) error {
 	return os.Rename(f.Name(), path)
 }
 
-// pack makes an image of nothing but the program.
+// pack makes an image that contains only the program.
 func pack(program string, c Config) (v1.Image, error) {
-	// The program is read again for each use, so that it is never in memory whole.
+	// The program is read again for each use, so that it is never completely in memory.
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return openLayer(program, c.Dir) },
 		tarball.WithCompressionLevel(gzip.BestSpeed), tarball.WithMediaType(types.OCILayer))
 	if err != nil {
@@ -76,7 +76,7 @@ func pack(program string, c Config) (v1.Image, error) {
 	return configured(img, "/"+filepath.Join(c.Dir, filepath.Base(program)), c)
 }
 
-// openLayer opens the archive of one executable file, which is written while it is read.
+// openLayer opens the archive of one executable file, which is created while it is read.
 func openLayer(program, dir string) (io.ReadCloser, error) {
 	f, err := os.Open(program)
 	if err != nil {

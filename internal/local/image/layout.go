@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// The annotations by which tools find the reference of an image in an archive: containerd and Docker by the first,
-// others by the second.
+// The annotations in which tools find the reference of an image in an archive: containerd and Docker use the first,
+// others the second.
 const (
 	nameAnnotation = "io.containerd.image.name"
 	refAnnotation  = "org.opencontainers.image.ref.name"

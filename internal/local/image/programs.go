@@ -1,15 +1,15 @@
 package image
 
-// Program is a program of which `make images` makes an image.
+// Program is a program that `make images` packs as an image.
 type Program struct {
-	// What is a description in one line, and User runs it; empty means root.
+	// What is a one-line description, and User runs it; empty means root.
 	What, User string
 }
 
-// nonRoot is a number: only so can a kubelet see that it is not root.
+// nonRoot is a number, since a kubelet can verify only a number not to be root.
 const nonRoot = "65532"
 
-// Programs are what runs in clusters, by name.
+// Programs are the programs that run in clusters, by name.
 var Programs = map[string]Program{
 	"gkectl":             {What: "Rotates the signing keys of user clusters on a schedule", User: nonRoot},
 	"keyturn-agent":      {What: "Changes the keys of one control-plane node that kubeadm made"},

@@ -1,3 +1,3 @@
-// Package localtest is what the tests of local clusters share: free addresses, a UserCluster, and a Driver that brings
-// a control plane to what a test wants.
+// Package localtest is shared by the tests of local clusters: free addresses, a UserCluster, and a Driver that brings a
+// control plane to the state that a test wants.
 package localtest

@@ -23,13 +23,13 @@ type Driver struct {
 	T    *testing.T
 	UC   *v1alpha1.UserCluster
 	Data *datadir.Dir
-	// Open opens the control plane, each time again as a controller does.
+	// Open opens the control plane, again for each call, as a controller does.
 	Open func() controlplane.Adapter
-	// Observed is given what is observed while Give changes the keys of an API server; nil: nobody is.
+	// Observed receives the state while Give changes the keys of an API server; it may be nil.
 	Observed func(controlplane.State)
 }
 
-// Patience is how long a test waits for what must come: long enough for a machine that is busy with other things.
+// Patience is how long a test waits for an expected event: long enough for a busy machine.
 const Patience = 5 * time.Minute
 
 // Until repeats Converge until the observed state satisfies done.
@@ -57,7 +57,7 @@ func (d *Driver) Until(
 	return state
 }
 
-// Give takes the API servers out one by one and gives them keys.
+// Give takes the API servers down one by one and gives them keys.
 func (d *Driver) Give(what string, want controlplane.Keys, sign int, keys ...keystore.KeyPair) {
 	d.T.Helper()
 	for i := range int(d.UC.Spec.Infrastructure.Local.ControlPlane.Replicas) {
@@ -105,7 +105,7 @@ func (d *Driver) Delete() {
 	d.T.Error("control plane was not deleted within a minute")
 }
 
-// Client asks one API server; by the empty name, the load balancer.
+// Client returns a client of one API server or, with an empty name, of the load balancer.
 func (d *Driver) Client(server string) *kubernetes.Clientset {
 	d.T.Helper()
 	cfg, err := d.Open().Config(d.T.Context(), server)
@@ -119,11 +119,11 @@ func (d *Driver) Client(server string) *kubernetes.Clientset {
 	return client
 }
 
-// Issue lets an API server sign a token.
+// Issue makes an API server sign a token.
 func (d *Driver) Issue(server string) string {
 	d.T.Helper()
 	seconds := int64(3600)
-	// The ServiceAccount is there once a kube-controller-manager made it.
+	// The ServiceAccount exists once a kube-controller-manager created it.
 	var last error
 	for begin := time.Now(); time.Since(begin) < Patience; time.Sleep(100 * time.Millisecond) {
 		r, err := d.Client(server).CoreV1().ServiceAccounts("default").CreateToken(d.T.Context(), "default",
@@ -149,7 +149,7 @@ func (d *Driver) Accepts(server, token string) bool {
 	return r.Status.Authenticated
 }
 
-// Site is where the cluster is on this host.
+// Site returns the site of the cluster on this host.
 func (d *Driver) Site() datadir.Site {
 	d.T.Helper()
 	site, _, err := d.Data.Site(datadir.SiteName(d.UC))
@@ -159,7 +159,7 @@ func (d *Driver) Site() datadir.Site {
 	return site
 }
 
-// Runner runs the processes of the control plane.
+// Runner returns the runner of the control plane's processes.
 func (d *Driver) Runner() *process.Runner { return process.New(d.Site().Path("run")) }
 
 // Kill kills a process of the control plane.
@@ -170,7 +170,7 @@ func (d *Driver) Kill(name string) {
 	}
 }
 
-// PID is that of a process of the control plane; 0 when it does not run.
+// PID returns the process ID of a process of the control plane; 0 if it does not run.
 func (d *Driver) PID(name string) int {
 	d.T.Helper()
 	st, err := d.Runner().Observe(name)

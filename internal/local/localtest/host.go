@@ -24,13 +24,13 @@ import (
 	"github.com/keyturn/keyturn/internal/local/programs"
 )
 
-// Data is an empty data directory, whose clusters stay off bridges.
+// Data returns an empty data directory, whose clusters have no bridges.
 func Data(t testing.TB) *datadir.Dir {
 	t.Helper()
 	return open(t, netip.Prefix{}, true)
 }
 
-// RealData is Data at addresses that nobody else uses.
+// RealData is Data with addresses that nobody else uses.
 func RealData(t *testing.T, loopback bool) *datadir.Dir {
 	t.Helper()
 	return open(t, FreeNetwork(t), loopback)
@@ -45,13 +45,13 @@ func open(t testing.TB, network netip.Prefix, loopback bool) *datadir.Dir {
 	return d
 }
 
-// NoPrograms are binaries of which there are none.
+// NoPrograms returns a set of programs that do not exist.
 func NoPrograms(t testing.TB) *programs.Set {
 	t.Helper()
 	return programsIn(t, t.TempDir(), "")
 }
 
-// Programs are the Kubernetes binaries of the tests, and Keyturn's own in a directory.
+// Programs returns the Kubernetes binaries of the tests, with Keyturn's own in a directory.
 func Programs(t testing.TB, own string) *programs.Set {
 	t.Helper()
 	bin, err := kubetest.BinDir()
@@ -70,7 +70,7 @@ func programsIn(t testing.TB, kube, own string) *programs.Set {
 	return s
 }
 
-// FreeNetwork is a range of addresses that nobody else uses.
+// FreeNetwork returns a range of addresses that nobody else uses.
 func FreeNetwork(t *testing.T) netip.Prefix {
 	t.Helper()
 	for i := range 100 {
@@ -103,7 +103,7 @@ func usedByHost(t *testing.T, network netip.Prefix) bool {
 	})
 }
 
-// UserCluster is a local cluster that was never made.
+// UserCluster returns a local cluster that was never created.
 func UserCluster(name string, replicas int32) *v1alpha1.UserCluster {
 	return &v1alpha1.UserCluster{
 		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: name, UID: types.UID("uid-of-" + name)},
@@ -117,7 +117,7 @@ func UserCluster(name string, replicas int32) *v1alpha1.UserCluster {
 	}
 }
 
-// Key is a new key pair.
+// Key returns a new key pair.
 func Key(t *testing.T, version int) keystore.KeyPair {
 	t.Helper()
 	k, err := keystore.Generate(rand.Reader, version, "ES256")
@@ -154,7 +154,7 @@ func Build(t *testing.T, dir string, packages ...string) {
 	}
 }
 
-// FileMode is the mode of a file.
+// FileMode returns the mode of a file.
 func FileMode(t *testing.T, path string) os.FileMode {
 	t.Helper()
 	st, err := os.Stat(path)
@@ -164,7 +164,7 @@ func FileMode(t *testing.T, path string) os.FileMode {
 	return st.Mode().Perm()
 }
 
-// FilesNamed finds the files in a directory whose names begin so.
+// FilesNamed finds the files in a directory whose names have a prefix.
 func FilesNamed(t *testing.T, dir, prefix string) (found []string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
@@ -179,7 +179,7 @@ func FilesNamed(t *testing.T, dir, prefix string) (found []string) {
 	return found
 }
 
-// Tree lists all in a directory with its modes.
+// Tree lists everything in a directory with its modes.
 func Tree(t *testing.T, dir string) string {
 	t.Helper()
 	var list strings.Builder

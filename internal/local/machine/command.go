@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// pathInside is where programs are found in a machine, those that Keyturn brought first.
+// pathInside is the path of programs in a machine, with Keyturn's programs first.
 const pathInside = "PATH=/opt/keyturn:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // Command returns a command that runs in a machine as root, as if an administrator had logged in.

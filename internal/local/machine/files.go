@@ -28,12 +28,12 @@ const (
 // Paths below a machine's /var.
 const (
 	bootstrapPath = "lib/kubelet/bootstrap.conf"
-	// certificatePath is there once the kubelet has joined; it writes its kubeconfig before.
+	// certificatePath exists once the kubelet has joined; it writes its kubeconfig before.
 	certificatePath = "lib/kubelet/pki/kubelet-client-current.pem"
 )
 
-// writeFiles writes all that the machine reads when it starts. Its own state in /var stays as it is. What runs in a
-// machine may have put links anywhere in /var and /etc, so nothing of these is reached by its path alone.
+// writeFiles writes everything that the machine reads when it starts. It does not change its own state in /var.
+// Programs in a machine may have created links anywhere in /var and /etc, so nothing there is reached only by its path.
 func (s Set) writeFiles(spec Spec, access Access, joined bool) error {
 	files, err := s.etc(spec, access)
 	if err != nil {
@@ -65,7 +65,7 @@ func (s Set) writeFiles(spec Spec, access Access, joined bool) error {
 	})
 }
 
-// writeEtc writes the machine's /etc afresh, or what is ours of it if kubeadm keeps files there.
+// writeEtc writes the machine's /etc again, or only our part of it if kubeadm keeps files there.
 func (s Set) writeEtc(spec Spec, files map[string][]byte) error {
 	etc := s.path(spec.Name, "etc")
 	if !spec.Kubeadm {
@@ -104,7 +104,7 @@ func writeNew(dir *os.Root, path string, content []byte, mode fs.FileMode) error
 	return errors.Join(err, f.Close())
 }
 
-// inVar calls f with the machine's /var. No link in there leads f out of it.
+// inVar calls f with the machine's /var. No link in it leads f out of it.
 func (s Set) inVar(name string, f func(dir *os.Root) error) error {
 	dir, err := os.OpenRoot(s.path(name, "var"))
 	if err != nil {
@@ -132,7 +132,7 @@ func (s Set) makeDirs(name string) error {
 	})
 }
 
-// etc is the content of the machine's /etc.
+// etc returns the content of the machine's /etc.
 func (s Set) etc(spec Spec, access Access) (map[string][]byte, error) {
 	config, err := s.guestConfig(spec)
 	if err != nil {
@@ -165,30 +165,30 @@ func (s Set) etc(spec Spec, access Access) (map[string][]byte, error) {
 	for path, value := range kernelParameters {
 		files["sysctl/"+path] = []byte(value + "\n")
 	}
-	// The dynamic linker's list of libraries, for hosts that keep some in unusual places.
+	// The dynamic linker's list of libraries, for hosts that keep some in unusual directories.
 	if cache, err := os.ReadFile("/etc/ld.so.cache"); err == nil {
 		files["ld.so.cache"] = cache
 	}
 	return files, nil
 }
 
-// resolvConf names no server that answers: a machine reaches nothing that has a name. CoreDNS, which clusters of
-// kubeadm have, does not start without the address of one to forward to.
+// resolvConf names no server that answers, since a machine reaches nothing that has a name. CoreDNS, which clusters of
+// kubeadm have, does not start without an address to forward to.
 func resolvConf(spec Spec) []byte {
 	return fmt.Appendf(nil, "nameserver %s\n", spec.Port.Gateway)
 }
 
-// protocols names those of Services, as protocols(5). Without it nft lists them as numbers, and a kube-proxy that is
-// started again takes its own rules for strangers and deletes them.
+// protocols are the protocols of Services, as in protocols(5). Without it nft lists them as numbers, and a restarted
+// kube-proxy takes its own rules for foreign ones and deletes them.
 const protocols = "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\nsctp 132 SCTP\n"
 
-// machineID is the machine's own and stays the same over restarts (machine-id(5)).
+// machineID returns the machine's own ID, which stays the same over restarts (machine-id(5)).
 func machineID(spec Spec) []byte {
 	sum := sha256.Sum256([]byte(spec.Group + "/" + spec.Name))
 	return []byte(hex.EncodeToString(sum[:16]) + "\n")
 }
 
-// bootstrapKubeconfig reaches the API by the bootstrap token.
+// bootstrapKubeconfig reaches the API with the bootstrap token.
 func bootstrapKubeconfig(access Access) ([]byte, error) {
 	if access.Token == "" {
 		return nil, errors.New("it has not joined yet and there is no bootstrap token")
@@ -229,7 +229,7 @@ func (s Set) guestConfig(spec Spec) ([]byte, error) {
 	}), nil
 }
 
-// kernelParameters are what a kubelet insists on setting, and so sees set. They are the host's, which keeps its own.
+// kernelParameters are those that a kubelet insists on setting. It sees these values; the host keeps its own.
 var kernelParameters = map[string]string{
 	"vm/overcommit_memory":      "1",
 	"vm/panic_on_oom":           "0",
@@ -239,7 +239,7 @@ var kernelParameters = map[string]string{
 	"kernel/keys/root_maxbytes": "25000000",
 }
 
-// binds are the programs that the machine sees, beside those in /usr, and the kernel parameters.
+// binds returns the programs that the machine sees, in addition to those in /usr, and the kernel parameters.
 func (s Set) binds(spec Spec) ([]guest.Bind, error) {
 	kubelet, err := s.Find(s.Version, "kubelet")
 	if err != nil {
@@ -276,16 +276,16 @@ func (s Set) binds(spec Spec) ([]guest.Bind, error) {
 
 // cniPlugins finds the directory of the CNI plugins.
 func cniPlugins() (string, error) {
-	places := []string{"/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"}
-	for _, dir := range places {
+	dirs := []string{"/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"}
+	for _, dir := range dirs {
 		if _, err := os.Stat(filepath.Join(dir, "ptp")); err == nil {
 			return dir, nil
 		}
 	}
-	return "", hint.Errorf("install the package containernetworking-plugins", "no CNI plugins in %v", places)
+	return "", hint.Errorf("install the package containernetworking-plugins", "no CNI plugins in %v", dirs)
 }
 
-// encode renders what always encodes: structs and maps of strings, numbers and lists.
+// encode encodes values that always encode: structs and maps of strings, numbers and lists.
 func encode(v any) []byte {
 	raw, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

@@ -11,11 +11,11 @@ import (
 	"github.com/keyturn/keyturn/internal/local/machine/guest"
 )
 
-// bootstrapSuccess is the file by which bootstrap data reports that the machine became a node, by the contract of
+// bootstrapSuccess is the file with which bootstrap data reports that the machine became a node, by the contract of
 // Cluster API's bootstrap providers.
 const bootstrapSuccess = "/run/cluster-api/bootstrap-success.complete"
 
-// firstBoot carries out the user data once the images are there: kubeadm would ask a registry for what it misses.
+// firstBoot runs the user data once the images were imported, since kubeadm would pull missing ones from a registry.
 func firstBoot(imported []string) guest.Service {
 	return guest.Service{
 		Name: "first-boot", Path: guest.InitPath, Args: []string{"first-boot", bootstrapSuccess}, Once: true,
@@ -23,7 +23,7 @@ func firstBoot(imported []string) guest.Service {
 	}
 }
 
-// writeUserData writes what the service firstBoot carries out.
+// writeUserData writes the user data for the service firstBoot.
 func (s Set) writeUserData(name string, data []byte) error {
 	path := inVarPath(guest.UserDataPath)
 	return s.inVar(name, func(dir *os.Root) error {
@@ -37,10 +37,10 @@ func (s Set) writeUserData(name string, data []byte) error {
 	})
 }
 
-// maxFirstBoot bounds what is read of the result of user data, in bytes.
+// maxFirstBoot is the most bytes that are read of the result of user data.
 const maxFirstBoot = 64 << 10
 
-// FirstBoot returns what came of the user data of a machine; false as long as it has not been carried out.
+// FirstBoot returns the result of the user data of a machine; false until it has run.
 func (s Set) FirstBoot(name string) (result guest.FirstBoot, ended bool, err error) {
 	var raw []byte
 	err = s.inVar(name, func(dir *os.Root) (err error) {
@@ -59,7 +59,7 @@ func (s Set) FirstBoot(name string) (result guest.FirstBoot, ended bool, err err
 	return result, true, nil
 }
 
-// inVarPath is the part of a path that is below /var.
+// inVarPath returns the part of a path below /var.
 func inVarPath(path string) string {
 	relative, err := filepath.Rel(varPath, path)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/local/process"
 )
 
-// init returns process 1 of a machine that runs.
+// init returns process 1 of a running machine.
 func (s Set) init(name string) (process.Identity, error) {
 	spec, err := s.readSpec(name)
 	if err != nil {
@@ -33,13 +33,13 @@ func (s Set) init(name string) (process.Identity, error) {
 	return first, err
 }
 
-// findInit finds process 1 of a machine: the one in its group whose parent is the process outside.
+// findInit finds process 1 of a machine: the process in its group whose parent is the process outside.
 func findInit(spec Spec, sandbox int) (process.Identity, error) {
 	return findProcess(spec, func(_ process.Identity, parent int) bool { return parent == sandbox })
 }
 
-// findKubelet finds the kubelet of a machine; zero when none runs. It is a child of process 1 and sees the same file
-// systems, which no process of a container does, whatever it calls itself.
+// findKubelet finds the kubelet of a machine; zero if none runs. It is a child of process 1 and sees the same file
+// systems, unlike any process of a container, whatever its name.
 func findKubelet(spec Spec, sandbox int) (process.Identity, error) {
 	first, err := findInit(spec, sandbox)
 	if err != nil || first.PID == 0 {
@@ -56,7 +56,7 @@ func findKubelet(spec Spec, sandbox int) (process.Identity, error) {
 	})
 }
 
-// findProcess finds the first process of a machine's group of which is is true; zero when there is none.
+// findProcess finds the first process of a machine's group for which is returns true; zero if there is none.
 func findProcess(spec Spec, is func(p process.Identity, parent int) bool) (process.Identity, error) {
 	group, err := cgroup.Open(spec.Group)
 	if err != nil {
@@ -76,7 +76,7 @@ func findProcess(spec Spec, is func(p process.Identity, parent int) bool) (proce
 
 func procPath(pid int, name string) string { return fmt.Sprintf("/proc/%d/%s", pid, name) }
 
-// ignoreGone drops the error of a process that ended while it was looked at.
+// ignoreGone drops the error of a process that ended while it was observed.
 func ignoreGone(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		return nil

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// MayRegisterWith reports whether a kubelet accepts a label for its own node. Of the labels in the domains of
-// Kubernetes it refuses all but a few, and does not start (k8s.io/kubelet/pkg/apis, IsKubeletLabel).
+// MayRegisterWith reports whether a kubelet accepts a label for its own node. Of the labels in Kubernetes domains, it
+// refuses all but a few, and does not start (k8s.io/kubelet/pkg/apis, IsKubeletLabel).
 func MayRegisterWith(label string) bool {
 	domain, _, found := strings.Cut(label, "/")
 	if !found || !inDomain(domain, "kubernetes.io") && !inDomain(domain, "k8s.io") {

@@ -23,7 +23,7 @@ import (
 const removeTimeout = 2 * time.Second
 
 // Start makes the machine if it does not exist and starts it if it does not run. It returns when its sandbox runs, not
-// when its kubelet does. Of a machine that exists, the Spec that is remembered counts; the Access is for this start.
+// when its kubelet does. For an existing machine, the stored Spec is used; the Access is for this start.
 func (s Set) Start(ctx context.Context, spec Spec, access Access) error {
 	if err := s.start(ctx, spec, access); err != nil {
 		return fmt.Errorf("starting machine %s: %w", spec.Name, err)
@@ -45,7 +45,8 @@ func (s Set) start(ctx context.Context, spec Spec, access Access) error {
 		return err
 	}
 	raiseWatchLimit()
-	// Crash here or below: the machine is listed and does not run; starting or removing it goes on from there.
+	// After a crash here or below, the machine is listed and does not run; starting or removing it continues from
+	// there.
 	if err := s.writeFiles(spec, access, state.Joined); err != nil {
 		return err
 	}
@@ -61,7 +62,7 @@ func (s Set) start(ctx context.Context, spec Spec, access Access) error {
 		Files: []*os.File{ns},
 	})
 	if errors.Is(err, process.ErrBusy) {
-		return nil // somebody else starts it
+		return nil // another process starts it
 	}
 	return err
 }
@@ -71,14 +72,14 @@ func (s Set) port(spec Spec) network.Port {
 	return spec.Port
 }
 
-// checkFileSystem refuses directories in which containerd would make no container, for a reason hard to guess.
+// checkFileSystem refuses directories in which containerd would fail to create containers with an obscure error.
 func (s Set) checkFileSystem() error {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return err
 	}
 	var stat unix.Statfs_t
 	if err := unix.Statfs(s.Dir, &stat); err != nil {
-		return fmt.Errorf("looking at the file system of %s: %w", s.Dir, err)
+		return fmt.Errorf("checking the file system of %s: %w", s.Dir, err)
 	}
 	if stat.Type == unix.OVERLAYFS_SUPER_MAGIC {
 		return hint.Errorf("choose a data directory on a disk",
@@ -87,12 +88,12 @@ func (s Set) checkFileSystem() error {
 	return nil
 }
 
-// watchLimit is how many inotify instances root may have at least. Each machine takes eight; many a
-// distribution allows 128, and what comes next fails with "too many open files".
+// watchLimit is the minimum number of inotify instances for root. Each machine takes eight; many distributions allow
+// 128, and further ones fail with "too many open files".
 const watchLimit = 8192
 
-// raiseWatchLimit is the one parameter of the whole host that machines change. It is raised only, and stays. Where that
-// is forbidden the machines that fit work; the others say in their logs what is missing.
+// raiseWatchLimit raises the only parameter of the whole host that machines change. It never lowers it. Where that is
+// forbidden, the machines that fit work; the others report in their logs what is missing.
 func raiseWatchLimit() {
 	const path = "/proc/sys/fs/inotify/max_user_instances"
 	raw, err := os.ReadFile(path)
@@ -104,7 +105,7 @@ func raiseWatchLimit() {
 	}
 }
 
-// Halt ends a machine that runs as if its power failed. It does not wait.
+// Halt ends a running machine as if its power failed. It does not wait.
 func (s Set) Halt(name string) error {
 	if err := s.runner(name).Signal(processName, unix.SIGKILL); err != nil {
 		return fmt.Errorf("halting machine %s: %w", name, err)
@@ -125,8 +126,7 @@ func (s Set) Tidy(name string) error {
 	return nil
 }
 
-// Remove ends the machine and deletes all of it. It reports true when nothing is left, and is to be called again
-// when it does not.
+// Remove stops the machine and deletes all of it. It returns true when nothing is left; until then, call it again.
 func (s Set) Remove(ctx context.Context, name string) (gone bool, err error) {
 	gone, err = s.remove(ctx, name)
 	if err != nil {
@@ -145,12 +145,12 @@ func (s Set) remove(ctx context.Context, name string) (bool, error) {
 			return false, err
 		}
 	}
-	// Crash here or below: nothing runs; machine.json keeps it listed until all else is deleted.
+	// After a crash here or below, nothing runs; machine.json keeps it listed until everything else is deleted.
 	return true, s.deleteFiles(name)
 }
 
-// end ends the machine's processes and takes it off the network. There is nobody to say goodbye to: its pods have been
-// drained or are lost, and its disk goes.
+// end kills the machine's processes and removes it from the network. There is no need to stop gracefully: its pods have
+// been drained or are lost, and its disk is deleted.
 func (s Set) end(ctx context.Context, spec Spec) (gone bool, err error) {
 	if err := s.Halt(spec.Name); err != nil {
 		return false, err

@@ -1,9 +1,9 @@
 // Package machine makes machines of this host: sandboxes that run containerd, a kubelet and kube-proxy, and
 // that are to a cluster what virtual machines are to one in production.
 //
-// Set is where to start: the machines of one cluster, in one directory each. A machine is remembered in machine.json
-// from before anything of it exists until nothing of it is left. Start and Remove do what is missing; whoever calls
-// them may die at any point and call them again. What happens inside a machine is the work of package guest.
+// Start with Set: the machines of one cluster, in one directory each. machine.json records a machine from before
+// anything of it exists until nothing of it is left. Start and Remove do what is missing; their caller may die at any
+// point and call them again. Package guest does what happens inside a machine.
 package machine
 
 import (
@@ -23,59 +23,58 @@ import (
 	"github.com/keyturn/keyturn/internal/local/process"
 )
 
-// Spec is what a machine is for as long as it exists. All but KeyVersion and Refresh stays as it is.
+// Spec describes a machine. All but KeyVersion and Refresh never change.
 type Spec struct {
-	// Name is its host name and that of its Node object.
+	// Name is its host name and the name of its Node object.
 	Name string `json:"name"`
-	// Pool is the node pool that it belongs to, and KeyVersion the key version from whose time it is, or a later one of
-	// which all tokens on it are.
+	// Pool is the node pool that it belongs to. No token on it is older than KeyVersion.
 	Pool       string `json:"pool"`
 	KeyVersion int    `json:"keyVersion"`
-	// Refresh is the latest replacement of the tokens of its pods; nil when none was ever begun.
+	// Refresh is the latest replacement of the tokens of its pods; nil if none ever began.
 	Refresh *Refresh `json:"refresh,omitempty"`
-	// Labels and Taints are put on the Node when it registers.
+	// Labels and Taints are set on the Node when it registers.
 	Labels map[string]string `json:"labels,omitempty"`
 	Taints []corev1.Taint    `json:"taints,omitempty"`
-	// Kubeadm means that kubeadm makes it a node: its kubelet starts once kubeadm has configured it, and its /etc can be
-	// written and is kept.
+	// Kubeadm means that kubeadm makes it a node: its kubelet starts once kubeadm has configured it, and its /etc is
+	// writable and persistent.
 	Kubeadm bool `json:"kubeadm,omitempty"`
-	// UserData means that a machine of kubeadm carries out user data when it is first started: see FirstBoot.
+	// UserData means that a machine of kubeadm runs user data when it is first started: see FirstBoot.
 	UserData bool `json:"userData,omitempty"`
-	// ProviderID is that of the Node of a machine of kubeadm; empty: it has none.
+	// ProviderID is the provider ID of the Node of a machine of kubeadm; empty: none.
 	ProviderID string `json:"providerID,omitempty"`
-	// Slot tells the machines of a cluster apart by number; addresses follow from it.
+	// Slot is the number of the machine in its cluster, which determines its addresses.
 	Slot int `json:"slot"`
 	// Group is the name of its control group, unique on the host.
 	Group string `json:"group"`
 	// Port is its connection to the network.
 	Port network.Port `json:"port"`
-	// PodRange is the range of its pods, a part of PodCIDR, that of all pods of the cluster.
+	// PodRange is the range of its pods, a part of PodCIDR, the range of all pods of the cluster.
 	PodRange netip.Prefix `json:"podRange"`
 	PodCIDR  netip.Prefix `json:"podCIDR"`
 }
 
-// Access is what a machine needs to reach its cluster, told to it at each start.
+// Access is what a machine needs to reach its cluster, passed at each start.
 type Access struct {
 	// Server is the URL of the API.
 	Server string
 	// CA is the certificate authority of the API servers and of their clients, in PEM.
 	CA []byte
-	// Token is the bootstrap token by which the kubelet asks for its certificate. It is not needed once that has
-	// joined, and ends up in one file of mode 0600 that Tidy removes then.
+	// Token is the bootstrap token with which the kubelet requests its certificate. It is not needed once that has
+	// joined. It is stored in one file of mode 0600, which Tidy then removes.
 	Token string
-	// UserData is cloud-init user data, as package cloudconfig reads it. It may have private keys, and stays in the
+	// UserData is cloud-init user data, as package cloudconfig reads it. It may contain private keys, and stays in the
 	// machine, in a file of mode 0600.
 	UserData []byte
 	// Routes lead to the pods of other machines.
 	Routes []network.Route
 }
 
-// Programs are where a machine's programs are on this host. The Debian packages of containerd, runc and nftables are
-// found in /usr.
+// Programs are the paths of a machine's programs on this host. The Debian packages of containerd, runc and nftables are
+// in /usr.
 type Programs struct {
 	// Init is keyturn-machine.
 	Init string
-	// Version is that of the kubelet and kube-proxy, and Find says where a program of a version is.
+	// Version is the version of the kubelet and kube-proxy, and Find returns the path of a program of a version.
 	Version string
 	Find    func(version, name string) (string, error)
 	// Images is the directory of the image archives (*.tar) that every machine gets.
@@ -84,32 +83,32 @@ type Programs struct {
 
 // Set is the machines of one cluster.
 type Set struct {
-	// Dir has one directory for each machine. It must be on a file system that overlayfs can use, and its path is
-	// best short.
+	// Dir has one directory for each machine. It must be on a file system that overlayfs can use, and its path should
+	// be short.
 	Dir string
-	// Owner is whose the links of the machines are.
+	// Owner owns the links of the machines.
 	Owner string
 	Programs
 }
 
-// State is a machine as observed.
+// State is the observed state of a machine.
 type State struct {
-	// Spec is zero but for the name when a crash left a directory in which nothing was made yet.
+	// Spec is zero except for the name if a crash left a directory in which nothing was made yet.
 	Spec Spec
-	// Running means that its sandbox runs, whatever goes on inside, and Started since when.
+	// Running means that its sandbox runs, whatever happens inside, and Started is since when.
 	Running bool
 	Started time.Time
-	// Joined means that its kubelet has a certificate of its own.
+	// Joined means that its kubelet has its own certificate.
 	Joined bool
-	// Kubelet is since when a kubelet runs that was started after the Refresh was begun; zero when none does, and when
-	// the Refresh is done.
+	// Kubelet is since when a kubelet runs that was started after the Refresh began; zero if none does, and once the
+	// Refresh is done.
 	Kubelet time.Time
 }
 
-// processName is the name by which the Runner of a machine knows it.
+// processName is the name of a machine's process for its Runner.
 const processName = "machine"
 
-// List returns the machines that exist, by name, half-made and half-removed ones too.
+// List returns the machines that exist, by name, including half-made and half-removed ones.
 func (s Set) List() ([]State, error) {
 	entries, err := os.ReadDir(s.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -129,23 +128,23 @@ func (s Set) List() ([]State, error) {
 	return states, nil
 }
 
-// Look observes one machine; false when there is none.
+// Look observes one machine; false if there is none.
 func (s Set) Look(name string) (State, bool, error) {
 	if _, err := os.Stat(s.path(name)); errors.Is(err, fs.ErrNotExist) {
 		return State{}, false, nil
 	}
 	spec, err := s.readSpec(name)
 	if err != nil {
-		return State{}, false, fmt.Errorf("looking at machine %s: %w", name, err)
+		return State{}, false, fmt.Errorf("observing machine %s: %w", name, err)
 	}
 	running, err := s.runner(name).Observe(processName)
 	if err != nil {
-		return State{}, false, fmt.Errorf("looking at machine %s: %w", name, err)
+		return State{}, false, fmt.Errorf("observing machine %s: %w", name, err)
 	}
 	state := State{Spec: spec, Running: running.Running, Started: running.Started, Joined: s.hasCertificate(name)}
 	if spec.refreshing() && running.Running {
 		if state.Kubelet, err = s.newKubelet(spec, running.PID); err != nil {
-			return State{}, false, fmt.Errorf("looking at machine %s: %w", name, err)
+			return State{}, false, fmt.Errorf("observing machine %s: %w", name, err)
 		}
 	}
 	return state, true, nil

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// podVolumes is where a kubelet has the projected volumes of a pod, below the root of its machine.
+// podVolumes is the path of a pod's projected volumes, below the root of its machine.
 const podVolumes = "var/lib/kubelet/pods/%s/volumes/kubernetes.io~projected/%s"
 
 // PodFile is a file in a projected volume of a pod. Path is relative to the volume.
@@ -20,9 +20,9 @@ type PodFile struct {
 	PodUID, Volume, Path string
 }
 
-// ReadPodFiles calls each for every file, in their order, with its content as the pod sees it now, at most limit bytes
-// of it, and when the kubelet wrote it, by the clock. That time is one to wait from; which token a file has is known by
-// its content alone. The error is about the file alone, and fs.ErrNotExist if it is not there.
+// ReadPodFiles calls each for every file, in order, with its content as the pod sees it now, at most limit bytes, and
+// when the kubelet wrote it, by the clock. Use that time only to wait from it; only the content shows which token a
+// file has. The error is about one file, and fs.ErrNotExist if it does not exist.
 func (s Set) ReadPodFiles(
 	name string, files []PodFile, limit int64, each func(i int, content []byte, replaced time.Time, err error),
 ) error {
@@ -37,7 +37,8 @@ func (s Set) readPodFiles(name string, files []PodFile, limit int64, each func(i
 	if err != nil {
 		return err
 	}
-	// The volumes are file systems in memory that only processes of the machine see: this leads to where its init is.
+	// The volumes are file systems in memory that only processes of the machine see: this leads to the root of its
+	// init.
 	root, err := os.OpenRoot(procPath(first.PID, "root"))
 	if err != nil {
 		return bare(err)
@@ -53,8 +54,8 @@ func (s Set) readPodFiles(name string, files []PodFile, limit int64, each func(i
 	return nil
 }
 
-// readPodFile reads one file. A kubelet replaces a projected volume by replacing the link ..data at once
-// (pkg/volume/util/atomic_writer.go): the time of that link, read last, is not before that of the content.
+// readPodFile reads one file. A kubelet replaces a projected volume by replacing the link ..data atomically
+// (pkg/volume/util/atomic_writer.go). The time of that link, read last, is not before the time of the content.
 func readPodFile(root *os.Root, f PodFile, limit int64) (content []byte, replaced time.Time, err error) {
 	for _, name := range []string{f.PodUID, f.Volume} {
 		if !filepath.IsLocal(name) || filepath.Base(name) != name {
@@ -66,7 +67,7 @@ func readPodFile(root *os.Root, f PodFile, limit int64) (content []byte, replace
 		return nil, time.Time{}, bare(err)
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
-	// What the volume links to must be in the volume.
+	// Links of the volume must stay in the volume.
 	if content, err = readRegular(dir, filepath.Join("..data", f.Path), limit); err != nil {
 		return nil, time.Time{}, bare(err)
 	}
@@ -77,7 +78,7 @@ func readPodFile(root *os.Root, f PodFile, limit int64) (content []byte, replace
 	return content, link.ModTime(), nil
 }
 
-// readRegular reads so many bytes of a file that the machine may have made. A pipe in its stead would never end.
+// readRegular reads at most limit bytes of a file that the machine may have created. Reading a pipe would never end.
 func readRegular(dir *os.Root, path string, limit int64) (content []byte, err error) {
 	file, err := dir.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -94,7 +95,7 @@ func readRegular(dir *os.Root, path string, limit int64) (content []byte, err er
 	return io.ReadAll(io.LimitReader(file, limit))
 }
 
-// bare leaves the path out of an error, which is one of the host's and says nothing to who knows the pod.
+// bare removes the path from an error, which is a path of the host.
 func bare(err error) error {
 	if p := new(fs.PathError); errors.As(err, &p) {
 		return p.Err

@@ -10,25 +10,25 @@ import (
 	"github.com/keyturn/keyturn/internal/local/process"
 )
 
-// Refresh is a replacement of the tokens of all pods on a machine, as it is remembered.
+// Refresh is a replacement of the tokens of all pods on a machine, as it is stored.
 type Refresh struct {
-	// Version is the key version of the wanted tokens, and Since when it was begun.
+	// Version is the key version of the wanted tokens, and Since when it began.
 	Version int       `json:"version"`
 	Since   time.Time `json:"since"`
-	// Began is the same in a way that no change of the clock touches: a kubelet is from before it or not.
+	// Began is Since as a Moment, which does not change with the clock: it shows whether a kubelet is older.
 	Began Moment `json:"began"`
 	// Proven is when the last file with an older token got a new one; zero until all have.
 	Proven time.Time `json:"proven,omitzero"`
 }
 
-// Moment is a time in the life of the host.
+// Moment is a time since the host's boot.
 type Moment struct {
-	// Boot is the id of the host's start (random(4)), and Ticks the time since, in hundredths of a second.
+	// Boot is the ID of the host's boot (random(4)), and Ticks the time since then, in hundredths of a second.
 	Boot  string `json:"boot"`
 	Ticks uint64 `json:"ticks"`
 }
 
-// present is the Moment now.
+// present returns the current Moment.
 func present() (Moment, error) {
 	boot, err := process.BootID()
 	if err != nil {
@@ -37,19 +37,19 @@ func present() (Moment, error) {
 	return Moment{Boot: boot, Ticks: uint64(process.Uptime() / (time.Second / process.TicksPerSecond))}, nil
 }
 
-// begin is when a process was started.
+// begin returns when a process was started.
 func begin(p process.Identity) Moment { return Moment{Boot: p.Boot, Ticks: p.Ticks} }
 
-// before reports whether a moment is certainly past at another. Those of the same tick are not.
+// before reports whether a moment is certainly before another. Those of the same tick are not.
 func (m Moment) before(later Moment) bool { return m.Boot != later.Boot || m.Ticks < later.Ticks }
 
 func (spec Spec) refreshing() bool {
 	return spec.Refresh != nil && spec.Refresh.Version > spec.KeyVersion
 }
 
-// Remember makes last how far the tokens of a machine are: that a Refresh was begun, that it is proven, and at its end
-// that the machine is of its key version. What is there already stays, but for Proven. A Refresh that is new begins
-// now. Crash before the rename in there: nothing was remembered, and the caller finds all as it was.
+// Remember records in machine.json that a Refresh has begun, is proven, or is done. It never goes back; only Proven can
+// be set again. A new Refresh begins now. After a crash before the rename inside, nothing was recorded, and the caller
+// finds everything unchanged.
 func (s Set) Remember(name string, keyVersion int, refresh Refresh) error {
 	if err := s.remember(name, keyVersion, refresh); err != nil {
 		return fmt.Errorf("remembering the tokens of machine %s: %w", name, err)
@@ -82,8 +82,8 @@ func (s Set) remember(name string, keyVersion int, refresh Refresh) error {
 	return s.writeSpec(spec)
 }
 
-// RestartKubelet ends the kubelet of a machine if it is from before the Refresh, as if it crashed; the machine's init
-// starts another. Containers are children of containerd, and live on.
+// RestartKubelet ends the kubelet of a machine if it is older than the Refresh, as if it crashed; the machine's init
+// starts another. Containers are children of containerd, and survive.
 func (s Set) RestartKubelet(name string) error {
 	if err := s.restartKubelet(name); err != nil {
 		return fmt.Errorf("restarting the kubelet of machine %s: %w", name, err)
@@ -110,7 +110,7 @@ func (s Set) restartKubelet(name string) error {
 	return kubelet.Signal(unix.SIGKILL)
 }
 
-// newKubelet is since when a kubelet runs that was started after the Refresh was begun, by the clock as it is set now.
+// newKubelet returns since when a kubelet runs that was started after the Refresh began, by the current clock.
 func (s Set) newKubelet(spec Spec, sandbox int) (time.Time, error) {
 	kubelet, err := findKubelet(spec, sandbox)
 	if err != nil || kubelet.PID == 0 {

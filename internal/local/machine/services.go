@@ -17,16 +17,17 @@ const (
 	kubeletBinary   = "/opt/keyturn/kubelet"
 	kubeProxyBinary = "/opt/keyturn/kube-proxy"
 	kubeadmBinary   = "/opt/keyturn/kubeadm"
-	// kubeadmKubeconfig is that of the kubelet where kubeadm made the node.
+	// kubeadmKubeconfig is the kubeconfig of the kubelet if kubeadm made the node.
 	kubeadmKubeconfig = "/etc/kubernetes/kubelet.conf"
-	// kubeletDropIns is the directory, in /etc, of what such a kubelet gets beside the configuration of kubeadm.
+	// kubeletDropIns is the directory, in /etc, of what such a kubelet gets in addition to the configuration of
+	// kubeadm.
 	kubeletDropIns = "keyturn/kubelet.d"
 	imageDir       = "/opt/keyturn/images"
 	criSocket      = "/run/containerd/containerd.sock"
 )
 
-// services are what a machine runs: containerd, then the import of images beside the kubelet, then, as soon as the
-// kubelet has a certificate, kube-proxy by the same certificate.
+// services returns what a machine runs: containerd, then the import of images in parallel to the kubelet and, as soon
+// as the kubelet has a certificate, kube-proxy with the same certificate.
 func services(spec Spec, archives []string) []guest.Service {
 	list := []guest.Service{
 		{Name: "containerd", Path: "/usr/bin/containerd", Args: []string{"--config=/etc/containerd/config.toml"}},
@@ -50,7 +51,7 @@ func services(spec Spec, archives []string) []guest.Service {
 	return append(list, kubelet(spec, imported), kubeProxy(kubeconfigPath))
 }
 
-// kubelet starts after the images are there: a pod that comes first would wait for its next try.
+// kubelet starts after the images were imported, since a pod that comes first would wait for its next attempt.
 func kubelet(spec Spec, imported []string) guest.Service {
 	return guest.Service{
 		Name: "kubelet", Path: kubeletBinary, After: append([]string{criSocket}, imported...),
@@ -65,9 +66,9 @@ func kubelet(spec Spec, imported []string) guest.Service {
 	}
 }
 
-// kubeletOfKubeadm starts once kubeadm has configured it, with the arguments that the systemd unit of the Kubernetes
-// packages gives it. What it needs in a machine is the machine's to say, in the directory of drop-in files: neither
-// kubeadm's configuration nor what other tools make of it has to know what kind of machine this is.
+// kubeletOfKubeadm starts once kubeadm has configured it, with the arguments of the systemd unit in the Kubernetes
+// packages. What it needs in a machine is in the directory of drop-in files: neither kubeadm's configuration nor other
+// tools that change it must know about machines.
 func kubeletOfKubeadm(imported []string) guest.Service {
 	const config, flags = "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env"
 	return guest.Service{
@@ -101,8 +102,8 @@ func nodeLabels(spec Spec) string {
 }
 
 // containerdConfig: without CAP_SYS_RESOURCE, which root itself lacks in some virtual machines, nobody may lower a
-// process's OOM score: restrict_oom_score_adj asks for what can be had. A containerd whose CRI plugin does not load is
-// of no use: it is to end, and is started again.
+// process's OOM score; restrict_oom_score_adj uses the lowest possible one. A containerd whose CRI plugin does not load
+// is useless: it should exit, and is restarted.
 const containerdConfig = `version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -131,8 +132,8 @@ disabled_plugins = [
       runtime_type = "io.containerd.runc.v2"
 `
 
-// cniConfig connects pods by a route each: no bridge, whose filtering would depend on a module of the host.
-// Addresses are given out anew after a restart of the machine, like its pods.
+// cniConfig connects each pod by a route: no bridge, whose filtering would depend on a module of the host. Addresses
+// are assigned again after a restart of the machine, like its pods.
 func cniConfig(spec Spec) []byte {
 	return encode(map[string]any{
 		"cniVersion": "1.0.0",
@@ -149,7 +150,7 @@ func cniConfig(spec Spec) []byte {
 	})
 }
 
-// masqueradeRules let pods speak to addresses that have no route back to them, as the machine. Pods see each other's
+// masqueradeRules let pods send, as the machine, to addresses that have no route back to them. Pods see each other's
 // own addresses.
 func masqueradeRules(spec Spec) []byte {
 	return fmt.Appendf(nil, `table ip keyturn
@@ -163,8 +164,8 @@ table ip keyturn {
 `, spec.PodRange, spec.PodCIDR)
 }
 
-// baseKubeletConfig is what a KubeletConfiguration (kubelet.config.k8s.io/v1beta1) needs in a machine. The machine's
-// control group holds all of its pods already, so the kubelet needs no groups of its own for them.
+// baseKubeletConfig returns what a KubeletConfiguration (kubelet.config.k8s.io/v1beta1) needs in a machine. The
+// machine's control group already holds all of its pods, so the kubelet needs no groups for them.
 func baseKubeletConfig() map[string]any {
 	return map[string]any{
 		"apiVersion":                "kubelet.config.k8s.io/v1beta1",
@@ -195,7 +196,7 @@ func baseKubeletConfig() map[string]any {
 	}
 }
 
-// kubeletDropIn is what the kubelet of a machine of kubeadm gets beside the configuration of kubeadm.
+// kubeletDropIn returns what the kubelet of a machine of kubeadm gets in addition to the configuration of kubeadm.
 func kubeletDropIn(spec Spec) []byte {
 	config := baseKubeletConfig()
 	if spec.ProviderID != "" {
@@ -219,8 +220,8 @@ func kubeletConfig(spec Spec) []byte {
 	return encode(config)
 }
 
-// kubeProxyConfig is a KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1). It leaves the limits of connection
-// tracking, which are the host's, as they are.
+// kubeProxyConfig returns a KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1). It does not change the limits of
+// connection tracking, which are the host's.
 func kubeProxyConfig(spec Spec) []byte {
 	kubeconfig := kubeconfigPath
 	if spec.Kubeadm {

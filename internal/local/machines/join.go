@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// tokenLife is how long a bootstrap token is good, and tokenSpare how much of that a machine must have to join.
+	// tokenLife is how long a bootstrap token is valid, and tokenSpare how much of that a machine must have to join.
 	tokenLife  = time.Hour
 	tokenSpare = 15 * time.Minute
 	// labelBootstrapToken marks the bootstrap tokens that this package made.
@@ -30,7 +30,7 @@ const (
 	tokenUsage      = "usage-bootstrap-authentication"
 )
 
-// ensureJoinable lets a machine join the cluster now, and returns a bootstrap token for it.
+// ensureJoinable prepares the cluster for machines to join, and returns a bootstrap token.
 func ensureJoinable(ctx context.Context, config *rest.Config) (string, error) {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -42,8 +42,8 @@ func ensureJoinable(ctx context.Context, config *rest.Config) (string, error) {
 	return ensureBootstrapToken(ctx, client, time.Now())
 }
 
-// ensureBootstrapToken returns a bootstrap token of the cluster that is good for a while. Expired ones are deleted by
-// kube-controller-manager.
+// ensureBootstrapToken returns a bootstrap token of the cluster that is valid for a while. kube-controller-manager
+// deletes expired ones.
 func ensureBootstrapToken(ctx context.Context, client kubernetes.Interface, now time.Time) (string, error) {
 	secrets := client.CoreV1().Secrets(metav1.NamespaceSystem)
 	list, err := secrets.List(ctx, metav1.ListOptions{LabelSelector: labelBootstrapToken})
@@ -63,7 +63,7 @@ func ensureBootstrapToken(ctx context.Context, client kubernetes.Interface, now 
 	return bootstrapToken(secret.Data), nil
 }
 
-// newBootstrapToken makes a token by which a kubelet may ask for a certificate and nothing else.
+// newBootstrapToken makes a token with which a kubelet may request a certificate and nothing else.
 func newBootstrapToken(now time.Time) *corev1.Secret {
 	id := randomText(6)
 	return &corev1.Secret{
@@ -86,7 +86,7 @@ func bootstrapToken(data map[string][]byte) string {
 	return string(data[tokenID]) + "." + string(data[tokenSecret])
 }
 
-// randomText returns n random characters of a-z and 2-7, which bootstrap tokens may consist of.
+// randomText returns n random characters of a-z and 2-7, which bootstrap tokens may contain.
 func randomText(n int) string {
 	raw := make([]byte, n)
 	_, _ = rand.Read(raw) // never fails: it crashes the program instead

@@ -26,7 +26,7 @@ import (
 const (
 	// maxMachines is how many machines a site has addresses for: see Site.Machine.
 	maxMachines = 150
-	// podRangeBits is the length of the range of one machine's pods.
+	// podRangeBits is the prefix length of one machine's pod range.
 	podRangeBits = 24
 )
 
@@ -36,9 +36,9 @@ type Machines struct {
 	site    datadir.Site
 	podCIDR netip.Prefix
 	set     machine.Set
-	// config reaches the cluster as its administrator, by the load balancer.
+	// config reaches the cluster as its administrator, through the load balancer.
 	config func(context.Context) (*rest.Config, error)
-	// binDir is where our own programs are.
+	// binDir is the directory of our own programs.
 	binDir string
 }
 
@@ -51,10 +51,10 @@ var (
 var ErrNeedsRoot = hint.Errorf("run as root, or remove nodePools from the cluster's configuration",
 	"node pools need root: a node is a sandbox with a network of its own")
 
-// Of returns those of a local user cluster. It reads nothing yet but the registry of sites.
+// Of returns the machines of a local user cluster. It reads only the registry of sites.
 func Of(h *plane.Host, uc *v1alpha1.UserCluster) (*Machines, error) {
 	site, _, err := h.Data.SiteOf(uc)
-	if err != nil && !errors.Is(err, datadir.ErrTaken) { // the machines there are not of this cluster: it has none
+	if err != nil && !errors.Is(err, datadir.ErrTaken) { // the machines there belong to another cluster: this one has none
 		return nil, err
 	}
 	podCIDR, err := netip.ParsePrefix(uc.Spec.Infrastructure.Local.Network.PodCIDR)
@@ -111,7 +111,7 @@ func (m *Machines) Ensure(ctx context.Context, want nodes.Machine, pool v1alpha1
 	}
 	switch {
 	case state.Running && !state.Joined && time.Since(state.Started) > tokenLife:
-		// It had no chance to join as long as its token was good. The next call starts it with a new one.
+		// It could not join while its token was valid. The next call starts it with a new one.
 		return m.set.Halt(want.Name)
 	case state.Running:
 		return m.set.Tidy(want.Name)
@@ -133,7 +133,7 @@ func (m *Machines) Remove(ctx context.Context, name string) (gone bool, err erro
 	return m.set.Remove(ctx, name)
 }
 
-// canRun returns why this host or this site cannot have machines of the pool, if it cannot.
+// canRun returns an error if this host or this site cannot have machines of the pool.
 func (m *Machines) canRun(pool v1alpha1.NodePool) error {
 	switch {
 	case os.Geteuid() != 0:
@@ -152,7 +152,7 @@ func (m *Machines) canRun(pool v1alpha1.NodePool) error {
 	return nil
 }
 
-// start starts a machine. The bootstrap token is asked for only if it is needed.
+// start starts a machine. It requests the bootstrap token only if it is needed.
 func (m *Machines) start(ctx context.Context, spec machine.Spec, joined bool) error {
 	if err := image.EnsureArchives(m.set.Images, m.binDir); err != nil {
 		return err
@@ -174,7 +174,7 @@ func (m *Machines) start(ctx context.Context, spec machine.Spec, joined bool) er
 	return m.set.Start(ctx, spec, access)
 }
 
-// plan gives a new machine the lowest slot that no machine has, and the addresses that go with it.
+// plan assigns a new machine the lowest free slot, and the addresses of that slot.
 func (m *Machines) plan(want nodes.Machine, pool v1alpha1.NodePool) (machine.Spec, error) {
 	slot, err := m.freeSlot()
 	if err != nil {
@@ -205,7 +205,7 @@ func (m *Machines) freeSlot() (int, error) {
 		m.site.Name, slots, podRangeBits, m.podCIDR)
 }
 
-// slots is how many machines the cluster can have.
+// slots returns how many machines the cluster can have.
 func (m *Machines) slots() int {
 	for slot := range maxMachines {
 		if _, ok := podRange(m.podCIDR, slot); !ok {
@@ -226,7 +226,8 @@ func (m *Machines) port(slot int) network.Port {
 	}
 }
 
-// routes lead to the pods of every slot, taken or not, so that no machine needs to hear of another that comes or goes.
+// routes returns routes to the pods of every slot, taken or not, so that machines need no update when another comes or
+// goes.
 func (m *Machines) routes() []network.Route {
 	var routes []network.Route
 	for slot := range m.slots() {
@@ -236,7 +237,7 @@ func (m *Machines) routes() []network.Route {
 	return routes
 }
 
-// podRange is the i-th /24 of a cluster's pod range; false when that does not reach so far.
+// podRange returns the i-th /24 of a cluster's pod range; false if it is outside the range.
 func podRange(podCIDR netip.Prefix, i int) (netip.Prefix, bool) {
 	if !podCIDR.Addr().Is4() || podCIDR.Bits() > podRangeBits || i >= 1<<(podRangeBits-podCIDR.Bits()) {
 		return netip.Prefix{}, false
@@ -247,7 +248,7 @@ func podRange(podCIDR netip.Prefix, i int) (netip.Prefix, bool) {
 	return netip.PrefixFrom(netip.AddrFrom4(a), podRangeBits), true
 }
 
-// RemoveAll removes all machines of a site, whoever made them for which cluster.
+// RemoveAll removes all machines of a site, regardless of who made them for which cluster.
 func RemoveAll(ctx context.Context, h *plane.Host, s datadir.Site) (gone bool, err error) {
 	set := machine.Set{Dir: s.Path("machines"), Owner: h.Data.ID()}
 	left, err := set.List()

@@ -43,7 +43,7 @@ func (m *Machines) Tokens(_ context.Context, name string, files []nodes.TokenFil
 	return tokens, nil
 }
 
-// tokenIn returns what is known of a token file, and nothing secret: no error of package token quotes a token.
+// tokenIn describes the token in a file, without anything secret: no error of package token quotes a token.
 func tokenIn(content []byte, replaced time.Time, err error) nodes.Token {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nodes.Token{Missing: true}
@@ -64,7 +64,7 @@ func tokenIn(content []byte, replaced time.Time, err error) nodes.Token {
 	return t
 }
 
-// refreshOf is what is observed of the replacement of tokens on a machine.
+// refreshOf returns what was observed of the replacement of tokens on a machine.
 func refreshOf(s machine.State) nodes.Refresh {
 	r := s.Spec.Refresh
 	if r == nil {

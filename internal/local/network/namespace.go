@@ -12,8 +12,8 @@ import (
 	"github.com/keyturn/keyturn/internal/local/thread"
 )
 
-// makeNamespace makes a network namespace that has no name on this host, so that no other tool can change or hold it:
-// it lasts as long as the file is open or a process is in it.
+// makeNamespace makes a network namespace without a name on this host, so that no other tool can change or hold it: it
+// exists as long as the file is open or a process is in it.
 func makeNamespace() (namespace *os.File, err error) {
 	err = thread.Run(func() (err error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -40,14 +40,14 @@ func removeNamed(name string) error {
 	if err := os.Remove(path); !errors.Is(err, unix.EBUSY) {
 		return err
 	}
-	// iproute2 mounts namedDir over itself when it first uses it: a namespace that was mounted before is then mounted once
-	// more below, where no path leads. A file that is not mounted on in the namespace of who removes it can be removed,
-	// and takes its mounts elsewhere along (rename(2), EBUSY).
+	// iproute2 mounts namedDir over itself when it first uses it: an earlier mount of a namespace is then mounted once
+	// more below, where no path leads. A file that is not mounted on in the remover's namespace can be removed, which
+	// also removes its mounts elsewhere (rename(2), EBUSY).
 	return thread.Run(func() error { return removeAside(path) })
 }
 
-// removeAside removes a file in a mount namespace of this thread's own, in which it takes away what is mounted on it
-// and over it.
+// removeAside removes a file in a separate mount namespace of this thread, in which it first unmounts what is mounted
+// on it and over it.
 func removeAside(path string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unsharing the mount namespace: %w", err)
@@ -74,7 +74,7 @@ func unmountAll(path string) error {
 	for {
 		err := unix.Unmount(path, unix.MNT_DETACH)
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-			return nil // nothing is mounted there any more
+			return nil // nothing is mounted there now
 		}
 		if err != nil {
 			return fmt.Errorf("unmounting %s: %w", path, err)

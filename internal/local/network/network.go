@@ -1,9 +1,9 @@
 // Package network makes the layer-2 networks of the clusters on this host: one bridge a cluster, and for each
 // of its machines a network namespace with a veth pair on that bridge.
 //
-// EnsureBridge and MakePort are where to start. Every call can be repeated, and makes good what an earlier one that was
-// cut off left half made. Links made here carry a link group of their own from the moment they exist, and then their
-// owner's name as alias; a link of another group or another owner is never changed or deleted.
+// Start with EnsureBridge and MakePort. Every call can be repeated, and completes what an interrupted one left half
+// made. Links made here have a special link group from the moment they exist, and then their owner's name as alias. A
+// link of another group or owner is never changed or deleted.
 package network
 
 import (
@@ -21,14 +21,14 @@ import (
 // that creates the link, which it does not do for an alias.
 const linkGroup = 0x6b74
 
-// aliasPrefix is what the alias of a link has before its owner's name.
+// aliasPrefix begins the alias of a link, before its owner's name.
 const aliasPrefix = "keyturn "
 
-// errForeign is why a link that is not the owner's stays as it is.
+// errForeign is why a link that is not the owner's is not touched.
 var errForeign = errors.New("it was not made by Keyturn, or by the Keyturn of another data directory")
 
-// EnsureBridge makes a bridge of the owner that is up and has the addresses given, beside any that it already has. It
-// fails if a link of that name exists that is not the owner's.
+// EnsureBridge makes a bridge of the owner that is up and has the given addresses, in addition to any that it already
+// has. It fails if a link of that name exists that is not the owner's.
 func EnsureBridge(ctx context.Context, owner, name string, addrs ...netip.Prefix) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("making bridge %s: %w", name, err)
@@ -48,8 +48,8 @@ func EnsureBridge(ctx context.Context, owner, name string, addrs ...netip.Prefix
 	return nil
 }
 
-// DeleteBridge deletes a bridge and its addresses; the ports that are left lose their bridge. A bridge that does not
-// exist is no error, and one that is not the owner's stays: the owner has none then.
+// DeleteBridge deletes a bridge and its addresses; remaining ports lose their bridge. A bridge that does not exist is
+// no error, and one that is not the owner's stays, since the owner then has none.
 func DeleteBridge(ctx context.Context, owner, name string) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("deleting bridge %s: %w", name, err)
@@ -68,14 +68,14 @@ func ensureBridgeLink(owner, name string, addrs []netip.Prefix) (netlink.Link, e
 	if link == nil {
 		attrs := ownAttrs(name)
 		if len(addrs) > 0 {
-			// Left to itself a bridge takes the lowest address of its ports: it would change as machines come
-			// and go, and their neighbours would wait for ARP.
+			// By default, a bridge takes the lowest address of its ports: it would change as machines come and go, and
+			// their neighbors would wait for ARP.
 			attrs.HardwareAddr = hardwareAddr(addrs[0].Addr())
 		}
 		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 			return nil, err
 		}
-		// Crash here: a bridge without an owner, which the next call takes.
+		// A crash here leaves a bridge without an owner, which the next call takes.
 		if link, err = ownLink(owner, name); err != nil {
 			return nil, err
 		}
@@ -86,7 +86,7 @@ func ensureBridgeLink(owner, name string, addrs []netip.Prefix) (netlink.Link, e
 	return link, takeLink(owner, link)
 }
 
-// ownLink returns the link of that name if it is the owner's or, as after a crash, has none yet. Nil: there is none.
+// ownLink returns the link of that name if it is the owner's or, as after a crash, has none yet; nil if there is none.
 func ownLink(owner, name string) (netlink.Link, error) {
 	link, err := netlink.LinkByName(name)
 	if isNotFound(err) {
@@ -119,7 +119,7 @@ func deleteLink(owner, name string) error {
 	if err != nil || link == nil {
 		return err
 	}
-	// ENODEV: its namespace ended at this moment, and took it along.
+	// ENODEV: its namespace ended at this moment, and deleted it.
 	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("deleting link %s: %w", name, err)
 	}
@@ -133,8 +133,8 @@ func ownAttrs(name string) netlink.LinkAttrs {
 	return attrs
 }
 
-// hardwareAddr is the locally administered MAC address that goes with an IPv4 address, so that a link made anew
-// under the same address is the same to its neighbours.
+// hardwareAddr returns the locally administered MAC address for an IPv4 address, so that a link that is made again with
+// the same address looks the same to its neighbors.
 func hardwareAddr(addr netip.Addr) net.HardwareAddr {
 	ip := addr.As4()
 	return net.HardwareAddr{0x0a, 0x58, ip[0], ip[1], ip[2], ip[3]}

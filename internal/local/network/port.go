@@ -17,35 +17,35 @@ const portLink = "eth0"
 
 // Port is how one machine is connected to its cluster's bridge.
 type Port struct {
-	// Owner is whose the port and its bridge are.
+	// Owner owns the port and its bridge.
 	Owner string `json:"-"`
-	// Namespace is the name in /run/netns of the network namespace that an earlier version made; empty: none did.
+	// Namespace is the name in /run/netns of the network namespace that an earlier version made; empty: none.
 	Namespace string `json:"namespace,omitempty"`
 	// Link is the host's end of the veth pair, at most 15 bytes long; the machine's end is eth0.
 	Link string `json:"link"`
 	// Bridge is the bridge that the port belongs to. It must exist.
 	Bridge string `json:"bridge"`
-	// Address is the machine's own, with the length of the bridge's prefix.
+	// Address is the machine's own, with the bridge's prefix length.
 	Address netip.Prefix `json:"address"`
 	// Gateway is the next hop of the default route: the bridge's address.
 	Gateway netip.Addr `json:"gateway"`
 }
 
-// Route says by which neighbour a range of addresses is reached.
+// Route is a range of addresses and the neighbor that it is reached through.
 type Route struct {
 	To  netip.Prefix
 	Via netip.Addr
 }
 
-// MakePort makes a network namespace with the veth pair and the routes beside the default one. The namespace lasts as
-// long as the file is open, in any process, or a process is in it. What is there already of a port of these names
-// goes first: a machine that starts finds nothing in its network of an earlier life. Routes by the port's own address
-// are left out, so that all ports of a network can be given the same.
+// MakePort makes a network namespace with the veth pair and the routes in addition to the default one. The namespace
+// exists as long as the file is open, in any process, or a process is in it. An existing port of these names is removed
+// first: a machine that starts finds nothing of its earlier network. Routes through the port's own address are skipped,
+// so that all ports of a network can get the same routes.
 func MakePort(ctx context.Context, p Port, routes []Route) (namespace *os.File, err error) {
 	if err := DeletePort(ctx, p); err != nil {
 		return nil, err
 	}
-	// Crash here or below: the namespace and what is in it end with this process.
+	// After a crash here or below, the namespace and what is in it end with this process.
 	ns, err := makeNamespace()
 	if err != nil {
 		return nil, fmt.Errorf("making a network namespace: %w", err)

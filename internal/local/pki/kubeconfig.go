@@ -7,8 +7,8 @@ import (
 	"github.com/keyturn/keyturn/internal/kubeconfig"
 )
 
-// Kubeconfig renders a kubeconfig file that reaches an API server by a client certificate, all parts inside.
-// cluster and user are its names for the two.
+// Kubeconfig returns a self-contained kubeconfig file that reaches an API server with a client certificate. cluster and
+// user are its names for the two.
 func Kubeconfig(server, cluster, user string, caPEM []byte, client Pair) ([]byte, error) {
 	cert, err := os.ReadFile(client.CertFile)
 	if err != nil {

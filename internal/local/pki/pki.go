@@ -1,7 +1,7 @@
 // Package pki keeps certificate authorities and the certificates they issue as files.
 //
-// Everything is level-triggered: what exists and is good is kept, what is missing or about to expire is made. All keys
-// are ECDSA on P-256, and all files have mode 0600.
+// Everything is level-triggered: what exists and is valid is kept; what is missing or about to expire is issued. All
+// keys are ECDSA on P-256, and all files have mode 0600.
 package pki
 
 import (
@@ -27,7 +27,7 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// How long certificates are good, and how long before its end a certificate is issued anew.
+// How long certificates are valid, and how long before its end a certificate is issued again.
 const (
 	AuthorityLife   = 10 * 365 * 24 * time.Hour
 	CertificateLife = 365 * 24 * time.Hour
@@ -35,7 +35,7 @@ const (
 	backdate        = 5 * time.Minute
 )
 
-// Pair is where a certificate and its private key are.
+// Pair is the paths of a certificate and its private key.
 type Pair struct{ CertFile, KeyFile string }
 
 // Authority is a certificate authority.
@@ -45,7 +45,7 @@ type Authority struct {
 	key  crypto.Signer
 }
 
-// Request is what a certificate is to say.
+// Request is the content of a certificate.
 type Request struct {
 	CommonName    string
 	Organizations []string
@@ -56,7 +56,7 @@ type Request struct {
 	Client    bool
 }
 
-// EnsureAuthority returns the authority DIR/NAME.crt, and makes it if it is not there.
+// EnsureAuthority returns the authority DIR/NAME.crt, and creates it if it does not exist.
 func EnsureAuthority(dir, name, commonName string) (*Authority, error) {
 	a, err := ensureAuthority(dir, name, commonName)
 	if err != nil {
@@ -88,18 +88,18 @@ func ensureAuthority(dir, name, commonName string) (*Authority, error) {
 	return &Authority{Pair: p, cert: cert, key: key}, nil
 }
 
-// CertificatePEM is the authority's certificate, for those who are to trust it.
+// CertificatePEM returns the authority's certificate, for those who should trust it.
 func (a *Authority) CertificatePEM() []byte { return encodeCertificate(a.cert.Raw) }
 
-// Pool trusts the authority and nobody else.
+// Pool trusts only the authority.
 func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
 	return pool
 }
 
-// Ensure returns the certificate DIR/NAME.crt, and issues it if it is missing, says something else than the request, is
-// not from this authority, or ends within RenewBefore.
+// Ensure returns the certificate DIR/NAME.crt, and issues it if it is missing, differs from the request, is not from
+// this authority, or ends within RenewBefore.
 func (a *Authority) Ensure(dir, name string, r Request) (Pair, error) {
 	p := pairAt(dir, name)
 	cert, _, err := load(p)
@@ -143,7 +143,7 @@ func (r Request) template(now time.Time) *x509.Certificate {
 	return t
 }
 
-// issue makes a key and a certificate for it, signed by an authority or, when that is nil, by itself.
+// issue makes a key and a certificate for it, signed by an authority or, if that is nil, self-signed.
 func issue(p Pair, template *x509.Certificate, by *Authority) (*x509.Certificate, crypto.Signer, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -182,8 +182,8 @@ func write(p Pair, der []byte, key crypto.PrivateKey) error {
 	if err := atomicfile.Write(p.KeyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})); err != nil {
 		return err
 	}
-	// Crash here: the certificate is missing or is not of this key, so load fails and both are made again. For an
-	// authority it can only be missing, since one that is there is never replaced.
+	// After a crash here, the certificate is missing or does not belong to this key, so load fails and both are made
+	// again. For an authority it can only be missing, since an existing one is never replaced.
 	return atomicfile.Write(p.CertFile, encodeCertificate(der))
 }
 
@@ -195,7 +195,7 @@ func pairAt(dir, name string) Pair {
 	return Pair{CertFile: filepath.Join(dir, name+".crt"), KeyFile: filepath.Join(dir, name+".key")}
 }
 
-// load reads a pair and makes sure that its parts belong together.
+// load reads a pair and checks that its parts belong together.
 func load(p Pair) (*x509.Certificate, crypto.Signer, error) {
 	der, err := readPEM(p.CertFile, "CERTIFICATE")
 	if err != nil {

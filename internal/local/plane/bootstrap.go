@@ -21,10 +21,10 @@ const (
 	bootstrapperGroup = "system:bootstrappers"
 )
 
-// binding gives a cluster role to a user or a group.
+// binding grants a cluster role to a user or a group.
 type binding struct{ name, role, kind, subject string }
 
-// bindings are what a cluster needs before nodes can join it, as kubeadm makes them too.
+// bindings are required before nodes can join a cluster; kubeadm creates them, too.
 var bindings = []binding{
 	{"keyturn:kubelet-client", "system:kubelet-api-admin", rbacv1.UserKind, components.KubeletClientUser},
 	{"keyturn:node-bootstrapper", "system:node-bootstrapper", rbacv1.GroupKind, bootstrapperGroup},
@@ -34,10 +34,10 @@ var bindings = []binding{
 		rbacv1.GroupKind, "system:nodes"},
 }
 
-// nodeProxier lets kube-proxy work with the kubelet's certificate: a token of its own would be one more to rotate.
+// nodeProxier lets kube-proxy use the kubelet's certificate, since a token would be one more to rotate.
 var nodeProxier = binding{"keyturn:node-proxier", "system:node-proxier", rbacv1.GroupKind, "system:nodes"}
 
-// LetNodesJoin gives a cluster what a machine needs to join it.
+// LetNodesJoin creates what a machine needs to join a cluster.
 func LetNodesJoin(ctx context.Context, client kubernetes.Interface) error {
 	return applyBindings(ctx, client, append([]binding{nodeProxier}, bindings...))
 }
@@ -51,11 +51,11 @@ func applyBindings(ctx context.Context, client kubernetes.Interface, list []bind
 	return nil
 }
 
-// bootstrapTimeout bounds one try to apply the objects: an API server that is ready may still wait for etcd.
+// bootstrapTimeout limits one attempt to apply the objects: an API server that is ready may still wait for etcd.
 const bootstrapTimeout = time.Second
 
-// bootstrap gives a cluster the objects without which no node can join, once in the life of this Host. A failure is
-// told by Observe and tried again with the next call: what else Converge has to do does not depend on it.
+// bootstrap creates the objects without which no node can join, once in the life of this Host. Observe reports a
+// failure and the next call retries: nothing else in Converge depends on it.
 func (p *Plane) bootstrap(ctx context.Context, v view) {
 	if p.host.hasApplied(p.Site) {
 		return
@@ -103,7 +103,7 @@ func applyBinding(ctx context.Context, client kubernetes.Interface, b binding) e
 	return err
 }
 
-// applyEndpoint makes the load balancer the one endpoint of the Service kubernetes, so that pods do not meet an API
+// applyEndpoint makes the load balancer the one endpoint of the Service kubernetes, so that pods do not reach an API
 // server that is being restarted.
 func (p *Plane) applyEndpoint(ctx context.Context, client kubernetes.Interface) error {
 	const service, port = "kubernetes", 6443

@@ -22,30 +22,30 @@ import (
 	"github.com/keyturn/keyturn/signer/ledger"
 )
 
-// ControlPlane runs the control plane of one user cluster as processes of this host: API servers that read their keys
-// from files, or ask a signer beside them. It implements controlplane.Adapter.
+// ControlPlane runs the control plane of one user cluster as processes of this host. Its API servers read their keys
+// from files, or get them from a signer next to them. It implements controlplane.Adapter.
 //
-// The API servers are as many as the spec has replicas, which cannot be changed: each is listed by its name as long as
+// There are as many API servers as the spec has replicas, which cannot be changed. Each is listed by name as long as
 // the cluster exists, whether it runs or not. None can be removed, and none appears on its own.
 type ControlPlane struct {
 	host   *Host
 	uc     *v1alpha1.UserCluster
 	layout components.Layout
-	// unusable is why nothing can be made of the cluster's spec. What needs none of it works.
+	// unusable is why the cluster's spec cannot be used. Methods that do not need the spec still work.
 	unusable error
 }
 
 var _ controlplane.Adapter = (*ControlPlane)(nil)
 
-// ControlPlane returns the control plane of a local user cluster. A spec of which none can be made is an error of the
-// methods that need it, and not of Delete.
+// ControlPlane returns the control plane of a local user cluster. An unusable spec is an error of the methods that need
+// it, but not of Delete.
 func (h *Host) ControlPlane(uc *v1alpha1.UserCluster) *ControlPlane {
 	c := &ControlPlane{host: h, uc: uc}
 	c.layout, c.unusable = layoutOf(uc)
 	return c
 }
 
-// at is the control plane at its site.
+// at returns the control plane at a site.
 func (c *ControlPlane) at(site datadir.Site) (*Plane, error) {
 	if c.unusable != nil {
 		return nil, c.unusable
@@ -55,7 +55,7 @@ func (c *ControlPlane) at(site datadir.Site) (*Plane, error) {
 	return c.host.Plane(l), nil
 }
 
-// existing returns the control plane; nil when none was ever made.
+// existing returns the control plane; nil if it was never created.
 func (c *ControlPlane) existing() (*Plane, error) {
 	site, ok, err := c.host.Data.Find(c.uc)
 	if err != nil || !ok {
@@ -106,10 +106,10 @@ func (v view) state(endpoint string) controlplane.State {
 	return state
 }
 
-// Converge implements controlplane.Adapter. An API server is given other keys in this order: the keys as files, what it
-// is to run with, out of the load balancer, end, start, ready, back into the load balancer. If it has a signer: what it
-// is to run with, and then the keys to the signer. What was done is seen from outside, so that each call finds its
-// place in it again.
+// Converge implements controlplane.Adapter. It changes the keys of an API server in this order: write the key files,
+// configure them, drain the load balancer, stop, start, wait until ready, use the load balancer again. If it has a
+// signer: configure the keys, and then give them to the signer. The progress can be observed from outside, so each call
+// continues where the last one stopped.
 func (c *ControlPlane) Converge(ctx context.Context, target controlplane.Target, keys []keystore.KeyPair) error {
 	if err := staleness(c.converge(ctx, target, hostKeys(keys))); err != nil {
 		return fmt.Errorf("converging control plane of cluster %s: %w", c.uc.Name, err)
@@ -117,7 +117,7 @@ func (c *ControlPlane) Converge(ctx context.Context, target controlplane.Target,
 	return nil
 }
 
-// staleness makes an error one of the port if somebody has acted on a later plan since the target was compared.
+// staleness converts an error if somebody has acted on a later plan since the target was compared.
 func staleness(err error) error {
 	if errors.Is(err, hostkeys.ErrStale) {
 		return fmt.Errorf("%w: %w", controlplane.ErrStale, err)
@@ -125,7 +125,7 @@ func staleness(err error) error {
 	return err
 }
 
-// hostKeys are the keys as package hostkeys takes them.
+// hostKeys converts the keys for package hostkeys.
 func hostKeys(keys []keystore.KeyPair) []hostkeys.Key {
 	var list []hostkeys.Key
 	for _, k := range keys {
@@ -157,7 +157,7 @@ func (c *ControlPlane) converge(ctx context.Context, target controlplane.Target,
 	if err := p.EnsureEtcd(); err != nil {
 		return err
 	}
-	// What one process lacks does not hold up the others.
+	// A problem of one process must not block the others.
 	errs := []error{p.convergeServers(ctx, v, target, keys), p.ensureLoadBalancer()}
 	if v.anyHealthy() {
 		errs = append(errs, p.convergeManagers(v, target.ControllerManagerSign, keys), p.ensureSchedulers())
@@ -221,7 +221,7 @@ func (c *ControlPlane) AdminKubeconfig(context.Context) ([]byte, error) {
 	return pki.Kubeconfig(p.Endpoint(), c.uc.Name, "kubernetes-admin", a.Cluster.CertificatePEM(), p.Pair("admin"))
 }
 
-// made is existing for whom it is an error that there is none.
+// made is existing, but returns an error if there is none.
 func (c *ControlPlane) made() (*Plane, error) {
 	p, err := c.existing()
 	if err != nil {
@@ -233,15 +233,14 @@ func (c *ControlPlane) made() (*Plane, error) {
 	return p, nil
 }
 
-// DeleteGrace is how long the processes of a cluster that is deleted have to end by themselves: nobody waits for what
-// they do.
+// DeleteGrace is how long the processes of a deleted cluster may take to stop, since nobody waits for what they do.
 const DeleteGrace = 2 * time.Second
 
 // Delete implements controlplane.Adapter. The machines of the cluster must be gone: their disks are in its directory.
 func (c *ControlPlane) Delete(ctx context.Context) (gone bool, err error) {
 	site, ok, err := c.host.Data.Find(c.uc)
 	if errors.Is(err, datadir.ErrTaken) {
-		return true, nil // nothing there is of this cluster
+		return true, nil // nothing of this cluster exists
 	}
 	gone = err == nil && !ok
 	if ok {
@@ -253,7 +252,7 @@ func (c *ControlPlane) Delete(ctx context.Context) (gone bool, err error) {
 	return gone, nil
 }
 
-// DeleteSite ends all processes of a user cluster's control plane, etcd last, and then removes its bridge and files.
+// DeleteSite stops all processes of a user cluster's control plane, etcd last, and then removes its bridge and files.
 func (h *Host) DeleteSite(ctx context.Context, site datadir.Site) (gone bool, err error) {
 	run := h.Runner(site)
 	names, err := run.Names()
@@ -271,7 +270,7 @@ func (h *Host) DeleteSite(ctx context.Context, site datadir.Site) (gone bool, er
 			return false, err
 		}
 	}
-	// Crash here: files and the place in the registry are left; the next call goes on.
+	// A crash here leaves files and the registry entry; the next call continues.
 	if err := h.Data.RemoveSite(site.Name); err != nil {
 		return false, err
 	}

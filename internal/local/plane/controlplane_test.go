@@ -68,7 +68,7 @@ func (d *driver) wantPhases(s controlplane.State) {
 	}
 	for name, w := range waiting {
 		switch w {
-		case "", phaseStopping, phaseStarting, phaseUnused, "has ended as it was told to":
+		case "", phaseStopping, phaseStarting, phaseUnused, "was stopped":
 		default:
 			if !strings.HasPrefix(w, "not ready (") { // a busy machine may take long
 				d.T.Errorf("%s: %s", name, w)

@@ -17,18 +17,18 @@ type Host struct {
 	Data     *datadir.Dir
 	Programs *programs.Set
 	Log      *slog.Logger
-	// Restarts counts the processes that were started again since they had died, by component.
+	// Restarts counts the processes that were restarted after they died, by component.
 	Restarts *prometheus.CounterVec
 
 	mu      sync.Mutex
 	runners map[string]*process.Runner
-	// applied is, by directory of the site, how applying the objects of a new cluster went.
+	// applied is the result of applying the objects of a new cluster, by directory of the site.
 	applied map[string]error
-	// remarks are what Observe said lately of processes that fail.
+	// remarks are what Observe recently reported about failing processes.
 	remarks map[topic]remark
 }
 
-// New returns a Host. It makes and starts nothing. Without a log, nothing is logged.
+// New returns a Host. It creates and starts nothing. Without a log, nothing is logged.
 func New(data *datadir.Dir, programs *programs.Set, log *slog.Logger) *Host {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -43,7 +43,7 @@ func New(data *datadir.Dir, programs *programs.Set, log *slog.Logger) *Host {
 	}
 }
 
-// Runner runs the processes of a site that belong to its control plane.
+// Runner returns the runner of a site's control plane processes.
 func (h *Host) Runner(s datadir.Site) *process.Runner {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -62,7 +62,7 @@ func (h *Host) hasApplied(s datadir.Site) bool {
 	return tried && err == nil
 }
 
-// applyError is why they could not be applied; nil also when nobody tried.
+// applyError returns why they could not be applied; nil if nobody tried.
 func (h *Host) applyError(s datadir.Site) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -75,7 +75,7 @@ func (h *Host) noteApplied(s datadir.Site, err error) {
 	h.applied[s.Dir] = err
 }
 
-// Forget lets go of what is remembered of a site that is gone, since another may get its place.
+// Forget drops what is remembered about a site that is gone, since another may reuse its index.
 func (h *Host) Forget(s datadir.Site) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -14,13 +14,13 @@ import (
 	"github.com/keyturn/keyturn/internal/local/datadir"
 )
 
-// loadBalancer speaks to a running HAProxy by its admin socket (HAProxy management guide, section 9.3).
+// loadBalancer controls a running HAProxy through its admin socket (HAProxy management guide, section 9.3).
 type loadBalancer struct {
 	// dir holds the socket.
 	dir string
 }
 
-// serverStates says of each API server whether new connections go to it.
+// serverStates returns for each API server whether new connections go to it.
 func (lb loadBalancer) serverStates(ctx context.Context) (map[string]bool, error) {
 	out, err := lb.command(ctx, "show servers state apiservers")
 	if err != nil {
@@ -29,17 +29,17 @@ func (lb loadBalancer) serverStates(ctx context.Context) (map[string]bool, error
 	return parseServerStates(out)
 }
 
-// take gives an API server new connections at once, without waiting for HAProxy's own check of its health.
+// take sends new connections to an API server at once, without waiting for HAProxy's health check.
 func (lb loadBalancer) take(ctx context.Context, server string) error {
 	return lb.set(ctx, "set server apiservers/"+server+" health up; set server apiservers/"+server+" state ready")
 }
 
-// drain gives an API server no new connections; those that it has go on.
+// drain sends no new connections to an API server; existing ones continue.
 func (lb loadBalancer) drain(ctx context.Context, server string) error {
 	return lb.set(ctx, "set server apiservers/"+server+" state drain")
 }
 
-// set runs commands that say nothing when they succeed.
+// set runs commands that print nothing if they succeed.
 func (lb loadBalancer) set(ctx context.Context, commands string) error {
 	out, err := lb.command(ctx, commands)
 	if err != nil {
@@ -51,7 +51,7 @@ func (lb loadBalancer) set(ctx context.Context, commands string) error {
 	return nil
 }
 
-// command reaches the socket by way of its open directory: a socket's own path may have 107 bytes only.
+// command reaches the socket through its open directory, since a socket's path may have only 107 bytes.
 func (lb loadBalancer) command(ctx context.Context, commands string) (string, error) {
 	dir, err := os.Open(lb.dir)
 	if err != nil {
@@ -77,9 +77,8 @@ func (lb loadBalancer) command(ctx context.Context, commands string) (string, er
 	return string(out), nil
 }
 
-// parseServerStates reads "show servers state": a version, a header and one line a server, of which srv_name is the
-// fourth field, srv_op_state the sixth (2: running) and srv_admin_state the seventh (0: neither drained nor in
-// maintenance).
+// parseServerStates parses "show servers state": a version, a header and one line per server. srv_name is the fourth
+// field, srv_op_state the sixth (2: running) and srv_admin_state the seventh (0: neither drained nor in maintenance).
 func parseServerStates(out string) (map[string]bool, error) {
 	states := map[string]bool{}
 	for line := range strings.Lines(out) {
@@ -96,7 +95,7 @@ func parseServerStates(out string) (map[string]bool, error) {
 	return states, nil
 }
 
-// Balanced reports for each API server of a site whether new connections go to it from the load balancer.
+// Balanced returns for each API server of a site whether the load balancer sends new connections to it.
 func Balanced(ctx context.Context, site datadir.Site) (map[string]bool, error) {
 	return loadBalancer{dir: site.Path("run")}.serverStates(ctx)
 }

@@ -22,13 +22,13 @@ import (
 // Plane is one control plane on this host.
 type Plane struct {
 	components.Layout
-	// Processes runs what belongs to it.
+	// Processes runs its processes.
 	Processes *process.Runner
 	host      *Host
 	lb        loadBalancer
 }
 
-// layoutOf is what a control plane follows from, all but its site.
+// layoutOf returns what determines a control plane, except its site.
 func layoutOf(uc *v1alpha1.UserCluster) (components.Layout, error) {
 	local := uc.Spec.Infrastructure.Local
 	service, err := netip.ParsePrefix(local.Network.ServiceCIDR)
@@ -45,13 +45,13 @@ func layoutOf(uc *v1alpha1.UserCluster) (components.Layout, error) {
 	}, nil
 }
 
-// Plane returns the control plane of a layout, whether it was made yet or not.
+// Plane returns the control plane of a layout, which need not exist yet.
 func (h *Host) Plane(l components.Layout) *Plane {
 	return &Plane{Layout: l, host: h, Processes: h.Runner(l.Site), lb: loadBalancer{dir: l.Path("run")}}
 }
 
-// ensureNetwork makes the bridge with the addresses of the load balancer and the API servers. On loopback they are
-// there anyway.
+// ensureNetwork makes the bridge with the addresses of the load balancer and the API servers. On loopback they always
+// exist.
 func (p *Plane) ensureNetwork(ctx context.Context) error {
 	if p.Loopback {
 		return nil
@@ -63,7 +63,7 @@ func (p *Plane) ensureNetwork(ctx context.Context) error {
 	return network.EnsureBridge(ctx, p.host.Data.ID(), p.Bridge(), addrs...)
 }
 
-// ensureFiles writes all that the processes read but the signing keys.
+// ensureFiles writes everything that the processes read except the signing keys.
 func (p *Plane) ensureFiles() error {
 	if err := os.MkdirAll(p.Dir, 0o700); err != nil {
 		return fmt.Errorf("making directory of cluster %s: %w", p.Name, err)
@@ -83,7 +83,7 @@ func (p *Plane) ensureFiles() error {
 	)
 }
 
-// EnsureProcess starts a process of the Kubernetes version, unless it runs. It asks for the version only of what it
+// EnsureProcess starts a process of the Kubernetes version, unless it runs. It checks the version only of what it
 // starts.
 func (p *Plane) EnsureProcess(binary string, spec func(path string) process.Spec) error {
 	path, err := p.host.Programs.Find(p.Version, binary)
@@ -101,7 +101,7 @@ func (p *Plane) EnsureProcess(binary string, spec func(path string) process.Spec
 	return p.StartProcess(s)
 }
 
-// StartProcess starts a process, unless it runs or somebody else starts it.
+// StartProcess starts a process, unless it runs or another process is starting it.
 func (p *Plane) StartProcess(s process.Spec) error {
 	before, err := p.Processes.Observe(s.Name)
 	if err != nil || before.Running {
@@ -110,7 +110,7 @@ func (p *Plane) StartProcess(s process.Spec) error {
 	died := p.Processes.Died(s.Name)
 	err = p.Processes.Start(s)
 	if errors.Is(err, process.ErrBusy) {
-		return nil // somebody else does it
+		return nil // another process does it
 	}
 	if err == nil && p.Processes.BackOff(s.Name) == 0 {
 		p.host.Log.Info("started process", "cluster", p.Name, "process", s.Name)
@@ -121,11 +121,11 @@ func (p *Plane) StartProcess(s process.Spec) error {
 	return err
 }
 
-// component is the name of a process without the number of its replica.
+// component returns the name of a process without the number of its replica.
 func component(process string) string { return strings.TrimRight(process, "-0123456789") }
 
-// EnsureEtcd starts etcd unless it runs. An etcd that is killed while it writes its first files never elects a leader:
-// those of one that has not served yet, in which nothing is, are removed before it starts again.
+// EnsureEtcd starts etcd unless it runs. An etcd that is killed while it writes its first files never elects a leader.
+// If it has not served yet, its files contain nothing, and are removed before it starts again.
 func (p *Plane) EnsureEtcd() error {
 	if !p.Has(programs.Etcd) {
 		if err := atomicfile.Ensure(p.Path(unservedFile), nil); err != nil {
@@ -141,10 +141,10 @@ func (p *Plane) EnsureEtcd() error {
 	})
 }
 
-// unservedFile is there until etcd has served for the first time.
+// unservedFile exists until etcd has served for the first time.
 const unservedFile = "etcd.unserved"
 
-// NoteServed records that etcd serves, since an API server does. From here on its files are kept, so nothing may be
+// NoteServed records that etcd serves, since an API server does. From then on its files are kept, so nothing may be
 // stored before.
 func (p *Plane) NoteServed() error {
 	if err := os.Remove(p.Path(unservedFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -161,7 +161,7 @@ func (p *Plane) ensureLoadBalancer() error {
 	return p.StartProcess(p.HAProxyProcess(path))
 }
 
-// begun reports whether some API server was ever given keys or started. Until then nobody has a token of the cluster.
+// begun reports whether some API server ever got keys or was started. Until then nobody has a token of the cluster.
 func (p *Plane) begun() (bool, error) {
 	names, err := p.Processes.Names()
 	if err != nil {

@@ -17,10 +17,10 @@ import (
 )
 
 const (
-	// serverGrace is how long an API server may take over the requests that it has; it usually takes about two seconds.
+	// serverGrace is how long an API server may take to finish pending requests; it usually takes about two seconds.
 	serverGrace = 20 * time.Second
-	// managerGrace is that of a kube-controller-manager, which serves nobody, goes on where another stopped, and takes
-	// longer than this to end on its own.
+	// managerGrace is the same for a kube-controller-manager. It serves nobody, continues where another stopped, and
+	// would take longer to stop on its own.
 	managerGrace = time.Second
 )
 
@@ -38,15 +38,15 @@ func (p *Plane) convergeServers(ctx context.Context, v view, target controlplane
 	return errors.Join(errs...)
 }
 
-// serverChange is the next thing to do about one API server.
+// serverChange is the next change of one API server.
 type serverChange struct {
 	*Plane
 	i int
 	serverView
-	// wanted is what it is to run with in the end.
+	// wanted are the keys that it should run with in the end.
 	wanted controlplane.Keys
-	// balancing means that the load balancer answers, mayGo that this server may be taken out, and live that it may
-	// change without that.
+	// balancing means that the load balancer answers, mayGo that this server may be restarted, and live that it may
+	// change without a restart.
 	balancing, mayGo, live bool
 }
 
@@ -73,7 +73,7 @@ func (c *serverChange) converge(ctx context.Context, keys []hostkeys.Key) error 
 	return disk.Tidy(c.Running)
 }
 
-// toConfigure is what the API server is to be configured with now; zero when nothing is to be written.
+// toConfigure returns the keys to configure now; zero if nothing needs to be written.
 func (c *serverChange) toConfigure() controlplane.Keys {
 	live := c.live && c.Configured.External && c.wanted.External
 	switch {
@@ -85,7 +85,7 @@ func (c *serverChange) toConfigure() controlplane.Keys {
 	return controlplane.Keys{}
 }
 
-// move brings the process one step nearer to running with what is configured.
+// move takes the next step towards running with what is configured.
 func (c *serverChange) move(ctx context.Context) error {
 	switch {
 	case !c.alive:
@@ -98,7 +98,7 @@ func (c *serverChange) move(ctx context.Context) error {
 	return c.comeBack(ctx)
 }
 
-// comeBack has the load balancer use an API server that serves.
+// comeBack makes the load balancer use an API server that serves.
 func (c *serverChange) comeBack(ctx context.Context) error {
 	if !c.healthy || c.balanced || !c.balancing {
 		return nil
@@ -106,8 +106,8 @@ func (c *serverChange) comeBack(ctx context.Context) error {
 	return c.lb.take(ctx, c.Server.Name)
 }
 
-// takeOut ends an API server if all others serve, or if it refuses tokens that are in use. Nobody else takes one out
-// between the look at the others and the moment from which on everybody sees that this one is ending.
+// takeOut stops an API server if all others serve, or if it refuses tokens that are in use. Nobody else can stop one
+// between the check of the others and the moment from which everybody sees that this one is stopping.
 func (c *serverChange) takeOut(ctx context.Context) error {
 	lock, err := datadir.LockFile(c.Path("take-out.lock"), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, datadir.ErrLocked) {
@@ -132,7 +132,8 @@ func (c *serverChange) takeDown(ctx context.Context) error {
 	if err := c.leaveBalancer(ctx); err != nil {
 		return err
 	}
-	// Crash here: it serves on, outside the load balancer; the next look goes on, or takes it back in.
+	// After a crash here, it continues to serve, but not through the load balancer; the next round continues, or uses
+	// it again.
 	if !c.stopping {
 		c.host.Log.Info("ending API server", "cluster", c.Plane.Name, "process", c.Server.Name)
 	}
@@ -143,7 +144,7 @@ func (c *serverChange) takeDown(ctx context.Context) error {
 	return c.bringUp(ctx)
 }
 
-// bringUp starts the process outside the load balancer: it listens before it can authorize anybody.
+// bringUp starts the process without the load balancer, since it listens before it can authorize anybody.
 func (c *serverChange) bringUp(ctx context.Context) error {
 	if err := c.leaveBalancer(ctx); err != nil {
 		return err
@@ -160,7 +161,7 @@ func (c *serverChange) leaveBalancer(ctx context.Context) error {
 	return c.lb.drain(ctx, c.Server.Name)
 }
 
-// convergeManagers restarts those that sign with another key all at once: nobody waits for them.
+// convergeManagers restarts those that sign with another key all at once, since nobody waits for them.
 func (p *Plane) convergeManagers(v view, sign int, keys []hostkeys.Key) error {
 	var errs []error
 	for i, m := range v.managers {

@@ -13,17 +13,17 @@ import (
 	"github.com/keyturn/keyturn/signer/ledger"
 )
 
-// signerGrace is how long a signer that is not needed any more may take to end.
+// signerGrace is how long a signer that is no longer needed may take to stop.
 const signerGrace = 5 * time.Second
 
-// signedBy reports whether an API server which is configured with one and runs with the other of these keys needs a
+// signedBy reports whether an API server that is configured with one and runs with the other of these keys needs a
 // signer.
 func signedBy(configured, running controlplane.Keys) bool {
 	return configured.External || running.External
 }
 
-// convergeSigner has the signer run before its API server starts. One that the API server runs with but is not
-// configured with any more goes on as it is until the API server has ended.
+// convergeSigner starts the signer before its API server. A signer that the API server still runs with but is no longer
+// configured with does not change until the API server has stopped.
 func (c *serverChange) convergeSigner() error {
 	if !signedBy(c.Configured, c.Running) {
 		return c.removeSigner()
@@ -35,7 +35,7 @@ func (c *serverChange) convergeSigner() error {
 	return c.StartProcess(c.SignerProcess(path, c.i))
 }
 
-// removeSigner ends the signer of an API server that does not need it any more, and removes its keys.
+// removeSigner stops a signer that its API server no longer needs, and removes its keys.
 func (c *serverChange) removeSigner() error {
 	disk := c.APIServerKeys(c.i)
 	if _, err := os.Lstat(disk.SignerDir); errors.Is(err, os.ErrNotExist) {
@@ -48,11 +48,11 @@ func (c *serverChange) removeSigner() error {
 	if err := os.RemoveAll(filepath.Join(c.ServerDir(c.i), filepath.Dir(components.SignerSocket))); err != nil {
 		return err
 	}
-	// The keys go last: as long as they are there, the next call comes here again.
+	// The keys go last: as long as they exist, the next call comes here again.
 	return disk.RemoveSigner()
 }
 
-// ledgerOf reads which tokens the signer of an API server has signed. The file is removed with the signer.
+// ledgerOf reads the ledger of an API server's signer. The file is removed with the signer.
 func ledgerOf(l components.Layout, i int) (ledger.Report, error) {
 	r, err := ledger.Read(filepath.Join(l.ServerDir(i), filepath.Dir(components.SignerSocket), "ledger"), time.Now())
 	if errors.Is(err, fs.ErrNotExist) {

@@ -20,10 +20,10 @@ import (
 	"github.com/keyturn/keyturn/internal/local/components"
 )
 
-// HealthTimeout bounds one look at the health of one process.
+// HealthTimeout limits one check of one process.
 const HealthTimeout = 700 * time.Millisecond
 
-// view is what one look at a control plane saw.
+// view is one observation of a control plane.
 type view struct {
 	servers  []serverView
 	managers []managerView
@@ -36,13 +36,13 @@ type view struct {
 type serverView struct {
 	controlplane.Server
 	life
-	// healthy means that /readyz is ok, and balanced that new connections come to it from the load balancer.
+	// healthy means that /readyz is ok, and balanced that the load balancer sends it new connections.
 	healthy, balanced bool
 	// signerDown means that its signer does not run: it still accepts tokens, but issues none.
 	signerDown bool
 	// held are the key versions whose private key is on its disk.
 	held []int
-	// unrecorded means that its configured.json is gone while it runs: Configured is what it was started with.
+	// unrecorded means that its configured.json is missing while it runs: Configured is what it was started with.
 	unrecorded bool
 }
 
@@ -54,7 +54,7 @@ type managerView struct {
 	unrecorded bool
 }
 
-// anyHealthy reports whether some API server can be worked with.
+// anyHealthy reports whether some API server is usable.
 func (v view) anyHealthy() bool {
 	for _, s := range v.servers {
 		if s.healthy && !s.stopping {
@@ -64,7 +64,7 @@ func (v view) anyHealthy() bool {
 	return false
 }
 
-// look observes the whole control plane, every process on its own.
+// look observes the whole control plane, each process separately.
 func (p *Plane) look(ctx context.Context) (view, error) {
 	var v view
 	balanced, balancer := p.lb.serverStates(ctx)
@@ -91,8 +91,8 @@ func (p *Plane) look(ctx context.Context) (view, error) {
 	return v, p.lookAtHealth(ctx, &v)
 }
 
-// checkRecords refuses a view of API servers that have run, none of which has its configured.json or runs: how far the
-// cluster's rotations have come cannot be known.
+// checkRecords refuses a view of API servers that have run if none of them has its configured.json or runs: the
+// progress of the cluster's rotations is then unknown.
 func (p *Plane) checkRecords(v view) error {
 	if slices.ContainsFunc(v.servers, func(s serverView) bool { return !s.Configured.IsZero() }) {
 		return nil
@@ -105,7 +105,7 @@ func (p *Plane) checkRecords(v view) error {
 		"API servers have run, and configured.json is missing from %s", p.APIServerKeys(0).Dir)
 }
 
-// refuseStale compares a target with what the control plane holds.
+// refuseStale compares a target with the state of the control plane.
 func (v view) refuseStale(t controlplane.Target) error {
 	for _, s := range v.servers {
 		if t.Keys.Stage() < s.Configured.Stage() {
@@ -122,7 +122,7 @@ func (v view) refuseStale(t controlplane.Target) error {
 	return nil
 }
 
-// othersServe reports whether all API servers but the i-th serve.
+// othersServe reports whether all API servers except the i-th serve.
 func (v view) othersServe(i int) bool {
 	for j, s := range v.servers {
 		if j != i && !s.Ready {
@@ -186,7 +186,7 @@ func (p *Plane) lookAtManager(i int) (managerView, error) {
 	return m, nil
 }
 
-// lookAtHealth asks all at once, since one that hangs must not hold up the others.
+// lookAtHealth checks all in parallel, since one that hangs must not delay the others.
 func (p *Plane) lookAtHealth(ctx context.Context, v *view) error {
 	client, err := p.HealthClient()
 	if err != nil {
@@ -238,7 +238,7 @@ func (p *Plane) judgeManager(ctx context.Context, client *http.Client, i int, m 
 	m.Ready = true
 }
 
-// HealthClient makes a new connection each time: an old one says nothing about whether new ones are accepted.
+// HealthClient makes a new connection each time, since an existing one does not show whether new ones are accepted.
 func (p *Plane) HealthClient() (*http.Client, error) {
 	cfg, err := p.RESTConfig("")
 	if err != nil {
@@ -255,7 +255,8 @@ func (p *Plane) HealthClient() (*http.Client, error) {
 	}, nil
 }
 
-// Health is nil if the URL answers with 200. Else it says which checks failed, as Kubernetes lists them.
+// Health returns nil if the URL answers with 200. Otherwise the error lists the failed checks, as Kubernetes reports
+// them.
 func Health(ctx context.Context, client *http.Client, at string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
@@ -276,7 +277,7 @@ func Health(ctx context.Context, client *http.Client, at string) error {
 	return fmt.Errorf("%s %s", resp.Status, failedChecks(string(body)))
 }
 
-// failedChecks lists the names that stand after "[-]" in the answer of a health endpoint, the first three of them.
+// failedChecks lists the names after "[-]" in the answer of a health endpoint, at most three.
 func failedChecks(body string) string {
 	const most = 3
 	var failed []string

@@ -12,8 +12,8 @@ import (
 	"github.com/keyturn/keyturn/internal/local/process"
 )
 
-// What Observe says of a process that does not serve becomes part of the cluster's status, so it is to be short and
-// to change seldom: nothing but a phase as long as all goes as intended, and the reason once it does not.
+// What Observe reports about a process that does not serve becomes part of the cluster's status, so it should be short
+// and change rarely: only a phase as long as everything goes as intended, and the reason otherwise.
 const (
 	phaseStopping = "stopping"
 	phaseStarting = "starting"
@@ -21,15 +21,15 @@ const (
 )
 
 const (
-	// usualStart is how long a process may take to serve before that is worth a reason.
+	// usualStart is how long a process may take to serve before a reason is reported.
 	usualStart = 15 * time.Second
-	// remarkAge is how long a reason stands before it is given anew, with what the log says then.
+	// remarkAge is how long a reason is kept before it is replaced, with the current end of the log.
 	remarkAge = 30 * time.Second
-	// maxQuote is how many runes of a line of a log, or of an error, are quoted.
+	// maxQuote is how many runes of a log line, or of an error, are quoted.
 	maxQuote = 200
 )
 
-// life is what was observed of a process, whatever it does.
+// life is what was observed of a process.
 type life struct {
 	alive, stopping bool
 	started         time.Time
@@ -39,19 +39,19 @@ func lifeOf(st process.State) life {
 	return life{alive: st.Running, stopping: st.Stopping, started: st.Started}
 }
 
-// remark is what was said of a process, and when.
+// remark is what was reported about a process, and when.
 type remark struct {
 	text string
 	at   time.Time
 }
 
-// topic is what a remark is about. A process may keep failing and, when it lives for once, not become ready.
+// topic is the subject of a remark. A process may keep failing and, when it runs, not become ready.
 type topic struct {
 	dir, process string
 	failing      bool
 }
 
-// why says why a process does not serve: unhealthy is what is the matter with it if it runs. It leaves out its name.
+// why describes why a process does not serve: unhealthy is the problem if it runs. It omits the name.
 func (p *Plane) why(name string, l life, unhealthy error) string {
 	switch {
 	case !l.alive:
@@ -69,12 +69,12 @@ func (p *Plane) why(name string, l life, unhealthy error) string {
 func (p *Plane) whyDown(name string) string {
 	why := p.Processes.Why(name)
 	if why == "" {
-		return phaseStarting // somebody has started it since it was looked at
+		return phaseStarting // it was started after it was observed
 	}
-	// Only of a process that ended by itself is the log part of it, and more of the log than fits here.
-	reason, _, diedByItself := strings.Cut(strings.TrimPrefix(why, name+" "), ";")
+	// Only for a process that ended unexpectedly, the text contains the log, and more of it than fits here.
+	reason, _, unexpected := strings.Cut(strings.TrimPrefix(why, name+" "), ";")
 	switch {
-	case !diedByItself:
+	case !unexpected:
 		return reason
 	case p.Processes.BackOff(name) > 0:
 		return p.host.remember(topic{p.Dir, name, true}, func() string { return p.quoting(name, "keeps failing, "+reason) })
@@ -91,10 +91,10 @@ func (p *Plane) quoting(name, reason string) string {
 	return reason + ": " + shorten(line[len(klogHeader.FindString(line)):])
 }
 
-// klogHeader is what is new in a line that klog writes again: severity, time and pid.
+// klogHeader matches the part that changes when klog writes a line again: severity, time and pid.
 var klogHeader = regexp.MustCompile(`^[IWEF]\d{4} [\d:.]+ +\d+ `)
 
-// shorten cuts what may have been cut already, amid a rune.
+// shorten shortens a text that may already have been cut within a rune.
 func shorten(s string) string {
 	runes := []rune(strings.ToValidUTF8(s, ""))
 	if len(runes) <= maxQuote {
@@ -103,7 +103,7 @@ func shorten(s string) string {
 	return string(runes[:maxQuote]) + "…"
 }
 
-// withoutURL takes from an error of a request the URL, which says nothing that the name of the process does not.
+// withoutURL removes the URL from the error of a request, since the name of the process says the same.
 func withoutURL(err error) error {
 	if wrapped := new(url.Error); errors.As(err, &wrapped) {
 		return wrapped.Err
@@ -111,7 +111,7 @@ func withoutURL(err error) error {
 	return err
 }
 
-// recall returns what was said lately; empty when nothing was.
+// recall returns what was recently reported; empty if nothing was.
 func (h *Host) recall(t topic) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -121,7 +121,7 @@ func (h *Host) recall(t topic) string {
 	return ""
 }
 
-// remember says again what was said lately, or else something new: a log grows faster than a status should change.
+// remember repeats what was recently reported, or else calls say: a log grows faster than a status should change.
 func (h *Host) remember(t topic, say func() string) string {
 	if text := h.recall(t); text != "" {
 		return text
@@ -133,7 +133,7 @@ func (h *Host) remember(t topic, say func() string) string {
 	return text
 }
 
-// others says what else the control plane lacks, each by its name.
+// others returns what else the control plane lacks, by name.
 func (p *Plane) others(balancer error) (waiting []string) {
 	names := []string{"etcd"}
 	for i := range p.Secondaries() {
@@ -157,5 +157,5 @@ func (p *Plane) others(balancer error) (waiting []string) {
 	return waiting
 }
 
-// errNoAnswer is that of the load balancer, whose own errors name file descriptors.
+// errNoAnswer is the error of the load balancer, whose own errors name file descriptors.
 var errNoAnswer = errors.New("it does not answer")

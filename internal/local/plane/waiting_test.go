@@ -107,7 +107,7 @@ func TestWaitingOfAnIntendedRestart(t *testing.T) {
 	w.want(phaseStopping, 0)
 	w.want(phaseStopping, time.Hour)
 	w.eventually("it is gone", w.stop)
-	w.want("has ended as it was told to", 0)
+	w.want("was stopped", 0)
 }
 
 func TestWaitingOfASlowStartIsSaidAnewOnlyAfterAWhile(t *testing.T) {

@@ -5,8 +5,7 @@ import (
 	"time"
 )
 
-// attempts is what this Runner itself saw of the starts of a process. Back-off needs no more: a Runner that is
-// new may try at once.
+// attempts is what this Runner itself observed of the starts of a process. A new Runner may try at once.
 type attempts struct {
 	last     time.Time
 	running  bool
@@ -30,12 +29,12 @@ func (r *Runner) noteStart(name string) {
 }
 
 func (r *Runner) noteEnd(name string, err error) {
-	told := r.wasToldToStop(name)
+	asked := r.wasAskedToStop(name)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a := r.starts[name]
 	a.running, a.end = false, err
-	if told || time.Since(a.last) >= steady {
+	if asked || time.Since(a.last) >= steady {
 		a.failures = 0
 	} else {
 		a.failures++
@@ -43,26 +42,26 @@ func (r *Runner) noteEnd(name string, err error) {
 	r.starts[name] = a
 }
 
-func (r *Runner) wasToldToStop(name string) bool {
+func (r *Runner) wasAskedToStop(name string) bool {
 	id, ok, err := r.recorded(name)
 	if err != nil || !ok {
 		return false
 	}
-	_, told := r.toldToStop(name, id)
-	return told
+	_, asked := r.askedToStop(name, id)
+	return asked
 }
 
-// Died reports whether a process was started and has ended without being told to.
+// Died reports whether a process was started and has ended without being stopped.
 func (r *Runner) Died(name string) bool {
 	id, ok, err := r.recorded(name)
 	if err != nil || !ok || id.Alive() {
 		return false
 	}
-	_, told := r.toldToStop(name, id)
-	return !told
+	_, asked := r.askedToStop(name, id)
+	return !asked
 }
 
-// BackOff is how long Start still does nothing: none after the first early end, then 0.5 s and up to 10 s.
+// BackOff returns how long Start still does nothing: none after the first early end, then 0.5 s and up to 10 s.
 func (r *Runner) BackOff(name string) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -74,14 +73,14 @@ func (r *Runner) BackOff(name string) time.Duration {
 	return max(0, time.Until(a.last.Add(wait)))
 }
 
-// Why says in words why a process that should run does not, with the last lines of its log; empty when it runs.
+// Why describes why a process that should run does not, with the last lines of its log; empty if it runs.
 func (r *Runner) Why(name string) string {
 	st, err := r.Observe(name)
 	if err != nil || st.Running {
 		return ""
 	}
-	if r.wasToldToStop(name) {
-		return name + " has ended as it was told to"
+	if r.wasAskedToStop(name) {
+		return name + " was stopped"
 	}
 	r.mu.Lock()
 	a, ok := r.starts[name]

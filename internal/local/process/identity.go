@@ -13,16 +13,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Identity is a process that can be told from every other one, past and future; zero is none.
+// Identity identifies a process uniquely, among past and future ones, too; zero is none.
 type Identity struct {
-	// Boot is the id of the host's start (random(4)).
+	// Boot is the ID of the host's boot (random(4)).
 	Boot string
 	PID  int
-	// Ticks is when it was started, since the host was, in 1/TicksPerSecond s (proc_pid_stat(5), field 22).
+	// Ticks is the time from the host's boot to the process's start, in 1/TicksPerSecond s (proc_pid_stat(5), field
+	// 22).
 	Ticks uint64
 }
 
-// recorded reads who the process said it is; false when none was ever started.
+// recorded reads the identity that the process wrote; false if none was ever started.
 func (r *Runner) recorded(name string) (Identity, bool, error) {
 	path := r.file(name, "pid")
 	raw, err := os.ReadFile(path)
@@ -41,7 +42,7 @@ func (r *Runner) recorded(name string) (Identity, bool, error) {
 	return id.Identity, true, nil
 }
 
-// Alive reports whether that very process runs. A zombie does not.
+// Alive reports whether this process runs. A zombie does not.
 func (id Identity) Alive() bool {
 	now, _, alive := LookUp(id.PID)
 	return alive && now == id
@@ -51,7 +52,7 @@ func (id Identity) started() time.Time {
 	return bootTime().Add(time.Duration(id.Ticks) * time.Second / TicksPerSecond)
 }
 
-// Uptime is the time since the host started, which no change of its clock touches (CLOCK_BOOTTIME).
+// Uptime returns the time since the host started, which setting its clock does not change (CLOCK_BOOTTIME).
 func Uptime() time.Duration {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &t); err != nil {
@@ -63,8 +64,8 @@ func Uptime() time.Duration {
 // TicksPerSecond is USER_HZ, which is 100 on every architecture that Go runs on.
 const TicksPerSecond = 100
 
-// LookUp says who has the pid now, and who is its parent, which may change; false when nobody does but perhaps a
-// zombie.
+// LookUp returns the process that has the pid now, and its parent, which may change; false if there is none except
+// perhaps a zombie.
 func LookUp(pid int) (id Identity, parent int, alive bool) {
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -80,7 +81,7 @@ func LookUp(pid int) (id Identity, parent int, alive bool) {
 	return is.Identity, is.parent, true
 }
 
-// BootID is the id of the host's start (random(4)).
+// BootID returns the ID of the host's boot (random(4)).
 func BootID() (string, error) {
 	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(raw)), err
@@ -93,8 +94,8 @@ type stat struct {
 	parent int
 }
 
-// parseStat reads proc_pid_stat(5). The second field is in parentheses and may hold anything, parentheses and spaces
-// too.
+// parseStat parses proc_pid_stat(5). The second field is in parentheses and may contain anything, including parentheses
+// and spaces.
 func parseStat(line []byte) (s stat, err error) {
 	errBad := errors.New("not a line of /proc/PID/stat")
 	open, end := bytes.IndexByte(line, '('), bytes.LastIndexByte(line, ')')
@@ -118,7 +119,7 @@ func parseStat(line []byte) (s stat, err error) {
 	return s, nil
 }
 
-// bootTime is when the machine started, by the clock as it is set now; zero when /proc does not say.
+// bootTime returns when the machine started, by the current clock; zero if /proc does not contain it.
 func bootTime() time.Time {
 	raw, err := os.ReadFile("/proc/stat")
 	if err != nil {

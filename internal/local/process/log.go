@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// maxLog is the size of a log at which the next start sets it aside as NAME.log.1.
+// maxLog is the size of a log at which the next start renames it to NAME.log.1.
 const maxLog = 50 << 20
 
 func openLog(path string) (*os.File, error) {
@@ -20,11 +20,11 @@ func openLog(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 }
 
-// secrets are what no text about a process may repeat: PEM, and anything in three parts like a token.
+// secrets matches what no text about a process may repeat: PEM, and anything in three parts like a token.
 var secrets = regexp.MustCompile(`-----BEGIN|-----END|[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}`)
 
-// LastLines returns up to n lines from the end of a log, each cut to 300 bytes, joined by " | ". A line with what may
-// be a key or a token is left out.
+// LastLines returns up to n lines from the end of a log, each cut to 300 bytes, joined by " | ". It omits a line that
+// may contain a key or a token.
 func (r *Runner) LastLines(name string, n int) string {
 	tail, err := readTail(r.file(name, "log"), 8<<10)
 	if err != nil {

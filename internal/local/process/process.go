@@ -1,8 +1,8 @@
-// Package process runs programs that outlive whoever started them.
+// Package process runs programs that outlive the process that started them.
 //
-// Runner is where to start. It finds its processes again by looking: each process itself writes its pid and start time
-// before it becomes the program, so that no death of anybody, at any moment, leaves a process that is not known or one
-// that runs twice; and no signal ever reaches a process that merely got the pid of an old one.
+// Start with Runner. It finds its processes again by observing them: each process writes its own pid and start time
+// before it becomes the program. So no crash at any moment leaves an unknown process or one that runs twice, and no
+// signal ever reaches a process that merely reuses an old pid.
 package process
 
 import (
@@ -26,33 +26,33 @@ import (
 	"github.com/keyturn/keyturn/internal/local/thread"
 )
 
-// Spec is a program to run, as data.
+// Spec describes a program to run.
 type Spec struct {
-	// Name tells the processes of a Runner apart; it becomes part of file names.
+	// Name distinguishes the processes of a Runner; it becomes part of file names.
 	Name string
-	// Path is the program's absolute path and Args its arguments without the program itself. No secret belongs in them.
+	// Path is the program's absolute path, and Args its arguments without the program itself. They must not contain
+	// secrets.
 	Path string
 	Args []string
-	// Env is its whole environment but for PATH, HOME and TMPDIR, which are the caller's: what else the caller has in its
-	// environment is nothing that should live on in a process that outlives it.
+	// Env is its whole environment except PATH, HOME and TMPDIR, which are the caller's. The rest of the caller's
+	// environment should not live on in a process that outlives it.
 	Env []string
 	// Dir is the working directory; empty: the Runner's.
 	Dir string
-	// Hostname is its own host name; empty: the host's, which it has too where the caller is not allowed to give it
-	// another.
+	// Hostname is its own host name; empty: the host's. It also has the host's if the caller may not set another.
 	Hostname string
 	// Clear is a directory that is removed before the process starts; empty: none.
 	Clear string `json:"-"`
 	// Files are open files that the process inherits, as descriptors from FirstFile on.
 	Files []*os.File `json:"-"`
-	// Stamp is what the caller wants to know of the process as long as it runs.
+	// Stamp is data for the caller about the process, kept as long as it runs.
 	Stamp string
 }
 
 // FirstFile is the descriptor of the first of a Spec's Files.
 const FirstFile = 4
 
-// Digest identifies what is run, leaving out the stamp and what is only for its start.
+// Digest identifies what is run, without the stamp and what is only for its start.
 func (s Spec) Digest() string {
 	s.Stamp = ""
 	raw, err := json.Marshal(s)
@@ -70,14 +70,14 @@ type State struct {
 	PID     int
 	Started time.Time
 	Stamp   string
-	// Digest identifies the Spec that it was started with, leaving out the stamp.
+	// Digest identifies the Spec that it was started with, without the stamp.
 	Digest string
-	// Stopping means that it was told to end.
+	// Stopping means that it was asked to stop.
 	Stopping bool
 }
 
-// Runner keeps, in one directory of mode 0700, three files for each process: NAME.pid, NAME.json (what it was started
-// as) and NAME.log. It is safe for concurrent use, also by several processes.
+// Runner keeps, in one directory of mode 0700, three files for each process: NAME.pid, NAME.json (what was started) and
+// NAME.log. It is safe for concurrent use, even by several processes.
 type Runner struct {
 	dir string
 
@@ -85,20 +85,20 @@ type Runner struct {
 	starts map[string]attempts
 }
 
-// New returns the Runner of a directory, which is made when first needed.
+// New returns the Runner of a directory, which is created when first needed.
 func New(dir string) *Runner { return &Runner{dir: dir, starts: map[string]attempts{}} }
 
-// record is NAME.json: whole, so that a person can see what runs.
+// record is NAME.json: complete, so that a person can see what runs.
 type record struct {
 	Spec
 	Hash string
 }
 
-// ErrBusy means that somebody else is starting the process at this moment. Look again.
+// ErrBusy means that another process is starting the process. Try again.
 var ErrBusy = errors.New("process is being started")
 
-// Start runs the program unless it runs already. It returns once the process exists, not when it serves.
-// A program that keeps ending soon is started again only after a while: see BackOff.
+// Start runs the program unless it already runs. It returns once the process exists, not when it serves. A program that
+// keeps ending early is restarted only after a while: see BackOff.
 func (r *Runner) Start(s Spec) error {
 	if err := r.start(s); err != nil {
 		return fmt.Errorf("starting %s: %w", s.Name, err)
@@ -117,7 +117,8 @@ func (r *Runner) start(s Spec) error {
 	if err != nil {
 		return err
 	}
-	// The child inherits the lock and gives it up when its pid is on record, so whoever holds it next sees the child.
+	// The child inherits the lock and releases it when its pid is recorded, so the next holder of the lock sees the
+	// child.
 	defer lock.Close()
 	if st, err := r.Observe(s.Name); err != nil || st.Running {
 		return err
@@ -133,7 +134,7 @@ func (r *Runner) start(s Spec) error {
 	if err := r.writeRecord(s); err != nil {
 		return err
 	}
-	// Crash here: nothing runs, and what was recorded says nothing as long as nothing runs.
+	// After a crash here, nothing runs, and the record is meaningless as long as nothing runs.
 	return r.spawn(s, lock)
 }
 
@@ -160,8 +161,8 @@ func (r *Runner) writeRecord(s Spec) error {
 	return atomicfile.Write(r.file(s.Name, "json"), raw)
 }
 
-// becomeProgram writes the boot id and the shell's own line of /proc to the pid file, gives up the lock (3), and
-// becomes the program: pid and start time stay the same.
+// becomeProgram writes the boot ID and the shell's own line of /proc to the pid file, releases the lock (3), and
+// becomes the program: pid and start time do not change.
 const becomeProgram = `umask 077 &&
 cat /proc/sys/kernel/random/boot_id /proc/$$/stat > "$0.tmp" && mv "$0.tmp" "$0" && exec 3>&- && exec "$@"`
 
@@ -189,13 +190,13 @@ func (r *Runner) spawn(s Spec, lock *os.File) error {
 	}
 	r.noteStart(s.Name)
 	go func() {
-		err := cmd.Wait() // takes the zombie away, if we live to see it
+		err := cmd.Wait() // reaps the zombie, if we still run
 		r.noteEnd(s.Name, err)
 	}()
 	return r.awaitRecord(s.Name, cmd.Process.Pid)
 }
 
-// startNamed starts a command that has a host name of its own. Without root it keeps the host's.
+// startNamed starts a command with its own host name. Without root it keeps the host's.
 func startNamed(cmd *exec.Cmd, hostname string) error {
 	if hostname == "" {
 		return cmd.Start()
@@ -212,8 +213,8 @@ func startNamed(cmd *exec.Cmd, hostname string) error {
 	})
 }
 
-// keepFilesToOurselves marks what our own starter left open in us, such as a pipe whose end somebody waits for: a
-// process that outlives us must not hold it. Kernels before 5.11 cannot, which does no worse harm than that.
+// keepFilesToOurselves marks files that our own starter left open in us, such as a pipe that somebody waits for: a
+// process that outlives us must not hold them. Kernels before 5.11 lack this, which only means that it may hold them.
 func keepFilesToOurselves() {
 	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 }
@@ -228,24 +229,23 @@ func basicEnv() []string {
 	return env
 }
 
-// recordTimeout is how long a shell may take to write its pid. Only a machine that is very busy needs more than
-// milliseconds.
+// recordTimeout is how long a shell may take to write its pid. Only a very busy machine needs more than milliseconds.
 const recordTimeout = time.Minute
 
-// awaitRecord waits until the child is on record, so that who starts and then looks sees it.
+// awaitRecord waits until the child is recorded, so that the caller sees it after the start.
 func (r *Runner) awaitRecord(name string, pid int) error {
 	for deadline := time.Now().Add(recordTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if id, ok, err := r.recorded(name); err != nil || (ok && id.PID == pid) {
 			return err
 		}
 		if _, _, alive := LookUp(pid); !alive {
-			return nil // it ended at once; Observe and its log tell
+			return nil // it ended at once; Observe and its log show why
 		}
 	}
 	return errors.New("the new process did not write its pid file")
 }
 
-// Observe looks at a process.
+// Observe returns the state of a process.
 func (r *Runner) Observe(name string) (State, error) {
 	id, ok, err := r.recorded(name)
 	if err != nil {
@@ -262,13 +262,13 @@ func (r *Runner) Observe(name string) (State, error) {
 	if err := json.Unmarshal(raw, &rec); err != nil {
 		return State{}, fmt.Errorf("looking at %s: %w", name, err)
 	}
-	_, stopping := r.toldToStop(name, id)
+	_, stopping := r.askedToStop(name, id)
 	return State{
 		Running: true, PID: id.PID, Started: id.started(), Stamp: rec.Stamp, Digest: rec.Hash, Stopping: stopping,
 	}, nil
 }
 
-// Forget removes the files of a process that does not run, its log included.
+// Forget removes the files of a process that does not run, including its log.
 func (r *Runner) Forget(name string) error {
 	if st, err := r.Observe(name); err != nil || st.Running {
 		return errors.Join(err, fmt.Errorf("forgetting %s: it runs", name))
@@ -284,7 +284,7 @@ func (r *Runner) Forget(name string) error {
 
 func (r *Runner) file(name, ext string) string { return filepath.Join(r.dir, name+"."+ext) }
 
-// Names returns the processes that this directory knows, whether or not they run.
+// Names returns the processes in this directory, whether or not they run.
 func (r *Runner) Names() ([]string, error) {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

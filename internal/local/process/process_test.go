@@ -114,7 +114,7 @@ func TestStartObserveStop(t *testing.T) {
 	if err := r.Await(t.Context(), "a", time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	if why := r.Why("a"); why != "a has ended as it was told to" {
+	if why := r.Why("a"); why != "a was stopped" {
 		t.Errorf("why: %q", why)
 	}
 	if st := mustStart(t, r, spec); st.Stamp != "two" || st.PID == first.PID {

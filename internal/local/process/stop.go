@@ -13,8 +13,8 @@ import (
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
-// Stop tells a process to end, once, and kills it when it has not ended grace after that. It does not wait: call it
-// until it reports that the process is gone.
+// Stop asks a process to stop, once, and kills it if it still runs after grace. It does not wait: call it until it
+// reports that the process is gone.
 func (r *Runner) Stop(name string, grace time.Duration) (gone bool, err error) {
 	gone, err = r.stop(name, grace)
 	if err != nil {
@@ -31,13 +31,13 @@ func (r *Runner) stop(name string, grace time.Duration) (bool, error) {
 	if !ok || !id.Alive() {
 		return r.startsNot(name)
 	}
-	since, told := r.toldToStop(name, id)
+	since, asked := r.askedToStop(name, id)
 	switch {
-	case !told:
+	case !asked:
 		if err := id.Signal(syscall.SIGTERM); err != nil {
 			return false, err
 		}
-		// Crash here: it is told a second time, which some programs take as a wish to end at once.
+		// After a crash here, it is asked a second time, which makes some programs stop at once.
 		return false, r.noteStop(name, id)
 	case Uptime()-since >= grace:
 		return false, id.Signal(syscall.SIGKILL)
@@ -45,7 +45,7 @@ func (r *Runner) stop(name string, grace time.Duration) (bool, error) {
 	return false, nil
 }
 
-// startsNot reports whether no process is about to go on record.
+// startsNot reports whether no process is about to be recorded.
 func (r *Runner) startsNot(name string) (bool, error) {
 	lock, err := r.lock(name)
 	switch {
@@ -88,13 +88,13 @@ func (r *Runner) Signal(name string, s syscall.Signal) error {
 	return nil
 }
 
-// noteStop records that the process was asked to end, and when.
+// noteStop records that the process was asked to stop, and when.
 func (r *Runner) noteStop(name string, id Identity) error {
 	return atomicfile.Write(r.file(name, "stop"), fmt.Appendf(nil, "%s\n%d\n", id.key(), Uptime()))
 }
 
-// toldToStop reports whether that process was asked to end, and the uptime of the host then.
-func (r *Runner) toldToStop(name string, id Identity) (time.Duration, bool) {
+// askedToStop reports whether that process was asked to stop, and the uptime of the host then.
+func (r *Runner) askedToStop(name string, id Identity) (time.Duration, bool) {
 	raw, err := os.ReadFile(r.file(name, "stop"))
 	if err != nil {
 		return 0, false
@@ -107,13 +107,13 @@ func (r *Runner) toldToStop(name string, id Identity) (time.Duration, bool) {
 	return time.Duration(since), err == nil
 }
 
-// key names the process; the id of the boot is in it, so that an uptime beside it is of the same life of the host.
+// key identifies the process. It contains the boot ID, so that an uptime next to it is of the same boot.
 func (id Identity) key() string {
 	return id.Boot + " " + strconv.Itoa(id.PID) + " " + strconv.FormatUint(id.Ticks, 10)
 }
 
-// Signal sends a signal to that very process; one that does not run is no error. It takes hold of the process by a
-// pidfd before it makes sure who it is, so the pid cannot change hands in between.
+// Signal sends a signal to exactly this process; one that does not run is no error. It opens a pidfd before it checks
+// the identity, so the pid cannot be reused in between.
 func (id Identity) Signal(s syscall.Signal) error {
 	p, err := os.FindProcess(id.PID)
 	if err != nil {
@@ -129,7 +129,7 @@ func (id Identity) Signal(s syscall.Signal) error {
 	return nil
 }
 
-// StopAll is Stop for several processes at once. It reports true when all are gone.
+// StopAll is Stop for several processes at once. It returns true when all are gone.
 func (r *Runner) StopAll(names []string, grace time.Duration) (gone bool, err error) {
 	gone = true
 	var errs []error

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// The names of the programs that a control plane consists of.
+// The names of the programs of a control plane.
 const (
 	Etcd              = "etcd"
 	APIServer         = "kube-apiserver"
@@ -29,13 +29,13 @@ type Set struct {
 	kube, own string
 
 	mu sync.Mutex
-	// flatVersion is the version of the binaries in kube itself, once it was asked for.
+	// flatVersion is the version of the binaries directly in kube, once it is known.
 	flatVersion string
 }
 
-// New uses the Kubernetes binaries and etcd of a folder, in one folder a version ("v1.36.4") or, as official releases
-// come, in itself, and Keyturn's own programs of another. Empty: the folder kube beside this executable, and the folder
-// of this executable.
+// New uses the Kubernetes binaries and etcd of a folder, in one folder per version ("v1.36.4") or, like official
+// releases, directly, and Keyturn's own programs of another folder. Empty: the folder kube next to this executable, and
+// the folder of this executable.
 func New(kube, own string) (*Set, error) {
 	if kube == "" {
 		exe, err := os.Executable()
@@ -51,11 +51,11 @@ func New(kube, own string) (*Set, error) {
 	return &Set{kube: abs, own: own}, nil
 }
 
-// KubeDir is the folder of Kubernetes binaries.
+// KubeDir returns the folder of Kubernetes binaries.
 func (s *Set) KubeDir() string { return s.kube }
 
-// Binary finds a Kubernetes binary, or etcd, for a version such as "v1.36.4". Its error says what to do when
-// there is none or it is of another version.
+// Binary returns the path of a Kubernetes binary, or etcd, for a version such as "v1.36.4". Its error says what to do
+// if it is missing or has another version.
 func (s *Set) Binary(version, name string) (string, error) {
 	path, err := s.Find(version, name)
 	if err != nil {
@@ -64,7 +64,7 @@ func (s *Set) Binary(version, name string) (string, error) {
 	return path, s.Check(version, path)
 }
 
-// Check refuses a Kubernetes binary of another version; etcd has versions of its own.
+// Check refuses a Kubernetes binary of another version; etcd has its own versions.
 func (s *Set) Check(version, path string) error {
 	if filepath.Base(path) == Etcd {
 		return nil
@@ -98,7 +98,7 @@ func (s *Set) Find(version, name string) (string, error) {
 		"no %s %s at %s; there is %s", name, version, wanted, s.versions())
 }
 
-// versions names the versions that have a folder.
+// versions lists the versions that have a folder.
 func (s *Set) versions() string {
 	folders, _ := os.ReadDir(s.kube) // without any, there is no version
 	var versions []string
@@ -113,7 +113,7 @@ func (s *Set) versions() string {
 	return strings.Join(versions, ", ")
 }
 
-// Available returns the preferred version, or that of official release binaries when there are no others. It asks these
+// Available returns the preferred version, or that of official release binaries if there are no others. It asks these
 // once, since a cluster keeps its version: Check refuses a binary that was replaced by another version.
 func (s *Set) Available(preferred string) (string, error) {
 	flat := filepath.Join(s.kube, APIServer)
@@ -132,7 +132,7 @@ func (s *Set) Available(preferred string) (string, error) {
 	return s.flatVersion, nil
 }
 
-// Own finds one of Keyturn's own programs.
+// Own returns the path of one of Keyturn's own programs.
 func (s *Set) Own(name string) (string, error) {
 	dir := s.own
 	if dir == "" {
@@ -149,7 +149,7 @@ func (s *Set) Own(name string) (string, error) {
 	return path, nil
 }
 
-// FindHAProxy looks where Debian puts HAProxy too, which is not on every user's PATH.
+// FindHAProxy also searches where Debian installs HAProxy, which is not on every user's PATH.
 func FindHAProxy() (string, error) {
 	for _, name := range []string{HAProxy, "/usr/sbin/haproxy"} {
 		if path, err := exec.LookPath(name); err == nil {
@@ -164,8 +164,7 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// versionOf asks a binary for its version. Whoever calls it is about to start the binary, so that it is of the file
-// that starts.
+// versionOf asks a binary for its version. Call it right before starting the binary, so that both are the same file.
 func versionOf(path string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -180,7 +179,7 @@ func versionOf(path string) (string, error) {
 	return lastWordOfFirstLine(string(out)), nil
 }
 
-// lastWordOfFirstLine takes "v1.36.4" from "Kubernetes v1.36.4" and "Client Version: v1.36.4".
+// lastWordOfFirstLine extracts "v1.36.4" from "Kubernetes v1.36.4" and "Client Version: v1.36.4".
 func lastWordOfFirstLine(text string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
 	words := strings.Fields(line)

@@ -12,7 +12,7 @@ import (
 
 // The states of a cluster, as its processes show them.
 const (
-	stateRunning  = "running"  // all processes that it knows run
+	stateRunning  = "running"  // all recorded processes run
 	stateDegraded = "degraded" // some do not, or are ending
 	stateUnknown  = "unknown"  // they cannot be read
 )
@@ -21,7 +21,7 @@ var clustersDesc = prometheus.NewDesc("keyturn_local_clusters",
 	"User clusters of this host, by state: running, degraded (a process does not run, or is ending), or unknown.",
 	[]string{"state"}, nil)
 
-// collector collects what an operator of a host wants to know of it.
+// collector collects the metrics of a host.
 type collector struct{ host *plane.Host }
 
 // Metrics returns the metrics of a host: its clusters by state, and the restarts of processes.
@@ -33,7 +33,7 @@ func (c collector) Describe(to chan<- *prometheus.Desc) {
 	c.host.Restarts.Describe(to)
 }
 
-// Collect implements prometheus.Collector. It reads what runs each time.
+// Collect implements prometheus.Collector. It observes the processes each time.
 func (c collector) Collect(to chan<- prometheus.Metric) {
 	c.host.Restarts.Collect(to)
 	sites, err := c.host.Data.Sites()
@@ -50,13 +50,13 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-// runDirs are the directories of the processes of a cluster: those of its control plane, and one for each machine.
+// runDirs returns the directories of a cluster's processes: those of its control plane, and one for each machine.
 func runDirs(s datadir.Site) ([]string, error) {
 	machines, err := filepath.Glob(filepath.Join(s.Path("machines"), "*", "run"))
 	return append(machines, s.Path("run")), err
 }
 
-// stateOf is the state of a cluster.
+// stateOf returns the state of a cluster.
 func stateOf(s datadir.Site) string {
 	dirs, err := runDirs(s)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/remote"
 )
 
-// Server serves the adapters of user clusters on this host. It has no credentials yet.
+// Server serves the adapters of user clusters on this host. The caller sets its credentials.
 func Server(h *plane.Host) *remote.Server {
 	return &remote.Server{
 		ControlPlane: func(uc *v1alpha1.UserCluster) (controlplane.Adapter, error) {

@@ -18,16 +18,16 @@ import (
 )
 
 const (
-	// lookEvery is how often watch reads what runs of each cluster, and lookOften how often for lookLong after it has
-	// changed. Between looks, the kernel tells of each process that ends.
+	// lookEvery is how often watch observes each cluster, and lookOften how often for lookLong after a change. In
+	// between, the kernel reports each process that ends.
 	lookEvery = 10 * time.Second
 	lookOften = time.Second
 	lookLong  = time.Minute
 )
 
-// watch calls wake for each user cluster of which a process or a machine has died or was started, or of which the load
-// balancer uses other API servers than before, until ctx ends. It tells of a death at once, of the rest within seconds.
-// The first sight of a cluster counts as a change: what has died of it before, nobody has heard of. Nobody is asked but
+// watch calls wake for each user cluster of which a process or a machine has died or started, or whose load balancer
+// uses other API servers than before, until ctx ends. It reports a death at once, and the rest within seconds. The
+// first observation of a cluster counts as a change, since earlier deaths were not reported. It makes requests only to
 // load balancers.
 func watch(ctx context.Context, h *plane.Host, wake func(context.Context, types.NamespacedName)) error {
 	w := pulses{host: h}
@@ -62,17 +62,17 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// pulses are what watch has seen.
+// pulses are what watch has observed.
 type pulses struct {
 	host *plane.Host
-	// seen are the clusters, by the name of their site, each in words that change when something of it does.
+	// seen are the clusters, by the name of their site, each with a text that changes with its state.
 	seen map[string]string
-	// living are descriptors of the processes that ran at the last look, and of are their clusters.
+	// living are descriptors of the processes that ran at the last observation, and of are their clusters.
 	living []unix.PollFd
 	of     []types.NamespacedName
 }
 
-// look reads what runs, and returns the clusters that are not what they were at the last look.
+// look observes what runs, and returns the clusters that have changed since the last time.
 func (w *pulses) look(ctx context.Context) (changed []types.NamespacedName) {
 	sites, err := w.host.Data.Sites()
 	if err != nil {
@@ -93,7 +93,8 @@ func (w *pulses) look(ctx context.Context) (changed []types.NamespacedName) {
 	return changed
 }
 
-// pulse tells the state of a cluster from every other, and opens its processes. What cannot be read is a state too.
+// pulse returns a text that changes with the state of a cluster, and opens its processes. An unreadable cluster has a
+// state, too.
 func (w *pulses) pulse(ctx context.Context, s datadir.Site, cluster types.NamespacedName) string {
 	var pulse strings.Builder
 	dirs, err := runDirs(s)
@@ -118,8 +119,8 @@ func (w *pulses) pulse(ctx context.Context, s datadir.Site, cluster types.Namesp
 	return pulse.String()
 }
 
-// open makes await notice the end of a process. One that has ended already, or that a kernel before 5.3 cannot open, is
-// for the next look.
+// open makes await notice the end of a process. The next look handles one that has already ended, or that a kernel
+// before 5.3 cannot open.
 func (w *pulses) open(pid int, cluster types.NamespacedName) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -147,7 +148,7 @@ func (w *pulses) await(atMost time.Duration) (changed []types.NamespacedName) {
 			changed = append(changed, w.of[i])
 		}
 		_ = unix.Close(int(w.living[i].Fd))
-		w.living[i].Fd = -1 // poll leaves it out
+		w.living[i].Fd = -1 // poll ignores it
 		w.living[i].Revents = 0
 	}
 	return changed

@@ -1,14 +1,14 @@
-// Package evict judges pods by their age, and replaces those that may hold an old token.
+// Package evict finds pods that may hold an old token, by their age, and replaces them.
 //
-// A kubelet requests a token for a pod after the pod was created. So a pod that was created once every API server
-// signed with the new key, and once every legacy token was re-signed, holds no older token in any way. That needs
-// the API and nothing else: no machine, and nobody on the node.
+// A kubelet requests a token for a pod after the pod was created. So a pod that was created after every API server
+// signed with the new key, and after every legacy token was signed again, holds no older token. This needs only the
+// API: no machine, and nothing on the node.
 //
-// Plan is where to start: a pure function from the pods of a cluster (Pods) to those that are to be evicted now. An
-// Executor notes since when tokens are new, lists pods (Observe), asks the API server to evict some (Do), and words
-// what is waited for (Reasons). With nodeRefresh Evict it moves the pods of all nodes. With Replace it moves those that
-// API servers refuse until they start again, since the turn of their nodes may be hours away. Besides it judges the
-// pods on nodes that Keyturn did not make, and those that keep an old token although the rotation may end.
+// Start with Plan: a pure function from the pods of a cluster (Pods) to those to evict now. An Executor records since
+// when tokens are new, lists pods (Observe), asks the API server to evict some (Do), and describes what it waits for
+// (Reasons). With nodeRefresh Evict it evicts pods on all nodes. With Replace it evicts those that API servers refuse
+// until they start again, since their nodes may be replaced only hours later. It also judges the pods on nodes that
+// Keyturn did not make, and those that keep an old token without blocking the rotation.
 package evict
 
 import (
@@ -21,66 +21,67 @@ import (
 )
 
 const (
-	// mostAtOnce is how many evictions one call asks for: it is to return soon.
+	// mostAtOnce is how many evictions one call requests, since it must return quickly.
 	mostAtOnce = 50
-	// awayPercent is how many of a controller's pods may be away at a time, rounded down, but one at least.
+	// awayPercent is the percentage of a controller's pods that may be missing at a time, rounded down, but at least
+	// one.
 	awayPercent = 10
 )
 
-// Pod is one that may hold an old token.
+// Pod is a pod that may hold an old token.
 type Pod struct {
-	// Object has the metadata of the pod and its node, and no more.
+	// Object has only the metadata of the pod, and its node.
 	Object *corev1.Pod
-	// Owner is the controller that makes another one; empty when none does.
+	// Owner is the controller that recreates it; empty if none does.
 	Owner types.UID
-	// Released means that the user lets it be evicted although nothing makes another one.
+	// Released means that the user allows its eviction although nothing recreates it.
 	Released bool
-	// System means that the cluster itself may need it.
+	// System means that the cluster itself may depend on it.
 	System bool
 	Ready  bool
-	// Dead means that it has a copy of a legacy token that was re-signed since: API servers refuse it.
+	// Dead means that it has a copy of a legacy token that was since signed again: API servers refuse the copy.
 	Dead bool
-	// Refused means that an eviction was refused lately.
+	// Refused means that an eviction was recently refused.
 	Refused bool
 
-	// NewBy is by when its tokens are new without an eviction, and Pinned a volume of which they never are; both are zero
-	// if nobody waits for that.
+	// NewBy is when its tokens are new at the latest without an eviction, and Pinned is a volume whose token never
+	// becomes new. Both are zero if nobody waits for that.
 	NewBy  time.Time
 	Pinned string
 }
 
 func (p Pod) ending() bool { return p.Object.DeletionTimestamp != nil }
 
-// bare reports whether nothing makes another one, and the user did not release it.
+// bare reports whether nothing recreates it and the user did not release it.
 func (p Pod) bare() bool { return p.Owner == "" && !p.Released }
 
-// Owner is what is known of the pods of one controller, or of all system pods.
+// Owner describes the pods of one controller, or all system pods.
 type Owner struct {
-	// Pods is how many there are, and Away how many of them are not ready or are ending.
+	// Pods is their number, and Away how many of them are not ready or are terminating.
 	Pods, Away int
-	// Unready is the youngest that is to be ready and is not; nil if there is none.
+	// Unready is the youngest that should be ready and is not; nil if there is none.
 	Unready *corev1.Pod
 }
 
-// mayLose reports whether one more may go.
+// mayLose reports whether one more may be evicted.
 func (o Owner) mayLose() bool { return o.Away < max(1, o.Pods*awayPercent/100) }
 
-// Pods are the pods of a cluster in which tokens are to be replaced.
+// Pods are the pods of a cluster in which tokens are being replaced.
 type Pods struct {
-	// Old may hold an old token.
+	// Old are the pods that may hold an old token.
 	Old []Pod
 	// Owners are the controllers of pods.
 	Owners map[types.UID]Owner
-	// System are the system pods, of which one goes at a time.
+	// System describes the system pods, of which one is evicted at a time.
 	System Owner
 }
 
 // Plan returns which pods to evict now.
 //
-// It guarantees that no pod is evicted which nothing would make again unless the user released it, that no controller
-// loses more than a tenth of its pods at a time, but one, and that one system pod at most is away. A pod that is not
-// ready is away already, and may always go. What budgets allow is for the API server to decide, and one pod that is
-// refused holds up no other.
+// It guarantees that no pod is evicted that nothing recreates, unless the user released it, that no controller loses
+// more than a tenth of its pods at a time, but one in any case, and that at most one system pod is missing. A pod that
+// is not ready is already missing, and may always be evicted. The API server decides what budgets allow, and one
+// refused pod does not block the others.
 func Plan(pods Pods) []Pod {
 	system, away := pods.System, map[types.UID]Owner{}
 	var now []Pod
@@ -108,7 +109,8 @@ func Plan(pods Pods) []Pod {
 	return now
 }
 
-// inTurn has the pods come first that may go, since a call asks for some only, and of those the ones with a dead token.
+// inTurn orders pods that may go first, since a call evicts only some, and among those the pods with a dead token
+// first.
 func inTurn(a, b Pod) int {
 	return cmp.Or(cmp.Compare(count(a.Refused), count(b.Refused)), cmp.Compare(count(b.Dead), count(a.Dead)))
 }

@@ -21,15 +21,15 @@ import (
 // pageSize is how many objects are read at once.
 const pageSize = 500
 
-// Executor is the pods of one cluster, during one call.
+// Executor evicts pods of one cluster, during one call.
 type Executor struct {
 	// How is the cluster's nodeRefresh.
 	How v1alpha1.NodeRefresh
-	// Unread means that nobody reads the token files on any node, and Reload is how long applications may use a token that
+	// Unread means that no node's token files are read, and Reload is how long applications may keep using a token that
 	// is no longer in its file.
 	Unread bool
 	Reload time.Duration
-	// Rolled means that somebody else replaces the nodes that Keyturn did not make.
+	// Rolled means that another system replaces the nodes that Keyturn did not make.
 	Rolled bool
 	Keys   nodes.Keys
 	Client kubernetes.Interface
@@ -39,30 +39,30 @@ type Executor struct {
 	Now   time.Time
 }
 
-// Observed is what one observation of a cluster showed.
+// Observed is the result of one observation of a cluster.
 type Observed struct {
-	// judged are the nodes whose pods decide: those that Keyturn did not make, and all if it evicts pods.
+	// judged are the nodes whose pods matter: those that Keyturn did not make, and all nodes if it evicts pods.
 	judged []*corev1.Node
-	// since is the time after which nobody gets an old token; zero while it is not noted.
+	// since is the time after which no pod gets an old token; zero until it is recorded.
 	since time.Time
 	// list is nil if pods were not listed.
 	list *list
 }
 
-// Since is the time after which nobody gets an old token; zero while it is not noted.
+// Since is the time after which no pod gets an old token; zero until it is recorded.
 func (o *Observed) Since() time.Time { return o.since }
 
 // evicts reports whether pods are evicted.
 func (e *Executor) evicts() bool { return e.How == v1alpha1.NodeRefreshEvict }
 
-// hurries reports whether pods with a dead token are evicted although all pods go with their nodes.
+// hurries reports whether pods with a dead token are evicted although all pods end with their nodes.
 func (e *Executor) hurries() bool { return e.How == v1alpha1.NodeRefreshReplace }
 
-// waits reports whether it is left to kubelets to replace tokens, and to their time to prove it.
+// waits reports whether kubelets replace tokens on their own, and only the passing of time proves it.
 func (e *Executor) waits() bool { return e.How == v1alpha1.NodeRefreshWait && e.Unread }
 
-// Observe lists the pods of a cluster, if they matter: those on judged nodes do, those with a dead token, and all do
-// once proven says that nothing else is left to do.
+// Observe lists the pods of a cluster, if they matter. Those on judged nodes and those with a dead token do. All do if
+// proven says that nothing else is left to do.
 func (e *Executor) Observe(ctx context.Context, judged []*corev1.Node, proven bool) (*Observed, error) {
 	o := &Observed{judged: judged}
 	if e.Keys.Old == 0 && !e.Keys.Named {
@@ -145,12 +145,12 @@ func (e *Executor) secrets(ctx context.Context, next string) (*metav1.PartialObj
 	return page, json.Unmarshal(body, page)
 }
 
-// Unnoted reports whether Note is to be called before anything else.
+// Unnoted reports whether Note must be called before anything else.
 func (e *Executor) Unnoted(o *Observed) bool {
 	return e.Keys.Old != 0 && o.since.IsZero()
 }
 
-// Note notes that nobody gets an old token any more. It is called only while that is so.
+// Note records that no pod gets an old token any more. It must be called only while that is true.
 func (e *Executor) Note(ctx context.Context) error {
 	if e.Keys.ProvenAt.IsZero() {
 		return nil // some API server did not prove it in this round
@@ -158,8 +158,8 @@ func (e *Executor) Note(ctx context.Context) error {
 	return e.note(ctx)
 }
 
-// Do evicts pods, as Plan wants it. It begins when the API servers' clocks are past the time that counts as the same as
-// that of the note: the new pods would count as old.
+// Do evicts pods, as Plan wants. It begins only when the API servers' clocks are past the times that cannot be
+// distinguished from the recorded one; earlier, the new pods would count as old.
 func (e *Executor) Do(ctx context.Context, o *Observed) error {
 	if e.Keys.Old == 0 || o.list == nil || !e.begun(o) {
 		return nil
@@ -177,8 +177,8 @@ func (e *Executor) Do(ctx context.Context, o *Observed) error {
 	})
 }
 
-// going are the pods that are to be evicted, and what is around them. Pods on nodes that Keyturn did not make are left
-// to the user, unless he wants all to be evicted.
+// going returns the pods that should be evicted, and their owners. Pods on nodes that Keyturn did not make are left to
+// the user, unless nodeRefresh is Evict.
 func (e *Executor) going(o *Observed) Pods {
 	pods := o.list.Pods
 	switch {
@@ -193,7 +193,7 @@ func (e *Executor) going(o *Observed) Pods {
 	return pods
 }
 
-// begun reports whether a pod that is made from now on counts as new.
+// begun reports whether a pod that is created from now on counts as new.
 func (e *Executor) begun(o *Observed) bool { return e.Keys.ProvenAt.After(o.since.Add(clockSlack)) }
 
 func (e *Executor) withRefusals(pods Pods) Pods {
@@ -206,11 +206,11 @@ func (e *Executor) withRefusals(pods Pods) Pods {
 	return pods
 }
 
-// KeyVersion is one that no token of a pod on a judged node is older than.
+// KeyVersion returns a version that no token of a pod on a judged node is older than.
 func (e *Executor) KeyVersion(o *Observed, node string) int {
 	switch {
 	case e.Keys.Old == 0:
-		return e.Keys.Next // every older token is refused, so nobody holds one
+		return e.Keys.Next // every older token is refused
 	case o.since.IsZero() || o.list == nil || len(o.list.on[node]) > 0:
 		return e.Keys.Old
 	case (e.evicts() || e.waits()) && o.strays():
@@ -229,7 +229,7 @@ func (o *Observed) strays() bool {
 	return here < len(o.list.Old)
 }
 
-// Nodes are nodes in the words of the port: those that Keyturn did not make.
+// Nodes returns the nodes that Keyturn did not make, as package nodes describes them.
 func (e *Executor) Nodes(o *Observed, unmanaged []*corev1.Node) []nodes.Node {
 	var all []nodes.Node
 	for _, n := range unmanaged {
@@ -242,7 +242,7 @@ func (e *Executor) Nodes(o *Observed, unmanaged []*corev1.Node) []nodes.Node {
 	return all
 }
 
-// Holders are the pods that keep an old token; known is false while nobody has listed them.
+// Holders returns the pods that keep an old token; known is false until they were listed.
 func (o *Observed) Holders() (holders []nodes.Holder, known bool) {
 	if o.list == nil {
 		return nil, false

@@ -10,11 +10,11 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes/eviction"
 )
 
-// Memory is what is remembered of one cluster between calls. To lose it costs one more list, and words. Its zero value
-// is empty and ready for use.
+// Memory caches data about one cluster between calls. Losing it costs only one more list, and details in texts. The
+// zero value is ready for use.
 type Memory struct {
 	mu sync.Mutex
-	// last is what the last list of pods showed.
+	// last is the result of the last list of pods.
 	last reading
 	// refused are the evictions that were refused, by pod.
 	refused map[types.UID]eviction.Refusal
@@ -30,11 +30,11 @@ type reading struct {
 	keyID string
 	since time.Time
 	list  *list
-	// used means that evictions were asked for by it.
+	// used means that evictions were requested based on it.
 	used bool
 }
 
-// pods returns the last list for a key, and lists pods again when that is older than every.
+// pods returns the last list for a key, and lists pods again if that is older than every.
 func (m *Memory) pods(
 	keyID string, since, now time.Time, every time.Duration, read func() (*list, error),
 ) (*list, error) {
@@ -70,7 +70,7 @@ func (m *Memory) recent(keyID string, since, now time.Time, every time.Duration)
 	return nil
 }
 
-// use reports whether evictions may be asked for by a list: once, for it does not show what became of them.
+// use reports whether evictions may be requested based on a list: only once, since it does not show their result.
 func (m *Memory) use(l *list) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -81,7 +81,7 @@ func (m *Memory) use(l *list) bool {
 	return true
 }
 
-// note remembers what became of an eviction. Once a pod went, the pods have to be listed again.
+// note records the result of an eviction. After a pod was evicted, the pods must be listed again.
 func (m *Memory) note(pod types.UID, r eviction.Refusal, refused bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -99,7 +99,7 @@ func (m *Memory) note(pod types.UID, r eviction.Refusal, refused bool) {
 	m.refused[pod] = r
 }
 
-// allAlive reports whether a list showed that no pod has a dead token any more. Those that come later have none.
+// allAlive reports whether a list showed that no pod has a dead token any more. Pods that are created later have none.
 func (m *Memory) allAlive(keyID string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -113,7 +113,7 @@ func (m *Memory) refusal(pod types.UID) (eviction.Refusal, bool) {
 	return r, ok
 }
 
-// surroundings returns what was read for a key, and reads it if that is another than the last.
+// surroundings returns what was read for a key, and reads it if the last was for another one.
 func (m *Memory) surroundings(
 	keyID string, since time.Time, read func() (surroundings, error),
 ) (surroundings, error) {
@@ -133,7 +133,7 @@ func (m *Memory) surroundings(
 	return around, nil
 }
 
-// forget drops all that is remembered of a rotation.
+// forget drops everything about a rotation.
 func (m *Memory) forget() {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -10,16 +10,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// NoteName is the ConfigMap of namespace kube-system that notes since when nobody gets a token of an older key.
+// NoteName is the ConfigMap in namespace kube-system that records since when no pod gets a token of an older key.
 const NoteName = "keyturn-signing-key"
 
-// What a note holds: the kid of the new key, and the time.
+// The keys of the ConfigMap: the kid of the new key, and the time.
 const (
 	noteKeyID = "keyID"
 	noteSince = "since"
 )
 
-// noted reads the time; zero if it is not noted, or for another key.
+// noted reads the time; zero if it is not recorded, or for another key.
 func (e *Executor) noted(ctx context.Context) (time.Time, error) {
 	note, err := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, NoteName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || err == nil && note.Data[noteKeyID] != e.Keys.KeyID {
@@ -28,12 +28,12 @@ func (e *Executor) noted(ctx context.Context) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("reading ConfigMap %s/%s: %w", metav1.NamespaceSystem, NoteName, err)
 	}
-	since, _ := time.Parse(time.RFC3339, note.Data[noteSince]) // what only a person can have written is replaced
+	since, _ := time.Parse(time.RFC3339, note.Data[noteSince]) // an invalid time is replaced
 	return since, nil
 }
 
-// note notes the time at which API servers issued the tokens by which they proved to sign with the new key. Crash in
-// between: there is no note, and the next plan makes one with a later time, which is as true.
+// note records the time at which API servers issued the tokens that proved that they sign with the new key. After a
+// crash in between, there is no note, and the next plan writes one with a later time, which is also correct.
 func (e *Executor) note(ctx context.Context) error {
 	notes := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
 	err := notes.Delete(ctx, NoteName, metav1.DeleteOptions{}) // the note of an earlier rotation

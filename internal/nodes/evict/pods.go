@@ -13,41 +13,40 @@ import (
 	"github.com/keyturn/keyturn/internal/podtokens"
 )
 
-// clockSlack is how far the clocks of API servers may be apart.
+// clockSlack is how much the clocks of API servers may differ.
 const clockSlack = 5 * time.Second
 
 // predates reports whether something may have happened before a time, by the clock of an API server.
 func predates(at metav1.Time, since time.Time) bool { return !at.After(since.Add(clockSlack)) }
 
-// judge sorts pods by what their tokens are.
+// judge sorts pods by their tokens.
 type judge struct {
 	surroundings
-	// evicts means that every old pod is to go, whatever would replace its tokens, and hurries that those with a dead
-	// token are to go before their nodes do.
+	// evicts means that every old pod should go, even if something would replace its tokens. hurries means that those
+	// with a dead token should go before their nodes do.
 	evicts, hurries bool
-	// kubelets replace the tokens; nil where nobody leaves it to them.
+	// kubelets replace the tokens; nil if tokens are not left to them.
 	kubelets *kubelets
 }
 
-// surroundings are what the API shows of tokens besides the pods. Whatever comes later has new tokens only.
+// surroundings are what the API shows about tokens besides the pods. Anything later has new tokens only.
 type surroundings struct {
 	keyID string
-	// since is the time after which nobody gets an old token.
+	// since is the time after which no pod gets an old token.
 	since   time.Time
 	cluster podtokens.Cluster
 	// legacy are the Secrets that hold legacy tokens.
 	legacy map[types.NamespacedName]bool
 }
 
-// tokens are those that a pod holds or is going to hold.
+// tokens returns the tokens that a pod holds or will hold.
 func (s surroundings) tokens(pod *corev1.Pod) []podtokens.Token {
 	return slices.DeleteFunc(podtokens.Of(pod, s.cluster), func(t podtokens.Token) bool {
 		return t.Kind == podtokens.Legacy && !s.legacy[types.NamespacedName{Namespace: pod.Namespace, Name: t.Secret}]
 	})
 }
 
-// isOld reports whether a pod may hold an old token that nothing but its end takes away, as far as that can be known:
-// nobody reads its files.
+// isOld reports whether a pod may hold an old token that only its end removes. Its files are not read.
 func (j judge) isOld(pod *corev1.Pod) bool {
 	if pod.Spec.NodeName == "" || !predates(pod.CreationTimestamp, j.since) {
 		return false
@@ -57,8 +56,8 @@ func (j judge) isOld(pod *corev1.Pod) bool {
 	})
 }
 
-// kept are the tokens of a pod that may be old and that nothing replaces while it runs: copies of legacy tokens, and
-// what the driver of a volume has.
+// kept returns the tokens of a pod that may be old and that nothing replaces while it runs: copies of legacy tokens,
+// and tokens that the driver of a volume keeps.
 func (j judge) kept(pod *corev1.Pod) []podtokens.Token {
 	if pod.Spec.NodeName == "" || !predates(pod.CreationTimestamp, j.since) {
 		return nil
@@ -74,7 +73,7 @@ func (j judge) kept(pod *corev1.Pod) []podtokens.Token {
 	})
 }
 
-// startOf is when a container was started last, by the clock of its node; zero when nobody knows.
+// startOf returns when a container last started, by the clock of its node; zero if unknown.
 func startOf(pod *corev1.Pod, container string) metav1.Time {
 	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 		if s.Name == container && s.State.Running != nil {
@@ -84,7 +83,7 @@ func startOf(pod *corev1.Pod, container string) metav1.Time {
 	return metav1.Time{}
 }
 
-// podOf is what Plan needs to know of a pod.
+// podOf returns what Plan needs to know about a pod.
 func podOf(pod *corev1.Pod) Pod {
 	p := Pod{
 		Object: &corev1.Pod{
@@ -104,7 +103,7 @@ func podOf(pod *corev1.Pod) Pod {
 	return p
 }
 
-// isSystem reports whether the cluster itself may need a pod: its network, its DNS, what serves its storage.
+// isSystem reports whether the cluster itself may depend on a pod: its network, its DNS, its storage.
 func isSystem(pod *corev1.Pod) bool {
 	return pod.Namespace == metav1.NamespaceSystem ||
 		pod.Spec.PriorityClassName == "system-cluster-critical" || pod.Spec.PriorityClassName == "system-node-critical"
@@ -116,7 +115,7 @@ func isReady(pod *corev1.Pod) bool {
 	})
 }
 
-// list is what a list of all pods showed.
+// list is the result of listing all pods.
 type list struct {
 	Pods
 	// on are the old pods by node, and dead those with a dead token.
@@ -153,7 +152,7 @@ func (l *list) add(j judge, pod *corev1.Pod) {
 	owner.Pods++
 	owner.count(p, old)
 	l.Owners[p.Owner] = owner
-	// System pods that were not ready before are no reason to keep the others.
+	// System pods that were not ready before must not keep the others from being evicted.
 	if p.System && (p.ending() || !old) {
 		l.System.count(p, old)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// Reasons are what pods have to do with.
+// Reasons returns what is waited for because of pods.
 func (e *Executor) Reasons(o *Observed) []nodes.Reason {
 	switch {
 	case e.Keys.Old == 0 || o.list == nil:
@@ -40,7 +40,7 @@ func (e *Executor) Reasons(o *Observed) []nodes.Reason {
 	return out
 }
 
-// evictions are what the old pods wait for.
+// evictions returns what the old pods wait for.
 func (e *Executor) evictions(o *Observed) []nodes.Reason {
 	pods := o.list.Pods
 	var out []nodes.Reason
@@ -80,7 +80,7 @@ func (e *Executor) evictions(o *Observed) []nodes.Reason {
 	return out
 }
 
-// unready are the pods for which others wait that would be evicted otherwise.
+// unready returns the pods that must be ready before others are evicted.
 func (e *Executor) unready(pods Pods) []nodes.Reason {
 	waiting := map[*corev1.Pod]bool{}
 	for _, p := range pods.Old {

@@ -13,12 +13,12 @@ import (
 	"github.com/keyturn/keyturn/internal/podtokens"
 )
 
-// kubelets tell by when the kubelets of nodes have replaced tokens on their own. Nobody reads the files, so the time
-// counts that a kubelet takes which works. Nil where files are read, or pods are evicted.
+// kubelets computes when the kubelets of nodes have replaced tokens on their own. The files are not read, so it uses
+// the time that a working kubelet takes. Nil if files are read, or pods are evicted.
 type kubelets struct {
-	// ready is since when each node is ready. A kubelet that is not replaces no token.
+	// ready is since when each node is ready. The kubelet of a node that is not ready replaces no token.
 	ready map[string]time.Time
-	// reload is how long applications may use a token that is no longer in its file.
+	// reload is how long applications may keep using a token that is no longer in its file.
 	reload time.Duration
 	now    time.Time
 }
@@ -35,7 +35,7 @@ func newKubelets(all []*corev1.Node, reload time.Duration, now time.Time) *kubel
 	return k
 }
 
-// newBy is by when no application of a pod uses a token from before a time, given that its node stays ready; zero when
+// newBy returns when no application of a pod uses a token from before since any more, if its node stays ready; zero if
 // that is not certain.
 func (k *kubelets) newBy(pod *corev1.Pod, since time.Time) time.Time {
 	ready, ok := k.ready[pod.Spec.NodeName]
@@ -49,8 +49,8 @@ func (k *kubelets) newBy(pod *corev1.Pod, since time.Time) time.Time {
 	return by.Add(k.reload)
 }
 
-// pinned names a volume of which a container that has run since before a time mounts a token by subPath; empty for
-// none.
+// pinned returns a volume of which a container that has run since before a time mounts a token by subPath; empty if
+// there is none.
 func pinned(pod *corev1.Pod, held []podtokens.Token, since time.Time) string {
 	for _, t := range held {
 		if t.Kind != podtokens.Legacy && t.Way == podtokens.SubPath && predates(startOf(pod, t.Container), since) {
@@ -60,7 +60,7 @@ func pinned(pod *corev1.Pod, held []podtokens.Token, since time.Time) string {
 	return ""
 }
 
-// renewals are what the old pods of a cluster wait for whose tokens are left to kubelets.
+// renewals returns what the old pods of a cluster wait for whose tokens are left to kubelets.
 func (e *Executor) renewals(o *Observed) (out []nodes.Reason) {
 	var last time.Time
 	away, rest := map[string]int{}, 0

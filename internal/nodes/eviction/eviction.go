@@ -1,6 +1,6 @@
-// Package eviction asks the API server to evict pods, one request each, and words why it does not.
+// Package eviction asks the API server to evict pods, one request each, and describes why it refuses.
 //
-// Each is where to start. Package pools drains nodes with it, and package evict replaces pods on nodes that stay.
+// Start with Each. Package pools drains nodes with it, and package evict replaces pods on nodes that stay.
 package eviction
 
 import (
@@ -23,19 +23,19 @@ import (
 	"github.com/keyturn/keyturn/internal/webhooks"
 )
 
-// patience is how long the API server may take to answer. Admission webhooks may hold it for half a minute, for
-// each pod.
+// patience is how long the API server may take to answer. Admission webhooks may delay it by half a minute for each
+// pod.
 const patience = 3 * time.Second
 
 const (
-	// askers is how many evictions are asked for at once.
+	// askers is how many evictions are requested at once.
 	askers = 8
-	// budget is how long one call of Each goes on asking, so that slow webhooks do not keep a round from its other work.
+	// budget is how long one call of Each may take, so that slow webhooks do not keep a round from its other work.
 	budget = 10 * time.Second
 )
 
-// Each asks all of these pods to go, once, several at a time, and calls answered with what became of each, one call
-// after the other. If the API server is slow to answer, the last of them are not asked in this call.
+// Each requests the eviction of all these pods, once, several at a time, and calls answered with the result of each,
+// one call after another. If the API server is slow to answer, the last pods are not asked for in this call.
 func Each(
 	ctx context.Context, client kubernetes.Interface, pods []*corev1.Pod, now time.Time,
 	answered func(pod *corev1.Pod, r Refusal, refused bool),
@@ -60,11 +60,12 @@ func Each(
 	return errors.Join(errs...)
 }
 
-// request asks one pod to go, once, and waits neither for its end nor for a budget to change. It needs the name,
-// UID and labels of the pod. A refusal is no error: an error means that the API server could not be asked.
+// request requests the eviction of one pod, once, and waits neither for its end nor for a budget to change. It needs
+// the name, UID and labels of the pod. A refusal is not an error; an error means that the API server could not be
+// asked.
 //
-// drain.Helper.EvictPod of kubectl would let client-go obey a Retry-After of ten seconds ten times over, so the request
-// is made here, without retries.
+// drain.Helper.EvictPod of kubectl would let client-go follow a Retry-After of ten seconds ten times, so the request is
+// made here, without retries.
 func request(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, now time.Time) (Refusal, bool, error) {
 	asking, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -77,7 +78,7 @@ func request(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, 
 		MaxRetries(0).Do(asking).Error()
 	switch {
 	case err == nil, apierrors.IsNotFound(err), apierrors.IsConflict(err):
-		return Refusal{}, false, nil // on its way, gone, or another pod of that name by now: the next observation shows which
+		return Refusal{}, false, nil // terminating, gone, or replaced by another of that name; the next round sees which
 	case apierrors.IsForbidden(err) && apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return Refusal{}, false, nil // the end of its namespace deletes it
 	case apierrors.HasStatusCause(err, policyv1.DisruptionBudgetCause), severalBudgets(err):
@@ -85,7 +86,7 @@ func request(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, 
 		return r, err == nil, err
 	case asking.Err() != nil && ctx.Err() == nil:
 		why := webhooks.Explain(asking, client, err, webhooks.Nodes...)
-		return Refusal{Since: now, Words: fmt.Sprintf("the API server does not answer within %s: %s; repair what is slow, "+
+		return Refusal{Since: now, Words: fmt.Sprintf("the API server does not answer within %s: %s; fix what is slow, "+
 			"or delete the pod", patience, printable.Line(why.Error()))}, true, nil
 	}
 	if r, ok := byServer(err, now); ok {
@@ -94,7 +95,7 @@ func request(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, 
 	return Refusal{}, false, fmt.Errorf("evicting pod %s/%s: %w", pod.Namespace, pod.Name, err)
 }
 
-// byServer is the refusal of the API server or of an admission webhook, which its answer names.
+// byServer returns the refusal of the API server or of an admission webhook, which its answer names.
 func byServer(err error, now time.Time) (Refusal, bool) {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) {
@@ -102,13 +103,13 @@ func byServer(err error, now time.Time) (Refusal, bool) {
 	}
 	code := status.Status().Code
 	return Refusal{
-		Since: now, Words: printable.Line(err.Error()) + "; have it allow evictions, or delete the pod",
+		Since: now, Words: printable.Line(err.Error()) + "; make it allow evictions, or delete the pod",
 		Hopeless: code >= http.StatusBadRequest && code < http.StatusInternalServerError && !apierrors.IsTooManyRequests(err),
 	}, true
 }
 
-// severalBudgets recognizes the API server's answer for a pod that more than one budget selects, which it never evicts.
-// It has no cause of its own.
+// severalBudgets recognizes the API server's answer for a pod that several budgets select, which it never evicts. The
+// answer has no specific cause.
 func severalBudgets(err error) bool {
 	return apierrors.IsInternalError(err) && strings.Contains(err.Error(), "more than one PodDisruptionBudget")
 }

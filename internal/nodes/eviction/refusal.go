@@ -13,15 +13,15 @@ import (
 
 // Refusal is why a pod was not evicted.
 type Refusal struct {
-	// Since is when it was refused first.
+	// Since is when it was first refused.
 	Since time.Time
-	// Words are who refuses, why, and what to do.
+	// Words describe who refuses, why, and what to do.
 	Words string
 	// Hopeless means that it does not pass without help.
 	Hopeless bool
 }
 
-// Reason is what the eviction of a pod waits for.
+// Reason returns what the eviction of a pod waits for.
 func (r Refusal) Reason(pod *corev1.Pod, now time.Time) nodes.Reason {
 	lasted := now.Sub(r.Since)
 	return nodes.Reason{
@@ -30,7 +30,7 @@ func (r Refusal) Reason(pod *corev1.Pod, now time.Time) nodes.Reason {
 	}
 }
 
-// byBudgets is the refusal of budgets.
+// byBudgets returns the refusal of budgets.
 func byBudgets(budgets []policyv1.PodDisruptionBudget, cause error, now time.Time) Refusal {
 	r := Refusal{Since: now}
 	var words []string
@@ -51,7 +51,7 @@ func byBudgets(budgets []policyv1.PodDisruptionBudget, cause error, now time.Tim
 	case len(words) == 0:
 		r.Words = cause.Error()
 	case uncounted:
-		r.Words = words[0] + ": have the budget ask for minAvailable as a number of pods, or delete it"
+		r.Words = words[0] + ": set minAvailable of the budget to a number of pods, or delete it"
 	case r.Hopeless:
 		r.Words = words[0] + ": add a replica, or relax or delete the budget"
 	default:
@@ -60,7 +60,7 @@ func byBudgets(budgets []policyv1.PodDisruptionBudget, cause error, now time.Tim
 	return r
 }
 
-// neverAllows reports whether a budget wants as many healthy pods as there can be, or more than anybody can count.
+// neverAllows reports whether a budget requires as many healthy pods as there can be, or pods that cannot be counted.
 func neverAllows(b *policyv1.PodDisruptionBudget) bool {
 	return nodes.Uncounted(b) != "" ||
 		b.Status.ObservedGeneration >= b.Generation && b.Status.DesiredHealthy >= b.Status.ExpectedPods

@@ -52,7 +52,7 @@ func TestRefusal(t *testing.T) {
 				"ready", false},
 		{"nobody can count them", list(uncounted), "PodDisruptionBudget ns/odd allows no disruption, since " +
 			"kube-controller-manager cannot count its pods (found no controller ref for pod \"bare\"): " +
-			"have the budget ask for minAvailable as a number of pods, or delete it", true},
+			"set minAvailable of the budget to a number of pods, or delete it", true},
 		{"several", list(budget("a", 1, 1, 2, 2), budget("b", 1, 1, 2, 2)),
 			"PodDisruptionBudget ns/a allows no disruption (it needs 1 healthy pods and has 2 of 2) and " +
 				"PodDisruptionBudget ns/b allows no disruption (it needs 1 healthy pods and has 2 of 2): " +

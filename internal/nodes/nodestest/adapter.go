@@ -13,26 +13,26 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// AdapterFixture is how RunAdapter gets at an adapter.
+// AdapterFixture gives RunAdapter access to an adapter.
 type AdapterFixture struct {
-	// New makes a cluster without nodes for one test. One test runs after the other.
+	// New makes a cluster without nodes for one test. Tests run one after another.
 	New func(t *testing.T) Cluster
-	// Patience is how long a cluster may take to come to what is wanted; zero is half a minute.
+	// Patience is how long a cluster may take to reach the desired state; zero means half a minute.
 	Patience time.Duration
 }
 
-// Cluster is a cluster without nodes, and what the suite may do to it. Every hook but Open may be nil.
+// Cluster is a cluster without nodes, and what the suite may do to it. Every hook except Open may be nil.
 type Cluster struct {
-	// Open makes one more adapter, for a cluster whose spec has these pools and replaces nodes in a rotation. It shares
-	// nothing with the others but the cluster.
+	// Open makes another adapter, for a cluster whose spec has these pools and replaces nodes in a rotation. They share
+	// only the cluster.
 	Open func(t *testing.T, pools ...v1alpha1.NodePool) nodes.Adapter
 	// Fail makes the next write fail.
 	Fail func(t *testing.T, fault faults.Fault)
-	// Vanish takes the machine of a node away behind the adapters' backs, and leaves its Node object.
+	// Vanish removes the machine of a node without the adapters' knowledge, and leaves its Node object.
 	Vanish func(t *testing.T, node string)
-	// Join makes a healthy node that is not the adapters'.
+	// Join makes a healthy node that does not belong to the adapters.
 	Join func(t *testing.T, node string)
-	// Blind keeps the nodes from being seen until restore is called.
+	// Blind makes the nodes unobservable until restore is called.
 	Blind func(t *testing.T) (restore func())
 }
 
@@ -68,7 +68,7 @@ func RunAdapter(t *testing.T, f AdapterFixture) {
 	}
 }
 
-// cluster is that of one test.
+// cluster is the cluster of one test.
 type cluster struct {
 	Cluster
 	patience time.Duration
@@ -78,8 +78,8 @@ func pool(replicas int32) v1alpha1.NodePool {
 	return v1alpha1.NodePool{Name: "workers", Replicas: replicas, MaxSurge: 1}
 }
 
-// converge converges and observes until the pools are as they are to be, and returns the nodes by name. A call may
-// fail, as a controller's may.
+// converge converges and observes until the pools are as desired, and returns the nodes by name. A call may fail, as
+// for a controller.
 func (c cluster) converge(t *testing.T, a nodes.Adapter, keys nodes.Keys, each ...func(nodes.State)) nodes.State {
 	t.Helper()
 	var st nodes.State
@@ -95,7 +95,7 @@ func (c cluster) converge(t *testing.T, a nodes.Adapter, keys nodes.Keys, each .
 	return st
 }
 
-// observe finds what must be true of any State.
+// observe checks what must be true of any State.
 func (c cluster) observe(t *testing.T, a nodes.Adapter, keys nodes.Keys) nodes.State {
 	t.Helper()
 	st, err := a.Observe(t.Context(), keys)
@@ -144,7 +144,7 @@ func testCreate(t *testing.T, c cluster) {
 	}
 }
 
-// testConvergedStays converges what is converged: nothing may happen.
+// testConvergedStays converges a converged cluster: nothing may happen.
 func testConvergedStays(t *testing.T, c cluster) {
 	before := c.converge(t, c.Open(t, pool(2)), first)
 	for range 3 {
@@ -156,7 +156,7 @@ func testConvergedStays(t *testing.T, c cluster) {
 	}
 }
 
-// testReplace rotates. Nodes are never more than replicas and surge, nor older than before.
+// testReplace rotates. There must never be more nodes than replicas and surge, nor older ones than before.
 func testReplace(t *testing.T, c cluster) {
 	a := c.Open(t, pool(2))
 	before := c.converge(t, a, first)
@@ -183,7 +183,7 @@ func testReplace(t *testing.T, c cluster) {
 	}
 }
 
-// testStaleKeyVersion has a controller that is late converge to the version before.
+// testStaleKeyVersion lets a late controller converge to the previous version.
 func testStaleKeyVersion(t *testing.T, c cluster) {
 	before := c.converge(t, c.Open(t, pool(2)), second)
 	for range 3 {
@@ -209,7 +209,7 @@ func testResize(t *testing.T, c cluster) {
 	}
 }
 
-// testFailedWrites has every other write fail. A write that happened must not happen twice.
+// testFailedWrites makes every other write fail. A write that happened must not happen twice.
 func testFailedWrites(t *testing.T, c cluster, fault faults.Fault) {
 	if c.Fail == nil {
 		t.Skip("nobody can make a write fail")
@@ -233,7 +233,7 @@ func testFailedWrites(t *testing.T, c cluster, fault faults.Fault) {
 	c.Fail(t, faults.None)
 }
 
-// testVanished takes the machine of a node away: another one comes, and nothing of the first is left.
+// testVanished removes the machine of a node: another one must replace it, and nothing of the first be left.
 func testVanished(t *testing.T, c cluster) {
 	if c.Vanish == nil {
 		t.Skip("nobody can take a machine away")
@@ -250,7 +250,7 @@ func testVanished(t *testing.T, c cluster) {
 	}
 }
 
-// testNewcomer has a node appear that nobody made. It neither counts nor goes.
+// testNewcomer makes an unmanaged node appear. It must neither count nor be removed.
 func testNewcomer(t *testing.T, c cluster) {
 	if c.Join == nil {
 		t.Skip("nobody can make a node")
@@ -278,7 +278,7 @@ func testNewcomer(t *testing.T, c cluster) {
 	}
 }
 
-// testUnseen keeps the nodes from being seen: they must not seem absent.
+// testUnseen makes the nodes unobservable: they must not seem absent.
 func testUnseen(t *testing.T, c cluster) {
 	if c.Blind == nil {
 		t.Skip("nobody can hide the nodes")
@@ -317,7 +317,7 @@ func testDelete(t *testing.T, c cluster) {
 	for range 2 { // the second time it is gone already
 		c.deleted(t, a)
 	}
-	// What is left of Node objects goes with the cluster, or with the next Converge.
+	// Remaining Node objects are deleted with the cluster, or by the next Converge.
 	if st := c.converge(t, c.Open(t), first); len(st.Nodes) != 0 {
 		t.Errorf("deleted: %+v", st)
 	}

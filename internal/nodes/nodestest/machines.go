@@ -12,28 +12,28 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// MachinesFixture is how RunMachines gets at machines. Every hook but Open may be nil.
+// MachinesFixture gives RunMachines access to machines. Every hook except Open may be nil.
 type MachinesFixture struct {
-	// Open makes one more handle on the same machines. It shares nothing with the others but the machines.
+	// Open makes another handle on the same machines. They share only the machines.
 	Open func(t *testing.T) nodes.Machines
-	// Refresher makes one more handle on the tokens of the same machines.
+	// Refresher makes another handle on the tokens of the same machines.
 	Refresher func(t *testing.T) nodes.Refresher
-	// Pool is one that machines can be made of.
+	// Pool is a pool that machines can be made of.
 	Pool v1alpha1.NodePool
-	// Stop ends a machine as a power cut does.
+	// Stop stops a machine as a power cut does.
 	Stop func(t *testing.T, name string)
-	// Vanish takes a machine away behind the handles' backs.
+	// Vanish removes a machine without the handles' knowledge.
 	Vanish func(t *testing.T, name string)
-	// Fail makes every Ensure fail until restore is called, before it did anything or after.
+	// Fail makes every Ensure fail until restore is called, before or after it did anything.
 	Fail func(t *testing.T, fault faults.Fault) (restore func())
-	// Blind keeps the machines from being seen until restore is called.
+	// Blind makes the machines unobservable until restore is called.
 	Blind func(t *testing.T) (restore func())
-	// Patience is how long a machine may take to run, to stop and to go; zero is half a minute.
+	// Patience is how long a machine may take to start, to stop and to be removed; zero means half a minute.
 	Patience time.Duration
 }
 
 // RunMachines runs the suite of nodes.Machines, and that of nodes.Refresher if the fixture has one. The tests use
-// different machines, one test after the other.
+// different machines, and run one after another.
 func RunMachines(t *testing.T, f MachinesFixture) {
 	tests := []struct {
 		name string
@@ -64,7 +64,7 @@ func RunMachines(t *testing.T, f MachinesFixture) {
 	}
 }
 
-// machines are those of one test, which makes one of that name.
+// machines are the machines of one test, which makes one with this name.
 type machines struct {
 	MachinesFixture
 	nodes.Machines
@@ -72,7 +72,7 @@ type machines struct {
 	name string
 }
 
-// made makes the machine, of key version 1, and has it removed when the test ends.
+// made makes the machine, of key version 1, and removes it when the test ends.
 func (m machines) made(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() { m.removed(t, m.name) })
@@ -102,7 +102,7 @@ func (m machines) removed(t *testing.T, name string) {
 	})
 }
 
-// find returns a machine as it is listed; zero when it is not.
+// find returns a machine as it is listed; zero if it is not.
 func (m machines) find(t *testing.T, by nodes.Machines, name string) nodes.Machine {
 	t.Helper()
 	all, err := by.List(t.Context())
@@ -114,7 +114,7 @@ func (m machines) find(t *testing.T, by nodes.Machines, name string) nodes.Machi
 	return all[i]
 }
 
-// want finds that a machine is of a pool and key version, seen by a handle that was not there before.
+// want checks the pool and key version of a machine, with a new handle.
 func (m machines) want(t *testing.T, keyVersion int) nodes.Machine {
 	t.Helper()
 	got := m.find(t, m.Open(t), m.name)
@@ -147,8 +147,7 @@ func testEnsure(t *testing.T, m machines) {
 	}
 }
 
-// testKeyVersionStays ensures a machine with other key versions: a caller that is late must not make an old machine
-// new.
+// testKeyVersionStays ensures a machine with other key versions: a late caller must not make an old machine new.
 func testKeyVersionStays(t *testing.T, m machines) {
 	m.made(t)
 	for _, other := range []int{2, 0} {
@@ -188,7 +187,8 @@ func testVanish(t *testing.T, m machines) {
 	m.want(t, 2)
 }
 
-// testFailedEnsure makes a machine by a call that failed, and one that did not. If the first left one, it is the one.
+// testFailedEnsure makes a machine with a call that fails, and then one that does not. If the first made one, the
+// second must keep it.
 func testFailedEnsure(t *testing.T, m machines, fault faults.Fault) {
 	if m.Fail == nil {
 		t.Skip("nobody can make Ensure fail")
@@ -221,7 +221,7 @@ func testRemove(t *testing.T, m machines) {
 	if got := other.want(t, 1); !got.Running {
 		t.Errorf("another machine went with it: %+v", got)
 	}
-	// The name can be used again, and what was remembered is gone.
+	// The name can be reused, and what was stored is gone.
 	if m.Refresher != nil {
 		must(t, "beginning a refresh", m.Remember(t.Context(), other.begun(t, 2)))
 	}
@@ -232,7 +232,7 @@ func testRemove(t *testing.T, m machines) {
 	}
 }
 
-// testUnknown keeps the machines from being seen: they must not seem absent.
+// testUnknown makes the machines unobservable: they must not seem absent.
 func testUnknown(t *testing.T, m machines) {
 	if m.Blind == nil {
 		t.Skip("nobody can hide the machines")
@@ -247,7 +247,7 @@ func testUnknown(t *testing.T, m machines) {
 	m.want(t, 1)
 }
 
-// begun is the machine with a refresh to a key version that begins now.
+// begun returns the machine with a refresh to a key version that begins now.
 func (m machines) begun(t *testing.T, keyVersion int) nodes.Machine {
 	t.Helper()
 	got := m.find(t, m.Machines, m.name)
@@ -255,7 +255,7 @@ func (m machines) begun(t *testing.T, keyVersion int) nodes.Machine {
 	return got
 }
 
-// testRemember goes through a whole refresh. Each write is done twice.
+// testRemember does a whole refresh. Each write is done twice.
 func testRemember(t *testing.T, m machines) {
 	if m.Refresher == nil {
 		t.Skip("tokens cannot be replaced")
@@ -289,7 +289,7 @@ func testRemember(t *testing.T, m machines) {
 	}
 }
 
-// sameRefresh compares what is remembered of two.
+// sameRefresh compares the stored refreshes of two machines.
 func sameRefresh(a, b nodes.Refresh) bool {
 	return a.KeyVersion == b.KeyVersion && a.Since.Equal(b.Since) && a.Proven.Equal(b.Proven)
 }
@@ -301,7 +301,7 @@ func (m machines) remember(t *testing.T, of nodes.Machine) {
 	}
 }
 
-// testVersionsNeverGoDown has a caller that is late: what it wants to be remembered is refused, and changes nothing.
+// testVersionsNeverGoDown uses a late caller: its writes must be refused, and change nothing.
 func testVersionsNeverGoDown(t *testing.T, m machines) {
 	if m.Refresher == nil {
 		t.Skip("tokens cannot be replaced")
@@ -320,7 +320,7 @@ func testVersionsNeverGoDown(t *testing.T, m machines) {
 	m.refuses(t, "an older key version", older)
 }
 
-// refuses finds that it is an error to remember something, and that nothing changed.
+// refuses checks that a write is an error, and that nothing changed.
 func (m machines) refuses(t *testing.T, what string, late nodes.Machine) {
 	t.Helper()
 	before := m.find(t, m.Machines, m.name)

@@ -12,10 +12,10 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// Machines are machines in memory. They start and go at once. The zero value has none and is ready for use.
+// Machines are machines in memory. They start and stop at once. The zero value is empty and ready for use.
 type Machines struct {
-	// Join is what the kubelet of a machine does when that starts, and Report what it does when it was restarted. Both
-	// may be nil.
+	// Join is called when a machine starts, for its kubelet, and Report when its kubelet was restarted. Both may be
+	// nil.
 	Join, Report func(ctx context.Context, name string) error
 
 	mu       sync.Mutex
@@ -153,21 +153,21 @@ func (m *Machines) put(one nodes.Machine) {
 	m.most = max(m.most, len(m.machines))
 }
 
-// Fail sets how writes fail from now on; nil: not at all.
+// Fail sets how writes fail from now on; nil: they do not.
 func (m *Machines) Fail(fault func() faults.Fault) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fault = fault
 }
 
-// Blind keeps the machines from being listed, or no longer.
+// Blind sets whether machines cannot be listed.
 func (m *Machines) Blind(is bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.blind = is
 }
 
-// Stop ends a machine as a power cut does.
+// Stop stops a machine as a power cut does.
 func (m *Machines) Stop(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -176,14 +176,14 @@ func (m *Machines) Stop(name string) {
 	m.machines[name] = one
 }
 
-// Vanish takes a machine away.
+// Vanish removes a machine.
 func (m *Machines) Vanish(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.machines, name)
 }
 
-// SetToken sets what a token file holds.
+// SetToken sets the content of a token file.
 func (m *Machines) SetToken(file nodes.TokenFile, token nodes.Token) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -193,14 +193,14 @@ func (m *Machines) SetToken(file nodes.TokenFile, token nodes.Token) {
 	m.tokens[file] = token
 }
 
-// Restarts is how often the kubelet of a machine was restarted.
+// Restarts returns how often the kubelet of a machine was restarted.
 func (m *Machines) Restarts(name string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.restarts[name]
 }
 
-// Most is how many machines there have been at once.
+// Most returns the largest number of machines that existed at once.
 func (m *Machines) Most() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -1,8 +1,8 @@
 // Package nodestest has the conformance suites of nodes.Adapter, nodes.Machines and nodes.Refresher, and machines in
 // memory for the tests of their callers.
 //
-// RunMachines and RunAdapter are the contracts as tests. An adapter gives them a fixture: how to open it, and as many
-// of the other hooks as it can offer; the tests of a hook that is missing are skipped.
+// RunMachines and RunAdapter test the contracts. An adapter gives them a fixture: how to open it, and as many of the
+// other hooks as it supports. The tests of a missing hook are skipped.
 package nodestest
 
 import (
@@ -15,7 +15,7 @@ import (
 
 var errInjected = errors.New("injected failure")
 
-// defaultPatience is how long a suite waits for what an asynchronous call leads to.
+// defaultPatience is how long a suite waits for the result of an asynchronous call.
 const defaultPatience = 30 * time.Second
 
 // eventually repeats try until it returns nil.
@@ -24,7 +24,7 @@ func eventually(t *testing.T, what string, patience time.Duration, try func() er
 	if patience == 0 {
 		patience = defaultPatience
 	}
-	// Cleanups run when the context of the test has ended.
+	// Cleanups run after the context of the test has ended.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)

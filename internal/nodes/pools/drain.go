@@ -12,12 +12,12 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes/eviction"
 )
 
-// skipTerminatingSeconds is how long past its deadline a terminating pod is waited for on a node that is not
-// ready, whose kubelet may never report that the pod has ended.
+// skipTerminatingSeconds is how long after its deadline a terminating pod is waited for on a node that is not ready,
+// whose kubelet may never report that the pod has ended.
 const skipTerminatingSeconds = 30
 
-// helper is kubectl drain as we use it: pods of DaemonSets stay, emptyDir volumes go with their pods, and pods
-// without a controller are ended like all others.
+// helper returns kubectl drain's helper: pods of DaemonSets stay, emptyDir volumes are deleted with their pods, and
+// pods without a controller are evicted like all others.
 func (e *Executor) helper(ctx context.Context, ready bool) *drain.Helper {
 	h := &drain.Helper{
 		Ctx: ctx, Client: e.Client, Out: io.Discard, ErrOut: io.Discard,
@@ -37,7 +37,7 @@ func (e *Executor) keepPodsAway(ctx context.Context, node *corev1.Node) error {
 	return nil
 }
 
-// podsToEvict lists the pods that are still to leave a node, terminating ones included.
+// podsToEvict lists the pods that must still leave a node, including terminating ones.
 func (e *Executor) podsToEvict(ctx context.Context, node string, ready bool) ([]corev1.Pod, error) {
 	list, errs := e.helper(ctx, ready).GetPodsForDeletion(node)
 	if len(errs) > 0 {
@@ -46,8 +46,8 @@ func (e *Executor) podsToEvict(ctx context.Context, node string, ready bool) ([]
 	return list.Pods(), nil
 }
 
-// evictAll asks every pod that is left on a node to go, once, and waits for none. A refusal is no error, but remembered
-// for Reasons. Pods that were refused before come last, so that they do not keep others from being asked.
+// evictAll requests the eviction of every pod left on a node, once, and waits for none. A refusal is not an error, but
+// recorded for Reasons. Pods that were refused before come last, so that they do not delay others.
 func (e *Executor) evictAll(ctx context.Context, s *Observed, node string) error {
 	pods, listed := s.pods[node]
 	if !listed {

@@ -20,7 +20,7 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes/eviction"
 )
 
-// Executor is the pools of one cluster during one call.
+// Executor manages the pools of one cluster during one call.
 type Executor struct {
 	// Cluster begins the names of new machines.
 	Cluster  string
@@ -28,7 +28,7 @@ type Executor struct {
 	Machines nodes.Machines
 	Client   kubernetes.Interface
 	Memory   *Memory
-	// JoinTimeout is how long a machine that runs may take to get its Node object before it is replaced.
+	// JoinTimeout is how long a running machine may take to get its Node object before it is replaced.
 	JoinTimeout time.Duration
 	Now         time.Time
 
@@ -81,7 +81,7 @@ func (e *Executor) do(ctx context.Context, s *Observed, a Action, keyVersion int
 	}
 }
 
-// create makes a machine under a new name. Crash between naming and making: the name is lost, and nothing else.
+// create makes a machine with a new name. A crash before it is made loses only the name.
 func (e *Executor) create(ctx context.Context, s *Observed, pool string, keyVersion int) error {
 	m := nodes.Machine{Name: newName(e.Cluster, pool, s.taken), Pool: pool, KeyVersion: keyVersion}
 	s.machines[m.Name] = m
@@ -111,7 +111,7 @@ const (
 	suffixSize = 5
 )
 
-// newName draws a name that is not taken: <cluster>-<pool>-<5 random characters>.
+// newName returns a random name that is not taken: <cluster>-<pool>-<5 random characters>.
 func newName(cluster, pool string, taken func(string) bool) string {
 	base := cluster + "-" + pool
 	base = strings.TrimRight(base[:min(len(base), maxName-1-suffixSize)], "-")
@@ -122,8 +122,8 @@ func newName(cluster, pool string, taken func(string) bool) string {
 	}
 }
 
-// label puts the labels of the pool and of the key version on a Node object. Labels that the pool does not
-// name are left alone.
+// label sets the labels of the pool and of the key version on a Node object. It does not touch labels that the pool
+// does not name.
 func (e *Executor) label(ctx context.Context, m nodes.Machine) error {
 	return e.patchMeta(ctx, m.Name, "labels", wantedLabels(m, e.pool(m.Pool)))
 }
@@ -148,8 +148,8 @@ func (e *Executor) deleteNode(ctx context.Context, name string) error {
 	return nil
 }
 
-// cordon marks a node as leaving and keeps new pods away. Crash in between: it is marked, and cordoned by the next
-// plan.
+// cordon marks a node as leaving and keeps new pods away. After a crash in between, it is marked, and the next plan
+// cordons it.
 func (e *Executor) cordon(ctx context.Context, node *corev1.Node) error {
 	if err := e.patchMeta(ctx, node.Name, "annotations", map[string]string{AnnotationLeaving: "true"}); err != nil {
 		return err

@@ -10,17 +10,17 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes/eviction"
 )
 
-// Memory is what is remembered of one cluster between calls. To lose it costs patience and words, no more. Its zero
-// value is empty and ready for use.
+// Memory caches data about one cluster between calls. Losing it costs only time, and details in texts. The zero value
+// is ready for use.
 type Memory struct {
 	mu sync.Mutex
-	// joining is when a machine was first seen to run without a Node object, by machine.
+	// joining is when a machine was first seen running without a Node object, by machine.
 	joining map[string]time.Time
-	// refused are the evictions that the last plan was refused, by pod.
+	// refused are the refused evictions of the last plan, by pod.
 	refused map[types.UID]eviction.Refusal
 }
 
-// await notes which machines run without a Node object, and forgets those that no longer do.
+// await records which machines run without a Node object, and forgets those that no longer do.
 func (m *Memory) await(machines []string, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -34,7 +34,7 @@ func (m *Memory) await(machines []string, now time.Time) {
 	m.joining = joining
 }
 
-// awaited is how long a machine has been seen to run without a Node object.
+// awaited returns for how long a machine has been seen running without a Node object.
 func (m *Memory) awaited(machine string, now time.Time) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -44,7 +44,7 @@ func (m *Memory) awaited(machine string, now time.Time) time.Duration {
 	return 0
 }
 
-// refuse replaces the refusals by those of a new pass; one that was there before keeps its time.
+// refuse replaces the refusals by those of a new pass. A pod that was refused before keeps its time.
 func (m *Memory) refuse(refused map[types.UID]eviction.Refusal) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -57,7 +57,7 @@ func (m *Memory) refuse(refused map[types.UID]eviction.Refusal) {
 	m.refused = refused
 }
 
-// order returns the pods that are to be asked to go, those last that were refused before.
+// order returns the pods to evict, with those that were refused before last.
 func (m *Memory) order(pods []corev1.Pod) []*corev1.Pod {
 	var first, last []*corev1.Pod
 	for i := range pods {

@@ -13,21 +13,21 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// AnnotationLeaving is put on the Node object of a node that was chosen to go. It is never taken back:
-// whoever uncordons such a node sees it cordoned again.
+// AnnotationLeaving is set on the Node object of a node that was chosen to be removed. It is never removed: if somebody
+// uncordons such a node, it is cordoned again.
 const AnnotationLeaving = "keyturn.dev/leaving"
 
-// Observed is what one observation of a cluster showed.
+// Observed is the result of one observation of a cluster.
 type Observed struct {
-	// Views are in the order of their names. Nodes that Keyturn did not make have none.
+	// Views are ordered by name. Nodes that Keyturn did not make have none.
 	Views    []View
 	machines map[string]nodes.Machine
 	objects  map[string]*corev1.Node
-	// pods are those that are still to leave a node, by node. Only nodes that are leaving and cordoned have an entry.
+	// pods are the pods that must still leave a node, by node. Only nodes that are leaving and cordoned have an entry.
 	pods map[string][]corev1.Pod
 }
 
-// Nodes are the views in the words of the port.
+// Nodes returns the views as package nodes describes them.
 func (s *Observed) Nodes() []nodes.Node {
 	var all []nodes.Node
 	for _, v := range s.Views {
@@ -52,8 +52,8 @@ func (s *Observed) taken(name string) bool {
 }
 
 // Observe joins machines, Node objects and pods. The Node objects must have been listed before the machines: then an
-// object without a machine is an orphan and not a newcomer. Pods are listed last: those of a node that was cordoned
-// before are all that it will ever have.
+// object without a machine is an orphan, not a new one. Pods are listed last: a node that was cordoned before gets no
+// others.
 func (e *Executor) Observe(ctx context.Context, objects []corev1.Node, machines []nodes.Machine) (*Observed, error) {
 	s := &Observed{
 		machines: map[string]nodes.Machine{}, objects: map[string]*corev1.Node{}, pods: map[string][]corev1.Pod{},
@@ -78,7 +78,7 @@ func (e *Executor) Observe(ctx context.Context, objects []corev1.Node, machines 
 	return s, nil
 }
 
-// view is a machine and its Node object, which may be nil.
+// view combines a machine and its Node object, which may be nil.
 func (e *Executor) view(m nodes.Machine, object *corev1.Node) View {
 	v := View{Name: m.Name, Pool: m.Pool, KeyVersion: m.KeyVersion, Machine: true, Running: m.Running}
 	if object == nil {
@@ -96,14 +96,14 @@ func (e *Executor) view(m nodes.Machine, object *corev1.Node) View {
 	return v
 }
 
-// orphans are the Node objects of ours whose machine is gone.
+// orphans returns our Node objects whose machine is gone.
 func orphans(s *Observed) []View {
 	var out []View
 	for name, object := range s.objects {
 		if _, machine := s.machines[name]; machine || !Ours(object) {
 			continue
 		}
-		// A label that is missing or no number is the oldest version there is: 0.
+		// A label that is missing or not a number counts as the oldest version, 0.
 		version, _ := strconv.Atoi(object.Labels[v1alpha1.LabelKeyVersion])
 		out = append(out, View{
 			Name: name, Pool: object.Labels[v1alpha1.LabelNodePool], KeyVersion: version, Registered: true, Leaving: true,
@@ -112,7 +112,7 @@ func orphans(s *Observed) []View {
 	return out
 }
 
-// joining are the machines that run and have no Node object yet.
+// joining returns the machines that run and have no Node object yet.
 func joining(views []View) []string {
 	var names []string
 	for _, v := range views {
@@ -123,7 +123,7 @@ func joining(views []View) []string {
 	return names
 }
 
-// countPods lists the pods that are still to leave a node that is leaving and cordoned.
+// countPods lists the pods that must still leave a node that is leaving and cordoned.
 func (e *Executor) countPods(ctx context.Context, s *Observed, v *View) error {
 	if !v.Leaving || !v.Cordoned || !v.Running {
 		return nil
@@ -137,8 +137,8 @@ func (e *Executor) countPods(ctx context.Context, s *Observed, v *View) error {
 	return nil
 }
 
-// usable reports whether a Node object is ready and none of the taints is left by which Kubernetes keeps pods
-// away from a node that is not.
+// usable reports whether a Node object is ready and has none of the taints with which Kubernetes keeps pods away from a
+// node that is not.
 func usable(object *corev1.Node) bool {
 	held := slices.ContainsFunc(object.Spec.Taints, func(t corev1.Taint) bool {
 		switch t.Key {
@@ -150,7 +150,7 @@ func usable(object *corev1.Node) bool {
 	return !held && readyCondition(object).Status == corev1.ConditionTrue
 }
 
-// readyCondition returns the condition Ready, with a status of "" when there is none.
+// readyCondition returns the condition Ready, with an empty status if there is none.
 func readyCondition(object *corev1.Node) corev1.NodeCondition {
 	for _, c := range object.Status.Conditions {
 		if c.Type == corev1.NodeReady {
@@ -160,7 +160,7 @@ func readyCondition(object *corev1.Node) corev1.NodeCondition {
 	return corev1.NodeCondition{}
 }
 
-// wantedLabels are the labels that the Node object of a machine must carry.
+// wantedLabels returns the labels that the Node object of a machine should have.
 func wantedLabels(m nodes.Machine, pool v1alpha1.NodePool) map[string]string {
 	labels := maps.Clone(pool.Labels)
 	if labels == nil {

@@ -1,9 +1,9 @@
 // Package pools makes, drains and removes the machines of node pools.
 //
-// Plan is where to start: a pure function from what is known of machines and Node objects (View) to chains of actions.
-// An Executor makes the views (Observe), carries out a plan (Do), and words what is waited for (Reasons). A new machine
-// comes first, then its predecessor is cordoned and drained by the means of kubectl, so PodDisruptionBudgets are
-// honoured, then its Node object is deleted, and then the machine.
+// Start with Plan: a pure function from the state of machines and Node objects (View) to chains of actions. An Executor
+// creates the views (Observe), carries out a plan (Do), and describes what it waits for (Reasons). First a new machine
+// is made. Then its predecessor is cordoned and drained with kubectl's library, so PodDisruptionBudgets are honored.
+// Then its Node object is deleted, and last the machine.
 package pools
 
 import (
@@ -15,28 +15,28 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
-// View is what is known of one machine, of its Node object, or of both.
+// View is the state of one machine, of its Node object, or of both.
 type View struct {
 	Name, Pool string
 	KeyVersion int
 
 	// Machine means that the machine exists, and Running that it is up.
 	Machine, Running bool
-	// Lost means that the machine runs, has no Node object, and has had all the time it needs to get one.
+	// Lost means that the machine runs, has no Node object, and has had enough time to get one.
 	Lost bool
 
-	// Registered means that the Node object exists. The rest is about that object.
+	// Registered means that the Node object exists. The fields below are about that object.
 	Registered bool
-	// Ready means that pods can run there now. It is false when the machine does not run, even if the Node object
-	// does not show that yet.
+	// Ready means that pods can run there now. It is false if the machine does not run, even if the Node object does
+	// not show that yet.
 	Ready bool
-	// Leaving means that an earlier plan chose it to go. It is never taken back, so that a new plan does not choose
+	// Leaving means that an earlier plan chose it for removal. It is never reset, so that a new plan does not choose
 	// another one and leave this one half drained.
 	Leaving  bool
 	Cordoned bool
-	// Labelled means that the Node object carries the labels of its pool and key version.
+	// Labelled means that the Node object has the labels of its pool and key version.
 	Labelled bool
-	// Pods is how many pods are still to leave it. It is only known of a node that is leaving and cordoned.
+	// Pods is how many pods must still leave it. It is known only for a node that is leaving and cordoned.
 	Pods int
 }
 
@@ -63,7 +63,7 @@ type Action struct {
 	Node string
 }
 
-// String is the line of a golden file.
+// String returns a line of a golden file.
 func (a Action) String() string {
 	if a.Step == Create {
 		return fmt.Sprintf("%s one of %s", a.Step, a.Pool)
@@ -71,10 +71,10 @@ func (a Action) String() string {
 	return fmt.Sprintf("%s %s", a.Step, a.Node)
 }
 
-// Chain is a list of actions of which each needs the one before it to have succeeded. Chains do not need each other.
+// Chain is a list of actions, each of which requires that the previous one succeeded. Chains are independent.
 type Chain []Action
 
-// Going returns the nodes that a plan does more to than to keep them.
+// Going returns the nodes for which a plan does more than keep them.
 func Going(plan []Chain) map[string]bool {
 	going := map[string]bool{}
 	for _, c := range plan {
@@ -87,8 +87,7 @@ func Going(plan []Chain) map[string]bool {
 	return going
 }
 
-// Converged reports whether each pool has exactly its replicas, all of them as they are to be, and nothing else is
-// left.
+// Converged reports whether each pool has exactly its replicas, all of them as desired, and nothing else is left.
 func Converged(pools []v1alpha1.NodePool, views []View) bool {
 	got := map[string]int{}
 	for _, v := range views {
@@ -106,12 +105,13 @@ func Converged(pools []v1alpha1.NodePool, views []View) bool {
 	return len(got) == 0
 }
 
-// Plan returns what to do now so that every pool comes nearer to its replicas, all of key version oldest or later.
-// Where nodes stay in a rotation, oldest is 0.
+// Plan returns what to do now so that every pool gets closer to its replicas, all of key version oldest or later. If
+// nodes stay in a rotation, oldest is 0.
 //
-// It guarantees, as long as it is what decides: machines of a pool never outnumber replicas plus maxSurge because
-// of a create, a ready node starts to leave only while more ready nodes than replicas stay, and a Node object goes
-// before its machine. A crash after any action loses nothing, since all that it goes by is observed.
+// It guarantees, as long as nothing else decides, that a create never makes the machines of a pool more than replicas
+// plus maxSurge, that a ready node starts to leave only while more ready nodes than replicas stay, and that a Node
+// object is deleted before its machine. A crash after any action loses nothing, since everything that Plan relies on is
+// observed.
 func Plan(pools []v1alpha1.NodePool, views []View, oldest int) []Chain {
 	byPool := map[string][]View{}
 	var chains []Chain
@@ -153,8 +153,8 @@ func planPool(pool v1alpha1.NodePool, views []View, oldest int) []Chain {
 	return chains
 }
 
-// divide returns which machines of a pool stay for now and which go now: those that are leaving already,
-// and as many of those that must go as the pool can spare.
+// divide returns which machines of a pool stay for now and which go now: those that are already leaving, and as many of
+// those that must go as the pool can spare.
 func divide(pool v1alpha1.NodePool, views []View, oldest int) (staying, going []View) {
 	ready, unreadyGoing := 0, 0
 	for _, v := range views {
@@ -171,7 +171,7 @@ func divide(pool v1alpha1.NodePool, views []View, oldest int) (staying, going []
 		case v.Ready && ready <= int(pool.Replicas):
 			continue // it is still needed
 		case drainsUnready(v) && unreadyGoing >= max(1, int(pool.MaxSurge)):
-			continue // when many are unready at once the fault may be elsewhere, and pass
+			continue // if many are unready at once, the cause may be elsewhere and temporary
 		}
 		ready -= count(v.Ready)
 		unreadyGoing += count(drainsUnready(v))
@@ -184,8 +184,8 @@ func divide(pool v1alpha1.NodePool, views []View, oldest int) (staying, going []
 // drainsUnready reports whether the pods of a node that is not ready would be evicted if it left.
 func drainsUnready(v View) bool { return v.Registered && v.Running && !v.Ready }
 
-// unwanted returns the machines that must go in the end, those first that are missed least: the lost ones,
-// those of an older key version, and of the rest as many as there are too many.
+// unwanted returns the machines that must go in the end, the least useful first: the lost ones, those of an older key
+// version, and the surplus of the rest.
 func unwanted(pool v1alpha1.NodePool, staying []View, oldest int) []View {
 	var out, rest []View
 	for _, v := range staying {
@@ -202,7 +202,7 @@ func unwanted(pool v1alpha1.NodePool, staying []View, oldest int) []View {
 	return out
 }
 
-// byUse orders machines by how much they are missed, least first.
+// byUse orders machines by usefulness, least first.
 func byUse(a, b View) int {
 	return cmp.Or(
 		cmp.Compare(count(a.Ready), count(b.Ready)),
@@ -221,7 +221,7 @@ func count(b bool) int {
 	return 0
 }
 
-// keep is what a machine that stays needs now.
+// keep returns what a machine that stays needs now.
 func keep(v View) []Chain {
 	var chains []Chain
 	if !v.Running {
@@ -233,18 +233,19 @@ func keep(v View) []Chain {
 	return chains
 }
 
-// leave is what a machine that goes needs now. The pods of a machine that does not run are not
-// evicted: no kubelet would end them, and kube-controller-manager deletes them once the Node object is gone.
+// leave returns what a machine that goes needs now. The pods of a machine that does not run are not evicted: no kubelet
+// would end them, and kube-controller-manager deletes them once the Node object is gone.
 func leave(v View) Chain {
 	do := func(s Step) Action { return Action{Step: s, Pool: v.Pool, Node: v.Name} }
 	switch {
 	case v.Registered && v.Running && (!v.Leaving || !v.Cordoned):
-		// Crash after cordon: it is marked as leaving, and the next plan goes on with evict.
+		// After a crash after cordon, it is marked as leaving, and the next plan continues with evict.
 		return Chain{do(Cordon), do(Evict)}
 	case v.Registered && v.Running && v.Pods > 0:
 		return Chain{do(Evict)}
 	case v.Registered && v.Machine:
-		// Crash after deleteNode: a machine without a Node object is what every pool misses least, so it goes next.
+		// After a crash after deleteNode, the machine has no Node object. Such a machine is the least useful, so it
+		// goes next.
 		return Chain{do(DeleteNode), do(Remove)}
 	case v.Registered:
 		return Chain{do(DeleteNode)}

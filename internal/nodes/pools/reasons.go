@@ -9,7 +9,7 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// Reasons are what the pools wait for, by node.
+// Reasons returns what the pools wait for, by node.
 func (e *Executor) Reasons(s *Observed) []nodes.Reason {
 	var reasons []nodes.Reason
 	machines := map[string]int{}
@@ -27,7 +27,7 @@ func (e *Executor) Reasons(s *Observed) []nodes.Reason {
 	return reasons
 }
 
-// reasons are what a machine or node waits for.
+// reasons returns what a machine or node waits for.
 func (e *Executor) reasons(s *Observed, v View) []nodes.Reason {
 	switch {
 	case !v.Machine:
@@ -70,7 +70,7 @@ func unready(node *corev1.Node, patience time.Duration, now time.Time) nodes.Rea
 	return nodes.Reason{Words: words + nodes.Lasting(lasted), Blocked: lasted > patience}
 }
 
-// podReasons are why pods are still on a node that is leaving.
+// podReasons returns why pods are still on a node that is leaving.
 func (e *Executor) podReasons(node string, pods []corev1.Pod) []nodes.Reason {
 	var out []nodes.Reason
 	ending := 0
@@ -90,7 +90,7 @@ func (e *Executor) podReasons(node string, pods []corev1.Pod) []nodes.Reason {
 	return out
 }
 
-// podReason is what keeps a pod; false when that is no more than the time that pods take to end.
+// podReason returns why a pod is still there; false if it only needs the usual time to end.
 func (e *Executor) podReason(pod *corev1.Pod) (nodes.Reason, bool) {
 	if pod.DeletionTimestamp != nil {
 		return nodes.StuckPod(pod, e.Now)

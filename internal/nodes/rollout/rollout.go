@@ -1,9 +1,9 @@
-// Package rollout is the nodes.Adapter over plain machines, or over the API of a cluster alone.
+// Package rollout implements nodes.Adapter with machines, or with only the API of a cluster.
 //
-// Rollouts.Open is where to start. A Rollout lists Node objects and machines once a call, and has the packages
-// pools, tokens and evict each observe, plan and do its part: which machines come and go, what pods hold on those
-// that stay, and which pods are older than the key. It keeps no state that matters: what it remembers (since when a
-// machine is awaited, which evictions were refused, when tokens were read) only goes into words and patience.
+// Start with Rollouts.Open. A Rollout lists Node objects and machines once per call. The packages pools, tokens and
+// evict each observe, plan and do their part: which machines are made and removed, which tokens the pods hold on those
+// that stay, and which pods are older than the key. It keeps no important state: what it remembers (how long a machine
+// has been awaited, which evictions were refused, when tokens were read) affects only texts and timeouts.
 package rollout
 
 import (
@@ -26,52 +26,51 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes/tokens"
 )
 
-// joinTimeout is how long a machine that runs may take to get its Node object before it is replaced.
+// joinTimeout is how long a running machine may take to get its Node object before it is replaced.
 const joinTimeout = 10 * time.Minute
 
-// tokensEvery is how often the tokens of a node that is to keep its pods are read.
+// tokensEvery is how often the tokens on a node that keeps its pods are read.
 const tokensEvery = time.Second
 
-// Cluster is what a Rollout needs to know of a cluster.
+// Cluster is what a Rollout needs to know about a cluster.
 type Cluster struct {
-	// Name begins the names of machines; UID is what the cluster is remembered by.
+	// Name begins the names of machines; UID identifies the cluster between calls.
 	Name string
 	UID  types.UID
-	// Pools, NodeRefresh and TokenReload are what its spec wants.
+	// Pools, NodeRefresh and TokenReload are from its spec.
 	Pools       []v1alpha1.NodePool
 	NodeRefresh v1alpha1.NodeRefresh
 	TokenReload time.Duration
-	// Machines are those of its pools. Without any, Keyturn makes no nodes, and NodeRefresh must be Evict, Wait or, with a
-	// Roller, Replace.
+	// Machines manages the machines of its pools. If it is nil, Keyturn makes no nodes, and NodeRefresh must be Evict,
+	// Wait or, with a Roller, Replace.
 	Machines nodes.Machines
-	// Refresher replaces the tokens on its machines. Without one, NodeRefresh must be Replace, unless there are no
-	// machines.
+	// Refresher replaces the tokens on its machines. If it is nil, NodeRefresh must be Replace, unless Machines is nil.
 	Refresher nodes.Refresher
-	// Roller has somebody else replace its nodes, if there are no machines.
+	// Roller makes another system replace its nodes, if there are no machines.
 	Roller nodes.Roller
-	// Client reaches its API servers, by client certificate and never by a token of a key that is being rotated.
+	// Client reaches its API servers, with a client certificate and never with a token of a key that is being rotated.
 	Client func(context.Context) (kubernetes.Interface, error)
 }
 
-// Rollouts remembers clusters from call to call. Its zero value is ready for use.
+// Rollouts remembers clusters between calls. The zero value is ready for use.
 type Rollouts struct {
 	mu sync.Mutex
 	of map[types.UID]*memory
 }
 
-// memory is what is remembered of one cluster.
+// memory is what is remembered about one cluster.
 type memory struct {
 	pools  pools.Memory
 	tokens tokens.Memory
 	evict  evict.Memory
 }
 
-// Open returns the nodes of a cluster. It asks nobody anything yet.
+// Open returns the nodes of a cluster. It makes no request.
 func (r *Rollouts) Open(c Cluster) *Rollout {
 	return &Rollout{Cluster: c, rollouts: r, joinTimeout: joinTimeout, tokensEvery: tokensEvery, now: time.Now}
 }
 
-// remember returns the memory of a cluster, which begins when it is first observed.
+// remember returns the memory of a cluster, creating it on first use.
 func (r *Rollouts) remember(cluster types.UID) *memory {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -84,7 +83,7 @@ func (r *Rollouts) remember(cluster types.UID) *memory {
 	return r.of[cluster]
 }
 
-// Forget drops all that is remembered of a cluster.
+// Forget drops everything about a cluster.
 func (r *Rollouts) Forget(cluster types.UID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,7 +129,7 @@ func (r *Rollout) Converge(ctx context.Context, keys nodes.Keys) error {
 	)
 }
 
-// oldest is the oldest key version that a machine may be from.
+// oldest returns the oldest key version that a machine may have.
 func (r *Rollout) oldest(keys nodes.Keys) int {
 	if r.NodeRefresh.KeepsNodes() {
 		return 0
@@ -138,7 +137,7 @@ func (r *Rollout) oldest(keys nodes.Keys) int {
 	return keys.Next
 }
 
-// Delete implements nodes.Adapter. It does not ask the cluster's API servers, which may be gone.
+// Delete implements nodes.Adapter. It does not need the cluster's API servers, which may be gone.
 func (r *Rollout) Delete(ctx context.Context) (bool, error) {
 	all, err := r.list(ctx)
 	if err != nil {
@@ -161,7 +160,7 @@ func (r *Rollout) Delete(ctx context.Context) (bool, error) {
 	return left == 0, errors.Join(errs...)
 }
 
-// observation is all parts of a cluster, and what each saw of it.
+// observation is the parts of a cluster, and what each observed.
 type observation struct {
 	cluster   Cluster
 	pools     pools.Executor
@@ -171,22 +170,22 @@ type observation struct {
 	aged      evict.Executor
 	pods      *evict.Observed
 	unmanaged []*corev1.Node
-	// rolling is what the replacement of nodes waits for that somebody else made.
+	// rolling is what the replacement of nodes by another system waits for.
 	rolling []nodes.Reason
 }
 
-// rolls reports whether somebody else replaces the nodes.
+// rolls reports whether another system replaces the nodes.
 func (c Cluster) rolls() bool {
 	return c.Machines == nil && c.Roller != nil && c.NodeRefresh == v1alpha1.NodeRefreshReplace
 }
 
-// rollDue reports whether there are nodes to be replaced by somebody else, and it is noted since when tokens are new.
+// rollDue reports whether another system should replace nodes, and it is recorded since when tokens are new.
 func (c *observation) rollDue() bool {
 	return c.cluster.rolls() && c.held.Keys.Old != 0 && !c.pods.Since().IsZero() &&
 		nodes.Oldest(c.aged.Nodes(c.pods, c.unmanaged)) < c.held.Keys.Next
 }
 
-// roll has the nodes replaced on which some pod is from before tokens were new.
+// roll requests the replacement of nodes with a pod from before tokens were new.
 func (c *observation) roll(ctx context.Context) error {
 	if !c.rollDue() {
 		return nil
@@ -194,7 +193,7 @@ func (c *observation) roll(ctx context.Context) error {
 	return c.cluster.Roller.Roll(ctx, c.pods.Since())
 }
 
-// check returns what the cluster lacks for what its spec wants.
+// check returns an error if the cluster lacks something that its spec requires.
 func (c Cluster) check() error {
 	switch {
 	case c.rolls():
@@ -208,7 +207,7 @@ func (c Cluster) check() error {
 	return nil
 }
 
-// gather observes a cluster. Node objects come before machines, as pools.Executor.Observe wants it.
+// gather observes a cluster. It lists Node objects before machines, as pools.Executor.Observe requires.
 func (r *Rollout) gather(ctx context.Context, keys nodes.Keys) (*observation, error) {
 	if err := r.check(); err != nil {
 		return nil, err
@@ -246,8 +245,8 @@ func (r *Rollout) gather(ctx context.Context, keys nodes.Keys) (*observation, er
 	return c, err
 }
 
-// observePods has the pods observed: those on nodes that Keyturn did not make, and all where pods are evicted or where
-// the tokens on all machines are new.
+// observePods observes the pods: those on nodes that Keyturn did not make, and all if pods are evicted or if the tokens
+// on all machines are new.
 func (c *observation) observePods(ctx context.Context, objects []corev1.Node) error {
 	judged := c.unmanaged
 	if c.cluster.NodeRefresh == v1alpha1.NodeRefreshEvict {
@@ -291,7 +290,7 @@ func (r *Rollout) podsEvery() time.Duration {
 	return 10 * r.tokensEvery
 }
 
-// list lists the machines. Where the tokens of none are replaced, a refresh that was begun before has no meaning.
+// list lists the machines. If tokens are not replaced on them, it ignores a refresh that was begun before.
 func (r *Rollout) list(ctx context.Context) ([]nodes.Machine, error) {
 	if r.Machines == nil {
 		return nil, nil
@@ -308,7 +307,7 @@ func (r *Rollout) list(ctx context.Context) ([]nodes.Machine, error) {
 	return machines, nil
 }
 
-// join finds the machines that stay, and the Node objects that Keyturn did not make.
+// join returns the machines that stay, and the Node objects that Keyturn did not make.
 func join(objects []corev1.Node, machines []nodes.Machine, views []pools.View) (
 	staying []tokens.Candidate, unmanaged []*corev1.Node,
 ) {
@@ -333,7 +332,7 @@ func join(objects []corev1.Node, machines []nodes.Machine, views []pools.View) (
 	return staying, unmanaged
 }
 
-// state is what was seen, in the words of the port.
+// state returns what was observed, as package nodes describes it.
 func (c *observation) state() nodes.State {
 	st := nodes.State{
 		Nodes:     append(c.machines.Nodes(), c.aged.Nodes(c.pods, c.unmanaged)...),

@@ -14,11 +14,11 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// Executor is what pods hold on the nodes of one cluster that stay, during one call.
+// Executor replaces tokens of pods on those nodes of one cluster that stay, during one call.
 type Executor struct {
 	Policy Policy
 	Keys   nodes.Keys
-	// Refresher reaches the machines. It is needed only where there are any that stay.
+	// Refresher reaches the machines. It is needed only if some stay.
 	Refresher nodes.Refresher
 	Client    kubernetes.Interface
 	Memory    *Memory
@@ -27,7 +27,7 @@ type Executor struct {
 	Now   time.Time
 }
 
-// Plan returns what to do now, leaving alone the machines that are going.
+// Plan returns what to do now. It does nothing to the machines that are going.
 func (e *Executor) Plan(s *Observed, going map[string]bool) []Chain {
 	views := make([]View, len(s.Views))
 	for i, v := range s.Views {
@@ -75,7 +75,7 @@ func (e *Executor) do(ctx context.Context, step Step, v View) error {
 		return e.remember(ctx, m)
 	case Refreshed:
 		m.KeyVersion = e.Policy.KeyVersion
-		if !e.Policy.How.KeepsPods() { // its pods were evicted. What is remembered of an earlier Refresh may not grow older.
+		if !e.Policy.How.KeepsPods() { // Its pods were evicted. The stored version of an earlier Refresh must not decrease.
 			m.Refresh = nodes.Refresh{KeyVersion: m.KeyVersion, Since: e.Now, Proven: e.Now}
 		}
 		return e.finish(ctx, m, v.Registered)
@@ -84,8 +84,9 @@ func (e *Executor) do(ctx context.Context, step Step, v View) error {
 	}
 }
 
-// finish makes a machine one of the new key version. The label goes first: once the last machine is of the new version,
-// nobody converges nodes any more. Crash in between: both labels are right for a machine that is refreshing.
+// finish marks a machine as one of the new key version. The label goes first: once the last machine is of the new
+// version, nobody converges nodes any more. After a crash in between, both labels are right for a machine that is
+// refreshing.
 func (e *Executor) finish(ctx context.Context, m nodes.Machine, registered bool) error {
 	if registered {
 		patch := fmt.Appendf(nil, `{"metadata":{"labels":{%q:"%d"}}}`, v1alpha1.LabelKeyVersion, m.KeyVersion)
@@ -97,7 +98,7 @@ func (e *Executor) finish(ctx context.Context, m nodes.Machine, registered bool)
 	return e.remember(ctx, m)
 }
 
-// remember keeps with a machine how far the replacement of its tokens is.
+// remember stores the progress of the replacement of its tokens with a machine.
 func (e *Executor) remember(ctx context.Context, m nodes.Machine) error {
 	if err := e.Refresher.Remember(ctx, m); err != nil {
 		return fmt.Errorf("remembering the refresh of machine %s: %w", m.Name, err)

@@ -11,28 +11,28 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// podTokens is a pod on a machine, and what is in its token files: one for each of its tokenMounts.
+// podTokens is a pod on a machine, and the content of its token files: one for each of its tokenMounts.
 type podTokens struct {
 	pod    *corev1.Pod
 	tokens []nodes.Token
 }
 
-// Held is what the pods on a machine hold, as seen from its refresh.
+// Held describes the tokens of the pods on a machine, compared with what its refresh is for.
 type Held struct {
-	// Known means that it could be read, and Trouble is why not.
+	// Known means that they could be read; otherwise Trouble is why not.
 	Known   bool
 	Trouble string
-	// Old are the files that do not have a token of the new key yet.
+	// Old are the files without a token of the new key.
 	Old []string
 	// RenewedBy is when the kubelet will have replaced them all on its own.
 	RenewedBy time.Time
-	// Stuck are the pods that use an older token regardless of their files, and what is to be done.
+	// Stuck are the pods that use an older token regardless of their files, and what to do about them.
 	Stuck []nodes.Reason
-	// Youngest is when the last file was replaced that has had an older token; zero when there is none.
+	// Youngest is when the last file with an older token was replaced; zero if there is none.
 	Youngest time.Time
 }
 
-// judge holds the tokens on a machine against what its refresh is for. keyID is the kid of the new key.
+// judge compares the tokens on a machine with what its refresh is for. keyID is the kid of the new key.
 func judge(how v1alpha1.NodeRefresh, r nodes.Refresh, keyID string, pods []podTokens, now time.Time) Held {
 	h := Held{Known: true}
 	for _, p := range pods {
@@ -43,7 +43,7 @@ func judge(how v1alpha1.NodeRefresh, r nodes.Refresh, keyID string, pods []podTo
 
 func (h *Held) addPod(how v1alpha1.NodeRefresh, r nodes.Refresh, keyID string, p podTokens, now time.Time) {
 	name := nodes.PodName(p.pod)
-	// A pod that was made since has no older token.
+	// A pod that was created later has no older token.
 	older := p.pod.CreationTimestamp.Time.Before(r.Since)
 	volume, pinned := subPathToken(p.pod)
 	pinned = pinned && older
@@ -74,13 +74,13 @@ func (h *Held) addPod(how v1alpha1.NodeRefresh, r nodes.Refresh, keyID string, p
 	}
 }
 
-// add adds a file without a new token, and by when it will have one.
+// add adds a file without a new token, and when it will have one at the latest.
 func (h *Held) add(name string, by time.Time) {
 	h.Old = append(h.Old, name)
 	h.RenewedBy = later(h.RenewedBy, by)
 }
 
-// addEnding handles a pod that is to end: its kubelet replaces no tokens of it any more.
+// addEnding handles a pod that is terminating: its kubelet replaces its tokens no longer.
 func (h *Held) addEnding(name string, p podTokens, pinned bool, keyID string, now time.Time) {
 	old := func(t nodes.Token) bool { return t.Problem != "" || !t.Missing && t.KeyID != keyID }
 	if !pinned && !slices.ContainsFunc(p.tokens, old) {

@@ -7,34 +7,34 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// Memory is what is remembered of one cluster between calls. To lose it costs one more reading, no more. Its zero value
-// is empty and ready for use.
+// Memory caches data about one cluster between calls. Losing it costs only one more reading. The zero value is ready
+// for use.
 type Memory struct {
 	mu sync.Mutex
 	// readings are the last readings of the tokens on machines, by machine.
 	readings map[string]reading
 }
 
-// reading is what the pods on a machine had.
+// reading is the content of the token files on a machine.
 type reading struct {
 	at      time.Time
 	refresh nodes.Refresh
 	pods    []podTokens
 }
 
-// holds reports whether what was read at a time is not older than every.
+// holds reports whether a reading at a time is still recent enough.
 func holds(at, now time.Time, every time.Duration) bool {
 	return !now.Before(at) && now.Sub(at) < every
 }
 
-// same reports whether nothing happened since that matters: what was seen before a kubelet was started shows nothing
-// of what the one before it had fetched and not yet written.
+// same reports whether the reading is of the same refresh and kubelet: a reading from before a kubelet started does not
+// show what its predecessor had fetched and not yet written.
 func (r reading) same(is nodes.Refresh) bool {
 	was := r.refresh
 	return was.KeyVersion == is.KeyVersion && was.Since.Equal(is.Since) && was.Kubelet.IsZero() == is.Kubelet.IsZero()
 }
 
-// tokensOf returns the last reading of the tokens on a machine, and reads them again when that is older than every.
+// tokensOf returns the last reading of the tokens on a machine, and reads them again if it is older than every.
 func (m *Memory) tokensOf(
 	machine string, r nodes.Refresh, now time.Time, every time.Duration, read func() ([]podTokens, error),
 ) ([]podTokens, error) {
@@ -55,7 +55,7 @@ func (m *Memory) tokensOf(
 	return pods, nil
 }
 
-// keep forgets machines that are no longer refreshing.
+// keep drops machines that are no longer refreshing.
 func (m *Memory) keep(refreshing map[string]bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -13,10 +13,10 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// slow is how much less often tokens are read that take an hour, or a day, to be replaced.
+// slow is the factor by which tokens are read less often if they take an hour, or a day, to be replaced.
 const slow = 10
 
-// Observed is what one observation of a cluster showed.
+// Observed is the result of one observation of a cluster.
 type Observed struct {
 	Views []View
 }
@@ -48,14 +48,14 @@ func (e *Executor) Observe(ctx context.Context, machines []Candidate) (*Observed
 	return s, nil
 }
 
-// heard reports whether a Node object was brought up to date by a kubelet that was started then.
+// heard reports whether a kubelet that was started at this time has updated the Node object.
 func heard(object *corev1.Node, started time.Time) bool {
-	// Times in conditions are whole seconds, cut off.
+	// Times in conditions are truncated to seconds.
 	return object != nil && !started.IsZero() &&
 		!readyCondition(object).LastHeartbeatTime.Time.Before(started.Truncate(time.Second))
 }
 
-// readyCondition returns the condition Ready, which is zero when there is none.
+// readyCondition returns the condition Ready; zero if there is none.
 func readyCondition(object *corev1.Node) corev1.NodeCondition {
 	for _, c := range object.Status.Conditions {
 		if c.Type == corev1.NodeReady {
@@ -65,8 +65,8 @@ func readyCondition(object *corev1.Node) corev1.NodeCondition {
 	return corev1.NodeCondition{}
 }
 
-// observeTokens finds what the pods on a machine have whose tokens are being replaced. One machine that cannot be read
-// keeps nobody from seeing the others.
+// observeTokens reads the token files on a machine that is refreshing. A machine that cannot be read does not keep the
+// others from being observed.
 func (e *Executor) observeTokens(ctx context.Context, v *View) error {
 	if !v.Refreshing() || !v.Running {
 		return nil
@@ -97,8 +97,8 @@ type unreadableError struct{ error }
 
 func (e unreadableError) Unwrap() error { return e.error }
 
-// podTokens reads the tokens of all pods on a machine that have not ended. The pods are listed first: one that comes
-// later gets a new token.
+// podTokens reads the tokens of all pods on a machine that have not ended. The pods are listed first: a pod that is
+// created later gets a new token.
 func (e *Executor) podTokens(ctx context.Context, machine string) ([]podTokens, error) {
 	list, err := e.Client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
 		FieldSelector: "spec.nodeName=" + machine + ",status.phase!=Succeeded,status.phase!=Failed",

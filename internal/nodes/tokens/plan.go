@@ -1,12 +1,12 @@
-// Package tokens finds what tokens pods hold on nodes that stay, and replaces them.
+// Package tokens finds out which tokens pods hold on nodes that stay, and replaces them.
 //
-// Plan is where to start: a pure function from what is known of machines that stay (View) to chains of actions. judge,
-// pure as well, holds the token files of a machine's pods against the new key. An Executor makes the views (Observe),
-// carries out a plan (Do), and words what is waited for (Reasons).
+// Start with Plan: a pure function from the state of machines that stay (View) to chains of actions. judge, also pure,
+// compares the token files of a machine's pods with the new key. An Executor creates the views (Observe), carries out a
+// plan (Do), and describes what it waits for (Reasons).
 //
 // A machine counts as one of the new key version once every token file of every pod on it, read as the pod sees it, has
-// a token of the new key, and the applications have had time to read it. Where pods are evicted instead, it counts once
-// none is left on it that is older than the new key, as package evict knows.
+// a token of the new key, and the applications have had time to read it. If pods are evicted instead, it counts once no
+// pod on it is older than the new key, as package evict determines.
 package tokens
 
 import (
@@ -19,29 +19,29 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// minWait is how long, at least, a node is waited for whose kubelet stays as it is: kubelet may take as long from
-// fetching a token for a pod that starts to having it in its volume (podAttachAndMountTimeout,
+// minWait is the minimum time to wait for a node whose kubelet is not restarted: a kubelet may take that long between
+// fetching a token for a starting pod and writing it to the volume (podAttachAndMountTimeout,
 // pkg/kubelet/volumemanager).
 const minWait = 2*time.Minute + 3*time.Second
 
-// Policy is how machines that stay come to a key version.
+// Policy is how machines that stay get to a key version.
 type Policy struct {
-	// How is InPlace, Wait or Evict; else no machine stays.
+	// How is InPlace, Wait or Evict; with any other, no machine stays.
 	How        v1alpha1.NodeRefresh
 	KeyVersion int
-	// Reload is how long an application may use a token that is no longer in its file.
+	// Reload is how long an application may keep using a token that is no longer in its file.
 	Reload time.Duration
 }
 
-// View is what is known of one machine that stays.
+// View is the state of one machine that stays.
 type View struct {
 	nodes.Machine
 	// Registered means that its Node object exists, and Ready that pods can run there.
 	Registered, Ready bool
-	// Going means that it is about to be removed after all: nothing more is done to it.
+	// Going means that it will be removed after all: nothing more is done to it.
 	Going bool
-	// Heard means that the kubelet which was started for the Refresh has reported, and Held is what its pods have; both
-	// are only known while the machine is refreshing.
+	// Heard means that the kubelet that was started for the Refresh has reported, and Held describes its pods' tokens.
+	// Both are known only while the machine is refreshing.
 	Heard bool
 	Held  Held
 	// Evicted means that no pod on it is older than the new key.
@@ -66,18 +66,18 @@ type Action struct {
 	Node string
 }
 
-// String is the line of a golden file.
+// String returns a line of a golden file.
 func (a Action) String() string { return fmt.Sprintf("%s %s", a.Step, a.Node) }
 
-// Chain is a list of actions of which each needs the one before it to have succeeded. Chains do not need each other.
+// Chain is a list of actions, each of which requires that the previous one succeeded. Chains are independent.
 type Chain []Action
 
-// Plan returns what to do now so that no pod is left with a token of an older key version, on machines that stay.
+// Plan returns what to do now so that no pod on machines that stay keeps a token of an older key version.
 //
-// It guarantees that a kubelet is ended only while all others that were are back and have replaced every token, and
-// that a machine counts as one of the new key version only once each of its pods has had new tokens for the time that
-// applications need to notice. A crash after any action loses nothing: all that it goes by is remembered with the
-// machine, or observed.
+// It guarantees that a kubelet is restarted only after all others that were restarted are back and have replaced every
+// token, and that a machine counts as one of the new key version only after each of its pods has had new tokens for as
+// long as applications need to notice. A crash after any action loses nothing: everything that Plan relies on is stored
+// with the machine, or observed.
 func Plan(views []View, p Policy, now time.Time) []Chain {
 	if !p.How.KeepsNodes() {
 		return nil
@@ -106,7 +106,7 @@ func Plan(views []View, p Policy, now time.Time) []Chain {
 
 func byName(a, b View) int { return cmp.Compare(a.Name, b.Name) }
 
-// begin is which refreshes begin now; busy means that a kubelet is not through with its own yet.
+// begin returns the refreshes that begin now; busy means that some kubelet has not finished its own yet.
 func begin(next []View, p Policy, busy bool) []Chain {
 	var chains []Chain
 	for _, v := range next {
@@ -115,7 +115,7 @@ func begin(next []View, p Policy, busy bool) []Chain {
 		case p.How == v1alpha1.NodeRefreshWait:
 			chains = append(chains, Chain{{Begin, v.Name}})
 		case v.Ready && !busy:
-			// Crash in between: it is remembered, and the next plan goes on with the restart.
+			// After a crash in between, the refresh is stored, and the next plan continues with the restart.
 			chains = append(chains, Chain{{Begin, v.Name}, {RestartKubelet, v.Name}})
 			busy = true
 		}
@@ -123,7 +123,7 @@ func begin(next []View, p Policy, busy bool) []Chain {
 	return chains
 }
 
-// goOn is what a machine needs now on which a refresh was begun.
+// goOn returns what a machine needs now whose refresh has begun.
 func goOn(v View, p Policy, now time.Time) Chain {
 	switch {
 	case !v.Running:
@@ -141,8 +141,7 @@ func goOn(v View, p Policy, now time.Time) Chain {
 	}
 }
 
-// renewed reports whether every token file on a node whose refresh was begun has a token of the new key, and always
-// will.
+// renewed reports whether every token file on a refreshing node has, and will keep, a token of the new key.
 func (v View) renewed(p Policy, now time.Time) bool {
 	switch {
 	case !v.Running || !v.Held.Known || len(v.Held.Old) > 0:
@@ -154,17 +153,17 @@ func (v View) renewed(p Policy, now time.Time) bool {
 	}
 }
 
-// unproven reports whether it is still to be remembered when the last file was replaced, or again: if that is in the
-// future, a clock was wrong.
+// unproven reports whether the time when the last file was replaced must be stored, or stored again because it is in
+// the future, which means that a clock was wrong.
 func (v View) unproven(now time.Time) bool {
 	if v.Refresh.Proven.IsZero() {
-		return !v.Held.Youngest.IsZero() // without a file that had an older token there is nothing to remember
+		return !v.Held.Youngest.IsZero() // if no file had an older token, there is nothing to store
 	}
 	return v.Refresh.Proven.After(now)
 }
 
-// reloaded is when the applications on a node that is renewed have read their new tokens; zero when none had an old
-// one. It counts from when every file was first seen to have a new one: a later renewal changes nothing.
+// reloaded returns when the applications on a renewed node have read their new tokens; zero if none had an old one. It
+// counts from when every file was first seen with a new one, so a later renewal changes nothing.
 func (v View) reloaded(p Policy) time.Time {
 	proven := v.Refresh.Proven
 	if proven.IsZero() {

@@ -12,31 +12,31 @@ import (
 
 // When a kubelet replaces a token on its own: see requiresRefresh in pkg/kubelet/token/token_manager.go of Kubernetes.
 const (
-	// renewalPercent is the part of its life after which a token is replaced.
+	// renewalPercent is the percentage of its life after which a token is replaced.
 	renewalPercent = 80
-	// maxRenewal is the age at which it is replaced, however long it lives (maxTTL).
+	// maxRenewal is the age at which it is replaced in any case (maxTTL).
 	maxRenewal = 24 * time.Hour
-	// RenewalSlack is how long that may take: a pod is synced each minute, and half a minute more at most
-	// (syncFrequency and workerResyncIntervalJitterFactor in pkg/kubelet), and maxJitter of the token manager.
+	// RenewalSlack is how long that may take: a pod is synced each minute, and at most half a minute later
+	// (syncFrequency and workerResyncIntervalJitterFactor in pkg/kubelet), plus maxJitter of the token manager.
 	RenewalSlack = 90*time.Second + 10*time.Second
 )
 
 // mount is a projected token of a pod.
 type mount struct {
 	nodes.TokenFile
-	// expiration is the life that is asked for.
+	// expiration is the requested life.
 	expiration time.Duration
 }
 
-// issuedTo are the tokens that the API server issues for a pod, and that the pod holds in one way. No audience is the
-// API server's here: kubelets replace all tokens alike.
+// issuedTo returns the tokens that the API server issues for a pod and that the pod holds in one way. No audience
+// counts as the API server's here, since kubelets treat all tokens alike.
 func issuedTo(pod *corev1.Pod, way podtokens.Way) []podtokens.Token {
 	return slices.DeleteFunc(podtokens.Of(pod, podtokens.Cluster{}), func(t podtokens.Token) bool {
 		return t.Kind == podtokens.Legacy || t.Way != way
 	})
 }
 
-// tokenMounts are the projected tokens of a pod, of any audience.
+// tokenMounts returns the projected tokens of a pod, for any audience.
 func tokenMounts(pod *corev1.Pod) []mount {
 	var out []mount
 	for _, t := range issuedTo(pod, podtokens.File) {
@@ -46,8 +46,8 @@ func tokenMounts(pod *corev1.Pod) []mount {
 	return out
 }
 
-// subPathToken names a volume from which a container of a pod mounts a projected token by subPath; false when there is
-// none. Such a mount stays as it was when the container started.
+// subPathToken returns a volume of which a container of the pod mounts a projected token by subPath; false if there is
+// none. Such a mount keeps its content from the start of the container.
 func subPathToken(pod *corev1.Pod) (volume string, found bool) {
 	pinned := issuedTo(pod, podtokens.SubPath)
 	if len(pinned) == 0 {
@@ -56,8 +56,8 @@ func subPathToken(pod *corev1.Pod) (volume string, found bool) {
 	return pinned[0].Volume, true
 }
 
-// Renewal is how long a kubelet takes, at most, to replace every token of a pod on its own; 0 for a pod without
-// projected tokens. A token that the API server issued for a shorter life than the pod asks for is replaced earlier.
+// Renewal returns the longest time that a kubelet takes to replace every token of a pod on its own; 0 for a pod without
+// projected tokens. A token that the API server issued for a shorter life than the pod requested is replaced earlier.
 func Renewal(pod *corev1.Pod) time.Duration {
 	var most time.Duration
 	for _, m := range tokenMounts(pod) {
@@ -66,7 +66,7 @@ func Renewal(pod *corev1.Pod) time.Duration {
 	return most
 }
 
-// renewedBy is when a kubelet has replaced a token, at the latest.
+// renewedBy returns when a kubelet has replaced a token at the latest.
 func renewedBy(issued time.Time, life time.Duration) time.Time {
 	return issued.Add(min(life/100*renewalPercent, maxRenewal) + RenewalSlack)
 }

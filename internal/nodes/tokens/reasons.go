@@ -9,8 +9,8 @@ import (
 	"github.com/keyturn/keyturn/internal/nodes"
 )
 
-// Reasons are what the replacement of tokens waits for, by node. What a machine that is not ready waits for is not
-// here.
+// Reasons returns what the replacement of tokens waits for, by node. It does not include what a machine that is not
+// ready waits for.
 func (e *Executor) Reasons(s *Observed) []nodes.Reason {
 	var out []nodes.Reason
 	for _, v := range s.Views {
@@ -21,7 +21,7 @@ func (e *Executor) Reasons(s *Observed) []nodes.Reason {
 	return append(out, toFollow(s.Views)...)
 }
 
-// reasons are what a node waits for whose pods are to have new tokens.
+// reasons returns what a node waits for whose pods should get new tokens.
 func reasons(v View, p Policy, now time.Time) []nodes.Reason {
 	out := slices.Clip(v.Held.Stuck)
 	add := func(blocked bool, format string, args ...any) []nodes.Reason {
@@ -51,7 +51,7 @@ func reasons(v View, p Policy, now time.Time) []nodes.Reason {
 	}
 }
 
-// oldTokens is which pod on a node has an old token, and when it will have none.
+// oldTokens describes a pod on a node that has an old token, and when it will have none.
 func oldTokens(v View, inPlace bool, now time.Time) nodes.Reason {
 	old := v.Held.Old
 	words := fmt.Sprintf("%s to get a token of key version %d%s", old[0], v.Refresh.KeyVersion, andMore(old))
@@ -66,7 +66,7 @@ func oldTokens(v View, inPlace bool, now time.Time) nodes.Reason {
 	}
 }
 
-// toFollow is how many nodes are to have their tokens replaced after others.
+// toFollow counts the nodes whose tokens will be replaced after others.
 func toFollow(views []View) []nodes.Reason {
 	to, n := 0, 0
 	for _, v := range views {

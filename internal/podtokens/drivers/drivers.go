@@ -1,4 +1,4 @@
-// Package drivers reads from a cluster which CSI drivers get tokens of pods, and which of them serves which volume.
+// Package drivers reads from a cluster which CSI drivers get tokens of pods, and which driver serves which volume.
 package drivers
 
 import (
@@ -14,8 +14,8 @@ import (
 	"github.com/keyturn/keyturn/internal/podtokens"
 )
 
-// Read reads what podtokens.Of needs to know of drivers, so many objects at a time. Claims are read only if some driver
-// asks for tokens.
+// Read reads what podtokens.Of needs to know about drivers, in pages of the given size. It reads claims only if some
+// driver requests tokens.
 func Read(ctx context.Context, client kubernetes.Interface, pageSize int64) (podtokens.Cluster, error) {
 	c, err := ReadDrivers(ctx, client, pageSize)
 	if err != nil || len(c.Drivers) == 0 {
@@ -25,8 +25,7 @@ func Read(ctx context.Context, client kubernetes.Interface, pageSize int64) (pod
 	return c, err
 }
 
-// ReadDrivers is Read without the claims, for a caller that reads the PersistentVolumes itself: Claim is what to take
-// of each.
+// ReadDrivers is Read without the claims, for a caller that reads the PersistentVolumes itself and uses Claim for each.
 func ReadDrivers(ctx context.Context, client kubernetes.Interface, pageSize int64) (podtokens.Cluster, error) {
 	c := podtokens.Cluster{Drivers: map[string]podtokens.CSIDriver{}}
 	err := eachPage(pageSize, func(o metav1.ListOptions) (string, error) {
@@ -54,7 +53,7 @@ func driverOf(spec storagev1.CSIDriverSpec) podtokens.CSIDriver {
 	return d
 }
 
-// claims are the drivers that serve PersistentVolumeClaims.
+// claims returns the drivers that serve PersistentVolumeClaims.
 func claims(ctx context.Context, client kubernetes.Interface, pageSize int64) (map[types.NamespacedName]string, error) {
 	served := map[types.NamespacedName]string{}
 	err := eachPage(pageSize, func(o metav1.ListOptions) (string, error) {
@@ -80,7 +79,7 @@ func Claim(v *corev1.PersistentVolume) (claim types.NamespacedName, driver strin
 	return types.NamespacedName{Namespace: v.Spec.ClaimRef.Namespace, Name: v.Spec.ClaimRef.Name}, v.Spec.CSI.Driver
 }
 
-// eachPage calls list for one page after the other.
+// eachPage calls list for each page.
 func eachPage(pageSize int64, list func(metav1.ListOptions) (next string, err error)) error {
 	o := metav1.ListOptions{Limit: pageSize}
 	for {

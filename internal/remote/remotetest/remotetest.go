@@ -1,5 +1,5 @@
 // Package remotetest puts a remote.Server in front of adapters, for the tests of packages that have some: over a real
-// TLS connection, with certificates of an authority of its own.
+// TLS connection, with certificates of its own authority.
 package remotetest
 
 import (
@@ -21,7 +21,7 @@ type Authority struct {
 	ca *pki.Authority
 }
 
-// NewAuthority makes an authority that nobody else trusts.
+// NewAuthority returns an authority that nobody else trusts.
 func NewAuthority(t *testing.T) Authority {
 	t.Helper()
 	ca, err := pki.EnsureAuthority(t.TempDir(), "ca", "test-ca")
@@ -53,7 +53,7 @@ func (a Authority) issue(r pki.Request) remote.Credentials {
 	return remote.CredentialsIn(dir)
 }
 
-// Serve has a server serve until the test ends, and returns a client of it.
+// Serve runs a server until the test ends, and returns a client of it.
 func Serve(t *testing.T, s *remote.Server) *remote.Client {
 	t.Helper()
 	a := NewAuthority(t)
@@ -70,7 +70,7 @@ func Serve(t *testing.T, s *remote.Server) *remote.Client {
 	return c
 }
 
-// Start has a server serve on a listener until stop is called.
+// Start runs a server on a listener until stop is called.
 func Start(t *testing.T, s *remote.Server, l net.Listener) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context())) // cleanups of the test still use it

@@ -1,7 +1,7 @@
-// Package backend opens the private keys of a key directory that are in its files.
+// Package backend opens the private keys in the files of a key directory.
 //
-// It implements the port signer.Backend; package hsm does so for keys in hardware. Every implementation passes the
-// conformance suite in package backendtest.
+// It implements signer.Backend; package hsm does so for keys in hardware. Every implementation passes the conformance
+// suite in package backendtest.
 package backend
 
 import (
@@ -16,7 +16,7 @@ import (
 // PEM opens keys whose private key is in a file of the key directory.
 type PEM struct{}
 
-// ErrOtherKey is returned for a private key that does not belong to the public key beside it.
+// ErrOtherKey is returned for a private key that does not belong to its public key.
 var ErrOtherKey = errors.New("the private key does not belong to the public key")
 
 // Open implements signer.Backend.
@@ -31,7 +31,7 @@ func (PEM) Open(k keydir.Key) (crypto.Signer, error) {
 	return signer, nil
 }
 
-// Same reports whether two public keys are one.
+// Same reports whether two public keys are equal.
 func Same(a, b crypto.PublicKey) bool {
 	x, errX := jwks.MarshalPublicKey(a)
 	y, errY := jwks.MarshalPublicKey(b)

@@ -18,8 +18,7 @@ import (
 	"github.com/keyturn/keyturn/signer/keydir"
 )
 
-// library is a PKCS #11 library from its initialisation to its finalisation. What it knows is never right for another
-// one.
+// library is a PKCS #11 library from its initialization to its finalization. Its state is never valid for another one.
 type library struct {
 	ctx    *pkcs11.Ctx
 	module *Module
@@ -38,13 +37,13 @@ func newLibrary(ctx *pkcs11.Ctx, m *Module) *library {
 	}
 }
 
-// The errors that say that what a URI names is not there.
+// The errors for objects that a URI names but that do not exist.
 var (
 	errNoToken = errors.New("no PKCS #11 token, or more than one, is what the URI says")
 	errNoKey   = errors.New("no key, or more than one, in the PKCS #11 token is what the URI says")
 )
 
-// tokenOf leaves in a URI only what names the token.
+// tokenOf returns only the part of a URI that names the token.
 func tokenOf(u pkcs11uri.URI) pkcs11uri.URI {
 	u.Object, u.ID, u.PINSource = "", "", ""
 	return u
@@ -126,8 +125,8 @@ func (l *library) open(slot uint) (pkcs11.SessionHandle, error) {
 	return s, nil
 }
 
-// login logs all sessions of the token in, by one that stays open, as closing the last one would log out. A PIN that a
-// token refused is not tried again in this process.
+// login logs in all sessions of the token, with one that stays open, since closing the last one would log out. A PIN
+// that a token refused is not tried again in this process.
 func (l *library) login(slot uint, u pkcs11uri.URI, pin keydir.Secret) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -157,7 +156,7 @@ func (l *library) login(slot uint, u pkcs11uri.URI, pin keydir.Secret) error {
 var errPIN = hint.Errorf("write the right one, and check that the token is not locked",
 	"the PKCS #11 token has refused the PIN, which is not tried again")
 
-// pinName is a name for a PIN at a token that shows neither.
+// pinName identifies a PIN at a token, and shows neither.
 func pinName(u pkcs11uri.URI, pin keydir.Secret) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", tokenOf(u), []byte(pin)))
 	return hex.EncodeToString(sum[:])
@@ -184,7 +183,7 @@ func (l *library) object(s pkcs11.SessionHandle, u pkcs11uri.URI) (pkcs11.Object
 	return found[0], nil
 }
 
-// find returns up to two objects of a class that are what a URI says.
+// find returns up to two objects of a class that match a URI.
 func (l *library) find(s pkcs11.SessionHandle, u pkcs11uri.URI, class uint) ([]pkcs11.ObjectHandle, error) {
 	if err := l.ctx.FindObjectsInit(s, append(named(u), pkcs11.NewAttribute(pkcs11.CKA_CLASS, class))); err != nil {
 		return nil, fmt.Errorf("finding a key: %w", err)
@@ -196,7 +195,7 @@ func (l *library) find(s pkcs11.SessionHandle, u pkcs11uri.URI, class uint) ([]p
 	return found, nil
 }
 
-// named are the attributes by which a URI names an object.
+// named returns the attributes with which a URI names an object.
 func named(u pkcs11uri.URI) (all []*pkcs11.Attribute) {
 	if u.Object != "" {
 		all = append(all, pkcs11.NewAttribute(pkcs11.CKA_LABEL, u.Object))
@@ -207,7 +206,7 @@ func named(u pkcs11uri.URI) (all []*pkcs11.Attribute) {
 	return all
 }
 
-// forget drops what is known of an object.
+// forget drops what is cached of an object.
 func (l *library) forget(u pkcs11uri.URI) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -20,9 +20,9 @@ import (
 	"github.com/keyturn/keyturn/signer/keydir"
 )
 
-// Generate makes the key pair of a URI in the token, for an algorithm: RS256, ES256 or ES384. The URI must have both
-// object and id. The private key is sensitive and not extractable: it never leaves the token. A key that is there
-// already is never replaced: ErrExists.
+// Generate creates the key pair of a URI in the token, for an algorithm: RS256, ES256 or ES384. The URI must have both
+// object and id. The private key is sensitive and not extractable: it never leaves the token. An existing key is never
+// replaced: ErrExists.
 func (m *Module) Generate(rawURI string, pin keydir.Secret, algorithm string) (public crypto.PublicKey, err error) {
 	u, err := pkcs11uri.Parse(rawURI)
 	if err != nil {
@@ -85,8 +85,8 @@ var (
 	oidP384 = asn1.ObjectIdentifier{1, 3, 132, 0, 34}
 )
 
-// parameters returns the mechanism that generates keys for an algorithm, and the attributes of public keys that only it
-// has.
+// parameters returns the mechanism that generates keys for an algorithm, and the specific attributes of its public
+// keys.
 func parameters(algorithm string) (mechanism uint, own []*pkcs11.Attribute, err error) {
 	oid := oidP256
 	switch algorithm {
@@ -130,7 +130,7 @@ func (l *library) public(
 	return point(elliptic.P384(), got[0].Value)
 }
 
-// point reads CKA_EC_POINT, an uncompressed point in a DER OCTET STRING, which some tokens leave out.
+// point reads CKA_EC_POINT, an uncompressed point in a DER OCTET STRING, which some tokens omit.
 func point(curve elliptic.Curve, der []byte) (crypto.PublicKey, error) {
 	var raw []byte
 	if rest, err := asn1.Unmarshal(der, &raw); err != nil || len(rest) > 0 {
@@ -143,7 +143,7 @@ func point(curve elliptic.Curve, der []byte) (crypto.PublicKey, error) {
 	return public, nil
 }
 
-// Destroy destroys the key pair of a URI in the token, for good. One that is not there is no error.
+// Destroy destroys the key pair of a URI in the token, for good. One that does not exist is no error.
 func (m *Module) Destroy(rawURI string, pin keydir.Secret) error {
 	u, err := pkcs11uri.Parse(rawURI)
 	if err != nil {
@@ -152,7 +152,7 @@ func (m *Module) Destroy(rawURI string, pin keydir.Secret) error {
 	return m.do(func(l *library) error {
 		defer l.forget(u)
 		return l.session(u, pin, func(s pkcs11.SessionHandle) error {
-			// The private key first: a crash in between leaves nothing that signs.
+			// The private key comes first, so that a crash in between leaves nothing that signs.
 			for _, class := range []uint{pkcs11.CKO_PRIVATE_KEY, pkcs11.CKO_PUBLIC_KEY} {
 				found, err := l.find(s, u, class)
 				if err != nil {

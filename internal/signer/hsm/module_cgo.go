@@ -19,17 +19,17 @@ import (
 	"github.com/keyturn/keyturn/signer/keydir"
 )
 
-// Module is a PKCS #11 library. It is loaded when a key is first used, and again when its token was lost. It is safe
-// for concurrent use. There must be only one for a library in a process, as its state belongs to the process.
+// Module is a PKCS #11 library. It is loaded when a key is first used, and again after its token was lost. It is safe
+// for concurrent use. A process must have only one for a library, since its state belongs to the process.
 type Module struct {
 	path string
 
-	// use is held for reading by whoever calls the library, and for writing by who loads it again.
+	// use is held for reading to call the library, and for writing to load it again.
 	use    sync.RWMutex
 	loaded *library
 	// next is when the library may be loaded again.
 	next time.Time
-	// refused are the PINs that tokens refused. Trying one again and again would lock the token.
+	// refused are the PINs that tokens refused. Trying one repeatedly would lock the token.
 	refused map[string]bool
 }
 
@@ -53,7 +53,7 @@ func (m *Module) Open(k keydir.Key) (crypto.Signer, error) {
 	return &key{module: m, uri: u, pin: bytes.Clone(k.PIN), public: k.Public}, nil
 }
 
-// Close lets go of the library.
+// Close unloads the library.
 func (m *Module) Close() error {
 	m.use.Lock()
 	defer m.use.Unlock()
@@ -61,12 +61,12 @@ func (m *Module) Close() error {
 	return m.unload()
 }
 
-// pause is how long the library is left alone after it was loaded. While a token is away, all the signers fail, and
-// each would load it again.
+// pause is the minimum time between two loads of the library. While a token is missing, all signers fail, and each
+// would load it again.
 const pause = 200 * time.Millisecond
 
-// do calls f with a library that is loaded. If f fails because what the library knew is gone, it is loaded again, and f
-// called once more.
+// do calls f with a loaded library. If f fails because the library's state is stale, do loads the library again, and
+// calls f once more.
 func (m *Module) do(f func(*library) error) error {
 	l, err := m.try(nil, f)
 	if l == nil || !stale(err) {
@@ -78,7 +78,7 @@ func (m *Module) do(f func(*library) error) error {
 	return err // which says more
 }
 
-// try calls f with a library that is not the bad one, and returns it.
+// try calls f with a library other than the bad one, and returns it.
 func (m *Module) try(bad *library, f func(*library) error) (*library, error) {
 	m.use.RLock()
 	if m.loaded == nil || m.loaded == bad {
@@ -98,7 +98,7 @@ func (m *Module) try(bad *library, f func(*library) error) (*library, error) {
 
 var errAway = errors.New("the PKCS #11 token is away")
 
-// load loads the library in place of the bad one. It waits until nobody calls that one.
+// load loads the library to replace the bad one. It waits until nobody calls that.
 func (m *Module) load(bad *library) error {
 	m.use.Lock()
 	defer m.use.Unlock()
@@ -140,7 +140,7 @@ func (m *Module) unload() error {
 	return err
 }
 
-// stale reports whether loading the library again may help: for every error of the library but those about PINs.
+// stale reports whether loading the library again may help: for every error of the library except those about PINs.
 func stale(err error) bool {
 	code, ok := errors.AsType[pkcs11.Error](err)
 	if !ok {

@@ -1,12 +1,13 @@
-// Package pkcs11uri reads the URIs (RFC 7512) by which a key directory names keys in PKCS #11 tokens.
+// Package pkcs11uri parses the URIs (RFC 7512) that name keys of PKCS #11 tokens in a key directory.
 //
 // A URI has these attributes, and no others:
 //
 //	pkcs11:token=LABEL;object=LABEL;id=%01%02?pin-source=FILE
 //
-// token is needed, and object or id or both; serial, manufacturer and model may narrow the token down. pin-source names
-// a file of the key directory, and not, as the RFC has it, any path or URL. pin-value is refused, as are module-name
-// and module-path: the command line of the process that signs chooses the code it loads, not whoever may replace keys.
+// token is required, and object or id or both; serial, manufacturer and model may select the token further. pin-source
+// names a file of the key directory and not, as in the RFC, any path or URL. pin-value is refused, and so are
+// module-name and module-path: the command line of the signing process chooses the code that it loads, not whoever may
+// replace keys.
 package pkcs11uri
 
 import (
@@ -22,12 +23,11 @@ type URI struct {
 	Token, Serial, Manufacturer, Model string
 	// Object is the label of the key, and ID its identifier, in bytes. One of them may be empty.
 	Object, ID string
-	// PINSource is the file of the key directory that holds the PIN; empty without one.
+	// PINSource is the file of the key directory with the PIN; empty if there is none.
 	PINSource string
 }
 
-// Parse reads a URI strictly: an attribute that is not known might be one that tells two keys apart. No error quotes a
-// value.
+// Parse parses a URI strictly, since an unknown attribute might distinguish two keys. No error quotes a value.
 func Parse(raw string) (URI, error) {
 	u, err := parse(raw)
 	if err != nil {

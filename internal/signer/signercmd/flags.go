@@ -1,17 +1,15 @@
 // Package signercmd is the command keyturn-signer: it reads flags, holds the socket, and keeps a child running that
 // signs.
+// The started process is the parent: see package supervisor. It runs itself again as the child, which alone reads keys
+// and serves them. With --supervise=false one process does both, for service managers that hold the socket themselves;
+// it has no metrics, and retired private keys stay in its memory until it is restarted.
 //
-// The process that is started is the parent: see package supervisor. It runs itself again as the child, which alone
-// reads keys and serves them. With --supervise=false one process does both, for service managers that hold the socket
-// themselves; it has no metrics, and private keys that are retired stay in its memory until it is restarted.
+// The parent serves metrics and health from the child's last report, so requests never reach the child. They are at
+// most --watchdog-interval old. If the metrics address is in use, the parent logs that and tries again.
 //
-// The parent serves metrics and health from the child's last report, so nobody who asks for them reaches the child.
-// They are at most --watchdog-interval old. A metrics address that is taken is a line of log, and the parent tries
-// again.
-//
-// When a private key was retired, the parent hands over to a new child within --watchdog-interval: with the old process
-// goes every copy of the key in its memory. The same on SIGHUP, then with the program that is on disk, which so is
-// upgraded without refusing anything. SIGTERM and SIGINT end everything in order.
+// When a private key was retired, the parent hands over to a new child within --watchdog-interval. Every copy of the
+// key ends with the memory of the old process. SIGHUP does the same, but with the program that is now on disk: so the
+// program is upgraded without refusing anything. SIGTERM and SIGINT stop everything in order.
 package signercmd
 
 import (
@@ -25,7 +23,7 @@ import (
 	"time"
 )
 
-// flags are those of the command.
+// flags are the flags of the command.
 type flags struct {
 	socket, keyDir, stateFile, ledgerFile string
 	metrics                               string
@@ -35,7 +33,7 @@ type flags struct {
 	ask, answer, grace                    time.Duration
 }
 
-// parse reads the flags. Asked for help, it gives it to stderr and returns flag.ErrHelp.
+// parse reads the flags. If help is requested, it prints it to stderr and returns flag.ErrHelp.
 func parse(args []string, stderr io.Writer) (flags, error) {
 	f := flags{}
 	set := flag.NewFlagSet("keyturn-signer", flag.ContinueOnError)
@@ -48,7 +46,7 @@ func parse(args []string, stderr io.Writer) (flags, error) {
 	set.StringVar(&f.ledgerFile, "ledger-file", "",
 		"until when the tokens live that were signed, on a local disk (default: ledger beside the socket)")
 	set.StringVar(&f.metrics, "metrics-bind-address", "", "where the parent serves /metrics, /healthz and /readyz: "+
-		"a path of a socket in a directory of its own, or a loopback address; empty: nowhere")
+		"a path of a socket in a separate directory, or a loopback address; empty: nowhere")
 	set.StringVar(&f.module, "pkcs11-module", "", "path of the PKCS #11 library for keys with a pkcs11 URI")
 	set.DurationVar(&f.reload, "reload-interval", 5*time.Second,
 		"how often the key directory is read even if no change was noticed")

@@ -15,7 +15,7 @@ import (
 const LedgerCommand = "ledger"
 
 // Ledger writes the ledger of a signer to stdout, as a ledger.Report in JSON, and returns the exit code of the process.
-// The signer need not run.
+// The signer need not be running.
 func Ledger(args []string, stdout, stderr io.Writer) int {
 	set := flag.NewFlagSet("keyturn-signer "+LedgerCommand, flag.ContinueOnError)
 	set.SetOutput(stderr)
@@ -25,7 +25,7 @@ func Ledger(args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
-		return 2 // set has told why
+		return 2 // set has printed why
 	case *path == "" || set.NArg() > 0:
 		_, _ = fmt.Fprintf(stderr, "Error: --ledger-file is needed, and nothing else\n")
 		return 2

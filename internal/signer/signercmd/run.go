@@ -37,7 +37,7 @@ func work(ctx context.Context, f flags, args []string, hangUp <-chan os.Signal, 
 		return err
 	}
 	defer func() {
-		// A listener that a server has closed already is closed.
+		// The server may already have closed its listener.
 		if err := closer.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 			log.Warn("closing the socket", "error", err)
 		}
@@ -49,7 +49,7 @@ func work(ctx context.Context, f flags, args []string, hangUp <-chan os.Signal, 
 	return parent(ctx, f, args, l, hangUp, stderr, log)
 }
 
-// open makes or inherits the socket. The closer is what to close in the end.
+// open creates or inherits the socket. The closer must be closed in the end.
 func open(f flags) (*net.UnixListener, io.Closer, error) {
 	inherited, err := socket.Activated()
 	switch {
@@ -74,7 +74,7 @@ func open(f flags) (*net.UnixListener, io.Closer, error) {
 func parent(ctx context.Context, f flags, args []string, l *net.UnixListener, hangUp <-chan os.Signal, stderr io.Writer,
 	log *slog.Logger,
 ) error {
-	self, err := os.Executable() // asked for now: when the program is replaced, it would be the name of the deleted one
+	self, err := os.Executable() // asked now, since later it would be the name of a replaced and deleted program
 	if err != nil {
 		return fmt.Errorf("finding this executable: %w", err)
 	}
@@ -99,7 +99,7 @@ func parent(ctx context.Context, f flags, args []string, l *net.UnixListener, ha
 	}, handOver)
 }
 
-// forward makes a hand-over of each SIGHUP, until ctx ends.
+// forward converts each SIGHUP to a hand-over, until ctx ends.
 func forward(ctx context.Context, hangUp <-chan os.Signal, handOver chan<- struct{}) {
 	for {
 		select {
@@ -114,7 +114,7 @@ func forward(ctx context.Context, hangUp <-chan os.Signal, handOver chan<- struc
 	}
 }
 
-// beside returns the path of a file, by default beside the socket.
+// beside returns the path of a file, by default next to the socket.
 func (f flags) beside(l *net.UnixListener, file, name string) string {
 	if file != "" {
 		return file

@@ -34,7 +34,7 @@ func child(ctx context.Context, f flags, log *slog.Logger) error {
 	return serve(ctx, f, l, reporter, log)
 }
 
-// serve serves until ctx ends or the parent is gone, and then finishes what was begun. Without a parent there is no
+// serve serves until ctx ends or the parent is gone, and then finishes pending calls. Without a parent there is no
 // reporter.
 func serve(ctx context.Context, f flags, l net.Listener, reporter *supervisor.Reporter, log *slog.Logger) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -67,14 +67,14 @@ func serve(ctx context.Context, f flags, l net.Listener, reporter *supervisor.Re
 	return s.Serve(ctx, l)
 }
 
-// state is what a signer knows of itself.
+// state is a signer's view of itself.
 type state interface {
 	Check() error
 	Ready() error
 	HoldsRetired() bool
 }
 
-// report is what the parent gets to know and shows. It fails when only a new process helps.
+// report makes the report for the parent. It fails when only a new process helps.
 func report(s state, registry prometheus.Gatherer) (r supervisor.Report, err error) {
 	if err := s.Check(); errors.Is(err, signer.ErrStuck) {
 		return r, err
@@ -83,7 +83,7 @@ func report(s state, registry prometheus.Gatherer) (r supervisor.Report, err err
 		r.Problem = err.Error()
 	}
 	r.Renew = s.HoldsRetired()
-	// What cannot be gathered is left out: numbers are no reason to end a child.
+	// Metrics that cannot be gathered are omitted; they are no reason to stop a child.
 	families, _ := registry.Gather()
 	var text strings.Builder
 	for _, family := range families {
@@ -93,6 +93,6 @@ func report(s state, registry prometheus.Gatherer) (r supervisor.Report, err err
 	return r, nil
 }
 
-// gcPercent is GOGC unless that is set: 8 MiB more, and a third of the garbage collections of a process that holds next
-// to nothing.
+// gcPercent is the default of GOGC: 8 MiB more, and a third of the garbage collections of a process that holds little
+// memory.
 const gcPercent = 300

@@ -17,27 +17,27 @@ import (
 	"github.com/keyturn/keyturn/internal/signer/supervisor"
 )
 
-// web serves what the child reported last. It runs in the parent, which has no key.
+// web serves the child's last report. It runs in the parent, which has no key.
 type web struct {
 	log    *slog.Logger
 	status atomic.Pointer[supervisor.Status]
 }
 
-// note is given each new status.
+// note receives each new status.
 func (w *web) note(s supervisor.Status) { w.status.Store(&s) }
 
-// The bounds of what clients can take: on loopback, every user of the host is one.
+// The limits for clients: on loopback, every user of the host is one.
 const (
 	webConnections = 32
 	webRequest     = 5 * time.Second
 	webIdle        = 5 * time.Second
 	webHeader      = 8 << 10
-	// webRetry is how long an address that is taken is left alone.
+	// webRetry is how long to wait before an address in use is tried again.
 	webRetry = 5 * time.Second
 )
 
-// keep serves on an address until ctx ends. Metrics are no reason not to sign, so a failure is logged, once, and the
-// address is tried again.
+// keep serves on an address until ctx ends. Signing must continue without metrics, so a failure is logged, once, and
+// the address is tried again.
 func (w *web) keep(ctx context.Context, address string) {
 	retry := time.NewTicker(webRetry)
 	defer retry.Stop()
@@ -100,7 +100,7 @@ func (w *web) handler() http.Handler {
 	return mux
 }
 
-// ready returns why the signer cannot sign, as its child saw it last.
+// ready returns why the signer cannot sign, according to its child's last report.
 func (w *web) ready() error {
 	switch s := w.status.Load(); {
 	case s == nil || s.Report == nil:
@@ -111,7 +111,7 @@ func (w *web) ready() error {
 	return nil
 }
 
-// metrics are those of the child, if there is one, and the parent's own.
+// metrics returns the metrics of the child, if there is one, and the parent's own.
 func (w *web) metrics() string {
 	s := w.status.Load()
 	if s == nil {

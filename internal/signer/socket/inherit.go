@@ -16,16 +16,15 @@ import (
 // firstInherited is the first file descriptor that systemd passes (sd_listen_fds(3)).
 const firstInherited = 3
 
-// Activated returns the one listening unix socket that systemd, or whoever speaks its protocol, passed to this process
-// by LISTEN_PID and LISTEN_FDS; nil if there is none. It takes the variables away, so that no child believes that it is
-// meant.
+// Activated returns the one listening unix socket that systemd, or another program with its protocol, passed to this
+// process in LISTEN_PID and LISTEN_FDS; nil if there is none. It removes the variables, so that no child uses them.
 func Activated() (*net.UnixListener, error) {
 	pid, count := os.Getenv("LISTEN_PID"), os.Getenv("LISTEN_FDS")
 	for _, name := range []string{"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"} {
 		_ = os.Unsetenv(name)
 	}
 	if count == "" || pid != strconv.Itoa(os.Getpid()) {
-		return nil, nil //nolint:nilnil // that there is none is no failure
+		return nil, nil //nolint:nilnil // having none is no failure
 	}
 	if count != "1" {
 		return nil, hint.Errorf("give the unit one socket", "inheriting the socket: LISTEN_FDS is %q", count)
@@ -60,10 +59,10 @@ func Inherited(fd uintptr) (net.Listener, error) {
 // File returns the socket of a listener as a file that children can be started with. It stays open until it is closed
 // itself.
 //
-// Whether calls on a socket block is one state for all processes that share it, and package os sets it to blocking
-// whenever a file that does not block is passed to a child. A child that already listens would then hang in accept. So
-// the file is made to be one that package os takes for blocking and leaves alone, while the children that listen make
-// the socket non-blocking.
+// Blocking mode is shared by all processes that share a socket, and package os sets it to blocking whenever a
+// non-blocking file is passed to a child. A child that already listens would then hang in accept. So the file is made
+// such that package os takes it for blocking and leaves it alone, while the listening children make the socket
+// non-blocking.
 func File(l syscall.Conn) (*os.File, error) {
 	raw, err := l.SyscallConn()
 	if err != nil {

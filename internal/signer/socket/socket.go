@@ -1,9 +1,8 @@
 // Package socket makes and inherits the unix sockets of keyturn-signer.
 //
-// A socket is where it matters who listens: whoever listens on the signer's path can hand the API server any key. So
-// Listen makes it in a directory of mode 0700 of its own, with mode 0600, and holds a lock beside it for as long as it
-// listens: two signers never take turns on one path. A socket that is left from a process that is gone is replaced; one
-// on which somebody listens never is.
+// Whoever listens on the signer's path can give the API server any key. So Listen creates the socket in a separate
+// directory of mode 0700, with mode 0600, and holds a lock next to it as long as it listens: two signers never
+// alternate on one path. A socket of a process that is gone is replaced; one that a process listens on never is.
 package socket
 
 import (
@@ -22,7 +21,7 @@ import (
 // maxPath is the longest path of a socket on Linux.
 const maxPath = 107
 
-// Listener is a socket with the lock beside it.
+// Listener is a socket with its lock.
 type Listener struct {
 	*net.UnixListener
 	path string
@@ -32,9 +31,9 @@ type Listener struct {
 // ErrInUse is returned when another process listens.
 var ErrInUse = errors.New("another process listens there")
 
-// Listen makes a socket of mode 0600. Its directory is made with mode 0700 if it is missing, and must be the caller's
-// with no wider mode. A path that is relative stays so, since it may be short enough where the absolute one is not; the
-// caller stays where it is.
+// Listen creates a socket of mode 0600. It creates its directory with mode 0700 if it is missing; an existing one must
+// belong to the caller and have no wider mode. A relative path stays relative, since the absolute path may be too long;
+// the caller's working directory does not change.
 func Listen(path string) (*Listener, error) {
 	l, err := listen(path)
 	if err != nil {
@@ -69,9 +68,9 @@ func listen(path string) (l *Listener, err error) {
 	return &Listener{UnixListener: u, path: path, lock: lock}, nil
 }
 
-// Close stops listening in this process, removes the socket, and lets others have the path.
+// Close stops listening in this process, removes the socket, and releases the path.
 func (l *Listener) Close() error {
-	// While the lock is held, nobody else has put a socket of his own there.
+	// While the lock is held, nobody else has created a socket there.
 	return errors.Join(os.Remove(l.path), l.UnixListener.Close(), l.lock.Close())
 }
 
@@ -84,10 +83,10 @@ func makeDirectory(dir string) error {
 		return err
 	}
 	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != os.Geteuid() {
-		return hint.Errorf("give the socket a directory of its own", "directory %s belongs to user %d", dir, stat.Uid)
+		return hint.Errorf("put the socket into a separate directory", "directory %s belongs to user %d", dir, stat.Uid)
 	}
 	if perm := info.Mode().Perm(); perm&0o077 != 0 {
-		return hint.Errorf("give the socket a directory of its own",
+		return hint.Errorf("put the socket into a separate directory",
 			"directory %s has mode %04o, wider than 0700", dir, perm)
 	}
 	return nil
@@ -109,8 +108,8 @@ func acquire(path string) (*os.File, error) {
 	return f, nil
 }
 
-// InUse reports whether a process listens on a path, or has not ended since it did. While it asks, Listen may fail, so
-// it is only for a path on which nobody starts to listen.
+// InUse reports whether a process listens on a path, or is still ending after it did. While it checks, Listen may fail,
+// so use it only for a path on which nobody starts to listen.
 func InUse(path string) (bool, error) {
 	f, err := os.Open(path + ".lock")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -127,7 +126,7 @@ func InUse(path string) (bool, error) {
 	return false, err
 }
 
-// A child of a parent that was killed just now may still listen for a moment.
+// A child of a parent that was just killed may still listen for a moment.
 const (
 	dying     = 2 * time.Second
 	lookAgain = 2 * time.Millisecond
@@ -162,13 +161,13 @@ func listened(path string) (bool, error) {
 		_ = conn.Close()
 		return true, nil
 	}
-	// A full backlog is somebody too.
+	// A full backlog means that a process listens, too.
 	return !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ENOENT), nil
 }
 
 const newSuffix = ".new"
 
-// replace puts a new socket in place of a stale one in one step, so that the path is never missing.
+// replace replaces a stale socket by a new one atomically, so that the path is never missing.
 func replace(path string) (*net.UnixListener, error) {
 	temporary := path + newSuffix
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {

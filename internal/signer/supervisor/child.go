@@ -20,11 +20,11 @@ type child struct {
 	started time.Time
 
 	mu sync.Mutex
-	// hung is why it was killed, and ending that it was asked to end.
+	// hung means that it was killed because it hung, and ending that it was asked to stop.
 	hung, ending bool
 }
 
-// startChild must be called by the thread that lasts as long as the child.
+// startChild must be called by a thread that lasts as long as the child.
 func startChild(o Options, handOver bool) (*child, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
@@ -38,7 +38,7 @@ func startChild(o Options, handOver bool) (*child, error) {
 	}
 	cmd.Stdout, cmd.Stderr = o.Stderr, o.Stderr
 	cmd.ExtraFiles = slices.Concat([]*os.File{theirs}, o.Files)
-	// SIGINT of a terminal is for the supervisor, which ends its children itself.
+	// SIGINT of a terminal is for the supervisor, which stops its children itself.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", o.Path, errors.Join(err, ours.Close()))
@@ -62,7 +62,7 @@ func socketPair() (ours net.Conn, theirs *os.File, err error) {
 
 func (c *child) pid() int { return c.cmd.Process.Pid }
 
-// watch sends what the child reports and that it ended, and kills it if it hangs.
+// watch sends the child's reports and its end, and kills it if it hangs.
 func (c *child) watch(o Options, events chan<- event) {
 	gone := make(chan struct{})
 	asked := make(chan struct{})
@@ -82,7 +82,7 @@ func (c *child) watch(o Options, events chan<- event) {
 	events <- event{child: c, ended: true, err: err}
 }
 
-// ask hears that the child serves, and then asks again and again, until it is gone.
+// ask waits until the child serves, and then polls it until it is gone.
 func (c *child) ask(o Options, events chan<- event, gone <-chan struct{}) {
 	lines := bufio.NewReaderSize(c.conn, maxReport)
 	ticker := time.NewTicker(o.Ask)
@@ -103,7 +103,7 @@ func (c *child) ask(o Options, events chan<- event, gone <-chan struct{}) {
 			return
 		case <-ticker.C:
 		}
-		// That this fails is heard.
+		// The reader sees if this fails.
 		_, _ = c.conn.Write([]byte(wordAsk))
 	}
 }
@@ -115,8 +115,8 @@ func (c *child) hear(lines *bufio.Reader, patience time.Duration) (Report, error
 	return hear(lines)
 }
 
-// kill ends a child that did not answer. One that has closed its end is about to be gone, and its exit code counts;
-// stop kills one that was asked to end.
+// kill ends a child that did not answer. One that has closed its end is about to exit, and its exit code counts; stop
+// kills one that was asked to stop.
 func (c *child) kill(gone <-chan struct{}) {
 	timer := time.NewTimer(dying)
 	defer timer.Stop()
@@ -133,17 +133,17 @@ func (c *child) kill(gone <-chan struct{}) {
 	}
 }
 
-// startup is how long a child may take at least until it serves: a program starts slowly on a busy machine.
+// startup is the minimum time that a child gets to start serving, since programs start slowly on a busy machine.
 const startup = 10 * time.Second
 
 // dying is how long a child that closed its end may still take.
 const dying = 100 * time.Millisecond
 
-// stop has the child finish what it began, and kills it if that takes too long.
+// stop makes the child finish pending work, and kills it if that takes too long.
 func (c *child) stop(grace time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ending = true
 	_ = c.cmd.Process.Signal(syscall.SIGTERM)
-	time.AfterFunc(grace, func() { _ = c.cmd.Process.Kill() }) // of a process that is gone it does nothing
+	time.AfterFunc(grace, func() { _ = c.cmd.Process.Kill() }) // it does nothing if the process is gone
 }

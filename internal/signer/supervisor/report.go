@@ -9,20 +9,20 @@ import (
 	"syscall"
 )
 
-// Report is what a child has to say: once it serves, and then whenever it is asked.
+// Report is what a child reports: once it serves, and then whenever it is asked.
 type Report struct {
 	// Problem is why the child cannot do its work now; empty if it can.
 	Problem string `json:"problem,omitempty"`
-	// Renew asks for a hand-over, because this process should not live on. It is asked for again until it is done.
+	// Renew requests a hand-over, because this process should not continue. It is repeated until that is done.
 	Renew bool `json:"renew,omitempty"`
 	// Metrics are in the text format of Prometheus.
 	Metrics string `json:"metrics,omitempty"`
 }
 
-// wordAsk is what the supervisor writes on the socket pair, a line each time. The child answers by a line of JSON.
+// wordAsk is what the supervisor writes to the socket pair, one line each time. The child answers with a line of JSON.
 const wordAsk = "report?\n"
 
-// maxReport bounds the line of a report.
+// maxReport is the longest line of a report.
 const maxReport = 256 << 10
 
 // hear reads a report.
@@ -35,10 +35,10 @@ func hear(lines *bufio.Reader) (r Report, err error) {
 	return r, err
 }
 
-// Reporter is the child's end of its supervisor.
+// Reporter is the child's connection to its supervisor.
 type Reporter struct{ conn net.Conn }
 
-// Connect finds the supervisor of this process.
+// Connect connects to the supervisor of this process.
 func Connect() (*Reporter, error) {
 	syscall.CloseOnExec(reportFile)
 	f := os.NewFile(reportFile, "supervisor")
@@ -53,11 +53,11 @@ func Connect() (*Reporter, error) {
 	return &Reporter{conn}, nil
 }
 
-// Close ends the connection. The supervisor takes that as the end of the child.
+// Close closes the connection, which means the end of the child for the supervisor.
 func (r *Reporter) Close() error { return r.conn.Close() }
 
-// Serve sends a report, by which the supervisor knows that the child serves, and then another one for each question,
-// until the supervisor is gone or Close is called. A report that fails or takes too long gets the child killed.
+// Serve sends a report, which tells the supervisor that the child serves, and then another one for each question, until
+// the supervisor is gone or Close is called. If a report fails or takes too long, the child is killed.
 func (r *Reporter) Serve(report func() (Report, error)) {
 	for lines := bufio.NewScanner(r.conn); ; {
 		if now, err := report(); err == nil {

@@ -1,21 +1,21 @@
-// Package supervisor keeps a process that serves a socket running, without ever letting go of the socket.
+// Package supervisor keeps a process that serves a socket running, without ever closing the socket.
 //
-// The supervisor holds the listening socket and nothing else: no key, no code that reads any. Each child is started
-// with the socket. When one dies, the socket goes on listening; whoever connects waits in its queue until the next
-// child accepts, a few milliseconds later. A client like kube-apiserver's thus never meets a refused connection, which
-// is what makes gRPC back off for seconds.
+// The supervisor holds the listening socket and nothing else: no key, and no code that reads one. Each child is started
+// with the socket. When one dies, the socket keeps listening; clients wait in its queue until the next child accepts, a
+// few milliseconds later. So a client such as kube-apiserver never meets a refused connection, after which gRPC would
+// back off for seconds.
 //
-// Run is where to start; Reporter is the part of the child. What Run guarantees:
+// Start with Run; Reporter is the part of the child. Run guarantees:
 //
-//   - A child that dies is started again at once; only one that keeps dying soon after its start waits, longer each
+//   - A child that dies is restarted at once. Only a child that keeps dying soon after its start waits, longer each
 //     time.
-//   - A child that hangs is killed: it must answer each question on a socket pair in time by a Report.
-//   - A hand-over starts the next child, by then perhaps of another version, which accepts beside the old one. Once it
-//     has reported, the old one finishes what it began, and ends. If the next child cannot take over, the old one
-//     stays. SIGHUP to the program asks for one, and so does a Report with Renew: memory that a process has used for a
-//     secret is only certain to be free of it when the process is gone.
+//   - A child that hangs is killed: it must answer each question on a socket pair in time with a Report.
+//   - A hand-over starts the next child, perhaps of another version, which accepts in parallel to the old one. Once it
+//     has reported, the old one finishes pending work, and exits. If the next child cannot take over, the old one
+//     stays. SIGHUP to the program requests a hand-over, and so does a Report with Renew: only the end of a process
+//     makes certain that its memory no longer holds a secret.
 //   - No child outlives the supervisor: the kernel kills it then.
-//   - What children report is at hand in the supervisor, so that whoever asks for it never reaches a child.
+//   - The supervisor has the children's reports, so that requests for them never reach a child.
 package supervisor
 
 import (
@@ -29,25 +29,25 @@ import (
 	"time"
 )
 
-// Options are what is run, and how. All but Args and Files are needed.
+// Options describe what is run, and how. All are required except Args and Files.
 type Options struct {
-	// Path is the program, and Args are its arguments without the program itself. No secret belongs in them.
+	// Path is the program, and Args are its arguments without the program itself. They must not contain secrets.
 	Path string
 	Args []string
-	// Files are the sockets, which the child finds as file descriptors from FirstFile on.
+	// Files are the sockets, which the child gets as file descriptors from FirstFile on.
 	Files []*os.File
-	// Stderr is that of the children.
+	// Stderr is the standard error of the children.
 	Stderr io.Writer
 	Log    *slog.Logger
-	// Ask is how often a child is asked whether it works, and Answer how long it may take to say so.
+	// Ask is how often a child is asked whether it works, and Answer how long the answer may take.
 	Ask, Answer time.Duration
-	// Grace is how long a child may take to finish what it began.
+	// Grace is how long a child may take to finish pending work.
 	Grace time.Duration
 	// Status is called whenever something changed, one call at a time. It must not block.
 	Status func(Status)
 }
 
-// validate names each option that is missing.
+// validate returns an error that names each missing option.
 func (o Options) validate() error {
 	var all []error
 	for name, missing := range map[string]bool{
@@ -61,11 +61,11 @@ func (o Options) validate() error {
 	return errors.Join(all...)
 }
 
-// Status is what the supervisor knows.
+// Status is the supervisor's view of its children.
 type Status struct {
-	// Report is the last one of the child that serves; nil if none has reported.
+	// Report is the last report of the serving child; nil if none has reported.
 	Report *Report
-	// Deaths counts the serving children that ended unasked, and HandOvers those that another one took over from.
+	// Deaths counts the serving children that ended unexpectedly, and HandOvers those that another one took over from.
 	Deaths, HandOvers int
 }
 
@@ -87,17 +87,17 @@ const (
 // IsChild reports whether a supervisor started this process.
 func IsChild() bool { return os.Getenv(childVariable) != "" }
 
-// IsHandOver reports whether the child is to take over from one that works. If it cannot do as well, it must end
+// IsHandOver reports whether the child should take over from one that works. If it cannot work as well, it must exit
 // without serving.
 func IsHandOver() bool { return os.Getenv(handOverVariable) != "" }
 
-// Run keeps a child running until ctx ends. Each value from handOver starts another child in its place. Run returns
+// Run keeps a child running until ctx ends. Each value from handOver starts another child to replace it. Run returns
 // when no child is left.
 func Run(ctx context.Context, o Options, handOver <-chan struct{}) error {
 	if err := o.validate(); err != nil {
 		return err
 	}
-	// The kernel ends the children with the thread that started them, so this one must last.
+	// The kernel ends the children with the thread that started them, so this thread must last.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	s := &state{Options: o, events: make(chan event)}
@@ -127,7 +127,7 @@ type state struct {
 	Options
 	events chan event
 	status Status
-	// serving and next may be nil. The children that are ending count in alive only.
+	// serving and next may be nil. Children that are stopping count only in alive.
 	serving, next *child
 	alive         int
 	// deaths in a row.
@@ -145,7 +145,7 @@ type event struct {
 	report Report
 }
 
-// begin starts a child in place of one that died.
+// begin starts a child to replace one that died.
 func (s *state) begin() error {
 	if s.serving != nil {
 		return nil
@@ -182,7 +182,7 @@ func (s *state) start(handOver bool) (*child, error) {
 	return c, nil
 }
 
-// note does what an event asks for. It returns whether a child is to be started, and after how long.
+// note handles an event. It returns whether to start a child, and after how long.
 func (s *state) note(e event) (wait time.Duration, again bool) {
 	if !e.ended {
 		s.heard(e.child, e.report)
@@ -202,7 +202,7 @@ func (s *state) note(e event) (wait time.Duration, again bool) {
 	return 0, false
 }
 
-// heard lets the next child, which now serves, serve alone. A child that is ending is not heard.
+// heard lets the next child, which now serves, serve alone. Reports of a stopping child are ignored.
 func (s *state) heard(c *child, r Report) {
 	if c == s.next {
 		s.Log.Info("hand-over", "from", s.serving.pid(), "to", c.pid())
@@ -218,7 +218,7 @@ func (s *state) heard(c *child, r Report) {
 	}
 }
 
-// renewPause is how long a renewal that failed is not tried again.
+// renewPause is how long to wait before a failed renewal is retried.
 const renewPause = 10 * time.Second
 
 func (s *state) say(r *Report) {
@@ -236,15 +236,15 @@ func (s *state) retire() {
 
 // The back-off of a child that keeps dying.
 const (
-	// steady is how long a child must have lived for its death to be the first again.
+	// steady is how long a child must have lived for its death to count as the first.
 	steady = 10 * time.Second
-	// atOnce is how many deaths in a row are followed by a start at once.
+	// atOnce is how many deaths in a row are followed by an immediate start.
 	atOnce       = 5
 	firstBackOff = 50 * time.Millisecond
 	maxBackOff   = 5 * time.Second
 )
 
-// bury returns how long to wait after the death of the serving child. If one is about to take over, it just does.
+// bury returns how long to wait after the death of the serving child. If one is about to take over, it does.
 func (s *state) bury(e event) (time.Duration, bool) {
 	if s.next != nil {
 		s.serving, s.next = s.next, nil
@@ -263,7 +263,7 @@ func (s *state) bury(e event) (time.Duration, bool) {
 	return wait, true
 }
 
-// end ends all children and waits for them.
+// end stops all children and waits for them.
 func (s *state) end() {
 	for _, c := range []*child{s.serving, s.next} {
 		if c != nil {

@@ -1,6 +1,6 @@
-// Package bucketurl knows the URLs of the buckets and directories to which discovery documents are published.
+// Package bucketurl parses the URLs of the buckets and directories that discovery documents are published to.
 //
-// It is apart from package discovery, which links the libraries of three clouds, so that a program can check a
+// It is separate from package discovery, which links the libraries of three clouds, so that a program can check a
 // configuration file and stay small. The URLs are those of gocloud.dev/blob, as far as publishing needs them:
 //
 //	file:///var/www/blue                          a directory that a web server serves
@@ -9,11 +9,11 @@
 //	gs://bucket                                   Google Cloud Storage
 //	azblob://container?storage_account=name       Azure Blob Storage
 //
-// Each takes ?prefix=clusters/blue/ as well: the folder that the issuer's URL leads to. A URL holds no credentials, so
-// it may be shown. It may choose where those of the controller are sent, and which of them: the endpoint of an S3
-// store, a profile, a role. So whoever may not have the controller's credentials may only name URLs that are Within one
-// that its administrator chose. The parameters of gocloud.dev that move a Google or Azure endpoint are not among those
-// below: the environment of the controller sets such things (AZURE_STORAGE_DOMAIN and others).
+// Each also accepts ?prefix=clusters/blue/: the folder that the issuer's URL leads to. A URL contains no credentials,
+// so it may be shown. But it may choose where the controller's credentials are sent, and which of them: the endpoint of
+// an S3 store, a profile, a role. So whoever may not have the controller's credentials may only use URLs that are
+// Within one that its administrator chose. The parameters of gocloud.dev that move a Google or Azure endpoint are not
+// accepted: the environment of the controller sets such things (AZURE_STORAGE_DOMAIN and others).
 package bucketurl
 
 import (
@@ -28,15 +28,15 @@ import (
 	"strings"
 )
 
-// check says what a value must be; empty when it is that.
+// check returns what a value must be; empty if it is valid.
 type check func(value string) string
 
-// parameters are those that each scheme knows.
+// parameters are the parameters of each scheme.
 var parameters = map[string]map[string]check{
 	"file": {
 		"prefix":     folder,
 		"create_dir": boolean,
-		// Always so, and accepted because the documentation of gocloud.dev tells people to say it.
+		// This is the only behavior; the parameter is accepted because the documentation of gocloud.dev recommends it.
 		"no_tmp_dir": only("true"),
 		"metadata":   only("skip"),
 	},
@@ -69,14 +69,14 @@ var (
 	regionPattern  = regexp.MustCompile(`^[A-Za-z0-9-]{1,63}$`)
 )
 
-// Validate says what is wrong with a URL, and what is allowed there. It looks at the URL only: not whether the bucket
-// exists. Its errors hold no value of the URL, since one that is wrong may hold a secret.
+// Validate returns what is wrong with a URL, and what is allowed. It checks only the URL, not whether the bucket
+// exists. Its errors quote no value of the URL, since an invalid one may contain a secret.
 func Validate(raw string) error {
 	_, err := Parse(raw)
 	return err
 }
 
-// Parse reads a URL that Validate finds good.
+// Parse parses a URL that must be valid as Validate defines it.
 func Parse(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -86,14 +86,14 @@ func Parse(raw string) (*url.URL, error) {
 	if !ok {
 		return nil, errors.New("must begin with file://, s3://, gs:// or azblob://")
 	}
-	if err := checkPlace(u); err != nil {
+	if err := checkBucket(u); err != nil {
 		return nil, err
 	}
 	return u, checkParameters(u, known)
 }
 
-// checkPlace checks what is before the parameters.
-func checkPlace(u *url.URL) error {
+// checkBucket checks the part before the parameters.
+func checkBucket(u *url.URL) error {
 	switch {
 	case u.User != nil:
 		return errors.New("must hold no user or password: credentials come from the environment of the controller")
@@ -102,9 +102,9 @@ func checkPlace(u *url.URL) error {
 	case u.Scheme == "file":
 		return checkDirectory(u)
 	case !bucketPattern.MatchString(u.Host):
-		return fmt.Errorf("must name a bucket after %s://, by letters, digits, dots, dashes and underscores", u.Scheme)
+		return fmt.Errorf("must name a bucket after %s://, with letters, digits, dots, dashes and underscores", u.Scheme)
 	case u.Path != "":
-		return errors.New("must have no path: name a folder of the bucket by ?prefix=path/to/folder/")
+		return errors.New("must have no path: name a folder of the bucket with ?prefix=path/to/folder/")
 	}
 	return nil
 }
@@ -185,7 +185,7 @@ func account(value string) string {
 	return ""
 }
 
-// folder refuses the prefixes that would not be a folder: gocloud.dev puts a prefix before each name as it is.
+// folder refuses prefixes that are not a folder, since gocloud.dev puts a prefix unchanged before each name.
 func folder(value string) string {
 	name, isFolder := strings.CutSuffix(value, "/")
 	if !isFolder || name == "" || path.Clean("/"+name) != "/"+name {

@@ -14,7 +14,7 @@ var harmless = []string{
 }
 
 // Within reports whether what is published to a URL stays within another: in the same bucket, or in the same directory
-// or one below it, and below its prefix. All parameters that choose a store or credentials have to be the same in both.
+// or one below it, and below its prefix. All parameters that choose a store or credentials must be equal in both.
 func Within(u, bound *url.URL) bool {
 	if u.Scheme != bound.Scheme || !strings.HasPrefix(location(u)+"/", strings.TrimSuffix(location(bound), "/")+"/") {
 		return false
@@ -30,14 +30,14 @@ func Within(u, bound *url.URL) bool {
 	return true
 }
 
-// Same reports whether two URLs may lead to the same objects, however they are written.
+// Same reports whether two URLs may lead to the same objects, even if they are written differently.
 func Same(a, b string) bool {
 	u, errU := Parse(a)
 	v, errV := Parse(b)
 	return errU == nil && errV == nil && u.Scheme == v.Scheme && location(u) == location(v)
 }
 
-// location is the bucket and folder, or the directory, that a URL leads to.
+// location returns the bucket and folder, or the directory, that a URL leads to.
 func location(u *url.URL) string {
 	host := u.Host
 	if u.Scheme == "file" {

@@ -1,8 +1,8 @@
 // Package cgroup keeps one control group for each machine on this host, in every hierarchy that the host has
 // mounted, of either cgroup version.
 //
-// Group is where to start. All that a machine runs stays below its group, because the machine's cgroup namespace
-// has its root there; so the group also tells what is left of a machine, and ends it.
+// Start with Group. Everything that a machine runs stays below its group, because the machine's cgroup namespace has
+// its root there. So the group also shows what is left of a machine, and can end it.
 package cgroup
 
 import (
@@ -20,7 +20,7 @@ const parent = "keyturn"
 
 // Hierarchy is one mounted tree of control groups.
 type Hierarchy struct {
-	// Mount is where the host has it mounted.
+	// Mount is where it is mounted on the host.
 	Mount string
 	// Options are the mount options that name it: its controllers, or name=NAME. Empty in version 2.
 	Options string
@@ -67,7 +67,7 @@ func parseMounts(mountinfo string) []Hierarchy {
 	return v2
 }
 
-// controllers keeps of the super block's options those that name a version 1 hierarchy.
+// controllers returns those options of the super block that name a version 1 hierarchy.
 func controllers(options string) string {
 	var keep []string
 	for o := range strings.SplitSeq(options, ",") {
@@ -142,7 +142,7 @@ func (g Group) Join() error {
 	return nil
 }
 
-// Remove deletes the group, which must have no processes, and reports true when nothing is left of it.
+// Remove deletes the group, which must have no processes, and returns true when nothing is left of it.
 func (g Group) Remove() (gone bool, err error) {
 	gone = true
 	for _, tree := range g.trees {
@@ -151,7 +151,7 @@ func (g Group) Remove() (gone bool, err error) {
 			return false, fmt.Errorf("removing control group %s in %s: %w", g.name, tree.Mount, err)
 		}
 		gone = gone && empty
-		// The parent goes with its last child: this fails as long as there are others.
+		// The parent is removed with its last child: this fails as long as there are others.
 		_ = os.Remove(filepath.Join(tree.Mount, parent))
 	}
 	return gone, nil
@@ -193,8 +193,8 @@ func walkGroups(dir string, visit func(string) error) error {
 	})
 }
 
-// inheritCPUs gives a new cpuset group the processors and memory nodes of its parent: until it has some, nothing
-// can join it. In other hierarchies there are no such files.
+// inheritCPUs gives a new cpuset group the processors and memory nodes of its parent: until it has some, nothing can
+// join it. Other hierarchies lack these files.
 func inheritCPUs(parent, child string) error {
 	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
 		own, err := os.ReadFile(filepath.Join(child, name))
@@ -218,8 +218,8 @@ func inheritCPUs(parent, child string) error {
 	return nil
 }
 
-// Delegate lets the children of a version 2 group use its controllers. One that cannot be shared is left out: the
-// component that needs it says so better than we could.
+// Delegate lets the children of a version 2 group use its controllers. It skips one that cannot be shared: the
+// component that needs it reports that better.
 func Delegate(dir string) {
 	available, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {

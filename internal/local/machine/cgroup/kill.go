@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// killInterval is how often Kill looks again.
+// killInterval is how often Kill checks again.
 const killInterval = 10 * time.Millisecond
 
 // Kill ends every process of the group by SIGKILL and waits, until the context ends, for the last to be gone.
@@ -58,7 +58,7 @@ func (g Group) Processes() ([]int, error) {
 	return pids, nil
 }
 
-// kill ends one process, unless it has left the group since it was listed: its id may be another's by now.
+// kill kills one process, unless it has left the group since it was listed: its ID may have been reused.
 func (g Group) kill(pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
@@ -88,8 +88,8 @@ func (g Group) holds(groups string) bool {
 	return false
 }
 
-// processes reads a cgroup.procs file. A group that is gone has no processes, and neither has a process of
-// another namespace an id here: it reads as 0.
+// processes reads a cgroup.procs file. A group that is gone has no processes. A process of another namespace has no ID
+// here: it reads as 0.
 func processes(path string) ([]int, error) {
 	raw, err := os.ReadFile(path)
 	if isGone(err) {

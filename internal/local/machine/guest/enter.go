@@ -22,7 +22,7 @@ func enter(dir string) error {
 	}
 	// A cgroup namespace belongs to the thread that makes it; the program that the same thread executes inherits it.
 	runtime.LockOSThread()
-	// Who started us lets nobody else read what it writes. In here, pods that are not root have to read their root.
+	// Our parent hides what it writes from other users. In here, pods that are not root must read their root.
 	unix.Umask(0o022)
 	trees, err := config.joinGroup()
 	if err != nil {
@@ -60,7 +60,7 @@ func (c Config) joinGroup() ([]cgroup.Hierarchy, error) {
 }
 
 // buildRoot mounts the machine's root on its directory root and makes it this process's. All mounts end with the
-// namespace, that is with the machine's last process.
+// namespace, when the machine's last process ends.
 func (c Config) buildRoot(dir string, trees []cgroup.Hierarchy) error {
 	// From here on no mount of ours reaches the host.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
@@ -80,7 +80,7 @@ func (c Config) buildRoot(dir string, trees []cgroup.Hierarchy) error {
 	)
 }
 
-// inOrder takes one step after the other, up to the first that fails.
+// inOrder takes one step after another, up to the first that fails.
 func inOrder(steps ...func() error) error {
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -120,8 +120,8 @@ func (c Config) mountBinds(root string) error {
 	return nil
 }
 
-// mountKernel mounts /proc, /sys, /run and /tmp. Kernel parameters are read-only but for those of the
-// network namespace: the others are the host's.
+// mountKernel mounts /proc, /sys, /run and /tmp. Kernel parameters are read-only except those of the network namespace,
+// since the others are the host's.
 func mountKernel(root string) error {
 	proc, sys := filepath.Join(root, "proc"), filepath.Join(root, "sys")
 	params := filepath.Join(proc, "sys")
@@ -137,12 +137,12 @@ func mountKernel(root string) error {
 	)
 }
 
-// changeRoot makes root the root of this mount namespace and lets go of all that was there before.
+// changeRoot makes root the root of this mount namespace and detaches the old one.
 func changeRoot(root string) error {
 	if err := unix.Chdir(root); err != nil {
 		return fmt.Errorf("changing directory to %s: %w", root, err)
 	}
-	// Both at the same place: the old root lies on top of the new one until it is detached (pivot_root(2)).
+	// Both have the same path: the old root covers the new one until it is detached (pivot_root(2)).
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("changing root to %s: %w", root, err)
 	}
@@ -173,15 +173,14 @@ func (c Config) setSysctls() error {
 	return nil
 }
 
-// notInMachines are capabilities that nothing in a machine needs and that reach the whole host: to open files by
-// handle, past every mount (DAC_READ_SEARCH), to load modules, to reach devices and ports, to restart, to set the
+// notInMachines are capabilities that nothing in a machine needs and that affect the whole host: opening files by
+// handle, past every mount (DAC_READ_SEARCH), loading modules, reaching devices and ports, rebooting, setting the
 // clock. MKNOD stays, since containerd gives it to every container.
 var notInMachines = []uintptr{
 	unix.CAP_DAC_READ_SEARCH, unix.CAP_SYS_MODULE, unix.CAP_SYS_RAWIO, unix.CAP_SYS_BOOT, unix.CAP_SYS_TIME,
 }
 
-// dropCapabilities takes them from what this thread executes next, and from all that descends from it
-// (capabilities(7)).
+// dropCapabilities removes them from what this thread executes next, and from all its descendants (capabilities(7)).
 func (c Config) dropCapabilities() error {
 	for _, number := range notInMachines {
 		if number == unix.CAP_DAC_READ_SEARCH && c.ReadSearch {

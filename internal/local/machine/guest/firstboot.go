@@ -13,24 +13,24 @@ import (
 	"github.com/keyturn/keyturn/internal/local/cloudconfig"
 )
 
-// Paths of the user data in a machine, where cloud-init has it and its result too.
+// Paths of the user data in a machine, the same as those of cloud-init.
 const (
 	// UserDataPath is the user data of a machine that has some.
 	UserDataPath = "/var/lib/cloud/instance/user-data.txt"
 	// FirstBootPath is where the machine leaves its FirstBoot.
 	FirstBootPath = "/var/lib/cloud/data/result.json"
-	// beganPath exists from when on user data may have been carried out in part.
+	// beganPath exists once user data may have run in part.
 	beganPath = "/var/lib/cloud/instance/began"
 )
 
-// FirstBoot is what came of the user data of a machine.
+// FirstBoot is the result of the user data of a machine.
 type FirstBoot struct {
-	// Error is why it failed; empty: it succeeded. What its commands printed is in the log of the service.
+	// Error is why it failed; empty: it succeeded. The output of its commands is in the log of the service.
 	Error string `json:"error,omitempty"`
 }
 
-// firstBoot carries out the machine's user data, once in its life, as it cannot be known to be repeatable. It succeeded
-// if its commands made the file success, which is of this boot.
+// firstBoot runs the machine's user data, once in its life, since it may not be repeatable. It succeeded if its
+// commands created the file success in this boot.
 func firstBoot(success string) error {
 	if _, err := os.Stat(FirstBootPath); err == nil {
 		return nil
@@ -45,7 +45,7 @@ func firstBoot(success string) error {
 	if err := began.Close(); err != nil {
 		return err
 	}
-	// Crash here or below: the machine never carries out its user data again, and says so.
+	// After a crash here or below, the machine never runs its user data again, and reports that.
 	err = carryOut()
 	if _, missing := os.Stat(success); missing != nil {
 		return record(errors.Join(err, fmt.Errorf("the commands of the user data did not make %s", success)))

@@ -15,14 +15,14 @@ import (
 )
 
 const (
-	// firstBackoff and lastBackoff bound the pause before a service that died is started again; it doubles.
+	// firstBackoff and lastBackoff limit the pause before a service that died is restarted; it doubles.
 	firstBackoff = 100 * time.Millisecond
 	lastBackoff  = 5 * time.Second
 	// steady is how long a service must have run for its next pause to be the first again.
 	steady = 10 * time.Second
-	// lookInterval is how often a service that waits for a file looks for it.
+	// lookInterval is how often a service that waits for a file checks for it.
 	lookInterval = 20 * time.Millisecond
-	// stopTimeout is how long the services may take to end.
+	// stopTimeout is how long the services may take to stop.
 	stopTimeout = 3 * time.Second
 )
 
@@ -54,7 +54,7 @@ func runInit() error {
 	return nil
 }
 
-// keep runs the service, again and again, until the context ends and it has ended.
+// keep runs the service repeatedly, until the context ends and it has ended.
 func (s Service) keep(ctx context.Context, reaper *reaper) {
 	backoff := firstBackoff
 	for s.await(ctx) {
@@ -80,7 +80,7 @@ func (s Service) keep(ctx context.Context, reaper *reaper) {
 	}
 }
 
-// await waits for the files that the service needs; false when the machine ends before.
+// await waits for the files that the service needs; false if the machine stops before.
 func (s Service) await(ctx context.Context) bool {
 	for !s.mayStart() {
 		select {
@@ -125,7 +125,7 @@ func (s Service) run(reaper *reaper) (unix.WaitStatus, error) {
 	return <-ended, nil
 }
 
-// environ is the environment of the service. What it has of its own replaces what this process has.
+// environ returns the environment of the service. Its own variables override those of this process.
 func (s Service) environ() []string {
 	return (&exec.Cmd{Env: append(os.Environ(), s.Env...)}).Environ()
 }
@@ -140,7 +140,7 @@ func describe(status unix.WaitStatus, err error) string {
 	return fmt.Sprintf("code %d", status.ExitStatus())
 }
 
-// waitFor waits for the group, but no longer than the timeout.
+// waitFor waits for the group, at most until the timeout.
 func waitFor(group *sync.WaitGroup, timeout time.Duration) {
 	done := make(chan struct{})
 	go func() { group.Wait(); close(done) }()

@@ -11,7 +11,7 @@ import (
 	"github.com/keyturn/keyturn/internal/local/machine/cgroup"
 )
 
-// mountNew mounts a file system of its own on the directory target, which it makes.
+// mountNew mounts a new file system on the directory target, which it creates.
 func mountNew(target, fstype, options string, flags uintptr) error {
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return err
@@ -22,8 +22,8 @@ func mountNew(target, fstype, options string, flags uintptr) error {
 	return nil
 }
 
-// bind shows a file or directory, with all that is mounted in it, at target, which it makes. It is writable only if
-// asked for, even where the source is not.
+// bind mounts a file or directory, with everything mounted in it, at target, which it creates. It is writable only on
+// request, and if the source is.
 func bind(source, target string, readonly bool) error {
 	if err := makeMountPoint(source, target); err != nil {
 		return err
@@ -55,7 +55,8 @@ func makeMountPoint(source, target string) error {
 	return f.Close()
 }
 
-// change sets and clears flags of the mount at target and of all below it, in this namespace; other flags stay.
+// change sets and clears flags of the mount at target and of all mounts below it, in this namespace; other flags do not
+// change.
 func change(target string, attr *unix.MountAttr) error {
 	if err := unix.MountSetattr(-1, target, unix.AT_RECURSIVE, attr); err != nil {
 		return fmt.Errorf("changing the mount on %s: %w", target, err)
@@ -104,7 +105,7 @@ func mountDev(dev string) error {
 	return mountNew(filepath.Join(dev, "mqueue"), "mqueue", "", safe|unix.MS_NODEV)
 }
 
-// mountGroups mounts the control groups as this cgroup namespace shows them: the machine's own is the root.
+// mountGroups mounts the control groups as this cgroup namespace shows them, with the machine's own as the root.
 func mountGroups(target string, trees []cgroup.Hierarchy) error {
 	const safe = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	if trees[0].Unified {
@@ -151,7 +152,7 @@ func mountTree(target string, tree cgroup.Hierarchy, flags uintptr) error {
 }
 
 // delegateAll moves this process from the machine's root group into a child, and lets the other children use the
-// controllers: in version 2 a group with processes cannot share its controllers.
+// controllers: in version 2, a group with processes cannot share its controllers.
 func delegateAll(root string) error {
 	own := filepath.Join(root, "init")
 	if err := os.MkdirAll(own, 0o755); err != nil {

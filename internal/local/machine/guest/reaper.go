@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reaper collects every child that ends: process 1 inherits all orphans, and only one place may wait for them.
+// reaper collects every child that ends: process 1 inherits all orphans, and only one goroutine may wait for them.
 type reaper struct {
 	mu    sync.Mutex
 	ended map[int]chan<- unix.WaitStatus
@@ -26,7 +26,7 @@ func newReaper() *reaper {
 // start starts a process; the channel gets its status when it has ended.
 func (r *reaper) start(path string, argv []string, attr *os.ProcAttr) (<-chan unix.WaitStatus, error) {
 	ended := make(chan unix.WaitStatus, 1)
-	// Held until the process is known, so that it cannot be reaped as a stranger.
+	// Held until the process is known, so that it cannot be reaped as an unknown one.
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	process, err := os.StartProcess(path, argv, attr)
@@ -37,7 +37,7 @@ func (r *reaper) start(path string, argv []string, attr *os.ProcAttr) (<-chan un
 	return ended, process.Release()
 }
 
-// run reaps for ever.
+// run reaps forever.
 func (r *reaper) run() {
 	for range r.child {
 		for r.reapOne() {

@@ -18,11 +18,11 @@ import (
 	"github.com/keyturn/keyturn/internal/local/machine/cgroup"
 )
 
-// killTimeout is how long the remains of an earlier life may take to end.
+// killTimeout is how long the rest of an earlier run may take to end.
 const killTimeout = 10 * time.Second
 
-// Main runs one of the program's parts by its arguments: "run DIR NETWORK" outside, and, started by ourselves
-// only, "enter DIR", "init" and "first-boot FILE" inside.
+// Main runs one of the program's parts by its arguments: "run DIR NETWORK" outside and, only started by ourselves,
+// "enter DIR", "init" and "first-boot FILE" inside.
 func Main(args []string) error {
 	switch {
 	case len(args) == 3 && args[0] == "run":
@@ -37,10 +37,10 @@ func Main(args []string) error {
 	return errors.New("usage: keyturn-machine run DIRECTORY NETWORK-NAMESPACE")
 }
 
-// Run runs the machine in the directory until it ends, in the network namespace that the file stands for, such as one
-// below /proc/self/fd. SIGTERM and SIGINT end it in order.
+// Run runs the machine in the directory until it ends, in the network namespace of the file, such as one below
+// /proc/self/fd. SIGTERM and SIGINT stop it in order.
 func Run(dir, network string) error {
-	// What is open here, such as that namespace, is not for the machine.
+	// Files that are open here, such as that namespace, are not for the machine.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("keeping open files from the machine: %w", err)
 	}
@@ -53,8 +53,8 @@ func Run(dir, network string) error {
 	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGINT)
-	// The thread that starts the machine is in its network namespace, and must live as long: the kernel
-	// kills the child when the thread that made it ends.
+	// The thread that starts the machine is in its network namespace, and must live as long: the kernel kills the child
+	// when the thread that created it ends.
 	runtime.LockOSThread()
 	if err := joinNetwork(network); err != nil {
 		return fmt.Errorf("starting machine %s: %w", config.Hostname, err)
@@ -74,8 +74,8 @@ func Run(dir, network string) error {
 	return nil
 }
 
-// prepareGroup makes the machine's control group, and ends what a killed predecessor left running in it: the kernel
-// may still be busy with that.
+// prepareGroup makes the machine's control group, and kills what a dead predecessor left running in it, which may take
+// the kernel a while.
 func (c Config) prepareGroup() error {
 	group, err := cgroup.Open(c.Group)
 	if err != nil {
@@ -86,7 +86,7 @@ func (c Config) prepareGroup() error {
 	if err := group.Kill(ctx); err != nil {
 		return err
 	}
-	// The groups of its containers. If some are still busy they are in nobody's way.
+	// The groups of its containers. Groups that are still busy do no harm.
 	if _, err := group.Remove(); err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func joinNetwork(file string) error {
 	return nil
 }
 
-// newChild is the process that becomes process 1 of the machine.
+// newChild returns the process that becomes process 1 of the machine.
 func newChild(dir string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", "enter", dir)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
@@ -113,7 +113,7 @@ func newChild(dir string) *exec.Cmd {
 	cmd.SysProcAttr = &unix.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
 		Pdeathsig:  unix.SIGKILL,
-		// A session of its own: a terminal's signals go to the process outside only.
+		// A new session: a terminal's signals go only to the process outside.
 		Setsid: true,
 	}
 	return cmd

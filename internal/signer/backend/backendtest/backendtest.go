@@ -20,17 +20,17 @@ import (
 // Fixture is a backend and the store of its private keys.
 type Fixture struct {
 	Backend signer.Backend
-	// New makes a key pair for an algorithm, and returns it as it would be read from a key directory.
+	// New makes a key pair for an algorithm, and returns it as if read from a key directory.
 	New func(t *testing.T, version int, algorithm string) keydir.Key
-	// Away takes the store out of reach. Back brings it back as it was.
+	// Away makes the store unreachable. back restores it.
 	Away func(t *testing.T) (back func())
 	// Gone destroys the private key of a key.
 	Gone func(t *testing.T, k keydir.Key) keydir.Key
-	// Secrets are what no error may hold.
+	// Secrets are what no error may contain.
 	Secrets func(k keydir.Key) []string
 }
 
-// Run runs the suite. Each test gets a fixture of its own.
+// Run runs the suite. Each test gets its own fixture.
 func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 	for name, test := range map[string]func(*testing.T, Fixture){
 		"Signs":       testSigns,
@@ -43,7 +43,7 @@ func Run(t *testing.T, newFixture func(t *testing.T) Fixture) {
 	}
 }
 
-// algorithms are all that a signer must know.
+// algorithms are the algorithms that a signer must support.
 var algorithms = []string{jwks.RS256, jwks.ES256, jwks.ES384}
 
 func testSigns(t *testing.T, f Fixture) {
@@ -84,8 +84,8 @@ func testConcurrent(t *testing.T, f Fixture) {
 	work.Wait()
 }
 
-// testAwayAndBack uses the signers all the time. While the store is away they may fail, if that is all they do; then
-// they must work again.
+// testAwayAndBack uses the signers constantly. While the store is away they may only fail; afterwards they must work
+// again.
 func testAwayAndBack(t *testing.T, f Fixture) {
 	a, b := f.New(t, 1, jwks.ES256), f.New(t, 2, jwks.RS256)
 	keys := map[*keydir.Key]crypto.Signer{&a: open(t, f, a), &b: open(t, f, b)}
@@ -141,7 +141,7 @@ func testGone(t *testing.T, f Fixture) {
 	eventuallySigns(t, open(t, f, other), other)
 }
 
-// testRefuses asks for signatures that a backend must not make.
+// testRefuses requests signatures that a backend must not make.
 func testRefuses(t *testing.T, f Fixture) {
 	k := f.New(t, 1, jwks.RS256)
 	s := open(t, f, k)
@@ -160,7 +160,7 @@ func open(t *testing.T, f Fixture, k keydir.Key) crypto.Signer {
 	return s
 }
 
-// sign signs something new, and verifies it with the public key of the key directory.
+// sign signs a new message, and verifies it with the public key of the key directory.
 func sign(s crypto.Signer, k keydir.Key) error {
 	algorithm, err := jwks.Algorithm(k.Public)
 	if err != nil {
@@ -188,7 +188,7 @@ func sign(s crypto.Signer, k keydir.Key) error {
 	return backend.ErrOtherKey
 }
 
-// patience is how long a key may take to come back.
+// patience is how long a key may take to work again.
 const patience = 30 * time.Second
 
 func eventuallySigns(t *testing.T, s crypto.Signer, k keydir.Key) {
@@ -204,7 +204,7 @@ func eventuallySigns(t *testing.T, s crypto.Signer, k keydir.Key) {
 	}
 }
 
-// checkSilent fails the test if an error holds a secret, or a signature was a wrong one.
+// checkSilent fails the test if an error contains a secret, or a signature was wrong.
 func checkSilent(t *testing.T, f Fixture, k keydir.Key, err error) {
 	t.Helper()
 	if err == nil {
