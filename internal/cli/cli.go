@@ -67,6 +67,15 @@ func RunPlugin(ctx context.Context, env Env, args []string) int {
 	return a.run(ctx, a.pluginRoot(), args)
 }
 
+// Commands returns the commands of gkectl and of kubectl-keyturn as trees, for their references.
+func Commands() []*cobra.Command {
+	a, p := &app{Env: System(), program: gkectl}, &app{Env: System(), program: plugin}
+	roots := []*cobra.Command{a.root(), p.pluginRoot()}
+	addCompletion(roots[0], a.program)
+	addCompletion(roots[1], p.program)
+	return roots
+}
+
 func (a *app) run(ctx context.Context, root *cobra.Command, args []string) int {
 	// Nothing that a library logs is for the user of a command.
 	log.SetLogger(logr.Discard())
