@@ -35,7 +35,7 @@ const (
 	ReasonNotObserved = "ClusterNotObserved"
 )
 
-// ReasonOldTokens is the reason of the event which names, at the end of a rotation, pods with a dead token.
+// ReasonOldTokens is the reason of the event that names pods with a dead token at the end of a rotation.
 const ReasonOldTokens = "PodsKeepOldTokens"
 
 // Reasons of the condition Kubeconfig.

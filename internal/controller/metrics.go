@@ -18,20 +18,20 @@ import (
 var gauges []*prometheus.GaugeVec
 
 var (
-	metricStep       = gauge("keyturn_rotation_step", "1 for the step of the rotation that runs, 0 for the others.", "step")
-	metricKeyCreated = gauge("keyturn_key_version_created_timestamp_seconds",
+	metricStep       = gauge("rotation_step", "1 for the step of the rotation that runs, 0 for the others.", "step")
+	metricKeyCreated = gauge("key_version_created_timestamp_seconds",
 		"When the key version was stored, in seconds since the epoch; time() minus it is its age.", "version")
-	metricStale = gauge("keyturn_legacy_tokens_stale",
+	metricStale = gauge("legacy_tokens_stale",
 		"Legacy tokens that are left to refresh, at the last look.")
-	metricOldTokens = gauge("keyturn_old_key_tokens",
+	metricOldTokens = gauge("old_key_tokens",
 		"Tokens of the old key that live while a rotation runs, by kind; those of kind Unknown are at least as many.", "kind")
-	metricHolders = gauge("keyturn_pods_with_old_tokens",
+	metricHolders = gauge("pods_with_old_tokens",
 		"Running pods that keep a token of an older key version until they start again, at the last list of pods.")
-	metricLastSuccess = gauge("keyturn_rotation_last_success_timestamp_seconds",
+	metricLastSuccess = gauge("rotation_last_success_timestamp_seconds",
 		"When the latest rotation was complete, in seconds since the epoch.")
-	metricBlocked     = gauge("keyturn_rotation_blocked", "1 while somebody must act before the rotation can go on.")
-	metricRoundFailed = gauge("keyturn_round_failed", "1 if the last round of the controller for the cluster failed, else 0.")
-	metricLastRound   = gauge("keyturn_round_last_success_timestamp_seconds",
+	metricBlocked     = gauge("rotation_blocked", "1 while somebody must act before the rotation can go on.")
+	metricRoundFailed = gauge("round_failed", "1 if the last round of the controller for the cluster failed, else 0.")
+	metricLastRound   = gauge("round_last_success_timestamp_seconds",
 		"When the controller last ended a round for the cluster without an error, in seconds since the epoch.")
 )
 
@@ -44,7 +44,7 @@ func countRound(name types.NamespacedName, err error, now time.Time) {
 }
 
 func gauge(name, help string, labels ...string) *prometheus.GaugeVec {
-	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help},
+	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "keyturn", Name: name, Help: help},
 		append([]string{"namespace", "name"}, labels...))
 	metrics.Registry.MustRegister(g)
 	gauges = append(gauges, g)
