@@ -12,8 +12,8 @@ type shell struct {
 	words    []string
 	word     strings.Builder
 	inWord   bool
-	brackets int
-	optional int // how many words there were before the bracket
+	// brackets has, for each bracket that is open, how many words there were before.
+	brackets []int
 }
 
 // commandsIn returns the simple commands of a command line, each as its words.
@@ -30,19 +30,16 @@ func commandsIn(line string) [][]string {
 		case c == '#' && !s.inWord:
 			i = len(runes)
 		case c == '[' && !s.inWord:
-			s.brackets++
-			s.optional = len(s.words)
-		case c == ']' && s.brackets > 0:
-			s.brackets--
-			s.endOptional()
+			s.brackets = append(s.brackets, len(s.words))
+		case c == ']' && len(s.brackets) > 0:
+			s.endBracket()
 		case c == ' ' || c == '\t':
 			s.endWord()
-		case c == '|' && s.brackets > 0:
+		case c == '|' && len(s.brackets) > 0:
 			s.put(c)
 		case strings.ContainsRune("|&;(){}`", c), strings.ContainsRune("─│┌└├►▲◄▼→", c):
 			s.endCommand()
 		case c == '<' || c == '>':
-			s.endWord()
 			i = s.redirected(runes, i)
 		default:
 			s.put(c)
@@ -70,8 +67,13 @@ func (s *shell) quoted(runes []rune, i int) int {
 	return i
 }
 
-// redirected skips the file of a redirection that begins at i.
+// redirected skips the file of a redirection that begins at i, and the number of the stream before it.
 func (s *shell) redirected(runes []rune, i int) int {
+	if strings.Trim(s.word.String(), "0123456789") == "" {
+		s.word.Reset()
+		s.inWord = false
+	}
+	s.endWord()
 	for i+1 < len(runes) && strings.ContainsRune("<>& ", runes[i+1]) {
 		i++
 	}
@@ -89,16 +91,19 @@ func (s *shell) endWord() {
 	s.inWord = false
 }
 
-// endOptional drops what was in brackets, unless it is a flag: [NAME] stands for something.
-func (s *shell) endOptional() {
+// endBracket drops what was in brackets, unless it is a flag: [NAME] stands for something.
+func (s *shell) endBracket() {
 	s.endWord()
-	if s.optional < len(s.words) && !strings.HasPrefix(s.words[s.optional], "-") {
-		s.words = s.words[:s.optional]
+	last := len(s.brackets) - 1
+	if first := s.brackets[last]; first < len(s.words) && !strings.HasPrefix(s.words[first], "-") {
+		s.words = s.words[:first]
 	}
+	s.brackets = s.brackets[:last]
 }
 
 func (s *shell) endCommand() {
 	s.endWord()
+	s.brackets = nil
 	if words := withoutPrefix(s.words); len(words) > 0 {
 		s.commands = append(s.commands, words)
 	}
