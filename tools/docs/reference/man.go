@@ -34,7 +34,8 @@ func manName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(
 // manPage is the man page of a command as md2man reads it.
 func manPage(c *cobra.Command) []byte {
 	p := &page{}
-	fmt.Fprintf(p, "%% %q \"1\" \"\" \"Keyturn\" \"Keyturn\"\n", strings.ToUpper(manName(c)))
+	// The name of the command would leave no room between the corners of the first line.
+	fmt.Fprintf(p, "%% %q \"1\" \"\" \"Keyturn\" \"Keyturn\"\n", strings.ToUpper(c.Root().Name()))
 	p.heading(1, "NAME")
 	p.text(manName(c) + " - " + escape(c.Short))
 	p.heading(1, "SYNOPSIS")
