@@ -41,7 +41,7 @@ UserClusters are in the cluster in which Keyturn is installed, the current conte
 		SilenceUsage:  true,
 	}, p.adopt(), p.rotate(), p.status(), p.tokens(), p.list(), p.describe(), a.version(), exitCodes())
 	p.flags.AddFlags(root.PersistentFlags())
-	must(root.RegisterFlagCompletionFunc("namespace", cobra.NoFileCompletions))
+	p.completeKubectlFlags(root)
 	return root
 }
 

@@ -53,7 +53,7 @@ func (d *decoder) published(k KSASigningKey) {
 			d.problem(path, "is a duplicate")
 		}
 	}
-	d.between("ksaSigningKey.publishMaxAge", *k.PublishMaxAge, time.Second, week)
+	d.between("ksaSigningKey.publishMaxAge", *k.PublishMaxAge)
 }
 
 func (d *decoder) bucket(path, value string) {
@@ -83,7 +83,7 @@ func (d *decoder) gkeConnect(g GKEConnect) {
 	if g.STSEndpoint != "" {
 		d.httpsURL(path+".stsEndpoint", g.STSEndpoint)
 	}
-	d.between(path+".propagationTime", g.PropagationTime, 0, week)
+	d.between(path+".propagationTime", g.PropagationTime)
 }
 
 // httpsURL requires an https URL that ends with its host or path, in canonical form, since verifiers compare issuers as
@@ -107,16 +107,7 @@ func (d *decoder) httpsURL(path, value string) {
 	}
 }
 
-func (d *decoder) between(path string, value, from, to time.Duration) {
-	switch {
-	case value < from || value > to:
-		d.problem(path, "must be %s to %s, not %s", short(from), short(to), short(value))
-	case value%time.Second != 0:
-		d.problem(path, "must be whole seconds, not %s", value)
-	}
-}
-
-// short formats a duration without trailing zeros: 168h, not 168h0m0s.
+// short is a duration without the zeros at its end: 168h, not 168h0m0s.
 func short(d time.Duration) string {
 	text := d.String()
 	if rest, ok := strings.CutSuffix(text, "m0s"); ok {
