@@ -115,7 +115,7 @@ gkectl creates, or one that kubeadm made and that it adopts.`,
 		SilenceUsage:  true,
 	},
 		a.create(), a.adopt(), a.createConfig(), a.checkConfig(), a.update(), a.delete(), a.list(), a.describe(),
-		a.dashboard(), a.version(), exitCodes())
+		a.diagnose(), a.dashboard(), a.version(), exitCodes())
 	return root
 }
 

@@ -30,6 +30,8 @@ const (
 	ExitTimeout = 4
 	// ExitBlocked says that a rotation waits for a person.
 	ExitBlocked = 5
+	// ExitUnhealthy means that diagnosing found something wrong.
+	ExitUnhealthy = 6
 	// ExitInterrupted says that a signal ended it; what was started goes on.
 	ExitInterrupted = 130
 )
@@ -47,6 +49,7 @@ func exitCodes() *cobra.Command {
        nothing was changed
   4    the time given with --timeout was over; what was started goes on
   5    a rotation is blocked until a person acts (rotate --all); what was started goes on
+  6    a check failed (diagnose)
   130  it was interrupted by a signal; what was started goes on`,
 	}
 }

@@ -74,10 +74,13 @@ func (w withServer) Run() int {
 	return code
 }
 
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { runScripts(t, "script") }
+
+func runScripts(t *testing.T, dir string) {
+	t.Helper()
 	t.Cleanup(func() { deleteClusters(t) })
 	testscript.Run(t, testscript.Params{
-		Dir: filepath.Join("testdata", "script"),
+		Dir: filepath.Join("testdata", dir),
 		Setup: func(e *testscript.Env) error {
 			return writeAdminKubeconfig(filepath.Join(e.WorkDir, "kubeconfig"), server)
 		},
@@ -95,6 +98,7 @@ func TestScripts(t *testing.T) {
 			"newcert":     cmdNewCertificate,
 			"secret":      cmdSecret,
 			"as":          cmdAs,
+			"keysecret":   cmdKeySecret,
 		},
 	})
 }
