@@ -33,6 +33,10 @@ images: ## Pack the programs that run in clusters as OCI archives, bin/images/NA
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/images/programs/ ./cmd/{gkectl,keyturn-agent,keyturn-controller,keyturn-signer}
 	go run ./tools/images -programs bin/images/programs -out bin/images -version '$(or $(VERSION),dev)'
 
+.PHONY: release
+release: bin/tools/helm bin/tools/validate-krew-manifest ## Make what is published of a version, in bin/release (VERSION=v0.1.0)
+	go run ./tools/release -version '$(VERSION)'
+
 .PHONY: kube
 kube: ## Build Kubernetes and etcd into bin/kube/VERSION, if they are not there (KUBE_MINOR=1.36)
 	@if [ -n "$${KEYTURN_KUBE_BIN_DIR:-}" ]; then \
@@ -66,7 +70,7 @@ demo-kubeadm-down: ## Remove what the demo of kubeadm left
 
 # The end-to-end tests run after the others, with the machine to themselves, on the Kubernetes of KUBE_MINOR. PKCS #11 needs cgo.
 .PHONY: test
-test: kube build bin/tools/helm bin/tools/promtool ## Run all tests, with real API servers and, at the end, real clusters
+test: kube build bin/tools/helm bin/tools/promtool bin/tools/validate-krew-manifest ## Run all tests, with real API servers and, at the end, real clusters
 	@hack/packages.sh softhsm2 gcc libc6-dev chromium fonts-inter
 	go test -p 2 -timeout 30m $$(go list ./... | grep -v '/test/e2e')
 	go -C test/signer test -count 1 -timeout 10m ./...
@@ -130,6 +134,9 @@ bin/tools/controller-gen: tools/generate/go.mod
 
 bin/tools/helm: tools/helm/go.mod
 	go build -C tools/helm -ldflags '-s -w' -o $(CURDIR)/bin/tools/ tool
+
+bin/tools/validate-krew-manifest: tools/krew/go.mod
+	go build -C tools/krew -ldflags '-s -w' -o $(CURDIR)/bin/tools/ tool
 
 # Without its discovery of clouds, which checking rules does not need, and which takes minutes to compile.
 bin/tools/promtool: tools/promtool/go.mod

@@ -47,7 +47,7 @@ func TestTake(t *testing.T) {
 	const jwt = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ0aGUtcGxhbnRlZC10b2tlbiJ9.c2lnbmF0dXJlc2lnbmF0dXJl"
 	planted = append(planted, jwt, "Bearer opaque-planted-token")
 	everything := strings.Join(planted, "\n")
-	plant(t, client, everything, kubelet(t, everything+"\nthe last line of the log\n"))
+	plant(t, client, everything, kubelet(t, "the first line of the log\n"+everything+"\n"))
 	clusters := []v1alpha1.UserCluster{{ObjectMeta: metav1.ObjectMeta{
 		Namespace: v1alpha1.SystemNamespace, Name: "prod", Annotations: map[string]string{
 			"note": everything, corev1.LastAppliedConfigAnnotation: "last-applied",
@@ -82,7 +82,7 @@ func TestTake(t *testing.T) {
 		"bundle/controller/deployments.yaml":               "name: keyturn-controller",
 		"bundle/controller/pods.yaml":                      "nodeName: planted",
 		"bundle/controller/leases.yaml":                    "[]",
-		"bundle/logs/keyturn-controller-0/controller.log":  "the last line of the log",
+		"bundle/logs/keyturn-controller-0/controller.log":  "the first line of the log",
 		"bundle/policies/validatingadmissionpolicies.yaml": "keyturn-one-change-at-a-time",
 		"bundle/diagnose-report/report.json":               `"detail":`,
 		"bundle/diagnose-report/report.txt":                Redacted,
