@@ -67,9 +67,9 @@ func diagnoseCommand(o *output) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diagnose",
 		Short: "Check everything that a rotation of a user cluster needs",
-		Long: `Check everything that a rotation of a user cluster needs, and say for each problem what to do: the admin cluster, the
-controller and what is installed there, the UserCluster and its keys, and the user cluster itself, with its control plane,
-nodes and workloads. Without the name of a cluster, the admin cluster alone is checked.
+		Long: `Check everything that a rotation of a user cluster needs, and say for each problem what to do: the admin
+cluster, the controller and what is installed there, the UserCluster and its keys, and the user cluster itself, with its
+control plane, nodes and workloads. Without the name of a cluster, the admin cluster alone is checked.
 
 Nothing is changed, and of Secrets only the metadata is read, but for the one with the kubeconfig of the user cluster.
 What you may not read is skipped.
@@ -85,12 +85,12 @@ func snapshotCommand(path *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "snapshot",
 		Short: "Write a support bundle, without secrets",
-		Long: `Write a support bundle: a gzipped tar archive with the UserCluster and its status, events, the Deployment, pods, Leases
-and logs of the controller, the admission policies, versions, and what diagnosing finds. Without the name of a cluster it
-has all UserClusters of the namespace.
+		Long: `Write a support bundle: a gzipped tar archive with the UserCluster and its status, events, the Deployment,
+pods, Leases and logs of the controller, the admission policies, versions, and what diagnosing finds. Without the name
+of a cluster it has all UserClusters of the namespace.
 
-It has no data of Secrets, no kubeconfig and no token. Texts that could be a key, a token or a password are taken out, and
-nothing is written if a key or a token is found after that.`,
+It has no data of Secrets, no kubeconfig and no token. Texts that could be a key, a token or a password are taken out,
+and nothing is written if a key or a token is found after that.`,
 	}
 	cmd.Flags().StringVar(path, "output", "", "`file` to write; empty: one named after the cluster and the time")
 	must(cmd.MarkFlagFilename("output", "tar.gz"))

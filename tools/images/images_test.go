@@ -46,7 +46,8 @@ func buildAll(t *testing.T) string {
 }
 
 func TestMissingProgram(t *testing.T) {
-	if err := (maker{from: t.TempDir(), out: t.TempDir(), repository: "localhost/keyturn", version: "v1"}).build(); err == nil {
+	if err := (maker{from: t.TempDir(), out: t.TempDir(), repository: "localhost/keyturn",
+		version: "v1"}).build(); err == nil {
 		t.Error("no error without programs")
 	}
 }
@@ -62,7 +63,8 @@ func TestBadReference(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := (maker{from: bin, out: t.TempDir(), repository: "localhost/keyturn", version: "not a tag"}).build(); err == nil {
+	if err := (maker{from: bin, out: t.TempDir(), repository: "localhost/keyturn",
+		version: "not a tag"}).build(); err == nil {
 		t.Error("no error for a bad tag")
 	}
 }

@@ -15,8 +15,9 @@ import (
 
 func main() {
 	from := flag.String("programs", "bin", "directory of the programs")
-	architectures := flag.String("architectures", "", "`architectures` of an image index, such as amd64,arm64, whose programs are in "+
-		"the directories linux_ARCHITECTURE of that one; empty: an image of the programs in it, for this machine")
+	architectures := flag.String("architectures", "",
+		"`architectures` of an image index, such as amd64,arm64, whose programs are in "+
+			"the directories linux_ARCHITECTURE of that one; empty: an image of the programs in it, for this machine")
 	out := flag.String("out", "bin/images", "directory for the archives")
 	repository := flag.String("repository", "localhost/keyturn", "first part of the names of the images")
 	version := flag.String("version", "dev", "tag of the images")

@@ -17,7 +17,8 @@ import (
 )
 
 // commands are the programs that people run anywhere, with what they are in process.
-var commands = map[string]func(context.Context, cli.Env, []string) int{"gkectl": cli.Run, "kubectl-keyturn": cli.RunPlugin}
+var commands = map[string]func(context.Context, cli.Env, []string) int{"gkectl": cli.Run,
+	"kubectl-keyturn": cli.RunPlugin}
 
 // hostPrograms run on a Linux host, for local clusters and for signers.
 var hostPrograms = []string{
@@ -39,24 +40,34 @@ func programsOf(p platform) []string {
 }
 
 // dir has the programs of a platform.
-func (r *release) dir(p platform) string { return filepath.Join(r.work, p.file()) }
+func (r *release) dir(p platform) string { return filepath.Join(r.programs, p.file()) }
 
+// build builds the programs, unless there are some.
 func (r *release) build(ctx context.Context) error {
-	const versionVariable = "github.com/keyturn/keyturn/internal/version.version"
+	if r.programs != "" {
+		return nil
+	}
+	r.programs = r.work
 	for _, p := range r.platforms {
 		r.say("building programs for %s", p)
-		args := []string{
-			"build", "-trimpath", "-ldflags", "-s -w -buildid= -X " + versionVariable + "=" + r.version, "-o", r.dir(p) + "/",
-		}
+		var packages []string
 		for _, name := range programsOf(p) {
-			args = append(args, "./cmd/"+name)
+			packages = append(packages, "./cmd/"+name)
 		}
-		env := []string{"CGO_ENABLED=0", "GOOS=" + p.os, "GOARCH=" + p.arch, "GOAMD64=v1", "GOARM64=v8.0"}
-		if err := r.command(ctx, env, "go", args...); err != nil {
+		if err := r.goBuild(ctx, p, r.dir(p)+"/", packages...); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// goBuild builds programs so that nothing of the machine is in them.
+func (r *release) goBuild(ctx context.Context, p platform, out string, packages ...string) error {
+	const versionVariable = "github.com/keyturn/keyturn/internal/version.version"
+	flags := "-s -w -buildid= -X " + versionVariable + "=" + r.version
+	args := append([]string{"build", "-trimpath", "-ldflags", flags, "-o", out}, packages...)
+	env := []string{"CGO_ENABLED=0", "GOOS=" + p.os, "GOARCH=" + p.arch, "GOAMD64=v1", "GOARM64=v8.0"}
+	return r.command(ctx, env, "go", args...)
 }
 
 // archives packs the programs of each platform.
@@ -101,7 +112,8 @@ func (r *release) archiveName(name string, p platform) string {
 }
 
 // completions are the files by which shells complete a command.
-func completions(ctx context.Context, name string, run func(context.Context, cli.Env, []string) int) (all []file, err error) {
+func completions(ctx context.Context, name string, run func(context.Context, cli.Env, []string) int) (all []file,
+	err error) {
 	for _, shell := range []string{"bash", "fish", "powershell", "zsh"} {
 		var out bytes.Buffer
 		env := cli.Env{
@@ -127,6 +139,6 @@ func (r *release) images(ctx context.Context) error {
 	if len(architectures) == 0 {
 		return nil
 	}
-	return r.command(ctx, nil, "go", "run", "./tools/images", "-programs", r.work, "-architectures",
+	return r.command(ctx, nil, "go", "run", "./tools/images", "-programs", r.programs, "-architectures",
 		strings.Join(architectures, ","), "-out", filepath.Join(r.out, "images"), "-version", r.version)
 }

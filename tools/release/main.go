@@ -1,9 +1,10 @@
 // Command release makes what is published of a version: archives of the programs, images, the Helm chart, an SBOM, the
-// manifest for krew, and checksums. `make release VERSION=v0.1.0` runs it at the root of the repository; docs/release.md
-// describes what it writes.
+// manifest for krew, and checksums. `make release VERSION=v0.1.0` runs it at the root of the repository;
+// docs/release.md describes what it writes.
 //
-// The same commit and the same version of Go give the same files, byte for byte, wherever and whenever they are made: all
-// times are SOURCE_DATE_EPOCH or the time of the commit, and archives are written in a fixed order with fixed modes.
+// The same commit and the same version of Go give the same files, byte for byte, wherever and whenever they are made:
+// all times are SOURCE_DATE_EPOCH or the time of the commit, and archives are written in a fixed order with fixed
+// modes.
 package main
 
 import (
@@ -30,7 +31,10 @@ func main() {
 	var platforms string
 	flag.StringVar(&r.version, "version", "", "`version` of the release, such as v0.1.0")
 	flag.StringVar(&r.out, "out", "", "`directory` for the files, which is replaced (default: bin/release/VERSION)")
-	flag.StringVar(&platforms, "platforms", "linux/amd64,linux/arm64,darwin/amd64,darwin/arm64", "`platforms` to build for")
+	flag.StringVar(&platforms, "platforms", "linux/amd64,linux/arm64,darwin/amd64,darwin/arm64",
+		"`platforms` to build for")
+	flag.StringVar(&r.programs, "programs", "",
+		"`directory` with the programs, as OS_ARCH/NAME; empty: they are built first")
 	flag.StringVar(&r.helm, "helm", "bin/tools/helm", "`program` that packs the chart")
 	flag.StringVar(&r.validate, "validate-krew-manifest", "bin/tools/validate-krew-manifest",
 		"`program` of krew that checks the manifest of the plugin")
@@ -54,10 +58,10 @@ func main() {
 
 // release is one release that is made.
 type release struct {
-	version, out, helm, validate string
-	dirty                        bool
-	platforms                    []platform
-	log                          io.Writer
+	version, out, programs, helm, validate string
+	dirty                                  bool
+	platforms                              []platform
+	log                                    io.Writer
 
 	// epoch is the time of all files, and work holds what is not published.
 	epoch time.Time
@@ -138,7 +142,8 @@ func (r *release) source(ctx context.Context) error {
 	}
 	at, err := output(ctx, "git", "log", "-1", "--format=%ct")
 	if err != nil {
-		return hint.Errorf("set SOURCE_DATE_EPOCH where there is no git repository", "reading the time of the commit: %w", err)
+		return hint.Errorf("set SOURCE_DATE_EPOCH where there is no git repository", "reading the time of the commit: %w",
+			err)
 	}
 	seconds, err := strconv.ParseInt(strings.TrimSpace(at), 10, 64)
 	if err != nil {

@@ -44,7 +44,8 @@ func (r *release) tar(name string, files []file) (err error) {
 			mode = 0o755
 		}
 		h := &tar.Header{
-			Name: file.name, Mode: mode, Size: int64(len(file.content)), ModTime: r.epoch, Typeflag: tar.TypeReg, Format: tar.FormatPAX,
+			Name: file.name, Mode: mode, Size: int64(len(file.content)), ModTime: r.epoch, Typeflag: tar.TypeReg,
+			Format: tar.FormatPAX,
 		}
 		if err := w.WriteHeader(h); err != nil {
 			return err
@@ -60,7 +61,8 @@ func (r *release) tar(name string, files []file) (err error) {
 func (r *release) chart(ctx context.Context) error {
 	version := strings.TrimPrefix(r.version, "v")
 	env := []string{"HELM_CACHE_HOME=" + r.work, "HELM_CONFIG_HOME=" + r.work, "HELM_DATA_HOME=" + r.work}
-	if err := r.command(ctx, env, r.helm, "package", "deploy/charts/keyturn", "--version", version, "--app-version", r.version,
+	if err := r.command(ctx, env, r.helm, "package", "deploy/charts/keyturn", "--version", version, "--app-version",
+		r.version,
 		"--destination", r.work); err != nil {
 		return err
 	}

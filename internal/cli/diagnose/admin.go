@@ -26,8 +26,8 @@ const versionLabel = "app.kubernetes.io/version"
 func checkAdminServer(f Facts) *Check {
 	c := newCheck(adminCategory, "Kubernetes API")
 	if err := f.Admin.Server.Err; err != nil {
-		return c.fail("check the kubeconfig, and that the admin cluster runs; `gkectl create admin` starts what is missing of a "+
-			"local one", "the admin cluster does not answer: %v", err)
+		return c.fail("check the kubeconfig, and that the admin cluster runs; `gkectl create admin` starts what is missing "+
+			"of a local one", "the admin cluster does not answer: %v", err)
 	}
 	text := f.Admin.Server.Value.Version
 	c.saw("%s", text)
@@ -194,7 +194,8 @@ func checkDeployment(f Facts) *Check {
 	case ready < wanted:
 		c.warn(advice, "only %d of %d pods of %s are ready", ready, wanted, what)
 	}
-	if own := d.Labels[versionLabel]; strings.HasPrefix(f.Program, "v") && strings.HasPrefix(own, "v") && own != f.Program {
+	if own := d.Labels[versionLabel]; strings.HasPrefix(f.Program, "v") && strings.HasPrefix(own, "v") &&
+		own != f.Program {
 		c.warn("use programs of one version", "%s is of version %s, and this program of %s", what, own, f.Program)
 	}
 	for _, p := range f.Admin.Pods.Value {

@@ -33,9 +33,11 @@ func checkObject(f Facts, own ClusterFacts) *Check {
 		c.fail("only clusters with enableAdvancedCluster: false can have their keys rotated", "it is an advanced cluster")
 	}
 	if uc.Status.ObservedGeneration < uc.Generation {
-		c.warn("see the controller Lease, and the log of the controller", "the controller has not seen the latest change of its spec")
+		c.warn("see the controller Lease, and the log of the controller",
+			"the controller has not seen the latest change of its spec")
 	}
-	for _, reason := range []string{v1alpha1.AnnotationBreakGlass, v1alpha1.AnnotationLeavePublished, v1alpha1.AnnotationLeaveCluster} {
+	for _, reason := range []string{v1alpha1.AnnotationBreakGlass, v1alpha1.AnnotationLeavePublished,
+		v1alpha1.AnnotationLeaveCluster} {
 		if text := uc.Annotations[reason]; text != "" {
 			c.warn("remove it when it is not needed any more", "it has the annotation %s: %s", reason, text)
 		}
@@ -62,8 +64,10 @@ func checkConditions(f Facts, own ClusterFacts) *Check {
 	if key.Step != "" && key.WaitingFor != "" {
 		c.warn("", "step %s, which began %s ago, waits for %s", key.Step, f.sincePointer(key.StepSince), key.WaitingFor)
 	}
-	if k := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKubeconfig); k != nil && k.Status != metav1.ConditionTrue {
-		c.warn("docs/operations/recover.md names what to do", "the kubeconfig of the cluster is not kept: %s: %s", k.Reason, k.Message)
+	if k := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKubeconfig); k != nil &&
+		k.Status != metav1.ConditionTrue {
+		c.warn("docs/operations/recover.md names what to do", "the kubeconfig of the cluster is not kept: %s: %s", k.Reason,
+			k.Message)
 	}
 	expired := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKSATokensExpired)
 	if expired != nil && expired.Reason == v1alpha1.ReasonRetiredInUse {
@@ -106,14 +110,16 @@ func checkKeySecrets(_ Facts, own ClusterFacts) *Check {
 	for _, s := range own.Secrets.Value {
 		stored = append(stored, s.Labels[v1alpha1.LabelKeyVersion])
 		if s.Labels[v1alpha1.LabelClusterUID] != string(uc.UID) {
-			c.warn("delete it if it is of a cluster of before", "Secret %s has the label of another cluster of this name", s.Name)
+			c.warn("delete it if it is of a cluster of before", "Secret %s has the label of another cluster of this name",
+				s.Name)
 		}
 	}
 	slices.Sort(stored)
 	c.saw("versions %s", strings.Join(stored, ", "))
 	for _, k := range uc.Status.KSASigningKey.Keys {
 		if !slices.Contains(stored, strconv.Itoa(int(k.Version))) {
-			c.fail("restore it from a backup, as docs/operations/backup.md describes", "the Secret with key version %d is missing",
+			c.fail("restore it from a backup, as docs/operations/backup.md describes",
+				"the Secret with key version %d is missing",
 				k.Version)
 		}
 	}
@@ -193,7 +199,8 @@ func checkPublications(_ Facts, own ClusterFacts) *Check {
 		case p.WaitingFor != "":
 			c.fail("check the destination, and the credentials for it", "%s waits for %s", p.Name, p.WaitingFor)
 		case settled(uc) && !slices.Contains(p.AcceptedVersions, version):
-			c.fail("the controller publishes it; its log says why it has not", "%s does not accept key version %d", p.Name, version)
+			c.fail("the controller publishes it; its log says why it has not", "%s does not accept key version %d", p.Name,
+				version)
 		}
 	}
 	return c
@@ -203,7 +210,8 @@ func checkTokens(f Facts, own ClusterFacts) *Check {
 	c, key := newCheck(clusterCategory, "tokens"), own.Object.Status.KSASigningKey
 	c.saw("%d legacy tokens", key.LegacyTokens.Total)
 	if n := key.LegacyTokens.Stale; n > 0 && settled(own.Object) {
-		c.warn("the controller signs them again; its log says why it has not", "%d legacy tokens are not of the wanted key version", n)
+		c.warn("the controller signs them again; its log says why it has not",
+			"%d legacy tokens are not of the wanted key version", n)
 	}
 	if o := key.OldTokens; o != nil && o.Total > 0 {
 		c.warn("restart these pods, or the containers that are named",

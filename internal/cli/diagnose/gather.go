@@ -157,7 +157,8 @@ func (a admin) rights(ctx context.Context) ([]Right, error) {
 	all := []Right{
 		{Words: "patch userclusters in namespace " + a.Namespace, For: "start a rotation"},
 		{Words: "create userclusters in namespace " + a.Namespace, For: "adopt or create a cluster"},
-		{Words: "read logs of pods in namespace " + v1alpha1.SystemNamespace, For: "make a snapshot with the logs of the controller"},
+		{Words: "read logs of pods in namespace " + v1alpha1.SystemNamespace,
+			For: "make a snapshot with the logs of the controller"},
 	}
 	of := []authorizationv1.ResourceAttributes{
 		{Namespace: a.Namespace, Verb: "patch", Group: v1alpha1.GroupVersion.Group, Resource: "userclusters"},
@@ -204,7 +205,8 @@ func (a admin) installed(ctx context.Context) (all []Installed, err error) {
 
 func (a admin) controller(ctx context.Context, f *AdminFacts) {
 	namespace := v1alpha1.SystemNamespace
-	f.Deployment.Value, f.Deployment.Err = a.kube.AppsV1().Deployments(namespace).Get(ctx, ControllerName, metav1.GetOptions{})
+	f.Deployment.Value, f.Deployment.Err = a.kube.AppsV1().Deployments(namespace).Get(ctx, ControllerName,
+		metav1.GetOptions{})
 	f.Pods.Err = f.Deployment.Err
 	if f.Deployment.Err == nil {
 		f.Pods = read(func() ([]corev1.Pod, error) { return a.podsOf(ctx, f.Deployment.Value.Spec.Selector) })
@@ -224,7 +226,8 @@ func (a admin) podsOf(ctx context.Context, selector *metav1.LabelSelector) ([]co
 
 // keySecrets reads the metadata of the Secrets that hold key versions of a cluster.
 func (a admin) keySecrets(ctx context.Context, cluster string) ([]metav1.PartialObjectMetadata, error) {
-	list, err := a.metadata.Resource(schema.GroupVersionResource{Version: "v1", Resource: "secrets"}).Namespace(a.Namespace).
+	list, err := a.metadata.Resource(schema.GroupVersionResource{Version: "v1",
+		Resource: "secrets"}).Namespace(a.Namespace).
 		List(ctx, metav1.ListOptions{LabelSelector: v1alpha1.LabelCluster + "=" + cluster + "," + v1alpha1.LabelKeyVersion})
 	if err != nil {
 		return nil, err

@@ -96,7 +96,8 @@ func (f *ClusterFacts) inspect(ctx context.Context, s Source, config *rest.Confi
 }
 
 // findControlPlane finds the API servers of a cluster that kubeadm made, and asks each alone whether it is ready.
-func findControlPlane(ctx context.Context, client kubernetes.Interface, config *rest.Config) (p ControlPlane, err error) {
+func findControlPlane(ctx context.Context, client kubernetes.Interface, config *rest.Config) (p ControlPlane,
+	err error) {
 	found, err := kubeadm.Find(ctx, client)
 	if err != nil {
 		return p, err

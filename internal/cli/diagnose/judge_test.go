@@ -53,9 +53,10 @@ func healthy(t *testing.T) Facts {
 		LeaseDurationSeconds: pointer[int32](15),
 	}}
 	c := f.Cluster
-	c.Secrets.Value = []metav1.PartialObjectMetadata{{ObjectMeta: metav1.ObjectMeta{Name: "prod-1", Labels: map[string]string{
-		v1alpha1.LabelKeyVersion: "1", v1alpha1.LabelClusterUID: "uid",
-	}}}}
+	c.Secrets.Value = []metav1.PartialObjectMetadata{{ObjectMeta: metav1.ObjectMeta{Name: "prod-1",
+		Labels: map[string]string{
+			v1alpha1.LabelKeyVersion: "1", v1alpha1.LabelClusterUID: "uid",
+		}}}}
 	c.Access.Value = Access{Endpoint: "https://prod:6443", Expires: pointer(now.Add(300 * 24 * time.Hour))}
 	c.Server.Value = Server{Version: "v1.36.4", At: now}
 	c.Nodes.Value = []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Status: corev1.NodeStatus{
@@ -66,7 +67,8 @@ func healthy(t *testing.T) Facts {
 }
 
 func healthyCluster() *v1alpha1.UserCluster {
-	uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "keyturn-system", Name: "prod", UID: "uid", Generation: 3}}
+	uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "keyturn-system", Name: "prod", UID: "uid",
+		Generation: 3}}
 	uc.Spec.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructure{KubeconfigSecret: "prod-kubeconfig"}
 	uc.Spec.KSASigningKey = v1alpha1.KSASigningKey{Version: 1, Algorithm: v1alpha1.RS256, Publish: []string{"s3://bucket"}}
 	uc.Status.ObservedGeneration = 3
@@ -77,7 +79,8 @@ func healthyCluster() *v1alpha1.UserCluster {
 	uc.Status.KSASigningKey.Keys = []v1alpha1.KeyVersionStatus{
 		{Version: 1, Algorithm: v1alpha1.RS256, CreatedAt: metav1.NewTime(now.Add(-30 * 24 * time.Hour))},
 	}
-	uc.Status.APIServers = []v1alpha1.APIServerStatus{{Name: "a", Ready: true, SigningVersion: 1, AcceptedVersions: []int32{1}}}
+	uc.Status.APIServers = []v1alpha1.APIServerStatus{{Name: "a", Ready: true, SigningVersion: 1,
+		AcceptedVersions: []int32{1}}}
 	uc.Status.Publications = []v1alpha1.PublicationStatus{{Name: "s3://bucket", AcceptedVersions: []int32{1}}}
 	uc.Status.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructureStatus{}
 	return uc
@@ -115,22 +118,32 @@ func TestJudge(t *testing.T) {
 		want  Result
 		text  string
 	}{
-		"admin away":    {func(f *Facts) { f.Admin.Server.Err = errors.New("refused") }, "Kubernetes API", Fail, "does not answer: refused"},
-		"admin old":     {func(f *Facts) { f.Admin.Server.Value.Version = "v1.34.9" }, "Kubernetes API", Fail, "older than 1.35"},
-		"clock":         {func(f *Facts) { f.Admin.Server.Value.Skew = -time.Minute }, "clock", Warning, "1m0s behind that of this machine"},
-		"no rights":     {func(f *Facts) { f.Admin.Rights.Value[0].Allowed = false }, "your permissions", Warning, "you may not patch userclusters"},
-		"no definition": {func(f *Facts) { f.Admin.Installed[0].Found.Err = notFound }, "CustomResourceDefinition", Fail, "does not exist"},
+		"admin away": {func(f *Facts) { f.Admin.Server.Err = errors.New("refused") }, "Kubernetes API", Fail,
+			"does not answer: refused"},
+		"admin old": {func(f *Facts) { f.Admin.Server.Value.Version = "v1.34.9" }, "Kubernetes API", Fail,
+			"older than 1.35"},
+		"clock": {func(f *Facts) { f.Admin.Server.Value.Skew = -time.Minute }, "clock", Warning,
+			"1m0s behind that of this machine"},
+		"no rights": {func(f *Facts) { f.Admin.Rights.Value[0].Allowed = false }, "your permissions", Warning,
+			"you may not patch userclusters"},
+		"no definition": {func(f *Facts) { f.Admin.Installed[0].Found.Err = notFound }, "CustomResourceDefinition", Fail,
+			"does not exist"},
 		"other definition": {func(f *Facts) {
 			_ = unstructured.SetNestedField(f.Admin.Installed[0].Found.Value.Object, "Cluster", "spec", "scope")
 		}, "CustomResourceDefinition", Warning, "is not the one of this program, version v0.1.0"},
-		"not established": {func(f *Facts) { delete(f.Admin.Installed[0].Found.Value.Object, "status") }, "CustomResourceDefinition", Fail,
+		"not established": {func(f *Facts) { delete(f.Admin.Installed[0].Found.Value.Object, "status") },
+			"CustomResourceDefinition", Fail,
 			"is not established"},
-		"unread policy": {func(f *Facts) { f.Admin.Installed[1].Found.Err = forbidden }, "admission policies", Skipped, "you may not read"},
-		"policy gone":   {func(f *Facts) { f.Admin.Installed[2].Found.Err = notFound }, "admission policies", Fail, "does not exist"},
+		"unread policy": {func(f *Facts) { f.Admin.Installed[1].Found.Err = forbidden }, "admission policies", Skipped,
+			"you may not read"},
+		"policy gone": {func(f *Facts) { f.Admin.Installed[2].Found.Err = notFound }, "admission policies", Fail,
+			"does not exist"},
 		"controller elsewhere": {func(f *Facts) { f.Admin.Deployment.Err = notFound }, "controller Deployment", Skipped,
 			"the controller runs elsewhere"},
-		"no pod ready":  {func(f *Facts) { f.Admin.Deployment.Value.Status.ReadyReplicas = 0 }, "controller Deployment", Fail, "no pod of"},
-		"a pod less":    {func(f *Facts) { f.Admin.Deployment.Value.Status.ReadyReplicas = 1 }, "controller Deployment", Warning, "only 1 of 2"},
+		"no pod ready": {func(f *Facts) { f.Admin.Deployment.Value.Status.ReadyReplicas = 0 }, "controller Deployment",
+			Fail, "no pod of"},
+		"a pod less": {func(f *Facts) { f.Admin.Deployment.Value.Status.ReadyReplicas = 1 }, "controller Deployment",
+			Warning, "only 1 of 2"},
 		"other version": {func(f *Facts) { f.Program = "v0.2.0" }, "controller Deployment", Warning, "is of version v0.1.0"},
 		"crash": {func(f *Facts) {
 			f.Admin.Pods.Value = []corev1.Pod{{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Status: corev1.PodStatus{
@@ -140,12 +153,16 @@ func TestJudge(t *testing.T) {
 			}}}
 		}, "controller Deployment", Warning, "container controller of pod p waits: ImagePullBackOff: no such image"},
 		"no lease": {func(f *Facts) { f.Admin.Lease.Err = notFound }, "controller Lease", Fail, "no controller has worked"},
-		"old lease": {func(f *Facts) { f.Admin.Lease.Value.Spec.RenewTime.Time = now.Add(-time.Hour) }, "controller Lease", Fail,
+		"old lease": {func(f *Facts) { f.Admin.Lease.Value.Spec.RenewTime.Time = now.Add(-time.Hour) }, "controller Lease",
+			Fail,
 			"was not renewed for 60m"},
-		"unheld lease": {func(f *Facts) { f.Admin.Lease.Value.Spec.HolderIdentity = nil }, "controller Lease", Fail, "nobody holds"},
+		"unheld lease": {func(f *Facts) { f.Admin.Lease.Value.Spec.HolderIdentity = nil }, "controller Lease", Fail,
+			"nobody holds"},
 
-		"deleted":  {ofCluster(func(uc *v1alpha1.UserCluster) { uc.DeletionTimestamp = pointer(metav1.NewTime(now)) }), "cluster object", Warning, "being deleted"},
-		"advanced": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Spec.EnableAdvancedCluster = true }), "cluster object", Fail, "advanced cluster"},
+		"deleted": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.DeletionTimestamp = pointer(metav1.NewTime(now)) }),
+			"cluster object", Warning, "being deleted"},
+		"advanced": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Spec.EnableAdvancedCluster = true }), "cluster object",
+			Fail, "advanced cluster"},
 		"unobserved": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Generation = 4 }), "cluster object", Warning,
 			"has not seen the latest change"},
 		"blocked": {ofCluster(func(uc *v1alpha1.UserCluster) {
@@ -160,41 +177,60 @@ func TestJudge(t *testing.T) {
 		"retired in use": {ofCluster(func(uc *v1alpha1.UserCluster) {
 			setCondition(uc, v1alpha1.ConditionKSATokensExpired, v1alpha1.ReasonRetiredInUse, "pod a")
 		}), "conditions", Warning, "retired a key that was in use"},
-		"lost key":   {func(f *Facts) { f.Cluster.Secrets.Value = nil }, "key Secrets", Fail, "key version 1 is missing"},
-		"no Secrets": {func(f *Facts) { f.Cluster.Secrets.Err = forbidden }, "key Secrets", Skipped, "you may not read the metadata"},
-		"other UID": {func(f *Facts) { f.Cluster.Secrets.Value[0].Labels[v1alpha1.LabelClusterUID] = "x" }, "key Secrets", Warning,
+		"lost key": {func(f *Facts) { f.Cluster.Secrets.Value = nil }, "key Secrets", Fail, "key version 1 is missing"},
+		"no Secrets": {func(f *Facts) { f.Cluster.Secrets.Err = forbidden }, "key Secrets", Skipped,
+			"you may not read the metadata"},
+		"other UID": {func(f *Facts) { f.Cluster.Secrets.Value[0].Labels[v1alpha1.LabelClusterUID] = "x" }, "key Secrets",
+			Warning,
 			"label of another cluster"},
 		"old key": {ofCluster(func(uc *v1alpha1.UserCluster) {
 			uc.Status.KSASigningKey.Keys[0].CreatedAt = metav1.NewTime(now.Add(-121 * 24 * time.Hour))
 		}), "age of the key", Warning, "is 121d old"},
-		"server away": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Status.APIServers[0].Ready = false }), "API servers", Fail, "a is not ready"},
-		"server behind": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Status.APIServers[0].AcceptedVersions = []int32{1, 2} }), "API servers", Fail,
+		"server away": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Status.APIServers[0].Ready = false }), "API servers",
+			Fail, "a is not ready"},
+		"server behind": {ofCluster(func(uc *v1alpha1.UserCluster) {
+			uc.Status.APIServers[0].AcceptedVersions = []int32{1,
+				2}
+		}), "API servers", Fail,
 			"accepts [1 2], not version 1 alone"},
 		"foreign key": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Status.APIServers[0].ForeignKeyIDs = []string{"kid"} }), "API servers",
 			Warning, "keys that Keyturn did not make"},
-		"unpublished": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Status.Publications[0].WaitingFor = "bucket" }), "fleet and publications", Fail,
+		"unpublished": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Status.Publications[0].WaitingFor = "bucket" }),
+			"fleet and publications", Fail,
 			"s3://bucket waits for bucket"},
-		"unknown publication": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Status.Publications = nil }), "fleet and publications", Warning,
+		"unknown publication": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Status.Publications = nil }),
+			"fleet and publications", Warning,
 			"0 of 1 destinations"},
 		"old tokens": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Status.KSASigningKey.OldTokens = &v1alpha1.OldTokenStatus{Total: 1} }), "tokens",
 			Warning, "1 pods keep a token"},
 		"incomplete ledger": {ofCluster(func(uc *v1alpha1.UserCluster) {
-			uc.Status.KSASigningKey.Tokens = &v1alpha1.TokensStatus{ObservedAt: pointer(metav1.NewTime(now)), Unknown: []string{"the ledger of a"}}
+			uc.Status.KSASigningKey.Tokens = &v1alpha1.TokensStatus{ObservedAt: pointer(metav1.NewTime(now)),
+				Unknown: []string{"the ledger of a"}}
 		}), "tokens", Warning, "the ledger of a"},
 		"leftover": {ofCluster(func(uc *v1alpha1.UserCluster) {
 			uc.Status.Infrastructure.Kubeadm.Leftovers = []v1alpha1.LeftoverKey{{Node: "n", Path: "/old", KeyID: "kid"}}
 		}), "private keys left on nodes", Warning, "/old of node n"},
 
-		"no access":     {func(f *Facts) { f.Cluster.Access.Err = forbidden }, "kubeconfig", Skipped, "you may not read the Secret"},
-		"expired":       {func(f *Facts) { f.Cluster.Access.Value.Expires = pointer(now.Add(-time.Hour)) }, "kubeconfig", Fail, "has expired"},
-		"expires":       {func(f *Facts) { f.Cluster.Access.Value.Expires = pointer(now.Add(49 * time.Hour)) }, "kubeconfig", Warning, "expires in 2 days"},
-		"cluster away":  {func(f *Facts) { f.Cluster.Server.Err = errors.New("refused") }, "User Cluster/Kubernetes API", Fail, "does not answer: refused"},
-		"user clock":    {func(f *Facts) { f.Cluster.Server.Value.Skew = time.Minute }, "User Cluster/clock", Warning, "1m0s ahead of that of the admin"},
-		"kubeadm":       {func(f *Facts) { f.Cluster.ControlPlane.Value.Problems = []string{"not one of kubeadm"} }, "control plane", Fail, "not one of kubeadm"},
-		"alone":         {func(f *Facts) { f.Cluster.ControlPlane.Value.Servers[0].Answer.Err = errors.New("500") }, "control plane", Fail, "not ready alone"},
-		"alone, clock":  {func(f *Facts) { f.Cluster.ControlPlane.Value.Servers[0].Answer.Value.Skew = time.Hour }, "control plane", Warning, "1h0m0s ahead of"},
-		"node away":     {func(f *Facts) { f.Cluster.Nodes.Value[0].Status.Conditions = nil }, "nodes", Fail, "nodes are not ready"},
-		"no preflight":  {func(f *Facts) { f.Cluster.Preflight.Err = errors.New("refused") }, "workloads", Fail, "what a rotation would meet: refused"},
+		"no access": {func(f *Facts) { f.Cluster.Access.Err = forbidden }, "kubeconfig", Skipped,
+			"you may not read the Secret"},
+		"expired": {func(f *Facts) { f.Cluster.Access.Value.Expires = pointer(now.Add(-time.Hour)) }, "kubeconfig",
+			Fail, "has expired"},
+		"expires": {func(f *Facts) { f.Cluster.Access.Value.Expires = pointer(now.Add(49 * time.Hour)) }, "kubeconfig",
+			Warning, "expires in 2 days"},
+		"cluster away": {func(f *Facts) { f.Cluster.Server.Err = errors.New("refused") }, "User Cluster/Kubernetes API",
+			Fail, "does not answer: refused"},
+		"user clock": {func(f *Facts) { f.Cluster.Server.Value.Skew = time.Minute }, "User Cluster/clock", Warning,
+			"1m0s ahead of that of the admin"},
+		"kubeadm": {func(f *Facts) { f.Cluster.ControlPlane.Value.Problems = []string{"not one of kubeadm"} },
+			"control plane", Fail, "not one of kubeadm"},
+		"alone": {func(f *Facts) { f.Cluster.ControlPlane.Value.Servers[0].Answer.Err = errors.New("500") },
+			"control plane", Fail, "not ready alone"},
+		"alone, clock": {func(f *Facts) { f.Cluster.ControlPlane.Value.Servers[0].Answer.Value.Skew = time.Hour },
+			"control plane", Warning, "1h0m0s ahead of"},
+		"node away": {func(f *Facts) { f.Cluster.Nodes.Value[0].Status.Conditions = nil }, "nodes", Fail,
+			"nodes are not ready"},
+		"no preflight": {func(f *Facts) { f.Cluster.Preflight.Err = errors.New("refused") }, "workloads", Fail,
+			"what a rotation would meet: refused"},
 		"stopping":      {finding(preflight.Stops, "waits"), "workloads", Fail, "waits"},
 		"breaking":      {finding(preflight.Breaks, "breaks"), "workloads", Warning, "breaks"},
 		"worth to know": {finding(preflight.Warns, "warns"), "workloads", Pass, "1 notes, which `rotate --dry-run` shows"},
@@ -206,7 +242,10 @@ func TestJudge(t *testing.T) {
 		f := healthy(t)
 		c.spoil(&f)
 		r := Judge(f, now)
-		i := slices.IndexFunc(r.Checks, func(check Check) bool { return check.Name == c.check || check.Category+"/"+check.Name == c.check })
+		i := slices.IndexFunc(r.Checks, func(check Check) bool {
+			return check.Name == c.check ||
+				check.Category+"/"+check.Name == c.check
+		})
 		if i < 0 {
 			t.Errorf("%s: no check %s", name, c.check)
 			continue
@@ -233,7 +272,8 @@ func ofCluster(f func(*v1alpha1.UserCluster)) func(*Facts) {
 func finding(e preflight.Effect, text string) func(*Facts) {
 	return func(f *Facts) {
 		f.Cluster.Preflight.Value.Findings = []preflight.Finding{{
-			Kind: preflight.BarePod, Effect: e, Text: text, Object: preflight.Object{Kind: "Pod", Namespace: "shop", Name: "web"},
+			Kind: preflight.BarePod, Effect: e, Text: text, Object: preflight.Object{Kind: "Pod", Namespace: "shop",
+				Name: "web"},
 		}}
 	}
 }

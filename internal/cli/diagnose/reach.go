@@ -18,7 +18,8 @@ const soon = 30 * 24 * time.Hour
 
 func checkAccess(f Facts, own ClusterFacts) *Check {
 	c := newCheck(reachCategory, "kubeconfig")
-	if c.unread(own.Access.Err, "docs/operations/recover.md names what to do", "the Secret with the kubeconfig of the cluster") {
+	if c.unread(own.Access.Err, "docs/operations/recover.md names what to do",
+		"the Secret with the kubeconfig of the cluster") {
 		return c
 	}
 	at := own.Access.Value.Expires
@@ -116,10 +117,12 @@ func (c *Check) alone(s LoneServer, other Server) {
 	case s.Waiting != "":
 		c.fail("start kube-apiserver there, or delete the node", "%s", s.Waiting)
 	case s.Answer.Err != nil:
-		c.fail("see its log on the node", "the API server on node %s is not ready alone, by a forwarded port of its pod: %v", s.Node,
+		c.fail("see its log on the node", "the API server on node %s is not ready alone, by a forwarded port of its pod: %v",
+			s.Node,
 			s.Answer.Err)
 	case (s.Answer.Value.Skew - other.Skew).Abs() > maxSkew:
-		c.warn(clockAdvice, "the clock of node %s is %s that of another API server", s.Node, apart(s.Answer.Value.Skew-other.Skew))
+		c.warn(clockAdvice, "the clock of node %s is %s that of another API server", s.Node,
+			apart(s.Answer.Value.Skew-other.Skew))
 	}
 }
 

@@ -119,7 +119,8 @@ func (r Report) Summary() string {
 	if r.Cluster != "" {
 		what = "Cluster"
 	}
-	notes := fmt.Sprintf("%d passed, %d with warnings, %d failed, %d skipped", r.Count(Pass), r.Count(Warning), r.Count(Fail),
+	notes := fmt.Sprintf("%d passed, %d with warnings, %d failed, %d skipped", r.Count(Pass), r.Count(Warning),
+		r.Count(Fail),
 		r.Count(Skipped))
 	if r.Healthy {
 		return what + " is healthy! Checks: " + notes + "."

@@ -45,8 +45,8 @@ func Build(path, reference, program string, c Config) error {
 	return write(path, reference, img)
 }
 
-// BuildIndex is Build for a program that was built for several architectures: it writes an archive of an image index, in
-// the order in which they are given. Config.Architecture is not used.
+// BuildIndex is Build for a program that was built for several architectures: it writes an archive of an image index,
+// in the order in which they are given. Config.Architecture is not used.
 func BuildIndex(path, reference string, programs []Built, c Config) error {
 	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
 	for _, p := range programs {

@@ -202,7 +202,8 @@ func ensured(t *testing.T, dir, bin string) os.FileInfo {
 func TestBuildIndex(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hello.tar")
 	programs := []Built{
-		{"amd64", writeProgram(t, t.TempDir(), "hello", "a program")}, {"arm64", writeProgram(t, t.TempDir(), "hello", "another")},
+		{"amd64", writeProgram(t, t.TempDir(), "hello", "a program")}, {"arm64", writeProgram(t, t.TempDir(), "hello",
+			"another")},
 	}
 	if err := BuildIndex(path, "localhost/keyturn/hello:1", programs, Config{User: "65532"}); err != nil {
 		t.Fatal(err)
@@ -219,7 +220,8 @@ func TestBuildIndex(t *testing.T) {
 		t.Error(err)
 	}
 	top, err := archive.IndexManifest()
-	if err != nil || len(top.Manifests) != 1 || top.Manifests[0].Annotations[nameAnnotation] != "localhost/keyturn/hello:1" {
+	if err != nil || len(top.Manifests) != 1 ||
+		top.Manifests[0].Annotations[nameAnnotation] != "localhost/keyturn/hello:1" {
 		t.Fatalf("the archive has %+v, %v", top, err)
 	}
 	index, err := archive.ImageIndex(top.Manifests[0].Digest)
@@ -236,7 +238,8 @@ func TestBuildIndex(t *testing.T) {
 			t.Fatal(err)
 		}
 		config, err := img.ConfigFile()
-		if err != nil || m.Platform.String() != "linux/"+programs[i].Architecture || config.Architecture != programs[i].Architecture {
+		if err != nil || m.Platform.String() != "linux/"+programs[i].Architecture ||
+			config.Architecture != programs[i].Architecture {
 			t.Errorf("image %d is for %s, and its configuration for %s: %v", i, m.Platform, config.Architecture, err)
 		}
 	}

@@ -9,9 +9,10 @@ import (
 // Redacted is what stands for a text that was taken out.
 const Redacted = "[redacted]"
 
-// The texts that are taken out, whatever is around them.
+// The texts that are taken out.
 var (
-	// pemBlock is a PEM block of any kind, its lines as they are or quoted; without its end it goes to the end of the text.
+	// pemBlock is a PEM block of any kind, its lines as they are or quoted; without its end it goes to the end of the
+	// text.
 	pemBlock = regexp.MustCompile(`(?s)-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|$)`)
 	jwt      = regexp.MustCompile(`eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*\.?[A-Za-z0-9_-]*`)
 	header   = regexp.MustCompile(`(?i)\b(bearer|authorization:\s*\w+)\s+[A-Za-z0-9._~+/=-]{8,}`)
@@ -26,8 +27,8 @@ var (
 	big = regexp.MustCompile(`\d{40,}`)
 )
 
-// Redact takes out of a text what could be a private key, a token or a password. keep are long texts that are none, such
-// as the kids of keys.
+// Redact takes out of a text what could be a private key, a token or a password. keep are long texts that are none,
+// such as the kids of keys.
 func Redact(text string, keep map[string]bool) string {
 	text = pemBlock.ReplaceAllString(text, Redacted)
 	text = jwt.ReplaceAllString(text, Redacted)
@@ -60,11 +61,14 @@ func redactAll(text string, keep map[string]bool) string {
 	return big.ReplaceAllString(text, Redacted)
 }
 
-// random reports whether a run could hold a key: hex digits alone, or letters of both cases as base64 has them. Names of
-// objects and paths of URLs are in lower case; words of CamelCase are shorter.
+// random reports whether a run could hold a key: hex digits alone, or letters of both cases as base64 has them. Names
+// of objects and paths of URLs are in lower case; words of CamelCase are shorter.
 func random(s string) bool {
 	hex := 0
-	for _, part := range strings.FieldsFunc(s, func(r rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF", r) }) {
+	for _, part := range strings.FieldsFunc(s, func(r rune) bool {
+		return !strings.ContainsRune("0123456789abcdefABCDEF",
+			r)
+	}) {
 		hex = max(hex, len(part))
 	}
 	const commit = 40 // the ids of commits have so many, and no key has

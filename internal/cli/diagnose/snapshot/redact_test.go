@@ -71,7 +71,8 @@ func TestRedactKeys(t *testing.T) {
 			}
 			// What is left of a key is no line of it either.
 			for line := range strings.Lines(text) {
-				if line = strings.TrimSpace(line); len(line) > 30 && !strings.Contains(line, "-----") && strings.Contains(got, line) {
+				if line = strings.TrimSpace(line); len(line) > 30 && !strings.Contains(line, "-----") && strings.Contains(got,
+					line) {
 					t.Errorf("%s, %s: %q is left", algorithm, form, line)
 				}
 			}

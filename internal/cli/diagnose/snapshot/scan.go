@@ -19,8 +19,8 @@ var (
 	coded    = regexp.MustCompile(`[A-Za-z0-9+/_-]{40,}={0,2}`)
 )
 
-// Scan returns an error that names what secret a content has: a private key or a token, as it is or in base64 or hex. It
-// is the last layer, and does not rely on Redact.
+// Scan returns an error that names what secret a content has: a private key or a token, as it is or in base64 or hex.
+// It is the last layer, and does not rely on Redact.
 func Scan(content []byte) error {
 	if what := secretIn(content); what != "" {
 		return fmt.Errorf("it has %s", what)
@@ -50,8 +50,8 @@ func secretIn(content []byte) string {
 	return ""
 }
 
-// decode returns what a text may be the base64 or the hex of. Another text may stand before it, so it may begin at each of
-// four characters.
+// decode returns what a text may be the base64 or the hex of. Another text may stand before it, so it may begin at each
+// of four characters.
 func decode(text string) (all [][]byte) {
 	text = strings.TrimRight(text, "=")
 	if raw, err := hex.DecodeString(text); err == nil {

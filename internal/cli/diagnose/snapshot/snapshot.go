@@ -39,8 +39,8 @@ const (
 type Source struct {
 	// Config reaches the admin cluster.
 	Config *rest.Config
-	// Clusters are the UserClusters, and Reports what was diagnosed, by the name of a file. Each Report is written as JSON,
-	// and Texts as they are.
+	// Clusters are the UserClusters, and Reports what was diagnosed, by the name of a file. Each Report is written as
+	// JSON, and Texts as they are.
 	Clusters []v1alpha1.UserCluster
 	Reports  map[string]any
 	Texts    map[string]string
@@ -56,8 +56,8 @@ type bundle struct {
 	missing []string
 }
 
-// Take returns a bundle as a gzipped tar archive whose files are below a directory. What the caller may not read is left
-// out, and file missing.txt names it.
+// Take returns a bundle as a gzipped tar archive whose files are below a directory. What the caller may not read is
+// left out, and file missing.txt names it.
 func Take(ctx context.Context, s Source, directory string, now time.Time) ([]byte, error) {
 	b := &bundle{files: map[string][]byte{}, keep: kids(s.Clusters)}
 	c, err := connect(s.Config)
@@ -174,7 +174,8 @@ type secret struct {
 
 func (c clients) secrets(ctx context.Context, b *bundle, s Source) error {
 	for _, namespace := range namespaces(s) {
-		list, err := c.metadata.Resource(schema.GroupVersionResource{Version: "v1", Resource: "secrets"}).Namespace(namespace).
+		list, err := c.metadata.Resource(schema.GroupVersionResource{Version: "v1",
+			Resource: "secrets"}).Namespace(namespace).
 			List(ctx, metav1.ListOptions{Limit: maxObjects, LabelSelector: v1alpha1.LabelCluster})
 		if err != nil {
 			return err
@@ -379,7 +380,8 @@ func (b *bundle) archive(directory string, now time.Time) ([]byte, error) {
 		if err := Scan(content); err != nil {
 			return nil, fmt.Errorf("file %s of the bundle: %w", name, err)
 		}
-		h := &tar.Header{Name: path.Join(directory, name), Mode: 0o600, Size: int64(len(content)), ModTime: now.Truncate(time.Second)}
+		h := &tar.Header{Name: path.Join(directory, name), Mode: 0o600, Size: int64(len(content)),
+			ModTime: now.Truncate(time.Second)}
 		if err := w.WriteHeader(h); err != nil {
 			return nil, err
 		}

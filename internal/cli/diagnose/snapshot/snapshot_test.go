@@ -66,7 +66,8 @@ func TestTake(t *testing.T) {
 	}
 	files := unpack(t, archive)
 	for name, content := range files {
-		for _, secret := range []string{"the-planted", "opaque-planted", jwt[25:40], "last-applied", "in-the-secret", "in-the-env"} {
+		for _, secret := range []string{"the-planted", "opaque-planted", jwt[25:40], "last-applied", "in-the-secret",
+			"in-the-env"} {
 			if strings.Contains(content, secret) {
 				t.Errorf("file %s has %q:\n%s", name, secret, content)
 			}
@@ -102,7 +103,10 @@ const kidOf = "kO2Yz6m8Cw0bq1nE3vTg5xRj7uLpA9sDfHhJkZcVbNm"
 // kubelet serves the log of any container, and returns its port.
 func kubelet(t *testing.T, log string) int {
 	t.Helper()
-	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, log) }))
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_,
+			_ = io.WriteString(w, log)
+	}))
 	t.Cleanup(server.Close)
 	_, port, err := net.SplitHostPort(server.Listener.Addr().String())
 	if err != nil {
@@ -130,7 +134,8 @@ func plant(t *testing.T, client kubernetes.Interface, text string, port int) {
 			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 		},
 	}}}
-	object := metav1.ObjectMeta{Namespace: namespace, Name: "keyturn-controller", Labels: labels, Annotations: map[string]string{"note": text}}
+	object := metav1.ObjectMeta{Namespace: namespace, Name: "keyturn-controller", Labels: labels,
+		Annotations: map[string]string{"note": text}}
 	deployment := &appsv1.Deployment{ObjectMeta: object, Spec: appsv1.DeploymentSpec{
 		Selector: &metav1.LabelSelector{MatchLabels: labels},
 		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec},
@@ -139,9 +144,10 @@ func plant(t *testing.T, client kubernetes.Interface, text string, port int) {
 	pod.Name = "keyturn-controller-0"
 	secret := &corev1.Secret{ObjectMeta: object, Data: map[string][]byte{"key": []byte("in-the-secret")}}
 	secret.Name, secret.Labels = "prod-key", map[string]string{v1alpha1.LabelCluster: "prod"}
-	event := &corev1.Event{ObjectMeta: object, Reason: "Planted", Message: text[:min(len(text), 1000)], InvolvedObject: corev1.ObjectReference{
-		Namespace: namespace, Name: "prod", Kind: "UserCluster",
-	}}
+	event := &corev1.Event{ObjectMeta: object, Reason: "Planted", Message: text[:min(len(text), 1000)],
+		InvolvedObject: corev1.ObjectReference{
+			Namespace: namespace, Name: "prod", Kind: "UserCluster",
+		}}
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "planted"}, Status: corev1.NodeStatus{
 		Addresses:       []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "127.0.0.1"}},
 		DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: int32(port)}},
