@@ -26,6 +26,7 @@ help: ## Say what each target does
 build: ## Build every program into bin/, static
 	@mkdir -p bin
 	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	@ln -sf kubectl-keyturn bin/kubectl_complete-keyturn
 
 .PHONY: images
 images: ## Pack the programs that run in clusters as OCI archives, bin/images/NAME.tar
@@ -101,18 +102,24 @@ stress: ## Run tests many times on a busy machine (PACKAGES=./token COUNT=30)
 	@hack/stress.sh
 
 .PHONY: lint
-lint: bin/tools/golangci-lint ## Check the code by the linters of .golangci.yml
+lint: bin/tools/golangci-lint ## Check the code by the linters of .golangci.yml, and the documentation by our own
 	bin/tools/golangci-lint run ./...
+	go run ./tools/docs -lint -without columns,phrases,go-phrases,paths
 
 .PHONY: vulncheck
 vulncheck: bin/tools/govulncheck ## Check the code and its modules for known vulnerabilities
 	@hack/vulncheck.sh
 
 .PHONY: generate
-generate: bin/tools/controller-gen ## Write the generated code and manifests anew
+generate: bin/tools/controller-gen ## Write the generated code, manifests and references
 	bin/tools/controller-gen paths=./api/... object crd output:crd:dir=api/v1alpha1/manifests
 	cd tools/capi && ../../bin/tools/controller-gen paths=./api/... object crd output:crd:dir=config/crd
 	cp api/v1alpha1/manifests/{keyturn.dev_userclusters,policy,rbac}.yaml deploy/charts/keyturn/files/
+	go run ./tools/docs
+
+.PHONY: man
+man: ## Write the man pages of gkectl and kubectl-keyturn into bin/man
+	go run ./tools/docs -man bin/man
 
 .PHONY: verify
 verify: bin/tools/controller-gen bin/tools/helm bin/tools/promtool ## Check generated files, go.mod files, formatting and the chart

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Generates code and manifests into a directory of its own and compares them with those of the tree, which it leaves
-# alone. The chart has copies of the manifests.
+# Generates code, manifests and references into a directory of its own and compares them with those of the tree, which it
+# leaves alone. The chart has copies of the manifests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,3 +28,9 @@ for file in keyturn.dev_userclusters.yaml policy.yaml rbac.yaml; do
 		exit 1
 	}
 done
+
+go run ./tools/docs -out "$fresh/reference"
+diff -ur --exclude README.md docs/reference "$fresh/reference" || {
+	echo "docs/reference is out of date: run \`make generate\`" >&2
+	exit 1
+}

@@ -15,33 +15,45 @@ const (
 
 // Reasons of the condition KSASigningKeyRotation, as the documented product spells them.
 const (
+	// ReasonRotationCompleted is the reason while no rotation runs.
 	ReasonRotationCompleted = "KSASigningKeyRotationCompleted"
+	// ReasonRotationProcessed is the reason while a rotation runs.
 	ReasonRotationProcessed = "KSASigningKeyRotationProcessedReason"
 )
 
 // Reasons of the condition Ready.
 const (
-	ReasonReady           = "ClusterReady"
-	ReasonCreateOrUpdate  = "ClusterCreateOrUpdate"
-	ReasonRotating        = "KSASigningKeyRotation"
+	// ReasonReady is the reason while the cluster is as its spec wants it.
+	ReasonReady = "ClusterReady"
+	// ReasonCreateOrUpdate is the reason while the cluster is created or changed.
+	ReasonCreateOrUpdate = "ClusterCreateOrUpdate"
+	// ReasonRotating is the reason while a rotation runs.
+	ReasonRotating = "KSASigningKeyRotation"
+	// ReasonRotationBlocked is the reason while a person must act; the message says what to do.
 	ReasonRotationBlocked = "KSASigningKeyRotationBlocked"
-	ReasonNotObserved     = "ClusterNotObserved"
+	// ReasonNotObserved is the reason while the cluster cannot be reached.
+	ReasonNotObserved = "ClusterNotObserved"
 )
 
-// ReasonOldTokens is the reason of the event which names, at the end of a rotation, pods with a dead token.
+// ReasonOldTokens is the reason of the event that names pods with a dead token at the end of a rotation.
 const ReasonOldTokens = "PodsKeepOldTokens"
 
 // Reasons of the condition Kubeconfig.
 const (
+	// ReasonKubeconfigWritten is the reason once the Secret holds the kubeconfig.
 	ReasonKubeconfigWritten = "KubeconfigWritten"
+	// ReasonKubeconfigPending is the reason while there is no kubeconfig yet.
 	ReasonKubeconfigPending = "KubeconfigPending"
-	ReasonSecretNotOurs     = "SecretNotOurs"
+	// ReasonSecretNotOurs is the reason while a Secret of somebody else has that name.
+	ReasonSecretNotOurs = "SecretNotOurs"
 )
 
 // Reasons of the condition KSATokensExpired.
 const (
+	// ReasonTokensExpired is the reason once no token of the old key lives.
 	ReasonTokensExpired = "TokensExpired"
-	ReasonTokensLive    = "TokensLive"
+	// ReasonTokensLive is the reason while Retire waits for tokens of the old key.
+	ReasonTokensLive = "TokensLive"
 	// ReasonRetiredInUse: the old key was taken away although tokens of it may have lived, since the limit had passed, or
 	// since the spec no longer wanted to wait for them.
 	ReasonRetiredInUse = "RetiredInUse"

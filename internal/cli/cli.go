@@ -52,7 +52,7 @@ func Main(run func(ctx context.Context, env Env, args []string) int) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second signal ends the process at once, in case the first is not heeded.
 	context.AfterFunc(ctx, stop)
-	os.Exit(run(ctx, System(), os.Args[1:]))
+	os.Exit(run(ctx, System(), arguments()))
 }
 
 // Run runs gkectl with its arguments, the program's name not among them, and returns the exit code.
@@ -67,6 +67,19 @@ func RunPlugin(ctx context.Context, env Env, args []string) int {
 	return a.run(ctx, a.pluginRoot(), args)
 }
 
+// Commands returns the commands of gkectl and of kubectl-keyturn as trees, for their references.
+func Commands() []*cobra.Command {
+	a, p := &app{Env: System(), program: gkectl}, &app{Env: System(), program: plugin}
+	return []*cobra.Command{a.completed(a.root()), p.completed(p.pluginRoot())}
+}
+
+// completed adds to a tree of commands what shells need to complete them.
+func (a *app) completed(root *cobra.Command) *cobra.Command {
+	addCompletion(root, a.program)
+	a.completeFlags(root)
+	return root
+}
+
 func (a *app) run(ctx context.Context, root *cobra.Command, args []string) int {
 	// Nothing that a library logs is for the user of a command.
 	log.SetLogger(logr.Discard())
@@ -74,7 +87,7 @@ func (a *app) run(ctx context.Context, root *cobra.Command, args []string) int {
 	root.SetIn(a.In)
 	root.SetOut(a.Out)
 	root.SetErr(a.Err)
-	addCompletion(root, a.program)
+	a.completed(root)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !a.started {
 		// What fails before a verb starts was found wrong by the command line parser.

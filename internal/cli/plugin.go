@@ -42,7 +42,7 @@ or of the context, and keyturn-system where neither names one.`,
 	}, p.adopt(), p.rotate(), p.status(), p.tokens(), p.list(), p.describe(), p.diagnose(), p.snapshot(),
 		a.version(), exitCodes())
 	p.flags.AddFlags(root.PersistentFlags())
-	must(root.RegisterFlagCompletionFunc("namespace", cobra.NoFileCompletions))
+	p.completeKubectlFlags(root)
 	return root
 }
 

@@ -37,7 +37,9 @@ var server *rest.Config
 
 // TestMain runs the scripts' gkectl and kubectl-keyturn from this very binary.
 func TestMain(m *testing.M) {
-	testscript.Main(withServer{m}, map[string]func(){"gkectl": main(Run), "kubectl-keyturn": main(RunPlugin)})
+	testscript.Main(withServer{m}, map[string]func(){
+		"gkectl": main(Run), "kubectl-keyturn": main(RunPlugin), completer: main(RunPlugin),
+	})
 }
 
 // main is the function of that name of a program.
@@ -47,7 +49,7 @@ func main(run func(context.Context, Env, []string) int) func() {
 		env.Out, env.Err = &guard{to: env.Out}, &guard{to: env.Err}
 		// The scripts have no terminal; TERMINAL=1 says that their standard input is one.
 		env.IsTerminal = func(stream any) bool { return stream == os.Stdin && os.Getenv("TERMINAL") == "1" }
-		os.Exit(run(context.Background(), env, os.Args[1:]))
+		os.Exit(run(context.Background(), env, arguments()))
 	}
 }
 
@@ -82,6 +84,11 @@ func runScripts(t *testing.T, dir string) {
 	testscript.Run(t, testscript.Params{
 		Dir: filepath.Join("testdata", dir),
 		Setup: func(e *testscript.Env) error {
+			programs, err := kubetest.BinDir()
+			if err != nil {
+				return err
+			}
+			e.Setenv("PATH", e.Getenv("PATH")+string(filepath.ListSeparator)+programs)
 			return writeAdminKubeconfig(filepath.Join(e.WorkDir, "kubeconfig"), server)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){

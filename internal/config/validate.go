@@ -5,10 +5,10 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -90,8 +90,8 @@ func setDefault[T any](field **T, value T) {
 
 // validate notes every problem of a file that was decoded and has its defaults.
 func validate(c *UserCluster, d *decoder) {
-	d.oneOf("apiVersion", c.APIVersion, "v1")
-	d.oneOf("kind", c.Kind, "UserCluster")
+	d.oneOf("apiVersion", c.APIVersion)
+	d.oneOf("kind", c.Kind)
 	d.name("name", c.Name)
 	_, named := d.lines["infrastructure"]
 	switch {
@@ -103,7 +103,7 @@ func validate(c *UserCluster, d *decoder) {
 	default:
 		d.local(c)
 	}
-	d.between("ksaSigningKey.tokenReload", *c.KSASigningKey.TokenReload, time.Second, 24*time.Hour)
+	d.between("ksaSigningKey.tokenReload", *c.KSASigningKey.TokenReload)
 	d.published(c.KSASigningKey)
 	if c.GKEConnect != nil {
 		d.gkeConnect(*c.GKEConnect)
@@ -116,35 +116,26 @@ func (d *decoder) local(c *UserCluster) {
 	if !*c.EnableControlplaneV2 {
 		d.problem("enableControlplaneV2", "must be true: a control plane inside the admin cluster is not supported")
 	}
-	if r := *c.MasterNode.Replicas; r != 1 && r != 3 {
-		d.problem("masterNode.replicas", "must be 1 or 3, not %d", r)
+	const replicas = "masterNode.replicas"
+	if r := strconv.Itoa(int(*c.MasterNode.Replicas)); !slices.Contains(values[replicas], r) {
+		d.problem(replicas, "must be %s, not %s", Rule(replicas), r)
 	}
 	d.nodePools(c)
 	d.network(c)
-	d.source(c.KSASigningKey)
-	d.algorithm(c.KSASigningKey)
-	d.oneOf("ksaSigningKey.nodeRefresh", c.KSASigningKey.NodeRefresh,
-		string(v1alpha1.NodeRefreshReplace), string(v1alpha1.NodeRefreshInPlace), string(v1alpha1.NodeRefreshWait),
-		string(v1alpha1.NodeRefreshEvict))
+	d.oneOf("ksaSigningKey.source", c.KSASigningKey.Source)
+	d.oneOf("ksaSigningKey.algorithm", c.KSASigningKey.Algorithm)
+	d.oneOf("ksaSigningKey.nodeRefresh", c.KSASigningKey.NodeRefresh)
 	d.retire(c.KSASigningKey, v1alpha1.KeySource(c.KSASigningKey.Source))
-}
-
-func (d *decoder) source(k KSASigningKey) {
-	d.oneOf("ksaSigningKey.source", k.Source, string(v1alpha1.KeySourceExternal), string(v1alpha1.KeySourceFiles))
-}
-
-func (d *decoder) algorithm(k KSASigningKey) {
-	d.oneOf("ksaSigningKey.algorithm", k.Algorithm, string(v1alpha1.RS256), string(v1alpha1.ES256))
 }
 
 // retire validates when the old key is taken away, with the source that the cluster has.
 func (d *decoder) retire(k KSASigningKey, source v1alpha1.KeySource) {
 	const path = "ksaSigningKey.retire"
-	d.oneOf(path, k.Retire, string(v1alpha1.RetireAfterRefresh), string(v1alpha1.RetireWhenUnused))
+	d.oneOf(path, k.Retire)
 	if k.Retire == string(v1alpha1.RetireWhenUnused) && source == v1alpha1.KeySourceFiles {
 		d.problem(path, "%s needs ksaSigningKey.source external: without a signer nobody knows which tokens live", k.Retire)
 	}
-	d.between("ksaSigningKey.retireTimeout", *k.RetireTimeout, time.Second, 365*24*time.Hour)
+	d.between("ksaSigningKey.retireTimeout", *k.RetireTimeout)
 }
 
 func (d *decoder) required(path, value string) bool {
@@ -152,12 +143,6 @@ func (d *decoder) required(path, value string) bool {
 		d.problem(path, "is missing")
 	}
 	return value != ""
-}
-
-func (d *decoder) oneOf(path, value string, allowed ...string) {
-	if d.required(path, value) && !slices.Contains(allowed, value) {
-		d.problem(path, "must be %s, not %q", strings.Join(allowed, " or "), value)
-	}
 }
 
 func (d *decoder) name(path, value string) {
@@ -183,16 +168,13 @@ func (d *decoder) nodePools(c *UserCluster) {
 }
 
 func (d *decoder) nodePool(path string, c *UserCluster, p NodePool) {
-	switch {
-	case p.Replicas == nil:
+	if p.Replicas == nil {
 		d.problem(path+".replicas", "is missing")
-	case *p.Replicas < 0 || *p.Replicas > maxReplicas:
-		d.problem(path+".replicas", "must be 0 to %d, not %d", maxReplicas, *p.Replicas)
+	} else {
+		d.count(path+".replicas", *p.Replicas, "")
 	}
-	if surge := *p.UpdateStrategy.RollingUpdate.MaxSurge; surge < 1 || surge > maxReplicas {
-		d.problem(path+".updateStrategy.rollingUpdate.maxSurge",
-			"must be 1 to %d, not %d: a new node comes before an old one goes", maxReplicas, surge)
-	}
+	d.count(path+".updateStrategy.rollingUpdate.maxSurge", *p.UpdateStrategy.RollingUpdate.MaxSurge,
+		": a new node comes before an old one goes")
 	if v := p.GKEOnPremVersion; v != "" && v != c.GKEOnPremVersion {
 		d.noEffect(path + ".gkeOnPremVersion")
 	}
@@ -249,9 +231,7 @@ func (d *decoder) taints(path string, taints []Taint) {
 		for _, message := range validation.IsValidLabelValue(t.Value) {
 			d.problem(path+".value", "%s", message)
 		}
-		d.oneOf(path+".effect", t.Effect,
-			string(corev1.TaintEffectNoSchedule), string(corev1.TaintEffectPreferNoSchedule),
-			string(corev1.TaintEffectNoExecute))
+		d.oneOf(path+".effect", t.Effect)
 		id := Taint{Key: t.Key, Effect: t.Effect}
 		if seen[id] {
 			d.problem(path, "duplicate %s:%s", t.Key, t.Effect)

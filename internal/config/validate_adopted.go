@@ -22,7 +22,7 @@ var (
 const maxClusterName = 63
 
 // ofLocal are the fields that describe how Keyturn makes a cluster, and why an adopted cluster has none of them.
-var ofLocal = []struct{ field, why string }{
+var ofLocal = []localField{
 	{"gkeOnPremVersion", "whoever made the cluster decides which version it has"},
 	{"enableControlplaneV2", "the control plane is there already"},
 	{"enableAdvancedCluster", "a cluster that somebody else made is none"},
@@ -30,6 +30,8 @@ var ofLocal = []struct{ field, why string }{
 	{"masterNode", "the API servers are there already"},
 	{"nodePools", "Keyturn makes no nodes of this cluster"},
 }
+
+type localField struct{ field, why string }
 
 // adopted validates the fields of a cluster that somebody else made, and refuses those of a local one.
 func (d *decoder) adopted(c *UserCluster) {
@@ -45,10 +47,10 @@ func (d *decoder) adopted(c *UserCluster) {
 	}
 	k := c.KSASigningKey
 	if c.Names("source") {
-		d.source(k)
+		d.oneOf("ksaSigningKey.source", k.Source)
 	}
 	if c.Names("algorithm") {
-		d.algorithm(k)
+		d.oneOf("ksaSigningKey.algorithm", k.Algorithm)
 	}
 	if allowed := c.nodeRefreshes(); !slices.Contains(allowed, k.NodeRefresh) {
 		d.problem("ksaSigningKey.nodeRefresh", "must be %s, not %q: Keyturn does not make the nodes of this cluster",

@@ -14,6 +14,9 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
+// gauges are all of those below.
+var gauges []*prometheus.GaugeVec
+
 var (
 	metricStep       = gauge("rotation_step", "1 for the step of the rotation that runs, 0 for the others.", "step")
 	metricKeyCreated = gauge("key_version_created_timestamp_seconds",
@@ -44,7 +47,16 @@ func gauge(name, help string, labels ...string) *prometheus.GaugeVec {
 	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "keyturn", Name: name, Help: help},
 		append([]string{"namespace", "name"}, labels...))
 	metrics.Registry.MustRegister(g)
+	gauges = append(gauges, g)
 	return g
+}
+
+// Metrics returns the metrics of a controller, which are registered in metrics.Registry.
+func Metrics() (all []prometheus.Collector) {
+	for _, g := range gauges {
+		all = append(all, g)
+	}
+	return all
 }
 
 var steps = []rotation.Step{
@@ -89,10 +101,7 @@ func oldCount(s *v1alpha1.TokensStatus, kind inuse.Kind) int64 {
 }
 
 func forgetMetrics(name types.NamespacedName) {
-	for _, g := range []*prometheus.GaugeVec{
-		metricStep, metricKeyCreated, metricStale, metricOldTokens, metricHolders, metricLastSuccess, metricBlocked,
-		metricRoundFailed, metricLastRound,
-	} {
+	for _, g := range gauges {
 		g.DeletePartialMatch(labelsOf(name))
 	}
 }

@@ -62,6 +62,9 @@ var (
 // collector turns a report into metrics at each scrape.
 type collector struct{ rec *recorder }
 
+// Metrics describes the metrics of a probe, for their reference.
+func Metrics() prometheus.Collector { return collector{} }
+
 // Describe implements prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{requestsDesc, refusalsDesc, staleDesc, mountedDesc, lagDesc} {

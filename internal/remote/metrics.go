@@ -32,6 +32,9 @@ func newServerMetrics(r prometheus.Registerer) serverMetrics {
 	return m
 }
 
+// RegisterMetrics registers the metrics that a Server has, for their reference.
+func RegisterMetrics(r prometheus.Registerer) { newServerMetrics(r) }
+
 // observe has the calls of a method counted.
 func (m serverMetrics) observe(method string, h http.Handler) http.Handler {
 	of := prometheus.Labels{"method": method}

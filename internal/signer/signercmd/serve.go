@@ -83,14 +83,19 @@ func report(s state, registry prometheus.Gatherer) (r supervisor.Report, err err
 		r.Problem = err.Error()
 	}
 	r.Renew = s.HoldsRetired()
-	// What cannot be gathered is left out: numbers are no reason to end a child.
-	families, _ := registry.Gather()
+	r.Metrics = asText(registry)
+	return r, nil
+}
+
+// asText returns metrics in the format of Prometheus. What cannot be gathered is left out: numbers are no reason to end a
+// child.
+func asText(metrics prometheus.Gatherer) string {
+	families, _ := metrics.Gather()
 	var text strings.Builder
 	for _, family := range families {
 		_, _ = expfmt.MetricFamilyToText(&text, family)
 	}
-	r.Metrics = text.String()
-	return r, nil
+	return text.String()
 }
 
 // gcPercent is GOGC unless that is set: 8 MiB more, and a third of the garbage collections of a process that holds next

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/netutil"
 
 	"github.com/keyturn/keyturn/internal/signer/socket"
@@ -111,21 +112,40 @@ func (w *web) ready() error {
 	return nil
 }
 
-// metrics are those of the child, if there is one, and the parent's own.
+// metrics returns the metrics of the child, if there is one, and the parent's own.
 func (w *web) metrics() string {
 	s := w.status.Load()
 	if s == nil {
 		s = &supervisor.Status{}
 	}
-	text := fmt.Sprintf(`# HELP keyturn_signer_hand_overs_total Children that another one took over from.
-# TYPE keyturn_signer_hand_overs_total counter
-keyturn_signer_hand_overs_total %d
-# HELP keyturn_signer_restarts_total Children that died.
-# TYPE keyturn_signer_restarts_total counter
-keyturn_signer_restarts_total %d
-`, s.HandOvers, s.Deaths)
+	own := prometheus.NewRegistry()
+	own.MustRegister(parentMetrics{s})
+	text := asText(own)
 	if s.Report != nil {
 		text += s.Report.Metrics
 	}
 	return text
+}
+
+var (
+	handOversDesc = prometheus.NewDesc("keyturn_signer_hand_overs_total", "Children that another one took over from.", nil, nil)
+	restartsDesc  = prometheus.NewDesc("keyturn_signer_restarts_total", "Children that died.", nil, nil)
+)
+
+// parentMetrics are the metrics of the parent.
+type parentMetrics struct{ *supervisor.Status }
+
+// Metrics describes the metrics of the parent, for their reference.
+func Metrics() prometheus.Collector { return parentMetrics{} }
+
+// Describe implements prometheus.Collector.
+func (parentMetrics) Describe(to chan<- *prometheus.Desc) {
+	to <- handOversDesc
+	to <- restartsDesc
+}
+
+// Collect implements prometheus.Collector.
+func (m parentMetrics) Collect(to chan<- prometheus.Metric) {
+	to <- prometheus.MustNewConstMetric(handOversDesc, prometheus.CounterValue, float64(m.HandOvers))
+	to <- prometheus.MustNewConstMetric(restartsDesc, prometheus.CounterValue, float64(m.Deaths))
 }
