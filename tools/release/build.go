@@ -14,6 +14,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/cli"
 	"github.com/keyturn/keyturn/internal/local/image"
+	"github.com/keyturn/keyturn/tools/docs/reference"
 )
 
 // commands are the programs that people run anywhere, with what they are in process.
@@ -82,6 +83,7 @@ func (r *release) archives(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			files = append(files, manPages(name)...)
 			if err := r.archive(name, p, []string{name}, append(files, file{name: "LICENSE", content: license})); err != nil {
 				return err
 			}
@@ -126,6 +128,16 @@ func completions(ctx context.Context, name string, run func(context.Context, cli
 		all = append(all, file{name: path.Join("completion", name+"."+shell), content: out.Bytes()})
 	}
 	return all, nil
+}
+
+// manPages are those of a command, and of the commands that it has.
+func manPages(name string) (all []file) {
+	for page, content := range reference.Man() {
+		if page == name+".1" || strings.HasPrefix(page, name+"-") {
+			all = append(all, file{name: path.Join("man", "man1", page), content: content})
+		}
+	}
+	return all
 }
 
 // images packs the programs that run in clusters, each for all architectures of Linux.
