@@ -34,6 +34,10 @@ images: ## Pack the programs that run in clusters as OCI archives, bin/images/NA
 	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/images/programs/ ./cmd/{gkectl,keyturn-agent,keyturn-controller,keyturn-signer}
 	go run ./tools/images -programs bin/images/programs -out bin/images -version '$(or $(VERSION),dev)'
 
+.PHONY: release
+release: bin/tools/helm bin/tools/validate-krew-manifest ## Make what is published of a version, in bin/release (VERSION=v0.1.0)
+	go run ./tools/release -version '$(VERSION)'
+
 .PHONY: kube kubeadm
 kube: ## Build Kubernetes and etcd into bin/kube/VERSION, if they are not there (KUBE_MINOR=1.36)
 kubeadm: ## Build what clusters of kubeadm need besides, kubeadm and CoreDNS, into the same directory
@@ -69,7 +73,7 @@ demo-kubeadm-down: ## Remove what the demo of kubeadm left
 
 # The end-to-end tests run after the others, with the machine to themselves, on the Kubernetes of KUBE_MINOR. PKCS #11 needs cgo.
 .PHONY: test
-test: kubeadm build bin/tools/helm bin/tools/promtool ## Run all tests, with real API servers and, at the end, real clusters
+test: kubeadm build bin/tools/helm bin/tools/promtool bin/tools/validate-krew-manifest ## Run all tests, with real API servers and, at the end, real clusters
 	@hack/packages.sh softhsm2 gcc libc6-dev chromium fonts-inter
 	go test -p 2 -timeout 30m $$(go list ./... | grep -v '/test/e2e')
 	go -C test/signer test -count 1 -timeout 10m ./...
@@ -80,10 +84,11 @@ test: kubeadm build bin/tools/helm bin/tools/promtool ## Run all tests, with rea
 
 # The tests that take long: KEYTURN_TEST_LONG is what each of them asks for.
 .PHONY: test-long
-test-long: capi build bin/tools/helm packages ## Run the tests that take hours, on clusters of kubeadm and Cluster API
+test-long: capi build bin/tools/helm bin/tools/validate-krew-manifest packages ## Run the tests that take hours, on clusters of kubeadm and Cluster API
 	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 150m -count 1 -v \
 		-run 'TestThreeControlPlanes|TestRealLife|TestKubeadmLong|TestRefreshByWaiting|TestRotateByWaiting' \
 		./internal/local/kubeadm ./internal/local/machines ./internal/controlplane/kubeadm ./test/e2e
+	KEYTURN_TEST_LONG=1 go test -timeout 90m -count=1 -v -run TestReproducibleBuild ./tools/release
 	go -C tools/capi test ./...
 	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 90m -count 1 -v -run 'TestCluster|TestScale' ./internal/local/capi ./test/e2e
 
@@ -139,6 +144,9 @@ bin/tools/controller-gen: tools/generate/go.mod
 
 bin/tools/helm: tools/helm/go.mod
 	go build -C tools/helm -ldflags '-s -w' -o $(CURDIR)/bin/tools/ tool
+
+bin/tools/validate-krew-manifest: tools/krew/go.mod
+	go build -C tools/krew -ldflags '-s -w' -o $(CURDIR)/bin/tools/ tool
 
 # Without its discovery of clouds, which checking rules does not need, and which takes minutes to compile.
 bin/tools/promtool: tools/promtool/go.mod

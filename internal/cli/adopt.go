@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"strings"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/cli/adoption"
+	"github.com/keyturn/keyturn/internal/cli/diagnose"
 	"github.com/keyturn/keyturn/internal/kubeconfig"
 )
 
@@ -216,7 +215,7 @@ func (c admin) previewAdoption(ctx context.Context, w wanted) (p adoptionPreview
 	return adoptionPreview{
 		Cluster: w.Name, namespace: w.Namespace, Report: report, KeySource: w.Spec.KeySource(),
 		KubeconfigSecret:  secretOfKubeconfig(w.Spec.Infrastructure),
-		KubeconfigExpires: expires(reach.CertData), storesKubeconfig: w.kubeconfig != nil,
+		KubeconfigExpires: diagnose.Expires(reach.CertData), storesKubeconfig: w.kubeconfig != nil,
 	}, nil
 }
 
@@ -235,19 +234,6 @@ func nextAlgorithm(found string) v1alpha1.Algorithm {
 		return v1alpha1.ES256
 	}
 	return v1alpha1.RS256
-}
-
-// expires returns when a client certificate expires; nil if there is none.
-func expires(certificate []byte) *time.Time {
-	block, _ := pem.Decode(certificate)
-	if block == nil {
-		return nil
-	}
-	parsed, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil
-	}
-	return &parsed.NotAfter
 }
 
 // shortKeyID is how many characters of a kid a table shows.

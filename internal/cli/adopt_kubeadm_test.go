@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/cli/diagnose"
 	"github.com/keyturn/keyturn/internal/kubeconfig"
 	"github.com/keyturn/keyturn/internal/local/kubeadm"
 	"github.com/keyturn/keyturn/internal/local/kubeadm/kubeadmtest"
@@ -63,9 +64,36 @@ func TestAdoptKubeadm(t *testing.T) {
 		t.Errorf("adopt ends with %d: %s%s", code, out, said)
 	}
 	checkAdopted(t)
+	diagnoseAdopted(t, filepath.Join(dir, "kubeconfig"))
 	if code, _, said := run("adopt", "--skip-prompt", "--wait=false"); code != ExitOK ||
 		!strings.Contains(said, "exists already") {
 		t.Errorf("adopted again, it ends with %d: %s", code, said)
+	}
+}
+
+// diagnoseAdopted checks a control plane that kubeadm made, whose API server is asked alone. No controller runs.
+func diagnoseAdopted(t *testing.T, kubeconfig string) {
+	t.Helper()
+	a, stdout, stderr := testEnv()
+	code := Run(t.Context(), a.Env, []string{
+		"diagnose", "cluster", "--kubeconfig", kubeconfig, "--cluster-name", "adopted", "-o", "json",
+	})
+	var report diagnose.Report
+	if err := json.Unmarshal(stdout.Bytes(), &report); err != nil || code != ExitUnhealthy {
+		t.Fatalf("diagnose ends with %d: %v: %s", code, err, stderr)
+	}
+	want := map[string]bool{"kubeconfig": true, "Kubernetes API": true, "clock": true, "control plane": true}
+	for _, c := range report.Checks {
+		if c.Category != "User Cluster" || !want[c.Name] {
+			continue
+		}
+		delete(want, c.Name)
+		if c.Result != diagnose.Pass || c.Name == "control plane" && !strings.HasPrefix(c.Detail, "1 API servers") {
+			t.Errorf("%s: %+v", c.Name, c)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("not checked: %v in %+v", want, report.Checks)
 	}
 }
 

@@ -128,7 +128,7 @@ created by gkectl, or made by kubeadm or Cluster API and adopted by gkectl.`,
 		SilenceUsage:  true,
 	},
 		a.create(), a.adopt(), a.createConfig(), a.checkConfig(), a.update(), a.delete(), a.list(), a.describe(),
-		a.dashboard(), a.version(), exitCodes())
+		a.diagnose(), a.dashboard(), a.version(), exitCodes())
 	return root
 }
 

@@ -30,6 +30,8 @@ const (
 	ExitTimeout = 4
 	// ExitBlocked: a rotation is blocked until a person acts.
 	ExitBlocked = 5
+	// ExitUnhealthy: diagnose found a problem.
+	ExitUnhealthy = 6
 	// ExitInterrupted: a signal ended the command; what was started continues.
 	ExitInterrupted = 130
 )
@@ -47,6 +49,7 @@ func exitCodes() *cobra.Command {
        nothing was changed
   4    the timeout of --timeout expired; what was started continues
   5    a rotation is blocked until a person acts (rotate --all); what was started continues
+  6    a check failed (diagnose)
   130  a signal interrupted the command; what was started continues`,
 	}
 }

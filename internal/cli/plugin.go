@@ -39,7 +39,8 @@ UserClusters are in the cluster in which Keyturn is installed, the current conte
   kubectl keyturn tokens prod`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-	}, p.adopt(), p.rotate(), p.status(), p.tokens(), p.list(), p.describe(), a.version(), exitCodes())
+	}, p.adopt(), p.rotate(), p.status(), p.tokens(), p.list(), p.describe(), p.diagnose(), p.snapshot(),
+		a.version(), exitCodes())
 	p.flags.AddFlags(root.PersistentFlags())
 	p.completeKubectlFlags(root)
 	return root
@@ -87,6 +88,15 @@ func (p pluginVerbs) of(cmd *cobra.Command, act func(ctx context.Context, c admi
 		}
 		return act(ctx, c, cmd.Flags().Arg(0))
 	})
+}
+
+// ofOptional is of, where the name can be left out.
+func (p pluginVerbs) ofOptional(
+	cmd *cobra.Command, act func(ctx context.Context, c admin, name string) error,
+) *cobra.Command {
+	cmd = p.of(cmd, act)
+	cmd.Use, cmd.Args = cmd.Name()+" [NAME]", cobra.MaximumNArgs(1)
+	return cmd
 }
 
 func (p pluginVerbs) completeClusters(
@@ -216,4 +226,18 @@ func (p pluginVerbs) describe() *cobra.Command {
 		list := &v1alpha1.UserClusterList{Items: []v1alpha1.UserCluster{*uc}}
 		return o.write(p.Out, asData(list), func(w io.Writer) error { return p.describeAll(w, list.Items) })
 	})
+}
+
+func (p pluginVerbs) diagnose() *cobra.Command {
+	var o output
+	cmd := diagnoseCommand(&o)
+	cmd.Example = "  kubectl keyturn diagnose\n  kubectl keyturn diagnose prod\n  kubectl keyturn diagnose prod -o json"
+	return p.ofOptional(cmd, func(ctx context.Context, c admin, name string) error { return p.diagnoseOne(ctx, c, name, o) })
+}
+
+func (p pluginVerbs) snapshot() *cobra.Command {
+	var path string
+	cmd := snapshotCommand(&path)
+	cmd.Example = "  kubectl keyturn snapshot prod\n  kubectl keyturn snapshot --output snapshot.tar.gz"
+	return p.ofOptional(cmd, func(ctx context.Context, c admin, name string) error { return p.app.snapshot(ctx, c, name, path) })
 }

@@ -76,10 +76,13 @@ func (w withServer) Run() int {
 	return code
 }
 
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { runScripts(t, "script") }
+
+func runScripts(t *testing.T, dir string) {
+	t.Helper()
 	t.Cleanup(func() { deleteClusters(t) })
 	testscript.Run(t, testscript.Params{
-		Dir: filepath.Join("testdata", "script"),
+		Dir: filepath.Join("testdata", dir),
 		Setup: func(e *testscript.Env) error {
 			programs, err := kubetest.BinDir()
 			if err != nil {
@@ -102,6 +105,7 @@ func TestScripts(t *testing.T) {
 			"newcert":     cmdNewCertificate,
 			"secret":      cmdSecret,
 			"as":          cmdAs,
+			"keysecret":   cmdKeySecret,
 		},
 	})
 }

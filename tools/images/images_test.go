@@ -39,14 +39,15 @@ func buildAll(t *testing.T) string {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if err := build(bin, out, "localhost/keyturn", "v1"); err != nil {
+	if err := (maker{from: bin, out: out, repository: "localhost/keyturn", version: "v1"}).build(); err != nil {
 		t.Fatal(err)
 	}
 	return out
 }
 
 func TestMissingProgram(t *testing.T) {
-	if err := build(t.TempDir(), t.TempDir(), "localhost/keyturn", "v1"); err == nil {
+	if err := (maker{from: t.TempDir(), out: t.TempDir(), repository: "localhost/keyturn",
+		version: "v1"}).build(); err == nil {
 		t.Error("no error without programs")
 	}
 }
@@ -62,7 +63,8 @@ func TestBadReference(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := build(bin, t.TempDir(), "localhost/keyturn", "not a tag"); err == nil {
+	if err := (maker{from: bin, out: t.TempDir(), repository: "localhost/keyturn",
+		version: "not a tag"}).build(); err == nil {
 		t.Error("no error for a bad tag")
 	}
 }

@@ -74,7 +74,7 @@ func (a Archive) ensure(dir, program string) error {
 	if _, err := os.Stat(path); err == nil && string(before) == source {
 		return nil
 	}
-	if err := build(path, a.Reference, program, a.Config); err != nil {
+	if err := Build(path, a.Reference, program, a.Config); err != nil {
 		return err
 	}
 	// After a crash here, the archive is new and its digest is not, so the next call builds it again. The same happens

@@ -6,6 +6,7 @@ package image
 
 import (
 	"archive/tar"
+	"cmp"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -30,23 +31,48 @@ type Config struct {
 	User string
 	// Labels are the labels of the image, such as "org.opencontainers.image.version".
 	Labels map[string]string
+	// Architecture is that of the program, as Go names it; empty means that of this machine.
+	Architecture string
 }
 
 // Build packs a static program as the image of that reference, such as "localhost/keyturn/pause:1", with the program as
 // entry point, and writes the OCI archive at path atomically.
 func Build(path, reference, program string, c Config) error {
-	if err := build(path, reference, program, c); err != nil {
+	img, err := pack(program, c)
+	if err != nil {
 		return fmt.Errorf("building image %s: %w", reference, err)
 	}
-	return nil
+	return write(path, reference, img)
 }
 
-func build(path, reference, program string, c Config) error {
-	tag, err := name.NewTag(reference, name.StrictValidation)
-	if err != nil {
-		return err
+// BuildIndex is Build for a program that was built for several architectures: it writes an archive of an image index,
+// in the order in which they are given. Config.Architecture is not used.
+func BuildIndex(path, reference string, programs []Built, c Config) error {
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	for _, p := range programs {
+		c.Architecture = p.Architecture
+		img, err := pack(p.Path, c)
+		if err != nil {
+			return fmt.Errorf("building image %s for %s: %w", reference, p.Architecture, err)
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{
+			Add: img, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: p.Architecture}},
+		})
 	}
-	img, err := pack(program, c)
+	return write(path, reference, index)
+}
+
+// Built is a program of one architecture.
+type Built struct{ Architecture, Path string }
+
+// write writes an image or an index as an OCI archive.
+func write(path, reference string, root mutate.Appendable) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("building image %s: %w", reference, err)
+		}
+	}()
+	tag, err := name.NewTag(reference, name.StrictValidation)
 	if err != nil {
 		return err
 	}
@@ -54,7 +80,7 @@ func build(path, reference, program string, c Config) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(writeArchive(f, tag, img), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(writeArchive(f, tag, root), f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return os.Rename(f.Name(), path)
@@ -111,7 +137,7 @@ func configured(img v1.Image, entry string, c Config) (v1.Image, error) {
 		return nil, err
 	}
 	config = config.DeepCopy()
-	config.OS, config.Architecture = "linux", runtime.GOARCH
+	config.OS, config.Architecture = "linux", cmp.Or(c.Architecture, runtime.GOARCH)
 	config.Config.Entrypoint = []string{entry}
 	config.Config.User, config.Config.Labels = c.User, c.Labels
 	return mutate.ConfigFile(img, config)

@@ -197,3 +197,50 @@ func ensured(t *testing.T, dir, bin string) os.FileInfo {
 	}
 	return info
 }
+
+// TestBuildIndex packs a program of two architectures, which are one image for those who pull it.
+func TestBuildIndex(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hello.tar")
+	programs := []Built{
+		{"amd64", writeProgram(t, t.TempDir(), "hello", "a program")}, {"arm64", writeProgram(t, t.TempDir(), "hello",
+			"another")},
+	}
+	if err := BuildIndex(path, "localhost/keyturn/hello:1", programs, Config{User: "65532"}); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "tar", "-C", dir, "-xf", path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	archive, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(archive); err != nil {
+		t.Error(err)
+	}
+	top, err := archive.IndexManifest()
+	if err != nil || len(top.Manifests) != 1 ||
+		top.Manifests[0].Annotations[nameAnnotation] != "localhost/keyturn/hello:1" {
+		t.Fatalf("the archive has %+v, %v", top, err)
+	}
+	index, err := archive.ImageIndex(top.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := index.IndexManifest()
+	if err != nil || len(all.Manifests) != 2 {
+		t.Fatalf("the index has %+v, %v", all, err)
+	}
+	for i, m := range all.Manifests {
+		img, err := index.Image(m.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		config, err := img.ConfigFile()
+		if err != nil || m.Platform.String() != "linux/"+programs[i].Architecture ||
+			config.Architecture != programs[i].Architecture {
+			t.Errorf("image %d is for %s, and its configuration for %s: %v", i, m.Platform, config.Architecture, err)
+		}
+	}
+}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
@@ -21,9 +23,9 @@ const (
 // layoutVersion is the content of file oci-layout.
 const layoutVersion = `{"imageLayoutVersion":"1.0.0"}`
 
-// writeArchive writes an image as a tar archive of an OCI image layout.
-func writeArchive(to io.Writer, tag name.Tag, img v1.Image) error {
-	index, err := indexOf(tag, img)
+// writeArchive writes an image, or an index of images, as a tar archive of an OCI image layout.
+func writeArchive(to io.Writer, tag name.Tag, root mutate.Appendable) error {
+	index, err := indexOf(tag, root)
 	if err != nil {
 		return err
 	}
@@ -36,37 +38,58 @@ func writeArchive(to io.Writer, tag name.Tag, img v1.Image) error {
 			return err
 		}
 	}
-	if err := writeBlobs(w, img); err != nil {
+	switch root := root.(type) {
+	case v1.Image:
+		err = writeImage(w, root)
+	case v1.ImageIndex:
+		err = writeIndex(w, root)
+	}
+	if err != nil {
 		return err
 	}
 	return w.Close()
 }
 
-// indexOf returns the index of an archive with one image.
-func indexOf(tag name.Tag, img v1.Image) ([]byte, error) {
-	manifest, err := img.RawManifest()
+// indexOf returns the index of an archive with one image, or with one index of images.
+func indexOf(tag name.Tag, root mutate.Appendable) ([]byte, error) {
+	descriptor, err := partial.Descriptor(root)
 	if err != nil {
 		return nil, err
 	}
-	digest, err := img.Digest()
-	if err != nil {
-		return nil, err
-	}
-	config, err := img.ConfigFile()
-	if err != nil {
-		return nil, err
+	descriptor.ArtifactType = ""
+	descriptor.Annotations = map[string]string{nameAnnotation: tag.Name(), refAnnotation: tag.TagStr()}
+	if img, ok := root.(v1.Image); ok {
+		config, err := img.ConfigFile()
+		if err != nil {
+			return nil, err
+		}
+		descriptor.Platform = config.Platform()
 	}
 	return json.Marshal(v1.IndexManifest{
-		SchemaVersion: 2, MediaType: types.OCIImageIndex,
-		Manifests: []v1.Descriptor{{
-			MediaType: types.OCIManifestSchema1, Digest: digest, Size: int64(len(manifest)), Platform: config.Platform(),
-			Annotations: map[string]string{nameAnnotation: tag.Name(), refAnnotation: tag.TagStr()},
-		}},
+		SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{*descriptor},
 	})
 }
 
-// writeBlobs writes the layers, the configuration and the manifest.
-func writeBlobs(w *tar.Writer, img v1.Image) error {
+// writeIndex writes the images of an index, and then the index.
+func writeIndex(w *tar.Writer, index v1.ImageIndex) error {
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return err
+	}
+	for _, m := range manifest.Manifests {
+		img, err := index.Image(m.Digest)
+		if err != nil {
+			return err
+		}
+		if err := writeImage(w, img); err != nil {
+			return err
+		}
+	}
+	return writeBlob(w, index.RawManifest)
+}
+
+// writeImage writes the layers, the configuration and the manifest of an image.
+func writeImage(w *tar.Writer, img v1.Image) error {
 	layers, err := img.Layers()
 	if err != nil {
 		return err
@@ -76,20 +99,22 @@ func writeBlobs(w *tar.Writer, img v1.Image) error {
 			return err
 		}
 	}
-	for _, raw := range []func() ([]byte, error){img.RawConfigFile, img.RawManifest} {
-		content, err := raw()
-		if err != nil {
-			return err
-		}
-		digest, size, err := v1.SHA256(bytes.NewReader(content))
-		if err != nil {
-			return err
-		}
-		if err := writeFile(w, blobName(digest), size, bytes.NewReader(content)); err != nil {
-			return err
-		}
+	if err := writeBlob(w, img.RawConfigFile); err != nil {
+		return err
 	}
-	return nil
+	return writeBlob(w, img.RawManifest)
+}
+
+func writeBlob(w *tar.Writer, raw func() ([]byte, error)) error {
+	content, err := raw()
+	if err != nil {
+		return err
+	}
+	digest, size, err := v1.SHA256(bytes.NewReader(content))
+	if err != nil {
+		return err
+	}
+	return writeFile(w, blobName(digest), size, bytes.NewReader(content))
 }
 
 func writeLayerBlob(w *tar.Writer, layer v1.Layer) error {
