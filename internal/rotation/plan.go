@@ -138,16 +138,25 @@ func (r run) switchOver() (Decision, bool) {
 	if r.managersMaySwitch(outside) {
 		sign = r.next
 	}
-	step := StepSwitch
-	if r.switchOrdered() {
-		step = StepRefresh // an API server that dies from here on is down during Refresh, and does not bring Switch back
-	}
+	step := r.reached()
 	d, done := r.controlPlane(step, r.keys(r.next, r.both()...), sign)
 	if outside || sign == r.next {
 		return d, done
 	}
 	held.Step = step
 	return r.holdSwitch(d, done, held), false
+}
+
+// reached is the step that a rotation has come to whose switch has begun: an API server that dies is down during that
+// step, and brings no earlier one back.
+func (r run) reached() Step {
+	switch {
+	case !r.switchOrdered():
+		return StepSwitch
+	case r.refreshed():
+		return StepRetire
+	}
+	return StepRefresh
 }
 
 // managersMaySwitch reports whether every kube-controller-manager may sign with the new key: once all API servers are
@@ -207,6 +216,9 @@ func (r run) refresh() (Decision, bool) {
 	}
 	return Decision{}, true
 }
+
+// refreshed reports whether the last look found no token of the old key in use.
+func (r run) refreshed() bool { return r.Legacy.Final == r.next && !r.nodesOld() && r.Nodes.Converged }
 
 // watches waits until each kubelet sees at once that a Secret has changed. The old token dies when its Secret is
 // written: a pod that mounts it is refused until its kubelet knows, and one that starts before that may copy the dead
