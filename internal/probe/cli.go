@@ -39,7 +39,7 @@ func Main(ctx context.Context, env Env, args []string) int {
 		Use:   "keyturn-probe",
 		Short: "A workload that uses every kind of service account token all the time and counts refusals",
 		Long: "A workload that uses every kind of service account token all the time and counts refusals.\n\n" +
-			"Exit codes: 0 done; 1 a bound, third-party or workload identity token was refused (report);\n" +
+			"Exit codes: 0 done; 1 a token was refused that must be accepted (report);\n" +
 			"2 wrong command line; 3 it could not be done, or too little was seen to prove anything.",
 		Args:              cobra.NoArgs,
 		SilenceErrors:     true,

@@ -19,9 +19,9 @@ func reportCommand(env Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report",
 		Short: "Sum up what all pods saw that ever ran",
-		Long: "Sum up what all pods saw that ever ran, those included that are gone. Exits with 1 when a bound,\n" +
-			"third-party or workload identity token was refused. That a legacy token is refused for a moment is part of its\n" +
-			"renewal.",
+		Long: "Sum up what all pods saw that ever ran, those included that are gone. Exits with 1 when a token\n" +
+			"was refused that must be accepted. A legacy token may be refused from when its Secret is overwritten until its\n" +
+			"file follows, or until the pod ends that has copied it.",
 		Example: "  keyturn-probe report --kubeconfig user-kubeconfig\n" +
 			"  keyturn-probe report --kubeconfig user-kubeconfig -o json",
 		Args: cobra.NoArgs,
@@ -79,7 +79,7 @@ func write(env Env, s Summary, output string) error {
 // verdict turns a summary into an exit code.
 func verdict(s Summary) error {
 	if s.Failed() {
-		return exitError{code: exitRefused, error: errors.New("a bound, third-party or workload identity token was refused")}
+		return exitError{code: exitRefused, error: errors.New("a token was refused that must be accepted")}
 	}
 	if unused := s.Unused(); len(unused) > 0 {
 		return failed(hint.Errorf("have the pods been running? See `kubectl -n keyturn-probe get pods`",

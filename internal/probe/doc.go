@@ -23,4 +23,6 @@
 // kube-apiserver keeps an accepted token for 10 s. Within that time it accepts a legacy token whose Secret
 // was overwritten already, so a stale spell is only seen as far as it outlasts those 10 s. FileLag is what
 // tells how old a mounted legacy token really gets: the time from the Secret's change to that of the file.
+// A refusal in this time counts as overwritten, too: the probe reads the Secret as soon as a mounted legacy token is
+// refused. Every other refusal of such a token is a fault.
 package probe
