@@ -79,7 +79,8 @@ type testCluster struct {
 	// lagging means that tokens may be refused, since a node came back with a retired key.
 	lagging bool
 	// uploaded is what kubeadm has uploaded for nodes that join; nil: nothing.
-	uploaded *upload
+	uploaded  *upload
+	uploading sync.Mutex
 }
 
 func must[T any](v T, err error) T {
