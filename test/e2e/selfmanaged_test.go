@@ -125,8 +125,10 @@ func (k *selfManaged) part(name string, do func()) {
 		done := k.stage(name)
 		stop := k.follow()
 		defer stop()
+		stopRequesting := k.startRequesting()
 		do()
 		done()
+		stopRequesting()
 		k.expectNoRefusals(before)
 	})
 	if k.t, k.Cluster = whole, k.Cluster.In(whole); !passed {

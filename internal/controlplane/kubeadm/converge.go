@@ -177,7 +177,7 @@ func (c *Cluster) ensureAgents(ctx context.Context, v *view, nodes []*node) (mis
 	if why != "" {
 		why = " (" + why + ")"
 	}
-	return true, fmt.Errorf("waiting for keyturn-agent on node %s%s", strings.Join(without, ", "), why)
+	return true, fmt.Errorf("keyturn-agent on node %s takes no orders yet%s", strings.Join(without, ", "), why)
 }
 
 // finish settles the changes that are proven, and goes on with the others.
