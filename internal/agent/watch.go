@@ -24,18 +24,21 @@ import (
 type Patience struct {
 	Limit time.Duration
 
-	// since is when it was first seen not ready; zero when it was ready last.
+	// since is when it was first seen not ready during the change with this mark; zero when it was ready last.
 	since time.Time
+	mark  string
 }
 
 // Over takes what was seen at a moment, by a clock that nobody sets, and reports whether the change is to be undone
-// now.
-func (p *Patience) Over(now time.Time, phase Phase, ready bool) bool {
-	if phase == Undoing {
+// now. Without a change it is called with the zero Change.
+func (p *Patience) Over(now time.Time, c Change, ready bool) bool {
+	if c.Phase == Undoing {
 		return true // a crash came in between
 	}
-	if phase != Pending || ready {
-		p.since = time.Time{}
+	if c.Phase != Pending || ready || c.Restart != p.mark {
+		p.since, p.mark = time.Time{}, c.Restart
+	}
+	if c.Phase != Pending || ready {
 		return false
 	}
 	if p.since.IsZero() {
@@ -70,10 +73,10 @@ func (a Agent) Watch(ctx context.Context, limit time.Duration, log *slog.Logger)
 
 func (a Agent) checkChange(ctx context.Context, patience *Patience, log *slog.Logger) error {
 	change, err := a.change()
-	if err != nil || change == nil {
+	if err != nil {
 		return err
 	}
-	if !patience.Over(time.Now(), change.Phase, change.Phase != Pending || ready(ctx, *change)) {
+	if !patience.Over(time.Now(), change, change.Phase != Pending || ready(ctx, change)) {
 		return nil
 	}
 	log.Warn("kube-apiserver is not ready: putting back what the last change replaced", "change", change.Restart)
@@ -82,18 +85,17 @@ func (a Agent) checkChange(ctx context.Context, patience *Patience, log *slog.Lo
 	return err
 }
 
-// change reads undo.json; nil when there is none.
-func (a Agent) change() (*Change, error) {
+// change reads undo.json; zero when there is none.
+func (a Agent) change() (c Change, err error) {
 	text, err := os.ReadFile(a.pathOf(File{State, undoFile}))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return c, nil
 	}
 	if err != nil {
-		return nil, err
+		return c, err
 	}
-	c := &Change{}
-	if err := json.Unmarshal(text, c); err != nil {
-		return nil, fmt.Errorf("reading %v: it is damaged", File{State, undoFile})
+	if err := json.Unmarshal(text, &c); err != nil {
+		return c, fmt.Errorf("reading %v: it is damaged", File{State, undoFile})
 	}
 	return c, nil
 }

@@ -39,7 +39,7 @@ func Main(ctx context.Context, env Env, args []string) int {
 		Use:   "keyturn-probe",
 		Short: "A workload that uses every kind of service account token all the time and counts refusals",
 		Long: "A workload that uses every kind of service account token all the time and counts refusals.\n\n" +
-			"Exit codes: 0 success; 1 a bound, third-party or workload identity token was refused (report);\n" +
+			"Exit codes: 0 success; 1 a token was refused that must be accepted (report);\n" +
 			"2 invalid command line; 3 failure, or too little was observed to prove anything.",
 		Args:              cobra.NoArgs,
 		SilenceErrors:     true,

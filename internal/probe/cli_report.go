@@ -19,9 +19,9 @@ func reportCommand(env Env) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "report",
 		Short: "Summarize what all pods observed",
-		Long: "Summarize what all pods observed, including pods that are gone. Exits with 1 if a bound,\n" +
-			"third-party or workload identity token was refused. A legacy token may be refused for a moment during its\n" +
-			"renewal.",
+		Long: "Summarize what all pods observed, including pods that are gone. Exits with 1 if a token was\n" +
+			"refused that must be accepted. A legacy token may be refused after its Secret was overwritten, until its file\n" +
+			"follows, or until the pod that has copied it ends.",
 		Example: "  keyturn-probe report --kubeconfig user-kubeconfig\n" +
 			"  keyturn-probe report --kubeconfig user-kubeconfig -o json",
 		Args: cobra.NoArgs,
@@ -79,7 +79,7 @@ func write(env Env, s Summary, output string) error {
 // verdict converts a summary to an exit code.
 func verdict(s Summary) error {
 	if s.Failed() {
-		return exitError{code: exitRefused, error: errors.New("a bound, third-party or workload identity token was refused")}
+		return exitError{code: exitRefused, error: errors.New("a token was refused that must be accepted")}
 	}
 	if unused := s.Unused(); len(unused) > 0 {
 		return failed(hint.Errorf("check that the pods are running with `kubectl -n keyturn-probe get pods`",

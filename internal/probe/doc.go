@@ -23,4 +23,6 @@
 // kube-apiserver caches an accepted token for 10 s. Within that time it accepts a legacy token whose Secret was already
 // overwritten, so only the part of a stale period after these 10 s is seen. FileLag shows how old a mounted legacy
 // token really gets: the time from the Secret's change to that of the file.
+// A refusal in this time counts as overwritten, too: the probe reads the Secret as soon as a mounted legacy token is
+// refused. Every other refusal of such a token is a fault.
 package probe

@@ -144,8 +144,28 @@ func TestOverwrittenLegacyTokenIsStale(t *testing.T) {
 	if c := uses(r, Bound, first); c.Refused != 0 {
 		t.Errorf("bound token: %+v", c)
 	}
+	if c := uses(r, Legacy, first); c.Overwritten != c.Refused {
+		t.Errorf("of %d refusals of the old token, %d count as refusals of one that was overwritten", c.Refused, c.Overwritten)
+	}
 	if s := Summarize([]Report{r}); s.Failed() {
 		t.Errorf("a stale legacy token counts as failure: %+v", s)
+	}
+}
+
+// While its Secret holds a token, nothing excuses its refusal.
+func TestARefusedLegacyTokenThatItsSecretHolds(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.publishLegacy(unknown)
+	b.mount(Legacy, b.legacy())
+	stop := b.start()
+	r := b.until("refusals", func(r Report) bool { return uses(r, Legacy, unknown).Refused >= 3 })
+	stop()
+	if c := uses(r, Legacy, unknown); c.Overwritten != 0 {
+		t.Errorf("%d of %d refusals count as refusals of a token that was overwritten", c.Overwritten, c.Refused)
+	}
+	if !Summarize([]Report{r}).Failed() {
+		t.Error("it is no failure")
 	}
 }
 

@@ -38,6 +38,8 @@ const (
 	accepted    result = "accepted"
 	refused     result = "refused"
 	unavailable result = "unavailable"
+	// overwritten is a refusal of a legacy token that its Secret no longer holds: the file is behind.
+	overwritten result = "overwritten"
 )
 
 // use is one use of a token at one server.
@@ -56,8 +58,10 @@ type use struct {
 
 // Counts are uses by result.
 type Counts struct {
-	Accepted    int64 `json:"accepted"`
-	Refused     int64 `json:"refused"`
+	Accepted int64 `json:"accepted"`
+	Refused  int64 `json:"refused"`
+	// Overwritten are those of Refused that were of a legacy token which its Secret no longer held.
+	Overwritten int64 `json:"overwritten,omitempty"`
 	Unavailable int64 `json:"unavailable"`
 }
 
@@ -67,6 +71,7 @@ func (c Counts) Requests() int64 { return c.Accepted + c.Refused + c.Unavailable
 func (c *Counts) add(o Counts) {
 	c.Accepted += o.Accepted
 	c.Refused += o.Refused
+	c.Overwritten += o.Overwritten
 	c.Unavailable += o.Unavailable
 }
 
@@ -76,6 +81,9 @@ func (c *Counts) count(r result) {
 		c.Accepted++
 	case refused:
 		c.Refused++
+	case overwritten:
+		c.Refused++
+		c.Overwritten++
 	case unavailable:
 		c.Unavailable++
 	}
@@ -208,7 +216,7 @@ func (r *recorder) record(u use) {
 	switch u.Result {
 	case accepted:
 		l.accepted(u)
-	case refused:
+	case refused, overwritten:
 		l.refused(u)
 	case unavailable:
 		l.UnavailableReason = u.Reason

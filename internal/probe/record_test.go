@@ -16,9 +16,10 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // at is so many tenths of a second after the epoch.
 func at(tenths int) time.Time { return epoch.Add(time.Duration(tenths) * 100 * time.Millisecond) }
 
-// record plays uses of one token at one API server, ten a second: a letter each, for accepted, refused, unavailable.
+// play plays uses of one token at one API server, ten a second: a letter each, for accepted, refused, overwritten,
+// unavailable.
 func play(rec *recorder, kind Kind, server, uses string) {
-	results := map[rune]result{'a': accepted, 'r': refused, 'u': unavailable}
+	results := map[rune]result{'a': accepted, 'r': refused, 'o': overwritten, 'u': unavailable}
 	for i, u := range uses {
 		if result, ok := results[u]; ok {
 			rec.record(use{Kind: kind, Server: server, KeyID: "k1", Result: result, At: at(i)})
@@ -224,14 +225,14 @@ func TestRecorderCountsFromManyGoroutines(t *testing.T) {
 func TestSummary(t *testing.T) {
 	first, second := newRecorder("p1", "n1", epoch), newRecorder("p2", "n2", epoch)
 	play(first, Bound, "s1", "aaau")
-	play(first, Legacy, "s1", "arra")
+	play(first, Legacy, "s1", "aooa")
 	play(first, ThirdParty, "s1", "aa")
 	play(second, Bound, "s2", "aa")
-	play(second, Legacy, "s1", "ara")
+	play(second, Legacy, "s1", "aoa")
 	s := Summarize([]Report{first.snapshot(), second.snapshot()})
 	want := Summary{Pods: 2, Tokens: []TokenUses{
 		{Kind: Bound, Requests: 6, Unavailable: 1, Accepted: map[string]int64{"k1": 5}, RefusedKeyIDs: map[string]int64{}},
-		{Kind: Legacy, Requests: 7, Refused: 3, StaleSeconds: 0.2, Accepted: map[string]int64{"k1": 4},
+		{Kind: Legacy, Requests: 7, Refused: 3, Overwritten: 3, StaleSeconds: 0.2, Accepted: map[string]int64{"k1": 4},
 			RefusedKeyIDs: map[string]int64{"k1": 3}},
 		{Kind: ThirdParty, Requests: 2, Accepted: map[string]int64{"k1": 2}, RefusedKeyIDs: map[string]int64{}},
 	}, InUse: []PodTokens{
@@ -242,9 +243,9 @@ func TestSummary(t *testing.T) {
 		t.Errorf("summary (-want +got):\n%s", diff)
 	}
 	if s.Failed() || len(s.Unused()) > 0 {
-		t.Errorf("refusals of a legacy token alone count as failure, or %v as unused", s.Unused())
+		t.Errorf("refusals of an overwritten legacy token count as failure, or %v as unused", s.Unused())
 	}
-	for _, kind := range []Kind{Bound, ThirdParty} {
+	for _, kind := range []Kind{Bound, Legacy, ThirdParty} {
 		rec := newRecorder("p3", "n", epoch)
 		play(rec, kind, "s1", "ar")
 		if !Summarize([]Report{first.snapshot(), rec.snapshot()}).Failed() {

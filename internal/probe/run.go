@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	typeddiscoveryv1 "k8s.io/client-go/kubernetes/typed/discovery/v1"
 	"k8s.io/client-go/rest"
@@ -179,7 +181,7 @@ func (r *runner) run(ctx context.Context) {
 	if r.core != nil {
 		r.work.Go(func() { r.keepSaving(ctx) })
 	}
-	if r.core != nil && r.LegacySecret != "" && !r.Workload.Copies() {
+	if r.mountsSecret() {
 		r.work.Go(func() { followSecret(ctx, r.core.Secrets(r.Namespace), r.LegacySecret, r.rec) })
 	}
 	if r.identity != nil {
@@ -197,6 +199,25 @@ func (r *runner) run(ctx context.Context) {
 	}
 	r.work.Wait()
 	r.saveLast(ctx)
+}
+
+// mountsSecret reports whether the legacy token is in a file that follows a Secret, which can be read.
+func (r *runner) mountsSecret() bool {
+	return r.core != nil && r.LegacySecret != "" && !r.Workload.Copies()
+}
+
+// secret returns how to read the token that the Secret of the legacy token holds now; nil if it is not mounted.
+func (r *runner) secret() func(context.Context) (string, error) {
+	if !r.mountsSecret() {
+		return nil
+	}
+	return func(ctx context.Context) (string, error) {
+		s, err := r.core.Secrets(r.Namespace).Get(ctx, r.LegacySecret, metav1.GetOptions{})
+		if err != nil {
+			return "", err
+		}
+		return string(s.Data[corev1.ServiceAccountTokenKey]), nil
+	}
 }
 
 // follow uses every API server in the list, and stops using those that left it.
@@ -231,7 +252,7 @@ func (r *runner) open(ctx context.Context, server string) context.CancelFunc {
 		CheckRedirect: stay,
 	}
 	for _, kind := range r.Workload.kinds() {
-		u := &user{server: server, http: client, files: r.Files, audience: r.Audience, rec: r.rec}
+		u := &user{server: server, http: client, files: r.Files, audience: r.Audience, rec: r.rec, secret: r.secret()}
 		r.work.Go(func() { r.lane(ctx, u, kind) })
 	}
 	return cancel

@@ -41,10 +41,12 @@ const silence = time.Minute
 type TokenUses struct {
 	Kind Kind `json:"token"`
 	// Workload is how the pods get the token.
-	Workload    Workload `json:"workload,omitempty"`
-	Requests    int64    `json:"requests"`
-	Refused     int64    `json:"refused"`
-	Unavailable int64    `json:"unavailable"`
+	Workload Workload `json:"workload,omitempty"`
+	Requests int64    `json:"requests"`
+	Refused  int64    `json:"refused"`
+	// Overwritten are those of Refused that were of a legacy token which its Secret no longer held.
+	Overwritten int64 `json:"overwritten,omitempty"`
+	Unavailable int64 `json:"unavailable"`
 	// StaleSeconds is how long the longest stale spell lasted.
 	StaleSeconds float64 `json:"staleSeconds"`
 	// Accepted counts accepted uses by kid, and RefusedKeyIDs refused ones.
@@ -129,6 +131,7 @@ func (t *TokenUses) add(l Line) {
 	c := l.Counts()
 	t.Requests += c.Requests()
 	t.Refused += c.Refused
+	t.Overwritten += c.Overwritten
 	t.Unavailable += c.Unavailable
 	t.StaleSeconds = max(t.StaleSeconds, l.StaleSeconds)
 	for kid, n := range l.KeyIDs {
@@ -160,9 +163,12 @@ func (s Summary) Unused() []Kind {
 	return out
 }
 
-// Failed reports whether a token was refused that must never be: one of any kind but legacy.
+// Failed reports whether a token was refused that never may be. A legacy token that a pod has copied may be refused, and
+// so may one in a mounted file, after its Secret was overwritten and until the file follows.
 func (s Summary) Failed() bool {
-	return slices.ContainsFunc(s.Tokens, func(t TokenUses) bool { return t.Kind != Legacy && t.Refused > 0 })
+	return slices.ContainsFunc(s.Tokens, func(t TokenUses) bool {
+		return t.Refused > t.Overwritten && (t.Kind != Legacy || t.Workload == "")
+	})
 }
 
 // Print writes the summary as a table.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyturn/keyturn/token"
@@ -66,8 +67,15 @@ type user struct {
 	audience string
 	// identity exchanges tokens at the STS.
 	identity *identity
+<<<<<<< HEAD
 	rec      *recorder
 	// learned means that it is known whether /readyz can be read without a token.
+=======
+	// secret reads the token that the Secret of the legacy token holds now; nil: there is none to read.
+	secret func(context.Context) (string, error)
+	rec    *recorder
+	// learned means that it is known whether /readyz is readable without a token.
+>>>>>>> refs/heads/kbed
 	learned, readable bool
 }
 
@@ -113,10 +121,11 @@ func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 		u.record(ctx, a.kind, keyID(a.bearer), unavailable, a.reason+", by an API server that is not ready")
 		return "", answer{}
 	}
-	result := refused
+	result := accepted
 	if a.accepted {
-		result = accepted
 		u.learn(ctx, kind)
+	} else {
+		result = u.judge(ctx, a)
 	}
 	u.record(ctx, a.kind, keyID(a.bearer), result, a.reason)
 	if a.kind != kind { // nothing was said about the token to be reviewed
@@ -125,10 +134,45 @@ func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 	return a.bearer, a
 }
 
+<<<<<<< HEAD
 // ready reports whether an API server does not deny being ready. Until its caches are filled, it looks up service
 // accounts and pods one by one, and answers 401 if it cannot, because etcd does not answer. This says nothing about the
 // token, and no load balancer would have sent the request there. It may not even know who may read /readyz; if that
 // could be read before, only ok counts.
+=======
+// secretTimeout is how long a probe asks which token a Secret holds, while API servers come and go.
+const secretTimeout = 10 * time.Second
+
+// judge returns what a refusal means. A legacy token dies when its Secret is overwritten, and the file follows later. Only
+// the Secret shows which of the two happened first, so it is read at once.
+func (u *user) judge(ctx context.Context, a answer) result {
+	if a.kind != Legacy || a.bearer == "" || u.secret == nil {
+		return refused
+	}
+	asking, cancel := context.WithTimeout(ctx, secretTimeout)
+	defer cancel()
+	holds, err := u.secret(asking)
+	for err != nil && !apierrors.IsNotFound(err) && asking.Err() == nil {
+		select {
+		case <-asking.Done():
+		case <-time.After(100 * time.Millisecond):
+			holds, err = u.secret(asking)
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return unavailable // nobody knows any more
+	case apierrors.IsNotFound(err), err == nil && holds != a.bearer:
+		return overwritten
+	}
+	return refused
+}
+
+// ready reports whether an API server does not deny being ready. Until its caches are filled it looks up service
+// accounts and pods one by one, and answers 401 when it cannot, because etcd does not answer: that is not about the
+// token, and no load balancer would have sent it there. It may then not even know who may ask for /readyz; where that
+// could be asked before, only its ok counts.
+>>>>>>> refs/heads/kbed
 func (u *user) ready(ctx context.Context, kind Kind) bool {
 	if kind == WorkloadIdentity {
 		return true

@@ -83,6 +83,13 @@ func TestWaiting(t *testing.T) {
 		{"a foreign key appears while the first API server retires the old one", refreshed, func(o *Observed) {
 			o.Servers[0], o.Servers[1].Foreign = serving("cp-0", second), []string{"a"}
 		}, ConvergeControlPlane, StepRetire, "API server cp-1 to accept key versions [2]", false},
+		{"an API server is down, and none has dropped the old key", refreshed, func(o *Observed) {
+			o.Servers[1] = Server{Name: "cp-1", Configured: o.Servers[1].Configured, Waiting: "down"}
+		}, ConvergeControlPlane, StepRetire, "API server cp-1: down", false},
+		{"an API server is down before the last walk", switched, func(o *Observed) {
+			o.Legacy.Proven = 2
+			o.Servers[1] = Server{Name: "cp-1", Configured: o.Servers[1].Configured, Waiting: "down"}
+		}, ConvergeControlPlane, StepRefresh, "API server cp-1: down", false},
 		{"no signer reports which tokens live", refreshed, func(o *Observed) { o.Outstanding = Outstanding{Awaited: true} },
 			Wait, StepRetire, "the signers to report which tokens of key version 1 are valid", false},
 		{"tokens live, and the limit has not passed", refreshed, func(o *Observed) {

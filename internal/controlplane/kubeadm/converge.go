@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -77,10 +78,25 @@ func (c *Cluster) step(ctx context.Context, v *view, to change) error {
 			return err
 		}
 	}
-	var errs []error
-	for _, n := range due {
-		errs = append(errs, c.begin(ctx, v, n, to))
+	if slices.ContainsFunc(due, func(n *node) bool { return n.restarts(to) }) {
+		// Every other agent is to refuse late orders first, which one that is busy cannot.
+		var errs []error
+		for _, n := range due {
+			errs = append(errs, c.begin(ctx, v, n, to))
+		}
+		return errors.Join(errs...)
 	}
+	return each(due, func(n *node) error { return c.begin(ctx, v, n, to) })
+}
+
+// each does something with all nodes at once.
+func each(nodes []*node, do func(*node) error) error {
+	errs := make([]error, len(nodes))
+	var all sync.WaitGroup
+	for i, n := range nodes {
+		all.Go(func() { errs[i] = do(n) })
+	}
+	all.Wait()
 	return errors.Join(errs...)
 }
 
@@ -161,24 +177,20 @@ func (c *Cluster) ensureAgents(ctx context.Context, v *view, nodes []*node) (mis
 	if why != "" {
 		why = " (" + why + ")"
 	}
-	return true, fmt.Errorf("waiting for keyturn-agent on node %s%s", strings.Join(without, ", "), why)
+	return true, fmt.Errorf("keyturn-agent on node %s takes no orders yet%s", strings.Join(without, ", "), why)
 }
 
 // finish settles the changes that are proven, and goes on with the others.
 func (c *Cluster) finish(ctx context.Context, v *view, pending []*node, to change) error {
-	var errs []error
-	for _, n := range pending {
+	return each(pending, func(n *node) error {
 		if !n.changed() {
-			errs = append(errs, c.again(ctx, v, n, to))
-			continue
+			return c.again(ctx, v, n, to)
 		}
 		if err := c.proven(ctx, v, n); err != nil {
-			errs = append(errs, fmt.Errorf("API server on node %s: %w", n.Node, err))
-			continue
+			return fmt.Errorf("API server on node %s: %w", n.Node, err)
 		}
-		errs = append(errs, c.send(ctx, v, n, c.order(v, n, agent.Settle)))
-	}
-	return errors.Join(errs...)
+		return c.send(ctx, v, n, c.order(v, n, agent.Settle))
+	})
 }
 
 // again sends the order of a change once more: a crash may have cut it off, and its agent knows.
@@ -400,9 +412,9 @@ func (c *Cluster) keepForeign(v *view, n *node, to change, o *agent.Order) {
 
 // dismiss removes the agents. Copies of retired keys go first.
 func (c *Cluster) dismiss(ctx context.Context, v *view, to change) error {
-	for _, n := range v.nodes {
+	err := each(v.nodes, func(n *node) error {
 		if n.report == nil {
-			continue
+			return nil
 		}
 		o := c.order(v, n, agent.Settle)
 		for _, k := range v.keys {
@@ -411,13 +423,13 @@ func (c *Cluster) dismiss(ctx context.Context, v *view, to change) error {
 			}
 		}
 		if len(o.Retired) == 0 {
-			continue
+			return nil
 		}
-		if err := c.send(ctx, v, n, o); err != nil {
-			return err
-		}
+		return c.send(ctx, v, n, o)
+	})
+	if err == nil {
+		_, err = c.agents.remove(ctx, false)
 	}
-	_, err := c.agents.remove(ctx, false)
 	return err
 }
 

@@ -23,8 +23,9 @@ type driver struct {
 	// open opens the cluster, as a controller does in each round, and prove asks one of its API servers.
 	open  func() *Cluster
 	prove func(a *Cluster, server string, keys []keystore.KeyPair) (controlplane.Proof, error)
-	// slow has pods with old tokens stay.
-	slow bool
+	// slow has pods with old tokens stay, and legacy is how far the legacy tokens are, of which there are none.
+	slow   bool
+	legacy rotation.Legacy
 	// log is what the planner decided, each once.
 	log []string
 }
@@ -64,8 +65,8 @@ func (w *driver) observed(a *Cluster, state controlplane.State, keys []keystore.
 	}
 	for _, k := range keys {
 		o.Stored = append(o.Stored, k.Version)
-		o.Legacy = rotation.Legacy{Proven: k.Version, Final: k.Version}
 	}
+	o.Legacy = w.legacy
 	if n := len(keys); w.slow && n > 0 {
 		o.Nodes.Oldest = keys[0].Version
 	}
@@ -111,6 +112,11 @@ func (w *driver) act(ctx context.Context, a *Cluster, d rotation.Decision, keys 
 	case rotation.DeleteKey:
 		w.retire(d.Action.Version, keys)
 		return w.store.Delete(ctx, a.key(), d.Action.Version)
+	case rotation.RefreshTokens:
+		if w.legacy.Proven = d.Action.Version; !w.slow {
+			w.legacy.Final = d.Action.Version
+		}
+		return nil
 	case rotation.ConvergeControlPlane:
 		return a.Converge(ctx, d.Action.Target, keys)
 	case rotation.Wait, rotation.ConvergeNodes:

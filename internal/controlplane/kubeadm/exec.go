@@ -40,6 +40,7 @@ func (p *pods) apply(ctx context.Context, to pod, o agent.Order) (r agent.Report
 	defer cancel()
 	answer, err := p.exec(ctx, to.name, order)
 	if err != nil {
+		err = explain(err, "keyturn-agent", "Keyturn runs it again")
 		return r, fmt.Errorf("running the agent in pod %s/%s: %w", p.images.Namespace, to.name, err)
 	}
 	if err := json.Unmarshal(answer, &r); err != nil || r.Answer == "" {
@@ -98,12 +99,12 @@ func run(
 	}
 	err = executor.StreamWithContext(ctx, streams)
 	switch {
-	case err != nil && stderr.Len() > 0:
-		return nil, fmt.Errorf("%w: %s", err, printable.Text(stderr.String(), maxStderr))
+	case err != nil && stderr.kept.Len() > 0:
+		return nil, fmt.Errorf("%w: %s", err, printable.Text(stderr.kept.String(), maxStderr))
 	case err == nil && stdout.cut:
 		err = fmt.Errorf("it answered more than %d bytes", limit)
 	}
-	return stdout.Bytes(), err
+	return stdout.kept.Bytes(), err
 }
 
 // executor runs a command in a pod by a websocket or, behind a proxy that knows none, by SPDY.
@@ -122,17 +123,18 @@ func executor(cfg *rest.Config, namespace, pod string, o *corev1.PodExecOptions)
 	return remotecommand.NewFallbackExecutor(websocket, spdy, httpstream.IsUpgradeFailure)
 }
 
-// bounded keeps the beginning of what is written.
+// bounded keeps the beginning of what is written. It has no other method of a bytes.Buffer: io.Copy would prefer ReadFrom,
+// which knows no limit.
 type bounded struct {
-	bytes.Buffer
+	kept  bytes.Buffer
 	limit int
 	cut   bool
 }
 
 // Write never fails: a writer that did would end the stream with another error.
 func (b *bounded) Write(p []byte) (int, error) {
-	room := min(len(p), b.limit-b.Len())
+	room := min(len(p), b.limit-b.kept.Len())
 	b.cut = b.cut || room < len(p)
-	_, _ = b.Buffer.Write(p[:room])
+	_, _ = b.kept.Write(p[:room])
 	return len(p), nil
 }

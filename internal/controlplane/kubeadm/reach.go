@@ -131,9 +131,18 @@ func connectTo(cfg *rest.Config, s Server) (*connections, error) {
 	}}, nil
 }
 
-func (r *reach) served(ctx context.Context, s Server) (served controlplane.Served, err error) {
+// askAgain is what happens after an API server has not answered.
+const askAgain = "Keyturn asks again until it is ready"
+
+func (r *reach) served(ctx context.Context, s Server) (controlplane.Served, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	served, err := r.ask(ctx, s)
+	return served, explain(err, apiServer, askAgain)
+}
+
+// ask asks an API server that is ready which keys it serves.
+func (r *reach) ask(ctx context.Context, s Server) (served controlplane.Served, err error) {
 	cfg, err := r.config(s)
 	if err != nil {
 		return served, err
@@ -154,7 +163,8 @@ func (r *reach) prove(ctx context.Context, s Server, q controlplane.Question) (c
 		return controlplane.Proof{}, err
 	}
 	q.Cluster, q.Config = r.cluster, cfg
-	return r.prover.Prove(ctx, q)
+	proof, err := r.prover.Prove(ctx, q)
+	return proof, explain(err, apiServer, askAgain)
 }
 
 // leaderElected are the components of which one must hold a lease.

@@ -79,7 +79,10 @@ type testCluster struct {
 	// lagging means that tokens may be refused, since a node came back with a retired key.
 	lagging bool
 	// uploaded is what kubeadm has uploaded for nodes that join; nil: nothing.
-	uploaded *upload
+	uploaded  *upload
+	uploading sync.Mutex
+	// meet is waited for by every order that changes keys; nil: none waits.
+	meet func(context.Context) error
 }
 
 func must[T any](v T, err error) T {
@@ -326,6 +329,11 @@ func (w *testCluster) remove(context.Context, bool) (bool, error) {
 }
 
 func (w *testCluster) apply(ctx context.Context, p pod, o agent.Order) (agent.Report, error) {
+	if w.meet != nil && o.Do == agent.Converge {
+		if err := w.meet(ctx); err != nil {
+			return agent.Report{}, err
+		}
+	}
 	return w.host(p.name).Apply(ctx, o), nil
 }
 
@@ -410,6 +418,37 @@ func (w *testCluster) have(version int, external bool) {
 			w.t.Errorf("kube-controller-manager of node %s has the mark %q", h.name, mark)
 		}
 	}
+}
+
+// TestOrdersAtOnce has the orders of a change that restarts nothing wait for each other.
+func TestOrdersAtOnce(t *testing.T) {
+	w := newTestCluster(t, "a", "b", "c")
+	w.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.until("agents", func() bool { return w.asked })
+	var mu sync.Mutex
+	came, all := 0, make(chan struct{})
+	w.meet = func(ctx context.Context) error {
+		mu.Lock()
+		if came++; came == len(w.hosts) {
+			close(all)
+		}
+		mu.Unlock()
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		select {
+		case <-all:
+			return nil
+		case <-ctx.Done():
+			return errors.New("the others have not come")
+		}
+	}
+	if d := w.round(); d.Step != rotation.StepPublish || !d.Action.Target.Live || came < len(w.hosts) || d.Blocked {
+		t.Errorf("%d orders came in step %s: %s", came, d.Step, d.Waiting)
+	}
+	w.settle()
+	w.have(2, true)
 }
 
 // TestUnled has no component lead. Keys are changed all the while where that restarts no API server.

@@ -15,6 +15,8 @@ type upload struct {
 }
 
 func (w *testCluster) dropUpload(context.Context) error {
+	w.uploading.Lock()
+	defer w.uploading.Unlock()
 	w.uploaded = nil
 	return nil
 }
