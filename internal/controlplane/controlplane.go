@@ -30,8 +30,7 @@ type Server struct {
 	Name string
 	// Endpoint is its own https URL, with no load balancer in between.
 	Endpoint string
-	// Leaving means that its machine is being removed for good. It has to verify tokens until then, and nothing waits
-	// for it.
+	// Leaving means that its machine is being removed for good, and that it no longer serves. Nothing waits for it.
 	Leaving bool
 	// Configured is what it is to run with when it next starts or, with external keys, what its signer is to serve. It
 	// outlives every crash; zero before the first time.
