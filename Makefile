@@ -74,6 +74,11 @@ test: kube build bin/tools/helm bin/tools/promtool ## Run all tests, with real A
 	go -C tools/mutate test ./...
 	CGO_ENABLED=1 go test -p 2 -timeout 10m ./signer/... ./internal/signer/...
 	KEYTURN_E2E_KUBERNETES=$(KUBE_VERSION) go test -p 1 -timeout 60m -count 1 ./test/e2e/...
+	$(MAKE) test-capi
+
+.PHONY: test-capi
+test-capi: kube capi build bin/tools/helm packages ## Rotate the signing key of a cluster of Cluster API, with signers
+	KEYTURN_TEST_CAPI=1 go test -timeout 30m -count 1 -run '^TestClusterAPI$$' ./test/e2e
 
 # The tests that take long: KEYTURN_TEST_LONG is what each of them asks for.
 .PHONY: test-long
@@ -82,7 +87,7 @@ test-long: kube capi build bin/tools/helm packages ## Run the tests that take ho
 		-run 'TestThreeControlPlanes|TestRealLife|TestKubeadmLong|TestRefreshByWaiting|TestRotateByWaiting' \
 		./internal/local/kubeadm ./internal/local/machines ./internal/controlplane/kubeadm ./test/e2e
 	go -C tools/capi test ./...
-	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 90m -count 1 -v -run 'TestCluster|TestScale' ./internal/local/capi ./test/e2e
+	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 180m -count 1 -v -run 'TestCluster|TestScale' ./internal/local/capi ./test/e2e
 
 .PHONY: bench
 bench: packages kube build images ## Measure rotation time, re-signing and memory, on real clusters
