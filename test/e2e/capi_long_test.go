@@ -58,34 +58,41 @@ func TestClusterAPIScale(t *testing.T) {
 	k.expectNoRefusals()
 }
 
-// TestClusterAPIReplace rotates with new nodes instead of evicted pods, of a cluster of objects of its own and of one of a
-// class, and then releases the cluster.
+// TestClusterAPIReplace rotates with new nodes instead of evicted pods, then while Cluster API replaces the only
+// control-plane machine, and releases the cluster.
 func TestClusterAPIReplace(t *testing.T) {
-	skipUnlessLong(t)
-	for _, class := range []string{"", "local"} {
-		t.Run("class="+class, func(t *testing.T) {
-			c := capiClusterOf(1)
-			c.Class = class
-			k := newCAPICluster(t, c)
-			k.startController()
-			k.startProbe()
-			k.create()
-			k.replace()
-			k.expectNoRefusals()
-			k.release()
-		})
-	}
-}
-
-// TestClusterAPIRollout rotates with files while Cluster API replaces the only control-plane machine. The new machine has had
-// its bootstrap data since before the rotation and gets its hardware late. The cluster is paused for a while too, in which
-// nothing is written.
-func TestClusterAPIRollout(t *testing.T) {
 	skipUnlessLong(t)
 	k := newCAPICluster(t, capiClusterOf(1))
 	k.startController()
 	k.startProbe()
 	k.create()
+	k.replace()
+	k.expectNoRefusals()
+	k.rotateAmidRollout()
+	k.expectNoRefusals()
+	k.release()
+}
+
+// TestClusterAPIClass rotates with new nodes of a cluster of a ClusterClass, whose topology says when they are replaced.
+func TestClusterAPIClass(t *testing.T) {
+	skipUnlessLong(t)
+	c := capiClusterOf(1)
+	c.Class = "local"
+	k := newCAPICluster(t, c)
+	k.startController()
+	k.startProbe()
+	k.create()
+	k.replace()
+	k.expectNoRefusals()
+}
+
+// rotateAmidRollout rotates while Cluster API replaces the only control-plane machine. The new machine has had its bootstrap
+// data since before the rotation and gets its hardware late. The cluster is paused for a while too, in which nothing is
+// written.
+func (k *capiCluster) rotateAmidRollout() {
+	k.t.Helper()
+	k.patch(`{"spec":{"ksaSigningKey":{"nodeRefresh":"Evict"}}}`)
+	k.await(k.version())
 	old := k.machines()[0].GetName()
 	k.holdHardware(true)
 	k.merge(k.Object(capiControlPlane, "KubeadmControlPlane", k.cluster),
@@ -99,29 +106,12 @@ func TestClusterAPIRollout(t *testing.T) {
 		k.holdHardware(false)
 		k.giveHardware(pending)
 		if after := k.material().ResourceVersion; after != before {
-			t.Error("the Secret of a paused cluster was written")
+			k.t.Error("the Secret of a paused cluster was written")
 		}
 		k.pause(false)
 	})
 	k.awaitReplaced(old)
 	k.awaitServers(1)
-	k.expectNoRefusals()
-}
-
-// awaitPending waits for a Machine with bootstrap data and no node, and returns its name.
-func (k *capiCluster) awaitPending() (name string) {
-	k.t.Helper()
-	k.until("a Machine with bootstrap data and no node", func(context.Context) error {
-		for _, m := range k.machines() {
-			data, _, _ := unstructured.NestedString(m.Object, "spec", "bootstrap", "dataSecretName")
-			if data != "" && nodeOf(m) == "" {
-				name = m.GetName()
-				return nil
-			}
-		}
-		return errors.New("there is none")
-	})
-	return name
 }
 
 // TestClusterAPIMachines rotates the key of a control plane of three while its machines come and go. Each part begins and
@@ -268,6 +258,22 @@ func (k *capiCluster) machines() []unstructured.Unstructured {
 
 func nodeOf(machine unstructured.Unstructured) string {
 	name, _, _ := unstructured.NestedString(machine.Object, "status", "nodeRef", "name")
+	return name
+}
+
+// awaitPending waits for a Machine with bootstrap data and no node, and returns its name.
+func (k *capiCluster) awaitPending() (name string) {
+	k.t.Helper()
+	k.until("a Machine with bootstrap data and no node", func(context.Context) error {
+		for _, m := range k.machines() {
+			data, _, _ := unstructured.NestedString(m.Object, "spec", "bootstrap", "dataSecretName")
+			if data != "" && nodeOf(m) == "" {
+				name = m.GetName()
+				return nil
+			}
+		}
+		return errors.New("there is none")
+	})
 	return name
 }
 
