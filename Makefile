@@ -81,6 +81,11 @@ test: kubeadm build bin/tools/helm bin/tools/promtool bin/tools/validate-krew-ma
 	go -C tools/mutate test ./...
 	CGO_ENABLED=1 go test -p 2 -timeout 10m ./signer/... ./internal/signer/...
 	KEYTURN_E2E_KUBERNETES=$(KUBE_VERSION) go test -p 1 -timeout 60m -count 1 ./test/e2e/...
+	$(MAKE) test-capi
+
+.PHONY: test-capi
+test-capi: kube capi build bin/tools/helm packages ## Rotate the signing key of a cluster of Cluster API, with signers
+	KEYTURN_TEST_CAPI=1 go test -timeout 30m -count 1 -run '^TestClusterAPI$$' ./test/e2e
 
 # The tests that take long: KEYTURN_TEST_LONG is what each of them asks for.
 .PHONY: test-long
@@ -90,7 +95,7 @@ test-long: capi build bin/tools/helm bin/tools/validate-krew-manifest packages #
 		./internal/local/kubeadm ./internal/local/machines ./internal/controlplane/kubeadm ./test/e2e
 	KEYTURN_TEST_LONG=1 go test -timeout 90m -count=1 -v -run TestReproducibleBuild ./tools/release
 	go -C tools/capi test ./...
-	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 90m -count 1 -v -run 'TestCluster|TestScale' ./internal/local/capi ./test/e2e
+	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 180m -count 1 -v -run 'TestCluster|TestScale' ./internal/local/capi ./test/e2e
 
 .PHONY: bench
 bench: packages kubeadm build images ## Measure rotation time, re-signing and memory, on real clusters

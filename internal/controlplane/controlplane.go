@@ -30,7 +30,7 @@ type Server struct {
 	Name string
 	// Endpoint is its own https URL, not that of a load balancer.
 	Endpoint string
-	// Leaving means that its machine is being removed. It must verify tokens until then, but nothing waits for it.
+	// Leaving means that its machine is being removed for good, and that it no longer serves. Nothing waits for it.
 	Leaving bool
 	// Configured is what it will run with when it next starts or, with external keys, what its signer should serve. It
 	// survives every crash; zero before the first time.

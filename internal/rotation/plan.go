@@ -138,14 +138,7 @@ func (r run) switchOver() (Decision, bool) {
 	if r.managersMaySwitch(outside) {
 		sign = r.next
 	}
-<<<<<<< HEAD
-	step := StepSwitch
-	if r.switchOrdered() {
-		step = StepRefresh // from here on, an API server that dies is down during Refresh, and does not restart Switch
-	}
-=======
 	step := r.reached()
->>>>>>> refs/heads/kbed
 	d, done := r.controlPlane(step, r.keys(r.next, r.both()...), sign)
 	if outside || sign == r.next {
 		return d, done
@@ -154,10 +147,6 @@ func (r run) switchOver() (Decision, bool) {
 	return r.holdSwitch(d, done, held), false
 }
 
-<<<<<<< HEAD
-// managersMaySwitch reports whether every kube-controller-manager may sign with the new key: all API servers are proven
-// to, or some kube-controller-manager was allowed to before.
-=======
 // reached is the step that a rotation has come to whose switch has begun: an API server that dies is down during that
 // step, and brings no earlier one back.
 func (r run) reached() Step {
@@ -170,9 +159,8 @@ func (r run) reached() Step {
 	return StepRefresh
 }
 
-// managersMaySwitch reports whether every kube-controller-manager may sign with the new key: once all API servers are
-// proven to, or one of them was allowed to before.
->>>>>>> refs/heads/kbed
+// managersMaySwitch reports whether every kube-controller-manager may sign with the new key: all API servers are proven
+// to, or some kube-controller-manager was allowed to before.
 func (r run) managersMaySwitch(outside bool) bool {
 	switched := func(s Server) bool { return s.Configured.Sign == r.next && r.proven(s) }
 	return outside && r.allServers(switched) || r.managerSwitched()
@@ -229,18 +217,12 @@ func (r run) refresh() (Decision, bool) {
 	return Decision{}, true
 }
 
-<<<<<<< HEAD
+// refreshed reports whether the last observation found no token of the old key in use.
+func (r run) refreshed() bool { return r.Legacy.Final == r.next && !r.nodesOld() && r.Nodes.Converged }
+
 // watches waits until each kubelet sees changes of Secrets at once. The old token dies when its Secret is written. A
 // pod that mounts it is refused until its kubelet knows, and one that starts before that may copy the dead token. While
 // the old key is accepted, waiting costs only time.
-=======
-// refreshed reports whether the last look found no token of the old key in use.
-func (r run) refreshed() bool { return r.Legacy.Final == r.next && !r.nodesOld() && r.Nodes.Converged }
-
-// watches waits until each kubelet sees at once that a Secret has changed. The old token dies when its Secret is
-// written: a pod that mounts it is refused until its kubelet knows, and one that starts before that may copy the dead
-// token. While the old key is accepted, it costs nothing but time to wait.
->>>>>>> refs/heads/kbed
 func (r run) watches() (Decision, bool) {
 	if r.Nodes.Converged && r.Nodes.Oldest == 0 {
 		return Decision{}, true // there is no kubelet

@@ -3,14 +3,13 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,18 +25,16 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/cli"
 	"github.com/keyturn/keyturn/internal/controller"
-	"github.com/keyturn/keyturn/internal/controllercmd"
 	"github.com/keyturn/keyturn/internal/install"
 	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/internal/local/capi"
 	"github.com/keyturn/keyturn/internal/local/capi/capitest"
 	"github.com/keyturn/keyturn/internal/local/kubeadm/kubeadmtest"
+	"github.com/keyturn/keyturn/internal/local/process"
 	"github.com/keyturn/keyturn/internal/probe"
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/token"
 )
-
-const capiControlPlane = "controlplane.cluster.x-k8s.io/v1beta2"
 
 // capiPatience is how long a rotation may last in which every machine is replaced, on a busy machine.
 const capiPatience = 30 * time.Minute
@@ -47,43 +44,31 @@ type capiCluster struct {
 	*capitest.Bed
 	t       *testing.T
 	cluster capi.Cluster
-	admin   client.Client
+	// admin reaches the management cluster, and knows the kinds of Keyturn.
+	admin client.Client
 	// workload reaches the cluster itself.
 	workload       kubernetes.Interface
 	workloadClient client.Client
-	// end ends the controller.
-	end func()
+	controller     capiController
 }
 
-// TestClusterAPI rotates the keys of a cluster of Cluster API, first with files and then with signers, while its control
-// plane is scaled from one machine to three. No token is refused, and machines start with the keys of the step.
+// TestClusterAPI rotates the key of a cluster of Cluster API once, with signers. TestClusterAPIScale and others do more.
 func TestClusterAPI(t *testing.T) {
-	k := newCAPICluster(t, capi.Cluster{
-		Namespace: "default", Name: "prod", Version: kubetest.Version, ControlPlanes: 1, Workers: 1,
-	})
+	k := newCAPICluster(t, capiClusterOf(1))
 	k.startController()
 	k.startProbe()
 	k.create()
-	k.rotate(2, k.revert)
-	k.patch(`{"spec":{"ksaSigningKey":{"source":"external"}}}`)
-	k.await(2)
-	k.rotate(3, func() { k.scale(3) })
-	k.awaitServers(3)
-	k.rotate(4, nothing)
+	k.useSigners()
+	k.rotate(nothing)
 	k.expectEvents("Publish", "Switch", "Refresh", "Retire", v1alpha1.ReasonRotationCompleted)
 	k.expectNoRefusals()
 }
 
-// TestClusterAPIReplace rotates the key of a cluster of Cluster API with new nodes instead of evicted pods.
-func TestClusterAPIReplace(t *testing.T) {
-	k := newCAPICluster(t, capi.Cluster{
-		Namespace: "default", Name: "prod", Version: kubetest.Version, ControlPlanes: 1, Workers: 1,
-	})
-	k.startController()
-	k.startProbe()
-	k.create()
-	k.replace(2)
-	k.expectNoRefusals()
+// capiClusterOf is a cluster with so many control-plane machines, and one worker.
+func capiClusterOf(controlPlanes int) capi.Cluster {
+	return capi.Cluster{
+		Namespace: "default", Name: "prod", Version: kubetest.Version, ControlPlanes: controlPlanes, Workers: 1,
+	}
 }
 
 // expectEvents wants the events of rotations on the Cluster too.
@@ -103,70 +88,11 @@ func (k *capiCluster) expectEvents(reasons ...string) {
 	})
 }
 
-// replace rotates to a key version with new nodes: no machine of before is left.
-func (k *capiCluster) replace(version int32) {
-	k.t.Helper()
-	before := k.nodeNames()
-	k.patch(`{"spec":{"ksaSigningKey":{"nodeRefresh":"Replace"}}}`)
-	k.await(version - 1)
-	k.rotate(version, nothing)
-	for name := range k.nodeNames() {
-		if before[name] {
-			k.t.Errorf("node %s was not replaced", name)
-		}
-	}
-}
-
-func (k *capiCluster) nodeNames() map[string]bool {
-	k.t.Helper()
-	names := map[string]bool{}
-	k.Eventually("listing nodes", func(ctx context.Context) error {
-		list, err := k.workload.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-		if err == nil {
-			for _, n := range list.Items {
-				names[n.Name] = true
-			}
-		}
-		return err
-	})
-	return names
-}
-
-// revert puts back the keys with which machines started before the rotation, as a tool does that has a copy. The rotation
-// stops, names it, and goes on when it is asked to.
-func (k *capiCluster) revert() {
-	k.t.Helper()
-	before := k.material().Data
-	var secret *corev1.Secret
-	k.Eventually("machines to start with other keys", func(context.Context) error {
-		if secret = k.material(); bytes.Equal(secret.Data[corev1.TLSCertKey], before[corev1.TLSCertKey]) {
-			return errors.New("they start with those of before")
-		}
-		return nil
-	})
-	k.Eventually("putting them back", func(ctx context.Context) error {
-		secret = k.material()
-		secret.Data = before
-		return k.Client.Update(ctx, secret, client.FieldOwner("argocd"))
-	})
-	k.Eventually("the rotation to stop", func(ctx context.Context) error {
-		uc, err := k.userCluster(ctx)
-		if err != nil {
-			return err
-		}
-		if why := uc.Status.KSASigningKey.WaitingFor; !strings.Contains(why, `field manager "argocd"`) {
-			return fmt.Errorf("it waits for %q", why)
-		}
-		return nil
-	})
-	k.patch(`{"metadata":{"annotations":{"keyturn.dev/retry-change":"1"}}}`)
-}
-
 // newCAPICluster makes a management cluster with the API of Keyturn, and a cluster.
 func newCAPICluster(t *testing.T, c capi.Cluster) *capiCluster {
 	t.Helper()
 	b := capitest.New(t, "keyturn-agent", "keyturn-signer", "keyturn-probe")
-	k := &capiCluster{Bed: b, t: t, cluster: c, end: func() {}}
+	k := &capiCluster{Bed: b, t: t, cluster: c}
 	done := k.stage("making the cluster")
 	k.Must(install.Apply(t.Context(), b.Config))
 	scheme, err := controller.NewScheme()
@@ -204,54 +130,50 @@ func (k *capiCluster) stage(what string) (done func()) {
 	}
 }
 
-// startController runs the controller as the user that it is in a cluster, with the roles of the chart.
+// startController runs the controller as the user that it is in a cluster, with the roles and the policy of the chart.
 func (k *capiCluster) startController() {
 	k.t.Helper()
 	out, err := exec.CommandContext(k.t.Context(), "../../bin/tools/helm", "template", "keyturn", chart,
 		"--namespace", v1alpha1.SystemNamespace, "--kube-version", kubetest.Version,
-		"--show-only", "templates/clusterapi.yaml", "--set", "clusterAPI.namespaces={"+k.cluster.Namespace+"},clusterAPI.replaceNodes=true").Output()
+		"--show-only", "templates/clusterapi.yaml", "--show-only", "templates/clusterapi-policy.yaml",
+		"--set", "clusterAPI.namespaces={"+k.cluster.Namespace+"},clusterAPI.replaceNodes=true").Output()
 	if err != nil {
 		k.t.Fatalf("rendering the roles, which needs `make bin/tools/helm`: %v", err)
 	}
 	k.apply(k.admin, out)
-	kubeconfig := kubetest.WriteKubeconfig(k.t, kubetest.AsController(k.Config))
-	ctx, cancel := context.WithCancel(context.Background())
-	var log lockedBuffer
-	var running sync.WaitGroup
-	running.Go(func() {
-		controllercmd.Run(ctx, []string{
-			"--kubeconfig=" + kubeconfig, "--metrics-bind-address=0", "--health-probe-bind-address=0",
-			"--cluster-api-namespace=" + k.cluster.Namespace,
+	k.controller = capiController{dir: k.t.TempDir(), spec: process.Spec{
+		Name: "keyturn-controller", Path: filepath.Join(kubeadmtest.Build(k.t, "keyturn-controller"), "keyturn-controller"),
+		Args: []string{
+			"--kubeconfig=" + kubetest.WriteKubeconfig(k.t, kubetest.AsController(k.Config)),
+			"--metrics-bind-address=0", "--health-probe-bind-address=0", "--cluster-api-namespace=" + k.cluster.Namespace,
 			"--agent-image=" + kubeadmtest.Image("keyturn-agent"), "--signer-image=" + kubeadmtest.Image("keyturn-signer"),
-		}, &log)
-	})
+		},
+	}}
 	k.t.Cleanup(func() {
+		k.Must(k.controller.runner().Await(context.Background(), k.controller.spec.Name, 10*time.Second))
 		if k.t.Failed() {
-			k.t.Logf("the controller says:\n%s", log.last())
+			k.t.Logf("the controller says:\n%s", k.controller.runner().LastLines(k.controller.spec.Name, 40))
 		}
 	})
-	k.end = sync.OnceFunc(func() { cancel(); running.Wait() })
-	k.t.Cleanup(k.end)
+	k.Must(k.controller.start())
 }
 
-// lockedBuffer is a log that is read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
+// capiController is a controller that runs as a process of this host.
+type capiController struct {
+	dir  string
+	spec process.Spec
 }
 
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
+func (c capiController) runner() *process.Runner { return process.New(c.dir) }
 
-// last is the end of the log.
-func (b *lockedBuffer) last() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	text := b.String()
-	return text[max(0, len(text)-20000):]
+func (c capiController) start() error { return c.runner().Start(c.spec) }
+
+// kill ends it as a crash does.
+func (c capiController) kill(ctx context.Context) error {
+	if err := c.runner().Signal(c.spec.Name, syscall.SIGKILL); err != nil {
+		return err
+	}
+	return c.runner().Await(ctx, c.spec.Name, 10*time.Second)
 }
 
 // apply creates objects.
@@ -326,9 +248,30 @@ func (k *capiCluster) material() (secret *corev1.Secret) {
 	return secret
 }
 
-// rotate rotates to a key version, and has something done meanwhile. In the end no machine starts with any other.
-func (k *capiCluster) rotate(version int32, during func()) {
+// useSigners has the API servers get their keys from signers.
+func (k *capiCluster) useSigners() {
 	k.t.Helper()
+	done := k.stage("converting to signers")
+	k.patch(`{"spec":{"ksaSigningKey":{"source":"external"}}}`)
+	k.await(k.version())
+	done()
+}
+
+// version is the key version that the UserCluster wants.
+func (k *capiCluster) version() (version int32) {
+	k.t.Helper()
+	k.Eventually("the UserCluster", func(ctx context.Context) error {
+		uc, err := k.userCluster(ctx)
+		version = uc.Spec.KSASigningKey.Version
+		return err
+	})
+	return version
+}
+
+// rotate rotates to the next key version, and has something done meanwhile. In the end no machine starts with any other.
+func (k *capiCluster) rotate(during func()) {
+	k.t.Helper()
+	version := k.version() + 1
 	done := k.stage(fmt.Sprintf("rotating to key version %d", version))
 	k.patch(fmt.Sprintf(`{"spec":{"ksaSigningKey":{"version":%d}}}`, version))
 	during()
@@ -401,30 +344,6 @@ func (k *capiCluster) await(version int32) (uc *v1alpha1.UserCluster) {
 		return nil
 	})
 	return uc
-}
-
-// scale has Cluster API make or remove control-plane machines.
-func (k *capiCluster) scale(replicas int) {
-	k.t.Helper()
-	k.Eventually("scaling the control plane", func(ctx context.Context) error {
-		o := k.Object(capiControlPlane, "KubeadmControlPlane", k.cluster)
-		return k.Client.Patch(ctx, o, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, replicas)))
-	})
-}
-
-// awaitServers waits until the UserCluster has so many API servers, all proven.
-func (k *capiCluster) awaitServers(want int) {
-	k.t.Helper()
-	done := k.stage(fmt.Sprintf("%d API servers", want))
-	k.Eventually(fmt.Sprintf("%d API servers", want), func(ctx context.Context) error {
-		uc, err := k.userCluster(ctx)
-		if err == nil && len(uc.Status.APIServers) != want {
-			err = fmt.Errorf("there are %+v; %+v", uc.Status.APIServers, uc.Status.Conditions)
-		}
-		return err
-	})
-	k.await(int32(3))
-	done()
 }
 
 // expectNoRefusals shows what the probe saw. Uses that nobody answered are no refusals.

@@ -9,7 +9,7 @@
 //     each, and reads it at no other time. It is the bootstrap material of rotation.Observed: first to change in each
 //     step.
 //   - A control-plane Machine that has its bootstrap data and no node yet starts with the keys of then. It counts as
-//     an API server that is not proven. One that is being deleted leaves.
+//     an API server that is not proven. One that is being deleted counts until its API server no longer serves.
 //
 // Of Cluster API nothing but Secret CLUSTER-sa is written, and while a cluster is paused nothing at all.
 package clusterapi

@@ -198,12 +198,11 @@ func amend(machines []machine, f *kubeadm.Found) {
 	}
 }
 
-// leave marks the API server of a node as leaving. Nothing waits for the kube-controller-manager beside it either.
+// leave marks the API server of a node as leaving.
 func leave(node string, f *kubeadm.Found) {
 	for i := range f.Servers {
 		if f.Servers[i].Node == node {
 			f.Servers[i].Leaving = true
 		}
 	}
-	f.Managers = slices.DeleteFunc(f.Managers, func(m kubeadm.Manager) bool { return m.Node == node })
 }

@@ -37,7 +37,7 @@ func TestAmend(t *testing.T) {
 			{Node: "a"}, {Node: "b", Leaving: true}, {Node: "same"},
 			{Node: "coming", Waiting: "Machine coming has its bootstrap data and is to become a node"},
 		},
-		Managers: []kubeadm.Manager{{Node: "a"}},
+		Managers: []kubeadm.Manager{{Node: "a"}, {Node: "b"}},
 	}
 	if diff := cmp.Diff(want, found); diff != "" {
 		t.Error(diff)

@@ -47,8 +47,10 @@ type Server struct {
 	Issuers []string
 	// Waiting is why only its node is known, in words; empty as a rule. All else but Address is zero then.
 	Waiting string
-	// Leaving means that its node is being deleted, or is gone.
+	// Leaving means that its node is being deleted, or is gone. It may serve for a while.
 	Leaving bool
+	// Listed means that Service kubernetes has its address, so that pods reach it.
+	Listed bool
 }
 
 // Manager is one kube-controller-manager.
@@ -157,12 +159,11 @@ func (o objects) examine() Found {
 	f.Problems = append(f.Problems, differences(f.Servers, len(o.nodes))...)
 	f.Servers = append(f.Servers, o.silent(f.Servers)...)
 	for i := range f.Servers {
-		f.Servers[i].Leaving = o.leaving(f.Servers[i].Node)
+		s := &f.Servers[i]
+		s.Leaving, s.Listed = o.leaving(s.Node), slices.Contains(o.addresses(), s.Address)
 	}
 	for _, p := range o.of(controllerManager) {
-		if !o.leaving(p.Spec.NodeName) {
-			f.Managers = append(f.Managers, Manager{p.Spec.NodeName, p.Annotations[manifest.RestartAnnotation]})
-		}
+		f.Managers = append(f.Managers, Manager{p.Spec.NodeName, p.Annotations[manifest.RestartAnnotation]})
 	}
 	slices.SortFunc(f.Servers, func(a, b Server) int { return strings.Compare(a.Node, b.Node) })
 	slices.SortFunc(f.Managers, func(a, b Manager) int { return strings.Compare(a.Node, b.Node) })
@@ -236,17 +237,23 @@ func (o objects) keyProblems(p corev1.Pod, s Server, flags flagSet) (problems []
 
 // strays are endpoints of Service kubernetes that belong to none of the API servers.
 func (o objects) strays(servers []Server) (problems []string) {
-	for _, slice := range o.endpoints {
-		for _, e := range slice.Endpoints {
-			for _, address := range e.Addresses {
-				if !slices.ContainsFunc(servers, func(s Server) bool { return s.Address == address }) {
-					problems = append(problems, fmt.Sprintf("the API server at %s is on no node with the label %s: "+
-						"Keyturn cannot reach its keys", address, controlPlaneLabel))
-				}
-			}
+	for _, address := range o.addresses() {
+		if !slices.ContainsFunc(servers, func(s Server) bool { return s.Address == address }) {
+			problems = append(problems, fmt.Sprintf("the API server at %s is on no node with the label %s: "+
+				"Keyturn cannot reach its keys", address, controlPlaneLabel))
 		}
 	}
 	return problems
+}
+
+// addresses are those of Service kubernetes.
+func (o objects) addresses() (all []string) {
+	for _, slice := range o.endpoints {
+		for _, e := range slice.Endpoints {
+			all = append(all, e.Addresses...)
+		}
+	}
+	return all
 }
 
 // silent are control-plane nodes whose API server shows itself nowhere: it may be starting, or for ever away.

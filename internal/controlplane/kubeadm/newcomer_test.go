@@ -57,6 +57,9 @@ func events(first func() (private, public []byte)) []event {
 			w.host("b").off = false
 			w.host("b").reboot()
 		}},
+		{"a machine that is deleted, and drained for a while", false, func(w *testCluster) {
+			w.host("b").leaving = true
+		}, func(w *testCluster) { w.hosts = w.hosts[:1] }},
 	}
 }
 
@@ -106,6 +109,20 @@ func (w *testCluster) upTo(step rotation.Step) {
 		d = w.round()
 		return d.Step == step
 	})
+}
+
+// TestLeaving has a machine be deleted. Its API server is waited for until pods no longer reach it.
+func TestLeaving(t *testing.T) {
+	w := newTestCluster(t, "a", "b")
+	w.settle()
+	b := w.host("b")
+	for _, test := range []struct{ off, listed, want bool }{{}, {off: true, listed: true}, {off: true, want: true}} {
+		b.leaving, b.off, b.listed = true, test.off, test.listed
+		state := must(w.adapter().Observe(t.Context()))
+		if s := state.Servers[1]; s.Leaving != test.want || len(state.ControllerManagers) == 2 == test.want {
+			t.Errorf("with %+v it is %+v, beside %+v", test, s, state.ControllerManagers)
+		}
+	}
 }
 
 // TestOffBeforeAndBackAfter has a node be removed before a rotation, and come back after it with its old disk.

@@ -54,6 +54,8 @@ type host struct {
 	restarts int
 	// mute has its agent never run, and off its API server neither.
 	mute, off bool
+	// leaving means that its machine is being deleted, and listed that pods reach its API server.
+	leaving, listed bool
 	// original is the manifest of kube-apiserver as kubeadm made it. unmarked means that kube-controller-manager was
 	// started by others since, with the sa.key of then.
 	original string
@@ -242,7 +244,7 @@ func (w *testCluster) find(context.Context) (f Found, err error) {
 		if !h.off {
 			h.kubelet()
 		}
-		s := Server{Node: h.name, Port: securePort}
+		s := Server{Node: h.name, Port: securePort, Leaving: h.leaving, Listed: h.listed}
 		if h.served.External {
 			s.SignerSocket = signerDir + "/socket"
 		}

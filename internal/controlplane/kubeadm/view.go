@@ -125,6 +125,9 @@ func (c *Cluster) conclude(v *view, n *node) {
 	c.memory.mu.Lock()
 	defer c.memory.mu.Unlock()
 	was := c.memory.nodes[n.Node]
+	// Draining a node may take as long as disruption budgets forbid it. Until the end pods reach its API server, which must
+	// accept their tokens, and which is one that is out while a change starts it again.
+	n.Leaving = n.Leaving && !n.ready && !n.Listed && !n.pending()
 	if n.ready {
 		n.running = v.runs(n.served)
 		was.served = n.served.Keys
@@ -232,7 +235,7 @@ func (n *node) pending() bool {
 // changed reports whether the API server runs with what it was configured with.
 func (n *node) changed() bool { return n.ready && !n.running.IsZero() && n.running.Equal(n.configured) }
 
-// staying are the nodes that are not being deleted.
+// staying are the nodes but those that are being deleted and no longer serve.
 func (v *view) staying() []*node {
 	return slices.DeleteFunc(slices.Clone(v.nodes), func(n *node) bool { return n.Leaving })
 }

@@ -18,6 +18,7 @@ import (
 
 // TestCluster has Cluster API make a cluster of two nodes, and delete it.
 func TestCluster(t *testing.T) {
+	skipUnlessLong(t)
 	began := time.Now()
 	note := func(what string) { t.Logf("%s after %.1f s", what, time.Since(began).Seconds()) }
 	b := capitest.New(t)

@@ -42,13 +42,13 @@ type Bed struct {
 	clusters []capi.Cluster
 }
 
-// New starts a management cluster and Cluster API in it, if KEYTURN_TEST_LONG is set. It needs root. The machines have the
-// images of the named programs of Keyturn, as kubeadmtest.Image names them. When the test ends, its clusters are deleted,
-// and nothing of them may be left.
+// New starts a management cluster and Cluster API in it, if KEYTURN_TEST_CAPI is set, and KEYTURN_TEST_LONG does as well. It
+// needs root. The machines have the images of the named programs of Keyturn, as kubeadmtest.Image names them. When the test
+// ends, its clusters are deleted, and nothing of them may be left.
 func New(t *testing.T, programs ...string) *Bed {
 	t.Helper()
-	if os.Getenv("KEYTURN_TEST_LONG") == "" {
-		t.Skip("KEYTURN_TEST_LONG is not set")
+	if os.Getenv("KEYTURN_TEST_CAPI") == "" && os.Getenv("KEYTURN_TEST_LONG") == "" {
+		t.Skip("it needs Cluster API: `make test-capi` runs it")
 	}
 	kube := kubeadmtest.BinDir(t)
 	dir, networks := t.TempDir(), localtest.FreeNetwork(t)
@@ -70,6 +70,11 @@ func New(t *testing.T, programs ...string) *Bed {
 	defer cancel()
 	b.Must(b.Start(ctx, b.Config))
 	return b
+}
+
+// In returns the bed for a part of the test.
+func (b *Bed) In(t *testing.T) *Bed {
+	return &Bed{Management: b.Management, Config: b.Config, Client: b.Client, t: t}
 }
 
 // binDir is the output of `make capi`.

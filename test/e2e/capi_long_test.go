@@ -1,0 +1,482 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/local/capi"
+	"github.com/keyturn/keyturn/internal/rotation"
+)
+
+// Versions of the APIs of Cluster API, and annotations that it knows.
+const (
+	capiCore           = "cluster.x-k8s.io/v1beta2"
+	capiControlPlane   = "controlplane.cluster.x-k8s.io/v1beta2"
+	capiInfrastructure = "infrastructure.keyturn.dev/v1alpha1"
+
+	capiPaused    = "cluster.x-k8s.io/paused"
+	capiRemediate = "cluster.x-k8s.io/remediate-machine"
+)
+
+func skipUnlessLong(t *testing.T) {
+	t.Helper()
+	if os.Getenv("KEYTURN_TEST_LONG") == "" {
+		t.Skip("it takes tens of minutes: set KEYTURN_TEST_LONG=1 to run it")
+	}
+}
+
+// TestClusterAPIScale rotates first with files, while a tool puts back the Secret with which machines start, and then with
+// signers, while the control plane is scaled from one machine to three. No token is refused.
+func TestClusterAPIScale(t *testing.T) {
+	skipUnlessLong(t)
+	k := newCAPICluster(t, capiClusterOf(1))
+	k.startController()
+	k.startProbe()
+	k.create()
+	k.rotate(k.revert)
+	k.useSigners()
+	k.rotate(func() { k.scale(3) })
+	k.awaitServers(3)
+	k.rotate(nothing)
+	k.expectNoRefusals()
+}
+
+// TestClusterAPIReplace rotates with new nodes instead of evicted pods, then while Cluster API replaces the only
+// control-plane machine, and releases the cluster.
+func TestClusterAPIReplace(t *testing.T) {
+	skipUnlessLong(t)
+	k := newCAPICluster(t, capiClusterOf(1))
+	k.startController()
+	k.startProbe()
+	k.create()
+	k.replace()
+	k.expectNoRefusals()
+	k.rotateAmidRollout()
+	k.expectNoRefusals()
+	k.release()
+}
+
+// TestClusterAPIClass rotates with new nodes of a cluster of a ClusterClass, whose topology says when they are replaced.
+func TestClusterAPIClass(t *testing.T) {
+	skipUnlessLong(t)
+	c := capiClusterOf(1)
+	c.Class = "local"
+	k := newCAPICluster(t, c)
+	k.startController()
+	k.startProbe()
+	k.create()
+	k.replace()
+	k.expectNoRefusals()
+}
+
+// rotateAmidRollout rotates while Cluster API replaces the only control-plane machine. The new machine has had its bootstrap
+// data since before the rotation and gets its hardware late. The cluster is paused for a while too, in which nothing is
+// written.
+func (k *capiCluster) rotateAmidRollout() {
+	k.t.Helper()
+	k.patch(`{"spec":{"ksaSigningKey":{"nodeRefresh":"Evict"}}}`)
+	k.await(k.version())
+	old := k.machines()[0].GetName()
+	k.holdHardware(true)
+	k.merge(k.Object(capiControlPlane, "KubeadmControlPlane", k.cluster),
+		`{"spec":{"rollout":{"after":"`+time.Now().UTC().Format(time.RFC3339)+`"}}}`)
+	pending := k.awaitPending()
+	k.rotate(func() {
+		k.awaitWaitingFor("Machine " + pending + " has its bootstrap data")
+		k.pause(true)
+		k.awaitWaitingFor("not to be paused")
+		before := k.material().ResourceVersion
+		k.holdHardware(false)
+		k.giveHardware(pending)
+		if after := k.material().ResourceVersion; after != before {
+			k.t.Error("the Secret of a paused cluster was written")
+		}
+		k.pause(false)
+	})
+	k.awaitReplaced(old)
+	k.awaitServers(1)
+}
+
+// TestClusterAPIMachines rotates the key of a control plane of three while its machines come and go. Each part begins and
+// ends with a cluster in which nothing is left to do.
+func TestClusterAPIMachines(t *testing.T) {
+	skipUnlessLong(t)
+	k := newCAPICluster(t, capiClusterOf(3))
+	k.startController()
+	k.startProbe()
+	k.create()
+	k.useSigners()
+	for _, p := range capiParts() {
+		t.Run(p.name, func(t *testing.T) {
+			of := *k
+			of.t, of.Bed = t, k.Bed.In(t)
+			p.rotate(&of)
+			of.awaitServers(3)
+			of.expectNoRefusals()
+		})
+	}
+}
+
+// capiPart is a rotation in which something happens to machines.
+type capiPart struct {
+	name   string
+	rotate func(*capiCluster)
+}
+
+func capiParts() (parts []capiPart) {
+	for _, step := range steps {
+		parts = append(parts, capiPart{"deleted-in-" + string(step), func(k *capiCluster) {
+			k.rotate(func() { k.deleteIn(step) })
+		}})
+	}
+	return append(parts,
+		capiPart{"remediated", func(k *capiCluster) { k.rotate(k.remediate) }},
+		capiPart{"kills", (*capiCluster).rotateAmidKills},
+	)
+}
+
+// revert puts back the keys with which machines started before the rotation, as a tool does that has a copy. The rotation
+// stops, names it, and goes on when it is asked to.
+func (k *capiCluster) revert() {
+	k.t.Helper()
+	before := k.material().Data
+	var secret *corev1.Secret
+	k.Eventually("machines to start with other keys", func(context.Context) error {
+		if secret = k.material(); bytes.Equal(secret.Data[corev1.TLSCertKey], before[corev1.TLSCertKey]) {
+			return errors.New("they start with those of before")
+		}
+		return nil
+	})
+	k.Eventually("putting them back", func(ctx context.Context) error {
+		secret = k.material()
+		secret.Data = before
+		return k.Client.Update(ctx, secret, client.FieldOwner("argocd"))
+	})
+	k.awaitWaitingFor(`field manager "argocd"`)
+	k.patch(`{"metadata":{"annotations":{"keyturn.dev/retry-change":"1"}}}`)
+}
+
+// awaitWaitingFor waits until the UserCluster waits for something, in words.
+func (k *capiCluster) awaitWaitingFor(words string) {
+	k.t.Helper()
+	k.until("the rotation to wait for "+words, func(ctx context.Context) error {
+		uc, err := k.userCluster(ctx)
+		if err != nil {
+			return err
+		}
+		why := uc.Status.KSASigningKey.WaitingFor
+		for _, c := range uc.Status.Conditions {
+			why += "\n" + c.Message
+		}
+		if !strings.Contains(why, words) {
+			return fmt.Errorf("it waits for %q", why)
+		}
+		return nil
+	})
+}
+
+// awaitStep waits until the rotation to a key version has come to a step, and returns the one that it is in.
+func (k *capiCluster) awaitStep(version int32, step rotation.Step) (at rotation.Step) {
+	k.t.Helper()
+	k.until("step "+string(step), func(ctx context.Context) error {
+		uc, err := k.userCluster(ctx)
+		if err != nil {
+			return err
+		}
+		key := uc.Status.KSASigningKey
+		at = rotation.Step(key.Step)
+		if at == "" && key.TokenVersion == version || slices.Index(steps, at) >= slices.Index(steps, step) {
+			return nil
+		}
+		return fmt.Errorf("it is in step %q: %s", at, key.WaitingFor)
+	})
+	return at
+}
+
+// deleteIn has Cluster API replace a control-plane machine in a step of the rotation.
+func (k *capiCluster) deleteIn(step rotation.Step) {
+	k.t.Helper()
+	at := k.awaitStep(k.version(), step)
+	name := k.deleteMachine()
+	k.t.Logf("Machine %s was deleted in step %q", name, at)
+	k.awaitReplaced(name)
+}
+
+// deleteMachine deletes a control-plane Machine, and returns its name.
+func (k *capiCluster) deleteMachine() string {
+	k.t.Helper()
+	machine := k.machines()[0]
+	k.Must(k.Client.Delete(k.t.Context(), &machine))
+	return machine.GetName()
+}
+
+// awaitReplaced waits until a control-plane Machine is gone, and all others are nodes.
+func (k *capiCluster) awaitReplaced(name string) {
+	k.t.Helper()
+	done := k.stage("replacing Machine " + name)
+	k.until("Machine "+name+" to be replaced", func(context.Context) error {
+		machines := k.machines()
+		if len(machines) != k.cluster.ControlPlanes || slices.ContainsFunc(machines, func(m unstructured.Unstructured) bool {
+			return m.GetName() == name || nodeOf(m) == ""
+		}) {
+			return fmt.Errorf("there are %d machines, perhaps not all nodes", len(machines))
+		}
+		return nil
+	})
+	done()
+}
+
+// machines are the control-plane Machines, by name.
+func (k *capiCluster) machines() []unstructured.Unstructured {
+	k.t.Helper()
+	list := &unstructured.UnstructuredList{}
+	list.SetAPIVersion(capiCore)
+	list.SetKind("MachineList")
+	k.Eventually("the control-plane Machines", func(ctx context.Context) error {
+		return k.Client.List(ctx, list, client.InNamespace(k.cluster.Namespace),
+			client.HasLabels{"cluster.x-k8s.io/control-plane"})
+	})
+	return list.Items
+}
+
+func nodeOf(machine unstructured.Unstructured) string {
+	name, _, _ := unstructured.NestedString(machine.Object, "status", "nodeRef", "name")
+	return name
+}
+
+// awaitPending waits for a Machine with bootstrap data and no node, and returns its name.
+func (k *capiCluster) awaitPending() (name string) {
+	k.t.Helper()
+	k.until("a Machine with bootstrap data and no node", func(context.Context) error {
+		for _, m := range k.machines() {
+			data, _, _ := unstructured.NestedString(m.Object, "spec", "bootstrap", "dataSecretName")
+			if data != "" && nodeOf(m) == "" {
+				name = m.GetName()
+				return nil
+			}
+		}
+		return errors.New("there is none")
+	})
+	return name
+}
+
+// holdHardware has machines that are made from now on wait for their hardware, or no more.
+func (k *capiCluster) holdHardware(hold bool) {
+	k.t.Helper()
+	value := "null"
+	if hold {
+		value = `""`
+	}
+	k.merge(k.Object(capiInfrastructure, "LocalMachineTemplate", k.cluster),
+		`{"spec":{"template":{"metadata":{"annotations":{"`+capiPaused+`":`+value+`}}}}}`)
+}
+
+// giveHardware gives a machine the hardware that it waits for.
+func (k *capiCluster) giveHardware(name string) {
+	k.t.Helper()
+	o := k.Object(capiInfrastructure, "LocalMachine", capi.Cluster{Namespace: k.cluster.Namespace, Name: name})
+	k.merge(o, `{"metadata":{"annotations":{"`+capiPaused+`":null}}}`)
+}
+
+// pause pauses the cluster, or lets it go on.
+func (k *capiCluster) pause(paused bool) {
+	k.t.Helper()
+	k.merge(k.Object(capiCore, "Cluster", k.cluster), fmt.Sprintf(`{"spec":{"paused":%t}}`, paused))
+}
+
+// merge patches an object of the management cluster.
+func (k *capiCluster) merge(o *unstructured.Unstructured, patch string) {
+	k.t.Helper()
+	k.Eventually("patching "+o.GetKind()+" "+o.GetName(), func(ctx context.Context) error {
+		return k.Client.Patch(ctx, o, client.RawPatch(types.MergePatchType, []byte(patch)))
+	})
+}
+
+// remediate has a MachineHealthCheck replace a machine.
+func (k *capiCluster) remediate() {
+	k.t.Helper()
+	k.apply(k.Client, fmt.Appendf(nil, `apiVersion: cluster.x-k8s.io/v1beta2
+kind: MachineHealthCheck
+metadata: {namespace: %[1]s, name: control-plane}
+spec:
+  clusterName: %[2]s
+  selector: {matchLabels: {cluster.x-k8s.io/control-plane: ""}}
+  checks:
+    nodeStartupTimeoutSeconds: 0
+    unhealthyNodeConditions: [{type: Ready, status: "False", timeoutSeconds: 3600}]
+`, k.cluster.Namespace, k.cluster.Name))
+	machine := k.machines()[0]
+	k.merge(&machine, `{"metadata":{"annotations":{"`+capiRemediate+`":""}}}`)
+	k.awaitReplaced(machine.GetName())
+}
+
+// expectPolicy expects that the control plane is not changed while a key is rotated.
+func (k *capiCluster) expectPolicy() {
+	k.t.Helper()
+	const patch = `{"spec":{"replicas":5}}`
+	k.Eventually("a change of the control plane to be refused", func(ctx context.Context) error {
+		o := k.Object(capiControlPlane, "KubeadmControlPlane", k.cluster)
+		err := k.Client.Patch(ctx, o, client.RawPatch(types.MergePatchType, []byte(patch)), client.DryRunAll)
+		if err == nil {
+			return errors.New("it is accepted")
+		}
+		if !strings.Contains(err.Error(), "cannot be changed while the KSA signing key") {
+			return err
+		}
+		return nil
+	})
+}
+
+// rotateAmidKills rotates while the programs of Cluster API and the controller are killed, and a machine is replaced.
+func (k *capiCluster) rotateAmidKills() {
+	k.t.Helper()
+	seed := rand.Uint64()
+	k.t.Logf("seed %d", seed)
+	killed := k.startKilling(seed)
+	k.rotate(func() { k.awaitReplaced(k.deleteMachine()) })
+	k.t.Logf("killed %v", killed())
+}
+
+// startKilling kills one program after the other, at random moments from a seed, and starts it again. The function that it
+// returns ends that and returns what was killed.
+func (k *capiCluster) startKilling(seed uint64) (end func() []string) {
+	ctx, cancel := context.WithCancel(k.t.Context())
+	random := rand.New(rand.NewPCG(seed, seed))
+	victims := append(capi.Programs(), k.controller.spec.Name)
+	var killed []string
+	var done sync.WaitGroup
+	done.Go(func() {
+		for {
+			victim := victims[random.IntN(len(victims))]
+			pause := time.Second + time.Duration(random.Int64N(int64(20*time.Second)))
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+			if err := k.killOnce(victim); err != nil {
+				k.t.Errorf("killing %s: %v", victim, err)
+				return
+			}
+			killed = append(killed, victim)
+		}
+	})
+	stop := func() { cancel(); done.Wait() }
+	k.t.Cleanup(stop)
+	return func() []string { stop(); return killed }
+}
+
+// killOnce kills a program and starts it again.
+func (k *capiCluster) killOnce(program string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	if program == k.controller.spec.Name {
+		return errors.Join(k.controller.kill(ctx), k.controller.start())
+	}
+	if err := k.Kill(ctx, program); err != nil {
+		return err
+	}
+	return k.Run(ctx)
+}
+
+// replace rotates with new nodes: no machine of before is left.
+func (k *capiCluster) replace() {
+	k.t.Helper()
+	before := k.nodeNames()
+	k.patch(`{"spec":{"ksaSigningKey":{"nodeRefresh":"Replace"}}}`)
+	k.await(k.version())
+	k.rotate(nothing)
+	for name := range k.nodeNames() {
+		if before[name] {
+			k.t.Errorf("node %s was not replaced", name)
+		}
+	}
+}
+
+func (k *capiCluster) nodeNames() map[string]bool {
+	k.t.Helper()
+	names := map[string]bool{}
+	k.Eventually("listing nodes", func(ctx context.Context) error {
+		list, err := k.workload.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+		if err == nil {
+			for _, n := range list.Items {
+				names[n.Name] = true
+			}
+		}
+		return err
+	})
+	return names
+}
+
+// release deletes the UserCluster. The cluster goes on with its key, and its Secret has no mark of Keyturn.
+func (k *capiCluster) release() {
+	k.t.Helper()
+	done := k.stage("releasing")
+	before := k.material()
+	k.Eventually("the UserCluster to be deleted", func(ctx context.Context) error {
+		uc, err := k.userCluster(ctx)
+		if err == nil {
+			err = k.admin.Delete(ctx, uc)
+		}
+		return err
+	})
+	k.until("the UserCluster to be gone", func(ctx context.Context) error {
+		uc, err := k.userCluster(ctx)
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err == nil {
+			err = fmt.Errorf("it waits: %+v", uc.Status.Conditions)
+		}
+		return err
+	})
+	done()
+	after := k.material()
+	if !bytes.Equal(before.Data[corev1.TLSPrivateKeyKey], after.Data[corev1.TLSPrivateKeyKey]) {
+		k.t.Error("the release has changed the key")
+	}
+	if _, marked := after.Labels[v1alpha1.LabelClusterUID]; marked {
+		k.t.Errorf("the Secret has the labels %v", after.Labels)
+	}
+}
+
+// scale has Cluster API make or remove control-plane machines, which a policy forbids while a key is rotated.
+func (k *capiCluster) scale(replicas int) {
+	k.t.Helper()
+	k.awaitStep(k.version(), rotation.StepPublish)
+	k.expectPolicy()
+	k.merge(k.Object(capiControlPlane, "KubeadmControlPlane", k.cluster), fmt.Sprintf(
+		`{"metadata":{"annotations":{%q:"a test"}},"spec":{"replicas":%d}}`, v1alpha1.AnnotationBreakGlass, replicas))
+}
+
+// awaitServers waits until the UserCluster has so many API servers, all proven.
+func (k *capiCluster) awaitServers(want int) {
+	k.t.Helper()
+	done := k.stage(fmt.Sprintf("%d API servers", want))
+	k.until(fmt.Sprintf("%d API servers", want), func(ctx context.Context) error {
+		uc, err := k.userCluster(ctx)
+		if err == nil && len(uc.Status.APIServers) != want {
+			err = fmt.Errorf("there are %+v; %+v", uc.Status.APIServers, uc.Status.Conditions)
+		}
+		return err
+	})
+	k.await(k.version())
+	done()
+}
