@@ -67,15 +67,10 @@ type user struct {
 	audience string
 	// identity exchanges tokens at the STS.
 	identity *identity
-<<<<<<< HEAD
-	rec      *recorder
-	// learned means that it is known whether /readyz can be read without a token.
-=======
 	// secret reads the token that the Secret of the legacy token holds now; nil: there is none to read.
 	secret func(context.Context) (string, error)
 	rec    *recorder
 	// learned means that it is known whether /readyz is readable without a token.
->>>>>>> refs/heads/kbed
 	learned, readable bool
 }
 
@@ -134,12 +129,6 @@ func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 	return a.bearer, a
 }
 
-<<<<<<< HEAD
-// ready reports whether an API server does not deny being ready. Until its caches are filled, it looks up service
-// accounts and pods one by one, and answers 401 if it cannot, because etcd does not answer. This says nothing about the
-// token, and no load balancer would have sent the request there. It may not even know who may read /readyz; if that
-// could be read before, only ok counts.
-=======
 // secretTimeout is how long a probe asks which token a Secret holds, while API servers come and go.
 const secretTimeout = 10 * time.Second
 
@@ -168,11 +157,10 @@ func (u *user) judge(ctx context.Context, a answer) result {
 	return refused
 }
 
-// ready reports whether an API server does not deny being ready. Until its caches are filled it looks up service
-// accounts and pods one by one, and answers 401 when it cannot, because etcd does not answer: that is not about the
-// token, and no load balancer would have sent it there. It may then not even know who may ask for /readyz; where that
-// could be asked before, only its ok counts.
->>>>>>> refs/heads/kbed
+// ready reports whether an API server does not deny being ready. Until its caches are filled, it looks up service
+// accounts and pods one by one, and answers 401 if it cannot, because etcd does not answer. This says nothing about the
+// token, and no load balancer would have sent the request there. It may not even know who may read /readyz; if that
+// could be read before, only ok counts.
 func (u *user) ready(ctx context.Context, kind Kind) bool {
 	if kind == WorkloadIdentity {
 		return true
