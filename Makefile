@@ -84,7 +84,7 @@ test: kubeadm build bin/tools/helm bin/tools/promtool bin/tools/validate-krew-ma
 	$(MAKE) test-capi
 
 .PHONY: test-capi
-test-capi: kube capi build bin/tools/helm packages ## Rotate the signing key of a cluster of Cluster API, with signers
+test-capi: capi build bin/tools/helm packages ## Rotate the signing key of a cluster of Cluster API, with signers
 	KEYTURN_TEST_CAPI=1 go test -timeout 30m -count 1 -run '^TestClusterAPI$$' ./test/e2e
 
 # The tests that take long: KEYTURN_TEST_LONG is what each of them asks for.
