@@ -267,8 +267,8 @@ func TestDirectoryReaders(t *testing.T) {
 	}
 }
 
-// TestSureAt has a store whose clock is behind that of the controller, and one that cuts off fractions of a second.
-func TestSureAt(t *testing.T) {
+// TestCertainAt has a store whose clock is behind that of the controller, and one that cuts off fractions of a second.
+func TestCertainAt(t *testing.T) {
 	p := newDirectory(t)
 	now := time.Now().Add(time.Hour)
 	b, err := discovery.New(discovery.Options{
