@@ -133,7 +133,7 @@ func report(b *testing.B, pid int, retired remnants.Forms, unit string) {
 }
 
 // TestDeletedKeyIsServed reads a deleted private key again. Whoever may list Secrets can, with the resource version of
-// before, until etcd is compacted; SECURITY.md names this.
+// before, until etcd is compacted; docs/security.md names this.
 func TestDeletedKeyIsServed(t *testing.T) {
 	w := newWorld(t, map[string][]string{"etcd-compaction-interval": {"500ms"}})
 	secrets := w.client.CoreV1().Secrets(cluster.Namespace)
