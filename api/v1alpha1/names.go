@@ -1,5 +1,7 @@
 package v1alpha1
 
+import corev1 "k8s.io/api/core/v1"
+
 // Condition types of a UserCluster.
 const (
 	// ConditionReady is True when the cluster matches its spec.
@@ -122,3 +124,15 @@ func AdoptedKubeconfigSecretName(cluster string) string { return cluster + "-ado
 // CredentialsSecretName returns the name of the Secret in which gkectl stores the service account key that registers a
 // cluster.
 func CredentialsSecretName(cluster string) string { return cluster + "-gke-connect" }
+
+// IsCredential reports whether a Secret is marked as a credential of a cluster, as gkectl marks those that it stores: it
+// has the type Opaque and the label LabelCluster, and no other UserCluster owns it. The controller uses no other Secret
+// that a UserCluster names, since the author of a UserCluster may not be allowed to read Secrets.
+func IsCredential(secret *corev1.Secret, of *UserCluster) bool {
+	for _, owner := range secret.OwnerReferences {
+		if owner.Kind == "UserCluster" && owner.UID != of.UID {
+			return false
+		}
+	}
+	return secret.Labels[LabelCluster] == of.Name && secret.Type == corev1.SecretTypeOpaque
+}

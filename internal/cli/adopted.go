@@ -36,7 +36,7 @@ func (c admin) clientConfig(ctx context.Context, uc *v1alpha1.UserCluster) (*res
 	default:
 		access, err = c.adoptedAccess(ctx, uc, on.Kubeadm.KubeconfigSecret, "make it with `kubectl --namespace "+uc.Namespace+
 			" create secret generic "+on.Kubeadm.KubeconfigSecret+" --from-file="+v1alpha1.KubeconfigKey+
-			"=admin.conf`, or name a file with infrastructure.kubeadm.kubeconfigPath")
+			"=admin.conf`, label it "+v1alpha1.LabelCluster+"="+uc.Name+", or name a file with infrastructure.kubeadm.kubeconfigPath")
 	}
 	if err != nil {
 		return nil, err
@@ -62,6 +62,13 @@ func (c admin) adoptedAccess(
 	}
 	if err != nil {
 		return kubeconfig.Access{}, fmt.Errorf("reading the kubeconfig of user cluster %s: %w", uc.Name, err)
+	}
+	named := secret.Labels[v1alpha1.LabelCluster] == uc.Name && secret.Type == corev1.SecretTypeOpaque
+	if uc.Spec.Infrastructure.Kubeadm != nil && !named {
+		return kubeconfig.Access{}, failed("if the cluster may be reached with it, run `kubectl --namespace "+uc.Namespace+
+			" label secret "+name+" "+v1alpha1.LabelCluster+"="+uc.Name+"`",
+			"Secret %s is not marked as the kubeconfig of user cluster %s: it lacks the label %s=%s or the type %s",
+			key, uc.Name, v1alpha1.LabelCluster, uc.Name, corev1.SecretTypeOpaque)
 	}
 	access, err := kubeconfig.Parse(secret.Data[v1alpha1.KubeconfigKey])
 	if err != nil {

@@ -126,7 +126,7 @@ func (p *publishers) credentials(ctx context.Context, uc *v1alpha1.UserCluster) 
 	if err := p.secrets.Get(ctx, key, secret); err != nil {
 		return &corev1.Secret{}, fmt.Errorf("reading the credentials of the fleet: %w", err)
 	}
-	if !belongsTo(secret, uc) {
+	if !v1alpha1.IsCredential(secret, uc) {
 		return &corev1.Secret{}, fmt.Errorf("%w: gkeConnect.credentialsSecret names Secret %s, which is not this cluster's "+
 			"and is not used: it lacks the label %s=%s or the type %s, or another UserCluster owns it",
 			errNotAllowed, key, v1alpha1.LabelCluster, uc.Name, corev1.SecretTypeOpaque)
@@ -136,16 +136,6 @@ func (p *publishers) credentials(ctx context.Context, uc *v1alpha1.UserCluster) 
 			key, v1alpha1.CredentialsKey)
 	}
 	return secret, nil
-}
-
-// belongsTo reports whether a Secret is marked as a cluster's, as gkectl marks it.
-func belongsTo(secret *corev1.Secret, uc *v1alpha1.UserCluster) bool {
-	for _, owner := range secret.OwnerReferences {
-		if owner.Kind == "UserCluster" && owner.UID != uc.UID {
-			return false
-		}
-	}
-	return secret.Labels[v1alpha1.LabelCluster] == uc.Name && secret.Type == corev1.SecretTypeOpaque
 }
 
 // isReleased reports whether the credentials of a cluster were deleted before it, as happens when their namespace is

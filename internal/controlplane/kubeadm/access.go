@@ -26,8 +26,9 @@ type Access struct {
 	OwnCluster types.NamespacedName
 }
 
-// Config returns how to reach the API servers of a UserCluster, with the rights of an administrator. An error that
-// lasts until somebody acts is a controlplane.BlockedError.
+// Config returns how to reach the API servers of a UserCluster, with the rights of an administrator. It uses only a
+// Secret that is marked as the cluster's: otherwise the author of a UserCluster could use any kubeconfig in its namespace
+// without the right to read it. An error that lasts until somebody acts is a controlplane.BlockedError.
 func (a Access) Config(ctx context.Context, uc *v1alpha1.UserCluster) (*rest.Config, error) {
 	name := types.NamespacedName{Namespace: uc.Namespace, Name: uc.Spec.Infrastructure.Kubeadm.KubeconfigSecret}
 	if name.Name == "" {
@@ -40,6 +41,11 @@ func (a Access) Config(ctx context.Context, uc *v1alpha1.UserCluster) (*rest.Con
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading Secret %s: %w", name, err)
+	}
+	if !v1alpha1.IsCredential(secret, uc) {
+		return nil, controlplane.Blocked(fmt.Errorf("kubeadm.kubeconfigSecret names Secret %s, which is not marked as this "+
+			"cluster's and is not used: label it %s=%s; it must have the type %s and no other UserCluster as its owner",
+			name, v1alpha1.LabelCluster, uc.Name, corev1.SecretTypeOpaque))
 	}
 	config, err := ParseKubeconfig(secret.Data[v1alpha1.KubeconfigKey])
 	if err != nil {

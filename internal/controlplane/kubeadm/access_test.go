@@ -47,7 +47,10 @@ func TestKubeconfigOfServiceAccount(t *testing.T) {
 	uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "keys", Name: "prod"}}
 	uc.Spec.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructure{KubeconfigSecret: "access"}
 	secret := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "keys", Name: "access"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "keys", Name: "access", Labels: map[string]string{v1alpha1.LabelCluster: "prod"},
+		},
+		Type: corev1.SecretTypeOpaque,
 		Data: map[string][]byte{
 			"value": []byte(`{apiVersion: v1, kind: Config, users: [{name: a, user: {token: s3cret}}]}`),
 		},
@@ -63,5 +66,30 @@ func TestKubeconfigOfServiceAccount(t *testing.T) {
 	if _, blocked := errors.AsType[*controlplane.BlockedError](err); !blocked ||
 		!strings.Contains(err.Error(), "there is no Secret") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestKubeconfigOfAnotherCluster refuses a kubeconfig that is not marked as the cluster's: the author of a UserCluster may
+// not be allowed to read it.
+func TestKubeconfigOfAnotherCluster(t *testing.T) {
+	uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "keys", Name: "prod", UID: "1"}}
+	uc.Spec.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructure{KubeconfigSecret: "access"}
+	mark := map[string]string{v1alpha1.LabelCluster: "prod"}
+	owner := []metav1.OwnerReference{{Kind: "UserCluster", Name: "prod", UID: "2"}}
+	for name, secret := range map[string]*corev1.Secret{
+		"no label": {Type: corev1.SecretTypeOpaque},
+		"label of another cluster": {
+			ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{v1alpha1.LabelCluster: "other"}}, Type: corev1.SecretTypeOpaque,
+		},
+		"a Secret of Cluster API": {ObjectMeta: metav1.ObjectMeta{Labels: mark}, Type: "cluster.x-k8s.io/secret"},
+		"another owner":           {ObjectMeta: metav1.ObjectMeta{Labels: mark, OwnerReferences: owner}, Type: corev1.SecretTypeOpaque},
+	} {
+		secret.Namespace, secret.Name = "keys", "access"
+		secret.Data = map[string][]byte{v1alpha1.KubeconfigKey: []byte("never read")}
+		_, err := Access{Secrets: fake.NewClientBuilder().WithObjects(secret).Build()}.Config(t.Context(), uc)
+		_, blocked := errors.AsType[*controlplane.BlockedError](err)
+		if !blocked || !strings.Contains(err.Error(), "label it keyturn.dev/") || !strings.Contains(err.Error(), "keys/access") {
+			t.Errorf("%s: %v, want an error that blocks and says how to mark the Secret", name, err)
+		}
 	}
 }

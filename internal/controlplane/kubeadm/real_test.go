@@ -41,7 +41,11 @@ func TestRealLife(t *testing.T) {
 	}
 	uc.Spec.KSASigningKey.Version = 1
 	secrets := fake.NewClientBuilder().WithObjects(&corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "keys", Name: "prod"}, Data: map[string][]byte{v1alpha1.KubeconfigKey: raw},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "keys", Name: "prod", Labels: map[string]string{v1alpha1.LabelCluster: "prod"},
+		},
+		Type: corev1.SecretTypeOpaque,
+		Data: map[string][]byte{v1alpha1.KubeconfigKey: raw},
 	}).Build()
 	prover := &controlplane.Prover{}
 	store := &keystoretest.Memory{}
