@@ -41,7 +41,7 @@ flags of an API server, kubeadm stops before it changes anything; write the patc
 		}
 		if !file.Adopts() || file.Infrastructure.Kubeadm == nil {
 			return usage("only clusters with infrastructure.kubeadm are upgraded by kubeadm",
-				"user cluster %s does not have it", file.Name)
+				"user cluster %s has no infrastructure.kubeadm", file.Name)
 		}
 		patches, err := c.patches(ctx, file.Name)
 		if err != nil {

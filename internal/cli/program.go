@@ -25,7 +25,7 @@ var (
 		command: "kubectl keyturn", agent: "kubectl-keyturn",
 		list: "kubectl keyturn list -A", describe: "kubectl keyturn describe ",
 		preview: "kubectl keyturn rotate --dry-run",
-		started: "The rotation to key version %[1]d has started; `kubectl keyturn status %[2]s` shows how far it is.",
+		started: "The rotation to key version %[1]d has started; `kubectl keyturn status %[2]s` shows the progress.",
 	}
 )
 

@@ -107,13 +107,13 @@ func TestConclude(t *testing.T) {
 			name: "an old version", change: func(_ []kubeadm.Server, a []answer) {
 				a[0].version, a[1].version = "v1.33.9", "v1.33.9"
 			},
-			problem: "of version v1.33.9: upgrade the cluster to 1.34 or later first",
+			problem: "has version v1.33.9: upgrade the cluster to 1.34 or later first",
 		},
 		{
 			name: "a new version", change: func(_ []kubeadm.Server, a []answer) {
 				a[0].version, a[1].version = "v1.37.0", "v1.37.0"
 			},
-			warning: "of version v1.37.0: Keyturn was tested up to 1.36",
+			warning: "has version v1.37.0: Keyturn was tested up to 1.36",
 		},
 		{
 			name: "an upgrade", change: func(_ []kubeadm.Server, a []answer) { a[1].version = "v1.36.5" },
