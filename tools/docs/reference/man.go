@@ -86,7 +86,7 @@ func (p *page) manFlags(title string, set *pflag.FlagSet) {
 			term = "**-" + f.Shorthand + "**, " + term
 		}
 		if value != "" {
-			term += " *" + strings.ToUpper(value) + "*"
+			term += " *" + placeholder(value) + "*"
 		}
 		p.definition(term, text+byDefault(f))
 	})

@@ -9,8 +9,8 @@ import "fmt"
 // notice is the first line of every page.
 const notice = "<!-- `make generate` writes this page. -->\n\n"
 
-// Pages returns the pages of docs/reference by their names. The root is that of the repository, whose Go comments become
-// descriptions.
+// Pages returns the pages of docs/reference by their names. The root is the directory of the repository, whose Go
+// comments become descriptions.
 func Pages(root string) (map[string][]byte, error) {
 	pages := commandPages()
 	for name, make := range map[string]func(root string) (*page, error){

@@ -21,7 +21,7 @@ import (
 	"github.com/keyturn/keyturn/internal/cli"
 )
 
-// root is that of the repository.
+// root is the directory of the repository.
 const root = "../../.."
 
 func pages(t *testing.T) map[string][]byte {

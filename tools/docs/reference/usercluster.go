@@ -183,11 +183,7 @@ func (p *page) names(groups []group) {
 // constants lists the values of constants with their comments, without the names that these begin with.
 func (p *page) constants(list []constant) {
 	for _, c := range list {
-		text := code(c.value)
-		if c.comment != "" {
-			text += " " + escape(strings.TrimPrefix(strings.TrimPrefix(c.comment, c.name), ":"))
-		}
-		p.item(0, text)
+		p.item(0, code(c.value)+escape(strings.TrimPrefix(c.comment, c.name)))
 	}
 	p.WriteByte('\n')
 }
