@@ -16,8 +16,8 @@ import (
 // dotted is how a field within another is written, perhaps with its value.
 var dotted = regexp.MustCompile(`^[a-z][A-Za-z]*(\[\])?(\.[a-zA-Z]+(\[\])?)+(: .*)?$`)
 
-// fields finds code spans that name a field within one that exists, and do not exist themselves: fields of configuration
-// files, of UserClusters (with what they are in or without), and values of the chart.
+// fields finds code spans that name a field within one that exists, and do not exist themselves: fields of
+// configuration files, of UserClusters (with what they are in or without), and values of the chart.
 func fields(r *repository) ([]Fault, error) {
 	k, err := r.known()
 	if err != nil {
@@ -37,7 +37,8 @@ func fields(r *repository) ([]Fault, error) {
 			name, _, _ := strings.Cut(code, ":")
 			path := strings.Split(strings.ReplaceAll(name, "[]", ""), ".")
 			first := path[:1]
-			begins := hasField(file, first) || hasProperty(spec, first) || hasProperty(schema, first) || hasValue(k.values, first)
+			begins := hasField(file, first) || hasProperty(spec, first) || hasProperty(schema, first) ||
+				hasValue(k.values, first)
 			if begins && !hasField(file, path) && !within(schema, path) && !hasValue(k.values, path) {
 				fault(line, fmt.Sprintf("there is no field or value %s", name))
 			}

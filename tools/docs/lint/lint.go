@@ -1,9 +1,9 @@
-// Package lint checks the documentation as far as a program can: that its lines and links hold, that the commands, paths,
-// fields, tests and metrics that it names exist, and that it is written in plain English. It reads every Markdown file of the
-// repository, and the comments of its Go code.
+// Package lint checks the documentation as far as a program can: that its lines and links hold, that the commands,
+// paths, fields, tests and metrics that it names exist, and that it is written in plain English. It reads every
+// Markdown file of the repository, and the comments of its Go code.
 //
-// Check is where to start, and Rules lists what it checks. phrases.txt has the phrases that are not written, each with what
-// to write.
+// Check is where to start, and Rules lists what it checks. phrases.txt has the phrases that are not written, each with
+// what to write.
 package lint
 
 import (

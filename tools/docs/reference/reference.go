@@ -1,5 +1,5 @@
-// Package reference makes the pages of docs/reference and the man pages. Each comes from the definitions that the programs
-// themselves use: their commands and flags, their metrics, the types of configuration files and of the API.
+// Package reference makes the pages of docs/reference and the man pages. Each comes from the definitions that the
+// programs themselves use: their commands and flags, their metrics, the types of configuration files and of the API.
 //
 // Pages and Man are where to start. Both return the same bytes for the same source code, wherever they run.
 package reference

@@ -165,8 +165,8 @@ func (p *page) names(groups []group) {
 		}
 	}
 	p.heading(2, "Events")
-	p.text(fmt.Sprintf("When a step of a rotation begins, there is an event with the name of the step as its reason: `%s`, "+
-		"`%s`, `%s`, `%s` or `%s`. `%s` is its end. Warnings are `%s`, `%s` and `%s`.",
+	p.text(fmt.Sprintf("When a step of a rotation begins, there is an event with the name of the step as its reason: "+
+		"`%s`, `%s`, `%s`, `%s` or `%s`. `%s` is its end. Warnings are `%s`, `%s` and `%s`.",
 		rotation.StepGenerate, rotation.StepPublish, rotation.StepSwitch, rotation.StepRefresh, rotation.StepRetire,
 		v1alpha1.ReasonRotationCompleted, v1alpha1.ReasonRotationBlocked, v1alpha1.ReasonOldTokens,
 		v1alpha1.ReasonRetiredInUse))
