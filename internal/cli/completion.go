@@ -19,7 +19,7 @@ import (
 // completer is the name by which kubectl runs a program to complete the command line of the plugin: a link to it.
 const completer = "kubectl_complete-keyturn"
 
-// arguments are those of this process. Under the name of the completer, they are completed and not run.
+// arguments returns the arguments of this process. Under the name of the completer, they are completed and not run.
 func arguments() []string {
 	args := os.Args[1:]
 	if filepath.Base(os.Args[0]) == completer {

@@ -165,8 +165,8 @@ type KSASigningKey struct {
 	// keys while both run. With files, an API server restarts for each change. A cluster that somebody else made keeps the
 	// source that it has when the file does not name one.
 	Source string `yaml:"source"`
-	// Algorithm is that of the next key. RS256 (RSA, 2048 bits) is understood by every verifier; ES256 (ECDSA on P-256) is
-	// much faster. A cluster that somebody else made keeps its algorithm when the file does not name one.
+	// Algorithm is the algorithm of the next key. RS256 (RSA, 2048 bits) is understood by every verifier; ES256 (ECDSA on
+	// P-256) is much faster. A cluster that somebody else made keeps its algorithm when the file does not name one.
 	Algorithm string `yaml:"algorithm"`
 	// NodeRefresh is how a rotation replaces the tokens of running pods. Replace makes new nodes. Evict keeps the nodes
 	// and evicts every pod that has a token. InPlace lets kubelets fetch new tokens for running pods. Wait leaves that to

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestRulesOfFields wants each rule to be one of a field, of the type that the rule is for: a field of another name would
-// have no rule.
+// TestRulesOfFields wants each rule to be one of a field, of the type that the rule is for: a field of another name
+// would have no rule.
 func TestRulesOfFields(t *testing.T) {
 	for _, path := range slices.Concat(
 		slices.Collect(maps.Keys(values)), slices.Collect(maps.Keys(durations)), slices.Collect(maps.Keys(counts)),
@@ -57,8 +57,9 @@ func typeAt(t *testing.T, path string) reflect.Type {
 func TestRule(t *testing.T) {
 	for path, want := range map[string]string{
 		"ksaSigningKey.source": "external or files", "nodePools[3].replicas": "0 to 100",
-		"ksaSigningKey.retireTimeout": "1s to 8760h", "nodePools[0].taints[1].effect": "NoSchedule or PreferNoSchedule or NoExecute",
-		"name": "",
+		"ksaSigningKey.retireTimeout": "1s to 8760h", "masterNode.replicas": "1 or 3",
+		"nodePools[0].taints[1].effect": "NoSchedule or PreferNoSchedule or NoExecute",
+		"name":                          "",
 	} {
 		if got := Rule(path); got != want {
 			t.Errorf("%s: %q, want %q", path, got, want)

@@ -128,8 +128,9 @@ func (w *web) metrics() string {
 }
 
 var (
-	handOversDesc = prometheus.NewDesc("keyturn_signer_hand_overs_total", "Children that another one took over from.", nil, nil)
-	restartsDesc  = prometheus.NewDesc("keyturn_signer_restarts_total", "Children that died.", nil, nil)
+	handOversDesc = prometheus.NewDesc("keyturn_signer_hand_overs_total",
+		"Children that another one took over from.", nil, nil)
+	restartsDesc = prometheus.NewDesc("keyturn_signer_restarts_total", "Children that died.", nil, nil)
 )
 
 // parentMetrics are the metrics of the parent.

@@ -13,7 +13,8 @@ import (
 	"github.com/keyturn/keyturn/internal/cli"
 )
 
-// commands finds command lines that do not work: in blocks of shell code, and in code spans, which may name a part only.
+// commands finds command lines that do not work: in blocks of shell code, and in code spans, which may name a part
+// only.
 func commands(r *repository) ([]Fault, error) {
 	k, err := r.known()
 	if err != nil {

@@ -1,9 +1,9 @@
-// Package lint checks the documentation as far as a program can: that its lines and links hold, that the commands, paths,
-// tests and metrics that it names exist, and that it is written in plain English. It reads every Markdown file of the
-// repository, and the comments of its Go code.
+// Package lint checks the documentation as far as a program can: that its lines and links hold, that the commands,
+// paths, fields, tests and metrics that it names exist, and that it is written in plain English. It reads every
+// Markdown file of the repository, and the comments of its Go code.
 //
-// Check is where to start, and Rules lists what it checks. phrases.txt has the phrases that are not written, each with what
-// to write.
+// Check is where to start, and Rules lists what it checks. phrases.txt has the phrases that are not written, each with
+// what to write.
 package lint
 
 import (
@@ -41,6 +41,7 @@ func Rules() []Rule {
 		{"links", "links lead to files and headings that exist", links},
 		{"paths", "paths of the repository in backticks exist", paths},
 		{"commands", "commands exist, with their flags, arguments, make targets and values of the chart", commands},
+		{"fields", "fields of the configuration file, the API and the chart that are named exist", fields},
 		{"tests", "tests that are named exist", tests},
 		{"metrics", "metrics and alerts that are named exist", metrics},
 	}

@@ -115,10 +115,13 @@ func names(f *pflag.Flag, value string) string {
 		name = "-" + f.Shorthand + ", " + name
 	}
 	if value != "" {
-		name += " " + strings.ToUpper(value)
+		name += " " + placeholder(value)
 	}
 	return name
 }
+
+// placeholder stands for the value of a flag. Flags that can be given several times have one each time.
+func placeholder(value string) string { return strings.ToUpper(strings.TrimSuffix(value, "Array")) }
 
 // byDefault is the value of a flag that nobody gives, if that is worth a word.
 func byDefault(f *pflag.Flag) string {

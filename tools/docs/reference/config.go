@@ -18,7 +18,8 @@ const (
 		network: {serviceCIDR: 10.96.0.0/20, podCIDR: 192.168.0.0/16}, nodePools: [{name: a, replicas: 1}],
 		gkeConnect: {projectID: my-project}}`
 	kubeadmFile    = `{apiVersion: v1, kind: UserCluster, name: a, infrastructure: {kubeadm: {}}}`
-	clusterAPIFile = `{apiVersion: v1, kind: UserCluster, name: a, infrastructure: {clusterAPI: {namespace: a, cluster: a}}}`
+	clusterAPIFile = `{apiVersion: v1, kind: UserCluster, name: a,
+		infrastructure: {clusterAPI: {namespace: a, cluster: a}}}`
 )
 
 // emptyFiles have every structure, and no field in them: what is missing is required.
@@ -61,8 +62,8 @@ func configPage(root string) (*page, error) {
 
 func (c *configFields) write() error {
 	p := c.page
-	p.text("A user cluster is described by a YAML file, the documented `kind: UserCluster`. `gkectl create-config cluster` " +
-		"writes one to begin with, and `gkectl check-config` checks it without changing anything. A field that is not " +
+	p.text("A user cluster is described by a YAML file, the documented `kind: UserCluster`. `gkectl create-config " +
+		"cluster` writes one to begin with, and `gkectl check-config` checks it without changing anything. A field that is not " +
 		"named here is an error, and so is a value of another type. A number may be in quotes. A duration is like `90s`, " +
 		"`10m` or `24h`, in whole seconds.")
 	p.text("A file with `infrastructure` names a cluster that somebody else made. It has no field that describes how to " +

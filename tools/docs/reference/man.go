@@ -14,8 +14,8 @@ import (
 // exitCodes is the help topic about them.
 const exitCodes = "exit-codes"
 
-// Man returns the man pages of gkectl and kubectl-keyturn, one for each command, by the names of their files. They have no
-// date, so that a release is the same whenever it is made.
+// Man returns the man pages of gkectl and kubectl-keyturn, one for each command, by the names of their files. They have
+// no date, so that a release is the same whenever it is made.
 func Man() map[string][]byte {
 	pages := map[string][]byte{}
 	for _, root := range cli.Commands() {
@@ -86,7 +86,7 @@ func (p *page) manFlags(title string, set *pflag.FlagSet) {
 			term = "**-" + f.Shorthand + "**, " + term
 		}
 		if value != "" {
-			term += " *" + strings.ToUpper(value) + "*"
+			term += " *" + placeholder(value) + "*"
 		}
 		p.definition(term, text+byDefault(f))
 	})

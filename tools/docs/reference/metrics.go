@@ -37,7 +37,8 @@ type program struct {
 }
 
 var programs = []program{
-	{"keyturn-controller", "Served at `--metrics-bind-address`; by the chart on port 8443, to those who may get `/metrics`.",
+	{"keyturn-controller",
+		"Served at `--metrics-bind-address`; by the chart on port 8443, to those who may get `/metrics`.",
 		func(c *catalogue) error { return c.registerAll(controller.Metrics()) }},
 	{"keyturn-signer", "Served at `--metrics-bind-address`: a loopback address, or a Unix socket.", registerSigner},
 	{"keyturn-local", "Served at `--metrics-bind-address`.", func(c *catalogue) error {
@@ -65,8 +66,8 @@ func metricsPage(string) (*page, error) {
 		p.metrics(c.metrics)
 	}
 	p.heading(2, "Libraries")
-	p.text("The controller has these of controller-runtime and client-go, too. All programs but the probe have those of Go " +
-		"(`go_…`) and of their process (`process_…`).")
+	p.text("The controller has these of controller-runtime and client-go, too. All programs but the probe have those of " +
+		"Go (`go_…`) and of their process (`process_…`).")
 	libraries := &catalogue{}
 	if err := libraries.Register(metrics.Registry.(prometheus.Collector)); err != nil {
 		return nil, err
@@ -163,7 +164,8 @@ func kindOf(c prometheus.Collector, name string) string {
 }
 
 var description = regexp.MustCompile(
-	`^Desc\{fqName: ("(?:[^"\\]|\\.)*"), help: ("(?:[^"\\]|\\.)*"), unit: ".*", constLabels: \{.*\}, variableLabels: \{(.*)\}\}$`)
+	`^Desc\{fqName: ("(?:[^"\\]|\\.)*"), help: ("(?:[^"\\]|\\.)*"), unit: ".*", ` +
+		`constLabels: \{.*\}, variableLabels: \{(.*)\}\}$`)
 
 // read takes a description apart, which the library shows as text only.
 func read(desc string) (m metric, err error) {

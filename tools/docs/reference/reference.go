@@ -1,5 +1,5 @@
-// Package reference makes the pages of docs/reference and the man pages. Each comes from the definitions that the programs
-// themselves use: their commands and flags, their metrics, the types of configuration files and of the API.
+// Package reference makes the pages of docs/reference and the man pages. Each comes from the definitions that the
+// programs themselves use: their commands and flags, their metrics, the types of configuration files and of the API.
 //
 // Pages and Man are where to start. Both return the same bytes for the same source code, wherever they run.
 package reference
@@ -9,8 +9,8 @@ import "fmt"
 // notice is the first line of every page.
 const notice = "<!-- `make generate` writes this page. -->\n\n"
 
-// Pages returns the pages of docs/reference by their names. The root is that of the repository, whose Go comments become
-// descriptions.
+// Pages returns the pages of docs/reference by their names. The root is the directory of the repository, whose Go
+// comments become descriptions.
 func Pages(root string) (map[string][]byte, error) {
 	pages := commandPages()
 	for name, make := range map[string]func(root string) (*page, error){

@@ -21,7 +21,7 @@ import (
 	"github.com/keyturn/keyturn/internal/cli"
 )
 
-// root is that of the repository.
+// root is the directory of the repository.
 const root = "../../.."
 
 func pages(t *testing.T) map[string][]byte {
@@ -219,8 +219,9 @@ func allCommands(c *cobra.Command) (list []described) {
 
 func TestWrap(t *testing.T) {
 	p := &page{}
-	p.item(1, strings.Repeat("word ", 23)+"`a code span` "+strings.Repeat("x", columns))
-	want := "  - " + strings.TrimSpace(strings.Repeat("word ", 23)) + "\n    `a code span`\n    " + strings.Repeat("x", columns) + "\n"
+	words, long := strings.TrimSpace(strings.Repeat("word ", 23)), strings.Repeat("x", columns)
+	p.item(1, words+" `a code span` "+long)
+	want := "  - " + words + "\n    `a code span`\n    " + long + "\n"
 	if diff := cmp.Diff(want, p.String()); diff != "" {
 		t.Error(diff)
 	}

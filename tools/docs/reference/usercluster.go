@@ -165,8 +165,8 @@ func (p *page) names(groups []group) {
 		}
 	}
 	p.heading(2, "Events")
-	p.text(fmt.Sprintf("When a step of a rotation begins, there is an event with the name of the step as its reason: `%s`, "+
-		"`%s`, `%s`, `%s` or `%s`. `%s` is its end. Warnings are `%s`, `%s` and `%s`.",
+	p.text(fmt.Sprintf("When a step of a rotation begins, there is an event with the name of the step as its reason: "+
+		"`%s`, `%s`, `%s`, `%s` or `%s`. `%s` is its end. Warnings are `%s`, `%s` and `%s`.",
 		rotation.StepGenerate, rotation.StepPublish, rotation.StepSwitch, rotation.StepRefresh, rotation.StepRetire,
 		v1alpha1.ReasonRotationCompleted, v1alpha1.ReasonRotationBlocked, v1alpha1.ReasonOldTokens,
 		v1alpha1.ReasonRetiredInUse))
@@ -183,11 +183,7 @@ func (p *page) names(groups []group) {
 // constants lists the values of constants with their comments, without the names that these begin with.
 func (p *page) constants(list []constant) {
 	for _, c := range list {
-		text := code(c.value)
-		if c.comment != "" {
-			text += " " + escape(strings.TrimPrefix(strings.TrimPrefix(c.comment, c.name), ":"))
-		}
-		p.item(0, text)
+		p.item(0, code(c.value)+escape(strings.TrimPrefix(c.comment, c.name)))
 	}
 	p.WriteByte('\n')
 }
