@@ -130,7 +130,7 @@ func completions(ctx context.Context, name string, run func(context.Context, cli
 	return all, nil
 }
 
-// manPages are those of a command, and of the commands that it has.
+// manPages returns the man pages of a command and of its subcommands.
 func manPages(name string) (all []file) {
 	for page, content := range reference.Man() {
 		if page == name+".1" || strings.HasPrefix(page, name+"-") {

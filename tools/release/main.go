@@ -31,8 +31,7 @@ func main() {
 	var platforms string
 	flag.StringVar(&r.version, "version", "", "`version` of the release, such as v0.1.0")
 	flag.StringVar(&r.out, "out", "", "`directory` for the files, which is replaced (default: bin/release/VERSION)")
-	flag.StringVar(&platforms, "platforms", "linux/amd64,linux/arm64,darwin/amd64,darwin/arm64",
-		"`platforms` to build for")
+	flag.StringVar(&platforms, "platforms", "linux/amd64,linux/arm64", "`platforms` to build for")
 	flag.StringVar(&r.programs, "programs", "",
 		"`directory` with the programs, as OS_ARCH/NAME; empty: they are built first")
 	flag.StringVar(&r.helm, "helm", "bin/tools/helm", "`program` that packs the chart")

@@ -166,7 +166,7 @@ func typeWarnings(o *unstructured.Unstructured) (all []string) {
 	return all
 }
 
-// ControllerName is that of the Deployment and of the Lease of keyturn-controller.
+// ControllerName names the Deployment and the Lease of keyturn-controller.
 const ControllerName = "keyturn-controller"
 
 func checkDeployment(f Facts) *Check {

@@ -33,7 +33,7 @@ type Problem struct {
 	// Text is what is wrong, and Advice what to do about it; each is one line.
 	Text   string `json:"text"`
 	Advice string `json:"advice,omitempty"`
-	// Objects are those of the user cluster that the problem is about.
+	// Objects are what the problem is about, in the user cluster.
 	Objects []string `json:"objects,omitempty"`
 }
 

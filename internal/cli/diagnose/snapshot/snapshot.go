@@ -112,7 +112,7 @@ func kids(clusters []v1alpha1.UserCluster) map[string]bool {
 	return all
 }
 
-// clients are those of the admin cluster.
+// clients reach the admin cluster.
 type clients struct {
 	kube     kubernetes.Interface
 	dynamic  dynamic.Interface
@@ -139,7 +139,7 @@ func (c clients) clusters(_ context.Context, b *bundle, s Source) error {
 	return nil
 }
 
-// namespaces are those of Keyturn and of the clusters.
+// namespaces hold Keyturn and the clusters.
 func namespaces(s Source) []string {
 	all := []string{v1alpha1.SystemNamespace}
 	for _, uc := range s.Clusters {
@@ -270,7 +270,7 @@ func (c clients) log(ctx context.Context, b *bundle, p corev1.Pod, container str
 	return nil
 }
 
-// policies are those of the API server that are named by what is Keyturn's.
+// policies reads the admission policies of Keyturn.
 func (c clients) policies(ctx context.Context, b *bundle, _ Source) error {
 	group := schema.GroupVersion{Group: "admissionregistration.k8s.io", Version: "v1"}
 	for _, resource := range []string{"validatingadmissionpolicies", "validatingadmissionpolicybindings"} {
