@@ -5,11 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,14 +23,13 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// Versions of the APIs of Cluster API, and annotations that it knows.
+// Versions of the APIs of Cluster API, and the annotation that pauses an object.
 const (
 	capiCore           = "cluster.x-k8s.io/v1beta2"
 	capiControlPlane   = "controlplane.cluster.x-k8s.io/v1beta2"
 	capiInfrastructure = "infrastructure.keyturn.dev/v1alpha1"
 
-	capiPaused    = "cluster.x-k8s.io/paused"
-	capiRemediate = "cluster.x-k8s.io/remediate-machine"
+	capiPaused = "cluster.x-k8s.io/paused"
 )
 
 func skipUnlessLong(t *testing.T) {
@@ -73,19 +70,6 @@ func TestClusterAPIReplace(t *testing.T) {
 	k.release()
 }
 
-// TestClusterAPIClass rotates with new nodes of a cluster of a ClusterClass, whose topology says when they are replaced.
-func TestClusterAPIClass(t *testing.T) {
-	skipUnlessLong(t)
-	c := capiClusterOf(1)
-	c.Class = "local"
-	k := newCAPICluster(t, c)
-	k.startController()
-	k.startProbe()
-	k.create()
-	k.replace()
-	k.expectNoRefusals()
-}
-
 // rotateAmidRollout rotates while Cluster API replaces the only control-plane machine. The new machine has had its bootstrap
 // data since before the rotation and gets its hardware late. The cluster is paused for a while too, in which nothing is
 // written.
@@ -112,44 +96,6 @@ func (k *capiCluster) rotateAmidRollout() {
 	})
 	k.awaitReplaced(old)
 	k.awaitServers(1)
-}
-
-// TestClusterAPIMachines rotates the key of a control plane of three while its machines come and go. Each part begins and
-// ends with a cluster in which nothing is left to do.
-func TestClusterAPIMachines(t *testing.T) {
-	skipUnlessLong(t)
-	k := newCAPICluster(t, capiClusterOf(3))
-	k.startController()
-	k.startProbe()
-	k.create()
-	k.useSigners()
-	for _, p := range capiParts() {
-		t.Run(p.name, func(t *testing.T) {
-			of := *k
-			of.t, of.Bed = t, k.Bed.In(t)
-			p.rotate(&of)
-			of.awaitServers(3)
-			of.expectNoRefusals()
-		})
-	}
-}
-
-// capiPart is a rotation in which something happens to machines.
-type capiPart struct {
-	name   string
-	rotate func(*capiCluster)
-}
-
-func capiParts() (parts []capiPart) {
-	for _, step := range steps {
-		parts = append(parts, capiPart{"deleted-in-" + string(step), func(k *capiCluster) {
-			k.rotate(func() { k.deleteIn(step) })
-		}})
-	}
-	return append(parts,
-		capiPart{"remediated", func(k *capiCluster) { k.rotate(k.remediate) }},
-		capiPart{"kills", (*capiCluster).rotateAmidKills},
-	)
 }
 
 // revert puts back the keys with which machines started before the rotation, as a tool does that has a copy. The rotation
@@ -208,23 +154,6 @@ func (k *capiCluster) awaitStep(version int32, step rotation.Step) (at rotation.
 		return fmt.Errorf("it is in step %q: %s", at, key.WaitingFor)
 	})
 	return at
-}
-
-// deleteIn has Cluster API replace a control-plane machine in a step of the rotation.
-func (k *capiCluster) deleteIn(step rotation.Step) {
-	k.t.Helper()
-	at := k.awaitStep(k.version(), step)
-	name := k.deleteMachine()
-	k.t.Logf("Machine %s was deleted in step %q", name, at)
-	k.awaitReplaced(name)
-}
-
-// deleteMachine deletes a control-plane Machine, and returns its name.
-func (k *capiCluster) deleteMachine() string {
-	k.t.Helper()
-	machine := k.machines()[0]
-	k.Must(k.Client.Delete(k.t.Context(), &machine))
-	return machine.GetName()
 }
 
 // awaitReplaced waits until a control-plane Machine is gone, and all others are nodes.
@@ -309,24 +238,6 @@ func (k *capiCluster) merge(o *unstructured.Unstructured, patch string) {
 	})
 }
 
-// remediate has a MachineHealthCheck replace a machine.
-func (k *capiCluster) remediate() {
-	k.t.Helper()
-	k.apply(k.Client, fmt.Appendf(nil, `apiVersion: cluster.x-k8s.io/v1beta2
-kind: MachineHealthCheck
-metadata: {namespace: %[1]s, name: control-plane}
-spec:
-  clusterName: %[2]s
-  selector: {matchLabels: {cluster.x-k8s.io/control-plane: ""}}
-  checks:
-    nodeStartupTimeoutSeconds: 0
-    unhealthyNodeConditions: [{type: Ready, status: "False", timeoutSeconds: 3600}]
-`, k.cluster.Namespace, k.cluster.Name))
-	machine := k.machines()[0]
-	k.merge(&machine, `{"metadata":{"annotations":{"`+capiRemediate+`":""}}}`)
-	k.awaitReplaced(machine.GetName())
-}
-
 // expectPolicy expects that the control plane is not changed while a key is rotated.
 func (k *capiCluster) expectPolicy() {
 	k.t.Helper()
@@ -342,58 +253,6 @@ func (k *capiCluster) expectPolicy() {
 		}
 		return nil
 	})
-}
-
-// rotateAmidKills rotates while the programs of Cluster API and the controller are killed, and a machine is replaced.
-func (k *capiCluster) rotateAmidKills() {
-	k.t.Helper()
-	seed := rand.Uint64()
-	k.t.Logf("seed %d", seed)
-	killed := k.startKilling(seed)
-	k.rotate(func() { k.awaitReplaced(k.deleteMachine()) })
-	k.t.Logf("killed %v", killed())
-}
-
-// startKilling kills one program after the other, at random moments from a seed, and starts it again. The function that it
-// returns ends that and returns what was killed.
-func (k *capiCluster) startKilling(seed uint64) (end func() []string) {
-	ctx, cancel := context.WithCancel(k.t.Context())
-	random := rand.New(rand.NewPCG(seed, seed))
-	victims := append(capi.Programs(), k.controller.spec.Name)
-	var killed []string
-	var done sync.WaitGroup
-	done.Go(func() {
-		for {
-			victim := victims[random.IntN(len(victims))]
-			pause := time.Second + time.Duration(random.Int64N(int64(20*time.Second)))
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(pause):
-			}
-			if err := k.killOnce(victim); err != nil {
-				k.t.Errorf("killing %s: %v", victim, err)
-				return
-			}
-			killed = append(killed, victim)
-		}
-	})
-	stop := func() { cancel(); done.Wait() }
-	k.t.Cleanup(stop)
-	return func() []string { stop(); return killed }
-}
-
-// killOnce kills a program and starts it again.
-func (k *capiCluster) killOnce(program string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	if program == k.controller.spec.Name {
-		return errors.Join(k.controller.kill(ctx), k.controller.start())
-	}
-	if err := k.Kill(ctx, program); err != nil {
-		return err
-	}
-	return k.Run(ctx)
 }
 
 // replace rotates with new nodes: no machine of before is left.

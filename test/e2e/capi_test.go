@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -49,7 +48,6 @@ type capiCluster struct {
 	// workload reaches the cluster itself.
 	workload       kubernetes.Interface
 	workloadClient client.Client
-	controller     capiController
 }
 
 // TestClusterAPI rotates the key of a cluster of Cluster API once, with signers. TestClusterAPIScale and others do more.
@@ -141,39 +139,21 @@ func (k *capiCluster) startController() {
 		k.t.Fatalf("rendering the roles, which needs `make bin/tools/helm`: %v", err)
 	}
 	k.apply(k.admin, out)
-	k.controller = capiController{dir: k.t.TempDir(), spec: process.Spec{
-		Name: "keyturn-controller", Path: filepath.Join(kubeadmtest.Build(k.t, "keyturn-controller"), "keyturn-controller"),
-		Args: []string{
+	runner := process.New(k.t.TempDir())
+	const name = "keyturn-controller"
+	k.t.Cleanup(func() {
+		k.Must(runner.Await(context.Background(), name, 10*time.Second))
+		if k.t.Failed() {
+			k.t.Logf("the controller says:\n%s", runner.LastLines(name, 40))
+		}
+	})
+	k.Must(runner.Start(process.Spec{
+		Name: name, Path: filepath.Join(kubeadmtest.Build(k.t, name), name), Args: []string{
 			"--kubeconfig=" + kubetest.WriteKubeconfig(k.t, kubetest.AsController(k.Config)),
 			"--metrics-bind-address=0", "--health-probe-bind-address=0", "--cluster-api-namespace=" + k.cluster.Namespace,
 			"--agent-image=" + kubeadmtest.Image("keyturn-agent"), "--signer-image=" + kubeadmtest.Image("keyturn-signer"),
 		},
-	}}
-	k.t.Cleanup(func() {
-		k.Must(k.controller.runner().Await(context.Background(), k.controller.spec.Name, 10*time.Second))
-		if k.t.Failed() {
-			k.t.Logf("the controller says:\n%s", k.controller.runner().LastLines(k.controller.spec.Name, 40))
-		}
-	})
-	k.Must(k.controller.start())
-}
-
-// capiController is a controller that runs as a process of this host.
-type capiController struct {
-	dir  string
-	spec process.Spec
-}
-
-func (c capiController) runner() *process.Runner { return process.New(c.dir) }
-
-func (c capiController) start() error { return c.runner().Start(c.spec) }
-
-// kill ends it as a crash does.
-func (c capiController) kill(ctx context.Context) error {
-	if err := c.runner().Signal(c.spec.Name, syscall.SIGKILL); err != nil {
-		return err
-	}
-	return c.runner().Await(ctx, c.spec.Name, 10*time.Second)
+	}))
 }
 
 // apply creates objects.

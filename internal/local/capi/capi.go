@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -99,77 +98,30 @@ func (m *Management) StartNetwork(ctx context.Context) (netip.Addr, error) {
 	return address, network.EnsureBridge(ctx, m.owner(), m.bridge(), netip.PrefixFrom(address, 24))
 }
 
-// Start installs Cluster API in a management cluster, whose administrator config is, and runs it.
+// Start installs Cluster API in a management cluster, whose administrator config is, and starts what does not run. It returns
+// when all webhooks answer.
 func (m *Management) Start(ctx context.Context, config *rest.Config) error {
 	if _, err := m.StartNetwork(ctx); err != nil {
 		return err
 	}
-	authority, err := m.authority()
+	authority, err := pki.EnsureAuthority(m.path("pki"), "webhooks", "webhooks")
 	if err != nil {
 		return err
 	}
 	for _, each := range managers {
 		hooks := webhooks{url: m.webhookURL(each), ca: authority.CertificatePEM()}
-		if err := m.install(ctx, config, each.program, each.manifests, hooks); err != nil {
+		account, err := install(ctx, config, filepath.Join(m.opts.BinDir, each.manifests), hooks)
+		if err != nil {
 			return err
 		}
-		// The objects of the next program are of kinds whose webhooks have to answer.
-		if err := m.startManager(ctx, authority, each); err != nil {
-			return err
-		}
-	}
-	if err := m.install(ctx, config, providerProgram, providerManifests, webhooks{}); err != nil {
-		return err
-	}
-	return m.Run(ctx)
-}
-
-// authority is who signs the certificates of webhooks.
-func (m *Management) authority() (*pki.Authority, error) {
-	return pki.EnsureAuthority(m.path("pki"), "webhooks", "webhooks")
-}
-
-// install applies the manifests of a program, and writes a kubeconfig with a token of its service account: it may do what
-// its roles allow, as in a pod.
-func (m *Management) install(
-	ctx context.Context, config *rest.Config, program, manifests string, hooks webhooks,
-) error {
-	account, err := install(ctx, config, filepath.Join(m.opts.BinDir, manifests), hooks)
-	if err != nil {
-		return err
-	}
-	raw, err := account.kubeconfig(ctx, config)
-	if err != nil {
-		return err
-	}
-	return atomicfile.Ensure(m.kubeconfig(program), raw)
-}
-
-func (m *Management) kubeconfig(program string) string { return m.path("kubeconfigs", program) }
-
-// Run starts what does not run of what Start has installed. It returns when all webhooks answer.
-func (m *Management) Run(ctx context.Context) error {
-	authority, err := m.authority()
-	if err != nil {
-		return err
-	}
-	for _, each := range managers {
-		if err := m.startManager(ctx, authority, each); err != nil {
+		if err := m.startManager(ctx, config, authority, each, account); err != nil {
 			return err
 		}
 	}
-	if err := m.startProvider(); err != nil {
+	if err := m.startProvider(ctx, config); err != nil {
 		return err
 	}
 	return m.awaitManagers(ctx)
-}
-
-// Kill ends a program as a crash does. Run starts it again.
-func (m *Management) Kill(ctx context.Context, program string) error {
-	if err := m.runner().Signal(program, syscall.SIGKILL); err != nil {
-		return err
-	}
-	return m.runner().Await(ctx, program, stopGrace)
 }
 
 func (m *Management) webhookURL(each manager) string {
@@ -178,7 +130,9 @@ func (m *Management) webhookURL(each manager) string {
 
 // startManager starts a manager in a network namespace of its own: its webhooks and its metrics have no flag for the
 // address that they listen on.
-func (m *Management) startManager(ctx context.Context, authority *pki.Authority, each manager) error {
+func (m *Management) startManager(
+	ctx context.Context, config *rest.Config, authority *pki.Authority, each manager, account serviceAccount,
+) error {
 	state, err := m.runner().Observe(each.program)
 	if err != nil || state.Running {
 		return err
@@ -188,6 +142,10 @@ func (m *Management) startManager(ctx context.Context, authority *pki.Authority,
 	_, err = authority.Ensure(certificates, "tls", pki.Request{
 		CommonName: each.program, Addresses: []netip.Addr{address}, Server: true,
 	})
+	if err != nil {
+		return err
+	}
+	kubeconfig, err := m.writeKubeconfig(ctx, config, each.program, account)
 	if err != nil {
 		return err
 	}
@@ -203,7 +161,7 @@ func (m *Management) startManager(ctx context.Context, authority *pki.Authority,
 		Name: each.program, Path: "/usr/bin/nsenter", Files: []*os.File{ns},
 		Args: []string{
 			fmt.Sprintf("--net=/proc/self/fd/%d", process.FirstFile), "--", filepath.Join(m.opts.BinDir, each.program),
-			"--kubeconfig=" + m.kubeconfig(each.program),
+			"--kubeconfig=" + kubeconfig,
 			fmt.Sprintf("--webhook-port=%d", webhookPort), "--webhook-cert-dir=" + certificates,
 			"--webhook-cert-name=tls.crt", "--webhook-key-name=tls.key",
 			"--health-addr=" + netip.AddrPortFrom(address, healthPort).String(),
@@ -212,15 +170,35 @@ func (m *Management) startManager(ctx context.Context, authority *pki.Authority,
 	})
 }
 
-func (m *Management) startProvider() error {
+func (m *Management) startProvider(ctx context.Context, config *rest.Config) error {
+	account, err := install(ctx, config, filepath.Join(m.opts.BinDir, providerManifests), webhooks{})
+	if err != nil {
+		return err
+	}
+	kubeconfig, err := m.writeKubeconfig(ctx, config, providerProgram, account)
+	if err != nil {
+		return err
+	}
 	return m.runner().Start(process.Spec{
 		Name: providerProgram, Path: filepath.Join(m.opts.BinDir, providerProgram),
 		Args: []string{
-			"--kubeconfig=" + m.kubeconfig(providerProgram), "--data-dir=" + m.path("machines"),
+			"--kubeconfig=" + kubeconfig, "--data-dir=" + m.path("machines"),
 			"--kube-bin-dir=" + m.opts.KubeBinDir, "--bin-dir=" + m.opts.ProgramDir,
 			"--networks=" + m.opts.Networks.String(), "--images=" + m.opts.Images,
 		},
 	})
+}
+
+// writeKubeconfig writes a kubeconfig with a token of a service account: a manager may do what its roles allow, as in a pod.
+func (m *Management) writeKubeconfig(
+	ctx context.Context, config *rest.Config, program string, account serviceAccount,
+) (string, error) {
+	raw, err := account.kubeconfig(ctx, config)
+	if err != nil {
+		return "", err
+	}
+	path := m.path("kubeconfigs", program)
+	return path, atomicfile.Ensure(path, raw)
 }
 
 // awaitManagers waits until each manager is ready, its webhooks too.

@@ -72,11 +72,6 @@ func New(t *testing.T, programs ...string) *Bed {
 	return b
 }
 
-// In returns the bed for a part of the test.
-func (b *Bed) In(t *testing.T) *Bed {
-	return &Bed{Management: b.Management, Config: b.Config, Client: b.Client, t: t}
-}
-
 // binDir is the output of `make capi`.
 func binDir(t *testing.T) string {
 	t.Helper()
