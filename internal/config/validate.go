@@ -174,7 +174,7 @@ func (d *decoder) nodePool(path string, c *UserCluster, p NodePool) {
 		d.count(path+".replicas", *p.Replicas, "")
 	}
 	d.count(path+".updateStrategy.rollingUpdate.maxSurge", *p.UpdateStrategy.RollingUpdate.MaxSurge,
-		": a new node comes before an old one goes")
+		": a new node is added before an old one is removed")
 	if v := p.GKEOnPremVersion; v != "" && v != c.GKEOnPremVersion {
 		d.noEffect(path + ".gkeOnPremVersion")
 	}

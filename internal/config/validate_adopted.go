@@ -23,12 +23,12 @@ const maxClusterName = 63
 
 // ofLocal are the fields that describe how Keyturn makes a cluster, and why an adopted cluster has none of them.
 var ofLocal = []localField{
-	{"gkeOnPremVersion", "whoever made the cluster decides which version it has"},
-	{"enableControlplaneV2", "the control plane is there already"},
-	{"enableAdvancedCluster", "a cluster that somebody else made is none"},
-	{"network", "whoever made the cluster chose the address ranges"},
-	{"masterNode", "the API servers are there already"},
-	{"nodePools", "Keyturn makes no nodes of this cluster"},
+	{"gkeOnPremVersion", "an adopted cluster has its own version"},
+	{"enableControlplaneV2", "the control plane exists already"},
+	{"enableAdvancedCluster", "an adopted cluster is not an advanced cluster"},
+	{"network", "an adopted cluster has its own address ranges"},
+	{"masterNode", "the API servers exist already"},
+	{"nodePools", "Keyturn creates no nodes for this cluster"},
 }
 
 type localField struct{ field, why string }
