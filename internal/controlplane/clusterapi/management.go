@@ -201,8 +201,8 @@ func amend(machines []machine, f *kubeadm.Found) {
 	}
 }
 
-// orphaned reports whether the machine of a node is gone. Cluster API deletes a Node with its Machine, and gives up if it
-// cannot for nodeDeletionTimeoutSeconds, 10 by default. While a machine is to come, the node may be its.
+// orphaned reports whether the machine of a node is gone. Cluster API deletes a Node with its Machine, and gives up if
+// it cannot for nodeDeletionTimeoutSeconds, 10 by default. While a machine is to come, the node may belong to it.
 func orphaned(machines []machine, node string) bool {
 	return len(machines) > 0 && !slices.ContainsFunc(machines, func(m machine) bool {
 		return m.node == node || m.name == node || m.coming()
