@@ -325,13 +325,20 @@ func (k *capiCluster) scale(replicas int) {
 		`{"metadata":{"annotations":{%q:"a test"}},"spec":{"replicas":%d}}`, v1alpha1.AnnotationBreakGlass, replicas))
 }
 
-// awaitServers waits until the UserCluster has so many API servers, all proven.
+// awaitServers waits until the UserCluster has so many API servers that serve. Cluster API may leave Nodes behind of
+// machines that are gone.
 func (k *capiCluster) awaitServers(want int) {
 	k.t.Helper()
 	done := k.stage(fmt.Sprintf("%d API servers", want))
 	k.until(fmt.Sprintf("%d API servers", want), func(ctx context.Context) error {
 		uc, err := k.userCluster(ctx)
-		if err == nil && len(uc.Status.APIServers) != want {
+		serving := 0
+		for _, s := range uc.Status.APIServers {
+			if s.Ready {
+				serving++
+			}
+		}
+		if err == nil && serving != want {
 			err = fmt.Errorf("there are %+v; %+v", uc.Status.APIServers, uc.Status.Conditions)
 		}
 		return err

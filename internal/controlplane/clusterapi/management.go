@@ -186,6 +186,9 @@ func (m machine) coming() bool {
 
 // amend adds the API servers that are still to come to those that were found, and marks those that go.
 func amend(machines []machine, f *kubeadm.Found) {
+	for i, s := range f.Servers {
+		f.Servers[i].Leaving = s.Leaving || orphaned(machines, s.Node)
+	}
 	for _, m := range machines {
 		switch {
 		case m.leaving && m.node != "":
@@ -196,6 +199,14 @@ func amend(machines []machine, f *kubeadm.Found) {
 			})
 		}
 	}
+}
+
+// orphaned reports whether the machine of a node is gone. Cluster API deletes a Node with its Machine, and gives up if
+// it cannot for nodeDeletionTimeoutSeconds, 10 by default. While a machine is to come, the node may belong to it.
+func orphaned(machines []machine, node string) bool {
+	return len(machines) > 0 && !slices.ContainsFunc(machines, func(m machine) bool {
+		return m.node == node || m.name == node || m.coming()
+	})
 }
 
 // leave marks the API server of a node as leaving.

@@ -44,6 +44,26 @@ func TestAmend(t *testing.T) {
 	}
 }
 
+// TestOrphanedNode is one that Cluster API left behind. A node that may be that of a machine which is to come is none.
+func TestOrphanedNode(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		machines []machine
+		want     bool
+	}{
+		{"of a machine that is gone", []machine{{name: "m-a", data: "a", node: "a"}}, true},
+		{"perhaps of one to come", []machine{{name: "m-a", data: "a", node: "a"}, {name: "m-b", data: "b"}}, false},
+		{"of a machine with its name", []machine{{name: "b"}}, false},
+		{"where machines are not seen", nil, false},
+	} {
+		found := kubeadm.Found{Servers: []kubeadm.Server{{Node: "a"}, {Node: "b"}}}
+		amend(test.machines, &found)
+		if got := found.Servers[1].Leaving; got != test.want {
+			t.Errorf("%s: found %+v", test.name, found.Servers)
+		}
+	}
+}
+
 // startManagement starts an API server that serves these kinds in any form.
 func startManagement(t *testing.T, kinds ...string) client.Client {
 	t.Helper()
