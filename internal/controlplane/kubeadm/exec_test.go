@@ -26,7 +26,8 @@ func containers(t *testing.T, run program) *rest.Config {
 	t.Helper()
 	const stdin, stdout, stderr, status = 0, 1, 2, 3
 	channels := []wsstream.ChannelType{
-		stdin: wsstream.ReadChannel, stdout: wsstream.WriteChannel, stderr: wsstream.WriteChannel, status: wsstream.WriteChannel,
+		stdin: wsstream.ReadChannel, stdout: wsstream.WriteChannel, stderr: wsstream.WriteChannel,
+		status: wsstream.WriteChannel,
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{
