@@ -103,18 +103,22 @@ func TestServedBySigner(t *testing.T) {
 func TestServedFails(t *testing.T) {
 	one := generate(t, 1, "ES256")
 	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
-	const requested = "/keyturn-canary/token"
+	const (
+		requested = "/keyturn-canary/token"
+		header    = `{"alg":"ES256","kid":"a"}`
+		claims    = `{"iat":1,"iss":"` + issuer + `"}`
+	)
 	for name, c := range map[string]struct {
 		path   string
 		answer http.HandlerFunc
 		want   string
 	}{
 		"no discovery":        {jwks.DiscoveryPath, status(http.StatusForbidden), "ask its signer"},
-		"no token":            {requested, status(http.StatusInternalServerError), "requesting a token from http://127.0.0.1"},
+		"no token":            {requested, status(http.StatusNotFound), "requesting a token from http://127.0.0.1"},
 		"token that is none":  {requested, issuingToken("garbage"), "ask its signer"},
-		"another issuer":      {requested, issuing(`{"alg":"ES256","kid":"a"}`, `{"iat":1,"iss":"https://other"}`), "ask its signer"},
-		"no time of issue":    {requested, issuing(`{"alg":"ES256","kid":"a"}`, `{"iss":"`+issuer+`"}`), "have no time of issue"},
-		"header that is none": {requested, issuing(`{`, `{"iat":1,"iss":"`+issuer+`"}`), "reading the token that http://127.0.0.1"},
+		"another issuer":      {requested, issuing(header, `{"iat":1,"iss":"https://other"}`), "ask its signer"},
+		"no time of issue":    {requested, issuing(header, `{"iss":"`+issuer+`"}`), "have no time of issue"},
+		"header that is none": {requested, issuing(`{`, claims), "reading the token that http://127.0.0.1"},
 		"no JWKS":             {jwks.Path, status(http.StatusForbidden), "reading the JWKS of http://127.0.0.1"},
 	} {
 		_, err := (&controlplane.Prover{}).Served(t.Context(), "uid", answering(t, cfg, c.path, c.answer))
@@ -122,7 +126,8 @@ func TestServedFails(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	_, err := (&controlplane.Prover{}).Served(t.Context(), "uid", answering(t, cfg, jwks.Path, status(http.StatusForbidden)))
+	silent := answering(t, cfg, jwks.Path, status(http.StatusForbidden))
+	_, err := (&controlplane.Prover{}).Served(t.Context(), "uid", silent)
 	if !apierrors.IsForbidden(err) {
 		t.Errorf("the JWKS is forbidden, and the error is %v", err)
 	}

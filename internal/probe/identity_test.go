@@ -269,7 +269,7 @@ func TestAProbeWithAWorkloadIdentity(t *testing.T) {
 	code := Main(b.ctx, Env{Stdout: &out, Stderr: &talk, Getenv: os.Getenv},
 		[]string{"report", "--kubeconfig", b.kubeconfig(), "-n", b.ns})
 	if code != exitRefused || !strings.Contains(out.String(), "\nworkload-identity ") ||
-		!strings.Contains(talk.String(), "workload identity token was refused") {
+		!strings.Contains(talk.String(), "a token was refused that must be accepted") {
 		t.Errorf("report exits with %d:\n%s%s", code, &out, &talk)
 	}
 }

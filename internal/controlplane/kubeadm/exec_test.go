@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,7 +26,8 @@ func containers(t *testing.T, run program) *rest.Config {
 	t.Helper()
 	const stdin, stdout, stderr, status = 0, 1, 2, 3
 	channels := []wsstream.ChannelType{
-		stdin: wsstream.ReadChannel, stdout: wsstream.WriteChannel, stderr: wsstream.WriteChannel, status: wsstream.WriteChannel,
+		stdin: wsstream.ReadChannel, stdout: wsstream.WriteChannel, stderr: wsstream.WriteChannel,
+		status: wsstream.WriteChannel,
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{
@@ -81,9 +83,9 @@ func TestApply(t *testing.T) {
 
 // TestApplyFails has a pod that carries nothing out.
 func TestApplyFails(t *testing.T) {
-	failed := func(code int32) metav1.Status {
+	failed := func(code int) metav1.Status {
 		return metav1.Status{Status: metav1.StatusFailure, Reason: "NonZeroExitCode", Message: "command terminated",
-			Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: "ExitCode", Message: string('0' + rune(code))}}}}
+			Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: "ExitCode", Message: strconv.Itoa(code)}}}}
 	}
 	for name, test := range map[string]struct {
 		run  program
