@@ -93,9 +93,22 @@ func (k *capiCluster) rotateAmidRollout() {
 			k.t.Error("the Secret of a paused cluster was written")
 		}
 		k.pause(false)
+		k.awaitReplaced(old)
+		k.removeNode(old)
 	})
-	k.awaitReplaced(old)
 	k.awaitServers(1)
+}
+
+// removeNode deletes a Node as its owner would, if Cluster API has given up deleting it.
+func (k *capiCluster) removeNode(name string) {
+	k.t.Helper()
+	k.Eventually("Node "+name+" to be deleted", func(ctx context.Context) error {
+		err := k.workload.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
 }
 
 // revert puts back the keys with which machines started before the rotation, as a tool does that has a copy. The rotation
