@@ -30,7 +30,7 @@ type Host struct {
 	Images string
 	// Networks is the range of which a LocalCluster without a network gets a free /24.
 	Networks netip.Prefix
-	// Version is that of the Kubernetes programs, such as v1.36.4.
+	// Version is the version of the Kubernetes programs, such as v1.36.4.
 	Version string
 }
 

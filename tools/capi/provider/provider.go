@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	// busyInterval is how often a machine that carries out its bootstrap data is looked at, or one that ends.
+	// busyInterval is how often a machine is checked that carries out its bootstrap data, or that ends.
 	busyInterval = time.Second
 	// settledInterval is how often the host is compared with what should be there.
 	settledInterval = 10 * time.Second

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// GroupVersion is that of the kinds in this package.
+// GroupVersion is the group and version of the kinds in this package.
 var GroupVersion = schema.GroupVersion{Group: "infrastructure.keyturn.dev", Version: "v1alpha1"}
 
 // AddToScheme adds the kinds of this package to a scheme.
