@@ -75,7 +75,7 @@ type Found struct {
 	Owner string `json:"owner,omitempty"`
 	// Configured are the keys of the last order that was begun.
 	Configured rotation.Keys `json:"configured,omitzero"`
-	// Public are the kids of sa.pub, in its order, and Private is that of sa.key; empty when it is missing.
+	// Public are the kids of sa.pub, in the order of the file, and Private is the kid of sa.key; empty when it is missing.
 	Public  []string `json:"public"`
 	Private string   `json:"private"`
 	// KeyProblem is why sa.pub or sa.key cannot be read.

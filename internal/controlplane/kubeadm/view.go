@@ -51,7 +51,7 @@ type node struct {
 	manager, managing int
 }
 
-// look looks at the cluster and changes nothing.
+// look observes the cluster and changes nothing.
 func (c *Cluster) look(ctx context.Context) (*view, error) {
 	if err := c.reach(ctx); err != nil {
 		return nil, err
@@ -180,7 +180,7 @@ func (v *view) starts(f *agent.Found) rotation.Keys {
 	return checked(k)
 }
 
-// checked returns keys in their order; zero when they are those of no step.
+// checked returns keys in their order, or zero keys if they are the keys of no step.
 func checked(k rotation.Keys) rotation.Keys {
 	slices.Sort(k.Verify)
 	if hostkeys.Check(k) != nil {

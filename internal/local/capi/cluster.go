@@ -13,7 +13,7 @@ type Cluster struct {
 	Namespace, Name string
 	// Class is the ClusterClass that the cluster is made of, and that is made for it; empty: none.
 	Class string
-	// Version is that of the Kubernetes programs of the host, such as v1.36.4.
+	// Version is the version of the host's Kubernetes programs, such as v1.36.4.
 	Version                string
 	ControlPlanes, Workers int
 }

@@ -33,7 +33,8 @@ type Options struct {
 	Dir string
 	// Network is the /24 of its bridge, which nothing else on the host may use.
 	Network netip.Prefix
-	// Version is that of Kubernetes, such as "v1.36.4", and KubeBinDir has its programs, kubeadm and coredns among them.
+	// Version is the version of Kubernetes, such as "v1.36.4", and KubeBinDir has its programs, kubeadm and coredns among
+	// them.
 	Version, KubeBinDir string
 	// BinDir has Keyturn's own programs, such as keyturn-machine.
 	BinDir string
@@ -78,7 +79,7 @@ var (
 	serviceCIDR = netip.MustParsePrefix("10.96.0.0/16")
 )
 
-// apiServerPort is that of the API servers and of the load balancer.
+// apiServerPort is the port of the API servers and of the load balancer.
 const apiServerPort = 6443
 
 // Open returns the cluster in a directory. It makes nothing but the credentials of a new one.
@@ -198,7 +199,7 @@ func (c *Cluster) Start(ctx context.Context, name string, role Role) error {
 type Boot struct {
 	// UserData is cloud-init user data by which the machine makes itself a node; see package cloudconfig.
 	UserData []byte
-	// ProviderID is that of its Node.
+	// ProviderID is the provider ID of its Node.
 	ProviderID string
 }
 

@@ -113,8 +113,8 @@ func startLoad(t *testing.T, cfg *rest.Config) *load {
 	return l
 }
 
-// mustAllSucceed fails the test if a request failed since the last look, other than for the given reason. It waits
-// until there were enough of them to tell.
+// mustAllSucceed fails the test if a request failed since the last call, other than for the given reason. It waits
+// until there were enough requests to know.
 func (l *load) mustAllSucceed(t *testing.T, but ...string) {
 	t.Helper()
 	const enough = 100

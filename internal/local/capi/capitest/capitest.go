@@ -1,4 +1,4 @@
-// Package capitest gives tests a management cluster with Cluster API, whose machines are those of this host.
+// Package capitest gives tests a management cluster with Cluster API, whose machines run on this host.
 package capitest
 
 import (
@@ -28,7 +28,7 @@ import (
 	"github.com/keyturn/keyturn/internal/local/process"
 )
 
-// Version is that of Cluster API, which tools/capi pins.
+// Version is the version of Cluster API, which tools/capi pins.
 const Version = "v1.14.2"
 
 // Bed is a management cluster of one test.

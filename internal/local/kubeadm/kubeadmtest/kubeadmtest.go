@@ -197,7 +197,7 @@ func freeNetwork(t *testing.T) netip.Prefix {
 	return netip.Prefix{}
 }
 
-// addresses are those of the host's interfaces.
+// addresses returns the addresses of the host's interfaces.
 func addresses(t *testing.T) (all []netip.Prefix) {
 	t.Helper()
 	list, err := net.InterfaceAddrs()
