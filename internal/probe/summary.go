@@ -44,7 +44,7 @@ type TokenUses struct {
 	Workload Workload `json:"workload,omitempty"`
 	Requests int64    `json:"requests"`
 	Refused  int64    `json:"refused"`
-	// Overwritten are those of Refused that were of a legacy token which its Secret no longer held.
+	// Overwritten counts those in Refused with a legacy token that its Secret no longer held.
 	Overwritten int64 `json:"overwritten,omitempty"`
 	Unavailable int64 `json:"unavailable"`
 	// StaleSeconds is how long the longest stale spell lasted.

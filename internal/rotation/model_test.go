@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// The model check visits every state that small clusters can get into, whatever happens in whatever order, from
-// before their creation to the end of a rotation. It holds each to the laws, and from each the end must be within
-// reach by what happens by itself, with nothing more broken and nobody helping.
+// The model check visits every state that small clusters can get into, by any events in any order, from before their
+// creation to the end of a rotation. It holds each to the laws, and from each the end must be within reach by what
+// happens on its own, with nothing more broken and nobody helping.
 
 // move is an event, or a round of the controller with one of the views of the model. It has no pointers, like all that
 // there is millions of, so that the garbage collector leaves it alone.

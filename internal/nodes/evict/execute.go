@@ -61,8 +61,8 @@ func (e *Executor) hurries() bool { return e.How == v1alpha1.NodeRefreshReplace 
 // waits reports whether kubelets replace tokens on their own, and only the passing of time proves it.
 func (e *Executor) waits() bool { return e.How == v1alpha1.NodeRefreshWait && e.Unread }
 
-// Observe lists the pods of a cluster, if they matter. Those on judged nodes and those with a dead token do. All do if
-// proven says that nothing else is left to do.
+// Observe lists the pods of a cluster, if they matter. Those on judged nodes and those with a dead token do. If proven,
+// which means that nothing else is left to do, all do.
 func (e *Executor) Observe(ctx context.Context, judged []*corev1.Node, proven bool) (*Observed, error) {
 	o := &Observed{judged: judged}
 	if e.Keys.Old == 0 && !e.Keys.Named {
