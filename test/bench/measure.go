@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// kubernetesVersion is that of the clusters, of which `make kube` builds the programs.
+	// kubernetesVersion is the version of the clusters, whose programs `make kube` builds.
 	kubernetesVersion = "1.36.4"
 	nodesCluster      = "nodes"
 	tokensCluster     = "tokens"
@@ -22,17 +22,18 @@ const (
 	nodeCount         = 2
 )
 
-// group is what can be measured by itself.
+// group is what can be measured on its own.
 type group struct {
 	name string
 	// about ends the sentence "measuring ...".
 	about string
-	// clusters says that it makes user clusters.
+	// clusters means that it makes user clusters.
 	clusters bool
 	measure  func(context.Context, *place, *Results) error
 }
 
-// allGroups are in the order in which they are measured: the peak of the controller's memory in one is that of all before it.
+// allGroups are in the order in which they are measured: the peak of the controller's memory in one includes all groups
+// before it.
 var allGroups = []group{
 	{"nodes", "a cluster with nodes", true, measureNodes},
 	{"legacy", "legacy tokens and exchanges", true, measureTokens},

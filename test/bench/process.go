@@ -14,7 +14,7 @@ import (
 // process is one of the place, as /proc shows it.
 type process struct {
 	pid int
-	// path is that of the program, and args what it was called with.
+	// path is the path of the program, and args what it was called with.
 	path string
 	args []string
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// steps are those of a rotation, in their order.
+// steps are the steps of a rotation, in their order.
 var steps = []rotation.Step{
 	rotation.StepGenerate, rotation.StepPublish, rotation.StepSwitch, rotation.StepRefresh, rotation.StepRetire,
 }
@@ -108,7 +108,7 @@ func (t *timeline) see(uc *v1alpha1.UserCluster, now time.Time) (complete bool) 
 func (t *timeline) total() float64   { return t.Total }
 func (t *timeline) signing() float64 { return t.Signing }
 
-// allSign says whether every API server was seen to sign with the wanted version.
+// allSign reports whether every API server was seen to sign with the wanted version.
 func allSign(uc *v1alpha1.UserCluster) bool {
 	other := func(s v1alpha1.APIServerStatus) bool { return s.SigningVersion != uc.Spec.KSASigningKey.Version }
 	wanted := max(1, len(uc.Status.APIServers))

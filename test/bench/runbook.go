@@ -104,7 +104,7 @@ func direct(config *rest.Config, s adapter.Server) *rest.Config {
 	return own
 }
 
-// ready reports whether an API server says that it is ready.
+// ready reports whether an API server answers that it is ready.
 func ready(ctx context.Context, config *rest.Config, s adapter.Server) bool {
 	client, err := kubernetes.NewForConfig(direct(config, s))
 	if err != nil {

@@ -56,7 +56,7 @@ func TestKubeadmLong(t *testing.T) {
 	})
 }
 
-// steps are those of a rotation in which something happens.
+// steps are the steps of a rotation in which something happens.
 var steps = []rotation.Step{rotation.StepPublish, rotation.StepSwitch, rotation.StepRefresh, rotation.StepRetire}
 
 // event is what the owner of a cluster does while its key is rotated.

@@ -115,7 +115,7 @@ func (p *place) expectFleetRefuses(t *testing.T, old string) {
 	})
 }
 
-// expectPublished checks what the status tells of the places outside the cluster.
+// expectPublished checks what the status reports about the destinations outside the cluster.
 func (p *place) expectPublished(t *testing.T, version, places int) {
 	t.Helper()
 	all := p.cluster("e2e").Status.Publications
@@ -137,7 +137,7 @@ type verifier struct {
 }
 
 // startVerifying mints a token every tenth of a second and has go-oidc verify it, with one key set that is kept all the
-// while. The client finds the issuer's documents, wherever the URLs say that they are.
+// while. The client finds the issuer's documents, regardless of where their URLs lead.
 func (p *place) startVerifying(t *testing.T, name, issuer string, client *http.Client) (end func()) {
 	t.Helper()
 	var provider *oidc.Provider
@@ -205,11 +205,11 @@ func (p *place) clusterDocuments(t *testing.T) *http.Client {
 	t.Helper()
 	cfg := p.restConfig(p.userKubeconfig("e2e"))
 	balancer := strings.TrimPrefix(cfg.Host, "https://")
-	cfg.ServerName = "kubernetes" // whatever the issuer is called
+	cfg.ServerName = "kubernetes" // regardless of what the issuer is called
 	cfg.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, network, balancer)
 	}
-	// An API server has the documents below its own root, whatever the path of the issuer.
+	// An API server has the documents below its own root, regardless of the path of the issuer.
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper { return withoutPrefix{"/e2e", next} })
 	client, err := rest.HTTPClientFor(cfg)
 	if err != nil {

@@ -24,7 +24,7 @@ const probeNamespace = "keyturn-probe"
 // Pods of the CronJob come and go all the time, so what is said of pods is about the others.
 const otherPods = "app.kubernetes.io/name!=keyturn-probe-cronjob"
 
-// workloadNames are those of all that run beside the pods that are always there.
+// workloadNames returns the names of all that run beside the pods that are always there.
 func workloadNames() (names []string) {
 	for _, w := range probe.Workloads() {
 		names = append(names, string(w))
