@@ -295,7 +295,7 @@ func (r *Results) inUseRows() (rows []Row) {
 		},
 		Row{What: "- tokens in use, by gkectl describe clusters --tokens", Value: median(u.Described), Unit: "s"},
 		Row{What: "- list of all pods at the end of Refresh", Value: median(u.List), Unit: "s"},
-		Row{What: "- controller memory, peak while it told of them and rotated", Value: u.Memory, Unit: "MiB"},
+		Row{What: "- controller memory, peak while it reported them and rotated", Value: u.Memory, Unit: "MiB"},
 		Row{What: "- before", Value: u.MemoryBefore, Unit: "MiB"},
 	)
 	for _, source := range []v1alpha1.KeySource{v1alpha1.KeySourceExternal, v1alpha1.KeySourceFiles} {
