@@ -28,8 +28,8 @@ func (a *app) pluginRoot() *cobra.Command {
 		Long: `Rotate the key pairs that Kubernetes clusters sign service account (KSA) tokens with. Everything that uses a
 token keeps working.
 
-UserClusters are in the cluster in which Keyturn is installed, the current context. Their namespace is that of
---namespace or of the context, or keyturn-system if neither names one.`,
+UserClusters are in the cluster in which Keyturn is installed, the current context. Their namespace is
+--namespace or the one of the context, or keyturn-system if neither names one.`,
 		Example: `  # Have Keyturn rotate the keys of a cluster that kubeadm made, then rotate its key.
   kubectl keyturn adopt --filename prod.yaml
   kubectl keyturn rotate prod --wait
