@@ -51,8 +51,8 @@ func (n node) probeAt(address net.Addr) {
 		"containerPort: "+port).Replace(n.read(path)), 0o600)
 }
 
-// TestWatchAfterAChange has a controller settle a change while kube-apiserver was last seen not ready. The next change gets
-// all of its time.
+// TestWatchAfterAChange has a controller settle a change while kube-apiserver was last seen not ready. The next change
+// gets all of its time.
 func TestWatchAfterAChange(t *testing.T) {
 	n := newNode(t, 1, 1, 2)
 	gone := httptest.NewTLSServer(http.NotFoundHandler())

@@ -163,8 +163,8 @@ func (s Summary) Unused() []Kind {
 	return out
 }
 
-// Failed reports whether a token was refused that never may be. A legacy token that a pod has copied may be refused, and
-// so may one in a mounted file, after its Secret was overwritten and until the file follows.
+// Failed reports whether a token was refused that never may be. A legacy token that a pod has copied may be refused,
+// and so may one in a mounted file, after its Secret was overwritten and until the file follows.
 func (s Summary) Failed() bool {
 	return slices.ContainsFunc(s.Tokens, func(t TokenUses) bool {
 		return t.Refused > t.Overwritten && (t.Kind != Legacy || t.Workload == "")

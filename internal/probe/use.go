@@ -132,8 +132,8 @@ func (u *user) try(ctx context.Context, kind Kind) (string, answer) {
 // secretTimeout is how long a probe asks which token a Secret holds, while API servers come and go.
 const secretTimeout = 10 * time.Second
 
-// judge returns what a refusal means. A legacy token dies when its Secret is overwritten, and the file follows later. Only
-// the Secret shows which of the two happened first, so it is read at once.
+// judge returns what a refusal means. A legacy token dies when its Secret is overwritten, and the file follows later.
+// Only the Secret shows which of the two happened first, so it is read at once.
 func (u *user) judge(ctx context.Context, a answer) result {
 	if a.kind != Legacy || a.bearer == "" || u.secret == nil {
 		return refused

@@ -181,8 +181,8 @@ func (p *place) rotateTokens(ctx context.Context, s *secretsOf, r *Results) erro
 }
 
 // compare has the Refresher and bare updates take turns, each going first as often as the other, so that what else the
-// machine does hits both. Before that come bare updates that do not count, so that the first turn is like the others: the
-// Secrets have been written by this field manager, and their creation is over for everybody who watches them.
+// machine does hits both. Before that come bare updates that do not count, so that the first turn is like the others:
+// the Secrets have been written by this field manager, and their creation is over for everybody who watches them.
 func (p *place) compare(ctx context.Context, s *secretsOf, rounds int, r *Results) error {
 	if _, err := s.update(ctx); err != nil {
 		return err

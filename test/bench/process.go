@@ -19,8 +19,8 @@ type process struct {
 	args []string
 }
 
-// process finds the only process of a program that was called with these arguments, or parts of some, and whose arguments
-// name the place.
+// process finds the only process of a program that was called with these arguments, or parts of some, and whose
+// arguments name the place.
 func (p *place) process(program string, arguments ...string) (process, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {

@@ -29,10 +29,12 @@ type Requests struct {
 	// External and Files are the turns, of which the n-th make a round.
 	External []Turn `json:"external"`
 	Files    []Turn `json:"files"`
-	// Least are turns of a bare API server with the least signer that there can be, and LeastFiles those of one with files.
+	// Least are turns of a bare API server with the least signer that there can be, and LeastFiles those of one with
+	// files.
 	Least      []Turn `json:"least"`
 	LeastFiles []Turn `json:"leastFiles"`
-	// Child is the peak of the memory of the signer's process that signs, and Parent that of the one that keeps it running, in MiB.
+	// Child is the peak of the memory of the signer's process that signs, and Parent that of the one that keeps it
+	// running, in MiB.
 	Child  float64 `json:"signerChildMiB"`
 	Parent float64 `json:"signerParentMiB"`
 }

@@ -70,7 +70,8 @@ type Tokens struct {
 
 // Memory is the memory of the controller, in MiB.
 type Memory struct {
-	// PeakBefore is while it made and rotated the cluster with nodes, Peak while it re-signed the Secrets, and Now after it.
+	// PeakBefore is while it made and rotated the cluster with nodes, Peak while it re-signed the Secrets, and Now after
+	// it.
 	PeakBefore float64 `json:"peakBeforeMiB"`
 
 	Peak float64 `json:"peakMiB"`

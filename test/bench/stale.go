@@ -126,8 +126,8 @@ func legacyUses(r probe.Report) (uses int64) {
 	return uses
 }
 
-// lags returns how long the mounted token was behind its Secret, in seconds, in each pod that ever saw one change. A rotation
-// replaces nodes and so pods, and signs a Secret once: no pod sees two changes.
+// lags returns how long the mounted token was behind its Secret, in seconds, in each pod that ever saw one change. A
+// rotation replaces nodes and so pods, and signs a Secret once: no pod sees two changes.
 func lags(ctx context.Context, client kubernetes.Interface) (map[string]float64, error) {
 	reports, err := probe.Collect(ctx, client.CoreV1().ConfigMaps(probeName))
 	if err != nil {

@@ -27,8 +27,8 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// What verifies tokens outside of a cluster here is code that is not ours: golang.org/x/oauth2 trades them at the fleet,
-// and go-oidc verifies them by discovery documents.
+// What verifies tokens outside of a cluster here is code that is not ours: golang.org/x/oauth2 trades them at the
+// fleet, and go-oidc verifies them by discovery documents.
 
 const (
 	project = "my-project"
@@ -99,7 +99,8 @@ func (p *place) exchange(t *testing.T, subject string) error {
 	return nil
 }
 
-// expectFleetRefuses checks that the fleet knows the key of a token no more. The fleet itself may just have been killed.
+// expectFleetRefuses checks that the fleet knows the key of a token no more. The fleet itself may just have been
+// killed.
 func (p *place) expectFleetRefuses(t *testing.T, old string) {
 	t.Helper()
 	p.eventually("trading a token of the old key", func(context.Context) error {

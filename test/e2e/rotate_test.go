@@ -180,8 +180,8 @@ func TestRotateTenTimes(t *testing.T) {
 	p.end(t)
 }
 
-// newCluster is a place with a user cluster that is registered with the fleet, has legacy tokens, and pods that use tokens all the time.
-// Each change changes the manifests of these pods.
+// newCluster is a place with a user cluster that is registered with the fleet, has legacy tokens, and pods that use
+// tokens all the time. Each change changes the manifests of these pods.
 func newCluster(t *testing.T, config string, changes ...func(manifests []byte) []byte) *place {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -496,7 +496,8 @@ func (p *place) keyID(t *testing.T, version int) string {
 	return ""
 }
 
-// probePods are the pods that use tokens, by name, which no two of a ReplicaSet ever share, and how often the container of each was restarted.
+// probePods are the pods that use tokens, by name, which no two of a ReplicaSet ever share, and how often the container
+// of each was restarted.
 func (p *place) probePods(t *testing.T) map[string]int32 {
 	t.Helper()
 	pods := map[string]int32{}

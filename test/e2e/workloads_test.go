@@ -254,8 +254,8 @@ func notes(e ledger.Entry, h probe.Held) bool {
 		slices.Equal(e.Audiences, audiences) && bound == want && !e.Expires.Before(h.Expires)
 }
 
-// expectTokensTold checks that `gkectl describe clusters --tokens` tells of tokens of these kinds of the version: one that
-// was asked for outside, and those that pods of the probe hold.
+// expectTokensTold checks that `gkectl describe clusters --tokens` tells of tokens of these kinds of the version: one
+// that was asked for outside, and those that pods of the probe hold.
 func (p *place) expectTokensTold(t *testing.T, version int, kinds ...string) {
 	t.Helper()
 	out := p.must("describe", "clusters", "e2e", "--tokens", "-o", "json", "--kubeconfig", p.kubeconfig())

@@ -123,8 +123,8 @@ func executor(cfg *rest.Config, namespace, pod string, o *corev1.PodExecOptions)
 	return remotecommand.NewFallbackExecutor(websocket, spdy, httpstream.IsUpgradeFailure)
 }
 
-// bounded keeps the beginning of what is written. It has no other method of a bytes.Buffer: io.Copy would prefer ReadFrom,
-// which knows no limit.
+// bounded keeps the beginning of what is written. It has no other method of a bytes.Buffer: io.Copy would prefer
+// ReadFrom, which knows no limit.
 type bounded struct {
 	kept  bytes.Buffer
 	limit int

@@ -15,8 +15,8 @@ type unanswered struct {
 func (u *unanswered) Error() string { return u.text }
 func (u *unanswered) Unwrap() error { return u.cause }
 
-// reasons are what is behind the errors that are usual while an API server is started again. Kubelets, container runtimes
-// and API servers have no codes for them; the first that matches counts. %s is the process that was asked.
+// reasons are what is behind the errors that are usual while an API server is started again. Kubelets, container
+// runtimes and API servers have no codes for them; the first that matches counts. %s is the process that was asked.
 var reasons = []struct {
 	text   *regexp.Regexp
 	reason string

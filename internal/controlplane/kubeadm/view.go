@@ -125,8 +125,8 @@ func (c *Cluster) conclude(v *view, n *node) {
 	c.memory.mu.Lock()
 	defer c.memory.mu.Unlock()
 	was := c.memory.nodes[n.Node]
-	// Draining a node may take as long as disruption budgets forbid it. Until the end pods reach its API server, which must
-	// accept their tokens, and which is one that is out while a change starts it again.
+	// Draining a node may take as long as disruption budgets forbid it. Until the end pods reach its API server, which
+	// must accept their tokens, and which is one that is out while a change starts it again.
 	n.Leaving = n.Leaving && !n.ready && !n.Listed && !n.pending()
 	if n.ready {
 		n.running = v.runs(n.served)

@@ -100,8 +100,8 @@ func (m *Management) StartNetwork(ctx context.Context) (netip.Addr, error) {
 	return address, network.EnsureBridge(ctx, m.owner(), m.bridge(), netip.PrefixFrom(address, 24))
 }
 
-// Start installs Cluster API in a management cluster, whose administrator config is, and starts what does not run. It returns
-// when all webhooks answer.
+// Start installs Cluster API in a management cluster, whose administrator config is, and starts what does not run. It
+// returns when all webhooks answer.
 func (m *Management) Start(ctx context.Context, config *rest.Config) error {
 	if _, err := m.StartNetwork(ctx); err != nil {
 		return err
@@ -191,7 +191,8 @@ func (m *Management) startProvider(ctx context.Context, config *rest.Config) err
 	})
 }
 
-// writeKubeconfig writes a kubeconfig with a token of a service account: a manager may do what its roles allow, as in a pod.
+// writeKubeconfig writes a kubeconfig with a token of a service account: a manager may do what its roles allow, as in a
+// pod.
 func (m *Management) writeKubeconfig(
 	ctx context.Context, config *rest.Config, program string, account serviceAccount,
 ) (string, error) {

@@ -8,7 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// Cluster is a cluster with a KubeadmControlPlane and a MachineDeployment. They have its name too, unless a class makes them.
+// Cluster is a cluster with a KubeadmControlPlane and a MachineDeployment. They have its name too, unless a class makes
+// them.
 type Cluster struct {
 	Namespace, Name string
 	// Class is the ClusterClass that the cluster is made of, and that is made for it; empty: none.

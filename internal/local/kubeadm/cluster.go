@@ -73,7 +73,8 @@ const (
 	maxMachines      = 20
 )
 
-// podCIDR and serviceCIDR are the same in every cluster: no packet from or to one of these leaves its cluster's machines.
+// podCIDR and serviceCIDR are the same in every cluster: no packet from or to one of these leaves its cluster's
+// machines.
 var (
 	podCIDR     = netip.MustParsePrefix("10.244.0.0/16")
 	serviceCIDR = netip.MustParsePrefix("10.96.0.0/16")
@@ -189,8 +190,8 @@ func (c *Cluster) routes() []network.Route {
 	return routes
 }
 
-// Start starts a machine that exists, or makes it in the first free slot of its role. Its kubelet starts once Init or Join
-// made it a node.
+// Start starts a machine that exists, or makes it in the first free slot of its role. Its kubelet starts once Init or
+// Join made it a node.
 func (c *Cluster) Start(ctx context.Context, name string, role Role) error {
 	return c.Boot(ctx, name, role, Boot{})
 }

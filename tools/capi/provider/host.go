@@ -64,8 +64,8 @@ func (h *Host) lock() (unlock func(), err error) {
 	return func() { _ = f.Close() }, nil
 }
 
-// open returns what a LocalCluster has on the host. Its directory is marked with the cluster's name, so that nobody reaches
-// the machines of another cluster by its id.
+// open returns what a LocalCluster has on the host. Its directory is marked with the cluster's name, so that nobody
+// reaches the machines of another cluster by its id.
 func (h *Host) open(local *v1alpha1.LocalCluster) (*kubeadm.Cluster, error) {
 	prefix, err := netip.ParsePrefix(local.Spec.Network)
 	if err != nil {

@@ -42,9 +42,9 @@ type Bed struct {
 	clusters []capi.Cluster
 }
 
-// New starts a management cluster and Cluster API in it, if KEYTURN_TEST_CAPI is set, and KEYTURN_TEST_LONG does as well. It
-// needs root. The machines have the images of the named programs of Keyturn, as kubeadmtest.Image names them. When the test
-// ends, its clusters are deleted, and nothing of them may be left.
+// New starts a management cluster and Cluster API in it, if KEYTURN_TEST_CAPI is set, and KEYTURN_TEST_LONG does as
+// well. It needs root. The machines have the images of the named programs of Keyturn, as kubeadmtest.Image names them.
+// When the test ends, its clusters are deleted, and nothing of them may be left.
 func New(t *testing.T, programs ...string) *Bed {
 	t.Helper()
 	if os.Getenv("KEYTURN_TEST_CAPI") == "" && os.Getenv("KEYTURN_TEST_LONG") == "" {

@@ -1,5 +1,5 @@
-// Package v1alpha1 has the kinds of Cluster API's infrastructure provider for one Linux host: LocalCluster, LocalMachine and
-// their templates. They follow the contract v1beta2 of Cluster API.
+// Package v1alpha1 has the kinds of Cluster API's infrastructure provider for one Linux host: LocalCluster,
+// LocalMachine and their templates. They follow the contract v1beta2 of Cluster API.
 //
 // +kubebuilder:object:generate=true
 // +groupName=infrastructure.keyturn.dev
