@@ -174,7 +174,8 @@ func checkFiles(t *testing.T, files map[string][]byte) {
 			t.Errorf("the archive of the plugin lacks %s", name)
 		}
 	}
-	if slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, "gkectl") }) || !slices.IsSorted(names) {
+	ofGkectl := func(name string) bool { return strings.Contains(name, "gkectl") }
+	if slices.ContainsFunc(names, ofGkectl) || !slices.IsSorted(names) {
 		t.Errorf("the archive of the plugin has %q", names)
 	}
 	chart, err := untar(files["keyturn-9.9.9.tgz"])
