@@ -109,33 +109,20 @@ func TestServedFails(t *testing.T) {
 		answer http.HandlerFunc
 		want   string
 	}{
-		"no discovery": {jwks.DiscoveryPath, status(http.StatusForbidden), "ask its signer"},
-		"no token": {
-			requested, status(http.StatusInternalServerError),
-			"requesting a token from http://127.0.0.1",
-		},
-		"token that is none": {requested, issuingToken("garbage"), "ask its signer"},
-		"another issuer": {
-			requested, issuing(`{"alg":"ES256","kid":"a"}`, `{"iat":1,"iss":"https://other"}`),
-			"ask its signer",
-		},
-		"no time of issue": {
-			requested, issuing(`{"alg":"ES256","kid":"a"}`, `{"iss":"`+issuer+`"}`),
-			"have no time of issue",
-		},
-		"header that is none": {
-			requested, issuing(`{`, `{"iat":1,"iss":"`+issuer+`"}`),
-			"reading the token that http://127.0.0.1",
-		},
-		"no JWKS": {jwks.Path, status(http.StatusForbidden), "reading the JWKS of http://127.0.0.1"},
+		"no discovery":        {jwks.DiscoveryPath, status(http.StatusForbidden), "ask its signer"},
+		"no token":            {requested, status(http.StatusInternalServerError), "requesting a token from http://127.0.0.1"},
+		"token that is none":  {requested, issuingToken("garbage"), "ask its signer"},
+		"another issuer":      {requested, issuing(`{"alg":"ES256","kid":"a"}`, `{"iat":1,"iss":"https://other"}`), "ask its signer"},
+		"no time of issue":    {requested, issuing(`{"alg":"ES256","kid":"a"}`, `{"iss":"`+issuer+`"}`), "have no time of issue"},
+		"header that is none": {requested, issuing(`{`, `{"iat":1,"iss":"`+issuer+`"}`), "reading the token that http://127.0.0.1"},
+		"no JWKS":             {jwks.Path, status(http.StatusForbidden), "reading the JWKS of http://127.0.0.1"},
 	} {
 		_, err := (&controlplane.Prover{}).Served(t.Context(), "uid", answering(t, cfg, c.path, c.answer))
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "eyJ") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	forbidden := answering(t, cfg, jwks.Path, status(http.StatusForbidden))
-	_, err := (&controlplane.Prover{}).Served(t.Context(), "uid", forbidden)
+	_, err := (&controlplane.Prover{}).Served(t.Context(), "uid", answering(t, cfg, jwks.Path, status(http.StatusForbidden)))
 	if !apierrors.IsForbidden(err) {
 		t.Errorf("the JWKS is forbidden, and the error is %v", err)
 	}

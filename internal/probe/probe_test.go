@@ -145,8 +145,7 @@ func TestOverwrittenLegacyTokenIsStale(t *testing.T) {
 		t.Errorf("bound token: %+v", c)
 	}
 	if c := uses(r, Legacy, first); c.Overwritten != c.Refused {
-		t.Errorf("of %d refusals of the old token, %d count as refusals of one that was overwritten",
-			c.Refused, c.Overwritten)
+		t.Errorf("of %d refusals of the old token, %d count as refusals of one that was overwritten", c.Refused, c.Overwritten)
 	}
 	if s := Summarize([]Report{r}); s.Failed() {
 		t.Errorf("a stale legacy token counts as failure: %+v", s)
