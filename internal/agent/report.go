@@ -102,7 +102,8 @@ type Server struct {
 	// Restart is the value of its annotation. kubeadm drops it when it writes the manifest again: then it says nothing.
 	Restart  string `json:"restart,omitempty"`
 	External bool   `json:"external,omitempty"`
-	// Watched reports whether a change is undone when kube-apiserver does not become ready: its readiness probe says how.
+	// Watched reports whether a change is undone when kube-apiserver does not become ready: its readiness probe defines
+	// how.
 	Watched   bool                `json:"watched,omitempty"`
 	Root      bool                `json:"root,omitempty"`
 	Flags     []string            `json:"flags,omitempty"`

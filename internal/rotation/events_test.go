@@ -156,7 +156,7 @@ func (c *cluster) events(yield func(event) bool) {
 	add(c.walk != walk{}, controllerDied, 0, 0)
 }
 
-// expirable are the key versions of issued tokens of which there will be no more.
+// expirable are the key versions of issued tokens with which no more will be signed.
 func (c *cluster) expirable() set {
 	gone := c.issued &^ c.held()
 	for _, s := range c.each {

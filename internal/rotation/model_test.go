@@ -25,7 +25,7 @@ type edge struct {
 	move move
 }
 
-// pair is two states of which the second follows the first without help.
+// pair is two states; the second follows the first without help.
 type pair struct{ from, to int32 }
 
 // model is what is known of all states of a cluster.
@@ -198,7 +198,7 @@ func (m *model) path(id int32, then ...move) string {
 	return strings.Join(lines, "\n")
 }
 
-// tell says what a move was, and for a round what was decided.
+// tell describes a move, and for a round the decision.
 func (m *model) tell(from int32, mv move) string {
 	if mv.view < 0 {
 		return mv.event.String()

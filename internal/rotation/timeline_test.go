@@ -36,7 +36,7 @@ func (d told) String() string {
 	return line
 }
 
-// tell says what an action does.
+// tell describes an action.
 func tell(a Action) string {
 	switch a.Kind {
 	case ConvergeControlPlane:

@@ -76,7 +76,7 @@ func (p *place) compareNoting(ctx context.Context, algorithm v1alpha1.Algorithm)
 	return n, nil
 }
 
-// The pods of which the ledger notes tokens.
+// The pods whose tokens the ledger notes.
 const (
 	ledgerPods      = 20_000
 	ledgerNamespace = 20 // pods in each

@@ -20,7 +20,7 @@ var steps = []rotation.Step{
 }
 
 // timeline is how long a rotation took, and each of its steps, in seconds. A step begins when the controller first
-// tells of it, the first one when the key version is raised; so the steps add up to the total.
+// reports it, the first one when the key version is raised; so the steps add up to the total.
 type timeline struct {
 	Total float64 `json:"totalSeconds"`
 	// Signing is when every API server was first seen to sign with the new version.

@@ -296,7 +296,7 @@ func (n *node) whyWaiting() string {
 	return n.waiting
 }
 
-// held are the versions of which the node has the private key where kube-apiserver or its signer reads it.
+// held are the versions whose private key the node has where kube-apiserver or its signer reads it.
 func (v *view) held(n *node) []int {
 	if n.Leaving {
 		return nil

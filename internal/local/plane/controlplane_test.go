@@ -56,7 +56,7 @@ func driverOf(t *testing.T, h *Host, uc *v1alpha1.UserCluster) *driver {
 
 func (d *driver) cp() *ControlPlane { return d.host.ControlPlane(d.UC) }
 
-// wantPhases fails the test if what an intended restart waits for is more than a phase, of which there are few.
+// wantPhases fails the test if an intended restart waits for anything but one of its few phases.
 func (d *driver) wantPhases(s controlplane.State) {
 	d.T.Helper()
 	waiting := map[string]string{}

@@ -150,7 +150,7 @@ func (e *Executor) Unnoted(o *Observed) bool {
 	return e.Keys.Old != 0 && o.since.IsZero()
 }
 
-// Note records that no pod gets an old token any more. It must be called only while that is true.
+// Note records that pods no longer get old tokens. It must be called only while that is true.
 func (e *Executor) Note(ctx context.Context) error {
 	if e.Keys.ProvenAt.IsZero() {
 		return nil // some API server did not prove it in this round

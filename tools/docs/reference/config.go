@@ -143,7 +143,7 @@ func (c *configFields) field(path, comment string, t reflect.Type, local, adopte
 	}
 }
 
-// defaults says what a field is in files that do not name it.
+// defaults returns the value of a field in files that do not name it.
 func defaults(local, adopted []reflect.Value) []string {
 	ofLocal, ofAdopted := shown(local), shown(adopted)
 	switch {

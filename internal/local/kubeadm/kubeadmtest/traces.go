@@ -211,7 +211,7 @@ func (c *Cluster) objectsWith(ctx context.Context, t Traces) (found []string, re
 	return found, read, nil
 }
 
-// inObjects returns those of the objects that have traces.
+// inObjects returns the objects that have traces.
 func (t Traces) inObjects(objects []unstructured.Unstructured) (found []string) {
 	for _, o := range objects {
 		if raw, err := json.Marshal(o.Object); err != nil || t.In(raw) {
