@@ -98,8 +98,8 @@ func (k *capiCluster) rotateAmidRollout() {
 	k.awaitServers(1)
 }
 
-// revert puts back the keys with which machines started before the rotation, as a tool does that has a copy. The
-// rotation stops, names it, and goes on when it is asked to.
+// revert puts back the keys with which machines started before the rotation, as a tool does that has a copy. The rotation
+// stops, names it, and goes on when it is asked to.
 func (k *capiCluster) revert() {
 	k.t.Helper()
 	before := k.material().Data
