@@ -111,7 +111,7 @@ stress: ## Run tests many times on a busy machine (PACKAGES=./token COUNT=30)
 .PHONY: lint
 lint: bin/tools/golangci-lint ## Check the code by the linters of .golangci.yml, and the documentation by our own
 	bin/tools/golangci-lint run ./...
-	go run ./tools/docs -lint -without columns,phrases,go-phrases,paths
+	go run ./tools/docs -lint
 
 .PHONY: vulncheck
 vulncheck: bin/tools/govulncheck ## Check the code and its modules for known vulnerabilities

@@ -41,7 +41,7 @@ func encode(k Key) (wireKey, error) {
 		if err != nil {
 			return wireKey{}, fmt.Errorf("%w: point is not on its curve", Malformed)
 		}
-		size := len(point) / 2 // the first byte says that the point is not compressed
+		size := len(point) / 2 // the first byte marks the point as not compressed
 		wire.Type, wire.Curve = "EC", public.Params().Name
 		wire.X, wire.Y = encodeBytes(point[1:1+size]), encodeBytes(point[1+size:])
 	}

@@ -140,7 +140,7 @@ func TestFetchThatNobodyWaitsFor(t *testing.T) {
 	w.wantSigner(0, "the keys were not fetched")
 }
 
-// TestStateFileThatCannotBeWritten has a directory in its place, or in that of the file that replaces it.
+// TestStateFileThatCannotBeWritten has a directory in its place, or in place of the file that replaces it.
 func TestStateFileThatCannotBeWritten(t *testing.T) {
 	for _, suffix := range []string{"", ".new"} {
 		w := newWorld(t, jwks.ES256)

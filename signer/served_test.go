@@ -147,8 +147,8 @@ func TestServedOutlivesProcess(t *testing.T) {
 	}
 }
 
-// TestServedInHandOver fetches from the process that hands over, after the next one has read which keys were served. The
-// next key set comes before the next process has read that again.
+// TestServedInHandOver fetches from the process that hands over, after the next one has read which keys were served.
+// The next key set comes before the next process has read that again.
 func TestServedInHandOver(t *testing.T) {
 	w := newWorld(t, jwks.ES256)
 	w.write(1, 1)

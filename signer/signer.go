@@ -174,7 +174,7 @@ func (s *Signer) confirm(set *keySet, at time.Time) {
 	s.set.Store(again)
 }
 
-// adopt replaces the old set by that of the directory.
+// adopt replaces the old set by the one in the directory.
 func (s *Signer) adopt(old *keySet, dir keydir.Set, digest keydir.Digest, at time.Time) error {
 	set, err := newKeySet(dir, backends{s.env.files, s.opts.PKCS11}, old)
 	if err != nil {

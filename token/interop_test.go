@@ -116,7 +116,7 @@ func TestKubernetes(t *testing.T) {
 	}
 }
 
-// verifyRecorded verifies a token at the time when it was issued, as what it says that it is.
+// verifyRecorded verifies a token at the time when it was issued, for the issuer and the audience that it names.
 func verifyRecorded(t *testing.T, recorded string, keys jwks.Set, kid string) token.Claims {
 	t.Helper()
 	_, unverified, err := token.ParseUnverified(recorded)

@@ -152,8 +152,8 @@ func TestFleetTransitions(t *testing.T) {
 }
 
 // TestWrongPublication has a cluster that never becomes ready, since it can be neither published nor registered as its
-// spec says. Both can be corrected and taken back: by themselves while no key is rotated, and a URL can be taken back
-// always.
+// spec says. Both can be corrected and taken back, without any other change, while no key is rotated. A URL can always
+// be taken back.
 func TestWrongPublication(t *testing.T) {
 	type change func(*v1alpha1.UserClusterSpec)
 	takeBack := func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Publish = []string{"s3://a"} }

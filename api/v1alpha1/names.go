@@ -125,9 +125,9 @@ func AdoptedKubeconfigSecretName(cluster string) string { return cluster + "-ado
 // cluster.
 func CredentialsSecretName(cluster string) string { return cluster + "-gke-connect" }
 
-// IsCredential reports whether a Secret is marked as a credential of a cluster, as gkectl marks those that it stores: it
-// has the type Opaque and the label LabelCluster, and no other UserCluster owns it. The controller uses no other Secret
-// that a UserCluster names, since the author of a UserCluster may not be allowed to read Secrets.
+// IsCredential reports whether a Secret is marked as a credential of a cluster, as gkectl marks those that it stores:
+// it has the type Opaque and the label LabelCluster, and no other UserCluster owns it. The controller uses no other
+// Secret that a UserCluster names, since the author of a UserCluster may not be allowed to read Secrets.
 func IsCredential(secret *corev1.Secret, of *UserCluster) bool {
 	for _, owner := range secret.OwnerReferences {
 		if owner.Kind == "UserCluster" && owner.UID != of.UID {

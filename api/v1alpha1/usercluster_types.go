@@ -213,12 +213,12 @@ type GKEConnect struct {
 	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$`
 	// +optional
 	CredentialsSecret string `json:"credentialsSecret,omitempty"`
-	// Endpoint is the URL of the memberships API. If empty, it is that of GKE Hub.
+	// Endpoint is the URL of the memberships API. If empty, the URL of GKE Hub is used.
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:Pattern=`^(https://([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/([-A-Za-z0-9._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+)*)?$`
 	// +kubebuilder:default=""
 	Endpoint string `json:"endpoint"`
-	// STSEndpoint is the URL of the security token service. If empty, it is that of Google Cloud.
+	// STSEndpoint is the URL of the security token service. If empty, the URL of Google Cloud is used.
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:Pattern=`^(https://([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/([-A-Za-z0-9._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+)*)?$`
 	// +kubebuilder:default=""

@@ -27,7 +27,7 @@ type Agent struct {
 	// PKI, Manifests and StateDir are the paths of its directories: kubeadm's certificatesDir, the directory of static
 	// pods, and one of its own. All of them exist.
 	PKI, Manifests, StateDir string
-	// PodUID is that of its pod, and Key the private key of this start of it.
+	// PodUID is the UID of its pod, and Key the private key of this start of the pod.
 	PodUID string
 	Key    PrivateKey
 

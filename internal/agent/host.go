@@ -119,7 +119,7 @@ type Configured struct {
 // Change is the content of undo.json: a change, and the files that it replaced.
 type Change struct {
 	Cluster string `json:"cluster"`
-	// Restart is that of its order.
+	// Restart is the Restart of its order.
 	Restart string `json:"restart"`
 	// Phase is where the change is.
 	Phase Phase `json:"phase"`
@@ -160,7 +160,7 @@ func (p Paths) keys() manifest.Keys {
 
 // pair is the content of sa.pub and sa.key.
 type pair struct {
-	// kids are those of sa.pub, in its order; public are the keys by kid.
+	// kids are the kids of sa.pub, in the order of the file; public are the keys by kid.
 	kids   []string
 	public map[string]crypto.PublicKey
 	// private is the kid of sa.key; empty when it is missing.

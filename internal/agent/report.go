@@ -75,7 +75,7 @@ type Found struct {
 	Owner string `json:"owner,omitempty"`
 	// Configured are the keys of the last order that was begun.
 	Configured rotation.Keys `json:"configured,omitzero"`
-	// Public are the kids of sa.pub, in its order, and Private is that of sa.key; empty when it is missing.
+	// Public are the kids of sa.pub, in the order of the file, and Private is the kid of sa.key; empty when it is missing.
 	Public  []string `json:"public"`
 	Private string   `json:"private"`
 	// KeyProblem is why sa.pub or sa.key cannot be read.
@@ -102,7 +102,8 @@ type Server struct {
 	// Restart is the value of its annotation. kubeadm drops it when it writes the manifest again: then it says nothing.
 	Restart  string `json:"restart,omitempty"`
 	External bool   `json:"external,omitempty"`
-	// Watched reports whether a change is undone when kube-apiserver does not become ready: its readiness probe says how.
+	// Watched reports whether a change is undone when kube-apiserver does not become ready: its readiness probe defines
+	// how.
 	Watched   bool                `json:"watched,omitempty"`
 	Root      bool                `json:"root,omitempty"`
 	Flags     []string            `json:"flags,omitempty"`

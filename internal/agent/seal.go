@@ -50,7 +50,7 @@ func (k PrivateKey) Public() PublicKey {
 	return PublicKey(base64.StdEncoding.EncodeToString(k.key.PublicKey().Bytes()))
 }
 
-// Format shows no private key, whatever the verb.
+// Format prints no private key for any verb.
 func (PrivateKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[private key]") }
 
 // MarshalText shows no private key.

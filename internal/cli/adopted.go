@@ -36,7 +36,8 @@ func (c admin) clientConfig(ctx context.Context, uc *v1alpha1.UserCluster) (*res
 	default:
 		access, err = c.adoptedAccess(ctx, uc, on.Kubeadm.KubeconfigSecret, "make it with `kubectl --namespace "+uc.Namespace+
 			" create secret generic "+on.Kubeadm.KubeconfigSecret+" --from-file="+v1alpha1.KubeconfigKey+
-			"=admin.conf`, label it "+v1alpha1.LabelCluster+"="+uc.Name+", or name a file with infrastructure.kubeadm.kubeconfigPath")
+			"=admin.conf`, label it "+v1alpha1.LabelCluster+"="+uc.Name+
+			", or name a file with infrastructure.kubeadm.kubeconfigPath")
 	}
 	if err != nil {
 		return nil, err

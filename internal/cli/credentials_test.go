@@ -34,7 +34,7 @@ import (
 // marker is in every service account key of the scripts.
 const marker = "nObOdYmAySeEtHiS"
 
-// guard ends gkectl when it writes anything of a service account key, to whatever stream and in whatever verb.
+// guard ends gkectl when it writes any part of a service account key to a stream, in any verb.
 type guard struct {
 	to   io.Writer
 	seen bytes.Buffer
@@ -119,8 +119,8 @@ func faulty(t *testing.T, faults map[string]kubetest.Fault) admin {
 	return admin{client: c, namespace: v1alpha1.SystemNamespace, program: gkectl}
 }
 
-// Whatever fails on the way, no Secret stays behind for a cluster that was refused, each other one is used by the next
-// run, and no error shows the key.
+// After any failure on the way, no Secret stays behind for a cluster that was refused, the next run uses each other
+// one, and no error shows the key.
 func TestCreateWithKeyFails(t *testing.T) {
 	const createSecret, createCluster = "POST /secrets", "POST /userclusters"
 	const deleteSecret = "DELETE /secrets/faulty-gke-connect"

@@ -66,8 +66,8 @@ rotation and no update of the cluster can start. Keys of advanced clusters canno
 With --all, the command rotates the keys of all user clusters, or of those that --selector and --older-than select,
 the oldest keys first. The next rotation starts when one has ended or, with --parallel N, while fewer than N run.
 Rotations that are already running come first, whoever started them. No further rotation starts after one is blocked,
-fails, or has not ended within --timeout. Clusters whose state does not allow a rotation are skipped. The exit code is
-that of the first failure. With --all, user clusters are not inspected, so no permission to read Secrets is needed.`,
+fails, or has not ended within --timeout. Clusters whose state does not allow a rotation are skipped. The first failure
+determines the exit code. With --all, user clusters are not inspected, so no permission to read Secrets is needed.`,
 	}
 	skipPromptFlag(cmd, &how.skipPrompt)
 	cmd.Flags().BoolVar(&how.dryRun, "dry-run", false, "show what would happen, and change nothing")

@@ -28,8 +28,8 @@ func (a *app) pluginRoot() *cobra.Command {
 		Long: `Rotate the key pairs that Kubernetes clusters sign service account (KSA) tokens with. Everything that uses a
 token keeps working.
 
-UserClusters are in the cluster in which Keyturn is installed, the current context. Their namespace is that of
---namespace or of the context, or keyturn-system if neither names one.`,
+UserClusters are in the cluster in which Keyturn is installed, the current context. Their namespace comes
+from --namespace or the context; if neither names one, it is keyturn-system.`,
 		Example: `  # Have Keyturn rotate the keys of a cluster that kubeadm made, then rotate its key.
   kubectl keyturn adopt --filename prod.yaml
   kubectl keyturn rotate prod --wait
@@ -232,12 +232,16 @@ func (p pluginVerbs) diagnose() *cobra.Command {
 	var o output
 	cmd := diagnoseCommand(&o)
 	cmd.Example = "  kubectl keyturn diagnose\n  kubectl keyturn diagnose prod\n  kubectl keyturn diagnose prod -o json"
-	return p.ofOptional(cmd, func(ctx context.Context, c admin, name string) error { return p.diagnoseOne(ctx, c, name, o) })
+	return p.ofOptional(cmd, func(ctx context.Context, c admin, name string) error {
+		return p.diagnoseOne(ctx, c, name, o)
+	})
 }
 
 func (p pluginVerbs) snapshot() *cobra.Command {
 	var path string
 	cmd := snapshotCommand(&path)
 	cmd.Example = "  kubectl keyturn snapshot prod\n  kubectl keyturn snapshot --output snapshot.tar.gz"
-	return p.ofOptional(cmd, func(ctx context.Context, c admin, name string) error { return p.app.snapshot(ctx, c, name, path) })
+	return p.ofOptional(cmd, func(ctx context.Context, c admin, name string) error {
+		return p.app.snapshot(ctx, c, name, path)
+	})
 }

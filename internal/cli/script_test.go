@@ -47,7 +47,7 @@ func main(run func(context.Context, Env, []string) int) func() {
 	return func() {
 		env := System()
 		env.Out, env.Err = &guard{to: env.Out}, &guard{to: env.Err}
-		// The scripts have no terminal; TERMINAL=1 says that their standard input is one.
+		// The scripts have no terminal; with TERMINAL=1 their standard input counts as one.
 		env.IsTerminal = func(stream any) bool { return stream == os.Stdin && os.Getenv("TERMINAL") == "1" }
 		os.Exit(run(context.Background(), env, arguments()))
 	}

@@ -217,7 +217,7 @@ func TestFilesAbsolutePath(t *testing.T) {
 	}
 }
 
-// Every problem with the files is told at once, with its line, and without anything of their content.
+// Every problem with the files is reported at once, with its line, and without any of their content.
 func TestFilesProblems(t *testing.T) {
 	const (
 		keyAdvice = "; name the JSON key of a service account, or leave the field out to use the application default " +

@@ -32,7 +32,7 @@ import (
 // electionPatience is far more than anything takes: a lease lasts 15 s. It is less than any pause of a settled cluster.
 const electionPatience = 5 * time.Minute
 
-// theCluster is that of controllers that are processes.
+// theCluster is the cluster of controllers that are processes.
 var theCluster = client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: "blue"}
 
 // controllerProcess is a controller that is a process of its own.

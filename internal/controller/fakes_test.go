@@ -90,7 +90,7 @@ type userCluster struct {
 type server struct {
 	controlplane.Server
 	draining bool
-	// accepts and signs are kids: what the process read when it started, whatever the versions are called.
+	// accepts and signs are kids: what the process read when it started, regardless of what the versions are called.
 	accepts []string
 	signs   string
 	// starts counts how often it was started.

@@ -145,7 +145,7 @@ func (w *fleetWorld) stays(key client.ObjectKey, step, waiting string) {
 	}
 }
 
-// signing are the key versions with which API servers are told to sign.
+// signing returns the key versions with which API servers are configured to sign.
 func (w *fleetWorld) signing(key client.ObjectKey) (versions []int) {
 	w.with(key, func(c *userCluster) {
 		for _, s := range c.servers {

@@ -21,8 +21,8 @@ import (
 	"github.com/keyturn/keyturn/signer/ledger"
 )
 
-// ledgers are clusters whose signers keep ledgers and whose pods are those of the admin cluster. Its clock goes on by a
-// second each time that the controller looks at it, and further when a test wants it to.
+// ledgers has clusters whose signers keep ledgers, and whose pods are the pods of the admin cluster. Its clock advances
+// by a second each time the controller reads it, and further when a test wants it to.
 type ledgers struct {
 	*world
 	ahead time.Duration

@@ -127,9 +127,9 @@ func (r *Reconciler) publish(
 	return failures(at)
 }
 
-// unpublish removes the keys of a cluster from every destination. It does not wait for those that the spec no longer
-// names, so that a person can remove a destination that cannot be reached. left are those of them that still have the
-// keys.
+// unpublish removes the keys of a cluster from every destination. It does not wait for destinations that the spec no
+// longer names, so that a person can remove one that cannot be reached. It returns in left which of these still have
+// the keys.
 func (r *Reconciler) unpublish(
 	ctx context.Context, uc *v1alpha1.UserCluster,
 ) (left []v1alpha1.PublicationStatus, err error) {

@@ -18,7 +18,7 @@ import (
 	"github.com/keyturn/keyturn/internal/keystore"
 )
 
-// destinations are those of every cluster, and those that the specs do not name any more.
+// destinations are the destinations of every cluster, and former ones, which the specs no longer name.
 type destinations struct {
 	of     func(*v1alpha1.UserCluster) []fleet.Publisher
 	former map[string]fleet.Publisher

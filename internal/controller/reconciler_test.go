@@ -235,7 +235,7 @@ func TestDeleteSpoiledKey(t *testing.T) {
 	}
 }
 
-// replace deletes an immutable Secret and makes it anew as it is given.
+// replace deletes an immutable Secret and creates it again with the given content.
 func (w *world) replace(s *corev1.Secret) {
 	w.Helper()
 	w.shown.hide(s.Data["private.pem"])

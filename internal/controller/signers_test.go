@@ -15,7 +15,7 @@ func withSigners(uc *v1alpha1.UserCluster) {
 	uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
 }
 
-// hurry lets half a second pass each time that the controller looks at its clock.
+// hurry advances the clock by half a second each time the controller reads it.
 func (w *world) hurry() {
 	ahead := time.Duration(0)
 	w.reconciler.Now = func() time.Time {
@@ -162,7 +162,7 @@ func TestBadSigners(t *testing.T) {
 						w.with(blue, func(c *userCluster) {
 							s := &c.servers[1]
 							s.accepts, s.signs = accepts, signs
-							if i%5 == 4 { // for one look, it has what it was told
+							if i%5 == 4 { // for one round, it has what is configured
 								s.must(t, c)
 							}
 						})

@@ -77,8 +77,8 @@ func (l *lagging) Get(ctx context.Context, key client.ObjectKey, into client.Obj
 	return l.Client.Get(ctx, key, into, opts...)
 }
 
-// TestLaggingCache has a round read the UserCluster of before the last write, which says that the cluster is settled.
-// It is not: the status says that the kubeconfig is due, and must not do so for the ten minutes until the next proof.
+// TestLaggingCache has a round read the UserCluster from before the last write, whose status shows a settled cluster.
+// The written status shows that the kubeconfig is due, and must not do so for the ten minutes until the next proof.
 func TestLaggingCache(t *testing.T) {
 	w := newWorld(t)
 	blue := w.settled("blue")

@@ -19,7 +19,7 @@ type moment struct {
 	blocked    bool
 }
 
-// timeLineOf is what is kept of a rotation to version 2 of which these moments were seen, as text.
+// timeLineOf returns, as text, what is kept of a rotation to version 2 when these moments were seen.
 func timeLineOf(all ...moment) string {
 	uc := &v1alpha1.UserCluster{}
 	observeMoments(uc, 2, 0, all...)

@@ -47,9 +47,9 @@ type world struct {
 	keys       *keystoretest.Faulty
 	recorder   *recorder
 	reconciler *controller.Reconciler
-	// failing says that rounds may end with an error.
+	// failing means that rounds may end with an error.
 	failing bool
-	// losing says that the store may lack keys that are in use.
+	// losing means that the store may lack keys that are in use.
 	losing bool
 	// passed is how far the controller's clock is ahead: it hurries while nothing but time has to pass.
 	passed time.Duration
@@ -205,14 +205,14 @@ func (w *world) until(
 
 func isGone(uc *v1alpha1.UserCluster) bool { return uc == nil }
 
-// isSettled says that the latest spec was brought about.
+// isSettled reports whether a cluster is as its latest spec wants it.
 func isSettled(uc *v1alpha1.UserCluster) bool {
 	ready := condition(uc, v1alpha1.ConditionReady)
 	return ready.Status == metav1.ConditionTrue && ready.ObservedGeneration == uc.Generation &&
 		uc.Status.ObservedGeneration == uc.Generation
 }
 
-// isBlocked says that somebody must act.
+// isBlocked reports whether somebody must act.
 func isBlocked(uc *v1alpha1.UserCluster) bool {
 	return condition(uc, v1alpha1.ConditionReady).Reason == v1alpha1.ReasonRotationBlocked
 }

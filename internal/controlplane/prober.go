@@ -128,8 +128,8 @@ func (i *issuers) forget(cluster types.UID) {
 // lost key, a foreign key, and another signing key. Only a canary token would find an API server that has the key and
 // still refuses its tokens.
 //
-// A proof that takes too long is canceled. Its error says that this is no refusal. It is a *webhooks.Error if webhooks
-// may be to blame.
+// A proof that takes too long is canceled, with an error that is not a refusal. It is a *webhooks.Error if webhooks may
+// be to blame.
 func (p *Prover) Prove(ctx context.Context, q Question) (Proof, error) {
 	ctx, cancel := context.WithTimeout(ctx, proofTimeout)
 	defer cancel()

@@ -464,7 +464,7 @@ func issuingWith(t *testing.T, cfg *rest.Config, key keystore.KeyPair, kid strin
 	})
 }
 
-// TestIssuerIsRemembered counts the requests of proofs. An issuer that is not that of the tokens any more proves
+// TestIssuerIsRemembered counts the requests of proofs. An issuer that the tokens no longer have proves
 // nothing, and is read again.
 func TestIssuerIsRemembered(t *testing.T) {
 	one := generate(t, 1, "ES256")

@@ -52,8 +52,8 @@ func TestServed(t *testing.T) {
 	}
 }
 
-// TestServedBySigner asks an API server that has a signer, whose keys change. The refresh hint is an hour: the API server
-// knows of the change because it was made to ask.
+// TestServedBySigner asks an API server that has a signer, whose keys change. The refresh hint is an hour: the API
+// server knows of the change because it was made to ask.
 func TestServedBySigner(t *testing.T) {
 	one, two := generate(t, 1, "ES256"), generate(t, 2, "ES256")
 	s := newSigner(t)

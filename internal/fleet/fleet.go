@@ -62,7 +62,7 @@ type Observation struct {
 	Accepts, Refuses []int
 	// PublishedAt is when the published content last changed; zero if nothing is published.
 	PublishedAt time.Time
-	// CertainAt is when no verifier can use earlier content any more: PublishedAt plus the propagation time.
+	// CertainAt is when no verifier can use earlier content any longer: PublishedAt plus the propagation time.
 	CertainAt time.Time
 	// Waiting describes what else differs from what Publish leaves, such as a published key that the cluster does not
 	// have; empty if nothing.

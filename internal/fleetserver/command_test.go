@@ -33,7 +33,7 @@ type process struct {
 	done    chan error
 }
 
-// arguments are those of a working command; others come behind.
+// arguments returns the arguments of a working command, and appends more.
 func arguments(t testing.TB, dir string, more ...string) []string {
 	t.Helper()
 	registrars := filepath.Join(dir, "registrars.json")

@@ -69,7 +69,7 @@ func TestDelayIsThatOfTheWrite(t *testing.T) {
 	}
 }
 
-// TestErrors fails every write; some are made all the same.
+// TestErrors fails every write; some still take effect.
 func TestErrors(t *testing.T) {
 	f := newFleet(t)
 	f.register("m", first)

@@ -229,7 +229,7 @@ func keyFor(t testing.TB, tokenURI string) []byte {
 	return key
 }
 
-// newHub is Google's own client, which trades the key for an access token by itself.
+// newHub returns Google's own client, which trades the key for an access token without our help.
 func newHub(t testing.TB, url string, key []byte) *gkehub.Service {
 	t.Helper()
 	hub, err := gkehub.NewService(t.Context(), option.WithEndpoint(url+"/"),
@@ -264,7 +264,7 @@ func audience(id string) string {
 	return "identitynamespace:" + project + ".svc.id.goog:https://gkehub.googleapis.com/" + name(id)
 }
 
-// claims are those of a good token at a time.
+// claims returns the claims of a token that is good at a time.
 func claims(now time.Time) token.Claims {
 	account := token.Kubernetes{Namespace: "shop", ServiceAccount: token.Ref{Name: "till", UID: "u"}}
 	return token.NewBoundClaims(issuer, []string{project + ".svc.id.goog"}, account, now, 30*time.Minute)

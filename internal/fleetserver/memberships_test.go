@@ -517,7 +517,7 @@ func TestFormerRegistrar(t *testing.T) {
 	}
 }
 
-// TestPodThatIsCalledLikeARegistrar is none, whatever the list says.
+// TestPodThatIsCalledLikeARegistrar lists the principal of a pod as a registrar: the pod still is none.
 func TestPodThatIsCalledLikeARegistrar(t *testing.T) {
 	f := newFleet(t, func(o *fleetserver.Options) {
 		double := registrar

@@ -309,7 +309,7 @@ func TestRequestsThatAreNotExchanges(t *testing.T) {
 	}
 }
 
-// TestJSONRequests takes JSON, in which no parameter may come twice, under whatever name.
+// TestJSONRequests takes JSON, in which no parameter may come twice, under any of its names.
 func TestJSONRequests(t *testing.T) {
 	f := newFleet(t)
 	f.register("m", first)

@@ -40,7 +40,7 @@ func (k Kind) awaited() bool { return k == Unknown || k == Requested || k == Thi
 // Refresh is what gives the holder of a token one of the next key.
 type Refresh string
 
-// The refreshes. ByKubelet, ByContainer and ByPod are those of package podtokens.
+// The refreshes. Package podtokens defines ByKubelet, ByContainer and ByPod.
 const (
 	ByKubelet   = Refresh(podtokens.ByKubelet)
 	ByContainer = Refresh(podtokens.ByContainer)

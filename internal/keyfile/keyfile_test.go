@@ -43,7 +43,7 @@ func der(s string) string {
 	return string(block.Bytes)
 }
 
-// manglings are what happens to good files, and what is to be told of it.
+// manglings are what happens to good files, and how it is to be explained.
 var manglings = []struct {
 	what   string
 	mangle func(string) string
@@ -205,7 +205,7 @@ func TestPublic(t *testing.T) {
 	}
 }
 
-// FuzzPrivate has anything explained. What is told is one short line that quotes nothing of the file.
+// FuzzPrivate has anything explained. The explanation is one short line that quotes nothing of the file.
 func FuzzPrivate(f *testing.F) {
 	for _, m := range manglings {
 		f.Add([]byte(m.mangle(good(f, "p256-1"))))

@@ -1,7 +1,7 @@
 // Package kubetest starts a real etcd and kube-apiserver for a test.
 //
-// Start is for one test, Launch for a TestMain that shares one server. The binaries are those of `make kube`. If they
-// are missing, a test that needs them fails, and is never skipped.
+// Start is for one test, Launch for a TestMain that shares one server. `make kube` builds the programs. If they are
+// missing, a test that needs them fails, and is never skipped.
 package kubetest
 
 import (

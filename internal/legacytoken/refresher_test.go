@@ -298,7 +298,7 @@ func testWriteFaults(t *testing.T, c *cluster) {
 	}
 }
 
-// testLastingFault has one Secret that cannot be written for a whole walk. The others are not held up.
+// testLastingFault has one Secret that cannot be written for a whole walk. It does not block the others.
 func testLastingFault(t *testing.T, c *cluster) {
 	all := c.fill(t, "a", 25)
 	var healed atomic.Bool
@@ -335,8 +335,7 @@ func testRefused(t *testing.T, c *cluster) {
 	}
 }
 
-// testReadFaults makes a page in the middle fail. The next pass carries on, or, where the list has expired, begins
-// anew.
+// testReadFaults makes a page in the middle fail. The next pass continues or, where the list has expired, starts again.
 func testReadFaults(t *testing.T, c *cluster) {
 	for _, fault := range []kubetest.Fault{kubetest.LoseRequest, http.StatusInternalServerError, http.StatusGone} {
 		all := c.fill(t, "a", 45)

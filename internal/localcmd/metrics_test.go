@@ -175,7 +175,7 @@ func TestMetricsWaitForTheirAddress(t *testing.T) {
 	}
 }
 
-// signalling is a log that tells of each line.
+// signalling is a log that signals each line.
 type signalling struct{ line chan<- struct{} }
 
 func (s signalling) Write(p []byte) (int, error) {

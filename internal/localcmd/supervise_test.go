@@ -29,7 +29,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// child dies of an exit code the first time and of a signal the second. The third child lives until it is told to end.
+// child dies of an exit code the first time and of a signal the second. The third child lives until it gets the signal
+// to end.
 func child(args []string) int {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)

@@ -66,8 +66,8 @@ type State struct {
 	Waiting string
 	// Blocked means that somebody must act before Waiting can end.
 	Blocked bool
-	// Holders are running pods that keep a token of an older key until they, or some of their containers, start again.
-	// No rotation waits for them, since the user was told before. They are valid if HoldersKnown is set.
+	// Holders are running pods that keep a token of an older key until they, or some of their containers, start again. No
+	// rotation waits for them, since the user was warned before. They are valid if HoldersKnown is set.
 	Holders      []Holder
 	HoldersKnown bool
 }
@@ -158,7 +158,7 @@ type Refresher interface {
 	Tokens(ctx context.Context, name string, files []TokenFile) ([]Token, error)
 }
 
-// Roller makes whatever made the nodes of a cluster replace them. All calls are idempotent and return quickly.
+// Roller has the nodes of a cluster replaced by what made them. All calls are idempotent and return quickly.
 type Roller interface {
 	// Roll requests the replacement of each node that is older than since, unless that was requested before.
 	Roll(ctx context.Context, since time.Time) error

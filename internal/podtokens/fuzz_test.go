@@ -72,10 +72,10 @@ func onlyOne(source *corev1.VolumeSource, random *rand.Rand) {
 	}
 }
 
-// mention is one place of a pod that leads to a token.
+// mention is one mention of a token in a pod.
 type mention struct {
 	secret    string // empty: an issued token
-	volume    string // of the place; empty: the environment
+	volume    string // that has it; empty: the environment
 	container string
 }
 

@@ -300,7 +300,7 @@ func allAccepted(r Report) bool {
 	return true
 }
 
-// kubeconfig writes that of the administrator.
+// kubeconfig writes the kubeconfig of the administrator.
 func (b *bench) kubeconfig() string {
 	b.Helper()
 	return kubetest.WriteKubeconfig(b.T, config)

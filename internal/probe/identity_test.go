@@ -50,7 +50,7 @@ func TestWorkloadIdentityThroughARotation(t *testing.T) {
 	}
 }
 
-// A refusal while kubelet is replacing the file is told from one that lasts.
+// A refusal while kubelet is replacing the file is distinguished from one that lasts.
 func TestARefusedFileOfAWorkloadIdentityIsReadAgain(t *testing.T) {
 	t.Parallel()
 	m := newMember(t, newFleet(t, next).front)

@@ -45,7 +45,7 @@ func TestTokensAreAcceptedAndTheReportOutlivesTheProbe(t *testing.T) {
 	}
 }
 
-// What happened since the report was last kept must not be lost when the pod is told to end.
+// What happened since the report was last kept must not be lost when the pod ends.
 func TestTheLastReportIsKept(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

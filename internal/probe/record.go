@@ -60,7 +60,7 @@ type use struct {
 type Counts struct {
 	Accepted int64 `json:"accepted"`
 	Refused  int64 `json:"refused"`
-	// Overwritten are those of Refused that were of a legacy token which its Secret no longer held.
+	// Overwritten counts those in Refused with a legacy token that its Secret no longer held.
 	Overwritten int64 `json:"overwritten,omitempty"`
 	Unavailable int64 `json:"unavailable"`
 }

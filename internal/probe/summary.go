@@ -44,7 +44,7 @@ type TokenUses struct {
 	Workload Workload `json:"workload,omitempty"`
 	Requests int64    `json:"requests"`
 	Refused  int64    `json:"refused"`
-	// Overwritten are those of Refused that were of a legacy token which its Secret no longer held.
+	// Overwritten counts those in Refused with a legacy token that its Secret no longer held.
 	Overwritten int64 `json:"overwritten,omitempty"`
 	Unavailable int64 `json:"unavailable"`
 	// StaleSeconds is how long the longest stale spell lasted.
@@ -163,8 +163,8 @@ func (s Summary) Unused() []Kind {
 	return out
 }
 
-// Failed reports whether a token was refused that never may be. A legacy token that a pod has copied may be refused, and
-// so may one in a mounted file, after its Secret was overwritten and until the file follows.
+// Failed reports whether a token was refused that never may be. A legacy token that a pod has copied may be refused,
+// and so may one in a mounted file, after its Secret was overwritten and until the file follows.
 func (s Summary) Failed() bool {
 	return slices.ContainsFunc(s.Tokens, func(t TokenUses) bool {
 		return t.Refused > t.Overwritten && (t.Kind != Legacy || t.Workload == "")

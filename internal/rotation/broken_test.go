@@ -9,7 +9,7 @@ import (
 var brokenPlanners = []struct {
 	name string
 	plan planner
-	// law is part of what it is caught for; stuck says that it is for never ending.
+	// law is part of what it is caught for; stuck means that it is caught for never ending.
 	law   string
 	stuck bool
 	// in is the only shape of cluster in which it is tried; zero: in all.

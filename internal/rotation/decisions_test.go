@@ -112,8 +112,8 @@ func checkProofs(o Observed, d Decision, begun uint8) error {
 }
 
 // startsToSign reports whether an action has one more signer sign with a key version that is new to it. One that lags
-// behind is brought up whatever verifiers know: others sign with that key already. So is a kube-controller-manager,
-// once another one has switched.
+// behind is brought up regardless of what verifiers know: others sign with that key already. So is a
+// kube-controller-manager, once another one has switched.
 func startsToSign(o Observed, a Action) bool {
 	t := a.Target
 	if a.Kind != ConvergeControlPlane || len(o.Stored) < 2 {

@@ -14,7 +14,7 @@ const (
 	serverStopped eventKind = iota // a drained API server ends
 	serverReady
 	serverReloaded // somebody repairs the key files of an API server and ends it
-	serverLoads    // an API server gets from its signer what that was told
+	serverLoads    // an API server gets the keys that its signer has
 	serverForgets  // it forgets which tokens it has accepted
 	managerReady
 	fleetSpread   // what was published reaches a verifier of the fleet
@@ -156,7 +156,7 @@ func (c *cluster) events(yield func(event) bool) {
 	add(c.walk != walk{}, controllerDied, 0, 0)
 }
 
-// expirable are the key versions of issued tokens of which there will be no more.
+// expirable are the key versions of issued tokens with which no more will be signed.
 func (c *cluster) expirable() set {
 	gone := c.issued &^ c.held()
 	for _, s := range c.each {
@@ -346,7 +346,7 @@ func (s *simServer) restoreDisk(stages int8) {
 	s.older = true
 }
 
-// load gives the process what its signer was told.
+// load gives the process the keys that its signer has.
 func (s *simServer) load() {
 	s.remembers = s.remembers || s.loaded.verify&^s.running.verify != 0
 	s.loaded = s.running

@@ -107,7 +107,7 @@ func (c *cluster) checkDecision(o Observed, d Decision) error {
 	return c.checkVersions(d.Versions)
 }
 
-// checkSettled says what is left of the world before the wanted key version.
+// checkSettled returns an error if anything is left of the time before the wanted key version.
 func (c *cluster) checkSettled() error {
 	w := c.wanted
 	only := simKeys{setOf(int(w)), w, c.external()}
@@ -258,7 +258,8 @@ func (c *cluster) checkKeys(before, after simKeys, behind bool) error {
 	return nil
 }
 
-// checkProven says which verifier was never seen to accept a key version, or is not told to go on doing so.
+// checkProven returns an error if a verifier was never seen to accept a key version, or is no longer configured with
+// it.
 func (c *cluster) checkProven(version uint8) error {
 	for i, s := range c.each {
 		if !s.counts() || s.unseen && s.configured.verify.has(version) {

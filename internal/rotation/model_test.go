@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// The model check visits every state that small clusters can get into, whatever happens in whatever order, from
-// before their creation to the end of a rotation. It holds each to the laws, and from each the end must be within
-// reach by what happens by itself, with nothing more broken and nobody helping.
+// The model check visits every state that small clusters can get into, by any events in any order, from before their
+// creation to the end of a rotation. It holds each to the laws, and from each the end must be within reach by what
+// happens on its own, with nothing more broken and nobody helping.
 
 // move is an event, or a round of the controller with one of the views of the model. It has no pointers, like all that
 // there is millions of, so that the garbage collector leaves it alone.
@@ -25,7 +25,7 @@ type edge struct {
 	move move
 }
 
-// pair is two states of which the second follows the first without help.
+// pair is two states; the second follows the first without help.
 type pair struct{ from, to int32 }
 
 // model is what is known of all states of a cluster.
@@ -198,7 +198,7 @@ func (m *model) path(id int32, then ...move) string {
 	return strings.Join(lines, "\n")
 }
 
-// tell says what a move was, and for a round what was decided.
+// tell describes a move, and for a round the decision.
 func (m *model) tell(from int32, mv move) string {
 	if mv.view < 0 {
 		return mv.event.String()

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestBrokenStore holds what is told of a store, or a spec, that no rotation leads to.
+// TestBrokenStore pins the decisions about a store, or a spec, that no rotation leads to.
 func TestBrokenStore(t *testing.T) {
 	runs := func(k Keys) []Server { return []Server{{Name: "cp-0", Configured: k, Running: k, Ready: true}} }
 	tests := []struct {
@@ -142,7 +142,7 @@ func TestForeignKeys(t *testing.T) {
 	}
 }
 
-// TestDoneWithForeignKeys holds what is told of a cluster in which no rotation runs, and an API server accepts a key
+// TestDoneWithForeignKeys pins the decisions about a cluster in which no rotation runs, and an API server accepts a key
 // that is no version of ours.
 func TestDoneWithForeignKeys(t *testing.T) {
 	for version, want := range map[int]bool{1: true, 2: false} {

@@ -26,8 +26,8 @@ const (
 )
 
 // PlanRemoval decides what to remove next. It removes what depends on other parts first: machines before the control
-// plane, whatever accepts or signs with a key before the key, and last the credentials that the removal needs. After a
-// crash anywhere, the next plan finds what is left.
+// plane, everything that accepts or signs with a key before the key, and last the credentials that the removal needs.
+// After a crash anywhere, the next plan finds what is left.
 func PlanRemoval(left Removal) RemovalKind {
 	switch {
 	case left.Machines:

@@ -86,7 +86,7 @@ type simServer struct {
 	unseen              bool
 	configured, running simKeys
 	// loaded is what the process truly accepts and signs with: not what it was started with, if a file was bad, and not
-	// yet what its signer was told, if it has one.
+	// yet what its signer has, if it has one.
 	loaded simKeys
 	// remembers means that it still accepts tokens of a key that it has lost, for having accepted them before.
 	remembers bool
@@ -239,8 +239,8 @@ func (v view) without(server int) view {
 	return v
 }
 
-// observe looks at the cluster as the controller does. It remembers what was proven of each verifier, for the
-// laws to hold the planner to.
+// observe returns what the controller would observe. It remembers what was proven of each verifier, for the laws to
+// hold the planner to.
 func (c *cluster) observe(v view) Observed {
 	o := Observed{
 		Wanted: int(c.wanted), External: c.external(), Stored: c.stored.list(), Held: c.disks.list(),

@@ -36,7 +36,7 @@ func (d told) String() string {
 	return line
 }
 
-// tell says what an action does.
+// tell describes an action.
 func tell(a Action) string {
 	switch a.Kind {
 	case ConvergeControlPlane:
@@ -68,7 +68,7 @@ type timeline struct {
 	last string
 	// incidents happen once each and in this order, after the first decision that they match.
 	incidents []incident
-	// quiet says that nothing is told yet: each story but that of the creation begins with a cluster that is settled.
+	// quiet means that nothing is written yet: each story but that of the creation begins with a cluster that is settled.
 	quiet bool
 	// blind is for how many ticks more the API servers cannot be listed.
 	blind int

@@ -29,7 +29,7 @@ func versions(o Observed) Versions {
 	return v
 }
 
-// allSign reports whether no signer signs with the old key version any more.
+// allSign reports whether every signer has stopped signing with the old key version.
 func (r run) allSign() bool {
 	oldManager := func(m ControllerManager) bool {
 		return m.Configured != r.next || m.Running != 0 && m.Running != r.next

@@ -156,8 +156,8 @@ func matches[S ~string](list []S, all, one S) bool {
 	return slices.Contains(list, all) || slices.Contains(list, one)
 }
 
-// covers reports whether a rule's resource is that of a request: pods, pods/status, pods/*, */status, * (no
-// subresources) or */* (everything).
+// covers reports whether a rule's resource matches a request: pods, pods/status, pods/*, */status, * (no subresources)
+// or */* (everything).
 func covers(pattern string, r Request) bool {
 	resource, subresource, cut := strings.Cut(pattern, "/")
 	return (resource == "*" || resource == r.Resource) &&

@@ -51,7 +51,7 @@ func TestIndex(t *testing.T) {
 	}
 }
 
-// TestSameCell reports whether a cell was given to somebody else between two looks at its state.
+// TestSameCell reports whether a cell was given to somebody else between two reads of its state.
 func TestSameCell(t *testing.T) {
 	for _, test := range []struct {
 		a, b state

@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// busy has so many clients do something again and again for a while, and returns how often a second they did it, and the
-// 99th percentile of how long it took, in milliseconds. What has begun may end, and counts, so that no slow one is left out.
+// busy has so many clients do something again and again for a while, and returns how often a second they did it, and
+// the 99th percentile of how long it took, in milliseconds. What has begun may end, and counts, so that no slow one is
+// left out.
 func busy(ctx context.Context, clients int, long time.Duration, do func(ctx context.Context, client int) error) (perSecond, p99 float64, err error) {
 	began := time.Now()
 	var mu sync.Mutex

@@ -55,7 +55,7 @@ func (s *secretsOf) watch(ctx context.Context, o metav1.ListOptions) (watch.Inte
 }
 
 // awaitTokens returns when the watch has shown each Secret with a token. Every change that it shows of them came after
-// they were read, so the first with a token is that of kube-controller-manager.
+// they were read, so kube-controller-manager made the first with a token.
 func awaitTokens(ctx context.Context, w watch.Interface, waiting map[types.UID]bool, cleared <-chan error) error {
 	for len(waiting) > 0 || cleared != nil {
 		select {

@@ -39,8 +39,8 @@ type constant struct {
 	answer *externaljwt.SignJWTResponse
 }
 
-// newConstant returns a constant whose answers are as long as those of a signer with this key, and pass for them at an API
-// server, which does not verify signatures that it asked for.
+// newConstant returns a constant whose answers are as long as those of a signer with this key, and pass for them at an
+// API server, which does not verify signatures that it asked for.
 func newConstant(key crypto.Signer, signs bool) (*constant, error) {
 	public, err := jwks.NewKey(key.Public())
 	if err != nil {

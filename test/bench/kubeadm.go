@@ -25,7 +25,8 @@ import (
 // adoptedCluster is the name of a cluster that kubeadm makes and Keyturn adopts.
 const adoptedCluster = "kubeadm"
 
-// Kubeadm are rotations of one cluster of kubeadm, one after another: as a runbook does it, with files, and with signers.
+// Kubeadm are rotations of one cluster of kubeadm, one after another: as a runbook does it, with files, and with
+// signers.
 type Kubeadm struct {
 	Runbook  []times     `json:"runbook"`
 	Files    []*timeline `json:"files"`

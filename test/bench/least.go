@@ -21,8 +21,8 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// compareLeast has two bare API servers issue tokens by turns, one with a key from a file, and one with the least signer
-// that there can be: a program that makes a signature and answers a constant. No signer can do better than that.
+// compareLeast has two bare API servers issue tokens by turns, one with a key from a file, and one with the least
+// signer that there can be: a program that makes a signature and answers a constant. No signer can do better than that.
 func (p *place) compareLeast(ctx context.Context, q *Requests) (err error) {
 	dir := filepath.Join(p.dir, "least-"+string(q.Algorithm))
 	key, err := token.GenerateKey(rand.Reader, string(q.Algorithm))

@@ -23,7 +23,7 @@ import (
 type Ledger struct {
 	// Signed has one for each algorithm.
 	Signed []Noting `json:"signed"`
-	// Memory is that of a ledger with the tokens of many pods, in MiB.
+	// Memory is the memory of a ledger with the tokens of many pods, in MiB.
 	Memory float64 `json:"memoryMiB"`
 }
 
@@ -76,7 +76,7 @@ func (p *place) compareNoting(ctx context.Context, algorithm v1alpha1.Algorithm)
 	return n, nil
 }
 
-// The pods of which the ledger notes tokens.
+// The pods whose tokens the ledger notes.
 const (
 	ledgerPods      = 20_000
 	ledgerNamespace = 20 // pods in each
@@ -85,7 +85,7 @@ const (
 // The audiences of each pod's tokens.
 var ledgerAudiences = [...]string{"https://kubernetes.default.svc.cluster.local", "vault"}
 
-// podName and podUID are those of the i-th pod, and podNamespace its namespace.
+// podName and podUID return the name and the UID of the i-th pod, and podNamespace its namespace.
 func podName(i int) string      { return fmt.Sprintf("web-%08x-%05d", i*2654435761, i) }
 func podUID(i int) string       { return fmt.Sprintf("4d10a0b0-6c3f-4d10-a0b0-%012x", i) }
 func podNamespace(i int) string { return fmt.Sprintf("team-%d", i/ledgerNamespace) }

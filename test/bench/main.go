@@ -1,9 +1,9 @@
 // Command bench measures Keyturn on real clusters of this machine, and what the same work costs without it.
 //
-// It creates an admin cluster and user clusters by gkectl, as a user would, in a directory and an address
-// range of its own, and deletes all of it at the end, after a failure and when it is interrupted. What it measures, one
-// group after another, is in measure.go. It writes results.json and results.md; docs/benchmarks.md says how to read
-// them. Nothing is asserted: an aim that is missed is shown, and the exit code is 0 all the same.
+// It creates an admin cluster and user clusters by gkectl, as a user would, in a directory and an address range of its
+// own, and deletes all of it at the end, after a failure and when it is interrupted. What it measures, one group after
+// another, is in measure.go. It writes results.json and results.md; docs/benchmarks.md says how to read them. Nothing
+// is asserted: an aim that is missed is shown, and the exit code is still 0.
 package main
 
 import (

@@ -15,7 +15,8 @@ import (
 const unlimited = "5000"
 
 // withUnlimitedManager runs, while f runs, a kube-controller-manager that only fills legacy tokens, without the client
-// limits that the cluster's own one has. That one is stopped meanwhile, and the controller, which would end the stranger.
+// limits that the cluster's own one has. That one is stopped meanwhile, and the controller, which would end the
+// stranger.
 func (p *place) withUnlimitedManager(ctx context.Context, f func() error) (err error) {
 	manager, err := p.process("kube-controller-manager", "--service-account-private-key-file=")
 	if err != nil {

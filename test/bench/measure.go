@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// kubernetesVersion is that of the clusters, of which `make kube` builds the programs.
+	// kubernetesVersion is the version of the clusters, whose programs `make kube` builds.
 	kubernetesVersion = "1.36.4"
 	nodesCluster      = "nodes"
 	tokensCluster     = "tokens"
@@ -22,17 +22,18 @@ const (
 	nodeCount         = 2
 )
 
-// group is what can be measured by itself.
+// group is what can be measured on its own.
 type group struct {
 	name string
 	// about ends the sentence "measuring ...".
 	about string
-	// clusters says that it makes user clusters.
+	// clusters means that it makes user clusters.
 	clusters bool
 	measure  func(context.Context, *place, *Results) error
 }
 
-// allGroups are in the order in which they are measured: the peak of the controller's memory in one is that of all before it.
+// allGroups are in the order in which they are measured: the peak of the controller's memory in one includes all groups
+// before it.
 var allGroups = []group{
 	{"nodes", "a cluster with nodes", true, measureNodes},
 	{"legacy", "legacy tokens and exchanges", true, measureTokens},
@@ -180,8 +181,8 @@ func (p *place) rotateTokens(ctx context.Context, s *secretsOf, r *Results) erro
 }
 
 // compare has the Refresher and bare updates take turns, each going first as often as the other, so that what else the
-// machine does hits both. Before that come bare updates that do not count, so that the first turn is like the others: the
-// Secrets have been written by this field manager, and their creation is over for everybody who watches them.
+// machine does hits both. Before that come bare updates that do not count, so that the first turn is like the others:
+// the Secrets have been written by this field manager, and their creation is over for everybody who watches them.
 func (p *place) compare(ctx context.Context, s *secretsOf, rounds int, r *Results) error {
 	if _, err := s.update(ctx); err != nil {
 		return err

@@ -14,13 +14,13 @@ import (
 // process is one of the place, as /proc shows it.
 type process struct {
 	pid int
-	// path is that of the program, and args what it was called with.
+	// path is the path of the program, and args what it was called with.
 	path string
 	args []string
 }
 
-// process finds the only process of a program that was called with these arguments, or parts of some, and whose arguments
-// name the place.
+// process finds the only process of a program that was called with these arguments, or parts of some, and whose
+// arguments name the place.
 func (p *place) process(program string, arguments ...string) (process, error) {
 	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {

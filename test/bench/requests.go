@@ -26,13 +26,15 @@ var algorithms = []v1alpha1.Algorithm{v1alpha1.ES256, v1alpha1.RS256}
 // Requests compares TokenRequests at two clusters that differ in where their only API server gets its keys.
 type Requests struct {
 	Algorithm v1alpha1.Algorithm `json:"algorithm"`
-	// External and Files are the turns, of which the n-th make a round.
+	// External and Files are the turns; the n-th of each make a round.
 	External []Turn `json:"external"`
 	Files    []Turn `json:"files"`
-	// Least are turns of a bare API server with the least signer that there can be, and LeastFiles those of one with files.
+	// Least are turns of a bare API server with the least signer that there can be, and LeastFiles those of one with
+	// files.
 	Least      []Turn `json:"least"`
 	LeastFiles []Turn `json:"leastFiles"`
-	// Child is the peak of the memory of the signer's process that signs, and Parent that of the one that keeps it running, in MiB.
+	// Child is the peak memory of the signer's process that signs, and Parent the peak of the one that keeps it
+	// running, in MiB.
 	Child  float64 `json:"signerChildMiB"`
 	Parent float64 `json:"signerParentMiB"`
 }

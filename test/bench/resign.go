@@ -169,8 +169,8 @@ func scramble(s *corev1.Secret) {
 	s.ManagedFields = nil
 }
 
-// resignedWithin returns the seconds from the first to the last re-signing of the Secrets. Their managedFields tell it in
-// whole seconds; the last one counts in full.
+// resignedWithin returns the seconds from the first to the last re-signing of the Secrets. Their managedFields tell it
+// in whole seconds; the last one counts in full.
 func (s *secretsOf) resignedWithin(ctx context.Context) (float64, error) {
 	list, err := s.client.CoreV1().Secrets("").List(ctx, ofTokens)
 	if err != nil {

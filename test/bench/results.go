@@ -18,7 +18,7 @@ type Results struct {
 	Seconds    float64   `json:"seconds"`
 	Machine    Machine   `json:"machine"`
 	Load       Load      `json:"load"`
-	// Rotations are those of the cluster with nodes.
+	// Rotations are the rotations of the cluster with nodes.
 	Rotations []*timeline `json:"rotations"`
 	Stale     Stale       `json:"stale"`
 	Tokens    Tokens      `json:"tokens"`
@@ -68,9 +68,10 @@ type Tokens struct {
 	RotationWrites float64   `json:"rotationWritesSeconds"`
 }
 
-// Memory is that of the controller, in MiB.
+// Memory is the memory of the controller, in MiB.
 type Memory struct {
-	// PeakBefore is while it made and rotated the cluster with nodes, Peak while it re-signed the Secrets, and Now after it.
+	// PeakBefore is while it made and rotated the cluster with nodes, Peak while it re-signed the Secrets, and Now after
+	// it.
 	PeakBefore float64 `json:"peakBeforeMiB"`
 
 	Peak float64 `json:"peakMiB"`

@@ -14,13 +14,13 @@ import (
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
-// steps are those of a rotation, in their order.
+// steps are the steps of a rotation, in their order.
 var steps = []rotation.Step{
 	rotation.StepGenerate, rotation.StepPublish, rotation.StepSwitch, rotation.StepRefresh, rotation.StepRetire,
 }
 
-// timeline is how long a rotation took, and each of its steps, in seconds. A step begins when the controller first tells of
-// it, the first one when the key version is raised; so the steps add up to the total.
+// timeline is how long a rotation took, and each of its steps, in seconds. A step begins when the controller first
+// reports it, the first one when the key version is raised; so the steps add up to the total.
 type timeline struct {
 	Total float64 `json:"totalSeconds"`
 	// Signing is when every API server was first seen to sign with the new version.
@@ -108,7 +108,7 @@ func (t *timeline) see(uc *v1alpha1.UserCluster, now time.Time) (complete bool) 
 func (t *timeline) total() float64   { return t.Total }
 func (t *timeline) signing() float64 { return t.Signing }
 
-// allSign says whether every API server was seen to sign with the wanted version.
+// allSign reports whether every API server was seen to sign with the wanted version.
 func allSign(uc *v1alpha1.UserCluster) bool {
 	other := func(s v1alpha1.APIServerStatus) bool { return s.SigningVersion != uc.Spec.KSASigningKey.Version }
 	wanted := max(1, len(uc.Status.APIServers))
@@ -124,7 +124,8 @@ type Sources struct {
 	Files    []*timeline `json:"files"`
 }
 
-// measureSources rotates a cluster with signers and one without, by turns, so that what else the machine does hits both.
+// measureSources rotates a cluster with signers and one without, by turns, so that what else the machine does hits
+// both.
 func measureSources(ctx context.Context, p *place, r *Results) error {
 	external, files := ofFiles("external", apiServers, 0), ofFiles("files", apiServers, 0)
 	external.source = v1alpha1.KeySourceExternal

@@ -195,8 +195,8 @@ func (r *Results) signatureRows() (rows []Row) {
 	return rows
 }
 
-// aboveFloor is, for each round, what a token takes over the socket, divided by what a constant takes there and a signature
-// alone.
+// aboveFloor is, for each round, what a token takes over the socket, divided by what a constant takes there and a
+// signature alone.
 func (s Signatures) aboveFloor(rate func(Rate) float64) []float64 {
 	out := make([]float64, len(s.Socket))
 	for i := range out {

@@ -20,16 +20,16 @@ const (
 	nextDir    = "/etc/kubernetes/pki-next"
 )
 
-// restartScript restarts a kube-apiserver as kubeadm's documentation says: its manifest is moved away, and back once the
-// process is gone. Who follows the documentation waits 20 seconds instead.
+// restartScript restarts a kube-apiserver as kubeadm's documentation says: its manifest is moved away, and back once
+// the process is gone. Who follows the documentation waits 20 seconds instead.
 const restartScript = `cd /etc/kubernetes
 mv manifests/kube-apiserver.yaml .
 while grep -qsx kube-apiserver /proc/[0-9]*/comm; do sleep 0.1; done
 mv kube-apiserver.yaml manifests/`
 
-// runbook rotates the key of a kubeadm cluster as people do it today: a script edits the files of each node and restarts
-// one API server after another. It is the fastest order in which no token is refused: all API servers accept both keys
-// before one signs with the next, and all sign with it before one drops the old key. Pods are not restarted.
+// runbook rotates the key of a kubeadm cluster as people do it today: a script edits the files of each node and
+// restarts one API server after another. It is the fastest order in which no token is refused: all API servers accept
+// both keys before one signs with the next, and all sign with it before one drops the old key. Pods are not restarted.
 type runbook struct {
 	cluster *kubeadm.Cluster
 	config  *rest.Config
@@ -104,7 +104,7 @@ func direct(config *rest.Config, s adapter.Server) *rest.Config {
 	return own
 }
 
-// ready reports whether an API server says that it is ready.
+// ready reports whether an API server answers that it is ready.
 func ready(ctx context.Context, config *rest.Config, s adapter.Server) bool {
 	client, err := kubernetes.NewForConfig(direct(config, s))
 	if err != nil {
@@ -114,7 +114,8 @@ func ready(ctx context.Context, config *rest.Config, s adapter.Server) bool {
 	return err == nil
 }
 
-// outages watches until ctx ends how long each API server is not ready, and returns the longest time of each that was away.
+// outages watches until ctx ends how long each API server is not ready, and returns the longest time of each that was
+// away.
 func outages(ctx context.Context, config *rest.Config, servers []adapter.Server) []float64 {
 	longest := make(chan float64, len(servers))
 	for _, s := range servers {

@@ -43,9 +43,9 @@ const podClaims = `{"aud":["https://kubernetes.default.svc.cluster.local"],"exp"
 // Signatures compares the signer's Sign with the bare signature of the same bytes, hashing included.
 type Signatures struct {
 	Algorithm v1alpha1.Algorithm `json:"algorithm"`
-	// Sign is Sign in this process, Bare the private key alone, Socket Sign of the program, and Floor Sign of a program that
-	// answers a constant, and SigningFloor that of one that makes the signature before it does. The n-th of each make a
-	// round.
+	// Sign is Sign in this process, Bare the private key alone, Socket Sign of the program, and Floor Sign of a program
+	// that answers a constant, and SigningFloor that of one that makes the signature before it does. The n-th of each make
+	// a round.
 	Sign         []Rate `json:"sign"`
 	Bare         []Rate `json:"bare"`
 	Socket       []Rate `json:"socket"`

@@ -23,16 +23,16 @@ import (
 const (
 	probeName   = "keyturn-probe" // of its namespace, Deployment and ServiceAccount
 	probeSecret = "keyturn-probe-legacy"
-	// probeRate is so low that the pods do not slow down what is measured. With three API servers a pod looks at its
-	// mounted token every sixth of a second to every half second.
+	// probeRate is so low that the pods do not slow down what is measured. With three API servers a pod reads its mounted
+	// token every sixth of a second to every half second.
 	probeRate = "2"
-	// settledUses is how many uses of its legacy token make sure that a pod follows the Secret as well.
+	// settledUses is after how many uses of its legacy token a pod certainly follows the Secret as well.
 	settledUses = 30
 	// staleLimit is how long a mounted token may stay as it is before we give up.
 	staleLimit = 120 * time.Second
 )
 
-// startProbe starts pods that use tokens and look at mounted ones, one for each node.
+// startProbe starts pods that use tokens and read mounted ones, one for each node.
 func (p *place) startProbe(ctx context.Context, name string, replicas int) error {
 	p.say("starting %d pods that use tokens", replicas)
 	uc, err := p.cluster(ctx, name)
@@ -66,7 +66,7 @@ func (p *place) restartProbe(ctx context.Context, name string) error {
 	return p.awaitProbe(ctx, name)
 }
 
-// awaitProbe waits until all pods run, and have looked at their mounted tokens for some time.
+// awaitProbe waits until all pods run, and have read their mounted tokens for some time.
 func (p *place) awaitProbe(ctx context.Context, name string) error {
 	if err := p.kubectl(ctx, name, "-n", probeName, "rollout", "status", "deployment/"+probeName, "--timeout", "3m"); err != nil {
 		return err
@@ -126,8 +126,8 @@ func legacyUses(r probe.Report) (uses int64) {
 	return uses
 }
 
-// lags returns how long the mounted token was behind its Secret, in seconds, in each pod that ever saw one change. A rotation
-// replaces nodes and so pods, and signs a Secret once: no pod sees two changes.
+// lags returns how long the mounted token was behind its Secret, in seconds, in each pod that ever saw one change. A
+// rotation replaces nodes and so pods, and signs a Secret once: no pod sees two changes.
 func lags(ctx context.Context, client kubernetes.Interface) (map[string]float64, error) {
 	reports, err := probe.Collect(ctx, client.CoreV1().ConfigMaps(probeName))
 	if err != nil {
@@ -143,7 +143,7 @@ func lags(ctx context.Context, client kubernetes.Interface) (map[string]float64,
 }
 
 // staleAlone puts another good token into the probe's Secret and tells no pod of it. It returns how long each kubelet
-// took by itself to project it, in seconds; a pod still without it after staleLimit counts with that.
+// took on its own to project it, in seconds; a pod still without it after staleLimit counts with that.
 func (p *place) staleAlone(ctx context.Context, name string) ([]float64, error) {
 	p.say("updating a mounted legacy token without telling its pods")
 	if err := p.restartProbe(ctx, name); err != nil {

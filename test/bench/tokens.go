@@ -34,8 +34,8 @@ type InUse struct {
 	Preview   []float64 `json:"previewSeconds"`
 	Described []float64 `json:"describedSeconds"`
 	List      []float64 `json:"listSeconds"`
-	// Memory is the peak of the controller's memory while it told of the tokens and rotated, in MiB, and MemoryBefore what
-	// it had in use before.
+	// Memory is the peak of the controller's memory while it reported the tokens and rotated, in MiB, and MemoryBefore
+	// what it had in use before.
 	Memory       float64 `json:"memoryMiB"`
 	MemoryBefore float64 `json:"memoryBeforeMiB"`
 	// Stale is how long mounted legacy tokens were stale in rotations, in seconds, by pod.

@@ -40,7 +40,7 @@ func TestFlags(t *testing.T) {
 	}
 }
 
-// arguments returns those of the controller.
+// arguments returns the arguments of the controller.
 func arguments(t *testing.T, values ...string) []string {
 	t.Helper()
 	var d appsv1.Deployment

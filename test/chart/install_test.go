@@ -84,7 +84,7 @@ func TestLifeOfRelease(t *testing.T) {
 	if first == nil || r.replicas() != 2 {
 		t.Fatalf("after the installation: definition %v, %d controllers", first, r.replicas())
 	}
-	// As if it were that of an earlier chart:
+	// As if an earlier chart had installed it:
 	patch := []byte(`{"spec":{"names":{"shortNames":["old"]}}}`)
 	if err := r.client.Patch(t.Context(), first, client.RawPatch("application/merge-patch+json", patch)); err != nil {
 		t.Fatal(err)

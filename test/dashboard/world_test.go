@@ -1,4 +1,4 @@
-// Package dashboard_test looks at the page of `gkectl dashboard` in Chromium.
+// Package dashboard_test tests the page of `gkectl dashboard` in Chromium.
 //
 // The admin cluster is a real API server, and gkectl and, where a rotation is seen, keyturn-controller are the programs
 // in bin/. The control planes of user clusters are simulated (test/bench/simulated), or there are none and the test

@@ -39,8 +39,8 @@ func skipUnlessLong(t *testing.T) {
 	}
 }
 
-// TestClusterAPIScale rotates first with files, while a tool puts back the Secret with which machines start, and then with
-// signers, while the control plane is scaled from one machine to three. No token is refused.
+// TestClusterAPIScale rotates first with files, while a tool puts back the Secret with which machines start, and then
+// with signers, while the control plane is scaled from one machine to three. No token is refused.
 func TestClusterAPIScale(t *testing.T) {
 	skipUnlessLong(t)
 	k := newCAPICluster(t, capiClusterOf(1))
@@ -70,9 +70,9 @@ func TestClusterAPIReplace(t *testing.T) {
 	k.release()
 }
 
-// rotateAmidRollout rotates while Cluster API replaces the only control-plane machine. The new machine has had its bootstrap
-// data since before the rotation and gets its hardware late. The cluster is paused for a while too, in which nothing is
-// written.
+// rotateAmidRollout rotates while Cluster API replaces the only control-plane machine. The new machine has had its
+// bootstrap data since before the rotation and gets its hardware late. The cluster is paused for a while too, in which
+// nothing is written.
 func (k *capiCluster) rotateAmidRollout() {
 	k.t.Helper()
 	k.patch(`{"spec":{"ksaSigningKey":{"nodeRefresh":"Evict"}}}`)

@@ -50,7 +50,8 @@ type capiCluster struct {
 	workloadClient client.Client
 }
 
-// TestClusterAPI rotates the key of a cluster of Cluster API once, with signers. TestClusterAPIScale and others do more.
+// TestClusterAPI rotates the key of a cluster of Cluster API once, with signers. TestClusterAPIScale and others do
+// more.
 func TestClusterAPI(t *testing.T) {
 	k := newCAPICluster(t, capiClusterOf(1))
 	k.startController()
@@ -248,7 +249,8 @@ func (k *capiCluster) version() (version int32) {
 	return version
 }
 
-// rotate rotates to the next key version, and has something done meanwhile. In the end no machine starts with any other.
+// rotate rotates to the next key version, and has something done meanwhile. In the end no machine starts with any
+// other.
 func (k *capiCluster) rotate(during func()) {
 	k.t.Helper()
 	version := k.version() + 1

@@ -113,7 +113,7 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// importImages packs the programs as `make images` does, and gives those of the chart to the nodes.
+// importImages packs the programs as `make images` does, and gives the images of the chart to the nodes.
 func (in *installation) importImages(t *testing.T) {
 	t.Helper()
 	pack := exec.Command("go", "run", "../../tools/images", "-programs", in.bin, "-out", in.dir)

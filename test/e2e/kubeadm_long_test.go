@@ -56,7 +56,7 @@ func TestKubeadmLong(t *testing.T) {
 	})
 }
 
-// steps are those of a rotation in which something happens.
+// steps are the steps of a rotation in which something happens.
 var steps = []rotation.Step{rotation.StepPublish, rotation.StepSwitch, rotation.StepRefresh, rotation.StepRetire}
 
 // event is what the owner of a cluster does while its key is rotated.
@@ -173,8 +173,8 @@ func (k *selfManaged) removeNewcomers() {
 	k.controlPlanes = slices.DeleteFunc(k.controlPlanes, func(name string) bool { return name == newcomer })
 }
 
-// upgrading has kubeadm write the manifests of a node again, which then reads its keys from files until Keyturn converts
-// it once more.
+// upgrading has kubeadm write the manifests of a node again, which then reads its keys from files until Keyturn
+// converts it once more.
 func (k *selfManaged) upgrading() event {
 	return event{name: "kubeadm upgrade apply", during: func(ctx context.Context) error {
 		_, err := k.Run(ctx, k.controlPlanes[0], "kubeadm", "upgrade", "apply", "--force", "--yes",

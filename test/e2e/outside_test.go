@@ -27,8 +27,8 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// What verifies tokens outside of a cluster here is code that is not ours: golang.org/x/oauth2 trades them at the fleet,
-// and go-oidc verifies them by discovery documents.
+// What verifies tokens outside of a cluster here is code that is not ours: golang.org/x/oauth2 trades them at the
+// fleet, and go-oidc verifies them by discovery documents.
 
 const (
 	project = "my-project"
@@ -99,7 +99,8 @@ func (p *place) exchange(t *testing.T, subject string) error {
 	return nil
 }
 
-// expectFleetRefuses checks that the fleet knows the key of a token no more. The fleet itself may just have been killed.
+// expectFleetRefuses checks that the fleet knows the key of a token no more. The fleet itself may just have been
+// killed.
 func (p *place) expectFleetRefuses(t *testing.T, old string) {
 	t.Helper()
 	p.eventually("trading a token of the old key", func(context.Context) error {
@@ -115,7 +116,7 @@ func (p *place) expectFleetRefuses(t *testing.T, old string) {
 	})
 }
 
-// expectPublished checks what the status tells of the places outside the cluster.
+// expectPublished checks what the status reports about the destinations outside the cluster.
 func (p *place) expectPublished(t *testing.T, version, places int) {
 	t.Helper()
 	all := p.cluster("e2e").Status.Publications
@@ -137,7 +138,7 @@ type verifier struct {
 }
 
 // startVerifying mints a token every tenth of a second and has go-oidc verify it, with one key set that is kept all the
-// while. The client finds the issuer's documents, wherever the URLs say that they are.
+// while. The client finds the issuer's documents, regardless of where their URLs lead.
 func (p *place) startVerifying(t *testing.T, name, issuer string, client *http.Client) (end func()) {
 	t.Helper()
 	var provider *oidc.Provider
@@ -205,11 +206,11 @@ func (p *place) clusterDocuments(t *testing.T) *http.Client {
 	t.Helper()
 	cfg := p.restConfig(p.userKubeconfig("e2e"))
 	balancer := strings.TrimPrefix(cfg.Host, "https://")
-	cfg.ServerName = "kubernetes" // whatever the issuer is called
+	cfg.ServerName = "kubernetes" // regardless of what the issuer is called
 	cfg.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, network, balancer)
 	}
-	// An API server has the documents below its own root, whatever the path of the issuer.
+	// An API server has the documents below its own root, regardless of the path of the issuer.
 	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper { return withoutPrefix{"/e2e", next} })
 	client, err := rest.HTTPClientFor(cfg)
 	if err != nil {

@@ -74,7 +74,7 @@ func readProc(pid int) (proc, bool) {
 	return proc{pid: pid, parent: parent, name: filepath.Base(words[0]), command: strings.Join(words, " ")}, true
 }
 
-// pids returns those of the user cluster's processes of a program, ascending.
+// pids returns the process ids of a program in the user cluster, ascending.
 func (p *place) pids(program string) (pids []int) {
 	for _, q := range p.processes() {
 		if q.name == program && strings.Contains(q.command, "/clusters/") {

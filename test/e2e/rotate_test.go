@@ -28,7 +28,7 @@ import (
 	"github.com/keyturn/keyturn/token"
 )
 
-// kubernetesVersion is that of all user clusters, like "v1.36.4".
+// kubernetesVersion is the Kubernetes version of all user clusters, like "v1.36.4".
 func kubernetesVersion() string {
 	return cmp.Or(os.Getenv("KEYTURN_E2E_KUBERNETES"), "v1.36.4")
 }
@@ -180,8 +180,8 @@ func TestRotateTenTimes(t *testing.T) {
 	p.end(t)
 }
 
-// newCluster is a place with a user cluster that is registered with the fleet, has legacy tokens, and pods that use tokens all the time.
-// Each change changes the manifests of these pods.
+// newCluster is a place with a user cluster that is registered with the fleet, has legacy tokens, and pods that use
+// tokens all the time. Each change changes the manifests of these pods.
 func newCluster(t *testing.T, config string, changes ...func(manifests []byte) []byte) *place {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -253,7 +253,7 @@ func (p *place) update(t *testing.T, config string) {
 	p.must("update", "cluster", "--config", p.config(), "--kubeconfig", p.kubeconfig())
 }
 
-// end deletes everything, and checks that nothing is left or was told.
+// end deletes everything, and checks that nothing is left and no secret was shown.
 func (p *place) end(t *testing.T) {
 	t.Helper()
 	p.expectSecrecy(t)
@@ -410,7 +410,7 @@ func (p *place) expectLegacy(t *testing.T, version int) {
 	}
 }
 
-// expectRefused checks that each API server by itself refuses the token.
+// expectRefused checks that each API server refuses the token.
 func (p *place) expectRefused(t *testing.T, old string) {
 	t.Helper()
 	for _, s := range p.cluster("e2e").Status.APIServers {
@@ -496,7 +496,8 @@ func (p *place) keyID(t *testing.T, version int) string {
 	return ""
 }
 
-// probePods are the pods that use tokens, by name, which no two of a ReplicaSet ever share, and how often the container of each was restarted.
+// probePods are the pods that use tokens, by name, which no two of a ReplicaSet ever share, and how often the container
+// of each was restarted.
 func (p *place) probePods(t *testing.T) map[string]int32 {
 	t.Helper()
 	pods := map[string]int32{}
@@ -515,8 +516,8 @@ func (p *place) probePods(t *testing.T) map[string]int32 {
 	return pods
 }
 
-// expectSamePods checks that nodes and pods are those of before, called of the version now, and that every token in a file of each pod, as the pod
-// itself tells, is of its key.
+// expectSamePods checks that nodes and pods are the same as before, that the nodes have the version now, and that every
+// token in a file of each pod, as the pod itself reports, is of its key.
 func (p *place) expectSamePods(t *testing.T, nodes map[string]int, pods map[string]int32, version int) {
 	t.Helper()
 	p.expectSameNodes(t, nodes, version)
@@ -546,7 +547,7 @@ func (p *place) expectSamePods(t *testing.T, nodes map[string]int, pods map[stri
 	})
 }
 
-// expectSameNodes checks that the nodes are those of before, called of the version now.
+// expectSameNodes checks that the nodes are the same as before, and have the version now.
 func (p *place) expectSameNodes(t *testing.T, before map[string]int, version int) {
 	t.Helper()
 	after := p.nodeNames(t)

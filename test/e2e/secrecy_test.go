@@ -55,7 +55,7 @@ func (p *place) expectSecrecy(t *testing.T) {
 	}
 }
 
-// within says whether a directory of that name is on the path.
+// within reports whether a directory of that name is on the path.
 func within(path, name string) bool {
 	for path != "/" && path != "." {
 		if filepath.Base(path) == name {

@@ -115,8 +115,8 @@ func (k *selfManaged) awaitNodes(want int) {
 	})
 }
 
-// part runs a part of the test, which has a name of its own for -run, and shows what the pods of the probe saw of it. What
-// comes after a part that failed would only fail for the same reason.
+// part runs a part of the test, which has a name of its own for -run, and shows what the pods of the probe saw of it.
+// What comes after a part that failed would only fail for the same reason.
 func (k *selfManaged) part(name string, do func()) {
 	whole := k.t
 	passed := whole.Run(name, func(t *testing.T) {
@@ -367,9 +367,9 @@ func (k *selfManaged) signer() (key crypto.Signer) {
 // retire notes that the key that signs now is to be nowhere later.
 func (k *selfManaged) retire() { k.retired = append(k.retired, k.signer()) }
 
-// expectSecrecy searches for private keys. The one that signs now is where kube-apiserver and its signer read it, and in the
-// Secrets of Keyturn. One that is retired is nowhere. The files of etcd have both, since Keyturn keeps its keys in this
-// cluster.
+// expectSecrecy searches for private keys. The one that signs now is where kube-apiserver and its signer read it, and
+// in the Secrets of Keyturn. One that is retired is nowhere. The files of etcd have both, since Keyturn keeps its keys
+// in this cluster.
 func (k *selfManaged) expectSecrecy() {
 	k.t.Helper()
 	if len(k.retired) == 0 {

@@ -122,7 +122,7 @@ type thief struct {
 	*place
 	t      *testing.T
 	signer *token.Signer
-	// kid is that of the key, and issuer and audience are what the cluster's own tokens have.
+	// kid is the kid of the key, and issuer and audience are what the cluster's own tokens have.
 	kid, issuer, audience string
 }
 

@@ -24,7 +24,7 @@ const probeNamespace = "keyturn-probe"
 // Pods of the CronJob come and go all the time, so what is said of pods is about the others.
 const otherPods = "app.kubernetes.io/name!=keyturn-probe-cronjob"
 
-// workloadNames are those of all that run beside the pods that are always there.
+// workloadNames returns the names of all that run beside the pods that are always there.
 func workloadNames() (names []string) {
 	for _, w := range probe.Workloads() {
 		names = append(names, string(w))
@@ -254,8 +254,8 @@ func notes(e ledger.Entry, h probe.Held) bool {
 		slices.Equal(e.Audiences, audiences) && bound == want && !e.Expires.Before(h.Expires)
 }
 
-// expectTokensTold checks that `gkectl describe clusters --tokens` tells of tokens of these kinds of the version: one that
-// was asked for outside, and those that pods of the probe hold.
+// expectTokensTold checks that `gkectl describe clusters --tokens` tells of tokens of these kinds of the version: one
+// that was asked for outside, and those that pods of the probe hold.
 func (p *place) expectTokensTold(t *testing.T, version int, kinds ...string) {
 	t.Helper()
 	out := p.must("describe", "clusters", "e2e", "--tokens", "-o", "json", "--kubeconfig", p.kubeconfig())

@@ -163,7 +163,7 @@ func (g *generator) sign(key, header, payload string) string {
 	return message + "." + b64(signature)
 }
 
-// fixedSize turns ASN.1 into r and s of the size of the curve, which is that of the hash for both curves.
+// fixedSize turns ASN.1 into r and s of the size of the curve, which is the size of the hash for both curves.
 func (g *generator) fixedSize(der []byte, size int) []byte {
 	g.t.Helper()
 	var v struct{ R, S *big.Int }

@@ -64,7 +64,7 @@ type Document struct {
 
 // Recording is what one API server and its kube-controller-manager answered.
 type Recording struct {
-	// Version is that of Kubernetes.
+	// Version is the version of Kubernetes.
 	Version string `json:"version"`
 	// SigningKey is the name of the key that both signed with. The server verified with every key of keys.json.
 	SigningKey string `json:"signing_key"`

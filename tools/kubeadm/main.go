@@ -53,7 +53,8 @@ func run(ctx context.Context, o kubeadm.Options, s size, args []string) (err err
 		return hint.Errorf("see kubeadm -help", "up or down is needed, and -dir, -version and -kube")
 	}
 	if s.controlPlanes < 1 || s.workers < 0 {
-		return hint.Errorf("see kubeadm -help", "a cluster has at least one control-plane node, and no negative number of others")
+		return hint.Errorf("see kubeadm -help",
+			"a cluster has at least one control-plane node, and no negative number of others")
 	}
 	for _, path := range []*string{&o.Dir, &o.KubeBinDir, &o.BinDir} {
 		if *path, err = filepath.Abs(*path); err != nil {

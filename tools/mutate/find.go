@@ -37,7 +37,7 @@ type finder struct {
 	mutants []mutant
 	edits   []edit
 	pairs   int
-	// next is the id of the next mutant; ids are those of the package.
+	// next is the id of the next mutant. The ids are unique in the package.
 	next int
 }
 

@@ -22,8 +22,8 @@ import (
 // here is the directory of this package.
 var here, _ = os.Getwd()
 
-// TestReproducible packs a release twice, from two copies of the source whose files have other times and modes. It wants
-// the same bytes, and checks what is in them. One small program, which is built in each copy, stands for all.
+// TestReproducible packs a release twice, from two copies of the source whose files have other times and modes. It
+// wants the same bytes, and checks what is in them. One small program, which is built in each copy, stands for all.
 func TestReproducible(t *testing.T) {
 	wantSame(t, func(t *testing.T, r *release) {
 		t.Helper()
@@ -174,7 +174,8 @@ func checkFiles(t *testing.T, files map[string][]byte) {
 			t.Errorf("the archive of the plugin lacks %s", name)
 		}
 	}
-	if slices.ContainsFunc(names, func(name string) bool { return strings.Contains(name, "gkectl") }) || !slices.IsSorted(names) {
+	ofGkectl := func(name string) bool { return strings.Contains(name, "gkectl") }
+	if slices.ContainsFunc(names, ofGkectl) || !slices.IsSorted(names) {
 		t.Errorf("the archive of the plugin has %q", names)
 	}
 	chart, err := untar(files["keyturn-9.9.9.tgz"])

@@ -4,7 +4,8 @@
 //	run    is the main process of the pod: it undoes a change with which kube-apiserver does not become ready
 //	apply  reads an order from standard input and writes a report to standard output; a controller runs it by pods/exec
 //
-// The exit code is 0 when there is a report, whatever it answers, 1 after a failure without one, and 2 after bad flags.
+// The exit code is 0 when there is a report, regardless of what it answers, 1 after a failure without one, and 2 after
+// bad flags.
 package agentcmd
 
 import (

@@ -30,7 +30,7 @@ const (
 type Options struct {
 	Namespace string
 	Image     string
-	// PKI is kubeadm's certificatesDir, Manifests the directory of static pods, and StateDir that of the agent and signer.
+	// PKI is kubeadm's certificatesDir, Manifests the directory of static pods, and StateDir the one of agent and signer.
 	PKI, Manifests, StateDir string
 }
 

@@ -193,16 +193,18 @@ func TestJudge(t *testing.T) {
 				2}
 		}), "API servers", Fail,
 			"accepts [1 2], not version 1 alone"},
-		"foreign key": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Status.APIServers[0].ForeignKeyIDs = []string{"kid"} }), "API servers",
-			Warning, "keys that Keyturn did not make"},
+		"foreign key": {ofCluster(func(uc *v1alpha1.UserCluster) {
+			uc.Status.APIServers[0].ForeignKeyIDs = []string{"kid"}
+		}), "API servers", Warning, "keys that Keyturn did not make"},
 		"unpublished": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Status.Publications[0].WaitingFor = "bucket" }),
 			"fleet and publications", Fail,
 			"s3://bucket waits for bucket"},
 		"unknown publication": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Status.Publications = nil }),
 			"fleet and publications", Warning,
 			"0 of 1 destinations"},
-		"old tokens": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Status.KSASigningKey.OldTokens = &v1alpha1.OldTokenStatus{Total: 1} }), "tokens",
-			Warning, "1 pods keep a token"},
+		"old tokens": {ofCluster(func(uc *v1alpha1.UserCluster) {
+			uc.Status.KSASigningKey.OldTokens = &v1alpha1.OldTokenStatus{Total: 1}
+		}), "tokens", Warning, "1 pods keep a token"},
 		"incomplete ledger": {ofCluster(func(uc *v1alpha1.UserCluster) {
 			uc.Status.KSASigningKey.Tokens = &v1alpha1.TokensStatus{ObservedAt: pointer(metav1.NewTime(now)),
 				Unknown: []string{"the ledger of a"}}
@@ -235,7 +237,8 @@ func TestJudge(t *testing.T) {
 		"breaking":      {finding(preflight.Breaks, "breaks"), "workloads", Warning, "breaks"},
 		"worth to know": {finding(preflight.Warns, "warns"), "workloads", Pass, "1 notes, which `rotate --dry-run` shows"},
 		"paused": {func(f *Facts) {
-			f.Cluster.Object.Spec.Infrastructure = v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod"}}
+			prod := &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod"}
+			f.Cluster.Object.Spec.Infrastructure = v1alpha1.Infrastructure{ClusterAPI: prod}
 			f.Cluster.ClusterAPI.Value = "Cluster a not to be paused"
 		}, "Cluster API", Fail, "waits for Cluster a not to be paused"},
 	} {
@@ -288,6 +291,7 @@ func TestWrite(t *testing.T) {
 	if err := Judge(f, now).Write(&b); err != nil {
 		t.Fatal(err)
 	}
+	//nolint:lll // lines of the report
 	const want = `- Validation Category: Admin Cluster
 Checking Kubernetes API...PASS (v1.36.4)
 Checking clock...PASS

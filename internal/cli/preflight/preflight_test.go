@@ -172,7 +172,7 @@ func createHeld(t *testing.T, client kubernetes.Interface) {
 	}
 }
 
-// driverName is that of a driver which gets a token of each pod, once.
+// driverName is the name of a driver which gets a token of each pod, once.
 const driverName = "s3.example.com"
 
 func createDriver(t *testing.T, client kubernetes.Interface) {

@@ -67,7 +67,7 @@ func (c *Cluster) Converge(ctx context.Context, t controlplane.Target, keys []ke
 	if t.Bootstrap {
 		err = c.give(ctx, m, t, keys)
 	}
-	// An API server that refuses tokens in use is brought up whatever becomes of the material.
+	// An API server that refuses tokens in use is brought up even if the material could not be written.
 	return errors.Join(err, c.Cluster.Converge(ctx, t, keys))
 }
 

@@ -1,7 +1,7 @@
 // Package clusterapi rotates the keys of clusters of Cluster API whose control plane is a KubeadmControlPlane.
 //
-// Clusters.Open is where to start: it returns the controlplane.Adapter of one cluster. Nodes, agents and proofs are
-// those of package kubeadm. What is added is the management cluster, in which the Cluster of Cluster API is beside its
+// Clusters.Open is where to start: it returns the controlplane.Adapter of one cluster. Package kubeadm provides nodes,
+// agents and proofs. This package adds the management cluster, in which the Cluster of Cluster API is beside its
 // UserCluster:
 //
 //   - Secret CLUSTER-kubeconfig is how the API servers are reached. Cluster API renews it, so each round reads it.

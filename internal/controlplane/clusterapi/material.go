@@ -37,7 +37,7 @@ const (
 	retryAnnotation = v1alpha1.AnnotationRetryChange
 )
 
-// unknownKeys are those of a material whose keys are of no step: of an earlier stage than any.
+// unknownKeys are the keys of a material that matches no step. Their stage is earlier than any step's.
 var unknownKeys = rotation.Keys{Verify: []int{0}}
 
 // material is Secret CLUSTER-sa: what the next control-plane machine starts with.
@@ -55,11 +55,11 @@ type material struct {
 // memory is what is remembered of a cluster.
 type memory struct {
 	mu sync.Mutex
-	// uid is that of its Cluster; empty until it was observed.
+	// uid is the UID of its Cluster; empty until it was observed.
 	uid types.UID
-	// stage is that of the keys that were written last.
+	// stage is the stage of the keys that were written last.
 	stage int
-	// retried is with which value of v1alpha1.AnnotationRetryChange.
+	// retried is the value of v1alpha1.AnnotationRetryChange with which they were written.
 	retried string
 }
 

@@ -66,7 +66,7 @@ func (o machineOwner) String() string {
 	return o.GetKind() + " " + o.GetNamespace() + "/" + o.GetName()
 }
 
-// owned reports whether the topology of the Cluster says what it is like.
+// owned reports whether the topology of the Cluster owns the object.
 func (o machineOwner) owned() bool {
 	_, owned := o.GetLabels()[topologyOwned]
 	return owned

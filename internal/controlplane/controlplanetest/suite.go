@@ -24,8 +24,8 @@ type Fixture struct {
 	Patience time.Duration
 	// External means that API servers can have signers.
 	External bool
-	// Fixed means that the API servers are those of the spec as long as the cluster exists: none is removed, and none
-	// appears on its own. The suite then checks this instead of Remove and Join.
+	// Fixed means that the cluster has the API servers of its spec as long as it exists: none is removed, and none appears
+	// on its own. The suite then checks this instead of Remove and Join.
 	Fixed bool
 }
 

@@ -27,8 +27,8 @@ type Access struct {
 }
 
 // Config returns how to reach the API servers of a UserCluster, with the rights of an administrator. It uses only a
-// Secret that is marked as the cluster's: otherwise the author of a UserCluster could use any kubeconfig in its namespace
-// without the right to read it. An error that lasts until somebody acts is a controlplane.BlockedError.
+// Secret that is marked as the cluster's: otherwise the author of a UserCluster could use any kubeconfig in its
+// namespace without the right to read it. An error that lasts until somebody acts is a controlplane.BlockedError.
 func (a Access) Config(ctx context.Context, uc *v1alpha1.UserCluster) (*rest.Config, error) {
 	name := types.NamespacedName{Namespace: uc.Namespace, Name: uc.Spec.Infrastructure.Kubeadm.KubeconfigSecret}
 	if name.Name == "" {

@@ -69,8 +69,8 @@ func TestKubeconfigOfServiceAccount(t *testing.T) {
 	}
 }
 
-// TestKubeconfigOfAnotherCluster refuses a kubeconfig that is not marked as the cluster's: the author of a UserCluster may
-// not be allowed to read it.
+// TestKubeconfigOfAnotherCluster refuses a kubeconfig that is not marked as the cluster's: the author of a UserCluster
+// may not be allowed to read it.
 func TestKubeconfigOfAnotherCluster(t *testing.T) {
 	uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "keys", Name: "prod", UID: "1"}}
 	uc.Spec.Infrastructure.Kubeadm = &v1alpha1.KubeadmInfrastructure{KubeconfigSecret: "access"}

@@ -125,7 +125,7 @@ func (c *Cluster) Ledger(ctx context.Context, server string) (r ledger.Report, e
 // signerDir is where the signers of agents have their sockets and ledgers.
 var signerDir = agentpod.Kubeadm("", "").SignerDir()
 
-// unseenError is why a control plane could not be looked at: it may be there.
+// unseenError is why a control plane could not be observed: it may exist.
 type unseenError struct{ error }
 
 func (e *unseenError) Unwrap() error { return e.error }

@@ -1,8 +1,8 @@
 // Package kubeadm rotates the keys of clusters that kubeadm made.
 //
-// Clusters.Open is where to start: it returns the controlplane.Adapter of one cluster. What it does is planned
-// elsewhere; here each call looks at the control plane and takes one step. Writes to nodes are orders to agents
-// (package agent), carried by pods/exec, and agents are there only while something changes.
+// Clusters.Open is where to start: it returns the controlplane.Adapter of one cluster. Other packages plan what it
+// does; here each call observes the control plane and takes one step. Agents (package agent) write to nodes. They get
+// their orders through pods/exec, and exist only while something changes.
 //
 // Find asks the cluster in three ways which API servers it has (the endpoints of Service kubernetes, the mirror
 // pods of kube-apiserver, and the control-plane nodes), compares the answers, and reads from the mirror pods what

@@ -246,7 +246,7 @@ func (o objects) strays(servers []Server) (problems []string) {
 	return problems
 }
 
-// addresses are those of Service kubernetes.
+// addresses returns the endpoint addresses of Service kubernetes.
 func (o objects) addresses() (all []string) {
 	for _, slice := range o.endpoints {
 		for _, e := range slice.Endpoints {

@@ -23,8 +23,8 @@ import (
 // securePort is the port of an API server that kubeadm made, unless --secure-port says otherwise.
 const securePort = 6443
 
-// forward returns a function that dials a port of a pod, whatever address it is given, through the API servers that cfg
-// reaches.
+// forward returns a function that dials a port of a pod through the API servers that cfg reaches. It ignores the
+// address that it is given.
 func forward(cfg *rest.Config, pod string, port int) (func(context.Context, string, string) (net.Conn, error), error) {
 	client, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
@@ -141,7 +141,7 @@ func (*stream) SetDeadline(time.Time) error      { return nil }
 func (*stream) SetReadDeadline(time.Time) error  { return nil }
 func (*stream) SetWriteDeadline(time.Time) error { return nil }
 
-// address is that of a forwarded port, which has none.
+// address is the address of a forwarded port, which has none.
 type address struct{}
 
 func (address) Network() string { return "portforward" }

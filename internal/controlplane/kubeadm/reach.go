@@ -170,7 +170,8 @@ func (r *reach) prove(ctx context.Context, s Server, q controlplane.Question) (c
 // leaderElected are the components of which one must hold a lease.
 var leaderElected = []string{controllerManager, "kube-scheduler"}
 
-// leaders looks at leases: what falls with an API server holds no lease before it runs again.
+// leaders returns which component does not hold its lease yet; empty if all do. A component that falls with an API
+// server holds no lease before it runs again.
 func (r *reach) leaders(ctx context.Context, now time.Time) (string, error) {
 	client, err := r.client()
 	if err != nil {

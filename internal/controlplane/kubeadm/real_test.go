@@ -112,8 +112,8 @@ func TestRealLife(t *testing.T) {
 	expectSecrecy(c, keys)
 }
 
-// expectSecrecy searches the cluster for its private keys. The one that signs is where kube-apiserver and its signer read
-// it, and no other is anywhere: the store is not in the cluster.
+// expectSecrecy searches the cluster for its private keys. The one that signs is where kube-apiserver and its signer
+// read it, and no other is anywhere: the store is not in the cluster.
 func expectSecrecy(c *kubeadmtest.Cluster, keys map[int]crypto.Signer) {
 	last := slices.Max(slices.Collect(maps.Keys(keys)))
 	for version, key := range keys {

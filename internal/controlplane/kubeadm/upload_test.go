@@ -21,8 +21,8 @@ func (w *testCluster) dropUpload(context.Context) error {
 	return nil
 }
 
-// TestUpload has the owner upload the files of a node whenever there is no upload. At any time of a rotation, an API server
-// that started with it would accept all tokens, and have its own accepted.
+// TestUpload has the owner upload the files of a node whenever there is no upload. At any time of a rotation, an API
+// server that started with it would accept all tokens, and have its own accepted.
 func TestUpload(t *testing.T) {
 	for _, source := range []v1alpha1.KeySource{v1alpha1.KeySourceFiles, v1alpha1.KeySourceExternal} {
 		t.Run(string(source), func(t *testing.T) {

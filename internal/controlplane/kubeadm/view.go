@@ -51,7 +51,7 @@ type node struct {
 	manager, managing int
 }
 
-// look looks at the cluster and changes nothing.
+// look observes the cluster and changes nothing.
 func (c *Cluster) look(ctx context.Context) (*view, error) {
 	if err := c.reach(ctx); err != nil {
 		return nil, err
@@ -125,8 +125,8 @@ func (c *Cluster) conclude(v *view, n *node) {
 	c.memory.mu.Lock()
 	defer c.memory.mu.Unlock()
 	was := c.memory.nodes[n.Node]
-	// Draining a node may take as long as disruption budgets forbid it. Until the end pods reach its API server, which must
-	// accept their tokens, and which is one that is out while a change starts it again.
+	// Draining a node may take as long as disruption budgets forbid it. Until the end pods reach its API server, which
+	// must accept their tokens, and which is one that is out while a change starts it again.
 	n.Leaving = n.Leaving && !n.ready && !n.Listed && !n.pending()
 	if n.ready {
 		n.running = v.runs(n.served)
@@ -180,7 +180,7 @@ func (v *view) starts(f *agent.Found) rotation.Keys {
 	return checked(k)
 }
 
-// checked returns keys in their order; zero when they are those of no step.
+// checked returns keys in their order, or zero keys if they are the keys of no step.
 func checked(k rotation.Keys) rotation.Keys {
 	slices.Sort(k.Verify)
 	if hostkeys.Check(k) != nil {
@@ -296,7 +296,7 @@ func (n *node) whyWaiting() string {
 	return n.waiting
 }
 
-// held are the versions of which the node has the private key where kube-apiserver or its signer reads it.
+// held are the versions whose private key the node has where kube-apiserver or its signer reads it.
 func (v *view) held(n *node) []int {
 	if n.Leaving {
 		return nil

@@ -103,7 +103,7 @@ func TestDirectoryOfOthers(t *testing.T) {
 	}
 }
 
-// TestDirectoryLinks has a symbolic link at each place on the way: nothing is read, written or changed where it leads
+// TestDirectoryLinks has a symbolic link at each level of the path: nothing is read, written or changed where it leads
 // to.
 func TestDirectoryLinks(t *testing.T) {
 	for _, link := range []string{"", ".well-known", "openid", "openid/v1", discoveryName, jwksName} {

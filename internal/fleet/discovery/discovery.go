@@ -21,7 +21,7 @@
 //   - The JWKS is there before a discovery document points at it, and goes after it.
 //   - While a key is in the JWKS, its algorithm is in the discovery document: that gets a new algorithm before
 //     the JWKS gets the key, and loses an old one after.
-//   - The JWKS holds the keys of the last Publish or those of the one before, and never any other.
+//   - The JWKS holds the keys of the last Publish or of the one before, and never any other.
 //
 // A crash between two writes leaves documents that work. Observe reports the difference, and the next Publish fixes it.
 //

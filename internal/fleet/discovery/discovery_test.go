@@ -361,7 +361,7 @@ func pick(keys []keystore.KeyPair, versions []int) []keystore.KeyPair {
 	return picked
 }
 
-// testOrder looks at what is served after each single write.
+// testOrder checks what is served after each single write.
 func testOrder(t *testing.T, p place) {
 	if p.gate == nil {
 		t.Skip("nobody is told of each write to a directory")
@@ -440,7 +440,7 @@ func testCrash(t *testing.T, p place) {
 	}
 }
 
-// crash publishes the keys and ends it after so many writes. It says whether there were as many.
+// crash publishes the keys and is interrupted after the given number of writes. It reports whether there were as many.
 func crash(t *testing.T, p place, after int, keys []keystore.KeyPair, to []int) bool {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

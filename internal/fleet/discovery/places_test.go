@@ -287,14 +287,14 @@ func newS3(t *testing.T) place {
 	return place{url: "s3://oidc?prefix=clusters/blue/&use_path_style=true&endpoint=" + srv.URL, gate: g}
 }
 
-// gates are those of the buckets of one store that its library finds by an environment variable.
+// gates are the gates of the buckets of one store, which its library finds by an environment variable.
 type gates struct {
 	store http.Handler
 	mu    sync.Mutex
 	all   map[string]*gate // by the name of the bucket
 }
 
-// ServeHTTP finds the gate by the bucket in the path: a segment of it, whatever the protocol.
+// ServeHTTP finds the gate by the bucket in the path, which is one of its segments in any protocol.
 func (s *gates) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for segment := range strings.SplitSeq(r.URL.Path, "/") {
 		s.mu.Lock()

@@ -68,8 +68,8 @@ func TestNoBucket(t *testing.T) {
 	}
 }
 
-// TestNotThere has the answers of S3 that do not say that an object is not there, though gocloud.dev takes some of them
-// so.
+// TestNotThere has the answers of S3 that do not mean that an object does not exist, though gocloud.dev takes some of
+// them so.
 func TestNotThere(t *testing.T) {
 	useAWS(t)
 	for name, answer := range map[string]struct {

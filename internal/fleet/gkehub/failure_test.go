@@ -46,7 +46,7 @@ func TestUnreliableFleet(t *testing.T) {
 	wantSeen(t, m, nil, []int{1, 2})
 }
 
-// An operation that fails is told of, and changes nothing.
+// An operation that fails is reported, and changes nothing.
 func TestOperationFails(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -224,7 +224,7 @@ func TestAnswersThatSayNothing(t *testing.T) {
 	}
 }
 
-// Only GKE Hub can say that the membership does not exist; a proxy with a page of its own cannot.
+// Only GKE Hub can answer that the membership does not exist; a proxy with a page of its own cannot.
 func TestNotFoundOfSomebodyElse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -71,7 +71,7 @@ func TestRegister(t *testing.T) {
 	}
 }
 
-// What is published already is not written again, in whatever order and JSON it is.
+// What is published already is not written again, regardless of its order and its JSON.
 func TestPublishWritesOnlyWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -268,7 +268,7 @@ func TestJWKSLost(t *testing.T) {
 	wantSeen(t, m, []int{1}, []int{2})
 }
 
-// A JWKS that cannot be read proves nothing about any key, whatever the STS says, and is replaced.
+// A JWKS that cannot be read proves nothing about any key, regardless of what the STS answers, and is replaced.
 func TestJWKSUnreadable(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

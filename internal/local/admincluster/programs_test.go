@@ -21,7 +21,7 @@ import (
 )
 
 // TestMain lets the test binary be the programs of the admin cluster: keyturn-local, which is the real one but for its
-// flags, keyturn-fleet, and in the place of keyturn-controller one that says that it is ready.
+// flags, keyturn-fleet, and, in place of keyturn-controller, a server that always reports ready.
 func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

@@ -1,5 +1,6 @@
-// Package capi runs Cluster API on this host, for a management cluster that its caller has: the managers of Cluster API as
-// processes, and keyturn-capi, whose machines are those of package kubeadm. No Docker, no pods, no cert-manager.
+// Package capi runs Cluster API on this host, for a management cluster that its caller has. The managers of Cluster API
+// run as processes, and so does keyturn-capi, which makes machines with package kubeadm. None of it needs Docker, pods
+// or cert-manager.
 //
 // Management is where to start. It is there to develop and to test with; nothing in Keyturn's programs uses it.
 package capi
@@ -26,8 +27,9 @@ import (
 type Options struct {
 	// Dir holds all that is left on disk, that of machines too. It must be on a file system that overlayfs can use.
 	Dir string
-	// Networks is a range that nothing else on the host uses. Its first /24 is that of a bridge for the managers: the management
-	// cluster's API server reaches their webhooks there, and has to be reachable from there. Clusters get the others.
+	// Networks is a range that nothing else on the host uses. The managers have a bridge with its first /24: the
+	// management cluster's API server reaches their webhooks there, and has to be reachable from there. Clusters get the
+	// rest.
 	Networks netip.Prefix
 	// BinDir is the output of `make capi`: programs and manifests.
 	BinDir string
@@ -46,7 +48,7 @@ func (m *Management) owner() string { return "capi " + m.opts.Dir }
 // New returns the Management of a directory. It makes nothing.
 func New(o Options) *Management { return &Management{opts: o} }
 
-// managers are those of Cluster API, with the last byte of the address of each.
+// managers are the managers of Cluster API, with the last byte of the address of each.
 var managers = []manager{
 	{program: "cluster-api-controller", manifests: "core-components.yaml", host: 11, gates: "ClusterTopology=true"},
 	{program: "kubeadm-bootstrap-controller", manifests: "bootstrap-components.yaml", host: 12},
@@ -98,8 +100,8 @@ func (m *Management) StartNetwork(ctx context.Context) (netip.Addr, error) {
 	return address, network.EnsureBridge(ctx, m.owner(), m.bridge(), netip.PrefixFrom(address, 24))
 }
 
-// Start installs Cluster API in a management cluster, whose administrator config is, and starts what does not run. It returns
-// when all webhooks answer.
+// Start installs Cluster API in a management cluster, whose administrator config is, and starts what does not run. It
+// returns when all webhooks answer.
 func (m *Management) Start(ctx context.Context, config *rest.Config) error {
 	if _, err := m.StartNetwork(ctx); err != nil {
 		return err
@@ -189,7 +191,8 @@ func (m *Management) startProvider(ctx context.Context, config *rest.Config) err
 	})
 }
 
-// writeKubeconfig writes a kubeconfig with a token of a service account: a manager may do what its roles allow, as in a pod.
+// writeKubeconfig writes a kubeconfig with a token of a service account: a manager may do what its roles allow, as in a
+// pod.
 func (m *Management) writeKubeconfig(
 	ctx context.Context, config *rest.Config, program string, account serviceAccount,
 ) (string, error) {

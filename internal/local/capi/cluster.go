@@ -8,12 +8,13 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// Cluster is a cluster with a KubeadmControlPlane and a MachineDeployment. They have its name too, unless a class makes them.
+// Cluster is a cluster with a KubeadmControlPlane and a MachineDeployment. They have its name too, unless a class makes
+// them.
 type Cluster struct {
 	Namespace, Name string
 	// Class is the ClusterClass that the cluster is made of, and that is made for it; empty: none.
 	Class string
-	// Version is that of the Kubernetes programs of the host, such as v1.36.4.
+	// Version is the version of the host's Kubernetes programs, such as v1.36.4.
 	Version                string
 	ControlPlanes, Workers int
 }

@@ -99,7 +99,7 @@ func awaitAPIServers(b *capitest.Bed, workload *kubernetes.Clientset, want int) 
 	})
 }
 
-// nodeNames are those of a cluster. It waits while no API server answers.
+// nodeNames returns the names of a cluster's nodes. It waits while no API server answers.
 func nodeNames(b *capitest.Bed, workload *kubernetes.Clientset) map[string]bool {
 	names := map[string]bool{}
 	b.Eventually("the nodes to be listed", func(ctx context.Context) error {

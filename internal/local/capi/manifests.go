@@ -27,7 +27,8 @@ import (
 // fieldOwner is who applies manifests.
 const fieldOwner = client.FieldOwner("keyturn-local-capi")
 
-// inPods are the kinds of the manifests that are there for pods: programs are processes here, and certificates are files.
+// inPods are the kinds of the manifests that are there for pods: programs are processes here, and certificates are
+// files.
 var inPods = []string{"Deployment", "Service", "Certificate", "Issuer"}
 
 // webhooks are where the API server reaches a manager. The zero value: it has none.

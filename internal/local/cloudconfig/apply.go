@@ -16,7 +16,7 @@ import (
 const scriptPath = "/var/lib/cloud/instance/scripts/runcmd"
 
 // Apply writes the files below root, which is "/" in a machine, and runs the script with the standard output of this
-// process. An error of the script is that of its last command.
+// process. The script fails if its last command does.
 func (c Config) Apply(ctx context.Context, root string) error {
 	for _, f := range c.Files {
 		if err := f.write(root); err != nil {

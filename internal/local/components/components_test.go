@@ -30,7 +30,7 @@ func testLayout(replicas int) Layout {
 	}
 }
 
-// TestCommandLines compares with testdata; KEYTURN_UPDATE_GOLDEN=1 writes the files anew.
+// TestCommandLines compares with testdata; KEYTURN_UPDATE_GOLDEN=1 writes the files again.
 func TestCommandLines(t *testing.T) {
 	ha, single := testLayout(3), testLayout(1)
 	admin := testLayout(1)

@@ -31,7 +31,7 @@ type Config struct {
 	User string
 	// Labels are the labels of the image, such as "org.opencontainers.image.version".
 	Labels map[string]string
-	// Architecture is that of the program, as Go names it; empty means that of this machine.
+	// Architecture is the architecture of the program, as Go names it; empty means the one of this machine.
 	Architecture string
 }
 

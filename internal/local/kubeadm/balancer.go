@@ -33,8 +33,8 @@ func (c *Cluster) startLoadBalancer() error {
 }
 
 // balancerConfig balances TCP connections over the API servers whose /readyz is ok, as a platform's load balancer does:
-// it learns that an API server is away by its next check, not from Keyturn. It does not verify their certificates, since it
-// is there before they are.
+// it learns that an API server is away by its next check, not from Keyturn. It does not verify their certificates,
+// since it is there before they are.
 func (c *Cluster) balancerConfig() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `global

@@ -33,7 +33,8 @@ type Options struct {
 	Dir string
 	// Network is the /24 of its bridge, which nothing else on the host may use.
 	Network netip.Prefix
-	// Version is that of Kubernetes, such as "v1.36.4", and KubeBinDir has its programs, kubeadm and coredns among them.
+	// Version is the version of Kubernetes, such as "v1.36.4", and KubeBinDir has its programs, kubeadm and coredns among
+	// them.
 	Version, KubeBinDir string
 	// BinDir has Keyturn's own programs, such as keyturn-machine.
 	BinDir string
@@ -72,13 +73,14 @@ const (
 	maxMachines      = 20
 )
 
-// podCIDR and serviceCIDR are the same in every cluster: no packet from or to one of these leaves its cluster's machines.
+// podCIDR and serviceCIDR are the same in every cluster: no packet from or to one of these leaves its cluster's
+// machines.
 var (
 	podCIDR     = netip.MustParsePrefix("10.244.0.0/16")
 	serviceCIDR = netip.MustParsePrefix("10.96.0.0/16")
 )
 
-// apiServerPort is that of the API servers and of the load balancer.
+// apiServerPort is the port of the API servers and of the load balancer.
 const apiServerPort = 6443
 
 // Open returns the cluster in a directory. It makes nothing but the credentials of a new one.
@@ -188,8 +190,8 @@ func (c *Cluster) routes() []network.Route {
 	return routes
 }
 
-// Start starts a machine that exists, or makes it in the first free slot of its role. Its kubelet starts once Init or Join
-// made it a node.
+// Start starts a machine that exists, or makes it in the first free slot of its role. Its kubelet starts once Init or
+// Join made it a node.
 func (c *Cluster) Start(ctx context.Context, name string, role Role) error {
 	return c.Boot(ctx, name, role, Boot{})
 }
@@ -198,7 +200,7 @@ func (c *Cluster) Start(ctx context.Context, name string, role Role) error {
 type Boot struct {
 	// UserData is cloud-init user data by which the machine makes itself a node; see package cloudconfig.
 	UserData []byte
-	// ProviderID is that of its Node.
+	// ProviderID is the provider ID of its Node.
 	ProviderID string
 }
 

@@ -21,7 +21,8 @@ import (
 	"github.com/keyturn/keyturn/internal/local/machine/guest"
 )
 
-// configPath is where a machine has what Init or Join give to kubeadm, and etcPath the same on the host, below the machine.
+// configPath is where a machine has what Init or Join give to kubeadm, and etcPath the same on the host, below the
+// machine.
 const (
 	configPath = "/etc/keyturn/kubeadm.yaml"
 	caPath     = "/etc/kubernetes/pki/ca.crt"

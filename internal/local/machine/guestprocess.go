@@ -39,7 +39,7 @@ func findInit(spec Spec, sandbox int) (process.Identity, error) {
 }
 
 // findKubelet finds the kubelet of a machine; zero if none runs. It is a child of process 1 and sees the same file
-// systems, unlike any process of a container, whatever its name.
+// systems. No process of a container does, even one with the kubelet's name.
 func findKubelet(spec Spec, sandbox int) (process.Identity, error) {
 	first, err := findInit(spec, sandbox)
 	if err != nil || first.PID == 0 {

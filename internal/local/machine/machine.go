@@ -95,7 +95,7 @@ type Set struct {
 type State struct {
 	// Spec is zero except for the name if a crash left a directory in which nothing was made yet.
 	Spec Spec
-	// Running means that its sandbox runs, whatever happens inside, and Started is since when.
+	// Running means that its sandbox runs, regardless of what happens inside, and Started is since when.
 	Running bool
 	Started time.Time
 	// Joined means that its kubelet has its own certificate.

@@ -203,7 +203,7 @@ func (r *refreshTest) inPod(pod *corev1.Pod) (pid int, kids map[string]string) {
 	return pid, kids
 }
 
-// has says that both tokens that a pod sees are of a key version.
+// has reports whether both tokens that a pod sees are of a key version.
 func (r *refreshTest) has(pod *corev1.Pod, version int32) bool {
 	r.Helper()
 	_, kids := r.inPod(pod)
@@ -319,7 +319,7 @@ func (r *refreshTest) watch() (stop func()) {
 	return func() { cancel(); wg.Wait() }
 }
 
-// What is in a file is told but for the token, also when it is none.
+// The content of a file is described without the token, also when it is none.
 func TestTokenIn(t *testing.T) {
 	key := localtest.Key(t, 1)
 	now := time.Now().Truncate(time.Second).UTC()

@@ -56,7 +56,7 @@ func driverOf(t *testing.T, h *Host, uc *v1alpha1.UserCluster) *driver {
 
 func (d *driver) cp() *ControlPlane { return d.host.ControlPlane(d.UC) }
 
-// wantPhases fails the test if what an intended restart waits for is more than a phase, of which there are few.
+// wantPhases fails the test if an intended restart waits for anything but one of its few phases.
 func (d *driver) wantPhases(s controlplane.State) {
 	d.T.Helper()
 	waiting := map[string]string{}
@@ -113,8 +113,8 @@ func startLoad(t *testing.T, cfg *rest.Config) *load {
 	return l
 }
 
-// mustAllSucceed fails the test if a request failed since the last look, other than for the given reason. It waits
-// until there were enough of them to tell.
+// mustAllSucceed fails the test if a request failed since the last call, other than for the given reason. It waits
+// until there were enough requests to know.
 func (l *load) mustAllSucceed(t *testing.T, but ...string) {
 	t.Helper()
 	const enough = 100

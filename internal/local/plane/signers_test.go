@@ -19,7 +19,7 @@ import (
 	"github.com/keyturn/keyturn/signer/ledger"
 )
 
-// externalKeys are those of API servers with signers.
+// externalKeys are the keys of API servers with signers.
 func externalKeys(sign int, verify ...int) controlplane.Keys {
 	return controlplane.Keys{Verify: verify, Sign: sign, External: true}
 }
@@ -69,8 +69,8 @@ func TestSigners(t *testing.T) {
 	}
 
 	d.Give("to files", controlplane.Keys{Verify: []int{2}, Sign: 2}, 2, two)
-	// An API server hangs up on its signer as soon as it is told to end, also on what it has asked it (plugin.New in
-	// pkg/serviceaccount/externaljwt/plugin closes the connection when the process is signalled).
+	// An API server closes the connection to its signer as soon as it gets the signal to end, also while it waits for an
+	// answer (plugin.New in pkg/serviceaccount/externaljwt/plugin).
 	clients.mustAllSucceed(t, "failed to generate token: while signing jwt: rpc error: code = Canceled")
 	target := controlplane.Target{Keys: controlplane.Keys{Verify: []int{2}, Sign: 2}, ControllerManagerSign: 2}
 	d.Until("signers to end", target, []keystore.KeyPair{two},

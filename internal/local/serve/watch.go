@@ -119,7 +119,7 @@ func (w *pulses) pulse(ctx context.Context, s datadir.Site, cluster types.Namesp
 	return pulse.String()
 }
 
-// open makes await notice the end of a process. The next look handles one that has already ended, or that a kernel
+// open makes await notice the end of a process. The next check handles one that has already ended, or that a kernel
 // before 5.3 cannot open.
 func (w *pulses) open(pid int, cluster types.NamespacedName) {
 	fd, err := unix.PidfdOpen(pid, 0)

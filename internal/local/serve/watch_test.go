@@ -122,7 +122,7 @@ func sleep(t *testing.T) string {
 	return path
 }
 
-// BenchmarkWatch is one look at a cluster with the processes of three API servers and their signers.
+// BenchmarkWatch checks a cluster with the processes of three API servers and their signers.
 func BenchmarkWatch(b *testing.B) {
 	h := plane.New(localtest.Data(b), localtest.NoPrograms(b), nil)
 	at, err := h.Data.EnsureSite("ns.blue", "")

@@ -61,8 +61,8 @@ func (e *Executor) hurries() bool { return e.How == v1alpha1.NodeRefreshReplace 
 // waits reports whether kubelets replace tokens on their own, and only the passing of time proves it.
 func (e *Executor) waits() bool { return e.How == v1alpha1.NodeRefreshWait && e.Unread }
 
-// Observe lists the pods of a cluster, if they matter. Those on judged nodes and those with a dead token do. All do if
-// proven says that nothing else is left to do.
+// Observe lists the pods of a cluster, if they matter. Those on judged nodes and those with a dead token do. If proven,
+// which means that nothing else is left to do, all do.
 func (e *Executor) Observe(ctx context.Context, judged []*corev1.Node, proven bool) (*Observed, error) {
 	o := &Observed{judged: judged}
 	if e.Keys.Old == 0 && !e.Keys.Named {
@@ -150,7 +150,7 @@ func (e *Executor) Unnoted(o *Observed) bool {
 	return e.Keys.Old != 0 && o.since.IsZero()
 }
 
-// Note records that no pod gets an old token any more. It must be called only while that is true.
+// Note records that pods no longer get old tokens. It must be called only while that is true.
 func (e *Executor) Note(ctx context.Context) error {
 	if e.Keys.ProvenAt.IsZero() {
 		return nil // some API server did not prove it in this round

@@ -20,7 +20,7 @@ type Memory struct {
 	refused map[types.UID]eviction.Refusal
 	// around is what was read besides the pods.
 	around surroundings
-	// alive is the kid of the key for which a list showed that no pod has a dead token any more.
+	// alive is the kid of the key for which a list showed no pod with a dead token.
 	alive string
 }
 
@@ -99,7 +99,7 @@ func (m *Memory) note(pod types.UID, r eviction.Refusal, refused bool) {
 	m.refused[pod] = r
 }
 
-// allAlive reports whether a list showed that no pod has a dead token any more. Pods that are created later have none.
+// allAlive reports whether a list showed no pod with a dead token. Pods that are created later have none.
 func (m *Memory) allAlive(keyID string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

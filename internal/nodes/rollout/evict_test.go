@@ -322,8 +322,8 @@ func TestNoteWaitsForTheProof(t *testing.T) {
 	}
 }
 
-// TestEvictBegins begins once each pod that is made is seen to be younger than the note, whatever the clocks of API
-// servers.
+// TestEvictBegins begins once each pod that is made is seen to be younger than the note, regardless of the clocks of
+// API servers.
 func TestEvictBegins(t *testing.T) {
 	b := evicting(t)
 	b.pod("web-1", "theirs", both(withToken, controlled(b, "web")))

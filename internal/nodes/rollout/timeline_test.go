@@ -176,8 +176,8 @@ func TestRefreshInRandomOrder(t *testing.T) {
 	}
 }
 
-// runRandom alternates, at random, between things that happen by themselves and passes of a crashing executor. It
-// calls before before each pass, and after after each thing.
+// runRandom alternates, at random, between things that happen on their own and passes of a crashing executor. It calls
+// before before each pass, and after after each thing.
 func runRandom(t *testing.T, seed uint64, rnd *rand.Rand, w *world, before, after func()) {
 	t.Helper()
 	var log []string

@@ -87,8 +87,8 @@ func report(s state, registry prometheus.Gatherer) (r supervisor.Report, err err
 	return r, nil
 }
 
-// asText returns metrics in the format of Prometheus. Metrics that cannot be gathered are omitted; they are no reason to
-// stop a child.
+// asText returns metrics in the format of Prometheus. Metrics that cannot be gathered are omitted; they are no reason
+// to stop a child.
 func asText(metrics prometheus.Gatherer) string {
 	families, _ := metrics.Gather()
 	var text strings.Builder

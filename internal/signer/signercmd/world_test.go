@@ -113,7 +113,7 @@ func (w *world) newKey(version int) keydir.Key {
 	return k
 }
 
-// write writes keys, of which the first is to sign.
+// write writes keys; the first is to sign.
 func (w *world) write(keys ...keydir.Key) {
 	w.t.Helper()
 	err := keydir.Write(w.keyDir(), keydir.Set{

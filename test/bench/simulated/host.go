@@ -1,6 +1,6 @@
-// Package simulated has user clusters that exist in memory only, to measure a controller with more of them than a machine
-// can run. The controller is the real one and reaches them as it reaches local clusters, by package remote. What is
-// simulated is the control planes, and of each API server only what the controller asks it.
+// Package simulated has user clusters that exist in memory only, to measure a controller with more of them than a
+// machine can run. The controller is the real one and reaches them as it reaches local clusters, by package remote.
+// What is simulated is the control planes, and of each API server only what the controller asks it.
 //
 // A simulated API server signs with the key that it was given, and accepts tokens by their kid alone.
 package simulated

@@ -30,7 +30,7 @@ type Host struct {
 	Images string
 	// Networks is the range of which a LocalCluster without a network gets a free /24.
 	Networks netip.Prefix
-	// Version is that of the Kubernetes programs, such as v1.36.4.
+	// Version is the version of the Kubernetes programs, such as v1.36.4.
 	Version string
 }
 
@@ -64,8 +64,8 @@ func (h *Host) lock() (unlock func(), err error) {
 	return func() { _ = f.Close() }, nil
 }
 
-// open returns what a LocalCluster has on the host. Its directory is marked with the cluster's name, so that nobody reaches
-// the machines of another cluster by its id.
+// open returns what a LocalCluster has on the host. Its directory is marked with the cluster's name, so that nobody
+// reaches the machines of another cluster by its id.
 func (h *Host) open(local *v1alpha1.LocalCluster) (*kubeadm.Cluster, error) {
 	prefix, err := netip.ParsePrefix(local.Spec.Network)
 	if err != nil {

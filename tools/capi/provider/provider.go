@@ -1,10 +1,10 @@
 // Package provider is an infrastructure provider of Cluster API whose machines are sandboxes of one Linux host, without
 // Docker and without virtual machines. It is there to develop and to test with: Cluster API with real nodes.
 //
-// Setup is where to start: it adds the controllers to a manager. A LocalCluster is a bridge and a load balancer; a LocalMachine
-// is a machine that carries out its bootstrap data when it is first started, as a virtual machine does by cloud-init.
-// Both are found again on the host by the id of the LocalCluster, so the provider may be killed at any time, and two
-// management clusters may share a host while clusterctl move is under way.
+// Setup is where to start: it adds the controllers to a manager. A LocalCluster is a bridge and a load balancer; a
+// LocalMachine is a machine that carries out its bootstrap data when it is first started, as a virtual machine does by
+// cloud-init. Both are found again on the host by the id of the LocalCluster, so the provider may be killed at any
+// time, and two management clusters may share a host while clusterctl move is under way.
 package provider
 
 import (
@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	// busyInterval is how often a machine that carries out its bootstrap data is looked at, or one that ends.
+	// busyInterval is how often a machine is checked that carries out its bootstrap data, or that ends.
 	busyInterval = time.Second
 	// settledInterval is how often the host is compared with what should be there.
 	settledInterval = 10 * time.Second

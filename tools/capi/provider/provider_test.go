@@ -180,7 +180,7 @@ func TestPaused(t *testing.T) {
 	cluster.Spec.Paused = ptr.To(false)
 	e.must(e.Update(t.Context(), cluster))
 	controller := &machines{Client: e, reader: e, host: e.host}
-	for range 2 { // the first time it only says that it is not paused any more
+	for range 2 { // the first time it only reports that it is not paused any more
 		_, err := controller.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(local)})
 		e.must(err)
 	}
@@ -220,7 +220,7 @@ func TestFreeNetwork(t *testing.T) {
 	}
 }
 
-// TestDefinitions are those of the kinds, refused where Cluster API or the controller would go wrong.
+// TestDefinitions creates objects that the definitions must refuse, since Cluster API or the controller would go wrong.
 func TestDefinitions(t *testing.T) {
 	e := start(t)
 	for name, spec := range map[string]v1alpha1.LocalClusterSpec{

@@ -87,7 +87,7 @@ func within(s apiextensions.JSONSchemaProps, path []string) bool {
 	return false
 }
 
-// hasField reports whether configuration files have a field at a path, be it without effect.
+// hasField reports whether configuration files have a field at a path, even if it has no effect.
 func hasField(t reflect.Type, path []string) bool {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()

@@ -63,9 +63,9 @@ func configPage(root string) (*page, error) {
 func (c *configFields) write() error {
 	p := c.page
 	p.text("A user cluster is described by a YAML file, the documented `kind: UserCluster`. `gkectl create-config " +
-		"cluster` writes one to begin with, and `gkectl check-config` checks it without changing anything. A field that is not " +
-		"named here is an error, and so is a value of another type. A number may be in quotes. A duration is like `90s`, " +
-		"`10m` or `24h`, in whole seconds.")
+		"cluster` writes one to begin with, and `gkectl check-config` checks it without changing anything. A field that is " +
+		"not named here is an error, and so is a value of another type. A number may be in quotes. A duration is like " +
+		"`90s`, `10m` or `24h`, in whole seconds.")
 	p.text("A file with `infrastructure` names a cluster that somebody else made. It has no field that describes how to " +
 		"make one: *local* marks these.")
 	p.heading(2, "Fields")
@@ -143,7 +143,7 @@ func (c *configFields) field(path, comment string, t reflect.Type, local, adopte
 	}
 }
 
-// defaults says what a field is in files that do not name it.
+// defaults returns the value of a field in files that do not name it.
 func defaults(local, adopted []reflect.Value) []string {
 	ofLocal, ofAdopted := shown(local), shown(adopted)
 	switch {

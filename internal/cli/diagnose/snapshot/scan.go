@@ -13,7 +13,7 @@ import (
 
 var (
 	privateKey = regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----`)
-	// webToken is three parts of base64url, of which the first two are JSON objects.
+	// webToken is three parts of base64url; the first two are JSON objects.
 	webToken = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{16,}`)
 	bearer   = regexp.MustCompile(`(?i)\bbearer\s+[A-Za-z0-9._~+/-]{16,}`)
 	coded    = regexp.MustCompile(`[A-Za-z0-9+/_-]{40,}={0,2}`)

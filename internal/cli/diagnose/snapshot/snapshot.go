@@ -227,7 +227,7 @@ func (c clients) leases(ctx context.Context, b *bundle, _ Source) error {
 	return nil
 }
 
-// logs reads those of the controller's pods, and those of their containers of before.
+// logs reads the logs of the controller's pods, and of their previous containers.
 func (c clients) logs(ctx context.Context, b *bundle, _ Source) error {
 	pods, err := c.kube.CoreV1().Pods(v1alpha1.SystemNamespace).List(ctx,
 		metav1.ListOptions{Limit: maxObjects, LabelSelector: partOf})

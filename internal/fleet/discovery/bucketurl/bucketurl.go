@@ -1,7 +1,7 @@
 // Package bucketurl parses the URLs of the buckets and directories that discovery documents are published to.
 //
 // It is separate from package discovery, which links the libraries of three clouds, so that a program can check a
-// configuration file and stay small. The URLs are those of gocloud.dev/blob, as far as publishing needs them:
+// configuration file and stay small. It accepts the URLs of gocloud.dev/blob that publishing needs:
 //
 //	file:///var/www/blue                          a directory that a web server serves
 //	s3://bucket?region=eu-west-1                  Amazon S3

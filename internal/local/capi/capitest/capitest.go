@@ -1,4 +1,4 @@
-// Package capitest gives tests a management cluster with Cluster API, whose machines are those of this host.
+// Package capitest gives tests a management cluster with Cluster API, whose machines run on this host.
 package capitest
 
 import (
@@ -28,7 +28,7 @@ import (
 	"github.com/keyturn/keyturn/internal/local/process"
 )
 
-// Version is that of Cluster API, which tools/capi pins.
+// Version is the version of Cluster API, which tools/capi pins.
 const Version = "v1.14.2"
 
 // Bed is a management cluster of one test.
@@ -42,9 +42,9 @@ type Bed struct {
 	clusters []capi.Cluster
 }
 
-// New starts a management cluster and Cluster API in it, if KEYTURN_TEST_CAPI is set, and KEYTURN_TEST_LONG does as well. It
-// needs root. The machines have the images of the named programs of Keyturn, as kubeadmtest.Image names them. When the test
-// ends, its clusters are deleted, and nothing of them may be left.
+// New starts a management cluster and Cluster API in it, if KEYTURN_TEST_CAPI is set, and KEYTURN_TEST_LONG does as
+// well. It needs root. The machines have the images of the named programs of Keyturn, as kubeadmtest.Image names them.
+// When the test ends, its clusters are deleted, and nothing of them may be left.
 func New(t *testing.T, programs ...string) *Bed {
 	t.Helper()
 	if os.Getenv("KEYTURN_TEST_CAPI") == "" && os.Getenv("KEYTURN_TEST_LONG") == "" {

@@ -30,10 +30,10 @@ type Cluster struct {
 	dir string
 }
 
-// New makes the directory of a cluster for one test, which needs root. Its machines have the images of the named programs
-// of Keyturn, as Image names them. When the test ends, nothing of the cluster may be left, unless KEYTURN_TEST_KEEP names a
-// directory to keep clusters in: then its machines are halted, and the next run of the test starts them with programs that
-// are built again.
+// New makes the directory of a cluster for one test, which needs root. Its machines have the images of the named
+// programs of Keyturn, as Image names them. When the test ends, nothing of the cluster may be left, unless
+// KEYTURN_TEST_KEEP names a directory to keep clusters in: then its machines are halted, and the next run of the test
+// starts them with programs that are built again.
 func New(t *testing.T, programs ...string) *Cluster {
 	t.Helper()
 	options := kubeadm.Options{
@@ -197,7 +197,7 @@ func freeNetwork(t *testing.T) netip.Prefix {
 	return netip.Prefix{}
 }
 
-// addresses are those of the host's interfaces.
+// addresses returns the addresses of the host's interfaces.
 func addresses(t *testing.T) (all []netip.Prefix) {
 	t.Helper()
 	list, err := net.InterfaceAddrs()

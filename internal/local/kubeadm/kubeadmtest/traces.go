@@ -25,8 +25,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// Traces are texts and bytes by which private keys are recognized: their secret numbers as they are, in hex and in base64,
-// wherever these begin in it, and lines of their PEM, also in base64. So each finds PEM, DER, JWK and Secrets alike.
+// Traces are texts and bytes by which private keys are recognized: their secret numbers as they are, in hex and in
+// base64, wherever these begin in it, and lines of their PEM, also in base64. So each finds PEM, DER, JWK and Secrets
+// alike.
 type Traces [][]byte
 
 // TracesOf returns the traces of private keys, which are RSA or ECDSA.
@@ -101,9 +102,9 @@ func (t Traces) In(content []byte) bool {
 	return slices.ContainsFunc(t, func(trace []byte) bool { return bytes.Contains(content, trace) })
 }
 
-// ExpectTraces searches for traces as somebody who may read everything would: all objects of the cluster, and of each machine
-// its disk, with all logs and the files of etcd, and the arguments of its processes. It returns where they are, each of which
-// must begin with one of what is allowed: a path, or KIND NAMESPACE/NAME of an object.
+// ExpectTraces searches for traces as somebody who may read everything would: all objects of the cluster, and of each
+// machine its disk, with all logs and the files of etcd, and the arguments of its processes. It returns where they are,
+// each of which must begin with one of what is allowed: a path, or KIND NAMESPACE/NAME of an object.
 func (c *Cluster) ExpectTraces(what string, t Traces, allowed ...string) (found []string) {
 	c.t.Helper()
 	found, objects, err := c.objectsWith(c.t.Context(), t)
@@ -130,8 +131,8 @@ func (c *Cluster) ExpectTraces(what string, t Traces, allowed ...string) (found 
 	return found
 }
 
-// filesWith returns the files of a machine that have traces, as the machine names them: logs, the files of etcd, and all
-// others of its /etc and /var but images. read is how many were searched.
+// filesWith returns the files of a machine that have traces, as the machine names them: logs, the files of etcd, and
+// all others of its /etc and /var but images. read is how many were searched.
 func (c *Cluster) filesWith(name string, t Traces) (found []string, read int, err error) {
 	root := filepath.Join(c.dir, "machines", name)
 	for _, top := range []string{"etc", "var"} {
@@ -170,7 +171,8 @@ func (c *Cluster) commandsHave(ctx context.Context, name string, t Traces) (bool
 	return t.In(out), err
 }
 
-// objectsWith returns the objects of the cluster that have traces, as KIND NAMESPACE/NAME. read is how many were searched.
+// objectsWith returns the objects of the cluster that have traces, as KIND NAMESPACE/NAME. read is how many were
+// searched.
 func (c *Cluster) objectsWith(ctx context.Context, t Traces) (found []string, read int, err error) {
 	config, err := c.Config()
 	if err != nil {
@@ -209,7 +211,7 @@ func (c *Cluster) objectsWith(ctx context.Context, t Traces) (found []string, re
 	return found, read, nil
 }
 
-// inObjects returns those of the objects that have traces.
+// inObjects returns the objects that have traces.
 func (t Traces) inObjects(objects []unstructured.Unstructured) (found []string) {
 	for _, o := range objects {
 		if raw, err := json.Marshal(o.Object); err != nil || t.In(raw) {

@@ -134,7 +134,7 @@ func (g Group) Exists() bool {
 // Join moves the calling process into the group.
 func (g Group) Join() error {
 	for _, tree := range g.trees {
-		// "0" is the writer itself, whatever its process id is in its namespace.
+		// "0" is the writer itself, regardless of its process id in its namespace.
 		if err := os.WriteFile(filepath.Join(g.dir(tree), "cgroup.procs"), []byte("0"), 0); err != nil {
 			return fmt.Errorf("joining control group %s in %s: %w", g.name, tree.Mount, err)
 		}

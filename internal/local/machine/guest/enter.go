@@ -90,7 +90,7 @@ func inOrder(steps ...func() error) error {
 	return nil
 }
 
-// mountSystem shows the host's programs read-only, in whatever layout they have (/bin may be a link to /usr/bin).
+// mountSystem shows the host's programs read-only, in any layout that they have (/bin may be a link to /usr/bin).
 func mountSystem(root string) error {
 	for _, name := range []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
 		source, target := filepath.Join("/", name), filepath.Join(root, name)

@@ -26,8 +26,8 @@ const (
 	stopTimeout = 3 * time.Second
 )
 
-// runInit is process 1 of the machine: it runs the services until it gets SIGTERM. When it returns, the kernel
-// kills whatever is left in the machine.
+// runInit is process 1 of the machine: it runs the services until it gets SIGTERM. When it returns, the kernel kills
+// all that is left in the machine.
 func runInit() error {
 	config, err := readConfig(ConfigPath)
 	if err != nil {

@@ -64,7 +64,7 @@ type LocalClusterStatus struct {
 	// initialization is part of the contract of Cluster API.
 	// +optional
 	Initialization Initialization `json:"initialization,omitempty,omitzero"`
-	// failureDomains are those of the spec.
+	// failureDomains are the failure domains of the spec.
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=10

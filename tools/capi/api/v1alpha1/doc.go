@@ -1,5 +1,5 @@
-// Package v1alpha1 has the kinds of Cluster API's infrastructure provider for one Linux host: LocalCluster, LocalMachine and
-// their templates. They follow the contract v1beta2 of Cluster API.
+// Package v1alpha1 has the kinds of Cluster API's infrastructure provider for one Linux host: LocalCluster,
+// LocalMachine and their templates. They follow the contract v1beta2 of Cluster API.
 //
 // +kubebuilder:object:generate=true
 // +groupName=infrastructure.keyturn.dev
@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// GroupVersion is that of the kinds in this package.
+// GroupVersion is the group and version of the kinds in this package.
 var GroupVersion = schema.GroupVersion{Group: "infrastructure.keyturn.dev", Version: "v1alpha1"}
 
 // AddToScheme adds the kinds of this package to a scheme.

@@ -31,7 +31,7 @@ type LocalMachine struct {
 
 // LocalMachineSpec is what a LocalMachine is to be. All machines of a host are alike.
 type LocalMachineSpec struct {
-	// providerID is that of the Node. The controller sets it.
+	// providerID is the provider ID of the Node. The controller sets it.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	// +optional
@@ -49,7 +49,7 @@ type LocalMachineStatus struct {
 	// initialization is part of the contract of Cluster API.
 	// +optional
 	Initialization Initialization `json:"initialization,omitempty,omitzero"`
-	// addresses are those of the machine.
+	// addresses are the addresses of the machine.
 	// +kubebuilder:validation:MaxItems=8
 	// +listType=atomic
 	// +optional

@@ -1,5 +1,5 @@
-// Command keyturn-capi is an infrastructure provider of Cluster API whose machines are sandboxes of this host. It runs as root
-// on the host, and is there to develop and to test with.
+// Command keyturn-capi is an infrastructure provider of Cluster API whose machines are sandboxes of this host. It runs
+// as root on the host, and is there to develop and to test with.
 package main
 
 import (
