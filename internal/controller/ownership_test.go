@@ -74,8 +74,7 @@ func TestForeignSecrets(t *testing.T) {
 			credentials := w.secret("blue-gke-connect", corev1.SecretTypeOpaque, labels)
 			blue := w.settled("blue", registered)
 			w.wantCondition(w.get(blue), v1alpha1.ConditionKubeconfig, metav1.ConditionFalse, v1alpha1.ReasonSecretNotOurs,
-				"Secret "+w.namespace+"/blue-kubeconfig the controller did not write it: it lacks the type "+
-					"keyturn.dev/kubeconfig and "+
+				"Keyturn did not create Secret "+w.namespace+"/blue-kubeconfig: it lacks the type keyturn.dev/kubeconfig, or "+
 					"the UID of this cluster in its label keyturn.dev/cluster-uid; delete it if nobody needs it, and Keyturn "+
 					"writes the kubeconfig there")
 			w.rotate(blue)
@@ -213,7 +212,7 @@ func TestAdoptedClusterCanBeLeft(t *testing.T) {
 	w.delete(blue)
 	w.failing = true
 	const why = "releasing the cluster: its API server does not answer; to delete the UserCluster and leave its " +
-		"cluster as it is, annotate it with keyturn.dev/leave-cluster=REASON"
+		"cluster unchanged, annotate it with keyturn.dev/leave-cluster=REASON"
 	w.until(blue, func(uc *v1alpha1.UserCluster) bool { return uc.Status.KSASigningKey.WaitingFor == why })
 	w.annotate(blue, v1alpha1.AnnotationLeaveCluster, "its machines were scrapped")
 	w.until(blue, isGone)

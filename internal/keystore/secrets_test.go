@@ -151,12 +151,12 @@ func testStrict(t *testing.T, config *rest.Config) {
 		t.Fatal(err)
 	}
 	tests := map[string]func(*corev1.Secret){
-		"is not the public key": func(s *corev1.Secret) { s.Data["public.pem"] = otherPublic },
-		"public.pem:":           func(s *corev1.Secret) { delete(s.Data, "public.pem") },
-		"private.pem:":          func(s *corev1.Secret) { s.Data["private.pem"] = []byte("MIGHAgEAMBMGByqGSM49") },
-		"its kid is not":        func(s *corev1.Secret) { s.Data["kid"] = []byte(other.KeyID) },
-		"its algorithm is":      func(s *corev1.Secret) { s.Data["algorithm"] = []byte("RS256") },
-		"its label":             func(s *corev1.Secret) { s.Labels[v1alpha1.LabelKeyVersion] = "2" },
+		"is not the public key":   func(s *corev1.Secret) { s.Data["public.pem"] = otherPublic },
+		"public.pem:":             func(s *corev1.Secret) { delete(s.Data, "public.pem") },
+		"private.pem:":            func(s *corev1.Secret) { s.Data["private.pem"] = []byte("MIGHAgEAMBMGByqGSM49") },
+		"its kid does not belong": func(s *corev1.Secret) { s.Data["kid"] = []byte(other.KeyID) },
+		"its algorithm is":        func(s *corev1.Secret) { s.Data["algorithm"] = []byte("RS256") },
+		"its label":               func(s *corev1.Secret) { s.Labels[v1alpha1.LabelKeyVersion] = "2" },
 	}
 	for want, spoil := range tests {
 		if err := store.Create(t.Context(), blue, generate(t, 1)); err != nil {

@@ -183,7 +183,7 @@ func TestConfigFields(t *testing.T) {
 func TestUserCluster(t *testing.T) {
 	page := strings.Join(strings.Fields(string(pages(t)["usercluster.md"])), " ")
 	for _, text := range []string{
-		"- `version` (integer; default `1`; at least 1): Version is the wanted key version.",
+		"- `version` (integer; default `1`; at least 1): Version is the desired key version.",
 		"- Rule: ksaSigningKey.version of a new cluster must be 1.",
 		"- `nodePools` (list of objects by `name`; at most 32 entries)",
 		"- `stepSince` (time)", "- `KSASigningKeyRotationBlocked` ", "- `keyturn.dev/break-glass` ",
