@@ -51,7 +51,6 @@ func write(dir string, files map[string][]byte) error {
 		return err
 	}
 	for name, content := range files {
-		//nolint:gosec // documentation is for everybody
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/spdx/tools-golang/json"
@@ -99,11 +100,12 @@ var notInID = regexp.MustCompile(`[^A-Za-z0-9.-]+`)
 
 // element is the identifier of something. The kind and the parts tell it from every other.
 func element(kind string, parts ...string) common.ElementID {
-	id := kind
+	id := strings.Builder{}
+	id.WriteString(kind)
 	for _, p := range parts {
-		id += "-" + notInID.ReplaceAllString(p, "-")
+		id.WriteString("-" + notInID.ReplaceAllString(p, "-"))
 	}
-	return common.ElementID(id)
+	return common.ElementID(id.String())
 }
 
 func relate(d *v2_3.Document, a common.ElementID, what string, b common.ElementID) {

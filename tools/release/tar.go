@@ -136,5 +136,5 @@ func sumOf(path string) ([]byte, error) {
 
 // write writes a file of the release, which everybody may read.
 func (r *release) write(name string, content []byte) error {
-	return os.WriteFile(filepath.Join(r.out, name), content, 0o644) //nolint:gosec // it is published
+	return os.WriteFile(filepath.Join(r.out, name), content, 0o644)
 }

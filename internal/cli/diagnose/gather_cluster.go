@@ -38,11 +38,11 @@ func GatherCluster(ctx context.Context, s Source, uc *v1alpha1.UserCluster) (*Cl
 	config, err := s.Reach(ctx, uc)
 	if err != nil {
 		f.Access.Err = err
-		return f, nil
+		return f, nil //nolint:nilerr // it is one of the facts
 	}
 	f.Access.Value = Access{Endpoint: config.Host, Expires: Expires(config.CertData)}
 	if f.Server = read(func() (Server, error) { return ask(ctx, config, "/version") }); f.Server.Err != nil {
-		return f, nil
+		return f, nil //nolint:nilerr // likewise
 	}
 	return f, f.inspect(ctx, s, config)
 }

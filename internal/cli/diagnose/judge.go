@@ -1,6 +1,7 @@
 package diagnose
 
 import (
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -32,7 +33,7 @@ func Judge(f Facts, now time.Time) Report {
 	}
 	if c := f.Cluster; c != nil {
 		r.Cluster = c.Object.Namespace + "/" + c.Object.Name
-		for _, check := range append(clusterChecks[:len(clusterChecks):len(clusterChecks)], reachChecks...) {
+		for _, check := range slices.Concat(clusterChecks, reachChecks) {
 			r.add(check(f, *c))
 		}
 	}

@@ -23,8 +23,6 @@ import (
 
 var now = time.Date(2026, 6, 1, 0, 0, 0, 0, time.UTC)
 
-func pointer[T any](v T) *T { return &v }
-
 // healthy are facts in which nothing is wrong.
 func healthy(t *testing.T) Facts {
 	t.Helper()
@@ -46,18 +44,18 @@ func healthy(t *testing.T) Facts {
 	}
 	a.Deployment.Value = &appsv1.Deployment{}
 	a.Deployment.Value.Labels = map[string]string{versionLabel: "v0.1.0"}
-	a.Deployment.Value.Spec.Replicas = pointer[int32](2)
+	a.Deployment.Value.Spec.Replicas = new(int32(2))
 	a.Deployment.Value.Status.ReadyReplicas = 2
 	a.Lease.Value = &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{
-		HolderIdentity: pointer("controller-0"), RenewTime: &metav1.MicroTime{Time: now.Add(-2 * time.Second)},
-		LeaseDurationSeconds: pointer[int32](15),
+		HolderIdentity: new("controller-0"), RenewTime: &metav1.MicroTime{Time: now.Add(-2 * time.Second)},
+		LeaseDurationSeconds: new(15),
 	}}
 	c := f.Cluster
 	c.Secrets.Value = []metav1.PartialObjectMetadata{{ObjectMeta: metav1.ObjectMeta{Name: "prod-1",
 		Labels: map[string]string{
 			v1alpha1.LabelKeyVersion: "1", v1alpha1.LabelClusterUID: "uid",
 		}}}}
-	c.Access.Value = Access{Endpoint: "https://prod:6443", Expires: pointer(now.Add(300 * 24 * time.Hour))}
+	c.Access.Value = Access{Endpoint: "https://prod:6443", Expires: new(now.Add(300 * 24 * time.Hour))}
 	c.Server.Value = Server{Version: "v1.36.4", At: now}
 	c.Nodes.Value = []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Status: corev1.NodeStatus{
 		Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
@@ -159,7 +157,7 @@ func TestJudge(t *testing.T) {
 		"unheld lease": {func(f *Facts) { f.Admin.Lease.Value.Spec.HolderIdentity = nil }, "controller Lease", Fail,
 			"nobody holds"},
 
-		"deleted": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.DeletionTimestamp = pointer(metav1.NewTime(now)) }),
+		"deleted": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.DeletionTimestamp = new(metav1.NewTime(now)) }),
 			"cluster object", Warning, "being deleted"},
 		"advanced": {ofCluster(func(uc *v1alpha1.UserCluster) { uc.Spec.EnableAdvancedCluster = true }), "cluster object",
 			Fail, "advanced cluster"},
@@ -206,7 +204,7 @@ func TestJudge(t *testing.T) {
 			uc.Status.KSASigningKey.OldTokens = &v1alpha1.OldTokenStatus{Total: 1}
 		}), "tokens", Warning, "1 pods keep a token"},
 		"incomplete ledger": {ofCluster(func(uc *v1alpha1.UserCluster) {
-			uc.Status.KSASigningKey.Tokens = &v1alpha1.TokensStatus{ObservedAt: pointer(metav1.NewTime(now)),
+			uc.Status.KSASigningKey.Tokens = &v1alpha1.TokensStatus{ObservedAt: new(metav1.NewTime(now)),
 				Unknown: []string{"the ledger of a"}}
 		}), "tokens", Warning, "the ledger of a"},
 		"leftover": {ofCluster(func(uc *v1alpha1.UserCluster) {
@@ -215,9 +213,9 @@ func TestJudge(t *testing.T) {
 
 		"no access": {func(f *Facts) { f.Cluster.Access.Err = forbidden }, "kubeconfig", Skipped,
 			"you may not read the Secret"},
-		"expired": {func(f *Facts) { f.Cluster.Access.Value.Expires = pointer(now.Add(-time.Hour)) }, "kubeconfig",
+		"expired": {func(f *Facts) { f.Cluster.Access.Value.Expires = new(now.Add(-time.Hour)) }, "kubeconfig",
 			Fail, "has expired"},
-		"expires": {func(f *Facts) { f.Cluster.Access.Value.Expires = pointer(now.Add(49 * time.Hour)) }, "kubeconfig",
+		"expires": {func(f *Facts) { f.Cluster.Access.Value.Expires = new(now.Add(49 * time.Hour)) }, "kubeconfig",
 			Warning, "expires in 2 days"},
 		"cluster away": {func(f *Facts) { f.Cluster.Server.Err = errors.New("refused") }, "User Cluster/Kubernetes API",
 			Fail, "does not answer: refused"},

@@ -20,7 +20,7 @@ func paths(r *repository) ([]Fault, error) {
 	}
 	return r.eachPage(func(p *page, fault func(int, string)) {
 		p.spans(func(line int, code string) {
-			for _, file := range strings.Fields(code) {
+			for file := range strings.FieldsSeq(code) {
 				file = strings.TrimSuffix(strings.TrimPrefix(file, "./"), "/...")
 				first, _, inside := strings.Cut(file, "/")
 				if !inside || !directories[first] || !repositoryPath.MatchString(file) || placeholder.MatchString(file) {

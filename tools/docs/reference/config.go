@@ -163,7 +163,7 @@ func shown(values []reflect.Value) string {
 		for v.Kind() == reflect.Pointer && !v.IsNil() {
 			v = v.Elem()
 		}
-		if d, ok := v.Interface().(time.Duration); ok {
+		if d, ok := reflect.TypeAssert[time.Duration](v); ok {
 			return duration(d)
 		}
 		switch v.Kind() {

@@ -13,10 +13,10 @@ const notice = "<!-- `make generate` writes this page. -->\n\n"
 // comments become descriptions.
 func Pages(root string) (map[string][]byte, error) {
 	pages := commandPages()
-	for name, make := range map[string]func(root string) (*page, error){
+	for name, write := range map[string]func(root string) (*page, error){
 		"config.md": configPage, "usercluster.md": userClusterPage, "metrics.md": metricsPage,
 	} {
-		p, err := make(root)
+		p, err := write(root)
 		if err != nil {
 			return nil, fmt.Errorf("making %s: %w", name, err)
 		}
