@@ -48,7 +48,7 @@ func healthy(t *testing.T) Facts {
 	a.Deployment.Value.Status.ReadyReplicas = 2
 	a.Lease.Value = &coordinationv1.Lease{Spec: coordinationv1.LeaseSpec{
 		HolderIdentity: new("controller-0"), RenewTime: &metav1.MicroTime{Time: now.Add(-2 * time.Second)},
-		LeaseDurationSeconds: new(15),
+		LeaseDurationSeconds: new(int32(15)),
 	}}
 	c := f.Cluster
 	c.Secrets.Value = []metav1.PartialObjectMetadata{{ObjectMeta: metav1.ObjectMeta{Name: "prod-1",
