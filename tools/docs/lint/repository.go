@@ -17,7 +17,7 @@ type repository struct {
 	sources []string
 }
 
-// open reads the files below a directory, but what was built and the data of tests.
+// open reads the files below a directory, but what was built or measured there and the data of tests.
 func open(root string) (*repository, error) {
 	r := &repository{root: root, pages: map[string]*page{}}
 	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
@@ -30,7 +30,7 @@ func open(root string) (*repository, error) {
 		}
 		file = filepath.ToSlash(file)
 		switch base := d.Name(); {
-		case d.IsDir() && (file == "bin" || base == ".git" || base == "testdata"):
+		case d.IsDir() && (file == "bin" || file == "bench" || base == ".git" || base == "testdata"):
 			return filepath.SkipDir
 		case d.IsDir():
 		case strings.HasSuffix(base, ".go"):
