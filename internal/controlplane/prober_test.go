@@ -326,28 +326,9 @@ func TestProofOfAServerThatHangs(t *testing.T) {
 func TestProveAtASigner(t *testing.T) {
 	one, two := generate(t, 1, "ES256"), generate(t, 2, "ES256")
 	s := newSigner(t)
-	configure := func(sign int, verify ...keystore.KeyPair) {
-		t.Helper()
-		set := keydir.Set{
-			SigningVersion: sign, RefreshHint: time.Hour, RotationRefreshHint: time.Hour, MaxTokenExpiration: time.Hour,
-		}
-		for _, pair := range verify {
-			k, err := keydir.NewKey(pair.Version, pair.Signer)
-			if err != nil {
-				t.Fatal(err)
-			}
-			set.Keys = append(set.Keys, k)
-		}
-		if err := keydir.Write(s.keyDir, set); err != nil {
-			t.Fatal(err)
-		}
-	}
-	configure(1, one)
+	s.configure(t, 1, one)
 	s.start(t)
-	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: map[string][]string{
-		"service-account-issuer": {issuer}, "service-account-signing-endpoint": {s.socket},
-		"service-account-signing-key-file": nil, "service-account-key-file": nil,
-	}})
+	cfg := s.startServer(t)
 	prover := &controlplane.Prover{}
 	question := controlplane.Question{Config: cfg, Keys: []keystore.KeyPair{one, two}, External: true}
 	prove := func(q controlplane.Question) controlplane.Proof {
@@ -371,11 +352,11 @@ func TestProveAtASigner(t *testing.T) {
 		}
 	}
 	until("one key", controlplane.Proof{Accepts: []int{1}, Refuses: []int{2}, Signs: 1, SigningKeyID: one.KeyID})
-	configure(1, one, two)
+	s.configure(t, 1, one, two)
 	until("publish", controlplane.Proof{Accepts: []int{1, 2}, Signs: 1, SigningKeyID: one.KeyID})
-	configure(2, one, two)
+	s.configure(t, 2, one, two)
 	until("switch", controlplane.Proof{Accepts: []int{1, 2}, Signs: 2, SigningKeyID: two.KeyID})
-	configure(2, two)
+	s.configure(t, 2, two)
 	unasked := question
 	unasked.External = false
 	want(t, "not asked", controlplane.Proof{Accepts: []int{1, 2}, Signs: 2, SigningKeyID: two.KeyID}, prove(unasked))
@@ -383,11 +364,11 @@ func TestProveAtASigner(t *testing.T) {
 
 	question.Settled, question.Keys = true, []keystore.KeyPair{two}
 	until("settled", controlplane.Proof{Accepts: []int{2}, Signs: 2, SigningKeyID: two.KeyID})
-	configure(2, one, two)
+	s.configure(t, 2, one, two)
 	until("a foreign key", controlplane.Proof{
 		Accepts: []int{2}, Signs: 2, SigningKeyID: two.KeyID, Foreign: []string{one.KeyID},
 	})
-	configure(1, one)
+	s.configure(t, 1, one)
 	until("another key", controlplane.Proof{SigningKeyID: one.KeyID, Foreign: []string{one.KeyID}})
 }
 
@@ -525,6 +506,33 @@ type testSigner struct {
 	keyDir  string
 	socket  string
 	program string
+}
+
+// configure writes the keys that the signer serves, and the version that signs. The refresh hint is an hour.
+func (s testSigner) configure(t *testing.T, sign int, pairs ...keystore.KeyPair) {
+	t.Helper()
+	set := keydir.Set{
+		SigningVersion: sign, RefreshHint: time.Hour, RotationRefreshHint: time.Hour, MaxTokenExpiration: time.Hour,
+	}
+	for _, pair := range pairs {
+		k, err := keydir.NewKey(pair.Version, pair.Signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		set.Keys = append(set.Keys, k)
+	}
+	if err := keydir.Write(s.keyDir, set); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// startServer starts an API server that has the signer.
+func (s testSigner) startServer(t *testing.T) *rest.Config {
+	t.Helper()
+	return kubetest.Start(t, kubetest.Options{APIServerArgs: map[string][]string{
+		"service-account-issuer": {issuer}, "service-account-signing-endpoint": {s.socket},
+		"service-account-signing-key-file": nil, "service-account-key-file": nil,
+	}})
 }
 
 func newSigner(t *testing.T) testSigner {

@@ -16,7 +16,6 @@ import (
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/jwks"
-	"github.com/keyturn/keyturn/signer/keydir"
 )
 
 // kids are the kids of what an API server serves, ascending.
@@ -57,28 +56,9 @@ func TestServed(t *testing.T) {
 func TestServedBySigner(t *testing.T) {
 	one, two := generate(t, 1, "ES256"), generate(t, 2, "ES256")
 	s := newSigner(t)
-	configure := func(sign int, pairs ...keystore.KeyPair) {
-		t.Helper()
-		set := keydir.Set{
-			SigningVersion: sign, RefreshHint: time.Hour, RotationRefreshHint: time.Hour, MaxTokenExpiration: time.Hour,
-		}
-		for _, pair := range pairs {
-			k, err := keydir.NewKey(pair.Version, pair.Signer)
-			if err != nil {
-				t.Fatal(err)
-			}
-			set.Keys = append(set.Keys, k)
-		}
-		if err := keydir.Write(s.keyDir, set); err != nil {
-			t.Fatal(err)
-		}
-	}
-	configure(1, one)
+	s.configure(t, 1, one)
 	s.start(t)
-	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: map[string][]string{
-		"service-account-issuer": {issuer}, "service-account-signing-endpoint": {s.socket},
-		"service-account-signing-key-file": nil, "service-account-key-file": nil,
-	}})
+	cfg := s.startServer(t)
 	prover := &controlplane.Prover{}
 	until := func(signs keystore.KeyPair, served ...keystore.KeyPair) {
 		t.Helper()
@@ -93,9 +73,9 @@ func TestServedBySigner(t *testing.T) {
 		}
 	}
 	until(one, one)
-	configure(1, one, two)
+	s.configure(t, 1, one, two)
 	until(one, one, two)
-	configure(2, two)
+	s.configure(t, 2, two)
 	until(two, two)
 }
 
