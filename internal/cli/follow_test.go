@@ -206,7 +206,7 @@ func TestFollowOutlivesAPIServer(t *testing.T) {
 // expect waits for a value.
 func expect(t *testing.T, seen <-chan string, want string) {
 	t.Helper()
-	deadline := time.After(time.Minute)
+	deadline := time.After(5 * time.Minute)
 	for {
 		select {
 		case got := <-seen:

@@ -52,7 +52,7 @@ func runTests(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	controllerConfig = kubetest.AsController(config)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	if err := errors.Join(install.Apply(ctx, config), awaitPolicies(ctx)); err != nil {
 		return 1, err

@@ -329,7 +329,7 @@ func (w *world) events(key client.ObjectKey) []string {
 	w.Helper()
 	var told []string
 	want := w.recorder.of(key)
-	err := wait.PollUntilContextTimeout(w.Context(), 20*time.Millisecond, 30*time.Second, true,
+	err := wait.PollUntilContextTimeout(w.Context(), 20*time.Millisecond, 5*time.Minute, true,
 		func(ctx context.Context) (bool, error) {
 			list := &eventsv1.EventList{}
 			if err := admin.List(ctx, list, client.InNamespace(key.Namespace)); err != nil {

@@ -48,7 +48,7 @@ func TestSecureMetrics(t *testing.T) {
 	} {
 		// A role may take a moment to be in force.
 		last := 0
-		err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true,
+		err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 5*time.Minute, true,
 			func(ctx context.Context) (bool, error) {
 				last = getMetrics(ctx, address, want.token)
 				return last == want.status, nil

@@ -347,7 +347,7 @@ func TestProveAtASigner(t *testing.T) {
 			got.IssuedAt = time.Time{}
 			return cmp.Equal(got, is), nil
 		}
-		if wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true, proven) != nil {
+		if wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 5*time.Minute, true, proven) != nil {
 			want(t, what, is, prove(question))
 		}
 	}

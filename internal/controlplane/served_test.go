@@ -67,7 +67,7 @@ func TestServedBySigner(t *testing.T) {
 			last, err = prover.Served(ctx, "uid", cfg)
 			return last.SigningKeyID == signs.KeyID && slices.Equal(kids(last), kidsOf(served...)), err
 		}
-		err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, time.Minute, true, seen)
+		err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 5*time.Minute, true, seen)
 		if err != nil || !last.External {
 			t.Fatalf("served %v, signs with %s, external %v: %v", kids(last), last.SigningKeyID, last.External, err)
 		}

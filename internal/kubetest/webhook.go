@@ -37,7 +37,7 @@ func Hang(
 	tb.Cleanup(server.Close)
 	tb.Cleanup(func() { close(ended) })
 	Register(tb, client, policy, rule, server.URL, server.Certificate().Raw)
-	err := wait.PollUntilContextTimeout(tb.Context(), 50*time.Millisecond, time.Minute, true,
+	err := wait.PollUntilContextTimeout(tb.Context(), 50*time.Millisecond, 5*time.Minute, true,
 		func(ctx context.Context) (bool, error) {
 			ctx, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 			defer cancel()

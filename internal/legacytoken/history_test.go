@@ -30,7 +30,7 @@ func testDeadTokens(t *testing.T, c *cluster) {
 	for _, s := range dead {
 		// The API server learns of accounts from a watch.
 		refused := func(context.Context) (bool, error) { return c.review(t, s) == "", nil }
-		if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, refused); err != nil {
+		if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 5*time.Minute, true, refused); err != nil {
 			t.Errorf("the API server accepts the token of Secret %s", s.Name)
 		}
 	}
@@ -144,7 +144,7 @@ func (c *cluster) deadWebhook(t *testing.T) (remove func()) {
 	}
 	await := func(what string, condition wait.ConditionWithContextFunc) {
 		t.Helper()
-		if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true, condition); err != nil {
+		if err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 5*time.Minute, true, condition); err != nil {
 			t.Fatal(what)
 		}
 	}

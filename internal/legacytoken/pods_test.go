@@ -158,7 +158,7 @@ func testPodOfTwoSecrets(t *testing.T, c *cluster) {
 	if result := pass(t, r, targetOf(t, c.new)); result.Notified != 2 {
 		t.Errorf("result = %+v, want 2 notifications", result)
 	}
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for n := range 2 {
 		select {
 		case e := <-changes.ResultChan():

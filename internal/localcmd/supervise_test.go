@@ -16,7 +16,7 @@ import (
 )
 
 // patience is how long a test waits for a line of a process that it started.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // TestMain lets the test binary be the child of a supervisor, and a supervisor that can be killed.
 func TestMain(m *testing.M) {

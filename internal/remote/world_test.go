@@ -23,7 +23,7 @@ import (
 )
 
 // patience is how long a test waits for what must come.
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 // TestMain lets the test binary be a server that can be killed: see serverProcess.
 func TestMain(m *testing.M) {

@@ -245,7 +245,7 @@ func TestWaitEnds(t *testing.T) {
 // await waits until the directory is read with n keys, and reads only after Wait.
 func await(t *testing.T, w *keydir.Watcher, dir string, n int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	for {
 		w.Wait(ctx, time.Hour)

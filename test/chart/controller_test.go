@@ -99,7 +99,7 @@ func TestLeaderElection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	led := false
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{

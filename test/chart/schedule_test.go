@@ -228,7 +228,7 @@ func TestScheduleRotates(t *testing.T) {
 func eventually(t *testing.T, what string, try func(context.Context) error) {
 	t.Helper()
 	var last error
-	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 2*time.Minute, true,
+	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 5*time.Minute, true,
 		func(ctx context.Context) (bool, error) {
 			err := try(ctx)
 			if ctx.Err() == nil {

@@ -153,9 +153,11 @@ func (in *installation) helm(args ...string) {
 	}
 }
 
-// awaitControllers waits until both controllers are ready.
+// awaitControllers waits until both controllers run and are ready. A Deployment alone does not tell: for a moment it has
+// a controller for ready whose process has just ended.
 func (in *installation) awaitControllers() {
 	in.t.Helper()
+	in.bothControllers()
 	in.mustKubectl("--namespace", v1alpha1.SystemNamespace, "rollout", "status",
 		"deployment/keyturn-controller", "--timeout=3m")
 }
@@ -217,11 +219,7 @@ func (in *installation) stopLeader() (wake func()) {
 // killAll kills both controllers at once.
 func (in *installation) killAll() (wait func()) {
 	in.t.Helper()
-	all := in.controllers()
-	if len(all) != 2 {
-		in.t.Errorf("%d controllers run, want 2", len(all))
-	}
-	for _, pid := range all {
+	for _, pid := range in.bothControllers() {
 		in.signal(pid, syscall.SIGKILL)
 	}
 	return in.awaitControllers
@@ -248,6 +246,18 @@ func (in *installation) leader() string {
 	})
 	pod, _, _ := strings.Cut(*lease.Spec.HolderIdentity, "_")
 	return pod
+}
+
+// bothControllers waits until two controllers run, and returns their processes by the name of the pod.
+func (in *installation) bothControllers() (all map[string]int) {
+	in.t.Helper()
+	in.eventually("both controllers to run", func(context.Context) error {
+		if all = in.controllers(); len(all) != 2 {
+			return fmt.Errorf("%d run", len(all))
+		}
+		return nil
+	})
+	return all
 }
 
 // controllers are the processes of the controllers in pods, by the name of the pod.

@@ -221,7 +221,7 @@ func (p *place) cluster(name string) *v1alpha1.UserCluster {
 // eventually tries again, for half a minute, what a process that was just killed may refuse for a moment.
 func (p *place) eventually(what string, f func(context.Context) error) {
 	p.t.Helper()
-	p.within(30*time.Second, what, f)
+	p.within(2*time.Minute, what, f)
 }
 
 // within tries again for so long.

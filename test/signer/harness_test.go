@@ -32,7 +32,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // program is keyturn-signer, built from the main module: with its gRPC, not kube-apiserver's.
 var program string

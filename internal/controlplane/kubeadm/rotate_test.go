@@ -438,7 +438,7 @@ func TestOrdersAtOnce(t *testing.T) {
 			close(all)
 		}
 		mu.Unlock()
-		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 		defer cancel()
 		select {
 		case <-all:

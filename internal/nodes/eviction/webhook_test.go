@@ -123,7 +123,7 @@ func TestDeadWebhook(t *testing.T) {
 			attempt := try(client)
 			kubetest.Register(t, client, policy, ofEvictions, "https://127.0.0.1:1", nil)
 			if policy == admissionv1.Fail {
-				err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, time.Minute, true,
+				err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 5*time.Minute, true,
 					func(ctx context.Context) (bool, error) { return !apierrors.IsNotFound(attempt(ctx)), nil })
 				if err != nil {
 					t.Fatalf("the webhook is never called: %v", err)

@@ -33,7 +33,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // TestMain lets the test binary be keyturn-signer: the parent by a first argument, its child because the parent starts
 // it with the same.

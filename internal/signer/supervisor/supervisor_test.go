@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -57,15 +58,19 @@ func TestKillsWhoDoesNotReport(t *testing.T) {
 		t.Run(behaviour, func(t *testing.T) {
 			w := newWorld(t, behaviour)
 			o := w.options()
-			o.Answer = 100 * time.Millisecond
+			silent := behaviour == "hangs" || behaviour == "fails"
+			if silent {
+				o.Answer = 100 * time.Millisecond // on a busy machine it also ends children that are only slow
+			}
 			w.start(o)
 			before := w.await("a report", serving)
 			w.behave("works")
 			after := w.awaitOther(before)
-			if alive(pid(before)) || after.Deaths != 1 {
+			if alive(pid(before)) || !silent && after.Deaths != 1 {
 				t.Errorf("the child that %s lives: %v; %d deaths", behaviour, alive(pid(before)), after.Deaths)
 			}
-			if got := w.logged("child died", "error"); len(got) != 1 || got[0] != errHung.Error() {
+			got := w.logged("child died", "error")
+			if !slices.Equal(slices.Compact(got), []string{errHung.Error()}) {
 				t.Errorf("%v", got)
 			}
 			if err := w.end(); err != nil {

@@ -17,7 +17,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // TestMain lets the test binary be a child.
 func TestMain(m *testing.M) {
@@ -120,7 +120,7 @@ func (w *world) Write(p []byte) (int, error) {
 func (w *world) options() Options {
 	return Options{
 		Path: os.Args[0], Args: []string{w.behaviour}, Stderr: w, Log: slog.New(slog.NewJSONHandler(w, nil)),
-		Ask: 5 * time.Millisecond, Answer: 2 * time.Second, Grace: patience,
+		Ask: 5 * time.Millisecond, Answer: patience, Grace: patience,
 		Status: func(s Status) { w.statuses <- s },
 	}
 }
