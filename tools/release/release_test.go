@@ -178,6 +178,15 @@ func checkFiles(t *testing.T, files map[string][]byte) {
 	if slices.ContainsFunc(names, ofGkectl) || !slices.IsSorted(names) {
 		t.Errorf("the archive of the plugin has %q", names)
 	}
+	host, err := untar(files["keyturn"+platform])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"keyturn-local", "man/man8/keyturn-local.8", "man/man1/gkectl-create-admin.1"} {
+		if !slices.ContainsFunc(host, func(f file) bool { return f.name == name }) {
+			t.Errorf("the archive of a host lacks %s", name)
+		}
+	}
 	chart, err := untar(files["keyturn-9.9.9.tgz"])
 	if err != nil {
 		t.Fatal(err)
