@@ -66,7 +66,7 @@ func (r *release) build(ctx context.Context) error {
 func (r *release) goBuild(ctx context.Context, p platform, out string, packages ...string) error {
 	const versionVariable = "github.com/keyturn/keyturn/internal/version.version"
 	flags := "-s -w -buildid= -X " + versionVariable + "=" + r.version
-	args := append([]string{"build", "-trimpath", "-ldflags", flags, "-o", out}, packages...)
+	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", out}, packages...)
 	env := []string{"CGO_ENABLED=0", "GOOS=" + p.os, "GOARCH=" + p.arch, "GOAMD64=v1", "GOARM64=v8.0"}
 	return r.command(ctx, env, "go", args...)
 }
