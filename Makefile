@@ -125,7 +125,7 @@ generate: bin/tools/controller-gen ## Write the generated code, manifests and re
 	go run ./tools/docs
 
 .PHONY: man
-man: ## Write the man pages of gkectl and kubectl-keyturn into bin/man
+man: ## Write the man pages of all programs into bin/man
 	go run ./tools/docs -man bin/man
 
 .PHONY: verify

@@ -27,11 +27,11 @@ func (f *kubeadmFlags) addFlags(set *flag.FlagSet) {
 	set.StringVar(&f.images.Agent, "agent-image", "",
 		"`image` of keyturn-agent, which runs on control-plane nodes of kubeadm clusters")
 	set.StringVar(&f.images.Signer, "signer-image", "",
-		"`image` of keyturn-signer, which runs there for clusters with source external")
+		"`image` of keyturn-signer, which runs on these nodes for clusters with source external")
 	set.StringVar(&f.images.Namespace, "agent-namespace", kubeadm.DefaultAgentNamespace,
-		"namespace of keyturn-agent in these clusters; it is created")
-	set.Func("own-cluster", "`NAMESPACE/NAME` of the one UserCluster that may be the cluster which the controller runs "+
-		"in (default: none)", f.setOwn)
+		"`namespace` of keyturn-agent in these clusters, which the controller creates")
+	set.Func("own-cluster", "`NAMESPACE/NAME` of the only UserCluster that may be the cluster in which the controller "+
+		"runs (default: none)", f.setOwn)
 }
 
 func (f *kubeadmFlags) setOwn(value string) error {

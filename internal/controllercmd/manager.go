@@ -28,18 +28,19 @@ func (f *managerFlags) addFlags(set *flag.FlagSet) {
 	set.DurationVar(&f.options.SettledInterval, "settled-interval", controller.DefaultSettledInterval,
 		"how long after a round a settled cluster is proven again, plus or minus a fifth")
 	set.IntVar(&f.options.Workers, "workers", controller.DefaultWorkers,
-		"how many clusters are worked on at once, not counting those that are waited for")
+		"how many clusters are worked on at the same time; those that only wait do not count")
 	set.DurationVar(&f.options.RoundTimeout, "round-timeout", controller.DefaultRoundTimeout,
 		"how long one round for one cluster may take")
 	set.BoolVar(&f.leaderElect, "leader-elect", true, "use leader election between several controllers")
 	set.StringVar(&f.election.Namespace, "leader-election-namespace", v1alpha1.SystemNamespace,
-		"namespace of the Lease that controllers share")
-	set.StringVar(&f.election.ID, "leader-election-id", "keyturn-controller", "name of the Lease that controllers share")
+		"`namespace` of the Lease that controllers share")
+	set.StringVar(&f.election.ID, "leader-election-id", "keyturn-controller",
+		"`name` of the Lease that controllers share")
 	set.Func("secrets-namespace", "`namespace` whose Secrets are watched; can be repeated (default: all)", f.addNamespace)
 	set.BoolVar(&f.metricsSecure, "metrics-secure", false,
 		"serve /metrics with TLS, to users whom the admin cluster authenticates and authorizes")
 	set.StringVar(&f.metricsCerts, "metrics-cert-dir", "",
-		"directory of tls.crt and tls.key for --metrics-secure (default: a self-signed certificate)")
+		"`directory` of tls.crt and tls.key for --metrics-secure (default: a self-signed certificate)")
 }
 
 func (f *managerFlags) addNamespace(value string) error {

@@ -33,19 +33,30 @@ type flags struct {
 	manager         managerFlags
 }
 
-// parse reads the flags. If help is requested, it prints it to stderr and returns flag.ErrHelp.
-func parse(args []string, stderr io.Writer) (flags, error) {
-	f := flags{}
+// flagSet returns a set that parses the flags into f.
+func (f *flags) flagSet() *flag.FlagSet {
 	set := flag.NewFlagSet("keyturn-controller", flag.ContinueOnError)
 	set.SetOutput(io.Discard) // it would print an error with all flags
-	set.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig of the admin cluster (default: the one that it runs in)")
-	set.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:8080", "where /metrics is served")
-	set.StringVar(&f.health, "health-probe-bind-address", "127.0.0.1:8081", "where /healthz and /readyz are served")
+	set.StringVar(&f.kubeconfig, "kubeconfig", "",
+		"kubeconfig `file` of the admin cluster (default: the cluster that the controller runs in)")
+	set.StringVar(&f.metrics, "metrics-bind-address", "127.0.0.1:8080", "`address` on which /metrics is served")
+	set.StringVar(&f.health, "health-probe-bind-address", "127.0.0.1:8081",
+		"`address` on which /healthz and /readyz are served")
 	f.local.addFlags(set)
 	f.kubeadm.addFlags(set)
 	f.clusterAPI.addFlags(set)
 	f.allowed.addFlags(set)
 	f.manager.addFlags(set)
+	return set
+}
+
+// Flags returns the flags of the command, for its reference.
+func Flags() *flag.FlagSet { return new(flags).flagSet() }
+
+// parse reads the flags. If help is requested, it prints it to stderr and returns flag.ErrHelp.
+func parse(args []string, stderr io.Writer) (flags, error) {
+	f := flags{}
+	set := f.flagSet()
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = fmt.Fprintln(stderr, "Usage of keyturn-controller:")

@@ -24,22 +24,33 @@ type flags struct {
 	faults                    Faults
 }
 
+// flagSet returns a set that parses the flags into f.
+func (f *flags) flagSet() *flag.FlagSet {
+	set := flag.NewFlagSet("keyturn-fleet", flag.ContinueOnError)
+	set.SetOutput(io.Discard) // it would print an error with all flags
+	set.StringVar(&f.listen, "listen", "127.0.0.1:8443", "loopback or private `address` and port to serve on")
+	set.StringVar(&f.certFile, "tls-cert-file", "", "PEM `file` of the certificate, followed by its issuers; required")
+	set.StringVar(&f.keyFile, "tls-private-key-file", "", "PEM `file` of the private key of the certificate; required")
+	set.StringVar(&f.state, "state-file", "",
+		"`file` of the memberships; the names of other files beside it begin with its name; required")
+	set.StringVar(&f.registrars, "registrars-file", "",
+		"`file` of the service accounts that may change memberships; required")
+	set.StringVar(&f.tokenURI, "token-uri", "",
+		"`URL` of /token in the keys of service accounts (default: https://LISTEN/token)")
+	set.StringVar(&f.faultsFile, "faults-file", "", "JSON `file` of faults, read again when it changes")
+	set.DurationVar(&f.faults.PropagationDelay, "propagation-delay", 0,
+		"how long the STS uses the previous keys after a change")
+	set.Float64Var(&f.faults.ErrorRate, "error-rate", 0, "`share` of requests answered with an error, from 0 to 1")
+	return set
+}
+
+// Flags returns the flags of the command, for its reference.
+func Flags() *flag.FlagSet { return new(flags).flagSet() }
+
 // parse reads the flags. If help is requested, it prints it to stderr and returns flag.ErrHelp.
 func parse(args []string, stderr io.Writer) (flags, error) {
 	f := flags{}
-	set := flag.NewFlagSet("keyturn-fleet", flag.ContinueOnError)
-	set.SetOutput(io.Discard) // it would print an error with all flags
-	set.StringVar(&f.listen, "listen", "127.0.0.1:8443", "loopback or private address and port to serve on")
-	set.StringVar(&f.certFile, "tls-cert-file", "", "PEM file of the certificate, followed by its issuers")
-	set.StringVar(&f.keyFile, "tls-private-key-file", "", "PEM file of the certificate's private key")
-	set.StringVar(&f.state, "state-file", "", "file where memberships are kept; others beside it begin with its name")
-	set.StringVar(&f.registrars, "registrars-file", "", "file of the service accounts that may change memberships")
-	set.StringVar(&f.tokenURI, "token-uri", "",
-		"URL of /token in the keys of service accounts (default: https://LISTEN/token)")
-	set.StringVar(&f.faultsFile, "faults-file", "", "JSON file of faults, read again when it changes")
-	set.DurationVar(&f.faults.PropagationDelay, "propagation-delay", 0,
-		"how long the STS goes on with the keys from before a change")
-	set.Float64Var(&f.faults.ErrorRate, "error-rate", 0, "share of requests answered with an error")
+	set := f.flagSet()
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = fmt.Fprintln(stderr, "Usage of keyturn-fleet:")

@@ -29,11 +29,11 @@ type metricsFlags struct {
 }
 
 func (f *metricsFlags) addFlags(set *flag.FlagSet) {
-	set.StringVar(&f.address, "metrics-bind-address", "", "where /metrics is served (default: nowhere)")
+	set.StringVar(&f.address, "metrics-bind-address", "", "`address` on which /metrics is served (default: none)")
 	set.BoolVar(&f.secure, "metrics-secure", false,
 		"serve /metrics with TLS, to users whom the admin cluster authenticates and authorizes")
 	set.StringVar(&f.certs, "metrics-cert-dir", "",
-		"directory of tls.crt and tls.key for --metrics-secure (default: a self-signed certificate)")
+		"`directory` of tls.crt and tls.key for --metrics-secure (default: a self-signed certificate)")
 }
 
 // validate refuses metrics that could be read from other hosts without authentication.

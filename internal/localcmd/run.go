@@ -28,17 +28,26 @@ type flags struct {
 	controller []string
 }
 
+// flagSet returns a set that parses the flags into f.
+func (f *flags) flagSet() *flag.FlagSet {
+	set := flag.NewFlagSet("keyturn-local", flag.ContinueOnError)
+	set.SetOutput(io.Discard) // it would print an error with all flags
+	set.StringVar(&f.dataDir, "data-dir", "", "data `directory` of the local clusters; required")
+	set.StringVar(&f.kubeBinDir, "kube-bin-dir", "",
+		"`directory` of the Kubernetes binaries (default: kube beside this program)")
+	set.TextVar(&f.network, "network", datadir.DefaultNetwork, "IPv4 `range` from which local clusters get addresses")
+	set.BoolVar(&f.supervise, "supervise", false, "run as a child of this process, which restarts the child when it dies")
+	f.metrics.addFlags(set)
+	return set
+}
+
+// Flags returns the flags of the command, for its reference.
+func Flags() *flag.FlagSet { return new(flags).flagSet() }
+
 // parse reads the flags. If help is requested, it prints it to stderr and returns flag.ErrHelp.
 func parse(args []string, stderr io.Writer) (flags, error) {
 	f := flags{}
-	set := flag.NewFlagSet("keyturn-local", flag.ContinueOnError)
-	set.SetOutput(io.Discard) // it would print an error with all flags
-	set.StringVar(&f.dataDir, "data-dir", "", "data directory of the local clusters")
-	set.StringVar(&f.kubeBinDir, "kube-bin-dir", "",
-		"directory of the Kubernetes binaries (default: kube beside this program)")
-	set.TextVar(&f.network, "network", datadir.DefaultNetwork, "range from which local clusters get addresses")
-	set.BoolVar(&f.supervise, "supervise", false, "run as a child of this process, which starts it again when it dies")
-	f.metrics.addFlags(set)
+	set := f.flagSet()
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = fmt.Fprintln(stderr, "Usage of keyturn-local [flags] [-- flags of keyturn-controller]:")

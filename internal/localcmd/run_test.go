@@ -46,7 +46,7 @@ func TestRunTellsBadFlagsFromFailures(t *testing.T) {
 		code int
 		says string
 	}{
-		"help":          {[]string{"--help"}, 0, "data directory of the local clusters"},
+		"help":          {[]string{"--help"}, 0, "of the local clusters; required"},
 		"no directory":  {nil, 2, "Error: --data-dir is needed\nhint: "},
 		"unknown flag":  {[]string{"--colour"}, 2, "Error: flag provided but not defined: -colour\nhint: "},
 		"only that":     {[]string{"now"}, 2, `unexpected argument "now"`},

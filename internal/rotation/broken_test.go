@@ -117,7 +117,7 @@ var brokenPlanners = []struct {
 		}
 		return plan(o)
 	}},
-	{name: "believes what signers were told", law: "versions", plan: func(o Observed) Decision {
+	{name: "believes that signers have what they were given", law: "versions", plan: func(o Observed) Decision {
 		d := plan(o)
 		if d.Versions.Private != 0 &&
 			!slices.ContainsFunc(o.Servers, func(s Server) bool { return s.Configured.Sign != o.Wanted }) {
@@ -207,7 +207,7 @@ var brokenPlanners = []struct {
 		}
 		return d
 	}},
-	{name: "tells Switch of an API server that dies later", law: "had begun", plan: func(o Observed) Decision {
+	{name: "reports Switch for an API server that dies later", law: "had begun", plan: func(o Observed) Decision {
 		d := plan(o)
 		if d.Step == StepRefresh && d.Action.Kind == ConvergeControlPlane {
 			d.Step = StepSwitch

@@ -18,7 +18,7 @@ const (
 	serverForgets  // it forgets which tokens it has accepted
 	managerReady
 	fleetSpread   // what was published reaches a verifier of the fleet
-	fleetSure     // it has reached all of them
+	fleetCertain  // it has reached all of them
 	nodeReady     // pods start there, with tokens from API server `by`
 	serverGone    // a machine of the control plane is removed
 	serverStarted // a kubelet starts an API server that is not ours yet
@@ -29,7 +29,7 @@ const (
 	// What clients do, at any time.
 	tokenIssued    // API server `at` answers a TokenRequest
 	podRefreshed   // the kubelet of node `at` gets new tokens from API server `by`
-	secretFilled   // kube-controller-manager `by` signs a legacy token into place `at`
+	secretFilled   // kube-controller-manager `by` signs a legacy token into Secret `at`
 	secretDeleted  // somebody deletes it
 	versionRaised  // somebody starts the next rotation
 	sourceChanged  // somebody gives the API servers a signer, or takes it away
@@ -73,8 +73,8 @@ func (e event) String() string {
 		serverReloaded: "API server cp-%d is repaired",
 		serverLoads:    "API server cp-%d asks its signer", serverForgets: "API server cp-%d forgets what it has accepted",
 		managerReady: "kube-controller-manager kcm-%d is ready", fleetSpread: "the fleet has what was published",
-		fleetSure: "all of the fleet has it",
-		nodeReady: "node-%d is ready, by cp-%d", nodeGone: "node-%d is gone", watchesBack: "kubelets watch again",
+		fleetCertain: "all of the fleet has it",
+		nodeReady:    "node-%d is ready, by cp-%d", nodeGone: "node-%d is gone", watchesBack: "kubelets watch again",
 		tokenIssued: "cp-%d issues a token", podRefreshed: "the pods of node-%d get tokens from cp-%d",
 		secretFilled: "Secret %d gets a legacy token from kcm-%d", secretDeleted: "Secret %d is deleted",
 		versionRaised: "version %d is wanted", sourceChanged: "the other source of keys is wanted",
@@ -133,15 +133,15 @@ func (c *cluster) events(yield func(event) bool) {
 		m := c.manager[i]
 		add(m.running != 0 && !m.ready, managerReady, i, 0)
 		add(m.running != 0, managerDied, i, 0)
-		for place := range int8(maxSecrets) {
-			add(m.ready && c.serves() && c.secrets[place] == 0 && !c.shape.bare, secretFilled, place, i)
+		for secret := range int8(maxSecrets) {
+			add(m.ready && c.serves() && c.secrets[secret] == 0 && !c.shape.bare, secretFilled, secret, i)
 		}
 	}
-	for place, v := range c.secrets {
-		add(v != 0 && c.serves(), secretDeleted, int8(place), 0)
+	for secret, v := range c.secrets {
+		add(v != 0 && c.serves(), secretDeleted, int8(secret), 0)
 	}
 	add(c.fleet.accepts != c.fleet.published, fleetSpread, 0, 0)
-	add(c.fleet.accepts == c.fleet.published && c.fleet.published != 0 && !c.fleet.sure, fleetSure, 0, 0)
+	add(c.fleet.accepts == c.fleet.published && c.fleet.published != 0 && !c.fleet.certain, fleetCertain, 0, 0)
 	add(c.fleet.published != 0 && !c.shape.second, fleetLost, 0, 0) // no fence holds a switch that was planned before
 	for i := range c.nodes {
 		c.nodeEvents(int8(i), add)
@@ -291,10 +291,10 @@ func (c *cluster) happen(e event) {
 		c.manager[i] = simManager{configured: c.manager[i].configured}
 	case fleetSpread:
 		c.fleet.accepts, c.fleet.lost = c.fleet.published, false
-	case fleetSure:
-		c.fleet.sure = true
+	case fleetCertain:
+		c.fleet.certain = true
 	case fleetLost:
-		c.fleet.published, c.fleet.accepts, c.fleet.sure, c.fleet.lost = 0, 0, !c.shape.slow, true
+		c.fleet.published, c.fleet.accepts, c.fleet.certain, c.fleet.lost = 0, 0, !c.shape.slow, true
 	case nodeReady:
 		c.nodes[i].phase = ready
 		c.nodes[i].copied = c.copies(c.nodes[i].version)

@@ -23,7 +23,7 @@ func wellFormed(o Observed, d Decision) error {
 	case o.Presence == PresenceUnknown && a.Kind != Wait:
 		return fmt.Errorf("%s although it saw nothing", a.Kind)
 	case d.Blind && (a.Kind != Wait || d.Step != "" || d.Done || d.Settled):
-		return errors.New("tells more than it saw")
+		return errors.New("reports more than it saw")
 	case d.Settled && (a.Kind != ConvergeControlPlane || a.Target.Next != "" || a.Target.Live || a.Target.Bootstrap ||
 		!d.Done):
 		return fmt.Errorf("settled, and changes %+v", a)
@@ -69,7 +69,7 @@ func wellFormed(o Observed, d Decision) error {
 	return cmp.Or(checkNext(o, a.Target), checkLive(o, a.Target))
 }
 
-// checkDecision holds a decision to what was observed, and what it tells to what is true.
+// checkDecision compares a decision with what was observed, and what it reports with what is true.
 func (c *cluster) checkDecision(o Observed, d Decision) error {
 	if err := wellFormed(o, d); err != nil {
 		return err
@@ -288,7 +288,7 @@ func checkManager(was, is *cluster, i int) error {
 	return was.checkProven(after)
 }
 
-// checkUnused says who still needs a key version to be accepted.
+// checkUnused returns an error that names what still needs a key version to be accepted.
 func (c *cluster) checkUnused(version uint8) error {
 	for i, s := range c.each {
 		if !s.counts() {

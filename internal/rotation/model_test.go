@@ -39,7 +39,7 @@ type model struct {
 	ends   []int32
 }
 
-// explore visits all states. An error tells how the state came about that breaks a law.
+// explore visits all states. An error has the moves that lead to a state that breaks a law.
 func (m *model) explore(start cluster, last uint8) error {
 	m.index, m.views = map[cluster]int32{}, start.views()
 	m.visit(start, edge{from: -1})
@@ -186,25 +186,25 @@ func (m *model) checkEnds() error {
 	return nil
 }
 
-// path tells how a state came about.
+// path returns the moves that lead to a state.
 func (m *model) path(id int32, then ...move) string {
 	var lines []string
 	for _, mv := range then {
-		lines = append(lines, m.tell(id, mv))
+		lines = append(lines, m.describe(id, mv))
 	}
 	for ; m.first[id].from >= 0; id = m.first[id].from {
-		lines = append([]string{m.tell(m.first[id].from, m.first[id].move)}, lines...)
+		lines = append([]string{m.describe(m.first[id].from, m.first[id].move)}, lines...)
 	}
 	return strings.Join(lines, "\n")
 }
 
-// tell describes a move, and for a round the decision.
-func (m *model) tell(from int32, mv move) string {
+// describe returns a move as text, and for a round the decision.
+func (m *model) describe(from int32, mv move) string {
 	if mv.view < 0 {
 		return mv.event.String()
 	}
 	c, v := m.states[from], m.views[mv.view]
-	return fmt.Sprintf("a round with the view %+v: %v", v, told{m.plan(c.observe(v))})
+	return fmt.Sprintf("a round with the view %+v: %v", v, described{m.plan(c.observe(v))})
 }
 
 // TestAllStates checks every state of small clusters.

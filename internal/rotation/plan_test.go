@@ -43,7 +43,7 @@ func TestBrokenStore(t *testing.T) {
 		test.o.Presence = PresencePresent
 		d := plan(test.o)
 		if !d.Blocked || d.Action.Kind != Wait || d.Step != "" {
-			t.Errorf("%s: %v", test.name, told{d})
+			t.Errorf("%s: %v", test.name, described{d})
 		}
 		fmt.Fprintf(&b, "%s: stored %v, wanted %d\n  %s\n", test.name, test.o.Stored, test.o.Wanted, d.Waiting)
 	}
@@ -101,7 +101,7 @@ func TestRetiredKeys(t *testing.T) {
 		test.o.Presence, test.o.Nodes = PresencePresent, settled
 		d := plan(test.o)
 		if !reflect.DeepEqual(d.Action, test.want) || d.Blocked || d.Settled {
-			t.Errorf("%s: %v, want %s", test.name, told{d}, tell(test.want))
+			t.Errorf("%s: %v, want %s", test.name, described{d}, describe(test.want))
 		}
 		if err := wellFormed(test.o, d); err != nil {
 			t.Errorf("%s: %v", test.name, err)
@@ -125,20 +125,20 @@ func TestForeignKeys(t *testing.T) {
 	d := plan(o)
 	if d.Step != StepRetire || d.Action.Kind != Wait || !d.Blocked ||
 		!strings.Contains(d.Waiting, "keyturn.dev/release-foreign-keys=a,b") {
-		t.Errorf("before they are released: %v", told{d})
+		t.Errorf("before they are released: %v", described{d})
 	}
 	o.ForeignMayGo = []string{"a"}
 	if d := plan(o); !d.Blocked || !strings.Contains(d.Waiting, "release-foreign-keys=b") {
-		t.Errorf("with one released: %v", told{d})
+		t.Errorf("with one released: %v", described{d})
 	}
 	o.ForeignMayGo = []string{"a", "b"}
 	if d := plan(o); d.Blocked || d.Action.Target.Next != "cp-0" || d.Action.Target.KeepForeign {
-		t.Errorf("after they are released: %v, %+v", told{d}, d.Action)
+		t.Errorf("after they are released: %v, %+v", described{d}, d.Action)
 	}
 	o.Legacy = Legacy{}
 	o.Servers[0].Signs, o.Servers[0].Configured.Sign, o.Servers[0].Running.Sign, o.ForeignMayGo = 1, 1, 1, nil
 	if d := plan(o); d.Step != StepSwitch || !d.Action.Target.KeepForeign {
-		t.Errorf("in the switch: %v, %+v", told{d}, d.Action)
+		t.Errorf("in the switch: %v, %+v", described{d}, d.Action)
 	}
 }
 
@@ -193,7 +193,7 @@ func TestAdoptWaits(t *testing.T) {
 		test.o.Adopted, test.o.Wanted = true, 1
 		d := plan(test.o)
 		if d.Action.Kind != test.want || d.Blocked != test.blocked {
-			t.Errorf("%s: %v", test.name, told{d})
+			t.Errorf("%s: %v", test.name, described{d})
 		}
 		if err := wellFormed(test.o, d); err != nil {
 			t.Errorf("%s: %v", test.name, err)
@@ -234,13 +234,13 @@ func checkPlan(data []byte) error {
 	o, before := first.observed(), second.observed()
 	d := plan(o)
 	if err := wellFormed(o, d); err != nil {
-		return fmt.Errorf("%v: %w, for %+v", told{d}, err, o)
+		return fmt.Errorf("%v: %w, for %+v", described{d}, err, o)
 	}
 	if !reflect.DeepEqual(o, before) {
 		return fmt.Errorf("%+v was changed to %+v", before, o)
 	}
 	if again := plan(o); !reflect.DeepEqual(d, again) {
-		return fmt.Errorf("%v, and then %v, for %+v", told{d}, told{again}, o)
+		return fmt.Errorf("%v, and then %v, for %+v", described{d}, described{again}, o)
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ type trial struct {
 func (t *trial) act(v view, meanwhile []event, dies bool) (Decision, error) {
 	o := t.observe(v)
 	d := t.plan(o)
-	t.log = append(t.log, told{d})
+	t.log = append(t.log, described{d})
 	if err := t.checkDecision(o, d); err != nil {
 		return d, err
 	}
@@ -173,7 +173,7 @@ func (c *chaos) view() view {
 	return v
 }
 
-// settle lets nothing break any more, and everything that can go on do so once a round, in random order.
+// settle breaks nothing any more. Everything that can make progress does so once a round, in random order.
 func (c *chaos) settle() error {
 	c.pdb = false
 	for range peacefulRounds {

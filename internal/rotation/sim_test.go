@@ -118,8 +118,8 @@ type simNode struct {
 
 type simFleet struct {
 	published, accepts set
-	// sure means that every verifier has what is accepted.
-	sure bool
+	// certain means that every verifier has what is accepted.
+	certain bool
 	// proven are the key versions that the planner saw accepted last.
 	proven set
 	// lost means that somebody else took keys away, and that they are not back yet.
@@ -177,7 +177,7 @@ type cluster struct {
 	pdb     bool // a PodDisruptionBudget lets no pod go
 	walk    walk
 
-	// issued are the key versions of tokens that some API server issued and that nobody told to be over.
+	// issued are the key versions of tokens that some API server issued and that nobody declared expired.
 	issued set
 	// overdue means that the time is over for which Retire waits for them to expire.
 	overdue bool
@@ -320,7 +320,7 @@ func (c *cluster) observeFleet(v view) Publication {
 	accepts, refuses := f.accepts&f.published&c.stored, c.stored&^f.accepts&^f.published
 	f.proven = (f.proven | accepts) &^ refuses
 	p := Publication{Name: "the fleet", Accepts: accepts.list(), Refuses: refuses.list(), CertainAt: later}
-	if f.sure {
+	if f.certain {
 		p.CertainAt = now
 	}
 	return p
@@ -420,7 +420,7 @@ func (c *cluster) publish(keys set) {
 	if c.fleet.published == keys || c.fleet.published != 0 && stage(keys) < stage(c.fleet.published) {
 		return
 	}
-	c.fleet.published, c.fleet.sure = keys, !c.shape.slow
+	c.fleet.published, c.fleet.certain = keys, !c.shape.slow
 }
 
 // noteBegun remembers the furthest step of which a write was done.
@@ -490,5 +490,5 @@ func (c *cluster) has(f func(simKeys) bool) bool {
 // inOrder are the steps in their order, from none.
 var inOrder = []Step{"", StepGenerate, StepPublish, StepSwitch, StepRefresh, StepRetire}
 
-// rank is the place of a step in that order.
+// rank is the position of a step in that order.
 func rank(s Step) uint8 { return uint8(slices.Index(inOrder, s)) }

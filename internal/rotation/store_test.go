@@ -50,7 +50,7 @@ func TestLeftover(t *testing.T) {
 		d := plan(o)
 		deletes := d.Action.Kind == DeleteKey
 		if d.Action.Kind != test.kind || d.Step != test.step || d.Done || d.Settled || d.Waiting == "" && deletes {
-			t.Errorf("%s: %v, done %v", test.name, told{d}, d.Done)
+			t.Errorf("%s: %v, done %v", test.name, described{d}, d.Done)
 		}
 		if deletes && (d.Action.Version != 1 || d.Versions.Token == 0) {
 			t.Errorf("%s: %+v", test.name, d)
@@ -87,7 +87,7 @@ func TestUses(t *testing.T) {
 	}
 }
 
-// TestOldestAlive tells a version that was retired from one that may be lost.
+// TestOldestAlive distinguishes a version that was retired from one that may be lost.
 func TestOldestAlive(t *testing.T) {
 	tests := []struct {
 		name string

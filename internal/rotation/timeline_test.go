@@ -12,10 +12,10 @@ import (
 
 var update = flag.Bool("update", false, "write the golden timelines")
 
-// told is a decision as a timeline tells it.
-type told struct{ Decision }
+// described is a decision that a timeline shows as one line.
+type described struct{ Decision }
 
-func (d told) String() string {
+func (d described) String() string {
 	step := cmp.Or(string(d.Step), "-")
 	switch {
 	case d.Settled:
@@ -23,10 +23,10 @@ func (d told) String() string {
 	case d.Done:
 		step = "done"
 	case d.Blind:
-		return fmt.Sprintf("%-8s  %-12s %s | waits for %s", "?", "?", tell(d.Action), d.Waiting)
+		return fmt.Sprintf("%-8s  %-12s %s | waits for %s", "?", "?", describe(d.Action), d.Waiting)
 	}
 	versions := fmt.Sprintf("%d, %d, %v", d.Versions.Token, d.Versions.Private, d.Versions.Public)
-	line := fmt.Sprintf("%-8s  %-12s %s", step, versions, tell(d.Action))
+	line := fmt.Sprintf("%-8s  %-12s %s", step, versions, describe(d.Action))
 	switch {
 	case d.Blocked:
 		line += " | BLOCKED by " + d.Waiting
@@ -36,8 +36,8 @@ func (d told) String() string {
 	return line
 }
 
-// tell describes an action.
-func tell(a Action) string {
+// describe returns an action as text.
+func describe(a Action) string {
 	switch a.Kind {
 	case ConvergeControlPlane:
 		next := cmp.Or(a.Target.Next, "none")
@@ -60,7 +60,7 @@ func tell(a Action) string {
 	}
 }
 
-// timeline is one story of a cluster, in which everything that can go on does so once a tick.
+// timeline is one story of a cluster, in which everything that can make progress does so once a tick.
 type timeline struct {
 	trial
 	out  strings.Builder
@@ -85,7 +85,7 @@ type incident struct {
 // tooLong is how many ticks no story takes.
 const tooLong = 400
 
-// run goes on until the wanted version is settled and every incident has happened.
+// run continues until the wanted version is settled and every incident has happened.
 func (t *timeline) run() error {
 	fmt.Fprintf(&t.out, "tick  step      token, private, [public]\n")
 	for ; t.tick < tooLong; t.tick++ {
@@ -94,7 +94,7 @@ func (t *timeline) run() error {
 		v.blind = t.blind > 0
 		t.blind = max(0, t.blind-1)
 		d, err := t.act(v, nil, false)
-		t.tell(d)
+		t.write(d)
 		if err != nil {
 			return err
 		}
@@ -114,12 +114,12 @@ func (t *timeline) run() error {
 	return errNotSettled
 }
 
-// tell writes a decision that differs from the last.
-func (t *timeline) tell(d Decision) {
+// write logs a decision that differs from the last.
+func (t *timeline) write(d Decision) {
 	if d.Settled {
 		t.quiet = false
 	}
-	if line := (told{d}).String(); line != t.last && !t.quiet {
+	if line := (described{d}).String(); line != t.last && !t.quiet {
 		fmt.Fprintf(&t.out, "%4d  %s\n", t.tick, line)
 		t.last = line
 	}
@@ -314,7 +314,7 @@ func dropping(d Decision) bool   { return d.Step == StepRetire && d.Action.Targe
 func refreshing(d Decision) bool { return d.Action.Kind == RefreshTokens }
 func replacing(d Decision) bool  { return d.Step == StepRefresh && d.Action.Kind == ConvergeNodes }
 
-// TestTimelines holds what the planner decides and tells to golden timelines.
+// TestTimelines compares the decisions of the planner with golden timelines.
 func TestTimelines(t *testing.T) {
 	for _, s := range stories() {
 		t.Run(s.name, func(t *testing.T) {

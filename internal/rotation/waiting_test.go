@@ -130,7 +130,7 @@ func TestWaiting(t *testing.T) {
 		d := plan(o)
 		if d.Action.Kind != test.kind || d.Step != test.step || d.Blocked != test.blocked || d.Settled ||
 			!strings.Contains(d.Waiting, test.waiting) {
-			t.Errorf("%s: %v", test.name, told{d})
+			t.Errorf("%s: %v", test.name, described{d})
 		}
 		if err := wellFormed(o, d); err != nil {
 			t.Errorf("%s: %v", test.name, err)
@@ -138,7 +138,7 @@ func TestWaiting(t *testing.T) {
 	}
 }
 
-// TestDoneWhileStuck tells nothing done of a cluster in which something is to have a key that is lost.
+// TestDoneWhileStuck wants no cluster to be done in which something is configured with a key that is lost.
 func TestDoneWhileStuck(t *testing.T) {
 	second := Keys{Verify: []int{2}, Sign: 2}
 	leaving := serving("cp-1", Keys{Verify: []int{2, 3}, Sign: 2})
@@ -148,7 +148,7 @@ func TestDoneWhileStuck(t *testing.T) {
 		Servers: []Server{serving("cp-0", second), leaving},
 	})
 	if !d.Blocked || d.Done {
-		t.Errorf("%v, done %v", told{d}, d.Done)
+		t.Errorf("%v, done %v", described{d}, d.Done)
 	}
 }
 
@@ -158,7 +158,7 @@ func TestZeroKeys(t *testing.T) {
 	}
 }
 
-// TestWaitingForTime has decisions tell whoever asks again when that is of use.
+// TestWaitingForTime wants decisions that wait for a time to name it.
 func TestWaitingForTime(t *testing.T) {
 	both := Keys{Verify: []int{1, 2}, Sign: 2}
 	awaiting := Observed{
@@ -167,14 +167,14 @@ func TestWaitingForTime(t *testing.T) {
 		Outstanding: Outstanding{Awaited: true},
 	}
 	if d := plan(awaiting); d.Step != StepRetire || !d.Patient || !d.Until.IsZero() {
-		t.Errorf("while tokens of the old key live: %v, patient %t, until %s", told{d}, d.Patient, d.Until)
+		t.Errorf("while tokens of the old key live: %v, patient %t, until %s", described{d}, d.Patient, d.Until)
 	}
 	refreshing, back := awaiting, now.Add(time.Minute)
 	restarted := serving("cp-0", both)
 	restarted.WatchesBack = back
 	refreshing.Servers, refreshing.Legacy, refreshing.Nodes.Oldest = []Server{restarted}, Legacy{}, 1
 	if d := plan(refreshing); d.Step != StepRefresh || d.Patient || !d.Until.Equal(back) {
-		t.Errorf("while kubelets do not watch: %v, patient %t, until %s", told{d}, d.Patient, d.Until)
+		t.Errorf("while kubelets do not watch: %v, patient %t, until %s", described{d}, d.Patient, d.Until)
 	}
 	retiring := awaiting
 	forgets := now.Add(90 * time.Second)
@@ -182,6 +182,6 @@ func TestWaitingForTime(t *testing.T) {
 	server.Refuses, server.Forgets = []int{1}, forgets
 	retiring.Servers, retiring.Outstanding = []Server{server}, Outstanding{}
 	if d := plan(retiring); d.Step != StepRetire || d.Patient || !d.Until.Equal(forgets) {
-		t.Errorf("while an API server remembers: %v, patient %t, until %s", told{d}, d.Patient, d.Until)
+		t.Errorf("while an API server remembers: %v, patient %t, until %s", described{d}, d.Patient, d.Until)
 	}
 }

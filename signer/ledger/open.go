@@ -300,13 +300,9 @@ func write(f *os.File, boot [2]uint64, since time.Time, cells int) (*table, erro
 	return t, nil
 }
 
-// reserve allocates blocks for an empty file of this size, so that a full disk is noticed here.
-func reserve(f *os.File, size int) error {
-	err := unix.Fallocate(int(f.Fd()), 0, 0, int64(size))
-	if !errors.Is(err, unix.EOPNOTSUPP) {
-		return err
-	}
-	_, err = f.Write(make([]byte, size))
+// writeZeros writes zeros to an empty file.
+func writeZeros(f *os.File, size int) error {
+	_, err := f.Write(make([]byte, size))
 	return err
 }
 

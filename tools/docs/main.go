@@ -2,7 +2,7 @@
 //
 //	go run ./tools/docs              writes docs/reference
 //	go run ./tools/docs -out DIR     writes the same files to another directory
-//	go run ./tools/docs -man DIR     writes the man pages of gkectl and kubectl-keyturn
+//	go run ./tools/docs -man DIR     writes the man pages of all programs
 //	go run ./tools/docs -lint        checks Markdown and Go comments, by the rules of package lint
 package main
 

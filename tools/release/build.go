@@ -66,7 +66,7 @@ func (r *release) build(ctx context.Context) error {
 func (r *release) goBuild(ctx context.Context, p platform, out string, packages ...string) error {
 	const versionVariable = "github.com/keyturn/keyturn/internal/version.version"
 	flags := "-s -w -buildid= -X " + versionVariable + "=" + r.version
-	args := append([]string{"build", "-trimpath", "-ldflags", flags, "-o", out}, packages...)
+	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", out}, packages...)
 	env := []string{"CGO_ENABLED=0", "GOOS=" + p.os, "GOARCH=" + p.arch, "GOAMD64=v1", "GOARM64=v8.0"}
 	return r.command(ctx, env, "go", args...)
 }
@@ -83,7 +83,6 @@ func (r *release) archives(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			files = append(files, manPages(name)...)
 			if err := r.archive(name, p, []string{name}, append(files, file{name: "LICENSE", content: license})); err != nil {
 				return err
 			}
@@ -97,7 +96,7 @@ func (r *release) archives(ctx context.Context) error {
 	return nil
 }
 
-// archive packs programs and other files as NAME_VERSION_OS_ARCH.tar.gz.
+// archive packs programs, their man pages and other files as NAME_VERSION_OS_ARCH.tar.gz.
 func (r *release) archive(name string, p platform, programs []string, files []file) error {
 	for _, program := range programs {
 		content, err := os.ReadFile(filepath.Join(r.dir(p), program))
@@ -105,6 +104,7 @@ func (r *release) archive(name string, p platform, programs []string, files []fi
 			return err
 		}
 		files = append(files, file{name: program, content: content, executable: true})
+		files = append(files, manPages(program)...)
 	}
 	return r.tar(r.archiveName(name, p), files)
 }
@@ -133,8 +133,9 @@ func completions(ctx context.Context, name string, run func(context.Context, cli
 // manPages returns the man pages of a command and of its subcommands.
 func manPages(name string) (all []file) {
 	for page, content := range reference.Man() {
-		if page == name+".1" || strings.HasPrefix(page, name+"-") {
-			all = append(all, file{name: path.Join("man", "man1", page), content: content})
+		section := path.Ext(page)
+		if page == name+section || strings.HasPrefix(page, name+"-") {
+			all = append(all, file{name: path.Join("man", "man"+section[1:], page), content: content})
 		}
 	}
 	return all

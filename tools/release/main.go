@@ -31,7 +31,7 @@ func main() {
 	var platforms string
 	flag.StringVar(&r.version, "version", "", "`version` of the release, such as v0.1.0")
 	flag.StringVar(&r.out, "out", "", "`directory` for the files, which is replaced (default: bin/release/VERSION)")
-	flag.StringVar(&platforms, "platforms", "linux/amd64,linux/arm64", "`platforms` to build for")
+	flag.StringVar(&platforms, "platforms", allPlatforms, "`platforms` to build for")
 	flag.StringVar(&r.programs, "programs", "",
 		"`directory` with the programs, as OS_ARCH/NAME; empty: they are built first")
 	flag.StringVar(&r.helm, "helm", "bin/tools/helm", "`program` that packs the chart")
@@ -74,6 +74,9 @@ func (p platform) String() string { return p.os + "/" + p.arch }
 
 // file is the part of the name of a file that names the platform.
 func (p platform) file() string { return p.os + "_" + p.arch }
+
+// allPlatforms are the platforms of a release. Only programs that people run on their own machine are for darwin.
+const allPlatforms = "linux/amd64,linux/arm64,darwin/amd64,darwin/arm64"
 
 // semver is what Go, Helm and krew take as a version.
 var semver = regexp.MustCompile(`^v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$`)

@@ -22,8 +22,8 @@ import (
 // here is the directory of this package.
 var here, _ = os.Getwd()
 
-// TestReproducible packs a release twice, from two copies of the source whose files have other times and modes. It
-// wants the same bytes, and checks what is in them. One small program, which is built in each copy, stands for all.
+// TestReproducible packs a release twice, from two copies of the source whose files have other times and modes. One copy
+// is a git repository. It wants the same bytes, and checks what is in them. One small program, which is built in each copy, stands for all.
 func TestReproducible(t *testing.T) {
 	wantSame(t, func(t *testing.T, r *release) {
 		t.Helper()
@@ -56,9 +56,13 @@ func wantSame(t *testing.T, prepare func(*testing.T, *release)) {
 	t.Helper()
 	helm, validate := tool(t, "helm"), tool(t, "validate-krew-manifest")
 	t.Setenv("SOURCE_DATE_EPOCH", "1767225600")
+	t.Setenv("GOFLAGS", os.Getenv("GOFLAGS")+" -buildvcs=auto") // the default, if the user has set another
 	var releases []map[string][]byte
 	for i, umask := range []int{0o022, 0o077} {
 		t.Chdir(copySource(t, umask, time.Unix(int64(1e9*i), 0)))
+		if i > 0 {
+			commitSource(t)
+		}
 		r := &release{version: "v9.9.9", helm: helm, validate: validate, log: t.Output()}
 		if err := r.parse("linux/" + runtime.GOARCH); err != nil {
 			t.Fatal(err)
@@ -123,6 +127,19 @@ func copySource(t *testing.T, umask int, at time.Time) string {
 	return dir
 }
 
+// commitSource makes the working directory a git repository with one commit.
+func commitSource(t *testing.T) {
+	t.Helper()
+	for _, args := range [][]string{
+		{"init", "--quiet"}, {"add", "--all"},
+		{"-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--message", "source"},
+	} {
+		if out, err := exec.CommandContext(t.Context(), "git", args...).CombinedOutput(); err != nil {
+			t.Fatalf("git %s: %v: %s", args[0], err, out)
+		}
+	}
+}
+
 // filesOf checks a release, and returns its files.
 func filesOf(t *testing.T, r *release) map[string][]byte {
 	t.Helper()
@@ -177,6 +194,15 @@ func checkFiles(t *testing.T, files map[string][]byte) {
 	ofGkectl := func(name string) bool { return strings.Contains(name, "gkectl") }
 	if slices.ContainsFunc(names, ofGkectl) || !slices.IsSorted(names) {
 		t.Errorf("the archive of the plugin has %q", names)
+	}
+	host, err := untar(files["keyturn"+platform])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"keyturn-local", "man/man8/keyturn-local.8", "man/man1/gkectl-create-admin.1"} {
+		if !slices.ContainsFunc(host, func(f file) bool { return f.name == name }) {
+			t.Errorf("the archive of a host lacks %s", name)
+		}
 	}
 	chart, err := untar(files["keyturn-9.9.9.tgz"])
 	if err != nil {

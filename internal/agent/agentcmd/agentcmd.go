@@ -64,37 +64,66 @@ type flags struct {
 	patience                 time.Duration
 }
 
+// Command is a subcommand of keyturn-agent.
+type Command struct {
+	Name string
+	// Short is what it does, for its reference.
+	Short string
+	run   func(context.Context, flags, IO) error
+}
+
+// Commands returns the subcommands.
+func Commands() []Command {
+	return []Command{
+		{"key", "Make the X25519 key of this start of the pod, and write the public key as the termination message", makeKey},
+		{"run", "Wait, and undo a change with which kube-apiserver does not become ready", watch},
+		{"apply", "Read an order from standard input, and write a report to standard output", apply},
+	}
+}
+
+// Flags returns the flags of a subcommand, for its reference.
+func (c Command) Flags() *flag.FlagSet { return c.flagSet(new(flags)) }
+
+// flagSet returns a set that parses the flags into f.
+func (c Command) flagSet(f *flags) *flag.FlagSet {
+	set := flag.NewFlagSet("keyturn-agent "+c.Name, flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	set.StringVar(&f.keyFile, "key-file", "/run/keyturn/key",
+		"`file` of the X25519 key of this start of the pod, in memory")
+	if c.Name == "key" {
+		set.StringVar(&f.message, "termination-log", "/dev/termination-log", "`file` to which the public key is written")
+	} else {
+		set.StringVar(&f.pki, "pki-dir", "/etc/kubernetes/pki", "`directory` that is the certificatesDir of kubeadm")
+		set.StringVar(&f.manifests, "manifest-dir", "/etc/kubernetes/manifests", "`directory` of static pod manifests")
+		set.StringVar(&f.stateDir, "state-dir", "/var/lib/keyturn", "`directory` of the agent and of the signer")
+	}
+	if c.Name == "run" {
+		set.DurationVar(&f.patience, "patience", Patience,
+			"how long kube-apiserver may be not ready before a change is undone")
+	}
+	return set
+}
+
 func run(ctx context.Context, args []string, streams IO) error {
 	if len(args) == 0 {
 		return fmt.Errorf("%w: a subcommand is missing", errUsage)
 	}
-	commands := map[string]func(context.Context, flags, IO) error{"key": makeKey, "run": watch, "apply": apply}
-	command, ok := commands[args[0]]
-	if !ok {
-		return fmt.Errorf("%w: there is no subcommand %q", errUsage, args[0])
+	for _, c := range Commands() {
+		if c.Name != args[0] {
+			continue
+		}
+		f, err := c.parse(args[1:], streams.Err)
+		if err != nil {
+			return err
+		}
+		return c.run(ctx, f, streams)
 	}
-	f, err := parse(args[0], args[1:], streams.Err)
-	if err != nil {
-		return err
-	}
-	return command(ctx, f, streams)
+	return fmt.Errorf("%w: there is no subcommand %q", errUsage, args[0])
 }
 
-func parse(command string, args []string, stderr io.Writer) (flags, error) {
+func (c Command) parse(args []string, stderr io.Writer) (flags, error) {
 	f := flags{}
-	set := flag.NewFlagSet("keyturn-agent "+command, flag.ContinueOnError)
-	set.SetOutput(io.Discard)
-	set.StringVar(&f.keyFile, "key-file", "/run/keyturn/key", "the X25519 key of this start of the pod, in memory")
-	if command == "key" {
-		set.StringVar(&f.message, "termination-log", "/dev/termination-log", "where the public key is written")
-	} else {
-		set.StringVar(&f.pki, "pki-dir", "/etc/kubernetes/pki", "kubeadm's certificatesDir")
-		set.StringVar(&f.manifests, "manifest-dir", "/etc/kubernetes/manifests", "directory of static pod manifests")
-		set.StringVar(&f.stateDir, "state-dir", "/var/lib/keyturn", "directory of the agent and of the signer")
-	}
-	if command == "run" {
-		set.DurationVar(&f.patience, "patience", Patience, "after how long without a ready kube-apiserver a change is undone")
-	}
+	set := c.flagSet(&f)
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		set.SetOutput(stderr)

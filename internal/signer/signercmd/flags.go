@@ -33,29 +33,40 @@ type flags struct {
 	ask, answer, grace                    time.Duration
 }
 
-// parse reads the flags. If help is requested, it prints it to stderr and returns flag.ErrHelp.
-func parse(args []string, stderr io.Writer) (flags, error) {
-	f := flags{}
+// flagSet returns a set that parses the flags into f.
+func (f *flags) flagSet() *flag.FlagSet {
 	set := flag.NewFlagSet("keyturn-signer", flag.ContinueOnError)
 	set.SetOutput(io.Discard) // it would print an error with all flags
 	set.StringVar(&f.socket, "socket", "",
-		"path of the socket that kube-apiserver's --service-account-signing-endpoint names, in a directory "+
-			"of its own (not with a socket passed by systemd)")
-	set.StringVar(&f.keyDir, "key-dir", "", "key directory")
-	set.StringVar(&f.stateFile, "state-file", "", "which keys the API server has (default: served.json beside the socket)")
+		"`path` of the socket that --service-account-signing-endpoint of kube-apiserver names, in a separate directory; "+
+			"required, unless systemd passes the socket")
+	set.StringVar(&f.keyDir, "key-dir", "", "`directory` of the keys; required")
+	set.StringVar(&f.stateFile, "state-file", "",
+		"`file` that records which keys the API server has (default: served.json beside the socket)")
 	set.StringVar(&f.ledgerFile, "ledger-file", "",
-		"until when the tokens live that were signed, on a local disk (default: ledger beside the socket)")
-	set.StringVar(&f.metrics, "metrics-bind-address", "", "where the parent serves /metrics, /healthz and /readyz: "+
-		"a path of a socket in a separate directory, or a loopback address; empty: nowhere")
-	set.StringVar(&f.module, "pkcs11-module", "", "path of the PKCS #11 library for keys with a pkcs11 URI")
+		"`file` that records which signed tokens are valid, on a local disk (default: ledger beside the socket)")
+	set.StringVar(&f.metrics, "metrics-bind-address", "", "`address` on which the parent serves /metrics, "+
+		"/healthz and /readyz: the path of a socket in a separate directory, or a loopback address (default: none)")
+	set.StringVar(&f.module, "pkcs11-module", "", "`path` of the PKCS #11 library for keys with a pkcs11 URI")
 	set.DurationVar(&f.reload, "reload-interval", 5*time.Second,
 		"how often the key directory is read even if no change was noticed")
 	set.BoolVar(&f.supervise, "supervise", true,
-		"hold the socket in a parent without keys, and sign in a child that it starts again")
+		"hold the socket in a parent without keys, and sign in a child that the parent restarts")
 	set.DurationVar(&f.ask, "watchdog-interval", time.Second, "how often the child must prove that each key signs")
 	set.DurationVar(&f.answer, "watchdog-timeout", 10*time.Second,
-		"how long it may take to, before it is killed and started again")
-	set.DurationVar(&f.grace, "drain-timeout", 10*time.Second, "how long a child may finish what it began")
+		"how long the child may take to prove it before it is killed and restarted")
+	set.DurationVar(&f.grace, "drain-timeout", 10*time.Second,
+		"how long a child that is replaced may take to finish its requests")
+	return set
+}
+
+// Flags returns the flags of the command, for its reference.
+func Flags() *flag.FlagSet { return new(flags).flagSet() }
+
+// parse reads the flags. If help is requested, it prints it to stderr and returns flag.ErrHelp.
+func parse(args []string, stderr io.Writer) (flags, error) {
+	f := flags{}
+	set := f.flagSet()
 	err := set.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = fmt.Fprintln(stderr, "Usage of keyturn-signer:")

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/keyturn/keyturn/internal/cli"
+	"github.com/keyturn/keyturn/tools/docs/reference"
 )
 
 // commands finds command lines that do not work: in blocks of shell code, and in code spans, which may name a part
@@ -36,7 +36,8 @@ func commands(r *repository) ([]Fault, error) {
 
 // known is what command lines may name, besides commands and their flags.
 type known struct {
-	targets map[string]bool
+	// programs are the names of those with a reference, and targets those of make.
+	programs, targets map[string]bool
 	// scripts is the text in which variables of make are used.
 	scripts string
 	values  any
@@ -50,7 +51,7 @@ func (k *known) check(line string, whole bool, fault func(string)) {
 			k.checkMake(args, fault)
 		case name == "helm":
 			k.checkHelm(args, fault)
-		case name == "gkectl", name == "kubectl-keyturn":
+		case k.programs[name]:
 			checkCommand(name, args, whole, fault)
 		case name == "kubectl":
 			if flags, args, found := cutPlugin(args); found {
@@ -73,7 +74,7 @@ func cutPlugin(args []string) (before, after []string, found bool) {
 func checkCommand(name string, args []string, whole bool, fault func(string)) {
 	elided := len(args) > 1 && args[0] == "…"
 	args = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return a == "…" || a == "..." })
-	for _, root := range cli.Commands() {
+	for _, root := range reference.Programs() {
 		if root.Name() != name {
 			continue
 		}
@@ -89,11 +90,11 @@ func checkCommand(name string, args []string, whole bool, fault func(string)) {
 		c.InitDefaultHelpFlag()
 		positional := checkFlags(c, rest, fault)
 		switch {
-		case c.HasSubCommands() && len(positional) > 0:
+		case c.HasAvailableSubCommands() && len(positional) > 0:
 			if c.Name() != "help" && !variable.MatchString(positional[0]) {
 				fault(fmt.Sprintf("there is no command %s %s", c.CommandPath(), positional[0]))
 			}
-		case whole && c.Runnable() && !c.HasSubCommands() && c.Name() != "help":
+		case whole && c.Runnable() && !c.HasAvailableSubCommands() && c.Name() != "help":
 			if err := c.ValidateArgs(positional); err != nil {
 				fault(fmt.Sprintf("%s: %v", c.CommandPath(), err))
 			}
@@ -184,7 +185,10 @@ func (r *repository) known() (*known, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &known{targets: map[string]bool{}, scripts: makefile + scripts}
+	k := &known{programs: map[string]bool{}, targets: map[string]bool{}, scripts: makefile + scripts}
+	for _, c := range reference.Programs() {
+		k.programs[c.Name()] = true
+	}
 	if err := yaml.Unmarshal([]byte(values), &k.values); err != nil {
 		return nil, fmt.Errorf("reading the values of the chart: %w", err)
 	}

@@ -6,14 +6,12 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-
-	"github.com/keyturn/keyturn/internal/cli"
 )
 
 // commandPages makes a page of each program, with all of its commands.
 func commandPages() map[string][]byte {
 	pages := map[string][]byte{}
-	for _, root := range cli.Commands() {
+	for _, root := range Programs() {
 		p := newPage(root.DisplayName())
 		p.text(escape(root.Short) + ".")
 		for _, c := range all(root) {
@@ -83,10 +81,10 @@ func long(c *cobra.Command) string {
 // usage is the command line of a command.
 func usage(c *cobra.Command) string {
 	line := strings.TrimSuffix(c.UseLine(), " [flags]")
-	if c.HasAvailableSubCommands() {
+	if _, alone := c.Annotations[runsAlone]; c.HasAvailableSubCommands() && !alone {
 		line += " COMMAND"
 	}
-	if c.HasAvailableFlags() {
+	if c.HasAvailableFlags() && !strings.Contains(line, " [flags]") {
 		line += " [flags]"
 	}
 	return line

@@ -7,21 +7,19 @@ import (
 	"github.com/cpuguy83/go-md2man/v2/md2man"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-
-	"github.com/keyturn/keyturn/internal/cli"
 )
 
 // exitCodes is the help topic about them.
 const exitCodes = "exit-codes"
 
-// Man returns the man pages of gkectl and kubectl-keyturn, one for each command, by the names of their files. They have
-// no date, so that a release is the same whenever it is made.
+// Man returns the man pages of all programs, one for each command, by the names of their files. They have no date, so
+// that a release is the same whenever it is made.
 func Man() map[string][]byte {
 	pages := map[string][]byte{}
-	for _, root := range cli.Commands() {
+	for _, root := range Programs() {
 		for _, c := range all(root) {
 			if !c.IsAdditionalHelpTopicCommand() {
-				pages[manName(c)+".1"] = md2man.Render(manPage(c))
+				pages[manName(c)+"."+section(root)] = md2man.Render(manPage(c))
 			}
 		}
 	}
@@ -35,7 +33,7 @@ func manName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(
 func manPage(c *cobra.Command) []byte {
 	p := &page{}
 	// The name of the command would leave no room between the corners of the first line.
-	fmt.Fprintf(p, "%% %q \"1\" \"\" \"Keyturn\" \"Keyturn\"\n", strings.ToUpper(c.Root().Name()))
+	fmt.Fprintf(p, "%% %q %q \"\" \"Keyturn\" \"Keyturn\"\n", strings.ToUpper(c.Root().Name()), section(c.Root()))
 	p.heading(1, "NAME")
 	p.text(manName(c) + " - " + escape(c.Short))
 	p.heading(1, "SYNOPSIS")
@@ -96,11 +94,11 @@ func (p *page) manFlags(title string, set *pflag.FlagSet) {
 func (p *page) seeAlso(c *cobra.Command) {
 	var related []string
 	if c.HasParent() {
-		related = append(related, "**"+manName(c.Parent())+"**(1)")
+		related = append(related, "**"+manName(c.Parent())+"**("+section(c.Root())+")")
 	}
 	for _, child := range c.Commands() {
 		if child.IsAvailableCommand() {
-			related = append(related, "**"+manName(child)+"**(1)")
+			related = append(related, "**"+manName(child)+"**("+section(c.Root())+")")
 		}
 	}
 	if len(related) > 0 {

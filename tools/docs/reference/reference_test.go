@@ -17,8 +17,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-
-	"github.com/keyturn/keyturn/internal/cli"
 )
 
 // root is the directory of the repository.
@@ -66,8 +64,8 @@ func TestColumns(t *testing.T) {
 // TestAllCommands wants each command on the page of its program and in a man page, with each of its flags.
 func TestAllCommands(t *testing.T) {
 	all, man := pages(t), Man()
-	for _, program := range cli.Commands() {
-		text := string(all[program.Name()+".md"])
+	for _, program := range Programs() {
+		text, suffix := string(all[program.Name()+".md"]), "."+section(program)
 		for _, c := range allCommands(program) {
 			_, section, found := strings.Cut(text, "\n## "+c.path+"\n")
 			if !found {
@@ -75,7 +73,7 @@ func TestAllCommands(t *testing.T) {
 				continue
 			}
 			section, _, _ = strings.Cut(section, "\n## ")
-			page := string(man[strings.ReplaceAll(c.path, " ", "-")+".1"])
+			page := string(man[strings.ReplaceAll(c.path, " ", "-")+suffix])
 			for _, flag := range c.flags {
 				if !strings.Contains(section, "--"+flag) {
 					t.Errorf("the section of %s has no --%s", c.path, flag)
@@ -91,19 +89,22 @@ func TestAllCommands(t *testing.T) {
 // TestManPages wants pages that man finds by their first lines: a title without a date, and a name with a description.
 func TestManPages(t *testing.T) {
 	all := Man()
-	title := regexp.MustCompile(`(?m)^\.TH "(GKECTL|KUBECTL-KEYTURN)" "1" "" "Keyturn" "Keyturn"$`)
+	title := regexp.MustCompile(`(?m)^\.TH "((GKECTL|KUBECTL-KEYTURN)" "1|KEYTURN-[A-Z]+" "8)" "" "Keyturn" "Keyturn"$`)
 	for name, page := range all {
 		if !title.Match(page) {
 			t.Errorf("%s has no title, or a date in it", name)
 		}
-		if !bytes.Contains(page, []byte(".SH NAME\n"+strings.TrimSuffix(name, ".1")+` \- `)) {
+		if !bytes.Contains(page, []byte(".SH NAME\n"+strings.TrimSuffix(name, filepath.Ext(name))+` \- `)) {
 			t.Errorf("%s has no name", name)
 		}
 		if !bytes.Contains(page, []byte(".SH EXIT STATUS\n")) {
 			t.Errorf("%s has no exit status", name)
 		}
 	}
-	for _, name := range []string{"gkectl.1", "gkectl-update-credentials-ksa-signing-key-rotate.1", "kubectl-keyturn.1"} {
+	for _, name := range []string{
+		"gkectl.1", "gkectl-update-credentials-ksa-signing-key-rotate.1", "kubectl-keyturn.1", "keyturn-controller.8",
+		"keyturn-signer.8", "keyturn-signer-ledger.8", "keyturn-local.8", "keyturn-agent-apply.8", "keyturn-fleet.8",
+	} {
 		if all[name] == nil {
 			t.Errorf("there is no %s", name)
 		}
