@@ -37,6 +37,7 @@ type UserClusterList struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.infrastructure.local) || !has(self.ksaSigningKey.nodeRefresh) || self.ksaSigningKey.nodeRefresh in ['Evict', 'Wait'] || has(self.infrastructure.clusterAPI) && self.ksaSigningKey.nodeRefresh == 'Replace'",message="ksaSigningKey.nodeRefresh must be Evict or Wait, or Replace where Cluster API makes the nodes: Keyturn does not make the nodes of this cluster"
 // +kubebuilder:validation:XValidation:rule="has(self.infrastructure.local) || has(self.ksaSigningKey.source) || !has(self.ksaSigningKey.retire) || self.ksaSigningKey.retire != 'WhenUnused'",message="ksaSigningKey.retire WhenUnused needs source external: without a signer nobody knows which tokens live"
+// +kubebuilder:validation:XValidation:rule="!has(self.infrastructure.clusterAPI) || !has(self.infrastructure.clusterAPI.method) || self.infrastructure.clusterAPI.method != 'Rollout' || !has(self.ksaSigningKey.source) || self.ksaSigningKey.source == 'files'",message="ksaSigningKey.source must be files with infrastructure.clusterAPI.method Rollout: a signer would run on the machines"
 type UserClusterSpec struct {
 	// Infrastructure is what runs the cluster. Exactly one of its members must be set, and the choice cannot be changed.
 	Infrastructure Infrastructure `json:"infrastructure"`
@@ -144,7 +145,7 @@ type KSASigningKey struct {
 	// +optional
 	Source KeySource `json:"source,omitempty"`
 	// NodeRefresh is how a rotation replaces the tokens of running pods. It defaults to Replace if Keyturn makes the
-	// nodes, and to Evict otherwise.
+	// nodes or clusterAPI.method is Rollout, and to Evict otherwise.
 	// +optional
 	NodeRefresh NodeRefresh `json:"nodeRefresh,omitempty"`
 	// TokenReloadSeconds is how long an application may keep using a token after its file holds a new one. With
