@@ -9,6 +9,7 @@ import (
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:shortName=uc
+// +kubebuilder:metadata:labels="clusterctl.cluster.x-k8s.io="
 // +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.spec.infrastructure.local.kubernetesVersion`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Key",type=integer,JSONPath=`.spec.ksaSigningKey.version`
@@ -55,6 +56,24 @@ type UserClusterSpec struct {
 	// GKEConnect names the fleet that the cluster is registered with. If unset, the cluster is not registered.
 	// +optional
 	GKEConnect *GKEConnect `json:"gkeConnect,omitempty"`
+}
+
+// Identity identifies the cluster in everything that Keyturn marks as its own. It is the UID of the UserCluster, and stays
+// the same when clusterctl moves that to another admin cluster, where it gets another UID.
+func (uc *UserCluster) Identity() string {
+	if moved := uc.Annotations[AnnotationIdentity]; moved != "" {
+		return moved
+	}
+	return string(uc.UID)
+}
+
+// Moves reports whether `clusterctl move` takes the UserCluster and its keys along with its Cluster.
+func (uc *UserCluster) Moves() bool { return uc.Spec.Infrastructure.ClusterAPI != nil }
+
+// IsMoved reports whether `clusterctl move` is about to delete the UserCluster, which exists in another admin cluster.
+func (uc *UserCluster) IsMoved() bool {
+	_, moved := uc.Annotations[AnnotationDeleteForMove]
+	return moved && uc.Moves()
 }
 
 // NodeRefresh returns how a rotation replaces the tokens of running pods: as set in ksaSigningKey, or else the default
@@ -138,7 +157,7 @@ type KSASigningKey struct {
 	// Version is the desired key version. Raising it by one starts a rotation; no other change is allowed.
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:default=1
-	// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || self == 1",optionalOldSelf=true,message="ksaSigningKey.version of a new cluster must be 1"
+	// Policy keyturn-valid-specs requires version 1 for a new cluster.
 	Version int32 `json:"version"`
 	// Source is how API servers get their keys. Changing it restarts each API server once. It defaults to external if
 	// Keyturn makes the cluster, and to files otherwise.

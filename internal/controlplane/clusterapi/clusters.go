@@ -57,7 +57,7 @@ func NewClusters(o Options) *Clusters {
 func (c *Clusters) Open(uc *v1alpha1.UserCluster) *Cluster {
 	return &Cluster{
 		kubeadmCluster: c.kubeadm.Open(uc), uc: uc, keys: c.keys,
-		management: managementOf(c.client, uc), client: c.client, roller: c.Roller(uc), memory: c.remember(uc.UID),
+		management: managementOf(c.client, uc), client: c.client, roller: c.Roller(uc), memory: c.remember(types.UID(uc.Identity())),
 	}
 }
 
@@ -72,7 +72,7 @@ func (c *Clusters) remember(cluster types.UID) *memory {
 
 // Object returns the Cluster of a UserCluster, to tell events about; nil until it was observed.
 func (c *Clusters) Object(uc *v1alpha1.UserCluster) runtime.Object {
-	m := c.remember(uc.UID)
+	m := c.remember(types.UID(uc.Identity()))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.uid == "" {

@@ -131,7 +131,7 @@ func (w *machines) step(lagging rotation.Keys, count int) {
 func (w *machines) round() rotation.Decision {
 	w.t.Helper()
 	ctx, c := w.t.Context(), w.cluster()
-	keys := must(w.store.List(ctx, keystore.Cluster{Namespace: w.uc.Namespace, Name: w.uc.Name, UID: string(w.uc.UID)}))
+	keys := must(w.store.List(ctx, keystore.ClusterOf(w.uc)))
 	state := must(w.Observe(ctx))
 	o := rotation.Observed{
 		Wanted: 2, Adopted: true, Presence: state.Presence, Nodes: rotation.Nodes{Converged: true},
@@ -162,9 +162,7 @@ func (w *machines) round() rotation.Decision {
 	case rotation.RefreshTokens:
 		w.refreshed = true
 	case rotation.DeleteKey:
-		must(0, w.store.Delete(ctx, keystore.Cluster{
-			Namespace: w.uc.Namespace, Name: w.uc.Name, UID: string(w.uc.UID),
-		}, d.Action.Version))
+		must(0, w.store.Delete(ctx, keystore.ClusterOf(w.uc), d.Action.Version))
 	}
 	return d
 }
@@ -210,9 +208,7 @@ func rollOut(t *testing.T, admin client.Client, count int, seed uint64) {
 	w.clusters = NewClusters(Options{Client: w.admin, Keys: w.store, Prover: &controlplane.Prover{}})
 	k := keyPairs(2)
 	for _, each := range k {
-		must(0, w.store.Create(t.Context(), keystore.Cluster{
-			Namespace: w.uc.Namespace, Name: w.uc.Name, UID: string(w.uc.UID),
-		}, each))
+		must(0, w.store.Create(t.Context(), keystore.ClusterOf(w.uc), each))
 	}
 	must(0, admin.Create(t.Context(), secretOf(k[0])))
 	lagging := rotation.Keys{Verify: []int{1}, Sign: 1}
