@@ -51,9 +51,15 @@ func (i Infrastructure) SendsRetryAfter() bool {
 	return i.Kubeadm == nil || i.Kubeadm.ShutdownSendRetryAfter
 }
 
-// defaultNodeRefresh returns NodeRefreshReplace if Keyturn can replace the nodes, and NodeRefreshEvict otherwise.
+// RollsOut reports whether API servers get their next keys with new machines. Keyturn then runs nothing on a machine.
+func (i Infrastructure) RollsOut() bool {
+	return i.ClusterAPI != nil && i.ClusterAPI.Method == MethodRollout
+}
+
+// defaultNodeRefresh returns NodeRefreshReplace if Keyturn makes the nodes or changes keys only with new machines, and
+// NodeRefreshEvict otherwise.
 func (i Infrastructure) defaultNodeRefresh() NodeRefresh {
-	if i.Local != nil {
+	if i.Local != nil || i.RollsOut() {
 		return NodeRefreshReplace
 	}
 	return NodeRefreshEvict
@@ -96,7 +102,25 @@ type ClusterAPIInfrastructure struct {
 	// +kubebuilder:validation:Pattern=`^[a-z]([-a-z0-9.]*[a-z0-9])?$`
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="clusterAPI.cluster cannot be changed"
 	Cluster string `json:"cluster"`
+
+	// Method is how API servers get their next keys. Rollout requires source files.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="clusterAPI.method cannot be changed: delete the UserCluster, which leaves the cluster running, and adopt it again"
+	// +kubebuilder:default=InPlace
+	// +optional
+	Method ClusterAPIMethod `json:"method,omitempty"`
 }
+
+// ClusterAPIMethod names how the API servers of a cluster of Cluster API get their next keys.
+// +kubebuilder:validation:Enum=InPlace;Rollout
+type ClusterAPIMethod string
+
+const (
+	// MethodInPlace changes the keys on the control-plane machines, with an agent that runs there meanwhile.
+	MethodInPlace ClusterAPIMethod = "InPlace"
+	// MethodRollout makes Cluster API replace the control-plane machines, three times in a rotation. Keyturn runs nothing
+	// on a machine.
+	MethodRollout ClusterAPIMethod = "Rollout"
+)
 
 // LocalInfrastructure describes a cluster that Keyturn makes on one host.
 //

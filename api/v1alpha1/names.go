@@ -67,7 +67,8 @@ const (
 	Finalizer = "keyturn.dev/cluster"
 	// LabelCluster names the UserCluster that a Secret belongs to.
 	LabelCluster = "keyturn.dev/cluster"
-	// LabelClusterUID is the UID of the UserCluster that a Secret belongs to, since another cluster may reuse its name.
+	// LabelClusterUID is the identity of the UserCluster that a Secret belongs to, since another cluster may reuse its
+	// name: see UserCluster.Identity.
 	LabelClusterUID = "keyturn.dev/cluster-uid"
 	// LabelKeyVersion is the key version of a key Secret. On a node, it is the version in use when the node was made.
 	LabelKeyVersion = "keyturn.dev/ksa-signing-key-version"
@@ -104,6 +105,12 @@ const (
 	// AnnotationShowTokens is set on a UserCluster, with a new value each time, to show the valid tokens in
 	// status.ksaSigningKey.tokens.
 	AnnotationShowTokens = "keyturn.dev/show-tokens"
+	// AnnotationIdentity is set on a UserCluster that moves, to its first UID: see UserCluster.Identity.
+	AnnotationIdentity = "keyturn.dev/identity"
+	// LabelMove makes `clusterctl move` take an object along.
+	LabelMove = "clusterctl.cluster.x-k8s.io/move"
+	// AnnotationDeleteForMove is set by `clusterctl move` on an object that it moved and is about to delete.
+	AnnotationDeleteForMove = "clusterctl.cluster.x-k8s.io/delete-for-move"
 	// VerbBreakGlass is the RBAC verb on userclusters that AnnotationBreakGlass requires.
 	VerbBreakGlass = "breakglass"
 	// ControllerUser is the user that the controller has in the admin cluster. Only this user may touch keys.

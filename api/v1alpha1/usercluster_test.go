@@ -67,6 +67,14 @@ func adopted(uc *v1alpha1.UserCluster) *v1alpha1.UserClusterSpec {
 	return &uc.Spec
 }
 
+// rollingOut makes it a cluster of Cluster API whose machines are replaced.
+func rollingOut(uc *v1alpha1.UserCluster) *v1alpha1.UserClusterSpec {
+	adopted(uc).Infrastructure = v1alpha1.Infrastructure{
+		ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod", Method: v1alpha1.MethodRollout},
+	}
+	return &uc.Spec
+}
+
 func TestCreate(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -104,6 +112,13 @@ func TestCreate(t *testing.T) {
 			adopted(uc).Infrastructure = v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod"}}
 			uc.Spec.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshReplace
 		}, ""},
+		{"clusterAPI, with new machines", func(uc *v1alpha1.UserCluster) { rollingOut(uc) }, ""},
+		{"clusterAPI, with new machines and signers", func(uc *v1alpha1.UserCluster) {
+			rollingOut(uc).KSASigningKey.Source = v1alpha1.KeySourceExternal
+		}, "ksaSigningKey.source must be files with infrastructure.clusterAPI.method Rollout"},
+		{"clusterAPI, by an unknown method", func(uc *v1alpha1.UserCluster) {
+			rollingOut(uc).Infrastructure.ClusterAPI.Method = "Magic"
+		}, "spec.infrastructure.clusterAPI.method"},
 		{"kubeadm, retired when unused", func(uc *v1alpha1.UserCluster) {
 			adopted(uc).KSASigningKey.Retire = v1alpha1.RetireWhenUnused
 		}, "ksaSigningKey.retire WhenUnused needs source external"},

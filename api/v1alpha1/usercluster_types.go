@@ -9,6 +9,7 @@ import (
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:shortName=uc
+// +kubebuilder:metadata:labels="clusterctl.cluster.x-k8s.io="
 // +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.spec.infrastructure.local.kubernetesVersion`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Key",type=integer,JSONPath=`.spec.ksaSigningKey.version`
@@ -37,6 +38,7 @@ type UserClusterList struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.infrastructure.local) || !has(self.ksaSigningKey.nodeRefresh) || self.ksaSigningKey.nodeRefresh in ['Evict', 'Wait'] || has(self.infrastructure.clusterAPI) && self.ksaSigningKey.nodeRefresh == 'Replace'",message="ksaSigningKey.nodeRefresh must be Evict or Wait, or Replace where Cluster API makes the nodes: Keyturn does not make the nodes of this cluster"
 // +kubebuilder:validation:XValidation:rule="has(self.infrastructure.local) || has(self.ksaSigningKey.source) || !has(self.ksaSigningKey.retire) || self.ksaSigningKey.retire != 'WhenUnused'",message="ksaSigningKey.retire WhenUnused needs source external: without a signer nobody knows which tokens live"
+// +kubebuilder:validation:XValidation:rule="!has(self.infrastructure.clusterAPI) || !has(self.infrastructure.clusterAPI.method) || self.infrastructure.clusterAPI.method != 'Rollout' || !has(self.ksaSigningKey.source) || self.ksaSigningKey.source == 'files'",message="ksaSigningKey.source must be files with infrastructure.clusterAPI.method Rollout: a signer would run on the machines"
 type UserClusterSpec struct {
 	// Infrastructure is what runs the cluster. Exactly one of its members must be set, and the choice cannot be changed.
 	Infrastructure Infrastructure `json:"infrastructure"`
@@ -54,6 +56,24 @@ type UserClusterSpec struct {
 	// GKEConnect names the fleet that the cluster is registered with. If unset, the cluster is not registered.
 	// +optional
 	GKEConnect *GKEConnect `json:"gkeConnect,omitempty"`
+}
+
+// Identity identifies the cluster in everything that Keyturn marks as its own. It is the UID of the UserCluster, and stays
+// the same when clusterctl moves that to another admin cluster, where it gets another UID.
+func (uc *UserCluster) Identity() string {
+	if moved := uc.Annotations[AnnotationIdentity]; moved != "" {
+		return moved
+	}
+	return string(uc.UID)
+}
+
+// Moves reports whether `clusterctl move` takes the UserCluster and its keys along with its Cluster.
+func (uc *UserCluster) Moves() bool { return uc.Spec.Infrastructure.ClusterAPI != nil }
+
+// IsMoved reports whether `clusterctl move` is about to delete the UserCluster, which exists in another admin cluster.
+func (uc *UserCluster) IsMoved() bool {
+	_, moved := uc.Annotations[AnnotationDeleteForMove]
+	return moved && uc.Moves()
 }
 
 // NodeRefresh returns how a rotation replaces the tokens of running pods: as set in ksaSigningKey, or else the default
@@ -137,14 +157,14 @@ type KSASigningKey struct {
 	// Version is the desired key version. Raising it by one starts a rotation; no other change is allowed.
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:default=1
-	// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || self == 1",optionalOldSelf=true,message="ksaSigningKey.version of a new cluster must be 1"
+	// Policy keyturn-valid-specs requires version 1 for a new cluster.
 	Version int32 `json:"version"`
 	// Source is how API servers get their keys. Changing it restarts each API server once. It defaults to external if
 	// Keyturn makes the cluster, and to files otherwise.
 	// +optional
 	Source KeySource `json:"source,omitempty"`
 	// NodeRefresh is how a rotation replaces the tokens of running pods. It defaults to Replace if Keyturn makes the
-	// nodes, and to Evict otherwise.
+	// nodes or clusterAPI.method is Rollout, and to Evict otherwise.
 	// +optional
 	NodeRefresh NodeRefresh `json:"nodeRefresh,omitempty"`
 	// TokenReloadSeconds is how long an application may keep using a token after its file holds a new one. With

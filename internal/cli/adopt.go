@@ -179,6 +179,10 @@ type adoptionPreview struct {
 	// namespace is the namespace of the UserCluster. storesKubeconfig means that gkectl writes KubeconfigSecret.
 	namespace        string
 	storesKubeconfig bool
+	// material is the Secret that has the private key already; empty if the nodes alone have it. rollsOut means that no
+	// agent may run.
+	material string
+	rollsOut bool
 }
 
 // previewAdoption inspects a cluster, and adds the issuer and the algorithm that it found to w, unless the file names
@@ -216,6 +220,7 @@ func (c admin) previewAdoption(ctx context.Context, w wanted) (p adoptionPreview
 		Cluster: w.Name, namespace: w.Namespace, Report: report, KeySource: w.Spec.KeySource(),
 		KubeconfigSecret:  secretOfKubeconfig(w.Spec.Infrastructure),
 		KubeconfigExpires: diagnose.Expires(reach.CertData), storesKubeconfig: w.kubeconfig != nil,
+		material: secretOfMaterial(w.Spec.Infrastructure), rollsOut: w.Spec.Infrastructure.RollsOut(),
 	}, nil
 }
 
@@ -226,6 +231,15 @@ func secretOfKubeconfig(on v1alpha1.Infrastructure) string {
 		return on.ClusterAPI.Cluster + "-kubeconfig"
 	}
 	return on.Kubeadm.KubeconfigSecret
+}
+
+// secretOfMaterial returns the name of the Secret with the keys that control-plane machines start with; empty if there
+// is none.
+func secretOfMaterial(on v1alpha1.Infrastructure) string {
+	if on.ClusterAPI != nil {
+		return on.ClusterAPI.Cluster + "-sa"
+	}
+	return ""
 }
 
 // nextAlgorithm returns the algorithm of the key that follows one that was found. Keyturn makes no P-384 keys.
@@ -288,11 +302,25 @@ func (p adoptionPreview) writeActions(w io.Writer) {
 	case p.storesKubeconfig:
 		fmt.Fprintf(w, "  keeps the kubeconfig in Secret %s of the admin cluster\n", p.KubeconfigSecret)
 	}
-	fmt.Fprintln(w, "  runs keyturn-agent on the control-plane nodes until one has handed over the private key, sealed "+
-		"to the controller")
+	const agent = "runs keyturn-agent on the control-plane nodes until one has handed over the private key, sealed to " +
+		"the controller"
+	switch {
+	case p.rollsOut:
+		fmt.Fprintf(w, "  takes the private key from Secret %s, which must have the one that the API servers sign with\n",
+			p.material)
+	case p.material != "":
+		fmt.Fprintf(w, "  takes the private key from Secret %s or, if the API servers sign with another one, %s\n",
+			p.material, agent)
+	default:
+		fmt.Fprintf(w, "  %s\n", agent)
+	}
 	fmt.Fprintln(w, "  keeps that key as key version 1 in a Secret of the admin cluster")
 	fmt.Fprintln(w, "  writes to no file of a node and restarts nothing")
 	n := len(p.Servers)
+	if p.rollsOut {
+		fmt.Fprintf(w, "Then each rotation makes Cluster API replace %s three times.\n", count(n, "control-plane machine"))
+		return
+	}
 	if p.KeySource == v1alpha1.KeySourceExternal {
 		fmt.Fprintf(w, "Then, for ksaSigningKey.source external, each API server gets a signer beside it. That %s.\n",
 			convertsEach(n))

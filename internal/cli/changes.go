@@ -48,6 +48,7 @@ func (d *differences) infrastructure(a, b v1alpha1.Infrastructure) {
 	}
 	if a.ClusterAPI != nil && b.ClusterAPI != nil {
 		d.fix("infrastructure.clusterAPI.cluster", a.ClusterAPI.Cluster, b.ClusterAPI.Cluster)
+		d.fix("infrastructure.clusterAPI.method", a.ClusterAPI.Method, b.ClusterAPI.Method)
 		return
 	}
 	if a.Local == nil || b.Local == nil {

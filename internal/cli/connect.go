@@ -136,7 +136,7 @@ func (c admin) access(ctx context.Context, uc *v1alpha1.UserCluster) (kubeconfig
 		return kubeconfig.Access{}, fmt.Errorf("reading the kubeconfig of user cluster %s: %w", uc.Name, err)
 	}
 	if secret.Type != v1alpha1.SecretTypeKubeconfig || secret.Labels[v1alpha1.LabelCluster] != uc.Name ||
-		secret.Labels[v1alpha1.LabelClusterUID] != string(uc.UID) {
+		secret.Labels[v1alpha1.LabelClusterUID] != uc.Identity() {
 		return kubeconfig.Access{}, failed("delete that Secret if nobody needs it; the controller then writes its own",
 			"reading the kubeconfig of user cluster %s: the controller did not write Secret %s: "+
 				"it lacks the type %s, or the UID of the cluster in its label %s",

@@ -111,7 +111,8 @@ func (a *app) describeCluster(w io.Writer, uc *v1alpha1.UserCluster) error {
 		return table(w, "", append(rows, []string{"Kubeconfig:", kubeconfigOfAdopted(kubeadm)})...)
 	}
 	if on := uc.Spec.Infrastructure.ClusterAPI; on != nil {
-		return table(w, "", append(rows, []string{"Cluster:", uc.Namespace + "/" + on.Cluster})...)
+		return table(w, "", append(rows,
+			[]string{"Cluster:", uc.Namespace + "/" + on.Cluster}, []string{"Method:", string(on.Method)})...)
 	}
 	return table(w, "", append(rows, []string{"Advanced:", fmt.Sprint(uc.Spec.EnableAdvancedCluster)})...)
 }

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/cli/preflight"
 )
 
 // TestOtherInfrastructure has gkectl show and compare a cluster whose infrastructure it does not know.
@@ -34,6 +35,12 @@ func TestOtherInfrastructure(t *testing.T) {
 	}
 	if got := restartsOf(&other).String(); !strings.Contains(got, "restarts 2 API servers") {
 		t.Errorf("preview: %s", got)
+	}
+	rolling := other
+	rolling.Spec.Infrastructure.ClusterAPI = &v1alpha1.ClusterAPIInfrastructure{Method: v1alpha1.MethodRollout}
+	if p := newPreview(&rolling, preflight.Report{}); !strings.Contains(p.APIServers.String(), "replace 2 control-plane") ||
+		strings.Contains(strings.Join(p.LeftCopies, ","), "cloud-init") {
+		t.Errorf("preview of a rotation by rollouts: %+v", p)
 	}
 	local := other
 	local.Spec.Infrastructure.Local = &v1alpha1.LocalInfrastructure{NodePools: []v1alpha1.NodePool{{Name: "a"}}}

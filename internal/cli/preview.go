@@ -38,6 +38,8 @@ type rotationPreview struct {
 
 	renewal                      time.Duration
 	holders, controlPlaneHolders int
+	// rollsOut means that nothing runs on a machine, and that control-plane machines are replaced.
+	rollsOut bool
 }
 
 // preview finds out what a rotation will do. If it cannot inspect the user cluster, the error says why, and the preview
@@ -59,6 +61,10 @@ func newPreview(uc *v1alpha1.UserCluster, report preflight.Report) rotationPrevi
 	}
 	if p.Retire == v1alpha1.RetireWhenUnused {
 		p.RetireTimeoutSeconds = key.RetireTimeoutSeconds
+	}
+	if p.rollsOut = uc.Spec.Infrastructure.RollsOut(); p.rollsOut {
+		p.LeftCopies = append(p.LeftCopies, "user data that the infrastructure provider keeps", "backups of etcd")
+		return p
 	}
 	if uc.Spec.Infrastructure.Adopted() {
 		p.LeftCopies = append(p.LeftCopies, leftCopies...)
@@ -91,9 +97,11 @@ func writePreview(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview, unse
 		fmt.Fprintf(w, "  signs %s again\n", count(p.LegacySecrets, "legacy token Secret"))
 	}
 	writeRetire(w, uc, p)
-	if len(p.LeftCopies) > 0 {
+	if len(p.LeftCopies) > 0 && !p.rollsOut {
 		fmt.Fprintln(w, "  deletes Secret kube-system/kubeadm-certs, since a node must not join with the keys in it: "+
 			"upload them again before one joins")
+	}
+	if len(p.LeftCopies) > 0 {
 		fmt.Fprintf(w, "  deletes no copies of the old private key in %s: delete those yourself\n",
 			strings.Join(p.LeftCopies, ", "))
 	}
@@ -152,6 +160,10 @@ func writeRetire(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview) {
 func writeReplaced(w io.Writer, p rotationPreview) {
 	if len(p.Nodes) == 0 {
 		fmt.Fprintln(w, "  replaces no nodes")
+		return
+	}
+	if p.rollsOut {
+		fmt.Fprintln(w, "  makes Cluster API replace the other nodes once, and evicts pods with a token on control-plane nodes")
 		return
 	}
 	fmt.Fprintf(w, "  deletes %s and creates new ones: %s\n", count(len(p.Nodes), "node"), nodeNames(p.Nodes))

@@ -14,6 +14,8 @@ type restarts struct {
 	Restarts []restart `json:"restarts"`
 	// Interrupts means that the Kubernetes API is down meanwhile, since there is no other API server.
 	Interrupts bool `json:"interrupts"`
+	// Replacements is how often Cluster API replaces the machine of each API server, instead of a restart.
+	Replacements int `json:"replacements,omitempty"`
 }
 
 // restart is one restart of each API server.
@@ -24,9 +26,14 @@ type restart struct {
 	MaxSeconds int `json:"maxSeconds,omitempty"`
 }
 
-// restartsOf returns what a rotation does to the API servers. It restarts none if a signer provides their keys.
+// restartsOf returns what a rotation does to the API servers. It restarts none if a signer provides their keys, or if
+// their machines are replaced.
 func restartsOf(uc *v1alpha1.UserCluster) restarts {
 	r := restarts{Count: wantedServers(uc), Restarts: []restart{}}
+	if uc.Spec.Infrastructure.RollsOut() {
+		r.Replacements = 3
+		return r
+	}
 	if uc.Spec.KeySource() == v1alpha1.KeySourceExternal {
 		return r
 	}
@@ -47,6 +54,9 @@ func restartsOf(uc *v1alpha1.UserCluster) restarts {
 // String describes what happens to the API servers.
 func (r restarts) String() string {
 	switch {
+	case r.Replacements > 0:
+		return fmt.Sprintf("makes Cluster API replace %s three times, one machine at a time; the new private key is in their "+
+			"bootstrap data from the second time on", count(r.Count, "control-plane machine"))
 	case len(r.Restarts) == 0:
 		return "restarts no API server: each gets its keys from the signer next to it"
 	case r.Interrupts && r.Restarts[0].MaxSeconds > 0:

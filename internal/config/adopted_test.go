@@ -67,9 +67,24 @@ func TestClusterAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	uc := c.Object(Files{})
-	want := v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod-1"}}
+	want := v1alpha1.Infrastructure{
+		ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod-1", Method: v1alpha1.MethodInPlace},
+	}
 	if diff := cmp.Diff(want, uc.Spec.Infrastructure); diff != "" || uc.Namespace != "fleet" || uc.Name != "prod" {
 		t.Errorf("UserCluster %s/%s (-want +got):\n%s", uc.Namespace, uc.Name, diff)
+	}
+	const rollout = "clusterAPI: {namespace: fleet, cluster: prod-1, method: Rollout}"
+	c, err = Parse([]byte(strings.Replace(adopts, kubeadm, rollout, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := c.Object(Files{}).Spec
+	if !spec.Infrastructure.RollsOut() || spec.KSASigningKey.NodeRefresh != v1alpha1.NodeRefreshReplace {
+		t.Errorf("with method Rollout the spec is %+v", spec)
+	}
+	_, err = Parse([]byte(strings.Replace(adopts, kubeadm, rollout, 1) + "ksaSigningKey: {source: external}\n"))
+	if err == nil || !strings.Contains(err.Error(), "must be files with infrastructure.clusterAPI.method Rollout") {
+		t.Errorf("signers on machines that are replaced: %v", err)
 	}
 	_, err = Parse([]byte(strings.Replace(adopts, kubeadm, "clusterAPI: {cluster: A/b}", 1)))
 	if err == nil || err.Error() != `infrastructure.clusterAPI.cluster: "A/b" is not the name of a Cluster (line 4)

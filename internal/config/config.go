@@ -85,6 +85,10 @@ type ClusterAPI struct {
 	Namespace string `yaml:"namespace"`
 	// Cluster is the name of the Cluster.
 	Cluster string `yaml:"cluster"`
+	// Method is how API servers get their next keys. InPlace changes the keys on the control-plane machines, with an agent
+	// that runs there meanwhile. Rollout makes Cluster API replace these machines, three times in a rotation, and requires
+	// source files.
+	Method string `yaml:"method"`
 }
 
 // Kubeadm is a cluster that kubeadm made. With neither a Secret nor a path, it is the admin cluster itself.
@@ -171,7 +175,8 @@ type KSASigningKey struct {
 	// NodeRefresh is how a rotation replaces the tokens of running pods. Replace makes new nodes. Evict keeps the nodes
 	// and evicts every pod that has a token. InPlace lets kubelets fetch new tokens for running pods. Wait leaves that to
 	// the kubelets, which replace a token after four fifths of its life, or a day. Clusters that kubeadm made can have
-	// Evict and Wait; those of Cluster API can have Replace, too.
+	// Evict and Wait; those of Cluster API can have Replace, too. With infrastructure.clusterAPI.method Rollout, Replace
+	// makes new workers and evicts pods on control-plane nodes.
 	NodeRefresh string `yaml:"nodeRefresh"`
 	// TokenReload is how long an application may use a token before it reads the file again. InPlace and Wait accept the
 	// old key for that long.

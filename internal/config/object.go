@@ -33,7 +33,9 @@ func (c *UserCluster) infrastructure() v1alpha1.Infrastructure {
 		return v1alpha1.Infrastructure{Local: c.local()}
 	}
 	if on := c.Infrastructure.ClusterAPI; on != nil {
-		return v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: on.Cluster}}
+		return v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{
+			Cluster: on.Cluster, Method: v1alpha1.ClusterAPIMethod(on.Method),
+		}}
 	}
 	k := c.Infrastructure.Kubeadm
 	kubeadm := &v1alpha1.KubeadmInfrastructure{

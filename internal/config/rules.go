@@ -14,13 +14,14 @@ import (
 // values are the fields that hold one of a few values, by path. A cluster that somebody else made may have fewer ways
 // of refreshing its nodes.
 var values = map[string][]string{
-	"apiVersion":              {"v1"},
-	"kind":                    {"UserCluster"},
-	"enableControlplaneV2":    {"true"},
-	"masterNode.replicas":     {"1", "3"},
-	"ksaSigningKey.source":    {string(v1alpha1.KeySourceExternal), string(v1alpha1.KeySourceFiles)},
-	"ksaSigningKey.algorithm": {string(v1alpha1.RS256), string(v1alpha1.ES256)},
-	"ksaSigningKey.retire":    {string(v1alpha1.RetireAfterRefresh), string(v1alpha1.RetireWhenUnused)},
+	"apiVersion":                       {"v1"},
+	"kind":                             {"UserCluster"},
+	"enableControlplaneV2":             {"true"},
+	"masterNode.replicas":              {"1", "3"},
+	"ksaSigningKey.source":             {string(v1alpha1.KeySourceExternal), string(v1alpha1.KeySourceFiles)},
+	"ksaSigningKey.algorithm":          {string(v1alpha1.RS256), string(v1alpha1.ES256)},
+	"ksaSigningKey.retire":             {string(v1alpha1.RetireAfterRefresh), string(v1alpha1.RetireWhenUnused)},
+	"infrastructure.clusterAPI.method": {string(v1alpha1.MethodInPlace), string(v1alpha1.MethodRollout)},
 	"ksaSigningKey.nodeRefresh": {
 		string(v1alpha1.NodeRefreshReplace), string(v1alpha1.NodeRefreshInPlace), string(v1alpha1.NodeRefreshWait),
 		string(v1alpha1.NodeRefreshEvict),

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -56,7 +57,13 @@ func (c *UserCluster) adoptDefaults() {
 	c.keyDefault("source", &c.KSASigningKey.Source, "")
 	c.keyDefault("algorithm", &c.KSASigningKey.Algorithm, "")
 	c.keyDefault("issuer", &c.KSASigningKey.Issuer, "")
-	c.keyDefault("nodeRefresh", &c.KSASigningKey.NodeRefresh, string(v1alpha1.NodeRefreshEvict))
+	refresh := v1alpha1.NodeRefreshEvict
+	if on := c.Infrastructure.ClusterAPI; on != nil {
+		if on.Method = cmp.Or(on.Method, string(v1alpha1.MethodInPlace)); on.Method == string(v1alpha1.MethodRollout) {
+			refresh = v1alpha1.NodeRefreshReplace
+		}
+	}
+	c.keyDefault("nodeRefresh", &c.KSASigningKey.NodeRefresh, string(refresh))
 	if c.Infrastructure.Kubeadm != nil {
 		setDefault(&c.Infrastructure.Kubeadm.ShutdownSendRetryAfter, true)
 	}

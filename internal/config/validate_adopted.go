@@ -58,6 +58,10 @@ func (d *decoder) adopted(c *UserCluster) {
 	}
 	if d.infrastructure(*c.Infrastructure) {
 		d.retire(k, c.source())
+		if on := c.infrastructure(); on.RollsOut() && c.source() != v1alpha1.KeySourceFiles {
+			d.problem("ksaSigningKey.source", "must be files with infrastructure.clusterAPI.method Rollout: a signer would run on "+
+				"the machines")
+		}
 	}
 }
 
@@ -103,6 +107,7 @@ func (d *decoder) clusterAPI(c *ClusterAPI) {
 	if len(c.Cluster) > maxClusterName || !clusterName.MatchString(c.Cluster) {
 		d.problem(path+".cluster", "%.70q is not the name of a Cluster", c.Cluster)
 	}
+	d.oneOf(path+".method", c.Method)
 }
 
 func (d *decoder) kubeadm(k *Kubeadm) {

@@ -27,7 +27,7 @@ func (r *Reconciler) act(
 		return r.writeKubeconfig(ctx, seen.kubeconfig)
 	case rotation.DeleteKey:
 		// It is no longer on any disk of the control plane.
-		return r.Keys.Delete(ctx, clusterOf(uc), a.Version)
+		return r.Keys.Delete(ctx, keystore.ClusterOf(uc), a.Version)
 	default:
 		r.rounds.wait(func() { err = r.actElsewhere(ctx, uc, a, seen) })
 		return err
@@ -79,7 +79,7 @@ func (r *Reconciler) generate(ctx context.Context, uc *v1alpha1.UserCluster, ver
 
 // storeKey stores a key version. The next round reads what is stored, since nobody has used this key pair yet.
 func (r *Reconciler) storeKey(ctx context.Context, uc *v1alpha1.UserCluster, k keystore.KeyPair) error {
-	err := r.Keys.Create(ctx, clusterOf(uc), k)
+	err := r.Keys.Create(ctx, keystore.ClusterOf(uc), k)
 	if errors.Is(err, keystore.ErrExists) || errors.Is(err, keystore.ErrAmbiguous) {
 		return nil
 	}

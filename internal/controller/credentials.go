@@ -76,7 +76,7 @@ func (r *Reconciler) holdCredential(
 
 // hold marks a Secret as the cluster's. The API server accepts no new finalizer for one that is being deleted.
 func hold(secret *corev1.Secret, uc *v1alpha1.UserCluster) {
-	secret.Labels[v1alpha1.LabelClusterUID] = string(uc.UID)
+	secret.Labels[v1alpha1.LabelClusterUID] = uc.Identity()
 	if secret.DeletionTimestamp.IsZero() {
 		controllerutil.AddFinalizer(secret, v1alpha1.Finalizer)
 	}
@@ -94,7 +94,7 @@ func (r *Reconciler) credential(ctx context.Context, uc *v1alpha1.UserCluster, n
 	}
 	uid, marked := secret.Labels[v1alpha1.LabelClusterUID]
 	named := secret.Type == corev1.SecretTypeOpaque && secret.Labels[v1alpha1.LabelCluster] == uc.Name
-	if !named || marked && uid != string(uc.UID) {
+	if !named || marked && uid != uc.Identity() {
 		return nil, nil
 	}
 	return secret, nil

@@ -12,6 +12,7 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/hint"
+	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/rotation"
 )
 
@@ -24,6 +25,9 @@ func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl
 	work, cancel := context.WithTimeout(ctx, r.Options.withDefaults().RoundTimeout)
 	defer cancel()
 	left := rotation.Removal{Machines: true, ControlPlane: true, Publications: true, Keys: true, Secrets: true}
+	if uc.IsMoved() {
+		left = rotation.Removal{} // all of it belongs to the UserCluster in the other admin cluster
+	}
 	for kind := rotation.PlanRemoval(left); kind != rotation.RemoveFinalizer; kind = rotation.PlanRemoval(left) {
 		var gone bool
 		var err error
@@ -36,10 +40,10 @@ func (r *Reconciler) delete(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl
 		}
 		left = left.Without(kind)
 	}
-	r.forget(clusterOf(uc))
+	r.forget(keystore.ClusterOf(uc))
 	before := uc.DeepCopy()
 	controllerutil.RemoveFinalizer(uc, v1alpha1.Finalizer)
-	return ctrl.Result{}, r.patchFinalizer(ctx, before, uc)
+	return ctrl.Result{}, r.patchMetadata(ctx, before, uc)
 }
 
 // remove does one write of a deletion, and reports whether nothing of its kind is left.
@@ -59,7 +63,7 @@ func (r *Reconciler) remove(
 		err = r.leaveVerifiers(ctx, uc)
 	case rotation.RemoveKeys:
 		// This includes key versions that cannot be read.
-		if err = r.Keys.DeleteAll(ctx, clusterOf(uc)); err != nil {
+		if err = r.Keys.DeleteAll(ctx, keystore.ClusterOf(uc)); err != nil {
 			err = fmt.Errorf("deleting the keys of %s: %w", uc.Name, err)
 		}
 	case rotation.RemoveSecrets:

@@ -95,7 +95,7 @@ func (w *fleetWorld) membership(uc *v1alpha1.UserCluster) *gkehub.Membership {
 func (w *fleetWorld) accepts(key client.ObjectKey) []int {
 	w.Helper()
 	uc := w.get(key)
-	keys, err := w.keys.List(w.Context(), keystore.Cluster{Namespace: key.Namespace, Name: key.Name, UID: string(uc.UID)})
+	keys, err := w.keys.List(w.Context(), keystore.ClusterOf(uc))
 	if err != nil {
 		w.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/fleet"
@@ -50,7 +52,7 @@ func (r *Reconciler) gather(ctx context.Context, uc *v1alpha1.UserCluster) (obse
 		Wanted: int(uc.Spec.KSASigningKey.Version), External: external(uc), Adopted: uc.Spec.Infrastructure.Adopted(),
 	}}
 	var err error
-	if o.keys, err = r.Keys.List(ctx, clusterOf(uc)); err != nil {
+	if o.keys, err = r.Keys.List(ctx, keystore.ClusterOf(uc)); err != nil {
 		return o, fmt.Errorf("listing the keys of %s: %w", uc.Name, err)
 	}
 	for _, k := range o.keys {
@@ -164,7 +166,7 @@ func (r *Reconciler) proveOne(
 		return time.Time{}, err
 	}
 	proof, err := r.Prove(ctx, controlplane.Question{
-		Cluster: uc.UID, Config: cfg, Keys: o.keys, External: s.Running.External, Settled: o.routine != nil,
+		Cluster: types.UID(uc.Identity()), Config: cfg, Keys: o.keys, External: s.Running.External, Settled: o.routine != nil,
 	})
 	if err != nil {
 		s.Waiting = hint.Line(err)
@@ -199,8 +201,4 @@ func (o *observation) provenAt() time.Time {
 // external reports whether the spec wants API servers to get their keys from a signer.
 func external(uc *v1alpha1.UserCluster) bool {
 	return uc.Spec.KeySource() == v1alpha1.KeySourceExternal
-}
-
-func clusterOf(uc *v1alpha1.UserCluster) keystore.Cluster {
-	return keystore.Cluster{Namespace: uc.Namespace, Name: uc.Name, UID: string(uc.UID)}
 }

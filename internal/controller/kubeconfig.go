@@ -90,7 +90,7 @@ func kubeconfigSecret(uc *v1alpha1.UserCluster, file []byte) *corev1.Secret {
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: uc.Namespace, Name: v1alpha1.KubeconfigSecretName(uc.Name),
-			Labels: map[string]string{v1alpha1.LabelCluster: uc.Name, v1alpha1.LabelClusterUID: string(uc.UID)},
+			Labels: map[string]string{v1alpha1.LabelCluster: uc.Name, v1alpha1.LabelClusterUID: uc.Identity()},
 		},
 		Type: v1alpha1.SecretTypeKubeconfig,
 		Data: map[string][]byte{v1alpha1.KubeconfigKey: file},
@@ -100,7 +100,7 @@ func kubeconfigSecret(uc *v1alpha1.UserCluster, file []byte) *corev1.Secret {
 // ofCluster reports whether a Secret has the type and both labels of a Secret of the cluster.
 func ofCluster(s *corev1.Secret, uc *v1alpha1.UserCluster, kind corev1.SecretType) bool {
 	return s.Type == kind && s.Labels[v1alpha1.LabelCluster] == uc.Name &&
-		s.Labels[v1alpha1.LabelClusterUID] == string(uc.UID)
+		s.Labels[v1alpha1.LabelClusterUID] == uc.Identity()
 }
 
 // deleteKubeconfig deletes the kubeconfig Secret as it was read, if it is the cluster's.

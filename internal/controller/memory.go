@@ -61,7 +61,7 @@ func (m *memory) forget(c keystore.Cluster) {
 
 // remember returns what is remembered about a cluster. A different cluster that had its name is gone, and is forgotten.
 func (r *Reconciler) remember(uc *v1alpha1.UserCluster) *remembered {
-	seen, was, another := r.memory.get(clusterOf(uc))
+	seen, was, another := r.memory.get(keystore.ClusterOf(uc))
 	if another {
 		r.forget(was)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -103,19 +104,32 @@ func (r *Reconciler) round(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl.
 		return r.delete(ctx, uc)
 	}
 	before := uc.DeepCopy()
-	if controllerutil.AddFinalizer(uc, v1alpha1.Finalizer) {
+	if mark(uc) {
 		// A crash after this is harmless: nothing exists yet that the finalizer would have to remove.
-		return ctrl.Result{RequeueAfter: afterProgress}, r.patchFinalizer(ctx, before, uc)
+		return ctrl.Result{RequeueAfter: afterProgress}, r.patchMetadata(ctx, before, uc)
 	}
 	return r.converge(ctx, uc)
 }
 
-// patchFinalizer writes the finalizers of uc and nothing else: writing the whole object would drop empty lists of the
+// mark sets what a UserCluster must have before anything is made for it, and reports whether that changed something: a
+// finalizer and, if clusterctl moves it, its identity.
+func mark(uc *v1alpha1.UserCluster) (changed bool) {
+	changed = controllerutil.AddFinalizer(uc, v1alpha1.Finalizer)
+	_, moves := uc.Labels[v1alpha1.LabelMove]
+	if !uc.Moves() || moves && uc.Annotations[v1alpha1.AnnotationIdentity] != "" {
+		return changed
+	}
+	metav1.SetMetaDataLabel(&uc.ObjectMeta, v1alpha1.LabelMove, "")
+	metav1.SetMetaDataAnnotation(&uc.ObjectMeta, v1alpha1.AnnotationIdentity, uc.Identity())
+	return true
+}
+
+// patchMetadata writes the metadata of uc and nothing else: writing the whole object would drop empty lists of the
 // spec, which counts as a change of it.
-func (r *Reconciler) patchFinalizer(ctx context.Context, before, uc *v1alpha1.UserCluster) error {
+func (r *Reconciler) patchMetadata(ctx context.Context, before, uc *v1alpha1.UserCluster) error {
 	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 	if err := r.Client.Patch(ctx, uc, patch); err != nil {
-		return fmt.Errorf("patching the finalizers of %s: %w", uc.Name, err)
+		return fmt.Errorf("patching the metadata of %s: %w", uc.Name, err)
 	}
 	return nil
 }

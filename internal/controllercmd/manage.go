@@ -91,7 +91,7 @@ func addController(m ctrl.Manager, cfg *rest.Config, f flags, log *slog.Logger) 
 		if err != nil {
 			return nil, fmt.Errorf("finding how to reach the cluster: %w", err)
 		}
-		return prover.Clients.Get(uc.UID, cfg)
+		return prover.Clients.Get(types.UID(uc.Identity()), cfg)
 	}
 	r := &controller.Reconciler{
 		Client:       m.GetClient(),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -23,7 +24,7 @@ func nodesOf(
 		}
 		key := uc.Spec.KSASigningKey
 		return rollouts.Open(rollout.Cluster{
-			Name: uc.Name, UID: uc.UID, Pools: m.pools,
+			Name: uc.Name, UID: types.UID(uc.Identity()), Pools: m.pools,
 			NodeRefresh: uc.Spec.NodeRefresh(), TokenReload: time.Duration(key.TokenReloadSeconds) * time.Second,
 			Machines: m.machines, Refresher: m.refresh, Roller: m.roll,
 			Client: func(ctx context.Context) (kubernetes.Interface, error) { return newClient(ctx, uc) },

@@ -149,7 +149,7 @@ func (p *publishers) membership(uc *v1alpha1.UserCluster, credentials []byte, wh
 	connect := uc.Spec.GKEConnect
 	o := gkehub.Options{
 		ProjectID: connect.ProjectID, Location: connect.Location, Membership: uc.Name,
-		ExternalID: string(uc.UID), Issuer: uc.Spec.KSASigningKey.Issuer,
+		ExternalID: uc.Identity(), Issuer: uc.Spec.KSASigningKey.Issuer,
 		Endpoint: connect.Endpoint, STSEndpoint: connect.STSEndpoint, CABundle: []byte(connect.CABundle),
 		CredentialsJSON: credentials, Propagation: seconds(connect.PropagationSeconds), Log: p.log,
 	}
@@ -174,7 +174,7 @@ func (p *publishers) bucket(uc *v1alpha1.UserCluster, field, url string) fleet.P
 	}
 	key := uc.Spec.KSASigningKey
 	bucket, err := discovery.New(discovery.Options{
-		Cluster: string(uc.UID), URL: url, Issuer: key.Issuer, MaxAge: seconds(key.PublishMaxAgeSeconds),
+		Cluster: uc.Identity(), URL: url, Issuer: key.Issuer, MaxAge: seconds(key.PublishMaxAgeSeconds),
 	})
 	if err != nil {
 		return unusable{name: field, why: err, leave: true, log: p.log}

@@ -67,7 +67,7 @@ func encode(c Cluster, k KeyPair) (*corev1.Secret, error) {
 		return nil, fmt.Errorf("key version %d: %w", k.Version, err)
 	}
 	immutable := true
-	return &corev1.Secret{
+	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:      secretName(c, k.Version),
 			Namespace: c.Namespace,
@@ -81,7 +81,11 @@ func encode(c Cluster, k KeyPair) (*corev1.Secret, error) {
 			keyIDEntry:      []byte(k.KeyID),
 			algorithmEntry:  []byte(k.Algorithm),
 		},
-	}, nil
+	}
+	if c.Moves {
+		secret.Labels[v1alpha1.LabelMove] = ""
+	}
+	return secret, nil
 }
 
 func labelsOf(c Cluster, version int) map[string]string {

@@ -9,14 +9,23 @@ import (
 	"crypto"
 	"errors"
 	"time"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
 // Cluster names a user cluster. A cluster that is deleted and created again with the same name has another UID, and
 // none of the earlier keys.
 type Cluster struct {
 	Namespace, Name string
-	// UID is the UID of the UserCluster.
+	// UID is the identity of the UserCluster.
 	UID string
+	// Moves means that `clusterctl move` takes new keys along.
+	Moves bool
+}
+
+// ClusterOf returns what names the cluster of a UserCluster.
+func ClusterOf(uc *v1alpha1.UserCluster) Cluster {
+	return Cluster{Namespace: uc.Namespace, Name: uc.Name, UID: uc.Identity(), Moves: uc.Moves()}
 }
 
 // KeyPair is one key version. It holds a private key: never log or print it.

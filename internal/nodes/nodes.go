@@ -16,6 +16,7 @@ import (
 	"context"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -160,6 +161,8 @@ type Refresher interface {
 
 // Roller has the nodes of a cluster replaced by what made them. All calls are idempotent and return quickly.
 type Roller interface {
+	// Keeps reports whether Roll does not replace a node. Pods on it are evicted instead.
+	Keeps(node *corev1.Node) bool
 	// Roll requests the replacement of each node that is older than since, unless that was requested before.
 	Roll(ctx context.Context, since time.Time) error
 	// Reasons are what the replacement waits for, as far as is known. It is called while older nodes exist.

@@ -109,7 +109,7 @@ func checkKeySecrets(_ Facts, own ClusterFacts) *Check {
 	var stored []string
 	for _, s := range own.Secrets.Value {
 		stored = append(stored, s.Labels[v1alpha1.LabelKeyVersion])
-		if s.Labels[v1alpha1.LabelClusterUID] != string(uc.UID) {
+		if s.Labels[v1alpha1.LabelClusterUID] != uc.Identity() {
 			c.warn("delete it if it is of a cluster of before", "Secret %s has the label of another cluster of this name",
 				s.Name)
 		}

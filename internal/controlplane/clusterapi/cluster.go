@@ -16,15 +16,23 @@ import (
 // Cluster is the control plane of one cluster of Cluster API: that of package kubeadm, and its bootstrap material. It
 // implements controlplane.Adapter and controlplane.Adopter.
 type Cluster struct {
-	*kubeadm.Cluster
+	kubeadmCluster
 	uc         *v1alpha1.UserCluster
 	keys       keystore.Store
 	management management
 	client     client.Client
+	roller     *Roller
 	memory     *memory
 }
 
+// kubeadmCluster is what of a kubeadm.Cluster is of use.
+type kubeadmCluster interface {
+	controlplane.Adapter
+	controlplane.Adopter
+}
+
 var (
+	_ kubeadmCluster       = (*kubeadm.Cluster)(nil)
 	_ controlplane.Adapter = (*Cluster)(nil)
 	_ controlplane.Adopter = (*Cluster)(nil)
 )
@@ -40,7 +48,7 @@ func (c *Cluster) Observe(ctx context.Context) (controlplane.State, error) {
 	if err != nil || waiting != "" {
 		return controlplane.State{Waiting: waiting}, err
 	}
-	s, err := c.Cluster.Observe(ctx)
+	s, err := c.kubeadmCluster.Observe(ctx)
 	if err != nil {
 		return s, err
 	}
@@ -67,8 +75,14 @@ func (c *Cluster) Converge(ctx context.Context, t controlplane.Target, keys []ke
 	if t.Bootstrap {
 		err = c.give(ctx, m, t, keys)
 	}
+	if c.uc.Spec.Infrastructure.RollsOut() {
+		if err != nil || t.Bootstrap {
+			return err
+		}
+		return c.replace(ctx, m, t)
+	}
 	// An API server that refuses tokens in use is brought up even if the material could not be written.
-	return errors.Join(err, c.Cluster.Converge(ctx, t, keys))
+	return errors.Join(err, c.kubeadmCluster.Converge(ctx, t, keys))
 }
 
 // writable returns why nothing may be written now; nil if it may.
@@ -92,7 +106,10 @@ func (c *Cluster) SigningKey(ctx context.Context, keyID string) (crypto.Signer, 
 	if m.signer != nil && m.keyID == keyID {
 		return m.signer, nil
 	}
-	return c.Cluster.SigningKey(ctx, keyID)
+	if c.uc.Spec.Infrastructure.RollsOut() {
+		return nil, errNoAgent(c.management.key(c.management.cluster+"-sa"), keyID)
+	}
+	return c.kubeadmCluster.SigningKey(ctx, keyID)
 }
 
 // Delete implements controlplane.Adapter. The material has the keys with which the cluster goes on, or those of the
@@ -103,7 +120,7 @@ func (c *Cluster) Delete(ctx context.Context) (gone bool, err error) {
 	} else if err != nil {
 		return false, err
 	}
-	if gone, err = c.Cluster.Delete(ctx); !gone || err != nil {
+	if gone, err = c.release(ctx); !gone || err != nil {
 		return false, err
 	}
 	return c.letGo(ctx)

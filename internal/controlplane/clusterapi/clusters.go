@@ -56,8 +56,8 @@ func NewClusters(o Options) *Clusters {
 // Open returns the cluster of a UserCluster with spec.infrastructure.clusterAPI. It asks nobody anything yet.
 func (c *Clusters) Open(uc *v1alpha1.UserCluster) *Cluster {
 	return &Cluster{
-		Cluster: c.kubeadm.Open(uc), uc: uc, keys: c.keys,
-		management: managementOf(c.client, uc), client: c.client, memory: c.remember(uc.UID),
+		kubeadmCluster: c.kubeadm.Open(uc), uc: uc, keys: c.keys,
+		management: managementOf(c.client, uc), client: c.client, roller: c.Roller(uc), memory: c.remember(types.UID(uc.Identity())),
 	}
 }
 
@@ -72,7 +72,7 @@ func (c *Clusters) remember(cluster types.UID) *memory {
 
 // Object returns the Cluster of a UserCluster, to tell events about; nil until it was observed.
 func (c *Clusters) Object(uc *v1alpha1.UserCluster) runtime.Object {
-	m := c.remember(uc.UID)
+	m := c.remember(types.UID(uc.Identity()))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.uid == "" {
@@ -97,10 +97,15 @@ func (c *Clusters) Forget(cluster types.UID) {
 // amend adds to what a cluster shows what the Machines of its control plane show.
 func (c *Clusters) amend(ctx context.Context, uc *v1alpha1.UserCluster, f *kubeadm.Found) error {
 	machines, err := managementOf(c.client, uc).machines(ctx)
-	if err == nil {
-		amend(machines, f)
+	if err != nil {
+		return err
 	}
-	return err
+	amend(machines, f)
+	if uc.Spec.Infrastructure.RollsOut() {
+		// Nobody changes sa.key on a machine, so each kube-controller-manager signs with the key of the API server there.
+		f.Managers = nil
+	}
+	return nil
 }
 
 // Config implements kubeadm.Configs. Cluster API gives a kubeconfig a new certificate before that of its user expires,

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -35,6 +37,17 @@ const (
 // cluster is what of a Cluster is of use.
 type cluster struct {
 	Spec struct {
+		Topology struct {
+			ControlPlane struct {
+				Rollout rollout `json:"rollout"`
+			} `json:"controlPlane"`
+			Workers struct {
+				MachineDeployments []struct {
+					Name    string  `json:"name"`
+					Rollout rollout `json:"rollout"`
+				} `json:"machineDeployments"`
+			} `json:"workers"`
+		} `json:"topology"`
 		Paused          bool `json:"paused"`
 		ControlPlaneRef struct {
 			APIGroup string `json:"apiGroup"`
@@ -42,6 +55,11 @@ type cluster struct {
 			Name     string `json:"name"`
 		} `json:"controlPlaneRef"`
 	} `json:"spec"`
+}
+
+// rollout is which machines are to be replaced: those that are older.
+type rollout struct {
+	After metav1.Time `json:"after"`
 }
 
 // machineObject is what of a Machine is of use.
@@ -63,6 +81,7 @@ type machine struct {
 	name string
 	// data names the Secret with its bootstrap data, and node is its node; each is empty until it is there.
 	data, node string
+	created    time.Time
 	leaving    bool
 }
 
@@ -151,7 +170,7 @@ func lasting(err error) error {
 		return controlplane.Blocked(fmt.Errorf("the admin cluster does not serve Cluster API of contract v1beta2: %w", err))
 	case apierrors.IsForbidden(err):
 		return controlplane.Blocked(fmt.Errorf("name its namespace in the value clusterAPI.namespaces of the chart and, for "+
-			"nodeRefresh Replace, set clusterAPI.replaceNodes: %w", err))
+			"nodeRefresh Replace and method Rollout, set clusterAPI.replaceNodes: %w", err))
 	}
 	return err
 }
@@ -172,7 +191,7 @@ func (m management) machines(ctx context.Context) ([]machine, error) {
 			return nil, fmt.Errorf("reading Machine %s/%s: %w", m.namespace, o.GetName(), err)
 		}
 		machines[i] = machine{
-			name: o.GetName(), leaving: o.GetDeletionTimestamp() != nil,
+			name: o.GetName(), created: o.GetCreationTimestamp().Time, leaving: o.GetDeletionTimestamp() != nil,
 			data: read.Spec.Bootstrap.DataSecretName, node: read.Status.NodeRef.Name,
 		}
 	}

@@ -73,7 +73,7 @@ func (c *Cluster) material(ctx context.Context) (m material, err error) {
 		}
 		return m, fmt.Errorf("reading Secret %s: %w", key, lasting(err))
 	}
-	keys, err := c.keys.List(ctx, keystore.Cluster{Namespace: c.uc.Namespace, Name: c.uc.Name, UID: string(c.uc.UID)})
+	keys, err := c.keys.List(ctx, keystore.ClusterOf(c.uc))
 	if err != nil {
 		return m, err
 	}
@@ -138,7 +138,7 @@ func (c *Cluster) give(ctx context.Context, m material, t controlplane.Target, k
 		return nil
 	}
 	name := client.ObjectKeyFromObject(m.secret)
-	if uid := m.secret.Labels[v1alpha1.LabelClusterUID]; uid != "" && uid != string(c.uc.UID) {
+	if uid := m.secret.Labels[v1alpha1.LabelClusterUID]; uid != "" && uid != c.uc.Identity() {
 		return controlplane.Blocked(fmt.Errorf("another UserCluster rotates the keys of this cluster: Secret %s has the "+
 			"label %s=%s; if that UserCluster is gone, remove the label", name, v1alpha1.LabelClusterUID, uid))
 	}
@@ -162,7 +162,7 @@ func (c *Cluster) give(ctx context.Context, m material, t controlplane.Target, k
 // letGo removes the marks of Keyturn from the Secret, and leaves its keys.
 func (c *Cluster) letGo(ctx context.Context) (gone bool, err error) {
 	m, err := c.material(ctx)
-	if err != nil || m.secret == nil || m.secret.Labels[v1alpha1.LabelClusterUID] != string(c.uc.UID) {
+	if err != nil || m.secret == nil || m.secret.Labels[v1alpha1.LabelClusterUID] != c.uc.Identity() {
 		return err == nil, err
 	}
 	delete(m.secret.Labels, v1alpha1.LabelClusterUID)
@@ -181,7 +181,7 @@ func (c *Cluster) compose(m material, t controlplane.Target, keys []keystore.Key
 		return nil, err
 	}
 	secret := m.secret.DeepCopy()
-	metav1.SetMetaDataLabel(&secret.ObjectMeta, v1alpha1.LabelClusterUID, string(c.uc.UID))
+	metav1.SetMetaDataLabel(&secret.ObjectMeta, v1alpha1.LabelClusterUID, c.uc.Identity())
 	metav1.SetMetaDataAnnotation(&secret.ObjectMeta, stageAnnotation, strconv.Itoa(t.Keys.Stage()))
 	if retry := c.uc.Annotations[v1alpha1.AnnotationRetryChange]; retry != "" {
 		metav1.SetMetaDataAnnotation(&secret.ObjectMeta, retryAnnotation, retry)

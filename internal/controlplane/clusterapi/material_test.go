@@ -138,7 +138,7 @@ func TestGive(t *testing.T) {
 	k := keyPairs(2)
 	store := &keystoretest.Memory{}
 	uc := adopted()
-	of := keystore.Cluster{Namespace: uc.Namespace, Name: uc.Name, UID: string(uc.UID)}
+	of := keystore.ClusterOf(uc)
 	for _, each := range k {
 		must(0, store.Create(t.Context(), of, each))
 	}

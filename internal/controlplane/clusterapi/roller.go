@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -24,7 +26,9 @@ const (
 	// topology of the Cluster calls a MachineDeployment.
 	topologyOwned = "topology.cluster.x-k8s.io/owned"
 	topologyName  = "topology.cluster.x-k8s.io/deployment-name"
-	onDelete      = "OnDelete"
+	// controlPlaneNodeLabel is on control-plane nodes.
+	controlPlaneNodeLabel = "node-role.kubernetes.io/control-plane"
+	onDelete              = "OnDelete"
 )
 
 // Roller has Cluster API replace the machines of one cluster, by rollout.after. It implements nodes.Roller.
@@ -32,13 +36,24 @@ type Roller struct {
 	management
 	client client.Client
 	now    func() time.Time
+	// workers means that it replaces only workers: a rotation replaces the other machines three times anyway.
+	workers bool
 }
 
 var _ nodes.Roller = (*Roller)(nil)
 
 // Roller returns what replaces the machines of a UserCluster with spec.infrastructure.clusterAPI.
 func (c *Clusters) Roller(uc *v1alpha1.UserCluster) *Roller {
-	return &Roller{management: managementOf(c.client, uc), client: c.client, now: time.Now}
+	return &Roller{
+		management: managementOf(c.client, uc), client: c.client, now: time.Now,
+		workers: uc.Spec.Infrastructure.RollsOut(),
+	}
+}
+
+// Keeps implements nodes.Roller.
+func (r *Roller) Keeps(node *corev1.Node) bool {
+	_, controlPlane := node.Labels[controlPlaneNodeLabel]
+	return r.workers && controlPlane
 }
 
 // machineOwner is what makes machines: a MachineDeployment or the KubeadmControlPlane.
@@ -82,22 +97,24 @@ func (r *Roller) Roll(ctx context.Context, since time.Time) error {
 	if err != nil {
 		return err
 	}
-	after := since
-	if now := r.now(); now.After(after) {
-		after = now
-	}
+	due := slices.DeleteFunc(owners, func(o machineOwner) bool {
+		return !o.after.Before(since) // asked for, perhaps for later by somebody else
+	})
+	return r.request(ctx, due, latest(r.now(), since))
+}
+
+// request has the machines replaced that are older than after.
+func (r *Roller) request(ctx context.Context, owners []machineOwner, after time.Time) error {
 	var errs []error
 	var topology []machineOwner
 	for _, o := range owners {
-		switch {
-		case !o.after.Before(since): // asked for, perhaps for later by somebody else
-		case o.owned():
+		if o.owned() {
 			topology = append(topology, o)
-		default:
-			errs = append(errs, r.set(ctx, o.Unstructured, func(object map[string]any) error {
-				return unstructured.SetNestedField(object, text(after), "spec", "rollout", "after")
-			}))
+			continue
 		}
+		errs = append(errs, r.set(ctx, o.Unstructured, func(object map[string]any) error {
+			return unstructured.SetNestedField(object, text(after), "spec", "rollout", "after")
+		}))
 	}
 	return errors.Join(append(errs, r.rollTopology(ctx, topology, after))...)
 }
@@ -158,32 +175,65 @@ func setTopology(cluster map[string]any, owner machineOwner, after string) error
 	return unstructured.SetNestedSlice(cluster, list, path...)
 }
 
-// owners returns what makes the machines of the cluster.
-func (r *Roller) owners(ctx context.Context) ([]machineOwner, error) {
+// owners returns what makes the machines that it replaces.
+func (r *Roller) owners(ctx context.Context) (owners []machineOwner, err error) {
 	c, _, err := r.read(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var read ownerObject
-	kcp, err := r.get(ctx, controlPlaneVersion.WithKind(controlPlaneKind), c.Spec.ControlPlaneRef.Name, &read)
-	if err != nil {
-		return nil, fmt.Errorf("reading the KubeadmControlPlane of %s: %w", r, err)
+	if !r.workers {
+		kcp, err := r.controlPlaneOf(ctx, c)
+		if err != nil {
+			return nil, err
+		}
+		owners = append(owners, kcp)
 	}
-	owners := []machineOwner{ownerOf(kcp, read)}
 	list, err := r.listOf(ctx, deploymentKind)
 	for i := range list {
 		var read ownerObject
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list[i].Object, &read); err != nil {
 			return nil, fmt.Errorf("reading MachineDeployment %s/%s: %w", r.namespace, list[i].GetName(), err)
 		}
-		owners = append(owners, ownerOf(&list[i], read))
+		owners = append(owners, c.ownerOf(&list[i], read))
 	}
 	return owners, err
 }
 
-func ownerOf(o *unstructured.Unstructured, read ownerObject) machineOwner {
+// controlPlane returns what makes the control-plane machines.
+func (r *Roller) controlPlane(ctx context.Context) (machineOwner, error) {
+	c, _, err := r.read(ctx)
+	if err != nil {
+		return machineOwner{}, err
+	}
+	return r.controlPlaneOf(ctx, c)
+}
+
+func (r *Roller) controlPlaneOf(ctx context.Context, c cluster) (machineOwner, error) {
+	var read ownerObject
+	kcp, err := r.get(ctx, controlPlaneVersion.WithKind(controlPlaneKind), c.Spec.ControlPlaneRef.Name, &read)
+	if err != nil {
+		return machineOwner{}, fmt.Errorf("reading the KubeadmControlPlane of %s: %w", r, err)
+	}
+	return c.ownerOf(kcp, read), nil
+}
+
+// ownerOf also takes what the topology has, which Cluster API copies to what it owns some time later.
+func (c cluster) ownerOf(o *unstructured.Unstructured, read ownerObject) machineOwner {
 	rollout := read.Spec.Rollout
-	return machineOwner{o, rollout.After.Time, rollout.Strategy.Type, read.Spec.Paused || isPaused(o)}
+	owner := machineOwner{o, rollout.After.Time, rollout.Strategy.Type, read.Spec.Paused || isPaused(o)}
+	topology := c.Spec.Topology
+	switch {
+	case !owner.owned():
+	case o.GetKind() == controlPlaneKind:
+		owner.after = latest(owner.after, topology.ControlPlane.Rollout.After.Time)
+	default:
+		for _, d := range topology.Workers.MachineDeployments {
+			if d.Name == o.GetLabels()[topologyName] {
+				owner.after = latest(owner.after, d.Rollout.After.Time)
+			}
+		}
+	}
+	return owner
 }
 
 // listOf lists the objects of the cluster of a kind of Cluster API's core.

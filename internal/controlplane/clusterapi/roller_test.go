@@ -57,14 +57,19 @@ func TestRoller(t *testing.T) {
 	wantAfter(t, admin, deploymentKind, "md-1", after)
 }
 
-func wantAfter(t *testing.T, admin client.Client, kind, name, want string, path ...string) {
-	t.Helper()
-	o := &unstructured.Unstructured{}
-	group := coreVersion
+// objectOf is an object of a kind of Cluster API.
+func objectOf(kind string) *unstructured.Unstructured {
+	o, group := &unstructured.Unstructured{}, coreVersion
 	if kind == controlPlaneKind {
 		group = controlPlaneVersion
 	}
 	o.SetGroupVersionKind(group.WithKind(kind))
+	return o
+}
+
+func wantAfter(t *testing.T, admin client.Client, kind, name, want string, path ...string) {
+	t.Helper()
+	o := objectOf(kind)
 	must(0, admin.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: name}, o))
 	got, _, err := unstructured.NestedString(o.Object, append(append([]string{"spec"}, path...), "rollout", "after")...)
 	if err != nil || got != want {

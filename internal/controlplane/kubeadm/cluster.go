@@ -49,7 +49,7 @@ func (c *Cluster) reach(ctx context.Context) error {
 }
 
 func (c *Cluster) key() keystore.Cluster {
-	return keystore.Cluster{Namespace: c.uc.Namespace, Name: c.uc.Name, UID: string(c.uc.UID)}
+	return keystore.ClusterOf(c.uc)
 }
 
 // Observe implements controlplane.Adapter.

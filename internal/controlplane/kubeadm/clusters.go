@@ -84,7 +84,7 @@ type nodeMemory struct {
 // Open returns the cluster of a UserCluster, whose nodes kubeadm made. It asks nobody anything yet.
 func (c *Clusters) Open(uc *v1alpha1.UserCluster) *Cluster {
 	return &Cluster{
-		uc: uc, store: c.Keys, images: c.Images, memory: c.remember(uc.UID), now: time.Now,
+		uc: uc, store: c.Keys, images: c.Images, memory: c.remember(types.UID(uc.Identity())), now: time.Now,
 		open: func(ctx context.Context) (plane, agents, error) { return c.reach(ctx, uc) },
 	}
 }
@@ -120,19 +120,19 @@ func (c *Clusters) reach(ctx context.Context, uc *v1alpha1.UserCluster) (plane, 
 	if err != nil {
 		return nil, nil, err
 	}
-	m := c.remember(uc.UID)
+	m := c.remember(types.UID(uc.Identity()))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.reach == nil || !sameCredentials(m.reach.cfg, cfg) {
 		m.reach.close()
-		m.reach = newReach(uc.UID, cfg, c.Prover)
+		m.reach = newReach(types.UID(uc.Identity()), cfg, c.Prover)
 		if c.Amend != nil {
 			m.reach.amend = func(ctx context.Context, f *Found) error { return c.Amend(ctx, uc, f) }
 		}
 	}
 	k := uc.Spec.Infrastructure.Kubeadm
 	own := k != nil && k.KubeconfigSecret == ""
-	return m.reach, &pods{reach: m.reach, images: c.Images, cluster: string(uc.UID), given: own}, nil
+	return m.reach, &pods{reach: m.reach, images: c.Images, cluster: uc.Identity(), given: own}, nil
 }
 
 // sameCredentials reports whether two configurations of this package reach one cluster in the same way.

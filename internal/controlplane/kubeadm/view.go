@@ -354,7 +354,7 @@ func (v *view) quiet(wanted rotation.Keys) bool {
 
 // order returns an order for a node. It knows every key version by its public key, and no private key.
 func (c *Cluster) order(v *view, n *node, do string) agent.Order {
-	o := agent.Order{Do: do, Cluster: string(c.uc.UID), For: n.pod.instance}
+	o := agent.Order{Do: do, Cluster: c.uc.Identity(), For: n.pod.instance}
 	for _, k := range v.keys {
 		if public, err := jwks.MarshalPublicKey(k.Signer.Public()); err == nil {
 			o.Versions = append(o.Versions, agent.Version{Version: k.Version, Public: string(public)})

@@ -6,6 +6,7 @@
 package capi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"k8s.io/client-go/rest"
@@ -25,8 +27,11 @@ import (
 
 // Options are what Cluster API is run with.
 type Options struct {
-	// Dir holds all that is left on disk, that of machines too. It must be on a file system that overlayfs can use.
+	// Dir holds all that is left on disk, that of machines too unless MachineDir is set. It must be on a file system that
+	// overlayfs can use.
 	Dir string
+	// MachineDir holds the machines of several management clusters, between which clusters move; empty: Dir/machines.
+	MachineDir string
 	// Networks is a range that nothing else on the host uses. The managers have a bridge with its first /24: the
 	// management cluster's API server reaches their webhooks there, and has to be reachable from there. Clusters get the
 	// rest.
@@ -106,24 +111,72 @@ func (m *Management) Start(ctx context.Context, config *rest.Config) error {
 	if _, err := m.StartNetwork(ctx); err != nil {
 		return err
 	}
-	authority, err := pki.EnsureAuthority(m.path("pki"), "webhooks", "webhooks")
+	authority, err := m.authority()
 	if err != nil {
 		return err
 	}
 	for _, each := range managers {
 		hooks := webhooks{url: m.webhookURL(each), ca: authority.CertificatePEM()}
-		account, err := install(ctx, config, filepath.Join(m.opts.BinDir, each.manifests), hooks)
-		if err != nil {
+		if err := m.install(ctx, config, each.program, each.manifests, hooks); err != nil {
 			return err
 		}
-		if err := m.startManager(ctx, config, authority, each, account); err != nil {
+		// The manifests of the next program have objects whose webhooks must answer.
+		if err := m.startManager(ctx, authority, each); err != nil {
 			return err
 		}
 	}
-	if err := m.startProvider(ctx, config); err != nil {
+	if err := m.install(ctx, config, providerProgram, providerManifests, webhooks{}); err != nil {
+		return err
+	}
+	return m.Run(ctx)
+}
+
+// authority signs the certificates of webhooks.
+func (m *Management) authority() (*pki.Authority, error) {
+	return pki.EnsureAuthority(m.path("pki"), "webhooks", "webhooks")
+}
+
+// install applies the manifests of a program, and writes a kubeconfig with a token of its service account: it may do
+// what its roles allow, as in a pod.
+func (m *Management) install(
+	ctx context.Context, config *rest.Config, program, manifests string, hooks webhooks,
+) error {
+	account, err := install(ctx, config, filepath.Join(m.opts.BinDir, manifests), hooks)
+	if err != nil {
+		return err
+	}
+	raw, err := account.kubeconfig(ctx, config)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Ensure(m.kubeconfig(program), raw)
+}
+
+func (m *Management) kubeconfig(program string) string { return m.path("kubeconfigs", program) }
+
+// Run starts what does not run of the programs that Start installed. It returns when all webhooks answer.
+func (m *Management) Run(ctx context.Context) error {
+	authority, err := m.authority()
+	if err != nil {
+		return err
+	}
+	for _, each := range managers {
+		if err := m.startManager(ctx, authority, each); err != nil {
+			return err
+		}
+	}
+	if err := m.startProvider(); err != nil {
 		return err
 	}
 	return m.awaitManagers(ctx)
+}
+
+// Kill ends a program as a crash does. Run starts it again.
+func (m *Management) Kill(ctx context.Context, program string) error {
+	if err := m.runner().Signal(program, syscall.SIGKILL); err != nil {
+		return err
+	}
+	return m.runner().Await(ctx, program, stopGrace)
 }
 
 func (m *Management) webhookURL(each manager) string {
@@ -132,9 +185,7 @@ func (m *Management) webhookURL(each manager) string {
 
 // startManager starts a manager in a network namespace of its own: its webhooks and its metrics have no flag for the
 // address that they listen on.
-func (m *Management) startManager(
-	ctx context.Context, config *rest.Config, authority *pki.Authority, each manager, account serviceAccount,
-) error {
+func (m *Management) startManager(ctx context.Context, authority *pki.Authority, each manager) error {
 	state, err := m.runner().Observe(each.program)
 	if err != nil || state.Running {
 		return err
@@ -144,10 +195,6 @@ func (m *Management) startManager(
 	_, err = authority.Ensure(certificates, "tls", pki.Request{
 		CommonName: each.program, Addresses: []netip.Addr{address}, Server: true,
 	})
-	if err != nil {
-		return err
-	}
-	kubeconfig, err := m.writeKubeconfig(ctx, config, each.program, account)
 	if err != nil {
 		return err
 	}
@@ -163,7 +210,7 @@ func (m *Management) startManager(
 		Name: each.program, Path: "/usr/bin/nsenter", Files: []*os.File{ns},
 		Args: []string{
 			fmt.Sprintf("--net=/proc/self/fd/%d", process.FirstFile), "--", filepath.Join(m.opts.BinDir, each.program),
-			"--kubeconfig=" + kubeconfig,
+			"--kubeconfig=" + m.kubeconfig(each.program),
 			fmt.Sprintf("--webhook-port=%d", webhookPort), "--webhook-cert-dir=" + certificates,
 			"--webhook-cert-name=tls.crt", "--webhook-key-name=tls.key",
 			"--health-addr=" + netip.AddrPortFrom(address, healthPort).String(),
@@ -172,36 +219,15 @@ func (m *Management) startManager(
 	})
 }
 
-func (m *Management) startProvider(ctx context.Context, config *rest.Config) error {
-	account, err := install(ctx, config, filepath.Join(m.opts.BinDir, providerManifests), webhooks{})
-	if err != nil {
-		return err
-	}
-	kubeconfig, err := m.writeKubeconfig(ctx, config, providerProgram, account)
-	if err != nil {
-		return err
-	}
+func (m *Management) startProvider() error {
 	return m.runner().Start(process.Spec{
 		Name: providerProgram, Path: filepath.Join(m.opts.BinDir, providerProgram),
 		Args: []string{
-			"--kubeconfig=" + kubeconfig, "--data-dir=" + m.path("machines"),
+			"--kubeconfig=" + m.kubeconfig(providerProgram), "--data-dir=" + cmp.Or(m.opts.MachineDir, m.path("machines")),
 			"--kube-bin-dir=" + m.opts.KubeBinDir, "--bin-dir=" + m.opts.ProgramDir,
 			"--networks=" + m.opts.Networks.String(), "--images=" + m.opts.Images,
 		},
 	})
-}
-
-// writeKubeconfig writes a kubeconfig with a token of a service account: a manager may do what its roles allow, as in a
-// pod.
-func (m *Management) writeKubeconfig(
-	ctx context.Context, config *rest.Config, program string, account serviceAccount,
-) (string, error) {
-	raw, err := account.kubeconfig(ctx, config)
-	if err != nil {
-		return "", err
-	}
-	path := m.path("kubeconfigs", program)
-	return path, atomicfile.Ensure(path, raw)
 }
 
 // awaitManagers waits until each manager is ready, its webhooks too.

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -53,6 +54,9 @@ func install(ctx context.Context, config *rest.Config, path string, hooks webhoo
 	var account serviceAccount
 	for _, o := range objects {
 		switch {
+		case o.GetKind() == "CustomResourceDefinition":
+			// clusterctl does this when it installs a provider, and moves only objects of such kinds.
+			o.SetLabels(labels.Merge(o.GetLabels(), labels.Set{"clusterctl.cluster.x-k8s.io": ""}))
 		case o.GetKind() == "ServiceAccount":
 			account = serviceAccount{o.GetNamespace(), o.GetName()}
 		case slices.Contains(inPods, o.GetKind()):

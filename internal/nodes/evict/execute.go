@@ -29,8 +29,10 @@ type Executor struct {
 	// is no longer in its file.
 	Unread bool
 	Reload time.Duration
-	// Rolled means that another system replaces the nodes that Keyturn did not make.
+	// Rolled means that another system replaces the nodes that Keyturn did not make, except those that Keeps reports.
+	// Pods on these are evicted. Keeps may be nil.
 	Rolled bool
+	Keeps  func(*corev1.Node) bool
 	Keys   nodes.Keys
 	Client kubernetes.Interface
 	Memory *Memory
@@ -90,7 +92,7 @@ func (e *Executor) read(ctx context.Context, o *Observed) (*list, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := judge{surroundings: around, evicts: e.evicts(), hurries: e.hurries()}
+	j := judge{surroundings: around, evicts: e.evicts(), hurries: e.hurries(), emptied: e.emptied(o)}
 	if e.waits() {
 		j.kubelets = newKubelets(o.judged, e.Reload, e.Now)
 	}
@@ -177,8 +179,19 @@ func (e *Executor) Do(ctx context.Context, o *Observed) error {
 	})
 }
 
-// going returns the pods that should be evicted, and their owners. Pods on nodes that Keyturn did not make are left to
-// the user, unless nodeRefresh is Evict.
+// emptied returns the names of the nodes whose pods are evicted while another system replaces other nodes.
+func (e *Executor) emptied(o *Observed) map[string]bool {
+	names := map[string]bool{}
+	for _, n := range o.judged {
+		names[n.Name] = e.keeps(n)
+	}
+	return names
+}
+
+func (e *Executor) keeps(n *corev1.Node) bool { return e.Keeps != nil && e.Keeps(n) }
+
+// going returns the pods that should be evicted, and their owners. Pods on other nodes that Keyturn did not make are
+// left to the user, unless nodeRefresh is Evict.
 func (e *Executor) going(o *Observed) Pods {
 	pods := o.list.Pods
 	switch {
@@ -187,6 +200,11 @@ func (e *Executor) going(o *Observed) Pods {
 		pods.Old = slices.DeleteFunc(slices.Clone(o.list.dead), func(p Pod) bool {
 			return slices.ContainsFunc(o.judged, func(n *corev1.Node) bool { return n.Name == p.Object.Spec.NodeName })
 		})
+		for node, emptied := range e.emptied(o) {
+			if emptied {
+				pods.Old = append(pods.Old, o.list.on[node]...)
+			}
+		}
 	default:
 		pods.Old = nil
 	}
@@ -218,6 +236,11 @@ func (e *Executor) KeyVersion(o *Observed, node string) int {
 	default:
 		return e.Keys.Next
 	}
+}
+
+// HasOld reports whether a node has a pod that may hold an old token, as far as pods were listed.
+func (e *Executor) HasOld(o *Observed, node string) bool {
+	return o.list == nil || len(o.list.on[node]) > 0
 }
 
 // strays reports whether an old pod is on no judged node.

@@ -25,6 +25,8 @@ type judge struct {
 	// evicts means that every old pod should go, even if something would replace its tokens. hurries means that those
 	// with a dead token should go before their nodes do.
 	evicts, hurries bool
+	// emptied are the nodes whose pods should go, while other nodes are replaced.
+	emptied map[string]bool
 	// kubelets replace the tokens; nil if tokens are not left to them.
 	kubelets *kubelets
 }
@@ -52,7 +54,7 @@ func (j judge) isOld(pod *corev1.Pod) bool {
 		return false
 	}
 	return slices.ContainsFunc(j.tokens(pod), func(t podtokens.Token) bool {
-		return j.evicts || t.Kind != podtokens.Legacy && t.Way == podtokens.File
+		return j.evicts || j.emptied[pod.Spec.NodeName] || t.Kind != podtokens.Legacy && t.Way == podtokens.File
 	})
 }
 

@@ -17,15 +17,18 @@ func (e *Executor) Reasons(o *Observed) []nodes.Reason {
 	case e.Keys.Old == 0 || o.list == nil:
 		return nil
 	case e.evicts():
-		return e.evictions(o)
+		return e.evictions(o.list.Pods)
 	case e.waits():
 		return e.renewals(o)
 	}
 	var out []nodes.Reason
+	if e.Rolled {
+		out = e.evictions(e.going(o))
+	}
 	for _, n := range o.judged {
 		pods := o.list.on[n.Name]
 		switch {
-		case len(pods) == 0:
+		case len(pods) == 0 || e.keeps(n):
 		case e.Rolled:
 			out = append(out, nodes.Reason{Words: fmt.Sprintf(
 				"node %s to be replaced, on which %s%s may hold a token older than "+
@@ -41,8 +44,7 @@ func (e *Executor) Reasons(o *Observed) []nodes.Reason {
 }
 
 // evictions returns what the old pods wait for.
-func (e *Executor) evictions(o *Observed) []nodes.Reason {
-	pods := o.list.Pods
+func (e *Executor) evictions(pods Pods) []nodes.Reason {
 	var out []nodes.Reason
 	var bare []Pod
 	ending, rest := 0, 0

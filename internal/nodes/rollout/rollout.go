@@ -181,8 +181,12 @@ func (c Cluster) rolls() bool {
 
 // rollDue reports whether another system should replace nodes, and it is recorded since when tokens are new.
 func (c *observation) rollDue() bool {
-	return c.cluster.rolls() && c.held.Keys.Old != 0 && !c.pods.Since().IsZero() &&
-		nodes.Oldest(c.aged.Nodes(c.pods, c.unmanaged)) < c.held.Keys.Next
+	if !c.cluster.rolls() || c.held.Keys.Old == 0 || c.pods.Since().IsZero() {
+		return false
+	}
+	return slices.ContainsFunc(c.unmanaged, func(n *corev1.Node) bool {
+		return !c.cluster.Roller.Keeps(n) && c.aged.HasOld(c.pods, n.Name)
+	})
 }
 
 // roll requests the replacement of nodes with a pod from before tokens were new.
@@ -275,11 +279,19 @@ func (r *Rollout) open(client kubernetes.Interface, keys nodes.Keys) *observatio
 			Memory: &memory.tokens, Every: r.tokensEvery, Now: now,
 		},
 		aged: evict.Executor{
-			How: r.NodeRefresh, Unread: r.Machines == nil, Reload: r.TokenReload, Rolled: r.rolls(),
+			How: r.NodeRefresh, Unread: r.Machines == nil, Reload: r.TokenReload, Rolled: r.rolls(), Keeps: r.keeps(),
 			Keys: keys, Client: client,
 			Memory: &memory.evict, Every: r.podsEvery(), Now: now,
 		},
 	}
+}
+
+// keeps returns which nodes another system keeps although it replaces others; nil if none does.
+func (c Cluster) keeps() func(*corev1.Node) bool {
+	if !c.rolls() {
+		return nil
+	}
+	return c.Roller.Keeps
 }
 
 // podsEvery is how often pods are listed: more often while they are evicted.

@@ -185,7 +185,7 @@ func TestUserCluster(t *testing.T) {
 	page := strings.Join(strings.Fields(string(pages(t)["usercluster.md"])), " ")
 	for _, text := range []string{
 		"- `version` (integer; default `1`; at least 1): Version is the desired key version.",
-		"- Rule: ksaSigningKey.version of a new cluster must be 1.",
+		"- Rule: ksaSigningKey.issuer cannot be changed.",
 		"- `nodePools` (list of objects by `name`; at most 32 entries)",
 		"- `stepSince` (time)", "- `KSASigningKeyRotationBlocked` ", "- `keyturn.dev/break-glass` ",
 	} {

@@ -39,6 +39,7 @@ type Bed struct {
 	Client client.Client
 
 	t        *testing.T
+	options  capi.Options
 	clusters []capi.Cluster
 }
 
@@ -50,21 +51,33 @@ func New(t *testing.T, programs ...string) *Bed {
 	if os.Getenv("KEYTURN_TEST_CAPI") == "" && os.Getenv("KEYTURN_TEST_LONG") == "" {
 		t.Skip("it needs Cluster API: `make test-capi` runs it")
 	}
-	kube := kubeadmtest.BinDir(t)
-	dir, networks := t.TempDir(), localtest.FreeNetwork(t)
 	own := kubeadmtest.Build(t, append([]string{"keyturn-machine", "keyturn-pause"}, programs...)...)
-	b := &Bed{t: t, Management: capi.New(capi.Options{
-		Dir: filepath.Join(dir, "capi"), Networks: networks, BinDir: binDir(t), KubeBinDir: kube, ProgramDir: own,
-		Images: kubeadmtest.Pack(t, own, programs),
-	})}
-	t.Cleanup(func() { b.verifyNothingIsLeft(networks) })
+	return start(t, capi.Options{
+		MachineDir: filepath.Join(t.TempDir(), "machines"), BinDir: binDir(t), KubeBinDir: kubeadmtest.BinDir(t),
+		ProgramDir: own, Images: kubeadmtest.Pack(t, own, programs),
+	})
+}
+
+// Another starts another management cluster of the same machines, to which a cluster can be moved.
+func (b *Bed) Another() *Bed {
+	b.t.Helper()
+	return start(b.t, b.options)
+}
+
+// start starts a management cluster, in a directory and a network of its own.
+func start(t *testing.T, o capi.Options) *Bed {
+	t.Helper()
+	dir := t.TempDir()
+	o.Dir, o.Networks = filepath.Join(dir, "capi"), localtest.FreeNetwork(t)
+	b := &Bed{t: t, options: o, Management: capi.New(o)}
+	t.Cleanup(func() { b.verifyNothingIsLeft(o.Networks) })
 	address, err := b.StartNetwork(t.Context())
 	b.Must(err)
 	t.Cleanup(func() { b.Must(b.Stop(context.Background())) })
 	b.Config = kubetest.Start(t, kubetest.Options{Address: netip.AddrPortFrom(address, 6443)})
 	b.Client, err = client.New(b.Config, client.Options{})
 	b.Must(err)
-	startControllerManager(t, kube, filepath.Join(dir, "kube-controller-manager"), b.Config)
+	startControllerManager(t, o.KubeBinDir, filepath.Join(dir, "kube-controller-manager"), b.Config)
 	t.Cleanup(b.deleteClusters)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -118,6 +131,19 @@ func (b *Bed) Make(c capi.Cluster) {
 	for _, o := range objects {
 		b.Must(capi.Apply(b.t.Context(), b.Client, o))
 	}
+}
+
+// Move has clusterctl move all clusters to another management cluster.
+func (b *Bed) Move(to *Bed) {
+	b.t.Helper()
+	cmd := exec.CommandContext(b.t.Context(), filepath.Join(b.options.BinDir, "clusterctl"), "move",
+		"--kubeconfig", kubetest.WriteKubeconfig(b.t, b.Config), "--to-kubeconfig", kubetest.WriteKubeconfig(b.t, to.Config),
+		"--namespace", "default", "-v", "1")
+	cmd.Env = append(os.Environ(), "CLUSTERCTL_DISABLE_VERSIONCHECK=true", "XDG_CONFIG_HOME="+b.t.TempDir())
+	out, err := cmd.CombinedOutput()
+	b.t.Logf("clusterctl move:\n%s", out)
+	b.Must(err)
+	b.clusters, to.clusters = nil, append(to.clusters, b.clusters...)
 }
 
 // Delete deletes a cluster and waits until it is gone.
