@@ -29,7 +29,7 @@ up() {
 	mkdir -p "$dir"
 	say "1. A cluster of three control-plane nodes and two workers, made by kubeadm"
 	cluster -control-planes 3 up
-	kubectl get nodes
+	kubectl wait --for condition=Ready nodes --all --timeout 3m
 
 	say "2. Pods that use a bound, a legacy and a third-party token ten times a second"
 	"$root/bin/keyturn-probe" manifests --replicas 2 >"$dir/probe.yaml"
