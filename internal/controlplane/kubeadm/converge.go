@@ -290,9 +290,9 @@ func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error 
 	if kid := v.kid(want.Sign); want.Sign == to.ControllerManagerSign && (v.managerDue(n, to) || n.report.Private != kid) {
 		o.Manager = agent.ManagerMark(kid)
 	}
-	if v.outdatesUpload(want) {
+	if v.first(want) {
 		// Crash here or below: a node that joins asks for the upload to be made again.
-		if err := c.plane.dropUpload(ctx); err != nil {
+		if err := c.dropUpload(ctx); err != nil {
 			return err
 		}
 	}
