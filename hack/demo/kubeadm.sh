@@ -29,7 +29,9 @@ up() {
 	mkdir -p "$dir"
 	say "1. A cluster of three control-plane nodes and two workers, made by kubeadm"
 	cluster -control-planes 3 up
-	kubectl get nodes
+	kubectl wait --for condition=Ready nodes --all --timeout 3m
+	# No more nodes join: a rotation that finds this would wait a minute for one that has just read it.
+	kubectl -n kube-system delete secret kubeadm-certs
 
 	say "2. Pods that use a bound, a legacy and a third-party token ten times a second"
 	"$root/bin/keyturn-probe" manifests --replicas 2 >"$dir/probe.yaml"

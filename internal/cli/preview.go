@@ -98,8 +98,8 @@ func writePreview(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview, unse
 	}
 	writeRetire(w, uc, p)
 	if len(p.LeftCopies) > 0 && !p.rollsOut {
-		fmt.Fprintln(w, "  deletes Secret kube-system/kubeadm-certs, since a node must not join with the keys in it: "+
-			"upload them again before one joins")
+		fmt.Fprintln(w, "  deletes Secret kube-system/kubeadm-certs, since a node must not join with the keys in it, "+
+			"and waits a minute if it was there: upload them again before one joins")
 	}
 	if len(p.LeftCopies) > 0 {
 		fmt.Fprintf(w, "  deletes no copies of the old private key in %s: delete those yourself\n",

@@ -14,6 +14,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/kubetest"
@@ -41,11 +42,12 @@ func TestKubeadmLong(t *testing.T) {
 			k.rotate(nothing)
 		})
 		for i := range steps {
-			// Each event happens in each step of one of these rotations.
+			// Each event happens in each step once, in one of these parts.
 			order := append(slices.Clone(events[i:]), events[:i]...)
 			k.part(fmt.Sprintf("%s-events-%d", source, i+1), func() { k.rotateAmid(source, order) })
 		}
 		k.part(string(source)+"-off", func() { k.rotateWithout(source) })
+		k.part(string(source)+"-deleted", func() { k.rotateInAbsence(source) })
 	}
 	k.part("kills", k.rotateAmidKills)
 	k.part("release", func() {
@@ -67,10 +69,33 @@ type event struct {
 	during        func(context.Context) error
 }
 
-// rotateAmid rotates the key, and has one event happen in each step, or as soon afterwards as the one before is over.
+// planned is an event, and the step in which it begins.
+type planned struct {
+	event
+	step rotation.Step
+}
+
+// rotateAmid has one event happen in each step. With files, all happen in one rotation, each as soon as the one before
+// is over. With signers a rotation is over before most events are, so each of them gets a rotation of its own.
 func (k *selfManaged) rotateAmid(source v1alpha1.KeySource, events []event) {
 	k.t.Helper()
 	k.useSource(source)
+	var all []planned
+	for i, e := range events {
+		all = append(all, planned{e, steps[i]})
+	}
+	if source == v1alpha1.KeySourceFiles {
+		k.rotateDuring(source, all)
+		return
+	}
+	for _, p := range all {
+		k.rotateDuring(source, []planned{p})
+	}
+}
+
+// rotateDuring rotates the key, and has events happen in its steps.
+func (k *selfManaged) rotateDuring(source v1alpha1.KeySource, events []planned) {
+	k.t.Helper()
 	for _, e := range events {
 		if e.before != nil {
 			e.before()
@@ -79,7 +104,10 @@ func (k *selfManaged) rotateAmid(source v1alpha1.KeySource, events []event) {
 	version := k.version() + 1
 	k.rotate(func() {
 		for i, e := range events {
-			at := k.awaitStep(version, steps[i])
+			at := k.awaitStep(version, e.step)
+			if i == 0 && at != e.step {
+				k.t.Errorf("%s begins in step %q, want %q", e.name, at, e.step)
+			}
 			done := k.stage(fmt.Sprintf("%s, begun in step %q", e.name, at))
 			k.Must(e.during(k.t.Context()))
 			done()
@@ -162,15 +190,21 @@ func (k *selfManaged) removeNewcomers() {
 			return err
 		})
 	}
-	k.Eventually("the Node to be deleted", func(ctx context.Context) error {
-		err := k.client.CoreV1().Nodes().Delete(ctx, newcomer, metav1.DeleteOptions{})
+	k.deleteNode(newcomer)
+	k.Must(k.Remove(k.t.Context(), newcomer))
+	k.controlPlanes = slices.DeleteFunc(k.controlPlanes, func(name string) bool { return name == newcomer })
+}
+
+// deleteNode deletes the Node of a machine.
+func (k *selfManaged) deleteNode(name string) {
+	k.t.Helper()
+	k.Eventually("Node "+name+" to be deleted", func(ctx context.Context) error {
+		err := k.client.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
 		return err
 	})
-	k.Must(k.Remove(k.t.Context(), newcomer))
-	k.controlPlanes = slices.DeleteFunc(k.controlPlanes, func(name string) bool { return name == newcomer })
 }
 
 // upgrading has kubeadm write the manifests of a node again, which then reads its keys from files until Keyturn
@@ -230,6 +264,41 @@ func (k *selfManaged) rotateWithout(source v1alpha1.KeySource) {
 		})
 		k.Must(k.Start(k.t.Context(), name, kubeadm.ControlPlane))
 	})
+}
+
+// rotateInAbsence rotates the key while a control-plane node is off whose Node was deleted. It comes back after the
+// rotation, with keys from before, and without the label that kubeadm gave it. Once its owner has labelled it, it gets
+// the keys that all have. Until then its API server refuses tokens, which nobody could prevent.
+func (k *selfManaged) rotateInAbsence(source v1alpha1.KeySource) {
+	k.t.Helper()
+	k.useSource(source)
+	whole := slices.Clone(k.controlPlanes)
+	name := whole[2]
+	k.switchOff(name)
+	k.deleteNode(name)
+	k.controlPlanes = whole[:2]
+	k.rotate(nothing)
+	k.expectNoRefusals()
+	k.Must(k.Start(k.t.Context(), name, kubeadm.ControlPlane))
+	k.until("Keyturn to ask for the label of the node", func(ctx context.Context) error {
+		uc, err := k.cluster(ctx)
+		if err == nil && !strings.Contains(uc.Status.KSASigningKey.WaitingFor, "kubectl label node "+name) {
+			err = fmt.Errorf("it waits for %q", uc.Status.KSASigningKey.WaitingFor)
+		}
+		return err
+	})
+	done := k.stage("giving the keys to a node that came back, from the moment that it is labelled")
+	k.Eventually("the node to be labelled", func(ctx context.Context) error {
+		_, err := k.client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType,
+			[]byte(`{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":""}}}`), metav1.PatchOptions{})
+		return err
+	})
+	k.controlPlanes = whole
+	k.await(k.version())
+	k.awaitSource(source)
+	done()
+	k.signingKey()
+	k.forgiveRefusals()
 }
 
 // rotateAmidKills rotates with files, converts, and rotates with signers, while processes are killed.

@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
-	"github.com/keyturn/keyturn/internal/probe"
 )
 
 // TestKubeadm rotates the keys of a cluster that kubeadm made. Keyturn runs in that cluster, installed by its own
@@ -30,7 +29,7 @@ func TestKubeadm(t *testing.T) {
 	k.expectSecrecy()
 	k.release()
 	k.expectSecrecy()
-	k.expectNoRefusals(probe.Summary{})
+	k.expectNoRefusals()
 }
 
 // nothing is done in a rotation that nobody disturbs.

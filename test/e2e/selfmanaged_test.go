@@ -46,6 +46,9 @@ type selfManaged struct {
 	patience time.Duration
 	// retired are private keys that may be nowhere in the end.
 	retired []crypto.Signer
+	// before is what the pods of the probe had seen when the part began, and requester requests tokens meanwhile.
+	before    probe.Summary
+	requester *requester
 }
 
 // newSelfManaged makes a cluster, or starts the one that is kept.
@@ -56,26 +59,27 @@ func newSelfManaged(t *testing.T, controlPlanes, workers int) *selfManaged {
 		Cluster: c, t: t, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), patience: rotateTimeout,
 	}
 	done := k.stage("making the cluster")
-	roles := map[string]kubeadm.Role{}
 	var names []string
-	for i := range controlPlanes + workers {
-		name, role := "cp-"+string(rune('1'+i)), kubeadm.ControlPlane
-		if i >= controlPlanes {
-			name, role = "worker-"+string(rune('1'+i-controlPlanes)), kubeadm.Worker
-		} else {
-			k.controlPlanes = append(k.controlPlanes, name)
-		}
-		names, roles[name] = append(names, name), role
-		c.Must(c.Start(t.Context(), name, role))
+	for i := range controlPlanes {
+		names = append(names, "cp-"+string(rune('1'+i)))
+		c.Must(c.Start(t.Context(), names[i], kubeadm.ControlPlane))
+	}
+	k.controlPlanes = slices.Clone(names)
+	for i := range workers {
+		name := "worker-" + string(rune('1'+i))
+		names = append(names, name)
+		c.Must(c.Start(t.Context(), name, kubeadm.Worker))
 	}
 	if _, err := c.Kubeconfig(); errors.Is(err, fs.ErrNotExist) {
 		c.Must(c.Init(t.Context(), names[0]))
 	}
-	for _, name := range names[1:] {
-		if _, err := c.ReadFile(name, "/etc/kubernetes/kubelet.conf"); err != nil {
-			c.Must(c.Join(t.Context(), name, roles[name]))
-		}
-	}
+	fresh := slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		_, err := c.ReadFile(name, "/etc/kubernetes/kubelet.conf")
+		return err == nil
+	})
+	isWorker := func(name string) bool { return !slices.Contains(k.controlPlanes, name) }
+	c.Must(c.JoinAll(t.Context(), slices.DeleteFunc(slices.Clone(fresh), isWorker),
+		slices.DeleteFunc(fresh, func(name string) bool { return !isWorker(name) })))
 	k.connect()
 	k.awaitNodes(len(names))
 	done()
@@ -121,7 +125,7 @@ func (k *selfManaged) part(name string, do func()) {
 	whole := k.t
 	passed := whole.Run(name, func(t *testing.T) {
 		k.t, k.Cluster = t, k.Cluster.In(t)
-		before := k.summary()
+		k.before = k.summary()
 		done := k.stage(name)
 		stop := k.follow()
 		defer stop()
@@ -129,7 +133,7 @@ func (k *selfManaged) part(name string, do func()) {
 		do()
 		done()
 		stopRequesting()
-		k.expectNoRefusals(before)
+		k.expectNoRefusals()
 	})
 	if k.t, k.Cluster = whole, k.Cluster.In(whole); !passed {
 		k.t.FailNow()
@@ -245,9 +249,28 @@ func (k *selfManaged) summary() (s probe.Summary) {
 	return s
 }
 
-// expectNoRefusals shows what the probe saw, and what of it since an earlier summary. Uses that nobody answered are no
+// forgiveRefusals has all refusals so far not count, and shows them.
+func (k *selfManaged) forgiveRefusals() {
+	k.t.Helper()
+	k.requester.forgive(k.t)
+	began := time.Now()
+	k.Eventually("every pod of the probe to report what it has seen", func(context.Context) error {
+		k.before = k.summary()
+		for _, p := range k.before.InUse {
+			if p.UpdatedAt.Before(began) {
+				return fmt.Errorf("pod %s has not", p.Pod)
+			}
+		}
+		return nil
+	})
+	for _, uses := range k.before.Tokens {
+		k.t.Logf("%d %s tokens were refused up to now", uses.Refused, uses.Kind)
+	}
+}
+
+// expectNoRefusals shows what the probe saw, and what of it since the part began. Uses that nobody answered are no
 // refusals.
-func (k *selfManaged) expectNoRefusals(before probe.Summary) {
+func (k *selfManaged) expectNoRefusals() {
 	k.t.Helper()
 	summary := k.summary()
 	var table strings.Builder
@@ -257,12 +280,12 @@ func (k *selfManaged) expectNoRefusals(before probe.Summary) {
 		k.t.Errorf("tokens were not used: %v", unused)
 	}
 	for _, uses := range summary.Tokens {
-		i := slices.IndexFunc(before.Tokens, func(u probe.TokenUses) bool {
+		i := slices.IndexFunc(k.before.Tokens, func(u probe.TokenUses) bool {
 			return u.Kind == uses.Kind && u.Workload == uses.Workload
 		})
 		var earlier probe.TokenUses
 		if i >= 0 {
-			earlier = before.Tokens[i]
+			earlier = k.before.Tokens[i]
 		}
 		refused, overwritten := uses.Refused-earlier.Refused, uses.Overwritten-earlier.Overwritten
 		k.t.Logf("%s tokens since then: %d uses, %d refused, of these %d whose Secret held another one, %d unavailable",

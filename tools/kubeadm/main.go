@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -79,31 +80,32 @@ func run(ctx context.Context, o kubeadm.Options, s size, args []string) (err err
 
 // create makes a cluster. All machines boot first, while each of them imports its images.
 func create(ctx context.Context, c *kubeadm.Cluster, s size) error {
-	var names []string
-	roles := map[string]kubeadm.Role{}
-	for i := range s.controlPlanes {
-		names = append(names, fmt.Sprintf("cp-%d", i+1))
-		roles[names[i]] = kubeadm.ControlPlane
-	}
-	for i := range s.workers {
-		name := fmt.Sprintf("worker-%d", i+1)
-		names, roles[name] = append(names, name), kubeadm.Worker
-	}
-	fmt.Printf("machines %s boot, and import their images\n", strings.Join(names, ", "))
-	for _, name := range names {
-		if err := c.Start(ctx, name, roles[name]); err != nil {
+	controlPlanes, workers := names("cp", s.controlPlanes), names("worker", s.workers)
+	fmt.Printf("machines %s boot, and import their images\n", strings.Join(slices.Concat(controlPlanes, workers), ", "))
+	for _, name := range controlPlanes {
+		if err := c.Start(ctx, name, kubeadm.ControlPlane); err != nil {
 			return err
 		}
 	}
-	fmt.Printf("%s: kubeadm init\n", names[0])
-	if err := c.Init(ctx, names[0]); err != nil {
+	for _, name := range workers {
+		if err := c.Start(ctx, name, kubeadm.Worker); err != nil {
+			return err
+		}
+	}
+	fmt.Printf("%s: kubeadm init\n", controlPlanes[0])
+	if err := c.Init(ctx, controlPlanes[0]); err != nil {
 		return err
 	}
-	for _, name := range names[1:] {
-		fmt.Printf("%s: kubeadm join\n", name)
-		if err := c.Join(ctx, name, roles[name]); err != nil {
-			return err
-		}
+	if others := slices.Concat(controlPlanes[1:], workers); len(others) > 0 {
+		fmt.Printf("%s: kubeadm join\n", strings.Join(others, ", "))
 	}
-	return nil
+	return c.JoinAll(ctx, controlPlanes[1:], workers)
+}
+
+// names returns the names of machines of one kind.
+func names(kind string, number int) (names []string) {
+	for i := range number {
+		names = append(names, fmt.Sprintf("%s-%d", kind, i+1))
+	}
+	return names
 }

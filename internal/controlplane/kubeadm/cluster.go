@@ -35,6 +35,8 @@ type Cluster struct {
 	plane  plane
 	agents agents
 	err    error
+	// seen is what Observe saw, until Converge has used it or has changed something; nil without.
+	seen *view
 }
 
 var (
@@ -61,6 +63,7 @@ func (c *Cluster) Observe(ctx context.Context) (controlplane.State, error) {
 	if err != nil {
 		return controlplane.State{}, err
 	}
+	c.seen = v
 	s := v.state()
 	if r, ok := c.plane.(*reach); ok {
 		s.Endpoint = r.cfg.Host
@@ -80,16 +83,26 @@ func (c *Cluster) Config(ctx context.Context, server string) (*rest.Config, erro
 	if server == "" {
 		return rest.CopyConfig(r.cfg), nil
 	}
-	found, err := r.find(ctx)
+	s, err := c.server(ctx, server)
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range found.Servers {
-		if s.Node == server {
-			return r.config(s)
-		}
+	return r.config(s)
+}
+
+// server returns an API server as Observe saw it, or as it is found now.
+func (c *Cluster) server(ctx context.Context, node string) (s Server, err error) {
+	var found Found
+	if c.seen != nil {
+		found = c.seen.found
+	} else if found, err = c.plane.find(ctx); err != nil {
+		return s, err
 	}
-	return nil, fmt.Errorf("there is no API server on node %s", server)
+	i := slices.IndexFunc(found.Servers, func(s Server) bool { return s.Node == node })
+	if i < 0 {
+		return s, fmt.Errorf("there is no API server on node %s", node)
+	}
+	return found.Servers[i], nil
 }
 
 // AdminKubeconfig implements controlplane.Adapter.
@@ -103,17 +116,13 @@ func (c *Cluster) Ledger(ctx context.Context, server string) (r ledger.Report, e
 	if err := c.reach(ctx); err != nil {
 		return r, err
 	}
-	found, err := c.plane.find(ctx)
-	if err != nil {
-		return r, err
-	}
-	i := slices.IndexFunc(found.Servers, func(s Server) bool { return s.Node == server })
+	s, err := c.server(ctx, server)
 	switch {
-	case i < 0:
-		return r, fmt.Errorf("there is no API server on node %s", server)
-	case found.Servers[i].Waiting != "":
-		return r, errors.New(found.Servers[i].Waiting)
-	case found.Servers[i].SignerSocket != signerDir+"/socket":
+	case err != nil:
+		return r, err
+	case s.Waiting != "":
+		return r, errors.New(s.Waiting)
+	case s.SignerSocket != signerDir+"/socket":
 		return r, controlplane.ErrNoLedger
 	}
 	if r, err = c.agents.ledger(ctx, server); err != nil {

@@ -1,6 +1,7 @@
 package kubeadm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,9 +22,14 @@ import (
 // Converge implements controlplane.Adapter. Each call takes one step: it has the agents made, or settles changes that
 // are proven, or goes on with a change that a crash cut off, or begins what the target allows, or removes the agents.
 func (c *Cluster) Converge(ctx context.Context, t controlplane.Target, keys []keystore.KeyPair) error {
-	v, err := c.look(ctx)
-	if err != nil {
-		return err
+	v := c.seen
+	c.seen = nil
+	if v == nil || t.Next != "" {
+		// A change that may restart an API server takes another look: what Observe saw may be seconds old.
+		var err error
+		if v, err = c.look(ctx); err != nil {
+			return err
+		}
 	}
 	if err := v.problems(); err != nil {
 		return err
@@ -158,12 +164,7 @@ func (c *Cluster) ensureAgents(ctx context.Context, v *view, nodes []*node) (mis
 	if err := c.agents.ensure(ctx); err != nil {
 		return false, err
 	}
-	var without []string
-	for _, n := range nodes {
-		if n.report == nil {
-			without = append(without, n.Node)
-		}
-	}
+	without := slices.DeleteFunc(slices.Clone(nodes), func(n *node) bool { return n.report != nil })
 	c.memory.mu.Lock()
 	defer c.memory.mu.Unlock()
 	if len(without) == 0 {
@@ -173,11 +174,25 @@ func (c *Cluster) ensureAgents(ctx context.Context, v *view, nodes []*node) (mis
 	if c.memory.missing++; c.memory.missing <= patience {
 		return true, nil
 	}
-	why := v.agents.waiting[without[0]]
+	var names []string
+	why := ""
+	for _, n := range without {
+		names = append(names, n.Node)
+		why = cmp.Or(why, v.whyNoAgent(n))
+	}
 	if why != "" {
 		why = " (" + why + ")"
 	}
-	return true, fmt.Errorf("keyturn-agent on node %s takes no orders yet%s", strings.Join(without, ", "), why)
+	return true, fmt.Errorf("keyturn-agent on node %s takes no orders yet%s", strings.Join(names, ", "), why)
+}
+
+// whyNoAgent is why the agent of a node takes no orders, in words; empty if nothing shows it.
+func (v *view) whyNoAgent(n *node) string {
+	if n.Unlabelled {
+		return fmt.Sprintf("the node lacks the label %s, which kubeadm join gives it at its end: kubectl label node %s %s=",
+			controlPlaneLabel, n.Node, controlPlaneLabel)
+	}
+	return v.agents.waiting[n.Node]
 }
 
 // finish settles the changes that are proven, and goes on with the others.
@@ -275,9 +290,9 @@ func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error 
 	if kid := v.kid(want.Sign); want.Sign == to.ControllerManagerSign && (v.managerDue(n, to) || n.report.Private != kid) {
 		o.Manager = agent.ManagerMark(kid)
 	}
-	if v.outdatesUpload(want) {
+	if v.first(want) {
 		// Crash here or below: a node that joins asks for the upload to be made again.
-		if err := c.plane.dropUpload(ctx); err != nil {
+		if err := c.dropUpload(ctx); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -47,6 +48,8 @@ type Server struct {
 	Issuers []string
 	// Waiting is why only its node is known, in words; empty as a rule. All else but Address is zero then.
 	Waiting string
+	// Unlabelled means that its node lacks the label of the control plane, so that no agent runs there.
+	Unlabelled bool
 	// Leaving means that its node is being deleted, or is gone. It may serve for a while.
 	Leaving bool
 	// Listed means that Service kubernetes has its address, so that pods reach it.
@@ -73,8 +76,10 @@ type Found struct {
 // objects are what Find reads.
 type objects struct {
 	// nodes are those with the label of the control plane; others are names of nodes that exist and lack it.
-	nodes     []corev1.Node
-	others    []string
+	nodes  []corev1.Node
+	others []string
+	// joining are nodes that lack the label, and whose address Service kubernetes has while no pod shows their API server.
+	joining   []corev1.Node
 	pods      []corev1.Pod
 	endpoints []discoveryv1.EndpointSlice
 }
@@ -88,25 +93,39 @@ func Find(ctx context.Context, client kubernetes.Interface) (Found, error) {
 	return o.examine(), nil
 }
 
-func read(ctx context.Context, client kubernetes.Interface) (objects, error) {
-	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: controlPlaneLabel})
-	if err != nil {
-		return objects{}, err
-	}
-	pods, err := client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{
-		LabelSelector: componentLabel + " in (" + apiServer + ", " + controllerManager + ")",
+func read(ctx context.Context, client kubernetes.Interface) (o objects, err error) {
+	errs := make([]error, 3)
+	var all sync.WaitGroup
+	all.Go(func() {
+		nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: controlPlaneLabel})
+		if errs[0] = err; err == nil {
+			o.nodes = nodes.Items
+		}
 	})
-	if err != nil {
-		return objects{}, err
-	}
-	endpoints, err := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{
-		LabelSelector: discoveryv1.LabelServiceName + "=kubernetes",
+	all.Go(func() {
+		pods, err := client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{
+			LabelSelector: componentLabel + " in (" + apiServer + ", " + controllerManager + ")",
+		})
+		if errs[1] = err; err == nil {
+			o.pods = mirrors(pods.Items)
+		}
 	})
-	if err != nil {
+	all.Go(func() {
+		endpoints, err := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{
+			LabelSelector: discoveryv1.LabelServiceName + "=kubernetes",
+		})
+		if errs[2] = err; err == nil {
+			o.endpoints = endpoints.Items
+		}
+	})
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
 		return objects{}, err
 	}
-	o := objects{nodes: nodes.Items, pods: mirrors(pods.Items), endpoints: endpoints.Items}
-	return o, o.readOthers(ctx, client)
+	if err := o.readOthers(ctx, client); err != nil {
+		return objects{}, err
+	}
+	return o, o.readJoining(ctx, client)
 }
 
 // readOthers looks for nodes that run an API server and lack the label.
@@ -120,6 +139,26 @@ func (o *objects) readOthers(ctx context.Context, client kubernetes.Interface) e
 			o.others = append(o.others, p.Spec.NodeName)
 		} else if !apierrors.IsNotFound(err) {
 			return err
+		}
+	}
+	return nil
+}
+
+// readJoining looks for nodes whose API server serves before anything shows it: their mirror pod comes later, and their
+// label last.
+func (o *objects) readJoining(ctx context.Context, client kubernetes.Interface) error {
+	servers, _ := o.servers()
+	strays := o.strays(servers)
+	if len(strays) == 0 {
+		return nil
+	}
+	all, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, n := range all.Items {
+		if slices.Contains(strays, internalIP(n)) {
+			o.joining, o.others = append(o.joining, n), append(o.others, n.Name)
 		}
 	}
 	return nil
@@ -151,25 +190,34 @@ func mirrors(pods []corev1.Pod) []corev1.Pod {
 // examine compares what was read.
 func (o objects) examine() Found {
 	var f Found
-	for _, p := range o.of(apiServer) {
-		s, problems := o.server(p)
-		f.Servers = append(f.Servers, s)
-		f.Problems = append(f.Problems, problems...)
-	}
-	f.Problems = append(f.Problems, differences(f.Servers, len(o.nodes))...)
-	f.Servers = append(f.Servers, o.silent(f.Servers)...)
+	f.Servers, f.Problems = o.servers()
 	for i := range f.Servers {
 		s := &f.Servers[i]
 		s.Leaving, s.Listed = o.leaving(s.Node), slices.Contains(o.addresses(), s.Address)
+		s.Unlabelled = slices.Contains(o.others, s.Node)
 	}
 	for _, p := range o.of(controllerManager) {
 		f.Managers = append(f.Managers, Manager{p.Spec.NodeName, p.Annotations[manifest.RestartAnnotation]})
 	}
 	slices.SortFunc(f.Servers, func(a, b Server) int { return strings.Compare(a.Node, b.Node) })
 	slices.SortFunc(f.Managers, func(a, b Manager) int { return strings.Compare(a.Node, b.Node) })
-	f.Problems = append(f.Problems, o.strays(f.Servers)...)
+	for _, address := range o.strays(f.Servers) {
+		f.Problems = append(f.Problems, fmt.Sprintf("the API server at %s is on no node with the label %s: "+
+			"Keyturn cannot reach its keys", address, controlPlaneLabel))
+	}
 	slices.Sort(f.Problems)
 	return f
+}
+
+// servers returns the API servers that have a mirror pod, and those that should have one.
+func (o objects) servers() (servers []Server, problems []string) {
+	for _, p := range o.of(apiServer) {
+		s, wrong := o.server(p)
+		servers = append(servers, s)
+		problems = append(problems, wrong...)
+	}
+	problems = append(problems, differences(servers, len(o.nodes))...)
+	return append(servers, o.silent(servers)...), problems
 }
 
 // of returns the mirror pods of a component.
@@ -235,15 +283,11 @@ func (o objects) keyProblems(p corev1.Pod, s Server, flags flagSet) (problems []
 	return problems
 }
 
-// strays are endpoints of Service kubernetes that belong to none of the API servers.
-func (o objects) strays(servers []Server) (problems []string) {
-	for _, address := range o.addresses() {
-		if !slices.ContainsFunc(servers, func(s Server) bool { return s.Address == address }) {
-			problems = append(problems, fmt.Sprintf("the API server at %s is on no node with the label %s: "+
-				"Keyturn cannot reach its keys", address, controlPlaneLabel))
-		}
-	}
-	return problems
+// strays are the endpoint addresses of Service kubernetes that belong to none of the API servers.
+func (o objects) strays(servers []Server) []string {
+	return slices.DeleteFunc(o.addresses(), func(address string) bool {
+		return slices.ContainsFunc(servers, func(s Server) bool { return s.Address == address })
+	})
 }
 
 // addresses returns the endpoint addresses of Service kubernetes.
@@ -256,22 +300,34 @@ func (o objects) addresses() (all []string) {
 	return all
 }
 
-// silent are control-plane nodes whose API server shows itself nowhere: it may be starting, or for ever away.
+// silent are control-plane nodes whose API server has no mirror pod: it may be starting, or for ever away.
 func (o objects) silent(servers []Server) (silent []Server) {
-	for _, n := range o.nodes {
+	wait := func(n corev1.Node, has string) {
 		if slices.ContainsFunc(servers, func(s Server) bool { return s.Node == n.Name }) {
-			continue
+			return
 		}
-		s := Server{Node: n.Name, Waiting: fmt.Sprintf("node %s has the label %s and no pod %s-%s",
-			n.Name, controlPlaneLabel, apiServer, n.Name)}
-		for _, a := range n.Status.Addresses {
-			if a.Type == corev1.NodeInternalIP && s.Address == "" {
-				s.Address = a.Address
-			}
-		}
-		silent = append(silent, s)
+		silent = append(silent, Server{
+			Node: n.Name, Address: internalIP(n),
+			Waiting: fmt.Sprintf("node %s has %s and no pod %s-%s", n.Name, has, apiServer, n.Name),
+		})
+	}
+	for _, n := range o.nodes {
+		wait(n, "the label "+controlPlaneLabel)
+	}
+	for _, n := range o.joining {
+		wait(n, "an API server at its address")
 	}
 	return silent
+}
+
+// internalIP returns the address of a node in its cluster; empty if it shows none.
+func internalIP(n corev1.Node) string {
+	for _, a := range n.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			return a.Address
+		}
+	}
+	return ""
 }
 
 // differences are what API servers must have in common, and have not. Where nodes have the label of the control plane,

@@ -2,6 +2,7 @@ package kubeadm
 
 import (
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -143,4 +144,24 @@ func TestOffBeforeAndBackAfter(t *testing.T) {
 			t.Error("the change is not settled")
 		}
 	}
+}
+
+// TestUnlabelled has a node come back whose Node was deleted, so that it lacks the label of the control plane. Its owner
+// is asked for that, since a node could not give it to itself.
+func TestUnlabelled(t *testing.T) {
+	w := newTestCluster(t, "a", "b", "c")
+	w.settle()
+	away := w.hosts[2]
+	w.hosts = w.hosts[:2]
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.settle()
+	away.reboot()
+	away.unlabelled = true
+	w.hosts, w.lagging = append(w.hosts, away), true
+	w.until("the label to be asked for", func() bool {
+		return strings.Contains(w.round().Waiting, "kubectl label node c "+controlPlaneLabel+"=")
+	})
+	away.unlabelled = false
+	w.settle()
+	w.have(2, false)
 }

@@ -10,12 +10,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -34,6 +36,8 @@ type agents interface {
 	ensure(ctx context.Context) error
 	// take makes next the turn, unless that is not was any more: then somebody else has taken it.
 	take(ctx context.Context, was, next int64) error
+	// noteUpload notes when an upload of kubeadm was deleted.
+	noteUpload(ctx context.Context, at time.Time) error
 	// remove removes what runs them; with all, their namespace too. It reports true when nothing of that is left.
 	remove(ctx context.Context, all bool) (gone bool, err error)
 	// apply has one carry out an order.
@@ -51,6 +55,8 @@ type roster struct {
 	waiting map[string]string
 	// turn is the number of the change that may take out an API server.
 	turn int64
+	// dropped is when an upload of kubeadm was deleted last; zero if it is not known that one was.
+	dropped time.Time
 }
 
 // pod is an agent that takes orders.
@@ -75,6 +81,8 @@ const (
 	specAnnotation = "keyturn.dev/spec"
 	// turnAnnotation holds the turn.
 	turnAnnotation = "keyturn.dev/turn"
+	// uploadAnnotation holds when what kubeadm had uploaded for nodes that join was deleted.
+	uploadAnnotation = "keyturn.dev/upload-deleted"
 )
 
 func (p *pods) options() agentpod.Options {
@@ -170,7 +178,9 @@ func (p *pods) ensureDaemonSet(ctx context.Context, client kubernetes.Interface)
 		return nil
 	}
 	want.ResourceVersion = found.ResourceVersion
-	want.Annotations[turnAnnotation] = found.Annotations[turnAnnotation]
+	for _, kept := range []string{turnAnnotation, uploadAnnotation} {
+		want.Annotations[kept] = found.Annotations[kept]
+	}
 	_, err = sets.Update(ctx, want, metav1.UpdateOptions{})
 	return err
 }
@@ -202,6 +212,26 @@ func (p *pods) take(ctx context.Context, was, next int64) error {
 	return err
 }
 
+func (p *pods) noteUpload(ctx context.Context, at time.Time) error {
+	client, err := p.reach.client()
+	if err != nil {
+		return err
+	}
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, uploadAnnotation, at.UTC().Format(time.RFC3339Nano))
+	_, err = client.AppsV1().DaemonSets(p.images.Namespace).Patch(ctx, agentpod.Name, types.MergePatchType, patch,
+		metav1.PatchOptions{})
+	if err != nil {
+		return fmt.Errorf("noting that Secret %s/%s is deleted: %w", metav1.NamespaceSystem, uploadName, err)
+	}
+	return nil
+}
+
+// droppedAt returns when an upload was deleted; zero when nobody noted it.
+func droppedAt(set *appsv1.DaemonSet) time.Time {
+	at, _ := time.Parse(time.RFC3339Nano, set.Annotations[uploadAnnotation]) // what a person wrote counts as nothing
+	return at
+}
+
 // turnOf returns the turn; 0 before the first.
 func turnOf(set *appsv1.DaemonSet) int64 {
 	turn, _ := strconv.ParseInt(set.Annotations[turnAnnotation], 10, 64) // what only a person can have written is replaced
@@ -228,7 +258,7 @@ func (p *pods) list(ctx context.Context) (r roster, err error) {
 	if err != nil {
 		return r, fmt.Errorf("looking for the agents: %w", err)
 	}
-	r = roster{asked: true, ready: map[string]pod{}, waiting: map[string]string{}, turn: turnOf(set)}
+	r = roster{asked: true, ready: map[string]pod{}, waiting: map[string]string{}, turn: turnOf(set), dropped: droppedAt(set)}
 	for _, f := range found.Items {
 		if owner := metav1.GetControllerOf(&f); owner == nil || owner.UID != set.UID || f.DeletionTimestamp != nil {
 			continue

@@ -3,6 +3,7 @@ package kubeadm
 import (
 	"errors"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -11,7 +12,7 @@ import (
 	"github.com/keyturn/keyturn/internal/kubetest"
 )
 
-// TestGivenNamespace makes and removes the agents in a namespace that the controller may neither make nor remove.
+// TestGivenNamespace makes, replaces and removes the agents in a namespace that the controller may neither make nor remove.
 func TestGivenNamespace(t *testing.T) {
 	r := newReach("uid", kubetest.Start(t, kubetest.Options{}), &controlplane.Prover{})
 	defer r.close()
@@ -32,8 +33,16 @@ func TestGivenNamespace(t *testing.T) {
 	if err := p.ensure(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if r, err := p.list(t.Context()); !r.asked || err != nil {
-		t.Errorf("there are no agents: %v", err)
+	at := time.Unix(1000, 1)
+	if err := p.noteUpload(t.Context(), at); err != nil {
+		t.Error(err)
+	}
+	p.images.Agent = "agent:v2"
+	if err := p.ensure(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if r, err := p.list(t.Context()); !r.asked || !r.dropped.Equal(at) || err != nil {
+		t.Errorf("the agents are %+v: %v", r, err)
 	}
 	if gone, err := p.remove(t.Context(), true); gone || err != nil {
 		t.Errorf("the first removal: %t, %v", gone, err)

@@ -32,6 +32,8 @@ type plane interface {
 	leaders(ctx context.Context, now time.Time) (string, error)
 	// wake has the kubelet of a node see to its kube-controller-manager, once a second at most.
 	wake(ctx context.Context, node string, now time.Time) error
+	// uploaded reports whether there are keys that kubeadm has uploaded for control-plane nodes that join.
+	uploaded(ctx context.Context) (bool, error)
 	// dropUpload deletes the keys that kubeadm has uploaded for control-plane nodes that join.
 	dropUpload(ctx context.Context) error
 }

@@ -54,6 +54,8 @@ type host struct {
 	restarts int
 	// mute has its agent never run, and off its API server neither.
 	mute, off bool
+	// unlabelled means that its node lacks the label of the control plane, so that it has no agent.
+	unlabelled bool
 	// leaving means that its machine is being deleted, and listed that pods reach its API server.
 	leaving, listed bool
 	// original is the manifest of kube-apiserver as kubeadm made it. unmarked means that kube-controller-manager was
@@ -80,8 +82,9 @@ type testCluster struct {
 	led string
 	// lagging means that tokens may be refused, since a node came back with a retired key.
 	lagging bool
-	// uploaded is what kubeadm has uploaded for nodes that join; nil: nothing.
-	uploaded  *upload
+	// upload is what kubeadm has uploaded for nodes that join; nil: nothing. dropped is when it was deleted.
+	upload    *upload
+	dropped   time.Time
 	uploading sync.Mutex
 	// meet is waited for by every order that changes keys; nil: none waits.
 	meet func(context.Context) error
@@ -244,7 +247,7 @@ func (w *testCluster) find(context.Context) (f Found, err error) {
 		if !h.off {
 			h.kubelet()
 		}
-		s := Server{Node: h.name, Port: securePort, Leaving: h.leaving, Listed: h.listed}
+		s := Server{Node: h.name, Port: securePort, Leaving: h.leaving, Listed: h.listed, Unlabelled: h.unlabelled}
 		if h.served.External {
 			s.SignerSocket = signerDir + "/socket"
 		}
@@ -304,10 +307,10 @@ func (w *testCluster) ledger(_ context.Context, node string) (r ledger.Report, e
 }
 
 func (w *testCluster) list(context.Context) (roster, error) {
-	r := roster{asked: w.asked, ready: map[string]pod{}, turn: w.turn}
+	r := roster{asked: w.asked, ready: map[string]pod{}, turn: w.turn, dropped: w.dropped}
 	for _, h := range w.hosts {
 		away := h.down > 0 && (w.silent || len(w.hosts) == 1)
-		if w.asked && !away && h.lag != 1 && !h.mute && !h.off {
+		if w.asked && !away && h.lag != 1 && !h.mute && !h.off && !h.unlabelled {
 			r.ready[h.name] = pod{h.name, h.Instance()}
 		}
 	}

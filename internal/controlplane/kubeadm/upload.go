@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyturn/keyturn/internal/rotation"
@@ -14,11 +16,57 @@ import (
 // encrypts for control-plane nodes that join. kubeadm deletes it after two hours.
 const uploadName = "kubeadm-certs"
 
-// outdatesUpload reports whether these keys are the first of a step in which an API server must not start with keys
-// from before the last step: it would refuse tokens that are in use, or sign with a key that others refuse.
-func (v *view) outdatesUpload(keys rotation.Keys) bool {
-	publishing := len(keys.Verify) == 2 && keys.Sign == keys.Verify[0]
-	return !publishing && !slices.ContainsFunc(v.staying(), func(n *node) bool { return n.configured.Stage() >= keys.Stage() })
+// joinTime is within which a node that joins shows its API server after it has read that Secret: as a mirror pod, long
+// before it serves.
+const joinTime = time.Minute
+
+// first reports whether no API server that stays has come to the stage of these keys.
+func (v *view) first(keys rotation.Keys) bool {
+	return !slices.ContainsFunc(v.staying(), func(n *node) bool { return n.configured.Stage() >= keys.Stage() })
+}
+
+// publishing reports whether keys are those of Publish.
+func publishing(keys rotation.Keys) bool { return len(keys.Verify) == 2 && keys.Sign == keys.Verify[0] }
+
+// dropUpload deletes what kubeadm has uploaded. If there was something, the time is noted first: a node that has just
+// read it comes with keys from before, and is to show itself before any API server signs with a key that it does not
+// have. A crash in between only makes that wait longer.
+func (c *Cluster) dropUpload(ctx context.Context) error {
+	there, err := c.plane.uploaded(ctx)
+	if err != nil || !there {
+		return err
+	}
+	if err := c.agents.noteUpload(ctx, c.now()); err != nil {
+		return err
+	}
+	return c.plane.dropUpload(ctx)
+}
+
+// joining is what is waited for in Publish after an upload was deleted, in words; empty for nothing.
+func (c *Cluster) joining(v *view) string {
+	left := v.agents.dropped.Add(joinTime).Sub(c.now())
+	waits := slices.ContainsFunc(v.staying(), func(n *node) bool { return publishing(n.configured) })
+	if !waits || left <= 0 || left > joinTime { // a clock that was set back makes nobody wait
+		return ""
+	}
+	return fmt.Sprintf("nodes that may be joining with the Secret %s/%s of before to show their API servers, until %s",
+		metav1.NamespaceSystem, uploadName, v.agents.dropped.Add(joinTime).UTC().Format(time.RFC3339))
+}
+
+// uploaded reports whether kubeadm has uploaded something.
+func (r *reach) uploaded(ctx context.Context) (bool, error) {
+	client, err := r.client()
+	if err != nil {
+		return false, err
+	}
+	_, err = client.CoreV1().Secrets(metav1.NamespaceSystem).Get(ctx, uploadName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading Secret %s/%s: %w", metav1.NamespaceSystem, uploadName, err)
+	}
+	return true, nil
 }
 
 // dropUpload deletes that Secret. It holds the keys of the moment in which it was made, encrypted, so nobody knows

@@ -3,6 +3,7 @@ package kubeadm
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -30,8 +31,8 @@ type view struct {
 	agents   roster
 	// idle means that nothing is left for the agents that are there.
 	idle bool
-	// leaders is what no component leads, in words.
-	leaders string
+	// leaders is what no component leads, and joining which nodes may be joining, in words.
+	leaders, joining string
 }
 
 // node is one control-plane node: what its API server shows, and what its agent reads.
@@ -67,13 +68,14 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	for _, k := range v.keys {
 		v.versions[k.KeyID] = k.Version
 	}
-	if v.found, err = c.plane.find(ctx); err != nil {
-		return nil, &unseenError{err}
-	}
-	if v.agents, err = c.agents.list(ctx); err != nil {
-		return nil, &unseenError{err}
-	}
 	var wg sync.WaitGroup
+	var agentsErr error
+	wg.Go(func() { v.agents, agentsErr = c.agents.list(ctx) })
+	v.found, err = c.plane.find(ctx)
+	wg.Wait()
+	if err := errors.Join(err, agentsErr); err != nil {
+		return nil, &unseenError{err}
+	}
 	for _, s := range v.found.Servers {
 		n := &node{Server: s}
 		v.nodes = append(v.nodes, n)
@@ -87,7 +89,7 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	for _, n := range v.nodes {
 		c.conclude(v, n)
 	}
-	v.idle = c.idle(v)
+	v.idle, v.joining = c.idle(v), c.joining(v)
 	v.leaders, err = c.leading(ctx, v)
 	return v, err
 }
@@ -273,6 +275,7 @@ func (v *view) state() controlplane.State {
 	} else {
 		s.Waiting = v.leaders
 	}
+	s.Waiting = cmp.Or(s.Waiting, v.joining)
 	if s.Waiting == "" && v.idle {
 		s.Waiting = "keyturn-agent to be removed from the control-plane nodes"
 	}
@@ -347,8 +350,7 @@ func (v *view) quiet(wanted rotation.Keys) bool {
 	}
 	return v.agents.asked && !slices.ContainsFunc(staying, func(n *node) bool {
 		keys := n.configured
-		publishing := len(keys.Verify) == 2 && keys.Sign == keys.Verify[0]
-		return n.pending() || !n.changed() || publishing || !keys.Equal(staying[0].configured)
+		return n.pending() || !n.changed() || publishing(keys) || !keys.Equal(staying[0].configured)
 	})
 }
 

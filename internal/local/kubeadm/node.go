@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -84,6 +85,24 @@ func (c *Cluster) Join(ctx context.Context, name string, role Role) error {
 		return err
 	}
 	return c.kubeadm(ctx, name, config, "join")
+}
+
+// JoinAll makes nodes on machines that Start started: control-plane nodes one after another, since each changes the
+// members of etcd, and workers meanwhile.
+func (c *Cluster) JoinAll(ctx context.Context, controlPlanes, workers []string) error {
+	errs := make([]error, len(workers))
+	var all sync.WaitGroup
+	for i, name := range workers {
+		all.Go(func() { errs[i] = c.Join(ctx, name, Worker) })
+	}
+	for _, name := range controlPlanes {
+		if err := c.Join(ctx, name, ControlPlane); err != nil {
+			errs = append(errs, err)
+			break
+		}
+	}
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // UploadCerts puts the shared keys and certificates of a control-plane node into the Secret kubeadm-certs, for
