@@ -48,6 +48,9 @@ type capiCluster struct {
 	// workload reaches the cluster itself.
 	workload       kubernetes.Interface
 	workloadClient client.Client
+	// method is how its API servers get keys.
+	method     v1alpha1.ClusterAPIMethod
+	controller capiController
 }
 
 // TestClusterAPI rotates the key of a cluster of Cluster API once, with signers. TestClusterAPIScale and others do
@@ -91,7 +94,7 @@ func (k *capiCluster) expectEvents(reasons ...string) {
 func newCAPICluster(t *testing.T, c capi.Cluster) *capiCluster {
 	t.Helper()
 	b := capitest.New(t, "keyturn-agent", "keyturn-signer", "keyturn-probe")
-	k := &capiCluster{Bed: b, t: t, cluster: c}
+	k := &capiCluster{Bed: b, t: t, cluster: c, method: v1alpha1.MethodInPlace}
 	done := k.stage("making the cluster")
 	k.Must(install.Apply(t.Context(), b.Config))
 	scheme, err := controller.NewScheme()
@@ -140,21 +143,16 @@ func (k *capiCluster) startController() {
 		k.t.Fatalf("rendering the roles, which needs `make bin/tools/helm`: %v", err)
 	}
 	k.apply(k.admin, out)
-	runner := process.New(k.t.TempDir())
 	const name = "keyturn-controller"
-	k.t.Cleanup(func() {
-		k.Must(runner.Await(context.Background(), name, 10*time.Second))
-		if k.t.Failed() {
-			k.t.Logf("the controller says:\n%s", runner.LastLines(name, 40))
-		}
-	})
-	k.Must(runner.Start(process.Spec{
+	k.controller = capiController{k.t.TempDir(), process.Spec{
 		Name: name, Path: filepath.Join(kubeadmtest.Build(k.t, name), name), Args: []string{
 			"--kubeconfig=" + kubetest.WriteKubeconfig(k.t, kubetest.AsController(k.Config)),
 			"--metrics-bind-address=0", "--health-probe-bind-address=0", "--cluster-api-namespace=" + k.cluster.Namespace,
 			"--agent-image=" + kubeadmtest.Image("keyturn-agent"), "--signer-image=" + kubeadmtest.Image("keyturn-signer"),
 		},
-	}))
+	}}
+	k.t.Cleanup(func() { k.controller.stop(k) })
+	k.Must(k.controller.start())
 }
 
 // apply creates objects.
@@ -203,8 +201,8 @@ func (k *capiCluster) create() {
 	k.Must(os.WriteFile(file, fmt.Appendf(nil, `apiVersion: v1
 kind: UserCluster
 name: %[1]s
-infrastructure: {clusterAPI: {namespace: %[2]s, cluster: %[1]s}}
-`, k.cluster.Name, k.cluster.Namespace), 0o600))
+infrastructure: {clusterAPI: {namespace: %[2]s, cluster: %[1]s, method: %[3]s}}
+`, k.cluster.Name, k.cluster.Namespace, k.method), 0o600))
 	env := cli.System()
 	var said bytes.Buffer
 	env.Out, env.Err = &said, &said

@@ -1,0 +1,55 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
+)
+
+// TestClusterAPIRollout rotates with new machines alone, in a cluster of a ClusterClass, whose topology names when they
+// are replaced: three times those of the control plane, and once the worker. Nothing of Keyturn runs on a machine.
+func TestClusterAPIRollout(t *testing.T) {
+	skipUnlessLong(t)
+	c := capiClusterOf(1)
+	c.Class = "local"
+	k := newCAPICluster(t, c)
+	k.method = v1alpha1.MethodRollout
+	k.startController()
+	k.startProbe()
+	k.create()
+	before := k.nodeNames()
+	made := map[string]bool{}
+	version := k.version() + 1
+	k.rotate(func() {
+		k.until("every machine that was made to be seen", func(ctx context.Context) error {
+			for _, m := range k.machines() {
+				made[m.GetName()] = true
+			}
+			uc, err := k.userCluster(ctx)
+			if err == nil && uc.Status.KSASigningKey.TokenVersion != version || uc.Status.KSASigningKey.Step != "" {
+				err = errors.New("the rotation runs")
+			}
+			return err
+		})
+	})
+	if len(made) != 1+3 {
+		t.Errorf("the control plane had the machines %v, want the first one and three more", made)
+	}
+	for name := range k.nodeNames() {
+		if before[name] {
+			t.Errorf("node %s was not replaced", name)
+		}
+	}
+	_, err := k.workload.CoreV1().Namespaces().Get(t.Context(), kubeadm.DefaultAgentNamespace, metav1.GetOptions{})
+	if !apierrors.IsNotFound(err) {
+		t.Errorf("the namespace of agents: %v, want it not to exist", err)
+	}
+	k.expectNoRefusals()
+	k.release()
+}
