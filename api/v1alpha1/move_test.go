@@ -45,7 +45,7 @@ func TestMove(t *testing.T) {
 		ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "moved", Method: v1alpha1.MethodInPlace},
 	}
 	uc.Spec.KSASigningKey.NodeRefresh, uc.Spec.KSASigningKey.Version = v1alpha1.NodeRefreshEvict, 2
-	uc.Annotations = map[string]string{v1alpha1.AnnotationIdentity: "uid-elsewhere"}
+	uc.Annotations = map[string]string{v1alpha1.AnnotationIdentity: v1alpha1.SystemNamespace + "/moved/uid-elsewhere"}
 	uc.Labels, uc.Finalizers = map[string]string{v1alpha1.LabelMove: ""}, []string{v1alpha1.Finalizer}
 	key.Labels[v1alpha1.LabelMove] = ""
 	for _, o := range []client.Object{uc, key} {
@@ -84,5 +84,25 @@ func refuse(t *testing.T, what string, err error) {
 	t.Helper()
 	if err == nil || !strings.Contains(err.Error(), "ValidatingAdmissionPolicy") {
 		t.Errorf("%s: %v, want a policy to refuse it", what, err)
+	}
+}
+
+func TestIdentity(t *testing.T) {
+	uc := newCluster("blue")
+	uc.UID = "first"
+	if uc.MarkForMove() || uc.Identity() != "first" {
+		t.Errorf("a cluster that does not move has the identity %q and the annotations %v", uc.Identity(), uc.Annotations)
+	}
+	uc.Spec.Infrastructure = v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "blue"}}
+	if !uc.MarkForMove() || uc.MarkForMove() {
+		t.Errorf("it was not marked once: %v", uc.Annotations)
+	}
+	uc.UID = "second"
+	if uc.MarkForMove() || uc.Identity() != "first" {
+		t.Errorf("moved, it has the identity %q", uc.Identity())
+	}
+	uc.Name = "copy"
+	if uc.Identity() != "second" || !uc.MarkForMove() || uc.Identity() != "second" {
+		t.Errorf("a copy has the identity %q and the annotations %v", uc.Identity(), uc.Annotations)
 	}
 }

@@ -105,7 +105,8 @@ const (
 	// AnnotationShowTokens is set on a UserCluster, with a new value each time, to show the valid tokens in
 	// status.ksaSigningKey.tokens.
 	AnnotationShowTokens = "keyturn.dev/show-tokens"
-	// AnnotationIdentity is set on a UserCluster that moves, to its first UID: see UserCluster.Identity.
+	// AnnotationIdentity is set on a UserCluster that moves, to NAMESPACE/NAME/UID with its first UID: see
+	// UserCluster.Identity. It means nothing on a copy that has another name.
 	AnnotationIdentity = "keyturn.dev/identity"
 	// LabelMove makes `clusterctl move` take an object along.
 	LabelMove = "clusterctl.cluster.x-k8s.io/move"

@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"strings"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -61,10 +63,24 @@ type UserClusterSpec struct {
 // Identity identifies the cluster in everything that Keyturn marks as its own. It is the UID of the UserCluster, and stays
 // the same when clusterctl moves that to another admin cluster, where it gets another UID.
 func (uc *UserCluster) Identity() string {
-	if moved := uc.Annotations[AnnotationIdentity]; moved != "" {
-		return moved
+	if first, ok := strings.CutPrefix(uc.Annotations[AnnotationIdentity], uc.identityPrefix()); ok && first != "" {
+		return first
 	}
 	return string(uc.UID)
+}
+
+func (uc *UserCluster) identityPrefix() string { return uc.Namespace + "/" + uc.Name + "/" }
+
+// MarkForMove sets what `clusterctl move` needs on a UserCluster that Moves, and reports whether that changed something.
+func (uc *UserCluster) MarkForMove() (changed bool) {
+	identity := uc.identityPrefix() + uc.Identity()
+	_, marked := uc.Labels[LabelMove]
+	if !uc.Moves() || marked && uc.Annotations[AnnotationIdentity] == identity {
+		return false
+	}
+	metav1.SetMetaDataLabel(&uc.ObjectMeta, LabelMove, "")
+	metav1.SetMetaDataAnnotation(&uc.ObjectMeta, AnnotationIdentity, identity)
+	return true
 }
 
 // Moves reports whether `clusterctl move` takes the UserCluster and its keys along with its Cluster.

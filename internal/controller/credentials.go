@@ -77,6 +77,9 @@ func (r *Reconciler) holdCredential(
 // hold marks a Secret as the cluster's. The API server accepts no new finalizer for one that is being deleted.
 func hold(secret *corev1.Secret, uc *v1alpha1.UserCluster) {
 	secret.Labels[v1alpha1.LabelClusterUID] = uc.Identity()
+	if uc.Moves() {
+		secret.Labels[v1alpha1.LabelMove] = ""
+	}
 	if secret.DeletionTimestamp.IsZero() {
 		controllerutil.AddFinalizer(secret, v1alpha1.Finalizer)
 	}

@@ -22,8 +22,8 @@ func TestMove(t *testing.T) {
 	moved := w.create("moved", byClusterAPI)
 	p.adopted = func() bool { return len(w.stored(moved)) > 0 }
 	uc := w.until(moved, isSettled)
-	first := uc.UID
-	if uc.Identity() != string(first) || uc.Annotations[v1alpha1.AnnotationIdentity] != string(first) {
+	first, identity := uc.UID, moved.String()+"/"+string(uc.UID)
+	if uc.Identity() != string(first) || uc.Annotations[v1alpha1.AnnotationIdentity] != identity {
 		t.Errorf("its annotations are %v", uc.Annotations)
 	}
 	for _, o := range []client.Object{uc, &w.keySecrets(moved)[0]} {
@@ -44,7 +44,7 @@ func TestMove(t *testing.T) {
 
 	w.create("moved", byClusterAPI, func(there *v1alpha1.UserCluster) {
 		there.Labels, there.Finalizers = uc.Labels, uc.Finalizers
-		there.Annotations = map[string]string{v1alpha1.AnnotationIdentity: string(first)}
+		there.Annotations = map[string]string{v1alpha1.AnnotationIdentity: identity}
 	})
 	uc = w.until(moved, isSettled)
 	if keys := uc.Status.KSASigningKey.Keys; uc.UID == first || len(keys) != 1 || keys[0].KeyID != p.key.KeyID {

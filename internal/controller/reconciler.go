@@ -14,7 +14,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -104,24 +103,12 @@ func (r *Reconciler) round(ctx context.Context, uc *v1alpha1.UserCluster) (ctrl.
 		return r.delete(ctx, uc)
 	}
 	before := uc.DeepCopy()
-	if mark(uc) {
+	held, marked := controllerutil.AddFinalizer(uc, v1alpha1.Finalizer), uc.MarkForMove()
+	if held || marked {
 		// A crash after this is harmless: nothing exists yet that the finalizer would have to remove.
 		return ctrl.Result{RequeueAfter: afterProgress}, r.patchMetadata(ctx, before, uc)
 	}
 	return r.converge(ctx, uc)
-}
-
-// mark sets what a UserCluster must have before anything is made for it, and reports whether that changed something: a
-// finalizer and, if clusterctl moves it, its identity.
-func mark(uc *v1alpha1.UserCluster) (changed bool) {
-	changed = controllerutil.AddFinalizer(uc, v1alpha1.Finalizer)
-	_, moves := uc.Labels[v1alpha1.LabelMove]
-	if !uc.Moves() || moves && uc.Annotations[v1alpha1.AnnotationIdentity] != "" {
-		return changed
-	}
-	metav1.SetMetaDataLabel(&uc.ObjectMeta, v1alpha1.LabelMove, "")
-	metav1.SetMetaDataAnnotation(&uc.ObjectMeta, v1alpha1.AnnotationIdentity, uc.Identity())
-	return true
 }
 
 // patchMetadata writes the metadata of uc and nothing else: writing the whole object would drop empty lists of the
