@@ -1,6 +1,7 @@
 package v1alpha1_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 
@@ -32,6 +33,11 @@ func allowEditor(t *testing.T, name string) {
 		if err := admin.Create(t.Context(), o); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() {
+			if err := admin.Delete(context.Background(), o); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

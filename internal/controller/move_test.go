@@ -12,7 +12,7 @@ import (
 )
 
 // TestMove has a UserCluster and its keys be moved, as clusterctl does it: objects with the same metadata appear, with
-// other UIDs, and those that are marked go. Nothing is released, and the keys are those of before.
+// other UIDs, and those that are marked go. Nothing is released, and the keys stay.
 func TestMove(t *testing.T) {
 	w, p, other := adopting(t)
 	byClusterAPI := func(uc *v1alpha1.UserCluster) {
