@@ -237,8 +237,12 @@ func planManager(s keySet, h Host) ([]Action, error) {
 	if err != nil {
 		return nil, err
 	}
+	mark, _ := m.Annotation(manifest.RestartAnnotation)
+	if kid := MarkedKid(mark); kid != "" && kid == MarkedKid(s.order.Manager) || mark == s.order.Manager {
+		return nil, nil
+	}
 	next, err := m.SetAnnotation(manifest.RestartAnnotation, s.order.Manager)
-	if err != nil || bytes.Equal(next.Text(), m.Text()) {
+	if err != nil {
 		return nil, err
 	}
 	return []Action{{File: file, Content: next.Text()}}, nil
@@ -435,26 +439,45 @@ func planRelease(h Host, p Paths) (actions []Action, waiting string, err error) 
 	return actions, "", nil
 }
 
+// restartAttempt is before the number of the attempt in a RestartMark.
+const restartAttempt = " attempt "
+
 // RestartMark returns a value of Order.Restart: of the keys, and of how often they were tried.
 func RestartMark(k rotation.Keys, attempt int) string {
 	source := "files"
 	if k.External {
 		source = "external"
 	}
-	return fmt.Sprintf("%s stage %d attempt %d", source, k.Stage(), attempt)
+	return fmt.Sprintf("%s stage %d%s%d", source, k.Stage(), restartAttempt, attempt)
 }
 
-// managerMark begins the values of ManagerMark.
-const managerMark = "sign "
+// SameRestart reports whether two values of Order.Restart differ in nothing but the attempt.
+func SameRestart(a, b string) bool {
+	a, _, _ = strings.Cut(a, restartAttempt)
+	b, _, _ = strings.Cut(b, restartAttempt)
+	return a == b
+}
 
-// ManagerMark returns a value of Order.Manager: of the kid with whose key kube-controller-manager is to sign.
-func ManagerMark(kid string) string { return managerMark + kid }
+// The words of ManagerMark.
+const (
+	managerMark  = "sign "
+	managerAgain = " again"
+)
+
+// ManagerMark returns a value of Order.Manager: of the kid with whose key kube-controller-manager is to sign. There are
+// two for each kid. The kubelet starts a static pod again whose annotation changes from one to the other.
+func ManagerMark(kid string, again bool) string {
+	if again {
+		kid += managerAgain
+	}
+	return managerMark + kid
+}
 
 // MarkedKid returns the kid of a ManagerMark; empty for any other value.
 func MarkedKid(mark string) string {
-	kid, _ := strings.CutPrefix(mark, managerMark)
-	if ManagerMark(kid) != mark {
+	kid, ok := strings.CutPrefix(mark, managerMark)
+	if !ok {
 		return ""
 	}
-	return kid
+	return strings.TrimSuffix(kid, managerAgain)
 }

@@ -113,6 +113,8 @@ func (k *selfManaged) rotateDuring(source v1alpha1.KeySource, events []planned) 
 			done()
 		}
 	})
+	// What happens after the rotation is else noticed by the next proof of a settled cluster, ten minutes later at most.
+	k.patch(fmt.Sprintf(`{"metadata":{"annotations":{"keyturn.example/after-version":"%d"}}}`, version))
 	k.awaitSource(source)
 	for _, e := range events {
 		if e.after != nil {

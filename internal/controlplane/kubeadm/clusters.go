@@ -73,6 +73,8 @@ type nodeMemory struct {
 	configured rotation.Keys
 	// manager is with which key version its kube-controller-manager was asked to sign; 0 when it was seen nowhere.
 	manager int
+	// mark and managerMark are the last ones that the mirror pods of both showed.
+	mark, managerMark string
 	// served are the keys that its API server served last.
 	served jwks.Set
 	// written is the mark of a change whose manifest is written, and since is when its API server was first seen to answer

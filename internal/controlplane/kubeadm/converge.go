@@ -288,7 +288,8 @@ func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error 
 		}
 	}
 	if kid := v.kid(want.Sign); want.Sign == to.ControllerManagerSign && (v.managerDue(n, to) || n.report.Private != kid) {
-		o.Manager = agent.ManagerMark(kid)
+		// Not what its mirror pod showed last: kubeadm upgrade, which drops it, waits for another manifest to run.
+		o.Manager = agent.ManagerMark(kid, n.managerMark == agent.ManagerMark(kid, false))
 	}
 	if v.first(want) {
 		// Crash here or below: a node that joins asks for the upload to be made again.
@@ -346,21 +347,22 @@ func (v *view) othersServe(but *node) bool {
 	return !slices.ContainsFunc(v.staying(), func(n *node) bool { return n != but && (!n.ready || n.pending()) })
 }
 
-// mark returns a value for the restart of an API server that no change of the node had before, or the reason why the
-// change is not made again.
+// mark returns a value for the restart of an API server, or the reason why the change is not made again. No change of
+// the node had it before, and it is not what the mirror pod showed last: kubeadm upgrade, which drops it, waits for
+// another manifest to run.
 func (c *Cluster) mark(n *node, want rotation.Keys) (string, error) {
-	retry := c.uc.Annotations[v1alpha1.AnnotationRetryChange]
+	prefix := ""
+	if retry := c.uc.Annotations[v1alpha1.AnnotationRetryChange]; retry != "" {
+		prefix = "retry " + digest(retry) + " "
+	}
 	for attempt := 1; ; attempt++ {
-		mark := agent.RestartMark(want, attempt)
-		if retry != "" {
-			mark += " retry " + digest(retry)
-		}
-		if n.report.Change == agent.Undone && n.report.Mark == mark {
+		mark := prefix + agent.RestartMark(want, attempt)
+		if n.report.Change == agent.Undone && agent.SameRestart(n.report.Mark, mark) {
 			return "", controlplane.Blocked(fmt.Errorf("kube-apiserver on node %s did not become ready with its next keys, and "+
 				"keyturn-agent has put back those of before: find out why (its log, and the events of its pod), and then "+
 				"annotate the UserCluster with %s=VALUE, a new one each time", n.Node, v1alpha1.AnnotationRetryChange))
 		}
-		if n.report.Server.Restart != mark {
+		if n.report.Server.Restart != mark && n.mark != mark {
 			return mark, nil
 		}
 	}

@@ -46,6 +46,8 @@ type Server struct {
 	SignerSocket string
 	// Issuers are its --service-account-issuer, the first of which it signs for.
 	Issuers []string
+	// Mark is for what Keyturn restarted it last, as its mirror pod shows; empty for nothing.
+	Mark string
 	// Waiting is why only its node is known, in words; empty as a rule. All else but Address is zero then.
 	Waiting string
 	// Unlabelled means that its node lacks the label of the control plane, so that no agent runs there.
@@ -238,6 +240,7 @@ func (o objects) server(p corev1.Pod) (s Server, problems []string) {
 		Node: node, Port: securePort, Address: flags.last("advertise-address"),
 		VerifyFiles: flags["service-account-key-file"], SignFile: flags.last("service-account-signing-key-file"),
 		SignerSocket: flags.last("service-account-signing-endpoint"), Issuers: flags["service-account-issuer"],
+		Mark: p.Annotations[manifest.RestartAnnotation],
 	}
 	if s.Address == "" {
 		s.Address = p.Status.HostIP

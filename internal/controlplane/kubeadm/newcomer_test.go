@@ -16,9 +16,54 @@ func (h *host) restart() { h.manifest, h.theirs = "", true }
 
 // regenerate writes the manifests as kubeadm does, which knows of no signer and no annotation.
 func (h *host) regenerate() {
+	if h.upgrade.manager = h.manager; h.manifest != h.original {
+		h.upgrade.server = h.manifest
+	}
 	h.write(h.Manifests+"/kube-apiserver.yaml", []byte(h.original))
 	h.write(h.Manifests+"/kube-controller-manager.yaml", []byte(managerManifest))
 	h.unmarked, h.theirs = true, true
+}
+
+// checkUpgrade wants other manifests than those that ran when kubeadm wrote them, until the kubelet has run others:
+// kubeadm waits for that, and fails.
+func (h *host) checkUpgrade() {
+	h.t.Helper()
+	if h.upgrade.server == h.read(h.Manifests+"/kube-apiserver.yaml") {
+		h.t.Errorf("kubeadm upgrade waits for kube-apiserver on %s to run another manifest", h.name)
+	}
+	if mark := h.managerMark(); mark != "" && h.upgrade.manager == mark {
+		h.t.Errorf("kubeadm upgrade waits for kube-controller-manager on %s to run another manifest", h.name)
+	}
+}
+
+// TestUpgradeInProgress has kubeadm upgrade write the manifests of a node whose kubelet is slow, while agents are there.
+// Keyturn changes them again at once.
+func TestUpgradeInProgress(t *testing.T) {
+	w := newTestCluster(t, "a", "b")
+	w.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version, w.slow = 2, true
+	for range 60 {
+		w.round()
+	}
+	b := w.host("b")
+	for range 2 { // after the first, the marks are others than those of the rotation
+		b.regenerate()
+		b.slow = true
+		w.until("kube-apiserver to be given its signer again", func() bool {
+			w.round()
+			w.check()
+			return strings.Contains(b.read(b.Manifests+"/kube-apiserver.yaml"), "signing-endpoint")
+		})
+		b.slow = false
+		for range 60 {
+			w.round()
+			w.check()
+		}
+	}
+	w.slow, w.log = false, nil // the plan names Switch again while the API server has its keys from files
+	w.settle()
+	w.have(2, true)
 }
 
 // reboot starts everything on a node again. The agent's pod is the same one with another key.

@@ -64,6 +64,11 @@ type host struct {
 	unmarked bool
 	// deaf has the kubelet miss the next change of the manifest.
 	deaf bool
+	// upgrade is the manifest of kube-apiserver and the mark of kube-controller-manager that ran when kubeadm wrote others,
+	// as long as the kubelet has not run those.
+	upgrade struct{ server, manager string }
+	// slow has the kubelet run no manifest that changes.
+	slow bool
 	stop func()
 }
 
@@ -156,13 +161,13 @@ func (h *host) read(path string) string { return string(must(os.ReadFile(path)))
 // kubelet starts what changed: kube-apiserver, its signer, and kube-controller-manager.
 func (h *host) kubelet() {
 	h.runSigner()
-	if text := h.read(h.Manifests + "/kube-apiserver.yaml"); text != h.manifest {
+	if text := h.read(h.Manifests + "/kube-apiserver.yaml"); text != h.manifest && !h.slow {
 		h.manifest = text
 		if h.deaf {
 			h.deaf = false
 			return
 		}
-		h.down, h.restarts = 5, h.restarts+1
+		h.down, h.restarts, h.upgrade.server = 5, h.restarts+1, ""
 		h.served.External = strings.Contains(text, "--service-account-signing-endpoint")
 		if !h.served.External {
 			h.served.Keys, h.served.SigningKeyID = h.files()
@@ -171,16 +176,21 @@ func (h *host) kubelet() {
 	if h.served.External {
 		h.served.Keys, h.served.SigningKeyID = h.signer()
 	}
-	m := must(manifest.ParseOf(manifest.Manager, []byte(h.read(h.Manifests+"/kube-controller-manager.yaml"))))
-	mark, _ := m.Annotation(manifest.RestartAnnotation)
-	switch {
+	switch mark := h.managerMark(); {
 	case mark == h.manager:
 		h.lag = 0
 	case h.lag < 4:
 		h.lag++
 	default:
-		h.manager = mark
+		h.manager, h.upgrade.manager = mark, ""
 	}
+}
+
+// managerMark is the mark in the manifest of kube-controller-manager.
+func (h *host) managerMark() string {
+	m := must(manifest.ParseOf(manifest.Manager, []byte(h.read(h.Manifests+"/kube-controller-manager.yaml"))))
+	mark, _ := m.Annotation(manifest.RestartAnnotation)
+	return mark
 }
 
 // runSigner runs the signer while its manifest is there.
@@ -247,7 +257,11 @@ func (w *testCluster) find(context.Context) (f Found, err error) {
 		if !h.off {
 			h.kubelet()
 		}
+		running, err := manifest.Parse([]byte(h.manifest))
 		s := Server{Node: h.name, Port: securePort, Leaving: h.leaving, Listed: h.listed, Unlabelled: h.unlabelled}
+		if err == nil {
+			s.Mark, _ = running.Annotation(manifest.RestartAnnotation)
+		}
 		if h.served.External {
 			s.SignerSocket = signerDir + "/socket"
 		}
@@ -362,6 +376,7 @@ func (w *testCluster) check() {
 		if h.down > 0 && !h.theirs {
 			out++
 		}
+		h.checkUpgrade()
 		if h.theirs = h.theirs && (h.down > 0 || h.manifest == ""); h.down > 0 {
 			continue
 		}

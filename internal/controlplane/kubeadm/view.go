@@ -48,6 +48,9 @@ type node struct {
 	// pod is its agent, and report what that found; nil without one.
 	pod    *pod
 	report *agent.Found
+	// mark and managerMark are the marks that the mirror pods of its API server and its kube-controller-manager show, or
+	// showed last.
+	mark, managerMark string
 	// manager is with which key version its kube-controller-manager was asked to sign, and managing with which it does.
 	manager, managing int
 }
@@ -151,6 +154,8 @@ func (c *Cluster) conclude(v *view, n *node) {
 		}
 	}
 	was.manager = n.manager
+	was.mark, was.managerMark = cmp.Or(n.Mark, was.mark), cmp.Or(v.managerMark(n.Node), was.managerMark)
+	n.mark, n.managerMark = was.mark, was.managerMark
 	c.memory.nodes[n.Node] = was
 }
 
@@ -191,14 +196,21 @@ func checked(k rotation.Keys) rotation.Keys {
 	return k
 }
 
-// managing returns with which key version the kube-controller-manager of a node was started.
+// managing returns with which key version the kube-controller-manager of a node was started; 0 if none shows itself.
 func (v *view) managing(node string) int {
-	for _, m := range v.found.Managers {
-		if m.Node == node {
-			return v.managerOf(m.Mark)
-		}
+	if !slices.ContainsFunc(v.found.Managers, func(m Manager) bool { return m.Node == node }) {
+		return 0
 	}
-	return 0
+	return v.managerOf(v.managerMark(node))
+}
+
+// managerMark returns the mark that the mirror pod of a kube-controller-manager shows.
+func (v *view) managerMark(node string) string {
+	i := slices.IndexFunc(v.found.Managers, func(m Manager) bool { return m.Node == node })
+	if i < 0 {
+		return ""
+	}
+	return v.found.Managers[i].Mark
 }
 
 // managerOf returns the version of a mark. Without one, kube-controller-manager was started by others, and may sign
