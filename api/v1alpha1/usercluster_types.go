@@ -60,8 +60,8 @@ type UserClusterSpec struct {
 	GKEConnect *GKEConnect `json:"gkeConnect,omitempty"`
 }
 
-// Identity identifies the cluster in everything that Keyturn marks as its own. It is the UID of the UserCluster, and stays
-// the same when clusterctl moves that to another admin cluster, where it gets another UID.
+// Identity identifies the cluster in everything that Keyturn marks as its own. It is the UID of the UserCluster, and
+// stays the same when clusterctl moves that to another admin cluster, where it gets another UID.
 func (uc *UserCluster) Identity() string {
 	if first, ok := strings.CutPrefix(uc.Annotations[AnnotationIdentity], uc.identityPrefix()); ok && first != "" {
 		return first

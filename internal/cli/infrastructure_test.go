@@ -38,7 +38,8 @@ func TestOtherInfrastructure(t *testing.T) {
 	}
 	rolling := other
 	rolling.Spec.Infrastructure.ClusterAPI = &v1alpha1.ClusterAPIInfrastructure{Method: v1alpha1.MethodRollout}
-	if p := newPreview(&rolling, preflight.Report{}); !strings.Contains(p.APIServers.String(), "replace 2 control-plane") ||
+	p := newPreview(&rolling, preflight.Report{})
+	if !strings.Contains(p.APIServers.String(), "replace 2 control-plane") ||
 		strings.Contains(strings.Join(p.LeftCopies, ","), "cloud-init") {
 		t.Errorf("preview of a rotation by rollouts: %+v", p)
 	}

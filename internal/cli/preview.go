@@ -163,7 +163,8 @@ func writeReplaced(w io.Writer, p rotationPreview) {
 		return
 	}
 	if p.rollsOut {
-		fmt.Fprintln(w, "  makes Cluster API replace the other nodes once, and evicts pods with a token on control-plane nodes")
+		fmt.Fprintln(w, "  makes Cluster API replace the other nodes once, and evicts pods with a token on control-plane "+
+			"nodes")
 		return
 	}
 	fmt.Fprintf(w, "  deletes %s and creates new ones: %s\n", count(len(p.Nodes), "node"), nodeNames(p.Nodes))

@@ -55,8 +55,8 @@ func restartsOf(uc *v1alpha1.UserCluster) restarts {
 func (r restarts) String() string {
 	switch {
 	case r.Replacements > 0:
-		return fmt.Sprintf("makes Cluster API replace %s three times, one machine at a time; the new private key is in their "+
-			"bootstrap data from the second time on", count(r.Count, "control-plane machine"))
+		return fmt.Sprintf("makes Cluster API replace %s three times, one machine at a time; the new private key is in "+
+			"their bootstrap data from the second time on", count(r.Count, "control-plane machine"))
 	case len(r.Restarts) == 0:
 		return "restarts no API server: each gets its keys from the signer next to it"
 	case r.Interrupts && r.Restarts[0].MaxSeconds > 0:

@@ -59,8 +59,8 @@ func (d *decoder) adopted(c *UserCluster) {
 	if d.infrastructure(*c.Infrastructure) {
 		d.retire(k, c.source())
 		if on := c.infrastructure(); on.RollsOut() && c.source() != v1alpha1.KeySourceFiles {
-			d.problem("ksaSigningKey.source", "must be files with infrastructure.clusterAPI.method Rollout: a signer would run on "+
-				"the machines")
+			d.problem("ksaSigningKey.source", "must be files with infrastructure.clusterAPI.method Rollout: a signer would "+
+				"run on the machines")
 		}
 	}
 }

@@ -57,7 +57,8 @@ func NewClusters(o Options) *Clusters {
 func (c *Clusters) Open(uc *v1alpha1.UserCluster) *Cluster {
 	return &Cluster{
 		kubeadmCluster: c.kubeadm.Open(uc), uc: uc, keys: c.keys,
-		management: managementOf(c.client, uc), client: c.client, roller: c.Roller(uc), memory: c.remember(types.UID(uc.Identity())),
+		management: managementOf(c.client, uc), client: c.client, roller: c.Roller(uc),
+		memory: c.remember(types.UID(uc.Identity())),
 	}
 }
 

@@ -31,7 +31,7 @@ func (c *Cluster) replace(ctx context.Context, m material, t controlplane.Target
 		return nil
 	}
 	if m.secret == nil {
-		return controlplane.Blocked(fmt.Errorf("Secret %s, with which control-plane machines start, does not exist: "+
+		return controlplane.Blocked(fmt.Errorf("there is no Secret %s, with which control-plane machines start: "+
 			"restore it", c.management.key(c.management.cluster+"-sa")))
 	}
 	if m.keys.Stage() != t.Keys.Stage() {
@@ -82,6 +82,6 @@ func (c *Cluster) release(ctx context.Context) (gone bool, err error) {
 
 // errNoAgent is why the signing key of a cluster cannot be read from its machines.
 func errNoAgent(secret client.ObjectKey, keyID string) error {
-	return controlplane.Blocked(fmt.Errorf("Secret %s does not have the private key %s that the API servers sign with, and "+
-		"with method Rollout no agent reads it from a machine: write that key pair into the Secret", secret, keyID))
+	return controlplane.Blocked(fmt.Errorf("the private key %s, which the API servers sign with, is not in Secret %s, "+
+		"and with method Rollout no agent reads it from a machine: write that key pair into the Secret", keyID, secret))
 }

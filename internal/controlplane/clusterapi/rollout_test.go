@@ -144,7 +144,9 @@ func (w *machines) round() rotation.Decision {
 		o.Legacy = rotation.Legacy{Proven: 2, Final: 2}
 	}
 	for _, s := range state.Servers {
-		seen := rotation.Server{Name: s.Name, Configured: s.Configured, Running: s.Running, Ready: s.Ready, Waiting: s.Waiting}
+		seen := rotation.Server{
+			Name: s.Name, Configured: s.Configured, Running: s.Running, Ready: s.Ready, Waiting: s.Waiting,
+		}
 		for _, version := range o.Stored {
 			if slices.Contains(s.Running.Verify, version) {
 				seen.Accepts = append(seen.Accepts, version)
@@ -195,8 +197,8 @@ func TestRollout(t *testing.T) {
 	}
 }
 
-// rollOut rotates a key with three rollouts, whichever machine is replaced first, and even if a machine starts with keys
-// of the step before, since its data was made of a Secret that was read too early.
+// rollOut rotates a key with three rollouts, whichever machine is replaced first, and even if a machine starts with
+// keys of the step before, since its data was made of a Secret that was read too early.
 func rollOut(t *testing.T, admin client.Client, count int, seed uint64) {
 	w := &machines{
 		t: t, admin: aged{admin}, store: &keystoretest.Memory{}, uc: adopted(), random: rand.New(rand.NewPCG(seed, 0)),
