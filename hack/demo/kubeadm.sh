@@ -30,7 +30,7 @@ up() {
 	say "1. A cluster of three control-plane nodes and two workers, made by kubeadm"
 	cluster -control-planes 3 up
 	kubectl wait --for condition=Ready nodes --all --timeout 3m
-	# No more nodes join: a rotation that finds this would wait a minute for one that has just read it.
+	echo "No more nodes join. A rotation that finds what kubeadm uploaded for them would wait a minute for one that has just read it:"
 	kubectl -n kube-system delete secret kubeadm-certs
 
 	say "2. Pods that use a bound, a legacy and a third-party token ten times a second"

@@ -139,8 +139,8 @@ func setKeyStatus(k *v1alpha1.KSASigningKeyStatus, d rotation.Decision, seen obs
 }
 
 // furthest returns the step that a rotation has come to. A plan may name an earlier one for a while, when the first
-// change of a step was undone, or when a restarted controller proves again what it had proven. Each rotation begins with
-// Generate.
+// change of a step was undone, or when a restarted controller proves again what it had proven. Each rotation begins
+// with Generate.
 func furthest(was, planned rotation.Step) rotation.Step {
 	if at := slices.Index(steps, planned); at > 0 && at < slices.Index(steps, was) {
 		return was

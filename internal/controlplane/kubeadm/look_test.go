@@ -98,7 +98,8 @@ func TestJoining(t *testing.T) {
 		ObjectMeta:  metav1.ObjectMeta{Name: "more", Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
 		AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.3"}}},
 	}
-	must(client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Create(t.Context(), endpoints, metav1.CreateOptions{}))
+	slices := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
+	must(slices.Create(t.Context(), endpoints, metav1.CreateOptions{}))
 	strays := func() (strays []string) {
 		for _, p := range must(Find(t.Context(), client)).Problems {
 			if strings.Contains(p, "10.0.0.3") {

@@ -36,8 +36,8 @@ func (h *host) checkUpgrade() {
 	}
 }
 
-// TestUpgradeInProgress has kubeadm upgrade write the manifests of a node whose kubelet is slow, while agents are there.
-// Keyturn changes them again at once.
+// TestUpgradeInProgress has kubeadm upgrade write the manifests of a node whose kubelet is slow, while agents are
+// there. Keyturn changes them again at once.
 func TestUpgradeInProgress(t *testing.T) {
 	w := newTestCluster(t, "a", "b")
 	w.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
@@ -191,8 +191,8 @@ func TestOffBeforeAndBackAfter(t *testing.T) {
 	}
 }
 
-// TestUnlabelled has a node come back whose Node was deleted, so that it lacks the label of the control plane. Its owner
-// is asked for that, since a node could not give it to itself.
+// TestUnlabelled has a node come back whose Node was deleted, so that it lacks the label of the control plane. Its
+// owner is asked for that, since a node could not give it to itself.
 func TestUnlabelled(t *testing.T) {
 	w := newTestCluster(t, "a", "b", "c")
 	w.settle()

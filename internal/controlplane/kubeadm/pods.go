@@ -258,7 +258,9 @@ func (p *pods) list(ctx context.Context) (r roster, err error) {
 	if err != nil {
 		return r, fmt.Errorf("looking for the agents: %w", err)
 	}
-	r = roster{asked: true, ready: map[string]pod{}, waiting: map[string]string{}, turn: turnOf(set), dropped: droppedAt(set)}
+	r = roster{
+		asked: true, ready: map[string]pod{}, waiting: map[string]string{}, turn: turnOf(set), dropped: droppedAt(set),
+	}
 	for _, f := range found.Items {
 		if owner := metav1.GetControllerOf(&f); owner == nil || owner.UID != set.UID || f.DeletionTimestamp != nil {
 			continue

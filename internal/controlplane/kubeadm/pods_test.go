@@ -12,7 +12,8 @@ import (
 	"github.com/keyturn/keyturn/internal/kubetest"
 )
 
-// TestGivenNamespace makes, replaces and removes the agents in a namespace that the controller may neither make nor remove.
+// TestGivenNamespace makes, replaces and removes the agents in a namespace that the controller may neither make nor
+// remove.
 func TestGivenNamespace(t *testing.T) {
 	r := newReach("uid", kubetest.Start(t, kubetest.Options{}), &controlplane.Prover{})
 	defer r.close()

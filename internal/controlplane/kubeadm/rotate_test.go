@@ -64,8 +64,8 @@ type host struct {
 	unmarked bool
 	// deaf has the kubelet miss the next change of the manifest.
 	deaf bool
-	// upgrade is the manifest of kube-apiserver and the mark of kube-controller-manager that ran when kubeadm wrote others,
-	// as long as the kubelet has not run those.
+	// upgrade is the manifest of kube-apiserver and the mark of kube-controller-manager that ran when kubeadm wrote
+	// others, as long as the kubelet has not run those.
 	upgrade struct{ server, manager string }
 	// slow has the kubelet run no manifest that changes.
 	slow bool
