@@ -95,14 +95,14 @@ func (c *Cluster) JoinAll(ctx context.Context, controlPlanes, workers []string) 
 	for i, name := range workers {
 		all.Go(func() { errs[i] = c.Join(ctx, name, Worker) })
 	}
+	var err error
 	for _, name := range controlPlanes {
-		if err := c.Join(ctx, name, ControlPlane); err != nil {
-			errs = append(errs, err)
+		if err = c.Join(ctx, name, ControlPlane); err != nil {
 			break
 		}
 	}
 	all.Wait()
-	return errors.Join(errs...)
+	return errors.Join(err, errors.Join(errs...))
 }
 
 // UploadCerts puts the shared keys and certificates of a control-plane node into the Secret kubeadm-certs, for
