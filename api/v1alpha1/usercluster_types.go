@@ -71,7 +71,8 @@ func (uc *UserCluster) Identity() string {
 
 func (uc *UserCluster) identityPrefix() string { return uc.Namespace + "/" + uc.Name + "/" }
 
-// MarkForMove sets what `clusterctl move` needs on a UserCluster that Moves, and reports whether that changed something.
+// MarkForMove sets what `clusterctl move` needs on a UserCluster that Moves, and reports whether that changed
+// something.
 func (uc *UserCluster) MarkForMove() (changed bool) {
 	identity := uc.identityPrefix() + uc.Identity()
 	_, marked := uc.Labels[LabelMove]

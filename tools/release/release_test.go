@@ -22,8 +22,9 @@ import (
 // here is the directory of this package.
 var here, _ = os.Getwd()
 
-// TestReproducible packs a release twice, from two copies of the source whose files have other times and modes. One copy
-// is a git repository. It wants the same bytes, and checks what is in them. One small program, which is built in each copy, stands for all.
+// TestReproducible packs a release twice, from two copies of the source whose files have other times and modes. One
+// copy is a git repository. It wants the same bytes, and checks what is in them. One small program, which is built in
+// each copy, stands for all.
 func TestReproducible(t *testing.T) {
 	wantSame(t, func(t *testing.T, r *release) {
 		t.Helper()
