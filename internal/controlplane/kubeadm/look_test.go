@@ -35,8 +35,7 @@ func (c *counting) observe() (*Cluster, rotation.Decision) {
 	return a, rotation.Plan(c.observed(a, state, c.keys()), c.clock)
 }
 
-// TestOneLook has a change that restarts no API server take one look at the cluster, in which each round's Observe has
-// just seen it.
+// TestOneLook makes a change that restarts no API server: each round observes the cluster once.
 func TestOneLook(t *testing.T) {
 	c := &counting{testCluster: newTestCluster(t, "a", "b", "c")}
 	c.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal

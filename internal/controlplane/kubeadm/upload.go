@@ -25,7 +25,7 @@ func (v *view) first(keys rotation.Keys) bool {
 	return !slices.ContainsFunc(v.staying(), func(n *node) bool { return n.configured.Stage() >= keys.Stage() })
 }
 
-// publishing reports whether keys are those of Publish.
+// publishing reports whether API servers have keys in step Publish: two, of which the older one signs.
 func publishing(keys rotation.Keys) bool { return len(keys.Verify) == 2 && keys.Sign == keys.Verify[0] }
 
 // dropUpload deletes what kubeadm has uploaded. If there was something, the time is noted first: a node that has just
