@@ -59,7 +59,6 @@ func Metrics() (all []prometheus.Collector) {
 	return all
 }
 
-// steps are the steps of a rotation, in order.
 var steps = []rotation.Step{
 	rotation.StepGenerate, rotation.StepPublish, rotation.StepSwitch, rotation.StepRefresh, rotation.StepRetire,
 }

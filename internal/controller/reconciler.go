@@ -132,7 +132,6 @@ func (r *Reconciler) converge(ctx context.Context, uc *v1alpha1.UserCluster) (ct
 		return ctrl.Result{}, r.patchError(ctx, uc, err)
 	}
 	decision := rotation.Plan(seen.Observed, r.now())
-	decision.Step = furthest(rotation.Step(uc.Status.KSASigningKey.Step), decision.Step)
 	if !decision.Settled {
 		r.remember(uc).setSettled(nil)
 		if seen.routine != nil {

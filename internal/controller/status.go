@@ -138,16 +138,6 @@ func setKeyStatus(k *v1alpha1.KSASigningKeyStatus, d rotation.Decision, seen obs
 	}
 }
 
-// furthest returns the step that a rotation has come to. A plan may name an earlier one for a while, when the first
-// change of a step was undone, or when a restarted controller proves again what it had proven. Each rotation begins
-// with Generate.
-func furthest(was, planned rotation.Step) rotation.Step {
-	if at := slices.Index(steps, planned); at > 0 && at < slices.Index(steps, was) {
-		return was
-	}
-	return planned
-}
-
 func setRotationCondition(uc *v1alpha1.UserCluster, d rotation.Decision, now metav1.Time) {
 	reason := v1alpha1.ReasonRotationProcessed
 	if d.Done {

@@ -55,7 +55,7 @@ func TestRunTellsBadFlagsFromFailures(t *testing.T) {
 		code int
 		says string
 	}{
-		"help":          {[]string{"--help"}, 0, "kubeconfig of the admin cluster"},
+		"help":          {[]string{"--help"}, 0, "kubeconfig file of the admin cluster"},
 		"no kubeconfig": {nil, 1, "outside a pod, name a kubeconfig by --kubeconfig"},
 		"no credentials": {[]string{"--local-endpoint=https://l"}, 2,
 			"Error: --local-endpoint and --local-credentials must be used together\nhint: "},
