@@ -18,9 +18,7 @@ func TestClusterAPIKills(t *testing.T) {
 	skipUnlessLong(t)
 	k := newCAPICluster(t, capiClusterOf(1))
 	k.method = v1alpha1.MethodRollout
-	k.startController()
-	k.startProbe()
-	k.create()
+	k.adopt()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	killed := k.startKilling(seed)

@@ -44,9 +44,7 @@ func skipUnlessLong(t *testing.T) {
 func TestClusterAPIScale(t *testing.T) {
 	skipUnlessLong(t)
 	k := newCAPICluster(t, capiClusterOf(1))
-	k.startController()
-	k.startProbe()
-	k.create()
+	k.adopt()
 	k.rotate(k.revert)
 	k.useSigners()
 	k.rotate(func() { k.scale(3) })
@@ -60,9 +58,7 @@ func TestClusterAPIScale(t *testing.T) {
 func TestClusterAPIReplace(t *testing.T) {
 	skipUnlessLong(t)
 	k := newCAPICluster(t, capiClusterOf(1))
-	k.startController()
-	k.startProbe()
-	k.create()
+	k.adopt()
 	k.replace()
 	k.expectNoRefusals()
 	k.rotateAmidRollout()

@@ -16,9 +16,7 @@ const capiRemediate = "cluster.x-k8s.io/remediate-machine"
 func TestClusterAPIMachines(t *testing.T) {
 	skipUnlessLong(t)
 	k := newCAPICluster(t, capiClusterOf(3))
-	k.startController()
-	k.startProbe()
-	k.create()
+	k.adopt()
 	k.rotate(func() {
 		for _, step := range steps {
 			k.replaceIn(step)

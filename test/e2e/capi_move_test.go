@@ -20,9 +20,7 @@ import (
 func TestClusterAPIMove(t *testing.T) {
 	skipUnlessLong(t)
 	here := newCAPICluster(t, capiClusterOf(1))
-	here.startController()
-	here.startProbe()
-	here.create()
+	here.adopt()
 	there := here.another()
 	there.startController()
 

@@ -20,9 +20,7 @@ func TestClusterAPIRollout(t *testing.T) {
 	c.Class = "local"
 	k := newCAPICluster(t, c)
 	k.method = v1alpha1.MethodRollout
-	k.startController()
-	k.startProbe()
-	k.create()
+	k.adopt()
 	before := k.nodeNames()
 	made := map[string]bool{}
 	version := k.version() + 1

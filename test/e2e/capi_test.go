@@ -57,9 +57,7 @@ type capiCluster struct {
 // more.
 func TestClusterAPI(t *testing.T) {
 	k := newCAPICluster(t, capiClusterOf(1))
-	k.startController()
-	k.startProbe()
-	k.create()
+	k.adopt()
 	k.useSigners()
 	k.rotate(nothing)
 	k.expectEvents("Publish", "Switch", "Refresh", "Retire", v1alpha1.ReasonRotationCompleted)
@@ -192,7 +190,15 @@ func (k *capiCluster) workloadConfig() *rest.Config {
 	return config
 }
 
-// create adopts the cluster. Its key is the one that Cluster API made.
+// adopt starts the controller and the probe, and adopts the cluster.
+func (k *capiCluster) adopt() {
+	k.t.Helper()
+	k.startController()
+	k.startProbe()
+	k.create()
+}
+
+// create makes the UserCluster. Its key is the one that Cluster API made.
 func (k *capiCluster) create() {
 	k.t.Helper()
 	done := k.stage("adopting")

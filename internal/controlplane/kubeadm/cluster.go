@@ -35,7 +35,7 @@ type Cluster struct {
 	plane  plane
 	agents agents
 	err    error
-	// seen is what Observe saw, until Converge has used it or has changed something; nil without.
+	// seen is what Observe saw, until Converge takes another look; nil without.
 	seen *view
 }
 

@@ -22,14 +22,10 @@ import (
 // Converge implements controlplane.Adapter. Each call takes one step: it has the agents made, or settles changes that
 // are proven, or goes on with a change that a crash cut off, or begins what the target allows, or removes the agents.
 func (c *Cluster) Converge(ctx context.Context, t controlplane.Target, keys []keystore.KeyPair) error {
-	v := c.seen
 	c.seen = nil
-	if v == nil || t.Next != "" {
-		// A change that may restart an API server takes another look: what Observe saw may be seconds old.
-		var err error
-		if v, err = c.look(ctx); err != nil {
-			return err
-		}
+	v, err := c.look(ctx)
+	if err != nil {
+		return err
 	}
 	if err := v.problems(); err != nil {
 		return err

@@ -9,7 +9,6 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/internal/rotation"
@@ -33,33 +32,6 @@ func (c *counting) observe() (*Cluster, rotation.Decision) {
 	a.open = func(context.Context) (plane, agents, error) { return c, c, nil }
 	state := must(a.Observe(c.t.Context()))
 	return a, rotation.Plan(c.observed(a, state, c.keys()), c.clock)
-}
-
-// TestOneLook makes a change that restarts no API server: each round observes the cluster once.
-func TestOneLook(t *testing.T) {
-	c := &counting{testCluster: newTestCluster(t, "a", "b", "c")}
-	c.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
-	c.settle()
-	c.uc.Spec.KSASigningKey.Version = 2
-	c.until("agents", func() bool { return c.asked })
-	a, d := c.observe()
-	if !d.Action.Target.Live {
-		t.Fatalf("the change is %+v", d)
-	}
-	if err := a.Converge(t.Context(), d.Action.Target, c.keys()); err != nil {
-		t.Fatal(err)
-	}
-	if _, signs := c.hosts[0].signer(); c.finds != 1 || signs == "" || c.hosts[0].served.Keys.Len() != 1 {
-		t.Errorf("after %d looks the signer signs with %q", c.finds, signs)
-	}
-	if c.hosts[0].kubelet(); c.hosts[0].served.Keys.Len() != 2 {
-		t.Errorf("the signer serves %+v", c.hosts[0].served)
-	}
-	if err := a.Converge(t.Context(), d.Action.Target, c.keys()); err != nil || c.finds != 2 {
-		t.Errorf("another change relied on what was seen before the first one: %d looks, %v", c.finds, err)
-	}
-	c.settle()
-	c.have(2, true)
 }
 
 // TestAnotherLook has an API server go away between the look of a round and its change, which would restart another.

@@ -171,17 +171,26 @@ func TestLeaving(t *testing.T) {
 	}
 }
 
+// rotateWithoutLast rotates to version 2 while the last node is removed, and returns that, started again with its old
+// disk.
+func (w *testCluster) rotateWithoutLast() *host {
+	w.t.Helper()
+	w.settle()
+	last := len(w.hosts) - 1
+	away := w.hosts[last]
+	w.hosts = w.hosts[:last]
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.settle()
+	away.reboot()
+	return away
+}
+
 // TestOffBeforeAndBackAfter has a node be removed before a rotation, and come back after it with its old disk.
 func TestOffBeforeAndBackAfter(t *testing.T) {
 	for _, source := range []v1alpha1.KeySource{v1alpha1.KeySourceFiles, v1alpha1.KeySourceExternal} {
 		w := newTestCluster(t, "a", "b", "c")
 		w.uc.Spec.KSASigningKey.Source = source
-		w.settle()
-		away := w.hosts[2]
-		w.hosts = w.hosts[:2]
-		w.uc.Spec.KSASigningKey.Version = 2
-		w.settle()
-		away.reboot()
+		away := w.rotateWithoutLast()
 		w.hosts, w.lagging = append(w.hosts, away), true
 		w.settle()
 		w.have(2, source == v1alpha1.KeySourceExternal)
@@ -195,12 +204,7 @@ func TestOffBeforeAndBackAfter(t *testing.T) {
 // owner is asked for that, since a node could not give it to itself.
 func TestUnlabelled(t *testing.T) {
 	w := newTestCluster(t, "a", "b", "c")
-	w.settle()
-	away := w.hosts[2]
-	w.hosts = w.hosts[:2]
-	w.uc.Spec.KSASigningKey.Version = 2
-	w.settle()
-	away.reboot()
+	away := w.rotateWithoutLast()
 	away.unlabelled = true
 	w.hosts, w.lagging = append(w.hosts, away), true
 	w.until("the label to be asked for", func() bool {

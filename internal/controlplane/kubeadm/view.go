@@ -3,7 +3,6 @@ package kubeadm
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -71,14 +70,13 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	for _, k := range v.keys {
 		v.versions[k.KeyID] = k.Version
 	}
-	var wg sync.WaitGroup
-	var agentsErr error
-	wg.Go(func() { v.agents, agentsErr = c.agents.list(ctx) })
-	v.found, err = c.plane.find(ctx)
-	wg.Wait()
-	if err := errors.Join(err, agentsErr); err != nil {
+	if v.found, err = c.plane.find(ctx); err != nil {
 		return nil, &unseenError{err}
 	}
+	if v.agents, err = c.agents.list(ctx); err != nil {
+		return nil, &unseenError{err}
+	}
+	var wg sync.WaitGroup
 	for _, s := range v.found.Servers {
 		n := &node{Server: s}
 		v.nodes = append(v.nodes, n)
