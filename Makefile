@@ -14,6 +14,8 @@ LDFLAGS := -s -w $(if $(VERSION),-X github.com/keyturn/keyturn/internal/version.
 GO_MODULES := . test/signer test/dashboard $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod tools/kube/*/go.mod))
 
 export CGO_ENABLED := 0
+# Programs, images, tools and tests are compiled with the same flags, so that they share what is compiled.
+export GOFLAGS := $(strip $(shell go env GOFLAGS) -trimpath)
 ifdef KEYTURN_KUBE_BIN_DIR
 export KUBEBUILDER_ASSETS ?= $(KEYTURN_KUBE_BIN_DIR)
 endif
@@ -29,10 +31,8 @@ build: ## Build every program into bin/, static
 	@ln -sf kubectl-keyturn bin/kubectl_complete-keyturn
 
 .PHONY: images
-images: ## Pack the programs that run in clusters as OCI archives, bin/images/NAME.tar
-	@mkdir -p bin/images/programs
-	go build -trimpath -ldflags '$(LDFLAGS)' -o bin/images/programs/ ./cmd/{gkectl,keyturn-agent,keyturn-controller,keyturn-signer}
-	go run ./tools/images -programs bin/images/programs -out bin/images -version '$(or $(VERSION),dev)'
+images: build ## Pack the programs that run in clusters as OCI archives, bin/images/NAME.tar
+	go run ./tools/images -version '$(or $(VERSION),dev)'
 
 .PHONY: release
 release: bin/tools/helm bin/tools/validate-krew-manifest ## Make what is published of a version, in bin/release (VERSION=v0.1.0)

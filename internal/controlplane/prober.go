@@ -4,13 +4,10 @@ import (
 	"context"
 	"crypto"
 	"crypto/rand"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +30,9 @@ var Canary = types.NamespacedName{Namespace: metav1.NamespaceSystem, Name: v1alp
 
 // canaryLifetime is how long a canary token is valid, in seconds: the shortest life that the TokenRequest API grants.
 const canaryLifetime int64 = 600
+
+// maxCanaryLife is the longest life of a canary token: admission of the cluster may lengthen what was requested.
+const maxCanaryLife = time.Hour
 
 // proofTimeout limits the proof of one API server.
 const proofTimeout = 5 * time.Second
@@ -115,7 +115,7 @@ func (i *issuers) forget(cluster types.UID) {
 // Prove asks one API server.
 //
 // It makes the API server issue a fresh token for an account without permissions, and signs the same claims again with
-// each key. So the canary tokens differ from an accepted token in nothing but the key, and a refusal can only be about
+// each key, if they are of that account. So the canary tokens differ from an accepted token in nothing but the key, and a refusal can only be about
 // the key. A version counts as accepted only if the served JWKS also has its key, and as refused only if the JWKS does
 // not. Every token is new, so kube-apiserver's cache of accepted tokens cannot matter.
 //
@@ -177,17 +177,14 @@ func (p *Prover) Served(ctx context.Context, cluster types.UID, cfg *rest.Config
 	if err != nil {
 		return s, fmt.Errorf("requesting a token from %s: %w", cfg.Host, err)
 	}
-	if err := p.checkIssuer(q, issuer, issued); err != nil {
-		return s, fmt.Errorf("making %s ask its signer: %w", cfg.Host, err)
-	}
-	header, _, err := token.ParseUnverified(issued)
+	header, claims, err := readCanary(issued)
 	if err != nil {
 		return s, fmt.Errorf("reading the token that %s issued: %w", cfg.Host, err)
 	}
-	if _, s.IssuedAt, err = claimsOf(issued); err != nil {
-		return s, fmt.Errorf("reading the token that %s issued: %w", cfg.Host, err)
+	if err := p.checkIssuer(q, issuer, claims); err != nil {
+		return s, fmt.Errorf("making %s ask its signer: %w", cfg.Host, err)
 	}
-	s.SigningKeyID, s.External = header.KeyID, header.Type != ""
+	s.SigningKeyID, s.IssuedAt, s.External = header.KeyID, claims.IssuedAt.Time(), header.Type != ""
 	if s.Keys, err = servedKeys(ctx, client); err != nil {
 		return s, fmt.Errorf("reading the JWKS of %s: %w", cfg.Host, err)
 	}
@@ -205,18 +202,14 @@ func (p *Prover) prove(ctx context.Context, client asker, q Question) (proof Pro
 	if err != nil {
 		return Proof{}, fmt.Errorf("requesting a token from %s: %w", host, err)
 	}
+	header, claims, err := readCanary(issued)
+	if err != nil {
+		return Proof{}, fmt.Errorf("reading the token that %s issued: %w", host, err)
+	}
 	if q.External {
-		if err := p.checkIssuer(q, issuer, issued); err != nil {
+		if err := p.checkIssuer(q, issuer, claims); err != nil {
 			return Proof{}, fmt.Errorf("making %s ask its signer: %w", host, err)
 		}
-	}
-	kid, err := token.KeyID(issued)
-	if err != nil {
-		return Proof{}, fmt.Errorf("reading the token that %s issued: %w", host, err)
-	}
-	claims, at, err := claimsOf(issued)
-	if err != nil {
-		return Proof{}, fmt.Errorf("reading the token that %s issued: %w", host, err)
 	}
 	var accepted []bool
 	if !q.Settled {
@@ -231,8 +224,8 @@ func (p *Prover) prove(ctx context.Context, client asker, q Question) (proof Pro
 	if q.Settled {
 		accepted = verifyAll(issued, served, q.Keys)
 	}
-	proof = conclude(q.Keys, kid, accepted, served)
-	proof.IssuedAt = at
+	proof = conclude(q.Keys, header.KeyID, accepted, served)
+	proof.IssuedAt = claims.IssuedAt.Time()
 	if q.Settled {
 		proof.Refuses = nil // no token was reviewed that it could refuse
 	}
@@ -369,20 +362,10 @@ func (p *Prover) issuer(ctx context.Context, client asker, q Question) (string, 
 
 // checkIssuer returns an error if an issued token is not of the issuer that fetch used: for a token of another issuer,
 // the API server does not ask its signer. The next proof reads the discovery document.
-func (p *Prover) checkIssuer(q Question, asked, issued string) error {
-	claims, _, err := claimsOf(issued)
-	if err != nil {
-		return err
-	}
-	var is struct {
-		Issuer string `json:"iss"`
-	}
-	if err := json.Unmarshal(claims, &is); err != nil {
-		return fmt.Errorf("decoding the claims of an issued token: %w", err)
-	}
-	if is.Issuer != asked {
+func (p *Prover) checkIssuer(q Question, asked string, issued token.Claims) error {
+	if issued.Issuer != asked {
 		p.issuers.forget(q.Cluster)
-		return fmt.Errorf("its issuer changed from %q to %q: it will be asked again", asked, is.Issuer)
+		return fmt.Errorf("its issuer changed from %q to %q: it will be asked again", asked, issued.Issuer)
 	}
 	return nil
 }
@@ -395,7 +378,7 @@ func (p *Prover) Forget(cluster types.UID) {
 
 // reviewAll returns for each key whether a canary token of it is accepted.
 func reviewAll(
-	ctx context.Context, client asker, claims json.RawMessage, keys []keystore.KeyPair,
+	ctx context.Context, client asker, claims token.Claims, keys []keystore.KeyPair,
 ) ([]bool, error) {
 	accepted := make([]bool, len(keys))
 	for i, k := range keys {
@@ -453,21 +436,28 @@ func review(
 	return answer.Status.Authenticated, nil
 }
 
-// claimsOf returns the claims of a token, and when it was issued.
-func claimsOf(issued string) (json.RawMessage, time.Time, error) {
-	parts := strings.Split(issued, ".")
-	if len(parts) != 3 {
-		return nil, time.Time{}, fmt.Errorf("issued token has %d parts, not 3", len(parts))
+// readCanary reads a token that an API server issued for the canary account. It refuses any other: its claims are about
+// to be signed with each key, and who answers in the place of the API server could choose them.
+func readCanary(issued string) (token.Header, token.Claims, error) {
+	header, claims, err := token.ParseUnverified(issued)
+	if err == nil {
+		err = checkCanary(claims)
 	}
-	claims, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("decoding the claims of an issued token: %w", err)
+	return header, claims, err
+}
+
+// checkCanary refuses claims that are not those of a token of the canary account alone, with a life as it was requested
+// or, at an API server that grants no shorter one, of an hour.
+func checkCanary(c token.Claims) error {
+	k, life := c.Kubernetes, c.Expiry.Time().Sub(c.IssuedAt.Time())
+	switch {
+	case c.Subject != token.Subject(Canary.Namespace, Canary.Name), c.Legacy != nil, k == nil,
+		k.Namespace != Canary.Namespace, k.ServiceAccount.Name != Canary.Name:
+		return fmt.Errorf("it is not a token of ServiceAccount %s, which was requested", Canary)
+	case k.Pod != nil, k.Node != nil, k.Secret != nil:
+		return errors.New("it is bound to an object, which was not requested")
+	case c.IssuedAt <= 0, life <= 0, life > maxCanaryLife:
+		return fmt.Errorf("it is not valid for %s at most from the time when it was issued", maxCanaryLife)
 	}
-	var times struct {
-		IssuedAt int64 `json:"iat"`
-	}
-	if err := json.Unmarshal(claims, &times); err != nil || times.IssuedAt <= 0 {
-		return nil, time.Time{}, errors.New("the claims of an issued token have no time of issue")
-	}
-	return claims, time.Unix(times.IssuedAt, 0), nil
+	return nil
 }

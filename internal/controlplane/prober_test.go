@@ -429,20 +429,63 @@ func impostor(t *testing.T, kid, key keystore.KeyPair) []byte {
 // issuingWith reaches an API server through a proxy that has a key sign the tokens that it issues, with a kid.
 func issuingWith(t *testing.T, cfg *rest.Config, key keystore.KeyPair, kid string) *rest.Config {
 	t.Helper()
-	claims := token.NewBoundClaims(issuer, []string{issuer}, token.Kubernetes{Namespace: "kube-system"}, time.Now(),
-		time.Hour)
-	issued, err := token.Sign(rand.Reader, key.Signer, key.Algorithm, kid, claims)
+	return answering(t, cfg, "/token", issuingToken(signed(t, key, kid, canaryClaims())))
+}
+
+// canaryClaims are those of a token of the canary account.
+func canaryClaims() token.Claims {
+	return token.NewBoundClaims(issuer, []string{issuer}, token.Kubernetes{
+		Namespace: "kube-system", ServiceAccount: token.Ref{Name: "keyturn-canary", UID: "1"},
+	}, time.Now(), time.Hour)
+}
+
+func signed(t *testing.T, key keystore.KeyPair, kid string, claims token.Claims) string {
+	t.Helper()
+	text, err := token.Sign(rand.Reader, key.Signer, key.Algorithm, kid, claims)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return proxied(t, cfg, func(w http.ResponseWriter, r *http.Request) bool {
-		if !strings.HasSuffix(r.URL.Path, "/token") {
+	return text
+}
+
+// TestSignsNothingElse has somebody answer in the place of an API server who wants other claims signed by the keys of
+// the cluster. Nothing is signed, and so nothing reaches TokenReview.
+func TestSignsNothingElse(t *testing.T) {
+	one := generate(t, 1, "ES256")
+	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
+	thief := generate(t, 1, "ES256")
+	for name, change := range map[string]func(*token.Claims){
+		"nothing":                     func(*token.Claims) {},
+		"another subject":             func(c *token.Claims) { c.Subject = token.Subject("kube-system", "namespace-controller") },
+		"another account":             func(c *token.Claims) { c.Kubernetes.ServiceAccount.Name = "namespace-controller" },
+		"another namespace":           func(c *token.Claims) { c.Kubernetes.Namespace = "default" },
+		"no account":                  func(c *token.Claims) { c.Kubernetes = nil },
+		"a legacy token":              func(c *token.Claims) { c.Legacy = &token.Legacy{Namespace: "kube-system"} },
+		"bound to a pod":              func(c *token.Claims) { c.Kubernetes.Pod = &token.Ref{Name: "a"} },
+		"bound to a node":             func(c *token.Claims) { c.Kubernetes.Node = &token.Ref{Name: "a"} },
+		"bound to a Secret":           func(c *token.Claims) { c.Kubernetes.Secret = &token.Ref{Name: "a"} },
+		"a life of more than an hour": func(c *token.Claims) { c.Expiry++ },
+		"no life":                     func(c *token.Claims) { c.Expiry = c.IssuedAt },
+		"no end":                      func(c *token.Claims) { c.Expiry = 0 },
+		"no time of issue":            func(c *token.Claims) { c.IssuedAt = 0 },
+	} {
+		claims := canaryClaims()
+		change(&claims)
+		var reviewed atomic.Int32
+		impostor := answering(t, cfg, "/token", issuingToken(signed(t, thief, one.KeyID, claims)))
+		counted := proxied(t, impostor, func(_ http.ResponseWriter, r *http.Request) bool {
+			if strings.HasSuffix(r.URL.Path, "/tokenreviews") {
+				reviewed.Add(1)
+			}
 			return false
+		})
+		_, err := (&controlplane.Prover{}).Prove(t.Context(), controlplane.Question{
+			Config: counted, Keys: []keystore.KeyPair{one},
+		})
+		if refused := err != nil; refused != (name != "nothing") || (reviewed.Load() > 0) == refused {
+			t.Errorf("%s: %v, after %d reviews", name, err, reviewed.Load())
 		}
-		w.Header().Set("Content-Type", "application/json")
-		_, err := w.Write([]byte(strings.Replace(garbage, "garbage", issued, 1)))
-		return err == nil
-	})
+	}
 }
 
 // TestIssuerIsRemembered counts the requests of proofs. An issuer that the tokens no longer have proves

@@ -83,11 +83,9 @@ func TestServedBySigner(t *testing.T) {
 func TestServedFails(t *testing.T) {
 	one := generate(t, 1, "ES256")
 	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
-	const (
-		requested = "/keyturn-canary/token"
-		header    = `{"alg":"ES256","kid":"a"}`
-		claims    = `{"iat":1,"iss":"` + issuer + `"}`
-	)
+	const requested = "/keyturn-canary/token"
+	elsewhere := canaryClaims()
+	elsewhere.Issuer = "https://other"
 	for name, c := range map[string]struct {
 		path   string
 		answer http.HandlerFunc
@@ -95,11 +93,12 @@ func TestServedFails(t *testing.T) {
 	}{
 		"no discovery":        {jwks.DiscoveryPath, status(http.StatusForbidden), "ask its signer"},
 		"no token":            {requested, status(http.StatusNotFound), "requesting a token from http://127.0.0.1"},
-		"token that is none":  {requested, issuingToken("garbage"), "ask its signer"},
-		"another issuer":      {requested, issuing(header, `{"iat":1,"iss":"https://other"}`), "ask its signer"},
-		"no time of issue":    {requested, issuing(header, `{"iss":"`+issuer+`"}`), "have no time of issue"},
-		"header that is none": {requested, issuing(`{`, claims), "reading the token that http://127.0.0.1"},
-		"no JWKS":             {jwks.Path, status(http.StatusForbidden), "reading the JWKS of http://127.0.0.1"},
+		"token that is none":  {requested, issuingToken("garbage"), "reading the token that http://127.0.0.1"},
+		"another issuer":      {requested, issuingToken(signed(t, one, one.KeyID, elsewhere)), "ask its signer"},
+		"header that is none": {requested, issuing(`{`, `{"iat":1}`), "reading the token that http://127.0.0.1"},
+		"another account": {requested, issuing(`{"alg":"ES256","kid":"a"}`,
+			`{"iat":1,"exp":2,"sub":"system:serviceaccount:kube-system:default"}`), "ServiceAccount kube-system/keyturn-canary"},
+		"no JWKS": {jwks.Path, status(http.StatusForbidden), "reading the JWKS of http://127.0.0.1"},
 	} {
 		_, err := (&controlplane.Prover{}).Served(t.Context(), "uid", answering(t, cfg, c.path, c.answer))
 		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "eyJ") {

@@ -6,9 +6,9 @@ import (
 	"net/http"
 )
 
-// MaxAnswer is the size in bytes of the longest answer that a transport of Bound reads. Pods and Secrets are listed in
-// pages; a list of thousands of nodes is not, and fits in.
-const MaxAnswer = 256 << 20
+// MaxAnswer is the size in bytes of the longest answer that a transport of Bound reads. Whatever there may be many of is
+// listed in pages. A few of these fit in the memory of a controller, which has other clusters to see to.
+const MaxAnswer = 32 << 20
 
 // Bound returns a transport for a foreign API server: an endless answer fails the request, and does not fill the
 // memory. It is not for watches.

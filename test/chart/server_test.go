@@ -226,6 +226,9 @@ func TestClusterAPI(t *testing.T) {
 		{account, "patch", core, "clusters", "", "team-a", "prod", false},
 		{account, "delete", core, "machines", "", "team-a", "prod", false},
 		{account, "update", controlPlane, "kubeadmcontrolplanes", "", "team-a", "prod", false},
+		{account, "list", core, "clusters", "", "team-a", "", false},
+		{account, "watch", core, "machines", "", "team-a", "", false},
+		{account, "list", core, "machinedeployments", "", "team-a", "", false},
 		{account, "get", core, "clusters", "", "elsewhere", "prod", false},
 		{account, "list", core, "machines", "", "", "", false},
 	})
@@ -240,6 +243,8 @@ func TestReplaceNodes(t *testing.T) {
 		{account, "list", core, "machinepools", "", "team-a", "", true},
 		{account, "update", core, "machinedeployments", "", "team-a", "prod", true},
 		{account, "update", controlPlane, "kubeadmcontrolplanes", "", "team-a", "prod", true},
+		{account, "get", core, "machinepools", "", "team-a", "prod", false},
+		{account, "update", core, "machinepools", "", "team-a", "prod", false},
 		{account, "delete", core, "machines", "", "team-a", "prod", false},
 		{account, "update", core, "machinedeployments", "", "elsewhere", "prod", false},
 	})

@@ -62,7 +62,11 @@ func (r *Report) server(s kubeadm.Server, a answer) {
 		r.warn("the node %s of an API server is being deleted: this API server does not count", s.Node)
 		return
 	}
-	if s.Waiting != "" {
+	switch {
+	case s.Unlabelled:
+		r.problem("%s", s.Waiting)
+		return
+	case s.Waiting != "":
 		r.problem("%s: start kube-apiserver there, or delete the node", s.Waiting)
 		return
 	}

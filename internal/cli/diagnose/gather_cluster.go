@@ -104,7 +104,7 @@ func findControlPlane(ctx context.Context, client kubernetes.Interface, config *
 	}
 	p.Problems = found.Problems
 	for _, s := range found.Servers {
-		lone := LoneServer{Node: s.Node, Waiting: s.Waiting, Leaving: s.Leaving}
+		lone := LoneServer{Node: s.Node, Waiting: s.Waiting, Leaving: s.Leaving, Unlabelled: s.Unlabelled}
 		if s.Waiting == "" && !s.Leaving {
 			lone.Answer = read(func() (Server, error) { return askAlone(ctx, config, s) })
 		}

@@ -114,6 +114,8 @@ func (c *Check) alone(s LoneServer, other Server) {
 	switch {
 	case s.Leaving:
 		c.warn("", "the node %s of an API server is being deleted: that one does not count", s.Node)
+	case s.Unlabelled:
+		c.fail("", "%s", s.Waiting)
 	case s.Waiting != "":
 		c.fail("start kube-apiserver there, or delete the node", "%s", s.Waiting)
 	case s.Answer.Err != nil:

@@ -185,8 +185,7 @@ func (c *Cluster) ensureAgents(ctx context.Context, v *view, nodes []*node) (mis
 // whyNoAgent is why the agent of a node takes no orders, in words; empty if nothing shows it.
 func (v *view) whyNoAgent(n *node) string {
 	if n.Unlabelled {
-		return fmt.Sprintf("the node lacks the label %s, which kubeadm join gives it at its end: kubectl label node %s %s=",
-			controlPlaneLabel, n.Node, controlPlaneLabel)
+		return n.Server.Waiting
 	}
 	return v.agents.waiting[n.Node]
 }

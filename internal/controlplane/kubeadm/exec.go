@@ -62,8 +62,8 @@ const (
 	signerPod       = "keyturn-signer"
 	signerContainer = "signer"
 	signerProgram   = "/keyturn-signer"
-	// maxLedger is far above a ledger whose cells are all used.
-	maxLedger = 64 << 20
+	// maxLedger is above a ledger whose cells are all used.
+	maxLedger = 32 << 20
 )
 
 // ledger has the signer's program read its ledger. An answer of somebody else in its stead can tell lies about tokens.

@@ -13,8 +13,10 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/pager"
 
 	"github.com/keyturn/keyturn/internal/agent/manifest"
 )
@@ -48,9 +50,11 @@ type Server struct {
 	Issuers []string
 	// Mark is for what Keyturn restarted it last, as its mirror pod shows; empty for nothing.
 	Mark string
-	// Waiting is why only its node is known, in words; empty as a rule. All else but Address is zero then.
+	// Waiting is why it is not asked, in words; empty as a rule. Of a server that no pod shows, only Node and Address are
+	// known.
 	Waiting string
-	// Unlabelled means that its node lacks the label of the control plane, so that no agent runs there.
+	// Unlabelled means that its node lacks the label of the control plane, so that no agent runs there. Any node can show
+	// a pod as if it had an API server, and no node can label itself.
 	Unlabelled bool
 	// Leaving means that its node is being deleted, or is gone. It may serve for a while.
 	Leaving bool
@@ -154,16 +158,15 @@ func (o *objects) readJoining(ctx context.Context, client kubernetes.Interface) 
 	if len(strays) == 0 {
 		return nil
 	}
-	all, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return err
-	}
-	for _, n := range all.Items {
-		if slices.Contains(strays, internalIP(n)) {
-			o.joining, o.others = append(o.joining, n), append(o.others, n.Name)
+	pages := pager.New(func(ctx context.Context, page metav1.ListOptions) (runtime.Object, error) {
+		return client.CoreV1().Nodes().List(ctx, page)
+	})
+	return pages.EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
+		if n := object.(*corev1.Node); slices.Contains(strays, internalIP(*n)) {
+			o.joining, o.others = append(o.joining, *n), append(o.others, n.Name)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // node returns a node with the label; nil if there is none.
@@ -196,7 +199,9 @@ func (o objects) examine() Found {
 	for i := range f.Servers {
 		s := &f.Servers[i]
 		s.Leaving, s.Listed = o.leaving(s.Node), slices.Contains(o.addresses(), s.Address)
-		s.Unlabelled = slices.Contains(o.others, s.Node)
+		if s.Unlabelled = slices.Contains(o.others, s.Node); s.Unlabelled {
+			s.Waiting = unlabelled(s.Node)
+		}
 	}
 	for _, p := range o.of(controllerManager) {
 		f.Managers = append(f.Managers, Manager{p.Spec.NodeName, p.Annotations[manifest.RestartAnnotation]})
@@ -209,6 +214,12 @@ func (o objects) examine() Found {
 	}
 	slices.Sort(f.Problems)
 	return f
+}
+
+// unlabelled is why the API server of a node is not asked, in words.
+func unlabelled(node string) string {
+	return fmt.Sprintf("node %s lacks the label %s, which kubeadm join gives it at its end: kubectl label node %s %s=",
+		node, controlPlaneLabel, node, controlPlaneLabel)
 }
 
 // servers returns the API servers that have a mirror pod, and those that should have one.
@@ -349,8 +360,12 @@ func differences(servers []Server, nodes int) (problems []string) {
 	return problems
 }
 
-// Config returns how to reach one API server alone, with the credentials of cfg, which reaches any of them.
+// Config returns how to reach one API server alone, with the credentials of cfg, which reaches any of them. Whoever
+// answers gets these credentials, so only nodes that an administrator has made part of the control plane are asked.
 func Config(cfg *rest.Config, s Server) (*rest.Config, error) {
+	if s.Waiting != "" {
+		return nil, errors.New(s.Waiting)
+	}
 	if s.Node == "" || s.Port == 0 {
 		return nil, errors.New("reaching an API server: its node or its port is not known")
 	}

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 )
 
 // world is a control plane as kubeadm makes it, with nodes a and b.
@@ -137,8 +138,14 @@ func TestNodesWithout(t *testing.T) {
 		t.Errorf("found %+v", f.Servers)
 	}
 	o.others = []string{"b"} // it only lacks the label
-	if f := o.examine(); f.Servers[1].Leaving {
+	f = o.examine()
+	if f.Servers[1].Leaving {
 		t.Errorf("found %+v", f)
+	}
+	// Any node can show a pod as if it had an API server. It gets no credentials, and no token to sign.
+	if _, err := Config(&rest.Config{Host: "https://cluster.test"}, f.Servers[1]); err == nil ||
+		!strings.Contains(err.Error(), "kubectl label node b "+controlPlaneLabel+"=") {
+		t.Errorf("an API server on a node that is none of the control plane is asked: %v", err)
 	}
 }
 

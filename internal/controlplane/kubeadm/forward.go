@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -17,11 +18,16 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	clientportforward "k8s.io/client-go/tools/portforward"
+	"k8s.io/client-go/transport/websocket"
 	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream/spdy"
 )
 
 // securePort is the port of an API server that kubeadm made, unless --secure-port says otherwise.
 const securePort = 6443
+
+// dialTimeout limits how long it takes to reach a port of a pod.
+const dialTimeout = 5 * time.Second
 
 // forward returns a function that dials a port of a pod through the API servers that cfg reaches. It ignores the
 // address that it is given.
@@ -30,14 +36,10 @@ func forward(cfg *rest.Config, pod string, port int) (func(context.Context, stri
 	if err != nil {
 		return nil, err
 	}
-	url := client.CoreV1().RESTClient().Post().
+	to := client.CoreV1().RESTClient().Post().
 		Namespace(metav1.NamespaceSystem).Resource("pods").Name(pod).SubResource("portforward").URL()
-	dialer, err := clientportforward.NewSPDYOverWebsocketDialerForStreaming(url, cfg)
-	if err != nil {
-		return nil, err
-	}
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
-		conn, err := dial(ctx, dialer, port)
+		conn, err := dial(ctx, cfg, to, port)
 		if err != nil {
 			return nil, fmt.Errorf("forwarding port %d of pod %s: %w", port, pod, err)
 		}
@@ -45,48 +47,61 @@ func forward(cfg *rest.Config, pod string, port int) (func(context.Context, stri
 	}, nil
 }
 
-// dial makes one connection to a port. The dialer knows no context, so a connection that comes too late is closed.
-func dial(ctx context.Context, dialer httpstream.Dialer, port int) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		conn, err := connect(dialer, port)
-		done <- result{conn, err}
-	}()
-	select {
-	case r := <-done:
-		return r.conn, r.err
-	case <-ctx.Done():
-		go func() {
-			if r := <-done; r.err == nil {
-				_ = r.conn.Close()
-			}
-		}()
-		return nil, ctx.Err()
-	}
-}
-
-func connect(dialer httpstream.Dialer, port int) (net.Conn, error) {
-	connection, _, err := dialer.Dial(portforward.PortForwardV1Name)
+// dial makes one connection to a port.
+func dial(ctx context.Context, cfg *rest.Config, to *url.URL, port int) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	connection, err := tunnel(ctx, cfg, to)
 	if err != nil {
 		return nil, err
 	}
+	stop := context.AfterFunc(ctx, func() { _ = connection.Close() }) // ends whatever waits for an answer
+	conn, err := connect(connection, port)
+	if err == nil && !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, errors.Join(err, connection.Close())
+	}
+	return conn, nil
+}
+
+// pingPeriod is how often a tunnel is kept from being idle, as kubectl does it.
+const pingPeriod = clientportforward.PingPeriod
+
+// tunnel opens SPDY streams in a websocket, as the dialer of client-go does, which knows no context.
+func tunnel(ctx context.Context, cfg *rest.Config, to *url.URL) (httpstream.Connection, error) {
+	transport, holder, err := websocket.RoundTripperFor(cfg) // for one connection
+	if err != nil {
+		return nil, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, to.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := websocket.Negotiate(transport, holder, request,
+		portforward.WebsocketsSPDYTunnelingPortForwardV1)
+	if err != nil {
+		return nil, err
+	}
+	return spdy.NewClientConnectionWithPings(clientportforward.NewTunnelingConnection("client", conn), pingPeriod)
+}
+
+// connect opens the two streams of a forwarded port.
+func connect(connection httpstream.Connection, port int) (net.Conn, error) {
 	headers := http.Header{}
 	headers.Set(corev1.StreamType, corev1.StreamTypeError)
 	headers.Set(corev1.PortHeader, strconv.Itoa(port))
 	headers.Set(corev1.PortForwardRequestIDHeader, "0")
 	problems, err := connection.CreateStream(headers)
 	if err != nil {
-		return nil, errors.Join(err, connection.Close())
+		return nil, err
 	}
 	_ = problems.Close() // nothing is written to it
 	headers.Set(corev1.StreamType, corev1.StreamTypeData)
 	data, err := connection.CreateStream(headers)
 	if err != nil {
-		return nil, errors.Join(err, connection.Close())
+		return nil, err
 	}
 	c := &stream{Stream: data, connection: connection}
 	go c.watch(problems)

@@ -3,8 +3,10 @@ package kubeadm
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -84,12 +86,30 @@ func (r *reach) find(ctx context.Context) (Found, error) {
 	if err == nil && r.amend != nil {
 		err = r.amend(ctx, &found)
 	}
+	if err == nil {
+		r.forget(found.Servers)
+	}
 	return found, err
 }
 
+// forget closes the connections to API servers that are gone.
+func (r *reach) forget(but []Server) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.own, func(key string, c *connections) bool {
+		gone := !slices.ContainsFunc(but, func(s Server) bool { return s.key() == key })
+		if gone {
+			c.transport.CloseIdleConnections()
+		}
+		return gone
+	})
+}
+
+// key names an API server and its port.
+func (s Server) key() string { return net.JoinHostPort(s.Node, strconv.Itoa(s.Port)) }
+
 // Times of a connection to one API server.
 const (
-	dialTimeout   = 5 * time.Second
 	idleTimeout   = 30 * time.Second
 	askTimeout    = 5 * time.Second
 	handshakeTime = 3 * time.Second
@@ -99,15 +119,14 @@ const (
 func (r *reach) config(s Server) (*rest.Config, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key := net.JoinHostPort(s.Node, strconv.Itoa(s.Port))
-	if c, ok := r.own[key]; ok {
+	if c, ok := r.own[s.key()]; ok {
 		return c.cfg, nil
 	}
 	c, err := connectTo(r.cfg, s)
 	if err != nil {
 		return nil, fmt.Errorf("reaching the API server on node %s: %w", s.Node, err)
 	}
-	r.own[key] = c
+	r.own[s.key()] = c
 	return c.cfg, nil
 }
 
@@ -122,11 +141,7 @@ func connectTo(cfg *rest.Config, s Server) (*connections, error) {
 	}
 	transport := utilnet.SetTransportDefaults(&http.Transport{
 		TLSClientConfig: tls, TLSHandshakeTimeout: handshakeTime, IdleConnTimeout: idleTimeout,
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-			defer cancel()
-			return own.Dial(ctx, network, address)
-		},
+		DialContext: own.Dial,
 	})
 	return &connections{transport: transport, cfg: &rest.Config{
 		Host: own.Host, Transport: transport, BearerToken: own.BearerToken, BearerTokenFile: own.BearerTokenFile,

@@ -259,6 +259,9 @@ func (w *testCluster) find(context.Context) (f Found, err error) {
 		}
 		running, err := manifest.Parse([]byte(h.manifest))
 		s := Server{Node: h.name, Port: securePort, Leaving: h.leaving, Listed: h.listed, Unlabelled: h.unlabelled}
+		if h.unlabelled {
+			s.Waiting = unlabelled(h.name)
+		}
 		if err == nil {
 			s.Mark, _ = running.Annotation(manifest.RestartAnnotation)
 		}

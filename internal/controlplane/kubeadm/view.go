@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -90,6 +91,7 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	for _, n := range v.nodes {
 		c.conclude(v, n)
 	}
+	c.forgetAllBut(v.nodes)
 	v.idle, v.joining = c.idle(v), c.joining(v)
 	v.leaders, err = c.leading(ctx, v)
 	return v, err
@@ -155,6 +157,15 @@ func (c *Cluster) conclude(v *view, n *node) {
 	was.mark, was.managerMark = cmp.Or(n.Mark, was.mark), cmp.Or(v.managerMark(n.Node), was.managerMark)
 	n.mark, n.managerMark = was.mark, was.managerMark
 	c.memory.nodes[n.Node] = was
+}
+
+// forgetAllBut drops what is remembered of nodes that are gone.
+func (c *Cluster) forgetAllBut(nodes []*node) {
+	c.memory.mu.Lock()
+	defer c.memory.mu.Unlock()
+	maps.DeleteFunc(c.memory.nodes, func(name string, _ nodeMemory) bool {
+		return !slices.ContainsFunc(nodes, func(n *node) bool { return n.Node == name })
+	})
 }
 
 // runs returns the key versions that an API server serves; zero when these are not the keys of a step of a rotation.
