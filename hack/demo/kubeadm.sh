@@ -33,8 +33,8 @@ up() {
 	echo "No more nodes join. A rotation that finds what kubeadm uploaded for them would wait a minute for one that has just read it:"
 	kubectl -n kube-system delete secret kubeadm-certs
 
-	say "2. Pods that use a bound, a legacy and a third-party token ten times a second"
-	"$root/bin/keyturn-probe" manifests --replicas 2 >"$dir/probe.yaml"
+	say "2. Pods that use a bound, a legacy and a third-party token four times a second, at each API server"
+	"$root/bin/keyturn-probe" manifests --replicas 2 --rate 4 >"$dir/probe.yaml"
 	kubectl apply -f "$dir/probe.yaml"
 	kubectl -n keyturn-probe rollout status deployment/keyturn-probe --timeout 3m
 
