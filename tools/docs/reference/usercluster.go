@@ -39,7 +39,8 @@ func userClusterPage(root string) (*page, error) {
 		p.text(escape(sentence(s.Description)))
 		p.rules(0, s)
 		if len(s.XValidations) > 0 {
-			p.text("\nFields:")
+			p.WriteByte('\n')
+			p.text("Fields:")
 		}
 		p.properties(0, s)
 		p.WriteByte('\n')
