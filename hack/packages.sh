@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that local clusters need, and those named as arguments, as far as they are missing.
-# Without root or apt-get it only says what is missing: clusters without nodes may work all the same.
+# Without root or apt-get it only says what is missing: clusters without nodes may work without them.
 set -euo pipefail
 
 packages=(containerd runc containernetworking-plugins iproute2 nftables haproxy conntrack "$@")

@@ -126,7 +126,7 @@ func TestOneChangeAtATime(t *testing.T) {
 		creating = "ready condition is not true: ClusterCreateOrUpdate: Creating or updating user cluster control plane " +
 			"workloads"
 		rotating = `KSASigningKeyRotation condition is not true: KSASigningKeyRotationProcessedReason: {"tokenVersion":1}`
-		outdated = "ready condition is out of date: the controller has not looked at the latest change yet"
+		outdated = "ready condition is out of date: the controller has not seen the latest change yet"
 	)
 	for _, test := range []struct {
 		name string
@@ -139,7 +139,7 @@ func TestOneChangeAtATime(t *testing.T) {
 	}{
 		{
 			"new", func(*testing.T, *v1alpha1.UserCluster) {},
-			"ready condition is not set: the controller has not looked at the cluster yet", false,
+			"ready condition is not set: the controller has not seen the cluster yet", false,
 		},
 		{"creating", func(t *testing.T, uc *v1alpha1.UserCluster) {
 			writeStatus(t, uc, conditions(uc, metav1.ConditionFalse, metav1.ConditionTrue))
@@ -167,7 +167,7 @@ func TestOneChangeAtATime(t *testing.T) {
 		}, rotating, false},
 		{"keys not looked at", func(t *testing.T, uc *v1alpha1.UserCluster) {
 			writeStatus(t, uc, conditions(uc, metav1.ConditionTrue, metav1.ConditionTrue)[:1])
-		}, "KSASigningKeyRotation condition is not set: the controller has not looked at the keys yet", false},
+		}, "KSASigningKeyRotation condition is not set: the controller has not seen the keys yet", false},
 		{"node pools just changed", func(t *testing.T, uc *v1alpha1.UserCluster) {
 			finish(t, uc)
 			uc.Spec.Infrastructure.Local.NodePools[0].Replicas = 4

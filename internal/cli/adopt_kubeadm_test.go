@@ -84,7 +84,7 @@ func diagnoseAdopted(t *testing.T, kubeconfig string) {
 	}
 	want := map[string]bool{"kubeconfig": true, "Kubernetes API": true, "clock": true, "control plane": true}
 	for _, c := range report.Checks {
-		if c.Category != "User Cluster" || !want[c.Name] {
+		if c.Category != "Access to the cluster" || !want[c.Name] {
 			continue
 		}
 		delete(want, c.Name)

@@ -34,7 +34,9 @@ func (a *app) diagnoseCluster() *cobra.Command {
 	cmd.Example = `  gkectl diagnose cluster --kubeconfig kubeconfig
   gkectl diagnose cluster --kubeconfig kubeconfig --cluster-name my-cluster
   gkectl diagnose cluster --kubeconfig kubeconfig --cluster-name my-cluster -o json`
-	return a.ofNamed(cmd, func(ctx context.Context, c admin, name string) error { return a.diagnoseOne(ctx, c, name, o) })
+	return a.ofNamed(cmd, "the admin cluster alone", func(ctx context.Context, c admin, name string) error {
+		return a.diagnoseOne(ctx, c, name, o)
+	})
 }
 
 func (a *app) diagnoseSnapshot() *cobra.Command {
@@ -42,13 +44,18 @@ func (a *app) diagnoseSnapshot() *cobra.Command {
 	cmd := snapshotCommand(&path)
 	cmd.Example = `  gkectl diagnose snapshot --kubeconfig kubeconfig --cluster-name my-cluster
   gkectl diagnose snapshot --kubeconfig kubeconfig --output snapshot.tar.gz`
-	return a.ofNamed(cmd, func(ctx context.Context, c admin, name string) error { return a.snapshot(ctx, c, name, path) })
+	return a.ofNamed(cmd, "all of the namespace", func(ctx context.Context, c admin, name string) error {
+		return a.snapshot(ctx, c, name, path)
+	})
 }
 
-// ofNamed makes a command of gkectl act on the user cluster that --cluster-name names; an empty name means none.
-func (a *app) ofNamed(cmd *cobra.Command, act func(ctx context.Context, c admin, name string) error) *cobra.Command {
+// ofNamed makes a command of gkectl act on the user cluster that --cluster-name names; without is what it then acts on
+// if the name is empty.
+func (a *app) ofNamed(
+	cmd *cobra.Command, without string, act func(ctx context.Context, c admin, name string) error,
+) *cobra.Command {
 	var name, kubeconfig, namespace string
-	cmd.Flags().StringVar(&name, "cluster-name", "", "`name` of the user cluster; without it, the admin cluster alone")
+	cmd.Flags().StringVar(&name, "cluster-name", "", "`name` of the user cluster; without it, "+without)
 	must(cmd.RegisterFlagCompletionFunc("cluster-name", a.completeClusters(&kubeconfig)))
 	kubeconfigFlag(cmd, &kubeconfig)
 	namespaceFlag(cmd, &namespace)

@@ -55,8 +55,8 @@ func rotateCommand(how *rotateFlags) *cobra.Command {
 		Use:   "rotate",
 		Short: "Rotate the KSA signing key of a user cluster",
 		Long: `Rotate the KSA signing key of a user cluster. Keyturn makes a new key pair, publishes its public key to the
-fleet of the cluster and to all other destinations, signs tokens with it, replaces the nodes, and deletes the old
-keys.
+fleet of the cluster and to all other destinations, signs tokens with it, replaces the tokens of running pods in the
+way that nodeRefresh says, and deletes the old keys.
 
 The command first shows what will happen: what would stop the rotation, and what the rotation would break. With
 --dry-run it stops there; the preview is also available as JSON or YAML. Otherwise it starts the rotation and returns;

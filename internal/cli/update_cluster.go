@@ -27,9 +27,9 @@ cluster without a fleet with the fleet that gkeConnect names. In a registered cl
 account key, the certificates and the propagation time. Files that the configuration names may have new content.
 Everything else cannot be changed.
 
-A cluster cannot be updated while a key rotation runs, with three exceptions: changing the service account key,
-changing the certificates, and removing URLs from ksaSigningKey.publish. Without them, a rotation that cannot reach a
-destination would never end.`,
+While a key rotation runs, only what it may need to end can be changed: the service account key, the certificates and
+the kubeconfig that the configuration names, ksaSigningKey.retire and retireTimeout, and which URLs are removed from
+ksaSigningKey.publish.`,
 		Example: `  gkectl update cluster --config user-cluster.yaml
   gkectl update cluster --config user-cluster.yaml --kubeconfig kubeconfig --wait=false`,
 	}

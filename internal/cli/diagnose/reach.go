@@ -11,7 +11,7 @@ import (
 	"github.com/keyturn/keyturn/internal/printable"
 )
 
-const reachCategory = "User Cluster"
+const reachCategory = "Access to the cluster"
 
 // soon is how long before a certificate expires somebody should know.
 const soon = 30 * 24 * time.Hour
