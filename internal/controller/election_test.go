@@ -102,6 +102,7 @@ func within[T any](t *testing.T, what string, c <-chan T) T {
 // one takes over and finishes this rotation and the next. What the first one still does when it wakes up takes nothing
 // back, and it ends.
 func TestStoppedLeader(t *testing.T) {
+	t.Parallel()
 	config := kubetest.Start(t, kubetest.Options{})
 	if err := install.Apply(t.Context(), config); err != nil {
 		t.Fatal(err)
@@ -147,7 +148,9 @@ func TestStoppedLeader(t *testing.T) {
 	if err := at.serve(listener); err != nil {
 		t.Fatal(err)
 	}
-	access := adminAccess{Host: config.Host, CA: config.CAData, Cert: config.CertData, Key: config.KeyData}
+	access := adminAccess{
+		Host: config.Host, CA: config.CAData, Cert: config.CertData, Key: config.KeyData, Began: time.Now(),
+	}
 	first := startController(t, socket, access)
 	within(t, "the first controller leads", first.leads)
 	second := startController(t, socket, access)

@@ -28,7 +28,9 @@ type fleetWorld struct {
 	*fleetserver.Server
 	places map[client.ObjectKey]*gkehub.Membership
 	make   func(*v1alpha1.UserCluster) *gkehub.Membership
-	ahead  time.Duration
+	// timeout limits each call of a membership; zero is its default.
+	timeout time.Duration
+	ahead   time.Duration
 }
 
 func newFleetWorld(t *testing.T) *fleetWorld {
@@ -59,7 +61,7 @@ func newFleetWorld(t *testing.T) *fleetWorld {
 		m, err := gkehub.New(t.Context(), gkehub.Options{
 			ProjectID: "my-project", Location: "global", Membership: uc.Name, ExternalID: string(uc.UID),
 			Issuer:   uc.Spec.KSASigningKey.Issuer,
-			Endpoint: listener.URL, STSEndpoint: listener.URL, CABundle: ca, CredentialsJSON: key,
+			Endpoint: listener.URL, STSEndpoint: listener.URL, CABundle: ca, CredentialsJSON: key, Timeout: w.timeout,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -89,6 +91,16 @@ func (w *fleetWorld) membership(uc *v1alpha1.UserCluster) *gkehub.Membership {
 		w.places[key] = w.make(uc)
 	}
 	return w.places[key]
+}
+
+// setDown has the fleet answer nobody, or all again. Nothing that is down becomes right by waiting longer for it.
+func (w *fleetWorld) setDown(down bool) {
+	w.SetFaults(fleetserver.Faults{Down: down})
+	w.timeout = 0
+	if down {
+		w.timeout = 200 * time.Millisecond
+	}
+	clear(w.places)
 }
 
 // accepts are the key versions that the fleet proves to accept.
@@ -157,6 +169,7 @@ func (w *fleetWorld) signing(key client.ObjectKey) (versions []int) {
 }
 
 func TestFleetFollowsRotation(t *testing.T) {
+	t.Parallel()
 	w := newFleetWorld(t)
 	blue := w.settled("blue", threeServers)
 	w.wantAccepted(blue, 1)
@@ -184,9 +197,10 @@ func TestFleetFollowsRotation(t *testing.T) {
 
 // The fleet does not answer when the key is to be published: nothing signs with it, and the status says why.
 func TestFleetDownBeforePublish(t *testing.T) {
+	t.Parallel()
 	w := newFleetWorld(t)
 	blue := w.settled("blue", threeServers)
-	w.SetFaults(fleetserver.Faults{Down: true})
+	w.setDown(true)
 	w.failing = true
 	w.rotate(blue)
 	w.until(blue, func(uc *v1alpha1.UserCluster) bool {
@@ -197,7 +211,7 @@ func TestFleetDownBeforePublish(t *testing.T) {
 	if got := w.signing(blue); !slices.Equal(got, []int{1}) {
 		t.Errorf("API servers sign with key versions %v while the fleet does not know the new one", got)
 	}
-	w.SetFaults(fleetserver.Faults{})
+	w.setDown(false)
 	w.until(blue, isSettled, w.neverAhead)
 	w.wantOnly(blue, 2)
 	w.wantAccepted(blue, 2)
@@ -206,11 +220,12 @@ func TestFleetDownBeforePublish(t *testing.T) {
 // The fleet does not answer from the switch on: the rotation goes on to the end but for the old key, which stays
 // until the fleet has let it go.
 func TestFleetDownBeforeRetire(t *testing.T) {
+	t.Parallel()
 	w := newFleetWorld(t)
 	blue := w.settled("blue")
 	w.rotate(blue)
 	w.until(blue, inStep("Refresh"))
-	w.SetFaults(fleetserver.Faults{Down: true})
+	w.setDown(true)
 	w.failing = true
 	w.until(blue, func(uc *v1alpha1.UserCluster) bool {
 		return inStep("Retire")(uc) && strings.Contains(uc.Status.KSASigningKey.WaitingFor, "fleet membership")
@@ -219,7 +234,7 @@ func TestFleetDownBeforeRetire(t *testing.T) {
 	if stored := w.stored(blue); !slices.Equal(stored, []int{1, 2}) {
 		t.Errorf("key versions %v are stored, want both while the fleet may accept the old one", stored)
 	}
-	w.SetFaults(fleetserver.Faults{})
+	w.setDown(false)
 	w.until(blue, isSettled)
 	w.wantOnly(blue, 2)
 	w.wantAccepted(blue, 2)
@@ -227,6 +242,7 @@ func TestFleetDownBeforeRetire(t *testing.T) {
 
 // The fleet has the keys, and its verifiers go on with what it had before: the canary holds the rotation back.
 func TestFleetServesStaleKeys(t *testing.T) {
+	t.Parallel()
 	w := newFleetWorld(t)
 	blue := w.settled("blue", threeServers)
 	w.SetFaults(fleetserver.Faults{PropagationDelay: time.Hour})
@@ -251,8 +267,10 @@ func TestFleetServesStaleKeys(t *testing.T) {
 
 // The fleet fails many requests, some of which it has carried out.
 func TestFleetFails(t *testing.T) {
+	t.Parallel()
 	for _, code := range []int{409, 429, 500} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
+			t.Parallel()
 			w := newFleetWorld(t)
 			w.failing = true
 			w.SetFaults(fleetserver.Faults{ErrorRate: 0.3, ErrorCodes: []int{code}, OperationErrorRate: 0.2})
@@ -268,8 +286,10 @@ func TestFleetFails(t *testing.T) {
 
 // Somebody deletes the membership: it is registered again, with the keys of that moment.
 func TestFleetLosesMembership(t *testing.T) {
+	t.Parallel()
 	for _, step := range []string{"", "Publish", "Switch", "Refresh", "Retire"} {
 		t.Run("in step "+step, func(t *testing.T) {
+			t.Parallel()
 			w := newFleetWorld(t)
 			blue := w.settled("blue", threeServers)
 			if step != "" {

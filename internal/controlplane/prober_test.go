@@ -233,8 +233,7 @@ func proxied(t *testing.T, cfg *rest.Config, answer func(http.ResponseWriter, *h
 // TestProofThatFails has each request that a proof consists of fail, each time as the first proof of its API server:
 // the canary account is not there yet.
 func TestProofThatFails(t *testing.T) {
-	one := generate(t, 1, "ES256")
-	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
+	one, cfg := sharedServer(t)
 	long := bytes.Repeat([]byte(" "), 1<<20)
 	for name, c := range map[string]struct {
 		path, status, want string
@@ -375,8 +374,8 @@ func TestProveAtASigner(t *testing.T) {
 // TestProveSettled has an API server that is asked for less than a whole proof, behind a proxy that alters some
 // answers.
 func TestProveSettled(t *testing.T) {
-	one, two := generate(t, 1, "ES256"), generate(t, 2, "ES256")
-	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
+	one, cfg := sharedServer(t)
+	two := generate(t, 2, "ES256")
 	removeCanaryAccount(t, cfg)
 	ask(t, cfg, one) // makes the canary account
 	var requests atomic.Int64
@@ -451,8 +450,7 @@ func signed(t *testing.T, key keystore.KeyPair, kid string, claims token.Claims)
 // TestSignsNothingElse has somebody answer in the place of an API server who wants other claims signed by the keys of
 // the cluster. Nothing is signed, and so nothing reaches TokenReview.
 func TestSignsNothingElse(t *testing.T) {
-	one := generate(t, 1, "ES256")
-	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
+	one, cfg := sharedServer(t)
 	thief := generate(t, 1, "ES256")
 	for name, change := range map[string]func(*token.Claims){
 		"nothing":                     func(*token.Claims) {},
@@ -491,8 +489,7 @@ func TestSignsNothingElse(t *testing.T) {
 // TestIssuerIsRemembered counts the requests of proofs. An issuer that the tokens no longer have proves
 // nothing, and is read again.
 func TestIssuerIsRemembered(t *testing.T) {
-	one := generate(t, 1, "ES256")
-	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
+	one, cfg := sharedServer(t)
 	removeCanaryAccount(t, cfg)
 	ask(t, cfg, one) // makes the canary account
 	var stale bool

@@ -18,7 +18,6 @@ import (
 
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
-	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/token"
 )
@@ -53,8 +52,7 @@ func forbidden(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.Stat
 
 // TestOddAnswers has an API server give tokens and documents of which a part is not as it must be.
 func TestOddAnswers(t *testing.T) {
-	one := generate(t, 1, "ES256")
-	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
+	one, cfg := sharedServer(t)
 	good := set(t, one)
 	cut := func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "5000")
@@ -98,8 +96,7 @@ func TestOddAnswers(t *testing.T) {
 
 // TestForeignKeysAscend also reads the canary tokens, which live no longer than they must.
 func TestForeignKeysAscend(t *testing.T) {
-	one := generate(t, 1, "ES256")
-	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
+	one, cfg := sharedServer(t)
 	served, kids := []keystore.KeyPair{one}, []string{one.KeyID}
 	for version := range 5 {
 		k := generate(t, version+10, "ES256")
@@ -142,8 +139,7 @@ func TestForeignKeysAscend(t *testing.T) {
 
 // TestIssuersAreKeptApart has proofs of several API servers of several clusters read each issuer once.
 func TestIssuersAreKeptApart(t *testing.T) {
-	one := generate(t, 1, "ES256")
-	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
+	one, cfg := sharedServer(t)
 	prover, read := &controlplane.Prover{}, 0
 	server := func() *rest.Config {
 		return proxied(t, cfg, func(_ http.ResponseWriter, r *http.Request) bool {

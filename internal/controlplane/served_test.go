@@ -81,8 +81,7 @@ func TestServedBySigner(t *testing.T) {
 
 // TestServedFails has each request fail that the answer consists of.
 func TestServedFails(t *testing.T) {
-	one := generate(t, 1, "ES256")
-	cfg := kubetest.Start(t, kubetest.Options{APIServerArgs: keyFiles(t, one, one)})
+	one, cfg := sharedServer(t)
 	const requested = "/keyturn-canary/token"
 	elsewhere := canaryClaims()
 	elsewhere.Issuer = "https://other"

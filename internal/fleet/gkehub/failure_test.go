@@ -50,9 +50,8 @@ func TestUnreliableFleet(t *testing.T) {
 func TestOperationFails(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	m := w.membership()
-	publish(t, m, 1)
-	m.SetTimeout(time.Second)
+	publish(t, w.membership(), 1)
+	m := w.membership(within(time.Second))
 	w.SetFaults(fleetserver.Faults{OperationErrorRate: 1})
 	for doing, err := range map[string]error{
 		"publishing": m.Publish(t.Context(), keyPairs(), []int{2}), "removing": m.Remove(t.Context()),
@@ -86,9 +85,8 @@ func TestDown(t *testing.T) {
 		t.Run("only "+only, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			m := w.membership()
-			publish(t, m, 1)
-			m.SetTimeout(time.Second)
+			publish(t, w.membership(), 1)
+			m := w.membership(within(time.Second))
 			w.SetFaults(fleetserver.Faults{Down: true, Only: only})
 			seen, err := m.Observe(t.Context(), keyPairs())
 			if err == nil || len(seen.Accepts) > 0 || len(seen.Refuses) > 0 || !strings.Contains(err.Error(), name) {
@@ -154,9 +152,8 @@ func TestHugeAndColourfulAnswers(t *testing.T) {
 func TestNoAnswer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	m := w.membership()
-	publish(t, m, 1)
-	m.SetTimeout(200 * time.Millisecond)
+	publish(t, w.membership(), 1)
+	m := w.membership(within(200 * time.Millisecond))
 	w.answer(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	_, err := m.Observe(t.Context(), keyPairs())
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "no answer in time") {
@@ -363,7 +360,9 @@ func TestSecrets(t *testing.T) {
 				_, _ = rw.Write(echo)
 			})
 			again := w.membership()
-			again.SetTimeout(300 * time.Millisecond)
+			if code == http.StatusInternalServerError {
+				again = w.membership(within(300 * time.Millisecond)) // it is repeated
+			}
 			_, observed := again.Observe(t.Context(), keyPairs())
 			for _, err := range []error{
 				observed, again.Publish(t.Context(), keyPairs(), []int{1, 2}), again.Remove(t.Context()),
@@ -450,12 +449,14 @@ func TestOptions(t *testing.T) {
 	t.Parallel()
 	_, err := gkehub.New(t.Context(), gkehub.Options{
 		ProjectID: "P/../x", Location: "us central1", Membership: "Blue", Issuer: "http://blue.example",
-		Endpoint: "http://hub.example", STSEndpoint: "https://u:p@sts.example",
+		Endpoint: "http://hub.example", STSEndpoint: "https://u:p@sts.example", Timeout: -time.Second,
 	})
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"project ID", "location", "name", "external ID", "issuer", "endpoint", "STS endpoint"} {
+	for _, want := range []string{
+		"project ID", "location", "name", "external ID", "issuer", "endpoint", "STS endpoint", "timeout",
+	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not name the %s: %v", want, err)
 		}

@@ -24,8 +24,8 @@ const (
 	DefaultSTSEndpoint = "https://sts.googleapis.com"
 )
 
-// callTimeout limits one call of a Publisher's method.
-const callTimeout = 10 * time.Second
+// DefaultTimeout is the default of Options.Timeout.
+const DefaultTimeout = 10 * time.Second
 
 // Options name the membership and how to reach it.
 type Options struct {
@@ -45,6 +45,8 @@ type Options struct {
 	CredentialsJSON []byte
 	// Propagation is how long after a change some part of the STS may not know it yet.
 	Propagation time.Duration
+	// Timeout limits one call of a Publisher's method, with all its attempts; zero: DefaultTimeout.
+	Timeout time.Duration
 	// Now is the clock for canary tokens; nil: time.Now.
 	Now func() time.Time
 	// Log receives writes; nil: no log.
@@ -60,14 +62,13 @@ type Membership struct {
 
 	memberships *hub.ProjectsLocationsMembershipsService
 	operations  *hub.ProjectsLocationsOperationsService
-	timeout     time.Duration
 }
 
 var _ fleet.Publisher = (*Membership)(nil)
 
 // New checks the options and reads the credentials. It makes no request.
 func New(ctx context.Context, o Options) (*Membership, error) {
-	m := &Membership{o: o, name: o.parent() + "/memberships/" + o.Membership, timeout: callTimeout}
+	m := &Membership{o: o, name: o.parent() + "/memberships/" + o.Membership}
 	if err := o.complete(); err != nil {
 		return nil, m.failed("preparing", err)
 	}
@@ -157,6 +158,12 @@ func (o *Options) complete() error {
 		}
 	}
 	o.Endpoint, o.STSEndpoint = strings.TrimRight(o.Endpoint, "/"), strings.TrimRight(o.STSEndpoint, "/")
+	if o.Timeout < 0 {
+		problems = append(problems, fmt.Errorf("the timeout %s is below 0", o.Timeout))
+	}
+	if o.Timeout == 0 {
+		o.Timeout = DefaultTimeout
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}

@@ -326,8 +326,7 @@ func TestRefusalCodes(t *testing.T) {
 func TestOperationTakesLong(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, fleetserver.Faults{OperationDelay: 10 * time.Minute})
-	m := w.membership()
-	m.SetTimeout(500 * time.Millisecond)
+	m := w.membership(within(500 * time.Millisecond))
 	for _, want := range []string{"operation", "CREATING"} {
 		if err := m.Publish(t.Context(), keyPairs(), []int{1}); err == nil ||
 			!strings.Contains(err.Error(), "still running") || !strings.Contains(err.Error(), want) {
@@ -341,11 +340,10 @@ func TestOperationTakesLong(t *testing.T) {
 		t.Errorf("%d writes, want one", n)
 	}
 	w.ahead.Add(int64(10 * time.Minute))
-	m.SetTimeout(time.Minute)
-	publish(t, m, 1)
-	wantSeen(t, m, []int{1}, []int{2})
+	patient := w.membership()
+	publish(t, patient, 1)
+	wantSeen(t, patient, []int{1}, []int{2})
 
-	m.SetTimeout(500 * time.Millisecond)
 	if err := m.Remove(t.Context()); err == nil || !strings.Contains(err.Error(), "still running") {
 		t.Errorf("removing: %v", err)
 	}
@@ -357,8 +355,8 @@ func TestOperationTakesLong(t *testing.T) {
 		}
 	}
 	w.ahead.Add(int64(10 * time.Minute))
-	must(t, m.Remove(t.Context()))
-	wantSeen(t, m, nil, []int{1, 2})
+	must(t, patient.Remove(t.Context()))
+	wantSeen(t, patient, nil, []int{1, 2})
 }
 
 // What Google's API takes is the JSON of the set in base64, as any client reads it.

@@ -18,7 +18,7 @@ import (
 // Observe implements fleet.Publisher: it reads the membership and exchanges a canary token of each key. A membership of
 // another cluster, or with another issuer, is an error: it says nothing about the keys.
 func (m *Membership) Observe(ctx context.Context, keys []keystore.KeyPair) (fleet.Observation, error) {
-	ctx, cancel := context.WithTimeout(ctx, m.timeout)
+	ctx, cancel := context.WithTimeout(ctx, m.o.Timeout)
 	defer cancel()
 	seen, err := m.observe(ctx, keys)
 	if err != nil {

@@ -32,7 +32,7 @@ func (m *Membership) Publish(ctx context.Context, keys []keystore.KeyPair, versi
 		return m.failed("publishing to", err)
 	}
 	want := wanted{own: own, keys: published, stage: fleet.Stage(versions)}
-	ctx, cancel := context.WithTimeout(ctx, m.timeout)
+	ctx, cancel := context.WithTimeout(ctx, m.o.Timeout)
 	defer cancel()
 	return m.failed("publishing to", m.retry(ctx, func() error { return m.publish(ctx, want) }))
 }
@@ -161,7 +161,7 @@ func (is contents) checkKeys(want wanted) error {
 // Publish, so it stays, without an error. Bindings and features that somebody else added to the membership prevent its
 // deletion.
 func (m *Membership) Remove(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, m.timeout)
+	ctx, cancel := context.WithTimeout(ctx, m.o.Timeout)
 	defer cancel()
 	return m.failed("removing", m.retry(ctx, func() error { return m.remove(ctx) }))
 }

@@ -208,6 +208,9 @@ func (w *world) membership(change ...func(*gkehub.Options)) *gkehub.Membership {
 	return m
 }
 
+// within limits each call of a Membership.
+func within(d time.Duration) func(*gkehub.Options) { return func(o *gkehub.Options) { o.Timeout = d } }
+
 // stored reads the membership as somebody else does; nil when there is none.
 func (w *world) stored() *hub.Membership {
 	w.Helper()
