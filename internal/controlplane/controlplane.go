@@ -42,6 +42,8 @@ type Server struct {
 	Ready bool
 	// Waiting is why it is not Ready.
 	Waiting string
+	// Foreign are the kids of keys that it accepts and that are no key version, as far as its adapter knows.
+	Foreign []string
 }
 
 // ControllerManager is one kube-controller-manager.
@@ -62,6 +64,8 @@ type State struct {
 	ControllerManagers []ControllerManager
 	// Bootstrap is what an API server that appears on its own will start with; zero if none can.
 	Bootstrap Keys
+	// BootstrapForeign are the kids of keys that it will accept too and that are no key version.
+	BootstrapForeign []string
 	// Held are the key versions whose private key is on the disk of some control-plane machine, ascending.
 	Held []int
 	// Endpoint is the URL that clients reach the API servers at.

@@ -301,6 +301,18 @@ var brokenPlanners = []struct {
 			}
 			return d
 		}},
+	{name: "drops a foreign key that nobody has released", law: "a foreign key that may not go", in: haForeign,
+		plan: func(o Observed) Decision {
+			o.ForeignMayGo = []string{foreignKid}
+			return plan(o)
+		}},
+	{name: "names no API server that is to drop a foreign key", stuck: true, in: haForeign, plan: func(o Observed) Decision {
+		d := plan(o)
+		if len(o.Stored) == 1 && len(o.Servers) > 0 && o.Servers[0].Configured.Equal(d.Action.Target.Keys) {
+			d.Action.Target.Next = ""
+		}
+		return d
+	}},
 	{name: "leaves the old private key on disks", law: "on disks", plan: func(o Observed) Decision {
 		o.Held = nil
 		return plan(o)

@@ -95,6 +95,10 @@ func (r run) settle() Decision {
 	if d, done := r.disks("", keys); !done {
 		return d
 	}
+	// Before all that may take long: an API server goes on accepting these keys for no reason any more.
+	if d, done := r.dropForeign(keys); !done {
+		return d
+	}
 	if r.KubeconfigDue {
 		return Decision{Action: Action{Kind: WriteKubeconfig}, Waiting: "the administrator's kubeconfig to be stored"}
 	}
@@ -108,8 +112,8 @@ func (r run) settle() Decision {
 	if d, done := r.published("", r.next); !done {
 		return d
 	}
-	if why := r.retiredAccepted(); why != "" {
-		return Decision{Action: converge(keys, r.next), Waiting: why}
+	if why := r.foreign(); why != "" && r.next > 1 {
+		return Decision{Action: converge(keys, r.next), Waiting: why, Blocked: true}
 	}
 	return Decision{Action: converge(keys, r.next), Settled: true}
 }

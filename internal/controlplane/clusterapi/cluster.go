@@ -56,7 +56,7 @@ func (c *Cluster) Observe(ctx context.Context) (controlplane.State, error) {
 	if err != nil {
 		return controlplane.State{}, err
 	}
-	s.Bootstrap = c.sourced(m.keys)
+	s.Bootstrap, s.BootstrapForeign = c.sourced(m.keys), m.foreignKeys()
 	return s, nil
 }
 

@@ -133,7 +133,16 @@ func (v *view) due(to change) (due []*node) {
 
 // next reports whether a node is the one that may be changed now, and has other keys.
 func (n *node) next(to change) bool {
-	return n.Node == to.Next && !(n.configured.Equal(to.Keys) && n.running.Equal(to.Keys))
+	has := n.configured.Equal(to.Keys) && n.running.Equal(to.Keys) && !n.serves(to.DropForeign)
+	return n.Node == to.Next && !has
+}
+
+// serves reports whether the API server was last seen to accept one of these keys.
+func (n *node) serves(kids []string) bool {
+	return slices.ContainsFunc(kids, func(kid string) bool {
+		_, ok := n.served.Keys.Lookup(kid)
+		return ok
+	})
 }
 
 // restarts reports whether the next change of a node takes its API server out.
@@ -194,7 +203,7 @@ func (v *view) whyNoAgent(n *node) string {
 // finish settles the changes that are proven, and goes on with the others.
 func (c *Cluster) finish(ctx context.Context, v *view, pending []*node, to change) error {
 	return each(pending, func(n *node) error {
-		if !n.changed() {
+		if !n.changed() || n.behind() {
 			return c.again(ctx, v, n, to)
 		}
 		if err := c.proven(ctx, v, n); err != nil {
@@ -377,7 +386,7 @@ func (c *Cluster) converge(v *view, n *node, want rotation.Keys, to change) (age
 	if err := seal(&o, to.keys); err != nil {
 		return o, err
 	}
-	c.keepForeign(v, n, to, &o)
+	v.keepForeign(n, to, &o)
 	return o, nil
 }
 
@@ -405,16 +414,11 @@ func seal(o *agent.Order, keys []keystore.KeyPair) error {
 	return nil
 }
 
-// keepForeign has the node go on accepting keys that are no version of ours, but for those that the user has released.
-func (c *Cluster) keepForeign(v *view, n *node, to change, o *agent.Order) {
-	released := strings.FieldsFunc(c.uc.Annotations[v1alpha1.AnnotationReleaseForeignKeys], func(r rune) bool {
-		return r == ',' || r == ' '
-	})
-	if !to.KeepForeign {
-		o.Retired = append(o.Retired, released...)
-	}
+// keepForeign has the node go on accepting keys that are no version of ours, but for those that may go.
+func (v *view) keepForeign(n *node, to change, o *agent.Order) {
+	o.Retired = append(o.Retired, to.DropForeign...)
 	for _, k := range n.served.Keys.Keys() {
-		if _, ours := v.versions[k.KeyID]; ours || !to.KeepForeign && slices.Contains(released, k.KeyID) {
+		if _, ours := v.versions[k.KeyID]; ours || slices.Contains(to.DropForeign, k.KeyID) {
 			continue
 		}
 		if public, err := jwks.MarshalPublicKey(k.Public); err == nil {

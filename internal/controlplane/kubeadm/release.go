@@ -87,7 +87,8 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 	return true, nil
 }
 
-// released is what all nodes are to have when the cluster is released: the furthest keys of any of them, as files.
+// released is what all nodes are to have when the cluster is released: the furthest keys of any of them, as files, and
+// the foreign keys that they have.
 func (v *view) released() controlplane.Target {
 	var keys rotation.Keys
 	for _, n := range v.staying() {
@@ -96,5 +97,5 @@ func (v *view) released() controlplane.Target {
 		}
 	}
 	keys.External = false
-	return controlplane.Target{Keys: keys, KeepForeign: true, ControllerManagerSign: keys.Sign}
+	return controlplane.Target{Keys: keys, ControllerManagerSign: keys.Sign}
 }

@@ -301,6 +301,11 @@ func (w *testCluster) prove(_ context.Context, s Server, q controlplane.Question
 			p.Signs = k.Version
 		}
 	}
+	for _, k := range h.served.Keys.Keys() {
+		if !slices.ContainsFunc(q.Keys, func(asked keystore.KeyPair) bool { return asked.KeyID == k.KeyID }) {
+			p.Foreign = append(p.Foreign, k.KeyID)
+		}
+	}
 	return p, nil
 }
 

@@ -247,6 +247,26 @@ func (n *node) pending() bool {
 // changed reports whether the API server runs with what it was configured with.
 func (n *node) changed() bool { return n.ready && !n.running.IsZero() && n.running.Equal(n.configured) }
 
+// behind reports whether the API server still has a key that is in its files no more: it was not started again since.
+func (n *node) behind() bool {
+	if n.report == nil || n.report.Server.External || n.served.External {
+		return false
+	}
+	return slices.ContainsFunc(n.served.Keys.Keys(), func(k jwks.Key) bool {
+		return !slices.Contains(n.report.Public, k.KeyID)
+	})
+}
+
+// foreign are the kids of keys that the API server was last seen to accept and that are no version of ours.
+func (v *view) foreign(n *node) (kids []string) {
+	for _, k := range n.served.Keys.Keys() {
+		if _, ours := v.versions[k.KeyID]; !ours {
+			kids = append(kids, k.KeyID)
+		}
+	}
+	return kids
+}
+
 // staying are the nodes but those that are being deleted and no longer serve.
 func (v *view) staying() []*node {
 	return slices.DeleteFunc(slices.Clone(v.nodes), func(n *node) bool { return n.Leaving })
@@ -263,7 +283,7 @@ func (v *view) state() controlplane.State {
 	for _, n := range v.nodes {
 		s.Servers = append(s.Servers, controlplane.Server{
 			Name: n.Node, Endpoint: n.endpoint(), Leaving: n.Leaving, Ready: n.ready,
-			Configured: n.configured, Running: n.running, Waiting: n.whyWaiting(),
+			Configured: n.configured, Running: n.running, Waiting: n.whyWaiting(), Foreign: v.foreign(n),
 		})
 		if n.manager > 0 && !n.Leaving {
 			s.ControllerManagers = append(s.ControllerManagers, controlplane.ControllerManager{
@@ -303,7 +323,7 @@ func (n *node) whyWaiting() string {
 	switch {
 	case n.report != nil && n.report.Change == agent.Undoing:
 		return "the agent to put back what the last change replaced"
-	case n.waiting == "" && n.pending() && n.changed():
+	case n.waiting == "" && n.pending() && n.changed() && !n.behind():
 		return "its agent to settle the change"
 	}
 	return n.waiting
