@@ -331,8 +331,8 @@ func planTidy(h Host) (actions []Action) {
 }
 
 func planSettle(s keySet, h Host, p Paths) ([]Action, string, error) {
-	if h.Undo != nil && h.Undo.Phase == Undoing {
-		return nil, "", fmt.Errorf("%w: it is being undone", ErrUnsettled)
+	if err := checkSettle(s.order, h.Undo); err != nil {
+		return nil, "", err
 	}
 	external, err := h.external(p)
 	if err != nil {
@@ -352,6 +352,22 @@ func planSettle(s keySet, h Host, p Paths) ([]Action, string, error) {
 		}
 	}
 	return actions, "", nil
+}
+
+// checkSettle refuses to settle a change that is not the proven one: a controller that was paused may have proven one
+// before it.
+func checkSettle(o Order, last *Change) error {
+	switch {
+	case last == nil:
+		return nil
+	case last.Phase == Undoing:
+		return fmt.Errorf("%w: it is being undone", ErrUnsettled)
+	case last.Phase == Undone && o.Restart != "":
+		return ErrUndone
+	case last.Phase == Pending && last.Restart != o.Restart:
+		return fmt.Errorf("%w: it is %q, and %q was proven", ErrUnsettled, last.Restart, o.Restart)
+	}
+	return nil
 }
 
 // planNoSigner removes a signer that kube-apiserver does not ask: its pod first.

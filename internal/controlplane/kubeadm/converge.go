@@ -209,7 +209,10 @@ func (c *Cluster) finish(ctx context.Context, v *view, pending []*node, to chang
 		if err := c.proven(ctx, v, n); err != nil {
 			return fmt.Errorf("API server on node %s: %w", n.Node, err)
 		}
-		return c.send(ctx, v, n, c.order(v, n, agent.Settle))
+		o := c.order(v, n, agent.Settle)
+		o.Restart = n.report.Mark
+		_, err := c.send(ctx, n, o)
+		return err
 	})
 }
 
@@ -229,7 +232,8 @@ func (c *Cluster) again(ctx context.Context, v *view, n *node, to change) error 
 		}
 		o.Again = n.report.Mark
 	}
-	return c.send(ctx, v, n, o)
+	_, err = c.send(ctx, n, o)
+	return err
 }
 
 // ignoredFor is how long a kubelet may take to end kube-apiserver after its manifest changed. It takes up to 45 s, and
@@ -302,7 +306,8 @@ func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error 
 			return err
 		}
 	}
-	return c.send(ctx, v, n, o)
+	_, err = c.send(ctx, n, o)
+	return err
 }
 
 // turn takes the turn for a restart of a node's API server, which fails if somebody else has taken it since this look
@@ -427,8 +432,9 @@ func (v *view) keepForeign(n *node, to change, o *agent.Order) {
 	}
 }
 
-// dismiss removes the agents. Copies of retired keys go first.
+// dismiss removes the agents, unless somebody else has begun a change since this look. Copies of retired keys go first.
 func (c *Cluster) dismiss(ctx context.Context, v *view, to change) error {
+	left := make([]bool, len(v.nodes))
 	err := each(v.nodes, func(n *node) error {
 		if n.report == nil {
 			return nil
@@ -442,24 +448,27 @@ func (c *Cluster) dismiss(ctx context.Context, v *view, to change) error {
 		if len(o.Retired) == 0 {
 			return nil
 		}
-		return c.send(ctx, v, n, o)
+		done, err := c.send(ctx, n, o)
+		left[slices.Index(v.nodes, n)] = !done
+		return err
 	})
-	if err == nil {
-		_, err = c.agents.remove(ctx, false)
+	if err != nil || slices.Contains(left, true) {
+		return err
 	}
-	return err
+	return c.agents.dismiss(ctx, v.agents)
 }
 
-// send has a node's agent carry out an order. Answers that another call will get over are no error.
-func (c *Cluster) send(ctx context.Context, _ *view, n *node, o agent.Order) error {
+// send has a node's agent carry out an order, and reports whether it has. Answers that another call will get over are
+// no error.
+func (c *Cluster) send(ctx context.Context, n *node, o agent.Order) (done bool, err error) {
 	r, err := c.agents.apply(ctx, *n.pod, o)
 	if err != nil {
-		return fmt.Errorf("node %s: %w", n.Node, err)
+		return false, fmt.Errorf("node %s: %w", n.Node, err)
 	}
 	if o.Do == agent.Converge && r.Answer == agent.Done {
 		c.note(n.Node, o.Keys)
 	}
-	return answer(n.Node, r)
+	return r.Answer == agent.Done, answer(n.Node, r)
 }
 
 // note remembers with which keys an API server starts next: while it is away, its agent may not answer.

@@ -38,8 +38,10 @@ type agents interface {
 	take(ctx context.Context, was, next int64) error
 	// noteUpload notes when an upload of kubeadm was deleted.
 	noteUpload(ctx context.Context, at time.Time) error
-	// remove removes what runs them; with all, their namespace too. It reports true when nothing of that is left.
-	remove(ctx context.Context, all bool) (gone bool, err error)
+	// dismiss removes what runs them, as it was listed, unless somebody has taken a turn since: errTaken.
+	dismiss(ctx context.Context, seen roster) error
+	// remove removes what runs them and their namespace. It reports true when nothing of that is left.
+	remove(ctx context.Context) (gone bool, err error)
 	// apply has one carry out an order.
 	apply(ctx context.Context, p pod, o agent.Order) (agent.Report, error)
 	// ledger reads the ledger of the signer on a node, which runs in the namespace of the agents.
@@ -48,8 +50,9 @@ type agents interface {
 
 // roster is which agents there are.
 type roster struct {
-	// asked reports whether there are to be any.
+	// asked reports whether there are to be any, and uid is the UID of what runs them.
 	asked bool
+	uid   types.UID
 	// ready are those that take orders, and waiting why others do not, by node.
 	ready   map[string]pod
 	waiting map[string]string
@@ -186,7 +189,7 @@ func (p *pods) ensureDaemonSet(ctx context.Context, client kubernetes.Interface)
 }
 
 // errTaken means that somebody else changes API servers too, and was first.
-var errTaken = errors.New("another controller has taken the turn to change an API server")
+var errTaken = errors.New("another controller has taken the turn to change an API server, or changes the agents")
 
 func (p *pods) take(ctx context.Context, was, next int64) error {
 	client, err := p.reach.client()
@@ -259,7 +262,7 @@ func (p *pods) list(ctx context.Context) (r roster, err error) {
 		return r, fmt.Errorf("looking for the agents: %w", err)
 	}
 	r = roster{
-		asked: true, ready: map[string]pod{}, waiting: map[string]string{}, turn: turnOf(set), dropped: droppedAt(set),
+		asked: true, uid: set.UID, ready: map[string]pod{}, waiting: map[string]string{}, turn: turnOf(set), dropped: droppedAt(set),
 	}
 	for _, f := range found.Items {
 		if owner := metav1.GetControllerOf(&f); owner == nil || owner.UID != set.UID || f.DeletionTimestamp != nil {
@@ -300,16 +303,41 @@ func whyWaiting(p corev1.Pod) string {
 	return "its pod to run"
 }
 
-func (p *pods) remove(ctx context.Context, all bool) (gone bool, err error) {
+func (p *pods) dismiss(ctx context.Context, seen roster) error {
+	client, err := p.reach.client()
+	if err != nil {
+		return err
+	}
+	sets := client.AppsV1().DaemonSets(p.images.Namespace)
+	set, err := sets.Get(ctx, agentpod.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err == nil && (set.UID != seen.uid || turnOf(set) != seen.turn) {
+		return errTaken
+	}
+	if err == nil {
+		err = sets.Delete(ctx, set.Name, only(set))
+	}
+	if apierrors.IsConflict(err) {
+		return errTaken // somebody has written it since
+	}
+	if err := ignoreGone(err); err != nil {
+		return fmt.Errorf("removing DaemonSet %s/%s: %w", p.images.Namespace, agentpod.Name, err)
+	}
+	return nil
+}
+
+func (p *pods) remove(ctx context.Context) (gone bool, err error) {
 	client, err := p.reach.client()
 	if err != nil {
 		return false, err
 	}
-	if all && !p.given {
+	if !p.given {
 		return p.removeNamespace(ctx, client)
 	}
 	gone, err = p.removeDaemonSet(ctx, client)
-	if all && gone && err == nil {
+	if gone && err == nil {
 		err = tidy(ctx, client)
 	}
 	return gone, err
@@ -360,10 +388,12 @@ func tidy(ctx context.Context, client kubernetes.Interface) error {
 	return ignoreGone(notes.Delete(ctx, evict.NoteName, metav1.DeleteOptions{}))
 }
 
-// only lets this very object be deleted.
+// only lets this very object be deleted, as it was read.
 func only(o metav1.Object) metav1.DeleteOptions {
-	uid, background := o.GetUID(), metav1.DeletePropagationBackground
-	return metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &background}
+	uid, version, background := o.GetUID(), o.GetResourceVersion(), metav1.DeletePropagationBackground
+	return metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}, PropagationPolicy: &background,
+	}
 }
 
 // ignoreGone ignores that an object is gone, or on its way.

@@ -42,13 +42,31 @@ func TestGivenNamespace(t *testing.T) {
 	if err := p.ensure(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if r, err := p.list(t.Context()); !r.asked || !r.dropped.Equal(at) || err != nil {
-		t.Errorf("the agents are %+v: %v", r, err)
+	seen, err := p.list(t.Context())
+	if !seen.asked || !seen.dropped.Equal(at) || err != nil {
+		t.Errorf("the agents are %+v: %v", seen, err)
 	}
-	if gone, err := p.remove(t.Context(), true); gone || err != nil {
+	if err := p.take(t.Context(), 0, 1); err != nil {
+		t.Error(err)
+	}
+	if err := p.dismiss(t.Context(), seen); !errors.Is(err, errTaken) {
+		t.Errorf("agents are dismissed after somebody has taken the turn: %v", err)
+	}
+	if err := p.dismiss(t.Context(), must(p.list(t.Context()))); err != nil {
+		t.Error(err)
+	}
+	gone, again := must(p.list(t.Context())), p.ensure(t.Context())
+	if gone.asked || again != nil {
+		t.Errorf("the agents are %+v, and made again: %v", gone, again)
+	}
+	seen.turn = 0
+	if err := p.dismiss(t.Context(), seen); !errors.Is(err, errTaken) {
+		t.Errorf("agents are dismissed that were made again: %v", err)
+	}
+	if gone, err := p.remove(t.Context()); gone || err != nil {
 		t.Errorf("the first removal: %t, %v", gone, err)
 	}
-	if gone, err := p.remove(t.Context(), true); !gone || err != nil {
+	if gone, err := p.remove(t.Context()); !gone || err != nil {
 		t.Errorf("the second removal: %t, %v", gone, err)
 	}
 	left, err := client.CoreV1().Namespaces().Get(t.Context(), "agents", metav1.GetOptions{})

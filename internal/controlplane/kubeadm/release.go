@@ -32,7 +32,7 @@ func (c *Cluster) Delete(ctx context.Context) (gone bool, err error) {
 		}
 		c.setReleased()
 	}
-	return c.agents.remove(ctx, true)
+	return c.agents.remove(ctx)
 }
 
 func (c *Cluster) isReleased() bool {

@@ -346,7 +346,15 @@ func (w *testCluster) take(_ context.Context, was, next int64) error {
 
 func (w *testCluster) ensure(context.Context) error { w.asked = true; return nil }
 
-func (w *testCluster) remove(context.Context, bool) (bool, error) {
+func (w *testCluster) dismiss(_ context.Context, seen roster) error {
+	if w.turn != seen.turn {
+		return errTaken
+	}
+	w.asked = false
+	return nil
+}
+
+func (w *testCluster) remove(context.Context) (bool, error) {
 	gone := !w.asked
 	w.asked = false
 	return gone, nil
