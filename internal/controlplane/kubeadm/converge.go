@@ -69,6 +69,8 @@ func (c *Cluster) step(ctx context.Context, v *view, to change) error {
 		if missing, err := c.ensureAgents(ctx, v, needed); err != nil || missing {
 			return err
 		}
+	case v.outdated:
+		return c.dropUpload(ctx, v.reached())
 	case v.idle:
 		return c.dismiss(ctx, v, to)
 	}
@@ -300,11 +302,16 @@ func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error 
 		// Not what its mirror pod showed last: kubeadm upgrade, which drops it, waits for another manifest to run.
 		o.Manager = agent.ManagerMark(kid, n.managerMark == agent.ManagerMark(kid, false))
 	}
-	if v.first(want) {
+	switch {
+	case publishing(want) && v.first(want):
 		// Crash here or below: a node that joins asks for the upload to be made again.
-		if err := c.dropUpload(ctx); err != nil {
-			return err
-		}
+		err = c.dropUpload(ctx, 0)
+	case n.configured.Stage() < want.Stage() && want.Stage() == v.agents.droppedFor:
+		// The node came since, and may have been used for an upload itself.
+		err = c.agents.noteUpload(ctx, v.agents.dropped, 0)
+	}
+	if err != nil {
+		return err
 	}
 	_, err = c.send(ctx, n, o)
 	return err

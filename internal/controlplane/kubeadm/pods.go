@@ -36,8 +36,8 @@ type agents interface {
 	ensure(ctx context.Context) error
 	// take makes next the turn, unless that is not was any more: then somebody else has taken it.
 	take(ctx context.Context, was, next int64) error
-	// noteUpload notes when an upload of kubeadm was deleted.
-	noteUpload(ctx context.Context, at time.Time) error
+	// noteUpload notes when an upload of kubeadm was deleted, and at which stage all API servers were then; 0 for none.
+	noteUpload(ctx context.Context, at time.Time, stage int) error
 	// dismiss removes what runs them, as it was listed, unless somebody has taken a turn since: errTaken.
 	dismiss(ctx context.Context, seen roster) error
 	// remove removes what runs them and their namespace. It reports true when nothing of that is left.
@@ -58,8 +58,10 @@ type roster struct {
 	waiting map[string]string
 	// turn is the number of the change that may take out an API server.
 	turn int64
-	// dropped is when an upload of kubeadm was deleted last; zero if it is not known that one was.
-	dropped time.Time
+	// dropped is when an upload of kubeadm was deleted last; zero if it is not known that one was. droppedFor is the stage
+	// at which all API servers were then: later uploads hold its keys. 0 when they were at none.
+	dropped    time.Time
+	droppedFor int
 }
 
 // pod is an agent that takes orders.
@@ -84,8 +86,10 @@ const (
 	specAnnotation = "keyturn.dev/spec"
 	// turnAnnotation holds the turn.
 	turnAnnotation = "keyturn.dev/turn"
-	// uploadAnnotation holds when what kubeadm had uploaded for nodes that join was deleted.
-	uploadAnnotation = "keyturn.dev/upload-deleted"
+	// uploadAnnotation holds when what kubeadm had uploaded for nodes that join was deleted, and uploadStageAnnotation at
+	// which stage all API servers were then.
+	uploadAnnotation      = "keyturn.dev/upload-deleted"
+	uploadStageAnnotation = "keyturn.dev/upload-deleted-at-stage"
 )
 
 func (p *pods) options() agentpod.Options {
@@ -181,7 +185,7 @@ func (p *pods) ensureDaemonSet(ctx context.Context, client kubernetes.Interface)
 		return nil
 	}
 	want.ResourceVersion = found.ResourceVersion
-	for _, kept := range []string{turnAnnotation, uploadAnnotation} {
+	for _, kept := range []string{turnAnnotation, uploadAnnotation, uploadStageAnnotation} {
 		want.Annotations[kept] = found.Annotations[kept]
 	}
 	_, err = sets.Update(ctx, want, metav1.UpdateOptions{})
@@ -215,12 +219,13 @@ func (p *pods) take(ctx context.Context, was, next int64) error {
 	return err
 }
 
-func (p *pods) noteUpload(ctx context.Context, at time.Time) error {
+func (p *pods) noteUpload(ctx context.Context, at time.Time, stage int) error {
 	client, err := p.reach.client()
 	if err != nil {
 		return err
 	}
-	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, uploadAnnotation, at.UTC().Format(time.RFC3339Nano))
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q,%q:"%d"}}}`,
+		uploadAnnotation, at.UTC().Format(time.RFC3339Nano), uploadStageAnnotation, stage)
 	_, err = client.AppsV1().DaemonSets(p.images.Namespace).Patch(ctx, agentpod.Name, types.MergePatchType, patch,
 		metav1.PatchOptions{})
 	if err != nil {
@@ -229,10 +234,12 @@ func (p *pods) noteUpload(ctx context.Context, at time.Time) error {
 	return nil
 }
 
-// droppedAt returns when an upload was deleted; zero when nobody noted it.
-func droppedAt(set *appsv1.DaemonSet) time.Time {
-	at, _ := time.Parse(time.RFC3339Nano, set.Annotations[uploadAnnotation]) // what a person wrote counts as nothing
-	return at
+// droppedAt returns when an upload was deleted, and at which stage all API servers were; zero when nobody noted it.
+func droppedAt(set *appsv1.DaemonSet) (at time.Time, stage int) {
+	// What a person wrote counts as nothing.
+	at, _ = time.Parse(time.RFC3339Nano, set.Annotations[uploadAnnotation])
+	stage, _ = strconv.Atoi(set.Annotations[uploadStageAnnotation])
+	return at, stage
 }
 
 // turnOf returns the turn; 0 before the first.
@@ -262,8 +269,9 @@ func (p *pods) list(ctx context.Context) (r roster, err error) {
 		return r, fmt.Errorf("looking for the agents: %w", err)
 	}
 	r = roster{
-		asked: true, uid: set.UID, ready: map[string]pod{}, waiting: map[string]string{}, turn: turnOf(set), dropped: droppedAt(set),
+		asked: true, uid: set.UID, ready: map[string]pod{}, waiting: map[string]string{}, turn: turnOf(set),
 	}
+	r.dropped, r.droppedFor = droppedAt(set)
 	for _, f := range found.Items {
 		if owner := metav1.GetControllerOf(&f); owner == nil || owner.UID != set.UID || f.DeletionTimestamp != nil {
 			continue

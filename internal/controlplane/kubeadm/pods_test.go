@@ -35,7 +35,7 @@ func TestGivenNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := time.Unix(1000, 1)
-	if err := p.noteUpload(t.Context(), at); err != nil {
+	if err := p.noteUpload(t.Context(), at, 4); err != nil {
 		t.Error(err)
 	}
 	p.images.Agent = "agent:v2"
@@ -43,7 +43,7 @@ func TestGivenNamespace(t *testing.T) {
 		t.Error(err)
 	}
 	seen, err := p.list(t.Context())
-	if !seen.asked || !seen.dropped.Equal(at) || err != nil {
+	if !seen.asked || !seen.dropped.Equal(at) || seen.droppedFor != 4 || err != nil {
 		t.Errorf("the agents are %+v: %v", seen, err)
 	}
 	if err := p.take(t.Context(), 0, 1); err != nil {

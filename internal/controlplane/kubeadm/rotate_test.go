@@ -88,9 +88,11 @@ type testCluster struct {
 	// lagging means that tokens may be refused, since a node came back with a retired key.
 	lagging bool
 	// upload is what kubeadm has uploaded for nodes that join; nil: nothing. dropped is when it was deleted.
-	upload    *upload
-	dropped   time.Time
-	uploading sync.Mutex
+	// droppedFor is at which stage all API servers were then.
+	upload     *upload
+	dropped    time.Time
+	droppedFor int
+	uploading  sync.Mutex
 	// meet is waited for by every order that changes keys; nil: none waits.
 	meet func(context.Context) error
 }
@@ -326,7 +328,7 @@ func (w *testCluster) ledger(_ context.Context, node string) (r ledger.Report, e
 }
 
 func (w *testCluster) list(context.Context) (roster, error) {
-	r := roster{asked: w.asked, ready: map[string]pod{}, turn: w.turn, dropped: w.dropped}
+	r := roster{asked: w.asked, ready: map[string]pod{}, turn: w.turn, dropped: w.dropped, droppedFor: w.droppedFor}
 	for _, h := range w.hosts {
 		away := h.down > 0 && (w.silent || len(w.hosts) == 1)
 		if w.asked && !away && h.lag != 1 && !h.mute && !h.off && !h.unlabelled {

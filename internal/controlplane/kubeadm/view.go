@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/keyturn/keyturn/internal/agent"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/hint"
@@ -30,6 +32,8 @@ type view struct {
 	agents   roster
 	// idle means that nothing is left for the agents that are there.
 	idle bool
+	// outdated means that what kubeadm has uploaded may hold keys of before this step.
+	outdated bool
 	// leaders is what no component leads, and joining which nodes may be joining, in words.
 	leaders, joining string
 }
@@ -91,8 +95,13 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 		c.conclude(v, n)
 	}
 	v.idle, v.joining = c.idle(v), c.joining(v)
-	v.leaders, err = c.leading(ctx, v)
-	return v, err
+	if v.leaders, err = c.leading(ctx, v); err != nil {
+		return v, err
+	}
+	if v.outdated, err = c.outdated(ctx, v); err != nil {
+		return v, &unseenError{err}
+	}
+	return v, nil
 }
 
 func (c *Cluster) retired() []v1alpha1.RetiredKey {
@@ -304,6 +313,10 @@ func (v *view) state() controlplane.State {
 		s.Unled = v.leaders // no change restarts an API server, with which the leaders would fall
 	} else {
 		s.Waiting = v.leaders
+	}
+	if s.Waiting == "" && v.outdated {
+		s.Waiting = fmt.Sprintf("Secret %s/%s to be deleted, which may hold keys of before this step",
+			metav1.NamespaceSystem, uploadName)
 	}
 	s.Waiting = cmp.Or(s.Waiting, v.joining)
 	if s.Waiting == "" && v.idle {
