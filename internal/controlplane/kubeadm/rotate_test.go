@@ -534,6 +534,37 @@ func TestAgentsLinger(t *testing.T) {
 	w.have(2, false)
 }
 
+// TestSilentAgent has the agent of a node not answer when the last change of its API server is ready. The agents stay,
+// and the old key is stored, until it has settled the change and deleted its copies of that key.
+func TestSilentAgent(t *testing.T) {
+	w := newTestCluster(t, "a", "b", "c")
+	w.settle()
+	c := w.host("c")
+	c.write(c.PKI+"/sa.key.bak", []byte(c.read(c.PKI+"/sa.key")))
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.until("the last restart", func() bool {
+		w.round()
+		return c.restarts == 3
+	})
+	c.mute = true
+	var d rotation.Decision
+	for range 40 {
+		d = w.round()
+		w.check()
+	}
+	if !w.asked || d.Done || len(w.keys()) != 2 || !strings.Contains(d.Waiting, "keyturn-agent on node c to take orders") {
+		t.Errorf("agents are there: %t; keys: %v; it waits for %s", w.asked, w.keys(), d.Waiting)
+	}
+	c.mute = false
+	w.settle()
+	w.have(2, false)
+	for _, file := range []string{c.PKI + "/sa.key.bak", c.StateDir + "/agent/undo.json"} {
+		if _, err := os.Stat(file); err == nil {
+			t.Errorf("%s is left", file)
+		}
+	}
+}
+
 // TestManagerAway has the mirror pod of kube-controller-manager be gone for a moment while that starts again. It was
 // asked to sign with the new key all the while.
 func TestManagerAway(t *testing.T) {

@@ -30,8 +30,10 @@ type view struct {
 	versions map[string]int
 	nodes    []*node
 	agents   roster
-	// idle means that nothing is left for the agents that are there.
-	idle bool
+	// idle means that nothing is left for the agents that are there, and unheard is whose agents have yet to tell that, in
+	// words.
+	idle    bool
+	unheard string
 	// outdated means that what kubeadm has uploaded may hold keys of before this step.
 	outdated bool
 	// leaders is what no component leads, and joining which nodes may be joining, in words.
@@ -94,7 +96,8 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	for _, n := range v.nodes {
 		c.conclude(v, n)
 	}
-	v.idle, v.joining = c.idle(v), c.joining(v)
+	v.idle, v.unheard = c.idle(v)
+	v.joining = c.joining(v)
 	if v.leaders, err = c.leading(ctx, v); err != nil {
 		return v, err
 	}
@@ -318,7 +321,7 @@ func (v *view) state() controlplane.State {
 		s.Waiting = fmt.Sprintf("Secret %s/%s to be deleted, which may hold keys of before this step",
 			metav1.NamespaceSystem, uploadName)
 	}
-	s.Waiting = cmp.Or(s.Waiting, v.joining)
+	s.Waiting = cmp.Or(s.Waiting, v.joining, v.unheard)
 	if s.Waiting == "" && v.idle {
 		s.Waiting = "keyturn-agent to be removed from the control-plane nodes"
 	}
@@ -365,27 +368,31 @@ func (v *view) external() bool {
 // lingering is how long agents stay in Refresh, in which they have nothing to do, since Retire needs them again.
 const lingering = 2 * time.Minute
 
-// idle reports whether the agents are there and nothing is left for them.
-func (c *Cluster) idle(v *view) bool {
+// idle reports whether the agents are there and nothing is left for them. With one key version, nothing but an agent
+// that does not answer can be in the way of that: waiting names it.
+func (c *Cluster) idle(v *view) (idle bool, waiting string) {
 	c.memory.mu.Lock()
 	defer c.memory.mu.Unlock()
 	since, now := c.memory.quiet, c.now()
 	c.memory.quiet = time.Time{}
 	if !v.quiet(c.memory.wanted) {
-		return false
+		return false, ""
 	}
-	if len(v.staying()[0].configured.Verify) == 1 {
-		return true
-	}
-	if since.IsZero() {
+	waiting, single := v.silent(), len(v.staying()[0].configured.Verify) == 1
+	switch {
+	case single:
+		return waiting == "", waiting
+	case waiting != "":
+		return false, "" // Retire needs them again, so nobody waits
+	case since.IsZero():
 		since = now
 	}
 	c.memory.quiet = since
-	return now.Sub(since) >= lingering
+	return now.Sub(since) >= lingering, ""
 }
 
-// quiet reports whether all nodes have the keys for which agents were made, proven and settled. Those of Publish do not
-// count: the next change comes soon.
+// quiet reports whether all nodes have the keys for which agents were made, proven and, as far as their agents answer,
+// settled. Those of Publish do not count: the next change comes soon.
 func (v *view) quiet(wanted rotation.Keys) bool {
 	staying := v.staying()
 	if len(staying) == 0 || !wanted.IsZero() && !wanted.Equal(staying[0].configured) {
@@ -395,6 +402,22 @@ func (v *view) quiet(wanted rotation.Keys) bool {
 		keys := n.configured
 		return n.pending() || !n.changed() || publishing(keys) || !keys.Equal(staying[0].configured)
 	})
+}
+
+// silent names a node whose agent does not answer, in words; empty if there is none. A change may be unsettled there,
+// and copies of a retired key may be left. A node without the label has no agent.
+func (v *view) silent() string {
+	for _, n := range v.staying() {
+		if n.report != nil || n.Unlabelled {
+			continue
+		}
+		why := ""
+		if w := v.whyNoAgent(n); w != "" {
+			why = " (" + w + ")"
+		}
+		return fmt.Sprintf("keyturn-agent on node %s to take orders%s, before the agents are removed", n.Node, why)
+	}
+	return ""
 }
 
 // order returns an order for a node. It knows every key version by its public key, and no private key.
