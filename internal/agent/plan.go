@@ -427,12 +427,15 @@ func planUndo(h Host) ([]Action, error) {
 
 // planRelease removes what the agent keeps. The signer writes until it has ended, which the kubelet takes a moment for.
 func planRelease(h Host, p Paths) (actions []Action, waiting string, err error) {
-	external, err := h.external(p)
-	if err != nil {
-		return nil, "", err
-	}
-	if external {
-		return nil, "", hint.Errorf("converge to keys from files first", "kube-apiserver needs its signer")
+	// A manifest that it cannot edit is none that it has edited, if nothing else of it is there.
+	if h.Configured != nil || h.Undo != nil || len(planNoSigner(h)) > 0 {
+		external, err := h.external(p)
+		if err != nil {
+			return nil, "", err
+		}
+		if external {
+			return nil, "", hint.Errorf("converge to keys from files first", "kube-apiserver needs its signer")
+		}
 	}
 	if h.Undo != nil && h.Undo.Phase != Undone {
 		return nil, "", ErrUnsettled

@@ -250,6 +250,22 @@ func TestWritesNothing(t *testing.T) {
 	n.wantUnchanged(o, Failed)
 }
 
+// TestReleaseOfNothing releases a node whose manifest the agent cannot edit, and on which it has only noted a turn.
+func TestReleaseOfNothing(t *testing.T) {
+	n := newNode(t, 1, 1)
+	file := n.Manifests + "/kube-apiserver.yaml"
+	flag := "    - --service-account-key-file=" + n.PKI
+	n.write(file, strings.Replace(n.read(file), flag, flag+"/old.pub\n"+flag, 1), 0o600)
+	n.apply(n.order(files(1, 1, 2), "a"), Failed)
+	fence := n.do(Fence)
+	fence.Turn = 1
+	n.apply(fence, Done)
+	n.apply(n.do(Release), Done)
+	if left, err := os.ReadDir(n.path(State)); err != nil || len(left) > 0 {
+		t.Errorf("the state directory has %v, %v", left, err)
+	}
+}
+
 func TestBusy(t *testing.T) {
 	n := newNode(t, 1, 1)
 	d, err := n.open()

@@ -109,6 +109,13 @@ type Adopter interface {
 	SigningKey(ctx context.Context, keyID string) (crypto.Signer, error)
 }
 
+// Leaver is implemented by Adapters for clusters that Keyturn did not create.
+type Leaver interface {
+	// Leave removes what Keyturn runs in a cluster that cannot be released, as far as it can be reached, and changes
+	// nothing else. It is called after Delete has failed, and returns within seconds.
+	Leave(ctx context.Context) error
+}
+
 // ErrNoLedger means that an API server has no ledger, because it signs with files or its signer keeps none. Which of
 // its tokens are valid is then unknown.
 var ErrNoLedger = errors.New("the API server has no ledger of its tokens")

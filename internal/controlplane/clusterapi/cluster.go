@@ -29,12 +29,14 @@ type Cluster struct {
 type kubeadmCluster interface {
 	controlplane.Adapter
 	controlplane.Adopter
+	controlplane.Leaver
 }
 
 var (
 	_ kubeadmCluster       = (*kubeadm.Cluster)(nil)
 	_ controlplane.Adapter = (*Cluster)(nil)
 	_ controlplane.Adopter = (*Cluster)(nil)
+	_ controlplane.Leaver  = (*Cluster)(nil)
 )
 
 // Observe implements controlplane.Adapter. A cluster that is paused is not observed, so that nothing is planned for it.
@@ -124,4 +126,13 @@ func (c *Cluster) Delete(ctx context.Context) (gone bool, err error) {
 		return false, err
 	}
 	return c.letGo(ctx)
+}
+
+// Leave implements controlplane.Leaver.
+func (c *Cluster) Leave(ctx context.Context) (err error) {
+	if !c.uc.Spec.Infrastructure.RollsOut() {
+		err = c.kubeadmCluster.Leave(ctx)
+	}
+	_, errMarks := c.letGo(ctx)
+	return errors.Join(err, errMarks)
 }

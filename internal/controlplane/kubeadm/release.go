@@ -59,6 +59,9 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 	}
 	to := change{Target: v.released(), keys: v.keys}
 	for _, n := range nodes {
+		if n.untouched() {
+			continue
+		}
 		if !n.ready && !n.pending() {
 			return false, fmt.Errorf("API server on node %s: %s", n.Node, n.waiting)
 		}
@@ -85,6 +88,23 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 		}
 	}
 	return true, nil
+}
+
+// untouched reports whether nothing of Keyturn is on a node whose keys the agent cannot change. So they stay as they are.
+func (n *node) untouched() bool {
+	return n.Unwritable() != "" && n.report.Owner == "" && n.report.Change == ""
+}
+
+// Leave implements controlplane.Leaver. A namespace takes a while to be gone, which nobody waits for.
+func (c *Cluster) Leave(ctx context.Context) error {
+	if err := c.reach(ctx); err != nil {
+		return err
+	}
+	gone, err := c.agents.remove(ctx)
+	if !gone && err == nil {
+		_, err = c.agents.remove(ctx) // what comes after the agents
+	}
+	return err
 }
 
 // released is what all nodes are to have when the cluster is released: the furthest keys of any of them, as files, and

@@ -20,6 +20,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/agent"
+	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/agent/manifest"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
@@ -263,6 +264,12 @@ func (w *testCluster) find(context.Context) (f Found, err error) {
 		s := Server{Node: h.name, Port: securePort, Leaving: h.leaving, Listed: h.listed, Unlabelled: h.unlabelled}
 		if err == nil {
 			s.Mark, _ = running.Annotation(manifest.RestartAnnotation)
+			for _, value := range running.Flag("service-account-signing-key-file") {
+				s.SignFile = strings.Replace(value, h.PKI, agentpod.Kubeadm("", "").PKI, 1)
+			}
+			for _, value := range running.Flag("service-account-key-file") {
+				s.VerifyFiles = append(s.VerifyFiles, strings.Replace(value, h.PKI, agentpod.Kubeadm("", "").PKI, 1))
+			}
 		}
 		if h.served.External {
 			s.SignerSocket = signerDir + "/socket"
@@ -732,4 +739,64 @@ func TestIgnored(t *testing.T) {
 	w.clock = w.clock.Add(ignoredFor + time.Second)
 	w.settle()
 	w.have(2, false)
+}
+
+// moreKeyFiles gives the API server of a node a second file with keys, which no agent changes.
+func (h *host) moreKeyFiles() {
+	file, flag := h.Manifests+"/kube-apiserver.yaml", "    - --service-account-key-file="+h.PKI
+	h.write(file, []byte(strings.Replace(h.read(file), flag, flag+"/old.pub\n"+flag, 1)))
+	h.restart()
+}
+
+// TestUnwritable has an API server read its keys from where the agent does not write. It is not adopted, it is not
+// rotated if it was adopted before, and it is released.
+func TestUnwritable(t *testing.T) {
+	for _, adopted := range []bool{false, true} {
+		w := newTestCluster(t, "a", "b")
+		if adopted {
+			w.settle()
+			w.uc.Spec.KSASigningKey.Version = 2
+		}
+		stored := len(w.keys())
+		w.host("b").moreKeyFiles()
+		w.until("API servers to be back", func() bool {
+			w.round()
+			return w.host("b").manifest != "" && w.host("b").down == 0
+		})
+		w.restarts()
+		for range 20 {
+			d := w.round()
+			if !d.Blocked || !strings.Contains(d.Waiting, "old.pub, /etc/kubernetes/pki/sa.pub: Keyturn changes only") {
+				t.Fatalf("with adopted %t, it waits for %s", adopted, d.Waiting)
+			}
+		}
+		if w.release(); len(w.keys()) != stored || slices.Max(w.restarts()) > 0 || w.asked {
+			t.Errorf("with adopted %t, keys %v are stored, agents are there: %t", adopted, w.keys(), w.asked)
+		}
+	}
+}
+
+// TestReleaseHalfDone releases a cluster of which the agent has given one node the keys of Publish, and cannot give
+// them to the other one.
+func TestReleaseHalfDone(t *testing.T) {
+	w := newTestCluster(t, "a", "b")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.until("one node to be changed", func() bool { return w.host("a").restarts == 1 })
+	w.host("b").moreKeyFiles()
+	w.release()
+	if keys, _ := w.host("b").files(); keys.Len() != 1 || w.host("b").restarts != 1 {
+		t.Errorf("node b has %v, and was started %d times", keys, w.host("b").restarts)
+	}
+}
+
+// TestLeave ends the agents of a cluster that is not released.
+func TestLeave(t *testing.T) {
+	w := newTestCluster(t, "a")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.until("agents", func() bool { return w.asked })
+	if err := w.adapter().Leave(t.Context()); err != nil || w.asked {
+		t.Errorf("agents are there: %t, %v", w.asked, err)
+	}
 }

@@ -79,6 +79,9 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	if v.found, err = c.plane.find(ctx); err != nil {
 		return nil, &unseenError{err}
 	}
+	if !c.uc.Spec.Infrastructure.RollsOut() { // then no agent changes anything
+		v.found.Problems = append(v.found.Problems, v.found.unwritable()...)
+	}
 	if v.agents, err = c.agents.list(ctx); err != nil {
 		return nil, &unseenError{err}
 	}
