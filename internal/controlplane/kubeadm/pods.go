@@ -346,7 +346,7 @@ func (p *pods) remove(ctx context.Context) (gone bool, err error) {
 	}
 	gone, err = p.removeDaemonSet(ctx, client)
 	if gone && err == nil {
-		err = tidy(ctx, client)
+		err = p.tidy(ctx, client)
 	}
 	return gone, err
 }
@@ -355,7 +355,7 @@ func (p *pods) remove(ctx context.Context) (gone bool, err error) {
 func (p *pods) removeNamespace(ctx context.Context, client kubernetes.Interface) (gone bool, err error) {
 	namespace, err := client.CoreV1().Namespaces().Get(ctx, p.images.Namespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return true, tidy(ctx, client)
+		return true, p.tidy(ctx, client)
 	}
 	if err == nil && !p.marked(namespace) {
 		return true, nil
@@ -385,15 +385,26 @@ func (p *pods) removeDaemonSet(ctx context.Context, client kubernetes.Interface)
 	return false, nil
 }
 
-// tidy removes the account of canary tokens, and what the refresh of tokens noted.
-func tidy(ctx context.Context, client kubernetes.Interface) error {
-	account := controlplane.Canary
-	err := client.CoreV1().ServiceAccounts(account.Namespace).Delete(ctx, account.Name, metav1.DeleteOptions{})
+// tidy removes the account of canary tokens, and what the refresh of tokens noted, if they have the mark of the
+// UserCluster. Earlier releases made them without one: those stay.
+func (p *pods) tidy(ctx context.Context, client kubernetes.Interface) error {
+	accounts := client.CoreV1().ServiceAccounts(controlplane.Canary.Namespace)
+	account, err := accounts.Get(ctx, controlplane.Canary.Name, metav1.GetOptions{})
+	if err == nil && p.marked(account) {
+		err = accounts.Delete(ctx, account.Name, only(account))
+	}
 	if err := ignoreGone(err); err != nil {
-		return err
+		return fmt.Errorf("removing ServiceAccount %s: %w", controlplane.Canary, err)
 	}
 	notes := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
-	return ignoreGone(notes.Delete(ctx, evict.NoteName, metav1.DeleteOptions{}))
+	note, err := notes.Get(ctx, evict.NoteName, metav1.GetOptions{})
+	if err == nil && p.marked(note) {
+		err = notes.Delete(ctx, note.Name, only(note))
+	}
+	if err := ignoreGone(err); err != nil {
+		return fmt.Errorf("removing ConfigMap %s/%s: %w", metav1.NamespaceSystem, evict.NoteName, err)
+	}
+	return nil
 }
 
 // only lets this very object be deleted, as it was read.
