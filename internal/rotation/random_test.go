@@ -143,7 +143,9 @@ func (c *chaos) pick() (event, bool) {
 	}
 	var all []event
 	for e := range c.events {
-		if e.kind >= first && e.kind <= last && (e.kind != versionRaised || e.at <= lastWanted && c.rng.IntN(20) == 0) {
+		rare := e.kind == versionRaised && e.at <= lastWanted || e.kind == foreignReleased
+		common := e.kind != versionRaised && e.kind != foreignReleased
+		if e.kind >= first && e.kind <= last && (common || rare && c.rng.IntN(20) == 0) {
 			all = append(all, e)
 		}
 	}
