@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"fmt"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -72,7 +73,7 @@ func (c *Cluster) Converge(ctx context.Context, t controlplane.Target, keys []ke
 		return err
 	}
 	if m.keys.Stage() > t.Keys.Stage() {
-		return controlplane.ErrStale
+		return fmt.Errorf("Secret %s: %w", c.management.key(c.management.cluster+"-sa"), controlplane.ErrStale)
 	}
 	if t.Bootstrap {
 		err = c.give(ctx, m, t, keys)

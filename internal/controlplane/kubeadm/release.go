@@ -57,7 +57,7 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 	if missing, err := c.ensureAgents(ctx, v, nodes); err != nil || missing {
 		return false, err
 	}
-	to := change{Target: v.released(), keys: v.keys}
+	to, changing := change{Target: v.released(), keys: v.keys}, false
 	for _, n := range nodes {
 		if n.untouched() {
 			continue
@@ -69,10 +69,10 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 			if to.Next == "" && !n.pending() {
 				to.Next = n.Node
 			}
-			released = true
+			changing = true
 		}
 	}
-	if released && !to.Keys.IsZero() {
+	if changing && !to.Keys.IsZero() {
 		return false, c.step(ctx, v, to)
 	}
 	for _, n := range nodes {

@@ -800,3 +800,20 @@ func TestLeave(t *testing.T) {
 		t.Errorf("agents are there: %t, %v", w.asked, err)
 	}
 }
+
+// TestUnreadableKeys names what the agent cannot read.
+func TestUnreadableKeys(t *testing.T) {
+	w := newTestCluster(t, "a")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.until("agents", func() bool { return w.asked })
+	a := w.hosts[0]
+	before := a.read(a.PKI + "/sa.pub")
+	a.write(a.PKI+"/sa.pub", []byte(before+"x"))
+	w.until("the file to be named", func() bool {
+		return strings.Contains(w.round().Waiting, "reading sa.pub: something in it is not PEM")
+	})
+	a.write(a.PKI+"/sa.pub", []byte(before))
+	w.settle()
+	w.have(2, false)
+}

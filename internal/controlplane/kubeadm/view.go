@@ -342,6 +342,10 @@ func (n *node) whyWaiting() string {
 	switch {
 	case n.report != nil && n.report.Change == agent.Undoing:
 		return "the agent to put back what the last change replaced"
+	case n.report != nil && n.report.KeyProblem != "":
+		return "its agent cannot change its keys: " + n.report.KeyProblem
+	case n.report != nil && n.report.Server.Problem != "":
+		return "its agent cannot change its manifest: " + n.report.Server.Problem
 	case n.waiting == "" && n.pending() && n.changed() && !n.behind():
 		return "its agent to settle the change"
 	}
