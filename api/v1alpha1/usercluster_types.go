@@ -73,7 +73,8 @@ func (uc *UserCluster) identityPrefix() string { return uc.Namespace + "/" + uc.
 
 // ReleasedForeignKeys returns the kids in AnnotationReleaseForeignKeys.
 func (uc *UserCluster) ReleasedForeignKeys() []string {
-	return strings.FieldsFunc(uc.Annotations[AnnotationReleaseForeignKeys], func(r rune) bool { return r == ',' || r == ' ' })
+	between := func(r rune) bool { return r == ',' || r == ' ' }
+	return strings.FieldsFunc(uc.Annotations[AnnotationReleaseForeignKeys], between)
 }
 
 // MarkForMove sets what `clusterctl move` needs on a UserCluster that Moves, and reports whether that changed

@@ -72,8 +72,8 @@ func (s *simServer) converge(want simKeys, next, live, mayGo, drop bool) {
 		}
 	case s.phase == away:
 		s.start()
-	case next && mayGo && (s.running != s.configured || s.foreign && !s.foreignFile) && s.phase != draining && !(s.running.external &&
-		s.configured.external):
+	case next && mayGo && (s.running != s.configured || s.foreign && !s.foreignFile) && s.phase != draining &&
+		!(s.running.external && s.configured.external):
 		s.phase, s.ours = draining, !s.outsider
 	}
 }

@@ -47,13 +47,15 @@ func (r run) dropForeign(keys Keys) (d Decision, done bool) {
 	// After a crash here, an API server that appears now only accepts fewer keys than the others.
 	if gone := r.mayGo(r.BootstrapForeign); len(gone) > 0 {
 		d.Action.Target.Bootstrap = true
-		d.Waiting = fmt.Sprintf("the next API server to come not to accept the keys %s, which may go", strings.Join(gone, ","))
+		d.Waiting = fmt.Sprintf("the next API server to come not to accept the keys %s, which may go",
+			strings.Join(gone, ","))
 		return d, false
 	}
 	for s := range r.staying {
 		if gone := r.mayGo(s.Foreign); len(gone) > 0 {
 			d.Action.Target.Next = s.Name
-			d.Waiting = fmt.Sprintf("API server %s to stop accepting the keys %s, which may go", s.Name, strings.Join(gone, ","))
+			d.Waiting = fmt.Sprintf("API server %s to stop accepting the keys %s, which may go", s.Name,
+				strings.Join(gone, ","))
 			return d, false
 		}
 	}

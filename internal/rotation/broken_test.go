@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -306,13 +307,14 @@ var brokenPlanners = []struct {
 			o.ForeignMayGo = []string{foreignKid}
 			return plan(o)
 		}},
-	{name: "names no API server that is to drop a foreign key", stuck: true, in: haForeign, plan: func(o Observed) Decision {
-		d := plan(o)
-		if len(o.Stored) == 1 && len(o.Servers) > 0 && o.Servers[0].Configured.Equal(d.Action.Target.Keys) {
-			d.Action.Target.Next = ""
-		}
-		return d
-	}},
+	{name: "names no API server that is to drop a foreign key", stuck: true, in: haForeign,
+		plan: func(o Observed) Decision {
+			d := plan(o)
+			if strings.Contains(d.Waiting, "to stop accepting the keys") {
+				d.Action.Target.Next = ""
+			}
+			return d
+		}},
 	{name: "leaves the old private key on disks", law: "on disks", plan: func(o Observed) Decision {
 		o.Held = nil
 		return plan(o)

@@ -27,19 +27,19 @@ const (
 	watchesBack // kubelets watch Secrets again
 
 	// What clients do, at any time.
-	tokenIssued    // API server `at` answers a TokenRequest
-	podRefreshed   // the kubelet of node `at` gets new tokens from API server `by`
-	secretFilled   // kube-controller-manager `by` signs a legacy token into Secret `at`
-	secretDeleted  // somebody deletes it
-	versionRaised  // somebody starts the next rotation
-	sourceChanged  // somebody gives the API servers a signer, or takes it away
-	serverJoins    // a machine joins the control plane, with keys that bootstrap material held `by` stages ago
-	serverLeaves   // somebody removes a machine of the control plane for good
-	secondPlans    // a second controller makes a plan
-	secondActs     // it acts on the plan that it made
-	limitPassed    // the time is over for which Retire waits for tokens to expire
+	tokenIssued     // API server `at` answers a TokenRequest
+	podRefreshed    // the kubelet of node `at` gets new tokens from API server `by`
+	secretFilled    // kube-controller-manager `by` signs a legacy token into Secret `at`
+	secretDeleted   // somebody deletes it
+	versionRaised   // somebody starts the next rotation
+	sourceChanged   // somebody gives the API servers a signer, or takes it away
+	serverJoins     // a machine joins the control plane, with keys that bootstrap material held `by` stages ago
+	serverLeaves    // somebody removes a machine of the control plane for good
+	secondPlans     // a second controller makes a plan
+	secondActs      // it acts on the plan that it made
+	limitPassed     // the time is over for which Retire waits for tokens to expire
 	foreignReleased // somebody releases the foreign key
-	budgetReleased // somebody allows a disruption again
+	budgetReleased  // somebody allows a disruption again
 
 	// What breaks.
 	serverDied
@@ -50,7 +50,7 @@ const (
 	nodeDied
 	nodeLost // with its disk
 	budgetSpent
-	fleetLost // somebody deletes the membership
+	fleetLost    // somebody deletes the membership
 	foreignAdded // somebody gives an API server a foreign key, and starts it again
 	controllerDied
 )

@@ -192,11 +192,12 @@ func TestForeignBootstrap(t *testing.T) {
 			{Name: "cp-0", Configured: k, Running: k, Ready: true, Accepts: k.Verify, Signs: 2, Foreign: []string{"a"}},
 		},
 	}
-	if target := plan(o).Action.Target; !target.Bootstrap || target.Next != "" || !slices.Equal(target.DropForeign, o.ForeignMayGo) {
+	target := plan(o).Action.Target
+	if !target.Bootstrap || target.Next != "" || !slices.Equal(target.DropForeign, o.ForeignMayGo) {
 		t.Errorf("the target is %+v", target)
 	}
 	o.BootstrapForeign = o.BootstrapForeign[:1]
-	if target := plan(o).Action.Target; target.Bootstrap || target.Next != "cp-0" {
+	if target = plan(o).Action.Target; target.Bootstrap || target.Next != "cp-0" {
 		t.Errorf("the target is then %+v", target)
 	}
 }

@@ -144,21 +144,21 @@ func (t *timeline) incident(d Decision) (bool, error) {
 }
 
 var (
-	one      = shape{servers: 1, managers: 1}
-	oneNodes = shape{servers: 1, managers: 1, nodes: 2, pauses: true}
-	ha       = shape{servers: 3, managers: 2, nodes: 1}
-	haNodes  = shape{servers: 3, managers: 2, nodes: 2, pauses: true}
-	haFleet  = shape{servers: 3, managers: 2, nodes: 1, fleet: true, slow: true}
-	external = shape{servers: 1, managers: 1, external: true}
-	haSigner = shape{servers: 3, managers: 2, nodes: 1, fleet: true, external: true, converts: true, pauses: true}
-	haFiles  = shape{servers: 3, managers: 2, converts: true}
-	haOpen   = shape{servers: 3, managers: 2, nodes: 1, open: true}
+	one       = shape{servers: 1, managers: 1}
+	oneNodes  = shape{servers: 1, managers: 1, nodes: 2, pauses: true}
+	ha        = shape{servers: 3, managers: 2, nodes: 1}
+	haNodes   = shape{servers: 3, managers: 2, nodes: 2, pauses: true}
+	haFleet   = shape{servers: 3, managers: 2, nodes: 1, fleet: true, slow: true}
+	external  = shape{servers: 1, managers: 1, external: true}
+	haSigner  = shape{servers: 3, managers: 2, nodes: 1, fleet: true, external: true, converts: true, pauses: true}
+	haFiles   = shape{servers: 3, managers: 2, converts: true}
+	haOpen    = shape{servers: 3, managers: 2, nodes: 1, open: true}
 	haForeign = shape{servers: 3, managers: 2, foreign: true}
-	haDisks  = shape{servers: 3, managers: 2, disks: true}
-	signers  = shape{servers: 2, managers: 1, external: true, disks: true}
-	awaiting = shape{servers: 2, managers: 1, external: true, awaits: true}
-	adopted1 = shape{servers: 1, managers: 1, adopted: true}
-	adopted3 = shape{servers: 3, managers: 2, nodes: 1, adopted: true, open: true}
+	haDisks   = shape{servers: 3, managers: 2, disks: true}
+	signers   = shape{servers: 2, managers: 1, external: true, disks: true}
+	awaiting  = shape{servers: 2, managers: 1, external: true, awaits: true}
+	adopted1  = shape{servers: 1, managers: 1, adopted: true}
+	adopted3  = shape{servers: 3, managers: 2, nodes: 1, adopted: true, open: true}
 )
 
 type story struct {

@@ -106,8 +106,8 @@ func TestFiles(t *testing.T) {
 		drop []string
 		want []keystore.KeyPair
 	}{
-		"published": {rotation.Keys{Verify: []int{1, 2}, Sign: 1}, nil, []keystore.KeyPair{k[0], k[1], k[2], k[3]}},
-		"switched":  {rotation.Keys{Verify: []int{1, 2}, Sign: 2}, nil, []keystore.KeyPair{k[1], k[0], k[2], k[3]}},
+		"published":      {rotation.Keys{Verify: []int{1, 2}, Sign: 1}, nil, []keystore.KeyPair{k[0], k[1], k[2], k[3]}},
+		"switched":       {rotation.Keys{Verify: []int{1, 2}, Sign: 2}, nil, []keystore.KeyPair{k[1], k[0], k[2], k[3]}},
 		"retired":        {rotation.Keys{Verify: []int{2}, Sign: 2}, nil, []keystore.KeyPair{k[1], k[2], k[3]}},
 		"one was let go": {rotation.Keys{Verify: []int{2}, Sign: 2}, []string{k[2].KeyID}, []keystore.KeyPair{k[1], k[3]}},
 	} {

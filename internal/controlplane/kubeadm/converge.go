@@ -319,8 +319,8 @@ func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error 
 
 // turn takes the turn for a restart of a node's API server, which fails if somebody else has taken it since this look
 // began. It returns once every other agent refuses restarts of earlier turns: one that a paused controller sends may
-// arrive at any time. Only a change of an API server that refuses tokens comes here while some agent does not answer, and
-// passes it over.
+// arrive at any time. Only a change of an API server that refuses tokens comes here while some agent does not answer,
+// and passes it over.
 func (c *Cluster) turn(ctx context.Context, v *view, but *node) (int64, error) {
 	next := v.agents.turn
 	for _, n := range v.nodes {

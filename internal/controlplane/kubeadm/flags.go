@@ -20,13 +20,13 @@ func (s Server) Unwritable() string {
 	case s.SignerSocket == signerDir+"/socket":
 		return ""
 	case s.SignerSocket != "":
-		return fmt.Sprintf("the API server on node %s signs with the signer at %s, which is not Keyturn's: set its flags back "+
-			"to %s and %s", s.Node, s.SignerSocket, public, private)
+		return fmt.Sprintf("the API server on node %s signs with the signer at %s, which is not Keyturn's: set its flags "+
+			"back to %s and %s", s.Node, s.SignerSocket, public, private)
 	case s.SignFile == "" || s.SignFile == private && slices.Equal(s.VerifyFiles, []string{public}):
 		return ""
 	}
-	return fmt.Sprintf("the API server on node %s signs with %s and verifies with %s: Keyturn changes only %s and %s, so put "+
-		"the keys there", s.Node, s.SignFile, strings.Join(s.VerifyFiles, ", "), private, public)
+	return fmt.Sprintf("the API server on node %s signs with %s and verifies with %s: Keyturn changes only %s and %s, so "+
+		"put the keys there", s.Node, s.SignFile, strings.Join(s.VerifyFiles, ", "), private, public)
 }
 
 // unwritable are why keyturn-agent cannot change the keys of the API servers that stay.

@@ -90,7 +90,7 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 	return true, nil
 }
 
-// untouched reports whether nothing of Keyturn is on a node whose keys the agent cannot change. So they stay as they are.
+// untouched reports whether nothing of Keyturn is on a node whose keys the agent cannot change. They stay as they are.
 func (n *node) untouched() bool {
 	return n.Unwritable() != "" && n.report.Owner == "" && n.report.Change == ""
 }

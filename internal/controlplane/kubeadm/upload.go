@@ -30,8 +30,8 @@ func publishing(keys rotation.Keys) bool { return len(keys.Verify) == 2 && keys.
 
 // dropUpload deletes what kubeadm has uploaded. If there was something, the time is noted first: a node that has just
 // read it comes with keys from before, and is to show itself before an API server gets keys that do not go with those.
-// stage is the one that all API servers have come to, since what is uploaded from then on has its keys; 0 when they have
-// not. A crash in between only makes that wait longer.
+// stage is the one that all API servers have come to, since what is uploaded from then on has its keys; 0 for none. A
+// crash in between only makes that wait longer.
 func (c *Cluster) dropUpload(ctx context.Context, stage int) error {
 	there, err := c.plane.uploaded(ctx)
 	if err != nil || !there {

@@ -67,8 +67,8 @@ func TestUpload(t *testing.T) {
 }
 
 // TestJoinInProgress has a node read the upload right before that is deleted, and show its API server most of a minute
-// later, with keys from before the step. The upload is made before the rotation, in Publish or in Switch, on a node that
-// this step has not come to yet.
+// later, with keys from before the step. The upload is made before the rotation, in Publish or in Switch, on a node
+// that this step has not come to yet.
 func TestJoinInProgress(t *testing.T) {
 	for _, source := range []v1alpha1.KeySource{v1alpha1.KeySourceFiles, v1alpha1.KeySourceExternal} {
 		for _, step := range []rotation.Step{"", rotation.StepPublish, rotation.StepSwitch} {
