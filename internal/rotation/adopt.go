@@ -36,36 +36,30 @@ func adopt(o Observed) Decision {
 }
 
 // dropForeign has API servers stop accepting the foreign keys that may go, one after another, and before them the next
-// one to come. It is done when only keys are left that may not go. Beside version 1, which
-// replaced no older key, all of them stay: adopting a cluster restarts nothing.
-func (r run) dropForeign(keys Keys) (d Decision, done bool) {
+// one to come. It sets in t what may change now, and returns what that waits for; empty when only keys are left that may
+// not go. Beside version 1, which replaced no older key, all of them stay: adopting a cluster restarts nothing.
+func (r run) dropForeign(t *Target) string {
 	if r.next == 1 {
-		return Decision{}, true
+		return ""
 	}
-	d = Decision{Action: converge(keys, r.next)}
-	d.Action.Target.DropForeign = r.ForeignMayGo
 	// After a crash here, an API server that appears now only accepts fewer keys than the others.
-	if gone := r.mayGo(r.BootstrapForeign); len(gone) > 0 {
-		d.Action.Target.Bootstrap = true
-		d.Waiting = fmt.Sprintf("the next API server to come not to accept the keys %s, which may go",
-			strings.Join(gone, ","))
-		return d, false
+	if gone := among(t.DropForeign, r.BootstrapForeign); len(gone) > 0 {
+		t.Bootstrap = true
+		return fmt.Sprintf("the next API server to come not to accept the keys %s, which may go", strings.Join(gone, ","))
 	}
 	for s := range r.staying {
-		if gone := r.mayGo(s.Foreign); len(gone) > 0 {
-			d.Action.Target.Next = s.Name
-			d.Waiting = fmt.Sprintf("API server %s to stop accepting the keys %s, which may go", s.Name,
-				strings.Join(gone, ","))
-			return d, false
+		if gone := among(t.DropForeign, s.Foreign); len(gone) > 0 {
+			t.Next = s.Name
+			return fmt.Sprintf("API server %s to stop accepting the keys %s, which may go", s.Name, strings.Join(gone, ","))
 		}
 	}
-	return Decision{}, true
+	return ""
 }
 
-// mayGo returns which of these kids may go, ascending.
-func (r run) mayGo(kids []string) (gone []string) {
+// among returns which of these kids are among others, ascending.
+func among(others, kids []string) (gone []string) {
 	for _, kid := range kids {
-		if slices.Contains(r.ForeignMayGo, kid) {
+		if slices.Contains(others, kid) {
 			gone = append(gone, kid)
 		}
 	}
@@ -81,7 +75,7 @@ func (r run) foreign() string {
 	for s := range r.staying {
 		if len(s.Foreign) > 0 {
 			names, kids = append(names, s.Name), append(kids, s.Foreign...)
-			held = held || len(r.mayGo(s.Foreign)) < len(s.Foreign)
+			held = held || len(among(r.ForeignMayGo, s.Foreign)) < len(s.Foreign)
 		}
 	}
 	if !held {

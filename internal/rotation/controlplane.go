@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -32,7 +33,7 @@ func (r run) controlPlane(step Step, want Keys, sign int) (d Decision, done bool
 			return d, false
 		}
 	}
-	d.Waiting = r.ControlPlaneWaiting
+	d.Waiting = cmp.Or(r.dropForeign(t), r.ControlPlaneWaiting)
 	return d, d.Waiting == ""
 }
 

@@ -95,10 +95,6 @@ func (r run) settle() Decision {
 	if d, done := r.disks("", keys); !done {
 		return d
 	}
-	// Before all that may take long: an API server goes on accepting these keys for no reason any more.
-	if d, done := r.dropForeign(keys); !done {
-		return d
-	}
 	if r.KubeconfigDue {
 		return Decision{Action: Action{Kind: WriteKubeconfig}, Waiting: "the administrator's kubeconfig to be stored"}
 	}
