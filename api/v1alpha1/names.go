@@ -94,7 +94,7 @@ const (
 	// Evict then evicts it like other pods.
 	AnnotationEvict = "keyturn.dev/evict"
 	// AnnotationReleaseForeignKeys is set on a UserCluster to a comma-separated list of kids. They are keys that API
-	// servers accept and Keyturn did not make, and that a rotation may remove.
+	// servers accept and Keyturn did not make, and that it may remove, at the end of a rotation or after it.
 	AnnotationReleaseForeignKeys = "keyturn.dev/release-foreign-keys"
 	// AnnotationRetryChange is set on a UserCluster, with a new value each time, to retry a change of a control-plane
 	// node that was undone because kube-apiserver did not become ready with it.

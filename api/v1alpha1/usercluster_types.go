@@ -71,6 +71,12 @@ func (uc *UserCluster) Identity() string {
 
 func (uc *UserCluster) identityPrefix() string { return uc.Namespace + "/" + uc.Name + "/" }
 
+// ReleasedForeignKeys returns the kids in AnnotationReleaseForeignKeys.
+func (uc *UserCluster) ReleasedForeignKeys() []string {
+	between := func(r rune) bool { return r == ',' || r == ' ' }
+	return strings.FieldsFunc(uc.Annotations[AnnotationReleaseForeignKeys], between)
+}
+
 // MarkForMove sets what `clusterctl move` needs on a UserCluster that Moves, and reports whether that changed
 // something.
 func (uc *UserCluster) MarkForMove() (changed bool) {
@@ -488,8 +494,8 @@ type APIServerStatus struct {
 	// +listType=atomic
 	// +optional
 	AcceptedVersions []int32 `json:"acceptedVersions,omitempty"`
-	// ForeignKeyIDs are the kids of keys that it accepts but that are no key version of the cluster. The step Retire
-	// waits until the annotation keyturn.dev/release-foreign-keys names them.
+	// ForeignKeyIDs are the kids of keys that it accepts but that are no key version of the cluster. The step Retire, and
+	// a cluster after its first rotation, wait until the annotation keyturn.dev/release-foreign-keys names them.
 	// +listType=atomic
 	// +optional
 	ForeignKeyIDs []string `json:"foreignKeyIDs,omitempty"`

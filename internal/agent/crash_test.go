@@ -86,8 +86,8 @@ func crash(t *testing.T, step int, from, to rotation.Keys) (crashed bool) {
 	}
 	n.apply(o, Done)
 	n.wantKeys(to)
-	n.apply(n.do(Settle), Done)
-	n.apply(n.do(Settle), Done)
+	n.apply(n.settle(RestartMark(to, 2)), Done)
+	n.apply(n.settle(RestartMark(to, 2)), Done)
 	n.wantKeys(to)
 	wantNoRests(n, to)
 	return crashed

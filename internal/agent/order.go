@@ -37,8 +37,8 @@ const (
 	Observe = "Observe"
 	// Converge gives the node Order.Keys.
 	Converge = "Converge"
-	// Settle follows a Converge whose result was proven: it forgets what the change replaced, removes a signer that is not
-	// needed any more, and deletes copies of the retired keys.
+	// Settle follows a Converge whose result was proven: it forgets what that change, which Order.Restart names, replaced,
+	// removes a signer that is not needed any more, and deletes copies of the retired keys.
 	Settle = "Settle"
 	// Undo puts back what the last Converge replaced, unless it was settled.
 	Undo = "Undo"
@@ -65,7 +65,8 @@ type Order struct {
 	// Foreign are public keys in PEM, one each, of no key version, that kube-apiserver has to accept too.
 	Foreign []string `json:"foreign,omitempty"`
 	// Restart is a value that no change before had: kube-apiserver is to be restarted once for it. Empty: it must not be
-	// taken out now. RestartMark makes one.
+	// taken out now. RestartMark makes one. In Settle, it is the one of the change that was proven: another one may have
+	// been begun since.
 	Restart string `json:"restart,omitempty"`
 	// Turn numbers the changes of all nodes that restart kube-apiserver. One of an earlier turn than the agent has seen is
 	// refused: meanwhile another API server may be out.

@@ -331,8 +331,8 @@ func planTidy(h Host) (actions []Action) {
 }
 
 func planSettle(s keySet, h Host, p Paths) ([]Action, string, error) {
-	if h.Undo != nil && h.Undo.Phase == Undoing {
-		return nil, "", fmt.Errorf("%w: it is being undone", ErrUnsettled)
+	if err := checkSettle(s.order, h.Undo); err != nil {
+		return nil, "", err
 	}
 	external, err := h.external(p)
 	if err != nil {
@@ -352,6 +352,22 @@ func planSettle(s keySet, h Host, p Paths) ([]Action, string, error) {
 		}
 	}
 	return actions, "", nil
+}
+
+// checkSettle refuses to settle a change that is not the proven one: a controller that was paused may have proven one
+// before it.
+func checkSettle(o Order, last *Change) error {
+	switch {
+	case last == nil:
+		return nil
+	case last.Phase == Undoing:
+		return fmt.Errorf("%w: it is being undone", ErrUnsettled)
+	case last.Phase == Undone && o.Restart != "":
+		return ErrUndone
+	case last.Phase == Pending && last.Restart != o.Restart:
+		return fmt.Errorf("%w: it is %q, and %q was proven", ErrUnsettled, last.Restart, o.Restart)
+	}
+	return nil
 }
 
 // planNoSigner removes a signer that kube-apiserver does not ask: its pod first.
@@ -411,12 +427,15 @@ func planUndo(h Host) ([]Action, error) {
 
 // planRelease removes what the agent keeps. The signer writes until it has ended, which the kubelet takes a moment for.
 func planRelease(h Host, p Paths) (actions []Action, waiting string, err error) {
-	external, err := h.external(p)
-	if err != nil {
-		return nil, "", err
-	}
-	if external {
-		return nil, "", hint.Errorf("converge to keys from files first", "kube-apiserver needs its signer")
+	// A manifest that it cannot edit is none that it has edited, if nothing else of it is there.
+	if h.Configured != nil || h.Undo != nil || len(planNoSigner(h)) > 0 {
+		external, err := h.external(p)
+		if err != nil {
+			return nil, "", err
+		}
+		if external {
+			return nil, "", hint.Errorf("converge to keys from files first", "kube-apiserver needs its signer")
+		}
 	}
 	if h.Undo != nil && h.Undo.Phase != Undone {
 		return nil, "", ErrUnsettled

@@ -70,13 +70,13 @@ func TestUnknownKey(t *testing.T) {
 	if r := n.apply(o, Done); !slices.Equal(r.Found.Public, []string{testKeys[1].kid, testKeys[2].kid, foreign.kid}) {
 		t.Errorf("sa.pub has %q", r.Found.Public)
 	}
-	n.apply(n.do(Settle), Done)
+	n.apply(n.settle("a"), Done)
 	o = n.order(files(1, 1, 2), "b")
 	o.Retired = []string{foreign.kid} // the user has released it
 	if r := n.apply(o, Done); len(r.Found.Public) != 2 {
 		t.Errorf("sa.pub has %q", r.Found.Public)
 	}
-	n.apply(n.do(Settle), Done)
+	n.apply(n.settle("b"), Done)
 	o = n.order(external(1, 1, 2), "c")
 	o.Foreign = []string{foreign.public}
 	if r := n.wantUnchanged(o, Failed); !strings.Contains(r.Message, "foreign keys are to be kept") {
@@ -107,8 +107,24 @@ func TestUnsettled(t *testing.T) {
 	n.wantUnchanged(n.order(files(2, 1, 2), "b"), Unsettled)
 	n.wantUnchanged(n.order(files(2, 1, 2), ""), Unsettled)
 	n.wantUnchanged(n.do(Release), Unsettled)
-	n.apply(n.do(Settle), Done)
+	n.apply(n.settle("a"), Done)
 	n.apply(n.order(files(2, 1, 2), "b"), Done)
+}
+
+// TestLateSettle refuses to settle a change that nobody has proven, as a controller asks for it that proved the one
+// before, was paused, and goes on.
+func TestLateSettle(t *testing.T) {
+	n := newNode(t, 1, 1)
+	n.settled(files(1, 1, 2))
+	n.apply(n.order(files(2, 1, 2), "b"), Done)
+	for _, late := range []string{RestartMark(files(1, 1, 2), 1), ""} {
+		if r := n.wantUnchanged(n.settle(late), Unsettled); r.Found.Change != Pending {
+			t.Errorf("the change is %q", r.Found.Change)
+		}
+	}
+	n.apply(n.do(Undo), Done)
+	n.wantUnchanged(n.settle("b"), ChangeUndone)
+	n.wantKeys(files(1, 1, 2))
 }
 
 // Without Restart the files change, and nobody restarts kube-apiserver.
@@ -232,6 +248,22 @@ func TestWritesNothing(t *testing.T) {
 	}
 	must(t, os.Remove(n.PKI+"/sa.key"))
 	n.wantUnchanged(o, Failed)
+}
+
+// TestReleaseOfNothing releases a node whose manifest the agent cannot edit, and on which it has only noted a turn.
+func TestReleaseOfNothing(t *testing.T) {
+	n := newNode(t, 1, 1)
+	file := n.Manifests + "/kube-apiserver.yaml"
+	flag := "    - --service-account-key-file=" + n.PKI
+	n.write(file, strings.Replace(n.read(file), flag, flag+"/old.pub\n"+flag, 1), 0o600)
+	n.apply(n.order(files(1, 1, 2), "a"), Failed)
+	fence := n.do(Fence)
+	fence.Turn = 1
+	n.apply(fence, Done)
+	n.apply(n.do(Release), Done)
+	if left, err := os.ReadDir(n.path(State)); err != nil || len(left) > 0 {
+		t.Errorf("the state directory has %v, %v", left, err)
+	}
 }
 
 func TestBusy(t *testing.T) {

@@ -98,16 +98,9 @@ type Found struct {
 type Server struct {
 	// Problem is why it cannot be edited.
 	Problem string `json:"problem,omitempty"`
-	Image   string `json:"image,omitempty"`
 	// Restart is the value of its annotation. kubeadm drops it when it writes the manifest again: then it says nothing.
 	Restart  string `json:"restart,omitempty"`
 	External bool   `json:"external,omitempty"`
-	// Watched reports whether a change is undone when kube-apiserver does not become ready: its readiness probe defines
-	// how.
-	Watched   bool                `json:"watched,omitempty"`
-	Root      bool                `json:"root,omitempty"`
-	Flags     []string            `json:"flags,omitempty"`
-	HostPaths []manifest.HostPath `json:"hostPaths,omitempty"`
 }
 
 // Signer is the signer beside kube-apiserver.
@@ -159,14 +152,10 @@ func (h Host) server(p Paths) Server {
 	if err != nil {
 		return Server{Problem: err.Error()}
 	}
-	s := Server{Image: m.Image(), Root: m.Root(), HostPaths: m.HostPaths()}
+	var s Server
 	s.Restart, _ = m.Annotation(manifest.RestartAnnotation)
 	if s.External, err = m.External(p.keys()); err != nil {
 		s.Problem = err.Error()
-	}
-	_, s.Watched = m.Readiness()
-	for _, f := range m.Flags() {
-		s.Flags = append(s.Flags, f.String())
 	}
 	return s
 }

@@ -73,7 +73,7 @@ func TestExternal(t *testing.T) {
 	if r := n.apply(n.do(Observe), Done); r.Found.Signer == nil {
 		t.Error("the signer was removed before the change was settled")
 	}
-	n.apply(n.do(Settle), Done)
+	n.apply(n.settle("back"), Done)
 	stop()
 	if r := n.apply(n.do(Observe), Done); r.Found.Signer != nil {
 		t.Errorf("a signer is left: %+v", r.Found.Signer)

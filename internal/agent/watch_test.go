@@ -65,7 +65,7 @@ func TestWatchAfterAChange(t *testing.T) {
 	}
 	n.apply(n.order(files(2, 1, 2), "a"), Done)
 	check()
-	n.apply(n.do(Settle), Done)
+	n.apply(n.settle("a"), Done)
 	check()
 	n.apply(n.order(files(2, 2), "b"), Done)
 	check()

@@ -158,7 +158,14 @@ func (n node) apply(o Order, want Answer) Report {
 func (n node) settled(k rotation.Keys) {
 	n.t.Helper()
 	n.apply(n.order(k, RestartMark(k, 1)), Done)
-	n.apply(n.do(Settle), Done)
+	n.apply(n.settle(RestartMark(k, 1)), Done)
+}
+
+// settle is the order to settle a change.
+func (n node) settle(restart string) Order {
+	o := n.do(Settle)
+	o.Restart = restart
+	return o
 }
 
 func (n node) read(path string) string {

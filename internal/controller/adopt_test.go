@@ -30,8 +30,8 @@ type theirs struct {
 	adopted func() bool
 	// hidden is why it cannot be reached; nil when it can.
 	hidden error
-	// writes counts what would change it.
-	writes int
+	// writes counts what would change it, and left how often it was left.
+	writes, left int
 }
 
 func (p *theirs) Observe(context.Context) (controlplane.State, error) {
@@ -70,6 +70,11 @@ func (p *theirs) AdminKubeconfig(context.Context) ([]byte, error) {
 
 func (p *theirs) Ledger(context.Context, string) (ledger.Report, error) {
 	return ledger.Report{}, controlplane.ErrNoLedger
+}
+
+func (p *theirs) Leave(context.Context) error {
+	p.left++
+	return p.hidden
 }
 
 func (p *theirs) Delete(context.Context) (bool, error) { return p.hidden == nil, p.hidden }
@@ -172,8 +177,8 @@ func TestLeaveCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.until(prod, isGone)
-	if left := w.stored(prod); len(left) > 0 {
-		t.Errorf("key versions %v are left", left)
+	if left := w.stored(prod); len(left) > 0 || p.left != 1 {
+		t.Errorf("key versions %v are left, and it was left %d times", left, p.left)
 	}
 	want := "Warning DeleteCluster ClusterNotReleased: no route to host"
 	if told := w.recorder.of(prod); !slices.Contains(told, want) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -74,6 +75,9 @@ func (r *Reconciler) remove(
 	return err == nil, err
 }
 
+// leavePatience is how long a cluster that is left may take to end what Keyturn runs there.
+const leavePatience = 10 * time.Second
+
 // deleteControlPlane removes a control plane or, if Keyturn did not create it, releases it. With an annotation, the
 // deletion continues even if that fails, so that a cluster that is gone for good does not keep its UserCluster.
 func (r *Reconciler) deleteControlPlane(
@@ -89,6 +93,14 @@ func (r *Reconciler) deleteControlPlane(
 	}
 	r.event(uc, corev1.EventTypeWarning, "ClusterNotReleased", actionDelete, hint.Line(err))
 	r.Log.WarnContext(ctx, "leaving a cluster without releasing it", "cluster", uc.Name, "error", err)
+	if l, ok := a.(controlplane.Leaver); ok {
+		// It may be in reach: what cannot be released there can be ended.
+		ctx, cancel := context.WithTimeout(ctx, leavePatience)
+		defer cancel()
+		if err := l.Leave(ctx); err != nil {
+			r.Log.WarnContext(ctx, "leaving what Keyturn runs in a cluster", "cluster", uc.Name, "error", err)
+		}
+	}
 	return true, nil
 }
 

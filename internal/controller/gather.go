@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -82,10 +81,9 @@ func (r *Reconciler) observe(ctx context.Context, uc *v1alpha1.UserCluster, o *o
 	}
 	o.Held = o.controlPlane.Held
 	o.Completed = uc.Status.KSASigningKey.CompletedAt != nil
-	o.ForeignMayGo = strings.FieldsFunc(uc.Annotations[v1alpha1.AnnotationReleaseForeignKeys], func(c rune) bool {
-		return c == ',' || c == ' '
-	})
+	o.ForeignMayGo = foreignMayGo(uc)
 	o.Presence, o.Bootstrap = o.controlPlane.Presence, o.controlPlane.Bootstrap
+	o.BootstrapForeign = o.controlPlane.BootstrapForeign
 	o.ControlPlaneWaiting, o.ControlPlaneBlocked = o.controlPlane.Waiting, o.controlPlane.Blocked
 	o.Unled = o.controlPlane.Unled
 	for _, m := range o.controlPlane.ControllerManagers {
@@ -196,6 +194,18 @@ func (o *observation) provenAt() time.Time {
 		}
 	}
 	return latest
+}
+
+// foreignMayGo returns the kids of the keys that API servers may stop accepting and that are no key versions: those that
+// the user has released, and those of retired versions.
+func foreignMayGo(uc *v1alpha1.UserCluster) []string {
+	kids := uc.ReleasedForeignKeys()
+	if s := uc.Status.Infrastructure.Adopted(); s != nil {
+		for _, k := range s.Retired {
+			kids = append(kids, k.KeyID)
+		}
+	}
+	return kids
 }
 
 // external reports whether the spec wants API servers to get their keys from a signer.

@@ -74,6 +74,7 @@ func (c *Clients) Get(cluster types.UID, cfg *rest.Config) (kubernetes.Interface
 
 // asker is the part of a client that a proof needs; making it takes a twentieth of the time.
 type asker struct {
+	cluster        types.UID
 	core           corev1client.CoreV1Interface
 	authentication authenticationv1client.AuthenticationV1Interface
 }
@@ -85,6 +86,7 @@ func (c *Clients) asker(cluster types.UID, cfg *rest.Config) (a asker, err error
 		return a, err
 	}
 	var authErr error
+	a.cluster = cluster
 	a.core, err = corev1client.NewForConfigAndClient(cfg, connections)
 	a.authentication, authErr = authenticationv1client.NewForConfigAndClient(cfg, connections)
 	if err = errors.Join(err, authErr); err != nil {

@@ -42,6 +42,8 @@ type Server struct {
 	Ready bool
 	// Waiting is why it is not Ready.
 	Waiting string
+	// Foreign are the kids of keys that it accepts and that are no key version, as far as its adapter knows.
+	Foreign []string
 }
 
 // ControllerManager is one kube-controller-manager.
@@ -62,6 +64,8 @@ type State struct {
 	ControllerManagers []ControllerManager
 	// Bootstrap is what an API server that appears on its own will start with; zero if none can.
 	Bootstrap Keys
+	// BootstrapForeign are the kids of keys that it will accept too and that are no key version.
+	BootstrapForeign []string
 	// Held are the key versions whose private key is on the disk of some control-plane machine, ascending.
 	Held []int
 	// Endpoint is the URL that clients reach the API servers at.
@@ -103,6 +107,13 @@ type Adopter interface {
 	// SigningKey returns the private key with this kid, which the API servers sign with. It changes nothing that an API
 	// server reads. It is asynchronous like Converge: nil without an error means not yet.
 	SigningKey(ctx context.Context, keyID string) (crypto.Signer, error)
+}
+
+// Leaver is implemented by Adapters for clusters that Keyturn did not create.
+type Leaver interface {
+	// Leave removes what Keyturn runs in a cluster that cannot be released, as far as it can be reached, and changes
+	// nothing else. It is called after Delete has failed, and returns within seconds.
+	Leave(ctx context.Context) error
 }
 
 // ErrNoLedger means that an API server has no ledger, because it signs with files or its signer keeps none. Which of

@@ -291,7 +291,10 @@ func issue(ctx context.Context, client asker) (string, error) {
 func createCanaryAccount(ctx context.Context, client asker) error {
 	no := false
 	account := &corev1.ServiceAccount{
-		ObjectMeta:                   metav1.ObjectMeta{Namespace: Canary.Namespace, Name: Canary.Name},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: Canary.Namespace, Name: Canary.Name,
+			Labels: map[string]string{v1alpha1.LabelClusterUID: string(client.cluster)},
+		},
 		AutomountServiceAccountToken: &no,
 	}
 	_, err := client.core.ServiceAccounts(Canary.Namespace).Create(ctx, account, metav1.CreateOptions{})

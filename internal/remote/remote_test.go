@@ -61,7 +61,7 @@ func TestStateAndTargetCross(t *testing.T) {
 		ControllerManagers: []controlplane.ControllerManager{{Name: "c", Configured: 1, Ready: true}}, Bootstrap: keys,
 	}
 	target := controlplane.Target{
-		Keys: keys, Next: "a", Live: true, Bootstrap: true, KeepForeign: true, ControllerManagerSign: 1,
+		Keys: keys, Next: "a", Live: true, Bootstrap: true, DropForeign: []string{"a"}, ControllerManagerSign: 1,
 	}
 	given := []keystore.KeyPair{testKey(t, 1, jwks.RS256), testKey(t, 2, jwks.ES256)}
 	c := remotetest.Serve(t, serving(plane{

@@ -1,5 +1,7 @@
 package rotation
 
+import "slices"
+
 // What the adapters of control plane, legacy tokens and nodes do to the simulated cluster, one small step at a time.
 
 // converge is one call of controlplane.Adapter.Converge, which keeps to Next and does one small step to each process.
@@ -27,7 +29,7 @@ func (c *cluster) converge(t Target) {
 	}
 	for i, s := range c.each {
 		next := t.Next == serverName(i)
-		s.converge(want, next, t.Live, c.mayGo(i, t))
+		s.converge(want, next, t.Live, c.mayGo(i, t), slices.Contains(t.DropForeign, foreignKid))
 	}
 	for i := range int(c.shape.managers) {
 		c.manager[i].converge(uint8(t.ControllerManagerSign))
@@ -59,24 +61,26 @@ func (c *cluster) mayGo(i int, t Target) bool {
 	return true
 }
 
-func (s *simServer) converge(want simKeys, next, live, mayGo bool) {
+func (s *simServer) converge(want simKeys, next, live, mayGo, drop bool) {
 	changes := next || live && s.configured.external && want.external
 	switch {
-	case changes && s.configured != want:
-		s.configured = want
+	case changes && (s.configured != want || drop && s.foreignFile):
+		s.configured, s.foreignFile = want, s.foreignFile && !drop
 		s.older = s.older && want.keys().Stage() < s.running.keys().Stage()
 		if s.running.external && want.external {
 			s.running = want
 		}
 	case s.phase == away:
 		s.start()
-	case next && mayGo && s.running != s.configured && s.phase != draining && !(s.running.external &&
-		s.configured.external):
+	case next && mayGo && (s.running != s.configured || s.foreign && !s.foreignFile) && s.phase != draining &&
+		!(s.running.external && s.configured.external):
 		s.phase, s.ours = draining, !s.outsider
 	}
 }
 
-func (s *simServer) start() { s.phase, s.running, s.loaded = starting, s.configured, s.configured }
+func (s *simServer) start() {
+	s.phase, s.running, s.loaded, s.foreign = starting, s.configured, s.configured, s.foreignFile
+}
 
 func (m *simManager) converge(sign uint8) {
 	switch {

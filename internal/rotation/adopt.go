@@ -35,30 +35,57 @@ func adopt(o Observed) Decision {
 	return Decision{Action: Action{Kind: AdoptKey, Version: 1, KeyID: first.SignsForeign}}
 }
 
-// retiredAccepted names keys that an API server still accepts although every key but the newest was retired. Version 1
-// replaced no older key, so other keys beside it were there before.
-func (r run) retiredAccepted() string {
+// dropForeign has API servers stop accepting the foreign keys that may go, one after another, and before them the next
+// one to come. It sets in t what may change now, and returns what that waits for; empty when only keys are left that may
+// not go. Beside version 1, which replaced no older key, all of them stay: adopting a cluster restarts nothing.
+func (r run) dropForeign(t *Target) string {
+	if r.next == 1 {
+		return ""
+	}
+	// After a crash here, an API server that appears now only accepts fewer keys than the others.
+	if gone := among(t.DropForeign, r.BootstrapForeign); len(gone) > 0 {
+		t.Bootstrap = true
+		return fmt.Sprintf("the next API server to come not to accept the keys %s, which may go", strings.Join(gone, ","))
+	}
 	for s := range r.staying {
-		if len(s.Foreign) > 0 && r.next > 1 {
-			return fmt.Sprintf("API server %s to stop accepting the keys %s, which are no key version of the cluster",
-				s.Name, strings.Join(slices.Sorted(slices.Values(s.Foreign)), ", "))
+		if gone := among(t.DropForeign, s.Foreign); len(gone) > 0 {
+			t.Next = s.Name
+			return fmt.Sprintf("API server %s to stop accepting the keys %s, which may go", s.Name, strings.Join(gone, ","))
 		}
 	}
 	return ""
 }
 
-// foreign names foreign keys that API servers accept and that the user has not released.
-func (r run) foreign() string {
-	for s := range r.staying {
-		kept := slices.DeleteFunc(slices.Clone(s.Foreign), func(kid string) bool {
-			return slices.Contains(r.ForeignMayGo, kid)
-		})
-		if len(kept) > 0 {
-			slices.Sort(kept)
-			kids := strings.Join(kept, ",")
-			return fmt.Sprintf("somebody to release foreign keys that API server %s accepts; their "+
-				"tokens are refused afterwards: annotate the cluster with keyturn.dev/release-foreign-keys=%s", s.Name, kids)
+// among returns which of these kids are among others, ascending.
+func among(others, kids []string) (gone []string) {
+	for _, kid := range kids {
+		if slices.Contains(others, kid) {
+			gone = append(gone, kid)
 		}
 	}
-	return ""
+	slices.Sort(gone)
+	return gone
+}
+
+// foreign names foreign keys that API servers accept and that the user has not released. The annotation that it asks
+// for replaces the one of before, so it has those too that were released and are still accepted.
+func (r run) foreign() string {
+	var names, kids []string
+	held := false
+	for s := range r.staying {
+		if len(s.Foreign) > 0 {
+			names, kids = append(names, s.Name), append(kids, s.Foreign...)
+			held = held || len(among(r.ForeignMayGo, s.Foreign)) < len(s.Foreign)
+		}
+	}
+	if !held {
+		return ""
+	}
+	slices.Sort(kids)
+	who := "API server " + names[0] + " accepts"
+	if len(names) > 1 {
+		who = "API servers " + strings.Join(names, ", ") + " accept"
+	}
+	return fmt.Sprintf("somebody to release foreign keys that %s; their tokens are refused afterwards: annotate the "+
+		"cluster with keyturn.dev/release-foreign-keys=%s", who, strings.Join(slices.Compact(kids), ","))
 }

@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -297,6 +298,19 @@ var brokenPlanners = []struct {
 				}
 			}
 			if two == 2 {
+				d.Action.Target.Next = ""
+			}
+			return d
+		}},
+	{name: "drops a foreign key that nobody has released", law: "a foreign key that may not go", in: haForeign,
+		plan: func(o Observed) Decision {
+			o.ForeignMayGo = []string{foreignKid}
+			return plan(o)
+		}},
+	{name: "names no API server that is to drop a foreign key", stuck: true, in: haForeign,
+		plan: func(o Observed) Decision {
+			d := plan(o)
+			if strings.Contains(d.Waiting, "to stop accepting the keys") {
 				d.Action.Target.Next = ""
 			}
 			return d

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -10,7 +11,9 @@ import (
 func (r run) controlPlane(step Step, want Keys, sign int) (d Decision, done bool) {
 	d = Decision{Step: step, Action: converge(want, sign)}
 	t := &d.Action.Target
-	t.KeepForeign = r.old != 0 && len(want.Verify) == 2
+	if r.old == 0 || len(want.Verify) == 1 {
+		t.DropForeign = r.ForeignMayGo
+	}
 	t.Bootstrap = r.Bootstrap.lags(want)
 	if d.Waiting = r.missing(); d.Waiting != "" {
 		return d, false
@@ -30,7 +33,7 @@ func (r run) controlPlane(step Step, want Keys, sign int) (d Decision, done bool
 			return d, false
 		}
 	}
-	d.Waiting = r.ControlPlaneWaiting
+	d.Waiting = cmp.Or(r.dropForeign(t), r.ControlPlaneWaiting)
 	return d, d.Waiting == ""
 }
 

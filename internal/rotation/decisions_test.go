@@ -144,6 +144,10 @@ func checkNext(o Observed, t Target) error {
 		if s.Name != t.Next && (!s.Ready || s.Waiting != "" || s.Running.IsZero()) {
 			return fmt.Errorf("%s is taken out while %s is not ready", t.Next, s.Name)
 		}
+		drops := func(kid string) bool { return slices.Contains(t.DropForeign, kid) }
+		if s.Name == t.Next && slices.ContainsFunc(s.Foreign, drops) {
+			continue // with its signer too, although that restarts nothing
+		}
 		if s.Name == t.Next && s.Configured.Equal(t.Keys) && s.Running.Equal(t.Keys) {
 			return fmt.Errorf("%s is taken out for nothing", t.Next)
 		}

@@ -27,18 +27,19 @@ const (
 	watchesBack // kubelets watch Secrets again
 
 	// What clients do, at any time.
-	tokenIssued    // API server `at` answers a TokenRequest
-	podRefreshed   // the kubelet of node `at` gets new tokens from API server `by`
-	secretFilled   // kube-controller-manager `by` signs a legacy token into Secret `at`
-	secretDeleted  // somebody deletes it
-	versionRaised  // somebody starts the next rotation
-	sourceChanged  // somebody gives the API servers a signer, or takes it away
-	serverJoins    // a machine joins the control plane, with keys that bootstrap material held `by` stages ago
-	serverLeaves   // somebody removes a machine of the control plane for good
-	secondPlans    // a second controller makes a plan
-	secondActs     // it acts on the plan that it made
-	limitPassed    // the time is over for which Retire waits for tokens to expire
-	budgetReleased // somebody allows a disruption again
+	tokenIssued     // API server `at` answers a TokenRequest
+	podRefreshed    // the kubelet of node `at` gets new tokens from API server `by`
+	secretFilled    // kube-controller-manager `by` signs a legacy token into Secret `at`
+	secretDeleted   // somebody deletes it
+	versionRaised   // somebody starts the next rotation
+	sourceChanged   // somebody gives the API servers a signer, or takes it away
+	serverJoins     // a machine joins the control plane, with keys that bootstrap material held `by` stages ago
+	serverLeaves    // somebody removes a machine of the control plane for good
+	secondPlans     // a second controller makes a plan
+	secondActs      // it acts on the plan that it made
+	limitPassed     // the time is over for which Retire waits for tokens to expire
+	foreignReleased // somebody releases the foreign key
+	budgetReleased  // somebody allows a disruption again
 
 	// What breaks.
 	serverDied
@@ -49,7 +50,8 @@ const (
 	nodeDied
 	nodeLost // with its disk
 	budgetSpent
-	fleetLost // somebody deletes the membership
+	fleetLost    // somebody deletes the membership
+	foreignAdded // somebody gives an API server a foreign key, and starts it again
 	controllerDied
 )
 
@@ -89,7 +91,8 @@ func (e event) String() string {
 		diskRestored:   "the disk of API server cp-%d is restored from %d stages ago",
 		secondPlans:    "a second controller plans", secondActs: "the second controller acts on its plan",
 		budgetSpent: "a PodDisruptionBudget allows no disruption", controllerDied: "the controller restarts",
-		fleetLost: "somebody deletes the membership",
+		fleetLost: "somebody deletes the membership", foreignReleased: "somebody releases the foreign key",
+		foreignAdded: "somebody gives API server cp-%d a foreign key, and starts it again",
 	}
 	if slices.Contains([]eventKind{nodeReady, podRefreshed, secretFilled, serverJoins, serverRestored, diskRestored},
 		e.kind) {
@@ -151,6 +154,7 @@ func (c *cluster) events(yield func(event) bool) {
 	add(c.shape.converts && c.stored == setOf(int(c.wanted)), sourceChanged, 0, 0)
 	add(c.shape.awaits && c.expirable() != 0, tokensExpired, 0, 0)
 	add(c.shape.awaits && c.begun == rank(StepRefresh) && !c.overdue, limitPassed, 0, 0)
+	add(c.shape.foreign && !c.released, foreignReleased, 0, 0)
 	add(c.pdb, budgetReleased, 0, 0)
 	add(!c.pdb && c.shape.nodes > 0, budgetSpent, 0, 0)
 	add(c.walk != walk{}, controllerDied, 0, 0)
@@ -178,6 +182,7 @@ func (c *cluster) serverEvents(i int8, add func(bool, eventKind, int8, int8)) {
 	add(s.phase == away && c.shape.adopted && c.stored == 0, serverStarted, i, 0)
 	add(s.phase != away && s.counts() && !c.issued.has(s.loaded.sign), tokenIssued, i, 0)
 	add(s.phase != away, serverDied, i, 0)
+	add(c.shape.foreign && s.phase == ready && !s.foreignFile && c.stored != 0, foreignAdded, i, 0)
 	misloads := s.phase == starting && s.loaded == s.running && !s.running.external && c.stored.min() != c.stored.max()
 	add(misloads && !c.shape.second, serverMisloaded, i, 0) // no fence holds a deletion that was planned before
 }
@@ -250,6 +255,12 @@ func (c *cluster) happen(e event) {
 		if older {
 			c.noteLess() // only its process may have shown how far the rotation had come
 		}
+	case foreignAdded:
+		c.pausing = c.shape.pauses
+		c.servers[i].foreignFile = true
+		c.servers[i].stop()
+	case foreignReleased:
+		c.released = true
 	case serverStarted:
 		c.servers[i].start()
 	case serverReady:
@@ -331,7 +342,7 @@ func (c *cluster) happen(e event) {
 
 // stop ends the process. It is out because of us until it is ready again only if we took it out.
 func (s *simServer) stop() {
-	s.phase, s.running, s.loaded, s.remembers = away, simKeys{}, simKeys{}, false
+	s.phase, s.running, s.loaded, s.remembers, s.foreign = away, simKeys{}, simKeys{}, false, false
 	s.outsider, s.older = s.outsider || s.older, false
 }
 

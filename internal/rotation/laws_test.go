@@ -114,6 +114,9 @@ func (c *cluster) checkSettled() error {
 	if c.stored != only.verify || c.disks != only.verify {
 		return fmt.Errorf("settled with keys %v stored and %v on disks", c.stored.list(), c.disks.list())
 	}
+	if c.anyServer(func(s simServer) bool { return s.foreign && !s.leaving }) && w > 1 {
+		return errors.New("settled with a foreign key")
+	}
 	if c.shape.open && c.bootstrap != only {
 		return fmt.Errorf("settled with bootstrap material %v", c.bootstrap.keys())
 	}
@@ -231,6 +234,9 @@ func checkStep(was, is *cluster, d Decision) error {
 
 // checkConfigured allows an API server one change at a time, forward only, and each after its proof.
 func checkConfigured(was, is *cluster, i int) error {
+	if was.servers[i].foreignFile && !is.servers[i].foreignFile && (!was.released || is.retiresLater()) {
+		return errors.New("loses a foreign key that may not go")
+	}
 	before, after := was.servers[i].configured, is.servers[i].configured
 	return was.checkKeys(before, after, was.servers[i].outsider || was.servers[i].older)
 }

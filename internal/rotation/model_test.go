@@ -112,12 +112,13 @@ func (c *cluster) views() []view {
 	return views
 }
 
-// byItself reports whether the move happens at some time without help, once a user has started the rotation.
+// byItself reports whether the move happens at some time without help, once a user has started the rotation and
+// released foreign keys.
 func (m *model) byItself(mv move) bool {
 	if mv.view >= 0 {
 		return m.views[mv.view] == fullView
 	}
-	return mv.event.kind <= lastProgress || mv.event.kind == versionRaised
+	return mv.event.kind <= lastProgress || mv.event.kind == versionRaised || mv.event.kind == foreignReleased
 }
 
 // sees reports whether a view of this state hides something that could be seen, or hides nothing.
@@ -230,6 +231,8 @@ func TestAllStates(t *testing.T) {
 		{servers: 1, external: true, fleet: true, second: true},
 		{servers: 1, managers: 1, external: true, awaits: true},
 		{servers: 2, external: true, bare: true, awaits: true},
+		{servers: 1, managers: 1, foreign: true},
+		{servers: 2, bare: true, foreign: true},
 	} {
 		t.Run(s.String(), func(t *testing.T) {
 			t.Parallel()

@@ -108,8 +108,8 @@ func (r run) settle() Decision {
 	if d, done := r.published("", r.next); !done {
 		return d
 	}
-	if why := r.retiredAccepted(); why != "" {
-		return Decision{Action: converge(keys, r.next), Waiting: why}
+	if why := r.foreign(); why != "" && r.next > 1 {
+		return Decision{Action: converge(keys, r.next), Waiting: why, Blocked: true}
 	}
 	return Decision{Action: converge(keys, r.next), Settled: true}
 }

@@ -86,7 +86,7 @@ func TestRetiredKeys(t *testing.T) {
 		{"the store has it in a rotation, which goes first",
 			Observed{Wanted: 3, Stored: []int{1, 2, 3}, Servers: runs(second)}, func() Action {
 				a := converge(Keys{Verify: []int{2, 3}, Sign: 2}, 2)
-				a.Target.Next, a.Target.KeepForeign = "cp-0", true
+				a.Target.Next = "cp-0"
 				return a
 			}()},
 		{"the store and an API server have it", Observed{Wanted: 3, Stored: []int{1, 3}, Servers: append(runs(third), Server{
@@ -128,33 +128,77 @@ func TestForeignKeys(t *testing.T) {
 		t.Errorf("before they are released: %v", described{d})
 	}
 	o.ForeignMayGo = []string{"a"}
-	if d := plan(o); !d.Blocked || !strings.Contains(d.Waiting, "release-foreign-keys=b") {
+	if d := plan(o); !d.Blocked || !strings.Contains(d.Waiting, "release-foreign-keys=a,b") {
 		t.Errorf("with one released: %v", described{d})
 	}
 	o.ForeignMayGo = []string{"a", "b"}
-	if d := plan(o); d.Blocked || d.Action.Target.Next != "cp-0" || d.Action.Target.KeepForeign {
+	if d := plan(o); d.Blocked || d.Action.Target.Next != "cp-0" || len(d.Action.Target.DropForeign) != 2 {
 		t.Errorf("after they are released: %v, %+v", described{d}, d.Action)
 	}
 	o.Legacy = Legacy{}
-	o.Servers[0].Signs, o.Servers[0].Configured.Sign, o.Servers[0].Running.Sign, o.ForeignMayGo = 1, 1, 1, nil
-	if d := plan(o); d.Step != StepSwitch || !d.Action.Target.KeepForeign {
+	o.Servers[0].Signs, o.Servers[0].Configured.Sign, o.Servers[0].Running.Sign = 1, 1, 1
+	if d := plan(o); d.Step != StepSwitch || len(d.Action.Target.DropForeign) > 0 {
 		t.Errorf("in the switch: %v, %+v", described{d}, d.Action)
 	}
 }
 
-// TestDoneWithForeignKeys pins the decisions about a cluster in which no rotation runs, and an API server accepts a key
-// that is no version of ours.
+// TestDoneWithForeignKeys pins the decisions about a cluster in which no rotation runs, and API servers accept keys that
+// are no version of ours, and walks the way out.
 func TestDoneWithForeignKeys(t *testing.T) {
-	for version, want := range map[int]bool{1: true, 2: false} {
+	at := func(version int, mayGo []string, foreign ...[]string) Decision {
 		k := Keys{Verify: []int{version}, Sign: version}
-		d := plan(Observed{
-			Wanted: version, Stored: k.Verify, Presence: PresencePresent, Nodes: Nodes{Converged: true}, Servers: []Server{{
-				Name: "cp-0", Configured: k, Running: k, Ready: true, Accepts: k.Verify, Signs: version, Foreign: []string{"a"},
-			}},
-		})
-		if d.Done != want || d.Settled != want {
-			t.Errorf("key version %d: done %v and settled %v, want %v", version, d.Done, d.Settled, want)
+		o := Observed{
+			Wanted: version, Stored: k.Verify, Presence: PresencePresent, Nodes: Nodes{Converged: true}, ForeignMayGo: mayGo,
 		}
+		for i, kids := range foreign {
+			o.Servers = append(o.Servers, Server{
+				Name: serverName(i), Configured: k, Running: k, Ready: true, Accepts: k.Verify, Signs: version, Foreign: kids,
+			})
+		}
+		d := plan(o)
+		if err := wellFormed(o, d); err != nil {
+			t.Errorf("%v: %v", described{d}, err)
+		}
+		return d
+	}
+	a, b, both := []string{"a"}, []string{"b"}, []string{"a", "b"}
+	if d := at(1, a, a); !d.Done || !d.Settled {
+		t.Errorf("key version 1: %v", described{d})
+	}
+	d := at(2, nil, b, nil, a)
+	if d.Done || d.Settled || !d.Blocked || d.Action.Target.Next != "" ||
+		!strings.Contains(d.Waiting, "API servers cp-0, cp-2 accept") ||
+		!strings.HasSuffix(d.Waiting, "keyturn.dev/release-foreign-keys=a,b") {
+		t.Errorf("nobody has released them: %v", described{d})
+	}
+	if d := at(2, a, b, nil, both); d.Done || d.Blocked || d.Action.Target.Next != "cp-2" {
+		t.Errorf("one is released: %v", described{d})
+	}
+	if d := at(2, a, b); !d.Blocked {
+		t.Errorf("another one is released: %v", described{d})
+	}
+	if d := at(2, both, nil, nil, nil); !d.Done || !d.Settled {
+		t.Errorf("they are gone: %v", described{d})
+	}
+}
+
+// TestForeignBootstrap has the next API server to come lose a foreign key that may go before those that are there.
+func TestForeignBootstrap(t *testing.T) {
+	k := Keys{Verify: []int{2}, Sign: 2}
+	o := Observed{
+		Wanted: 2, Stored: k.Verify, Presence: PresencePresent, Nodes: Nodes{Converged: true}, Bootstrap: k,
+		BootstrapForeign: []string{"b", "a"}, ForeignMayGo: []string{"a"},
+		Servers: []Server{
+			{Name: "cp-0", Configured: k, Running: k, Ready: true, Accepts: k.Verify, Signs: 2, Foreign: []string{"a"}},
+		},
+	}
+	target := plan(o).Action.Target
+	if !target.Bootstrap || target.Next != "" || !slices.Equal(target.DropForeign, o.ForeignMayGo) {
+		t.Errorf("the target is %+v", target)
+	}
+	o.BootstrapForeign = o.BootstrapForeign[:1]
+	if target = plan(o).Action.Target; target.Bootstrap || target.Next != "cp-0" {
+		t.Errorf("the target is then %+v", target)
 	}
 }
 
@@ -296,6 +340,9 @@ func (t *tape) observed() Observed {
 	if t.below(4) == 0 {
 		o.Bootstrap = t.keys()
 	}
+	if t.is() {
+		o.ForeignMayGo, o.BootstrapForeign = []string{"released"}, []string{"released"}[:t.below(2)]
+	}
 	slices.Sort(o.Stored)
 	o.Stored = slices.Compact(o.Stored)
 	for i := range t.below(4) {
@@ -341,6 +388,9 @@ func (t *tape) server(name string) Server {
 	}
 	if t.below(8) == 0 {
 		s.SignsForeign, s.Foreign = "foreign", []string{"foreign"}
+	}
+	if t.below(4) == 0 {
+		s.Foreign = append(s.Foreign, "released")
 	}
 	return s
 }

@@ -143,7 +143,9 @@ func (c *chaos) pick() (event, bool) {
 	}
 	var all []event
 	for e := range c.events {
-		if e.kind >= first && e.kind <= last && (e.kind != versionRaised || e.at <= lastWanted && c.rng.IntN(20) == 0) {
+		rare := e.kind == versionRaised && e.at <= lastWanted || e.kind == foreignReleased
+		common := e.kind != versionRaised && e.kind != foreignReleased
+		if e.kind >= first && e.kind <= last && (common || rare && c.rng.IntN(20) == 0) {
 			all = append(all, e)
 		}
 	}
@@ -175,7 +177,7 @@ func (c *chaos) view() view {
 
 // settle breaks nothing any more. Everything that can make progress does so once a round, in random order.
 func (c *chaos) settle() error {
-	c.pdb = false
+	c.pdb, c.released = false, c.shape.foreign
 	for range peacefulRounds {
 		d, err := c.act(fullView, nil, false)
 		if err != nil || d.Settled {
@@ -218,6 +220,7 @@ var shapes = []shape{
 	{servers: 3, managers: 2, nodes: 1, fleet: true, restores: true, disks: true},
 	{servers: 3, managers: 2, nodes: 1, fleet: true, adopted: true, open: true},
 	{servers: 3, managers: 2, nodes: 1, external: true, awaits: true, open: true},
+	{servers: 3, managers: 2, nodes: 1, open: true, foreign: true},
 }
 
 // TestRandomOrder rotates clusters while things happen in random orders, and holds every state to the laws.
@@ -267,6 +270,9 @@ func (s shape) String() string {
 	}
 	if s.awaits {
 		text += ", tokens awaited"
+	}
+	if s.foreign {
+		text += ", foreign keys"
 	}
 	if s.pauses {
 		text += ", watches pause"

@@ -65,6 +65,8 @@ type Observed struct {
 	Servers []Server
 	// Bootstrap is what an API server that appears on its own will start with; zero if none can.
 	Bootstrap Keys
+	// BootstrapForeign are the kids of foreign keys that it would accept then.
+	BootstrapForeign []string
 	// ControllerManagers are the kube-controller-managers, the second kind of signer.
 	ControllerManagers []ControllerManager
 	// ControlPlaneWaiting is what else the control plane lacks; empty if nothing. ControlPlaneBlocked means that a
@@ -76,7 +78,8 @@ type Observed struct {
 	Unled string
 	// Held are the key versions whose private key is on the disk of some control-plane machine, ascending.
 	Held []int
-	// ForeignMayGo are the kids of foreign keys that the user has released: API servers may stop accepting them.
+	// ForeignMayGo are the kids of foreign keys that API servers may stop accepting: the user has released them, or they
+	// are those of key versions that were retired.
 	ForeignMayGo []string
 	// KubeconfigDue means that the administrator's kubeconfig must be written.
 	KubeconfigDue bool
@@ -247,8 +250,8 @@ type Target struct {
 	Next string
 	// Bootstrap means that the bootstrap material may change to Keys now.
 	Bootstrap bool
-	// KeepForeign means that API servers keep accepting their foreign keys.
-	KeepForeign bool
+	// DropForeign are the kids of foreign keys that API servers may stop accepting. They keep all others.
+	DropForeign []string
 	// Live means that all API servers that can change to Keys without a restart may do so now.
 	Live bool
 	// ControllerManagerSign is the key version that every kube-controller-manager should sign with.

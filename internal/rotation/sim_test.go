@@ -88,6 +88,8 @@ type simServer struct {
 	// loaded is what the process truly accepts and signs with: not what it was started with, if a file was bad, and not
 	// yet what its signer has, if it has one.
 	loaded simKeys
+	// foreign means that its process accepts a foreign key, and foreignFile that its files hold it.
+	foreign, foreignFile bool
 	// remembers means that it still accepts tokens of a key that it has lost, for having accepted them before.
 	remembers bool
 	phase     phase
@@ -153,6 +155,8 @@ type shape struct {
 	second bool
 	// awaits means that Retire is to wait until the tokens that API servers issued have expired.
 	awaits bool
+	// foreign means that somebody gives API servers a foreign key, and releases it some time.
+	foreign bool
 	// pauses means that kubelets do not watch Secrets for a while after an API server has stopped.
 	pauses bool
 }
@@ -181,6 +185,8 @@ type cluster struct {
 	issued set
 	// overdue means that the time is over for which Retire waits for them to expire.
 	overdue bool
+	// released means that the user has released the foreign key.
+	released bool
 	// pausing means that a kubelet may not watch Secrets, since an API server has stopped.
 	pausing bool
 	// begun is the rank of the furthest step of this rotation of which a write was done; 0 when none was.
@@ -247,6 +253,9 @@ func (c *cluster) observe(v view) Observed {
 		Legacy: c.observeLegacy(), Nodes: c.observeNodes(), ControlPlaneWaiting: v.lacks, Adopted: c.shape.adopted,
 		Completed: c.completed == c.wanted, Outstanding: c.observeOutstanding(v),
 	}
+	if o.ForeignMayGo = c.retired(); c.released {
+		o.ForeignMayGo = append(o.ForeignMayGo, foreignKid)
+	}
 	switch {
 	case v.blind:
 		o.Presence = PresenceUnknown
@@ -272,6 +281,24 @@ func (c *cluster) observe(v view) Observed {
 	return o
 }
 
+// foreignKid is the kid of the foreign key.
+const foreignKid = "kid-f"
+
+func kid(version int) string { return fmt.Sprintf("kid-%d", version) }
+
+// retired are the kids of the key versions before those that are stored.
+func (c *cluster) retired() (kids []string) {
+	for v := 1; c.stored != 0 && v < int(c.stored.min()); v++ {
+		kids = append(kids, kid(v))
+	}
+	return kids
+}
+
+// retiresLater reports whether a rotation runs that has not come to Retire.
+func (c *cluster) retiresLater() bool {
+	return bits.OnesCount8(uint8(c.stored)) == 2 && c.begun != rank(StepRetire)
+}
+
 func (c *cluster) observeServer(i int, v view) Server {
 	s := &c.servers[i]
 	o := Server{
@@ -281,9 +308,9 @@ func (c *cluster) observeServer(i int, v view) Server {
 	}
 	s.unseen = false
 	if c.stored == 0 && c.shape.adopted { // its key has no version yet
-		o.Configured, o.Running, o.Foreign = Keys{}, Keys{}, []string{"kid-1"}
+		o.Configured, o.Running, o.Foreign = Keys{}, Keys{}, []string{kid(1)}
 		if s.phase == ready && v.unsigned&(1<<i) == 0 {
-			o.SignsForeign = "kid-1"
+			o.SignsForeign = kid(1)
 		}
 		return o
 	}
@@ -296,7 +323,10 @@ func (c *cluster) observeServer(i int, v view) Server {
 		s.proven |= accepts
 		o.Accepts, o.Refuses = accepts.list(), (c.stored &^ accepts).list()
 		for _, v := range (s.loaded.verify &^ c.stored).list() {
-			o.Foreign = append(o.Foreign, fmt.Sprintf("kid-%d", v))
+			o.Foreign = append(o.Foreign, kid(v))
+		}
+		if s.foreign {
+			o.Foreign = append(o.Foreign, foreignKid)
 		}
 	}
 	if s.remembers {

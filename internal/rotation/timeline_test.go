@@ -144,20 +144,21 @@ func (t *timeline) incident(d Decision) (bool, error) {
 }
 
 var (
-	one      = shape{servers: 1, managers: 1}
-	oneNodes = shape{servers: 1, managers: 1, nodes: 2, pauses: true}
-	ha       = shape{servers: 3, managers: 2, nodes: 1}
-	haNodes  = shape{servers: 3, managers: 2, nodes: 2, pauses: true}
-	haFleet  = shape{servers: 3, managers: 2, nodes: 1, fleet: true, slow: true}
-	external = shape{servers: 1, managers: 1, external: true}
-	haSigner = shape{servers: 3, managers: 2, nodes: 1, fleet: true, external: true, converts: true, pauses: true}
-	haFiles  = shape{servers: 3, managers: 2, converts: true}
-	haOpen   = shape{servers: 3, managers: 2, nodes: 1, open: true}
-	haDisks  = shape{servers: 3, managers: 2, disks: true}
-	signers  = shape{servers: 2, managers: 1, external: true, disks: true}
-	awaiting = shape{servers: 2, managers: 1, external: true, awaits: true}
-	adopted1 = shape{servers: 1, managers: 1, adopted: true}
-	adopted3 = shape{servers: 3, managers: 2, nodes: 1, adopted: true, open: true}
+	one       = shape{servers: 1, managers: 1}
+	oneNodes  = shape{servers: 1, managers: 1, nodes: 2, pauses: true}
+	ha        = shape{servers: 3, managers: 2, nodes: 1}
+	haNodes   = shape{servers: 3, managers: 2, nodes: 2, pauses: true}
+	haFleet   = shape{servers: 3, managers: 2, nodes: 1, fleet: true, slow: true}
+	external  = shape{servers: 1, managers: 1, external: true}
+	haSigner  = shape{servers: 3, managers: 2, nodes: 1, fleet: true, external: true, converts: true, pauses: true}
+	haFiles   = shape{servers: 3, managers: 2, converts: true}
+	haOpen    = shape{servers: 3, managers: 2, nodes: 1, open: true}
+	haForeign = shape{servers: 3, managers: 2, foreign: true}
+	haDisks   = shape{servers: 3, managers: 2, disks: true}
+	signers   = shape{servers: 2, managers: 1, external: true, disks: true}
+	awaiting  = shape{servers: 2, managers: 1, external: true, awaits: true}
+	adopted1  = shape{servers: 1, managers: 1, adopted: true}
+	adopted3  = shape{servers: 3, managers: 2, nodes: 1, adopted: true, open: true}
 )
 
 type story struct {
@@ -186,7 +187,7 @@ func stories() []story {
 		{"wanted-again-while-it-runs", one, rotate(incident{after: in(StepSwitch), happen: wanted(3)})},
 		{"disruption-budget", oneNodes, rotate(
 			incident{after: in(StepRefresh), happen: []event{{kind: budgetSpent}}},
-			incident{after: func(d Decision) bool { return d.Blocked }, happen: []event{{kind: budgetReleased}}},
+			incident{after: blocked, happen: []event{{kind: budgetReleased}}},
 		)},
 		{
 			"bad-key-files", ha,
@@ -261,6 +262,15 @@ func stories() []story {
 			incident{after: in(StepGenerate), happen: []event{{tokenIssued, 0, 0}}},
 			incident{after: waitsFor("tokens of key version 1 to expire"), happen: []event{{kind: limitPassed}}},
 		)},
+		{"foreign-key-after-a-rotation", haForeign, rotate(
+			incident{after: settledAt(2), happen: []event{{foreignAdded, 0, 0}, {foreignAdded, 2, 0}}},
+			incident{after: blocked, happen: []event{{kind: foreignReleased}}},
+		)},
+		{"foreign-key-in-switch", haForeign, rotate(
+			incident{after: nextIs("cp-2"), happen: []event{{foreignAdded, 0, 0}}},
+			incident{after: blocked, happen: []event{{kind: foreignReleased}}},
+			incident{after: settledAt(2), happen: []event{{foreignAdded, 1, 0}}},
+		)},
 		{"server-dies-while-legacy-tokens-are-re-signed", oneNodes, rotate(
 			incident{after: waitsFor("the legacy tokens: 1 of 2 pages are re-signed"), happen: []event{{kind: serverDied}}},
 		)},
@@ -301,6 +311,8 @@ func waitsFor(text string) func(Decision) bool {
 func nextIs(server string) func(Decision) bool {
 	return func(d Decision) bool { return d.Step == StepSwitch && d.Action.Target.Next == server }
 }
+
+func blocked(d Decision) bool { return d.Blocked }
 
 func awaitsWatches(d Decision) bool {
 	return strings.HasPrefix(d.Waiting, "kubelets to watch Secrets again")

@@ -153,8 +153,7 @@ func TestRotation(t *testing.T) {
 	if err != nil || string(private) != p.old.private {
 		t.Fatalf("sa.key was not sent: %v", err)
 	}
-	if f := sent.Found; f.Owner != "" || f.Private != p.old.kid || !slices.Equal(f.Public, []string{p.old.kid}) ||
-		!f.Server.Watched {
+	if f := sent.Found; f.Owner != "" || f.Private != p.old.kid || !slices.Equal(f.Public, []string{p.old.kid}) {
 		t.Errorf("found %+v", f)
 	}
 	for _, step := range []struct {
@@ -176,8 +175,8 @@ func TestRotation(t *testing.T) {
 		if again := p.exec(p.order(step.keys)); again.Answer != agent.Done || len(again.Did) > 0 {
 			t.Errorf("%v: a second time it did %q", step.keys, again.Did)
 		}
-		if r := p.exec(agent.Order{Do: agent.Settle, Cluster: "uid", For: p.instance}); r.Answer != agent.Done ||
-			r.Found.Change != "" {
+		settle := agent.Order{Do: agent.Settle, Cluster: "uid", For: p.instance, Restart: agent.RestartMark(step.keys, 1)}
+		if r := p.exec(settle); r.Answer != agent.Done || r.Found.Change != "" {
 			t.Errorf("%v: settle: %s, the change is %q", step.keys, r.Answer, r.Found.Change)
 		}
 	}

@@ -46,19 +46,19 @@ func TestRealNode(t *testing.T) {
 	if report := n.order(agent.Order{Do: agent.Observe}); report.Found.Change != agent.Pending {
 		t.Errorf("the change is %q before it is settled", report.Found.Change)
 	}
-	n.done(n.order(agent.Order{Do: agent.Settle, Keys: publish}))
+	n.settle(publish)
 
 	change := rotation.Keys{Verify: []int{1, 2}, Sign: 2}
 	n.converge(change, true)
 	n.prove(change)
 	t.Logf("kube-apiserver came back %.1f s after an order with --shutdown-send-retry-after=true", n.away.Seconds())
-	n.done(n.order(agent.Order{Do: agent.Settle, Keys: change}))
+	n.settle(change)
 
 	external := rotation.Keys{Verify: []int{1, 2}, Sign: 2, External: true}
 	n.converge(external, false)
 	n.prove(external)
 	t.Logf("kube-apiserver came back %.1f s after it was converted to a signer", n.away.Seconds())
-	n.done(n.order(agent.Order{Do: agent.Settle, Keys: external}))
+	n.settle(external)
 	n.retire()
 	n.release()
 }
@@ -193,7 +193,7 @@ func (n *node) adopt() {
 	n.done(report)
 	found := report.Found
 	if found.Private != kid || !slices.Equal(found.Public, []string{kid}) || found.Owner != "" || found.Signer != nil ||
-		found.Server.Problem != "" || !found.Server.Watched || !found.Server.Root || found.Server.External {
+		found.Server.Problem != "" || found.Server.External {
 		n.t.Errorf("found is %+v", found)
 	}
 	own, err := agent.NewPrivateKey()
@@ -258,6 +258,12 @@ func (n *node) converge(k rotation.Keys, retryAfter bool) {
 	n.t.Logf("the agent did %v", report.Did)
 }
 
+// settle settles what converge changed.
+func (n *node) settle(k rotation.Keys) {
+	n.t.Helper()
+	n.done(n.order(agent.Order{Do: agent.Settle, Keys: k, Restart: agent.RestartMark(k, 1)}))
+}
+
 // prove waits until kube-apiserver has shown that it has keys.
 func (n *node) prove(k rotation.Keys) {
 	n.t.Helper()
@@ -306,7 +312,7 @@ func (n *node) release() {
 	files := rotation.Keys{Verify: []int{2}, Sign: 2}
 	n.converge(files, false)
 	n.prove(files)
-	n.done(n.order(agent.Order{Do: agent.Settle, Keys: files}))
+	n.settle(files)
 	var report agent.Report
 	n.Eventually("the release", func(context.Context) error {
 		if report = n.order(agent.Order{Do: agent.Release}); report.Answer == agent.Waiting {

@@ -27,7 +27,6 @@ type securityContext struct {
 
 type container struct {
 	Name            string          `json:"name"`
-	Image           string          `json:"image"`
 	Command         []string        `json:"command"`
 	Args            []string        `json:"args"`
 	SecurityContext securityContext `json:"securityContext"`
@@ -61,9 +60,6 @@ type volume struct {
 }
 
 func (m *Manifest) container() container { return m.pod.Spec.Containers[m.index] }
-
-// Image returns the image of kube-apiserver.
-func (m *Manifest) Image() string { return m.container().Image }
 
 // Annotation returns the value of an annotation of the pod, and whether there is one.
 func (m *Manifest) Annotation(key string) (string, bool) {

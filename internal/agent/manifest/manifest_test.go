@@ -154,7 +154,7 @@ func TestFacts(t *testing.T) {
 	if p, ok := byHand.Readiness(); !ok || p != (manifest.Probe{Host: "127.0.0.1", Port: 6443, Path: "/readyz"}) {
 		t.Errorf("readiness %+v, %v", p, ok)
 	}
-	if m.Image() != "registry.k8s.io/kube-apiserver:v1.36.4" || !m.Root() || read(t, "kubeadm-1.36-rootless").Root() {
+	if !m.Root() || read(t, "kubeadm-1.36-rootless").Root() {
 		t.Error("other facts are wrong")
 	}
 }

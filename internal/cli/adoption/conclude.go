@@ -3,13 +3,10 @@ package adoption
 import (
 	"crypto/rsa"
 	"fmt"
-	"path"
 	"slices"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/util/version"
 
-	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/config"
 	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
 	"github.com/keyturn/keyturn/internal/printable"
@@ -70,7 +67,9 @@ func (r *Report) server(s kubeadm.Server, a answer) {
 		r.problem("%s: start kube-apiserver there, or delete the node", s.Waiting)
 		return
 	}
-	r.files(s)
+	if why := s.Unwritable(); why != "" && s.SignerSocket == "" { // no signer is adopted: see below
+		r.problem("%s", why)
+	}
 	if a.err != nil {
 		r.problem("the API server on node %s does not answer through a forwarded port of its pod: %v", s.Node, a.err)
 		return
@@ -92,17 +91,6 @@ func (r *Report) server(s kubeadm.Server, a answer) {
 			s.Node, node)
 	}
 	r.version(a.version)
-}
-
-// files compares the key files of an API server with the files that the agent changes.
-func (r *Report) files(s kubeadm.Server) {
-	pki := agentpod.Kubeadm("", "").PKI
-	public, private := path.Join(pki, "sa.pub"), path.Join(pki, "sa.key")
-	if s.SignFile != "" && (s.SignFile != private || !slices.Equal(s.VerifyFiles, []string{public})) {
-		r.problem("the API server on node %s signs with %s and verifies with %s: Keyturn changes only %s and %s, so put "+
-			"the keys there",
-			s.Node, s.SignFile, strings.Join(s.VerifyFiles, ", "), private, public)
-	}
 }
 
 // version compares the version of an API server with the versions that Keyturn was tested with.

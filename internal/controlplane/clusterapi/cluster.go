@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"fmt"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -29,12 +30,14 @@ type Cluster struct {
 type kubeadmCluster interface {
 	controlplane.Adapter
 	controlplane.Adopter
+	controlplane.Leaver
 }
 
 var (
 	_ kubeadmCluster       = (*kubeadm.Cluster)(nil)
 	_ controlplane.Adapter = (*Cluster)(nil)
 	_ controlplane.Adopter = (*Cluster)(nil)
+	_ controlplane.Leaver  = (*Cluster)(nil)
 )
 
 // Observe implements controlplane.Adapter. A cluster that is paused is not observed, so that nothing is planned for it.
@@ -56,7 +59,7 @@ func (c *Cluster) Observe(ctx context.Context) (controlplane.State, error) {
 	if err != nil {
 		return controlplane.State{}, err
 	}
-	s.Bootstrap = c.sourced(m.keys)
+	s.Bootstrap, s.BootstrapForeign = c.sourced(m.keys), m.foreignKeys()
 	return s, nil
 }
 
@@ -70,7 +73,7 @@ func (c *Cluster) Converge(ctx context.Context, t controlplane.Target, keys []ke
 		return err
 	}
 	if m.keys.Stage() > t.Keys.Stage() {
-		return controlplane.ErrStale
+		return fmt.Errorf("Secret %s: %w", c.management.key(c.management.cluster+"-sa"), controlplane.ErrStale)
 	}
 	if t.Bootstrap {
 		err = c.give(ctx, m, t, keys)
@@ -124,4 +127,13 @@ func (c *Cluster) Delete(ctx context.Context) (gone bool, err error) {
 		return false, err
 	}
 	return c.letGo(ctx)
+}
+
+// Leave implements controlplane.Leaver.
+func (c *Cluster) Leave(ctx context.Context) (err error) {
+	if !c.uc.Spec.Infrastructure.RollsOut() {
+		err = c.kubeadmCluster.Leave(ctx)
+	}
+	_, errMarks := c.letGo(ctx)
+	return errors.Join(err, errMarks)
 }

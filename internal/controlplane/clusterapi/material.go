@@ -212,7 +212,7 @@ func (c *Cluster) files(
 		}
 	}
 	for _, k := range m.foreign {
-		if t.KeepForeign || !slices.Contains(released(c.uc), k.KeyID) {
+		if !slices.Contains(t.DropForeign, k.KeyID) {
 			all = append(all, k.Public)
 		}
 	}
@@ -232,11 +232,17 @@ func signingFirst(k rotation.Keys) []int {
 	return append([]int{k.Sign}, others...)
 }
 
-// released are the kids of foreign keys that the user has released.
-func released(uc *v1alpha1.UserCluster) []string {
-	return strings.FieldsFunc(uc.Annotations[v1alpha1.AnnotationReleaseForeignKeys], func(r rune) bool {
-		return r == ',' || r == ' '
-	})
+// foreignKeys are the kids of the keys that are no version of ours.
+func (m material) foreignKeys() (kids []string) {
+	for _, k := range m.foreign {
+		kids = append(kids, k.KeyID)
+	}
+	return kids
+}
+
+// common reports whether two lists have a kid in common.
+func common(a, b []string) bool {
+	return slices.ContainsFunc(a, func(kid string) bool { return slices.Contains(b, kid) })
 }
 
 // reverted reports whether somebody has put back keys of an earlier step. The controller remembers what it wrote, the

@@ -102,22 +102,18 @@ func TestFiles(t *testing.T) {
 	versions := map[string]int{k[0].KeyID: 1, k[1].KeyID: 2}
 	m := readMaterial(secretOf(k[0], k[2], k[3]), versions)
 	for name, tt := range map[string]struct {
-		keys     rotation.Keys
-		keep     bool
-		released string
-		want     []keystore.KeyPair
+		keys rotation.Keys
+		drop []string
+		want []keystore.KeyPair
 	}{
-		"published": {rotation.Keys{Verify: []int{1, 2}, Sign: 1}, true, "", []keystore.KeyPair{k[0], k[1], k[2], k[3]}},
-		"switched": {
-			rotation.Keys{Verify: []int{1, 2}, Sign: 2}, true, k[2].KeyID, []keystore.KeyPair{k[1], k[0], k[2], k[3]},
-		},
-		"retired":        {rotation.Keys{Verify: []int{2}, Sign: 2}, false, "", []keystore.KeyPair{k[1], k[2], k[3]}},
-		"one was let go": {rotation.Keys{Verify: []int{2}, Sign: 2}, false, k[2].KeyID, []keystore.KeyPair{k[1], k[3]}},
+		"published":      {rotation.Keys{Verify: []int{1, 2}, Sign: 1}, nil, []keystore.KeyPair{k[0], k[1], k[2], k[3]}},
+		"switched":       {rotation.Keys{Verify: []int{1, 2}, Sign: 2}, nil, []keystore.KeyPair{k[1], k[0], k[2], k[3]}},
+		"retired":        {rotation.Keys{Verify: []int{2}, Sign: 2}, nil, []keystore.KeyPair{k[1], k[2], k[3]}},
+		"one was let go": {rotation.Keys{Verify: []int{2}, Sign: 2}, []string{k[2].KeyID}, []keystore.KeyPair{k[1], k[3]}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := &Cluster{uc: adopted()}
-			c.uc.Annotations = map[string]string{v1alpha1.AnnotationReleaseForeignKeys: tt.released}
-			s, err := c.compose(m, controlplane.Target{Keys: tt.keys, KeepForeign: tt.keep}, k[:2])
+			s, err := c.compose(m, controlplane.Target{Keys: tt.keys, DropForeign: tt.drop}, k[:2])
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -27,14 +27,14 @@ func (c *Cluster) replace(ctx context.Context, m material, t controlplane.Target
 	}
 	i := slices.IndexFunc(s.Servers, func(server controlplane.Server) bool { return server.Name == t.Next })
 	// What an API server that does not serve has is unknown: perhaps the keys of the target already.
-	if i < 0 || !s.Servers[i].Ready || s.Servers[i].Running.Equal(t.Keys) {
+	if i < 0 || !s.Servers[i].Ready || s.Servers[i].Running.Equal(t.Keys) && !common(s.Servers[i].Foreign, t.DropForeign) {
 		return nil
 	}
 	if m.secret == nil {
 		return controlplane.Blocked(fmt.Errorf("there is no Secret %s, with which control-plane machines start: "+
 			"restore it", c.management.key(c.management.cluster+"-sa")))
 	}
-	if m.keys.Stage() != t.Keys.Stage() {
+	if m.keys.Stage() != t.Keys.Stage() || common(m.foreignKeys(), t.DropForeign) {
 		return nil // a new machine would start with other keys
 	}
 	return c.roller.replaceMachine(ctx, t.Next)

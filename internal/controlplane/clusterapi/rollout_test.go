@@ -61,13 +61,15 @@ type simulated struct {
 	keys    rotation.Keys
 	created time.Time
 	coming  bool
+	// foreign are the kids of foreign keys that it accepts.
+	foreign []string
 }
 
 // Observe implements controlplane.Adapter.
 func (w *machines) Observe(context.Context) (controlplane.State, error) {
 	s := controlplane.State{Presence: rotation.PresencePresent}
 	for _, h := range w.hosts {
-		server := controlplane.Server{Name: h.name, Configured: h.keys, Running: h.keys, Ready: true}
+		server := controlplane.Server{Name: h.name, Configured: h.keys, Running: h.keys, Ready: true, Foreign: h.foreign}
 		if h.coming {
 			server = controlplane.Server{Name: h.name, Waiting: "it is to become a node"}
 		}
@@ -190,6 +192,7 @@ func TestRollout(t *testing.T) {
 	admin := startManagement(t, "Cluster", "Machine", controlPlaneKind)
 	t.Run("request", func(t *testing.T) { requestOnce(t, admin) })
 	t.Run("without an agent", func(t *testing.T) { withoutAgent(t, admin) })
+	t.Run("a foreign key", func(t *testing.T) { dropForeign(t, admin) })
 	for _, count := range []int{1, 3} {
 		for seed := range uint64(4) {
 			t.Run(fmt.Sprintf("machines=%d,seed=%d", count, seed), func(t *testing.T) { rollOut(t, admin, count, seed) })
@@ -277,6 +280,45 @@ func requestOnce(t *testing.T, admin client.Client) {
 		if err := r.replaceMachine(t.Context(), "another"); err == nil {
 			t.Error("a node without a Machine is replaced")
 		}
+	}
+}
+
+// dropForeign takes a foreign key first from what machines start with, and then from a machine, which is replaced.
+func dropForeign(t *testing.T, admin client.Client) {
+	t.Cleanup(func() { removeAll(admin) })
+	create(t, admin, fmt.Sprintf(clusterText, "prod", false, controlPlaneKind, "a"))
+	k := keyPairs(3)
+	must(0, admin.Create(t.Context(), secretOf(k[1], k[2])))
+	w := &machines{
+		t: t, admin: aged{admin}, uc: adopted(), store: &keystoretest.Memory{},
+		now: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC),
+	}
+	w.uc.Spec.Infrastructure.ClusterAPI.Method = v1alpha1.MethodRollout
+	w.clusters = NewClusters(Options{Client: w.admin, Keys: w.store, Prover: &controlplane.Prover{}})
+	must(0, w.store.Create(t.Context(), keystore.ClusterOf(w.uc), k[1]))
+	keys := rotation.Keys{Verify: []int{2}, Sign: 2}
+	w.make(keys, false)
+	w.hosts[0].foreign = []string{k[2].KeyID}
+	w.now = w.now.Add(time.Minute)
+	target := controlplane.Target{
+		Keys: keys, Next: w.hosts[0].name, DropForeign: w.hosts[0].foreign, ControllerManagerSign: 2,
+	}
+	converge := func() {
+		t.Helper()
+		must(0, w.cluster().Converge(t.Context(), target, k[1:2]))
+	}
+	after := func() time.Time { return must(w.cluster().roller.controlPlane(t.Context())).after }
+	if converge(); !after().IsZero() {
+		t.Error("a machine is replaced by one with the same foreign key")
+	}
+	target.Next, target.Bootstrap = "", true
+	converge()
+	if m := must(w.cluster().material(t.Context())); len(m.foreign) > 0 || !m.keys.Equal(keys) {
+		t.Errorf("machines start with %+v and %d foreign keys", m.keys, len(m.foreign))
+	}
+	target.Next, target.Bootstrap = w.hosts[0].name, false
+	if converge(); !after().Equal(w.now) {
+		t.Errorf("the machine is not replaced: rollout.after is %s", after())
 	}
 }
 

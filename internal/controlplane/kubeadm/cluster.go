@@ -42,6 +42,7 @@ type Cluster struct {
 var (
 	_ controlplane.Adapter = (*Cluster)(nil)
 	_ controlplane.Adopter = (*Cluster)(nil)
+	_ controlplane.Leaver  = (*Cluster)(nil)
 )
 
 // reach opens the cluster, once.

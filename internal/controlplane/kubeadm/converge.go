@@ -69,6 +69,8 @@ func (c *Cluster) step(ctx context.Context, v *view, to change) error {
 		if missing, err := c.ensureAgents(ctx, v, needed); err != nil || missing {
 			return err
 		}
+	case v.outdated:
+		return c.dropUpload(ctx, v.reached())
 	case v.idle:
 		return c.dismiss(ctx, v, to)
 	}
@@ -133,7 +135,16 @@ func (v *view) due(to change) (due []*node) {
 
 // next reports whether a node is the one that may be changed now, and has other keys.
 func (n *node) next(to change) bool {
-	return n.Node == to.Next && !(n.configured.Equal(to.Keys) && n.running.Equal(to.Keys))
+	has := n.configured.Equal(to.Keys) && n.running.Equal(to.Keys) && !n.serves(to.DropForeign)
+	return n.Node == to.Next && !has
+}
+
+// serves reports whether the API server was last seen to accept one of these keys.
+func (n *node) serves(kids []string) bool {
+	return slices.ContainsFunc(kids, func(kid string) bool {
+		_, ok := n.served.Keys.Lookup(kid)
+		return ok
+	})
 }
 
 // restarts reports whether the next change of a node takes its API server out.
@@ -193,13 +204,16 @@ func (v *view) whyNoAgent(n *node) string {
 // finish settles the changes that are proven, and goes on with the others.
 func (c *Cluster) finish(ctx context.Context, v *view, pending []*node, to change) error {
 	return each(pending, func(n *node) error {
-		if !n.changed() {
+		if !n.changed() || n.behind() {
 			return c.again(ctx, v, n, to)
 		}
 		if err := c.proven(ctx, v, n); err != nil {
 			return fmt.Errorf("API server on node %s: %w", n.Node, err)
 		}
-		return c.send(ctx, v, n, c.order(v, n, agent.Settle))
+		o := c.order(v, n, agent.Settle)
+		o.Restart = n.report.Mark
+		_, err := c.send(ctx, n, o)
+		return err
 	})
 }
 
@@ -219,7 +233,8 @@ func (c *Cluster) again(ctx context.Context, v *view, n *node, to change) error 
 		}
 		o.Again = n.report.Mark
 	}
-	return c.send(ctx, v, n, o)
+	_, err = c.send(ctx, n, o)
+	return err
 }
 
 // ignoredFor is how long a kubelet may take to end kube-apiserver after its manifest changed. It takes up to 45 s, and
@@ -286,18 +301,25 @@ func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error 
 		// Not what its mirror pod showed last: kubeadm upgrade, which drops it, waits for another manifest to run.
 		o.Manager = agent.ManagerMark(kid, n.managerMark == agent.ManagerMark(kid, false))
 	}
-	if v.first(want) {
+	switch {
+	case publishing(want) && v.first(want):
 		// Crash here or below: a node that joins asks for the upload to be made again.
-		if err := c.dropUpload(ctx); err != nil {
-			return err
-		}
+		err = c.dropUpload(ctx, 0)
+	case n.configured.Stage() < want.Stage() && want.Stage() == v.agents.droppedFor:
+		// The node came since, and may have been used for an upload itself.
+		err = c.agents.noteUpload(ctx, v.agents.dropped, 0)
 	}
-	return c.send(ctx, v, n, o)
+	if err != nil {
+		return err
+	}
+	_, err = c.send(ctx, n, o)
+	return err
 }
 
 // turn takes the turn for a restart of a node's API server, which fails if somebody else has taken it since this look
 // began. It returns once every other agent refuses restarts of earlier turns: one that a paused controller sends may
-// arrive at any time. An API server that refuses tokens waits for no agent.
+// arrive at any time. Only a change of an API server that refuses tokens comes here while some agent does not answer,
+// and passes it over.
 func (c *Cluster) turn(ctx context.Context, v *view, but *node) (int64, error) {
 	next := v.agents.turn
 	for _, n := range v.nodes {
@@ -376,7 +398,7 @@ func (c *Cluster) converge(v *view, n *node, want rotation.Keys, to change) (age
 	if err := seal(&o, to.keys); err != nil {
 		return o, err
 	}
-	c.keepForeign(v, n, to, &o)
+	v.keepForeign(n, to, &o)
 	return o, nil
 }
 
@@ -404,16 +426,11 @@ func seal(o *agent.Order, keys []keystore.KeyPair) error {
 	return nil
 }
 
-// keepForeign has the node go on accepting keys that are no version of ours, but for those that the user has released.
-func (c *Cluster) keepForeign(v *view, n *node, to change, o *agent.Order) {
-	released := strings.FieldsFunc(c.uc.Annotations[v1alpha1.AnnotationReleaseForeignKeys], func(r rune) bool {
-		return r == ',' || r == ' '
-	})
-	if !to.KeepForeign {
-		o.Retired = append(o.Retired, released...)
-	}
+// keepForeign has the node go on accepting keys that are no version of ours, but for those that may go.
+func (v *view) keepForeign(n *node, to change, o *agent.Order) {
+	o.Retired = append(o.Retired, to.DropForeign...)
 	for _, k := range n.served.Keys.Keys() {
-		if _, ours := v.versions[k.KeyID]; ours || !to.KeepForeign && slices.Contains(released, k.KeyID) {
+		if _, ours := v.versions[k.KeyID]; ours || slices.Contains(to.DropForeign, k.KeyID) {
 			continue
 		}
 		if public, err := jwks.MarshalPublicKey(k.Public); err == nil {
@@ -422,8 +439,9 @@ func (c *Cluster) keepForeign(v *view, n *node, to change, o *agent.Order) {
 	}
 }
 
-// dismiss removes the agents. Copies of retired keys go first.
+// dismiss removes the agents, unless somebody else has begun a change since this look. Copies of retired keys go first.
 func (c *Cluster) dismiss(ctx context.Context, v *view, to change) error {
+	left := make([]bool, len(v.nodes))
 	err := each(v.nodes, func(n *node) error {
 		if n.report == nil {
 			return nil
@@ -437,24 +455,27 @@ func (c *Cluster) dismiss(ctx context.Context, v *view, to change) error {
 		if len(o.Retired) == 0 {
 			return nil
 		}
-		return c.send(ctx, v, n, o)
+		done, err := c.send(ctx, n, o)
+		left[slices.Index(v.nodes, n)] = !done
+		return err
 	})
-	if err == nil {
-		_, err = c.agents.remove(ctx, false)
+	if err != nil || slices.Contains(left, true) {
+		return err
 	}
-	return err
+	return c.agents.dismiss(ctx, v.agents)
 }
 
-// send has a node's agent carry out an order. Answers that another call will get over are no error.
-func (c *Cluster) send(ctx context.Context, _ *view, n *node, o agent.Order) error {
+// send has a node's agent carry out an order, and reports whether it has. Answers that another call will get over are
+// no error.
+func (c *Cluster) send(ctx context.Context, n *node, o agent.Order) (done bool, err error) {
 	r, err := c.agents.apply(ctx, *n.pod, o)
 	if err != nil {
-		return fmt.Errorf("node %s: %w", n.Node, err)
+		return false, fmt.Errorf("node %s: %w", n.Node, err)
 	}
 	if o.Do == agent.Converge && r.Answer == agent.Done {
 		c.note(n.Node, o.Keys)
 	}
-	return answer(n.Node, r)
+	return r.Answer == agent.Done, answer(n.Node, r)
 }
 
 // note remembers with which keys an API server starts next: while it is away, its agent may not answer.

@@ -61,7 +61,12 @@ func (w *driver) observed(a *Cluster, state controlplane.State, keys []keystore.
 		Wanted: int(w.uc.Spec.KSASigningKey.Version), Adopted: true,
 		External: w.uc.Spec.KeySource() == v1alpha1.KeySourceExternal,
 		Presence: state.Presence, ControlPlaneWaiting: state.Waiting, ControlPlaneBlocked: state.Blocked, Held: state.Held,
-		Unled: state.Unled, Nodes: rotation.Nodes{Converged: true},
+		Unled: state.Unled, Nodes: rotation.Nodes{Converged: true}, ForeignMayGo: w.uc.ReleasedForeignKeys(),
+	}
+	if in := w.uc.Status.Infrastructure.Kubeadm; in != nil {
+		for _, k := range in.Retired {
+			o.ForeignMayGo = append(o.ForeignMayGo, k.KeyID)
+		}
 	}
 	for _, k := range keys {
 		o.Stored = append(o.Stored, k.Version)
@@ -91,7 +96,7 @@ func (w *driver) ask(a *Cluster, s *rotation.Server, keys []keystore.KeyPair) {
 		s.Waiting = err.Error()
 		return
 	}
-	s.Accepts, s.Refuses, s.Signs = p.Accepts, p.Refuses, p.Signs
+	s.Accepts, s.Refuses, s.Signs, s.Foreign = p.Accepts, p.Refuses, p.Signs, p.Foreign
 	if p.Signs == 0 {
 		s.SignsForeign = p.SigningKeyID
 	}

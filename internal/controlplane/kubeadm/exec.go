@@ -47,6 +47,10 @@ func (p *pods) apply(ctx context.Context, to pod, o agent.Order) (r agent.Report
 		return r, fmt.Errorf("running the agent in pod %s/%s: its answer is no report", p.images.Namespace, to.name)
 	}
 	r.Message = printable.Text(r.Message, maxStderr)
+	if f := r.Found; f != nil {
+		f.KeyProblem = printable.Text(f.KeyProblem, maxStderr)
+		f.Server.Problem = printable.Text(f.Server.Problem, maxStderr)
+	}
 	return r, nil
 }
 

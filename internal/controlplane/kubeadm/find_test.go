@@ -166,8 +166,30 @@ func TestSigner(t *testing.T) {
 	o := world().replace(apiServer, "--service-account-signing-key-file=/etc/kubernetes/pki/sa.key",
 		"--service-account-signing-endpoint=/var/lib/keyturn/signer/socket")
 	f := o.replace(apiServer, "--service-account-key-file=/etc/kubernetes/pki/sa.pub", "--v=2").examine()
-	if len(f.Problems) > 0 || f.Servers[0].SignerSocket != "/var/lib/keyturn/signer/socket" {
+	if len(f.Problems) > 0 || f.Servers[0].SignerSocket != "/var/lib/keyturn/signer/socket" || len(f.unwritable()) > 0 {
 		t.Errorf("found %+v", f)
+	}
+}
+
+// TestUnwritableKeys finds API servers that have their keys from where the agent does not write.
+func TestUnwritableKeys(t *testing.T) {
+	for old, now := range map[string]string{
+		"service-account-key-file=/etc/kubernetes/pki/sa.pub": "service-account-key-file=/etc/kubernetes/pki/a.pub",
+		"signing-key-file=/etc/kubernetes/pki/sa.key":         "signing-key-file=/etc/sa.key",
+		"--secure-port=6443":                                  "--service-account-key-file=/etc/kubernetes/pki/more.pub",
+		"--tls-private-key-file=/etc/kubernetes/pki/apiserver.key": "--service-account-signing-endpoint=/run/kms",
+	} {
+		f := world().replace(apiServer, old, now).examine()
+		if got := f.unwritable(); len(got) != 2 || !strings.Contains(got[1], "node b signs with") {
+			t.Errorf("%s: %q", now, got)
+		}
+		f.Servers[0].Leaving = true
+		if got := f.unwritable(); len(got) != 1 {
+			t.Errorf("%s, and one is to go: %q", now, got)
+		}
+	}
+	if got := world().examine().unwritable(); len(got) > 0 {
+		t.Errorf("of kubeadm: %q", got)
 	}
 }
 

@@ -7,7 +7,37 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/keyturn/keyturn/internal/agent/agentpod"
 )
+
+// Unwritable returns why keyturn-agent cannot change the keys of an API server, by the flags of that, as a sentence
+// without its period; empty if it can.
+func (s Server) Unwritable() string {
+	pki := agentpod.Kubeadm("", "").PKI
+	public, private := path.Join(pki, "sa.pub"), path.Join(pki, "sa.key")
+	switch {
+	case s.SignerSocket == signerDir+"/socket":
+		return ""
+	case s.SignerSocket != "":
+		return fmt.Sprintf("the API server on node %s signs with the signer at %s, which is not Keyturn's: set its flags "+
+			"back to %s and %s", s.Node, s.SignerSocket, public, private)
+	case s.SignFile == "" || s.SignFile == private && slices.Equal(s.VerifyFiles, []string{public}):
+		return ""
+	}
+	return fmt.Sprintf("the API server on node %s signs with %s and verifies with %s: Keyturn changes only %s and %s, so "+
+		"put the keys there", s.Node, s.SignFile, strings.Join(s.VerifyFiles, ", "), private, public)
+}
+
+// unwritable are why keyturn-agent cannot change the keys of the API servers that stay.
+func (f Found) unwritable() (problems []string) {
+	for _, s := range f.Servers {
+		if why := s.Unwritable(); why != "" && !s.Leaving {
+			problems = append(problems, why)
+		}
+	}
+	return problems
+}
 
 // flagSet has the values of each flag of a command, in their order.
 type flagSet map[string][]string

@@ -36,10 +36,12 @@ type agents interface {
 	ensure(ctx context.Context) error
 	// take makes next the turn, unless that is not was any more: then somebody else has taken it.
 	take(ctx context.Context, was, next int64) error
-	// noteUpload notes when an upload of kubeadm was deleted.
-	noteUpload(ctx context.Context, at time.Time) error
-	// remove removes what runs them; with all, their namespace too. It reports true when nothing of that is left.
-	remove(ctx context.Context, all bool) (gone bool, err error)
+	// noteUpload notes when an upload of kubeadm was deleted, and at which stage all API servers were then; 0 for none.
+	noteUpload(ctx context.Context, at time.Time, stage int) error
+	// dismiss removes what runs them, as it was listed, unless somebody has taken a turn since: errTaken.
+	dismiss(ctx context.Context, seen roster) error
+	// remove removes what runs them and their namespace. It reports true when nothing of that is left.
+	remove(ctx context.Context) (gone bool, err error)
 	// apply has one carry out an order.
 	apply(ctx context.Context, p pod, o agent.Order) (agent.Report, error)
 	// ledger reads the ledger of the signer on a node, which runs in the namespace of the agents.
@@ -48,15 +50,18 @@ type agents interface {
 
 // roster is which agents there are.
 type roster struct {
-	// asked reports whether there are to be any.
+	// asked reports whether there are to be any, and uid is the UID of what runs them.
 	asked bool
+	uid   types.UID
 	// ready are those that take orders, and waiting why others do not, by node.
 	ready   map[string]pod
 	waiting map[string]string
 	// turn is the number of the change that may take out an API server.
 	turn int64
-	// dropped is when an upload of kubeadm was deleted last; zero if it is not known that one was.
-	dropped time.Time
+	// dropped is when an upload of kubeadm was deleted last; zero if it is not known that one was. droppedFor is the stage
+	// at which all API servers were then: later uploads hold its keys. 0 when they were at none.
+	dropped    time.Time
+	droppedFor int
 }
 
 // pod is an agent that takes orders.
@@ -81,8 +86,10 @@ const (
 	specAnnotation = "keyturn.dev/spec"
 	// turnAnnotation holds the turn.
 	turnAnnotation = "keyturn.dev/turn"
-	// uploadAnnotation holds when what kubeadm had uploaded for nodes that join was deleted.
-	uploadAnnotation = "keyturn.dev/upload-deleted"
+	// uploadAnnotation holds when what kubeadm had uploaded for nodes that join was deleted, and uploadStageAnnotation at
+	// which stage all API servers were then.
+	uploadAnnotation      = "keyturn.dev/upload-deleted"
+	uploadStageAnnotation = "keyturn.dev/upload-deleted-at-stage"
 )
 
 func (p *pods) options() agentpod.Options {
@@ -178,7 +185,7 @@ func (p *pods) ensureDaemonSet(ctx context.Context, client kubernetes.Interface)
 		return nil
 	}
 	want.ResourceVersion = found.ResourceVersion
-	for _, kept := range []string{turnAnnotation, uploadAnnotation} {
+	for _, kept := range []string{turnAnnotation, uploadAnnotation, uploadStageAnnotation} {
 		want.Annotations[kept] = found.Annotations[kept]
 	}
 	_, err = sets.Update(ctx, want, metav1.UpdateOptions{})
@@ -186,7 +193,7 @@ func (p *pods) ensureDaemonSet(ctx context.Context, client kubernetes.Interface)
 }
 
 // errTaken means that somebody else changes API servers too, and was first.
-var errTaken = errors.New("another controller has taken the turn to change an API server")
+var errTaken = errors.New("another controller has taken the turn to change an API server, or changes the agents")
 
 func (p *pods) take(ctx context.Context, was, next int64) error {
 	client, err := p.reach.client()
@@ -212,12 +219,13 @@ func (p *pods) take(ctx context.Context, was, next int64) error {
 	return err
 }
 
-func (p *pods) noteUpload(ctx context.Context, at time.Time) error {
+func (p *pods) noteUpload(ctx context.Context, at time.Time, stage int) error {
 	client, err := p.reach.client()
 	if err != nil {
 		return err
 	}
-	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, uploadAnnotation, at.UTC().Format(time.RFC3339Nano))
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q,%q:"%d"}}}`,
+		uploadAnnotation, at.UTC().Format(time.RFC3339Nano), uploadStageAnnotation, stage)
 	_, err = client.AppsV1().DaemonSets(p.images.Namespace).Patch(ctx, agentpod.Name, types.MergePatchType, patch,
 		metav1.PatchOptions{})
 	if err != nil {
@@ -226,10 +234,12 @@ func (p *pods) noteUpload(ctx context.Context, at time.Time) error {
 	return nil
 }
 
-// droppedAt returns when an upload was deleted; zero when nobody noted it.
-func droppedAt(set *appsv1.DaemonSet) time.Time {
-	at, _ := time.Parse(time.RFC3339Nano, set.Annotations[uploadAnnotation]) // what a person wrote counts as nothing
-	return at
+// droppedAt returns when an upload was deleted, and at which stage all API servers were; zero when nobody noted it.
+func droppedAt(set *appsv1.DaemonSet) (at time.Time, stage int) {
+	// What a person wrote counts as nothing.
+	at, _ = time.Parse(time.RFC3339Nano, set.Annotations[uploadAnnotation])
+	stage, _ = strconv.Atoi(set.Annotations[uploadStageAnnotation])
+	return at, stage
 }
 
 // turnOf returns the turn; 0 before the first.
@@ -259,8 +269,9 @@ func (p *pods) list(ctx context.Context) (r roster, err error) {
 		return r, fmt.Errorf("looking for the agents: %w", err)
 	}
 	r = roster{
-		asked: true, ready: map[string]pod{}, waiting: map[string]string{}, turn: turnOf(set), dropped: droppedAt(set),
+		asked: true, uid: set.UID, ready: map[string]pod{}, waiting: map[string]string{}, turn: turnOf(set),
 	}
+	r.dropped, r.droppedFor = droppedAt(set)
 	for _, f := range found.Items {
 		if owner := metav1.GetControllerOf(&f); owner == nil || owner.UID != set.UID || f.DeletionTimestamp != nil {
 			continue
@@ -300,17 +311,42 @@ func whyWaiting(p corev1.Pod) string {
 	return "its pod to run"
 }
 
-func (p *pods) remove(ctx context.Context, all bool) (gone bool, err error) {
+func (p *pods) dismiss(ctx context.Context, seen roster) error {
+	client, err := p.reach.client()
+	if err != nil {
+		return err
+	}
+	sets := client.AppsV1().DaemonSets(p.images.Namespace)
+	set, err := sets.Get(ctx, agentpod.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err == nil && (set.UID != seen.uid || turnOf(set) != seen.turn) {
+		return errTaken
+	}
+	if err == nil {
+		err = sets.Delete(ctx, set.Name, only(set))
+	}
+	if apierrors.IsConflict(err) {
+		return errTaken // somebody has written it since
+	}
+	if err := ignoreGone(err); err != nil {
+		return fmt.Errorf("removing DaemonSet %s/%s: %w", p.images.Namespace, agentpod.Name, err)
+	}
+	return nil
+}
+
+func (p *pods) remove(ctx context.Context) (gone bool, err error) {
 	client, err := p.reach.client()
 	if err != nil {
 		return false, err
 	}
-	if all && !p.given {
+	if !p.given {
 		return p.removeNamespace(ctx, client)
 	}
 	gone, err = p.removeDaemonSet(ctx, client)
-	if all && gone && err == nil {
-		err = tidy(ctx, client)
+	if gone && err == nil {
+		err = p.tidy(ctx, client)
 	}
 	return gone, err
 }
@@ -319,7 +355,7 @@ func (p *pods) remove(ctx context.Context, all bool) (gone bool, err error) {
 func (p *pods) removeNamespace(ctx context.Context, client kubernetes.Interface) (gone bool, err error) {
 	namespace, err := client.CoreV1().Namespaces().Get(ctx, p.images.Namespace, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return true, tidy(ctx, client)
+		return true, p.tidy(ctx, client)
 	}
 	if err == nil && !p.marked(namespace) {
 		return true, nil
@@ -349,21 +385,34 @@ func (p *pods) removeDaemonSet(ctx context.Context, client kubernetes.Interface)
 	return false, nil
 }
 
-// tidy removes the account of canary tokens, and what the refresh of tokens noted.
-func tidy(ctx context.Context, client kubernetes.Interface) error {
-	account := controlplane.Canary
-	err := client.CoreV1().ServiceAccounts(account.Namespace).Delete(ctx, account.Name, metav1.DeleteOptions{})
+// tidy removes the account of canary tokens, and what the refresh of tokens noted, if they have the mark of the
+// UserCluster. Earlier releases made them without one: those stay.
+func (p *pods) tidy(ctx context.Context, client kubernetes.Interface) error {
+	accounts := client.CoreV1().ServiceAccounts(controlplane.Canary.Namespace)
+	account, err := accounts.Get(ctx, controlplane.Canary.Name, metav1.GetOptions{})
+	if err == nil && p.marked(account) {
+		err = accounts.Delete(ctx, account.Name, only(account))
+	}
 	if err := ignoreGone(err); err != nil {
-		return err
+		return fmt.Errorf("removing ServiceAccount %s: %w", controlplane.Canary, err)
 	}
 	notes := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
-	return ignoreGone(notes.Delete(ctx, evict.NoteName, metav1.DeleteOptions{}))
+	note, err := notes.Get(ctx, evict.NoteName, metav1.GetOptions{})
+	if err == nil && p.marked(note) {
+		err = notes.Delete(ctx, note.Name, only(note))
+	}
+	if err := ignoreGone(err); err != nil {
+		return fmt.Errorf("removing ConfigMap %s/%s: %w", metav1.NamespaceSystem, evict.NoteName, err)
+	}
+	return nil
 }
 
-// only lets this very object be deleted.
+// only lets this very object be deleted, as it was read.
 func only(o metav1.Object) metav1.DeleteOptions {
-	uid, background := o.GetUID(), metav1.DeletePropagationBackground
-	return metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &background}
+	uid, version, background := o.GetUID(), o.GetResourceVersion(), metav1.DeletePropagationBackground
+	return metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &uid, ResourceVersion: &version}, PropagationPolicy: &background,
+	}
 }
 
 // ignoreGone ignores that an object is gone, or on its way.

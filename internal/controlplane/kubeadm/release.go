@@ -32,7 +32,7 @@ func (c *Cluster) Delete(ctx context.Context) (gone bool, err error) {
 		}
 		c.setReleased()
 	}
-	return c.agents.remove(ctx, true)
+	return c.agents.remove(ctx)
 }
 
 func (c *Cluster) isReleased() bool {
@@ -57,8 +57,11 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 	if missing, err := c.ensureAgents(ctx, v, nodes); err != nil || missing {
 		return false, err
 	}
-	to := change{Target: v.released(), keys: v.keys}
+	to, changing := change{Target: v.released(), keys: v.keys}, false
 	for _, n := range nodes {
+		if n.untouched() {
+			continue
+		}
 		if !n.ready && !n.pending() {
 			return false, fmt.Errorf("API server on node %s: %s", n.Node, n.waiting)
 		}
@@ -66,10 +69,10 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 			if to.Next == "" && !n.pending() {
 				to.Next = n.Node
 			}
-			released = true
+			changing = true
 		}
 	}
-	if released && !to.Keys.IsZero() {
+	if changing && !to.Keys.IsZero() {
 		return false, c.step(ctx, v, to)
 	}
 	for _, n := range nodes {
@@ -87,7 +90,25 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 	return true, nil
 }
 
-// released is what all nodes are to have when the cluster is released: the furthest keys of any of them, as files.
+// untouched reports whether nothing of Keyturn is on a node whose keys the agent cannot change. They stay as they are.
+func (n *node) untouched() bool {
+	return n.Unwritable() != "" && n.report.Owner == "" && n.report.Change == ""
+}
+
+// Leave implements controlplane.Leaver. A namespace takes a while to be gone, which nobody waits for.
+func (c *Cluster) Leave(ctx context.Context) error {
+	if err := c.reach(ctx); err != nil {
+		return err
+	}
+	gone, err := c.agents.remove(ctx)
+	if !gone && err == nil {
+		_, err = c.agents.remove(ctx) // what comes after the agents
+	}
+	return err
+}
+
+// released is what all nodes are to have when the cluster is released: the furthest keys of any of them, as files, and
+// the foreign keys that they have.
 func (v *view) released() controlplane.Target {
 	var keys rotation.Keys
 	for _, n := range v.staying() {
@@ -96,5 +117,5 @@ func (v *view) released() controlplane.Target {
 		}
 	}
 	keys.External = false
-	return controlplane.Target{Keys: keys, KeepForeign: true, ControllerManagerSign: keys.Sign}
+	return controlplane.Target{Keys: keys, ControllerManagerSign: keys.Sign}
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/agent"
+	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/agent/manifest"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
@@ -88,9 +89,11 @@ type testCluster struct {
 	// lagging means that tokens may be refused, since a node came back with a retired key.
 	lagging bool
 	// upload is what kubeadm has uploaded for nodes that join; nil: nothing. dropped is when it was deleted.
-	upload    *upload
-	dropped   time.Time
-	uploading sync.Mutex
+	// droppedFor is at which stage all API servers were then.
+	upload     *upload
+	dropped    time.Time
+	droppedFor int
+	uploading  sync.Mutex
 	// meet is waited for by every order that changes keys; nil: none waits.
 	meet func(context.Context) error
 }
@@ -264,6 +267,12 @@ func (w *testCluster) find(context.Context) (f Found, err error) {
 		}
 		if err == nil {
 			s.Mark, _ = running.Annotation(manifest.RestartAnnotation)
+			for _, value := range running.Flag("service-account-signing-key-file") {
+				s.SignFile = strings.Replace(value, h.PKI, agentpod.Kubeadm("", "").PKI, 1)
+			}
+			for _, value := range running.Flag("service-account-key-file") {
+				s.VerifyFiles = append(s.VerifyFiles, strings.Replace(value, h.PKI, agentpod.Kubeadm("", "").PKI, 1))
+			}
 		}
 		if h.served.External {
 			s.SignerSocket = signerDir + "/socket"
@@ -304,6 +313,11 @@ func (w *testCluster) prove(_ context.Context, s Server, q controlplane.Question
 			p.Signs = k.Version
 		}
 	}
+	for _, k := range h.served.Keys.Keys() {
+		if !slices.ContainsFunc(q.Keys, func(asked keystore.KeyPair) bool { return asked.KeyID == k.KeyID }) {
+			p.Foreign = append(p.Foreign, k.KeyID)
+		}
+	}
 	return p, nil
 }
 
@@ -324,7 +338,7 @@ func (w *testCluster) ledger(_ context.Context, node string) (r ledger.Report, e
 }
 
 func (w *testCluster) list(context.Context) (roster, error) {
-	r := roster{asked: w.asked, ready: map[string]pod{}, turn: w.turn, dropped: w.dropped}
+	r := roster{asked: w.asked, ready: map[string]pod{}, turn: w.turn, dropped: w.dropped, droppedFor: w.droppedFor}
 	for _, h := range w.hosts {
 		away := h.down > 0 && (w.silent || len(w.hosts) == 1)
 		if w.asked && !away && h.lag != 1 && !h.mute && !h.off && !h.unlabelled {
@@ -344,7 +358,15 @@ func (w *testCluster) take(_ context.Context, was, next int64) error {
 
 func (w *testCluster) ensure(context.Context) error { w.asked = true; return nil }
 
-func (w *testCluster) remove(context.Context, bool) (bool, error) {
+func (w *testCluster) dismiss(_ context.Context, seen roster) error {
+	if w.turn != seen.turn {
+		return errTaken
+	}
+	w.asked = false
+	return nil
+}
+
+func (w *testCluster) remove(context.Context) (bool, error) {
 	gone := !w.asked
 	w.asked = false
 	return gone, nil
@@ -522,6 +544,37 @@ func TestAgentsLinger(t *testing.T) {
 	w.have(2, false)
 }
 
+// TestSilentAgent has the agent of a node not answer when the last change of its API server is ready. The agents stay,
+// and the old key is stored, until it has settled the change and deleted its copies of that key.
+func TestSilentAgent(t *testing.T) {
+	w := newTestCluster(t, "a", "b", "c")
+	w.settle()
+	c := w.host("c")
+	c.write(c.PKI+"/sa.key.bak", []byte(c.read(c.PKI+"/sa.key")))
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.until("the last restart", func() bool {
+		w.round()
+		return c.restarts == 3
+	})
+	c.mute = true
+	var d rotation.Decision
+	for range 40 {
+		d = w.round()
+		w.check()
+	}
+	if !w.asked || d.Done || len(w.keys()) != 2 || !strings.Contains(d.Waiting, "keyturn-agent on node c to take orders") {
+		t.Errorf("agents are there: %t; keys: %v; it waits for %s", w.asked, w.keys(), d.Waiting)
+	}
+	c.mute = false
+	w.settle()
+	w.have(2, false)
+	for _, file := range []string{c.PKI + "/sa.key.bak", c.StateDir + "/agent/undo.json"} {
+		if _, err := os.Stat(file); err == nil {
+			t.Errorf("%s is left", file)
+		}
+	}
+}
+
 // TestManagerAway has the mirror pod of kube-controller-manager be gone for a moment while that starts again. It was
 // asked to sign with the new key all the while.
 func TestManagerAway(t *testing.T) {
@@ -687,6 +740,83 @@ func TestIgnored(t *testing.T) {
 		t.Fatal("the kubelet did not miss it")
 	}
 	w.clock = w.clock.Add(ignoredFor + time.Second)
+	w.settle()
+	w.have(2, false)
+}
+
+// moreKeyFiles gives the API server of a node a second file with keys, which no agent changes.
+func (h *host) moreKeyFiles() {
+	file, flag := h.Manifests+"/kube-apiserver.yaml", "    - --service-account-key-file="+h.PKI
+	h.write(file, []byte(strings.Replace(h.read(file), flag, flag+"/old.pub\n"+flag, 1)))
+	h.restart()
+}
+
+// TestUnwritable has an API server read its keys from where the agent does not write. It is not adopted, it is not
+// rotated if it was adopted before, and it is released.
+func TestUnwritable(t *testing.T) {
+	for _, adopted := range []bool{false, true} {
+		w := newTestCluster(t, "a", "b")
+		if adopted {
+			w.settle()
+			w.uc.Spec.KSASigningKey.Version = 2
+		}
+		stored := len(w.keys())
+		w.host("b").moreKeyFiles()
+		w.until("API servers to be back", func() bool {
+			w.round()
+			return w.host("b").manifest != "" && w.host("b").down == 0
+		})
+		w.restarts()
+		for range 20 {
+			d := w.round()
+			if !d.Blocked || !strings.Contains(d.Waiting, "old.pub, /etc/kubernetes/pki/sa.pub: Keyturn changes only") {
+				t.Fatalf("with adopted %t, it waits for %s", adopted, d.Waiting)
+			}
+		}
+		if w.release(); len(w.keys()) != stored || slices.Max(w.restarts()) > 0 || w.asked {
+			t.Errorf("with adopted %t, keys %v are stored, agents are there: %t", adopted, w.keys(), w.asked)
+		}
+	}
+}
+
+// TestReleaseHalfDone releases a cluster of which the agent has given one node the keys of Publish, and cannot give
+// them to the other one.
+func TestReleaseHalfDone(t *testing.T) {
+	w := newTestCluster(t, "a", "b")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.until("one node to be changed", func() bool { return w.host("a").restarts == 1 })
+	w.host("b").moreKeyFiles()
+	w.release()
+	if keys, _ := w.host("b").files(); keys.Len() != 1 || w.host("b").restarts != 1 {
+		t.Errorf("node b has %v, and was started %d times", keys, w.host("b").restarts)
+	}
+}
+
+// TestLeave ends the agents of a cluster that is not released.
+func TestLeave(t *testing.T) {
+	w := newTestCluster(t, "a")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.until("agents", func() bool { return w.asked })
+	if err := w.adapter().Leave(t.Context()); err != nil || w.asked {
+		t.Errorf("agents are there: %t, %v", w.asked, err)
+	}
+}
+
+// TestUnreadableKeys names what the agent cannot read.
+func TestUnreadableKeys(t *testing.T) {
+	w := newTestCluster(t, "a")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.until("agents", func() bool { return w.asked })
+	a := w.hosts[0]
+	before := a.read(a.PKI + "/sa.pub")
+	a.write(a.PKI+"/sa.pub", []byte(before+"x"))
+	w.until("the file to be named", func() bool {
+		return strings.Contains(w.round().Waiting, "reading sa.pub: something in it is not PEM")
+	})
+	a.write(a.PKI+"/sa.pub", []byte(before))
 	w.settle()
 	w.have(2, false)
 }

@@ -3,7 +3,9 @@ package kubeadm
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -13,9 +15,10 @@ import (
 // paused are the agents as a controller reaches them that stops right before a call and goes on long after.
 type paused struct {
 	*testCluster
-	// beforeTake has it stop before it takes a turn, and beforeApply before it sends an order.
-	beforeTake  bool
-	beforeApply func(agent.Order) bool
+	// beforeTake has it stop before it takes a turn, beforeDismiss before it removes the agents, and beforeApply before it
+	// sends an order.
+	beforeTake, beforeDismiss bool
+	beforeApply               func(agent.Order) bool
 	// resume does what it was about to do; nil before it stopped.
 	resume func() error
 }
@@ -30,6 +33,14 @@ func (p *paused) take(ctx context.Context, was, next int64) error {
 		return p.testCluster.take(ctx, was, next)
 	}
 	p.resume = func() error { return p.testCluster.take(ctx, was, next) }
+	return errPaused
+}
+
+func (p *paused) dismiss(ctx context.Context, seen roster) error {
+	if !p.beforeDismiss || p.resume != nil {
+		return p.testCluster.dismiss(ctx, seen)
+	}
+	p.resume = func() error { return p.testCluster.dismiss(ctx, seen) }
 	return errPaused
 }
 
@@ -111,6 +122,85 @@ func TestLateOrder(t *testing.T) {
 	w.log = nil // Switch had not begun
 	w.settle()
 	w.have(2, false)
+}
+
+// TestLateSettle has a controller stop when it has proven a change and is about to settle it, and go on when a second
+// one has settled that and begun the next change of the same node. What that replaced is kept: kube-apiserver may not
+// come up with it.
+func TestLateSettle(t *testing.T) {
+	w := newTestCluster(t, "a")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	first := &paused{testCluster: w, beforeApply: func(o agent.Order) bool { return o.Do == agent.Settle }}
+	first.await()
+	a := w.hosts[0]
+	w.until("the next change to be begun", func() bool { return a.restarts == 1 && a.nextIsWritten() })
+	if err := first.resume(); err != nil {
+		t.Error(err)
+	}
+	o := agent.Order{Do: agent.Observe, Cluster: string(w.uc.UID), For: a.Instance()}
+	if r := a.Apply(t.Context(), o); r.Found.Change != agent.Pending {
+		t.Errorf("the change is %q", r.Found.Change)
+	}
+	w.settle()
+	w.have(2, false)
+}
+
+// nextIsWritten reports whether the manifest is another one than kube-apiserver runs with.
+func (h *host) nextIsWritten() bool { return h.read(h.Manifests+"/kube-apiserver.yaml") != h.manifest }
+
+// TestLateDismissal has a controller stop when it is about to remove the agents, and go on while an API server is out
+// that a second controller has changed.
+func TestLateDismissal(t *testing.T) {
+	w := newTestCluster(t, "a", "b")
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	first := &paused{testCluster: w, beforeDismiss: true}
+	first.await()
+	w.uc.Spec.KSASigningKey.Version = 3
+	w.until("an API server to be out", func() bool { return w.host("a").down > 0 })
+	if err := first.resume(); !errors.Is(err, errTaken) || !w.asked {
+		t.Errorf("the late controller removes the agents: %v", err)
+	}
+	w.log = nil // the end of the rotation before
+	w.settle()
+	w.have(3, false)
+}
+
+// TestBusyWhileDismissed has an agent be busy when it is to delete copies of the retired key: it stays until it has.
+func TestBusyWhileDismissed(t *testing.T) {
+	w := newTestCluster(t, "a", "b")
+	w.settle()
+	b := w.host("b")
+	b.write(b.PKI+"/sa.key.bak", []byte(b.read(b.PKI+"/sa.key")))
+	busy := &busyAgent{testCluster: w, times: 3}
+	w.open = func() *Cluster {
+		c := w.adapter()
+		c.open = func(context.Context) (plane, agents, error) { return w, busy, nil }
+		return c
+	}
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.settle()
+	if _, err := os.Stat(b.PKI + "/sa.key.bak"); err == nil || busy.times > 0 {
+		t.Errorf("a copy of the retired key is left: %v", err)
+	}
+}
+
+// busyAgent is busy some times when it is to delete copies of keys.
+type busyAgent struct {
+	*testCluster
+	times int
+	mu    sync.Mutex
+}
+
+func (p *busyAgent) apply(ctx context.Context, to pod, o agent.Order) (agent.Report, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if to.name == "b" && o.Do == agent.Settle && len(o.Retired) > 0 && o.Restart == "" && p.times > 0 {
+		p.times--
+		return agent.Report{Answer: agent.Busy}, nil
+	}
+	return p.testCluster.apply(ctx, to, o)
 }
 
 // TestTurnWaitsForAgents has an API server that may not be restarted while the agent of another node cannot be asked to

@@ -29,23 +29,48 @@ func (v *view) first(keys rotation.Keys) bool {
 func publishing(keys rotation.Keys) bool { return len(keys.Verify) == 2 && keys.Sign == keys.Verify[0] }
 
 // dropUpload deletes what kubeadm has uploaded. If there was something, the time is noted first: a node that has just
-// read it comes with keys from before, and is to show itself before any API server signs with a key that it does not
-// have. A crash in between only makes that wait longer.
-func (c *Cluster) dropUpload(ctx context.Context) error {
+// read it comes with keys from before, and is to show itself before an API server gets keys that do not go with those.
+// stage is the one that all API servers have come to, since what is uploaded from then on has its keys; 0 for none. A
+// crash in between only makes that wait longer.
+func (c *Cluster) dropUpload(ctx context.Context, stage int) error {
 	there, err := c.plane.uploaded(ctx)
 	if err != nil || !there {
 		return err
 	}
-	if err := c.agents.noteUpload(ctx, c.now()); err != nil {
+	if err := c.agents.noteUpload(ctx, c.now(), stage); err != nil {
 		return err
 	}
 	return c.plane.dropUpload(ctx)
 }
 
-// joining is what is waited for in Publish after an upload was deleted, in words; empty for nothing.
+// reached returns the stage that all API servers that stay have come to in Publish or in Switch; 0 while they have not.
+func (v *view) reached() int {
+	stage := 0
+	for i, n := range v.staying() {
+		if i == 0 {
+			stage = n.configured.Stage()
+		}
+		if len(n.configured.Verify) != 2 || n.configured.Stage() != stage || !n.changed() {
+			return 0
+		}
+	}
+	return stage
+}
+
+// outdated reports whether what kubeadm has uploaded may be from before all API servers came to this step. A node that
+// starts with it during the next one would refuse tokens, or have its own refused. Without agents nothing is about to
+// change.
+func (c *Cluster) outdated(ctx context.Context, v *view) (bool, error) {
+	if stage := v.reached(); stage == 0 || stage == v.agents.droppedFor || !v.agents.asked {
+		return false, nil
+	}
+	return c.plane.uploaded(ctx)
+}
+
+// joining is what is waited for in Publish and in Switch after an upload was deleted, in words; empty for nothing.
 func (c *Cluster) joining(v *view) string {
 	left := v.agents.dropped.Add(joinTime).Sub(c.now())
-	waits := slices.ContainsFunc(v.staying(), func(n *node) bool { return publishing(n.configured) })
+	waits := slices.ContainsFunc(v.staying(), func(n *node) bool { return len(n.configured.Verify) == 2 })
 	if !waits || left <= 0 || left > joinTime { // a clock that was set back makes nobody wait
 		return ""
 	}

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/keyturn/keyturn/internal/agent"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/hint"
@@ -29,8 +31,12 @@ type view struct {
 	versions map[string]int
 	nodes    []*node
 	agents   roster
-	// idle means that nothing is left for the agents that are there.
-	idle bool
+	// idle means that nothing is left for the agents that are there, and unheard is whose agents have yet to tell that, in
+	// words.
+	idle    bool
+	unheard string
+	// outdated means that what kubeadm has uploaded may hold keys of before this step.
+	outdated bool
 	// leaders is what no component leads, and joining which nodes may be joining, in words.
 	leaders, joining string
 }
@@ -74,6 +80,9 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	if v.found, err = c.plane.find(ctx); err != nil {
 		return nil, &unseenError{err}
 	}
+	if !c.uc.Spec.Infrastructure.RollsOut() { // then no agent changes anything
+		v.found.Problems = append(v.found.Problems, v.found.unwritable()...)
+	}
 	if v.agents, err = c.agents.list(ctx); err != nil {
 		return nil, &unseenError{err}
 	}
@@ -92,9 +101,15 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 		c.conclude(v, n)
 	}
 	c.forgetAllBut(v.nodes)
-	v.idle, v.joining = c.idle(v), c.joining(v)
-	v.leaders, err = c.leading(ctx, v)
-	return v, err
+	v.idle, v.unheard = c.idle(v)
+	v.joining = c.joining(v)
+	if v.leaders, err = c.leading(ctx, v); err != nil {
+		return v, err
+	}
+	if v.outdated, err = c.outdated(ctx, v); err != nil {
+		return v, &unseenError{err}
+	}
+	return v, nil
 }
 
 func (c *Cluster) retired() []v1alpha1.RetiredKey {
@@ -258,6 +273,26 @@ func (n *node) pending() bool {
 // changed reports whether the API server runs with what it was configured with.
 func (n *node) changed() bool { return n.ready && !n.running.IsZero() && n.running.Equal(n.configured) }
 
+// behind reports whether the API server still has a key that is in its files no more: it was not started again since.
+func (n *node) behind() bool {
+	if n.report == nil || n.report.Server.External || n.served.External {
+		return false
+	}
+	return slices.ContainsFunc(n.served.Keys.Keys(), func(k jwks.Key) bool {
+		return !slices.Contains(n.report.Public, k.KeyID)
+	})
+}
+
+// foreign are the kids of keys that the API server was last seen to accept and that are no version of ours.
+func (v *view) foreign(n *node) (kids []string) {
+	for _, k := range n.served.Keys.Keys() {
+		if _, ours := v.versions[k.KeyID]; !ours {
+			kids = append(kids, k.KeyID)
+		}
+	}
+	return kids
+}
+
 // staying are the nodes but those that are being deleted and no longer serve.
 func (v *view) staying() []*node {
 	return slices.DeleteFunc(slices.Clone(v.nodes), func(n *node) bool { return n.Leaving })
@@ -274,7 +309,7 @@ func (v *view) state() controlplane.State {
 	for _, n := range v.nodes {
 		s.Servers = append(s.Servers, controlplane.Server{
 			Name: n.Node, Endpoint: n.endpoint(), Leaving: n.Leaving, Ready: n.ready,
-			Configured: n.configured, Running: n.running, Waiting: n.whyWaiting(),
+			Configured: n.configured, Running: n.running, Waiting: n.whyWaiting(), Foreign: v.foreign(n),
 		})
 		if n.manager > 0 && !n.Leaving {
 			s.ControllerManagers = append(s.ControllerManagers, controlplane.ControllerManager{
@@ -296,7 +331,11 @@ func (v *view) state() controlplane.State {
 	} else {
 		s.Waiting = v.leaders
 	}
-	s.Waiting = cmp.Or(s.Waiting, v.joining)
+	if s.Waiting == "" && v.outdated {
+		s.Waiting = fmt.Sprintf("Secret %s/%s to be deleted, which may hold keys of before this step",
+			metav1.NamespaceSystem, uploadName)
+	}
+	s.Waiting = cmp.Or(s.Waiting, v.joining, v.unheard)
 	if s.Waiting == "" && v.idle {
 		s.Waiting = "keyturn-agent to be removed from the control-plane nodes"
 	}
@@ -314,7 +353,11 @@ func (n *node) whyWaiting() string {
 	switch {
 	case n.report != nil && n.report.Change == agent.Undoing:
 		return "the agent to put back what the last change replaced"
-	case n.waiting == "" && n.pending() && n.changed():
+	case n.report != nil && n.report.KeyProblem != "":
+		return "its agent cannot change its keys: " + n.report.KeyProblem
+	case n.report != nil && n.report.Server.Problem != "":
+		return "its agent cannot change its manifest: " + n.report.Server.Problem
+	case n.waiting == "" && n.pending() && n.changed() && !n.behind():
 		return "its agent to settle the change"
 	}
 	return n.waiting
@@ -343,27 +386,31 @@ func (v *view) external() bool {
 // lingering is how long agents stay in Refresh, in which they have nothing to do, since Retire needs them again.
 const lingering = 2 * time.Minute
 
-// idle reports whether the agents are there and nothing is left for them.
-func (c *Cluster) idle(v *view) bool {
+// idle reports whether the agents are there and nothing is left for them. With one key version, nothing but an agent
+// that does not answer can be in the way of that: waiting names it.
+func (c *Cluster) idle(v *view) (idle bool, waiting string) {
 	c.memory.mu.Lock()
 	defer c.memory.mu.Unlock()
 	since, now := c.memory.quiet, c.now()
 	c.memory.quiet = time.Time{}
 	if !v.quiet(c.memory.wanted) {
-		return false
+		return false, ""
 	}
-	if len(v.staying()[0].configured.Verify) == 1 {
-		return true
-	}
-	if since.IsZero() {
+	waiting, single := v.silent(), len(v.staying()[0].configured.Verify) == 1
+	switch {
+	case single:
+		return waiting == "", waiting
+	case waiting != "":
+		return false, "" // Retire needs them again, so nobody waits
+	case since.IsZero():
 		since = now
 	}
 	c.memory.quiet = since
-	return now.Sub(since) >= lingering
+	return now.Sub(since) >= lingering, ""
 }
 
-// quiet reports whether all nodes have the keys for which agents were made, proven and settled. Those of Publish do not
-// count: the next change comes soon.
+// quiet reports whether all nodes have the keys for which agents were made, proven and, as far as their agents answer,
+// settled. Those of Publish do not count: the next change comes soon.
 func (v *view) quiet(wanted rotation.Keys) bool {
 	staying := v.staying()
 	if len(staying) == 0 || !wanted.IsZero() && !wanted.Equal(staying[0].configured) {
@@ -373,6 +420,22 @@ func (v *view) quiet(wanted rotation.Keys) bool {
 		keys := n.configured
 		return n.pending() || !n.changed() || publishing(keys) || !keys.Equal(staying[0].configured)
 	})
+}
+
+// silent names a node whose agent does not answer, in words; empty if there is none. A change may be unsettled there,
+// and copies of a retired key may be left. A node without the label has no agent.
+func (v *view) silent() string {
+	for _, n := range v.staying() {
+		if n.report != nil || n.Unlabelled {
+			continue
+		}
+		why := ""
+		if w := v.whyNoAgent(n); w != "" {
+			why = " (" + w + ")"
+		}
+		return fmt.Sprintf("keyturn-agent on node %s to take orders%s, before the agents are removed", n.Node, why)
+	}
+	return ""
 }
 
 // order returns an order for a node. It knows every key version by its public key, and no private key.

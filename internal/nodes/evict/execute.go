@@ -23,6 +23,8 @@ const pageSize = 500
 
 // Executor evicts pods of one cluster, during one call.
 type Executor struct {
+	// Cluster identifies the cluster in what it notes.
+	Cluster string
 	// How is the cluster's nodeRefresh.
 	How v1alpha1.NodeRefresh
 	// Unread means that no node's token files are read, and Reload is how long applications may keep using a token that

@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
 // NoteName is the ConfigMap in namespace kube-system that records since when no pod gets a token of an older key.
@@ -36,13 +38,12 @@ func (e *Executor) noted(ctx context.Context) (time.Time, error) {
 // crash in between, there is no note, and the next plan writes one with a later time, which is also correct.
 func (e *Executor) note(ctx context.Context) error {
 	notes := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
-	err := notes.Delete(ctx, NoteName, metav1.DeleteOptions{}) // the note of an earlier rotation
-	if err != nil && !apierrors.IsNotFound(err) {
+	if err := e.deleteNote(ctx); err != nil {
 		return fmt.Errorf("deleting ConfigMap %s/%s: %w", metav1.NamespaceSystem, NoteName, err)
 	}
 	immutable := true
-	_, err = notes.Create(ctx, &corev1.ConfigMap{
-		ObjectMeta: metav1.ObjectMeta{Name: NoteName},
+	_, err := notes.Create(ctx, &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Name: NoteName, Labels: map[string]string{v1alpha1.LabelClusterUID: e.Cluster}},
 		Data:       map[string]string{noteKeyID: e.Keys.KeyID, noteSince: e.Keys.ProvenAt.UTC().Format(time.RFC3339)},
 		Immutable:  &immutable,
 	}, metav1.CreateOptions{})
@@ -50,4 +51,27 @@ func (e *Executor) note(ctx context.Context) error {
 		return fmt.Errorf("creating ConfigMap %s/%s: %w", metav1.NamespaceSystem, NoteName, err)
 	}
 	return nil
+}
+
+// deleteNote deletes the note of an earlier rotation, which earlier releases did not mark.
+func (e *Executor) deleteNote(ctx context.Context) error {
+	notes := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	note, err := notes.Get(ctx, NoteName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if uid := note.Labels[v1alpha1.LabelClusterUID]; uid != "" && uid != e.Cluster {
+		return fmt.Errorf("it has the label %s=%s: another UserCluster rotates the keys of this cluster; if that is gone, "+
+			"delete it", v1alpha1.LabelClusterUID, uid)
+	}
+	err = notes.Delete(ctx, NoteName, metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &note.UID, ResourceVersion: &note.ResourceVersion},
+	})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }

@@ -279,7 +279,8 @@ func (r *Rollout) open(client kubernetes.Interface, keys nodes.Keys) *observatio
 			Memory: &memory.tokens, Every: r.tokensEvery, Now: now,
 		},
 		aged: evict.Executor{
-			How: r.NodeRefresh, Unread: r.Machines == nil, Reload: r.TokenReload, Rolled: r.rolls(), Keeps: r.keeps(),
+			Cluster: string(r.UID),
+			How:     r.NodeRefresh, Unread: r.Machines == nil, Reload: r.TokenReload, Rolled: r.rolls(), Keeps: r.keeps(),
 			Keys: keys, Client: client,
 			Memory: &memory.evict, Every: r.podsEvery(), Now: now,
 		},
