@@ -112,15 +112,21 @@ func (k *selfManaged) rotateDuring(source v1alpha1.KeySource, events []planned) 
 			k.Must(e.during(k.t.Context()))
 			done()
 		}
+		k.wake(version) // an event may have outlasted the rotation
 	})
-	// What happens after the rotation is else noticed by the next proof of a settled cluster, ten minutes later at most.
-	k.patch(fmt.Sprintf(`{"metadata":{"annotations":{"keyturn.example/after-version":"%d"}}}`, version))
 	k.awaitSource(source)
 	for _, e := range events {
 		if e.after != nil {
 			e.after()
 		}
 	}
+}
+
+// wake has Keyturn observe the cluster now. What happens after a rotation is else noticed by the next proof of a
+// settled cluster, ten minutes later at most.
+func (k *selfManaged) wake(version int32) {
+	k.t.Helper()
+	k.patch(fmt.Sprintf(`{"metadata":{"annotations":{"keyturn.example/after-version":"%d"}}}`, version))
 }
 
 // awaitStep waits until the rotation to a key version has come to a step, and returns the one that it is in.
@@ -158,8 +164,11 @@ func (k *selfManaged) joining() event {
 		},
 		during: func(ctx context.Context) error {
 			err := k.Join(ctx, newcomer, kubeadm.ControlPlane)
-			if err != nil && strings.Contains(err.Error(), `"kubeadm-certs" was not found`) {
-				k.t.Log("what was uploaded before the rotation is gone: uploading again")
+			for range steps { // each of which may delete what was uploaded before it
+				if err == nil || !strings.Contains(err.Error(), `"kubeadm-certs" was not found`) {
+					break
+				}
+				k.t.Log("what was uploaded is gone: uploading again")
 				k.upload()
 				err = k.Join(ctx, newcomer, kubeadm.ControlPlane)
 			}
@@ -269,8 +278,8 @@ func (k *selfManaged) rotateWithout(source v1alpha1.KeySource) {
 }
 
 // rotateInAbsence rotates the key while a control-plane node is off whose Node was deleted. It comes back after the
-// rotation, with keys from before, and without the label that kubeadm gave it. Once its owner has labelled it, it gets
-// the keys that all have. Until then its API server refuses tokens, which nobody could prevent.
+// rotation, with keys from before, and without the label and the taint that kubeadm gave it. Once its owner has
+// labelled it, it gets the keys that all have. Until then its API server refuses tokens, which nobody could prevent.
 func (k *selfManaged) rotateInAbsence(source v1alpha1.KeySource) {
 	k.t.Helper()
 	k.useSource(source)
@@ -280,8 +289,17 @@ func (k *selfManaged) rotateInAbsence(source v1alpha1.KeySource) {
 	k.deleteNode(name)
 	k.controlPlanes = whole[:2]
 	k.rotate(nothing)
+	k.requester.expectNoRefusals(k.t)
 	k.expectNoRefusals()
 	k.Must(k.Start(k.t.Context(), name, kubeadm.ControlPlane))
+	k.until("pods to reach the API server of the node", func(ctx context.Context) error {
+		list, err := k.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{})
+		if err == nil && len(list.Endpoints) != len(whole) {
+			err = fmt.Errorf("they reach %d", len(list.Endpoints))
+		}
+		return err
+	})
+	k.wake(k.version())
 	k.until("Keyturn to ask for the label of the node", func(ctx context.Context) error {
 		uc, err := k.cluster(ctx)
 		if err == nil && !strings.Contains(uc.Status.KSASigningKey.WaitingFor, "kubectl label node "+name) {
@@ -290,9 +308,11 @@ func (k *selfManaged) rotateInAbsence(source v1alpha1.KeySource) {
 		return err
 	})
 	done := k.stage("giving the keys to a node that came back, from the moment that it is labelled")
-	k.Eventually("the node to be labelled", func(ctx context.Context) error {
-		_, err := k.client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType,
-			[]byte(`{"metadata":{"labels":{"node-role.kubernetes.io/control-plane":""}}}`), metav1.PatchOptions{})
+	k.Eventually("the node to be labelled and tainted", func(ctx context.Context) error {
+		const role = "node-role.kubernetes.io/control-plane"
+		_, err := k.client.CoreV1().Nodes().Patch(ctx, name, types.MergePatchType, fmt.Appendf(nil,
+			`{"metadata":{"labels":{%q:""}},"spec":{"taints":[{"key":%q,"effect":"NoSchedule"}]}}`, role, role),
+			metav1.PatchOptions{})
 		return err
 	})
 	k.controlPlanes = whole

@@ -163,9 +163,23 @@ func (k *selfManaged) await(version int32) (uc *v1alpha1.UserCluster) {
 			!slices.Equal(key.PublicKeyVersions, []int32{version}) {
 			return fmt.Errorf("the keys are %+v", key)
 		}
-		return nil
+		return k.haveAlone(uc, version)
 	})
 	return uc
+}
+
+// haveAlone returns which control-plane node Keyturn has not seen with this key version alone. A node that joins after
+// a rotation is not in its status yet.
+func (k *selfManaged) haveAlone(uc *v1alpha1.UserCluster, version int32) error {
+	for _, node := range k.controlPlanes {
+		if !slices.ContainsFunc(uc.Status.APIServers, func(s v1alpha1.APIServerStatus) bool {
+			return s.Name == node && s.SigningVersion == version && slices.Equal(s.AcceptedVersions, []int32{version})
+		}) {
+			return fmt.Errorf("the API server of node %s has not shown key version %d alone: %+v", node, version,
+				uc.Status.APIServers)
+		}
+	}
+	return nil
 }
 
 // awaitSource waits until the cluster is settled with a key source.

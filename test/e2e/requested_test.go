@@ -62,6 +62,8 @@ func (r *requester) forgive(t *testing.T) {
 
 func (r *requester) expectNoRefusals(t *testing.T) {
 	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	t.Logf("tokens that were requested: %d uses at single API servers, %d refused, %d unavailable",
 		r.accepted+r.refused+r.unanswered, r.refused, r.unanswered)
 	if r.refused > 0 || r.accepted == 0 {

@@ -1,6 +1,7 @@
 package kubeadm
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -201,16 +202,27 @@ func TestOffBeforeAndBackAfter(t *testing.T) {
 }
 
 // TestUnlabelled has a node come back whose Node was deleted, so that it lacks the label of the control plane. Its
-// owner is asked for that, since a node could not give it to itself.
+// owner is asked for that, since a node could not give it to itself. Keyturn may run in the cluster itself, which the
+// rotation has moved then: it remembers nothing of the node, whose API server refuses Keyturn's own token too.
 func TestUnlabelled(t *testing.T) {
-	w := newTestCluster(t, "a", "b", "c")
-	away := w.rotateWithoutLast()
-	away.unlabelled = true
-	w.hosts, w.lagging = append(w.hosts, away), true
-	w.until("the label to be asked for", func() bool {
-		return strings.Contains(w.round().Waiting, "kubectl label node c "+controlPlaneLabel+"=")
-	})
-	away.unlabelled = false
-	w.settle()
-	w.have(2, false)
+	for _, source := range []v1alpha1.KeySource{v1alpha1.KeySourceFiles, v1alpha1.KeySourceExternal} {
+		for _, own := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, own %t", source, own), func(t *testing.T) {
+				w := newTestCluster(t, "a", "b", "c")
+				w.uc.Spec.KSASigningKey.Source = source
+				away := w.rotateWithoutLast()
+				if w.own = own; own {
+					w.memo = &memory{nodes: map[string]nodeMemory{}}
+				}
+				away.unlabelled = true
+				w.hosts, w.lagging = append(w.hosts, away), true
+				w.until("the label to be asked for", func() bool {
+					return strings.Contains(w.round().Waiting, "kubectl label node c "+controlPlaneLabel+"=")
+				})
+				away.unlabelled = false
+				w.settle()
+				w.have(2, source == v1alpha1.KeySourceExternal)
+			})
+		}
+	}
 }

@@ -88,6 +88,8 @@ type testCluster struct {
 	led string
 	// lagging means that tokens may be refused, since a node came back with a retired key.
 	lagging bool
+	// own means that Keyturn runs in the cluster: an API server without the newest key refuses its token.
+	own bool
 	// upload is what kubeadm has uploaded for nodes that join; nil: nothing. dropped is when it was deleted.
 	// droppedFor is at which stage all API servers were then.
 	upload     *upload
@@ -294,6 +296,12 @@ func (w *testCluster) served(_ context.Context, s Server) (controlplane.Served, 
 	if h.down > 0 || h.off || h.broken && h.restarts > 0 {
 		h.down = max(0, h.down-1)
 		return controlplane.Served{}, errors.New("connection refused")
+	}
+	if w.own {
+		keys := w.keys()
+		if _, ok := h.served.Keys.Lookup(keys[len(keys)-1].KeyID); !ok {
+			return controlplane.Served{}, errors.New("Unauthorized")
+		}
 	}
 	served := h.served
 	served.IssuedAt = time.Unix(1000, 0)
