@@ -217,9 +217,9 @@ func TestJudge(t *testing.T) {
 			Fail, "has expired"},
 		"expires": {func(f *Facts) { f.Cluster.Access.Value.Expires = new(now.Add(49 * time.Hour)) }, "kubeconfig",
 			Warning, "expires in 2 days"},
-		"cluster away": {func(f *Facts) { f.Cluster.Server.Err = errors.New("refused") }, "User Cluster/Kubernetes API",
+		"cluster away": {func(f *Facts) { f.Cluster.Server.Err = errors.New("refused") }, "Access to the cluster/Kubernetes API",
 			Fail, "does not answer: refused"},
-		"user clock": {func(f *Facts) { f.Cluster.Server.Value.Skew = time.Minute }, "User Cluster/clock", Warning,
+		"user clock": {func(f *Facts) { f.Cluster.Server.Value.Skew = time.Minute }, "Access to the cluster/clock", Warning,
 			"1m0s ahead of that of the admin"},
 		"kubeadm": {func(f *Facts) { f.Cluster.ControlPlane.Value.Problems = []string{"not one of kubeadm"} },
 			"control plane", Fail, "not one of kubeadm"},
@@ -308,7 +308,7 @@ Checking API servers...PASS (1, as the controller saw each alone)
 Checking fleet and publications...PASS (1)
 Checking tokens...PASS (0 legacy tokens)
 Checking private keys left on nodes...PASS
-- Validation Category: User Cluster
+- Validation Category: Access to the cluster
 Checking kubeconfig...SKIPPED
     SKIPPED: you may not read the Secret with the kubeconfig of the cluster; have a role bound to you that allows it
 Cluster is not healthy. Checks: 14 passed, 0 with warnings, 1 failed, 1 skipped.
