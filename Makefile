@@ -72,6 +72,13 @@ demo-kubeadm-down: ## Remove what the demo of kubeadm left
 	@hack/demo/kubeadm.sh down
 
 # The end-to-end tests run after the others, with the machine to themselves, on the Kubernetes of KUBE_MINOR. PKCS #11 needs cgo.
+.PHONY: demo-capi demo-capi-down
+demo-capi: packages capi build images bin/tools/helm ## Adopt a cluster of Cluster API, with real nodes, and rotate its signing key
+	@hack/demo/capi.sh up
+
+demo-capi-down: ## Remove what the demo of Cluster API left
+	@hack/demo/capi.sh down
+
 .PHONY: test
 test: kubeadm build bin/tools/helm bin/tools/promtool bin/tools/validate-krew-manifest ## Run all tests, with real API servers and, at the end, real clusters
 	@hack/packages.sh softhsm2 gcc libc6-dev chromium fonts-inter
@@ -98,7 +105,7 @@ test-long: capi build bin/tools/helm bin/tools/validate-krew-manifest packages #
 	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 180m -count 1 -v -run 'TestCluster|TestScale' ./internal/local/capi ./test/e2e
 
 .PHONY: bench
-bench: packages kubeadm build images ## Measure rotation time, re-signing and memory, on real clusters
+bench: packages capi build images bin/tools/helm ## Measure rotation time, re-signing and memory, on real clusters
 	@hack/bench.sh
 
 .PHONY: mutate stress

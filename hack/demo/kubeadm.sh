@@ -81,7 +81,12 @@ down() {
 }
 
 case ${1:-up} in
-up) up && rotate && look_further ;;
+up)
+	# One after another, not joined by &&, within which set -e has no effect.
+	up
+	rotate
+	look_further
+	;;
 down) down ;;
 *) echo "usage: $0 [up|down]" >&2 && exit 2 ;;
 esac

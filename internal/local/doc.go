@@ -9,6 +9,8 @@
 //   - datadir: the data directory, its mark and lock, and the site of each cluster in it
 //   - programs: finds the binaries
 //   - kubeadm: clusters that the real kubeadm makes on machines of this host
+//   - capi: the real Cluster API, on machines of package kubeadm
+//   - management: a management cluster for it, with Keyturn's controller
 //   - machine, network, process, image, pki, thread: building blocks of the others
 //   - localtest: shared by the tests of these packages
 package local

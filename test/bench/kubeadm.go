@@ -98,7 +98,7 @@ func (p *place) measureAdopted(
 	if k.FilesAway, err = away(ctx, config, servers, rotate(&k.Files)); err != nil {
 		return err
 	}
-	if k.Conversion, err = p.convert(ctx); err != nil {
+	if k.Conversion, err = p.convert(ctx, adoptedCluster); err != nil {
 		return err
 	}
 	if k.ExternalAway, err = away(ctx, config, servers, rotate(&k.External)); err != nil {
@@ -203,18 +203,18 @@ func (p *place) adopt(ctx context.Context, c *kubeadm.Cluster) error {
 	if err := errors.Join(admin.Create(ctx, secret), admin.Create(ctx, uc)); err != nil {
 		return err
 	}
-	return p.awaitReady(ctx)
+	return p.awaitReady(ctx, adoptedCluster)
 }
 
-// convert gives the cluster signers, and returns how long it took.
-func (p *place) convert(ctx context.Context) (seconds float64, err error) {
-	p.say("giving the kubeadm cluster signers")
+// convert gives an adopted cluster signers, and returns how long it took.
+func (p *place) convert(ctx context.Context, name string) (seconds float64, err error) {
+	p.say("giving cluster %s signers", name)
 	start := time.Now()
 	admin, err := p.admin()
 	if err != nil {
 		return 0, err
 	}
-	uc, err := p.cluster(ctx, adoptedCluster)
+	uc, err := p.cluster(ctx, name)
 	if err != nil {
 		return 0, err
 	}
@@ -223,14 +223,14 @@ func (p *place) convert(ctx context.Context) (seconds float64, err error) {
 	if err := admin.Patch(ctx, uc, client.MergeFrom(before)); err != nil {
 		return 0, err
 	}
-	err = p.awaitReady(ctx)
+	err = p.awaitReady(ctx, name)
 	return time.Since(start).Seconds(), err
 }
 
-// awaitReady waits until the adopted cluster is as its spec wants it.
-func (p *place) awaitReady(ctx context.Context) error {
+// awaitReady waits until an adopted cluster is as its spec wants it.
+func (p *place) awaitReady(ctx context.Context, name string) error {
 	return poll(ctx, rotateTimeout, func(ctx context.Context) (bool, error) {
-		uc, err := p.cluster(ctx, adoptedCluster)
+		uc, err := p.cluster(ctx, name)
 		if err != nil {
 			return false, err
 		}

@@ -43,6 +43,8 @@ var allGroups = []group{
 	{"tokens", "tokens in use", true, measureInUse},
 	{"kubeadm", "a cluster of kubeadm", true, measureKubeadm},
 	{"scale", "many clusters whose control planes are simulated", false, measureScale},
+	{"capi-scale", "many clusters of Cluster API whose control planes are simulated", false, measureManyCAPI},
+	{"capi", "a cluster of Cluster API", false, measureCAPI},
 }
 
 func groupNames() (names []string) {

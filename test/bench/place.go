@@ -30,7 +30,7 @@ import (
 // The limits of waiting; who reaches one gives up.
 const (
 	createTimeout = 5 * time.Minute
-	rotateTimeout = 10 * time.Minute
+	rotateTimeout = 30 * time.Minute // new machines take minutes
 	removeTimeout = 3 * time.Minute
 	// endGrace is how long a program that was asked to end may take.
 	endGrace = 10 * time.Second
@@ -42,6 +42,8 @@ type place struct {
 	talk  io.Writer
 	dir   string
 	start time.Time
+	// namespace is where its UserClusters are.
+	namespace string
 }
 
 func newPlace(o options, talk io.Writer) (*place, error) {
@@ -52,11 +54,14 @@ func newPlace(o options, talk io.Writer) (*place, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a directory for the clusters: %w", err)
 	}
-	return &place{options: o, talk: talk, dir: dir, start: time.Now()}, nil
+	return &place{options: o, talk: talk, dir: dir, start: time.Now(), namespace: v1alpha1.SystemNamespace}, nil
 }
 
 func (p *place) dataDir() string    { return filepath.Join(p.dir, "data") }
 func (p *place) kubeconfig() string { return filepath.Join(p.dir, "kubeconfig") }
+
+// managementDir is where a management cluster of Cluster API has all that it has.
+func (p *place) managementDir() string { return filepath.Join(p.dir, "management") }
 
 func (p *place) config(cluster string) string { return filepath.Join(p.dir, cluster+".yaml") }
 
@@ -115,6 +120,9 @@ func (p *place) remove() error {
 		if err != nil {
 			return fmt.Errorf("deleting the clusters in %s: %w", p.dir, err)
 		}
+	}
+	if _, err := os.Stat(p.managementDir()); err == nil {
+		return hint.Errorf("go run ./tools/management with this -dir, and down", "machines may be left in %s", p.managementDir())
 	}
 	if err := os.RemoveAll(p.dir); err != nil {
 		return fmt.Errorf("deleting the directory of the clusters: %w", err)
@@ -211,7 +219,7 @@ func (p *place) cluster(ctx context.Context, name string) (*v1alpha1.UserCluster
 		return nil, err
 	}
 	uc := &v1alpha1.UserCluster{}
-	err = admin.Get(ctx, client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: name}, uc)
+	err = admin.Get(ctx, client.ObjectKey{Namespace: p.namespace, Name: name}, uc)
 	return uc, err
 }
 

@@ -32,6 +32,8 @@ type Results struct {
 	Sources    Sources      `json:"sources"`
 	Kubeadm    *Kubeadm     `json:"kubeadm,omitempty"`
 	Scale      *Scale       `json:"scale,omitempty"`
+	CAPIScale  *Scale       `json:"capiScale,omitempty"`
+	CAPI       *CAPI        `json:"capi,omitempty"`
 	// Table is what follows from the rest, and is shown.
 	Table []Row `json:"table"`
 }
@@ -90,7 +92,7 @@ func newResults(o options, dir string) *Results {
 func (r *Results) finish() {
 	r.Seconds = time.Since(r.MeasuredAt).Seconds()
 	r.Table = slices.Concat(r.rotationRows(), r.tokenRows(), r.staleRows(), r.memoryRows(), r.exchangeRows(),
-		r.requestRows(), r.signerRows(), r.signatureRows(), r.sourceRows(), r.kubeadmRows(), r.scaleRows(), r.inUseRows())
+		r.requestRows(), r.signerRows(), r.signatureRows(), r.sourceRows(), r.kubeadmRows(), r.scaleRows(), r.capiScaleRows(), r.capiRows(), r.inUseRows())
 }
 
 func (r *Results) write(dir string) error {

@@ -44,7 +44,7 @@ func (p *place) rotate(ctx context.Context, name string) (*timeline, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := admin.Watch(ctx, &v1alpha1.UserClusterList{}, client.InNamespace(v1alpha1.SystemNamespace))
+	w, err := admin.Watch(ctx, &v1alpha1.UserClusterList{}, client.InNamespace(p.namespace))
 	if err != nil {
 		return nil, fmt.Errorf("watching UserCluster %s: %w", name, err)
 	}

@@ -271,6 +271,47 @@ func (r *Results) scaleRows() []Row {
 	}
 }
 
+func (r *Results) capiScaleRows() []Row {
+	s := r.CAPIScale
+	if s == nil {
+		return nil
+	}
+	return []Row{
+		{What: fmt.Sprintf("%d settled clusters of Cluster API, control planes simulated: processor time", s.Clusters),
+			Value: 100 * s.CPU, Unit: "% of a core"},
+		{What: "- memory", Value: s.Memory, Unit: "MiB"},
+		{What: "- requests to the management cluster", Value: s.AdminRequests, Unit: "requests/s"},
+		{What: "- likewise, a round of one cluster", Value: s.AdminRequestsPerRound, Unit: "requests"},
+		{What: fmt.Sprintf("- requests to one cluster of %d API servers, a round", r.Load.APIServers), Value: s.UserRequests,
+			Unit: "requests"},
+		{What: "- rounds of a cluster meanwhile", Value: s.Rounds},
+		{What: "- until all are adopted", Value: s.Created, Unit: "s"},
+		{What: "- rotation of one by method Rollout, whose machines are replaced at once", Value: s.One, Unit: "s"},
+	}
+}
+
+func (r *Results) capiRows() []Row {
+	c := r.CAPI
+	if c == nil || len(c.Files) == 0 || len(c.External) == 0 || len(c.Rollout) == 0 {
+		return nil
+	}
+	total, signing := (*timeline).total, (*timeline).signing
+	of := func(all []*timeline, value func(*timeline) float64) float64 { return median(each(all, value)) }
+	rollout := of(c.Rollout, total)
+	return []Row{
+		{What: "Cluster API, one control-plane machine and one worker: rotation in place, keys from files",
+			Value: of(c.Files, total), Unit: "s"},
+		{What: "- until the API server signs with the new key", Value: of(c.Files, signing), Unit: "s"},
+		{What: "- in place, keys external", Value: of(c.External, total), Unit: "s"},
+		{What: "- until the API server signs with the new key", Value: of(c.External, signing), Unit: "s"},
+		{What: "- by method Rollout", Value: rollout, Unit: "s"},
+		{What: "- until the API server signs with the new key", Value: of(c.Rollout, signing), Unit: "s"},
+		{What: "- ratio of in place, keys from files, to Rollout", Value: of(c.Files, total) / rollout},
+		{What: "- ratio of in place, keys external, to Rollout", Value: of(c.External, total) / rollout},
+		{What: "- conversion to signers, once", Value: c.Conversion, Unit: "s"},
+	}
+}
+
 // each returns one value of each of a list.
 func each[T any](all []T, value func(T) float64) []float64 {
 	out := make([]float64, 0, len(all))

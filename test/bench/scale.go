@@ -38,7 +38,8 @@ const pollInterval = 500 * time.Millisecond
 // settleTimeout is how long all clusters together may take to settle.
 const settleTimeout = 30 * time.Minute
 
-// Scale is one controller with many clusters, whose control planes are simulated.
+// Scale is one controller with many clusters, whose control planes are simulated: local ones, or those of Cluster API,
+// for which Many and BesideSilent are not measured.
 type Scale struct {
 	Clusters int `json:"clusters"`
 	// Created is how many seconds it took until all were settled.
@@ -50,10 +51,11 @@ type Scale struct {
 	// Rounds is how many rounds a cluster had in that time. It is less than the time has intervals, as the clusters were
 	// made, and proven, right before.
 	Rounds float64 `json:"rounds"`
-	// AdminRequests are those to the admin cluster a second, and UserRequests those to one user cluster in a round; zero
-	// if there was none.
-	AdminRequests float64 `json:"adminRequestsPerSecond"`
-	UserRequests  float64 `json:"userRequestsPerRound"`
+	// AdminRequests are those to the admin cluster a second, and AdminRequestsPerRound and UserRequests those to it and to
+	// one user cluster in a round; zero if there was none.
+	AdminRequests         float64 `json:"adminRequestsPerSecond"`
+	AdminRequestsPerRound float64 `json:"adminRequestsPerRound"`
+	UserRequests          float64 `json:"userRequestsPerRound"`
 	// One is how many seconds the rotation of one cluster takes, Many the last of rotatedAtOnce, and BesideSilent that of
 	// one while rotatedAtOnce others are silent.
 	One          float64 `json:"oneSeconds"`
@@ -64,7 +66,12 @@ type Scale struct {
 // scaleBench is what one measurement works with.
 type scaleBench struct {
 	*place
-	host       *simulated.Host
+	// count is how many clusters there are, in a namespace, and describe is the infrastructure and key of one.
+	count     int
+	namespace string
+	describe  func(i int) v1alpha1.UserClusterSpec
+	// silence has the control plane of one answer nothing.
+	silence    func(i int)
 	admin      client.Client
 	controller process
 	metrics    string
@@ -80,16 +87,24 @@ func measureScale(ctx context.Context, p *place, r *Results) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	b, end, err := p.startScale(ctx, config)
+	b, err := p.newScale(ctx, config)
+	if err != nil {
+		return err
+	}
+	host, err := simulated.Serve(ctx, filepath.Join(p.dir, "simulated"))
+	if err != nil {
+		return err
+	}
+	b.count, b.namespace, b.describe = p.clusters, v1alpha1.SystemNamespace, describeLocal
+	b.silence = func(i int) { host.Silence(scaleName(i)) }
+	end, err := b.startController(ctx, config,
+		"--local-endpoint="+host.Endpoint(), "--local-credentials="+host.Credentials())
 	if err != nil {
 		return err
 	}
 	defer end()
-	s := &Scale{Clusters: p.clusters}
-	if s.Created, err = b.createAll(ctx); err != nil {
-		return err
-	}
-	if err := b.watchSettled(ctx, s); err != nil {
+	s, err := b.measureSettled(ctx)
+	if err != nil {
 		return err
 	}
 	if err := b.rotateAll(ctx, s); err != nil {
@@ -99,52 +114,72 @@ func measureScale(ctx context.Context, p *place, r *Results) (err error) {
 	return nil
 }
 
-// startScale starts a controller for the clusters of an API server, and returns what ends it.
-func (p *place) startScale(ctx context.Context, config *rest.Config) (b *scaleBench, end func(), err error) {
-	b = &scaleBench{place: p}
+// newScale makes an admin cluster of an API server.
+func (p *place) newScale(ctx context.Context, config *rest.Config) (*scaleBench, error) {
 	scheme, err := controller.NewScheme()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if b.admin, err = client.New(config, client.Options{Scheme: scheme}); err != nil {
-		return nil, nil, err
-	}
-	if err := install.Apply(ctx, config); err != nil {
-		return nil, nil, err
-	}
-	if b.host, err = simulated.Serve(ctx, filepath.Join(p.dir, "simulated")); err != nil {
-		return nil, nil, err
+	admin, err := client.New(config, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, err
 	}
 	at, err := url.Parse(config.Host)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	b.adminHost = at.Host
-	kubeconfig, err := p.controllerKubeconfig(config)
+	return &scaleBench{place: p, admin: admin, adminHost: at.Host}, install.Apply(ctx, config)
+}
+
+// startController starts a controller for the clusters of the admin cluster, and returns what ends it.
+func (b *scaleBench) startController(ctx context.Context, config *rest.Config, flags ...string) (end func(), err error) {
+	kubeconfig, err := b.controllerKubeconfig(config)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if b.metrics, err = freeAddress(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "keyturn-controller"), "--kubeconfig="+kubeconfig,
-		"--local-endpoint="+b.host.Endpoint(), "--local-credentials="+b.host.Credentials(), "--leader-elect=false",
-		"--metrics-bind-address="+b.metrics, "--health-probe-bind-address=0")
-	log, err := os.Create(filepath.Join(p.dir, "controller.log"))
+	cmd := exec.CommandContext(ctx, filepath.Join(b.bin, "keyturn-controller"), append(flags, "--kubeconfig="+kubeconfig,
+		"--leader-elect=false", "--metrics-bind-address="+b.metrics, "--health-probe-bind-address=0")...)
+	log, err := os.Create(filepath.Join(b.dir, "controller.log"))
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		return nil, nil, errors.Join(err, log.Close())
+		return nil, errors.Join(err, log.Close())
 	}
 	b.controller = process{pid: cmd.Process.Pid}
-	return b, func() {
+	return func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 		_ = log.Close()
 	}, nil
+}
+
+// measureSettled creates the clusters and watches them when they are settled.
+func (b *scaleBench) measureSettled(ctx context.Context) (s *Scale, err error) {
+	s = &Scale{Clusters: b.count}
+	if s.Created, err = b.createAll(ctx); err != nil {
+		return nil, err
+	}
+	return s, b.watchSettled(ctx, s)
+}
+
+// describeLocal describes a local cluster, whose control plane is simulated.
+func describeLocal(int) v1alpha1.UserClusterSpec {
+	return v1alpha1.UserClusterSpec{
+		Infrastructure: v1alpha1.Infrastructure{Local: &v1alpha1.LocalInfrastructure{
+			KubernetesVersion: "v" + kubernetesVersion,
+			Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
+			ControlPlane:      v1alpha1.ControlPlane{Replicas: apiServers},
+		}},
+		KSASigningKey: v1alpha1.KSASigningKey{
+			Version: 1, Source: v1alpha1.KeySourceExternal, Algorithm: v1alpha1.ES256,
+		},
+	}
 }
 
 // controllerKubeconfig lets the controller have its own roles and no others.
@@ -170,27 +205,17 @@ func scaleName(i int) string { return fmt.Sprintf("simulated-%d", i) }
 
 // createAll creates all clusters and waits until they are settled.
 func (b *scaleBench) createAll(ctx context.Context) (seconds float64, err error) {
-	b.say("creating %d clusters with simulated control planes", b.clusters)
+	b.say("creating %d clusters with simulated control planes", b.count)
 	start := time.Now()
-	for i := range b.clusters {
+	for i := range b.count {
 		uc := &v1alpha1.UserCluster{
-			ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: scaleName(i)},
-			Spec: v1alpha1.UserClusterSpec{
-				Infrastructure: v1alpha1.Infrastructure{Local: &v1alpha1.LocalInfrastructure{
-					KubernetesVersion: "v" + kubernetesVersion,
-					Network:           v1alpha1.Network{ServiceCIDR: "10.96.0.0/20", PodCIDR: "192.168.0.0/16"},
-					ControlPlane:      v1alpha1.ControlPlane{Replicas: apiServers},
-				}},
-				KSASigningKey: v1alpha1.KSASigningKey{
-					Version: 1, Source: v1alpha1.KeySourceExternal, Algorithm: v1alpha1.ES256,
-				},
-			},
+			ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: scaleName(i)}, Spec: b.describe(i),
 		}
 		if err := b.admin.Create(ctx, uc); err != nil {
 			return 0, err
 		}
 	}
-	if err := b.await(ctx, b.clusters, 1); err != nil {
+	if err := b.await(ctx, b.count, 1); err != nil {
 		return 0, err
 	}
 	return time.Since(start).Seconds(), nil
@@ -223,7 +248,7 @@ func (b *scaleBench) await(ctx context.Context, count int, version int32) error 
 
 // watchSettled watches the controller while nothing is to be done.
 func (b *scaleBench) watchSettled(ctx context.Context, s *Scale) error {
-	b.say("watching %d settled clusters for %s", b.clusters, b.window)
+	b.say("watching %d settled clusters for %s", b.count, b.window)
 	before, err := b.look(ctx)
 	if err != nil {
 		return err
@@ -241,8 +266,9 @@ func (b *scaleBench) watchSettled(ctx context.Context, s *Scale) error {
 	s.CPU = (after.cpu - before.cpu).Seconds() / s.Window
 	s.AdminRequests = (after.admin - before.admin) / s.Window
 	if rounds := after.rounds - before.rounds; rounds > 0 {
-		s.Rounds = rounds / float64(b.clusters)
+		s.Rounds = rounds / float64(b.count)
 		s.UserRequests = (after.users - before.users) / rounds
+		s.AdminRequestsPerRound = (after.admin - before.admin) / rounds
 	}
 	s.Memory, err = b.controller.megabytes("VmRSS")
 	return err
@@ -287,7 +313,7 @@ func (b *scaleBench) look(ctx context.Context) (l looked, err error) {
 			l.rounds += count
 		case strings.Contains(name, `host="`+b.adminHost):
 			l.admin += count
-		case strings.Contains(name, `host="`+b.host.APIServers()):
+		default:
 			l.users += count
 		}
 	}
@@ -296,7 +322,7 @@ func (b *scaleBench) look(ctx context.Context) (l looked, err error) {
 
 // rotateAll rotates one cluster, then many, and one more beside many that are silent.
 func (b *scaleBench) rotateAll(ctx context.Context, s *Scale) (err error) {
-	many := min(rotatedAtOnce, (b.clusters-2)/2)
+	many := min(rotatedAtOnce, (b.count-2)/2)
 	b.say("rotating one cluster, then %d, then one beside %d that are silent", many, many)
 	if s.One, err = b.rotate(ctx, 0, 1, 1); err != nil {
 		return err
@@ -305,7 +331,7 @@ func (b *scaleBench) rotateAll(ctx context.Context, s *Scale) (err error) {
 		return err
 	}
 	for i := range many {
-		b.host.Silence(scaleName(1 + many + i))
+		b.silence(1 + many + i)
 		if err := b.patch(ctx, 1+many+i, `{"metadata":{"annotations":{"example.com/wake":"silent"}}}`); err != nil {
 			return err
 		}
@@ -327,6 +353,6 @@ func (b *scaleBench) rotate(ctx context.Context, first, count, done int) (second
 }
 
 func (b *scaleBench) patch(ctx context.Context, i int, patch string) error {
-	uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: scaleName(i)}}
+	uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: b.namespace, Name: scaleName(i)}}
 	return b.admin.Patch(ctx, uc, client.RawPatch(types.MergePatchType, []byte(patch)))
 }

@@ -66,6 +66,32 @@ func TestClusterAPIReplace(t *testing.T) {
 	k.release()
 }
 
+// TestClusterAPIOnDelete rotates with new nodes, where Cluster API replaces workers only when somebody deletes them. The
+// rotation names them, and waits.
+func TestClusterAPIOnDelete(t *testing.T) {
+	skipUnlessLong(t)
+	c := capiClusterOf(1)
+	c.Workers = 2
+	k := newCAPICluster(t, c)
+	k.merge(k.Object(capiCore, "MachineDeployment", c), `{"spec":{"rollout":{"strategy":{"type":"OnDelete"}}}}`)
+	k.adopt()
+	before := k.nodeNames()
+	k.patch(`{"spec":{"ksaSigningKey":{"nodeRefresh":"Replace"}}}`)
+	k.await(k.version())
+	k.rotate(func() {
+		k.awaitWaitingFor("its strategy is OnDelete")
+		for _, m := range k.machines("cluster.x-k8s.io/deployment-name") {
+			k.delete(&m)
+		}
+	})
+	for name := range k.nodeNames() {
+		if before[name] {
+			t.Errorf("node %s was not replaced", name)
+		}
+	}
+	k.expectNoRefusals()
+}
+
 // rotateAmidRollout rotates while Cluster API replaces the only control-plane machine. The new machine has had its
 // bootstrap data since before the rotation and gets its hardware late. The cluster is paused for a while too, in which
 // nothing is written.
@@ -73,7 +99,7 @@ func (k *capiCluster) rotateAmidRollout() {
 	k.t.Helper()
 	k.patch(`{"spec":{"ksaSigningKey":{"nodeRefresh":"Evict"}}}`)
 	k.await(k.version())
-	old := k.machines()[0].GetName()
+	old := k.controlPlaneMachines()[0].GetName()
 	k.holdHardware(true)
 	k.merge(k.Object(capiControlPlane, "KubeadmControlPlane", k.cluster),
 		`{"spec":{"rollout":{"after":"`+time.Now().UTC().Format(time.RFC3339)+`"}}}`)
@@ -170,7 +196,7 @@ func (k *capiCluster) awaitReplaced(name string) {
 	k.t.Helper()
 	done := k.stage("replacing Machine " + name)
 	k.until("Machine "+name+" to be replaced", func(context.Context) error {
-		machines := k.machines()
+		machines := k.controlPlaneMachines()
 		if len(machines) != k.cluster.ControlPlanes || slices.ContainsFunc(machines, func(m unstructured.Unstructured) bool {
 			return m.GetName() == name || nodeOf(m) == ""
 		}) {
@@ -181,17 +207,30 @@ func (k *capiCluster) awaitReplaced(name string) {
 	done()
 }
 
-// machines are the control-plane Machines, by name.
-func (k *capiCluster) machines() []unstructured.Unstructured {
+// controlPlaneMachines are the control-plane Machines, by name.
+func (k *capiCluster) controlPlaneMachines() []unstructured.Unstructured {
+	k.t.Helper()
+	return k.machines("cluster.x-k8s.io/control-plane")
+}
+
+// machines are the Machines with a label, by name.
+func (k *capiCluster) machines(label string) []unstructured.Unstructured {
 	k.t.Helper()
 	list := &unstructured.UnstructuredList{}
 	list.SetAPIVersion(capiCore)
 	list.SetKind("MachineList")
-	k.Eventually("the control-plane Machines", func(ctx context.Context) error {
-		return k.Client.List(ctx, list, client.InNamespace(k.cluster.Namespace),
-			client.HasLabels{"cluster.x-k8s.io/control-plane"})
+	k.Eventually("the Machines with label "+label, func(ctx context.Context) error {
+		return k.Client.List(ctx, list, client.InNamespace(k.cluster.Namespace), client.HasLabels{label})
 	})
 	return list.Items
+}
+
+// delete deletes an object of the management cluster.
+func (k *capiCluster) delete(o client.Object) {
+	k.t.Helper()
+	k.Eventually("deleting "+o.GetName(), func(ctx context.Context) error {
+		return client.IgnoreNotFound(k.Client.Delete(ctx, o))
+	})
 }
 
 func nodeOf(machine unstructured.Unstructured) string {
@@ -203,7 +242,7 @@ func nodeOf(machine unstructured.Unstructured) string {
 func (k *capiCluster) awaitPending() (name string) {
 	k.t.Helper()
 	k.until("a Machine with bootstrap data and no node", func(context.Context) error {
-		for _, m := range k.machines() {
+		for _, m := range k.controlPlaneMachines() {
 			data, _, _ := unstructured.NestedString(m.Object, "spec", "bootstrap", "dataSecretName")
 			if data != "" && nodeOf(m) == "" {
 				name = m.GetName()

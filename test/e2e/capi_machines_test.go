@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
 	"testing"
 
@@ -43,10 +42,8 @@ func (k *capiCluster) replaceIn(step rotation.Step) {
 // deleteMachine deletes a control-plane Machine, and returns its name.
 func (k *capiCluster) deleteMachine() string {
 	k.t.Helper()
-	machine := k.machines()[0]
-	k.Eventually("deleting Machine "+machine.GetName(), func(ctx context.Context) error {
-		return k.Client.Delete(ctx, &machine)
-	})
+	machine := k.controlPlaneMachines()[0]
+	k.delete(&machine)
 	return machine.GetName()
 }
 
@@ -63,7 +60,7 @@ spec:
     nodeStartupTimeoutSeconds: 0
     unhealthyNodeConditions: [{type: Ready, status: "False", timeoutSeconds: 3600}]
 `, k.cluster.Namespace, k.cluster.Name))
-	machine := k.machines()[0]
+	machine := k.controlPlaneMachines()[0]
 	k.merge(&machine, `{"metadata":{"annotations":{"`+capiRemediate+`":""}}}`)
 	k.awaitReplaced(machine.GetName())
 }

@@ -57,6 +57,24 @@ func TestRoller(t *testing.T) {
 	wantAfter(t, admin, deploymentKind, "md-1", after)
 }
 
+// TestMachinePools names the MachinePools of the cluster, which Cluster API has no rollout for, and leaves them alone.
+func TestMachinePools(t *testing.T) {
+	admin := startManagement(t, "Cluster", deploymentKind, controlPlaneKind, poolKind)
+	create(t, admin, fmt.Sprintf(clusterText, "one", false, controlPlaneKind, "a"))
+	for name, cluster := range map[string]string{"pool": "one", "foreign": "two"} {
+		text := strings.ReplaceAll(deploymentText, deploymentKind, poolKind)
+		create(t, admin, fmt.Sprintf(text, name, cluster, "", "replicas: 1"))
+	}
+	now := time.Date(2027, 1, 2, 3, 4, 5, 0, time.UTC)
+	r := &Roller{management: management{admin, "default", "one"}, client: admin, now: func() time.Time { return now }}
+	must(0, r.Roll(t.Context(), now))
+	wantAfter(t, admin, poolKind, "pool", "")
+	reasons := must(r.Reasons(t.Context(), now))
+	if len(reasons) != 1 || !strings.Contains(reasons[0].Words, "MachinePool default/pool") || reasons[0].Blocked {
+		t.Errorf("the reasons are %+v, want one about MachinePool default/pool, which may come", reasons)
+	}
+}
+
 // objectOf is an object of a kind of Cluster API.
 func objectOf(kind string) *unstructured.Unstructured {
 	o, group := &unstructured.Unstructured{}, coreVersion

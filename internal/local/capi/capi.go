@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/netip"
 	"os"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/local/kubeadm"
 	"github.com/keyturn/keyturn/internal/local/network"
 	"github.com/keyturn/keyturn/internal/local/pki"
 	"github.com/keyturn/keyturn/internal/local/process"
@@ -96,6 +98,8 @@ func (m *Management) bridge() string {
 func (m *Management) path(elem ...string) string {
 	return filepath.Join(append([]string{m.opts.Dir}, elem...)...)
 }
+
+func (m *Management) machineDir() string { return cmp.Or(m.opts.MachineDir, m.path("machines")) }
 
 func (m *Management) runner() *process.Runner { return process.New(m.path("run")) }
 
@@ -223,7 +227,7 @@ func (m *Management) startProvider() error {
 	return m.runner().Start(process.Spec{
 		Name: providerProgram, Path: filepath.Join(m.opts.BinDir, providerProgram),
 		Args: []string{
-			"--kubeconfig=" + m.kubeconfig(providerProgram), "--data-dir=" + cmp.Or(m.opts.MachineDir, m.path("machines")),
+			"--kubeconfig=" + m.kubeconfig(providerProgram), "--data-dir=" + m.machineDir(),
 			"--kube-bin-dir=" + m.opts.KubeBinDir, "--bin-dir=" + m.opts.ProgramDir,
 			"--networks=" + m.opts.Networks.String(), "--images=" + m.opts.Images,
 		},
@@ -287,4 +291,25 @@ func (m *Management) Stop(ctx context.Context) error {
 		}
 	}
 	return network.DeleteBridge(ctx, m.owner(), m.bridge())
+}
+
+// Remove is Stop, and removes the machines, load balancers and networks of all clusters, as if their power failed. It
+// needs no management cluster.
+func (m *Management) Remove(ctx context.Context) error {
+	if err := m.Stop(ctx); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(m.machineDir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if err := kubeadm.Remove(ctx, filepath.Join(m.machineDir(), e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }

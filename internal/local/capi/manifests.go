@@ -13,11 +13,13 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -52,11 +54,13 @@ func install(ctx context.Context, config *rest.Config, path string, hooks webhoo
 		return serviceAccount{}, err
 	}
 	var account serviceAccount
+	var definitions []*unstructured.Unstructured
 	for _, o := range objects {
 		switch {
 		case o.GetKind() == "CustomResourceDefinition":
 			// clusterctl does this when it installs a provider, and moves only objects of such kinds.
 			o.SetLabels(labels.Merge(o.GetLabels(), labels.Set{"clusterctl.cluster.x-k8s.io": ""}))
+			definitions = append(definitions, o)
 		case o.GetKind() == "ServiceAccount":
 			account = serviceAccount{o.GetNamespace(), o.GetName()}
 		case slices.Contains(inPods, o.GetKind()):
@@ -69,7 +73,34 @@ func install(ctx context.Context, config *rest.Config, path string, hooks webhoo
 			return serviceAccount{}, err
 		}
 	}
+	// In a pod, a program that does not find its kinds is started again.
+	for _, d := range definitions {
+		if err := awaitServed(ctx, c, d); err != nil {
+			return serviceAccount{}, err
+		}
+	}
 	return account, nil
+}
+
+// awaitServed waits until the objects of a CustomResourceDefinition are served.
+func awaitServed(ctx context.Context, c client.Client, definition *unstructured.Unstructured) error {
+	d := &apiextensionsv1.CustomResourceDefinition{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(definition.Object, d); err != nil {
+		return fmt.Errorf("reading CustomResourceDefinition %s: %w", definition.GetName(), err)
+	}
+	list := &unstructured.UnstructuredList{}
+	for _, v := range d.Spec.Versions {
+		if v.Storage {
+			list.SetAPIVersion(d.Spec.Group + "/" + v.Name)
+			list.SetKind(d.Spec.Names.Kind + "List")
+		}
+	}
+	return untilServed(ctx, func() error {
+		if err := c.List(ctx, list, client.Limit(1)); err != nil {
+			return fmt.Errorf("listing %s: %w", d.Name, err)
+		}
+		return nil
+	})
 }
 
 // ReadManifests decodes the documents of YAML text.
@@ -104,13 +135,20 @@ func readManifests(path string) ([]*unstructured.Unstructured, error) {
 
 // Apply applies an object. It waits while the API server does not know its kind yet, or does not reach its webhook.
 func Apply(ctx context.Context, c client.Client, o *unstructured.Unstructured) error {
-	for {
+	return untilServed(ctx, func() error {
 		err := c.Apply(ctx, client.ApplyConfigurationFromUnstructured(o.DeepCopy()), fieldOwner, client.ForceOwnership)
-		if err == nil {
-			return nil
+		if err != nil {
+			return fmt.Errorf("applying %s %s: %w", o.GetKind(), o.GetName(), err)
 		}
-		err = fmt.Errorf("applying %s %s: %w", o.GetKind(), o.GetName(), err)
-		if !meta.IsNoMatchError(err) && !apierrors.IsNotFound(err) && !apierrors.IsInternalError(err) {
+		return nil
+	})
+}
+
+// untilServed repeats a request while the API server does not know its kind yet, or does not reach its webhook.
+func untilServed(ctx context.Context, request func() error) error {
+	for {
+		err := request()
+		if err == nil || !meta.IsNoMatchError(err) && !apierrors.IsNotFound(err) && !apierrors.IsInternalError(err) {
 			return err
 		}
 		select {

@@ -51,12 +51,17 @@ type Cluster struct {
 	join  credentials
 }
 
-// credentials let machines join for as long as the cluster exists.
+// credentials are what a cluster is known by for as long as it exists.
 type credentials struct {
 	// Token is a bootstrap token, and CertificateKey encrypts what control-plane nodes share.
 	Token          string `json:"token"`
 	CertificateKey string `json:"certificateKey"`
+	// Network is where it was made, for Remove.
+	Network netip.Prefix `json:"network"`
 }
+
+// credentialsFile is the first file of a cluster.
+const credentialsFile = "credentials.json"
 
 // Role is what a machine is in its cluster.
 type Role int
@@ -101,12 +106,12 @@ func (c *Cluster) readCredentials() error {
 	if err := os.MkdirAll(c.opts.Dir, 0o700); err != nil {
 		return err
 	}
-	path := c.path("credentials.json")
+	path := c.path(credentialsFile)
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		c.join = credentials{
 			Token:          strings.ToLower(rand.Text()[:6] + "." + rand.Text()[:16]),
-			CertificateKey: hex.EncodeToString(randomBytes(32)),
+			CertificateKey: hex.EncodeToString(randomBytes(32)), Network: c.opts.Network,
 		}
 		if raw, err = json.Marshal(c.join); err == nil {
 			err = atomicfile.Write(path, raw)
@@ -338,4 +343,24 @@ func (c *Cluster) Delete(ctx context.Context) error {
 		return err
 	}
 	return os.RemoveAll(c.opts.Dir)
+}
+
+// Remove deletes the cluster that is, or was about to be, in a directory.
+func Remove(ctx context.Context, dir string) error {
+	raw, err := os.ReadFile(filepath.Join(dir, credentialsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return os.RemoveAll(dir) // nothing was made yet
+	}
+	if err != nil {
+		return err
+	}
+	var made credentials
+	if err := json.Unmarshal(raw, &made); err != nil {
+		return fmt.Errorf("reading the credentials of the cluster in %s: %w", dir, err)
+	}
+	c, err := Open(Options{Dir: dir, Network: made.Network})
+	if err != nil {
+		return err
+	}
+	return c.Delete(ctx)
 }

@@ -26,24 +26,13 @@ func (h *Host) serveAPI(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	keys, sign, ok := h.keysOf(parts[0], parts[1])
+	keys, ok := h.keysOf(parts[0], parts[1])
 	if !ok {
 		<-r.Context().Done()
 		return
 	}
 	switch path := "/" + parts[2]; {
-	case path == jwks.DiscoveryPath:
-		answer(w, map[string]any{
-			"issuer": v1alpha1.DefaultIssuer, "jwks_uri": v1alpha1.DefaultIssuer + jwks.Path,
-			"response_types_supported": []string{"id_token"}, "subject_types_supported": []string{"public"},
-			"id_token_signing_alg_values_supported": []string{jwks.ES256},
-		})
-	case path == jwks.Path:
-		serveKeys(w, keys)
-	case strings.HasSuffix(path, "/token"):
-		issueToken(w, sign)
-	case strings.HasSuffix(path, "/tokenreviews"):
-		review(w, r, keys)
+	case keys.answer(w, r, path):
 	case r.Method == http.MethodGet:
 		answer(w, map[string]any{
 			"kind": "List", "apiVersion": "v1", "metadata": map[string]string{"resourceVersion": "1"}, "items": []int{},
@@ -53,27 +42,54 @@ func (h *Host) serveAPI(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// keysOf are the keys that an API server accepts, and the one that it signs with; false if it is silent.
-func (h *Host) keysOf(name, apiServer string) (accepted []keystore.KeyPair, sign keystore.KeyPair, ok bool) {
+// served are the keys that an API server accepts, and the one that it signs with.
+type served struct {
+	accepted []jwks.Key
+	sign     keystore.KeyPair
+}
+
+// answer answers what is about keys, and reports whether the request was.
+func (s served) answer(w http.ResponseWriter, r *http.Request, path string) bool {
+	switch {
+	case path == jwks.DiscoveryPath:
+		answer(w, map[string]any{
+			"issuer": v1alpha1.DefaultIssuer, "jwks_uri": v1alpha1.DefaultIssuer + jwks.Path,
+			"response_types_supported": []string{"id_token"}, "subject_types_supported": []string{"public"},
+			"id_token_signing_alg_values_supported": []string{jwks.ES256},
+		})
+	case path == jwks.Path:
+		serveKeys(w, s.accepted)
+	case strings.HasSuffix(path, "/token"):
+		issueToken(w, s.sign)
+	case strings.HasSuffix(path, "/tokenreviews"):
+		review(w, r, s.accepted)
+	default:
+		return false
+	}
+	return true
+}
+
+// keysOf are the keys of an API server; false if it is silent.
+func (h *Host) keysOf(name, apiServer string) (keys served, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	c := h.clusters[name]
 	if c == nil || c.silent {
-		return nil, sign, false
+		return keys, false
 	}
 	i := slices.IndexFunc(c.servers, func(s server) bool { return s.name == apiServer })
 	if i < 0 {
-		return nil, sign, false
+		return keys, false
 	}
 	for _, k := range c.keys {
 		if slices.Contains(c.servers[i].keys.Verify, k.Version) {
-			accepted = append(accepted, k)
+			keys.accepted = append(keys.accepted, jwks.Key{KeyID: k.KeyID, Algorithm: k.Algorithm, Public: k.Signer.Public()})
 		}
 		if c.servers[i].keys.Sign == k.Version {
-			sign = k
+			keys.sign = k
 		}
 	}
-	return accepted, sign, true
+	return keys, true
 }
 
 func answer(w http.ResponseWriter, v any) {
@@ -81,12 +97,8 @@ func answer(w http.ResponseWriter, v any) {
 	_ = json.NewEncoder(w).Encode(v)
 }
 
-func serveKeys(w http.ResponseWriter, keys []keystore.KeyPair) {
-	var public []jwks.Key
-	for _, k := range keys {
-		public = append(public, jwks.Key{KeyID: k.KeyID, Algorithm: k.Algorithm, Public: k.Signer.Public()})
-	}
-	set, err := jwks.NewSet(public...)
+func serveKeys(w http.ResponseWriter, keys []jwks.Key) {
+	set, err := jwks.NewSet(keys...)
 	if err == nil {
 		var data []byte
 		if data, err = set.Marshal(); err == nil {
@@ -113,7 +125,7 @@ func issueToken(w http.ResponseWriter, sign keystore.KeyPair) {
 	})
 }
 
-func review(w http.ResponseWriter, r *http.Request, keys []keystore.KeyPair) {
+func review(w http.ResponseWriter, r *http.Request, keys []jwks.Key) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -125,7 +137,7 @@ func review(w http.ResponseWriter, r *http.Request, keys []keystore.KeyPair) {
 		return
 	}
 	kid, err := token.KeyID(asked.Spec.Token)
-	known := slices.ContainsFunc(keys, func(k keystore.KeyPair) bool { return k.KeyID == kid })
+	known := slices.ContainsFunc(keys, func(k jwks.Key) bool { return k.KeyID == kid })
 	answer(w, authenticationv1.TokenReview{
 		TypeMeta: metav1.TypeMeta{Kind: "TokenReview", APIVersion: "authentication.k8s.io/v1"},
 		Status:   authenticationv1.TokenReviewStatus{Authenticated: err == nil && known},

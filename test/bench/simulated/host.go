@@ -3,6 +3,8 @@
 // What is simulated is the control planes, and of each API server only what the controller asks it.
 //
 // A simulated API server signs with the key that it was given, and accepts tokens by their kid alone.
+//
+// Host has local clusters, and ClusterAPI those of Cluster API, which the controller finds in a management cluster.
 package simulated
 
 import (
