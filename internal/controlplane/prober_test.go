@@ -431,7 +431,7 @@ func issuingWith(t *testing.T, cfg *rest.Config, key keystore.KeyPair, kid strin
 	return answering(t, cfg, "/token", issuingToken(signed(t, key, kid, canaryClaims())))
 }
 
-// canaryClaims are those of a token of the canary account.
+// canaryClaims are the claims of a token of the canary account.
 func canaryClaims() token.Claims {
 	return token.NewBoundClaims(issuer, []string{issuer}, token.Kubernetes{
 		Namespace: "kube-system", ServiceAccount: token.Ref{Name: "keyturn-canary", UID: "1"},

@@ -6,8 +6,8 @@ import (
 	"net/http"
 )
 
-// MaxAnswer is the size in bytes of the longest answer that a transport of Bound reads. Whatever there may be many of is
-// listed in pages. A few of these fit in the memory of a controller, which has other clusters to see to.
+// MaxAnswer is the size in bytes of the longest answer that a transport of Bound reads. Lists that may be long are read
+// in pages. A few of these fit in the memory of a controller, which has other clusters to see to.
 const MaxAnswer = 32 << 20
 
 // Bound returns a transport for a foreign API server: an endless answer fails the request, and does not fill the

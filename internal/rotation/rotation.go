@@ -79,7 +79,7 @@ type Observed struct {
 	// Held are the key versions whose private key is on the disk of some control-plane machine, ascending.
 	Held []int
 	// ForeignMayGo are the kids of foreign keys that API servers may stop accepting: the user has released them, or they
-	// are those of key versions that were retired.
+	// belong to key versions that were retired.
 	ForeignMayGo []string
 	// KubeconfigDue means that the administrator's kubeconfig must be written.
 	KubeconfigDue bool

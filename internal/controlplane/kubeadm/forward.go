@@ -55,7 +55,7 @@ func dial(ctx context.Context, cfg *rest.Config, to *url.URL, port int) (net.Con
 	if err != nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = connection.Close() }) // ends whatever waits for an answer
+	stop := context.AfterFunc(ctx, func() { _ = connection.Close() }) // ends what waits for an answer
 	conn, err := connect(connection, port)
 	if err == nil && !stop() {
 		err = ctx.Err()
