@@ -174,9 +174,9 @@ func TestSigner(t *testing.T) {
 // TestUnwritableKeys finds API servers that have their keys from where the agent does not write.
 func TestUnwritableKeys(t *testing.T) {
 	for old, now := range map[string]string{
-		"service-account-key-file=/etc/kubernetes/pki/sa.pub": "service-account-key-file=/etc/kubernetes/pki/a.pub",
-		"signing-key-file=/etc/kubernetes/pki/sa.key":         "signing-key-file=/etc/sa.key",
-		"--secure-port=6443":                                  "--service-account-key-file=/etc/kubernetes/pki/more.pub",
+		"service-account-key-file=/etc/kubernetes/pki/sa.pub":      "service-account-key-file=/etc/kubernetes/pki/a.pub",
+		"signing-key-file=/etc/kubernetes/pki/sa.key":              "signing-key-file=/etc/sa.key",
+		"--secure-port=6443":                                       "--service-account-key-file=/etc/kubernetes/pki/more.pub",
 		"--tls-private-key-file=/etc/kubernetes/pki/apiserver.key": "--service-account-signing-endpoint=/run/kms",
 	} {
 		f := world().replace(apiServer, old, now).examine()
