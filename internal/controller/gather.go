@@ -196,8 +196,8 @@ func (o *observation) provenAt() time.Time {
 	return latest
 }
 
-// foreignMayGo returns the kids of the keys that API servers may stop accepting and that are no key versions: those that
-// the user has released, and those of retired versions.
+// foreignMayGo returns the kids of the keys that API servers may stop accepting and that are no key versions: those
+// that the user has released, and those of retired versions.
 func foreignMayGo(uc *v1alpha1.UserCluster) []string {
 	kids := uc.ReleasedForeignKeys()
 	if s := uc.Status.Infrastructure.Adopted(); s != nil {

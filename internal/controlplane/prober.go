@@ -115,9 +115,9 @@ func (i *issuers) forget(cluster types.UID) {
 // Prove asks one API server.
 //
 // It makes the API server issue a fresh token for an account without permissions, and signs the same claims again with
-// each key, if they are of that account. So the canary tokens differ from an accepted token in nothing but the key, and a refusal can only be about
-// the key. A version counts as accepted only if the served JWKS also has its key, and as refused only if the JWKS does
-// not. Every token is new, so kube-apiserver's cache of accepted tokens cannot matter.
+// each key, if they are of that account. So the canary tokens differ from an accepted token in nothing but the key, and
+// a refusal can only be about the key. A version counts as accepted only if the served JWKS also has its key, and as
+// refused only if the JWKS does not. Every token is new, so kube-apiserver's cache of accepted tokens cannot matter.
 //
 // An API server with external keys first gets a token with an unknown kid, which makes it fetch the keys from its
 // signer: what it then accepts is what the signer serves now, not what it served at the last refresh. This must come

@@ -454,7 +454,7 @@ func TestSignsNothingElse(t *testing.T) {
 	thief := generate(t, 1, "ES256")
 	for name, change := range map[string]func(*token.Claims){
 		"nothing":                     func(*token.Claims) {},
-		"another subject":             func(c *token.Claims) { c.Subject = token.Subject("kube-system", "namespace-controller") },
+		"another subject":             func(c *token.Claims) { c.Subject = "system:serviceaccount:kube-system:default" },
 		"another account":             func(c *token.Claims) { c.Kubernetes.ServiceAccount.Name = "namespace-controller" },
 		"another namespace":           func(c *token.Claims) { c.Kubernetes.Namespace = "default" },
 		"no account":                  func(c *token.Claims) { c.Kubernetes = nil },

@@ -36,8 +36,8 @@ func adopt(o Observed) Decision {
 }
 
 // dropForeign has API servers stop accepting the foreign keys that may go, one after another, and before them the next
-// one to come. It sets in t what may change now, and returns what that waits for; empty when only keys are left that may
-// not go. Beside version 1, which replaced no older key, all of them stay: adopting a cluster restarts nothing.
+// one to come. It sets in t what may change now, and returns what that waits for; empty when only keys are left that
+// may not go. Beside version 1, which replaced no older key, all of them stay: adopting a cluster restarts nothing.
 func (r run) dropForeign(t *Target) string {
 	if r.next == 1 {
 		return ""

@@ -142,8 +142,8 @@ func TestForeignKeys(t *testing.T) {
 	}
 }
 
-// TestDoneWithForeignKeys pins the decisions about a cluster in which no rotation runs, and API servers accept keys that
-// are no version of ours, and walks the way out.
+// TestDoneWithForeignKeys pins the decisions about a cluster in which no rotation runs, and API servers accept keys
+// that are no version of ours, and walks the way out.
 func TestDoneWithForeignKeys(t *testing.T) {
 	at := func(version int, mayGo []string, foreign ...[]string) Decision {
 		k := Keys{Verify: []int{version}, Sign: version}

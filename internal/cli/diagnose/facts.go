@@ -97,8 +97,8 @@ type ControlPlane struct {
 // LoneServer is one API server that was asked alone.
 type LoneServer struct {
 	Node string
-	// Waiting is why it was not asked, in words. Leaving means that its node is being deleted, and Unlabelled that it lacks
-	// the label of the control plane.
+	// Waiting is why it was not asked, in words. Leaving means that its node is being deleted, and Unlabelled that it
+	// lacks the label of the control plane.
 	Waiting             string
 	Leaving, Unlabelled bool
 	Answer              Read[Server]

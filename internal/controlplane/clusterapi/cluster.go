@@ -73,7 +73,7 @@ func (c *Cluster) Converge(ctx context.Context, t controlplane.Target, keys []ke
 		return err
 	}
 	if m.keys.Stage() > t.Keys.Stage() {
-		return fmt.Errorf("Secret %s: %w", c.management.key(c.management.cluster+"-sa"), controlplane.ErrStale)
+		return fmt.Errorf("the keys in Secret %s: %w", c.management.key(c.management.cluster+"-sa"), controlplane.ErrStale)
 	}
 	if t.Bootstrap {
 		err = c.give(ctx, m, t, keys)

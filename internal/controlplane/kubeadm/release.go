@@ -57,20 +57,10 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 	if missing, err := c.ensureAgents(ctx, v, nodes); err != nil || missing {
 		return false, err
 	}
-	to, changing := change{Target: v.released(), keys: v.keys}, false
-	for _, n := range nodes {
-		if n.untouched() {
-			continue
-		}
-		if !n.ready && !n.pending() {
-			return false, fmt.Errorf("API server on node %s: %s", n.Node, n.waiting)
-		}
-		if n.pending() || !n.configured.Equal(to.Keys) || !n.changed() {
-			if to.Next == "" && !n.pending() {
-				to.Next = n.Node
-			}
-			changing = true
-		}
+	to := change{Target: v.released(), keys: v.keys}
+	changing, err := to.toRelease(nodes)
+	if err != nil {
+		return false, err
 	}
 	if changing && !to.Keys.IsZero() {
 		return false, c.step(ctx, v, to)
@@ -88,6 +78,25 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 		}
 	}
 	return true, nil
+}
+
+// toRelease reports whether a node has other keys than it is released with, and picks the one that may be changed now.
+func (to *change) toRelease(nodes []*node) (changing bool, err error) {
+	for _, n := range nodes {
+		if n.untouched() {
+			continue
+		}
+		if !n.ready && !n.pending() {
+			return false, fmt.Errorf("API server on node %s: %s", n.Node, n.waiting)
+		}
+		if n.pending() || !n.configured.Equal(to.Keys) || !n.changed() {
+			if to.Next == "" && !n.pending() {
+				to.Next = n.Node
+			}
+			changing = true
+		}
+	}
+	return changing, nil
 }
 
 // untouched reports whether nothing of Keyturn is on a node whose keys the agent cannot change. They stay as they are.

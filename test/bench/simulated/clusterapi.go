@@ -109,7 +109,7 @@ func (c *ClusterAPI) makeSecrets(ctx context.Context, w *workload) error {
 	}
 	return errors.Join(
 		c.makeSecret(ctx, w, w.name+"-sa", map[string][]byte{
-			corev1.TLSCertKey: []byte(public), corev1.TLSPrivateKeyKey: private,
+			corev1.TLSCertKey: public, corev1.TLSPrivateKeyKey: private,
 		}),
 		c.makeSecret(ctx, w, w.name+"-kubeconfig", map[string][]byte{"value": file}),
 	)
