@@ -71,7 +71,6 @@ demo-kubeadm: packages kubeadm build images bin/tools/helm ## Adopt a cluster th
 demo-kubeadm-down: ## Remove what the demo of kubeadm left
 	@hack/demo/kubeadm.sh down
 
-# The end-to-end tests run after the others, with the machine to themselves, on the Kubernetes of KUBE_MINOR. PKCS #11 needs cgo.
 .PHONY: demo-capi demo-capi-down
 demo-capi: packages capi build images bin/tools/helm ## Adopt a cluster of Cluster API, with real nodes, and rotate its signing key
 	@hack/demo/capi.sh up
@@ -79,6 +78,7 @@ demo-capi: packages capi build images bin/tools/helm ## Adopt a cluster of Clust
 demo-capi-down: ## Remove what the demo of Cluster API left
 	@hack/demo/capi.sh down
 
+# The end-to-end tests run after the others, with the machine to themselves, on the Kubernetes of KUBE_MINOR. PKCS #11 needs cgo.
 .PHONY: test
 test: kubeadm build bin/tools/helm bin/tools/promtool bin/tools/validate-krew-manifest ## Run all tests, with real API servers and, at the end, real clusters
 	@hack/packages.sh softhsm2 gcc libc6-dev chromium fonts-inter

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# A cluster of Cluster API with real nodes on this machine. Its management cluster has the real managers of Cluster API, an
-# infrastructure provider whose machines are on this host, and Keyturn, which adopts the cluster, gives its kube-apiserver
-# a signer, and rotates the signing key. Pods use every kind of token all the time. Run by `make demo-capi`; `make
-# demo-capi-down` removes all of it, also after an interrupted run. KEYTURN_DEMO_DIR is where it lives (default: .demo-capi).
+# A cluster of Cluster API with real nodes on this machine. Its management cluster has the real managers of Cluster API,
+# an infrastructure provider whose machines are on this host, and Keyturn, which adopts the cluster, gives its
+# kube-apiserver a signer, and rotates the signing key. Pods use every kind of token all the time. Run by
+# `make demo-capi`; `make demo-capi-down` removes all of it, also after an interrupted run. KEYTURN_DEMO_DIR is where it
+# lives (default: .demo-capi).
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
+. "$root/hack/demo/common.sh"
 dir=${KEYTURN_DEMO_DIR:-$root/.demo-capi}
 version=v1.36.4
 kube=${KEYTURN_KUBE_BIN_DIR:-$root/bin/kube/$version}
@@ -14,11 +16,6 @@ network=${KEYTURN_DEMO_NETWORK:-10.86.0.0/16}
 workload=$dir/prod-kubeconfig
 export KUBECONFIG=$dir/management/kubeconfig
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
-run() {
-	printf '$ %s\n' "$(sed "s#$root/##g" <<<"$*")"
-	"$@"
-}
 kubectl() { run "$kube/kubectl" "$@"; }
 gkectl() { run "$root/bin/gkectl" "$@" --config "$dir/prod.yaml" --kubeconfig "$KUBECONFIG"; }
 management() {
@@ -96,13 +93,4 @@ down() {
 	rm -rf "$dir"
 }
 
-case ${1:-up} in
-up)
-	# One after another, not joined by &&, within which set -e has no effect.
-	up
-	rotate
-	look_further
-	;;
-down) down ;;
-*) echo "usage: $0 [up|down]" >&2 && exit 2 ;;
-esac
+main "$@"

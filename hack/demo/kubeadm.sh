@@ -6,17 +6,13 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
+. "$root/hack/demo/common.sh"
 dir=${KEYTURN_DEMO_DIR:-$root/.demo-kubeadm}
 version=v1.36.4
 kube=${KEYTURN_KUBE_BIN_DIR:-$root/bin/kube/$version}
 network=${KEYTURN_DEMO_NETWORK:-10.87.0.0/24}
 export KUBECONFIG=$dir/cluster/admin.conf
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
-run() {
-	printf '$ %s\n' "$(sed "s#$root/##g" <<<"$*")"
-	"$@"
-}
 kubectl() { run "$kube/kubectl" "$@"; }
 gkectl() { run "$root/bin/gkectl" "$@" --config "$dir/self.yaml" --kubeconfig "$KUBECONFIG"; }
 cluster() {
@@ -80,13 +76,4 @@ down() {
 	rm -rf "$dir"
 }
 
-case ${1:-up} in
-up)
-	# One after another, not joined by &&, within which set -e has no effect.
-	up
-	rotate
-	look_further
-	;;
-down) down ;;
-*) echo "usage: $0 [up|down]" >&2 && exit 2 ;;
-esac
+main "$@"

@@ -5,6 +5,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
+. "$root/hack/demo/common.sh"
 dir=${KEYTURN_DEMO_DIR:-$root/.demo}
 bin=$root/bin
 admin=$dir/kubeconfig
@@ -13,11 +14,6 @@ config=$dir/user-cluster.yaml
 network=${KEYTURN_DEMO_NETWORK:-10.88.0.0/16}
 fleet=https://${network%.0.0/16}.0.5:8443 # where the local fleet of an admin cluster listens
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
-run() {
-	printf '$ %s\n' "$(sed "s#$root/##g" <<<"$*")"
-	"$@"
-}
 gkectl() { run "$bin/gkectl" "$@"; }
 kubectl() { run "$bin/kube/v1.36.4/kubectl" "$@"; }
 credentials() { gkectl update credentials ksa-signing-key "$@" --config "$config" --kubeconfig "$admin"; }
@@ -84,13 +80,4 @@ look_further() {
 EOF
 }
 
-case ${1:-up} in
-up)
-	# One after another, not joined by &&, within which set -e has no effect.
-	up
-	rotate
-	look_further
-	;;
-down) down ;;
-*) echo "usage: $0 [up|down]" >&2 && exit 2 ;;
-esac
+main "$@"

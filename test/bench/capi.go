@@ -163,11 +163,7 @@ func measureCAPI(ctx context.Context, p *place, r *Results) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
-		defer cancel()
-		err = errors.Join(err, m.Delete(ctx))
-	}()
+	defer func() { err = errors.Join(err, removing(ctx, m.Delete)) }()
 	p.say("making a management cluster of Cluster API")
 	if err := m.Create(ctx); err != nil {
 		return err

@@ -52,11 +52,7 @@ func measureKubeadm(ctx context.Context, p *place, r *Results) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
-		defer cancel()
-		err = errors.Join(err, c.Delete(ctx))
-	}()
+	defer func() { err = errors.Join(err, removing(ctx, c.Delete)) }()
 	config, servers, err := p.makeKubeadm(ctx, c)
 	if err != nil {
 		return err

@@ -265,3 +265,10 @@ func poll(ctx context.Context, limit time.Duration, ask func(context.Context) (b
 		}
 	}
 }
+
+// removing removes a cluster, also after ctx has ended.
+func removing(ctx context.Context, remove func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+	defer cancel()
+	return remove(ctx)
+}

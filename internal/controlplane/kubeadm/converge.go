@@ -429,8 +429,8 @@ func seal(o *agent.Order, keys []keystore.KeyPair) error {
 // keepForeign has the node go on accepting keys that are no version of ours, but for those that may go.
 func (v *view) keepForeign(n *node, to change, o *agent.Order) {
 	o.Retired = append(o.Retired, to.DropForeign...)
-	for _, k := range n.served.Keys.Keys() {
-		if _, ours := v.versions[k.KeyID]; ours || slices.Contains(to.DropForeign, k.KeyID) {
+	for _, k := range v.foreign(n) {
+		if slices.Contains(to.DropForeign, k.KeyID) {
 			continue
 		}
 		if public, err := jwks.MarshalPublicKey(k.Public); err == nil {

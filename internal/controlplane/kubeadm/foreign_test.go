@@ -36,6 +36,15 @@ func (w *testCluster) blocked(kids ...string) {
 	}
 }
 
+// addForeignKey adds a key to the files of a node, with which its API server starts again.
+func (h *host) addForeignKey() (kid string) {
+	public, kid := foreignKey()
+	file := h.PKI + "/sa.pub"
+	h.write(file, append([]byte(h.read(file)), public...))
+	h.restart()
+	return kid
+}
+
 // TestForeignKeyAfterRotation has somebody add a key to the files of a node when no rotation runs. It stays until it is
 // released, and then one restart removes it.
 func TestForeignKeyAfterRotation(t *testing.T) {
@@ -44,10 +53,7 @@ func TestForeignKeyAfterRotation(t *testing.T) {
 	w.uc.Spec.KSASigningKey.Version = 2
 	w.settle()
 	b := w.host("b")
-	public, kid := foreignKey()
-	file := b.PKI + "/sa.pub"
-	b.write(file, append([]byte(b.read(file)), public...))
-	b.restart()
+	kid := b.addForeignKey()
 	w.until("the key to be read", func() bool {
 		w.round()
 		return b.served.Keys.Len() == 2
@@ -69,10 +75,7 @@ func TestForeignKeyAndMissedManifest(t *testing.T) {
 	w.uc.Spec.KSASigningKey.Version = 2
 	w.settle()
 	a := w.host("a")
-	public, kid := foreignKey()
-	file := a.PKI + "/sa.pub"
-	a.write(file, append([]byte(a.read(file)), public...))
-	a.restart()
+	kid := a.addForeignKey()
 	w.blocked(kid)
 	w.uc.Annotations = map[string]string{v1alpha1.AnnotationReleaseForeignKeys: kid}
 	a.deaf = true

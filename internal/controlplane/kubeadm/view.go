@@ -283,12 +283,17 @@ func (n *node) behind() bool {
 	})
 }
 
-// foreign are the kids of keys that the API server was last seen to accept and that are no version of ours.
-func (v *view) foreign(n *node) (kids []string) {
-	for _, k := range n.served.Keys.Keys() {
-		if _, ours := v.versions[k.KeyID]; !ours {
-			kids = append(kids, k.KeyID)
-		}
+// foreign are the keys that the API server was last seen to accept and that are no version of ours.
+func (v *view) foreign(n *node) []jwks.Key {
+	return slices.DeleteFunc(slices.Clone(n.served.Keys.Keys()), func(k jwks.Key) bool {
+		_, ours := v.versions[k.KeyID]
+		return ours
+	})
+}
+
+func kidsOf(keys []jwks.Key) (kids []string) {
+	for _, k := range keys {
+		kids = append(kids, k.KeyID)
 	}
 	return kids
 }
@@ -309,7 +314,7 @@ func (v *view) state() controlplane.State {
 	for _, n := range v.nodes {
 		s.Servers = append(s.Servers, controlplane.Server{
 			Name: n.Node, Endpoint: n.endpoint(), Leaving: n.Leaving, Ready: n.ready,
-			Configured: n.configured, Running: n.running, Waiting: n.whyWaiting(), Foreign: v.foreign(n),
+			Configured: n.configured, Running: n.running, Waiting: n.whyWaiting(), Foreign: kidsOf(v.foreign(n)),
 		})
 		if n.manager > 0 && !n.Leaving {
 			s.ControllerManagers = append(s.ControllerManagers, controlplane.ControllerManager{

@@ -1,8 +1,6 @@
 package admincluster
 
 import (
-	"github.com/keyturn/keyturn/internal/hint"
-
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +10,9 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/wait"
+
+	"github.com/keyturn/keyturn/internal/hint"
 	"github.com/keyturn/keyturn/internal/local/datadir"
 	"github.com/keyturn/keyturn/internal/local/machines"
 )
@@ -128,18 +129,9 @@ func (c *Cluster) deleteAllClusters(ctx context.Context, progress func(string)) 
 
 // repeat calls step until it is done, fails, or the context ends.
 func repeat(ctx context.Context, step func() (done bool, err error)) error {
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if done, err := step(); done || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
+	return wait.PollUntilContextCancel(ctx, 50*time.Millisecond, true, func(context.Context) (bool, error) {
+		return step()
+	})
 }
 
 // remove stops the processes and removes the files; the caller holds the lock.

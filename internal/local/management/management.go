@@ -18,6 +18,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -154,18 +155,9 @@ func ready(s controlplane.State) bool {
 
 // repeat calls a step until it is done.
 func repeat(ctx context.Context, step func() (done bool, err error)) error {
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if done, err := step(); done || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-	}
+	return wait.PollUntilContextCancel(ctx, 100*time.Millisecond, true, func(context.Context) (bool, error) {
+		return step()
+	})
 }
 
 func (c *Cluster) writeKubeconfig(ctx context.Context) error {
