@@ -94,19 +94,19 @@ func TestLeaderElection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lock, err := resourcelock.New(resourcelock.LeasesResourceLock, v1alpha1.SystemNamespace, "keyturn-controller",
+	lease, err := resourcelock.New(resourcelock.LeasesResourceLock, v1alpha1.SystemNamespace, "keyturn-controller",
 		clientset.CoreV1(), clientset.CoordinationV1(), resourcelock.ResourceLockConfig{Identity: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	led := false
+	lock := &renewals{Interface: lease, after: cancel}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock: lock, ReleaseOnCancel: true,
 		LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: time.Second,
 		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(context.Context) { led = true; cancel() },
+			OnStartedLeading: func(context.Context) {},
 			OnStoppedLeading: func() {},
 		},
 	})
@@ -114,8 +114,25 @@ func TestLeaderElection(t *testing.T) {
 		t.Fatal(err)
 	}
 	elector.Run(ctx)
-	record, _, err := lock.Get(t.Context())
-	if err != nil || !led || record.HolderIdentity != "" {
-		t.Errorf("led %t, Lease %+v, %v; want it to be released", led, record, err)
+	record, _, err := lease.Get(t.Context())
+	if err != nil || lock.count < 2 || record.HolderIdentity != "" {
+		t.Errorf("%d updates, Lease %+v, %v; want it to be renewed and released", lock.count, record, err)
 	}
+}
+
+// renewals is a lock that calls after once an update has been answered. The leader stops between two requests, since
+// it could not release a Lease that an unanswered request changes meanwhile.
+type renewals struct {
+	resourcelock.Interface
+	after func()
+	count int
+}
+
+func (r *renewals) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	defer r.after()
+	err := r.Interface.Update(ctx, record)
+	if err == nil {
+		r.count++
+	}
+	return err
 }
