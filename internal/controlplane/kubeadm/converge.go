@@ -147,9 +147,10 @@ func (n *node) serves(kids []string) bool {
 	})
 }
 
-// restarts reports whether the next change of a node takes its API server out.
+// restarts reports whether the next change of a node takes its API server out. One that is away with a signer in its
+// manifest starts with that, and takes its next keys as it is.
 func (n *node) restarts(to change) bool {
-	return n.next(to) && !(n.configured.External && to.Keys.External && n.running.External)
+	return n.next(to) && !(n.configured.External && to.Keys.External && (n.running.External || !n.ready))
 }
 
 // managerDue reports whether the kube-controller-manager of a node is to be started again: sa.key holds the key
