@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -8,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/lockfile/locktest"
 	"github.com/keyturn/keyturn/internal/rotation"
 	"github.com/keyturn/keyturn/jwks"
 )
@@ -268,9 +271,38 @@ func TestReleaseOfNothing(t *testing.T) {
 
 func TestBusy(t *testing.T) {
 	n := newNode(t, 1, 1)
+	n.settled(files(1, 1, 2))
 	d, err := n.open()
 	must(t, err)
 	n.apply(n.do(Observe), Busy)
 	must(t, d.close())
 	n.apply(n.do(Observe), Done)
+}
+
+// TestBusyBeforeTheFirstChange has another order carried out between reading a new node and changing it.
+func TestBusyBeforeTheFirstChange(t *testing.T) {
+	n := newNode(t, 1, 1)
+	d, err := n.open()
+	must(t, err)
+	var other dirs
+	var did []string
+	plan := func(Host) ([]Action, error) {
+		must(t, n.makeDirs(&other))
+		return []Action{{File: File{State, turnFile}, Content: []byte("{}")}}, nil
+	}
+	if _, err := n.converge(t.Context(), d, plan, &did); !errors.Is(err, atomicfile.ErrBusy) || did != nil {
+		t.Errorf("while another order is carried out: %v, did %q", err, did)
+	}
+	must(t, d.close(), other.close())
+}
+
+// TestLockedByAnotherUser has a user of the host lock every directory that he can open.
+func TestLockedByAnotherUser(t *testing.T) {
+	n := newNode(t, 1, 1)
+	must(t, os.Chmod(n.dir(), 0o755))
+	for _, path := range []string{n.dir(), n.PKI, n.Manifests, n.StateDir} {
+		locktest.LockAsNobody(t, path)
+	}
+	n.settled(files(1, 1, 2))
+	locktest.CannotOpen(t, n.path(State))
 }
