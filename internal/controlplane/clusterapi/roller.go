@@ -136,8 +136,8 @@ func (r *Roller) request(ctx context.Context, owners []machineOwner, after time.
 	return errors.Join(append(errs, r.rollTopology(ctx, topology, after))...)
 }
 
-// reverted returns an error if somebody has taken a request away. Without it Cluster API may bring back machines as they
-// were before, so it is written again only when somebody says that nobody takes it away any more.
+// reverted returns an error if somebody has taken a request away. Cluster API may then bring back machines as they were
+// before, and so would each request that follows, until the user asks for one more.
 func (r *Roller) reverted(ctx context.Context, o machineOwner, after time.Time) error {
 	if !r.memory.hasAsked(o, after, r.retry) {
 		return nil
