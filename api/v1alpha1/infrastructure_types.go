@@ -236,6 +236,11 @@ type KubeadmInfrastructureStatus struct {
 	// +kubebuilder:validation:MaxItems=20
 	// +optional
 	Leftovers []LeftoverKey `json:"leftovers,omitempty"`
+	// ControlPlane is the name of the KubeadmControlPlane of a cluster of Cluster API. Policy keyturn-cluster-api knows it
+	// by that. It is empty for other clusters.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	ControlPlane string `json:"controlPlane,omitempty"`
 }
 
 // RetiredKey is a key version that was retired.

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
 )
 
@@ -45,7 +46,14 @@ func TestAdoptedStatus(t *testing.T) {
 	uc.Spec.Infrastructure.ClusterAPI = &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod"}
 	uc.Status.KSASigningKey.Keys = []v1alpha1.KeyVersionStatus{{Version: 1, KeyID: "old"}}
 	keepRetired(uc, []keystore.KeyPair{{Version: 2, KeyID: "new"}})
+	seen := observation{controlPlane: controlplane.State{Object: "prod-x7k2p"}}
+	setAdoptedStatus(uc, seen)
+	seen.controlPlane.Object = "" // nobody could see it
+	setAdoptedStatus(uc, seen)
 	in := uc.Status.Infrastructure
+	if got := in.ClusterAPI.ControlPlane; got != "prod-x7k2p" {
+		t.Errorf("the control plane is %q", got)
+	}
 	if in.Kubeadm != nil || in.ClusterAPI == nil || len(in.ClusterAPI.Retired) != 1 || in.Adopted() != in.ClusterAPI {
 		t.Errorf("the status has %+v", in)
 	}

@@ -60,6 +60,7 @@ func (c *Cluster) Observe(ctx context.Context) (controlplane.State, error) {
 		return controlplane.State{}, err
 	}
 	s.Bootstrap, s.BootstrapForeign = c.sourced(m.keys), m.foreignKeys()
+	s.Object = read.Spec.ControlPlaneRef.Name
 	return s, nil
 }
 

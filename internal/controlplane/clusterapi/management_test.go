@@ -31,12 +31,14 @@ func TestAmend(t *testing.T) {
 		{name: "same", data: "c"},
 		{name: "coming", data: "d"},
 		{name: "without data"},
+		{name: "without data, and never", leaving: true},
 		{name: "never came", data: "e", leaving: true},
 	}, &found)
 	want := kubeadm.Found{
 		Servers: []kubeadm.Server{
 			{Node: "a"}, {Node: "b", Leaving: true}, {Node: "same"},
 			{Node: "coming", Waiting: "Machine coming has its bootstrap data and is to become a node"},
+			{Node: "without data", Waiting: "Machine without data is to get its bootstrap data and to become a node"},
 		},
 		Managers: []kubeadm.Manager{{Node: "a"}, {Node: "b"}},
 	}
@@ -55,6 +57,7 @@ func TestOrphanedNode(t *testing.T) {
 		{"of a machine that is gone", []machine{{name: "m-a", data: "a", node: "a"}}, true},
 		{"perhaps of one to come", []machine{{name: "m-a", data: "a", node: "a"}, {name: "m-b", data: "b"}}, false},
 		{"of a machine with its name", []machine{{name: "b"}}, false},
+		{"none that has started", []machine{{name: "m-b"}}, true},
 		{"where machines are not seen", nil, false},
 	} {
 		found := kubeadm.Found{Servers: []kubeadm.Server{{Node: "a"}, {Node: "b"}}}

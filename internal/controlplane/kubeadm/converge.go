@@ -126,7 +126,7 @@ func (v *view) due(to change) (due []*node) {
 	for _, n := range v.staying() {
 		next := n.next(to)
 		live := to.Live && n.configured.External && to.Keys.External && !n.configured.Equal(to.Keys)
-		if next || live || v.managerDue(n, to) {
+		if next || live || v.managerDue(n, to) || n.abandoned(to) {
 			due = append(due, n)
 		}
 	}
@@ -138,6 +138,9 @@ func (n *node) next(to change) bool {
 	has := n.configured.Equal(to.Keys) && n.running.Equal(to.Keys) && !n.serves(to.DropForeign)
 	return n.Node == to.Next && !has
 }
+
+// abandoned reports whether a signer is to go from a node on which no API server is to ask it.
+func (n *node) abandoned(to change) bool { return !to.Keys.External && n.unasked() }
 
 // serves reports whether the API server was last seen to accept one of these keys.
 func (n *node) serves(kids []string) bool {
@@ -285,6 +288,9 @@ func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error 
 		want = to.Keys
 	case to.Live && n.configured.External && to.Keys.External:
 		want = to.Keys
+	case n.abandoned(to) && !n.report.Configured.External:
+		_, err := c.send(ctx, n, c.order(v, n, agent.Settle)) // nothing is left of it but files
+		return err
 	}
 	o, err := c.converge(v, n, want, to)
 	if err != nil {

@@ -46,6 +46,9 @@ type Server struct {
 	SignFile    string
 	// SignerSocket is its --service-account-signing-endpoint; empty if it signs with a file.
 	SignerSocket string
+	// NoSigner is why it could not run with a signer of Keyturn, as a sentence without its period; empty if nothing is
+	// known to be in the way.
+	NoSigner string
 	// Issuers are its --service-account-issuer, the first of which it signs for.
 	Issuers []string
 	// Mark is for what Keyturn restarted it last, as its mirror pod shows; empty for nothing.
@@ -251,7 +254,7 @@ func (o objects) server(p corev1.Pod) (s Server, problems []string) {
 		Node: node, Port: securePort, Address: flags.last("advertise-address"),
 		VerifyFiles: flags["service-account-key-file"], SignFile: flags.last("service-account-signing-key-file"),
 		SignerSocket: flags.last("service-account-signing-endpoint"), Issuers: flags["service-account-issuer"],
-		Mark: p.Annotations[manifest.RestartAnnotation],
+		Mark: p.Annotations[manifest.RestartAnnotation], NoSigner: noSigner(p, flags),
 	}
 	if s.Address == "" {
 		s.Address = p.Status.HostIP

@@ -63,6 +63,8 @@ type host struct {
 	// started by others since, with the sa.key of then.
 	original string
 	unmarked bool
+	// unpullable has its signer never start.
+	unpullable bool
 	// deaf has the kubelet miss the next change of the manifest.
 	deaf bool
 	// upgrade is the manifest of kube-apiserver and the mark of kube-controller-manager that ran when kubeadm wrote
@@ -80,6 +82,8 @@ type testCluster struct {
 	memo  *memory
 	clock time.Time
 	asked bool
+	// unsigned means that the controller has no image of the signer.
+	unsigned bool
 	// turn is the turn of its agents.
 	turn int64
 	// silent has no agent answer whose API server is away.
@@ -205,7 +209,7 @@ func (h *host) runSigner() {
 	case err != nil && running:
 		h.stop()
 		h.stop, h.served.IssuedAt = func() {}, time.Time{}
-	case err == nil && !running:
+	case err == nil && !running && !h.unpullable:
 		var pod corev1.Pod
 		must(0, yaml.UnmarshalStrict(text, &pod))
 		ctx, cancel := context.WithCancel(context.Background())
@@ -391,8 +395,12 @@ func (w *testCluster) apply(ctx context.Context, p pod, o agent.Order) (agent.Re
 
 // adapter opens the cluster as a controller does in each round.
 func (w *testCluster) adapter() *Cluster {
+	images := Images{Agent: "agent", Signer: "signer:v1", Namespace: "agents"}
+	if w.unsigned {
+		images.Signer = ""
+	}
 	return &Cluster{
-		uc: w.uc, store: w.store, memory: w.memo, images: Images{Agent: "agent", Signer: "signer:v1", Namespace: "agents"},
+		uc: w.uc, store: w.store, memory: w.memo, images: images,
 		open: func(context.Context) (plane, agents, error) { return w, w, nil },
 		now:  func() time.Time { return w.clock },
 	}
