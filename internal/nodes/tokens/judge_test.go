@@ -148,6 +148,9 @@ func TestJudge(t *testing.T) {
 				t.Errorf("InPlace, before its kubelet is restarted:\n got  %s\n want %s", got, test.wait)
 			}
 			r.Kubelet = minute(0.1)
+			if got := describe(judge(v1alpha1.NodeRefreshWait, r, "new", pods, now)); got != test.wait {
+				t.Errorf("Wait, with a kubelet that somebody restarted:\n got  %s\n want %s", got, test.wait)
+			}
 			want := test.inPlace
 			if want == "" {
 				want = test.wait

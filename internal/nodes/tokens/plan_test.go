@@ -52,6 +52,10 @@ func TestPlan(t *testing.T) {
 			"the refresh of an earlier rotation", inPlace, 1,
 			[]View{with(begin("n1"), func(v *View) { v.Refresh.KeyVersion = 1 })}, "begin n1 > restartKubelet n1",
 		},
+		{
+			"crash between begin and restart, with pods that have new tokens", inPlace, 1,
+			[]View{with(begin("n1"), func(v *View) { v.Held.Old, v.Heard = nil, true }), healthy("n2", 1)}, "restartKubelet n1",
+		},
 		{"old tokens", inPlace, 1, []View{started("n1"), healthy("n2", 1)}, ""},
 		{"not heard of", inPlace, 2, []View{with(renewed("n1"), func(v *View) { v.Heard = false }), healthy("n2", 1)}, ""},
 		{"not ready", inPlace, 2, []View{with(renewed("n1"), func(v *View) { v.Ready = false }), healthy("n2", 1)}, ""},
