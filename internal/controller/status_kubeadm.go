@@ -49,7 +49,9 @@ func keepRetired(uc *v1alpha1.UserCluster, stored []keystore.KeyPair) {
 // observe them.
 func setAdoptedStatus(uc *v1alpha1.UserCluster, seen observation) {
 	if name := seen.controlPlane.Object; name != "" {
-		adoptedStatus(uc).ControlPlane = name
+		secrets := slices.Sorted(slices.Values(seen.controlPlane.LeftoverSecrets))
+		in := adoptedStatus(uc)
+		in.ControlPlane, in.LeftoverSecrets = name, secrets[:min(len(secrets), maxLeftovers)]
 	}
 	if !seen.controlPlane.LeftoversKnown {
 		return

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -47,9 +48,14 @@ func TestAdoptedStatus(t *testing.T) {
 	uc.Status.KSASigningKey.Keys = []v1alpha1.KeyVersionStatus{{Version: 1, KeyID: "old"}}
 	keepRetired(uc, []keystore.KeyPair{{Version: 2, KeyID: "new"}})
 	seen := observation{controlPlane: controlplane.State{Object: "prod-x7k2p"}}
+	for i := range 30 {
+		seen.controlPlane.LeftoverSecrets = append(seen.controlPlane.LeftoverSecrets, fmt.Sprintf("default/m-%d", 59-i))
+	}
 	setAdoptedStatus(uc, seen)
-	seen.controlPlane.Object = "" // nobody could see it
-	setAdoptedStatus(uc, seen)
+	setAdoptedStatus(uc, observation{}) // nobody could see it
+	if got := uc.Status.Infrastructure.ClusterAPI.LeftoverSecrets; len(got) != maxLeftovers || got[0] != "default/m-30" {
+		t.Errorf("left are %q", got)
+	}
 	in := uc.Status.Infrastructure
 	if got := in.ClusterAPI.ControlPlane; got != "prod-x7k2p" {
 		t.Errorf("the control plane is %q", got)
