@@ -233,6 +233,8 @@ func TestAllStates(t *testing.T) {
 		{servers: 2, external: true, bare: true, awaits: true},
 		{servers: 1, managers: 1, foreign: true},
 		{servers: 2, bare: true, foreign: true},
+		{servers: 1, managers: 1, external: true, converts: true, foreign: true},
+		{servers: 2, external: true, bare: true, foreign: true},
 	} {
 		t.Run(s.String(), func(t *testing.T) {
 			t.Parallel()
