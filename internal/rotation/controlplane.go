@@ -135,8 +135,8 @@ func (r run) allServers(are func(Server) bool) bool {
 // such keys refuses tokens that are in use, or its own tokens may be refused.
 func (k Keys) lags(want Keys) bool { return !k.IsZero() && k.Stage() < want.Stage()-1 }
 
-// lags reports whether the API server runs, or would start, with keys that lag behind want. One that serves, with the
-// keys of no step, does too: nobody knows that they were those of a version.
+// lags reports whether the API server runs, or would start, with keys that lag behind want. One that serves with
+// the keys of no step does too: its key may be a version that nobody remembers.
 func (s Server) lags(want Keys) bool {
 	unknown := s.Ready && s.Running.IsZero()
 	return !s.Leaving && (unknown || s.Configured.lags(want) || s.Running.lags(want))

@@ -455,8 +455,8 @@ func (v *view) kept(n *node, to change) []jwks.Key {
 	return slices.DeleteFunc(v.foreign(n), func(k jwks.Key) bool { return slices.Contains(to.DropForeign, k.KeyID) })
 }
 
-// keeps are the kids of keys that are no version of ours, and with which the API server of a node goes on. Of one that was
-// never seen, and has its keys from files, that may be all that are there.
+// keeps are the kids of the keys that are no version of ours and may not go. An API server that was never seen, and has
+// its keys from files, may accept all that are there.
 func (v *view) keeps(n *node, to change) []string {
 	kids := kidsOf(v.kept(n, to))
 	if n.served.Keys.Len() == 0 && !n.report.Server.External {

@@ -15,8 +15,8 @@ import (
 
 // logged is the end of the log of an API server.
 type logged struct {
-	// mark is that of the change, at is when the log was read last, and end is what it had, in one line; empty if nothing
-	// could be read.
+	// mark names the change, at is when the log was read last, and end has its last lines in one; empty if nothing could
+	// be read.
 	mark, end string
 	at        time.Time
 }

@@ -312,11 +312,12 @@ const nameLabel = "app.kubernetes.io/name"
 
 // noImage are the reasons of the kubelet for a container whose image it does not get.
 var noImage = []string{
-	"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError", "RegistryUnavailable",
+	"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError",
+	"RegistryUnavailable",
 }
 
-// notRunning is why a container of a pod does not run, in words; empty when it does. Its image is the one that a flag of
-// the controller names.
+// notRunning is why a container of a pod does not run, in words; empty when it does. imageFlag is the flag of the
+// controller that names its image.
 func notRunning(p corev1.Pod, container, imageFlag string) string {
 	for _, c := range append(p.Status.InitContainerStatuses, p.Status.ContainerStatuses...) {
 		w := c.State.Waiting
