@@ -232,6 +232,8 @@ var smallShapes = []shape{
 	{servers: 2, external: true, bare: true, awaits: true},
 	{servers: 1, managers: 1, foreign: true},
 	{servers: 2, bare: true, foreign: true},
+	{servers: 1, managers: 1, external: true, converts: true, foreign: true},
+	{servers: 2, external: true, bare: true, foreign: true},
 }
 
 // TestAllStates checks every state of small clusters.

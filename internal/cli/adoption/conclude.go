@@ -35,7 +35,7 @@ func conclude(found kubeadm.Found, answers []answer) Report {
 	r.ForeignKeyIDs = slices.Compact(r.ForeignKeyIDs)
 	if n := len(r.ForeignKeyIDs); n > 0 {
 		r.warn("API servers accept %d more keys: Keyturn keeps them, and the first rotation waits at its end until you "+
-			"release them", n)
+			"release them; with ksaSigningKey.source external, API servers get no signer before that", n)
 	}
 	return r
 }

@@ -123,6 +123,15 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// TestSpellings has flags with other spellings of the addresses that Service kubernetes has.
+func TestSpellings(t *testing.T) {
+	o := world().replace(apiServer, "10.0.0.1", "2001:DB8:0:0:0:0:0:1").replace(apiServer, "10.0.0.2", "::ffff:10.0.0.2")
+	o.endpoints[0].Endpoints[0].Addresses[0] = "2001:db8::1"
+	if f := o.examine(); len(f.Problems) > 0 || !f.Servers[0].Listed || !f.Servers[1].Listed {
+		t.Errorf("found %+v", f)
+	}
+}
+
 // A node whose API server does not show itself counts, and a node that is gone does not.
 func TestNodesWithout(t *testing.T) {
 	o := world()

@@ -58,6 +58,8 @@ type node struct {
 	// mark and managerMark are the marks that the mirror pods of its API server and its kube-controller-manager show, or
 	// showed last.
 	mark, managerMark string
+	// left is why its agent has yet to carry out its last order, and signer why its signer does not run, in words.
+	left, signer string
 	// manager is with which key version its kube-controller-manager was asked to sign, and managing with which it does.
 	manager, managing int
 }
@@ -89,7 +91,7 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	}
 	var wg sync.WaitGroup
 	for _, s := range v.found.Servers {
-		n := &node{Server: s}
+		n := &node{Server: s, signer: v.agents.signers[s.Node]}
 		v.nodes = append(v.nodes, n)
 		if p, ok := v.agents.ready[s.Node]; ok {
 			n.pod = &p
@@ -100,7 +102,9 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	wg.Wait()
 	for _, n := range v.nodes {
 		c.conclude(v, n)
+		wg.Go(func() { c.readLog(ctx, n) })
 	}
+	wg.Wait()
 	c.forgetAllBut(v.nodes)
 	v.idle, v.unheard = c.idle(v)
 	v.joining, v.abandoned = c.joining(v), c.abandoned(v)
@@ -171,7 +175,7 @@ func (c *Cluster) conclude(v *view, n *node) {
 	}
 	was.manager = n.manager
 	was.mark, was.managerMark = cmp.Or(n.Mark, was.mark), cmp.Or(v.managerMark(n.Node), was.managerMark)
-	n.mark, n.managerMark = was.mark, was.managerMark
+	n.mark, n.managerMark, n.left = was.mark, was.managerMark, was.left
 	c.memory.nodes[n.Node] = was
 }
 
@@ -281,6 +285,11 @@ func (n *node) unasked() bool {
 		(n.report.Configured.External || n.report.Signer != nil)
 }
 
+// begun reports whether the last order was begun and is not carried out: its keys are not those to start with next.
+func (n *node) begun() bool {
+	return n.pending() && !n.report.Configured.IsZero() && !n.report.Configured.Equal(n.configured)
+}
+
 // behind reports whether the API server still has a key that is in its files no more: it was not started again since.
 func (n *node) behind() bool {
 	if n.report == nil || n.report.Server.External || n.served.External {
@@ -370,10 +379,22 @@ func (n *node) whyWaiting() string {
 		return "its agent cannot change its keys: " + n.report.KeyProblem
 	case n.report != nil && n.report.Server.Problem != "":
 		return "its agent cannot change its manifest: " + n.report.Server.Problem
+	case n.waiting == "" && n.begun():
+		return n.withSigner(cmp.Or(n.left, "its agent to carry out the change"))
 	case n.waiting == "" && n.pending() && n.changed() && !n.behind():
 		return "its agent to settle the change"
+	case n.waiting != "" && n.configured.External:
+		return n.withSigner(n.waiting)
 	}
 	return n.waiting
+}
+
+// withSigner adds to what is waited for why the signer of the node does not run, if it does not.
+func (n *node) withSigner(waiting string) string {
+	if n.signer == "" {
+		return waiting
+	}
+	return waiting + "; " + n.signer
 }
 
 // held are the versions whose private key the node has where kube-apiserver or its signer reads it.
