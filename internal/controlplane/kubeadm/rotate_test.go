@@ -764,9 +764,9 @@ func TestUndone(t *testing.T) {
 	w.have(2, false)
 }
 
-// TestNoSigner has a kubelet not get the image of the signer. The status says so, the turn is taken once, and the
+// TestSignerThatDoesNotCome has a kubelet not get the image of the signer. The status says so, the turn is taken once, and the
 // conversion goes on once the image is there, or is given up.
-func TestNoSigner(t *testing.T) {
+func TestSignerThatDoesNotCome(t *testing.T) {
 	for _, ends := range []string{"the image is there", "files again", "released"} {
 		w := newTestCluster(t, "a", "b")
 		w.settle()
