@@ -24,17 +24,14 @@ type adoptOptions struct {
 }
 
 func (a *app) adopt() *cobra.Command {
-	var path, kubeconfig string
+	var from source
 	var o adoptOptions
 	cmd := adoptCommand(&o)
 	cmd.Example = `  gkectl adopt --config prod.yaml --kubeconfig kubeconfig --dry-run
   gkectl adopt --config prod.yaml --kubeconfig kubeconfig
   gkectl adopt --config prod.yaml --kubeconfig kubeconfig --dry-run -o json`
-	configFlag(cmd, &path)
-	kubeconfigFlag(cmd, &kubeconfig)
-	return a.verb(cmd, func(ctx context.Context) error {
-		return a.adoptFile(ctx, path, func() (admin, error) { return a.connect(kubeconfig) }, o)
-	})
+	a.sourceFlags(cmd, &from)
+	return a.verb(cmd, func(ctx context.Context) error { return a.adoptFile(ctx, from, o) })
 }
 
 // adoptCommand returns the adopt command of both programs, without the flags for the file and the admin cluster.
@@ -75,27 +72,17 @@ run it again.`,
 }
 
 // adoptFile adopts the cluster that the configuration file names.
-func (a *app) adoptFile(ctx context.Context, path string, connect func() (admin, error), o adoptOptions) error {
+func (a *app) adoptFile(ctx context.Context, from source, o adoptOptions) error {
 	if err := onlyDryRun(o.dryRun, o.output); err != nil {
 		return err
 	}
-	w, err := a.loadWanted(path)
-	if err != nil {
-		return err
-	}
-	c, err := connect()
+	w, c, err := a.openWanted(from)
 	if err != nil {
 		return err
 	}
 	if !w.file.Adopts() {
-		return usage("name the cluster with infrastructure.kubeadm or infrastructure.clusterAPI, or make one with "+
-			"`gkectl create cluster`",
-			"%s describes a cluster that Keyturn creates", path)
+		return usage(a.program.noCluster, "%s describes a cluster that Keyturn creates", from.path)
 	}
-	if w.file.Infrastructure.ClusterAPI != nil {
-		c.namespace = w.Namespace // the namespace of its Cluster
-	}
-	w.Namespace = c.namespace
 	return a.adoptCluster(ctx, c, w, o)
 }
 
@@ -160,7 +147,8 @@ func (a *app) adoptNew(ctx context.Context, c admin, w wanted, o adoptOptions) e
 	if o.dryRun {
 		return nil
 	}
-	if err := a.confirm(ctx, o.skipPrompt, fmt.Sprintf("Adopt this cluster as user cluster %s?", w.Name)); err != nil {
+	if err := a.confirm(ctx, o.skipPrompt, fmt.Sprintf("Adopt this cluster as user cluster %s in namespace %s?", w.Name,
+		w.Namespace)); err != nil {
 		return err
 	}
 	return a.createObject(ctx, c, w)
@@ -169,16 +157,19 @@ func (a *app) adoptNew(ctx context.Context, c admin, w wanted, o adoptOptions) e
 // adoptionPreview is what was found in a cluster, and what adopting it will do. It is the output of `adopt --dry-run -o
 // json`.
 type adoptionPreview struct {
-	Cluster string `json:"cluster"`
+	// Namespace is the namespace of the UserCluster.
+	Namespace string `json:"namespace"`
+	Cluster   string `json:"cluster"`
 	adoption.Report
 	KeySource v1alpha1.KeySource `json:"keySource"`
 	// KubeconfigSecret is empty for the admin cluster itself. KubeconfigExpires is when its client certificate expires.
 	KubeconfigSecret  string     `json:"kubeconfigSecret"`
 	KubeconfigExpires *time.Time `json:"kubeconfigExpires,omitempty"`
 
-	// namespace is the namespace of the UserCluster. storesKubeconfig means that gkectl writes KubeconfigSecret.
-	namespace        string
+	// storesKubeconfig means that this program writes KubeconfigSecret.
 	storesKubeconfig bool
+	// update is the command that changes the key source.
+	update string
 	// material is the Secret that has the private key already; empty if the nodes alone have it. rollsOut means that no
 	// agent may run.
 	material string
@@ -218,7 +209,7 @@ func (c admin) previewAdoption(ctx context.Context, w wanted) (p adoptionPreview
 		key.Algorithm = nextAlgorithm(report.Algorithm)
 	}
 	return adoptionPreview{
-		Cluster: w.Name, namespace: w.Namespace, Report: report, KeySource: w.Spec.KeySource(),
+		Namespace: w.Namespace, Cluster: w.Name, Report: report, KeySource: w.Spec.KeySource(), update: c.program.update,
 		KubeconfigSecret:  secretOfKubeconfig(w.Spec.Infrastructure),
 		KubeconfigExpires: diagnose.Expires(reach.CertData), storesKubeconfig: w.kubeconfig != nil,
 		material: secretOfMaterial(w.Spec.Infrastructure), rollsOut: w.Spec.Infrastructure.RollsOut(),
@@ -256,7 +247,7 @@ const shortKeyID = 8
 
 // write shows what was found and what will happen.
 func (p adoptionPreview) write(w io.Writer) error {
-	fmt.Fprintf(w, "The cluster at %s, as user cluster %s:\n", p.Endpoint, p.Cluster)
+	fmt.Fprintf(w, "The cluster at %s, as user cluster %s in namespace %s:\n", p.Endpoint, p.Cluster, p.Namespace)
 	rows := [][]string{{"Issuer:", orDash(p.Issuer)}, {"Signing key:", orDash(p.SigningKeyID)}}
 	if p.Algorithm != "" {
 		rows[1][1] += " (" + p.Algorithm + ")"
@@ -299,7 +290,7 @@ func (p adoptionPreview) writeActions(w io.Writer) {
 	case p.KubeconfigSecret == "":
 		fmt.Fprintf(w, "  waits until keyturn-controller runs with --own-cluster=%s/%s, since it is the admin cluster "+
 			"itself\n",
-			p.namespace, p.Cluster)
+			p.Namespace, p.Cluster)
 	case p.storesKubeconfig:
 		fmt.Fprintf(w, "  keeps the kubeconfig in Secret %s of the admin cluster\n", p.KubeconfigSecret)
 	}
@@ -327,6 +318,6 @@ func (p adoptionPreview) writeActions(w io.Writer) {
 			convertsEach(n))
 		return
 	}
-	fmt.Fprintf(w, "Recommended then: ksaSigningKey.source external and `gkectl update cluster`. That %s; no rotation "+
-		"restarts one after that. With files, each rotation restarts each API server three times.\n", convertsEach(n))
+	fmt.Fprintf(w, "Recommended then: ksaSigningKey.source external and `%s`. That %s; no rotation restarts one after "+
+		"that. With files, each rotation restarts each API server three times.\n", p.update, convertsEach(n))
 }

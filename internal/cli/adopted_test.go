@@ -76,7 +76,7 @@ func TestAdoptionPreview(t *testing.T) {
 		"adopt-external.txt": {Cluster: "prod", Report: single, KeySource: v1alpha1.KeySourceExternal},
 		"adopt-problem.txt":  {Cluster: "prod", Report: broken, KeySource: v1alpha1.KeySourceFiles},
 	} {
-		p.namespace = v1alpha1.SystemNamespace
+		p.Namespace, p.update = v1alpha1.SystemNamespace, gkectl.update
 		var out bytes.Buffer
 		if err := p.write(&out); err != nil {
 			t.Fatal(err)

@@ -28,9 +28,10 @@ const requestTimeout = 30 * time.Second
 type admin struct {
 	client client.WithWatch
 	config *rest.Config
-	// namespace is the namespace of the UserClusters.
-	namespace string
-	program   program
+	// namespace is the namespace of the UserClusters; empty for all. usual is the one that commands use if no flag names
+	// one.
+	namespace, usual string
+	program          program
 }
 
 // connect returns the admin cluster of a kubeconfig file. In a pod without one, it is the cluster of the pod. It makes
@@ -40,11 +41,11 @@ func (a *app) connect(path string) (admin, error) {
 	if err != nil {
 		return admin{}, err
 	}
-	return a.adminOf(config, v1alpha1.SystemNamespace)
+	return a.adminOf(config, v1alpha1.SystemNamespace, v1alpha1.SystemNamespace)
 }
 
 // adminOf returns the admin cluster of a client configuration.
-func (a *app) adminOf(config *rest.Config, namespace string) (admin, error) {
+func (a *app) adminOf(config *rest.Config, namespace, usual string) (admin, error) {
 	config.UserAgent = a.program.userAgent()
 	config.WarningHandler = rest.NewWarningWriter(a.Err, rest.WarningWriterOptions{Deduplicate: true})
 	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme, Mapper: mapper})
@@ -52,7 +53,22 @@ func (a *app) adminOf(config *rest.Config, namespace string) (admin, error) {
 		return admin{}, usage("name the kubeconfig file of the admin cluster with --kubeconfig", "using the kubeconfig: %w",
 			err)
 	}
-	return admin{client: c, config: config, namespace: namespace, program: a.program}, nil
+	return admin{client: c, config: config, namespace: namespace, usual: usual, program: a.program}, nil
+}
+
+// in returns the admin cluster with the UserClusters of a namespace; empty for all.
+func (c admin) in(namespace string) admin {
+	c.namespace = namespace
+	return c
+}
+
+// arguments returns what names a cluster on a command line: its name, and its namespace unless commands use that
+// without a flag.
+func (c admin) arguments(name string) string {
+	if c.namespace == "" || c.namespace == c.usual {
+		return name
+	}
+	return name + " --namespace " + c.namespace
 }
 
 func readKubeconfig(path string) (*rest.Config, error) {
@@ -112,7 +128,7 @@ func (c admin) existing(ctx context.Context, name string) (*v1alpha1.UserCluster
 	uc, err := c.get(ctx, name)
 	if isMissing(err) {
 		return nil, failed("`"+c.program.list+"` lists the clusters",
-			"user cluster %s does not exist in this admin cluster", name)
+			"user cluster %s does not exist in namespace %s", name, c.namespace)
 	}
 	return uc, err
 }
@@ -160,14 +176,17 @@ func lacksAPI(err error) bool {
 	return apierrors.IsNotFound(err) && apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
 }
 
+// errNotInstalled means that the API server does not know UserClusters.
+var errNotInstalled = fmt.Errorf("this cluster does not know %s",
+	schema.GroupKind{Group: v1alpha1.GroupVersion.Group, Kind: "UserCluster"})
+
 // inWords wraps an error of the admin cluster's API.
 func inWords(err error, format string, args ...any) error {
 	switch {
 	case err == nil:
 		return nil
 	case lacksAPI(err):
-		return failed("does the kubeconfig name a cluster in which Keyturn is installed? `gkectl create admin` makes one",
-			"this cluster does not know %s", schema.GroupKind{Group: v1alpha1.GroupVersion.Group, Kind: "UserCluster"})
+		return &exitError{code: ExitFailed, err: errNotInstalled}
 	}
 	return fmt.Errorf(format+": %w", append(args, err)...)
 }

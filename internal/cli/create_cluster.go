@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) createCluster() *cobra.Command {
-	var path, kubeconfig string
+	var from source
 	var w waiting
 	cmd := &cobra.Command{
 		Use:   "cluster",
@@ -28,19 +28,18 @@ If the command was interrupted, run it again: it then waits for the cluster that
 		Example: `  gkectl create cluster --config user-cluster.yaml
   gkectl create cluster --config user-cluster.yaml --kubeconfig kubeconfig --timeout 20m`,
 	}
-	configFlag(cmd, &path)
-	kubeconfigFlag(cmd, &kubeconfig)
+	a.sourceFlags(cmd, &from)
 	waitFlags(cmd, &w, true)
 	return a.verb(cmd, func(ctx context.Context) error {
-		uc, c, err := a.openWanted(path, kubeconfig)
+		uc, c, err := a.openWanted(from)
 		if err != nil {
 			return err
 		}
 		if uc.file.Adopts() {
-			return usage("adopt it with `gkectl adopt --config "+path+"`",
+			return usage("adopt it with `gkectl adopt --config "+from.path+"`",
 				"user cluster %s is a cluster that exists already: there is nothing to create", uc.Name)
 		}
-		file := userKubeconfig(path, uc.Name)
+		file := userKubeconfig(from.path, uc.Name)
 		if err := c.checkKubeconfig(ctx, uc.Name, file); err != nil {
 			return err
 		}
@@ -98,7 +97,7 @@ func (a *app) createObject(ctx context.Context, c admin, w wanted) error {
 // sameObject refuses a UserCluster that differs from the file.
 func (a *app) sameObject(ctx context.Context, c admin, old *v1alpha1.UserCluster, w wanted) error {
 	if old.DeletionTimestamp != nil {
-		return refused("wait until it is gone; `gkectl list clusters` shows it", "user cluster %s is being deleted", w.Name)
+		return refused("wait until it is gone; `"+a.program.list+"` shows it", "user cluster %s is being deleted", w.Name)
 	}
 	own, err := c.secrets(ctx, w, old.UID)
 	if err != nil {
@@ -106,7 +105,7 @@ func (a *app) sameObject(ctx context.Context, c admin, old *v1alpha1.UserCluster
 	}
 	fixed, updates := changes(old, w.UserCluster)
 	if len(fixed)+len(updates) > 0 || !own.asWanted() {
-		return refused("change it with `gkectl update cluster`, or choose another name",
+		return refused("change it with `"+a.program.update+"`, or choose another name",
 			"user cluster %s exists already, and differs from the configuration file", w.Name)
 	}
 	a.note("User cluster %s exists already.", w.Name)

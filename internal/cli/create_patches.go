@@ -16,7 +16,8 @@ import (
 )
 
 func (a *app) createConfigPatches() *cobra.Command {
-	var path, kubeconfig, dir string
+	var from source
+	var dir string
 	cmd := &cobra.Command{
 		Use:   "kubeadm-patches",
 		Short: "Write the patches with which kubeadm upgrade keeps the signers of an adopted cluster",
@@ -30,12 +31,11 @@ flags of an API server, kubeadm stops before it changes anything; write the patc
 		Example: `  gkectl create-config kubeadm-patches --config prod.yaml --kubeconfig kubeconfig --dir patches
   kubeadm upgrade apply v1.36.5 --patches patches/cp-1   # on node cp-1`,
 	}
-	configFlag(cmd, &path)
-	kubeconfigFlag(cmd, &kubeconfig)
+	a.sourceFlags(cmd, &from)
 	cmd.Flags().StringVar(&dir, "dir", "patches", "`directory` that gets one directory for each control-plane node")
 	must(cmd.MarkFlagDirname("dir"))
 	return a.verb(cmd, func(ctx context.Context) error {
-		file, c, err := a.open(path, kubeconfig)
+		file, c, err := a.open(from)
 		if err != nil {
 			return err
 		}

@@ -38,6 +38,8 @@ const marker = "nObOdYmAySeEtHiS"
 type guard struct {
 	to   io.Writer
 	seen bytes.Buffer
+	// forbidden are words that must not be shown either.
+	forbidden []string
 }
 
 func (g *guard) Write(p []byte) (int, error) {
@@ -47,6 +49,12 @@ func (g *guard) Write(p []byte) (int, error) {
 		if strings.Contains(g.seen.String(), secret) {
 			fmt.Fprintln(os.Stderr, "gkectl shows a service account key")
 			os.Exit(99)
+		}
+	}
+	for _, word := range g.forbidden {
+		if strings.Contains(g.seen.String(), word) {
+			fmt.Fprintf(os.Stderr, "the output names %s:\n%s\n", word, &g.seen)
+			os.Exit(98)
 		}
 	}
 	return g.to.Write(p)

@@ -31,27 +31,19 @@ the cluster, and the copies of its keys in the admin cluster. The cluster can be
 	a.clusterFlag(cmd, &name, &kubeconfig)
 	cmd.MarkFlagsMutuallyExclusive("config", "cluster")
 	kubeconfigFlag(cmd, &kubeconfig)
-	namespaceFlag(cmd, &namespace)
-	cmd.MarkFlagsMutuallyExclusive("config", "namespace")
+	fileNamespaceFlag(cmd, &namespace)
 	skipPromptFlag(cmd, &skipPrompt)
 	cmd.Flags().BoolVar(&force, "force", false, "the same as --skip-prompt")
 	waitFlags(cmd, &w, true)
 	return a.verb(cmd, func(ctx context.Context) error {
-		switch {
-		case name == "" && path == "":
+		if name == "" && path == "" {
 			return usage("for example --config "+defaultConfigFile+" or --cluster my-cluster", "no user cluster named")
-		case name == "":
-			c, err := a.loadConfig(path)
-			if err != nil {
-				return err
-			}
-			name, namespace = c.Name, c.Namespace()
 		}
-		c, err := a.connect(kubeconfig)
+		from := source{path: path, connect: func() (admin, error) { return a.connect(kubeconfig) }, namespace: namespace}
+		c, name, err := a.find(from, name)
 		if err != nil {
 			return err
 		}
-		c.namespace = namespace
 		uc, err := c.existing(ctx, name)
 		if err != nil {
 			return err
@@ -61,6 +53,22 @@ the cluster, and the copies of its keys in the admin cluster. The cluster can be
 		}
 		return a.deleteObject(ctx, c, uc, path, w)
 	})
+}
+
+// find returns the admin cluster and the name of a user cluster, which a flag names or a configuration file.
+func (a *app) find(from source, name string) (admin, string, error) {
+	if name == "" {
+		file, c, err := a.open(from)
+		if err != nil {
+			return c, "", err
+		}
+		return c, file.Name, nil
+	}
+	c, err := from.connect()
+	if from.namespace != "" {
+		c = c.in(from.namespace)
+	}
+	return c, name, err
 }
 
 // deleteObject deletes exactly the cluster that the user was asked about, and its kubeconfig file.

@@ -16,7 +16,7 @@ import (
 func (a *app) describeClusters() *cobra.Command {
 	var name, kubeconfig, namespace string
 	var o output
-	var tokens bool
+	var tokens, all bool
 	cmd := &cobra.Command{
 		Use:     "clusters [NAME]",
 		Aliases: []string{"cluster"},
@@ -29,13 +29,15 @@ what gives their holders new ones. The controller finds this out when asked, and
 		Example: `  gkectl describe clusters
   gkectl describe clusters --cluster my-cluster --kubeconfig kubeconfig
   gkectl describe clusters my-cluster -o yaml
-  gkectl describe clusters my-cluster --tokens`,
+  gkectl describe clusters my-cluster --tokens
+  gkectl describe clusters --all-namespaces`,
 		Args: cobra.MaximumNArgs(1),
 	}
 	a.clusterFlag(cmd, &name, &kubeconfig)
 	cmd.ValidArgsFunction = a.completeClusters(&kubeconfig)
 	kubeconfigFlag(cmd, &kubeconfig)
 	namespaceFlag(cmd, &namespace)
+	allNamespacesFlag(cmd, &all)
 	outputFlag(cmd, &o, "text", "json", "yaml")
 	cmd.Flags().BoolVar(&tokens, "tokens", false, "show which tokens are valid, and who holds them")
 	return a.verb(cmd, func(ctx context.Context) error {
@@ -45,11 +47,16 @@ what gives their holders new ones. The controller finds this out when asked, and
 			}
 			name = args[0]
 		}
+		if all && name != "" {
+			return usage("name its namespace with --namespace", "a cluster is named, and --all-namespaces means all clusters")
+		}
 		c, err := a.connect(kubeconfig)
 		if err != nil {
 			return err
 		}
-		c.namespace = namespace
+		if c = c.in(namespace); all {
+			c = c.in("")
+		}
 		list, err := c.named(ctx, name)
 		if err != nil {
 			return err
@@ -100,6 +107,7 @@ func (a *app) describeOne(w io.Writer, uc *v1alpha1.UserCluster) error {
 func (a *app) describeCluster(w io.Writer, uc *v1alpha1.UserCluster) error {
 	rows := [][]string{
 		{"Name:", uc.Name},
+		{"Namespace:", orDash(uc.Namespace)},
 		{"Infrastructure:", orDash(uc.Spec.Infrastructure.Name())},
 		{"Kubernetes:", kubernetesVersion(uc)},
 		{"Age:", a.age(uc.CreationTimestamp.Time)},

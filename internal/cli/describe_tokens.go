@@ -34,7 +34,7 @@ type clusterTokens struct {
 func (a *app) describeTokens(ctx context.Context, c admin, clusters []v1alpha1.UserCluster, o output) error {
 	all := []clusterTokens{}
 	for i := range clusters {
-		tokens, err := a.tokensOf(ctx, c, &clusters[i])
+		tokens, err := a.tokensOf(ctx, c.in(clusters[i].Namespace), &clusters[i])
 		if err != nil {
 			return err
 		}
@@ -76,7 +76,7 @@ func (a *app) tokensOf(ctx context.Context, c admin, uc *v1alpha1.UserCluster) (
 	err = a.follow(ctx, c, uc.Name, waiting{wait: true, timeout: answerTimeout}, look)
 	if e := (*exitError)(nil); errors.As(err, &e) && e.code == ExitTimeout {
 		return tokens, &exitError{ExitTimeout, hint.Errorf(
-			"check that keyturn-controller runs and reaches the cluster: "+a.program.describe+uc.Name,
+			"check that keyturn-controller runs and reaches the cluster: "+a.program.describe+c.arguments(uc.Name),
 			"the controller has not answered within %s which tokens of user cluster %s are valid", answerTimeout, uc.Name)}
 	}
 	return tokens, err

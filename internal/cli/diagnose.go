@@ -64,8 +64,7 @@ func (a *app) ofNamed(
 		if err != nil {
 			return err
 		}
-		c.namespace = namespace
-		return act(ctx, c, name)
+		return act(ctx, c.in(namespace), name)
 	})
 }
 
@@ -124,6 +123,7 @@ func (a *app) examine(ctx context.Context, c admin, name string) (diagnose.Repor
 	defer progress.end()
 	source := diagnose.Source{
 		Config: c.config, Namespace: c.namespace, Program: version.Get().Version, Preview: c.program.preview,
+		Down:  c.program.down,
 		Reach: c.clientConfig, Progress: progress.show,
 	}
 	facts, err := diagnose.Gather(ctx, source)

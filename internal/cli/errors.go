@@ -105,6 +105,8 @@ func (a *app) explain(ctx context.Context, err error) *exitError {
 	var urlError *url.Error
 	var netError net.Error
 	switch {
+	case errors.Is(err, errNotInstalled):
+		return advise(ExitFailed, a.program.noAdmin, err)
 	case errors.As(err, &e):
 		return e
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -115,15 +117,14 @@ func (a *app) explain(ctx context.Context, err error) *exitError {
 			errors.New(status.Status().Message))
 	case apierrors.IsInvalid(err):
 		return advise(ExitUsage,
-			"correct the configuration file; `gkectl check-config` checks it without changing anything", err)
+			"correct the configuration file; `"+a.program.check+"` checks it without changing anything", err)
 	case apierrors.IsUnauthorized(err):
 		return advise(ExitFailed, "name a kubeconfig file with valid credentials with --kubeconfig; they may have expired",
 			err)
 	case errors.As(err, &status):
 		return &exitError{code: ExitFailed, err: err}
 	case errors.As(err, &urlError), errors.As(err, &netError):
-		return advise(ExitFailed,
-			"the admin cluster does not answer; `gkectl create admin` starts what is missing of a local one", err)
+		return advise(ExitFailed, "the admin cluster does not answer; "+a.program.down, err)
 	}
 	return &exitError{code: ExitFailed, err: err}
 }
@@ -144,9 +145,9 @@ func deniedByPolicy(err error) bool {
 }
 
 // invalidConfig returns an error with all problems of a configuration file.
-func invalidConfig(path string, err error) error {
+func (a *app) invalidConfig(path string, err error) error {
 	if _, ok := errors.AsType[*config.InvalidError](err); !ok {
-		return usage("give an existing file with --config, or make one with `gkectl create-config cluster`", "%w", err)
+		return usage(a.program.noFile, "%w", err)
 	}
 	return usage("correct the file; nothing was changed", "%s is not valid:\n  %s", path,
 		strings.ReplaceAll(err.Error(), "\n", "\n  "))

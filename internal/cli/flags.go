@@ -32,6 +32,11 @@ func namespaceFlag(cmd *cobra.Command, namespace *string) {
 		"`namespace` of the user clusters; those of Cluster API are in the namespace of their Cluster")
 }
 
+// allNamespacesFlag is the flag that kubectl has for this. It overrides --namespace.
+func allNamespacesFlag(cmd *cobra.Command, all *bool) {
+	cmd.Flags().BoolVarP(all, "all-namespaces", "A", false, "the user clusters of all namespaces")
+}
+
 // clusterFlag adds the flag for the name of a user cluster, with completion from the admin cluster.
 func (a *app) clusterFlag(cmd *cobra.Command, name, kubeconfig *string) {
 	cmd.Flags().StringVar(name, "cluster", "", "`name` of the user cluster")
@@ -86,25 +91,67 @@ func (w waiting) context(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeoutCause(ctx, w.timeout, errWaitOver)
 }
 
-// open reads the file that --config names, and connects to the admin cluster that --kubeconfig names.
-func (a *app) open(path, kubeconfig string) (*config.UserCluster, admin, error) {
-	c, err := a.loadConfig(path)
+// source is where commands find a user cluster: its configuration file, the admin cluster, and the namespace if a flag
+// names one.
+type source struct {
+	path      string
+	connect   func() (admin, error)
+	namespace string
+}
+
+// sourceFlags adds the flags of gkectl that name a source.
+func (a *app) sourceFlags(cmd *cobra.Command, s *source) {
+	configFlag(cmd, &s.path)
+	var kubeconfig string
+	kubeconfigFlag(cmd, &kubeconfig)
+	s.connect = func() (admin, error) { return a.connect(kubeconfig) }
+	fileNamespaceFlag(cmd, &s.namespace)
+}
+
+// fileNamespaceFlag is for commands that read a configuration file.
+func fileNamespaceFlag(cmd *cobra.Command, namespace *string) {
+	cmd.Flags().StringVarP(namespace, "namespace", "n", "", "`namespace` of the user cluster (default \""+
+		v1alpha1.SystemNamespace+"\"; with Cluster API always that of its Cluster)")
+}
+
+// of returns the admin cluster with the namespace of the user cluster that a file describes. A cluster of Cluster API
+// is in the namespace of its Cluster, and others are where the flag says, or where commands look without it.
+func (s source) of(file *config.UserCluster) (admin, error) {
+	c, err := s.connect()
+	if err != nil {
+		return c, err
+	}
+	own := file.ClusterNamespace()
+	switch {
+	case own == "" && s.namespace != "":
+		return c.in(s.namespace), nil
+	case own == "":
+		return c, nil
+	case s.namespace != "" && s.namespace != own:
+		return c, usage("omit --namespace", "--namespace names %s, and user cluster %s is in namespace %s, with its Cluster",
+			s.namespace, file.Name, own)
+	}
+	return c.in(own), nil
+}
+
+// open reads the configuration file of a source, and connects to its admin cluster.
+func (a *app) open(s source) (*config.UserCluster, admin, error) {
+	c, err := a.loadConfig(s.path)
 	if err != nil {
 		return nil, admin{}, err
 	}
-	to, err := a.connect(kubeconfig)
-	to.namespace = c.Namespace()
+	to, err := s.of(c)
 	return c, to, err
 }
 
-// loadConfig reads the file that --config names.
+// loadConfig reads a configuration file.
 func (a *app) loadConfig(path string) (*config.UserCluster, error) {
 	if path == "" {
-		return nil, usage("for example --config "+defaultConfigFile, "no configuration file given")
+		return nil, usage("for example "+a.program.file+" "+defaultConfigFile, "no configuration file given")
 	}
 	c, err := config.Load(path)
 	if err != nil {
-		return nil, invalidConfig(path, err)
+		return nil, a.invalidConfig(path, err)
 	}
 	return c, nil
 }
@@ -132,7 +179,7 @@ func (w wanted) keep(old *v1alpha1.UserCluster) {
 	}
 }
 
-// loadWanted reads the file that --config names and the files named there, and prints notes about them.
+// loadWanted reads a configuration file and the files named there, and prints notes about them.
 func (a *app) loadWanted(path string) (wanted, error) {
 	c, err := a.loadConfig(path)
 	if err != nil {
@@ -140,20 +187,20 @@ func (a *app) loadWanted(path string) (wanted, error) {
 	}
 	files, err := c.Files()
 	if err != nil {
-		return wanted{}, invalidConfig(path, err)
+		return wanted{}, a.invalidConfig(path, err)
 	}
 	a.noteFile(path, c, files)
 	return wanted{c.Object(files), files.ServiceAccountKey, files.Kubeconfig, c}, nil
 }
 
-// openWanted does what loadWanted does, and connects to the admin cluster that --kubeconfig names.
-func (a *app) openWanted(path, kubeconfig string) (wanted, admin, error) {
-	w, err := a.loadWanted(path)
+// openWanted does what loadWanted does, and connects to the admin cluster of a source.
+func (a *app) openWanted(s source) (wanted, admin, error) {
+	w, err := a.loadWanted(s.path)
 	if err != nil {
 		return wanted{}, admin{}, err
 	}
-	to, err := a.connect(kubeconfig)
-	to.namespace = w.Namespace
+	to, err := s.of(w.file)
+	w.Namespace = to.namespace
 	return w, to, err
 }
 

@@ -41,7 +41,7 @@ func (a *app) follow(ctx context.Context, c admin, name string, w waiting, look 
 	err := f.run(ctx)
 	f.progress.end()
 	if err != nil && errors.Is(context.Cause(ctx), errWaitOver) {
-		advice := fmt.Sprintf("it continues in the background; `%s%s` shows the progress", a.program.describe, name)
+		advice := fmt.Sprintf("it continues in the background; `%s` shows the progress", a.program.describe+c.arguments(name))
 		return &exitError{code: ExitTimeout, err: hint.Errorf(advice,
 			"user cluster %s was not done after %s; last seen: %s", name, w.timeout, f.progress.text())}
 	}

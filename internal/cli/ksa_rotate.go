@@ -27,21 +27,28 @@ func (a *app) rotate() *cobra.Command {
 	cmd.Example = `  gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig
   gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --skip-prompt --wait
   gkectl update credentials ksa-signing-key rotate --config user-cluster.yaml --kubeconfig kubeconfig --dry-run -o json
-  gkectl update credentials ksa-signing-key rotate --kubeconfig kubeconfig --all --older-than 90d --skip-prompt`
+  gkectl update credentials ksa-signing-key rotate --kubeconfig kubeconfig --all --older-than 90d --skip-prompt
+  gkectl update credentials ksa-signing-key rotate --kubeconfig kubeconfig --all --all-namespaces --dry-run`
 	configFlag(cmd, &path)
 	kubeconfigFlag(cmd, &kubeconfig)
+	cmd.Flags().StringSliceVarP(&how.many.namespaces, "namespace", "n", nil, "`namespace` of the user cluster, with "+
+		"--all also several (default \""+v1alpha1.SystemNamespace+"\"; with Cluster API always that of its Cluster)")
 	return a.verb(cmd, func(ctx context.Context) error {
 		if err := how.check(cmd); err != nil {
 			return err
 		}
+		from := source{path: path, connect: func() (admin, error) { return a.connect(kubeconfig) }}
 		if how.many.all {
-			c, err := a.connect(kubeconfig)
+			c, err := from.connect()
 			if err != nil {
 				return err
 			}
 			return a.rotateAll(ctx, c, how)
 		}
-		file, c, err := a.open(path, kubeconfig)
+		if len(how.many.namespaces) > 0 {
+			from.namespace = how.many.namespaces[0]
+		}
+		file, c, err := a.open(from)
 		if err != nil {
 			return err
 		}
@@ -63,11 +70,12 @@ The command first shows what will happen: what would stop the rotation, and what
 with --wait it follows the rotation to its end. A rotation cannot be paused or rolled back. While it runs, no other
 rotation and no update of the cluster can start. Keys of advanced clusters cannot be rotated.
 
-With --all, the command rotates the keys of all user clusters, or of those that --selector and --older-than select,
-the oldest keys first. The next rotation starts when one has ended or, with --parallel N, while fewer than N run.
-Rotations that are already running come first, whoever started them. No further rotation starts after one is blocked,
-fails, or has not ended within --timeout. Clusters whose state does not allow a rotation are skipped. The first failure
-determines the exit code. With --all, user clusters are not inspected, so no permission to read Secrets is needed.`,
+With --all, the command rotates the keys of all user clusters of the namespace, or with --all-namespaces of all
+namespaces, the oldest keys first. With --selector and --older-than, it rotates only those that they select. The next
+rotation starts when one has ended or, with --parallel N, while fewer than N run. Rotations that are already running
+come first, whoever started them. No further rotation starts after one is blocked, fails, or has not ended within
+--timeout. Clusters whose state does not allow a rotation are skipped. The first failure determines the exit code. With
+--all, user clusters are not inspected, so no permission to read Secrets is needed.`,
 	}
 	skipPromptFlag(cmd, &how.skipPrompt)
 	cmd.Flags().BoolVar(&how.dryRun, "dry-run", false, "show what would happen, and change nothing")
@@ -101,7 +109,7 @@ func (a *app) rotateOne(ctx context.Context, c admin, name string, how rotateFla
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.Out, a.program.started+"\n", version, name)
+	fmt.Fprintf(a.Out, a.program.started+"\n", version, c.arguments(name))
 	if !how.waiting.wait {
 		return nil
 	}

@@ -21,14 +21,17 @@ import (
 
 // manyClusters are the flags with which `rotate` rotates the keys of several clusters.
 type manyClusters struct {
-	all       bool
-	selector  string
-	olderThan model.Duration
-	parallel  int
+	all, allNamespaces bool
+	// namespaces are those of the clusters; none means that of the admin.
+	namespaces []string
+	selector   string
+	olderThan  model.Duration
+	parallel   int
 }
 
 func manyClustersFlags(cmd *cobra.Command, m *manyClusters) {
-	cmd.Flags().BoolVar(&m.all, "all", false, "rotate the keys of all user clusters, and wait for each")
+	cmd.Flags().BoolVar(&m.all, "all", false, "rotate the keys of all user clusters of the namespace, and wait for each")
+	cmd.Flags().BoolVarP(&m.allNamespaces, "all-namespaces", "A", false, "with --all: clusters of all namespaces")
 	cmd.Flags().StringVarP(&m.selector, "selector", "l", "",
 		"with --all: only clusters with these `labels`, such as stage=test")
 	cmd.Flags().Var(&m.olderThan, "older-than", "with --all: only keys of at least this age, such as 90d")
@@ -40,10 +43,13 @@ func manyClustersFlags(cmd *cobra.Command, m *manyClusters) {
 func (m manyClusters) check(cmd *cobra.Command) error {
 	changed := cmd.Flags().Changed
 	if !m.all {
-		for _, name := range []string{"selector", "older-than", "parallel"} {
+		for _, name := range []string{"all-namespaces", "selector", "older-than", "parallel"} {
 			if changed(name) {
 				return usage("add --all", "--%s requires --all", name)
 			}
+		}
+		if len(m.namespaces) > 1 {
+			return usage("name only one, or add --all", "several namespaces require --all")
 		}
 		return nil
 	}
@@ -61,17 +67,34 @@ func (m manyClusters) check(cmd *cobra.Command) error {
 	return nil
 }
 
+// in returns the namespaces of the user clusters that the flags select; an empty one means all.
+func (m manyClusters) in(c admin) []string {
+	switch {
+	case m.allNamespaces:
+		return []string{""}
+	case len(m.namespaces) > 0:
+		return slices.Compact(slices.Sorted(slices.Values(m.namespaces)))
+	}
+	return []string{c.namespace}
+}
+
+// several reports whether the flags select clusters of more than one namespace.
+func (m manyClusters) several() bool { return m.allNamespaces || len(m.namespaces) > 1 }
+
 // list returns the user clusters that the flags select.
-func (m manyClusters) list(ctx context.Context, c admin) ([]v1alpha1.UserCluster, error) {
+func (m manyClusters) list(ctx context.Context, c admin) (clusters []v1alpha1.UserCluster, err error) {
 	selector, err := kubelabels.Parse(m.selector)
 	if err != nil {
 		return nil, err
 	}
-	list, err := c.list(ctx, client.MatchingLabelsSelector{Selector: selector})
-	if err != nil {
-		return nil, err
+	for _, namespace := range m.in(c) {
+		list, err := c.in(namespace).list(ctx, client.MatchingLabelsSelector{Selector: selector})
+		if err != nil {
+			return nil, err
+		}
+		clusters = append(clusters, list.Items...)
 	}
-	return list.Items, nil
+	return clusters, nil
 }
 
 // rotateAll rotates the keys of many clusters, the oldest first, a few at a time. It waits for each rotation, and
@@ -84,33 +107,38 @@ func (a *app) rotateAll(ctx context.Context, c admin, how rotateFlags) error {
 	}
 	plan := planRotations(clusters, time.Duration(m.olderThan), a.Now())
 	if how.dryRun {
-		return how.output.write(a.Out, plan, func(w io.Writer) error { return a.writePlan(w, plan) })
+		return how.output.write(a.Out, plan, func(w io.Writer) error { return a.writePlan(w, plan, m.several()) })
 	}
 	due := slices.DeleteFunc(slices.Clone(plan), func(p plannedRotation) bool { return p.Action == actionNone })
 	if len(due) == 0 {
 		a.note("No KSA signing key needs to be rotated.")
 		return nil
 	}
-	if err := a.writePlan(a.Err, plan); err != nil {
+	if err := a.writePlan(a.Err, plan, m.several()); err != nil {
 		return err
 	}
 	question := "Key rotations cannot be paused or rolled back. Do you want to continue?"
 	if err := a.confirm(ctx, how.skipPrompt, question); err != nil {
 		return err
 	}
-	r := &rotations{app: a, admin: c, timeout: how.waiting.timeout, queue: due, planned: len(due)}
+	r := &rotations{
+		app: a, admin: c, timeout: how.waiting.timeout, several: m.several(), queue: due, planned: len(due),
+	}
 	return r.run(ctx, m.parallel)
 }
 
-// writePlan shows what happens to which cluster.
-func (a *app) writePlan(w io.Writer, plan []plannedRotation) error {
-	rows := [][]string{{"CLUSTER", "KEY", "AGE", "ROTATION"}}
+// writePlan shows what happens to which cluster, with namespaces if there are several.
+func (a *app) writePlan(w io.Writer, plan []plannedRotation, namespaces bool) error {
+	rows := [][]string{{"NAMESPACE", "CLUSTER", "KEY", "AGE", "ROTATION"}}
 	for _, p := range plan {
 		age := "-"
 		if p.CreatedAt != nil {
 			age = a.age(p.CreatedAt.Time)
 		}
-		rows = append(rows, []string{p.Cluster, fmt.Sprint(p.KSASigningKeyVersion), age, p.words()})
+		rows = append(rows, []string{p.Namespace, p.Cluster, fmt.Sprint(p.KSASigningKeyVersion), age, p.words()})
+	}
+	if !namespaces {
+		rows = withoutFirst(rows)
 	}
 	return table(w, "", rows...)
 }
@@ -120,6 +148,8 @@ type rotations struct {
 	*app
 	admin   admin
 	timeout time.Duration
+	// several means that clusters are of several namespaces, and so named with theirs.
+	several bool
 	planned int
 
 	// mu guards the fields below, and the writers of app.
@@ -153,32 +183,41 @@ func (r *rotations) next() (p plannedRotation, ok bool) {
 	return p, true
 }
 
+// name returns what a cluster is called in what is printed.
+func (r *rotations) name(p plannedRotation) string {
+	if r.several {
+		return p.Namespace + "/" + p.Cluster
+	}
+	return p.Cluster
+}
+
 // end records how a rotation ended. A rotation that the API server refuses to start has changed nothing, and does not
 // stop the others.
 func (r *rotations) end(ctx context.Context, p plannedRotation, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err == nil {
-		fmt.Fprintf(r.Out, "user cluster %s: the KSA signing key has KSASigningKeyVersion %d\n", p.Cluster, p.target())
+		fmt.Fprintf(r.Out, "user cluster %s: the KSA signing key has KSASigningKeyVersion %d\n", r.name(p), p.target())
 		return
 	}
 	e := r.explain(ctx, err)
 	r.stopped = r.stopped || e.code != ExitRefused
-	r.failed = append(r.failed, &exitError{code: e.code, err: fmt.Errorf("%s: %w", p.Cluster, e.err)})
+	r.failed = append(r.failed, &exitError{code: e.code, err: fmt.Errorf("%s: %w", r.name(p), e.err)})
 }
 
 // rotate starts a rotation, unless it is running, and follows it until it ends or is blocked.
 func (r *rotations) rotate(ctx context.Context, p plannedRotation) error {
+	in := r.admin.in(p.Namespace)
 	if p.Action == actionRotate {
-		if _, err := r.admin.raise(ctx, p.read); err != nil {
+		if _, err := in.raise(ctx, p.read); err != nil {
 			return err
 		}
 	}
 	one := *r.app
-	one.Err = linesOf{r, p.Cluster}
+	one.Err = linesOf{r, r.name(p)}
 	blockedBy := ""
 	rotated := untilRotated(p.target())
-	err := one.follow(ctx, r.admin, p.Cluster, waiting{wait: true, timeout: r.timeout},
+	err := one.follow(ctx, in, p.Cluster, waiting{wait: true, timeout: r.timeout},
 		func(uc *v1alpha1.UserCluster) (step, detail string, done bool) {
 			step, detail, done = rotated(uc)
 			if uc == nil || done || !blocked(uc) {

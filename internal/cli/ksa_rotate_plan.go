@@ -24,7 +24,8 @@ const (
 
 // plannedRotation is what `rotate --all` does with one cluster. It is the output of `--dry-run -o json`.
 type plannedRotation struct {
-	Cluster string `json:"cluster"`
+	Namespace string `json:"namespace"`
+	Cluster   string `json:"cluster"`
 	// KSASigningKeyVersion is the current wanted key version, and CreatedAt is when it was stored.
 	KSASigningKeyVersion int32          `json:"ksaSigningKeyVersion"`
 	CreatedAt            *metav1.Time   `json:"createdAt,omitempty"`
@@ -63,7 +64,8 @@ func planRotations(clusters []v1alpha1.UserCluster, olderThan time.Duration, now
 	order := []rotationAction{actionFollow, actionRotate, actionNone}
 	slices.SortFunc(plan, func(a, b plannedRotation) int {
 		return cmp.Or(cmp.Compare(slices.Index(order, a.Action), slices.Index(order, b.Action)),
-			a.createdAt().Compare(b.createdAt()), cmp.Compare(a.Cluster, b.Cluster))
+			a.createdAt().Compare(b.createdAt()), cmp.Compare(a.Cluster, b.Cluster),
+			cmp.Compare(a.Namespace, b.Namespace))
 	})
 	return plan
 }
@@ -79,7 +81,8 @@ func (p plannedRotation) createdAt() time.Time {
 func planRotation(uc *v1alpha1.UserCluster, olderThan time.Duration, now time.Time) plannedRotation {
 	version := uc.Spec.KSASigningKey.Version
 	p := plannedRotation{
-		Cluster: uc.Name, KSASigningKeyVersion: version, CreatedAt: keyCreatedAt(uc, version), Action: actionNone, read: uc,
+		Namespace: uc.Namespace, Cluster: uc.Name, KSASigningKeyVersion: version, CreatedAt: keyCreatedAt(uc, version),
+		Action: actionNone, read: uc,
 	}
 	switch done := rotationOf(uc).done(); {
 	case uc.DeletionTimestamp != nil:

@@ -14,16 +14,15 @@ type statusOptions struct {
 }
 
 func (a *app) status() *cobra.Command {
-	var path, kubeconfig string
+	var from source
 	var o statusOptions
 	cmd := statusCommand(&o)
 	cmd.Example = `  gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig
   gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig --wait
   gkectl update credentials ksa-signing-key status --config user-cluster.yaml --kubeconfig kubeconfig -o json`
-	configFlag(cmd, &path)
-	kubeconfigFlag(cmd, &kubeconfig)
+	a.sourceFlags(cmd, &from)
 	return a.verb(cmd, func(ctx context.Context) error {
-		c, admin, err := a.open(path, kubeconfig)
+		c, admin, err := a.open(from)
 		if err != nil {
 			return err
 		}

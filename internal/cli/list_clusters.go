@@ -6,6 +6,8 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+	kubelabels "k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
@@ -13,32 +15,74 @@ import (
 func (a *app) listClusters() *cobra.Command {
 	var kubeconfig, namespace string
 	var o output
+	var which selection
 	cmd := &cobra.Command{
 		Use:     "clusters",
 		Aliases: []string{"cluster"},
 		Short:   "List the user clusters",
 		Example: `  gkectl list clusters
+  gkectl list clusters --all-namespaces
   gkectl list clusters --kubeconfig kubeconfig -o json`,
 	}
 	kubeconfigFlag(cmd, &kubeconfig)
 	namespaceFlag(cmd, &namespace)
 	outputFlag(cmd, &o, "table", "json", "yaml")
+	selectionFlags(cmd, &which)
 	return a.verb(cmd, func(ctx context.Context) error {
 		c, err := a.connect(kubeconfig)
 		if err != nil {
 			return err
 		}
-		c.namespace = namespace
-		list, err := c.list(ctx)
-		if err != nil {
-			return err
-		}
-		if len(list.Items) == 0 && o.form == "table" {
-			a.note("There is no user cluster yet. Next: gkectl create-config cluster")
-			return nil
-		}
-		return o.write(a.Out, asData(list), func(w io.Writer) error { return a.clusterTable(w, list.Items, false) })
+		return a.listSelected(ctx, c.in(namespace), which, o)
 	})
+}
+
+// selection are the flags that select clusters to list.
+type selection struct {
+	allNamespaces bool
+	labels        string
+}
+
+func selectionFlags(cmd *cobra.Command, s *selection) {
+	allNamespacesFlag(cmd, &s.allNamespaces)
+	cmd.Flags().StringVarP(&s.labels, "selector", "l", "", "only clusters with these `labels`, such as stage=test")
+}
+
+// listSelected is `list clusters` of gkectl and `list` of the plugin.
+func (a *app) listSelected(ctx context.Context, c admin, which selection, o output) error {
+	if which.allNamespaces {
+		c = c.in("")
+	}
+	selector, err := kubelabels.Parse(which.labels)
+	if err != nil {
+		return usage("for example --selector stage=test", "reading --selector: %w", err)
+	}
+	list, err := c.list(ctx, client.MatchingLabelsSelector{Selector: selector})
+	if err != nil {
+		return err
+	}
+	if len(list.Items) == 0 && o.form == "table" {
+		a.note("%s", a.noneFound(c.namespace, which.labels))
+		return nil
+	}
+	return o.write(a.Out, asData(list), func(w io.Writer) error {
+		return a.clusterTable(w, list.Items, which.allNamespaces)
+	})
+}
+
+// noneFound says that there is no cluster, and what to do about that.
+func (a *app) noneFound(namespace, labels string) string {
+	text := "There is no user cluster"
+	if labels != "" {
+		text += " with these labels"
+	}
+	if namespace != "" {
+		text += " in namespace " + namespace + "; --all-namespaces lists those of all"
+	}
+	if labels != "" || a.program.begin == "" {
+		return text + "."
+	}
+	return text + ". Next: " + a.program.begin
 }
 
 // clusterTable writes a line for each cluster, with namespaces if there are several.
@@ -52,9 +96,7 @@ func (a *app) clusterTable(w io.Writer, clusters []v1alpha1.UserCluster, namespa
 		})
 	}
 	if !namespaces {
-		for i := range rows {
-			rows[i] = rows[i][1:]
-		}
+		rows = withoutFirst(rows)
 	}
 	return table(w, "", rows...)
 }

@@ -70,6 +70,15 @@ func table(w io.Writer, indent string, rows ...[]string) error {
 	return t.Flush()
 }
 
+// withoutFirst returns rows without their first column.
+func withoutFirst(rows [][]string) [][]string {
+	rest := make([][]string, len(rows))
+	for i, row := range rows {
+		rest[i] = row[1:]
+	}
+	return rest
+}
+
 // age returns the time since t, such as "5m"; "-" if t is unknown.
 func (a *app) age(t time.Time) string {
 	if t.IsZero() {

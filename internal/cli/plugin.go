@@ -1,8 +1,8 @@
 package cli
 
 import (
+	"cmp"
 	"context"
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -29,7 +29,8 @@ func (a *app) pluginRoot() *cobra.Command {
 token keeps working.
 
 UserClusters are in the cluster in which Keyturn is installed, the current context. Their namespace comes
-from --namespace or the context; if neither names one, it is keyturn-system.`,
+from --namespace or the context; if neither names one, it is keyturn-system. That of a cluster of Cluster API is always
+the namespace of its Cluster.`,
 		Example: `  # Have Keyturn rotate the keys of a cluster that kubeadm made, then rotate its key.
   kubectl keyturn adopt --filename prod.yaml
   kubectl keyturn rotate prod --wait
@@ -39,8 +40,8 @@ from --namespace or the context; if neither names one, it is keyturn-system.`,
   kubectl keyturn tokens prod`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-	}, p.adopt(), p.rotate(), p.status(), p.tokens(), p.list(), p.describe(), p.diagnose(), p.snapshot(),
-		a.version(), exitCodes())
+	}, p.adopt(), p.checkConfig(), p.update(), p.release(), p.rotate(), p.status(), p.tokens(), p.list(), p.describe(),
+		p.diagnose(), p.snapshot(), p.dashboard(), a.version(), exitCodes())
 	p.flags.AddFlags(root.PersistentFlags())
 	p.completeKubectlFlags(root)
 	return root
@@ -58,14 +59,22 @@ func (p pluginVerbs) connect() (admin, error) {
 	if err != nil {
 		return admin{}, usage(advice, "using the kubeconfig: %w", err)
 	}
-	return p.adminOf(config, p.namespace(raw))
+	usual := p.contextNamespace(raw)
+	return p.adminOf(config, cmp.Or(*p.flags.Namespace, usual), usual)
 }
 
-// namespace returns the namespace of the flag, of the context, or of Keyturn.
-func (p pluginVerbs) namespace(raw api.Config) string {
-	if *p.flags.Namespace != "" {
-		return *p.flags.Namespace
-	}
+// source returns where to find the user cluster that a configuration file describes. It reads the flags.
+func (p pluginVerbs) source(path string) source {
+	return source{path: path, connect: p.connect, namespace: *p.flags.Namespace}
+}
+
+func filenameFlag(cmd *cobra.Command, path *string) {
+	cmd.Flags().StringVarP(path, "filename", "f", "", "configuration `file` of the user cluster")
+	must(cmd.MarkFlagFilename("filename", "yaml", "yml"))
+}
+
+// contextNamespace returns the namespace of the context, or of Keyturn.
+func (p pluginVerbs) contextNamespace(raw api.Config) string {
 	name := raw.CurrentContext
 	if *p.flags.Context != "" {
 		name = *p.flags.Context
@@ -114,9 +123,54 @@ func (p pluginVerbs) adopt() *cobra.Command {
 	cmd := adoptCommand(&o)
 	cmd.Example = `  kubectl keyturn adopt --filename prod.yaml --dry-run
   kubectl keyturn adopt --filename prod.yaml`
-	cmd.Flags().StringVarP(&path, "filename", "f", "", "configuration `file` of the user cluster")
-	must(cmd.MarkFlagFilename("filename", "yaml", "yml"))
-	return p.verb(cmd, func(ctx context.Context) error { return p.adoptFile(ctx, path, p.connect, o) })
+	filenameFlag(cmd, &path)
+	return p.verb(cmd, func(ctx context.Context) error { return p.adoptFile(ctx, p.source(path), o) })
+}
+
+func (p pluginVerbs) checkConfig() *cobra.Command {
+	var path string
+	cmd := checkConfigCommand()
+	cmd.Example = "  kubectl keyturn check-config --filename prod.yaml"
+	filenameFlag(cmd, &path)
+	return p.verb(cmd, func(context.Context) error { return p.checkFile(path) })
+}
+
+func (p pluginVerbs) update() *cobra.Command {
+	var path string
+	var w waiting
+	cmd := updateCommand(&w)
+	cmd.Example = `  kubectl keyturn update --filename prod.yaml
+  kubectl keyturn update --filename prod.yaml --wait=false`
+	filenameFlag(cmd, &path)
+	return p.verb(cmd, func(ctx context.Context) error { return p.updateFile(ctx, p.source(path), w) })
+}
+
+func (p pluginVerbs) release() *cobra.Command {
+	var skipPrompt bool
+	var w waiting
+	cmd := &cobra.Command{
+		Use: "release", Short: "Release a cluster that was adopted, so that Keyturn no longer rotates its keys",
+		Long: `Release a cluster that was adopted: delete its UserCluster, and wait until that is gone. The cluster keeps
+running with its current key. Keyturn removes only what it added to the cluster, and the copies of its keys in the
+admin cluster. The cluster can be adopted again.`,
+		Example: "  kubectl keyturn release prod\n  kubectl keyturn release prod --skip-prompt",
+	}
+	skipPromptFlag(cmd, &skipPrompt)
+	waitFlags(cmd, &w, true)
+	return p.of(cmd, func(ctx context.Context, c admin, name string) error {
+		uc, err := c.existing(ctx, name)
+		if err != nil {
+			return err
+		}
+		if !uc.Spec.Infrastructure.Adopted() {
+			return refused("to delete it, run `kubectl --namespace "+uc.Namespace+" delete userclusters "+name+"`",
+				"user cluster %s was not adopted: Keyturn created it, and would delete it with all that runs in it", name)
+		}
+		if err := p.confirm(ctx, skipPrompt, deletion(uc)); err != nil {
+			return err
+		}
+		return p.deleteObject(ctx, c, uc, "", w)
+	})
 }
 
 func (p pluginVerbs) rotate() *cobra.Command {
@@ -124,7 +178,7 @@ func (p pluginVerbs) rotate() *cobra.Command {
 	cmd := rotateCommand(&how)
 	cmd.Example = `  kubectl keyturn rotate prod --dry-run
   kubectl keyturn rotate prod --wait
-  kubectl keyturn rotate --all --older-than 90d --skip-prompt`
+  kubectl keyturn rotate --all --all-namespaces --older-than 90d --skip-prompt`
 	one := p.of(cmd, func(ctx context.Context, c admin, name string) error { return p.rotateOne(ctx, c, name, how) }).RunE
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if how.many.all {
@@ -177,38 +231,34 @@ what gives their holders new ones. The controller finds this out when asked, and
 
 func (p pluginVerbs) list() *cobra.Command {
 	var o output
-	var all bool
+	var which selection
 	cmd := &cobra.Command{
 		Use: "list", Aliases: []string{"ls", "get"}, Short: "List the clusters whose keys are rotated",
-		Example: "  kubectl keyturn list\n  kubectl keyturn list --all-namespaces -o json",
+		Example: "  kubectl keyturn list\n  kubectl keyturn list --all-namespaces -o json\n" +
+			"  kubectl keyturn list --selector stage=test",
 	}
 	outputFlag(cmd, &o, "table", "json", "yaml")
-	cmd.Flags().BoolVarP(&all, "all-namespaces", "A", false, "list the clusters of all namespaces")
+	selectionFlags(cmd, &which)
 	return p.verb(cmd, func(ctx context.Context) error {
 		c, err := p.connect()
 		if err != nil {
 			return err
 		}
-		if all {
-			c.namespace = ""
-		}
-		list, err := c.list(ctx)
-		if err != nil {
-			return err
-		}
-		if len(list.Items) == 0 && o.form == "table" {
-			p.note("%s", noneFound(c.namespace))
-			return nil
-		}
-		return o.write(p.Out, asData(list), func(w io.Writer) error { return p.clusterTable(w, list.Items, all) })
+		return p.listSelected(ctx, c, which, o)
 	})
 }
 
-func noneFound(namespace string) string {
-	if namespace == "" {
-		return "No UserClusters found."
-	}
-	return fmt.Sprintf("No UserClusters found in namespace %s; use --all-namespaces to list all.", namespace)
+func (p pluginVerbs) dashboard() *cobra.Command {
+	var port int
+	cmd := dashboardCommand(&port, "describe, tokens and list")
+	cmd.Example = "  kubectl keyturn dashboard\n  kubectl keyturn dashboard --namespace team-a --port 8080"
+	return p.verb(cmd, func(ctx context.Context) error {
+		c, err := p.connect()
+		if err != nil {
+			return err
+		}
+		return p.serveDashboard(ctx, c.in(*p.flags.Namespace), port)
+	})
 }
 
 func (p pluginVerbs) describe() *cobra.Command {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,15 +39,15 @@ var server *rest.Config
 // TestMain runs the scripts' gkectl and kubectl-keyturn from this very binary.
 func TestMain(m *testing.M) {
 	testscript.Main(withServer{m}, map[string]func(){
-		"gkectl": main(Run), "kubectl-keyturn": main(RunPlugin), completer: main(RunPlugin),
+		"gkectl": main(Run), "kubectl-keyturn": main(RunPlugin, "gkectl"), completer: main(RunPlugin, "gkectl"),
 	})
 }
 
-// main is the function of that name of a program.
-func main(run func(context.Context, Env, []string) int) func() {
+// main is the function of that name of a program that must not print some words.
+func main(run func(context.Context, Env, []string) int, forbidden ...string) func() {
 	return func() {
 		env := System()
-		env.Out, env.Err = &guard{to: env.Out}, &guard{to: env.Err}
+		env.Out, env.Err = &guard{to: env.Out, forbidden: forbidden}, &guard{to: env.Err, forbidden: forbidden}
 		// The scripts have no terminal; with TERMINAL=1 their standard input counts as one.
 		env.IsTerminal = func(stream any) bool { return stream == os.Stdin && os.Getenv("TERMINAL") == "1" }
 		os.Exit(run(context.Background(), env, arguments()))
@@ -119,7 +120,7 @@ func deleteClusters(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := &v1alpha1.UserClusterList{}
-	if err := c.List(ctx, list, client.InNamespace(v1alpha1.SystemNamespace)); err != nil {
+	if err := c.List(ctx, list); err != nil {
 		t.Fatal(err)
 	}
 	for _, uc := range list.Items {
@@ -209,8 +210,17 @@ func cmdAnswer(ts *testscript.TestScript, _ bool, args []string) {
 
 func getCluster(ts *testscript.TestScript, c client.Client, name string) *v1alpha1.UserCluster {
 	uc := &v1alpha1.UserCluster{}
-	ts.Check(c.Get(context.Background(), client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: name}, uc))
+	ts.Check(c.Get(context.Background(), keyOf(name), uc))
 	return uc
+}
+
+// keyOf returns what identifies the cluster that a script calls NAME or NAMESPACE/NAME.
+func keyOf(name string) client.ObjectKey {
+	namespace, rest, ok := strings.Cut(name, "/")
+	if !ok {
+		namespace, rest = v1alpha1.SystemNamespace, name
+	}
+	return client.ObjectKey{Namespace: namespace, Name: rest}
 }
 
 // cmdAwait waits until the spec of a cluster has a key version, or it is being deleted: await CLUSTER
@@ -221,7 +231,7 @@ func cmdAwait(ts *testscript.TestScript, _ bool, args []string) {
 	wanted, _ := strconv.Atoi(args[1])
 	eventually(ts, fmt.Sprint(args), func() bool {
 		uc := &v1alpha1.UserCluster{}
-		err := c.Get(context.Background(), client.ObjectKey{Namespace: v1alpha1.SystemNamespace, Name: args[0]}, uc)
+		err := c.Get(context.Background(), keyOf(args[0]), uc)
 		switch args[1] {
 		case "created":
 			return err == nil

@@ -13,10 +13,20 @@ import (
 )
 
 func (a *app) updateCluster() *cobra.Command {
-	var path, kubeconfig string
+	var from source
 	var w waiting
+	cmd := updateCommand(&w)
+	cmd.Use = "cluster"
+	cmd.Example = `  gkectl update cluster --config user-cluster.yaml
+  gkectl update cluster --config user-cluster.yaml --kubeconfig kubeconfig --wait=false`
+	a.sourceFlags(cmd, &from)
+	return a.verb(cmd, func(ctx context.Context) error { return a.updateFile(ctx, from, w) })
+}
+
+// updateCommand is `update cluster` of gkectl and `update` of the plugin, without the flags that name the cluster.
+func updateCommand(w *waiting) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "cluster",
+		Use:   "update",
 		Short: "Change the node pools, the keys and the fleet of a user cluster",
 		Long: `Update a user cluster to match its configuration file. The command first shows what changes.
 
@@ -31,29 +41,28 @@ While a key rotation runs, only what it may need to end can be changed: the serv
 the kubeconfig that the configuration names, ksaSigningKey.retire and retireTimeout, ksaSigningKey.nodeRefresh until
 the step Retire (but not to InPlace), and which URLs are removed from ksaSigningKey.publish. A change of
 ksaSigningKey.source that does not succeed can be taken back.`,
-		Example: `  gkectl update cluster --config user-cluster.yaml
-  gkectl update cluster --config user-cluster.yaml --kubeconfig kubeconfig --wait=false`,
 	}
-	configFlag(cmd, &path)
-	kubeconfigFlag(cmd, &kubeconfig)
-	waitFlags(cmd, &w, true)
-	return a.verb(cmd, func(ctx context.Context) error {
-		want, c, err := a.openWanted(path, kubeconfig)
-		if err != nil {
+	waitFlags(cmd, w, true)
+	return cmd
+}
+
+// updateFile changes a user cluster to match its configuration file.
+func (a *app) updateFile(ctx context.Context, from source, w waiting) error {
+	want, c, err := a.openWanted(from)
+	if err != nil {
+		return err
+	}
+	changed, err := a.updateObject(ctx, c, want)
+	if err != nil {
+		return err
+	}
+	if w.wait {
+		if err := a.follow(ctx, c, want.Name, w, untilReady); err != nil {
 			return err
 		}
-		changed, err := a.updateObject(ctx, c, want)
-		if err != nil {
-			return err
-		}
-		if w.wait {
-			if err := a.follow(ctx, c, want.Name, w, untilReady); err != nil {
-				return err
-			}
-		}
-		fmt.Fprintln(a.Out, updated(want.Name, changed, w.wait))
-		return nil
-	})
+	}
+	fmt.Fprintln(a.Out, updated(want.Name, changed, w.wait))
+	return nil
 }
 
 func updated(name string, changed, waited bool) string {

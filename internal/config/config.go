@@ -17,8 +17,6 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
-
-	"github.com/keyturn/keyturn/api/v1alpha1"
 )
 
 // UserCluster is a user cluster as its file describes it. The comments of the fields are their descriptions in
@@ -266,12 +264,13 @@ func (c *UserCluster) Notes() []string { return c.notes }
 // Adopts reports whether the file names a cluster to adopt.
 func (c *UserCluster) Adopts() bool { return c.Infrastructure != nil }
 
-// Namespace returns the namespace of the UserCluster.
-func (c *UserCluster) Namespace() string {
+// ClusterNamespace returns the namespace of the Cluster of Cluster API that the file names, in which the UserCluster is
+// too; empty if it names none.
+func (c *UserCluster) ClusterNamespace() string {
 	if c.Adopts() && c.Infrastructure.ClusterAPI != nil {
 		return c.Infrastructure.ClusterAPI.Namespace
 	}
-	return v1alpha1.SystemNamespace
+	return ""
 }
 
 // Names reports whether the file sets a field of ksaSigningKey, such as "source". Fields that it does not set do not

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,11 +12,12 @@ import (
 
 // Object returns the API object that the file describes, with key version 1. Of the named files, the object holds the
 // certificates, and only references to the service account key and the kubeconfig. For an adopted cluster, the
-// algorithm and the issuer are empty unless the file sets them.
+// algorithm and the issuer are empty unless the file sets them. Its namespace is keyturn-system, unless it has to be
+// another one.
 func (c *UserCluster) Object(f Files) *v1alpha1.UserCluster {
 	uc := &v1alpha1.UserCluster{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "UserCluster"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: c.Namespace(), Name: c.Name},
+		ObjectMeta: metav1.ObjectMeta{Namespace: cmp.Or(c.ClusterNamespace(), v1alpha1.SystemNamespace), Name: c.Name},
 		Spec: v1alpha1.UserClusterSpec{
 			Infrastructure:        c.infrastructure(),
 			EnableAdvancedCluster: c.EnableAdvancedCluster,

@@ -26,7 +26,7 @@ import (
 
 // Server serves the page. Its fields must not change while it serves.
 type Server struct {
-	// Client reads the clusters in Namespace.
+	// Client reads the clusters in Namespace; in all namespaces if that is empty.
 	Client    client.WithWatch
 	Namespace string
 	// AdminCluster is the name of the admin cluster for people.
@@ -38,6 +38,7 @@ type Server struct {
 
 // Row is what the list shows of a cluster.
 type Row struct {
+	Namespace      string `json:"namespace"`
 	Name           string `json:"name"`
 	Infrastructure string `json:"infrastructure"`
 	Kubernetes     string `json:"kubernetes"`
@@ -74,7 +75,15 @@ type Detail struct {
 	// Status is the status of the UserCluster.
 	Status v1alpha1.UserClusterStatus `json:"status"`
 	// Tokens are the tokens of the status, as text.
-	Tokens []TokenRow `json:"tokens"`
+	Tokens   []TokenRow `json:"tokens"`
+	Commands Commands   `json:"commands"`
+}
+
+// Commands are what a person may run in a shell.
+type Commands struct {
+	// Describe prints the cluster as JSON, and Tokens asks which tokens are valid.
+	Describe string `json:"describe"`
+	Tokens   string `json:"tokens"`
 }
 
 // TokenRow is a row of the table of tokens.

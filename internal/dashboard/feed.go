@@ -1,10 +1,13 @@
 package dashboard
 
 import (
+	"cmp"
 	"encoding/json"
 	"maps"
 	"slices"
 	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
@@ -15,9 +18,9 @@ type feed struct {
 	mu sync.Mutex
 	// version counts changes.
 	version  uint64
-	clusters map[string]entry
+	clusters map[types.NamespacedName]entry
 	// gone are clusters that were removed, with the version of the removal.
-	gone map[string]uint64
+	gone map[types.NamespacedName]uint64
 	// complete is the oldest version after which every removal is in gone.
 	complete uint64
 	// listed means that the clusters were read at least once.
@@ -34,7 +37,7 @@ type entry struct {
 	cluster *v1alpha1.UserCluster
 }
 
-// update is what a reader gets: rows that are new to it, and names of clusters that are gone.
+// update is what a reader gets: rows that are new to it, and clusters that are gone, as NAMESPACE/NAME.
 type update struct {
 	// Full means that the update has all rows.
 	Full bool              `json:"full,omitempty"`
@@ -48,7 +51,9 @@ type update struct {
 const maxGone = 1000
 
 func newFeed() *feed {
-	return &feed{clusters: map[string]entry{}, gone: map[string]uint64{}, changed: make(chan struct{})}
+	return &feed{
+		clusters: map[types.NamespacedName]entry{}, gone: map[types.NamespacedName]uint64{}, changed: make(chan struct{}),
+	}
 }
 
 // since returns what is newer than a version, the resulting version, and a channel that is closed when there is more. A
@@ -64,25 +69,34 @@ func (f *feed) since(version uint64) (u update, now uint64, more <-chan struct{}
 	if u.Full {
 		version = 0
 	}
-	for _, name := range slices.Sorted(maps.Keys(f.clusters)) {
-		if e := f.clusters[name]; e.version > version {
+	for _, key := range slices.SortedFunc(maps.Keys(f.clusters), byName) {
+		if e := f.clusters[key]; e.version > version {
 			u.Rows = append(u.Rows, e.row)
 		}
 	}
-	for name, at := range f.gone {
+	for key, at := range f.gone {
 		if !u.Full && at > version {
-			u.Gone = append(u.Gone, name)
+			u.Gone = append(u.Gone, key.String())
 		}
 	}
 	slices.Sort(u.Gone)
 	return u, f.version, f.changed
 }
 
+func byName(a, b types.NamespacedName) int {
+	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Namespace, b.Namespace))
+}
+
+// keyOf returns what identifies a cluster.
+func keyOf(uc *v1alpha1.UserCluster) types.NamespacedName {
+	return types.NamespacedName{Namespace: uc.Namespace, Name: uc.Name}
+}
+
 // cluster returns the latest state of a cluster, which must not be changed.
-func (f *feed) cluster(name string) (*v1alpha1.UserCluster, bool) {
+func (f *feed) cluster(key types.NamespacedName) (*v1alpha1.UserCluster, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	e, ok := f.clusters[name]
+	e, ok := f.clusters[key]
 	return e.cluster, ok
 }
 
@@ -92,14 +106,14 @@ func (f *feed) replace(clusters []v1alpha1.UserCluster, row func(*v1alpha1.UserC
 	defer f.mu.Unlock()
 	f.listed = true
 	f.change()
-	found := map[string]bool{}
+	found := map[types.NamespacedName]bool{}
 	for i := range clusters {
-		found[clusters[i].Name] = true
+		found[keyOf(&clusters[i])] = true
 		f.put(&clusters[i], row)
 	}
-	for name := range f.clusters {
-		if !found[name] {
-			f.remove(name)
+	for key := range f.clusters {
+		if !found[key] {
+			f.remove(key)
 		}
 	}
 }
@@ -113,11 +127,11 @@ func (f *feed) set(uc *v1alpha1.UserCluster, row func(*v1alpha1.UserCluster) Row
 }
 
 // drop removes a cluster.
-func (f *feed) drop(name string) {
+func (f *feed) drop(key types.NamespacedName) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.change()
-	f.remove(name)
+	f.remove(key)
 }
 
 // setProblem records why the clusters cannot be read now; empty if they can.
@@ -138,7 +152,8 @@ func (f *feed) change() {
 }
 
 func (f *feed) put(uc *v1alpha1.UserCluster, row func(*v1alpha1.UserCluster) Row) {
-	was, ok := f.clusters[uc.Name]
+	key := keyOf(uc)
+	was, ok := f.clusters[key]
 	if ok && was.cluster.UID == uc.UID && was.cluster.ResourceVersion == uc.ResourceVersion {
 		return
 	}
@@ -146,16 +161,16 @@ func (f *feed) put(uc *v1alpha1.UserCluster, row func(*v1alpha1.UserCluster) Row
 	if err != nil {
 		panic(err) // a Row always encodes
 	}
-	delete(f.gone, uc.Name)
-	f.clusters[uc.Name] = entry{f.version, encoded, uc}
+	delete(f.gone, key)
+	f.clusters[key] = entry{f.version, encoded, uc}
 }
 
-func (f *feed) remove(name string) {
-	if _, ok := f.clusters[name]; !ok {
+func (f *feed) remove(key types.NamespacedName) {
+	if _, ok := f.clusters[key]; !ok {
 		return
 	}
-	delete(f.clusters, name)
-	f.gone[name] = f.version
+	delete(f.clusters, key)
+	f.gone[key] = f.version
 	if len(f.gone) > maxGone {
 		clear(f.gone)
 		f.complete = f.version

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 )
@@ -58,13 +59,13 @@ func TestFeed(t *testing.T) {
 	b, c := named("b", "2"), named("c", "1")
 	f.set(&b, testRow)
 	f.set(&c, testRow)
-	f.drop("a")
-	f.drop("unknown")
+	f.drop(types.NamespacedName{Namespace: "team-a", Name: "a"})
+	f.drop(types.NamespacedName{Namespace: "team-a", Name: "unknown"})
 	<-more
-	next := wantSince(t, f, at, "b 2", "c 1", "no a")
+	next := wantSince(t, f, at, "b 2", "c 1", "no team-a/a")
 	f.replace([]v1alpha1.UserCluster{named("b", "2"), named("a", "3")}, testRow)
-	next = wantSince(t, f, next, "a 3", "no c")
-	wantSince(t, f, at, "a 3", "b 2", "no c")
+	next = wantSince(t, f, next, "a 3", "no team-a/c")
+	wantSince(t, f, at, "a 3", "b 2", "no team-a/c")
 	wantSince(t, f, next+10, "full", "a 3", "b 2") // it comes from another server
 }
 
@@ -73,10 +74,28 @@ func TestFeedMadeAgain(t *testing.T) {
 	f := newFeed()
 	f.replace([]v1alpha1.UserCluster{named("a", "1")}, testRow)
 	at := wantSince(t, f, 0, "full", "a 1")
-	f.drop("a")
+	f.drop(types.NamespacedName{Namespace: "team-a", Name: "a"})
 	a := named("a", "5")
 	f.set(&a, testRow)
 	wantSince(t, f, at, "a 5")
+}
+
+// Clusters of one name in two namespaces are two clusters.
+func TestFeedNamespaces(t *testing.T) {
+	f := newFeed()
+	a, other := named("a", "1"), named("a", "2")
+	other.Namespace = "team-b"
+	f.replace([]v1alpha1.UserCluster{a, other}, testRow)
+	at := wantSince(t, f, 0, "full", "a 1", "a 2")
+	for _, uc := range []v1alpha1.UserCluster{a, other} {
+		if got, ok := f.cluster(keyOf(&uc)); !ok || got.Namespace != uc.Namespace {
+			t.Errorf("%s is %v", keyOf(&uc), got)
+		}
+	}
+	f.drop(keyOf(&a))
+	at = wantSince(t, f, at, "no team-a/a")
+	f.replace([]v1alpha1.UserCluster{a}, testRow)
+	wantSince(t, f, at, "a 1", "no team-b/a")
 }
 
 // Removals are not remembered for ever: who lacks them gets everything.

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/types"
 )
 
 //go:embed page
@@ -42,8 +44,8 @@ func (s *Server) handler(feed *feed, address, token string) http.Handler {
 		answer(w, map[string]string{"name": s.AdminCluster})
 	})
 	mux.HandleFunc("GET /events", feed.serve)
-	mux.HandleFunc("GET /clusters/{name}", func(w http.ResponseWriter, r *http.Request) {
-		uc, ok := feed.cluster(r.PathValue("name"))
+	mux.HandleFunc("GET /clusters/{namespace}/{name}", func(w http.ResponseWriter, r *http.Request) {
+		uc, ok := feed.cluster(types.NamespacedName{Namespace: r.PathValue("namespace"), Name: r.PathValue("name")})
 		if !ok {
 			http.NotFound(w, r)
 			return
@@ -72,7 +74,7 @@ func guard(address, token string, next http.Handler) http.Handler {
 		}
 		given, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 		if subtle.ConstantTimeCompare([]byte(given), []byte(token)) != 1 {
-			http.Error(w, "open the URL that gkectl dashboard printed", http.StatusForbidden)
+			http.Error(w, "open the URL that the command dashboard printed", http.StatusForbidden)
 			return
 		}
 		r.URL.Path, r.URL.RawPath = "/"+rest, ""

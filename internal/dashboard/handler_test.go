@@ -26,10 +26,12 @@ func testHandler() http.Handler {
 }
 
 func named(name, version string) v1alpha1.UserCluster {
-	return v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: version}}
+	return v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "team-a", Name: name, ResourceVersion: version}}
 }
 
-func testRow(uc *v1alpha1.UserCluster) Row { return Row{Name: uc.Name, Revision: uc.ResourceVersion} }
+func testRow(uc *v1alpha1.UserCluster) Row {
+	return Row{Namespace: uc.Namespace, Name: uc.Name, Revision: uc.ResourceVersion}
+}
 
 // Only GET, only with the token, and only for a host that leads to this machine without a name server.
 func TestGuard(t *testing.T) {
@@ -39,9 +41,10 @@ func TestGuard(t *testing.T) {
 	}{
 		{"page", "GET", testAddress, "/TOKEN/", 200},
 		{"localhost", "GET", "localhost:4321", "/TOKEN/", 200},
-		{"cluster", "GET", testAddress, "/TOKEN/clusters/blue", 200},
+		{"cluster", "GET", testAddress, "/TOKEN/clusters/team-a/blue", 200},
 		{"script", "GET", testAddress, "/TOKEN/page/main.js", 200},
-		{"another cluster", "GET", testAddress, "/TOKEN/clusters/red", 404},
+		{"another cluster", "GET", testAddress, "/TOKEN/clusters/team-a/red", 404},
+		{"another namespace", "GET", testAddress, "/TOKEN/clusters/team-b/blue", 404},
 		{"another file", "GET", testAddress, "/TOKEN/page/../handler.go", 307},
 		{"no token", "GET", testAddress, "/", 403},
 		{"part of the token", "GET", testAddress, "/TOKE/", 403},
@@ -49,8 +52,8 @@ func TestGuard(t *testing.T) {
 		{"a name that leads here", "GET", "rebound.example:4321", "/TOKEN/", 421},
 		{"another port", "GET", "127.0.0.1:80", "/TOKEN/", 421},
 		{"no host", "GET", "", "/TOKEN/", 421},
-		{"post", "POST", testAddress, "/TOKEN/clusters/blue", 405},
-		{"delete", "DELETE", testAddress, "/TOKEN/clusters/blue", 405},
+		{"post", "POST", testAddress, "/TOKEN/clusters/team-a/blue", 405},
+		{"delete", "DELETE", testAddress, "/TOKEN/clusters/team-a/blue", 405},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r := httptest.NewRequest(test.method, "http://"+testAddress+test.path, nil)

@@ -96,7 +96,7 @@ func (w *watcher) take(event watch.Event) error {
 	case watch.Added, watch.Modified:
 		w.feed.set(uc, w.Row)
 	case watch.Deleted:
-		w.feed.drop(uc.Name)
+		w.feed.drop(keyOf(uc))
 	}
 	return nil
 }

@@ -198,7 +198,10 @@ func TestRefused(t *testing.T) {
 		"keys elsewhere": {
 			[]string{"--set", "clusterAPI.namespaces={fleet},secretNamespaces={team-a}"}, "secretNamespaces",
 		},
-		"a namespace in use":  {[]string{"--set", "agent.namespace=kube-system"}, "namespace"},
+		"a namespace in use": {[]string{"--set", "agent.namespace=kube-system"}, "namespace"},
+		"a schedule for no keys": {
+			[]string{"--set", "schedule.enabled=true,schedule.namespaces={fleet},secretNamespaces={team-a}"}, "secretNamespaces",
+		},
 		"no age":              {[]string{"--set", "schedule.olderThan=90 days"}, "olderThan"},
 		"no rotation at once": {[]string{"--set", "schedule.parallel=0"}, "parallel"},
 		"no duration":         {[]string{"--set", "controller.settledInterval=ten minutes"}, "settledInterval"},

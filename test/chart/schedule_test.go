@@ -14,8 +14,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -164,15 +166,21 @@ func TestScheduleRotates(t *testing.T) {
 	r := newRelease(t)
 	r.helm("install", "keyturn", chart, "--create-namespace", "--set", "schedule.enabled=true")
 	administrator, _ := r.as("administrator", "system:masters")
-	uc := newUserCluster(v1alpha1.SystemNamespace, "blue")
-	// The API server may know the definition a moment later than it has it.
-	eventually(t, "the UserCluster to be taken", func(ctx context.Context) error {
-		return administrator.Create(ctx, uc.DeepCopy())
-	})
-	if err := administrator.Get(t.Context(), client.ObjectKeyFromObject(uc), uc); err != nil {
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team-a"}}
+	if err := administrator.Create(t.Context(), namespace); err != nil {
 		t.Fatal(err)
 	}
-	r.observe(uc, 1)
+	uc, other := newUserCluster(v1alpha1.SystemNamespace, "blue"), newUserCluster(namespace.Name, "blue")
+	for _, uc := range []*v1alpha1.UserCluster{uc, other} {
+		// The API server may know the definition a moment later than it has it.
+		eventually(t, "the UserCluster to be taken", func(ctx context.Context) error {
+			return administrator.Create(ctx, uc.DeepCopy())
+		})
+		if err := administrator.Get(t.Context(), client.ObjectKeyFromObject(uc), uc); err != nil {
+			t.Fatal(err)
+		}
+		r.observe(uc, 1)
+	}
 
 	limited, config := r.as(scheduleAccount, "system:serviceaccounts", "system:authenticated")
 	// The policy may be in force a moment later too.
@@ -208,18 +216,22 @@ func TestScheduleRotates(t *testing.T) {
 	if err := job.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the rotation to begin", func(ctx context.Context) error {
-		err := administrator.Get(ctx, client.ObjectKeyFromObject(uc), uc)
-		if err == nil && uc.Spec.KSASigningKey.Version != 2 {
-			err = errors.New("the key version is the first")
-		}
-		return err
-	})
-	r.observe(uc, 2)
+	want := ""
+	for _, uc := range []*v1alpha1.UserCluster{uc, other} {
+		eventually(t, "the rotation to begin", func(ctx context.Context) error {
+			err := administrator.Get(ctx, client.ObjectKeyFromObject(uc), uc)
+			if err == nil && uc.Spec.KSASigningKey.Version != 2 {
+				err = errors.New("the key version is the first")
+			}
+			return err
+		})
+		r.observe(uc, 2)
+		want += "user cluster " + uc.Namespace + "/blue: the KSA signing key has KSASigningKeyVersion 2\n"
+	}
 	if err := job.Wait(); err != nil {
 		t.Errorf("%v\n%s", err, &said)
 	}
-	if want := "user cluster blue: the KSA signing key has KSASigningKeyVersion 2\n"; out.String() != want {
+	if out.String() != want {
 		t.Errorf("it prints %q, want %q", &out, want)
 	}
 }
@@ -241,20 +253,57 @@ func eventually(t *testing.T, what string, try func(context.Context) error) {
 	}
 }
 
-// TestScheduleRights asks the API server what the account of the CronJob may do.
+// TestScheduleRights asks the API server what the account of the CronJob may do, and where. Its arguments name the same
+// namespaces.
 func TestScheduleRights(t *testing.T) {
-	installRoles(t, "--set", "schedule.enabled=true")
-	of := func(verb, group, resource, namespace string, want bool) right {
-		return right{scheduleAccount, verb, group, resource, "", namespace, "", want}
+	for _, name := range []string{"team-a", "team-b"} {
+		namespace := &unstructured.Unstructured{}
+		namespace.SetAPIVersion("v1")
+		namespace.SetKind("Namespace")
+		namespace.SetName(name)
+		makeNamespace(t, namespace)
 	}
-	checkRights(t, []right{
-		of("list", "keyturn.dev", "userclusters", v1alpha1.SystemNamespace, true),
-		of("watch", "keyturn.dev", "userclusters", v1alpha1.SystemNamespace, true),
-		of("patch", "keyturn.dev", "userclusters", v1alpha1.SystemNamespace, true),
-		of("create", "keyturn.dev", "userclusters", v1alpha1.SystemNamespace, false),
-		of("delete", "keyturn.dev", "userclusters", v1alpha1.SystemNamespace, false),
-		of("patch", "keyturn.dev", "userclusters", "team-a", false),
-		of("get", "", "secrets", v1alpha1.SystemNamespace, false),
-		of(v1alpha1.VerbBreakGlass, "keyturn.dev", "userclusters", v1alpha1.SystemNamespace, false),
-	})
+	for name, test := range map[string]struct {
+		values []string
+		// in are the namespaces of the arguments; none means all.
+		in []string
+	}{
+		"everywhere":           {},
+		"where keys are":       {[]string{"secretNamespaces={keyturn-system,team-a}"}, []string{"keyturn-system", "team-a"}},
+		"in one":               {[]string{"schedule.namespaces={team-a}"}, []string{"team-a"}},
+		"in one of those":      {[]string{"schedule.namespaces={team-a},secretNamespaces={team-a,team-b}"}, []string{"team-a"}},
+		"where no chart is in": {[]string{"schedule.namespaces={team-b,team-a}"}, []string{"team-b", "team-a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			values := []string{"--set", strings.Join(append(test.values, "schedule.enabled=true"), ",")}
+			installRoles(t, values...)
+			var want []string
+			var rights []right
+			for _, namespace := range []string{v1alpha1.SystemNamespace, "team-a", "team-b"} {
+				of := func(verb, group, resource string, want bool) {
+					rights = append(rights, right{scheduleAccount, verb, group, resource, "", namespace, "", want})
+				}
+				here := len(test.in) == 0 || slices.Contains(test.in, namespace)
+				of("list", "keyturn.dev", "userclusters", here)
+				of("watch", "keyturn.dev", "userclusters", here)
+				of("patch", "keyturn.dev", "userclusters", here)
+				of("create", "keyturn.dev", "userclusters", false)
+				of("delete", "keyturn.dev", "userclusters", false)
+				of("get", "", "secrets", false)
+				of(v1alpha1.VerbBreakGlass, "keyturn.dev", "userclusters", false)
+			}
+			checkRights(t, rights)
+			for _, namespace := range test.in {
+				want = append(want, "--namespace="+namespace)
+			}
+			if len(want) == 0 {
+				want = []string{"--all-namespaces"}
+			}
+			args := scheduled(t, values...).Spec.JobTemplate.Spec.Template.Spec.Containers[0].Args
+			got := slices.DeleteFunc(args, func(a string) bool { return !strings.Contains(a, "namespace") })
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("namespaces of the arguments (-want +chart):\n%s", diff)
+			}
+		})
+	}
 }

@@ -157,7 +157,7 @@ func (b *browser) slash() {
 // visit shows the page of a cluster.
 func (b *browser) visit(cluster string) {
 	b.Helper()
-	b.do("location.hash = '#/clusters/" + cluster + "'")
+	b.do("location.hash = '#/clusters/" + v1alpha1.SystemNamespace + "/" + cluster + "'")
 	b.until(`document.querySelector('#s-more')`)
 }
 

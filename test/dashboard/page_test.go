@@ -34,7 +34,7 @@ func TestCluster(t *testing.T) {
 		{"nodes", "workers\t7\t6\t3"},
 		{"tokens", "StatefulSet/cart\tBound\tshop/cart\t-\t1\t3"},
 		{"tokens", "UTC (in 3"},
-		{"more", "gkectl describe clusters prod-eu -o json"},
+		{"more", "gkectl describe clusters --cluster prod-eu -o json"},
 	} {
 		if got := b.text("#s-" + want.section); !strings.Contains(got, want.text) {
 			t.Errorf("section %s lacks %q:\n%s", want.section, want.text, got)
@@ -79,7 +79,7 @@ func TestMarkup(t *testing.T) {
 	if !strings.Contains(listed, evil+"waiting") {
 		t.Errorf("the list does not show what is waited for as it is:\n%s", listed)
 	}
-	b.do("location.hash = '#/clusters/' + encodeURIComponent(" + quote(evil) + ")")
+	b.do("location.hash = '#/clusters/a/' + encodeURIComponent(" + quote(evil) + ")")
 	b.until(`document.querySelector('h1').textContent && document.querySelector('#cluster h1').textContent.includes('<img')`)
 	if n := eval[int](b, `document.querySelectorAll('img, script:not([src="page/main.js"]), iframe, svg').length`); n != 0 {
 		t.Errorf("%d elements were made from text", n)

@@ -23,7 +23,9 @@ type Read[T any] struct {
 type Facts struct {
 	// Program is the version of this program, and Preview the command that shows what a rotation will do.
 	Program, Preview string
-	Admin            AdminFacts
+	// Down is the advice when the admin cluster does not answer.
+	Down  string
+	Admin AdminFacts
 	// Cluster is nil if the admin cluster alone is checked, or if its API does not answer.
 	Cluster *ClusterFacts
 }

@@ -30,8 +30,8 @@ type Source struct {
 	// Config reaches the admin cluster, and Namespace holds the UserClusters.
 	Config    *rest.Config
 	Namespace string
-	// Program and Preview are as in Facts.
-	Program, Preview string
+	// Program, Preview and Down are as in Facts.
+	Program, Preview, Down string
 	// Reach returns how to reach a user cluster as its administrator.
 	Reach func(ctx context.Context, uc *v1alpha1.UserCluster) (*rest.Config, error)
 	// Progress is called with what is read next, in words.
@@ -62,7 +62,7 @@ func (s Source) connect() (a admin, err error) {
 
 // Gather reads the facts of the admin cluster. An error means that the kubeconfig is of no use.
 func Gather(ctx context.Context, s Source) (Facts, error) {
-	f := Facts{Program: s.Program, Preview: s.Preview}
+	f := Facts{Program: s.Program, Preview: s.Preview, Down: s.Down}
 	a, err := s.connect()
 	if err != nil {
 		return f, fmt.Errorf("using the kubeconfig: %w", err)

@@ -38,7 +38,7 @@ export class ClusterView {
       ['outside', 'Destinations outside', [status.publications, key.keys], () => outside(status)],
       ['nodes', 'Nodes', [status.nodePools], () => nodes(status, cluster)],
       ['tokens', 'Tokens in use', [key.tokens, key.oldTokens, key.legacyTokens, cluster.tokens], () => tokens(key, cluster)],
-      ['left', 'Private keys left on nodes', [status.infrastructure?.kubeadm?.leftovers], () => leftovers(status)],
+      ['left', 'Private keys left on nodes', [leftover(status)], () => leftovers(status)],
       ['past', 'Earlier rotations', past, () => past.map(pastRotation)],
       ['conditions', 'Conditions', [status.conditions], () => conditions(status)],
       ['more', 'As data', [cluster.name], () => commands(cluster)],
@@ -51,7 +51,7 @@ export class ClusterView {
     const text = JSON.stringify([cluster.state, cluster.phase, cluster.status.endpoint, cluster.kubernetes]);
     if (this.made.get('title') === text) return;
     this.made.set('title', text);
-    const facts = [cluster.infrastructure, cluster.kubernetes === '-' ? '' : `Kubernetes ${cluster.kubernetes}`, cluster.status.endpoint];
+    const facts = [`namespace ${cluster.namespace}`, cluster.infrastructure, cluster.kubernetes === '-' ? '' : `Kubernetes ${cluster.kubernetes}`, cluster.status.endpoint];
     const title = this.root.querySelector('.title');
     title.querySelectorAll(':not(h1)').forEach((e) => e.remove());
     title.append(el('span', { class: 'state', 'data-phase': cluster.phase }, cluster.state),
@@ -146,7 +146,7 @@ function tokens(key, cluster) {
   const legacy = key.legacyTokens ?? {};
   content.push(el('p', { class: 'muted' }, `${plural(legacy.total ?? 0, 'legacy token Secret')}, ${legacy.stale ?? 0} not of the wanted key version. `,
     seen.observedAt ? ['Seen ', ago(seen.observedAt, { suffix: ' ago' }), '. '] : 'Nobody has asked for the tokens lately. ',
-    'To ask again: ', el('code', {}, `gkectl describe clusters ${cluster.name} --tokens`)));
+    'To ask again: ', el('code', {}, cluster.commands.tokens)));
   if (key.oldTokens) {
     content.push(el('h3', {}, `Pods that keep a token of an older key until they start again: ${key.oldTokens.total}`),
       table('Pods with old tokens', ['Pod', wide('Holds')], (key.oldTokens.pods ?? []).map((p) => [`${p.namespace}/${p.name}`, p.holds])));
@@ -158,8 +158,13 @@ function until(t) {
   return t.expiresAt ? [moment(t.expiresAt), ' (', ago(t.expiresAt, { suffix: ' ago' }), ')'] : t.expires;
 }
 
+// leftover is what the status has of any infrastructure.
+function leftover({ infrastructure: on }) {
+  return (on?.kubeadm ?? on?.clusterAPI)?.leftovers;
+}
+
 function leftovers(status) {
-  const all = status.infrastructure?.kubeadm?.leftovers ?? [];
+  const all = leftover(status) ?? [];
   return all.length && table('Private keys left on nodes', ['Node', wide('File'), wide('Key ID (kid)')],
     all.map((l) => [l.node, l.path, el('code', {}, l.keyID ?? '–')]));
 }
@@ -170,5 +175,5 @@ function conditions(status) {
 }
 
 function commands(cluster) {
-  return el('p', {}, el('code', {}, `gkectl describe clusters ${cluster.name} -o json`));
+  return el('p', {}, el('code', {}, cluster.commands.describe));
 }

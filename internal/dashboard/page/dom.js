@@ -65,6 +65,15 @@ export function versions(list) {
   return all.length ? all.join(' and ') : 'none';
 }
 
+// keyOf identifies a cluster in the stream of changes, and address is where the whole of it is.
+export function keyOf({ namespace, name }) {
+  return `${namespace}/${name}`;
+}
+
+export function address({ namespace, name }) {
+  return `clusters/${encodeURIComponent(namespace)}/${encodeURIComponent(name)}`;
+}
+
 // plural is a count with its noun.
 export function plural(n, noun, many = `${noun}s`) {
   return `${n.toLocaleString('en')} ${n === 1 ? noun : many}`;

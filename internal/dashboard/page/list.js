@@ -1,6 +1,6 @@
 // The list of clusters: filter, order, and rows of which only those that have changed are made again.
 
-import { ago, el, plural } from './dom.js';
+import { address, ago, el, keyOf, plural } from './dom.js';
 
 const phases = [
   ['', 'All'], ['blocked', 'Blocked'], ['rotating', 'Rotating'], ['pending', 'Not ready'], ['ready', 'Ready'],
@@ -9,18 +9,20 @@ const rank = { blocked: 0, rotating: 1, pending: 2, ready: 3 };
 
 // The columns: a name, how rows are ordered by it, and what a cell shows.
 const columns = [
-  { id: 'name', name: 'Cluster', order: (r) => r.name, cell: (r) => el('a', { href: `#/clusters/${encodeURIComponent(r.name)}` }, r.name) },
+  { id: 'name', name: 'Cluster', order: (r) => r.name, cell: (r) => el('a', { href: `#/${address(r)}` }, r.name) },
   { id: 'state', name: 'State', order: (r) => rank[r.phase], cell: (r) => el('span', { class: 'state', 'data-phase': r.phase }, r.state) },
   { id: 'since', name: 'For', number: true, order: (r) => -Date.parse(r.since ?? 0), cell: (r) => ago(r.since) },
   { id: 'key', name: 'Key version', number: true, order: (r) => r.keyVersion, cell: (r) => String(r.keyVersion) },
   { id: 'age', name: 'Key age', number: true, order: (r) => Date.parse(r.keyCreatedAt ?? 0), cell: (r) => ago(r.keyCreatedAt) },
   { id: 'servers', name: 'API servers', number: true, order: (r) => r.apiServers, cell: (r) => r.apiServers },
   { id: 'nodes', name: 'Nodes', number: true, order: (r) => r.nodes, cell: (r) => r.nodes },
+  { id: 'namespace', name: 'Namespace', order: (r) => r.namespace, cell: (r) => r.namespace },
   { id: 'kubernetes', name: 'Kubernetes', order: (r) => r.kubernetes, cell: (r) => (r.kubernetes === '-' ? r.infrastructure : r.kubernetes) },
   { id: 'waits', name: 'Waiting for', order: (r) => r.waitingFor ?? '', cell: (r) => el('span', { class: 'wait' }, r.waitingFor ?? '') },
 ];
 
-const byName = (a, b) => (a.name < b.name ? -1 : a.name > b.name ? 1 : 0);
+const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
+const byName = (a, b) => compare(a.name, b.name) || compare(a.namespace, b.namespace);
 
 export class List {
   constructor(rows) {
@@ -69,17 +71,17 @@ export class List {
     }
   }
 
-  // update shows the rows again, of which those named have changed; null is all.
+  // update shows the rows again, of which those with these keys have changed; null is all.
   update(changed) {
-    for (const [name, element] of this.elements) {
-      if (changed && !changed.has(name) && this.rows.has(name)) continue;
-      if (!this.rows.has(name)) {
+    for (const [key, element] of this.elements) {
+      if (changed && !changed.has(key) && this.rows.has(key)) continue;
+      if (!this.rows.has(key)) {
         element.remove();
-        this.elements.delete(name);
+        this.elements.delete(key);
       }
     }
-    for (const name of changed ?? this.rows.keys()) {
-      if (this.rows.has(name)) this.make(this.rows.get(name));
+    for (const key of changed ?? this.rows.keys()) {
+      if (this.rows.has(key)) this.make(this.rows.get(key));
     }
     this.arrange();
     this.count();
@@ -87,10 +89,10 @@ export class List {
 
   // make fills the row of a cluster.
   make(row) {
-    let tr = this.elements.get(row.name);
+    let tr = this.elements.get(keyOf(row));
     if (!tr) {
       tr = el('tr', { role: 'row', 'data-name': row.name });
-      this.elements.set(row.name, tr);
+      this.elements.set(keyOf(row), tr);
     }
     tr.dataset.phase = row.phase;
     const focused = tr.contains(document.activeElement);
@@ -111,12 +113,12 @@ export class List {
     const shown = [...this.rows.values()].filter((r) => this.wants(r, text)).sort((a, b) => {
       const x = order(a);
       const y = order(b);
-      return (x < y ? -sign : x > y ? sign : 0) || byName(a, b);
+      return sign * compare(x, y) || byName(a, b);
     });
     const focused = this.body.contains(document.activeElement) && document.activeElement;
     let at = this.body.firstElementChild;
     for (const row of shown) {
-      const tr = this.elements.get(row.name);
+      const tr = this.elements.get(keyOf(row));
       if (tr === at) at = at.nextElementSibling;
       else this.body.insertBefore(tr, at);
     }
@@ -138,7 +140,7 @@ export class List {
   }
 
   wants(row, text) {
-    return (!this.phase || row.phase === this.phase) && (!text || [row.name, row.state, row.infrastructure, row.kubernetes,
+    return (!this.phase || row.phase === this.phase) && (!text || [row.name, row.namespace, row.state, row.infrastructure, row.kubernetes,
       `v${row.keyVersion}`, row.waitingFor ?? ''].some((s) => s.toLowerCase().includes(text)));
   }
 
@@ -170,8 +172,8 @@ export class List {
   }
 
   // focus leads back to the row of a cluster.
-  focus(name) {
-    const a = this.elements.get(name)?.querySelector('a');
+  focus(key) {
+    const a = this.elements.get(key)?.querySelector('a');
     if (a?.isConnected) a.focus();
   }
 }

@@ -1,7 +1,7 @@
 // The page: where its data comes from, and which view is shown. It reads one stream of changes; only the cluster that is
 // looked at is fetched whole.
 
-import { tick } from './dom.js';
+import { address, keyOf, tick } from './dom.js';
 import { List } from './list.js';
 import { ClusterView } from './cluster.js';
 
@@ -25,8 +25,8 @@ function connect() {
   source.onmessage = (event) => apply(JSON.parse(event.data));
   source.onerror = () => {
     say('lost', source.readyState === EventSource.CLOSED
-      ? 'This page has ended: run gkectl dashboard again and open the URL that it prints'
-      : 'No answer from gkectl dashboard: what is shown may be old');
+      ? 'This page has ended: run the command dashboard again and open the URL that it prints'
+      : 'No answer from the command dashboard: what is shown may be old');
   };
 }
 
@@ -38,17 +38,17 @@ function apply(update) {
     rows.clear();
     listed = true;
   }
-  for (const name of update.gone ?? []) {
-    rows.delete(name);
-    told.push(`${name} is gone`);
+  for (const key of update.gone ?? []) {
+    told.push(`${rows.get(key)?.name ?? key} is gone`);
+    rows.delete(key);
   }
   for (const row of update.rows ?? []) {
-    const was = rows.get(row.name);
+    const was = rows.get(keyOf(row));
     if (was && (was.state !== row.state || was.phase !== row.phase)) told.push(`${row.name}: ${row.state}`);
-    rows.set(row.name, row);
+    rows.set(keyOf(row), row);
   }
   announce(told);
-  list.update(update.full ? null : new Set([...(update.rows ?? []).map((r) => r.name), ...(update.gone ?? [])]));
+  list.update(update.full ? null : new Set([...(update.rows ?? []).map(keyOf), ...(update.gone ?? [])]));
   load();
 }
 
@@ -70,21 +70,21 @@ async function load() {
   const row = rows.get(wanted);
   if (!row) {
     if (listed && fetched !== 'gone') {
-      view.gone(wanted);
+      view.gone(wanted.slice(wanted.indexOf('/') + 1));
       fetched = 'gone';
     }
     return;
   }
-  const revision = `${row.name} ${row.revision}`;
+  const revision = `${wanted} ${row.revision}`;
   if (fetched === revision) return;
   fetching = true;
   try {
-    const answer = await fetch(`clusters/${encodeURIComponent(row.name)}`);
+    const answer = await fetch(address(row));
     if (answer.ok) {
       const cluster = await answer.json();
-      if (cluster.name === wanted) {
+      if (keyOf(cluster) === wanted) {
         view.show(cluster);
-        fetched = `${cluster.name} ${cluster.revision}`;
+        fetched = `${wanted} ${cluster.revision}`;
       }
     }
   } catch {
@@ -98,14 +98,15 @@ async function load() {
 // route shows what the address of the page names.
 function route() {
   const before = wanted;
-  const match = location.hash.match(/^#\/clusters\/(.+)$/);
-  wanted = match ? decodeURIComponent(match[1]) : '';
+  const match = location.hash.match(/^#\/clusters\/([^/]+)\/([^/]+)$/);
+  const name = match ? decodeURIComponent(match[2]) : '';
+  wanted = match ? `${decodeURIComponent(match[1])}/${name}` : '';
   fetched = '';
   document.getElementById('list').hidden = wanted !== '';
   document.getElementById('cluster').hidden = wanted === '';
-  document.title = wanted ? `${wanted} – Keyturn` : 'Keyturn';
+  document.title = wanted ? `${name} – Keyturn` : 'Keyturn';
   if (wanted) {
-    view.open(wanted);
+    view.open(name);
     load();
   } else if (before) list.focus(before);
 }
