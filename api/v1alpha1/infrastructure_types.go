@@ -202,6 +202,10 @@ type NodePool struct {
 //
 // +union
 type InfrastructureStatus struct {
+	// Type is the member of spec.infrastructure that is set: local, kubeadm or clusterAPI.
+	// +kubebuilder:validation:MaxLength=32
+	// +optional
+	Type string `json:"type,omitempty"`
 	// Local is the observed state of a local cluster.
 	// +optional
 	Local *LocalInfrastructureStatus `json:"local,omitempty"`

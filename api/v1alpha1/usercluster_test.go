@@ -272,15 +272,21 @@ func TestStatusIsKeptApart(t *testing.T) {
 	}
 }
 
-// TestColumns has kubectl print a cluster.
+// TestColumns has kubectl print clusters of each infrastructure.
 func TestColumns(t *testing.T) {
-	uc := createCluster(t, nil)
-	uc.Status.KSASigningKey.Step = "Publish"
-	writeStatus(t, uc, conditions(uc, metav1.ConditionTrue, metav1.ConditionFalse))
-	out := newRecovery(t, "").must("get usercluster " + uc.Name + " --no-headers")
-	want := []string{uc.Name, "v1.36.4", "True", "1", "False", "Publish"}
-	if got := strings.Fields(out); len(got) != len(want)+1 || !slices.Equal(got[:len(want)], want) {
-		t.Errorf("columns = %q, want %q and the age", got, want)
+	for infrastructure, change := range map[string]func(*v1alpha1.UserCluster){
+		"local": nil, "kubeadm": func(uc *v1alpha1.UserCluster) { adopted(uc) },
+		"clusterAPI": func(uc *v1alpha1.UserCluster) { rollingOut(uc) },
+	} {
+		uc := createCluster(t, change)
+		uc.Status.KSASigningKey.Step = "Publish"
+		uc.Status.Infrastructure.Type = uc.Spec.Infrastructure.Name()
+		writeStatus(t, uc, conditions(uc, metav1.ConditionTrue, metav1.ConditionFalse))
+		out := newRecovery(t, "").must("get usercluster " + uc.Name + " --no-headers")
+		want := []string{uc.Name, infrastructure, "True", "1", "False", "Publish"}
+		if got := strings.Fields(out); len(got) != len(want)+1 || !slices.Equal(got[:len(want)], want) {
+			t.Errorf("columns = %q, want %q and the age", got, want)
+		}
 	}
 }
 
@@ -297,7 +303,7 @@ func TestFullStatus(t *testing.T) {
 			LegacyTokens: v1alpha1.LegacyTokenStatus{Total: 7, Stale: 3},
 			Keys:         []v1alpha1.KeyVersionStatus{{Version: 1, KeyID: "kid", Algorithm: v1alpha1.RS256, CreatedAt: now}},
 		},
-		Infrastructure: v1alpha1.InfrastructureStatus{Local: &v1alpha1.LocalInfrastructureStatus{Home: "id"}},
+		Infrastructure: v1alpha1.InfrastructureStatus{Type: "local", Local: &v1alpha1.LocalInfrastructureStatus{Home: "id"}},
 		Endpoint:       "https://127.0.0.1:6443",
 		APIServers: []v1alpha1.APIServerStatus{
 			{Name: "1", Endpoint: "https://127.0.0.1:6444", Ready: true, SigningVersion: 1, AcceptedVersions: []int32{1}},

@@ -12,12 +12,14 @@ import (
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:shortName=uc
 // +kubebuilder:metadata:labels="clusterctl.cluster.x-k8s.io="
-// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.spec.infrastructure.local.kubernetesVersion`
+// +kubebuilder:printcolumn:name="Infrastructure",type=string,JSONPath=`.status.infrastructure.type`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Key",type=integer,JSONPath=`.spec.ksaSigningKey.version`
 // +kubebuilder:printcolumn:name="Rotated",type=string,JSONPath=`.status.conditions[?(@.type=="KSASigningKeyRotation")].status`
 // +kubebuilder:printcolumn:name="Step",type=string,JSONPath=`.status.ksaSigningKey.step`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.spec.infrastructure.local.kubernetesVersion`,priority=1
+// +kubebuilder:printcolumn:name="Waiting for",type=string,JSONPath=`.status.ksaSigningKey.waitingFor`,priority=1
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$')",message="name must be a DNS label of at most 40 characters that begins with a letter"
 type UserCluster struct {
 	metav1.TypeMeta   `json:",inline"`

@@ -29,6 +29,7 @@ func (r *Reconciler) patchStatus(
 	before := uc.DeepCopy()
 	now := metav1.NewTime(r.now())
 	setReadyCondition(uc, d, now)
+	uc.Status.Infrastructure.Type = uc.Spec.Infrastructure.Name()
 	uc.Status.KSASigningKey.WaitingFor = d.Waiting
 	if !d.Blind { // otherwise, everything in the status remains
 		setObserved(uc, d, seen, now)
