@@ -39,8 +39,8 @@ release: bin/tools/helm bin/tools/validate-krew-manifest ## Make what is publish
 	go run ./tools/release -version '$(VERSION)'
 
 .PHONY: kube kubeadm
-kube: ## Build Kubernetes and etcd into bin/kube/VERSION, if they are not there (KUBE_MINOR=1.36)
-kubeadm: ## Build what clusters of kubeadm need besides, kubeadm and CoreDNS, into the same directory
+kube: ## Build Kubernetes, etcd and CoreDNS into bin/kube/VERSION, if they are not there (KUBE_MINOR=1.36)
+kubeadm: ## Build what clusters of kubeadm need besides, kubeadm itself, into the same directory
 kube kubeadm:
 	@if [ -n "$${KEYTURN_KUBE_BIN_DIR:-}" ]; then \
 		echo "using the Kubernetes binaries in $$KEYTURN_KUBE_BIN_DIR"; \

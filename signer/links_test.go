@@ -17,9 +17,9 @@ var (
 		module + "token", module + "internal/hint", module + "internal/keyfile",
 		"github.com/fsnotify/fsnotify", "golang.org/x/sys",
 	}
-	ledgerLinks = []string{module + "signer/ledger", "golang.org/x/sys"}
+	ledgerLinks = []string{module + "signer/ledger", module + "internal/lockfile", "golang.org/x/sys"}
 	signerLinks = append(slices.Clone(keydirLinks), module+"signer", module+"signer/ledger",
-		module+"internal/signer/backend",
+		module+"internal/signer/backend", module+"internal/lockfile",
 		"google.golang.org/grpc", "google.golang.org/genproto/googleapis/rpc/status", "google.golang.org/protobuf",
 		"k8s.io/externaljwt/apis/v1", "golang.org/x/crypto/cryptobyte", "golang.org/x/net",
 		"golang.org/x/text",

@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/keyturn/keyturn/internal/lockfile"
 )
 
 // servedFile records which keys the API server has, for the next process.
@@ -67,11 +66,11 @@ func (f servedFile) save(s *keySet, now time.Duration) error {
 	if f.path == "" {
 		return nil
 	}
-	unlock, err := f.lock()
+	lock, err := lockfile.Wait(f.path + ".lock")
 	if err != nil {
 		return fmt.Errorf("saving which keys were served: %w", err)
 	}
-	defer unlock()
+	defer func() { _ = lock.Unlock() }()
 	_ = f.load(s, now) // an unreadable file is replaced
 	record := servedRecord{BootID: f.boot}
 	for _, k := range s.keys {
@@ -88,24 +87,6 @@ func (f servedFile) save(s *keySet, now time.Duration) error {
 		return fmt.Errorf("saving which keys were served: %w", err)
 	}
 	return nil
-}
-
-// lock keeps other processes from saving until unlock is called. It locks the directory, since the file is replaced.
-func (f servedFile) lock() (unlock func(), err error) {
-	dir, err := os.Open(filepath.Dir(f.path))
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("locking %s: %w", dir.Name(), err), dir.Close())
-	}
-	return func() { _ = dir.Close() }, nil // with its lock
 }
 
 // replace does not sync. After a crash of the machine the file is invalid anyway, and the API server waits for this

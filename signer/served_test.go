@@ -9,6 +9,7 @@ import (
 
 	externaljwt "k8s.io/externaljwt/apis/v1"
 
+	"github.com/keyturn/keyturn/internal/lockfile/locktest"
 	"github.com/keyturn/keyturn/jwks"
 )
 
@@ -279,6 +280,18 @@ func TestServedAsExcludedDoesNotCount(t *testing.T) {
 	w.wantSigner(1, "restarted")
 	w.fetch()
 	w.wantSigner(2, "fetched again")
+}
+
+// TestServedWhileAnotherUserLocks has a user of the host lock the directory of the state file, which he can read.
+func TestServedWhileAnotherUserLocks(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.dir = locktest.Dir(t)
+	locktest.LockAsNobody(t, w.dir)
+	w.write(1, 1)
+	w.start()
+	w.fetch()
+	w.start()
+	w.wantSigner(1, "restarted after the first fetch")
 }
 
 // TestWithoutStateFile restarts a signer that keeps nothing.

@@ -240,6 +240,18 @@ type KubeadmInfrastructureStatus struct {
 	// +kubebuilder:validation:MaxItems=20
 	// +optional
 	Leftovers []LeftoverKey `json:"leftovers,omitempty"`
+	// LeftoverSecrets are Secrets of the admin cluster, as NAMESPACE/NAME, that may hold the private key that was retired
+	// last: the bootstrap data of control-plane machines that are older than the key after it. They go with their
+	// machines.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=20
+	// +optional
+	LeftoverSecrets []string `json:"leftoverSecrets,omitempty"`
+	// ControlPlane is the name of the KubeadmControlPlane of a cluster of Cluster API. Policy keyturn-cluster-api knows it
+	// by that. It is empty for other clusters.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	ControlPlane string `json:"controlPlane,omitempty"`
 }
 
 // RetiredKey is a key version that was retired.

@@ -440,3 +440,75 @@ func TestRetireWhileRotating(t *testing.T) {
 		}
 	}
 }
+
+// TestSourceTakenBack lets the source of keys be changed while a cluster is not ready, unless a key is rotated, and
+// with it only what depends on it.
+func TestSourceTakenBack(t *testing.T) {
+	external := func(k *v1alpha1.KSASigningKey) { k.Source = v1alpha1.KeySourceExternal }
+	files := func(k *v1alpha1.KSASigningKey) {
+		k.Source, k.Retire = v1alpha1.KeySourceFiles, v1alpha1.RetireAfterRefresh
+	}
+	for _, test := range []struct {
+		name     string
+		from, to func(*v1alpha1.KSASigningKey)
+	}{{"back to files", func(k *v1alpha1.KSASigningKey) {
+		external(k)
+		k.Retire = v1alpha1.RetireWhenUnused
+	}, files}, {"back to external", files, external}} {
+		t.Run(test.name, func(t *testing.T) {
+			uc := createCluster(t, func(uc *v1alpha1.UserCluster) { test.from(&uc.Spec.KSASigningKey) })
+			update := func(change func(*v1alpha1.UserClusterSpec)) error {
+				changed := uc.DeepCopy()
+				test.to(&changed.Spec.KSASigningKey)
+				if change != nil {
+					change(&changed.Spec)
+				}
+				return admin.Update(t.Context(), changed, client.DryRunAll)
+			}
+			const refused = "requests must not modify the spec when cluster is not ready"
+			checkErr(t, update(nil), refused) // nobody has seen the keys
+			writeStatus(t, uc, conditions(uc, metav1.ConditionFalse, metav1.ConditionTrue))
+			checkErr(t, update(nil), "")
+			checkErr(t, update(func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Algorithm = v1alpha1.ES256 }), refused)
+			checkErr(t, update(func(s *v1alpha1.UserClusterSpec) { s.KSASigningKey.Version++ }), "requests must not modify")
+			finish(t, uc)
+			rotate(t, uc)
+			checkErr(t, update(nil), refused)
+			writeStatus(t, uc, conditions(uc, metav1.ConditionFalse, metav1.ConditionFalse))
+			checkErr(t, update(nil), refused)
+		})
+	}
+}
+
+// TestNodeRefreshWhileRotating lets how the tokens of running pods are replaced be changed until Retire, but not to
+// InPlace.
+func TestNodeRefreshWhileRotating(t *testing.T) {
+	uc := createCluster(t, func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.NodeRefresh = v1alpha1.NodeRefreshWait })
+	finish(t, uc)
+	rotate(t, uc)
+	update := func(how v1alpha1.NodeRefresh, change func(*v1alpha1.KSASigningKey)) error {
+		changed := uc.DeepCopy()
+		changed.Spec.KSASigningKey.NodeRefresh = how
+		if change != nil {
+			change(&changed.Spec.KSASigningKey)
+		}
+		return admin.Update(t.Context(), changed, client.DryRunAll)
+	}
+	const refused = "requests must not modify the spec when cluster is not ready"
+	for _, step := range []string{"Generate", "Publish", "Switch", "Refresh", "Retire"} {
+		uc.Status.KSASigningKey.Step = step
+		writeStatus(t, uc, conditions(uc, metav1.ConditionFalse, metav1.ConditionFalse))
+		for _, how := range []v1alpha1.NodeRefresh{v1alpha1.NodeRefreshEvict, v1alpha1.NodeRefreshReplace, ""} {
+			want := ""
+			if step == "Retire" {
+				want = refused
+			}
+			checkErr(t, update(how, nil), want)
+		}
+		checkErr(t, update(v1alpha1.NodeRefreshInPlace, nil), refused)
+		checkErr(t, update(v1alpha1.NodeRefreshEvict, func(k *v1alpha1.KSASigningKey) { k.TokenReloadSeconds++ }), refused)
+		checkErr(t, update(v1alpha1.NodeRefreshEvict, func(k *v1alpha1.KSASigningKey) {
+			k.Source = v1alpha1.KeySourceExternal
+		}), refused)
+	}
+}

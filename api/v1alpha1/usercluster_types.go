@@ -184,12 +184,13 @@ type KSASigningKey struct {
 	// +kubebuilder:default=1
 	// Policy keyturn-valid-specs requires version 1 for a new cluster.
 	Version int32 `json:"version"`
-	// Source is how API servers get their keys. Changing it restarts each API server once. It defaults to external if
-	// Keyturn makes the cluster, and to files otherwise.
+	// Source is how API servers get their keys. Changing it restarts each API server once. It can be changed back at any
+	// time, except while a key is rotated. It defaults to external if Keyturn makes the cluster, and to files otherwise.
 	// +optional
 	Source KeySource `json:"source,omitempty"`
 	// NodeRefresh is how a rotation replaces the tokens of running pods. It defaults to Replace if Keyturn makes the
-	// nodes or clusterAPI.method is Rollout, and to Evict otherwise.
+	// nodes or clusterAPI.method is Rollout, and to Evict otherwise. Until the step Retire of a rotation, it can be
+	// changed, but not to InPlace.
 	// +optional
 	NodeRefresh NodeRefresh `json:"nodeRefresh,omitempty"`
 	// TokenReloadSeconds is how long an application may keep using a token after its file holds a new one. With

@@ -43,15 +43,12 @@ func (a Agent) Paths() Paths {
 // Instance returns which start of which pod this is.
 func (a Agent) Instance() Instance { return Instance{a.PodUID, a.Key.Public()} }
 
-// dirs are the open directories, by Dir. That of State is nil until the agent makes it.
-type dirs struct {
-	all [3]*atomicfile.Dir
-	// lock is a.StateDir.
-	lock *atomicfile.Dir
-}
+// dirs are the open directories, by Dir. That of State is nil until the agent makes it. It has the lock: other users of
+// the host, who could hold a lock forever, cannot open it.
+type dirs [3]*atomicfile.Dir
 
 func (d *dirs) close() (err error) {
-	for _, dir := range append(d.all[:], d.lock) {
+	for _, dir := range d {
 		if dir != nil {
 			err = errors.Join(err, dir.Close())
 		}
@@ -65,7 +62,7 @@ func (a Agent) path(d Dir) string {
 
 func (a Agent) pathOf(f File) string { return filepath.Join(a.path(f.Dir), f.Name) }
 
-// open opens the directories, with a lock. It writes nothing.
+// open opens the directories, with the lock if the agent has ever written. It writes nothing.
 func (a Agent) open() (d *dirs, err error) {
 	d = &dirs{}
 	defer func() {
@@ -74,32 +71,35 @@ func (a Agent) open() (d *dirs, err error) {
 		}
 	}()
 	for _, name := range []Dir{PKI, Manifests, State} {
-		d.all[name], err = atomicfile.OpenDir(a.path(name))
+		d[name], err = atomicfile.OpenDir(a.path(name))
 		if err != nil && (name != State || !errors.Is(err, fs.ErrNotExist)) {
 			return d, err
 		}
 	}
-	if d.lock, err = atomicfile.OpenDir(a.StateDir); err != nil {
-		return d, err
+	if d[State] == nil {
+		return d, nil
 	}
-	return d, d.lock.Lock()
+	return d, d[State].Lock()
 }
 
-// makeDirs makes the agent's own directories, before the first action.
+// makeDirs makes the agent's own directories, and takes the lock.
 func (a Agent) makeDirs(d *dirs) (err error) {
-	if d.all[State] != nil {
-		return nil
-	}
 	for _, path := range []string{a.Paths().SignerDir, a.Paths().KeyDir, a.path(State)} {
 		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
-	if err := d.lock.Sync(); err != nil {
+	parent, err := atomicfile.OpenDir(a.StateDir)
+	if err != nil {
 		return err
 	}
-	d.all[State], err = atomicfile.OpenDir(a.path(State))
-	return err
+	if err := errors.Join(parent.Sync(), parent.Close()); err != nil {
+		return err
+	}
+	if d[State], err = atomicfile.OpenDir(a.path(State)); err != nil {
+		return err
+	}
+	return d[State].Lock()
 }
 
 // Apply carries out an order.
@@ -146,8 +146,9 @@ func (a Agent) apply(ctx context.Context, o Order) (r Report, err error) {
 	return r, err
 }
 
-// maxRounds is far above what plans need: two, when a signer that serves already is all that a manifest waited for.
-const maxRounds = 5
+// maxRounds is far above what plans need: three, on a node that is new to the agent, when a signer that serves already
+// is all that a manifest waited for.
+const maxRounds = 6
 
 // converge reads the host, plans and acts until nothing is left to do, and returns what is there then.
 func (a Agent) converge(ctx context.Context, d *dirs, plan func(Host) ([]Action, error), did *[]string) (Host, error) {
@@ -159,6 +160,13 @@ func (a Agent) converge(ctx context.Context, d *dirs, plan func(Host) ([]Action,
 		actions, err := plan(h)
 		if err != nil || len(actions) == 0 {
 			return h, err
+		}
+		if d[State] == nil {
+			// Read again under the lock: another order may have been carried out meanwhile.
+			if err := a.makeDirs(d); err != nil {
+				return h, err
+			}
+			continue
 		}
 		if err := a.act(d, actions, did); err != nil {
 			return h, err
@@ -180,11 +188,6 @@ func (a Agent) undo(ctx context.Context) (did []string, err error) {
 
 // act takes the actions one after another. Each one lasts before the next begins.
 func (a Agent) act(d *dirs, actions []Action, did *[]string) error {
-	if len(actions) > 0 {
-		if err := a.makeDirs(d); err != nil {
-			return err
-		}
-	}
 	for _, action := range actions {
 		if a.fault != nil {
 			if err := a.fault(action); err != nil {
@@ -200,7 +203,7 @@ func (a Agent) act(d *dirs, actions []Action, did *[]string) error {
 }
 
 func (a Agent) do(d *dirs, action Action) error {
-	switch dir := d.all[action.File.Dir]; {
+	switch dir := d[action.File.Dir]; {
 	case action.Serve != nil:
 		return keydir.Write(a.Paths().KeyDir, *action.Serve)
 	case action.ServeNothing:
@@ -253,10 +256,10 @@ func empty(path string, names func(string) bool) error {
 func (a Agent) read(ctx context.Context, d *dirs) (Host, error) {
 	h := Host{Files: map[File][]byte{}}
 	for _, file := range append([]File{{State, undoFile}, {State, turnFile}, {Manifests, managerFile}}, undoable...) {
-		if d.all[file.Dir] == nil {
+		if d[file.Dir] == nil {
 			continue
 		}
-		text, err := d.all[file.Dir].ReadFile(file.Name)
+		text, err := d[file.Dir].ReadFile(file.Name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -325,7 +328,7 @@ const maxKeyFile = 1 << 16
 
 // search finds files with private keys, and what writes that were cut off left.
 func (a Agent) search(d *dirs, h *Host) error {
-	for number, dir := range d.all {
+	for number, dir := range d {
 		if dir == nil {
 			continue
 		}

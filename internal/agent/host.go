@@ -168,6 +168,14 @@ type pair struct {
 	signer  crypto.Signer
 }
 
+// signing is the public key of sa.key by its kid; empty when it is missing.
+func (p pair) signing() map[string]crypto.PublicKey {
+	if p.signer == nil {
+		return nil
+	}
+	return map[string]crypto.PublicKey{p.private: p.signer.Public()}
+}
+
 func (h Host) pair() (pair, error) {
 	p := pair{public: map[string]crypto.PublicKey{}}
 	for rest := h.Files[File{PKI, publicFile}]; len(bytes.TrimSpace(rest)) > 0; {

@@ -21,6 +21,11 @@ func planKeys(s keySet, on pair) ([]Action, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, kid := range on.kids {
+		if slices.Contains(s.order.Keep, kid) {
+			want = union(want, kid)
+		}
+	}
 	var actions []Action
 	last := on.kids
 	write := func(kids []string) error {
@@ -28,7 +33,7 @@ func planKeys(s keySet, on pair) ([]Action, error) {
 			return nil
 		}
 		last = kids
-		text, err := marshal(kids, s.public, on.public)
+		text, err := marshal(kids, s.public, on.public, on.signing())
 		actions = append(actions, Action{File: File{PKI, publicFile}, Content: text})
 		return err
 	}
@@ -108,7 +113,7 @@ func undoUnion(h Host) *Action {
 	if len(kids) == len(before.kids) {
 		return nil
 	}
-	text, err := marshal(kids, now.public, before.public, map[string]crypto.PublicKey{now.private: now.signer.Public()})
+	text, err := marshal(kids, now.public, before.public, now.signing())
 	if err != nil {
 		return nil
 	}

@@ -64,6 +64,9 @@ type Order struct {
 	Versions []Version `json:"versions,omitempty"`
 	// Foreign are public keys in PEM, one each, of no key version, that kube-apiserver has to accept too.
 	Foreign []string `json:"foreign,omitempty"`
+	// Keep are kids of no key version, and of no key that kube-apiserver was seen to accept. They stay in sa.pub if they
+	// are there: whoever restarts kube-apiserver has it accept them.
+	Keep []string `json:"keep,omitempty"`
 	// Restart is a value that no change before had: kube-apiserver is to be restarted once for it. Empty: it must not be
 	// taken out now. RestartMark makes one. In Settle, it is the one of the change that was proven: another one may have
 	// been begun since.

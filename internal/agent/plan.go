@@ -163,12 +163,16 @@ func checkOrder(s keySet, h Host, on pair) error {
 		return errors.New("the order names no image for the signer")
 	}
 	if o.Keys.External && len(s.foreign) > 0 {
-		return errors.New("a signer serves key versions only, and foreign keys are to be kept")
+		return fmt.Errorf("a signer serves key versions only, and kube-apiserver is to accept the foreign keys %s too",
+			strings.Join(s.foreign, ","))
 	}
 	newest := slices.Max(o.Keys.Verify)
 	for _, kid := range append(slices.Clone(on.kids), on.private) {
 		version, ok := s.known[kid]
 		if ok && version <= newest || kid == "" || slices.Contains(s.foreign, kid) || slices.Contains(o.Retired, kid) {
+			continue
+		}
+		if !ok && kid != on.private && slices.Contains(o.Keep, kid) {
 			continue
 		}
 		return fmt.Errorf("%w: the node has key %s, which the order does not know", ErrStale, kid)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -8,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/keyturn/keyturn/internal/atomicfile"
+	"github.com/keyturn/keyturn/internal/lockfile/locktest"
 	"github.com/keyturn/keyturn/internal/rotation"
 	"github.com/keyturn/keyturn/jwks"
 )
@@ -79,9 +82,42 @@ func TestUnknownKey(t *testing.T) {
 	n.apply(n.settle("b"), Done)
 	o = n.order(external(1, 1, 2), "c")
 	o.Foreign = []string{foreign.public}
-	if r := n.wantUnchanged(o, Failed); !strings.Contains(r.Message, "foreign keys are to be kept") {
+	if r := n.wantUnchanged(o, Failed); !strings.Contains(r.Message, "to accept the foreign keys "+foreign.kid) {
 		t.Errorf("the message is %q", r.Message)
 	}
+}
+
+// TestKeep keeps a key in sa.pub that no API server was seen to accept, with files and with a signer, and refuses an
+// order that knows the key of sa.key only as such a one: it may be of a later version.
+func TestKeep(t *testing.T) {
+	n := newNode(t, 1, 1)
+	other := newKey(jwks.ES256)
+	n.write(n.PKI+"/sa.pub", testKeys[1].public+other.public, 0o600)
+	o := n.order(files(1, 1, 2), "a")
+	o.Keep = []string{other.kid, "of no key that is there"}
+	if r := n.apply(o, Done); !slices.Equal(r.Found.Public, []string{testKeys[1].kid, testKeys[2].kid, other.kid}) {
+		t.Errorf("sa.pub has %q", r.Found.Public)
+	}
+	n.apply(n.settle("a"), Done)
+	n.write(n.PKI+"/sa.key", other.private, 0o600)
+	o = n.order(files(2, 1, 2), "b")
+	o.Keep = []string{other.kid}
+	n.wantUnchanged(o, Stale)
+	o.Keep, o.Retired = nil, []string{other.kid}
+	n.apply(o, Done)
+	n.wantKeys(files(2, 1, 2))
+}
+
+// TestForeignPrivateKey replaces a sa.key whose public key is not in sa.pub, once its owner has released it.
+func TestForeignPrivateKey(t *testing.T) {
+	n := newNode(t, 1, 1)
+	other := newKey(jwks.ES256)
+	n.write(n.PKI+"/sa.key", other.private, 0o600)
+	o := n.order(files(1, 1, 2), "a")
+	n.wantUnchanged(o, Stale)
+	o.Retired = []string{other.kid}
+	n.apply(o, Done)
+	n.wantKeys(files(1, 1, 2))
 }
 
 func TestOwner(t *testing.T) {
@@ -268,9 +304,38 @@ func TestReleaseOfNothing(t *testing.T) {
 
 func TestBusy(t *testing.T) {
 	n := newNode(t, 1, 1)
+	n.settled(files(1, 1, 2))
 	d, err := n.open()
 	must(t, err)
 	n.apply(n.do(Observe), Busy)
 	must(t, d.close())
 	n.apply(n.do(Observe), Done)
+}
+
+// TestBusyBeforeTheFirstChange has another order carried out between reading a new node and changing it.
+func TestBusyBeforeTheFirstChange(t *testing.T) {
+	n := newNode(t, 1, 1)
+	d, err := n.open()
+	must(t, err)
+	var other dirs
+	var did []string
+	plan := func(Host) ([]Action, error) {
+		must(t, n.makeDirs(&other))
+		return []Action{{File: File{State, turnFile}, Content: []byte("{}")}}, nil
+	}
+	if _, err := n.converge(t.Context(), d, plan, &did); !errors.Is(err, atomicfile.ErrBusy) || did != nil {
+		t.Errorf("while another order is carried out: %v, did %q", err, did)
+	}
+	must(t, d.close(), other.close())
+}
+
+// TestLockedByAnotherUser has a user of the host lock every directory that he can open.
+func TestLockedByAnotherUser(t *testing.T) {
+	n := newNode(t, 1, 1)
+	must(t, os.Chmod(n.dir(), 0o755))
+	for _, path := range []string{n.dir(), n.PKI, n.Manifests, n.StateDir} {
+		locktest.LockAsNobody(t, path)
+	}
+	n.settled(files(1, 1, 2))
+	locktest.CannotOpen(t, n.path(State))
 }

@@ -34,25 +34,51 @@ func Ensure(path string, content []byte) error {
 	return Write(path, content)
 }
 
-func write(path string, content []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
+// Create writes a new file, with mode 0600. The error is fs.ErrExist if there is one already: of several processes, one
+// creates it. When it returns nil, the content is on disk.
+func Create(path string, content []byte) error {
+	if err := create(path, content); err != nil {
+		return fmt.Errorf("creating %s: %w", path, err)
+	}
+	return nil
+}
+
+func create(path string, content []byte) error {
+	temporary, err := writeTemporary(path, content)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	// A crash here leaves the old file whole, and a temporary one of mode 0600.
-	if err = os.Rename(f.Name(), path); err != nil {
+	// A crash here leaves one temporary file of mode 0600, or two names of one file.
+	err = errors.Join(os.Link(temporary, path), os.Remove(temporary))
+	if err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+func write(path string, content []byte) error {
+	temporary, err := writeTemporary(path, content)
+	if err != nil {
+		return err
+	}
+	// A crash here leaves the old file whole, and a temporary one of mode 0600.
+	if err = os.Rename(temporary, path); err != nil {
+		return errors.Join(err, os.Remove(temporary))
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// writeTemporary writes a file beside the path, and returns its name.
+func writeTemporary(path string, content []byte) (string, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
+	if err != nil {
+		return "", err
+	}
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), nil
 }
 
 // syncDir makes a rename in the directory durable.

@@ -1,8 +1,12 @@
 package atomicfile
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"sync"
 	"testing"
 )
 
@@ -61,5 +65,37 @@ func TestEnsureWritesOnlyChanges(t *testing.T) {
 	}
 	if got, err := os.ReadFile(path); err != nil || string(got) != "two" {
 		t.Errorf("got %q, %v", got, err)
+	}
+}
+
+// TestCreateIsOfOne has many processes create a file: the first one's stays.
+func TestCreateIsOfOne(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	created := make(chan string, 16)
+	var all sync.WaitGroup
+	for i := range cap(created) {
+		all.Go(func() {
+			content := strconv.Itoa(i)
+			if err := Create(path, []byte(content)); err == nil {
+				created <- content
+			} else if !errors.Is(err, fs.ErrExist) {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if len(created) != 1 {
+		t.Fatalf("%d created it", len(created))
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != <-created {
+		t.Errorf("got %q, %v", got, err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("files %v, %v", entries, err)
 	}
 }

@@ -201,6 +201,7 @@ func (c admin) previewAdoption(ctx context.Context, w wanted) (p adoptionPreview
 	}
 	key := &w.Spec.KSASigningKey
 	report.CompareIssuer(key.Issuer)
+	report.CompareSource(w.Spec.KeySource() == v1alpha1.KeySourceExternal)
 	if key.Issuer == "" {
 		key.Issuer = report.Issuer
 	}

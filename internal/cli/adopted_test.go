@@ -140,6 +140,13 @@ func TestDescribeAdopted(t *testing.T) {
 		t.Errorf("status shows the leftovers %v", s.Leftovers)
 	}
 	own := adopted(1)
+	own.Status.Infrastructure.ClusterAPI = &v1alpha1.KubeadmInfrastructureStatus{LeftoverSecrets: []string{"default/cp-1"}}
+	if err := a.describeLeftovers(out, own); err != nil || !strings.HasSuffix(out.String(), ":\n  default/cp-1\n") {
+		t.Errorf("describe shows, with %v:\n%s", err, out)
+	}
+	if s := rotationOf(own); len(s.LeftoverSecrets) != 1 {
+		t.Errorf("status shows the Secrets %v", s.LeftoverSecrets)
+	}
 	own.Spec.Infrastructure.Kubeadm.KubeconfigSecret = ""
 	out.Reset()
 	if err := a.describeCluster(out, own); err != nil || !strings.Contains(out.String(),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -218,8 +219,20 @@ func leftovers(uc *v1alpha1.UserCluster) []v1alpha1.LeftoverKey {
 	return nil
 }
 
+// leftoverSecrets returns the Secrets that may hold a retired private key.
+func leftoverSecrets(uc *v1alpha1.UserCluster) []string {
+	if k := uc.Status.Infrastructure.Adopted(); k != nil {
+		return k.LeftoverSecrets
+	}
+	return nil
+}
+
 // describeLeftovers shows nothing if there are none.
 func (a *app) describeLeftovers(w io.Writer, uc *v1alpha1.UserCluster) error {
+	if secrets := leftoverSecrets(uc); len(secrets) > 0 {
+		fmt.Fprintln(w, "Secrets that may hold a retired private key, until their machines are replaced:")
+		fmt.Fprintf(w, "  %s\n", strings.Join(secrets, "\n  "))
+	}
 	all := leftovers(uc)
 	if len(all) == 0 {
 		return nil

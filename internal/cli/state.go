@@ -37,6 +37,8 @@ type rotationState struct {
 	Publications []v1alpha1.PublicationStatus `json:"publications"`
 	// Leftovers are files with private keys that a person must delete.
 	Leftovers []v1alpha1.LeftoverKey `json:"leftovers,omitempty"`
+	// LeftoverSecrets are Secrets that may hold a retired private key.
+	LeftoverSecrets []string `json:"leftoverSecrets,omitempty"`
 
 	message string
 }
@@ -66,7 +68,7 @@ func rotationOf(uc *v1alpha1.UserCluster) rotationState {
 		LegacyTokens: legacyTokens(key.LegacyTokens), OldTokens: key.OldTokens,
 		APIServers:   append([]v1alpha1.APIServerStatus{}, uc.Status.APIServers...),
 		Publications: append([]v1alpha1.PublicationStatus{}, uc.Status.Publications...),
-		Leftovers:    leftovers(uc),
+		Leftovers:    leftovers(uc), LeftoverSecrets: leftoverSecrets(uc),
 	}
 	s.message = s.versions.String()
 	condition := meta.FindStatusCondition(uc.Status.Conditions, v1alpha1.ConditionKSASigningKeyRotation)

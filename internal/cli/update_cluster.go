@@ -38,8 +38,9 @@ account key, the certificates and the propagation time. Files that the configura
 Everything else cannot be changed.
 
 While a key rotation runs, only what it may need to end can be changed: the service account key, the certificates and
-the kubeconfig that the configuration names, ksaSigningKey.retire and retireTimeout, and which URLs are removed from
-ksaSigningKey.publish.`,
+the kubeconfig that the configuration names, ksaSigningKey.retire and retireTimeout, ksaSigningKey.nodeRefresh until
+the step Retire (but not to InPlace), and which URLs are removed from ksaSigningKey.publish. A change of
+ksaSigningKey.source that does not succeed can be taken back.`,
 	}
 	waitFlags(cmd, w, true)
 	return cmd

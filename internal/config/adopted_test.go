@@ -59,6 +59,20 @@ func TestAdoptedFields(t *testing.T) {
 	}
 }
 
+// TestAdoptedFieldsWithoutEffect adds infrastructure to a file that has documented fields without a use here. They are
+// named, as in every file.
+func TestAdoptedFieldsWithoutEffect(t *testing.T) {
+	c, err := Parse([]byte(adopts + "loadBalancer: {kind: MetalLB}\nstackdriver: {projectID: a}\n" +
+		"gkeConnect: {projectID: my-project-123, registerServiceAccountKey: {secretRef: {version: latest}}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"loadBalancer", "stackdriver", "gkeConnect.registerServiceAccountKey"}
+	if diff := cmp.Diff(want, c.WithoutEffect()); diff != "" {
+		t.Errorf("fields without effect (-want +got):\n%s", diff)
+	}
+}
+
 // TestClusterAPI names a cluster of Cluster API, whose UserCluster is beside its Cluster.
 func TestClusterAPI(t *testing.T) {
 	const kubeadm = "kubeadm: {}"
@@ -105,7 +119,7 @@ func TestAdoptedProblems(t *testing.T) {
 		{
 			name: "fields of local clusters", kubeadm: "{}",
 			add: "gkeOnPremVersion: 1.36.4-gke.1\nnetwork: {podCIDR: 10.0.0.0/8}\nmasterNode: {replicas: 3}\nnodePools: []\n" +
-				"enableControlplaneV2: true\nenableAdvancedCluster: false\nloadBalancer: {}\n",
+				"enableControlplaneV2: true\nenableAdvancedCluster: false\n",
 			want: []string{
 				"gkeOnPremVersion: is only for clusters that Keyturn creates: an adopted cluster has its own version (line 5)",
 				"network: is only for clusters that Keyturn creates: an adopted cluster has its own address ranges (line 6)",
@@ -114,7 +128,6 @@ func TestAdoptedProblems(t *testing.T) {
 				"enableControlplaneV2: is only for clusters that Keyturn creates: the control plane exists already (line 9)",
 				"enableAdvancedCluster: is only for clusters that Keyturn creates: an adopted cluster is not an advanced cluster " +
 					"(line 10)",
-				"loadBalancer: is only for clusters that Keyturn creates (line 11)",
 			},
 		},
 		{name: "no infrastructure", kubeadm: "", want: []string{

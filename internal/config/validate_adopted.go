@@ -40,11 +40,6 @@ func (d *decoder) adopted(c *UserCluster) {
 			d.problem(f.field, "is only for clusters that Keyturn creates: %s", f.why)
 		}
 	}
-	for _, field := range d.withoutEffect {
-		if !strings.HasPrefix(field, "gkeConnect.") {
-			d.problem(field, "is only for clusters that Keyturn creates")
-		}
-	}
 	k := c.KSASigningKey
 	if c.Names("source") {
 		d.oneOf("ksaSigningKey.source", k.Source)

@@ -81,7 +81,7 @@ func (r *Reconciler) observe(ctx context.Context, uc *v1alpha1.UserCluster, o *o
 	}
 	o.Held = o.controlPlane.Held
 	o.Completed = uc.Status.KSASigningKey.CompletedAt != nil
-	o.ForeignMayGo = foreignMayGo(uc)
+	o.ForeignMayGo = foreignMayGo(uc, o.keys)
 	o.Presence, o.Bootstrap = o.controlPlane.Presence, o.controlPlane.Bootstrap
 	o.BootstrapForeign = o.controlPlane.BootstrapForeign
 	o.ControlPlaneWaiting, o.ControlPlaneBlocked = o.controlPlane.Waiting, o.controlPlane.Blocked
@@ -197,15 +197,17 @@ func (o *observation) provenAt() time.Time {
 }
 
 // foreignMayGo returns the kids of the keys that API servers may stop accepting and that are no key versions: those
-// that the user has released, and those of retired versions.
-func foreignMayGo(uc *v1alpha1.UserCluster) []string {
+// that the user has released, and those of retired versions. Stored keys are not among them, whoever releases them.
+func foreignMayGo(uc *v1alpha1.UserCluster, stored []keystore.KeyPair) []string {
 	kids := uc.ReleasedForeignKeys()
 	if s := uc.Status.Infrastructure.Adopted(); s != nil {
 		for _, k := range s.Retired {
 			kids = append(kids, k.KeyID)
 		}
 	}
-	return kids
+	return slices.DeleteFunc(kids, func(kid string) bool {
+		return slices.ContainsFunc(stored, func(k keystore.KeyPair) bool { return k.KeyID == kid })
+	})
 }
 
 // external reports whether the spec wants API servers to get their keys from a signer.

@@ -45,8 +45,14 @@ func keepRetired(uc *v1alpha1.UserCluster, stored []keystore.KeyPair) {
 	}
 }
 
-// setAdoptedStatus sets which private keys are left on nodes, if this round could observe it.
+// setAdoptedStatus sets the name of the control plane and which private keys are left on nodes, if this round could
+// observe them.
 func setAdoptedStatus(uc *v1alpha1.UserCluster, seen observation) {
+	if name := seen.controlPlane.Object; name != "" {
+		secrets := slices.Sorted(slices.Values(seen.controlPlane.LeftoverSecrets))
+		in := adoptedStatus(uc)
+		in.ControlPlane, in.LeftoverSecrets = name, secrets[:min(len(secrets), maxLeftovers)]
+	}
 	if !seen.controlPlane.LeftoversKnown {
 		return
 	}

@@ -1,10 +1,12 @@
 package controller
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
 )
 
@@ -45,7 +47,19 @@ func TestAdoptedStatus(t *testing.T) {
 	uc.Spec.Infrastructure.ClusterAPI = &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod"}
 	uc.Status.KSASigningKey.Keys = []v1alpha1.KeyVersionStatus{{Version: 1, KeyID: "old"}}
 	keepRetired(uc, []keystore.KeyPair{{Version: 2, KeyID: "new"}})
+	seen := observation{controlPlane: controlplane.State{Object: "prod-x7k2p"}}
+	for i := range 30 {
+		seen.controlPlane.LeftoverSecrets = append(seen.controlPlane.LeftoverSecrets, fmt.Sprintf("default/m-%d", 59-i))
+	}
+	setAdoptedStatus(uc, seen)
+	setAdoptedStatus(uc, observation{}) // nobody could see it
+	if got := uc.Status.Infrastructure.ClusterAPI.LeftoverSecrets; len(got) != maxLeftovers || got[0] != "default/m-30" {
+		t.Errorf("left are %q", got)
+	}
 	in := uc.Status.Infrastructure
+	if got := in.ClusterAPI.ControlPlane; got != "prod-x7k2p" {
+		t.Errorf("the control plane is %q", got)
+	}
 	if in.Kubeadm != nil || in.ClusterAPI == nil || len(in.ClusterAPI.Retired) != 1 || in.Adopted() != in.ClusterAPI {
 		t.Errorf("the status has %+v", in)
 	}

@@ -70,6 +70,10 @@ type State struct {
 	Held []int
 	// Endpoint is the URL that clients reach the API servers at.
 	Endpoint string
+	// Object is the name of the object that describes the control plane, for adapters of clusters that have one, and
+	// LeftoverSecrets are the Secrets beside it, as NAMESPACE/NAME, that may hold a retired private key.
+	Object          string
+	LeftoverSecrets []string
 	// Home identifies where the control plane runs, for adapters that know only the clusters of one host.
 	Home string
 	// Waiting is what else is missing (etcd, the load balancer, a scheduler …); empty if nothing. Blocked means that

@@ -141,7 +141,7 @@ type Refresh struct {
 	// Kubelet is when the current kubelet was started. It is zero while the kubelet is older than Since, while none
 	// runs, and once the machine is of KeyVersion.
 	Kubelet time.Time
-	// Proven is when the last of the files with an older token got a new one; zero until all have.
+	// Proven is when all files were first seen without an older token; zero until they were.
 	Proven time.Time
 }
 
@@ -183,8 +183,6 @@ type Token struct {
 	// IssuedAt and RenewBy are when it was issued and when its life ends for the kubelet; the API server may accept it
 	// for longer. They are its claims iat, and kubernetes.io.warnafter or else exp.
 	IssuedAt, RenewBy time.Time
-	// Replaced is when the file got its content, by the clock of the machine.
-	Replaced time.Time
 	// Missing means that there is no such file. Everything but Problem is then zero.
 	Missing bool
 	// Problem is why the file has no token. It never quotes the file.

@@ -22,6 +22,7 @@ func TestJoin(t *testing.T) {
 		{[]Reason{waits("a"), waits("b"), waits("c"), waits("d")}, "a; b; c; and 1 more", false},
 		{[]Reason{waits("a"), waits("b"), blocks("c"), waits("d"), blocks("e")}, "c; e; a; and 2 more", true},
 		{[]Reason{waits("b"), blocks("a"), waits("a")}, "a; b; a", true},
+		{[]Reason{blocks("b"), waits("a")}, "b; a", true},
 	} {
 		before := append([]Reason(nil), test.reasons...)
 		words, blocked := Join(test.reasons)

@@ -63,6 +63,9 @@ func (c *cluster) mayGo(i int, t Target) bool {
 
 func (s *simServer) converge(want simKeys, next, live, mayGo, drop bool) {
 	changes := next || live && s.configured.external && want.external
+	if want.external && s.foreign && !drop {
+		changes = false // no signer has that key
+	}
 	switch {
 	case changes && (s.configured != want || drop && s.foreignFile):
 		s.configured, s.foreignFile = want, s.foreignFile && !drop
@@ -79,7 +82,8 @@ func (s *simServer) converge(want simKeys, next, live, mayGo, drop bool) {
 }
 
 func (s *simServer) start() {
-	s.phase, s.running, s.loaded, s.foreign = starting, s.configured, s.configured, s.foreignFile
+	s.phase, s.running, s.loaded = starting, s.configured, s.configured
+	s.foreign = s.foreignFile && !s.configured.external
 }
 
 func (m *simManager) converge(sign uint8) {

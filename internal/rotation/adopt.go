@@ -37,12 +37,12 @@ func adopt(o Observed) Decision {
 
 // dropForeign has API servers stop accepting the foreign keys that may go, one after another, and before them the next
 // one to come. It sets in t what may change now, and returns what that waits for; empty when only keys are left that
-// may not go. Beside version 1, which replaced no older key, all of them stay: adopting a cluster restarts nothing.
+// may not go. Before Retire nothing is restarted for that alone: its restarts are to come. Beside version 1, which
+// replaced no older key, all of them stay: adopting a cluster restarts nothing.
 func (r run) dropForeign(t *Target) string {
-	if r.next == 1 {
+	if r.next == 1 || len(t.Keys.Verify) > 1 {
 		return ""
 	}
-	// After a crash here, an API server that appears now only accepts fewer keys than the others.
 	if gone := among(t.DropForeign, r.BootstrapForeign); len(gone) > 0 {
 		t.Bootstrap = true
 		return fmt.Sprintf("the next API server to come not to accept the keys %s, which may go", strings.Join(gone, ","))
@@ -54,6 +54,13 @@ func (r run) dropForeign(t *Target) string {
 		}
 	}
 	return ""
+}
+
+// bootstrapDrops reports whether the bootstrap material may lose foreign keys now, because nothing else of it changes.
+// After a crash then, an API server that appears only accepts fewer keys than the others. It goes first: a machine that
+// replaces one with such a key must not start with it again.
+func (r run) bootstrapDrops(want Keys) bool {
+	return r.next > 1 && r.Bootstrap.Equal(want) && len(among(r.ForeignMayGo, r.BootstrapForeign)) > 0
 }
 
 // among returns which of these kids are among others, ascending.

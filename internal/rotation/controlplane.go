@@ -11,10 +11,8 @@ import (
 func (r run) controlPlane(step Step, want Keys, sign int) (d Decision, done bool) {
 	d = Decision{Step: step, Action: converge(want, sign)}
 	t := &d.Action.Target
-	if r.old == 0 || len(want.Verify) == 1 {
-		t.DropForeign = r.ForeignMayGo
-	}
-	t.Bootstrap = r.Bootstrap.lags(want)
+	t.DropForeign = r.ForeignMayGo
+	t.Bootstrap = r.Bootstrap.lags(want) || r.bootstrapDrops(want)
 	if d.Waiting = r.missing(); d.Waiting != "" {
 		return d, false
 	}
@@ -137,9 +135,11 @@ func (r run) allServers(are func(Server) bool) bool {
 // such keys refuses tokens that are in use, or its own tokens may be refused.
 func (k Keys) lags(want Keys) bool { return !k.IsZero() && k.Stage() < want.Stage()-1 }
 
-// lags reports whether the API server runs, or would start, with keys that lag behind want.
+// lags reports whether the API server runs, or would start, with keys that lag behind want. One that serves with
+// the keys of no step does too: its key may be a version that nobody remembers.
 func (s Server) lags(want Keys) bool {
-	return !s.Leaving && (s.Configured.lags(want) || s.Running.lags(want))
+	unknown := s.Ready && s.Running.IsZero()
+	return !s.Leaving && (unknown || s.Configured.lags(want) || s.Running.lags(want))
 }
 
 // restarting reports whether the process runs with other keys than configured, and needs a restart to read them.

@@ -234,7 +234,7 @@ func checkStep(was, is *cluster, d Decision) error {
 
 // checkConfigured allows an API server one change at a time, forward only, and each after its proof.
 func checkConfigured(was, is *cluster, i int) error {
-	if was.servers[i].foreignFile && !is.servers[i].foreignFile && (!was.released || is.retiresLater()) {
+	if was.servers[i].foreignFile && !is.servers[i].foreignFile && !was.released {
 		return errors.New("loses a foreign key that may not go")
 	}
 	before, after := was.servers[i].configured, is.servers[i].configured

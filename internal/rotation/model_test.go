@@ -208,32 +208,37 @@ func (m *model) describe(from int32, mv move) string {
 	return fmt.Sprintf("a round with the view %+v: %v", v, described{m.plan(c.observe(v))})
 }
 
+// smallShapes are the kinds of cluster whose states are all visited.
+var smallShapes = []shape{
+	{servers: 1, managers: 1, nodes: 1, fleet: true, slow: true},
+	{servers: 2},
+	{servers: 1, managers: 1, nodes: 1, external: true},
+	{servers: 1, managers: 1, nodes: 1, pauses: true},
+	{servers: 2, managers: 1, fleet: true, external: true},
+	{servers: 2, external: true, converts: true},
+	{servers: 2, managers: 1, nodes: 1, fleet: true},
+	{servers: 2, open: true, bare: true},
+	{servers: 1, managers: 1, restores: true},
+	{servers: 2, managers: 1, restores: true, bare: true},
+	{servers: 1, managers: 1, disks: true},
+	{servers: 2, disks: true, bare: true},
+	{servers: 2, external: true, disks: true, bare: true},
+	{servers: 2, managers: 1, adopted: true},
+	{servers: 2, external: true, open: true, bare: true},
+	{servers: 1, managers: 1, second: true},
+	{servers: 2, second: true},
+	{servers: 1, external: true, fleet: true, second: true},
+	{servers: 1, managers: 1, external: true, awaits: true},
+	{servers: 2, external: true, bare: true, awaits: true},
+	{servers: 1, managers: 1, foreign: true},
+	{servers: 2, bare: true, foreign: true},
+	{servers: 1, managers: 1, external: true, converts: true, foreign: true},
+	{servers: 2, external: true, bare: true, foreign: true},
+}
+
 // TestAllStates checks every state of small clusters.
 func TestAllStates(t *testing.T) {
-	for _, s := range []shape{
-		{servers: 1, managers: 1, nodes: 1, fleet: true, slow: true},
-		{servers: 2},
-		{servers: 1, managers: 1, nodes: 1, external: true},
-		{servers: 1, managers: 1, nodes: 1, pauses: true},
-		{servers: 2, managers: 1, fleet: true, external: true},
-		{servers: 2, external: true, converts: true},
-		{servers: 2, managers: 1, nodes: 1, fleet: true},
-		{servers: 2, open: true, bare: true},
-		{servers: 1, managers: 1, restores: true},
-		{servers: 2, managers: 1, restores: true, bare: true},
-		{servers: 1, managers: 1, disks: true},
-		{servers: 2, disks: true, bare: true},
-		{servers: 2, external: true, disks: true, bare: true},
-		{servers: 2, managers: 1, adopted: true},
-		{servers: 2, external: true, open: true, bare: true},
-		{servers: 1, managers: 1, second: true},
-		{servers: 2, second: true},
-		{servers: 1, external: true, fleet: true, second: true},
-		{servers: 1, managers: 1, external: true, awaits: true},
-		{servers: 2, external: true, bare: true, awaits: true},
-		{servers: 1, managers: 1, foreign: true},
-		{servers: 2, bare: true, foreign: true},
-	} {
+	for _, s := range smallShapes {
 		t.Run(s.String(), func(t *testing.T) {
 			t.Parallel()
 			if testing.Short() && s.servers > 1 && s.nodes > 0 {

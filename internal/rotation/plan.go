@@ -173,7 +173,7 @@ func (r run) holdSwitch(d Decision, done bool, held Decision) Decision {
 	advances := func(s Server) bool {
 		return s.Name == t.Next && !s.Configured.Equal(t.Keys) && !s.lags(t.Keys)
 	}
-	fresh := t.Live || t.Bootstrap && !r.Bootstrap.lags(t.Keys) || r.anyServer(advances)
+	fresh := t.Live || t.Bootstrap && r.bootstrapDue(t.Keys) && !r.Bootstrap.lags(t.Keys) || r.anyServer(advances)
 	if !done && !fresh {
 		return d // first bring back what is down
 	}

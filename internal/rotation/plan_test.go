@@ -137,7 +137,7 @@ func TestForeignKeys(t *testing.T) {
 	}
 	o.Legacy = Legacy{}
 	o.Servers[0].Signs, o.Servers[0].Configured.Sign, o.Servers[0].Running.Sign = 1, 1, 1
-	if d := plan(o); d.Step != StepSwitch || len(d.Action.Target.DropForeign) > 0 {
+	if d := plan(o); d.Step != StepSwitch || d.Action.Target.Next != "cp-0" || len(d.Action.Target.DropForeign) != 2 {
 		t.Errorf("in the switch: %v, %+v", described{d}, d.Action)
 	}
 }

@@ -294,11 +294,6 @@ func (c *cluster) retired() (kids []string) {
 	return kids
 }
 
-// retiresLater reports whether a rotation runs that has not come to Retire.
-func (c *cluster) retiresLater() bool {
-	return bits.OnesCount8(uint8(c.stored)) == 2 && c.begun != rank(StepRetire)
-}
-
 func (c *cluster) observeServer(i int, v view) Server {
 	s := &c.servers[i]
 	o := Server{

@@ -39,8 +39,13 @@ func TestWaiting(t *testing.T) {
 			ConvergeControlPlane, "", "an API server to appear", false},
 		{"an API server is not ready", settled, func(o *Observed) { o.Servers[1].Ready = false },
 			ConvergeControlPlane, "", "API server cp-1 to be ready", false},
-		{"an API server does not run", settled, func(o *Observed) { o.Servers[1].Running = Keys{} },
-			ConvergeControlPlane, "", "API server cp-1 to be ready", false},
+		{"an API server does not run", settled, func(o *Observed) {
+			o.Servers[1].Running, o.Servers[1].Ready = Keys{}, false
+		}, ConvergeControlPlane, "", "API server cp-1 to be ready", false},
+		{"an API server serves keys of no step while another one is changed", switched, func(o *Observed) {
+			o.Servers[0] = serving("cp-0", Keys{Verify: []int{1, 2}, Sign: 1})
+			o.Servers[1] = Server{Name: "cp-1", Ready: true, Foreign: []string{"a"}}
+		}, ConvergeControlPlane, StepRefresh, "API server cp-1 to accept key versions [1 2] and sign with 2", false},
 		{"an API server signs with a foreign key", settled, func(o *Observed) {
 			o.Servers[1].Signs, o.Servers[1].SignsForeign = 0, "a"
 		}, ConvergeControlPlane, "", "it signs with key a, which is no key version of the cluster", false},

@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/keyturn/keyturn/internal/lockfile/locktest"
 )
 
 func TestReportIsExact(t *testing.T) {
@@ -61,6 +63,16 @@ func TestModeAndNoFile(t *testing.T) {
 	if info, err := os.Stat(w.path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the file is %v, %v", info, err)
 	}
+}
+
+// TestBeginsWhileAnotherUserLocks has a user of the host lock the directory, which he can read.
+func TestBeginsWhileAnotherUserLocks(t *testing.T) {
+	w := newWorld(t)
+	dir := locktest.Dir(t)
+	w.path = filepath.Join(dir, "ledger")
+	locktest.LockAsNobody(t, dir)
+	w.open()
+	locktest.CannotOpen(t, w.path)
 }
 
 // TestFull notes far more than there is room for: entries become coarse, and never claim less than there is.

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/keyturn/keyturn/internal/lockfile"
 )
 
 // Ledger records tokens in a file. It is safe for concurrent use, except for Tend and Close.
@@ -92,14 +94,16 @@ func isUnusable(err error) bool {
 
 // replace puts a new file at a path, unless another process has just done so.
 func replace(path string, boot [2]uint64, o Options, env environment) (*os.File, *table, error) {
+	lock, err := lockfile.Wait(path + ".lock")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { _ = lock.Unlock() }()
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return nil, nil, err
 	}
-	defer dir.Close() // with its lock
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
-		return nil, nil, err
-	}
+	defer dir.Close()
 	f, t, why := reopen(path, boot, env)
 	if !isUnusable(why) {
 		return f, t, why

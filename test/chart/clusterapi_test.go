@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -44,7 +45,7 @@ func TestClusterAPIPolicy(t *testing.T) {
 	}
 	rotated := adoptedBy(t, c, "prod")
 	objects := map[string]*unstructured.Unstructured{
-		"prod":  clusterAPIObject(controlPlaneGroup, "KubeadmControlPlane", "prod-control-plane", "prod"),
+		"prod":  clusterAPIObject(controlPlaneGroup, "KubeadmControlPlane", "prod-x7k2p", "prod"),
 		"other": clusterAPIObject(controlPlaneGroup, "KubeadmControlPlane", "other", "other"),
 		"class": clusterAPIObject(coreGroup, "Cluster", "prod", "prod"),
 	}
@@ -57,11 +58,22 @@ func TestClusterAPIPolicy(t *testing.T) {
 		patch := client.RawPatch(types.MergePatchType, []byte(merge))
 		return c.Patch(t.Context(), objects[name].DeepCopy(), patch, client.DryRunAll)
 	}
+	scale := func(name string) error { // as kubectl does
+		patch := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"replicas":5}}`))
+		return c.SubResource("scale").Patch(t.Context(), objects[name].DeepCopy(), patch, client.DryRunAll,
+			&client.SubResourcePatchOptions{SubResourceBody: &autoscalingv1.Scale{}})
+	}
+	old := objects["class"].DeepCopy()
+	old.SetAPIVersion(coreGroup + "/v1beta1")
+	objects["old class"] = old
 	const replicas, topology = `{"spec":{"replicas":5}}`, `{"spec":{"topology":{"version":"v1.37.0"}}}`
 	must(change("prod", replicas))
 	must(change("class", topology))
 
+	must(scale("prod"))
+
 	rotated.Status.KSASigningKey.Step = "Publish"
+	rotated.Status.Infrastructure.ClusterAPI = &v1alpha1.KubeadmInfrastructureStatus{ControlPlane: "prod-x7k2p"}
 	must(clusterAPIClient(t, kubetest.AsController(config)).Status().Patch(t.Context(), rotated, client.Merge))
 	eventually(t, "the policy to know that the key is rotated", func(context.Context) error {
 		if err := change("prod", replicas); err == nil {
@@ -70,11 +82,13 @@ func TestClusterAPIPolicy(t *testing.T) {
 		return nil
 	})
 	for _, tt := range []struct{ name, merge, says string }{
-		{"prod", replicas, "spec.replicas of KubeadmControlPlane prod-control-plane cannot be changed while"},
+		{"prod", replicas, "spec.replicas of KubeadmControlPlane prod-x7k2p cannot be changed while"},
 		{"prod", `{"spec":{"version":"v1.37.0"}}`, "spec.version"},
 		{"prod", `{"spec":{"kubeadmConfigSpec":{"verbosity":5}}}`, "(UserCluster prod, step Publish)"},
 		{"class", topology, "spec.topology.version of Cluster prod"},
 		{"class", `{"spec":{"topology":{"controlPlane":{"replicas":5}}}}`, "spec.topology.controlPlane.replicas"},
+		{"old class", `{"spec":{"topology":{"class":"next"}}}`, "spec.topology.class of Cluster prod"},
+		{"old class", `{"spec":{"topology":{"workers":{"machineDeployments":[]}}}}`, ""},
 		{"prod", `{"spec":{"rollout":{"after":"2027-01-01T00:00:00Z"}}}`, ""},
 		{"prod", `{"metadata":{"labels":{"a":"b"}}}`, ""},
 		{"class", `{"spec":{"topology":{"controlPlane":{"rollout":{"after":"2027-01-01T00:00:00Z"}}}}}`, ""},
@@ -88,6 +102,10 @@ func TestClusterAPIPolicy(t *testing.T) {
 			t.Errorf("%s of %s: %v, want %q", tt.merge, tt.name, err, tt.says)
 		}
 	}
+	if err := scale("prod"); err == nil || !strings.Contains(err.Error(), "spec.replicas of Scale prod-x7k2p cannot be") {
+		t.Errorf("scaling the control plane: %v", err)
+	}
+	must(scale("other"))
 }
 
 func clusterAPIClient(t *testing.T, config *rest.Config) client.Client {
@@ -119,13 +137,18 @@ func serveClusterAPI(t *testing.T, c client.Client) {
 			Spec: apiextensionsv1.CustomResourceDefinitionSpec{
 				Group: group, Scope: apiextensionsv1.NamespaceScoped,
 				Names: apiextensionsv1.CustomResourceDefinitionNames{Kind: kind, Plural: plural},
-				Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
-					Name: "v1beta2", Served: true, Storage: true,
-					Schema: &apiextensionsv1.CustomResourceValidation{
-						OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &preserve},
-					},
-				}},
 			},
+		}
+		for _, version := range []string{"v1beta1", "v1beta2"} {
+			definition.Spec.Versions = append(definition.Spec.Versions, apiextensionsv1.CustomResourceDefinitionVersion{
+				Name: version, Served: true, Storage: version == "v1beta2",
+				Schema: &apiextensionsv1.CustomResourceValidation{
+					OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &preserve},
+				},
+				Subresources: &apiextensionsv1.CustomResourceSubresources{Scale: &apiextensionsv1.CustomResourceSubresourceScale{
+					SpecReplicasPath: ".spec.replicas", StatusReplicasPath: ".status.replicas",
+				}},
+			})
 		}
 		if err := c.Create(t.Context(), definition); err != nil {
 			t.Fatal(err)

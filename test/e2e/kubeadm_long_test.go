@@ -29,7 +29,7 @@ func TestKubeadmLong(t *testing.T) {
 	if os.Getenv("KEYTURN_TEST_LONG") == "" {
 		t.Skip("it takes more than an hour: set KEYTURN_TEST_LONG=1 to run it")
 	}
-	k := newSelfManaged(t, 3, 2)
+	k := newSelfManaged(t, "", 3, 2)
 	k.patience = 30 * time.Minute
 	k.removeNewcomers()
 	k.install()

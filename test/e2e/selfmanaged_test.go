@@ -52,9 +52,9 @@ type selfManaged struct {
 }
 
 // newSelfManaged makes a cluster, or starts the one that is kept.
-func newSelfManaged(t *testing.T, controlPlanes, workers int) *selfManaged {
+func newSelfManaged(t *testing.T, algorithm string, controlPlanes, workers int) *selfManaged {
 	t.Helper()
-	c := kubeadmtest.New(t, "keyturn-agent", "keyturn-controller", "keyturn-probe", "keyturn-signer")
+	c := kubeadmtest.New(t, algorithm, "keyturn-agent", "keyturn-controller", "keyturn-probe", "keyturn-signer")
 	k := &selfManaged{
 		Cluster: c, t: t, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), patience: rotateTimeout,
 	}

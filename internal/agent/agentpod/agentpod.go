@@ -98,7 +98,7 @@ func (o Options) pod() corev1.PodSpec {
 		{Name: "state", MountPath: o.StateDir},
 	}
 	return corev1.PodSpec{
-		NodeSelector:                 map[string]string{"node-role.kubernetes.io/control-plane": ""},
+		Affinity:                     controlPlane(),
 		Tolerations:                  []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
 		PriorityClassName:            "system-node-critical",
 		HostNetwork:                  true, // it starts without a network for pods, and asks kube-apiserver on this node
@@ -122,6 +122,17 @@ func (o Options) pod() corev1.PodSpec {
 			hostDirectory("state", o.StateDir, corev1.HostPathDirectoryOrCreate),
 		},
 	}
+}
+
+// controlPlane has pods run on the nodes with the label of the control plane, which others may have given a value.
+func controlPlane() *corev1.Affinity {
+	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{
+				{Key: "node-role.kubernetes.io/control-plane", Operator: corev1.NodeSelectorOpExists},
+			}}},
+		},
+	}}
 }
 
 func (o Options) container(name string, command []string) corev1.Container {

@@ -47,6 +47,12 @@ func TestAccepted(t *testing.T) {
 func checkPod(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	s := pod.Spec
+	// A control-plane node counts by the key of its label: the value may be any.
+	terms := s.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	if len(s.NodeSelector) > 0 || len(terms) != 1 || len(terms[0].MatchExpressions) != 1 ||
+		terms[0].MatchExpressions[0].Operator != corev1.NodeSelectorOpExists {
+		t.Errorf("it runs on nodes with %v and %+v", s.NodeSelector, terms)
+	}
 	if s.HostPID || s.HostIPC || s.AutomountServiceAccountToken == nil || *s.AutomountServiceAccountToken {
 		t.Error("it has a namespace of its host or a token")
 	}

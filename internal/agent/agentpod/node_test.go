@@ -82,7 +82,7 @@ const cluster = "5d1f4a9e-0000-4000-8000-000000000001"
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	c := kubeadmtest.New(t, "keyturn-agent", "keyturn-signer")
+	c := kubeadmtest.New(t, "", "keyturn-agent", "keyturn-signer")
 	c.Must(c.Start(t.Context(), "cp-1", kubeadm.ControlPlane))
 	c.Must(c.Init(t.Context(), "cp-1"))
 	config, err := c.Config()

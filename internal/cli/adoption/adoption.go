@@ -36,6 +36,9 @@ type Report struct {
 	// says what to do.
 	Problems []string `json:"problems"`
 	Warnings []string `json:"warnings"`
+
+	// noSigner is why API servers cannot have a signer.
+	noSigner []string
 }
 
 // Server is what was found of one API server, asked directly.

@@ -227,3 +227,19 @@ func TestInspectUnlikely(t *testing.T) {
 		t.Errorf("Inspect as nobody = %v", err)
 	}
 }
+
+// TestCompareSource refuses to adopt a cluster that wants signers and cannot have them, and warns of that otherwise.
+func TestCompareSource(t *testing.T) {
+	one := newKey(t, elliptic.P384())
+	ok := answer{version: "v1.36.4", issuer: issuer, keys: setOf(t, one), kid: one.KeyID}
+	for _, external := range []bool{true, false} {
+		servers := []kubeadm.Server{{Node: "a"}, {Node: "b", NoSigner: "kube-apiserver on node b does not run as root"}}
+		r := conclude(kubeadm.Found{Servers: servers}, []answer{ok, ok})
+		if r.CompareSource(external); external {
+			only(t, "problems", "node b does not run as root: use ksaSigningKey.source files", r.Problems)
+			continue
+		}
+		only(t, "warnings", "node b does not run as root: ksaSigningKey.source external is not possible", r.Warnings)
+		only(t, "problems", "", r.Problems)
+	}
+}

@@ -35,7 +35,7 @@ func conclude(found kubeadm.Found, answers []answer) Report {
 	r.ForeignKeyIDs = slices.Compact(r.ForeignKeyIDs)
 	if n := len(r.ForeignKeyIDs); n > 0 {
 		r.warn("API servers accept %d more keys: Keyturn keeps them, and the first rotation waits at its end until you "+
-			"release them", n)
+			"release them; with ksaSigningKey.source external, API servers get no signer before that", n)
 	}
 	return r
 }
@@ -66,6 +66,8 @@ func (r *Report) server(s kubeadm.Server, a answer) {
 	case s.Waiting != "":
 		r.problem("%s: start kube-apiserver there, or delete the node", s.Waiting)
 		return
+	case s.NoSigner != "":
+		add(&r.noSigner, "%s", s.NoSigner)
 	}
 	if why := s.Unwritable(); why != "" && s.SignerSocket == "" { // no signer is adopted: see below
 		r.problem("%s", why)
@@ -166,6 +168,17 @@ func (r *Report) signingKey(a answer) {
 
 // Ready reports whether the cluster can be adopted.
 func (r Report) Ready() bool { return len(r.Problems) == 0 }
+
+// CompareSource adds why API servers cannot have a signer: as problems if they are to have one, and else as warnings.
+func (r *Report) CompareSource(external bool) {
+	for _, why := range r.noSigner {
+		if external {
+			r.problem("%s: use ksaSigningKey.source files, or change that first", why)
+		} else {
+			r.warn("%s: ksaSigningKey.source external is not possible before you change that", why)
+		}
+	}
+}
 
 // CompareIssuer adds a problem if a configuration file names an issuer that is not the cluster's.
 func (r *Report) CompareIssuer(named string) {

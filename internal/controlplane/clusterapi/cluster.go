@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
 	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/rotation"
 )
 
 // Cluster is the control plane of one cluster of Cluster API: that of package kubeadm, and its bootstrap material. It
@@ -60,7 +62,37 @@ func (c *Cluster) Observe(ctx context.Context) (controlplane.State, error) {
 		return controlplane.State{}, err
 	}
 	s.Bootstrap, s.BootstrapForeign = c.sourced(m.keys), m.foreignKeys()
-	return s, nil
+	s.Object = read.Spec.ControlPlaneRef.Name
+	s.LeftoverSecrets, err = c.leftovers(ctx)
+	return s, err
+}
+
+// leftovers returns the Secrets with bootstrap data of machines that are older than the newest key.
+func (c *Cluster) leftovers(ctx context.Context) (secrets []string, err error) {
+	since := renewed(c.uc.Status.KSASigningKey.Rotations)
+	if since.IsZero() {
+		return nil, nil
+	}
+	machines, err := c.management.machines(ctx)
+	for _, m := range machines {
+		if m.data != "" && m.created.Before(since) {
+			secrets = append(secrets, c.management.key(m.data).String())
+		}
+	}
+	return secrets, err
+}
+
+// renewed returns when the last rotation that has ended came to the step after Switch: machines that were made later
+// start with its key alone. It is zero if there was none, or nobody knows.
+func renewed(rotations []v1alpha1.RotationStatus) (since time.Time) {
+	for _, r := range rotations {
+		for _, s := range r.Steps {
+			if r.CompletedAt != nil && s.Name == string(rotation.StepRefresh) {
+				since = s.StartedAt.Time
+			}
+		}
+	}
+	return since
 }
 
 // Converge implements controlplane.Adapter.

@@ -8,8 +8,9 @@
 //   - Secret CLUSTER-sa is what control-plane machines start with. Cluster API copies it into the bootstrap data of
 //     each, and reads it at no other time. It is the bootstrap material of rotation.Observed: first to change in each
 //     step.
-//   - A control-plane Machine that has its bootstrap data and no node yet starts with the keys of then. It counts as
-//     an API server that is not proven. One that is being deleted counts until its API server no longer serves.
+//   - A control-plane Machine that has no node yet starts with the keys that its bootstrap data was or will be made of.
+//     It counts as an API server that is not proven. One that is being deleted counts until its API server no longer
+//     serves.
 //
 // Of Cluster API nothing but Secret CLUSTER-sa is written, and while a cluster is paused nothing at all.
 package clusterapi

@@ -198,9 +198,19 @@ func (m management) machines(ctx context.Context) ([]machine, error) {
 	return machines, nil
 }
 
-// coming reports whether the machine has what it starts with, and no node yet. Its node may have another name.
-func (m machine) coming() bool {
-	return !m.leaving && m.data != "" && m.node == ""
+// coming reports whether the machine has no node yet. Its bootstrap data, even if it is yet to be made, may be made of a
+// Secret that was read before the last change of that. So no step begins before its API server is proven.
+func (m machine) coming() bool { return !m.leaving && m.node == "" }
+
+// starting reports whether a machine has what it starts with, and no node yet. Its node may have another name.
+func (m machine) starting() bool { return m.coming() && m.data != "" }
+
+// waiting is what the API server of a machine that is coming waits for, in words.
+func (m machine) waiting() string {
+	if m.data == "" {
+		return fmt.Sprintf("Machine %s is to get its bootstrap data and to become a node", m.name)
+	}
+	return fmt.Sprintf("Machine %s has its bootstrap data and is to become a node", m.name)
 }
 
 // amend adds the API servers that are still to come to those that were found, and marks those that go.
@@ -213,18 +223,16 @@ func amend(machines []machine, f *kubeadm.Found) {
 		case m.leaving && m.node != "":
 			leave(m.node, f)
 		case m.coming() && !slices.ContainsFunc(f.Servers, func(s kubeadm.Server) bool { return s.Node == m.name }):
-			f.Servers = append(f.Servers, kubeadm.Server{
-				Node: m.name, Waiting: fmt.Sprintf("Machine %s has its bootstrap data and is to become a node", m.name),
-			})
+			f.Servers = append(f.Servers, kubeadm.Server{Node: m.name, Waiting: m.waiting()})
 		}
 	}
 }
 
 // orphaned reports whether the machine of a node is gone. Cluster API deletes a Node with its Machine, and gives up if
-// it cannot for nodeDeletionTimeoutSeconds, 10 by default. While a machine is to come, the node may belong to it.
+// it cannot for nodeDeletionTimeoutSeconds, 10 by default. While a machine starts, the node may belong to it.
 func orphaned(machines []machine, node string) bool {
 	return len(machines) > 0 && !slices.ContainsFunc(machines, func(m machine) bool {
-		return m.node == node || m.name == node || m.coming()
+		return m.node == node || m.name == node || m.starting()
 	})
 }
 

@@ -3,8 +3,10 @@ package clusterapi
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -13,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
 	"github.com/keyturn/keyturn/internal/install"
@@ -31,12 +34,14 @@ func TestAmend(t *testing.T) {
 		{name: "same", data: "c"},
 		{name: "coming", data: "d"},
 		{name: "without data"},
+		{name: "without data, and never", leaving: true},
 		{name: "never came", data: "e", leaving: true},
 	}, &found)
 	want := kubeadm.Found{
 		Servers: []kubeadm.Server{
 			{Node: "a"}, {Node: "b", Leaving: true}, {Node: "same"},
 			{Node: "coming", Waiting: "Machine coming has its bootstrap data and is to become a node"},
+			{Node: "without data", Waiting: "Machine without data is to get its bootstrap data and to become a node"},
 		},
 		Managers: []kubeadm.Manager{{Node: "a"}, {Node: "b"}},
 	}
@@ -55,6 +60,7 @@ func TestOrphanedNode(t *testing.T) {
 		{"of a machine that is gone", []machine{{name: "m-a", data: "a", node: "a"}}, true},
 		{"perhaps of one to come", []machine{{name: "m-a", data: "a", node: "a"}, {name: "m-b", data: "b"}}, false},
 		{"of a machine with its name", []machine{{name: "b"}}, false},
+		{"none that has started", []machine{{name: "m-b"}}, true},
 		{"where machines are not seen", nil, false},
 	} {
 		found := kubeadm.Found{Servers: []kubeadm.Server{{Node: "a"}, {Node: "b"}}}
@@ -173,5 +179,39 @@ func TestWithoutClusterAPI(t *testing.T) {
 	_, blocked := errors.AsType[*controlplane.BlockedError](err)
 	if !blocked || !strings.Contains(err.Error(), "does not serve Cluster API") {
 		t.Errorf("%v, want it to be blocked", err)
+	}
+}
+
+// TestLeftovers lists bootstrap data that may hold the key that the last rotation retired.
+func TestLeftovers(t *testing.T) {
+	admin := startManagement(t, "Cluster", "Machine", controlPlaneKind)
+	create(t, admin, fmt.Sprintf(machineText, "cp-1", controlPlaneLabel+`: ""`, "prod"))
+	create(t, admin, fmt.Sprintf(machineText, "other", controlPlaneLabel+`: ""`, "other"))
+	create(t, admin, fmt.Sprintf(machineText, "worker", "a: b", "prod"))
+	made := get(t, admin, "Machine", "cp-1").GetCreationTimestamp()
+	before, after := metav1.NewTime(made.Add(-time.Minute)), metav1.NewTime(made.Add(time.Minute))
+	ended := func(refresh metav1.Time) v1alpha1.RotationStatus {
+		return v1alpha1.RotationStatus{CompletedAt: &after, Steps: []v1alpha1.RotationStep{
+			{Name: "Publish", StartedAt: before}, {Name: "Refresh", StartedAt: refresh}, {Name: "Retire", StartedAt: after},
+		}}
+	}
+	runs := ended(after)
+	runs.CompletedAt = nil
+	for name, tt := range map[string]struct {
+		rotations []v1alpha1.RotationStatus
+		want      []string
+	}{
+		"no rotation":                   {nil, nil},
+		"one that runs":                 {[]v1alpha1.RotationStatus{runs}, nil},
+		"one that has ended":            {[]v1alpha1.RotationStatus{ended(after)}, []string{"default/cp-1"}},
+		"one that was older":            {[]v1alpha1.RotationStatus{ended(before)}, nil},
+		"one that has ended, one later": {[]v1alpha1.RotationStatus{ended(before), ended(after), runs}, []string{"default/cp-1"}},
+	} {
+		uc := adopted()
+		uc.Status.KSASigningKey.Rotations = tt.rotations
+		c := &Cluster{uc: uc, management: managementOf(admin, uc)}
+		if got := must(c.leftovers(t.Context())); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
 	}
 }

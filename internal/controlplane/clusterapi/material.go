@@ -61,6 +61,8 @@ type memory struct {
 	stage int
 	// retried is the value of v1alpha1.AnnotationRetryChange with which they were written.
 	retried string
+	// rolled are the requests to replace machines, by what makes these.
+	rolled map[string]rollRequest
 }
 
 // material reads the Secret.
@@ -278,22 +280,40 @@ func (r *memory) wrote(stage int, retried string) {
 
 // writer names the field managers that own the keys of the Secret.
 func writer(secret *corev1.Secret) string {
-	var names []string
-	for _, entry := range secret.ManagedFields {
-		var fields struct {
-			Data map[string]json.RawMessage `json:"f:data"`
-		}
-		if entry.FieldsV1 == nil || json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields) != nil {
+	public, private := []string{"f:data", "f:" + corev1.TLSCertKey}, []string{"f:data", "f:" + corev1.TLSPrivateKeyKey}
+	return inWords(append(managers(secret, public...), managers(secret, private...)...))
+}
+
+// managers returns the field managers other than ours that own a field of an object.
+func managers(o metav1.Object, path ...string) (names []string) {
+	for _, entry := range o.GetManagedFields() {
+		if entry.Manager == fieldManager || entry.FieldsV1 == nil {
 			continue
 		}
-		_, public := fields.Data["f:"+corev1.TLSCertKey]
-		_, private := fields.Data["f:"+corev1.TLSPrivateKeyKey]
-		if entry.Manager != fieldManager && (public || private) {
-			names = append(names, fmt.Sprintf("%q", printable.Text(entry.Manager, 100)))
+		at, owns := json.RawMessage(entry.FieldsV1.GetRawBytes()), true
+		for _, name := range path {
+			var fields map[string]json.RawMessage
+			owns = json.Unmarshal(at, &fields) == nil && fields[name] != nil
+			if at = fields[name]; !owns {
+				break
+			}
+		}
+		if owns {
+			names = append(names, entry.Manager)
 		}
 	}
-	if len(names) == 0 {
+	return names
+}
+
+// inWords names field managers.
+func inWords(names []string) string {
+	var quoted []string
+	for _, name := range names {
+		quoted = append(quoted, fmt.Sprintf("%q", printable.Text(name, 100)))
+	}
+	if len(quoted) == 0 {
 		return "somebody"
 	}
-	return "field manager " + strings.Join(slices.Compact(names), " and ")
+	slices.Sort(quoted)
+	return "field manager " + strings.Join(slices.Compact(quoted), " and ")
 }

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -36,6 +37,9 @@ type Roller struct {
 	management
 	client client.Client
 	now    func() time.Time
+	memory *memory
+	// retry is the value of v1alpha1.AnnotationRetryChange.
+	retry string
 	// workers means that it replaces only workers: a rotation replaces the other machines three times anyway.
 	workers bool
 }
@@ -46,6 +50,7 @@ var _ nodes.Roller = (*Roller)(nil)
 func (c *Clusters) Roller(uc *v1alpha1.UserCluster) *Roller {
 	return &Roller{
 		management: managementOf(c.client, uc), client: c.client, now: time.Now,
+		memory: c.remember(types.UID(uc.Identity())), retry: uc.Annotations[v1alpha1.AnnotationRetryChange],
 		workers: uc.Spec.Infrastructure.RollsOut(),
 	}
 }
@@ -87,7 +92,11 @@ func (o machineOwner) owned() bool {
 	return owned
 }
 
-// Roll implements nodes.Roller.
+// slack is how much the clocks of the admin cluster and of the user cluster may differ.
+const slack = 5 * time.Second
+
+// Roll implements nodes.Roller. It asks for the same time as long as since stays, so that a machine that is new is not
+// replaced again.
 func (r *Roller) Roll(ctx context.Context, since time.Time) error {
 	waiting, err := r.waiting(ctx)
 	if err != nil || waiting != "" {
@@ -97,10 +106,11 @@ func (r *Roller) Roll(ctx context.Context, since time.Time) error {
 	if err != nil {
 		return err
 	}
+	after := since.Add(slack)
 	due := slices.DeleteFunc(owners, func(o machineOwner) bool {
-		return !o.after.Before(since) // asked for, perhaps for later by somebody else
+		return !o.after.Before(after) // asked for, perhaps for later by somebody else
 	})
-	return r.request(ctx, due, latest(r.now(), since))
+	return r.request(ctx, due, after)
 }
 
 // request has the machines replaced that are older than after.
@@ -108,15 +118,84 @@ func (r *Roller) request(ctx context.Context, owners []machineOwner, after time.
 	var errs []error
 	var topology []machineOwner
 	for _, o := range owners {
-		if o.owned() {
+		switch err := r.reverted(ctx, o, after); {
+		case err != nil:
+			errs = append(errs, err)
+		case o.owned():
 			topology = append(topology, o)
-			continue
+		default:
+			err := r.set(ctx, o.Unstructured, func(object map[string]any) error {
+				return unstructured.SetNestedField(object, text(after), "spec", "rollout", "after")
+			})
+			if err == nil {
+				r.memory.asked(o, after, r.retry)
+			}
+			errs = append(errs, err)
 		}
-		errs = append(errs, r.set(ctx, o.Unstructured, func(object map[string]any) error {
-			return unstructured.SetNestedField(object, text(after), "spec", "rollout", "after")
-		}))
 	}
 	return errors.Join(append(errs, r.rollTopology(ctx, topology, after))...)
+}
+
+// reverted returns an error if somebody has taken a request away. Cluster API may then bring back machines as they were
+// before, and so would each request that follows, until the user asks for one more.
+func (r *Roller) reverted(ctx context.Context, o machineOwner, after time.Time) error {
+	if !r.memory.hasAsked(o, after, r.retry) {
+		return nil
+	}
+	written, path := metav1.Object(o.Unstructured), []string{"f:spec", "f:rollout", "f:after"}
+	name := o.String()
+	if o.owned() {
+		cluster := &unstructured.Unstructured{}
+		cluster.SetGroupVersionKind(coreVersion.WithKind("Cluster"))
+		if err := r.Get(ctx, r.key(r.cluster), cluster); err != nil {
+			return fmt.Errorf("reading %s: %w", r, lasting(err))
+		}
+		written, path, name = cluster, topologyPath(o), name+" in the topology of "+r.String()
+	}
+	var names []string
+	for ; len(path) > 0 && len(names) == 0; path = path[:len(path)-1] {
+		names = managers(written, path...) // who removes a field owns what is around it
+	}
+	return controlplane.Blocked(fmt.Errorf("%s took away rollout.after of %s: have that leave the field alone until the "+
+		"rotation has ended, and then annotate the UserCluster with %s=VALUE, a new one each time", inWords(names), name,
+		v1alpha1.AnnotationRetryChange))
+}
+
+// topologyPath is where the managed fields of a Cluster have rollout.after of what makes machines.
+func topologyPath(o machineOwner) []string {
+	if o.GetKind() == controlPlaneKind {
+		return []string{"f:spec", "f:topology", "f:controlPlane", "f:rollout", "f:after"}
+	}
+	return []string{
+		"f:spec", "f:topology", "f:workers", "f:machineDeployments", fmt.Sprintf(`k:{"name":%q}`, o.GetLabels()[topologyName]),
+		"f:rollout", "f:after",
+	}
+}
+
+// rollRequest is a request to replace machines.
+type rollRequest struct {
+	// after was written into rollout.after.
+	after time.Time
+	// retried is the value of v1alpha1.AnnotationRetryChange with which it was.
+	retried string
+}
+
+// asked notes a request.
+func (m *memory) asked(o machineOwner, after time.Time, retry string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.rolled == nil {
+		m.rolled = map[string]rollRequest{}
+	}
+	m.rolled[o.String()] = rollRequest{after, retry}
+}
+
+// hasAsked reports whether a request was made before, and nobody has asked to make it again.
+func (m *memory) hasAsked(o machineOwner, after time.Time, retry string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	was := m.rolled[o.String()]
+	return !was.after.Before(after) && (retry == "" || retry == was.retried)
 }
 
 // text is a time as the API has it.
@@ -145,7 +224,7 @@ func (r *Roller) rollTopology(ctx context.Context, owners []machineOwner, after 
 	if err := r.Get(ctx, r.key(r.cluster), o); err != nil {
 		return fmt.Errorf("reading %s: %w", r, lasting(err))
 	}
-	return r.set(ctx, o, func(object map[string]any) error {
+	err := r.set(ctx, o, func(object map[string]any) error {
 		for _, owner := range owners {
 			if err := setTopology(object, owner, text(after)); err != nil {
 				return err
@@ -153,6 +232,12 @@ func (r *Roller) rollTopology(ctx context.Context, owners []machineOwner, after 
 		}
 		return nil
 	})
+	for _, owner := range owners {
+		if err == nil {
+			r.memory.asked(owner, after, r.retry)
+		}
+	}
+	return err
 }
 
 // setTopology sets rollout.after of what the topology of a Cluster says about an owner of machines.

@@ -1,6 +1,7 @@
 package clusterapi
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -8,6 +9,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/keyturn/keyturn/internal/controlplane"
 )
 
 const deploymentText = `apiVersion: cluster.x-k8s.io/v1beta2
@@ -15,6 +18,10 @@ kind: MachineDeployment
 metadata: {namespace: default, name: %[1]s, labels: {cluster.x-k8s.io/cluster-name: %[2]s%[3]s}}
 spec: {%[4]s}
 `
+
+func rollerOf(admin client.Client, cluster string, now func() time.Time) *Roller {
+	return &Roller{management: management{admin, "default", cluster}, client: admin, now: now, memory: &memory{}}
+}
 
 // TestRoller has machines replaced, each kind where it is owned, and names those that Cluster API does not replace.
 func TestRoller(t *testing.T) {
@@ -27,7 +34,7 @@ func TestRoller(t *testing.T) {
 	create(t, admin, fmt.Sprintf(deploymentText, "held", "one", "", "paused: true"))
 	now := time.Date(2027, 1, 2, 3, 4, 5, 6, time.UTC)
 	since := now.Add(-time.Minute).Truncate(time.Second)
-	r := &Roller{management: management{admin, "default", "one"}, client: admin, now: func() time.Time { return now }}
+	r := rollerOf(admin, "one", func() time.Time { return now })
 
 	reasons := must(r.Reasons(t.Context(), since))
 	var words []string
@@ -47,7 +54,7 @@ func TestRoller(t *testing.T) {
 	}
 
 	must(0, r.Roll(t.Context(), since))
-	after := "2027-01-02T03:04:05Z"
+	after := "2027-01-02T03:03:10Z"
 	wantAfter(t, admin, controlPlaneKind, "one", after)
 	wantAfter(t, admin, deploymentKind, "md-1", after)
 	wantAfter(t, admin, deploymentKind, "other", "")
@@ -66,7 +73,7 @@ func TestMachinePools(t *testing.T) {
 		create(t, admin, fmt.Sprintf(text, name, cluster, "", "replicas: 1"))
 	}
 	now := time.Date(2027, 1, 2, 3, 4, 5, 0, time.UTC)
-	r := &Roller{management: management{admin, "default", "one"}, client: admin, now: func() time.Time { return now }}
+	r := rollerOf(admin, "one", func() time.Time { return now })
 	must(0, r.Roll(t.Context(), now))
 	wantAfter(t, admin, poolKind, "pool", "")
 	reasons := must(r.Reasons(t.Context(), now))
@@ -117,17 +124,106 @@ func TestRollTopology(t *testing.T) {
 	const owned = ", topology.cluster.x-k8s.io/owned: '', topology.cluster.x-k8s.io/deployment-name: b"
 	create(t, admin, fmt.Sprintf(deploymentText, "classy-b", "classy", owned, "replicas: 1"))
 	now := time.Date(2027, 1, 2, 3, 4, 5, 0, time.UTC)
-	r := &Roller{management: management{admin, "default", "classy"}, client: admin, now: func() time.Time { return now }}
+	r := rollerOf(admin, "classy", func() time.Time { return now })
 	must(0, r.Roll(t.Context(), now))
-	wantAfter(t, admin, "Cluster", "classy", "2027-01-02T03:04:05Z", "topology", "controlPlane")
+	wantAfter(t, admin, "Cluster", "classy", "2027-01-02T03:04:10Z", "topology", "controlPlane")
 	wantAfter(t, admin, controlPlaneKind, "classy", "")
 	wantAfter(t, admin, deploymentKind, "classy-b", "")
 	o := &unstructured.Unstructured{}
 	o.SetGroupVersionKind(coreVersion.WithKind("Cluster"))
 	must(0, admin.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "classy"}, o))
 	list, _, err := unstructured.NestedSlice(o.Object, "spec", "topology", "workers", "machineDeployments")
-	const want = "[map[class:x name:a] map[class:x name:b rollout:map[after:2027-01-02T03:04:05Z]]]"
+	const want = "[map[class:x name:a] map[class:x name:b rollout:map[after:2027-01-02T03:04:10Z]]]"
 	if got := fmt.Sprint(list); err != nil || got != want {
 		t.Errorf("the topology has %s, %v", got, err)
 	}
+}
+
+// TestRollIsTakenAway has somebody take rollout.after away. It is named, and the field is written again only on demand,
+// or after a restart, and then with the same time: a machine that is new stays.
+func TestRollIsTakenAway(t *testing.T) {
+	admin := startManagement(t, "Cluster", deploymentKind, controlPlaneKind)
+	create(t, admin, topologyText)
+	const owned = ", topology.cluster.x-k8s.io/owned: '', topology.cluster.x-k8s.io/deployment-name: b"
+	create(t, admin, fmt.Sprintf(deploymentText, "classy-b", "classy", owned, "replicas: 1"))
+	create(t, admin, fmt.Sprintf(clusterText, "one", false, controlPlaneKind, "a"))
+	create(t, admin, fmt.Sprintf(deploymentText, "md-1", "one", "", "replicas: 1"))
+	for _, tt := range []struct {
+		cluster, kind, name string
+		after               func() string
+		// take takes it away, as the field manager of the name.
+		take    func(manager string)
+		blocked string
+	}{
+		{"one", deploymentKind, "md-1", nil, func(manager string) {
+			o := get(t, admin, deploymentKind, "md-1")
+			replicas, _, _ := unstructured.NestedInt64(o.Object, "spec", "replicas")
+			o.Object["spec"] = map[string]any{"replicas": replicas + 1}
+			must(0, admin.Update(t.Context(), o, client.FieldOwner(manager)))
+		}, "took away rollout.after of MachineDeployment default/md-1"},
+		{"classy", "Cluster", "classy", func() string {
+			list, _, _ := unstructured.NestedSlice(get(t, admin, "Cluster", "classy").Object, topologyDeployments...)
+			after, _, _ := unstructured.NestedString(list[1].(map[string]any), "rollout", "after")
+			return after
+		}, func(manager string) {
+			o := objectOf("Cluster")
+			o.SetNamespace("default")
+			o.SetName("classy")
+			list := []any{map[string]any{"name": "a", "class": "x"}, map[string]any{"name": "b", "class": "x"}}
+			must(0, unstructured.SetNestedSlice(o.Object, list, topologyDeployments...))
+			must(0, admin.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(o), client.FieldOwner(manager),
+				client.ForceOwnership))
+		}, "took away rollout.after of MachineDeployment default/classy-b in the topology of Cluster default/classy"},
+	} {
+		t.Run(tt.cluster, func(t *testing.T) {
+			since := time.Date(2027, 1, 2, 3, 4, 5, 0, time.UTC)
+			r := rollerOf(admin, tt.cluster, time.Now)
+			after := tt.after
+			if after == nil {
+				after = func() string {
+					text, _, _ := unstructured.NestedString(get(t, admin, tt.kind, tt.name).Object, "spec", "rollout", "after")
+					return text
+				}
+			}
+			roll := func(want string) {
+				t.Helper()
+				must(0, r.Roll(t.Context(), since))
+				if got := after(); got != want {
+					t.Fatalf("rollout.after is %q, want %q", got, want)
+				}
+			}
+			refused := func() {
+				t.Helper()
+				tt.take("argocd")
+				err := r.Roll(t.Context(), since)
+				_, blocked := errors.AsType[*controlplane.BlockedError](err)
+				if !blocked || !strings.Contains(err.Error(), `"argocd"`) || !strings.Contains(err.Error(), tt.blocked) {
+					t.Errorf("%v, want it to be blocked, to name argocd and %q", err, tt.blocked)
+				}
+				if got := after(); got != "" {
+					t.Errorf("rollout.after is %q", got)
+				}
+			}
+			const first, next = "2027-01-02T03:04:10Z", "2027-01-02T03:05:10Z"
+			roll(first)
+			refused()
+			r.retry = "1"
+			roll(first)
+			refused()
+			r.memory = &memory{} // a restart
+			roll(first)
+			refused()
+			since = since.Add(time.Minute)
+			roll(next)
+		})
+	}
+}
+
+var topologyDeployments = []string{"spec", "topology", "workers", "machineDeployments"}
+
+func get(t *testing.T, admin client.Client, kind, name string) *unstructured.Unstructured {
+	t.Helper()
+	o := objectOf(kind)
+	must(0, admin.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: name}, o))
+	return o
 }

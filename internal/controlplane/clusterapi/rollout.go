@@ -37,12 +37,19 @@ func (c *Cluster) replace(ctx context.Context, m material, t controlplane.Target
 	if m.keys.Stage() != t.Keys.Stage() || common(m.foreignKeys(), t.DropForeign) {
 		return nil // a new machine would start with other keys
 	}
-	return c.roller.replaceMachine(ctx, t.Next)
+	var others []string
+	for _, server := range s.Servers {
+		stale := !server.Running.Equal(t.Keys) || common(server.Foreign, t.DropForeign)
+		if server.Ready && !server.Leaving && stale {
+			others = append(others, server.Name)
+		}
+	}
+	return c.roller.replaceMachine(ctx, t.Next, others...)
 }
 
-// replaceMachine has Cluster API replace the control-plane machine of a node, and all that are as old, unless that was
-// requested before.
-func (r *Roller) replaceMachine(ctx context.Context, node string) error {
+// replaceMachine has Cluster API replace the control-plane machine of a node, unless that was requested before, and
+// those of other nodes with it. Machines that are younger than all of these have what they are to have, and stay.
+func (r *Roller) replaceMachine(ctx context.Context, node string, others ...string) error {
 	machines, err := r.machines(ctx)
 	if err != nil {
 		return err
@@ -57,7 +64,13 @@ func (r *Roller) replaceMachine(ctx context.Context, node string) error {
 	}
 	created := machines[i].created
 	if !created.Before(controlPlane.after) {
-		return r.request(ctx, []machineOwner{controlPlane}, latest(r.now(), created.Add(time.Second)))
+		youngest := created
+		for _, m := range machines {
+			if slices.Contains(others, m.node) {
+				youngest = latest(youngest, m.created)
+			}
+		}
+		return r.request(ctx, []machineOwner{controlPlane}, youngest.Add(time.Second))
 	}
 	if words := controlPlane.stuck(created, r.now()); words != "" {
 		return controlplane.Blocked(errors.New("waiting for " + words))

@@ -191,6 +191,7 @@ func (w *machines) check() {
 func TestRollout(t *testing.T) {
 	admin := startManagement(t, "Cluster", "Machine", controlPlaneKind)
 	t.Run("request", func(t *testing.T) { requestOnce(t, admin) })
+	t.Run("the new stay", func(t *testing.T) { newStay(t, admin) })
 	t.Run("without an agent", func(t *testing.T) { withoutAgent(t, admin) })
 	t.Run("a foreign key", func(t *testing.T) { dropForeign(t, admin) })
 	for _, count := range []int{1, 3} {
@@ -256,15 +257,14 @@ func requestOnce(t *testing.T, admin client.Client) {
 	for _, cluster := range []string{"one", "classy"} {
 		create(t, admin, fmt.Sprintf(machineText, cluster+"-1", controlPlaneLabel+`: ""`, cluster))
 	}
-	now := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	for _, tt := range []struct {
 		cluster, kind string
 		path          []string
 	}{
 		{"one", controlPlaneKind, nil}, {"classy", "Cluster", []string{"topology", "controlPlane"}},
 	} {
-		r := &Roller{management: management{admin, "default", tt.cluster}, client: admin}
-		r.now = func() time.Time { return now }
+		now := get(t, admin, "Machine", tt.cluster+"-1").GetCreationTimestamp().Add(time.Second)
+		r := rollerOf(admin, tt.cluster, func() time.Time { return now })
 		replace := func() error { return r.replaceMachine(t.Context(), "node-of-"+tt.cluster+"-1") }
 		must(0, replace())
 		wantAfter(t, admin, tt.kind, tt.cluster, text(now), tt.path...)
@@ -279,6 +279,30 @@ func requestOnce(t *testing.T, admin client.Client) {
 		}
 		if err := r.replaceMachine(t.Context(), "another"); err == nil {
 			t.Error("a node without a Machine is replaced")
+		}
+	}
+}
+
+// newStay replaces machines while others are new, also when the request was taken away and is made again.
+func newStay(t *testing.T, admin client.Client) {
+	t.Cleanup(func() { removeAll(admin) })
+	create(t, admin, fmt.Sprintf(clusterText, "prod", false, controlPlaneKind, "a"))
+	start := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	w := &machines{t: t, admin: aged{admin}, now: start}
+	for range 3 {
+		w.make(rotation.Keys{}, false)
+		w.now = w.now.Add(time.Minute)
+	}
+	for range 2 {
+		r := rollerOf(w.admin, "prod", func() time.Time { return w.now })
+		must(0, r.replaceMachine(t.Context(), "m1", "m1", "m2"))
+		wantAfter(t, admin, controlPlaneKind, "prod", text(start.Add(time.Minute+time.Second)))
+		o := get(t, admin, controlPlaneKind, "prod")
+		delete(o.Object, "spec")
+		must(0, admin.Update(t.Context(), o))
+		err := r.replaceMachine(t.Context(), "m1", "m1", "m2")
+		if _, blocked := errors.AsType[*controlplane.BlockedError](err); !blocked {
+			t.Errorf("a request that was taken away: %v", err)
 		}
 	}
 }
@@ -317,7 +341,7 @@ func dropForeign(t *testing.T, admin client.Client) {
 		t.Errorf("machines start with %+v and %d foreign keys", m.keys, len(m.foreign))
 	}
 	target.Next, target.Bootstrap = w.hosts[0].name, false
-	if converge(); !after().Equal(w.now) {
+	if converge(); !after().Equal(w.hosts[0].created.Add(time.Second)) {
 		t.Errorf("the machine is not replaced: rollout.after is %s", after())
 	}
 }

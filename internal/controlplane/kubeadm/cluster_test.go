@@ -12,14 +12,13 @@ import (
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/internal/local/kubeadm"
 	"github.com/keyturn/keyturn/internal/local/kubeadm/kubeadmtest"
-	"github.com/keyturn/keyturn/jwks"
 	"github.com/keyturn/keyturn/token"
 )
 
 // TestRealCluster finds the API server of a cluster that kubeadm made, and proves which key it signs with and accepts,
 // through the load balancer.
 func TestRealCluster(t *testing.T) {
-	c := kubeadmtest.New(t)
+	c := kubeadmtest.New(t, "ECDSA-P384")
 	c.Must(c.Start(t.Context(), "cp-1", kubeadm.ControlPlane))
 	c.Must(c.Init(t.Context(), "cp-1"))
 	var found adapter.Found
@@ -38,9 +37,8 @@ func TestRealCluster(t *testing.T) {
 	c.Must(err)
 	signer, err := token.ParsePrivateKey(raw)
 	c.Must(err)
-	kid, err := jwks.KeyID(signer.Public())
+	key, err := keystore.New(1, signer)
 	c.Must(err)
-	key := keystore.KeyPair{Version: 1, Algorithm: "RS256", KeyID: kid, Signer: signer}
 	stranger, err := keystore.Generate(rand.Reader, 2, "ES256")
 	c.Must(err)
 

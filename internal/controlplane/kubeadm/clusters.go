@@ -81,6 +81,10 @@ type nodeMemory struct {
 	// with other keys.
 	written string
 	since   time.Time
+	// logged is the end of the log of its API server during the last change with which that was seen not to be ready.
+	logged logged
+	// left is why its agent has yet to carry out the last order, in words; empty if it has.
+	left string
 }
 
 // Open returns the cluster of a UserCluster, whose nodes kubeadm made. It asks nobody anything yet.

@@ -126,7 +126,7 @@ func (v *view) due(to change) (due []*node) {
 	for _, n := range v.staying() {
 		next := n.next(to)
 		live := to.Live && n.configured.External && to.Keys.External && !n.configured.Equal(to.Keys)
-		if next || live || v.managerDue(n, to) {
+		if next || live || v.managerDue(n, to) || n.abandoned(to) {
 			due = append(due, n)
 		}
 	}
@@ -139,6 +139,9 @@ func (n *node) next(to change) bool {
 	return n.Node == to.Next && !has
 }
 
+// abandoned reports whether a signer is to go from a node on which no API server is to ask it.
+func (n *node) abandoned(to change) bool { return !to.Keys.External && n.unasked() }
+
 // serves reports whether the API server was last seen to accept one of these keys.
 func (n *node) serves(kids []string) bool {
 	return slices.ContainsFunc(kids, func(kid string) bool {
@@ -147,9 +150,10 @@ func (n *node) serves(kids []string) bool {
 	})
 }
 
-// restarts reports whether the next change of a node takes its API server out.
+// restarts reports whether the next change of a node takes its API server out. One that is away with a signer in its
+// manifest starts with that, and takes its next keys as it is.
 func (n *node) restarts(to change) bool {
-	return n.next(to) && !(n.configured.External && to.Keys.External && n.running.External)
+	return n.next(to) && !(n.configured.External && to.Keys.External && (n.running.External || !n.ready))
 }
 
 // managerDue reports whether the kube-controller-manager of a node is to be started again: sa.key holds the key
@@ -204,7 +208,7 @@ func (v *view) whyNoAgent(n *node) string {
 // finish settles the changes that are proven, and goes on with the others.
 func (c *Cluster) finish(ctx context.Context, v *view, pending []*node, to change) error {
 	return each(pending, func(n *node) error {
-		if !n.changed() || n.behind() {
+		if !n.changed() || n.behind() || n.begun() && n.report.Configured.Equal(to.Keys) {
 			return c.again(ctx, v, n, to)
 		}
 		if err := c.proven(ctx, v, n); err != nil {
@@ -282,8 +286,15 @@ func (c *Cluster) begin(ctx context.Context, v *view, n *node, to change) error 
 			return nil
 		}
 		want = to.Keys
+		lags := n.refuses(to) || !slices.Contains(n.configured.Verify, to.Keys.Sign)
+		if lags && n.restarts(to) && len(v.keeps(n, to)) > 0 {
+			want.External = false // it is to accept tokens in use first, and gets its signer once its other keys are released
+		}
 	case to.Live && n.configured.External && to.Keys.External:
 		want = to.Keys
+	case n.abandoned(to) && !n.report.Configured.External:
+		_, err := c.send(ctx, n, c.order(v, n, agent.Settle)) // nothing is left of it but files
+		return err
 	}
 	o, err := c.converge(v, n, want, to)
 	if err != nil {
@@ -377,7 +388,8 @@ func (c *Cluster) mark(n *node, want rotation.Keys) (string, error) {
 		if n.report.Change == agent.Undone && agent.SameRestart(n.report.Mark, mark) {
 			return "", controlplane.Blocked(fmt.Errorf("kube-apiserver on node %s did not become ready with its next keys, and "+
 				"keyturn-agent has put back those of before: find out why (its log, and the events of its pod), and then "+
-				"annotate the UserCluster with %s=VALUE, a new one each time", n.Node, v1alpha1.AnnotationRetryChange))
+				"annotate the UserCluster with %s=VALUE, a new one each time%s", n.Node, v1alpha1.AnnotationRetryChange,
+				c.logEnd(n)))
 		}
 		if n.report.Server.Restart != mark && n.mark != mark {
 			return mark, nil
@@ -392,6 +404,9 @@ func (c *Cluster) converge(v *view, n *node, want rotation.Keys, to change) (age
 	if want.External && o.SignerImage == "" {
 		return o, controlplane.Blocked(errors.New("keyturn-controller was started without --signer-image, and source " +
 			"external needs keyturn-signer on control-plane nodes"))
+	}
+	if err := v.releaseFirst(n, want, to); err != nil {
+		return o, err
 	}
 	// The flag is there from the first restart of a rotation to the last one.
 	o.RetryAfter = c.uc.Spec.Infrastructure.SendsRetryAfter() && len(want.Verify) == 2 && !want.External
@@ -429,14 +444,69 @@ func seal(o *agent.Order, keys []keystore.KeyPair) error {
 // keepForeign has the node go on accepting keys that are no version of ours, but for those that may go.
 func (v *view) keepForeign(n *node, to change, o *agent.Order) {
 	o.Retired = append(o.Retired, to.DropForeign...)
-	for _, k := range v.foreign(n) {
-		if slices.Contains(to.DropForeign, k.KeyID) {
-			continue
-		}
+	for _, k := range v.kept(n, to) {
 		if public, err := jwks.MarshalPublicKey(k.Public); err == nil {
 			o.Foreign = append(o.Foreign, string(public))
 		}
 	}
+	for _, kid := range n.report.Public {
+		if v.unknown(n, kid, to) {
+			o.Keep = append(o.Keep, kid)
+		}
+	}
+}
+
+// kept are the keys that the API server of a node goes on accepting although they are no version of ours: all but those
+// that may go.
+func (v *view) kept(n *node, to change) []jwks.Key {
+	return slices.DeleteFunc(v.foreign(n), func(k jwks.Key) bool { return slices.Contains(to.DropForeign, k.KeyID) })
+}
+
+// keeps are the kids of the keys that are no version of ours and may not go. An API server that was never seen, and has
+// its keys from files, may accept all that are there.
+func (v *view) keeps(n *node, to change) []string {
+	kids := kidsOf(v.kept(n, to))
+	if n.served.Keys.Len() == 0 && !n.report.Server.External {
+		for _, kid := range n.report.Public {
+			if v.unknown(n, kid, to) {
+				kids = append(kids, kid)
+			}
+		}
+	}
+	return kids
+}
+
+// unknown reports whether a key in the files of a node is no version of ours, and none that its API server was seen to
+// accept or that may go.
+func (v *view) unknown(n *node, kid string, to change) bool {
+	_, ours := v.versions[kid]
+	return kid != "" && !ours && !n.serves([]string{kid}) && !slices.Contains(to.DropForeign, kid)
+}
+
+// releaseFirst is why a node cannot get keys before somebody has released others; nil if it can.
+func (v *view) releaseFirst(n *node, want rotation.Keys, to change) error {
+	kid, held := n.report.Private, v.keeps(n, to)
+	switch {
+	case v.unknown(n, kid, to):
+		return controlplane.Blocked(fmt.Errorf("sa.key on node %s is key %s, which is no key version of the cluster, and "+
+			"kube-apiserver there was not seen to accept it: copy sa.key from a node whose kube-apiserver signs with a key "+
+			"version, or have Keyturn replace it: %s", n.Node, kid, v.askRelease(kid)))
+	case want.External && len(held) > 0:
+		return controlplane.Blocked(fmt.Errorf("API server %s accepts foreign keys, and is to get its keys from a signer, "+
+			"which has none but key versions: release the foreign keys first; their tokens are refused afterwards: %s",
+			n.Node, v.askRelease(held...)))
+	}
+	return nil
+}
+
+// askRelease asks for the annotation that releases these keys and all foreign ones: it replaces the one of before.
+func (v *view) askRelease(kids ...string) string {
+	for _, n := range v.staying() {
+		kids = append(kids, kidsOf(v.foreign(n))...)
+	}
+	slices.Sort(kids)
+	return fmt.Sprintf("annotate the cluster with %s=%s", v1alpha1.AnnotationReleaseForeignKeys,
+		strings.Join(slices.Compact(kids), ","))
 }
 
 // dismiss removes the agents, unless somebody else has begun a change since this look. Copies of retired keys go first.
@@ -472,18 +542,24 @@ func (c *Cluster) send(ctx context.Context, n *node, o agent.Order) (done bool, 
 	if err != nil {
 		return false, fmt.Errorf("node %s: %w", n.Node, err)
 	}
-	if o.Do == agent.Converge && r.Answer == agent.Done {
-		c.note(n.Node, o.Keys)
+	if o.Do == agent.Converge {
+		c.note(n.Node, o.Keys, r)
 	}
 	return r.Answer == agent.Done, answer(n.Node, r)
 }
 
-// note remembers with which keys an API server starts next: while it is away, its agent may not answer.
-func (c *Cluster) note(node string, configured rotation.Keys) {
+// note remembers with which keys an API server starts next, since its agent may not answer while it is away, or why its
+// agent has yet to carry out the order.
+func (c *Cluster) note(node string, ordered rotation.Keys, r agent.Report) {
 	c.memory.mu.Lock()
 	defer c.memory.mu.Unlock()
 	was := c.memory.nodes[node]
-	was.configured = configured
+	if was.left = ""; r.Answer == agent.Waiting {
+		was.left = r.Message
+	}
+	if r.Answer == agent.Done {
+		was.configured = ordered
+	}
 	c.memory.nodes[node] = was
 }
 

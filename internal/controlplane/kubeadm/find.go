@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,6 +47,9 @@ type Server struct {
 	SignFile    string
 	// SignerSocket is its --service-account-signing-endpoint; empty if it signs with a file.
 	SignerSocket string
+	// NoSigner is why it could not run with a signer of Keyturn, as a sentence without its period; empty if nothing is
+	// known to be in the way.
+	NoSigner string
 	// Issuers are its --service-account-issuer, the first of which it signs for.
 	Issuers []string
 	// Mark is for what Keyturn restarted it last, as its mirror pod shows; empty for nothing.
@@ -162,7 +166,7 @@ func (o *objects) readJoining(ctx context.Context, client kubernetes.Interface) 
 		return client.CoreV1().Nodes().List(ctx, page)
 	})
 	return pages.EachListItem(ctx, metav1.ListOptions{}, func(object runtime.Object) error {
-		if n := object.(*corev1.Node); slices.Contains(strays, internalIP(*n)) {
+		if n := object.(*corev1.Node); contains(strays, internalIP(*n)) {
 			o.joining, o.others = append(o.joining, *n), append(o.others, n.Name)
 		}
 		return nil
@@ -187,9 +191,14 @@ func (o objects) leaving(name string) bool {
 // mirrors leaves out pods that are not those of a kubelet's static pods: anybody may set a label.
 func mirrors(pods []corev1.Pod) []corev1.Pod {
 	return slices.DeleteFunc(pods, func(p corev1.Pod) bool {
-		_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
-		return !mirror || p.Name != p.Labels[componentLabel]+"-"+p.Spec.NodeName
+		return !isMirror(p, p.Labels[componentLabel])
 	})
+}
+
+// isMirror reports whether a pod is the one that a kubelet shows for its static pod of this name.
+func isMirror(p corev1.Pod, name string) bool {
+	_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
+	return mirror && p.Name == name+"-"+p.Spec.NodeName
 }
 
 // examine compares what was read.
@@ -198,7 +207,7 @@ func (o objects) examine() Found {
 	f.Servers, f.Problems = o.servers()
 	for i := range f.Servers {
 		s := &f.Servers[i]
-		s.Leaving, s.Listed = o.leaving(s.Node), slices.Contains(o.addresses(), s.Address)
+		s.Leaving, s.Listed = o.leaving(s.Node), contains(o.addresses(), s.Address)
 		if s.Unlabelled = slices.Contains(o.others, s.Node); s.Unlabelled {
 			s.Waiting = unlabelled(s.Node)
 		}
@@ -251,7 +260,7 @@ func (o objects) server(p corev1.Pod) (s Server, problems []string) {
 		Node: node, Port: securePort, Address: flags.last("advertise-address"),
 		VerifyFiles: flags["service-account-key-file"], SignFile: flags.last("service-account-signing-key-file"),
 		SignerSocket: flags.last("service-account-signing-endpoint"), Issuers: flags["service-account-issuer"],
-		Mark: p.Annotations[manifest.RestartAnnotation],
+		Mark: p.Annotations[manifest.RestartAnnotation], NoSigner: noSigner(p, flags),
 	}
 	if s.Address == "" {
 		s.Address = p.Status.HostIP
@@ -299,8 +308,22 @@ func (o objects) keyProblems(p corev1.Pod, s Server, flags flagSet) (problems []
 
 // strays are the endpoint addresses of Service kubernetes that belong to none of the API servers.
 func (o objects) strays(servers []Server) []string {
-	return slices.DeleteFunc(o.addresses(), func(address string) bool {
-		return slices.ContainsFunc(servers, func(s Server) bool { return s.Address == address })
+	var own []string
+	for _, s := range servers {
+		own = append(own, s.Address)
+	}
+	return slices.DeleteFunc(o.addresses(), func(address string) bool { return contains(own, address) })
+}
+
+// contains reports whether an address is among others. A flag may have another spelling of it than an endpoint.
+func contains(addresses []string, address string) bool {
+	ip, err := netip.ParseAddr(address)
+	return slices.ContainsFunc(addresses, func(other string) bool {
+		if err != nil {
+			return other == address
+		}
+		o, err := netip.ParseAddr(other)
+		return err == nil && o.Unmap() == ip.Unmap()
 	})
 }
 

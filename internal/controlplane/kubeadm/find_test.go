@@ -123,6 +123,15 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// TestSpellings has flags with other spellings of the addresses that Service kubernetes has.
+func TestSpellings(t *testing.T) {
+	o := world().replace(apiServer, "10.0.0.1", "2001:DB8:0:0:0:0:0:1").replace(apiServer, "10.0.0.2", "::ffff:10.0.0.2")
+	o.endpoints[0].Endpoints[0].Addresses[0] = "2001:db8::1"
+	if f := o.examine(); len(f.Problems) > 0 || !f.Servers[0].Listed || !f.Servers[1].Listed {
+		t.Errorf("found %+v", f)
+	}
+}
+
 // A node whose API server does not show itself counts, and a node that is gone does not.
 func TestNodesWithout(t *testing.T) {
 	o := world()
@@ -215,5 +224,44 @@ func TestFlags(t *testing.T) {
 	if flags.last("v") != "3" || !slices.Equal(flags["one"], []string{"x", "y=z"}) || flags.last("profiling") != "true" ||
 		flags.last("last") != "true" || flags.last("more") != "1" || flags.last("none") != "" {
 		t.Errorf("flags are %v", flags)
+	}
+}
+
+// TestNoSigner names what would keep a kube-apiserver from running with a signer.
+func TestNoSigner(t *testing.T) {
+	yes, no, user, root := true, false, int64(1000), int64(0)
+	pod := func(change func(*corev1.PodSpec)) objects {
+		o := world()
+		change(&o.pods[0].Spec)
+		return o
+	}
+	const old = "--secure-port=6443"
+	life := func(value string) objects {
+		return world().replace(apiServer, old, "--service-account-max-token-expiration="+value)
+	}
+	for name, test := range map[string]struct {
+		world objects
+		want  string
+	}{
+		"as kubeadm makes it": {world(), ""},
+		"root": {pod(func(s *corev1.PodSpec) {
+			s.SecurityContext = &corev1.PodSecurityContext{RunAsUser: &root, RunAsNonRoot: &no}
+			s.HostUsers = &yes
+		}), ""},
+		"a user of its pod": {pod(func(s *corev1.PodSpec) {
+			s.SecurityContext = &corev1.PodSecurityContext{RunAsUser: &user}
+		}), "node a does not run as root"},
+		"a user of its container": {pod(func(s *corev1.PodSpec) {
+			s.Containers[0].SecurityContext = &corev1.SecurityContext{RunAsNonRoot: &yes}
+		}), "node a does not run as root"},
+		"a user namespace": {pod(func(s *corev1.PodSpec) { s.HostUsers = &no }), "node a does not run as root"},
+		"a year":           {life("8760h"), ""},
+		"more than a year": {life("8761h"), "node a has --service-account-max-token-expiration=8761h, and a signer signs"},
+		"no time":          {life("soon"), "node a has --service-account-max-token-expiration=soon"},
+	} {
+		got := test.world.examine().Servers[0].NoSigner
+		if (got != "") != (test.want != "") || !strings.Contains(got, test.want) {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
 	}
 }

@@ -5,10 +5,12 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/keyturn/keyturn/internal/agent/agentpod"
+	"github.com/keyturn/keyturn/internal/hostkeys"
 )
 
 // Unwritable returns why keyturn-agent cannot change the keys of an API server, by the flags of that, as a sentence
@@ -37,6 +39,36 @@ func (f Found) unwritable() (problems []string) {
 		}
 	}
 	return problems
+}
+
+// noSigner returns Server.NoSigner. The agent refuses such a conversion too, by the manifest.
+func noSigner(p corev1.Pod, flags flagSet) string {
+	if !isRoot(p) {
+		return fmt.Sprintf("kube-apiserver on node %s does not run as root, and only root may reach the socket of its signer",
+			p.Spec.NodeName)
+	}
+	const flag = "service-account-max-token-expiration"
+	value := flags.last(flag)
+	if d, err := time.ParseDuration(value); value != "" && (err != nil || d > hostkeys.MaxTokenExpiration) {
+		return fmt.Sprintf("kube-apiserver on node %s has --%s=%s, and a signer signs tokens for at most %v", p.Spec.NodeName,
+			flag, value, hostkeys.MaxTokenExpiration)
+	}
+	return ""
+}
+
+// isRoot reports whether a kube-apiserver runs as the host's root, as far as its pod decides it.
+func isRoot(p corev1.Pod) bool {
+	if p.Spec.HostUsers != nil && !*p.Spec.HostUsers {
+		return false
+	}
+	no := func(user *int64, nonRoot *bool) bool { return user != nil && *user != 0 || nonRoot != nil && *nonRoot }
+	if s := p.Spec.SecurityContext; s != nil && no(s.RunAsUser, s.RunAsNonRoot) {
+		return false
+	}
+	return !slices.ContainsFunc(p.Spec.Containers, func(c corev1.Container) bool {
+		s := c.SecurityContext
+		return c.Name == apiServer && s != nil && no(s.RunAsUser, s.RunAsNonRoot)
+	})
 }
 
 // flagSet has the values of each flag of a command, in their order.

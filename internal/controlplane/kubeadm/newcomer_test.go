@@ -3,6 +3,7 @@ package kubeadm
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -198,6 +199,36 @@ func TestOffBeforeAndBackAfter(t *testing.T) {
 		if _, err := os.Stat(away.StateDir + "/agent/undo.json"); err == nil {
 			t.Error("the change is not settled")
 		}
+	}
+}
+
+// TestBackWithSigner has a node with a signer be off when a rotation begins, and Keyturn be started again, which then
+// knows nothing of that node. It comes back after the look by which its turn is planned, with its agent answering before
+// its API server. That starts with the signer, so nobody restarts it.
+func TestBackWithSigner(t *testing.T) {
+	w := newTestCluster(t, "a", "b", "c")
+	w.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
+	w.settle()
+	w.uc.Spec.KSASigningKey.Version = 2
+	w.upTo(rotation.StepPublish)
+	c := w.host("c")
+	c.off = true
+	w.memo = &memory{nodes: map[string]nodeMemory{}}
+	var d rotation.Decision
+	w.until("the turn of c", func() bool {
+		d = w.round()
+		return d.Action.Target.Next == "c"
+	})
+	c.off = false
+	c.reboot()
+	must(w.find(t.Context())) // its kubelet starts its pods
+	w.restarts()
+	must(0, w.act(t.Context(), w.open(), d, w.keys()))
+	w.log = nil
+	w.settle()
+	w.have(2, true)
+	if r := w.restarts(); slices.Max(r) != 0 {
+		t.Errorf("API servers were restarted: %v", r)
 	}
 }
 

@@ -16,7 +16,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
@@ -25,6 +24,7 @@ import (
 	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/nodes/evict"
+	"github.com/keyturn/keyturn/internal/printable"
 	"github.com/keyturn/keyturn/signer/ledger"
 )
 
@@ -56,6 +56,8 @@ type roster struct {
 	// ready are those that take orders, and waiting why others do not, by node.
 	ready   map[string]pod
 	waiting map[string]string
+	// signers are why signers do not run, by node.
+	signers map[string]string
 	// turn is the number of the change that may take out an API server.
 	turn int64
 	// dropped is when an upload of kubeadm was deleted last; zero if it is not known that one was. droppedFor is the stage
@@ -263,23 +265,31 @@ func (p *pods) list(ctx context.Context) (r roster, err error) {
 	if err != nil {
 		return r, fmt.Errorf("looking for the agents: %w", err)
 	}
-	selector := labels.SelectorFromSet(set.Spec.Selector.MatchLabels).String()
-	found, err := client.CoreV1().Pods(p.images.Namespace).List(ctx, metav1.ListOptions{LabelSelector: selector})
+	found, err := client.CoreV1().Pods(p.images.Namespace).List(ctx, metav1.ListOptions{
+		LabelSelector: fmt.Sprintf("%s in (%s, %s)", nameLabel, agentpod.Name, signerPod),
+	})
 	if err != nil {
 		return r, fmt.Errorf("looking for the agents: %w", err)
 	}
 	r = roster{
-		asked: true, uid: set.UID, ready: map[string]pod{}, waiting: map[string]string{}, turn: turnOf(set),
+		asked: true, uid: set.UID, ready: map[string]pod{}, waiting: map[string]string{}, signers: map[string]string{},
+		turn: turnOf(set),
 	}
 	r.dropped, r.droppedFor = droppedAt(set)
 	for _, f := range found.Items {
+		if isMirror(f, signerPod) {
+			if why := notRunning(f, signerContainer, "--signer-image"); why != "" {
+				r.signers[f.Spec.NodeName] = fmt.Sprintf("pod %s/%s: %s", f.Namespace, f.Name, why)
+			}
+			continue
+		}
 		if owner := metav1.GetControllerOf(&f); owner == nil || owner.UID != set.UID || f.DeletionTimestamp != nil {
 			continue
 		}
 		if key := publicKey(f); key != "" {
 			r.ready[f.Spec.NodeName] = pod{f.Name, agent.Instance{PodUID: string(f.UID), PublicKey: key}}
 		}
-		if why := whyWaiting(f); why != "" {
+		if why := notRunning(f, agentpod.Container, "--agent-image"); why != "" {
 			r.waiting[f.Spec.NodeName] = why
 		}
 	}
@@ -297,18 +307,36 @@ func publicKey(p corev1.Pod) agent.PublicKey {
 	return ""
 }
 
-// whyWaiting is why a pod takes no orders, in words; empty when it does.
-func whyWaiting(p corev1.Pod) string {
+// nameLabel is on the pods of the agents and of the signers.
+const nameLabel = "app.kubernetes.io/name"
+
+// noImage are the reasons of the kubelet for a container whose image it does not get.
+var noImage = []string{
+	"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError",
+	"RegistryUnavailable",
+}
+
+// notRunning is why a container of a pod does not run, in words; empty when it does. imageFlag is the flag of the
+// controller that names its image.
+func notRunning(p corev1.Pod, container, imageFlag string) string {
 	for _, c := range append(p.Status.InitContainerStatuses, p.Status.ContainerStatuses...) {
-		if w := c.State.Waiting; w != nil && w.Message != "" {
-			return w.Reason + ": " + w.Message
+		w := c.State.Waiting
+		switch {
+		case w != nil && slices.Contains(noImage, w.Reason):
+			return printable.Line(w.Reason+": "+w.Message) + "; start keyturn-controller with " + imageFlag +
+				" and an image that the node can pull"
+		case w != nil && w.Message != "":
+			return printable.Line(w.Reason + ": " + w.Message)
 		}
 	}
-	running := func(c corev1.ContainerStatus) bool { return c.Name == agentpod.Container && c.State.Running != nil }
+	running := func(c corev1.ContainerStatus) bool { return c.Name == container && c.State.Running != nil }
 	if slices.ContainsFunc(p.Status.ContainerStatuses, running) {
 		return ""
 	}
-	return "its pod to run"
+	if p.Status.Message != "" { // the kubelet has not admitted it
+		return printable.Line(p.Status.Reason + ": " + p.Status.Message)
+	}
+	return "the pod does not run yet"
 }
 
 func (p *pods) dismiss(ctx context.Context, seen roster) error {

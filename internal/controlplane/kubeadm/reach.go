@@ -32,6 +32,8 @@ type plane interface {
 	prove(ctx context.Context, s Server, q controlplane.Question) (controlplane.Proof, error)
 	// leaders names components of which none holds its lease, at the time of an API server; empty when all do.
 	leaders(ctx context.Context, now time.Time) (string, error)
+	// lastLog reads the end of the log of a node's kube-apiserver: of the process before the one of now, if there is one.
+	lastLog(ctx context.Context, node string) (string, error)
 	// wake has the kubelet of a node see to its kube-controller-manager, once a second at most.
 	wake(ctx context.Context, node string, now time.Time) error
 	// uploaded reports whether there are keys that kubeadm has uploaded for control-plane nodes that join.

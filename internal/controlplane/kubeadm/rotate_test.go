@@ -68,8 +68,10 @@ type host struct {
 	// upgrade is the manifest of kube-apiserver and the mark of kube-controller-manager that ran when kubeadm wrote
 	// others, as long as the kubelet has not run those.
 	upgrade struct{ server, manager string }
-	// slow has the kubelet run no manifest that changes.
-	slow bool
+	// slow has the kubelet run no manifest that changes, and unpullable get no image of the signer.
+	slow, unpullable bool
+	// text is the log of kube-apiserver.
+	text string
 	stop func()
 }
 
@@ -80,6 +82,8 @@ type testCluster struct {
 	memo  *memory
 	clock time.Time
 	asked bool
+	// unsigned means that the controller has no image of the signer.
+	unsigned bool
 	// turn is the turn of its agents.
 	turn int64
 	// silent has no agent answer whose API server is away.
@@ -205,7 +209,7 @@ func (h *host) runSigner() {
 	case err != nil && running:
 		h.stop()
 		h.stop, h.served.IssuedAt = func() {}, time.Time{}
-	case err == nil && !running:
+	case err == nil && !running && !h.unpullable:
 		var pod corev1.Pod
 		must(0, yaml.UnmarshalStrict(text, &pod))
 		ctx, cancel := context.WithCancel(context.Background())
@@ -331,6 +335,13 @@ func (w *testCluster) prove(_ context.Context, s Server, q controlplane.Question
 
 func (w *testCluster) leaders(context.Context, time.Time) (string, error) { return w.led, nil }
 
+func (w *testCluster) lastLog(_ context.Context, node string) (string, error) {
+	if text := w.host(node).text; text != "" {
+		return text, nil
+	}
+	return "", errors.New("the kubelet does not answer")
+}
+
 func (w *testCluster) wake(_ context.Context, node string, _ time.Time) error {
 	w.host(node).woken++
 	return nil
@@ -346,8 +357,14 @@ func (w *testCluster) ledger(_ context.Context, node string) (r ledger.Report, e
 }
 
 func (w *testCluster) list(context.Context) (roster, error) {
-	r := roster{asked: w.asked, ready: map[string]pod{}, turn: w.turn, dropped: w.dropped, droppedFor: w.droppedFor}
+	r := roster{
+		asked: w.asked, ready: map[string]pod{}, signers: map[string]string{}, turn: w.turn,
+		dropped: w.dropped, droppedFor: w.droppedFor,
+	}
 	for _, h := range w.hosts {
+		if _, err := os.Stat(h.Manifests + "/keyturn-signer.yaml"); err == nil && h.unpullable {
+			r.signers[h.name] = "pod agents/keyturn-signer-" + h.name + ": ImagePullBackOff: no such image"
+		}
 		away := h.down > 0 && (w.silent || len(w.hosts) == 1)
 		if w.asked && !away && h.lag != 1 && !h.mute && !h.off && !h.unlabelled {
 			r.ready[h.name] = pod{h.name, h.Instance()}
@@ -391,8 +408,12 @@ func (w *testCluster) apply(ctx context.Context, p pod, o agent.Order) (agent.Re
 
 // adapter opens the cluster as a controller does in each round.
 func (w *testCluster) adapter() *Cluster {
+	images := Images{Agent: "agent", Signer: "signer:v1", Namespace: "agents"}
+	if w.unsigned {
+		images.Signer = ""
+	}
 	return &Cluster{
-		uc: w.uc, store: w.store, memory: w.memo, images: Images{Agent: "agent", Signer: "signer:v1", Namespace: "agents"},
+		uc: w.uc, store: w.store, memory: w.memo, images: images,
 		open: func(context.Context) (plane, agents, error) { return w, w, nil },
 		now:  func() time.Time { return w.clock },
 	}
@@ -715,6 +736,13 @@ func TestUndone(t *testing.T) {
 	for a.restarts == 0 {
 		w.round()
 	}
+	w.clock = w.clock.Add(logInterval)
+	a.text = "one\nE0101 \"command failed\"\x1b[31m err=\"no such file\"\n"
+	w.round()
+	a.text = ""
+	w.clock = w.clock.Add(logInterval)
+	w.round()
+	a.text = "of the process that runs again"
 	o := agent.Order{Do: agent.Undo, Cluster: string(w.uc.UID), For: a.Instance()}
 	if r := a.Apply(t.Context(), o); r.Answer != agent.Done {
 		t.Fatalf("%+v", r)
@@ -724,7 +752,8 @@ func TestUndone(t *testing.T) {
 	for range 20 {
 		d = w.round()
 	}
-	if !d.Blocked || !strings.Contains(d.Waiting, v1alpha1.AnnotationRetryChange) {
+	if !d.Blocked || !strings.Contains(d.Waiting, v1alpha1.AnnotationRetryChange) ||
+		!strings.HasSuffix(d.Waiting, `its log ended with: one | E0101 "command failed" [31m err="no such file"`) {
 		t.Errorf("it goes on: %+v", d)
 	}
 	if r := w.restarts(); r[1]+r[2] > 0 {
@@ -733,6 +762,40 @@ func TestUndone(t *testing.T) {
 	w.uc.Annotations = map[string]string{v1alpha1.AnnotationRetryChange: "1"}
 	w.settle()
 	w.have(2, false)
+}
+
+// TestSignerThatDoesNotCome has a kubelet not get the image of the signer. The status says so, the turn is taken once, and the
+// conversion goes on once the image is there, or is given up.
+func TestSignerThatDoesNotCome(t *testing.T) {
+	for _, ends := range []string{"the image is there", "files again", "released"} {
+		w := newTestCluster(t, "a", "b")
+		w.settle()
+		w.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceExternal
+		w.host("a").unpullable = true
+		told := "which it gets from its signer: the signer does not serve these keys yet; pod agents/keyturn-signer-a: " +
+			"ImagePullBackOff: no such image"
+		w.until("the reason to be told", func() bool { return strings.HasSuffix(w.round().Waiting, told) })
+		turn := w.turn
+		for range 20 {
+			if d := w.round(); !strings.HasSuffix(d.Waiting, told) || d.Settled {
+				t.Fatalf("it waits for %s", d.Waiting)
+			}
+		}
+		if r := w.restarts(); w.turn != turn || slices.Max(r) > 0 {
+			t.Errorf("turn %d comes after turn %d, and API servers were restarted: %v", w.turn, turn, r)
+		}
+		switch ends {
+		case "released":
+			w.release()
+		case "files again":
+			w.uc.Spec.KSASigningKey.Source = v1alpha1.KeySourceFiles
+			w.settle()
+		default:
+			w.host("a").unpullable = false
+			w.settle()
+		}
+		w.have(1, ends == "the image is there")
+	}
 }
 
 // TestIgnored has a kubelet that misses the change of a manifest: it is written once more, after two minutes.

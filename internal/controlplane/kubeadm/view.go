@@ -37,8 +37,9 @@ type view struct {
 	unheard string
 	// outdated means that what kubeadm has uploaded may hold keys of before this step.
 	outdated bool
-	// leaders is what no component leads, and joining which nodes may be joining, in words.
-	leaders, joining string
+	// leaders is what no component leads, joining which nodes may be joining, and abandoned which signer is to be removed,
+	// in words.
+	leaders, joining, abandoned string
 }
 
 // node is one control-plane node: what its API server shows, and what its agent reads.
@@ -57,6 +58,8 @@ type node struct {
 	// mark and managerMark are the marks that the mirror pods of its API server and its kube-controller-manager show, or
 	// showed last.
 	mark, managerMark string
+	// left is why its agent has yet to carry out its last order, and signer why its signer does not run, in words.
+	left, signer string
 	// manager is with which key version its kube-controller-manager was asked to sign, and managing with which it does.
 	manager, managing int
 }
@@ -88,7 +91,7 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	}
 	var wg sync.WaitGroup
 	for _, s := range v.found.Servers {
-		n := &node{Server: s}
+		n := &node{Server: s, signer: v.agents.signers[s.Node]}
 		v.nodes = append(v.nodes, n)
 		if p, ok := v.agents.ready[s.Node]; ok {
 			n.pod = &p
@@ -99,10 +102,12 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	wg.Wait()
 	for _, n := range v.nodes {
 		c.conclude(v, n)
+		wg.Go(func() { c.readLog(ctx, n) })
 	}
+	wg.Wait()
 	c.forgetAllBut(v.nodes)
 	v.idle, v.unheard = c.idle(v)
-	v.joining = c.joining(v)
+	v.joining, v.abandoned = c.joining(v), c.abandoned(v)
 	if v.leaders, err = c.leading(ctx, v); err != nil {
 		return v, err
 	}
@@ -170,7 +175,7 @@ func (c *Cluster) conclude(v *view, n *node) {
 	}
 	was.manager = n.manager
 	was.mark, was.managerMark = cmp.Or(n.Mark, was.mark), cmp.Or(v.managerMark(n.Node), was.managerMark)
-	n.mark, n.managerMark = was.mark, was.managerMark
+	n.mark, n.managerMark, n.left = was.mark, was.managerMark, was.left
 	c.memory.nodes[n.Node] = was
 }
 
@@ -273,6 +278,18 @@ func (n *node) pending() bool {
 // changed reports whether the API server runs with what it was configured with.
 func (n *node) changed() bool { return n.ready && !n.running.IsZero() && n.running.Equal(n.configured) }
 
+// unasked reports whether a signer is on the node, or was to be, that its API server does not ask: the node is on its
+// way to a signer, or the way was given up.
+func (n *node) unasked() bool {
+	return n.report != nil && !n.report.Server.External && n.changed() && !n.pending() &&
+		(n.report.Configured.External || n.report.Signer != nil)
+}
+
+// begun reports whether the last order was begun and is not carried out: its keys are not those to start with next.
+func (n *node) begun() bool {
+	return n.pending() && !n.report.Configured.IsZero() && !n.report.Configured.Equal(n.configured)
+}
+
 // behind reports whether the API server still has a key that is in its files no more: it was not started again since.
 func (n *node) behind() bool {
 	if n.report == nil || n.report.Server.External || n.served.External {
@@ -340,7 +357,7 @@ func (v *view) state() controlplane.State {
 		s.Waiting = fmt.Sprintf("Secret %s/%s to be deleted, which may hold keys of before this step",
 			metav1.NamespaceSystem, uploadName)
 	}
-	s.Waiting = cmp.Or(s.Waiting, v.joining, v.unheard)
+	s.Waiting = cmp.Or(s.Waiting, v.joining, v.abandoned, v.unheard)
 	if s.Waiting == "" && v.idle {
 		s.Waiting = "keyturn-agent to be removed from the control-plane nodes"
 	}
@@ -362,10 +379,22 @@ func (n *node) whyWaiting() string {
 		return "its agent cannot change its keys: " + n.report.KeyProblem
 	case n.report != nil && n.report.Server.Problem != "":
 		return "its agent cannot change its manifest: " + n.report.Server.Problem
+	case n.waiting == "" && n.begun():
+		return n.withSigner(cmp.Or(n.left, "its agent to carry out the change"))
 	case n.waiting == "" && n.pending() && n.changed() && !n.behind():
 		return "its agent to settle the change"
+	case n.waiting != "" && n.configured.External:
+		return n.withSigner(n.waiting)
 	}
 	return n.waiting
+}
+
+// withSigner adds to what is waited for why the signer of the node does not run, if it does not.
+func (n *node) withSigner(waiting string) string {
+	if n.signer == "" {
+		return waiting
+	}
+	return waiting + "; " + n.signer
 }
 
 // held are the versions whose private key the node has where kube-apiserver or its signer reads it.
@@ -398,7 +427,11 @@ func (c *Cluster) idle(v *view) (idle bool, waiting string) {
 	defer c.memory.mu.Unlock()
 	since, now := c.memory.quiet, c.now()
 	c.memory.quiet = time.Time{}
-	if !v.quiet(c.memory.wanted) {
+	wanted := c.memory.wanted
+	if wanted.External != c.external() {
+		wanted = rotation.Keys{} // the spec has taken that source back
+	}
+	if !v.quiet(wanted) {
 		return false, ""
 	}
 	waiting, single := v.silent(), len(v.staying()[0].configured.Verify) == 1
@@ -423,9 +456,25 @@ func (v *view) quiet(wanted rotation.Keys) bool {
 	}
 	return v.agents.asked && !slices.ContainsFunc(staying, func(n *node) bool {
 		keys := n.configured
-		return n.pending() || !n.changed() || publishing(keys) || !keys.Equal(staying[0].configured)
+		return n.pending() || !n.changed() || n.unasked() || publishing(keys) || !keys.Equal(staying[0].configured)
 	})
 }
+
+// abandoned names a signer that no API server is to ask any more, in words; empty if there is none.
+func (c *Cluster) abandoned(v *view) string {
+	if c.external() {
+		return ""
+	}
+	for _, n := range v.staying() {
+		if n.unasked() {
+			return fmt.Sprintf("keyturn-agent to remove the signer of node %s, which its API server does not ask", n.Node)
+		}
+	}
+	return ""
+}
+
+// external reports whether the spec wants API servers to get their keys from a signer.
+func (c *Cluster) external() bool { return c.uc.Spec.KeySource() == v1alpha1.KeySourceExternal }
 
 // silent names a node whose agent does not answer, in words; empty if there is none. A change may be unsettled there,
 // and copies of a retired key may be left. A node without the label has no agent.

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/keyturn/keyturn/internal/lockfile"
 	"github.com/keyturn/keyturn/jwks"
 )
 
@@ -82,17 +83,17 @@ func (d *directory) put(ctx context.Context, doc document, was object) error {
 	return nil
 }
 
-// exchange replaces a file if it has not changed since it was read. Controllers hold a lock on the directory meanwhile,
-// which the kernel releases if one dies.
-func exchange(at *os.Root, name string, data []byte, was object) error {
-	lock, err := at.Open(".")
+// lockName is the file that controllers lock while they write to its directory.
+const lockName = ".keyturn.lock"
+
+// exchange replaces a file if it has not changed since it was read. Controllers hold a lock meanwhile. Everybody may
+// read the directory, and so could lock it.
+func exchange(at *os.Root, name string, data []byte, was object) (err error) {
+	lock, err := lockfile.Try(at, lockName)
 	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return fmt.Errorf("locking the directory, to which another controller may be writing: %w", err)
 	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
 	is, err := readFile(at, name)
 	if err := ignoreMissing(err); err != nil {
 		return err
@@ -111,7 +112,7 @@ func (d *directory) delete(ctx context.Context, name string) error {
 	at, err := d.enter(name, false)
 	if err == nil {
 		defer at.Close()
-		err = errors.Join(at.Remove(path.Base(name)), sweep(at, path.Base(name)))
+		err = errors.Join(at.Remove(path.Base(name)), sweep(at, path.Base(name)), dropLock(at))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("deleting %s: %w", name, err)
@@ -288,6 +289,22 @@ func sweep(at *os.Root, name string) error {
 		}
 	}
 	return nil
+}
+
+// dropLock removes the lock of a controller that was killed. Deleting needs no lock, and one that is held is not an
+// error.
+func dropLock(at *os.Root) error {
+	if _, err := at.Lstat(lockName); err != nil {
+		return ignoreMissing(err)
+	}
+	lock, err := lockfile.Try(at, lockName)
+	if errors.Is(err, lockfile.ErrBusy) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return lock.Unlock()
 }
 
 func ignoreMissing(err error) error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/keyturn/keyturn/internal/fleet/discovery"
 	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/lockfile"
+	"github.com/keyturn/keyturn/internal/lockfile/locktest"
 	"github.com/keyturn/keyturn/jwks"
 )
 
@@ -149,11 +152,12 @@ func TestDirectoryMeanwhile(t *testing.T) {
 			t.Errorf("writing where %q was read: %v", was, err)
 		}
 	}
-	locked(t, filepath.Join(dir, "openid", "v1"))
+	unlock := locked(t, filepath.Join(dir, "openid", "v1"))
 	err := discovery.Put(t.Context(), "file://"+dir, jwksName, "two", "one")
-	if !errors.Is(err, syscall.EWOULDBLOCK) {
+	if !errors.Is(err, lockfile.ErrBusy) {
 		t.Errorf("writing while somebody else writes: %v", err)
 	}
+	unlock()
 	got, err := os.ReadFile(filepath.Join(dir, jwksName))
 	if err != nil || string(got) != "one" {
 		t.Errorf("the object is %q (%v)", got, err)
@@ -165,12 +169,26 @@ func TestDirectoryMeanwhile(t *testing.T) {
 }
 
 // locked locks a directory as another controller does that writes there.
-func locked(t *testing.T, dir string) {
+func locked(t *testing.T, dir string) (unlock func()) {
 	t.Helper()
-	f, err := os.Open(dir)
+	at, err := os.OpenRoot(dir)
 	must(t, err)
-	t.Cleanup(func() { _ = f.Close() })
-	must(t, syscall.Flock(int(f.Fd()), syscall.LOCK_EX))
+	lock, err := lockfile.Try(at, ".keyturn.lock")
+	must(t, err)
+	return func() { must(t, errors.Join(lock.Unlock(), at.Close())) }
+}
+
+// TestDirectoryLockedByAnotherUser has a user of the host lock the directories, which he can read like everybody.
+func TestDirectoryLockedByAnotherUser(t *testing.T) {
+	dir := locktest.Dir(t)
+	b, k := newBucket(t, "file://"+dir), generate(t, 1, jwks.ES256)
+	publish(t, b, k)
+	for _, name := range []string{"", ".well-known", "openid", "openid/v1"} {
+		locktest.LockAsNobody(t, filepath.Join(dir, name))
+	}
+	second := generate(t, 2, jwks.ES256)
+	publish(t, b, k, second)
+	must(t, b.Remove(t.Context()))
 }
 
 func must(t *testing.T, err error) {
@@ -214,6 +232,7 @@ func TestDirectoryLeftovers(t *testing.T) {
 	leave := func() {
 		for _, name := range []string{discoveryName, jwksName} {
 			p.replace(t, name+".18a2b3c4d5e6f708.tmp", []byte("half"))
+			p.replace(t, path.Join(path.Dir(name), ".keyturn.lock"), nil)
 		}
 	}
 	leave()

@@ -16,8 +16,6 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/keyturn/keyturn/internal/atomicfile"
 )
 
@@ -59,14 +57,6 @@ func (d *Dir) Claim() error {
 	if err != nil {
 		return fmt.Errorf("making data directory: %w", err)
 	}
-	dir, err := os.Open(d.path)
-	if err != nil {
-		return fmt.Errorf("opening data directory: %w", err)
-	}
-	defer dir.Close()
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
-		return fmt.Errorf("locking data directory %s: %w", d.path, err)
-	}
 	if err := d.readMark(); err != nil || d.ID() != "" {
 		return err
 	}
@@ -74,8 +64,9 @@ func (d *Dir) Claim() error {
 	if err != nil {
 		return fmt.Errorf("encoding the mark of data directory %s: %w", d.path, err)
 	}
-	// A crash here leaves the directory empty or as an earlier version made it, and the next call marks it.
-	if err := atomicfile.Write(d.Path(markFile), append(raw, '\n')); err != nil {
+	// Of several processes, one creates the mark. A lock on the directory would be anybody's who can read it. A crash
+	// here leaves the directory empty or as an earlier version made it, and the next call marks it.
+	if err := atomicfile.Create(d.Path(markFile), append(raw, '\n')); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	return d.readMark()

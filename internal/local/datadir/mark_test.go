@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/local/datadir"
 	"github.com/keyturn/keyturn/internal/local/localtest"
+	"github.com/keyturn/keyturn/internal/lockfile/locktest"
 )
 
 func TestDirectoryOfOthersIsRefused(t *testing.T) {
@@ -75,5 +76,15 @@ func TestDirectoryIsClaimedOnce(t *testing.T) {
 		if id == "" || id != ids[0] {
 			t.Fatalf("ids are %q", ids)
 		}
+	}
+}
+
+// TestClaimWhileAnotherUserLocks has a user of the host lock the directory, which he can read.
+func TestClaimWhileAnotherUserLocks(t *testing.T) {
+	dir := locktest.Dir(t)
+	locktest.LockAsNobody(t, dir)
+	d := open(t, dir)
+	if err := d.Claim(); err != nil || d.ID() == "" {
+		t.Errorf("claiming: %v, id %q", err, d.ID())
 	}
 }

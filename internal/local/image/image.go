@@ -80,7 +80,7 @@ func write(path, reference string, root mutate.Appendable) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(writeArchive(f, tag, root), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(writeArchive(f, tag, root), f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return os.Rename(f.Name(), path)

@@ -161,6 +161,7 @@ func (s Set) etc(spec Spec, access Access) (map[string][]byte, error) {
 	} else {
 		files["kubernetes/ca.crt"] = access.CA
 		files["kubernetes/kubelet.json"] = kubeletConfig(spec)
+		files["keyturn/Corefile"] = []byte(corefile)
 	}
 	for path, value := range kernelParameters {
 		files["sysctl/"+path] = []byte(value + "\n")
@@ -172,8 +173,8 @@ func (s Set) etc(spec Spec, access Access) (map[string][]byte, error) {
 	return files, nil
 }
 
-// resolvConf names no server that answers, since a machine reaches nothing that has a name. CoreDNS, which clusters of
-// kubeadm have, does not start without an address to forward to.
+// resolvConf names no server that answers, since a machine reaches nothing that has a name. The CoreDNS that kubeadm
+// installs does not start without an address to forward to.
 func resolvConf(spec Spec) []byte {
 	return fmt.Appendf(nil, "nameserver %s\n", spec.Port.Gateway)
 }
@@ -260,13 +261,15 @@ func (s Set) binds(spec Spec) ([]guest.Bind, error) {
 		{Source: s.Images, Target: imageDir},
 		{Source: plugins, Target: "/opt/cni/bin"},
 	}
+	name, target := "coredns", coreDNSBinary
 	if spec.Kubeadm {
-		kubeadm, err := s.Find(s.Version, "kubeadm")
-		if err != nil {
-			return nil, err
-		}
-		binds = append(binds, guest.Bind{Source: kubeadm, Target: kubeadmBinary})
+		name, target = "kubeadm", kubeadmBinary
 	}
+	program, err := s.Find(s.Version, name)
+	if err != nil {
+		return nil, err
+	}
+	binds = append(binds, guest.Bind{Source: program, Target: target})
 	for path := range kernelParameters {
 		binds = append(binds, guest.Bind{Source: s.path(spec.Name, "etc/sysctl", path),
 			Target: filepath.Join("/proc/sys", path)})

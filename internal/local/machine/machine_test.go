@@ -191,7 +191,7 @@ func TestGuestConfig(t *testing.T) {
 	for _, s := range config.Services {
 		names = append(names, s.Name)
 	}
-	if got, want := strings.Join(names, " "), "containerd masquerade image-pause kubelet kube-proxy"; got != want {
+	if got, want := strings.Join(names, " "), "containerd masquerade image-pause kubelet kube-proxy coredns"; got != want {
 		t.Errorf("services are %s, want %s", got, want)
 	}
 	labels := "--node-labels=example.com/color=blue,keyturn.dev/ksa-signing-key-version=3,keyturn.dev/node-pool=blue"

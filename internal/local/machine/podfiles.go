@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,19 +19,16 @@ type PodFile struct {
 	PodUID, Volume, Path string
 }
 
-// ReadPodFiles calls each for every file, in order, with its content as the pod sees it now, at most limit bytes, and
-// when the kubelet wrote it, by the clock. Use that time only to wait from it; only the content shows which token a
-// file has. The error is about one file, and fs.ErrNotExist if it does not exist.
-func (s Set) ReadPodFiles(
-	name string, files []PodFile, limit int64, each func(i int, content []byte, replaced time.Time, err error),
-) error {
+// ReadPodFiles calls each for every file, in order, with its content as the pod sees it now, at most limit bytes. The
+// error is about one file, and fs.ErrNotExist if it does not exist.
+func (s Set) ReadPodFiles(name string, files []PodFile, limit int64, each func(i int, content []byte, err error)) error {
 	if err := s.readPodFiles(name, files, limit, each); err != nil {
 		return fmt.Errorf("reading files of pods on machine %s: %w", name, err)
 	}
 	return nil
 }
 
-func (s Set) readPodFiles(name string, files []PodFile, limit int64, each func(int, []byte, time.Time, error)) error {
+func (s Set) readPodFiles(name string, files []PodFile, limit int64, each func(int, []byte, error)) error {
 	first, err := s.init(name)
 	if err != nil {
 		return err
@@ -45,8 +41,8 @@ func (s Set) readPodFiles(name string, files []PodFile, limit int64, each func(i
 	}
 	defer root.Close()
 	for i, f := range files {
-		content, replaced, err := readPodFile(root, f, limit)
-		each(i, content, replaced, err)
+		content, err := readPodFile(root, f, limit)
+		each(i, content, err)
 	}
 	if !first.Alive() {
 		return errors.New("it ended meanwhile")
@@ -55,27 +51,23 @@ func (s Set) readPodFiles(name string, files []PodFile, limit int64, each func(i
 }
 
 // readPodFile reads one file. A kubelet replaces a projected volume by replacing the link ..data atomically
-// (pkg/volume/util/atomic_writer.go). The time of that link, read last, is not before the time of the content.
-func readPodFile(root *os.Root, f PodFile, limit int64) (content []byte, replaced time.Time, err error) {
+// (pkg/volume/util/atomic_writer.go).
+func readPodFile(root *os.Root, f PodFile, limit int64) (content []byte, err error) {
 	for _, name := range []string{f.PodUID, f.Volume} {
 		if !filepath.IsLocal(name) || filepath.Base(name) != name {
-			return nil, time.Time{}, errors.New("not the name of a directory")
+			return nil, errors.New("not the name of a directory")
 		}
 	}
 	dir, err := root.OpenRoot(fmt.Sprintf(podVolumes, f.PodUID, f.Volume))
 	if err != nil {
-		return nil, time.Time{}, bare(err)
+		return nil, bare(err)
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
 	// Links of the volume must stay in the volume.
 	if content, err = readRegular(dir, filepath.Join("..data", f.Path), limit); err != nil {
-		return nil, time.Time{}, bare(err)
+		return nil, bare(err)
 	}
-	link, err := dir.Lstat("..data")
-	if err != nil {
-		return nil, time.Time{}, bare(err)
-	}
-	return content, link.ModTime(), nil
+	return content, nil
 }
 
 // readRegular reads at most limit bytes of a file that the machine may have created. Reading a pipe would never end.

@@ -17,6 +17,7 @@ const (
 	kubeletBinary   = "/opt/keyturn/kubelet"
 	kubeProxyBinary = "/opt/keyturn/kube-proxy"
 	kubeadmBinary   = "/opt/keyturn/kubeadm"
+	coreDNSBinary   = "/opt/keyturn/coredns"
 	// kubeadmKubeconfig is the kubeconfig of the kubelet if kubeadm made the node.
 	kubeadmKubeconfig = "/etc/kubernetes/kubelet.conf"
 	// kubeletDropIns is the directory, in /etc, of what such a kubelet gets in addition to the configuration of
@@ -27,7 +28,7 @@ const (
 )
 
 // services returns what a machine runs: containerd, then the import of images in parallel to the kubelet and, as soon
-// as the kubelet has a certificate, kube-proxy with the same certificate.
+// as the kubelet has a certificate, kube-proxy and CoreDNS with the same certificate.
 func services(spec Spec, archives []string) []guest.Service {
 	list := []guest.Service{
 		{Name: "containerd", Path: "/usr/bin/containerd", Args: []string{"--config=/etc/containerd/config.toml"}},
@@ -48,7 +49,7 @@ func services(spec Spec, archives []string) []guest.Service {
 	if spec.Kubeadm {
 		return append(list, kubeletOfKubeadm(imported), kubeProxy(kubeadmKubeconfig))
 	}
-	return append(list, kubelet(spec, imported), kubeProxy(kubeconfigPath))
+	return append(list, kubelet(spec, imported), kubeProxy(kubeconfigPath), coreDNS())
 }
 
 // kubelet starts after the images were imported, since a pod that comes first would wait for its next attempt.
@@ -86,6 +87,25 @@ func kubeProxy(kubeconfig string) guest.Service {
 		Args: []string{"--config=/etc/keyturn/kube-proxy.json"},
 	}
 }
+
+// coreDNS answers the pods of its own machine, so that no pod of the cluster is needed for that. Clusters of kubeadm have
+// the pods that kubeadm makes.
+func coreDNS() guest.Service {
+	return guest.Service{
+		Name: "coredns", Path: coreDNSBinary, After: []string{kubeconfigPath, varPath + certificatePath},
+		Args: []string{"-conf=/etc/keyturn/Corefile"},
+	}
+}
+
+// corefile is the configuration of CoreDNS. It knows the names of the cluster; a machine reaches nothing else that has
+// one.
+const corefile = `.:53 {
+	errors
+	kubernetes cluster.local in-addr.arpa ip6.arpa {
+		kubeconfig ` + kubeconfigPath + `
+	}
+}
+`
 
 func nodeLabels(spec Spec) string {
 	labels := maps.Clone(spec.Labels)
@@ -214,6 +234,8 @@ func kubeletConfig(spec Spec) []byte {
 		"x509":      map[string]any{"clientCAFile": caPath},
 	}
 	config["authorization"] = map[string]any{"mode": "Webhook"}
+	config["clusterDNS"] = []string{spec.Port.Address.Addr().String()}
+	config["clusterDomain"] = "cluster.local"
 	if len(spec.Taints) > 0 {
 		config["registerWithTaints"] = spec.Taints
 	}

@@ -136,6 +136,8 @@ func (n *nodeTest) testPods() {
 		{"pod-other-node", "blue-b", "http://" + server + ":8080/", "hello 10.244.1."},
 		{"service-same-node", "blue-a", "http://" + service + "/", "hello 10.244.0."},
 		{"service-other-node", "blue-b", "http://" + service + "/", "hello 10.244.1."},
+		{"name-of-a-service", "blue-b", "http://server/", "hello 10.244.1."},
+		{"name-of-the-api", "blue-b", "https://kubernetes.default.svc.cluster.local/version", "gitVersion"},
 		{"host", "blue-a", "https://" + n.machines.site.APIServer(0).String() + ":6443/version", "gitVersion"},
 	}
 	for _, c := range calls {

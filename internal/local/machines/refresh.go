@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"strings"
-	"time"
 
 	"github.com/keyturn/keyturn/internal/local/machine"
 	"github.com/keyturn/keyturn/internal/nodes"
@@ -34,8 +33,8 @@ func (m *Machines) Tokens(_ context.Context, name string, files []nodes.TokenFil
 		paths[i] = machine.PodFile{PodUID: string(f.Pod), Volume: f.Volume, Path: f.Path}
 	}
 	tokens := make([]nodes.Token, len(files))
-	err := m.set.ReadPodFiles(name, paths, token.MaxSize+1, func(i int, content []byte, replaced time.Time, err error) {
-		tokens[i] = tokenIn(content, replaced, err)
+	err := m.set.ReadPodFiles(name, paths, token.MaxSize+1, func(i int, content []byte, err error) {
+		tokens[i] = tokenIn(content, err)
 	})
 	if err != nil {
 		return nil, err
@@ -44,7 +43,7 @@ func (m *Machines) Tokens(_ context.Context, name string, files []nodes.TokenFil
 }
 
 // tokenIn describes the token in a file, without anything secret: no error of package token quotes a token.
-func tokenIn(content []byte, replaced time.Time, err error) nodes.Token {
+func tokenIn(content []byte, err error) nodes.Token {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nodes.Token{Missing: true}
 	}
@@ -55,9 +54,7 @@ func tokenIn(content []byte, replaced time.Time, err error) nodes.Token {
 	if err != nil {
 		return nodes.Token{Problem: err.Error()}
 	}
-	t := nodes.Token{
-		KeyID: header.KeyID, IssuedAt: claims.IssuedAt.Time(), RenewBy: claims.Expiry.Time(), Replaced: replaced,
-	}
+	t := nodes.Token{KeyID: header.KeyID, IssuedAt: claims.IssuedAt.Time(), RenewBy: claims.Expiry.Time()}
 	if claims.Kubernetes != nil && claims.Kubernetes.WarnAfter != 0 {
 		t.RenewBy = claims.Kubernetes.WarnAfter.Time()
 	}

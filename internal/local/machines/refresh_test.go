@@ -341,8 +341,8 @@ func TestTokenIn(t *testing.T) {
 		err     error
 		want    nodes.Token
 	}{
-		{plain, nil, nodes.Token{KeyID: "the-kid", IssuedAt: now, RenewBy: now.Add(10 * time.Minute), Replaced: now}},
-		{extended + "\n", nil, nodes.Token{KeyID: "the-kid", IssuedAt: now, RenewBy: now.Add(time.Hour), Replaced: now}},
+		{plain, nil, nodes.Token{KeyID: "the-kid", IssuedAt: now, RenewBy: now.Add(10 * time.Minute)}},
+		{extended + "\n", nil, nodes.Token{KeyID: "the-kid", IssuedAt: now, RenewBy: now.Add(time.Hour)}},
 		{"", fs.ErrNotExist, nodes.Token{Missing: true}},
 		{"", errors.New("input/output error"), nodes.Token{Problem: "input/output error"}},
 		{"", nil, nodes.Token{Problem: "malformed: not three parts"}},
@@ -350,7 +350,7 @@ func TestTokenIn(t *testing.T) {
 		{"x" + plain, nil, nodes.Token{Problem: "malformed: a part is empty or not base64url without padding"}},
 	}
 	for i, test := range tests {
-		got := tokenIn([]byte(test.content), now, test.err)
+		got := tokenIn([]byte(test.content), test.err)
 		if diff := cmp.Diff(test.want, got); diff != "" && !strings.HasPrefix(got.Problem, "malformed") {
 			t.Errorf("%d (-want +got):\n%s", i, diff)
 		}

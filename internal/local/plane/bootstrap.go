@@ -3,6 +3,7 @@ package plane
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,12 +35,23 @@ var bindings = []binding{
 		rbacv1.GroupKind, "system:nodes"},
 }
 
-// nodeProxier lets kube-proxy use the kubelet's certificate, since a token would be one more to rotate.
-var nodeProxier = binding{"keyturn:node-proxier", "system:node-proxier", rbacv1.GroupKind, "system:nodes"}
+// namespaceReader is the role in which CoreDNS reads namespaces. It reads Services and EndpointSlices as kube-proxy does.
+const namespaceReader = "keyturn:node-namespaces"
+
+// nodeServices let kube-proxy and CoreDNS use the kubelet's certificate, since a token would be one more to rotate.
+var nodeServices = []binding{
+	{"keyturn:node-proxier", "system:node-proxier", rbacv1.GroupKind, "system:nodes"},
+	{namespaceReader, namespaceReader, rbacv1.GroupKind, "system:nodes"},
+}
 
 // LetNodesJoin creates what a machine needs to join a cluster.
 func LetNodesJoin(ctx context.Context, client kubernetes.Interface) error {
-	return applyBindings(ctx, client, append([]binding{nodeProxier}, bindings...))
+	o := applyrbac.ClusterRole(namespaceReader).
+		WithRules(applyrbac.PolicyRule().WithAPIGroups("").WithResources("namespaces").WithVerbs("list", "watch"))
+	if _, err := client.RbacV1().ClusterRoles().Apply(ctx, o, applyOptions()); err != nil {
+		return fmt.Errorf("applying ClusterRole %s: %w", namespaceReader, err)
+	}
+	return applyBindings(ctx, client, slices.Concat(nodeServices, bindings))
 }
 
 func applyBindings(ctx context.Context, client kubernetes.Interface, list []binding) error {

@@ -54,8 +54,8 @@ func New(kube, own string) (*Set, error) {
 // KubeDir returns the folder of Kubernetes binaries.
 func (s *Set) KubeDir() string { return s.kube }
 
-// Binary returns the path of a Kubernetes binary, or etcd, for a version such as "v1.36.4". Its error says what to do
-// if it is missing or has another version.
+// Binary returns the path of a Kubernetes binary, etcd or coredns, for a version such as "v1.36.4". Its error says what
+// to do if it is missing or has another version.
 func (s *Set) Binary(version, name string) (string, error) {
 	path, err := s.Find(version, name)
 	if err != nil {
@@ -64,9 +64,9 @@ func (s *Set) Binary(version, name string) (string, error) {
 	return path, s.Check(version, path)
 }
 
-// Check refuses a Kubernetes binary of another version; etcd has its own versions.
+// Check refuses a Kubernetes binary of another version; etcd and CoreDNS have their own versions.
 func (s *Set) Check(version, path string) error {
-	if filepath.Base(path) == Etcd {
+	if hasOwnVersions(filepath.Base(path)) {
 		return nil
 	}
 	found, err := versionOf(path)
@@ -80,6 +80,8 @@ func (s *Set) Check(version, path string) error {
 	return nil
 }
 
+func hasOwnVersions(name string) bool { return name == Etcd || name == "coredns" }
+
 // Find is Binary without Check.
 func (s *Set) Find(version, name string) (string, error) {
 	if !filepath.IsLocal(version) || filepath.Base(version) != version {
@@ -91,7 +93,7 @@ func (s *Set) Find(version, name string) (string, error) {
 			return path, nil
 		}
 	}
-	if path, err := exec.LookPath(name); err == nil && name == Etcd {
+	if path, err := exec.LookPath(name); err == nil && hasOwnVersions(name) {
 		return path, nil
 	}
 	return "", hint.Errorf("run `make kube`, or name a folder that holds it by --kube-bin-dir",

@@ -327,17 +327,20 @@ func TestMemory(t *testing.T) {
 	reads := 0
 	read := func() (*list, error) { reads++; return &list{}, nil }
 	var last *list
+	const how = v1alpha1.NodeRefreshEvict
 	for i, test := range []struct {
+		how   v1alpha1.NodeRefresh
 		keyID string
 		since time.Time
 		at    time.Duration
 		reads int
 	}{
-		{"k2", noon, 0, 1}, {"k2", noon, 0, 1}, {"k2", noon, time.Minute, 2}, {"k3", noon, time.Minute, 3},
-		{"k3", noon.Add(1), time.Minute, 4}, {"k3", noon.Add(1), 0, 5},
+		{how, "k2", noon, 0, 1}, {how, "k2", noon, 0, 1}, {how, "k2", noon, time.Minute, 2}, {how, "k3", noon, time.Minute, 3},
+		{how, "k3", noon.Add(1), time.Minute, 4}, {how, "k3", noon.Add(1), 0, 5},
+		{v1alpha1.NodeRefreshWait, "k3", noon.Add(1), 0, 6}, {how, "k3", noon.Add(1), 0, 7},
 	} {
 		var err error
-		last, err = m.pods(test.keyID, test.since, noon.Add(test.at), time.Minute, read)
+		last, err = m.pods(test.how, test.keyID, test.since, noon.Add(test.at), time.Minute, read)
 		if err != nil || reads != test.reads {
 			t.Errorf("%d: %d reads, want %d (%v)", i, reads, test.reads, err)
 		}
@@ -354,11 +357,11 @@ func TestMemory(t *testing.T) {
 	if _, ok := m.refusal("p"); ok {
 		t.Error("an eviction that was allowed is remembered as refused")
 	}
-	if _, err := m.pods("k3", noon.Add(1), noon, time.Minute, read); err != nil || reads != 6 {
+	if _, err := m.pods(how, "k3", noon.Add(1), noon, time.Minute, read); err != nil || reads != 8 {
 		t.Errorf("after an eviction pods are not listed again: %d, %v", reads, err)
 	}
 	fails := func() (*list, error) { return nil, fmt.Errorf("unreadable") }
-	if _, err := m.pods("k4", noon, noon, time.Minute, fails); err == nil {
+	if _, err := m.pods(how, "k4", noon, noon, time.Minute, fails); err == nil {
 		t.Error("what could not be read is remembered")
 	}
 }

@@ -81,7 +81,7 @@ func (e *Executor) Observe(ctx context.Context, judged []*corev1.Node, proven bo
 	if len(judged) == 0 && !proven && !e.Keys.Named && !hurries {
 		return o, nil
 	}
-	o.list, err = e.Memory.pods(e.Keys.KeyID, o.since, e.Now, e.Every,
+	o.list, err = e.Memory.pods(e.How, e.Keys.KeyID, o.since, e.Now, e.Every,
 		func() (*list, error) { return e.read(ctx, o) })
 	return o, err
 }

@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/nodes/eviction"
 )
 
@@ -27,6 +28,7 @@ type Memory struct {
 // reading is a list, and what it was made for.
 type reading struct {
 	at    time.Time
+	how   v1alpha1.NodeRefresh
 	keyID string
 	since time.Time
 	list  *list
@@ -34,11 +36,11 @@ type reading struct {
 	used bool
 }
 
-// pods returns the last list for a key, and lists pods again if that is older than every.
+// pods returns the last list for a mode and a key, and lists pods again if that is older than every.
 func (m *Memory) pods(
-	keyID string, since, now time.Time, every time.Duration, read func() (*list, error),
+	how v1alpha1.NodeRefresh, keyID string, since, now time.Time, every time.Duration, read func() (*list, error),
 ) (*list, error) {
-	if l := m.recent(keyID, since, now, every); l != nil {
+	if l := m.recent(how, keyID, since, now, every); l != nil {
 		return l, nil
 	}
 	l, err := read()
@@ -51,7 +53,7 @@ func (m *Memory) pods(
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.last = reading{at: now, keyID: keyID, since: since, list: l}
+	m.last = reading{at: now, how: how, keyID: keyID, since: since, list: l}
 	if m.alive = ""; len(l.dead) == 0 {
 		m.alive = keyID
 	}
@@ -59,11 +61,13 @@ func (m *Memory) pods(
 	return l, nil
 }
 
-// recent returns the last list for a key; nil if there is none, or it is older than every.
-func (m *Memory) recent(keyID string, since, now time.Time, every time.Duration) *list {
+// recent returns the last list for a mode and a key; nil if there is none, or it is older than every.
+func (m *Memory) recent(how v1alpha1.NodeRefresh, keyID string, since, now time.Time, every time.Duration) *list {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if last := m.last; last.keyID == keyID && last.since.Equal(since) && !now.Before(last.at) && now.Sub(last.at) < every {
+	last := m.last
+	same := last.how == how && last.keyID == keyID && last.since.Equal(since)
+	if same && !now.Before(last.at) && now.Sub(last.at) < every {
 		return last.list
 	}
 	m.last = reading{}

@@ -207,14 +207,14 @@ func TestListed(t *testing.T) {
 }
 
 func TestMemoryOfEvictions(t *testing.T) {
-	m := &Memory{}
+	m, how := &Memory{}, v1alpha1.NodeRefreshEvict
 	pods := func(old ...Pod) func() (*list, error) {
 		return func() (*list, error) { return &list{Pods: Pods{Old: old}}, nil }
 	}
 	unreadable := func() (*list, error) { return nil, errors.New("unreadable") }
 	mustList := func(keyID string, read func() (*list, error)) *list {
 		t.Helper()
-		l, err := m.pods(keyID, noon, noon, time.Minute, read)
+		l, err := m.pods(how, keyID, noon, noon, time.Minute, read)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -230,7 +230,7 @@ func TestMemoryOfEvictions(t *testing.T) {
 	if m.use(&list{}) {
 		t.Error("a list that is not the last one is used")
 	}
-	if _, err := m.pods("k3", noon, noon, time.Minute, unreadable); err == nil || m.use(first) {
+	if _, err := m.pods(how, "k3", noon, noon, time.Minute, unreadable); err == nil || m.use(first) {
 		t.Errorf("the list of another key is used (%v)", err)
 	}
 	mustList("k2", pods(old("p", "a", nil), old("q", "a", ending)))
@@ -242,7 +242,7 @@ func TestMemoryOfEvictions(t *testing.T) {
 	if !m.allAlive("k2") || m.allAlive("k3") {
 		t.Error("a list without a dead token is not remembered")
 	}
-	if _, err := m.pods("k2", noon, noon.Add(time.Hour), time.Minute, func() (*list, error) {
+	if _, err := m.pods(how, "k2", noon, noon.Add(time.Hour), time.Minute, func() (*list, error) {
 		return &list{dead: []Pod{old("p", "a", nil)}}, nil
 	}); err != nil || m.allAlive("k2") {
 		t.Errorf("a dead token is overlooked (%v)", err)

@@ -347,3 +347,37 @@ func TestEvictBegins(t *testing.T) {
 		t.Errorf("after that: %+v", st)
 	}
 }
+
+// TestEvictInsteadOfWait has a rotation go on by evictions that has waited for kubelets, in clusters with and without
+// machines of ours.
+func TestEvictInsteadOfWait(t *testing.T) {
+	for name, start := range map[string]func(*testing.T) (*bench, string){
+		"adopted": func(t *testing.T) (*bench, string) { return evicting(t), "theirs" },
+		"ours": func(t *testing.T) (*bench, string) {
+			b := newBench(t, 1, 1)
+			b.cleanNote()
+			b.every = 0
+			return b, b.until("one node", 1, all(1, 1)).Nodes[0].Name
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, node := start(t)
+			b.cluster.NodeRefresh, b.cluster.TokenReload = v1alpha1.NodeRefreshWait, 5*time.Minute
+			b.pod("web", node, both(withToken, controlled(b, "web")))
+			st := b.until("a kubelet to be waited for", 2, func(st nodes.State) bool {
+				return st.Oldest == 1 && st.Waiting != "" && !st.Blocked
+			})
+			if !b.podExists("web") {
+				t.Fatalf("a pod was evicted: %+v", st)
+			}
+			b.cluster.NodeRefresh = v1alpha1.NodeRefreshEvict
+			b.until("the pods to be evicted", 2, func(st nodes.State) bool {
+				return st.Oldest == 2 && st.Waiting == "" && !b.podExists("web")
+			})
+			b.cluster.NodeRefresh = v1alpha1.NodeRefreshWait
+			if st := b.observe(2); st.Oldest != 2 || st.Waiting != "" {
+				t.Errorf("after a change back: %+v", st)
+			}
+		})
+	}
+}

@@ -37,7 +37,7 @@ func TestRefreshOfRunningPods(t *testing.T) {
 				t.Errorf("blocked: %q", st.Waiting)
 			}
 			renew := func(i int) {
-				b.machines.SetToken(files[i], nodes.Token{KeyID: "new", Replaced: time.Now().Add(b.ahead)})
+				b.machines.SetToken(files[i], nodes.Token{KeyID: "new"})
 			}
 			renew(0)
 			if how == v1alpha1.NodeRefreshWait {

@@ -276,7 +276,7 @@ func (r *Rollout) open(client kubernetes.Interface, keys nodes.Keys) *observatio
 		held: tokens.Executor{
 			Policy: tokens.Policy{How: r.NodeRefresh, KeyVersion: keys.Next, Reload: r.TokenReload},
 			Keys:   keys, Refresher: r.Refresher, Client: client,
-			Memory: &memory.tokens, Every: r.tokensEvery, Now: now,
+			Memory: &memory.tokens, Every: r.tokensEvery, Now: now, Clock: r.now,
 		},
 		aged: evict.Executor{
 			Cluster: string(r.UID),

@@ -138,7 +138,7 @@ func (w *world) staying(going map[string]bool) []tokens.View {
 			Registered: n.Registered, Ready: n.Ready && n.Running, Heard: n.Heard, Going: going[name],
 		}
 		if v.Refreshing() && v.Running {
-			v.Held = tokens.Held{Known: true, Old: make([]string, n.stale), Youngest: n.replaced}
+			v.Held = tokens.Held{Known: true, Old: make([]string, n.stale), Renewed: !n.replaced.IsZero()}
 		}
 		out = append(out, v)
 	}
@@ -170,7 +170,7 @@ func (w *world) apply(a action) {
 			n.down = true
 		}
 	case string(tokens.Prove):
-		n.Refresh.Proven = n.replaced
+		n.Refresh.Proven = w.now
 	case string(tokens.Refreshed):
 		w.checkRefreshed(n)
 		n.KeyVersion = w.want

@@ -25,6 +25,8 @@ type Executor struct {
 	// Every is how often tokens are read.
 	Every time.Duration
 	Now   time.Time
+	// Clock returns the time at which something has been observed; Now is when the round began.
+	Clock func() time.Time
 }
 
 // Plan returns what to do now. It does nothing to the machines that are going.
@@ -71,7 +73,7 @@ func (e *Executor) do(ctx context.Context, step Step, v View) error {
 		}
 		return nil
 	case Prove:
-		m.Refresh.Proven = v.Held.Youngest
+		m.Refresh.Proven = e.Clock() // after the files were read
 		return e.remember(ctx, m)
 	case Refreshed:
 		m.KeyVersion = e.Policy.KeyVersion

@@ -28,8 +28,8 @@ type Held struct {
 	RenewedBy time.Time
 	// Stuck are the pods that use an older token regardless of their files, and what to do about them.
 	Stuck []nodes.Reason
-	// Youngest is when the last file with an older token was replaced; zero if there is none.
-	Youngest time.Time
+	// Renewed means that some pod may have had an older token in a file that has a new one now.
+	Renewed bool
 }
 
 // judge compares the tokens on a machine with what its refresh is for. keyID is the kid of the new key.
@@ -69,7 +69,7 @@ func (h *Held) addPod(how v1alpha1.NodeRefresh, r nodes.Refresh, keyID string, p
 		case t.KeyID != keyID:
 			h.add(name, renewedBy(t.IssuedAt, t.RenewBy.Sub(t.IssuedAt)))
 		case older:
-			h.Youngest = later(h.Youngest, earlier(t.Replaced, now))
+			h.Renewed = true
 		}
 	}
 }
@@ -105,13 +105,6 @@ func (h *Held) addUnstarted(how v1alpha1.NodeRefresh, r nodes.Refresh, name stri
 
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
-		return a
-	}
-	return b
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
 		return a
 	}
 	return b

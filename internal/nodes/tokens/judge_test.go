@@ -48,9 +48,9 @@ func tokenPod(change func(*corev1.Pod)) *corev1.Pod {
 }
 
 func TestJudge(t *testing.T) {
-	fresh := func(replaced float64) nodes.Token { return nodes.Token{KeyID: "new", Replaced: minute(replaced)} }
+	fresh := nodes.Token{KeyID: "new"}
 	old := func(issued, life float64) nodes.Token {
-		return nodes.Token{KeyID: "old", IssuedAt: minute(issued), RenewBy: minute(issued + life), Replaced: minute(issued)}
+		return nodes.Token{KeyID: "old", IssuedAt: minute(issued), RenewBy: minute(issued + life)}
 	}
 	missing := nodes.Token{Missing: true}
 	pending := func(p *corev1.Pod) { p.Status.Phase = corev1.PodPending }
@@ -65,74 +65,71 @@ func TestJudge(t *testing.T) {
 		// wait and inPlace are what is found; inPlace is as wait where it is empty.
 		wait, inPlace string
 	}{
-		{name: "all new", tokens: []nodes.Token{fresh(1), fresh(3)}, wait: "youngest +3m0s"},
+		{name: "all new", tokens: []nodes.Token{fresh, fresh}, wait: "renewed"},
 		{
-			name: "a file from the future counts from now", tokens: []nodes.Token{fresh(1), fresh(300)}, wait: "youngest +20m0s",
-		},
-		{
-			name: "old: four fifths of its life, and the slack", tokens: []nodes.Token{old(-10, 60), fresh(1)},
-			wait: "old ns/p by +39m40s youngest +1m0s",
+			name: "old: four fifths of its life, and the slack", tokens: []nodes.Token{old(-10, 60), fresh},
+			wait: "old ns/p by +39m40s renewed",
 		},
 		{
 			name: "two old: the later counts", tokens: []nodes.Token{old(-10, 60), old(0, 10)},
 			wait: "old ns/p old ns/p by +39m40s",
 		},
 		{
-			name: "old, of a year: a day", tokens: []nodes.Token{old(-60, 365*24*60), fresh(1)},
-			wait: "old ns/p by +23h1m40s youngest +1m0s",
+			name: "old, of a year: a day", tokens: []nodes.Token{old(-60, 365*24*60), fresh},
+			wait: "old ns/p by +23h1m40s renewed",
 		},
 		{
 			name:   "of a key that nobody knows",
-			tokens: []nodes.Token{{KeyID: "strange", IssuedAt: minute(5), RenewBy: minute(15)}, fresh(1)},
-			wait:   "old ns/p by +14m40s youngest +1m0s",
+			tokens: []nodes.Token{{KeyID: "strange", IssuedAt: minute(5), RenewBy: minute(15)}, fresh},
+			wait:   "old ns/p by +14m40s renewed",
 		},
 		{
-			name: "not a token", tokens: []nodes.Token{{Problem: "malformed"}, fresh(1)},
-			wait: "old ns/p, whose volume api has no token in token (malformed), by +21m40s youngest +1m0s",
+			name: "not a token", tokens: []nodes.Token{{Problem: "malformed"}, fresh},
+			wait: "old ns/p, whose volume api has no token in token (malformed), by +21m40s renewed",
 		},
 		{
-			name: "no file, although it runs", tokens: []nodes.Token{fresh(1), missing},
-			wait: "old ns/p, whose volume vault has no file token, by +21m40s youngest +1m0s",
+			name: "no file, although it runs", tokens: []nodes.Token{fresh, missing},
+			wait: "old ns/p, whose volume vault has no file token, by +21m40s renewed",
 		},
 		{
-			name: "not started: the kubelet may have a token in memory", pod: pending, tokens: []nodes.Token{missing, fresh(1)},
-			wait: "old ns/p, which has not started, by +49m45.6s youngest +1m0s", inPlace: "youngest +1m0s",
+			name: "not started: the kubelet may have a token in memory", pod: pending, tokens: []nodes.Token{missing, fresh},
+			wait: "old ns/p, which has not started, by +49m45.6s renewed", inPlace: "renewed",
 		},
 		{
-			name: "not started, for too long to matter", pod: pending, tokens: []nodes.Token{fresh(1), missing},
-			wait: "youngest +1m0s",
+			name: "not started, for too long to matter", pod: pending, tokens: []nodes.Token{fresh, missing},
+			wait: "renewed",
 		},
-		{name: "made since", pod: young, tokens: []nodes.Token{fresh(1), fresh(2)}},
+		{name: "made since", pod: young, tokens: []nodes.Token{fresh, fresh}},
 		{name: "made since and not started", pod: both(young, pending), tokens: []nodes.Token{missing, missing}},
 		{
-			name: "made since with an old token is not believed", pod: young, tokens: []nodes.Token{old(1, 10), fresh(2)},
+			name: "made since with an old token is not believed", pod: young, tokens: []nodes.Token{old(1, 10), fresh},
 			wait: "old ns/p by +10m40s",
 		},
-		{name: "ending with new tokens", pod: ending, tokens: []nodes.Token{fresh(1), fresh(1)}},
+		{name: "ending with new tokens", pod: ending, tokens: []nodes.Token{fresh, fresh}},
 		{
-			name: "ending with an old token", pod: ending, tokens: []nodes.Token{old(0, 10), fresh(1)},
+			name: "ending with an old token", pod: ending, tokens: []nodes.Token{old(0, 10), fresh},
 			wait: "held: ns/p, which has an old token, to end",
 		},
 		{
 			name: "ending with what is not a token", pod: ending,
-			tokens: []nodes.Token{{Problem: "malformed", Missing: true}, fresh(1)},
+			tokens: []nodes.Token{{Problem: "malformed", Missing: true}, fresh},
 			wait:   "held: ns/p, which has an old token, to end",
 		},
 		{name: "ended but for its name", pod: ending, tokens: []nodes.Token{missing, missing}},
 		{
 			name: "ending for too long", pod: func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: minute(1)} },
-			tokens: []nodes.Token{old(0, 10), fresh(1)},
+			tokens: []nodes.Token{old(0, 10), fresh},
 			wait: "BLOCKED: ns/p to end, which has been terminating for 19m: inspect its containers and volumes, or delete " +
 				"it by force",
 		},
 		{
-			name: "by subPath", pod: subPath, tokens: []nodes.Token{fresh(1), fresh(1)},
+			name: "by subPath", pod: subPath, tokens: []nodes.Token{fresh, fresh},
 			wait: "BLOCKED: ns/p to be deleted, which mounts a token of volume vault by subPath and never sees a new one " +
-				"youngest +1m0s",
+				"renewed",
 		},
-		{name: "by subPath, made since", pod: both(subPath, young), tokens: []nodes.Token{fresh(1), fresh(1)}},
+		{name: "by subPath, made since", pod: both(subPath, young), tokens: []nodes.Token{fresh, fresh}},
 		{
-			name: "by subPath, ending", pod: both(subPath, ending), tokens: []nodes.Token{fresh(1), fresh(1)},
+			name: "by subPath, ending", pod: both(subPath, ending), tokens: []nodes.Token{fresh, fresh},
 			wait: "held: ns/p, which has an old token, to end",
 		},
 	}
@@ -151,6 +148,9 @@ func TestJudge(t *testing.T) {
 				t.Errorf("InPlace, before its kubelet is restarted:\n got  %s\n want %s", got, test.wait)
 			}
 			r.Kubelet = minute(0.1)
+			if got := describe(judge(v1alpha1.NodeRefreshWait, r, "new", pods, now)); got != test.wait {
+				t.Errorf("Wait, with a kubelet that somebody restarted:\n got  %s\n want %s", got, test.wait)
+			}
 			want := test.inPlace
 			if want == "" {
 				want = test.wait
@@ -181,8 +181,8 @@ func describe(s Held) string {
 		}
 		out = append(out, kind+strip(h.Words))
 	}
-	if !s.Youngest.IsZero() {
-		out = append(out, "youngest "+since(s.Youngest))
+	if s.Renewed {
+		out = append(out, "renewed")
 	}
 	return strings.Join(out, " ")
 }

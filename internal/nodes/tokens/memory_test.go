@@ -16,8 +16,13 @@ func TestMemory(t *testing.T) {
 	reads := 0
 	read := func() ([]podTokens, error) { reads++; return make([]podTokens, reads), nil }
 	of := nodes.Refresh{KeyVersion: 2, Since: begun}
-	restarted, later, next := of, of, of
-	restarted.Kubelet, later.Since, next.KeyVersion = minute(1), minute(1), 3
+	// Each differs in one member from the one before.
+	restarted := of
+	restarted.Kubelet = minute(1)
+	later := restarted
+	later.Since = minute(1)
+	next := later
+	next.KeyVersion = 3
 	for i, test := range []struct {
 		machine string
 		refresh nodes.Refresh
@@ -30,6 +35,7 @@ func TestMemory(t *testing.T) {
 		{"b", of, begun.Add(time.Second), 3},
 		{"a", restarted, begun.Add(time.Second), 4},
 		{"a", later, begun.Add(time.Second), 5},
+		{"b", of, begun.Add(time.Second), 5},
 		{"a", next, begun.Add(time.Second), 6},
 		{"a", next, begun, 7}, // the clock was set back
 		{"a", next, begun, 7},

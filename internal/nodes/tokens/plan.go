@@ -55,7 +55,7 @@ type Step string
 const (
 	Begin          Step = "begin"          // remember that its tokens are to be replaced, from now on
 	RestartKubelet Step = "restartKubelet" // end its kubelet if that is from before the begin
-	Prove          Step = "prove"          // remember when the last of its token files was replaced
+	Prove          Step = "prove"          // remember when all of its token files were first seen to be new
 	Refreshed      Step = "refreshed"      // put the new key version on the Node object and the machine
 )
 
@@ -134,7 +134,7 @@ func goOn(v View, p Policy, now time.Time) Chain {
 		return nil
 	case v.unproven(now):
 		return Chain{{Prove, v.Name}}
-	case len(v.Held.Stuck) == 0 && !now.Before(v.reloaded(p)):
+	case len(v.Held.Stuck) == 0 && !now.Before(v.reloaded(p, now)):
 		return Chain{{Refreshed, v.Name}}
 	default:
 		return nil
@@ -153,24 +153,25 @@ func (v View) renewed(p Policy, now time.Time) bool {
 	}
 }
 
-// unproven reports whether the time when the last file was replaced must be stored, or stored again because it is in
-// the future, which means that a clock was wrong.
+// unproven reports whether it must be stored that every file has a new token, or stored again because that time is in the
+// future, which means that a clock was wrong.
 func (v View) unproven(now time.Time) bool {
 	if v.Refresh.Proven.IsZero() {
-		return !v.Held.Youngest.IsZero() // if no file had an older token, there is nothing to store
+		return v.Held.Renewed // if no file had an older token, there is nothing to store
 	}
 	return v.Refresh.Proven.After(now)
 }
 
 // reloaded returns when the applications on a renewed node have read their new tokens; zero if none had an old one. It
-// counts from when every file was first seen with a new one, so a later renewal changes nothing.
-func (v View) reloaded(p Policy) time.Time {
-	proven := v.Refresh.Proven
-	if proven.IsZero() {
-		proven = v.Held.Youngest
-	}
-	if proven.IsZero() {
+// counts from when every file was first seen with a new one, so a later renewal changes nothing. The times of the files
+// do not count: they are of another clock, which may have been set.
+func (v View) reloaded(p Policy, now time.Time) time.Time {
+	switch {
+	case !v.Refresh.Proven.IsZero():
+		return v.Refresh.Proven.Add(p.Reload)
+	case v.Held.Renewed:
+		return now.Add(p.Reload)
+	default:
 		return time.Time{}
 	}
-	return proven.Add(p.Reload)
 }

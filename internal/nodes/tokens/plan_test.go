@@ -27,7 +27,7 @@ func TestPlan(t *testing.T) {
 		return with(begin(name), func(v *View) { v.Refresh.Kubelet, v.Heard = minute(1), true })
 	}
 	renewed := func(name string) View {
-		return with(started(name), func(v *View) { v.Held.Old, v.Held.Youngest = nil, minute(2) })
+		return with(started(name), func(v *View) { v.Held.Old, v.Held.Renewed = nil, true })
 	}
 	proven := func(name string) View { return with(renewed(name), func(v *View) { v.Refresh.Proven = minute(2) }) }
 	tests := []struct {
@@ -52,6 +52,10 @@ func TestPlan(t *testing.T) {
 			"the refresh of an earlier rotation", inPlace, 1,
 			[]View{with(begin("n1"), func(v *View) { v.Refresh.KeyVersion = 1 })}, "begin n1 > restartKubelet n1",
 		},
+		{
+			"crash between begin and restart, with pods that have new tokens", inPlace, 1,
+			[]View{with(begin("n1"), func(v *View) { v.Held.Old, v.Heard = nil, true }), healthy("n2", 1)}, "restartKubelet n1",
+		},
 		{"old tokens", inPlace, 1, []View{started("n1"), healthy("n2", 1)}, ""},
 		{"not heard of", inPlace, 2, []View{with(renewed("n1"), func(v *View) { v.Heard = false }), healthy("n2", 1)}, ""},
 		{"not ready", inPlace, 2, []View{with(renewed("n1"), func(v *View) { v.Ready = false }), healthy("n2", 1)}, ""},
@@ -62,8 +66,6 @@ func TestPlan(t *testing.T) {
 		{"renewed: the next", inPlace, 2, []View{renewed("n1"), healthy("n2", 1)}, "prove n1, begin n2 > restartKubelet n2"},
 		{"applications still may use old tokens", inPlace, 6.9, []View{proven("n1")}, ""},
 		{"and may not", inPlace, 7, []View{proven("n1")}, "refreshed n1"},
-		{"a token that was renewed once more changes nothing", inPlace, 7,
-			[]View{with(proven("n1"), func(v *View) { v.Held.Youngest = minute(6) })}, "refreshed n1"},
 		{"proven in the future: a clock was wrong", inPlace, 7,
 			[]View{with(proven("n1"), func(v *View) { v.Refresh.Proven = minute(60) })}, "prove n1"},
 		{"a pod holds an old token", inPlace, 60,
@@ -74,7 +76,7 @@ func TestPlan(t *testing.T) {
 			[]View{with(proven("n1"), func(v *View) { v.Held.Old = []string{"x"} })}, "",
 		},
 		{
-			"no pods had an old token", inPlace, 2, []View{with(renewed("n1"), func(v *View) { v.Held.Youngest = time.Time{} })},
+			"no pods had an old token", inPlace, 2, []View{with(renewed("n1"), func(v *View) { v.Held.Renewed = false })},
 			"refreshed n1",
 		},
 		{"waiting: no kubelet is ended", wait, 2, []View{begin("n1")}, ""},
@@ -84,7 +86,7 @@ func TestPlan(t *testing.T) {
 		},
 		{
 			"waiting: they no longer are", wait, 2.06,
-			[]View{with(begin("n1"), func(v *View) { v.Held.Old, v.Held.Youngest = nil, minute(2) })}, "prove n1",
+			[]View{with(begin("n1"), func(v *View) { v.Held.Old, v.Held.Renewed = nil, true })}, "prove n1",
 		},
 		{
 			"one that is going is left alone", inPlace, 1,

@@ -41,9 +41,9 @@ func reasons(v View, p Policy, now time.Time) []nodes.Reason {
 	case !v.renewed(p, now):
 		return add(false, "pods that were just starting on node %s to have no old token, which is certain at %s",
 			v.Name, stamp(v.Refresh.Since.Add(minWait)))
-	case now.Before(v.reloaded(p)):
+	case now.Before(v.reloaded(p, now)):
 		return add(false, "the applications on node %s to read their new tokens, which is certain at %s",
-			v.Name, stamp(v.reloaded(p)))
+			v.Name, stamp(v.reloaded(p, now)))
 	case len(out) == 0:
 		return add(false, "node %s to count as one of key version %d", v.Name, v.Refresh.KeyVersion)
 	default:

@@ -17,7 +17,7 @@ func TestReasons(t *testing.T) {
 	started := func(v *View) { v.Refresh.Kubelet, v.Heard = minute(1), true }
 	renewed := func(v *View) {
 		started(v)
-		v.Held.Old, v.Held.Youngest, v.Refresh.Proven = nil, minute(2), minute(2)
+		v.Held.Old, v.Held.Renewed, v.Refresh.Proven = nil, true, minute(2)
 	}
 	const inPlace, wait = v1alpha1.NodeRefreshInPlace, v1alpha1.NodeRefreshWait
 	tests := []struct {
@@ -49,9 +49,13 @@ func TestReasons(t *testing.T) {
 		},
 		{
 			inPlace, 3, func(v *View) { renewed(v); v.Refresh.Proven = time.Time{} },
-			"the applications on node n1 to read their new tokens, which is certain at 2026-01-01T12:07:00Z",
+			"the applications on node n1 to read their new tokens, which is certain at 2026-01-01T12:08:00Z",
 		},
 		{inPlace, 7, renewed, "node n1 to count as one of key version 2"},
+		{
+			inPlace, 42, func(v *View) { started(v); v.Refresh.Kubelet = minute(41) },
+			"pod ns/p to get a token of key version 2 (and 1 more)",
+		},
 		{
 			inPlace, 8, func(v *View) { renewed(v); v.Held.Stuck = []nodes.Reason{{Words: "pod ns/q to end"}} },
 			"pod ns/q to end",
@@ -74,7 +78,7 @@ func TestReasons(t *testing.T) {
 				"read the events of the pod and the log of the kubelet",
 		},
 		{
-			wait, 2, renewed,
+			wait, 2, func(v *View) { renewed(v); v.Heard = false },
 			"pods that were just starting on node n1 to have no old token, which is certain at 2026-01-01T12:02:03Z",
 		},
 	}

@@ -22,21 +22,22 @@ func TestParse(t *testing.T) {
 
 func TestParseRefuses(t *testing.T) {
 	for raw, reason := range map[string]string{
-		"":                                             "does not begin",
-		"token=t;object=o":                             "does not begin",
-		"pkcs11:":                                      `attribute "" is not allowed`,
-		"pkcs11:token=t":                               "needs token, and object or id",
-		"pkcs11:object=o":                              "needs token, and object or id",
-		"pkcs11:token=t;object=o;slot-id=1":            `"slot-id" is not allowed`,
-		"pkcs11:token=t;object=":                       "object is empty",
-		"pkcs11:token=t;object=a;object=b":             "there twice",
-		"pkcs11:token=t;object=%zz":                    "not well encoded",
-		"pkcs11:token=t;object=o?":                     `attribute "" is not allowed`,
-		"pkcs11:token=t;object=o?pin-value=1234":       `"pin-value" is not allowed`,
-		"pkcs11:token=t;object=o?module-path=/so":      `"module-path" is not allowed`,
-		"pkcs11:token=t;object=o;pin-source=p":         `"pin-source" is not allowed`,
-		"pkcs11:token=t;object=o?pin-source=%zz1234":   "not well encoded",
-		"pkcs11:token=t;object=o?pin-source=p&object=": `"object" is not allowed`,
+		"":                                  "does not begin",
+		"token=t;object=o":                  "does not begin",
+		"pkcs11:":                           `attribute "" is not allowed`,
+		"pkcs11:token=t":                    "needs token, and object or id",
+		"pkcs11:object=o":                   "needs token, and object or id",
+		"pkcs11:token=t;object=o;slot-id=1": `"slot-id" is not allowed`,
+		"pkcs11:token=t;object=o;slot-id=1?pin-source=p": `"slot-id" is not allowed`,
+		"pkcs11:token=t;object=":                         "object is empty",
+		"pkcs11:token=t;object=a;object=b":               "there twice",
+		"pkcs11:token=t;object=%zz":                      "not well encoded",
+		"pkcs11:token=t;object=o?":                       `attribute "" is not allowed`,
+		"pkcs11:token=t;object=o?pin-value=1234":         `"pin-value" is not allowed`,
+		"pkcs11:token=t;object=o?module-path=/so":        `"module-path" is not allowed`,
+		"pkcs11:token=t;object=o;pin-source=p":           `"pin-source" is not allowed`,
+		"pkcs11:token=t;object=o?pin-source=%zz1234":     "not well encoded",
+		"pkcs11:token=t;object=o?pin-source=p&object=":   `"object" is not allowed`,
 	} {
 		got, err := Parse(raw)
 		if err == nil || !strings.Contains(err.Error(), reason) {

@@ -75,7 +75,7 @@ func (c *configFields) write() error {
 	p.WriteByte('\n')
 	p.heading(2, "Fields without effect")
 	p.text("These fields of the documented product may have any content. They have no use here, and gkectl names those " +
-		"that a file has. In a file with `infrastructure`, only those of `gkeConnect` are allowed.")
+		"that a file has.")
 	for _, list := range c.unused {
 		p.item(0, list)
 	}

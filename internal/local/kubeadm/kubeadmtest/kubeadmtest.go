@@ -30,14 +30,14 @@ type Cluster struct {
 	dir string
 }
 
-// New makes the directory of a cluster for one test, which needs root. Its machines have the images of the named
-// programs of Keyturn, as Image names them. When the test ends, nothing of the cluster may be left, unless
-// KEYTURN_TEST_KEEP names a directory to keep clusters in: then its machines are halted, and the next run of the test
-// starts them with programs that are built again.
-func New(t *testing.T, programs ...string) *Cluster {
+// New makes the directory of a cluster for one test, which needs root. Its keys are of kubeadm's encryptionAlgorithm
+// with this name; empty means kubeadm's default. Its machines have the images of the named programs of Keyturn, as Image
+// names them. When the test ends, nothing of the cluster may be left, unless KEYTURN_TEST_KEEP names a directory to keep
+// clusters in: then its machines are halted, and the next run of the test starts them with programs that are built again.
+func New(t *testing.T, algorithm string, programs ...string) *Cluster {
 	t.Helper()
 	options := kubeadm.Options{
-		Name: "test", Version: kubetest.Version, KubeBinDir: BinDir(t),
+		Name: "test", Version: kubetest.Version, KubeBinDir: BinDir(t), Algorithm: algorithm,
 		BinDir: Build(t, append([]string{"keyturn-machine", "keyturn-pause"}, programs...)...),
 	}
 	options.Images = Pack(t, options.BinDir, programs)
