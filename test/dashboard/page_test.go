@@ -46,6 +46,32 @@ func TestCluster(t *testing.T) {
 	}
 }
 
+// TestNamespaces shows two clusters of one name, in two namespaces.
+func TestNamespaces(t *testing.T) {
+	here, there := settled("twin", day), blocked("twin")
+	there.Namespace = "default"
+	admin.create(t, here)
+	admin.create(t, there)
+	b := open(t, admin.serve(t))
+	b.until(`document.querySelectorAll('#clusters tbody tr').length === 2`)
+	const link = `#clusters a[href="#/clusters/default/twin"]`
+	b.do("document.querySelector('" + link + "').click()")
+	b.until(`document.querySelector('#s-more')`)
+	if got := b.text("#cluster"); !strings.Contains(got, "namespace default") ||
+		!strings.Contains(got, "gkectl describe clusters --cluster twin --namespace default -o json") {
+		t.Errorf("the page is of another cluster:\n%s", got)
+	}
+	b.press(kb.Escape)
+	b.until("document.activeElement === document.querySelector('" + link + "')")
+	if err := admin.admin.Delete(t.Context(), there); err != nil {
+		t.Fatal(err)
+	}
+	b.until(`document.querySelectorAll('#clusters tbody tr').length === 1`)
+	if got := b.text("#clusters tbody"); !strings.Contains(got, v1alpha1.SystemNamespace) {
+		t.Errorf("the cluster that is left is\n%s", got)
+	}
+}
+
 // TestMarkup has every text of a cluster try to be markup.
 func TestMarkup(t *testing.T) {
 	const evil = `<img src=x onerror="document.title='taken'"><script>document.title='taken'</script>`
