@@ -22,7 +22,7 @@ import (
 // manyClusters are the flags with which `rotate` rotates the keys of several clusters.
 type manyClusters struct {
 	all, allNamespaces bool
-	// namespaces are those of the clusters; none means that of the admin.
+	// namespaces name where the clusters are; none means that of the admin.
 	namespaces []string
 	selector   string
 	olderThan  model.Duration

@@ -70,7 +70,7 @@ func (a *app) listSelected(ctx context.Context, c admin, which selection, o outp
 	})
 }
 
-// noneFound says that there is no cluster, and what to do about that.
+// noneFound returns a sentence for an empty list, with what to do next.
 func (a *app) noneFound(namespace, labels string) string {
 	text := "There is no user cluster"
 	if labels != "" {
