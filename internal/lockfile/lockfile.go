@@ -26,8 +26,8 @@ type Lock struct {
 	opened *os.Root
 }
 
-// Try takes the lock of this name in a directory, or returns ErrBusy. Nobody else may be able to write to the directory,
-// which must stay open until Unlock.
+// Try takes the lock of this name in a directory, or returns ErrBusy. Nobody else may be able to write to the
+// directory, which must stay open until Unlock.
 func Try(dir *os.Root, name string) (*Lock, error) {
 	return take(dir, name, unix.LOCK_EX|unix.LOCK_NB)
 }

@@ -15,7 +15,10 @@ func TestUncounted(t *testing.T) {
 	}{
 		{metav1.Condition{}, ""},
 		{metav1.Condition{Type: other, Reason: policyv1.SyncFailedReason, Message: "no scale"}, ""},
-		{metav1.Condition{Type: policyv1.DisruptionAllowedCondition, Reason: policyv1.InsufficientPodsReason, Message: "1"}, ""},
+		{
+			metav1.Condition{Type: policyv1.DisruptionAllowedCondition, Reason: policyv1.InsufficientPodsReason, Message: "1"},
+			"",
+		},
 		{
 			metav1.Condition{Type: policyv1.DisruptionAllowedCondition, Reason: policyv1.SyncFailedReason, Message: "no\nscale"},
 			"no scale",

@@ -26,7 +26,8 @@ const versionLabel = "app.kubernetes.io/version"
 func checkAdminServer(f Facts) *Check {
 	c := newCheck(adminCategory, "Kubernetes API")
 	if err := f.Admin.Server.Err; err != nil {
-		return c.fail("check the kubeconfig, and that the admin cluster runs; "+f.Down, "the admin cluster does not answer: %v", err)
+		return c.fail("check the kubeconfig, and that the admin cluster runs; "+f.Down,
+			"the admin cluster does not answer: %v", err)
 	}
 	text := f.Admin.Server.Value.Version
 	c.saw("%s", text)

@@ -198,8 +198,8 @@ func (m management) machines(ctx context.Context) ([]machine, error) {
 	return machines, nil
 }
 
-// coming reports whether the machine has no node yet. Its bootstrap data, even if it is yet to be made, may be made of a
-// Secret that was read before the last change of that. So no step begins before its API server is proven.
+// coming reports whether the machine has no node yet. Its bootstrap data, even if it is yet to be made, may be made of
+// a Secret that was read before the last change of that. So no step begins before its API server is proven.
 func (m machine) coming() bool { return !m.leaving && m.node == "" }
 
 // starting reports whether a machine has what it starts with, and no node yet. Its node may have another name.

@@ -205,7 +205,9 @@ func TestLeftovers(t *testing.T) {
 		"one that runs":                 {[]v1alpha1.RotationStatus{runs}, nil},
 		"one that has ended":            {[]v1alpha1.RotationStatus{ended(after)}, []string{"default/cp-1"}},
 		"one that was older":            {[]v1alpha1.RotationStatus{ended(before)}, nil},
-		"one that has ended, one later": {[]v1alpha1.RotationStatus{ended(before), ended(after), runs}, []string{"default/cp-1"}},
+		"one that has ended, one later": {
+			[]v1alpha1.RotationStatus{ended(before), ended(after), runs}, []string{"default/cp-1"},
+		},
 	} {
 		uc := adopted()
 		uc.Status.KSASigningKey.Rotations = tt.rotations

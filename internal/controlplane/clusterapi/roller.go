@@ -167,8 +167,8 @@ func topologyPath(o machineOwner) []string {
 		return []string{"f:spec", "f:topology", "f:controlPlane", "f:rollout", "f:after"}
 	}
 	return []string{
-		"f:spec", "f:topology", "f:workers", "f:machineDeployments", fmt.Sprintf(`k:{"name":%q}`, o.GetLabels()[topologyName]),
-		"f:rollout", "f:after",
+		"f:spec", "f:topology", "f:workers", "f:machineDeployments",
+		fmt.Sprintf(`k:{"name":%q}`, o.GetLabels()[topologyName]), "f:rollout", "f:after",
 	}
 }
 

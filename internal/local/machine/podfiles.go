@@ -21,7 +21,9 @@ type PodFile struct {
 
 // ReadPodFiles calls each for every file, in order, with its content as the pod sees it now, at most limit bytes. The
 // error is about one file, and fs.ErrNotExist if it does not exist.
-func (s Set) ReadPodFiles(name string, files []PodFile, limit int64, each func(i int, content []byte, err error)) error {
+func (s Set) ReadPodFiles(
+	name string, files []PodFile, limit int64, each func(i int, content []byte, err error),
+) error {
 	if err := s.readPodFiles(name, files, limit, each); err != nil {
 		return fmt.Errorf("reading files of pods on machine %s: %w", name, err)
 	}

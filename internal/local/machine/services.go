@@ -88,8 +88,8 @@ func kubeProxy(kubeconfig string) guest.Service {
 	}
 }
 
-// coreDNS answers the pods of its own machine, so that no pod of the cluster is needed for that. Clusters of kubeadm have
-// the pods that kubeadm makes.
+// coreDNS answers the pods of its own machine, so that no pod of the cluster is needed for that. Clusters of kubeadm
+// have the pods that kubeadm makes.
 func coreDNS() guest.Service {
 	return guest.Service{
 		Name: "coredns", Path: coreDNSBinary, After: []string{kubeconfigPath, varPath + certificatePath},

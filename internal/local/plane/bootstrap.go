@@ -35,7 +35,8 @@ var bindings = []binding{
 		rbacv1.GroupKind, "system:nodes"},
 }
 
-// namespaceReader is the role in which CoreDNS reads namespaces. It reads Services and EndpointSlices as kube-proxy does.
+// namespaceReader is the role in which CoreDNS reads namespaces. It reads Services and EndpointSlices as kube-proxy
+// does.
 const namespaceReader = "keyturn:node-namespaces"
 
 // nodeServices let kube-proxy and CoreDNS use the kubelet's certificate, since a token would be one more to rotate.

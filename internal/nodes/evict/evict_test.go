@@ -335,7 +335,8 @@ func TestMemory(t *testing.T) {
 		at    time.Duration
 		reads int
 	}{
-		{how, "k2", noon, 0, 1}, {how, "k2", noon, 0, 1}, {how, "k2", noon, time.Minute, 2}, {how, "k3", noon, time.Minute, 3},
+		{how, "k2", noon, 0, 1}, {how, "k2", noon, 0, 1},
+		{how, "k2", noon, time.Minute, 2}, {how, "k3", noon, time.Minute, 3},
 		{how, "k3", noon.Add(1), time.Minute, 4}, {how, "k3", noon.Add(1), 0, 5},
 		{v1alpha1.NodeRefreshWait, "k3", noon.Add(1), 0, 6}, {how, "k3", noon.Add(1), 0, 7},
 	} {

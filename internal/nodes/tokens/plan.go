@@ -153,8 +153,8 @@ func (v View) renewed(p Policy, now time.Time) bool {
 	}
 }
 
-// unproven reports whether it must be stored that every file has a new token, or stored again because that time is in the
-// future, which means that a clock was wrong.
+// unproven reports whether it must be stored that every file has a new token, or stored again because that time is in
+// the future, which means that a clock was wrong.
 func (v View) unproven(now time.Time) bool {
 	if v.Refresh.Proven.IsZero() {
 		return v.Held.Renewed // if no file had an older token, there is nothing to store
