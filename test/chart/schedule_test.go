@@ -268,10 +268,10 @@ func TestScheduleRights(t *testing.T) {
 		// in are the namespaces of the arguments; none means all.
 		in []string
 	}{
-		"everywhere":           {},
-		"where keys are":       {[]string{"secretNamespaces={keyturn-system,team-a}"}, []string{"keyturn-system", "team-a"}},
-		"in one":               {[]string{"schedule.namespaces={team-a}"}, []string{"team-a"}},
-		"in one of those":      {
+		"everywhere":     {},
+		"where keys are": {[]string{"secretNamespaces={keyturn-system,team-a}"}, []string{"keyturn-system", "team-a"}},
+		"in one":         {[]string{"schedule.namespaces={team-a}"}, []string{"team-a"}},
+		"in one of those": {
 			[]string{"schedule.namespaces={team-a},secretNamespaces={team-a,team-b}"}, []string{"team-a"},
 		},
 		"where no chart is in": {[]string{"schedule.namespaces={team-b,team-a}"}, []string{"team-b", "team-a"}},

@@ -201,10 +201,10 @@ func TestLeftovers(t *testing.T) {
 		rotations []v1alpha1.RotationStatus
 		want      []string
 	}{
-		"no rotation":                   {nil, nil},
-		"one that runs":                 {[]v1alpha1.RotationStatus{runs}, nil},
-		"one that has ended":            {[]v1alpha1.RotationStatus{ended(after)}, []string{"default/cp-1"}},
-		"one that was older":            {[]v1alpha1.RotationStatus{ended(before)}, nil},
+		"no rotation":        {nil, nil},
+		"one that runs":      {[]v1alpha1.RotationStatus{runs}, nil},
+		"one that has ended": {[]v1alpha1.RotationStatus{ended(after)}, []string{"default/cp-1"}},
+		"one that was older": {[]v1alpha1.RotationStatus{ended(before)}, nil},
 		"one that has ended, one later": {
 			[]v1alpha1.RotationStatus{ended(before), ended(after), runs}, []string{"default/cp-1"},
 		},
