@@ -107,13 +107,19 @@ func TestBackWithForeignKey(t *testing.T) {
 		w.uc.Spec.KSASigningKey.Source = source
 		w.settle()
 		c.write(c.PKI+"/sa.pub", append([]byte(c.read(c.PKI+"/sa.pub")), public...))
-		w.hosts, w.lagging = append(w.hosts, c), true
-		w.blocked(kid)
-		w.comesUp(c, 2)
-		w.uc.Annotations = map[string]string{v1alpha1.AnnotationReleaseForeignKeys: kid}
-		w.settle()
-		w.have(2, source == v1alpha1.KeySourceExternal)
+		w.comesBackWith(c, kid)
 	}
+}
+
+// comesBackWith adds a node that came back after the rotation to version 2 with a key that its owner then releases.
+func (w *testCluster) comesBackWith(h *host, kid string) {
+	w.t.Helper()
+	w.hosts, w.lagging = append(w.hosts, h), true
+	w.blocked(kid)
+	w.comesUp(h, 2)
+	w.uc.Annotations = map[string]string{v1alpha1.AnnotationReleaseForeignKeys: kid}
+	w.settle()
+	w.have(2, w.uc.Spec.KSASigningKey.Source == v1alpha1.KeySourceExternal)
 }
 
 // comesUp wants a node to accept tokens of a version, which are in use.
@@ -136,12 +142,7 @@ func TestForgottenRetiredKey(t *testing.T) {
 		_, first := c.files()
 		w.rotateWithoutLast()
 		w.uc.Status.Infrastructure.Kubeadm = nil
-		w.hosts, w.lagging = append(w.hosts, c), true
-		w.blocked(first)
-		w.comesUp(c, 2)
-		w.uc.Annotations = map[string]string{v1alpha1.AnnotationReleaseForeignKeys: first}
-		w.settle()
-		w.have(2, source == v1alpha1.KeySourceExternal)
+		w.comesBackWith(c, first)
 	}
 }
 

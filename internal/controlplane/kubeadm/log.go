@@ -1,6 +1,7 @@
 package kubeadm
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"strings"
@@ -40,8 +41,8 @@ func (c *Cluster) readLog(ctx context.Context, n *node) {
 		return
 	}
 	was.at = now
-	if text, err := c.plane.lastLog(ctx, n.Node); err == nil && lastLines(text) != "" {
-		was.end = lastLines(text)
+	if text, err := c.plane.lastLog(ctx, n.Node); err == nil {
+		was.end = cmp.Or(lastLines(text), was.end)
 	}
 	c.memory.mu.Lock()
 	defer c.memory.mu.Unlock()
