@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,17 +40,28 @@ func skipUnlessLong(t *testing.T) {
 	}
 }
 
-// TestClusterAPIScale rotates first with files, while a tool puts back the Secret with which machines start, and then
-// with signers, while the control plane is scaled from one machine to three. No token is refused.
+// TestClusterAPIScale rotates with files while a tool puts back the Secret with which machines start, and then while the
+// control plane is scaled between one machine and three, in each step. It rotates four times with signers, and scales in
+// one step of each. No token is refused.
 func TestClusterAPIScale(t *testing.T) {
 	skipUnlessLong(t)
 	k := newCAPICluster(t, capiClusterOf(1))
 	k.adopt()
 	k.rotate(k.revert)
+	sizes := []int{3, 1, 3, 1}
+	k.rotate(func() {
+		k.expectPolicy()
+		for i, step := range steps {
+			k.scaleIn(step, sizes[i])
+		}
+	})
+	k.awaitServers(1)
+	k.expectNoRefusals()
 	k.useSigners()
-	k.rotate(func() { k.scale(3) })
-	k.awaitServers(3)
-	k.rotate(nothing)
+	for i, step := range steps {
+		k.rotate(func() { k.scaleIn(step, sizes[i]) })
+		k.awaitServers(sizes[i])
+	}
 	k.expectNoRefusals()
 }
 
@@ -191,11 +203,13 @@ func (k *capiCluster) awaitStep(version int32, step rotation.Step) (at rotation.
 	return at
 }
 
-// awaitReplaced waits until a control-plane Machine is gone, and all others are nodes.
+// awaitReplaced waits until a control-plane Machine is gone, or none in particular, and as many as there should be are
+// nodes.
 func (k *capiCluster) awaitReplaced(name string) {
 	k.t.Helper()
-	done := k.stage("replacing Machine " + name)
-	k.until("Machine "+name+" to be replaced", func(context.Context) error {
+	what := cmp.Or(name, fmt.Sprintf("the control plane with %d", k.cluster.ControlPlanes))
+	done := k.stage("replacing " + what)
+	k.until(what+" to be replaced", func(context.Context) error {
 		machines := k.controlPlaneMachines()
 		if len(machines) != k.cluster.ControlPlanes || slices.ContainsFunc(machines, func(m unstructured.Unstructured) bool {
 			return m.GetName() == name || nodeOf(m) == ""
@@ -364,13 +378,17 @@ func (k *capiCluster) release() {
 	}
 }
 
-// scale has Cluster API make or remove control-plane machines, which a policy forbids while a key is rotated.
-func (k *capiCluster) scale(replicas int) {
+// scaleIn has Cluster API make or remove control-plane machines in a step of the rotation. A policy forbids that while a
+// key is rotated, without the annotation that breaks the glass.
+func (k *capiCluster) scaleIn(step rotation.Step, replicas int) {
 	k.t.Helper()
-	k.awaitStep(k.version(), rotation.StepPublish)
-	k.expectPolicy()
-	k.merge(k.Object(capiControlPlane, "KubeadmControlPlane", k.cluster), fmt.Sprintf(
+	k.t.Logf("step %q: the control plane is scaled to %d", k.awaitStep(k.version(), step), replicas)
+	o := k.Object(capiControlPlane, "KubeadmControlPlane", k.cluster)
+	k.merge(o, fmt.Sprintf(
 		`{"metadata":{"annotations":{%q:"a test"}},"spec":{"replicas":%d}}`, v1alpha1.AnnotationBreakGlass, replicas))
+	k.merge(o, fmt.Sprintf(`{"metadata":{"annotations":{%q:null}}}`, v1alpha1.AnnotationBreakGlass))
+	k.cluster.ControlPlanes = replicas
+	k.awaitReplaced("")
 }
 
 // awaitServers waits until the UserCluster has so many API servers that serve. Cluster API may leave Nodes behind of

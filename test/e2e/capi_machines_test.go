@@ -25,6 +25,20 @@ func TestClusterAPIMachines(t *testing.T) {
 	k.expectNoRefusals()
 }
 
+// TestClusterAPIMachinesWithSigners does it with signers, where a rotation is over before a machine is replaced: each
+// machine is replaced in a rotation of its own.
+func TestClusterAPIMachinesWithSigners(t *testing.T) {
+	skipUnlessLong(t)
+	k := newCAPICluster(t, capiClusterOf(3))
+	k.adopt()
+	k.useSigners()
+	for _, step := range steps {
+		k.rotate(func() { k.replaceIn(step) })
+		k.awaitServers(3)
+	}
+	k.expectNoRefusals()
+}
+
 // replaceIn has a control-plane machine replaced in a step of the rotation.
 func (k *capiCluster) replaceIn(step rotation.Step) {
 	k.t.Helper()
