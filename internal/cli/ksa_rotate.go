@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -195,13 +196,17 @@ func untilRotated(version int32) look {
 	}
 }
 
-// inspect inspects a user cluster with the kubeconfig that the controller wrote.
+// inspect inspects a user cluster with the kubeconfig that the controller wrote, and what replaces its machines. If
+// something cannot be read, the report has the rest.
 func (c admin) inspect(ctx context.Context, uc *v1alpha1.UserCluster) (preflight.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
+	var report preflight.Report
+	held, unread := preflight.OfMachines(ctx, c.client, uc)
 	config, err := c.clientConfig(ctx, uc)
-	if err != nil {
-		return preflight.Report{}, err
+	if err == nil {
+		report, err = preflight.Inspect(ctx, config, uc.Spec.NodeRefresh())
 	}
-	return preflight.Inspect(ctx, config, uc.Spec.NodeRefresh())
+	report.Findings = preflight.Merge(report.Findings, held)
+	return report, errors.Join(err, unread)
 }

@@ -7,7 +7,6 @@ import (
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -37,7 +36,9 @@ func TestClusterAPIPolicy(t *testing.T) {
 	}
 	must(install.Apply(t.Context(), config))
 	must(c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team-a"}}))
-	serveClusterAPI(t, c)
+	versions := []string{"v1beta1", "v1beta2"}
+	kubetest.ServeKinds(t, config, coreGroup, versions, "Cluster")
+	kubetest.ServeKinds(t, config, controlPlaneGroup, versions, "KubeadmControlPlane")
 	for _, o := range render(t, "--set", "clusterAPI.namespaces={team-a}") {
 		if strings.HasPrefix(o.GetKind(), "ValidatingAdmissionPolicy") && o.GetName() == "keyturn-cluster-api" {
 			must(c.Create(t.Context(), o))
@@ -111,9 +112,7 @@ func TestClusterAPIPolicy(t *testing.T) {
 func clusterAPIClient(t *testing.T, config *rest.Config) client.Client {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, apiextensionsv1.AddToScheme, v1alpha1.AddToScheme,
-	} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
@@ -123,37 +122,6 @@ func clusterAPIClient(t *testing.T, config *rest.Config) client.Client {
 		t.Fatal(err)
 	}
 	return c
-}
-
-// serveClusterAPI has the API server serve Clusters and control planes in any form.
-func serveClusterAPI(t *testing.T, c client.Client) {
-	t.Helper()
-	for kind, group := range map[string]string{"Cluster": coreGroup, "KubeadmControlPlane": controlPlaneGroup} {
-		plural, preserve := strings.ToLower(kind)+"s", true
-		definition := &apiextensionsv1.CustomResourceDefinition{
-			ObjectMeta: metav1.ObjectMeta{
-				Name: plural + "." + group, Annotations: map[string]string{"api-approved.kubernetes.io": "unapproved, a test"},
-			},
-			Spec: apiextensionsv1.CustomResourceDefinitionSpec{
-				Group: group, Scope: apiextensionsv1.NamespaceScoped,
-				Names: apiextensionsv1.CustomResourceDefinitionNames{Kind: kind, Plural: plural},
-			},
-		}
-		for _, version := range []string{"v1beta1", "v1beta2"} {
-			definition.Spec.Versions = append(definition.Spec.Versions, apiextensionsv1.CustomResourceDefinitionVersion{
-				Name: version, Served: true, Storage: version == "v1beta2",
-				Schema: &apiextensionsv1.CustomResourceValidation{
-					OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &preserve},
-				},
-				Subresources: &apiextensionsv1.CustomResourceSubresources{Scale: &apiextensionsv1.CustomResourceSubresourceScale{
-					SpecReplicasPath: ".spec.replicas", StatusReplicasPath: ".status.replicas",
-				}},
-			})
-		}
-		if err := c.Create(t.Context(), definition); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 func clusterAPIObject(group, kind, name, cluster string) *unstructured.Unstructured {

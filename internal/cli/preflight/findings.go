@@ -31,6 +31,7 @@ const (
 	BlockingBudget    Kind = "BlockingBudget"
 	UncountedBudget   Kind = "UncountedBudget"
 	BareHolder        Kind = "BareHolder"
+	HeldMachines      Kind = "HeldMachines"
 	PinnedToken       Kind = "PinnedToken"
 	DriverToken       Kind = "DriverToken"
 	OutsideToken      Kind = "OutsideToken"
@@ -63,6 +64,8 @@ var meanings = []meaning{
 	{BlockingBudget, Stops, "PodDisruptionBudgets that let no pod go now; THE ROTATION WAITS until they do"},
 	{BareHolder, Stops, "pods with tokens and without a controller, which would not be recreated; THE ROTATION WAITS " +
 		"until they are deleted, or annotated with " + v1alpha1.AnnotationEvict + "=true"},
+	{HeldMachines, Stops, "objects of Cluster API whose machines it does not replace itself; THE ROTATION WAITS until " +
+		"they are replaced"},
 	{PinnedToken, Stops, "running pods that mount a token by subPath and never see a new one; " +
 		"THE ROTATION WAITS until these pods are deleted"},
 	{RefusedAlgorithm, Breaks, "verifiers outside the cluster may refuse tokens of another algorithm than RS256. " +

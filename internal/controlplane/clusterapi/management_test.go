@@ -10,9 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
@@ -75,31 +73,12 @@ func TestOrphanedNode(t *testing.T) {
 func startManagement(t *testing.T, kinds ...string) client.Client {
 	t.Helper()
 	config := kubetest.Start(t, kubetest.Options{})
-	scheme := runtime.NewScheme()
-	must(0, apiextensionsv1.AddToScheme(scheme))
-	admin := must(client.New(config, client.Options{Scheme: scheme}))
 	for _, kind := range kinds {
 		group := coreVersion.Group
 		if kind == controlPlaneKind {
 			group = controlPlaneVersion.Group
 		}
-		plural, preserve := strings.ToLower(kind)+"s", true
-		must(0, admin.Create(t.Context(), &apiextensionsv1.CustomResourceDefinition{
-			ObjectMeta: metav1.ObjectMeta{
-				Name:        plural + "." + group,
-				Annotations: map[string]string{"api-approved.kubernetes.io": "unapproved, a test"},
-			},
-			Spec: apiextensionsv1.CustomResourceDefinitionSpec{
-				Group: group, Scope: apiextensionsv1.NamespaceScoped,
-				Names: apiextensionsv1.CustomResourceDefinitionNames{Kind: kind, Plural: plural},
-				Versions: []apiextensionsv1.CustomResourceDefinitionVersion{{
-					Name: coreVersion.Version, Served: true, Storage: true,
-					Schema: &apiextensionsv1.CustomResourceValidation{
-						OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &preserve},
-					},
-				}},
-			},
-		}))
+		kubetest.ServeKinds(t, config, group, []string{coreVersion.Version}, kind)
 	}
 	return must(client.New(config, client.Options{}))
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -22,14 +21,12 @@ import (
 
 const (
 	deploymentKind = "MachineDeployment"
-	poolKind       = "MachinePool"
 	// topologyOwned is on objects that a ClusterClass makes: what is written to them is put back. topologyName is how the
 	// topology of the Cluster calls a MachineDeployment.
 	topologyOwned = "topology.cluster.x-k8s.io/owned"
 	topologyName  = "topology.cluster.x-k8s.io/deployment-name"
 	// controlPlaneNodeLabel is on control-plane nodes.
 	controlPlaneNodeLabel = "node-role.kubernetes.io/control-plane"
-	onDelete              = "OnDelete"
 )
 
 // Roller has Cluster API replace the machines of one cluster, by rollout.after. It implements nodes.Roller.
@@ -48,11 +45,14 @@ var _ nodes.Roller = (*Roller)(nil)
 
 // Roller returns what replaces the machines of a UserCluster with spec.infrastructure.clusterAPI.
 func (c *Clusters) Roller(uc *v1alpha1.UserCluster) *Roller {
-	return &Roller{
-		management: managementOf(c.client, uc), client: c.client, now: time.Now,
-		memory: c.remember(types.UID(uc.Identity())), retry: uc.Annotations[v1alpha1.AnnotationRetryChange],
-		workers: uc.Spec.Infrastructure.RollsOut(),
-	}
+	r := reader(c.client, uc)
+	r.client, r.memory, r.retry = c.client, c.remember(types.UID(uc.Identity())), uc.Annotations[v1alpha1.AnnotationRetryChange]
+	return r
+}
+
+// reader returns a Roller that only reads.
+func reader(from client.Reader, uc *v1alpha1.UserCluster) *Roller {
+	return &Roller{management: managementOf(from, uc), now: time.Now, workers: uc.Spec.Infrastructure.RollsOut()}
 }
 
 // Keeps implements nodes.Roller.
@@ -330,48 +330,4 @@ func (r *Roller) listOf(ctx context.Context, kind string) ([]unstructured.Unstru
 		return nil, fmt.Errorf("listing the %ss of %s: %w", kind, r, lasting(err))
 	}
 	return list.Items, nil
-}
-
-// Reasons implements nodes.Roller. It names what Cluster API does not replace itself.
-func (r *Roller) Reasons(ctx context.Context, since time.Time) ([]nodes.Reason, error) {
-	waiting, err := r.waiting(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if waiting != "" {
-		return []nodes.Reason{{Words: waiting, Blocked: true}}, nil
-	}
-	owners, err := r.owners(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var reasons []nodes.Reason
-	for _, o := range owners {
-		if words := o.stuck(since, r.now()); words != "" {
-			reasons = append(reasons, nodes.Reason{Words: words, Blocked: true})
-		}
-	}
-	pools, err := r.listOf(ctx, poolKind)
-	if _, blocked := errors.AsType[*controlplane.BlockedError](err); blocked && meta.IsNoMatchError(err) {
-		return reasons, nil
-	}
-	for _, p := range pools {
-		reasons = append(reasons, nodes.Reason{Words: fmt.Sprintf("the machines of MachinePool %s/%s to be replaced, "+
-			"which Cluster API has no rollout for: have its infrastructure do it", p.GetNamespace(), p.GetName())})
-	}
-	return reasons, err
-}
-
-// stuck is in words what keeps Cluster API from replacing machines; empty when nothing is known to.
-func (o machineOwner) stuck(since, now time.Time) string {
-	switch {
-	case o.paused:
-		return o.String() + " not to be paused"
-	case o.strategy == onDelete:
-		return fmt.Sprintf("the machines of %s that are from before %s to be deleted: its strategy is OnDelete",
-			o, text(since))
-	case o.after.After(now.Add(time.Minute)):
-		return fmt.Sprintf("%s to be rolled out at %s, which its rollout.after names", o, text(o.after))
-	}
-	return ""
 }

@@ -7,9 +7,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 )
 
@@ -51,6 +54,17 @@ func TestRoller(t *testing.T) {
 	}
 	if len(reasons) != 3 {
 		t.Errorf("there are %d reasons: %q", len(reasons), words)
+	}
+	uc := &v1alpha1.UserCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "default"}}
+	uc.Spec.Infrastructure.ClusterAPI = &v1alpha1.ClusterAPIInfrastructure{Cluster: "one"}
+	held := must(FindHeld(t.Context(), admin, uc))
+	want := []Held{
+		{deploymentKind, "default", "by-hand", "its strategy is OnDelete: delete its Machines in Refresh"},
+		{deploymentKind, "default", "held", "it is paused"},
+		{deploymentKind, "default", "kept", "its rollout.after is 2030-01-01T00:00:00Z"},
+	}
+	if diff := cmp.Diff(want, held); diff != "" {
+		t.Error(diff)
 	}
 
 	must(0, r.Roll(t.Context(), since))

@@ -72,7 +72,7 @@ func (r *Roller) replaceMachine(ctx context.Context, node string, others ...stri
 		}
 		return r.request(ctx, []machineOwner{controlPlane}, youngest.Add(time.Second))
 	}
-	if words := controlPlane.stuck(created, r.now()); words != "" {
+	if _, words := controlPlane.held(created, r.now()); words != "" {
 		return controlplane.Blocked(errors.New("waiting for " + words))
 	}
 	return nil
