@@ -174,6 +174,23 @@ func TestRelease(t *testing.T) {
 	}
 }
 
+// TestClusterAPIChanges compares what can and what cannot change of a cluster of Cluster API.
+func TestClusterAPIChanges(t *testing.T) {
+	old, wanted := adopted(3), adopted(3)
+	old.Spec.Infrastructure = v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{
+		Cluster: "prod", Method: v1alpha1.MethodInPlace, ShutdownSendRetryAfter: true,
+	}}
+	wanted.Spec.Infrastructure = v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{
+		Cluster: "prod", Method: v1alpha1.MethodRollout,
+	}}
+	fixed, updates := changes(old, wanted)
+	wantFixed := []string{"infrastructure.clusterAPI.method: InPlace -> Rollout"}
+	wantUpdates := []string{"~ infrastructure.clusterAPI.shutdownSendRetryAfter: true -> false"}
+	if diff := cmp.Diff([][]string{wantFixed, wantUpdates}, [][]string{fixed, updates}); diff != "" {
+		t.Errorf("changes (-want +got):\n%s", diff)
+	}
+}
+
 // TestAdoptedChanges compares what can and what cannot change of an adopted cluster.
 func TestAdoptedChanges(t *testing.T) {
 	old, wanted := adopted(3), adopted(3)

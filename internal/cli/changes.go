@@ -49,6 +49,8 @@ func (d *differences) infrastructure(a, b v1alpha1.Infrastructure) {
 	if a.ClusterAPI != nil && b.ClusterAPI != nil {
 		d.fix("infrastructure.clusterAPI.cluster", a.ClusterAPI.Cluster, b.ClusterAPI.Cluster)
 		d.fix("infrastructure.clusterAPI.method", a.ClusterAPI.Method, b.ClusterAPI.Method)
+		d.update("infrastructure.clusterAPI.shutdownSendRetryAfter",
+			a.ClusterAPI.ShutdownSendRetryAfter, b.ClusterAPI.ShutdownSendRetryAfter)
 		return
 	}
 	if a.Local == nil || b.Local == nil {

@@ -82,18 +82,20 @@ func TestClusterAPI(t *testing.T) {
 	}
 	uc := c.Object(Files{})
 	want := v1alpha1.Infrastructure{
-		ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod-1", Method: v1alpha1.MethodInPlace},
+		ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{
+			Cluster: "prod-1", Method: v1alpha1.MethodInPlace, ShutdownSendRetryAfter: true,
+		},
 	}
 	if diff := cmp.Diff(want, uc.Spec.Infrastructure); diff != "" || uc.Namespace != "fleet" || uc.Name != "prod" {
 		t.Errorf("UserCluster %s/%s (-want +got):\n%s", uc.Namespace, uc.Name, diff)
 	}
-	const rollout = "clusterAPI: {namespace: fleet, cluster: prod-1, method: Rollout}"
+	const rollout = "clusterAPI: {namespace: fleet, cluster: prod-1, method: Rollout, shutdownSendRetryAfter: false}"
 	c, err = Parse([]byte(strings.Replace(adopts, kubeadm, rollout, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	spec := c.Object(Files{}).Spec
-	if !spec.Infrastructure.RollsOut() || spec.KSASigningKey.NodeRefresh != v1alpha1.NodeRefreshReplace {
+	if !spec.Infrastructure.RollsOut() || spec.Infrastructure.SendsRetryAfter() || spec.KSASigningKey.NodeRefresh != v1alpha1.NodeRefreshReplace {
 		t.Errorf("with method Rollout the spec is %+v", spec)
 	}
 	_, err = Parse([]byte(strings.Replace(adopts, kubeadm, rollout, 1) + "ksaSigningKey: {source: external}\n"))

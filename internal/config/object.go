@@ -37,6 +37,7 @@ func (c *UserCluster) infrastructure() v1alpha1.Infrastructure {
 	if on := c.Infrastructure.ClusterAPI; on != nil {
 		return v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{
 			Cluster: on.Cluster, Method: v1alpha1.ClusterAPIMethod(on.Method),
+			ShutdownSendRetryAfter: *on.ShutdownSendRetryAfter,
 		}}
 	}
 	k := c.Infrastructure.Kubeadm

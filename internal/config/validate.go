@@ -62,6 +62,7 @@ func (c *UserCluster) adoptDefaults() {
 		if on.Method = cmp.Or(on.Method, string(v1alpha1.MethodInPlace)); on.Method == string(v1alpha1.MethodRollout) {
 			refresh = v1alpha1.NodeRefreshReplace
 		}
+		setDefault(&on.ShutdownSendRetryAfter, true)
 	}
 	c.keyDefault("nodeRefresh", &c.KSASigningKey.NodeRefresh, string(refresh))
 	if c.Infrastructure.Kubeadm != nil {

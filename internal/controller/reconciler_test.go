@@ -80,7 +80,8 @@ func TestHome(t *testing.T) {
 	w := newWorld(t)
 	blue := w.settled("blue")
 	w.with(blue, func(c *userCluster) { c.servers = nil })
-	if local := w.round(blue).Status.Infrastructure.Local; local == nil || local.Home != "host-1" {
+	in := w.round(blue).Status.Infrastructure
+	if local := in.Local; in.Type != "local" || local == nil || local.Home != "host-1" {
 		t.Errorf("status.infrastructure.local = %+v, want host-1 as its home", local)
 	}
 }
