@@ -239,9 +239,13 @@ func checkLeftovers(_ Facts, own ClusterFacts) *Check {
 	if k == nil {
 		return nil
 	}
-	c := newCheck(clusterCategory, "private keys left on nodes")
+	c := newCheck(clusterCategory, "private keys left behind")
 	for _, l := range k.Leftovers {
 		c.warn("delete the file, or the key in it", "%s of node %s has private key %s", l.Path, l.Node, l.KeyID)
+	}
+	for _, name := range k.LeftoverSecrets {
+		c.warn("replace the machine that started with it: the Secret goes with it",
+			"Secret %s of the admin cluster may hold the private key that was retired last", name)
 	}
 	return c
 }

@@ -209,7 +209,10 @@ func TestJudge(t *testing.T) {
 		}), "tokens", Warning, "the ledger of a"},
 		"leftover": {ofCluster(func(uc *v1alpha1.UserCluster) {
 			uc.Status.Infrastructure.Kubeadm.Leftovers = []v1alpha1.LeftoverKey{{Node: "n", Path: "/old", KeyID: "kid"}}
-		}), "private keys left on nodes", Warning, "/old of node n"},
+		}), "private keys left behind", Warning, "/old of node n"},
+		"leftover Secret": {ofCluster(func(uc *v1alpha1.UserCluster) {
+			uc.Status.Infrastructure.Kubeadm.LeftoverSecrets = []string{"default/cp-1"}
+		}), "private keys left behind", Warning, "Secret default/cp-1 of the admin cluster"},
 
 		"no access": {func(f *Facts) { f.Cluster.Access.Err = forbidden }, "kubeconfig", Skipped,
 			"you may not read the Secret"},
@@ -307,7 +310,7 @@ Checking age of the key...PASS (version 1, RS256, 30d)
 Checking API servers...PASS (1, as the controller saw each alone)
 Checking fleet and publications...PASS (1)
 Checking tokens...PASS (0 legacy tokens)
-Checking private keys left on nodes...PASS
+Checking private keys left behind...PASS
 - Validation Category: Access to the cluster
 Checking kubeconfig...SKIPPED
     SKIPPED: you may not read the Secret with the kubeconfig of the cluster; have a role bound to you that allows it
