@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
@@ -264,17 +263,6 @@ func (p *place) rotateEach(ctx context.Context, all *[]*timeline) error {
 // adoptCAPI has Keyturn take over the cluster.
 func (p *place) adoptCAPI(ctx context.Context, method v1alpha1.ClusterAPIMethod) error {
 	p.say("adopting cluster %s with method %s", capiCluster, method)
-	config := fmt.Sprintf(`apiVersion: v1
-kind: UserCluster
-name: %[1]s
-infrastructure: {clusterAPI: {namespace: %[2]s, cluster: %[1]s, method: %[3]s}}
-`, capiCluster, capiNamespace, method)
-	if err := os.WriteFile(p.config(capiCluster), []byte(config), 0o600); err != nil {
-		return fmt.Errorf("writing the config file of cluster %s: %w", capiCluster, err)
-	}
-	_, err := p.run(ctx, "gkectl", "adopt", "--config", p.config(capiCluster), "--kubeconfig", p.kubeconfig(), "--skip-prompt")
-	if err != nil {
-		return err
-	}
-	return p.awaitReady(ctx, capiCluster)
+	return p.adopt(ctx, capiCluster, fmt.Sprintf(
+		"clusterAPI: {namespace: %s, cluster: %s, method: %s}", capiNamespace, capiCluster, method))
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -78,7 +77,7 @@ func measureKubeadm(ctx context.Context, p *place, r *Results) (err error) {
 func (p *place) measureAdopted(
 	ctx context.Context, c *kubeadm.Cluster, k *Kubeadm, config *rest.Config, servers []adapter.Server,
 ) (err error) {
-	if err := p.adopt(ctx, c); err != nil {
+	if err := p.adoptKubeadm(ctx, c); err != nil {
 		return err
 	}
 	rotate := func(all *[]*timeline) func(context.Context) error {
@@ -165,41 +164,31 @@ func stopDNS(ctx context.Context, client kubernetes.Interface) error {
 	return err
 }
 
-// adoptedConfig is the config file by which gkectl rotates and deletes the cluster.
-const adoptedConfig = `apiVersion: v1
-kind: UserCluster
-name: ` + adoptedCluster + `
-infrastructure:
-  kubeadm:
-    kubeconfigSecret: ` + adoptedCluster + `
-`
-
-// adopt has Keyturn take over the cluster.
-func (p *place) adopt(ctx context.Context, c *kubeadm.Cluster) error {
+// adoptKubeadm has Keyturn take over a cluster of kubeadm.
+func (p *place) adoptKubeadm(ctx context.Context, c *kubeadm.Cluster) error {
 	p.say("adopting the kubeadm cluster")
 	raw, err := c.Kubeconfig()
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(p.config(adoptedCluster), []byte(adoptedConfig), 0o600); err != nil {
-		return fmt.Errorf("writing the config file of cluster %s: %w", adoptedCluster, err)
+	const file = adoptedCluster + ".conf" // beside the config file
+	if err := os.WriteFile(filepath.Join(p.dir, file), raw, 0o600); err != nil {
+		return fmt.Errorf("writing the kubeconfig of cluster %s: %w", adoptedCluster, err)
 	}
-	admin, err := p.admin()
+	return p.adopt(ctx, adoptedCluster, "kubeadm: {kubeconfigPath: "+file+"}")
+}
+
+// adopt has gkectl adopt a cluster, and writes the config file by which gkectl rotates and deletes it.
+func (p *place) adopt(ctx context.Context, name, infrastructure string) error {
+	text := fmt.Sprintf("apiVersion: v1\nkind: UserCluster\nname: %s\ninfrastructure: {%s}\n", name, infrastructure)
+	if err := os.WriteFile(p.config(name), []byte(text), 0o600); err != nil {
+		return fmt.Errorf("writing the config file of cluster %s: %w", name, err)
+	}
+	_, err := p.run(ctx, "gkectl", "adopt", "--config", p.config(name), "--kubeconfig", p.kubeconfig(), "--skip-prompt")
 	if err != nil {
 		return err
 	}
-	where := metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: adoptedCluster}
-	secret := &corev1.Secret{ObjectMeta: where, Data: map[string][]byte{"value": raw}}
-	uc := &v1alpha1.UserCluster{ObjectMeta: where, Spec: v1alpha1.UserClusterSpec{
-		Infrastructure: v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{
-			KubeconfigSecret: adoptedCluster, ShutdownSendRetryAfter: true,
-		}},
-		KSASigningKey: v1alpha1.KSASigningKey{Version: 1, Algorithm: v1alpha1.ES256},
-	}}
-	if err := errors.Join(admin.Create(ctx, secret), admin.Create(ctx, uc)); err != nil {
-		return err
-	}
-	return p.awaitReady(ctx, adoptedCluster)
+	return p.awaitReady(ctx, name)
 }
 
 // convert gives an adopted cluster signers, and returns how long it took.
