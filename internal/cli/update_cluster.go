@@ -9,7 +9,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/cli/adoption"
 	"github.com/keyturn/keyturn/internal/cli/preflight"
+	"github.com/keyturn/keyturn/internal/printable"
 )
 
 func (a *app) updateCluster() *cobra.Command {
@@ -96,12 +98,39 @@ func (a *app) updateObject(ctx context.Context, c admin, w wanted) (changed bool
 		return false, nil
 	}
 	a.note("User cluster %s changes:\n  %s", w.Name, strings.Join(updates, "\n  "))
+	if err := a.checkSource(ctx, c, old, w.UserCluster); err != nil {
+		return false, err
+	}
 	if old.Spec.KSASigningKey.Algorithm != w.Spec.KSASigningKey.Algorithm {
 		after := old.DeepCopy()
 		after.Spec = w.Spec
 		writeFindings(a.Err, preflight.OfAlgorithm(after))
 	}
 	return true, inWords(c.update(ctx, old, w, own), "updating user cluster %s", w.Name)
+}
+
+// checkSource returns an error if API servers of an adopted cluster are to get signers that they cannot have.
+func (a *app) checkSource(ctx context.Context, c admin, old, wanted *v1alpha1.UserCluster) error {
+	to := wanted.Spec.KeySource()
+	if !old.Spec.Infrastructure.Adopted() || to != v1alpha1.KeySourceExternal || old.Spec.KeySource() == to {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	var why []string
+	config, err := c.clientConfig(ctx, old)
+	if err == nil {
+		why, err = adoption.NoSigner(ctx, config)
+	}
+	if err != nil {
+		a.note("warning: whether its API servers can have signers cannot be checked: %s", printable.Line(err.Error()))
+		return nil
+	}
+	if len(why) > 0 {
+		return usage("keep ksaSigningKey.source files, or change that first",
+			"the API servers of user cluster %s cannot have signers:\n  %s", old.Name, strings.Join(why, "\n  "))
+	}
+	return nil
 }
 
 // secretChanges returns lines that describe how Secrets change, except for a new fleet.

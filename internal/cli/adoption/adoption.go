@@ -72,6 +72,23 @@ func Inspect(ctx context.Context, config *rest.Config) (Report, error) {
 	return r, nil
 }
 
+// NoSigner returns why API servers of a cluster that was adopted cannot have a signer, a sentence without its period
+// each; empty if nothing is known to keep them from it.
+func NoSigner(ctx context.Context, config *rest.Config) ([]string, error) {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("using the kubeconfig of the cluster: %w", err)
+	}
+	found, err := kubeadm.Find(ctx, client)
+	var lines []string
+	for _, s := range found.Servers {
+		if s.NoSigner != "" {
+			add(&lines, "%s", s.NoSigner)
+		}
+	}
+	return lines, err
+}
+
 // errNoAdministrator is returned for a kubeconfig without the necessary permissions.
 var errNoAdministrator = errors.New("its user is not an administrator of the cluster: the agent is root on the " +
 	"control-plane nodes, so a kubeconfig of cluster-admin is needed")
