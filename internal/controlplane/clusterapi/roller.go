@@ -113,8 +113,12 @@ func (r *Roller) Roll(ctx context.Context, since time.Time) error {
 	return r.request(ctx, due, after)
 }
 
-// request has the machines replaced that are older than after.
+// request has the machines replaced that are older than after, once that is over by every clock. Cluster API looks at
+// rollout.after when the object changes, and at no certain time after that.
 func (r *Roller) request(ctx context.Context, owners []machineOwner, after time.Time) error {
+	if r.now().Before(after.Add(slack)) {
+		return nil
+	}
 	var errs []error
 	var topology []machineOwner
 	for _, o := range owners {

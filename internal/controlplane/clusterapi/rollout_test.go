@@ -264,7 +264,7 @@ func requestOnce(t *testing.T, admin client.Client) {
 		{"one", controlPlaneKind, nil}, {"classy", "Cluster", []string{"topology", "controlPlane"}},
 	} {
 		now := get(t, admin, "Machine", tt.cluster+"-1").GetCreationTimestamp().Add(time.Second)
-		r := rollerOf(admin, tt.cluster, func() time.Time { return now })
+		r := rollerOf(admin, tt.cluster, func() time.Time { return now.Add(slack) })
 		replace := func() error { return r.replaceMachine(t.Context(), "node-of-"+tt.cluster+"-1") }
 		must(0, replace())
 		wantAfter(t, admin, tt.kind, tt.cluster, text(now), tt.path...)

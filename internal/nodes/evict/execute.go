@@ -94,7 +94,10 @@ func (e *Executor) read(ctx context.Context, o *Observed) (*list, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := judge{surroundings: around, evicts: e.evicts(), hurries: e.hurries(), emptied: e.emptied(o)}
+	j := judge{
+		surroundings: around, evicts: e.evicts(), hurries: e.hurries(), emptied: e.emptied(o),
+		young: young(o.judged, o.since),
+	}
 	if e.waits() {
 		j.kubelets = newKubelets(o.judged, e.Reload, e.Now)
 	}

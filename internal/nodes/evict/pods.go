@@ -27,6 +27,8 @@ type judge struct {
 	evicts, hurries bool
 	// emptied are the nodes whose pods should go, while other nodes are replaced.
 	emptied map[string]bool
+	// young are the nodes from after since, on which no old token can be.
+	young map[string]bool
 	// kubelets replace the tokens; nil if tokens are not left to them.
 	kubelets *kubelets
 }
@@ -50,7 +52,7 @@ func (s surroundings) tokens(pod *corev1.Pod) []podtokens.Token {
 
 // isOld reports whether a pod may hold an old token that only its end removes. Its files are not read.
 func (j judge) isOld(pod *corev1.Pod) bool {
-	if pod.Spec.NodeName == "" || !predates(pod.CreationTimestamp, j.since) {
+	if pod.Spec.NodeName == "" || j.isNew(pod) {
 		return false
 	}
 	return slices.ContainsFunc(j.tokens(pod), func(t podtokens.Token) bool {
@@ -61,7 +63,7 @@ func (j judge) isOld(pod *corev1.Pod) bool {
 // kept returns the tokens of a pod that may be old and that nothing replaces while it runs: copies of legacy tokens,
 // and tokens that the driver of a volume keeps.
 func (j judge) kept(pod *corev1.Pod) []podtokens.Token {
-	if pod.Spec.NodeName == "" || !predates(pod.CreationTimestamp, j.since) {
+	if pod.Spec.NodeName == "" || j.isNew(pod) {
 		return nil
 	}
 	return slices.DeleteFunc(j.tokens(pod), func(t podtokens.Token) bool {
@@ -73,6 +75,32 @@ func (j judge) kept(pod *corev1.Pod) []podtokens.Token {
 		}
 		return t.Kind != podtokens.Legacy && t.Way != podtokens.Driver
 	})
+}
+
+// isNew reports whether a pod can have no old token: it was created after since, or it waited until then for a node that
+// was to come. A node that registers again is young too, but not when its pods were bound to it.
+func (j judge) isNew(pod *corev1.Pod) bool {
+	return !predates(pod.CreationTimestamp, j.since) ||
+		j.young[pod.Spec.NodeName] && !predates(boundAt(pod), j.since)
+}
+
+// boundAt returns when a pod was bound to its node, as the API server notes it; zero if unknown.
+func boundAt(pod *corev1.Pod) metav1.Time {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionTrue {
+			return c.LastTransitionTime
+		}
+	}
+	return metav1.Time{}
+}
+
+// young returns the nodes that were created after since.
+func young(all []*corev1.Node, since time.Time) map[string]bool {
+	names := map[string]bool{}
+	for _, n := range all {
+		names[n.Name] = !predates(n.CreationTimestamp, since)
+	}
+	return names
 }
 
 // startOf returns when a container last started, by the clock of its node; zero if unknown.

@@ -76,6 +76,40 @@ func TestJudgeOfOthers(t *testing.T) {
 	}
 }
 
+// TestYoungNodes has pods that were created when new tokens had only just begun, and that waited for a node.
+func TestYoungNodes(t *testing.T) {
+	bound := func(created, at time.Time, status corev1.ConditionStatus) *corev1.Pod {
+		return tokenPod(created, func(p *corev1.Pod) {
+			p.Status.Conditions = []corev1.PodCondition{
+				{Type: corev1.PodReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(noon.Add(time.Hour))},
+				{Type: corev1.PodScheduled, Status: status, LastTransitionTime: metav1.NewTime(at)},
+			}
+		})
+	}
+	soon, later := noon.Add(clockSlack), noon.Add(clockSlack+time.Second)
+	for _, test := range []struct {
+		name string
+		node time.Time
+		pod  *corev1.Pod
+		old  bool
+	}{
+		{"bound later to a node that came later", later, bound(soon, later, corev1.ConditionTrue), false},
+		{"created before, and bound later to a node that came later", later,
+			bound(noon.Add(-time.Hour), later, corev1.ConditionTrue), false},
+		{"bound later to a node of before", soon, bound(soon, later, corev1.ConditionTrue), true},
+		{"bound before to a node that registered again", later, bound(soon, soon, corev1.ConditionTrue), true},
+		{"not known when it was bound", later, tokenPod(soon, func(*corev1.Pod) {}), true},
+		{"not bound", later, bound(soon, later, corev1.ConditionFalse), true},
+		{"created later", soon, bound(later, later, corev1.ConditionTrue), false},
+	} {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: test.pod.Spec.NodeName, CreationTimestamp: metav1.NewTime(test.node)}}
+		j := judge{surroundings: surroundings{since: noon}, evicts: true, young: young([]*corev1.Node{node}, noon)}
+		if got := j.isOld(test.pod); got != test.old {
+			t.Errorf("%s: it is old: %t, want %t", test.name, got, test.old)
+		}
+	}
+}
+
 // TestPodOf wants what a plan and the words about a pod need.
 func TestPodOf(t *testing.T) {
 	yes, grace := true, int64(30)
