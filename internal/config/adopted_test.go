@@ -95,7 +95,8 @@ func TestClusterAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec := c.Object(Files{}).Spec
-	if !spec.Infrastructure.RollsOut() || spec.Infrastructure.SendsRetryAfter() || spec.KSASigningKey.NodeRefresh != v1alpha1.NodeRefreshReplace {
+	on := spec.Infrastructure
+	if !on.RollsOut() || on.SendsRetryAfter() || spec.KSASigningKey.NodeRefresh != v1alpha1.NodeRefreshReplace {
 		t.Errorf("with method Rollout the spec is %+v", spec)
 	}
 	_, err = Parse([]byte(strings.Replace(adopts, kubeadm, rollout, 1) + "ksaSigningKey: {source: external}\n"))

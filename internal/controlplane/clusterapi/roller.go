@@ -46,7 +46,8 @@ var _ nodes.Roller = (*Roller)(nil)
 // Roller returns what replaces the machines of a UserCluster with spec.infrastructure.clusterAPI.
 func (c *Clusters) Roller(uc *v1alpha1.UserCluster) *Roller {
 	r := reader(c.client, uc)
-	r.client, r.memory, r.retry = c.client, c.remember(types.UID(uc.Identity())), uc.Annotations[v1alpha1.AnnotationRetryChange]
+	r.client, r.memory = c.client, c.remember(types.UID(uc.Identity()))
+	r.retry = uc.Annotations[v1alpha1.AnnotationRetryChange]
 	return r
 }
 
@@ -113,8 +114,8 @@ func (r *Roller) Roll(ctx context.Context, since time.Time) error {
 	return r.request(ctx, due, after)
 }
 
-// request has the machines replaced that are older than after, once that is over by every clock. Cluster API looks at
-// rollout.after when the object changes, and at no certain time after that.
+// request has the machines replaced that are older than after, once that is over by every clock. Cluster API compares
+// rollout.after with its own when the object changes, and at no certain time after that.
 func (r *Roller) request(ctx context.Context, owners []machineOwner, after time.Time) error {
 	if r.now().Before(after.Add(slack)) {
 		return nil

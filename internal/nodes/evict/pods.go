@@ -77,8 +77,8 @@ func (j judge) kept(pod *corev1.Pod) []podtokens.Token {
 	})
 }
 
-// isNew reports whether a pod can have no old token: it was created after since, or it waited until then for a node that
-// was to come. A node that registers again is young too, but not when its pods were bound to it.
+// isNew reports whether a pod can have no old token: it was created after since, or it waited until then for a node
+// that was to come. A node that registers again is young too, but its pods were bound to it before.
 func (j judge) isNew(pod *corev1.Pod) bool {
 	return !predates(pod.CreationTimestamp, j.since) ||
 		j.young[pod.Spec.NodeName] && !predates(boundAt(pod), j.since)

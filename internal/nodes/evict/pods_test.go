@@ -102,7 +102,9 @@ func TestYoungNodes(t *testing.T) {
 		{"not bound", later, bound(soon, later, corev1.ConditionFalse), true},
 		{"created later", soon, bound(later, later, corev1.ConditionTrue), false},
 	} {
-		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: test.pod.Spec.NodeName, CreationTimestamp: metav1.NewTime(test.node)}}
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+			Name: test.pod.Spec.NodeName, CreationTimestamp: metav1.NewTime(test.node),
+		}}
 		j := judge{surroundings: surroundings{since: noon}, evicts: true, young: young([]*corev1.Node{node}, noon)}
 		if got := j.isOld(test.pod); got != test.old {
 			t.Errorf("%s: it is old: %t, want %t", test.name, got, test.old)
