@@ -9,9 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/local/capi"
 )
@@ -53,13 +50,7 @@ func (k *capiCluster) generations() map[string]int64 {
 	for _, kind := range []struct{ version, name string }{
 		{capiCore, "Cluster"}, {capiCore, "MachineDeployment"}, {capiControlPlane, "KubeadmControlPlane"},
 	} {
-		list := &unstructured.UnstructuredList{}
-		list.SetAPIVersion(kind.version)
-		list.SetKind(kind.name + "List")
-		k.Eventually("listing "+kind.name+"s", func(ctx context.Context) error {
-			return k.Client.List(ctx, list, client.InNamespace(k.cluster.Namespace))
-		})
-		for _, o := range list.Items {
+		for _, o := range k.list(kind.version, kind.name) {
 			of[kind.name+" "+o.GetName()] = o.GetGeneration()
 		}
 	}

@@ -230,11 +230,17 @@ func (k *capiCluster) controlPlaneMachines() []unstructured.Unstructured {
 // machines are the Machines with a label, by name.
 func (k *capiCluster) machines(label string) []unstructured.Unstructured {
 	k.t.Helper()
+	return k.list(capiCore, "Machine", client.HasLabels{label})
+}
+
+// list lists objects of the management cluster, of a kind in the namespace of the cluster.
+func (k *capiCluster) list(version, kind string, options ...client.ListOption) []unstructured.Unstructured {
+	k.t.Helper()
 	list := &unstructured.UnstructuredList{}
-	list.SetAPIVersion(capiCore)
-	list.SetKind("MachineList")
-	k.Eventually("the Machines with label "+label, func(ctx context.Context) error {
-		return k.Client.List(ctx, list, client.InNamespace(k.cluster.Namespace), client.HasLabels{label})
+	list.SetAPIVersion(version)
+	list.SetKind(kind + "List")
+	k.Eventually("listing "+kind+"s", func(ctx context.Context) error {
+		return k.Client.List(ctx, list, append(options, client.InNamespace(k.cluster.Namespace))...)
 	})
 	return list.Items
 }
