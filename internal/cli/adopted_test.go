@@ -114,8 +114,11 @@ func TestAdoptedPreview(t *testing.T) {
 // TestPreviewOfAHostileCluster quotes an API server that wants to draw on the administrator's terminal.
 func TestPreviewOfAHostileCluster(t *testing.T) {
 	var out bytes.Buffer
-	writePreview(&out, adopted(1), newPreview(adopted(1), preflight.Report{}), errors.New("\x1b[2Jno\nEverything is fine"))
-	const want = "warning: what it does to nodes, tokens and pods cannot be shown: [2Jno Everything is fine\n"
+	p := newPreview(adopted(1), preflight.Report{})
+	p.unread = errors.New("\x1b[2Jnor\nthese")
+	writePreview(&out, adopted(1), p, errors.New("\x1b[2Jno\nEverything is fine"))
+	const want = "warning: what keeps Cluster API from replacing machines cannot be shown: [2Jnor these\n" +
+		"warning: what it does to nodes, tokens and pods cannot be shown: [2Jno Everything is fine\n"
 	if !strings.HasSuffix(out.String(), want) {
 		t.Errorf("the preview ends with %q, want %q", out.String(), want)
 	}

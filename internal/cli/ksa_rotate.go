@@ -142,7 +142,7 @@ func (a *app) dryRun(ctx context.Context, c admin, name string, o output) error 
 		return err
 	}
 	preview, err := c.preview(ctx, uc)
-	if err != nil {
+	if err := errors.Join(err, preview.unread); err != nil {
 		return fmt.Errorf("inspecting user cluster %s: %w", name, err)
 	}
 	return o.write(a.Out, preview, func(w io.Writer) error {
@@ -196,17 +196,20 @@ func untilRotated(version int32) look {
 	}
 }
 
-// inspect inspects a user cluster with the kubeconfig that the controller wrote, and what replaces its machines. If
-// something cannot be read, the report has the rest.
+// inspect inspects a user cluster with the kubeconfig that the controller wrote.
 func (c admin) inspect(ctx context.Context, uc *v1alpha1.UserCluster) (preflight.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
 	defer cancel()
-	var report preflight.Report
-	held, unread := preflight.OfMachines(ctx, c.client, uc)
 	config, err := c.clientConfig(ctx, uc)
-	if err == nil {
-		report, err = preflight.Inspect(ctx, config, uc.Spec.NodeRefresh())
+	if err != nil {
+		return preflight.Report{}, err
 	}
-	report.Findings = preflight.Merge(report.Findings, held)
-	return report, errors.Join(err, unread)
+	return preflight.Inspect(ctx, config, uc.Spec.NodeRefresh())
+}
+
+// machines finds what keeps Cluster API from replacing the machines of a user cluster.
+func (c admin) machines(ctx context.Context, uc *v1alpha1.UserCluster) ([]preflight.Finding, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return preflight.OfMachines(ctx, c.client, uc)
 }

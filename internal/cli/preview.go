@@ -40,13 +40,18 @@ type rotationPreview struct {
 	holders, controlPlaneHolders int
 	// rollsOut means that nothing runs on a machine, and that control-plane machines are replaced.
 	rollsOut bool
+	// unread is why what replaces the machines could not be read.
+	unread error
 }
 
 // preview finds out what a rotation will do. If it cannot inspect the user cluster, the error says why, and the preview
 // has what is known without it.
 func (c admin) preview(ctx context.Context, uc *v1alpha1.UserCluster) (rotationPreview, error) {
 	report, err := c.inspect(ctx, uc)
-	return newPreview(uc, report), err
+	p := newPreview(uc, report)
+	held, unread := c.machines(ctx, uc)
+	p.Findings, p.unread = preflight.Merge(p.Findings, held), unread
+	return p, err
 }
 
 func newPreview(uc *v1alpha1.UserCluster, report preflight.Report) rotationPreview {
@@ -106,6 +111,10 @@ func writePreview(w io.Writer, uc *v1alpha1.UserCluster, p rotationPreview, unse
 			strings.Join(p.LeftCopies, ", "))
 	}
 	writeFindings(w, p.Findings)
+	if p.unread != nil {
+		fmt.Fprintf(w, "warning: what keeps Cluster API from replacing machines cannot be shown: %s\n",
+			printable.Line(p.unread.Error()))
+	}
 	if unseen != nil {
 		fmt.Fprintf(w, "warning: what it does to nodes, tokens and pods cannot be shown: %s\n",
 			printable.Line(unseen.Error()))

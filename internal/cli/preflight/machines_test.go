@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -76,5 +77,13 @@ spec: {paused: true}
 	uc.Spec.Infrastructure.ClusterAPI.Cluster = "none"
 	if got, err := OfMachines(t.Context(), admin, uc); err == nil {
 		t.Errorf("of a Cluster that does not exist it found %v", got)
+	}
+	stranger, err := client.New(kubetest.AsController(config), client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = OfMachines(t.Context(), stranger, uc)
+	if err == nil || !strings.Contains(err.Error(), "cannot get resource") || strings.Contains(err.Error(), "replaceNodes") {
+		t.Errorf("without rights it fails with %v, want what the user lacks, and nothing about the controller", err)
 	}
 }

@@ -53,6 +53,12 @@ func (c *Cluster) Observe(ctx context.Context) (controlplane.State, error) {
 	if err != nil || waiting != "" {
 		return controlplane.State{Waiting: waiting}, err
 	}
+	if c.uc.Status.KSASigningKey.Step == "" && c.uc.Spec.NodeRefresh() == v1alpha1.NodeRefreshReplace {
+		// No rotation is to begin that cannot replace the machines. One that has begun goes on as far as it can.
+		if err := c.roller.mayRoll(ctx); err != nil {
+			return controlplane.State{}, err
+		}
+	}
 	s, err := c.kubeadmCluster.Observe(ctx)
 	if err != nil {
 		return s, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -29,10 +30,13 @@ type Held struct {
 func (h Held) String() string { return h.Kind + " " + h.Namespace + "/" + h.Name }
 
 // FindHeld returns what a rotation of a UserCluster with nodeRefresh Replace would wait for until somebody acts. It
-// reads the objects of Cluster API from the admin cluster.
+// reads the objects of Cluster API from the admin cluster, with rights that the caller may lack.
 func FindHeld(ctx context.Context, from client.Reader, uc *v1alpha1.UserCluster) ([]Held, error) {
 	r := reader(from, uc)
 	all, err := r.held(ctx, r.now())
+	if refused, ok := errors.AsType[*apierrors.StatusError](err); ok && apierrors.IsForbidden(err) {
+		err = refused // what is around it tells how to give the controller rights
+	}
 	var found []Held
 	for _, h := range all {
 		found = append(found, h.Held)

@@ -63,6 +63,8 @@ type memory struct {
 	retried string
 	// rolled are the requests to replace machines, by what makes these.
 	rolled map[string]rollRequest
+	// entitled reports whether the controller was found to have the rights to make them.
+	entitled bool
 }
 
 // material reads the Secret.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -205,6 +206,41 @@ func (m *memory) hasAsked(o machineOwner, after time.Time, retry string) bool {
 
 // text is a time as the API has it.
 func text(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// mayRoll returns which right of the controller is missing for having machines replaced; nil if none is. It asks until
+// all were there once.
+func (r *Roller) mayRoll(ctx context.Context) error {
+	r.memory.mu.Lock()
+	may := r.memory.entitled
+	r.memory.mu.Unlock()
+	if may {
+		return nil
+	}
+	for _, right := range []authorizationv1.ResourceAttributes{
+		{Verb: "list", Group: coreVersion.Group, Resource: "machinedeployments"},
+		{Verb: "list", Group: coreVersion.Group, Resource: "machinepools"},
+		{Verb: "update", Group: coreVersion.Group, Resource: "machinedeployments"},
+		{Verb: "update", Group: coreVersion.Group, Resource: "clusters"},
+		{Verb: "update", Group: controlPlaneVersion.Group, Resource: "kubeadmcontrolplanes"},
+	} {
+		right.Namespace = r.namespace
+		review := &authorizationv1.SelfSubjectAccessReview{
+			Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: &right},
+		}
+		if err := r.client.Create(ctx, review); err != nil {
+			return fmt.Errorf("asking whether machines of %s may be replaced: %w", r, err)
+		}
+		if !review.Status.Allowed {
+			return controlplane.Blocked(fmt.Errorf("nodeRefresh Replace and method Rollout have Cluster API replace machines, "+
+				"and keyturn-controller may not %s %s.%s in namespace %s: set clusterAPI.replaceNodes of the chart, or choose "+
+				"another nodeRefresh", right.Verb, right.Resource, right.Group, right.Namespace))
+		}
+	}
+	r.memory.mu.Lock()
+	defer r.memory.mu.Unlock()
+	r.memory.entitled = true
+	return nil
+}
 
 // set changes an object as it was read: whoever changed it meanwhile wins.
 func (r *Roller) set(ctx context.Context, o *unstructured.Unstructured, change func(map[string]any) error) error {

@@ -1,6 +1,7 @@
 package clusterapi
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
+	"github.com/keyturn/keyturn/internal/keystore/keystoretest"
+	"github.com/keyturn/keyturn/internal/kubetest"
 )
 
 const deploymentText = `apiVersion: cluster.x-k8s.io/v1beta2
@@ -245,4 +248,60 @@ func get(t *testing.T, admin client.Client, kind, name string) *unstructured.Uns
 	o := objectOf(kind)
 	must(0, admin.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: name}, o))
 	return o
+}
+
+// TestRights names the right that the controller lacks for having machines replaced, before a rotation begins, and no
+// later: a rotation that has begun goes on as far as it can.
+func TestRights(t *testing.T) {
+	config := kubetest.Start(t, kubetest.Options{})
+	kubetest.ServeKinds(t, config, coreVersion.Group, []string{coreVersion.Version}, "Cluster")
+	kubetest.ServeKinds(t, config, controlPlaneVersion.Group, []string{coreVersion.Version}, controlPlaneKind)
+	admin := must(client.New(config, client.Options{}))
+	create(t, admin, fmt.Sprintf(clusterText, "prod", false, controlPlaneKind, "a"))
+	create(t, admin, `apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reads, namespace: default}
+rules: [{apiGroups: ["*"], resources: ["*"], verbs: [get, list]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: reads, namespace: default}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reads}
+subjects: [{kind: User, apiGroup: rbac.authorization.k8s.io, name: `+v1alpha1.ControllerUser+`}]
+`)
+	reader := must(client.New(kubetest.AsController(config), client.Options{}))
+	const lacking = "may not update machinedeployments.cluster.x-k8s.io in namespace default: set clusterAPI.replaceNodes"
+	for name, tt := range map[string]struct {
+		refresh v1alpha1.NodeRefresh
+		step    string
+		client  client.Client
+		want    string
+	}{
+		"evict":         {refresh: v1alpha1.NodeRefreshEvict, client: reader},
+		"replace":       {refresh: v1alpha1.NodeRefreshReplace, client: reader, want: lacking},
+		"has begun":     {refresh: v1alpha1.NodeRefreshReplace, client: reader, step: "Publish"},
+		"has the right": {refresh: v1alpha1.NodeRefreshReplace, client: admin},
+	} {
+		t.Run(name, func(t *testing.T) {
+			uc := adopted()
+			uc.Spec.KSASigningKey.NodeRefresh, uc.Status.KSASigningKey.Step = tt.refresh, tt.step
+			c := NewClusters(Options{Client: tt.client, Keys: &keystoretest.Memory{}, Prover: &controlplane.Prover{}}).Open(uc)
+			c.kubeadmCluster = nothingSeen{}
+			_, err := c.Observe(t.Context())
+			if tt.want == "" && err != nil {
+				t.Errorf("observing it: %v", err)
+			}
+			_, blocked := errors.AsType[*controlplane.BlockedError](err)
+			if tt.want != "" && (!blocked || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("observing it: %v, want it to be blocked and to name %q", err, tt.want)
+			}
+		})
+	}
+}
+
+// nothingSeen is a control plane in which nothing was found.
+type nothingSeen struct{ kubeadmCluster }
+
+func (nothingSeen) Observe(context.Context) (controlplane.State, error) {
+	return controlplane.State{}, nil
 }
