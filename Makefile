@@ -78,17 +78,17 @@ demo-capi: packages capi build images bin/tools/helm ## Adopt a cluster of Clust
 demo-capi-down: ## Remove what the demo of Cluster API left
 	@hack/demo/capi.sh down
 
-# The end-to-end tests run after the others, with the machine to themselves, on the Kubernetes of KUBE_MINOR. PKCS #11 needs cgo.
+# The end-to-end tests run after the others, two at a time since each waits for half of its time, on the Kubernetes of
+# KUBE_MINOR. PKCS #11 needs cgo.
 .PHONY: test
-test: kubeadm build bin/tools/helm bin/tools/promtool bin/tools/validate-krew-manifest ## Run all tests, with real API servers and, at the end, real clusters
+test: capi build bin/tools/helm bin/tools/promtool bin/tools/validate-krew-manifest ## Run all tests, with real API servers and, at the end, real clusters
 	@hack/packages.sh softhsm2 gcc libc6-dev chromium fonts-inter
 	go test -p 2 -timeout 30m $$(go list ./... | grep -v '/test/e2e')
 	go -C test/signer test -count 1 -timeout 10m ./...
 	go -C test/dashboard test -count 1 -timeout 10m ./...
 	go -C tools/mutate test ./...
 	CGO_ENABLED=1 go test -p 2 -timeout 10m ./signer/... ./internal/signer/...
-	KEYTURN_E2E_KUBERNETES=$(KUBE_VERSION) go test -p 1 -timeout 60m -count 1 ./test/e2e/...
-	$(MAKE) test-capi
+	KEYTURN_E2E_KUBERNETES=$(KUBE_VERSION) KEYTURN_TEST_CAPI=1 go test -parallel 2 -timeout 70m -count 1 ./test/e2e
 
 .PHONY: test-capi
 test-capi: capi build bin/tools/helm packages ## Rotate the signing key of a cluster of Cluster API, with signers

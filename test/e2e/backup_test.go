@@ -21,6 +21,7 @@ import (
 // TestBackup walks docs/operations/backup.md: etcd of the admin cluster is restored from before a rotation, the key is
 // taken from the disk of a control-plane machine, and then such a machine is restored from before the rotation.
 func TestBackup(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t)
 	p.createCluster(single(v1alpha1.KeySourceExternal) + p.gkeConnect())
 	old := p.mint(t, "")

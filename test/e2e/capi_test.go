@@ -56,6 +56,7 @@ type capiCluster struct {
 // TestClusterAPI rotates the key of a cluster of Cluster API once, with signers. TestClusterAPIScale and others do
 // more.
 func TestClusterAPI(t *testing.T) {
+	t.Parallel()
 	k := newCAPICluster(t, capiClusterOf(1))
 	k.adopt()
 	k.useSigners()

@@ -33,6 +33,7 @@ nodePools:
 // is stopped in a rotation and woken after it; then both are killed in another; then the chart is upgraded in a third,
 // which a Job of the chart's schedule starts.
 func TestRotateInstalledByHelm(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("nodes need root")
 	}

@@ -18,6 +18,7 @@ import (
 // TestKubeadm rotates the keys of a cluster that kubeadm made. Keyturn runs in that cluster, installed by its own
 // chart. The only API server is away while its files change, and no token is ever refused.
 func TestKubeadm(t *testing.T) {
+	t.Parallel()
 	k := newSelfManaged(t, "ECDSA-P256", 1, 2)
 	k.install()
 	k.startProbe()

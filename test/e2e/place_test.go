@@ -7,8 +7,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +21,7 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controller"
+	"github.com/keyturn/keyturn/internal/local/localtest"
 )
 
 // The limits of waiting; a test that reaches one has failed.
@@ -44,7 +43,10 @@ type place struct {
 // newPlace creates an admin cluster that the test's end deletes, user clusters included.
 func newPlace(t *testing.T) *place {
 	t.Helper()
-	bin, err := filepath.Abs("../../bin")
+	bin, err := filepath.EvalSymlinks("../../bin") // the path that processes show
+	if err == nil {
+		bin, err = filepath.Abs(bin)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,33 +58,10 @@ func newPlace(t *testing.T) *place {
 			t.Fatalf("%v\nhint: run `make build kube` first", err)
 		}
 	}
-	p := &place{t: t, bin: bin, dir: t.TempDir(), network: freeNetwork(t), patience: rotateTimeout}
+	p := &place{t: t, bin: bin, dir: t.TempDir(), network: localtest.FreeNetwork(t).String(), patience: rotateTimeout}
 	t.Cleanup(p.cleanUp)
 	p.createAdmin()
 	return p
-}
-
-// freeNetwork returns a range on whose loopback addresses nothing listens, so that a demo and other test runs can
-// go on beside this one.
-func freeNetwork(t *testing.T) string {
-	t.Helper()
-	for i := range 100 {
-		second := 100 + (os.Getpid()+i)%100
-		etcd, err := net.Listen("tcp", fmt.Sprintf("127.%d.0.2:2379", second))
-		if err != nil {
-			continue
-		}
-		server, err := net.Listen("tcp", fmt.Sprintf("127.%d.0.11:6443", second))
-		if closeErr := etcd.Close(); err != nil || closeErr != nil {
-			continue
-		}
-		if err := server.Close(); err != nil {
-			continue
-		}
-		return fmt.Sprintf("10.%d.0.0/16", second)
-	}
-	t.Fatal("no range 10.100.0.0/16 to 10.199.0.0/16 is free on this machine")
-	return ""
 }
 
 func (p *place) dataDir() string    { return filepath.Join(p.dir, "data") }

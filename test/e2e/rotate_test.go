@@ -77,12 +77,14 @@ const legacySecrets = 30
 // One API server and no nodes: the shortest way through all five steps, with an issuer whose documents are published
 // in a directory, and a fleet.
 func TestRotateSingle(t *testing.T) {
+	t.Parallel()
 	for _, source := range []v1alpha1.KeySource{v1alpha1.KeySourceExternal, v1alpha1.KeySourceFiles} {
 		t.Run(string(source), func(t *testing.T) { rotateSingle(t, source) })
 	}
 }
 
 func rotateSingle(t *testing.T, source v1alpha1.KeySource) {
+	t.Parallel()
 	p := newPlace(t)
 	const issuer = "https://oidc.keyturn.test/e2e"
 	published := p.published()
@@ -127,6 +129,7 @@ func rotateSingle(t *testing.T, source v1alpha1.KeySource) {
 // With files, each way to refresh nodes is tried but Wait, which takes as long as the kubelets' tokens live:
 // see TestRotateByWaiting.
 func TestRotateUnderFaults(t *testing.T) {
+	t.Parallel()
 	files := highlyAvailable(v1alpha1.KeySourceFiles)
 	p := newCluster(t, files)
 	p.rotateUnderFaults(t, 2, victims, mostKills)
@@ -163,6 +166,7 @@ var refreshes = map[int]v1alpha1.NodeRefresh{
 // Ten rotations in a row with signers, all but the first without new nodes: everything but API servers is killed at
 // random moments, no API server is ever restarted, and pods that stay get tokens of each new key.
 func TestRotateTenTimes(t *testing.T) {
+	t.Parallel()
 	config := highlyAvailable(v1alpha1.KeySourceExternal)
 	p := newCluster(t, config)
 	servers := p.pids("kube-apiserver")

@@ -34,12 +34,14 @@ const decade = 10 * 365 * 24 * time.Hour
 // TestLeakedKey attacks a cluster with a key that was read from its Secret, as docs/operations/emergency.md tells it,
 // and then does what that page says.
 func TestLeakedKey(t *testing.T) {
+	t.Parallel()
 	for _, source := range []v1alpha1.KeySource{v1alpha1.KeySourceExternal, v1alpha1.KeySourceFiles} {
 		t.Run(string(source), func(t *testing.T) { testLeakedKey(t, source) })
 	}
 }
 
 func testLeakedKey(t *testing.T, source v1alpha1.KeySource) {
+	t.Parallel()
 	p := newPlace(t)
 	p.createCluster(single(source) + p.gkeConnect())
 	shop := p.newAccount(t, "shop")
