@@ -78,8 +78,8 @@ demo-capi: packages capi build images bin/tools/helm ## Adopt a cluster of Clust
 demo-capi-down: ## Remove what the demo of Cluster API left
 	@hack/demo/capi.sh down
 
-# The end-to-end tests run after the others, two at a time since each waits for half of its time, on the Kubernetes of
-# KUBE_MINOR. PKCS #11 needs cgo.
+# The end-to-end tests run after the others, on the Kubernetes of KUBE_MINOR: those with three API servers alone, and the
+# rest two at a time, since each waits for half of its time. PKCS #11 needs cgo.
 .PHONY: test
 test: capi build bin/tools/helm bin/tools/promtool bin/tools/validate-krew-manifest ## Run all tests, with real API servers and, at the end, real clusters
 	@hack/packages.sh softhsm2 gcc libc6-dev chromium fonts-inter
@@ -98,7 +98,7 @@ test-capi: capi build bin/tools/helm packages ## Rotate the signing key of a clu
 .PHONY: test-long
 test-long: capi build bin/tools/helm bin/tools/validate-krew-manifest packages ## Run the tests that take hours, on clusters of kubeadm and Cluster API
 	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 150m -count 1 -v \
-		-run 'TestThreeControlPlanes|TestRealLife|TestKubeadmLong|TestRefreshByWaiting|TestRotateByWaiting' \
+		-run 'TestThreeControlPlanes|TestRealLife|TestKubeadmLong|TestRefreshByWaiting|TestRotateByWaiting|TestRotateTenTimes' \
 		./internal/local/kubeadm ./internal/local/machines ./internal/controlplane/kubeadm ./test/e2e
 	KEYTURN_TEST_LONG=1 go test -timeout 90m -count=1 -v -run TestReproducibleBuild ./tools/release
 	go -C tools/capi test ./...
