@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -32,13 +31,6 @@ const (
 
 	capiPaused = "cluster.x-k8s.io/paused"
 )
-
-func skipUnlessLong(t *testing.T) {
-	t.Helper()
-	if os.Getenv("KEYTURN_TEST_LONG") == "" {
-		t.Skip("it takes tens of minutes: set KEYTURN_TEST_LONG=1 to run it")
-	}
-}
 
 // TestClusterAPIScale rotates with files while a tool puts back the Secret with which machines start, and then while the
 // control plane is scaled between one machine and three, in each step. It rotates four times with signers, and scales in

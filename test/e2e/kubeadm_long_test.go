@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -26,9 +25,7 @@ import (
 // owner of the cluster does what owners do, and while processes are killed. Each part begins and ends with a cluster in
 // which nothing is left to do, so that it can be run alone: see docs/testing.md.
 func TestKubeadmLong(t *testing.T) {
-	if os.Getenv("KEYTURN_TEST_LONG") == "" {
-		t.Skip("it takes more than an hour: set KEYTURN_TEST_LONG=1 to run it")
-	}
+	skipUnlessLong(t)
 	k := newSelfManaged(t, "", 3, 2)
 	k.patience = 30 * time.Minute
 	k.removeNewcomers()

@@ -30,6 +30,16 @@ const (
 	rotateTimeout = 10 * time.Minute
 )
 
+// long reports whether tests that take hours are to run.
+func long() bool { return os.Getenv("KEYTURN_TEST_LONG") != "" }
+
+func skipUnlessLong(t *testing.T) {
+	t.Helper()
+	if !long() {
+		t.Skip("it takes tens of minutes: set KEYTURN_TEST_LONG=1 to run it")
+	}
+}
+
 // place is one admin cluster with all that belongs to it, in a directory of its own.
 type place struct {
 	t       *testing.T

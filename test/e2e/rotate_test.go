@@ -127,26 +127,33 @@ func rotateSingle(t *testing.T, source v1alpha1.KeySource) {
 // keyturn-local, API servers, their signers, kube-controller-manager, etcd, kubelets and the fleet are killed at random
 // moments: rotated with keys from files, given signers, rotated with them, given files again, and rotated once more.
 // With files, each way to refresh nodes is tried but Wait, which takes as long as the kubelets' tokens live:
-// see TestRotateByWaiting.
+// see TestRotateByWaiting. InPlace is tried if KEYTURN_TEST_LONG is set.
 func TestRotateUnderFaults(t *testing.T) {
 	files := highlyAvailable(v1alpha1.KeySourceFiles)
 	p := newCluster(t, files)
-	p.rotateUnderFaults(t, 2, victims, mostKills)
-	p.update(t, files+refreshBy(v1alpha1.NodeRefreshInPlace))
-	p.rotateUnderFaults(t, 3, victimsBut("kube-apiserver"), mostKills)
+	version := 1
+	rotate := func(victims []victim) {
+		version++
+		p.rotateUnderFaults(t, version, victims, mostKills)
+	}
+	rotate(victims)
+	if long() {
+		p.update(t, files+refreshBy(v1alpha1.NodeRefreshInPlace))
+		rotate(victimsBut("kube-apiserver"))
+	}
 
 	before := p.pids("kube-apiserver")
 	p.update(t, highlyAvailable(v1alpha1.KeySourceExternal))
 	if after := p.pids("kube-apiserver"); len(after) != 3 || len(p.pids("keyturn-signer")) == 0 || slices.ContainsFunc(after, func(pid int) bool { return slices.Contains(before, pid) }) {
 		t.Errorf("API servers had the pids %v before they got signers, and have %v", before, after)
 	}
-	p.rotateUnderFaults(t, 4, victims, mostKills)
+	rotate(victims)
 
 	p.update(t, files+refreshBy(v1alpha1.NodeRefreshEvict))
 	if left := p.pids("keyturn-signer"); len(left) > 0 {
 		t.Errorf("signers are left: %v", left)
 	}
-	p.rotateUnderFaults(t, 5, victims, mostKills)
+	rotate(victims)
 	p.expectNoRefusals(t)
 	p.end(t)
 }
@@ -161,7 +168,7 @@ func refreshBy(how v1alpha1.NodeRefresh) string {
 // KEYTURN_TEST_LONG, there are four. The last one evicts pods: what InPlace leaves with a dead token lives again.
 func TestRotateTenTimes(t *testing.T) {
 	last := 5
-	if os.Getenv("KEYTURN_TEST_LONG") != "" {
+	if long() {
 		last = 11
 	}
 	refreshes := map[int]v1alpha1.NodeRefresh{ // from which key version on

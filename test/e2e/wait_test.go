@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -16,9 +15,7 @@ import (
 // have replaced the tokens of all pods, which live for ten minutes, and with signers while a user restarts the pods. No
 // kubelet is killed, since a new one replaces all tokens.
 func TestRotateByWaiting(t *testing.T) {
-	if os.Getenv("KEYTURN_TEST_LONG") == "" {
-		t.Skip("it takes tens of minutes: set KEYTURN_TEST_LONG=1 to run it")
-	}
+	skipUnlessLong(t)
 	wait := refreshBy(v1alpha1.NodeRefreshWait)
 	p := newCluster(t, highlyAvailable(v1alpha1.KeySourceFiles)+wait, withShortTokens)
 	p.patience = 25 * time.Minute
