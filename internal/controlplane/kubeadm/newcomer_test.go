@@ -164,8 +164,15 @@ func TestLeaving(t *testing.T) {
 	w := newTestCluster(t, "a", "b")
 	w.settle()
 	b := w.host("b")
-	for _, test := range []struct{ off, listed, want bool }{{}, {off: true, listed: true}, {off: true, want: true}} {
-		b.leaving, b.off, b.listed = true, test.off, test.listed
+	for _, test := range []struct {
+		off, listed bool
+		address     string
+		want        bool
+	}{
+		{}, {off: true, listed: true}, {off: true, want: true},
+		{off: true, listed: true, address: "a", want: true}, // which was given to another machine
+	} {
+		b.leaving, b.off, b.listed, b.address = true, test.off, test.listed, test.address
 		state := must(w.adapter().Observe(t.Context()))
 		if s := state.Servers[1]; s.Leaving != test.want || len(state.ControllerManagers) == 2 == test.want {
 			t.Errorf("with %+v it is %+v, beside %+v", test, s, state.ControllerManagers)

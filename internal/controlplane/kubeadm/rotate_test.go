@@ -2,6 +2,7 @@ package kubeadm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -59,6 +60,8 @@ type host struct {
 	unlabelled bool
 	// leaving means that its machine is being deleted, and listed that pods reach its API server.
 	leaving, listed bool
+	// address is its address; empty means one that no other host has.
+	address string
 	// original is the manifest of kube-apiserver as kubeadm made it. unmarked means that kube-controller-manager was
 	// started by others since, with the sa.key of then.
 	original string
@@ -267,7 +270,10 @@ func (w *testCluster) find(context.Context) (f Found, err error) {
 			h.kubelet()
 		}
 		running, err := manifest.Parse([]byte(h.manifest))
-		s := Server{Node: h.name, Port: securePort, Leaving: h.leaving, Listed: h.listed, Unlabelled: h.unlabelled}
+		s := Server{
+			Node: h.name, Address: cmp.Or(h.address, h.name), Port: securePort, Leaving: h.leaving, Listed: h.listed,
+			Unlabelled: h.unlabelled,
+		}
 		if h.unlabelled {
 			s.Waiting = unlabelled(h.name)
 		}

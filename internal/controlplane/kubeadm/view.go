@@ -152,7 +152,7 @@ func (c *Cluster) conclude(v *view, n *node) {
 	was := c.memory.nodes[n.Node]
 	// Draining a node may take as long as disruption budgets forbid it. Until the end pods reach its API server, which
 	// must accept their tokens, and which is one that is out while a change starts it again.
-	n.Leaving = n.Leaving && !n.ready && !n.Listed && !n.pending()
+	n.Leaving = n.Leaving && !n.ready && !v.reachable(n) && !n.pending()
 	if n.ready {
 		n.running = v.runs(n.served)
 		was.served = n.served.Keys
@@ -177,6 +177,14 @@ func (c *Cluster) conclude(v *view, n *node) {
 	was.mark, was.managerMark = cmp.Or(n.Mark, was.mark), cmp.Or(v.managerMark(n.Node), was.managerMark)
 	n.mark, n.managerMark, n.left = was.mark, was.managerMark, was.left
 	c.memory.nodes[n.Node] = was
+}
+
+// reachable reports whether pods reach the API server of a node by Service kubernetes. The address may have been given
+// to a machine that came since.
+func (v *view) reachable(n *node) bool {
+	return n.Listed && !slices.ContainsFunc(v.found.Servers, func(s Server) bool {
+		return s.Node != n.Node && !s.Leaving && contains([]string{s.Address}, n.Address)
+	})
 }
 
 // forgetAllBut drops what is remembered of nodes that are gone.
