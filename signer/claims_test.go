@@ -39,7 +39,9 @@ func TestReadClaims(t *testing.T) {
 		"65 names":                   {many(maxNames + 1), errClaimsName},
 		"as long as may be":          {long(maxClaims / 4 * 3), nil},
 		"too long":                   {long(maxClaims/4*3 + 1), errClaimsSize},
+		"nothing":                    {"", errClaimsSize},
 		"blank before":               {` {"a":1}`, errClaimsForm},
+		"blanks after":               {"{\"a\":1} \n", nil},
 		"a list":                     {`[{"a":1}]`, errClaimsForm},
 		"16 deep": {
 			`{"a":` + strings.Repeat("[", maxDepth-1) + strings.Repeat("]", maxDepth-1) + `}`, nil,
@@ -51,6 +53,15 @@ func TestReadClaims(t *testing.T) {
 	} {
 		if _, err := readClaims(base64.RawURLEncoding.EncodeToString([]byte(test.claims))); !errors.Is(err, test.want) {
 			t.Errorf("%s: %v, want %v", name, err, test.want)
+		}
+	}
+	for digit, want := range map[string]error{
+		"0": nil, "9": nil, "a": nil, "f": nil, "A": nil, "F": nil, "/": errClaimsForm, ":": errClaimsForm,
+		"@": errClaimsForm, "G": errClaimsForm, "`": errClaimsForm, "g": errClaimsForm,
+	} {
+		escaped := base64.RawURLEncoding.EncodeToString([]byte(`{"a":"\u000` + digit + `"}`))
+		if _, err := readClaims(escaped); !errors.Is(err, want) {
+			t.Errorf("an escape that ends in %s: %v, want %v", digit, err, want)
 		}
 	}
 	if _, err := readClaims("e30*"); !errors.Is(err, errClaimsForm) {
@@ -78,7 +89,36 @@ func TestReadClaimsForTheLedger(t *testing.T) {
 		"a number as one": {
 			`{"aud":["a",1],"exp":1}`, ledger.Token{Audiences: [][]byte{[]byte("a")}, Partial: true, Expires: 1},
 		},
-		"an object as text": {`{"kubernetes.io":{"pod":"a"},"exp":1}`, ledger.Token{Partial: true, Expires: 1}},
+		"an object as audience": {`{"aud":{},"exp":1}`, ledger.Token{Partial: true, Expires: 1}},
+		"an object as text":     {`{"kubernetes.io":{"pod":"a"},"exp":1}`, ledger.Token{Partial: true, Expires: 1}},
+		"objects as a list":     {`{"kubernetes.io":[],"exp":1}`, ledger.Token{Partial: true, Expires: 1}},
+		"an object in two parts": {
+			`{"kubernetes.io":{"pod":{"name":"a"},"pod":{"uid":"b"}},"exp":1}`,
+			ledger.Token{Kind: "Pod", Name: []byte("a"), Partial: true, Expires: 1},
+		},
+		"an object with two names": {
+			`{"kubernetes.io":{"pod":{"name":"a","name":"b"}},"exp":1}`,
+			ledger.Token{Kind: "Pod", Name: []byte("a"), Partial: true, Expires: 1},
+		},
+		"a number as a name": {
+			`{"kubernetes.io":{"pod":{"name":1}},"exp":1}`, ledger.Token{Kind: "Pod", Partial: true, Expires: 1},
+		},
+		"an object that is escaped": {
+			`{"kubernetes.io":{"\u0070od":{"name":"a"}},"exp":1}`, ledger.Token{Partial: true, Expires: 1},
+		},
+		"a name that is escaped": {
+			`{"kubernetes.io":{"pod":{"\u006eame":"a"}},"exp":1}`, ledger.Token{Kind: "Pod", Partial: true, Expires: 1},
+		},
+		"partial before the rest": {
+			`{"aud":[1],"kubernetes.io":{"pod":{"name":"a","more":1},"more":{}},"exp":1}`,
+			ledger.Token{Kind: "Pod", Name: []byte("a"), Partial: true, Expires: 1},
+		},
+		"an expiry of zero":             {`{"exp":0}`, ledger.Token{}},
+		"an expiry that no float holds": {`{"exp":9007199254740993}`, ledger.Token{Expires: 1<<53 + 1}},
+		"an expiry in other forms":      {`{"exp":15e-1}`, ledger.Token{Expires: 2}},
+		"an expiry with a plus":         {`{"exp":1E+2}`, ledger.Token{Expires: 100}},
+		"an expiry beyond all":          {`{"exp":1e30}`, ledger.Token{Expires: ledger.Never}},
+		"no number as expiry":           {`{"exp":true}`, ledger.Token{Expires: ledger.Never}},
 	} {
 		got, err := readClaims(base64.RawURLEncoding.EncodeToString([]byte(test.claims)))
 		if err != nil || fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", test.want) {

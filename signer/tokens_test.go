@@ -75,6 +75,24 @@ func (w *world) wantNoted(versions ...int) {
 	}
 }
 
+// wantFigures wants as many metrics of the ledger, besides those of a key.
+func (w *world) wantFigures(want int, when string) {
+	w.t.Helper()
+	families, err := w.registry.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var got []string
+	for _, f := range families {
+		if strings.HasPrefix(f.GetName(), "keyturn_signer_ledger_") && !strings.Contains(f.GetName(), "expiry") {
+			got = append(got, f.GetName())
+		}
+	}
+	if len(got) != want {
+		w.t.Errorf("%s there are the metrics %q, want %d", when, got, want)
+	}
+}
+
 func TestSignNotes(t *testing.T) {
 	w := noting(t)
 	if err := w.signPod(); err != nil {
@@ -112,6 +130,10 @@ func TestSignNotes(t *testing.T) {
 				if n := m.GetGauge().GetValue(); n != 2 {
 					t.Errorf("%v entries are counted", n)
 				}
+			case "keyturn_signer_ledger_coarse_entries":
+				if n := m.GetGauge().GetValue(); n != 0 {
+					t.Errorf("%v coarse entries are counted", n)
+				}
 			case "keyturn_signer_ledger_last_expiry_timestamp_seconds":
 				versions[m.GetLabel()[0].GetValue()] = m.GetLabel()[1].GetValue()
 			}
@@ -126,6 +148,7 @@ func TestSignNotes(t *testing.T) {
 // begins.
 func TestLedgerThatBreaks(t *testing.T) {
 	w := noting(t)
+	w.wantFigures(3, "from the start")
 	if err := os.Truncate(w.ledgerFile, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -140,6 +163,7 @@ func TestLedgerThatBreaks(t *testing.T) {
 	if n := w.logged("tokens are not recorded"); n != 1 {
 		t.Errorf("that is logged %d times", n)
 	}
+	w.wantFigures(0, "without a ledger")
 	w.signer.tokens.tend()
 	if err := w.signPod(); err != nil {
 		t.Fatal(err)
@@ -148,6 +172,30 @@ func TestLedgerThatBreaks(t *testing.T) {
 	if r, err := ledger.Read(w.ledgerFile, time.Now()); err != nil || !r.Since.After(time.Now()) {
 		t.Errorf("the new ledger is complete since %v, %v", r.Since, err)
 	}
+}
+
+// TestLedgerIsGivenUpOnce has two calls find a ledger broken: the second must not remove the next one.
+func TestLedgerIsGivenUpOnce(t *testing.T) {
+	w := noting(t)
+	broken := w.signer.tokens.state.Load()
+	w.signer.tokens.giveUp(broken, errors.New("it is broken"))
+	w.signer.tokens.tend()
+	next := w.signer.tokens.state.Load()
+	if got := w.signer.tokens.giveUp(broken, errors.New("it is broken")); got != next || got.ledger == nil {
+		t.Errorf("given up twice, the ledger is %+v", got)
+	}
+	if err := w.signPod(); err != nil {
+		t.Fatal(err)
+	}
+	w.wantNoted(1)
+}
+
+// TestFiguresWithoutKeys has a ledger before there is a key set.
+func TestFiguresWithoutKeys(t *testing.T) {
+	w := newWorld(t, jwks.ES256)
+	w.ledgerFile = filepath.Join(w.dir, "ledger")
+	w.start()
+	w.wantFigures(3, "without a key set")
 }
 
 // TestLedgerThatCannotBeRemoved signs nothing as long as there may be a ledger that claims less than there is.

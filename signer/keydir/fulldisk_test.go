@@ -2,6 +2,7 @@ package keydir_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,18 +16,7 @@ import (
 // TestFullDisk writes a set to a disk without room for it: the old one stays whole, and the next try succeeds once
 // there is room.
 func TestFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("a small disk needs root")
-	}
-	disk := t.TempDir()
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=128k,mode=0700"); err != nil {
-		t.Skipf("no small disk can be had here: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	disk := smallDisk(t, "size=128k,mode=0700")
 	dir, filler := filepath.Join(disk, "keys"), filepath.Join(disk, "filler")
 	old, next := newSet(t, 1), newSet(t, 2)
 	write(t, dir, old)
@@ -48,6 +38,44 @@ func TestFullDisk(t *testing.T) {
 	if got, _, err := keydir.Read(dir); err != nil || !equal(got, next) {
 		t.Errorf("the next set is not there: %v", err)
 	}
+}
+
+// TestFullOfFiles writes a set to a disk that takes only some of the files and directories that a set needs, and last to
+// one that takes all but the link to them.
+func TestFullOfFiles(t *testing.T) {
+	const one = 7 // for the disk, the directory, ..data, and a version with three files
+	for inodes := one; inodes <= one+4; inodes++ {
+		dir := filepath.Join(smallDisk(t, fmt.Sprintf("nr_inodes=%d,mode=0700", inodes)), "keys")
+		old := newSet(t, 1)
+		write(t, dir, old)
+		if err := keydir.Write(dir, newSet(t, 1)); !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("a disk of %d inodes: %v, want %v", inodes, err, unix.ENOSPC)
+		}
+		if got, _, err := keydir.Read(dir); err != nil || !equal(got, old) {
+			t.Errorf("a disk of %d inodes: the old set is not whole: %v", inodes, err)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+			t.Errorf("a disk of %d inodes: %v is in the directory (%v), want ..data and a version", inodes, entries, err)
+		}
+	}
+}
+
+// smallDisk mounts a file system in memory, and returns its path.
+func smallDisk(t *testing.T, options string) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("a small disk needs root")
+	}
+	disk := t.TempDir()
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, options); err != nil {
+		t.Skipf("no small disk can be had here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return disk
 }
 
 // TestWriteCannotRemove has a file system mounted in the directory, where something is to be removed: the error names
@@ -88,6 +116,22 @@ func TestWriteCannotRemove(t *testing.T) {
 				t.Errorf("%v is in the directory (%v), want ..data and a version", entries, err)
 			}
 		})
+	}
+}
+
+// TestWriteCannotReplaceADirectory has a file system mounted where ..data is to be.
+func TestWriteCannotReplaceADirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	data := filepath.Join(dir, "..data")
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", data, "tmpfs", 0, "size=64k"); err != nil {
+		t.Skipf("no file system can be mounted here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(data, unix.MNT_DETACH) })
+	if err := keydir.Write(dir, newSet(t, 1)); !errors.Is(err, unix.EBUSY) || !strings.Contains(err.Error(), "..data") {
+		t.Errorf("%v, want it to say that ..data is busy", err)
 	}
 }
 

@@ -3,9 +3,12 @@ package keydir
 import (
 	"crypto/rand"
 	"errors"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -59,6 +62,36 @@ func TestReplacedWhileRead(t *testing.T) {
 	if _, _, err := readFrom(again, dir, Digest{}); err == nil || errors.Is(err, errReplaced) {
 		t.Errorf("damaged: %v, want another error than %v", err, errReplaced)
 	}
+}
+
+// TestReplacedWhileOpened has ..data lead elsewhere than a moment before: if the new version is gone too, it is no fault
+// of the directory.
+func TestReplacedWhileOpened(t *testing.T) {
+	root, err := os.OpenRoot(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	check := func(when, target string, want error) {
+		t.Helper()
+		version, err := openVersion(root, target)
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", when, err, want)
+		}
+		if version != nil {
+			_ = version.Close()
+		}
+	}
+	check("no ..data", "..v-old", fs.ErrNotExist)
+	if err := root.Symlink("..v-new", dataLink); err != nil {
+		t.Fatal(err)
+	}
+	check("replaced, and gone", "..v-old", errReplaced)
+	check("not replaced, and gone", "..v-new", fs.ErrNotExist)
+	if err := root.Mkdir("..v-new", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	check("replaced, and there", "..v-old", nil)
 }
 
 // TestMovedWhileRead moves the directory away after it was opened.
@@ -176,6 +209,56 @@ func TestSharedFileIsReadOnce(t *testing.T) {
 	first, digest := r.files["1.key"], r.digest()
 	if err := r.load("1.key", secret); err != nil || &r.files["1.key"][0] != &first[0] || r.digest() != digest {
 		t.Errorf("it was read again, %v", err)
+	}
+}
+
+// TestFileThatEndsEarly reads a file of sysfs. It is shorter than its size, as one that is truncated while it is read.
+func TestFileThatEndsEarly(t *testing.T) {
+	const name = "uevent_seqnum"
+	root, err := os.OpenRoot("/sys/kernel")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer root.Close()
+	if info, err := root.Stat(name); err != nil || notWritable.check(info) != nil || info.Size() == 0 {
+		t.Skipf("%s: %v, %v", name, info, err)
+	}
+	r := &reader{root: root, files: map[string][]byte{}}
+	if err := r.load(name, notWritable); !errors.Is(err, io.ErrUnexpectedEOF) || !strings.Contains(err.Error(), name) {
+		t.Errorf("%v, want %v, and the name of the file", err, io.ErrUnexpectedEOF)
+	}
+}
+
+// TestLinkIsNeverGone follows what Write does to ..data: at no time is there none.
+func TestLinkIsNeverGone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	if err := Write(dir, oneKey(t)); err != nil {
+		t.Fatal(err)
+	}
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := w.Add(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := Write(dir, oneKey(t)); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		select {
+		case err := <-w.Errors:
+			t.Fatal(err)
+		case e := <-w.Events:
+			switch {
+			case filepath.Base(e.Name) != dataLink:
+			case e.Has(fsnotify.Remove):
+				t.Fatal("it was removed before it was replaced")
+			case e.Has(fsnotify.Create):
+				return
+			}
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,5 +80,23 @@ func TestReadAsAnotherUser(t *testing.T) {
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("files of user %d: %v, want %q", owner, err, want)
 		}
+	}
+}
+
+// TestSharedPIN has two keys of one token, which name one file for the PIN.
+func TestSharedPIN(t *testing.T) {
+	set := newSet(t, 3)
+	for i := range 2 {
+		set.Keys[i].Private, set.Keys[i].PIN = nil, keydir.Secret("4711")
+		set.Keys[i].PKCS11 = fmt.Sprintf("pkcs11:token=t;object=o%d?pin-source=pin", i)
+	}
+	dir := filepath.Join(t.TempDir(), "keys")
+	write(t, dir, set)
+	if got, _, err := keydir.Read(dir); err != nil || !equal(got, set) {
+		t.Errorf("another set was read: %v", err)
+	}
+	set.Keys[1].PIN = keydir.Secret("4712")
+	if err := keydir.Write(dir, set); err == nil || !strings.Contains(err.Error(), "file pin is named for two") {
+		t.Errorf("two PINs in one file: %v", err)
 	}
 }

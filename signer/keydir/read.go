@@ -93,6 +93,11 @@ func open(dir string) (*os.Root, error) {
 		return nil, err
 	}
 	target, _ := root.Readlink(dataLink)
+	return openVersion(root, target)
+}
+
+// openVersion returns the directory that ..data leads to. It led to target before.
+func openVersion(root *os.Root, target string) (*os.Root, error) {
 	data, err := root.OpenRoot(dataLink)
 	if now, errNow := root.Readlink(dataLink); err != nil && errNow == nil && now != target {
 		return nil, errReplaced

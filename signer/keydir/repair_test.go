@@ -227,6 +227,35 @@ func TestWriteCannotTakeOver(t *testing.T) {
 	}
 }
 
+// TestWriteRepairsAsAnotherUser has a version that its owner, who is not root, may not open.
+func TestWriteRepairsAsAnotherUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become another user")
+	}
+	dir := filepath.Join(t.TempDir(), "keys")
+	set := newSet(t, 1)
+	write(t, dir, set)
+	closed := version(dir)
+	if err := instead(closed, func(path string) error { return os.Mkdir(path, 0) }); err != nil {
+		t.Fatal(err)
+	}
+	openParents(t, dir)
+	if err := errors.Join(os.Chown(dir, other, other), os.Chown(closed, other, other)); err != nil {
+		t.Fatal(err)
+	}
+	var got keydir.Set
+	err := asUser(other, func() (err error) {
+		if err := keydir.Write(dir, set); err != nil {
+			return err
+		}
+		got, _, err = keydir.Read(dir)
+		return err
+	})
+	if err != nil || !equal(got, set) {
+		t.Errorf("the set is not there: %v", err)
+	}
+}
+
 // openParents lets every user reach a directory in a temporary one.
 func openParents(t *testing.T, dir string) {
 	t.Helper()

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keyturn/keyturn/signer/keydir"
 )
 
@@ -215,6 +217,26 @@ func TestWatchNothing(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "missing", "keys")
 	if _, err := keydir.NewWatcher(dir); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("watching in a directory that is not there: %v", err)
+	}
+}
+
+// TestWatchWithoutDescriptors cannot begin, since the process may open no more files.
+func TestWatchWithoutDescriptors(t *testing.T) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "keys")
+	none := unix.Rlimit{Cur: 0, Max: limit.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	_, err := keydir.NewWatcher(dir)
+	if errBack := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); errBack != nil {
+		t.Fatal(errBack)
+	}
+	if !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("%v, want %v, and the directory", err, unix.EMFILE)
 	}
 }
 

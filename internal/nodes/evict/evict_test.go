@@ -85,6 +85,10 @@ func TestPlan(t *testing.T) {
 			Old:    []Pod{old("p", "a", nil), old("q", "a", dead)},
 			Owners: map[types.UID]Owner{"a": {Pods: 2}},
 		}, "q"},
+		{"those with a dead token keep their order", Pods{
+			Old:    []Pod{old("p", "a", dead), old("q", "b", dead)},
+			Owners: map[types.UID]Owner{"a": {Pods: 1}, "b": {Pods: 1}},
+		}, "p q"},
 		{"one with a dead token that was refused comes last", Pods{
 			Old:    []Pod{old("p", "a", func(p *Pod) { dead(p); refused(p) }), old("q", "a", nil)},
 			Owners: map[types.UID]Owner{"a": {Pods: 2}},
@@ -191,6 +195,12 @@ func TestJudge(t *testing.T) {
 		evicted, old, kept := evicts.isOld(test.pod), judges.isOld(test.pod), len(judges.kept(test.pod)) > 0
 		if evicted != test.evicted || old != test.old || kept != test.kept {
 			t.Errorf("%s: evicted %t, old %t, kept %t", test.name, evicted, old, kept)
+		}
+		for node, want := range map[string]bool{"n": test.evicted, "other": test.old} {
+			empties := judge{surroundings: around, emptied: map[string]bool{node: true}}
+			if got := empties.isOld(test.pod); got != want {
+				t.Errorf("%s: old while node %s is emptied: %t", test.name, node, got)
+			}
 		}
 	}
 }

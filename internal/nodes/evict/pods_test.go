@@ -229,6 +229,13 @@ func TestListed(t *testing.T) {
 		t.Errorf("with a dead token are %+v, of web %+v", l.dead, web)
 	}
 
+	drives := judge{hurries: true, surroundings: surroundings{since: noon, cluster: podtokens.Cluster{
+		Drivers: map[string]podtokens.CSIDriver{"once": {TokenRequests: []podtokens.Request{{}}}},
+	}}}
+	if l := listed(drives, driverPod("once", nil)); len(l.kept) != 1 || len(l.dead) != 0 {
+		t.Errorf("a token that a driver keeps: %d kept, %d dead", len(l.kept), len(l.dead))
+	}
+
 	judges := judge{surroundings: surroundings{
 		since: noon, legacy: map[types.NamespacedName]bool{{Namespace: "ns", Name: "legacy"}: true},
 	}}
@@ -420,5 +427,36 @@ func TestReasonsOfSeveral(t *testing.T) {
 		"Keyturn did not make the node, and cannot read it"
 	if words, _ := nodes.Join(e.Reasons(o)); words != older {
 		t.Errorf("waits for %q", words)
+	}
+}
+
+// TestReasonsWhileRolled has another system replace nodes that Keyturn did not make, except one that it keeps.
+func TestReasonsWhileRolled(t *testing.T) {
+	node := func(name string) *corev1.Node { return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}} }
+	on := func(node string, names ...string) (pods []Pod) {
+		for _, name := range names {
+			pods = append(pods, old(name, "a", func(p *Pod) { p.Object.Spec.NodeName = node }))
+		}
+		return pods
+	}
+	e := &Executor{
+		How: v1alpha1.NodeRefreshReplace, Rolled: true, Keeps: func(n *corev1.Node) bool { return n.Name == "kept" },
+		Keys: nodes.Keys{Next: 3, Old: 2}, Memory: &Memory{}, Now: noon,
+	}
+	o := &Observed{judged: []*corev1.Node{node("done"), node("kept"), node("rolled")}, since: noon, list: &list{
+		Pods: Pods{Owners: map[types.UID]Owner{"a": {Pods: 4}}},
+		on:   map[string][]Pod{"kept": on("kept", "p"), "rolled": on("rolled", "q", "r")},
+	}}
+	const want = "1 pods to be evicted, which hold a token older than key version 3; node rolled to be replaced, on " +
+		"which pod ns/q on node rolled (and 1 more) may hold a token older than key version 3"
+	if words, blocked := nodes.Join(e.Reasons(o)); words != want || blocked {
+		t.Errorf("waits for %q, %t", words, blocked)
+	}
+
+	// A node that Keyturn replaces takes a pod with a dead token along.
+	e.Rolled, e.Keeps = false, nil
+	o.judged, o.list = []*corev1.Node{node("done")}, &list{dead: on("ours", "p")}
+	if words, _ := nodes.Join(e.Reasons(o)); words != "" {
+		t.Errorf("waits for %q, although Keyturn replaces the node", words)
 	}
 }

@@ -3,6 +3,7 @@ package pools
 import (
 	"cmp"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -89,11 +90,25 @@ func TestPlan(t *testing.T) {
 		{"a later key version is fine", []v1alpha1.NodePool{pool("a", 1, 1)}, []View{healthy("n3", 3)}, ""},
 		{"labels are put back", []v1alpha1.NodePool{pool("a", 1, 1)},
 			[]View{with(current, func(v *View) { v.Labelled = false })}, "label n2"},
+		{"a machine that has yet to join gets none", []v1alpha1.NodePool{pool("a", 1, 1)},
+			[]View{{Name: "n2", Pool: "a", KeyVersion: 2, Machine: true, Running: true}}, ""},
+		{"the Node objects of machines that are gone take no room, and go by name", []v1alpha1.NodePool{pool("a", 2, 1)},
+			[]View{
+				{Name: "n1", Pool: "a", Registered: true, Leaving: true},
+				{Name: "n0", Pool: "a", Registered: true, Leaving: true},
+			},
+			"deleteNode n0, deleteNode n1, create one of a, create one of a"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if got := words(Plan(test.pools, test.views, 2)); got != test.want {
+			plan := Plan(test.pools, test.views, 2)
+			if got := words(plan); got != test.want {
 				t.Errorf("Plan:\n got  %s\n want %s", got, test.want)
+			}
+			for _, a := range slices.Concat(plan...) {
+				if a.Pool != "a" {
+					t.Errorf("%s is of pool %q, want a", a, a.Pool)
+				}
 			}
 		})
 	}
@@ -211,6 +226,8 @@ func TestDivide(t *testing.T) {
 			[]View{with(unready("n1"), func(v *View) { v.Leaving = true }), unready("n2")}, "n1"},
 		{"an unready node does not wait for one that leaves and was ready", pool("a", 1, 1),
 			[]View{with(healthy("n1", 1), func(v *View) { v.Leaving = true }), unready("n2")}, "n1 n2"},
+		{"an unready node that goes keeps no ready one", pool("a", 1, 1),
+			[]View{unready("n1"), healthy("n2", 2), healthy("n3", 1)}, "n1 n3"},
 		{"a surge lets two unready nodes go", pool("a", 3, 2),
 			[]View{unready("n1"), unready("n2"), unready("n3")}, "n1 n2"},
 		{"the surplus that is missed least goes", pool("a", 1, 1),
