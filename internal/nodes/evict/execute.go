@@ -96,7 +96,7 @@ func (e *Executor) read(ctx context.Context, o *Observed) (*list, error) {
 	}
 	j := judge{
 		surroundings: around, evicts: e.evicts(), hurries: e.hurries(), emptied: e.emptied(o),
-		young: young(o.judged, o.since),
+		young: young(o.judged, o.since), off: off(o.judged),
 	}
 	if e.waits() {
 		j.kubelets = newKubelets(o.judged, e.Reload, e.Now)
@@ -257,15 +257,17 @@ func (o *Observed) strays() bool {
 	return here < len(o.list.Old)
 }
 
+func nodeReady(n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
+}
+
 // Nodes returns the nodes that Keyturn did not make, as package nodes describes them.
 func (e *Executor) Nodes(o *Observed, unmanaged []*corev1.Node) []nodes.Node {
 	var all []nodes.Node
 	for _, n := range unmanaged {
-		ready := false
-		for _, c := range n.Status.Conditions {
-			ready = ready || c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-		}
-		all = append(all, nodes.Node{Name: n.Name, KeyVersion: e.KeyVersion(o, n.Name), Ready: ready})
+		all = append(all, nodes.Node{Name: n.Name, KeyVersion: e.KeyVersion(o, n.Name), Ready: nodeReady(n)})
 	}
 	return all
 }

@@ -29,6 +29,8 @@ type judge struct {
 	emptied map[string]bool
 	// young are the nodes from after since, on which no old token can be.
 	young map[string]bool
+	// off are the nodes that are not ready.
+	off map[string]bool
 	// kubelets replace the tokens; nil if tokens are not left to them.
 	kubelets *kubelets
 }
@@ -99,6 +101,15 @@ func young(all []*corev1.Node, since time.Time) map[string]bool {
 	names := map[string]bool{}
 	for _, n := range all {
 		names[n.Name] = !predates(n.CreationTimestamp, since)
+	}
+	return names
+}
+
+// off returns the nodes that are not ready.
+func off(all []*corev1.Node) map[string]bool {
+	names := map[string]bool{}
+	for _, n := range all {
+		names[n.Name] = !nodeReady(n)
 	}
 	return names
 }
@@ -182,8 +193,10 @@ func (l *list) add(j judge, pod *corev1.Pod) {
 	owner.Pods++
 	owner.count(p, old)
 	l.Owners[p.Owner] = owner
-	// System pods that were not ready before must not keep the others from being evicted.
-	if p.System && (p.ending() || !old) {
+	// System pods that were not ready before must not keep the others from being evicted, nor what the API still shows of
+	// static pods of a node that is off.
+	_, static := pod.Annotations[corev1.MirrorPodAnnotationKey]
+	if p.System && (p.ending() || !old) && !(static && j.off[pod.Spec.NodeName]) {
 		l.System.count(p, old)
 	}
 }

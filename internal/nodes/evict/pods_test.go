@@ -184,8 +184,20 @@ func listed(j judge, pods ...*corev1.Pod) *list {
 }
 
 func TestListed(t *testing.T) {
-	evicts := judge{surroundings: surroundings{since: noon}, evicts: true}
+	on := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "on"}}
+	on.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+	all := []*corev1.Node{on, {ObjectMeta: metav1.ObjectMeta{Name: "off"}}}
+	evicts := judge{surroundings: surroundings{since: noon}, evicts: true, off: off(all)}
 	later := noon.Add(time.Hour)
+	onNode := func(node string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Spec.NodeName = node }
+	}
+	static := func(node string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			onNode(node)(p)
+			p.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "a"}
+		}
+	}
 	ends := func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: later} }
 	system := func(change func(*corev1.Pod)) func(*corev1.Pod) {
 		return func(p *corev1.Pod) { p.Namespace = "kube-system"; change(p) }
@@ -209,10 +221,13 @@ func TestListed(t *testing.T) {
 		pod  *corev1.Pod
 		away int
 	}{
-		"not ready before":      {owned("p", "dns", noon, system(func(*corev1.Pod) {})), 0},
-		"not ready since":       {owned("p", "dns", later, system(func(*corev1.Pod) {})), 1},
-		"ready":                 {owned("p", "dns", later, system(ready)), 0},
-		"evicted and not ended": {owned("p", "dns", noon, system(ends)), 1},
+		"not ready before":              {owned("p", "dns", noon, system(func(*corev1.Pod) {})), 0},
+		"not ready since":               {owned("p", "dns", later, system(func(*corev1.Pod) {})), 1},
+		"ready":                         {owned("p", "dns", later, system(ready)), 0},
+		"static, of a node that is on":  {owned("p", "on", later, system(static("on"))), 1},
+		"static, of a node that is off": {owned("p", "off", later, system(static("off"))), 0},
+		"of a node that is off":         {owned("p", "dns", later, system(onNode("off"))), 1},
+		"evicted and not ended":         {owned("p", "dns", noon, system(ends)), 1},
 	} {
 		if l := listed(evicts, test.pod); l.System.Away != test.away {
 			t.Errorf("a system pod that is %s: %d are away", name, l.System.Away)
