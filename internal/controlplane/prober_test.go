@@ -122,7 +122,6 @@ func TestProve(t *testing.T) {
 		}
 		all.Wait()
 	}
-	wantPowerless(t, cfg)
 
 	// Keys that are none of ours prove nothing about ours, and are named.
 	foreign := []string{one.KeyID, two.KeyID}
@@ -136,17 +135,36 @@ func TestProve(t *testing.T) {
 	want(t, "no keys", controlplane.Proof{SigningKeyID: one.KeyID, Foreign: foreign}, ask(t, cfg))
 }
 
-// wantPowerless wants no pod to get a token of the canary account on its own.
-func wantPowerless(t *testing.T, cfg *rest.Config) {
-	t.Helper()
-	client, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	accounts := client.CoreV1().ServiceAccounts("kube-system")
-	account, err := accounts.Get(t.Context(), "keyturn-canary", metav1.GetOptions{})
-	if err != nil || account.AutomountServiceAccountToken == nil || *account.AutomountServiceAccountToken {
-		t.Errorf("the canary account is %+v, %v", account, err)
+// TestCanaryAccount reads the account that a proof makes. Another proof may make it at the same moment. No pod gets a
+// token of it on its own.
+func TestCanaryAccount(t *testing.T) {
+	one, cfg := sharedServer(t)
+	accounts := kubernetes.NewForConfigOrDie(cfg).CoreV1().ServiceAccounts(metav1.NamespaceSystem)
+	for _, raced := range []bool{false, true} {
+		removeCanaryAccount(t, cfg)
+		through := proxied(t, cfg, func(_ http.ResponseWriter, r *http.Request) bool {
+			if raced && r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/serviceaccounts") {
+				ask(t, cfg, one)
+			}
+			return false
+		})
+		proof, err := (&controlplane.Prover{}).Prove(t.Context(), controlplane.Question{
+			Cluster: "uid", Config: through, Keys: []keystore.KeyPair{one},
+		})
+		if err != nil {
+			t.Fatalf("raced %t: %v", raced, err)
+		}
+		want(t, "one key", controlplane.Proof{Accepts: []int{1}, Signs: 1, SigningKeyID: one.KeyID}, proof)
+		account, err := accounts.Get(t.Context(), "keyturn-canary", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mounted := account.AutomountServiceAccountToken; mounted == nil || *mounted {
+			t.Errorf("pods get a token of the account %+v", account)
+		}
+		if cluster := account.Labels["keyturn.dev/cluster-uid"]; !raced && cluster != "uid" {
+			t.Errorf("the account is labeled with the cluster %q", cluster)
+		}
 	}
 }
 
@@ -387,6 +405,8 @@ func TestProveSettled(t *testing.T) {
 	foreign := proof
 	foreign.Foreign = []string{two.KeyID}
 	another := controlplane.Proof{SigningKeyID: two.KeyID, Foreign: []string{two.KeyID}}
+	forNobody := canaryClaims()
+	forNobody.Audience = nil
 	for name, c := range map[string]struct {
 		cfg      *rest.Config
 		external bool
@@ -400,6 +420,10 @@ func TestProveSettled(t *testing.T) {
 		"another key by the same kid": {serving(t, cfg, impostor(t, one, two)), false, 2, unproven},
 		"another signing key":         {issuingWith(t, cfg, two, two.KeyID), false, 2, another},
 		"a signature that is none":    {issuingWith(t, cfg, two, one.KeyID), false, 2, unproven},
+		"another key by the same kid, which also signs": {
+			serving(t, issuingWith(t, cfg, two, one.KeyID), impostor(t, one, two)), false, 2, unproven,
+		},
+		"for nobody": {answering(t, cfg, "/token", issuingToken(signed(t, one, one.KeyID, forNobody))), false, 2, unproven},
 	} {
 		prover := &controlplane.Prover{}
 		question := controlplane.Question{
@@ -465,7 +489,7 @@ func TestSignsNothingElse(t *testing.T) {
 		"a life of more than an hour": func(c *token.Claims) { c.Expiry++ },
 		"no life":                     func(c *token.Claims) { c.Expiry = c.IssuedAt },
 		"no end":                      func(c *token.Claims) { c.Expiry = 0 },
-		"no time of issue":            func(c *token.Claims) { c.IssuedAt = 0 },
+		"no time of issue":            func(c *token.Claims) { c.IssuedAt, c.Expiry = 0, 600 },
 	} {
 		claims := canaryClaims()
 		change(&claims)

@@ -91,6 +91,7 @@ func TestServedFails(t *testing.T) {
 		want   string
 	}{
 		"no discovery":        {jwks.DiscoveryPath, status(http.StatusForbidden), "ask its signer"},
+		"accepts anything":    {"/tokenreviews", acceptAll, "a key that nobody has"},
 		"no token":            {requested, status(http.StatusNotFound), "requesting a token from http://127.0.0.1"},
 		"token that is none":  {requested, issuingToken("garbage"), "reading the token that http://127.0.0.1"},
 		"another issuer":      {requested, issuingToken(signed(t, one, one.KeyID, elsewhere)), "ask its signer"},
@@ -111,6 +112,36 @@ func TestServedFails(t *testing.T) {
 	}
 	if _, err := (&controlplane.Prover{}).Served(t.Context(), "uid", &rest.Config{Host: "://"}); err == nil {
 		t.Error("an API server without a host serves keys")
+	}
+}
+
+// acceptAll answers each review of a token as if the token was accepted.
+func acceptAll(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write([]byte(authenticated))
+}
+
+// TestServedAfterForget has Served read the issuer of an API server again once its cluster was forgotten.
+func TestServedAfterForget(t *testing.T) {
+	_, cfg := sharedServer(t)
+	read := 0
+	counted := proxied(t, cfg, func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == jwks.DiscoveryPath {
+			read++
+		}
+		return false
+	})
+	prover := &controlplane.Prover{}
+	for _, want := range []int{1, 1, 2} {
+		if want == 2 {
+			prover.Forget("uid")
+		}
+		if _, err := prover.Served(t.Context(), "uid", counted); err != nil {
+			t.Error(err)
+		}
+		if read != want {
+			t.Errorf("the discovery document was read %d times, want %d", read, want)
+		}
 	}
 }
 

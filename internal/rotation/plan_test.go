@@ -42,7 +42,7 @@ func TestBrokenStore(t *testing.T) {
 	for _, test := range tests {
 		test.o.Presence = PresencePresent
 		d := plan(test.o)
-		if !d.Blocked || d.Action.Kind != Wait || d.Step != "" {
+		if !d.Blocked || d.Blind || d.Action.Kind != Wait || d.Step != "" {
 			t.Errorf("%s: %v", test.name, described{d})
 		}
 		fmt.Fprintf(&b, "%s: stored %v, wanted %d\n  %s\n", test.name, test.o.Stored, test.o.Wanted, d.Waiting)
@@ -131,6 +131,12 @@ func TestForeignKeys(t *testing.T) {
 	if d := plan(o); !d.Blocked || !strings.Contains(d.Waiting, "release-foreign-keys=a,b") {
 		t.Errorf("with one released: %v", described{d})
 	}
+	another := o
+	another.Servers = append(slices.Clone(o.Servers), serving("cp-1", both))
+	another.Servers[1].Foreign = o.ForeignMayGo
+	if d := plan(another); !d.Blocked {
+		t.Errorf("with one released, which is all that the second API server accepts: %v", described{d})
+	}
 	o.ForeignMayGo = []string{"a", "b"}
 	if d := plan(o); d.Blocked || d.Action.Target.Next != "cp-0" || len(d.Action.Target.DropForeign) != 2 {
 		t.Errorf("after they are released: %v, %+v", described{d}, d.Action)
@@ -162,8 +168,10 @@ func TestDoneWithForeignKeys(t *testing.T) {
 		return d
 	}
 	a, b, both := []string{"a"}, []string{"b"}, []string{"a", "b"}
-	if d := at(1, a, a); !d.Done || !d.Settled {
-		t.Errorf("key version 1: %v", described{d})
+	for _, mayGo := range [][]string{nil, a} {
+		if d := at(1, mayGo, a); !d.Done || !d.Settled {
+			t.Errorf("key version 1, and %v may go: %v", mayGo, described{d})
+		}
 	}
 	d := at(2, nil, b, nil, a)
 	if d.Done || d.Settled || !d.Blocked || d.Action.Target.Next != "" ||
@@ -173,6 +181,9 @@ func TestDoneWithForeignKeys(t *testing.T) {
 	}
 	if d := at(2, a, b, nil, both); d.Done || d.Blocked || d.Action.Target.Next != "cp-2" {
 		t.Errorf("one is released: %v", described{d})
+	}
+	if d := at(2, both, []string{"b", "a"}); !strings.Contains(d.Waiting, "stop accepting the keys a,b, which may go") {
+		t.Errorf("both are released: %v", described{d})
 	}
 	if d := at(2, a, b); !d.Blocked {
 		t.Errorf("another one is released: %v", described{d})
@@ -202,6 +213,39 @@ func TestForeignBootstrap(t *testing.T) {
 	}
 }
 
+// TestBootstrapWhileAnotherIsOut says what the next API server to come may start with while one that is there starts.
+func TestBootstrapWhileAnotherIsOut(t *testing.T) {
+	only := func(version int) Keys { return Keys{Verify: []int{version}, Sign: version} }
+	both := Keys{Verify: []int{1, 2}, Sign: 2}
+	tests := []struct {
+		name            string
+		stored          []int
+		runs, bootstrap Keys
+		foreign         []string
+		want            bool
+	}{
+		{"its keys are those of before the last rotation", []int{2}, only(2), only(1), nil, true},
+		{"it has a foreign key that may go", []int{2}, only(2), only(2), []string{"a"}, true},
+		{"it has a foreign key that may not go", []int{2}, only(2), only(2), []string{"b"}, false},
+		{"it has a foreign key, and there was no rotation", []int{1}, only(1), only(1), []string{"a"}, false},
+		{"it has a foreign key, and the old one, which goes", []int{1, 2}, both, both, []string{"a"}, false},
+	}
+	for _, test := range tests {
+		o := Observed{
+			Wanted: test.runs.Sign, Stored: test.stored, Presence: PresencePresent, Nodes: Nodes{Converged: true},
+			Legacy:    Legacy{Proven: 2, Final: 2},
+			Servers:   []Server{serving("cp-0", only(test.runs.Sign)), serving("cp-1", test.runs)},
+			Bootstrap: test.bootstrap, BootstrapForeign: test.foreign, ForeignMayGo: []string{"a"},
+		}
+		o.Servers[0].Refuses = []int{1}
+		o.Servers[1].Ready, o.Servers[1].Waiting = false, "starting"
+		d := plan(o)
+		if d.Waiting != "API server cp-1: starting" || d.Action.Target.Bootstrap != test.want {
+			t.Errorf("%s: %v, bootstrap %t", test.name, described{d}, d.Action.Target.Bootstrap)
+		}
+	}
+}
+
 // TestAdoptWaits holds an adoption until every API server has shown the one key with which all sign.
 func TestAdoptWaits(t *testing.T) {
 	signs := func(kids ...string) (servers []Server) {
@@ -217,6 +261,11 @@ func TestAdoptWaits(t *testing.T) {
 		Adopted: true, Wanted: 1, Presence: PresencePresent, Servers: down,
 	}); d.Waiting != "API server cp-0: down" {
 		t.Errorf("with its API server down, it waits for %q", d.Waiting)
+	}
+	if d := plan(Observed{
+		Adopted: true, Wanted: 1, Presence: PresencePresent, Servers: signs("kid-1", ""),
+	}); d.Waiting != "API server cp-1 to issue a token" {
+		t.Errorf("with no token of an API server, it waits for %q", d.Waiting)
 	}
 	tests := []struct {
 		name    string

@@ -21,6 +21,8 @@ func TestLeftover(t *testing.T) {
 	published := settled
 	published.Stored, published.Servers = []int{1, 2, 3}, []Server{serving("cp-0", both)}
 	published.Publications = []Publication{{Name: "the fleet", Accepts: both.Verify, CertainAt: later}}
+	held := published // in the switch, which has one API server to go
+	held.Servers = []Server{serving("cp-0", Keys{Verify: []int{2, 3}, Sign: 3}), serving("cp-1", both)}
 	tests := []struct {
 		name   string
 		o      Observed
@@ -37,6 +39,10 @@ func TestLeftover(t *testing.T) {
 		}, ConvergeControlPlane, ""},
 		{"Publish waits", published, func(*Observed) {}, DeleteKey, StepPublish},
 		{"Publish waits, and a disk has it", published, func(o *Observed) { o.Held = []int{1, 2, 3} }, Wait, StepPublish},
+		{"the switch waits", held, func(*Observed) {}, DeleteKey, StepSwitch},
+		{"the switch waits, and a manager has it", held, func(o *Observed) {
+			o.ControllerManagers = []ControllerManager{{Name: "kcm-0", Configured: 1, Running: 1, Ready: true}}
+		}, Wait, StepSwitch},
 		{"Retire is blocked", published, func(o *Observed) {
 			o.Publications, o.Legacy = nil, Legacy{Proven: 3, Final: 3}
 			o.Servers[0] = serving("cp-0", Keys{Verify: []int{2, 3}, Sign: 3})

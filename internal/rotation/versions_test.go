@@ -51,6 +51,9 @@ func TestVersions(t *testing.T) {
 		{"it is down, and has a signer", with(given(signer(2)), func(s *Server) {
 			s.Running = Keys{}
 		}), Observed{}, Versions{1, 2, both}},
+		{"it leaves, and no other is there", with(given(files(1)), func(s *Server) {
+			s.Leaving = true
+		}), Observed{}, Versions{1, 1, []int{1}}},
 		{"tokens are refreshed", given(files(2)), refreshed, Versions{2, 2, both}},
 		{"a node is from before", given(files(2)), nodes(Nodes{Converged: true, Oldest: 1}), Versions{1, 2, both}},
 		{"nodes are to come", given(files(2)), nodes(Nodes{}), Versions{1, 2, both}},

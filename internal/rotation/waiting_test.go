@@ -49,6 +49,20 @@ func TestWaiting(t *testing.T) {
 		{"an API server signs with a foreign key", settled, func(o *Observed) {
 			o.Servers[1].Signs, o.Servers[1].SignsForeign = 0, "a"
 		}, ConvergeControlPlane, "", "it signs with key a, which is no key version of the cluster", false},
+		{"a signer does not sign with the new key yet", switched, func(o *Observed) {
+			o.External = true
+			for i := range o.Servers {
+				o.Servers[i].Configured.External, o.Servers[i].Running.External = true, true
+			}
+			o.Servers[1].Running.Sign, o.Servers[1].Signs = 1, 1
+		}, ConvergeControlPlane, StepRefresh, "API server cp-1 to issue a token of key version 2", false},
+		{"an API server with a signer was to read files, and has not been restarted", settled, func(o *Observed) {
+			o.External = true
+			o.Servers[0].Configured.External, o.Servers[0].Running.External = true, true
+			o.Servers[1].Running.External = true
+		}, ConvergeControlPlane, "", "sign with 2, which it gets from its signer", false},
+		{"a manager is to start with a retired key", settled, func(o *Observed) { o.ControllerManagers[0].Configured = 1 },
+			ConvergeControlPlane, "", "kube-controller-manager kcm-0 to sign with key version 2", false},
 		{"a manager stops", settled, func(o *Observed) {
 			o.ControllerManagers[0].Ready, o.ControllerManagers[0].Waiting = false, "stopping"
 		}, ConvergeControlPlane, "", "kube-controller-manager kcm-0: stopping", false},
@@ -95,6 +109,10 @@ func TestWaiting(t *testing.T) {
 			o.Legacy.Proven = 2
 			o.Servers[1] = Server{Name: "cp-1", Configured: o.Servers[1].Configured, Waiting: "down"}
 		}, ConvergeControlPlane, StepRefresh, "API server cp-1: down", false},
+		{"an API server is down, and a node from before has joined", refreshed, func(o *Observed) {
+			o.Nodes.Oldest = 1
+			o.Servers[1] = Server{Name: "cp-1", Configured: o.Servers[1].Configured, Waiting: "down"}
+		}, ConvergeControlPlane, StepRefresh, "API server cp-1: down", false},
 		{"no signer reports which tokens live", refreshed, func(o *Observed) { o.Outstanding = Outstanding{Awaited: true} },
 			Wait, StepRetire, "the signers to report which tokens of key version 1 are valid", false},
 		{"tokens live, and the limit has not passed", refreshed, func(o *Observed) {
@@ -122,6 +140,10 @@ func TestWaiting(t *testing.T) {
 			o.ControllerManagers[0].Configured, o.ControllerManagers[0].Running = 1, 1
 			o.Publications = []Publication{fleet("the fleet", 1), fleet("the bucket", 1)}
 		}, PublishKeys, StepSwitch, "the fleet to accept a canary token of key version 2", false},
+		{"a destination lost a key once all API servers had switched, and there are no managers", switched,
+			func(o *Observed) {
+				o.ControllerManagers, o.Publications = nil, []Publication{fleet("the fleet", 1)}
+			}, PublishKeys, StepRefresh, "the fleet to accept a canary token of key version 2", false},
 		{"a manager is down while the switch is held", switched, func(o *Observed) {
 			o.Servers[1] = serving("cp-1", Keys{Verify: []int{1, 2}, Sign: 1})
 			o.ControllerManagers[0].Configured, o.ControllerManagers[0].Running = 1, 0
@@ -140,6 +162,107 @@ func TestWaiting(t *testing.T) {
 		if err := wellFormed(o, d); err != nil {
 			t.Errorf("%s: %v", test.name, err)
 		}
+	}
+}
+
+// TestHeldSwitch has a destination lose the new key in the switch, and says what is done before it has that again:
+// nothing that makes one more API server sign with it, and all that brings back what is down.
+func TestHeldSwitch(t *testing.T) {
+	oldest, before := Keys{Verify: []int{1}, Sign: 1}, Keys{Verify: []int{1, 2}, Sign: 1}
+	after := Keys{Verify: []int{1, 2}, Sign: 2}
+	starting := serving("cp-1", after)
+	starting.Ready, starting.Waiting = false, "starting"
+	signer := func(k Keys) Keys { k.External = true; return k }
+	tests := []struct {
+		name      string
+		external  bool
+		bootstrap Keys
+		foreign   []string
+		servers   []Server
+		want      ActionKind
+	}{
+		{"an API server would change live", true, Keys{}, nil,
+			[]Server{serving("cp-0", signer(after)), serving("cp-1", signer(before))}, PublishKeys},
+		{"the next API server to come would switch", false, before, nil,
+			[]Server{serving("cp-0", after), serving("cp-1", after)}, PublishKeys},
+		{"the next API server to come would switch once this one is ready", false, before, nil,
+			[]Server{serving("cp-0", after), starting}, ConvergeControlPlane},
+		{"the next API server to come is brought up", false, oldest, nil,
+			[]Server{serving("cp-0", after), starting}, ConvergeControlPlane},
+		{"the next API server to come loses a foreign key", false, after, []string{"a"},
+			[]Server{serving("cp-0", after), starting}, ConvergeControlPlane},
+	}
+	for _, test := range tests {
+		o := Observed{
+			Wanted: 2, Stored: []int{1, 2}, Presence: PresencePresent, Nodes: Nodes{Converged: true}, External: test.external,
+			Servers:            test.servers,
+			ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1, Running: 1, Ready: true}},
+			Bootstrap:          test.bootstrap, BootstrapForeign: test.foreign, ForeignMayGo: []string{"a"},
+			Publications: []Publication{{Name: "the fleet", Accepts: []int{1}}},
+		}
+		d := plan(o)
+		if d.Action.Kind != test.want || d.Step != StepSwitch {
+			t.Errorf("%s: %v", test.name, described{d})
+		}
+		if err := wellFormed(o, d); err != nil {
+			t.Errorf("%s: %v", test.name, err)
+		}
+	}
+}
+
+// TestManagersSwitchLast lets no kube-controller-manager sign with the new key while some API server is not proven to.
+func TestManagersSwitchLast(t *testing.T) {
+	before, after := Keys{Verify: []int{1, 2}, Sign: 1}, Keys{Verify: []int{1, 2}, Sign: 2}
+	for name, c := range map[string]struct {
+		change func(*Server)
+		want   int
+	}{
+		"it is proven":                              {func(*Server) {}, 2},
+		"nobody knows what it runs with":            {func(s *Server) { s.Running = Keys{} }, 1},
+		"it was given the key after it had started": {func(s *Server) { s.Running = before }, 1},
+		"it leaves, and no other is there":          {func(s *Server) { s.Leaving = true }, 1},
+	} {
+		o := Observed{
+			Wanted: 2, Stored: []int{1, 2}, Presence: PresencePresent, Nodes: Nodes{Converged: true},
+			Servers:            []Server{serving("cp-0", after)},
+			ControllerManagers: []ControllerManager{{Name: "kcm-0", Configured: 1, Running: 1, Ready: true}},
+		}
+		c.change(&o.Servers[0])
+		if d := plan(o); d.Step != StepSwitch || d.Action.Target.ControllerManagerSign != c.want {
+			t.Errorf("%s: %v", name, described{d})
+		}
+	}
+}
+
+// TestLeavingServer wants nothing to wait for an API server that is being removed, not even one with a retired key.
+func TestLeavingServer(t *testing.T) {
+	leaving := serving("cp-1", Keys{Verify: []int{1}, Sign: 1})
+	leaving.Leaving = true
+	d := plan(Observed{
+		Wanted: 2, Stored: []int{2}, Presence: PresencePresent, Nodes: Nodes{Converged: true},
+		Servers: []Server{serving("cp-0", Keys{Verify: []int{2}, Sign: 2}), leaving},
+	})
+	if !d.Settled {
+		t.Errorf("%v", described{d})
+	}
+}
+
+// TestBlockedWithoutSight wants a person to be asked who can make the API servers be seen.
+func TestBlockedWithoutSight(t *testing.T) {
+	d := plan(Observed{Wanted: 1, ControlPlaneWaiting: "its credentials to be renewed", ControlPlaneBlocked: true})
+	if !d.Blind || !d.Blocked || d.Waiting != "its credentials to be renewed" {
+		t.Errorf("%v, blocked %t", described{d}, d.Blocked)
+	}
+}
+
+// TestDoneWhileBlocked takes a rotation for done although a person must act before the nodes are as wanted.
+func TestDoneWhileBlocked(t *testing.T) {
+	d := plan(Observed{
+		Wanted: 2, Stored: []int{2}, Presence: PresencePresent, Nodes: Nodes{Waiting: "a disruption", Blocked: true},
+		Servers: []Server{serving("cp-0", Keys{Verify: []int{2}, Sign: 2})},
+	})
+	if !d.Blocked || !d.Done || d.Settled {
+		t.Errorf("%v, blocked %t", described{d}, d.Blocked)
 	}
 }
 
