@@ -150,6 +150,13 @@ func isSystem(pod *corev1.Pod) bool {
 		pod.Spec.PriorityClassName == "system-cluster-critical" || pod.Spec.PriorityClassName == "system-node-critical"
 }
 
+// isLeft reports whether the API goes on showing a pod while its node is off, for as long as that lasts: nobody but the
+// kubelet ends a static pod, or one that is being deleted.
+func isLeft(pod *corev1.Pod) bool {
+	_, static := pod.Annotations[corev1.MirrorPodAnnotationKey]
+	return static || pod.DeletionTimestamp != nil
+}
+
 func isReady(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
 		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
@@ -193,10 +200,8 @@ func (l *list) add(j judge, pod *corev1.Pod) {
 	owner.Pods++
 	owner.count(p, old)
 	l.Owners[p.Owner] = owner
-	// System pods that were not ready before must not keep the others from being evicted, nor what the API still shows of
-	// static pods of a node that is off.
-	_, static := pod.Annotations[corev1.MirrorPodAnnotationKey]
-	if p.System && (p.ending() || !old) && !(static && j.off[pod.Spec.NodeName]) {
+	// System pods that were not ready before must not keep the others from being evicted.
+	if p.System && (p.ending() || !old) && !(j.off[pod.Spec.NodeName] && !old && isLeft(pod)) {
 		l.System.count(p, old)
 	}
 }

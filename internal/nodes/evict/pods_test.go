@@ -192,6 +192,9 @@ func TestListed(t *testing.T) {
 	onNode := func(node string) func(*corev1.Pod) {
 		return func(p *corev1.Pod) { p.Spec.NodeName = node }
 	}
+	both := func(a, b func(*corev1.Pod)) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { a(p); b(p) }
+	}
 	static := func(node string) func(*corev1.Pod) {
 		return func(p *corev1.Pod) {
 			onNode(node)(p)
@@ -226,6 +229,9 @@ func TestListed(t *testing.T) {
 		"ready":                         {owned("p", "dns", later, system(ready)), 0},
 		"static, of a node that is on":  {owned("p", "on", later, system(static("on"))), 1},
 		"static, of a node that is off": {owned("p", "off", later, system(static("off"))), 0},
+		"ending, of a node that is off": {owned("p", "off", later, system(both(onNode("off"), ends))), 0},
+		"ending, of a node that is on":  {owned("p", "on", later, system(both(onNode("on"), ends))), 1},
+		"old, of a node that is off":    {owned("p", "off", noon, system(both(onNode("off"), ends))), 1},
 		"of a node that is off":         {owned("p", "dns", later, system(onNode("off"))), 1},
 		"evicted and not ended":         {owned("p", "dns", noon, system(ends)), 1},
 	} {
