@@ -40,8 +40,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestFullOfFiles writes a set to a disk that takes only some of the files and directories that a set needs, and last to
-// one that takes all but the link to them.
+// TestFullOfFiles writes a set to a disk that takes only some of the files and directories that a set needs, and last
+// to one that takes all but the link to them.
 func TestFullOfFiles(t *testing.T) {
 	const one = 7 // for the disk, the directory, ..data, and a version with three files
 	for inodes := one; inodes <= one+4; inodes++ {

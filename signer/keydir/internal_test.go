@@ -64,8 +64,8 @@ func TestReplacedWhileRead(t *testing.T) {
 	}
 }
 
-// TestReplacedWhileOpened has ..data lead elsewhere than a moment before: if the new version is gone too, it is no fault
-// of the directory.
+// TestReplacedWhileOpened has ..data lead elsewhere than a moment before: if the new version is gone too, it is no
+// fault of the directory.
 func TestReplacedWhileOpened(t *testing.T) {
 	root, err := os.OpenRoot(t.TempDir())
 	if err != nil {
