@@ -48,9 +48,10 @@ type rotationPreview struct {
 // has what is known without it.
 func (c admin) preview(ctx context.Context, uc *v1alpha1.UserCluster) (rotationPreview, error) {
 	report, err := c.inspect(ctx, uc)
-	p := newPreview(uc, report)
 	held, unread := c.machines(ctx, uc)
-	p.Findings, p.unread = preflight.Merge(p.Findings, held), unread
+	report.Findings = append(report.Findings, held...)
+	p := newPreview(uc, report)
+	p.unread = unread
 	return p, err
 }
 

@@ -87,3 +87,13 @@ func PodName(pod *corev1.Pod) string {
 	}
 	return name
 }
+
+// ReadyCondition returns the condition Ready of a node; zero if there is none.
+func ReadyCondition(node *corev1.Node) corev1.NodeCondition {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c
+		}
+	}
+	return corev1.NodeCondition{}
+}

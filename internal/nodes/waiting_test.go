@@ -110,3 +110,17 @@ func TestRefreshing(t *testing.T) {
 		}
 	}
 }
+
+// TestReadyCondition finds the condition Ready among others, and none where there is none.
+func TestReadyCondition(t *testing.T) {
+	node := &corev1.Node{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
+		{Type: corev1.NodeDiskPressure, Status: corev1.ConditionFalse},
+		{Type: corev1.NodeReady, Status: corev1.ConditionTrue},
+	}}}
+	if c := ReadyCondition(node); c.Type != corev1.NodeReady || c.Status != corev1.ConditionTrue {
+		t.Errorf("found %+v", c)
+	}
+	if c := ReadyCondition(&corev1.Node{}); c != (corev1.NodeCondition{}) {
+		t.Errorf("found %+v on a node without conditions", c)
+	}
+}

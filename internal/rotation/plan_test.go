@@ -224,7 +224,7 @@ func TestBootstrapWhileAnotherIsOut(t *testing.T) {
 		foreign         []string
 		want            bool
 	}{
-		{"its keys are those of before the last rotation", []int{2}, only(2), only(1), nil, true},
+		{"it has the keys from before the last rotation", []int{2}, only(2), only(1), nil, true},
 		{"it has a foreign key that may go", []int{2}, only(2), only(2), []string{"a"}, true},
 		{"it has a foreign key that may not go", []int{2}, only(2), only(2), []string{"b"}, false},
 		{"it has a foreign key, and there was no rotation", []int{1}, only(1), only(1), []string{"a"}, false},

@@ -132,9 +132,9 @@ func TestRotateUnderFaults(t *testing.T) {
 	files := highlyAvailable(v1alpha1.KeySourceFiles)
 	p := newCluster(t, files)
 	version := 1
-	rotate := func(victims []victim) {
+	rotate := func(killed []victim) {
 		version++
-		p.rotateUnderFaults(t, version, victims, mostKills)
+		p.rotateUnderFaults(t, version, killed, mostKills)
 	}
 	rotate(victims)
 	if long() {

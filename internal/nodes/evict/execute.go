@@ -257,17 +257,12 @@ func (o *Observed) strays() bool {
 	return here < len(o.list.Old)
 }
 
-func nodeReady(n *corev1.Node) bool {
-	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
-}
-
 // Nodes returns the nodes that Keyturn did not make, as package nodes describes them.
 func (e *Executor) Nodes(o *Observed, unmanaged []*corev1.Node) []nodes.Node {
 	var all []nodes.Node
 	for _, n := range unmanaged {
-		all = append(all, nodes.Node{Name: n.Name, KeyVersion: e.KeyVersion(o, n.Name), Ready: nodeReady(n)})
+		ready := nodes.ReadyCondition(n).Status == corev1.ConditionTrue
+		all = append(all, nodes.Node{Name: n.Name, KeyVersion: e.KeyVersion(o, n.Name), Ready: ready})
 	}
 	return all
 }

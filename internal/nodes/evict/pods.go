@@ -109,7 +109,7 @@ func young(all []*corev1.Node, since time.Time) map[string]bool {
 func off(all []*corev1.Node) map[string]bool {
 	names := map[string]bool{}
 	for _, n := range all {
-		names[n.Name] = !nodeReady(n)
+		names[n.Name] = nodes.ReadyCondition(n).Status != corev1.ConditionTrue
 	}
 	return names
 }
@@ -201,7 +201,11 @@ func (l *list) add(j judge, pod *corev1.Pod) {
 	owner.count(p, old)
 	l.Owners[p.Owner] = owner
 	// System pods that were not ready before must not keep the others from being evicted.
-	if p.System && (p.ending() || !old) && !(j.off[pod.Spec.NodeName] && !old && isLeft(pod)) {
+	waitedFor := p.ending()
+	if !old {
+		waitedFor = !(j.off[pod.Spec.NodeName] && isLeft(pod))
+	}
+	if p.System && waitedFor {
 		l.System.count(p, old)
 	}
 }

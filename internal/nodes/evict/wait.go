@@ -26,10 +26,8 @@ type kubelets struct {
 func newKubelets(all []*corev1.Node, reload time.Duration, now time.Time) *kubelets {
 	k := &kubelets{ready: map[string]time.Time{}, reload: reload, now: now}
 	for _, n := range all {
-		for _, c := range n.Status.Conditions {
-			if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
-				k.ready[n.Name] = c.LastTransitionTime.Time
-			}
+		if c := nodes.ReadyCondition(n); c.Status == corev1.ConditionTrue {
+			k.ready[n.Name] = c.LastTransitionTime.Time
 		}
 	}
 	return k

@@ -147,17 +147,7 @@ func usable(object *corev1.Node) bool {
 		}
 		return false
 	})
-	return !held && readyCondition(object).Status == corev1.ConditionTrue
-}
-
-// readyCondition returns the condition Ready, with an empty status if there is none.
-func readyCondition(object *corev1.Node) corev1.NodeCondition {
-	for _, c := range object.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c
-		}
-	}
-	return corev1.NodeCondition{}
+	return !held && nodes.ReadyCondition(object).Status == corev1.ConditionTrue
 }
 
 // wantedLabels returns the labels that the Node object of a machine should have.

@@ -58,7 +58,7 @@ func one(format, name string) []nodes.Reason {
 }
 
 func unready(node *corev1.Node, patience time.Duration, now time.Time) nodes.Reason {
-	ready := readyCondition(node)
+	ready := nodes.ReadyCondition(node)
 	lasted := now.Sub(ready.LastTransitionTime.Time)
 	if ready.LastTransitionTime.IsZero() {
 		lasted = now.Sub(node.CreationTimestamp.Time)

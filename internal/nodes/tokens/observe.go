@@ -52,17 +52,7 @@ func (e *Executor) Observe(ctx context.Context, machines []Candidate) (*Observed
 func heard(object *corev1.Node, started time.Time) bool {
 	// Times in conditions are truncated to seconds.
 	return object != nil && !started.IsZero() &&
-		!readyCondition(object).LastHeartbeatTime.Time.Before(started.Truncate(time.Second))
-}
-
-// readyCondition returns the condition Ready; zero if there is none.
-func readyCondition(object *corev1.Node) corev1.NodeCondition {
-	for _, c := range object.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c
-		}
-	}
-	return corev1.NodeCondition{}
+		!nodes.ReadyCondition(object).LastHeartbeatTime.Time.Before(started.Truncate(time.Second))
 }
 
 // observeTokens reads the token files on a machine that is refreshing. A machine that cannot be read does not keep the
