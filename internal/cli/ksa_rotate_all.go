@@ -160,10 +160,14 @@ type rotations struct {
 }
 
 func (r *rotations) run(ctx context.Context, parallel int) error {
+	// The first ones begin together, even if one of them is found to be blocked before another has begun.
+	n := min(parallel, len(r.queue))
+	first := r.queue[:n]
+	r.queue = r.queue[n:]
 	var work sync.WaitGroup
-	for range min(parallel, len(r.queue)) {
+	for _, p := range first {
 		work.Go(func() {
-			for p, ok := r.next(); ok; p, ok = r.next() {
+			for ok := true; ok; p, ok = r.next() {
 				r.end(ctx, p, r.rotate(ctx, p))
 			}
 		})
