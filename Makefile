@@ -78,12 +78,13 @@ demo-capi: packages capi build images bin/tools/helm ## Adopt a cluster of Clust
 demo-capi-down: ## Remove what the demo of Cluster API left
 	@hack/demo/capi.sh down
 
-# The end-to-end tests run after the others, on the Kubernetes of KUBE_MINOR: those with three API servers alone, and the
-# rest two at a time, since each waits for half of its time. PKCS #11 needs cgo.
+# GOGC has the garbage collectors of the tests, and of the API servers that they start, run less often: processors are
+# scarcer than memory. The end-to-end tests run after the others, on the Kubernetes of KUBE_MINOR: those with three API
+# servers alone, and the rest two at a time, since each waits for a part of its time. PKCS #11 needs cgo.
 .PHONY: test
 test: capi build bin/tools/helm bin/tools/promtool bin/tools/validate-krew-manifest ## Run all tests, with real API servers and, at the end, real clusters
 	@hack/packages.sh softhsm2 gcc libc6-dev chromium fonts-inter
-	go test -p 2 -timeout 30m $$(go list ./... | grep -v '/test/e2e')
+	GOGC=400 go test -p 2 -timeout 30m $$(go list ./... | grep -v '/test/e2e')
 	go -C test/signer test -count 1 -timeout 10m ./...
 	go -C test/dashboard test -count 1 -timeout 10m ./...
 	go -C tools/mutate test ./...

@@ -610,11 +610,7 @@ func newSigner(t *testing.T) testSigner {
 		keyDir: filepath.Join(dir, "keys"), socket: filepath.Join(dir, "run", "s"),
 		program: filepath.Join(dir, "keyturn-signer"),
 	}
-	cmd := exec.Command("go", "build", "-o", s.program, "../../cmd/keyturn-signer")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building keyturn-signer: %v\n%s", err, out)
-	}
+	kubetest.Build(t, dir, "../../cmd/keyturn-signer")
 	return s
 }
 

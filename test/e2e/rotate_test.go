@@ -125,9 +125,9 @@ func rotateSingle(t *testing.T, source v1alpha1.KeySource) {
 
 // Three API servers and two nodes, with pods that use every kind of token all the time, while the controller,
 // keyturn-local, API servers, their signers, kube-controller-manager, etcd, kubelets and the fleet are killed at random
-// moments: rotated with keys from files, given signers, rotated with them, given files again, and rotated once more.
-// With files, each way to refresh nodes is tried but Wait, which takes as long as the kubelets' tokens live:
-// see TestRotateByWaiting. InPlace is tried if KEYTURN_TEST_LONG is set.
+// moments: rotated with keys from files, given signers, rotated with them, and given files again. If KEYTURN_TEST_LONG is
+// set, it is rotated with files in each way to refresh nodes but Wait, which takes as long as the kubelets' tokens live:
+// see TestRotateByWaiting. Otherwise only with new nodes.
 func TestRotateUnderFaults(t *testing.T) {
 	files := highlyAvailable(v1alpha1.KeySourceFiles)
 	p := newCluster(t, files)
@@ -153,7 +153,9 @@ func TestRotateUnderFaults(t *testing.T) {
 	if left := p.pids("keyturn-signer"); len(left) > 0 {
 		t.Errorf("signers are left: %v", left)
 	}
-	rotate(victims)
+	if long() {
+		rotate(victims)
+	}
 	p.expectNoRefusals(t)
 	p.end(t)
 }
@@ -165,14 +167,14 @@ func refreshBy(how v1alpha1.NodeRefresh) string {
 
 // Ten rotations in a row with signers, all but the first without new nodes: everything but API servers is killed at
 // random moments, no API server is ever restarted, and pods that stay get tokens of each new key. Without
-// KEYTURN_TEST_LONG, there are four. The last one evicts pods: what InPlace leaves with a dead token lives again.
+// KEYTURN_TEST_LONG, there are three. The last one evicts pods: what InPlace leaves with a dead token lives again.
 func TestRotateTenTimes(t *testing.T) {
-	last := 5
+	// From which key version on nodes are refreshed otherwise.
+	last, refreshes := 4, map[int]v1alpha1.NodeRefresh{3: v1alpha1.NodeRefreshInPlace, 4: v1alpha1.NodeRefreshEvict}
 	if long() {
-		last = 11
-	}
-	refreshes := map[int]v1alpha1.NodeRefresh{ // from which key version on
-		3: v1alpha1.NodeRefreshEvict, 4: v1alpha1.NodeRefreshInPlace, last: v1alpha1.NodeRefreshEvict,
+		last, refreshes = 11, map[int]v1alpha1.NodeRefresh{
+			3: v1alpha1.NodeRefreshEvict, 4: v1alpha1.NodeRefreshInPlace, 11: v1alpha1.NodeRefreshEvict,
+		}
 	}
 	config := highlyAvailable(v1alpha1.KeySourceExternal)
 	p := newCluster(t, config)
@@ -591,6 +593,9 @@ func (p *place) startProbe(t *testing.T, changes []func(manifests []byte) []byte
 		"manifests", "--replicas", "2", "--workloads", strings.Join(workloadNames(), ","),
 		"--api-servers", strings.Join(servers, ","),
 	}, p.identityFlags()...)
+	if len(servers) > 1 && !long() {
+		args = append(args, "--rate", "5") // half of its default: each use is at each API server
+	}
 	manifests, err := exec.Command(filepath.Join(p.bin, "keyturn-probe"), args...).Output()
 	if err != nil {
 		t.Fatalf("printing the probe's manifests: %v", err)

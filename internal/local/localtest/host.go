@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -140,18 +139,6 @@ func ProcessesOf(t *testing.T, dir string) (found []string) {
 		}
 	}
 	return found
-}
-
-// Build compiles packages into a directory.
-func Build(t *testing.T, dir string, packages ...string) {
-	t.Helper()
-	for _, p := range packages {
-		cmd := exec.Command("go", "build", "-o", dir+"/", p)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("building %s: %v\n%s", p, err, out)
-		}
-	}
 }
 
 // FileMode returns the mode of a file.

@@ -18,6 +18,7 @@ import (
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/internal/local/image"
 	"github.com/keyturn/keyturn/internal/local/localtest"
 	"github.com/keyturn/keyturn/internal/local/machine/cgroup"
@@ -90,7 +91,7 @@ func (n *nodeTest) useMachines() {
 	n.machines = m
 	n.machines.binDir = n.TempDir()
 	n.machines.set.Init = filepath.Join(n.machines.binDir, "keyturn-machine")
-	localtest.Build(n.T, n.machines.binDir, "../../../cmd/keyturn-machine", "../../../cmd/keyturn-pause",
+	kubetest.Build(n.T, n.machines.binDir, "../../../cmd/keyturn-machine", "../../../cmd/keyturn-pause",
 		"./testdata/caller")
 	if err := image.EnsureArchives(n.machines.set.Images, n.machines.binDir); err != nil {
 		n.Fatal(err)

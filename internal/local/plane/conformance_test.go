@@ -13,6 +13,7 @@ import (
 	"github.com/keyturn/keyturn/internal/controlplane/controlplanetest"
 	"github.com/keyturn/keyturn/internal/faults"
 	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/internal/local/components"
 	"github.com/keyturn/keyturn/internal/local/datadir"
 	"github.com/keyturn/keyturn/internal/local/localtest"
@@ -24,7 +25,7 @@ import (
 // TestConformance runs the suite of controlplane.Adapter on real processes, as a client of keyturn-local has them.
 func TestConformance(t *testing.T) {
 	signer := t.TempDir()
-	localtest.Build(t, signer, "../../../cmd/keyturn-signer")
+	kubetest.Build(t, signer, "../../../cmd/keyturn-signer")
 	fixture := controlplanetest.Fixture{Patience: localtest.Patience, External: true, Fixed: true}
 	fixture.New = func(t *testing.T) controlplanetest.Cluster {
 		h := testHost(t, signer, true)

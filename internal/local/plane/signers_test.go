@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
+	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/internal/local/components"
 	"github.com/keyturn/keyturn/internal/local/datadir"
 	"github.com/keyturn/keyturn/internal/local/localtest"
@@ -28,7 +29,7 @@ func externalKeys(sign int, verify ...int) controlplane.Keys {
 // under load, with tokens being issued all the time.
 func TestSigners(t *testing.T) {
 	dir := t.TempDir()
-	localtest.Build(t, dir, "../../../cmd/keyturn-signer")
+	kubetest.Build(t, dir, "../../../cmd/keyturn-signer")
 	h := testHost(t, dir, true)
 	d := newDriver(t, h, localtest.UserCluster("alpha", 3))
 	one, two := localtest.Key(t, 1), localtest.Key(t, 2)
