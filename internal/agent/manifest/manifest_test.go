@@ -27,9 +27,8 @@ var kubesprayKeys = manifest.Keys{
 	Socket: kubeadmKeys.Socket, MaxExpiration: kubeadmKeys.MaxExpiration,
 }
 
-// manifests are the files of testdata. Those of kubeadm 1.35 and 1.36 are its output, that of kubespray is kubeadm's
-// with the configuration that kubespray writes. kubeadm 1.34 sorts extra arguments among the others; its files are made
-// from those of 1.36 by its source.
+// manifests are the files of testdata. Those of kubeadm are its output, and that of kubespray is kubeadm's with the
+// configuration that kubespray writes.
 var manifests = []struct {
 	name     string
 	keys     manifest.Keys
