@@ -57,6 +57,17 @@ func (i Infrastructure) SendsRetryAfter() bool {
 	return false
 }
 
+// DefaultCertificatesDir is the certificatesDir of kubeadm unless its configuration names another one.
+const DefaultCertificatesDir = "/etc/kubernetes/pki"
+
+// CertificatesDir returns the directory of sa.pub and sa.key on control-plane nodes that kubeadm made.
+func (i Infrastructure) CertificatesDir() string {
+	if i.Kubeadm != nil && i.Kubeadm.CertificatesDir != "" {
+		return i.Kubeadm.CertificatesDir
+	}
+	return DefaultCertificatesDir
+}
+
 // RollsOut reports whether API servers get their next keys with new machines. Keyturn then runs nothing on a machine.
 func (i Infrastructure) RollsOut() bool {
 	return i.ClusterAPI != nil && i.ClusterAPI.Method == MethodRollout
@@ -91,6 +102,16 @@ type KubeadmInfrastructure struct {
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="kubeadm.kubeconfigSecret cannot be changed: give the Secret another content"
 	// +kubebuilder:default=""
 	KubeconfigSecret string `json:"kubeconfigSecret"`
+
+	// CertificatesDir is the certificatesDir of kubeadm's ClusterConfiguration: the directory of sa.pub and sa.key on
+	// the control-plane nodes. kubespray has /etc/kubernetes/ssl.
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:Pattern=`^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$`
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="kubeadm.certificatesDir cannot be changed: delete the UserCluster, which leaves the cluster running, and adopt it again"
+	// +kubebuilder:validation:XValidation:rule="self != '/etc/kubernetes/manifests' && !(self + '/').startsWith('/var/lib/keyturn/') && !(self + '/').startsWith('/run/keyturn/')",message="kubeadm.certificatesDir is a directory of other files"
+	// +kubebuilder:default="/etc/kubernetes/pki"
+	// +optional
+	CertificatesDir string `json:"certificatesDir,omitempty"`
 
 	// ShutdownSendRetryAfter makes kube-apiserver run with the flag of that name while its key files change. It then
 	// ends its watches when it stops, and is down for 15 seconds instead of 45.

@@ -125,6 +125,15 @@ func TestCreate(t *testing.T) {
 		{"kubeadm, no name of a Secret", func(uc *v1alpha1.UserCluster) {
 			adopted(uc).Infrastructure.Kubeadm.KubeconfigSecret = "a/b"
 		}, "spec.infrastructure.kubeadm.kubeconfigSecret"},
+		{"kubeadm, in another directory", func(uc *v1alpha1.UserCluster) {
+			adopted(uc).Infrastructure.Kubeadm.CertificatesDir = "/etc/kubernetes/ssl"
+		}, ""},
+		{"kubeadm, in no directory", func(uc *v1alpha1.UserCluster) {
+			adopted(uc).Infrastructure.Kubeadm.CertificatesDir = "/etc/kubernetes/../ssl"
+		}, "spec.infrastructure.kubeadm.certificatesDir"},
+		{"kubeadm, in the directory of the signer", func(uc *v1alpha1.UserCluster) {
+			adopted(uc).Infrastructure.Kubeadm.CertificatesDir = "/var/lib/keyturn"
+		}, "kubeadm.certificatesDir is a directory of other files"},
 		{"version 0", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 0 }, "spec.ksaSigningKey.version"},
 		{
 			"version 2", func(uc *v1alpha1.UserCluster) { uc.Spec.KSASigningKey.Version = 2 },

@@ -194,7 +194,7 @@ func (c admin) previewAdoption(ctx context.Context, w wanted) (p adoptionPreview
 	if err != nil {
 		return p, err
 	}
-	report, err := adoption.Inspect(ctx, reach)
+	report, err := adoption.Inspect(ctx, reach, w.Spec.Infrastructure)
 	if err != nil {
 		return p, failed("check with `kubectl` and the same kubeconfig that the cluster responds; nothing was changed",
 			"inspecting the cluster at %s: %w", reach.Host, err)

@@ -23,7 +23,7 @@ import (
 
 // TestAdoptKubeadm adopts a cluster that the real kubeadm made. Nothing of it is written by that.
 func TestAdoptKubeadm(t *testing.T) {
-	c := kubeadmtest.New(t, "RSA-3072")
+	c := kubeadmtest.New(t, kubeadm.Options{Algorithm: "RSA-3072"})
 	c.Must(c.Start(t.Context(), "cp-1", kubeadm.ControlPlane))
 	c.Must(c.Init(t.Context(), "cp-1"))
 	raw, err := c.Kubeconfig()

@@ -66,6 +66,7 @@ func (d *differences) infrastructure(a, b v1alpha1.Infrastructure) {
 func (d *differences) kubeadm(a, b v1alpha1.KubeadmInfrastructure) {
 	d.fix("infrastructure.kubeadm.kubeconfigSecret", cmp.Or(a.KubeconfigSecret, "none"),
 		cmp.Or(b.KubeconfigSecret, "none"))
+	d.fix("infrastructure.kubeadm.certificatesDir", a.CertificatesDir, b.CertificatesDir)
 	d.update("infrastructure.kubeadm.shutdownSendRetryAfter", a.ShutdownSendRetryAfter, b.ShutdownSendRetryAfter)
 }
 

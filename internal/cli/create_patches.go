@@ -76,7 +76,7 @@ func (c admin) patches(ctx context.Context, name string) (map[string][]byte, err
 	if err != nil {
 		return nil, fmt.Errorf("using the kubeconfig of user cluster %s: %w", name, err)
 	}
-	patches, err := kubeadm.Patches(ctx, client)
+	patches, err := kubeadm.Patches(ctx, client, uc.Spec.Infrastructure.CertificatesDir())
 	if err == nil && len(patches) == 0 {
 		err = failed("check its kubeconfig", "user cluster %s has no API server that kubeadm made", name)
 	}

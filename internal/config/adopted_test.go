@@ -25,7 +25,9 @@ func TestAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := v1alpha1.UserClusterSpec{
-		Infrastructure: v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{ShutdownSendRetryAfter: true}},
+		Infrastructure: v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{
+			CertificatesDir: "/etc/kubernetes/pki", ShutdownSendRetryAfter: true,
+		}},
 		KSASigningKey: v1alpha1.KSASigningKey{
 			Version: 1, NodeRefresh: v1alpha1.NodeRefreshEvict, TokenReloadSeconds: 300,
 			Retire: v1alpha1.RetireAfterRefresh, RetireTimeoutSeconds: 86400, PublishMaxAgeSeconds: 60,
@@ -41,14 +43,16 @@ func TestAdopted(t *testing.T) {
 
 // TestAdoptedFields takes every field that an adopted cluster may have.
 func TestAdoptedFields(t *testing.T) {
-	c, err := Parse([]byte(strings.Replace(adopts, "{}", "{kubeconfigSecret: a, shutdownSendRetryAfter: false}", 1) +
+	c, err := Parse([]byte(strings.Replace(adopts, "{}", "{kubeconfigSecret: a, certificatesDir: /etc/kubernetes/ssl, "+
+		"shutdownSendRetryAfter: false}", 1) +
 		"ksaSigningKey: {source: external, algorithm: ES256, nodeRefresh: Evict, retire: WhenUnused, " +
 		"issuer: https://a.test}\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	spec := c.Object(Files{}).Spec
-	if k := spec.Infrastructure.Kubeadm; k.KubeconfigSecret != "a" || k.ShutdownSendRetryAfter {
+	if k := spec.Infrastructure.Kubeadm; k.KubeconfigSecret != "a" || k.CertificatesDir != "/etc/kubernetes/ssl" ||
+		k.ShutdownSendRetryAfter {
 		t.Errorf("kubeadm = %+v", k)
 	}
 	if k := spec.KSASigningKey; k.Source != "external" || k.Algorithm != "ES256" || k.Issuer != "https://a.test" {
@@ -140,6 +144,13 @@ func TestAdoptedProblems(t *testing.T) {
 			"infrastructure.kubeadm.token: unknown field (line 4)",
 			"infrastructure.kubeadm.kubeconfigPath: cannot be combined with kubeconfigSecret: remove one of them (line 4)",
 			`infrastructure.kubeadm.kubeconfigSecret: "_a" is not the name of a Secret (line 4)`,
+		}},
+		{name: "no path", kubeadm: "{certificatesDir: /etc/../pki}", want: []string{
+			`infrastructure.kubeadm.certificatesDir: "/etc/../pki" is not the path of a directory, such as ` +
+				"/etc/kubernetes/pki (line 4)",
+		}},
+		{name: "the path of something else", kubeadm: "{certificatesDir: /var/lib/keyturn}", want: []string{
+			"infrastructure.kubeadm.certificatesDir: /var/lib/keyturn is a directory of other files (line 4)",
 		}},
 		{
 			name: "keys", kubeadm: "{}",

@@ -99,6 +99,9 @@ type Kubeadm struct {
 	// KubeconfigPath is such a kubeconfig as a file, relative to the directory of the configuration file. gkectl keeps it
 	// in a Secret. A file names one of the two at most.
 	KubeconfigPath string `yaml:"kubeconfigPath"`
+	// CertificatesDir is the certificatesDir of kubeadm's ClusterConfiguration: the directory of sa.pub and sa.key on the
+	// control-plane nodes. kubespray has `/etc/kubernetes/ssl`. It cannot be changed later.
+	CertificatesDir string `yaml:"certificatesDir"`
 	// ShutdownSendRetryAfter has kube-apiserver run with the flag of that name while its keys change as files: its
 	// restarts take 15 seconds instead of 45.
 	ShutdownSendRetryAfter *bool `yaml:"shutdownSendRetryAfter"`

@@ -42,7 +42,8 @@ func (c *UserCluster) infrastructure() v1alpha1.Infrastructure {
 	}
 	k := c.Infrastructure.Kubeadm
 	kubeadm := &v1alpha1.KubeadmInfrastructure{
-		KubeconfigSecret: k.KubeconfigSecret, ShutdownSendRetryAfter: *k.ShutdownSendRetryAfter,
+		KubeconfigSecret: k.KubeconfigSecret, CertificatesDir: k.CertificatesDir,
+		ShutdownSendRetryAfter: *k.ShutdownSendRetryAfter,
 	}
 	if k.KubeconfigPath != "" {
 		kubeadm.KubeconfigSecret = v1alpha1.AdoptedKubeconfigSecretName(c.Name)

@@ -65,8 +65,9 @@ func (c *UserCluster) adoptDefaults() {
 		setDefault(&on.ShutdownSendRetryAfter, true)
 	}
 	c.keyDefault("nodeRefresh", &c.KSASigningKey.NodeRefresh, string(refresh))
-	if c.Infrastructure.Kubeadm != nil {
-		setDefault(&c.Infrastructure.Kubeadm.ShutdownSendRetryAfter, true)
+	if k := c.Infrastructure.Kubeadm; k != nil {
+		k.CertificatesDir = cmp.Or(k.CertificatesDir, v1alpha1.DefaultCertificatesDir)
+		setDefault(&k.ShutdownSendRetryAfter, true)
 	}
 }
 

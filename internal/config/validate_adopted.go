@@ -18,6 +18,12 @@ var (
 	clusterName   = regexp.MustCompile(`^[a-z]([-a-z0-9.]*[a-z0-9])?$`)
 )
 
+// directory is the pattern of the CustomResourceDefinition: an absolute path in which no element begins with a dot.
+var directory = regexp.MustCompile(`^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$`)
+
+// maxDirectory is the longest path of a directory.
+const maxDirectory = 255
+
 // maxClusterName is the longest name of either.
 const maxClusterName = 63
 
@@ -112,6 +118,15 @@ func (d *decoder) kubeadm(k *Kubeadm) {
 	}
 	if name := k.KubeconfigSecret; name != "" && (len(name) > maxSecretName || !secretName.MatchString(name)) {
 		d.problem(path+".kubeconfigSecret", "%.40q is not the name of a Secret", name)
+	}
+	dir := k.CertificatesDir
+	inside := func(other string) bool { return strings.HasPrefix(dir+"/", other+"/") }
+	switch {
+	case len(dir) > maxDirectory || !directory.MatchString(dir):
+		d.problem(path+".certificatesDir", "%.70q is not the path of a directory, such as %s", dir,
+			v1alpha1.DefaultCertificatesDir)
+	case dir == "/etc/kubernetes/manifests" || inside("/var/lib/keyturn") || inside("/run/keyturn"):
+		d.problem(path+".certificatesDir", "%s is a directory of other files", dir)
 	}
 }
 

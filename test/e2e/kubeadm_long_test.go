@@ -26,7 +26,7 @@ import (
 // which nothing is left to do, so that it can be run alone: see docs/testing.md.
 func TestKubeadmLong(t *testing.T) {
 	skipUnlessLong(t)
-	k := newSelfManaged(t, "", 3, 2)
+	k := newSelfManaged(t, kubeadm.Options{}, 3, 2)
 	k.patience = 30 * time.Minute
 	k.removeNewcomers()
 	k.install()

@@ -13,13 +13,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
+	"github.com/keyturn/keyturn/internal/local/kubeadm"
 )
 
-// TestKubeadm rotates the keys of a cluster that kubeadm made. Keyturn runs in that cluster, installed by its own
-// chart. The only API server is away while its files change, and no token is ever refused.
+// TestKubeadm rotates the keys of a cluster that kubeadm made, with the directory of keys that kubespray chooses.
+// Keyturn runs in that cluster, installed by its own chart. The only API server is away while its files change, and no
+// token is ever refused.
 func TestKubeadm(t *testing.T) {
 	t.Parallel()
-	k := newSelfManaged(t, "ECDSA-P256", 1, 2)
+	options := kubeadm.Options{Algorithm: "ECDSA-P256", CertificatesDir: "/etc/kubernetes/ssl"}
+	k := newSelfManaged(t, options, 1, 2)
 	k.install()
 	k.startProbe()
 	k.create()
@@ -50,7 +53,7 @@ metadata:
   namespace: keyturn-system
 spec:
   infrastructure:
-    kubeadm: {}
+    kubeadm: {certificatesDir: ` + k.PKI("") + `}
   ksaSigningKey: {}
 `))
 	uc := k.await(k.version())

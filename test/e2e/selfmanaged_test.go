@@ -52,9 +52,9 @@ type selfManaged struct {
 }
 
 // newSelfManaged makes a cluster, or starts the one that is kept.
-func newSelfManaged(t *testing.T, algorithm string, controlPlanes, workers int) *selfManaged {
+func newSelfManaged(t *testing.T, options kubeadm.Options, controlPlanes, workers int) *selfManaged {
 	t.Helper()
-	c := kubeadmtest.New(t, algorithm, "keyturn-agent", "keyturn-controller", "keyturn-probe", "keyturn-signer")
+	c := kubeadmtest.New(t, options, "keyturn-agent", "keyturn-controller", "keyturn-probe", "keyturn-signer")
 	k := &selfManaged{
 		Cluster: c, t: t, kubeconfig: filepath.Join(t.TempDir(), "kubeconfig"), patience: rotateTimeout,
 	}
@@ -375,7 +375,7 @@ func (k *selfManaged) signingKey() string {
 func (k *selfManaged) signer() (key crypto.Signer) {
 	k.t.Helper()
 	for _, node := range k.controlPlanes {
-		raw, err := k.ReadFile(node, "/etc/kubernetes/pki/sa.key")
+		raw, err := k.ReadFile(node, k.PKI("sa.key"))
 		k.Must(err)
 		next, err := token.ParsePrivateKey(raw)
 		k.Must(err)
@@ -404,9 +404,9 @@ func (k *selfManaged) expectSecrecy() {
 	retired, err := kubeadmtest.TracesOf(k.retired...)
 	k.Must(err)
 	k.ExpectTraces("retired private key", retired, "/var/lib/etcd/", "/etc/kubernetes/tmp/")
-	found := k.ExpectTraces("signing private key", current, "/var/lib/etcd/", "/etc/kubernetes/tmp/", "/etc/kubernetes/pki/sa.key",
+	found := k.ExpectTraces("signing private key", current, "/var/lib/etcd/", "/etc/kubernetes/tmp/", k.PKI("sa.key"),
 		"/var/lib/keyturn/keys/", "Secret "+v1alpha1.SystemNamespace+"/")
-	if !slices.Contains(found, "/etc/kubernetes/pki/sa.key") {
+	if !slices.Contains(found, k.PKI("sa.key")) {
 		k.t.Error("the search finds no sa.key")
 	}
 	done()

@@ -34,18 +34,19 @@ type Options struct {
 	PKI, Manifests, StateDir string
 }
 
-// Kubeadm returns the paths that kubeadm has unless it is configured otherwise.
-func Kubeadm(namespace, image string) Options {
-	return Options{namespace, image, "/etc/kubernetes/pki", "/etc/kubernetes/manifests", "/var/lib/keyturn"}
+// Kubeadm returns where the agent runs on nodes that kubeadm made with a certificatesDir.
+func Kubeadm(namespace, image, certificatesDir string) Options {
+	return Options{namespace, image, certificatesDir, "/etc/kubernetes/manifests", stateDir}
 }
 
-// SignerDir returns the directory of the signer's socket and ledger.
-func (o Options) SignerDir() string { return path.Join(o.StateDir, "signer") }
-
 const (
-	program = "/keyturn-agent"
-	keyDir  = "/run/keyturn"
+	program  = "/keyturn-agent"
+	keyDir   = "/run/keyturn"
+	stateDir = "/var/lib/keyturn"
 )
+
+// SignerDir is the directory of the signer's socket and ledger on such nodes.
+const SignerDir = stateDir + "/signer"
 
 func (o Options) flags(command string) []string {
 	return []string{

@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/kubetest"
 )
@@ -19,7 +20,7 @@ import (
 func TestAccepted(t *testing.T) {
 	client, err := kubernetes.NewForConfig(kubetest.Start(t, kubetest.Options{}))
 	must(t, err)
-	o := agentpod.Kubeadm("keyturn-agent", "registry.example.com/keyturn-agent:v1")
+	o := agentpod.Kubeadm("keyturn-agent", "registry.example.com/keyturn-agent:v1", v1alpha1.DefaultCertificatesDir)
 	namespaces, sets := client.CoreV1().Namespaces(), client.AppsV1().DaemonSets(o.Namespace)
 	_, err = namespaces.Create(t.Context(), o.NamespaceObject(), metav1.CreateOptions{})
 	must(t, err)

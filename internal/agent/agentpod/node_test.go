@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/agent"
 	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/controlplane"
@@ -82,14 +83,14 @@ const cluster = "5d1f4a9e-0000-4000-8000-000000000001"
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	c := kubeadmtest.New(t, "", "keyturn-agent", "keyturn-signer")
+	c := kubeadmtest.New(t, kubeadm.Options{}, "keyturn-agent", "keyturn-signer")
 	c.Must(c.Start(t.Context(), "cp-1", kubeadm.ControlPlane))
 	c.Must(c.Init(t.Context(), "cp-1"))
 	config, err := c.Config()
 	c.Must(err)
 	n := &node{
 		Cluster: c, t: t, config: config, client: c.Client(),
-		options: agentpod.Kubeadm("keyturn-agent", kubeadmtest.Image("keyturn-agent")),
+		options: agentpod.Kubeadm("keyturn-agent", kubeadmtest.Image("keyturn-agent"), v1alpha1.DefaultCertificatesDir),
 	}
 	_, err = n.client.CoreV1().Namespaces().Create(t.Context(), n.options.NamespaceObject(), metav1.CreateOptions{})
 	n.Must(err)

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
 )
 
@@ -37,7 +38,8 @@ type Report struct {
 	Problems []string `json:"problems"`
 	Warnings []string `json:"warnings"`
 
-	// noSigner is why API servers cannot have a signer.
+	// as is what the cluster is to be adopted as, and noSigner why API servers cannot have a signer.
+	as       v1alpha1.Infrastructure
 	noSigner []string
 }
 
@@ -51,8 +53,8 @@ type Server struct {
 	AcceptedKeyIDs []string `json:"acceptedKeyIDs"`
 }
 
-// Inspect inspects a cluster. An error means that the cluster could not be reached at all.
-func Inspect(ctx context.Context, config *rest.Config) (Report, error) {
+// Inspect inspects a cluster that is to be adopted. An error means that the cluster could not be reached at all.
+func Inspect(ctx context.Context, config *rest.Config, as v1alpha1.Infrastructure) (Report, error) {
 	config = rest.CopyConfig(config)
 	config.QPS = -1 // Requests are sequential, so they need no limit.
 	client, err := kubernetes.NewForConfig(config)
@@ -67,7 +69,7 @@ func Inspect(ctx context.Context, config *rest.Config) (Report, error) {
 		return Report{}, err
 	}
 	answers := askAll(ctx, config, found.Servers)
-	r := conclude(found, answers)
+	r := conclude(as, found, answers)
 	r.Endpoint = config.Host
 	return r, nil
 }

@@ -14,12 +14,16 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
 	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/jwks"
 )
 
 const issuer = "https://kubernetes.default.svc.cluster.local"
+
+// ofKubeadm is a cluster whose certificatesDir is kubeadm's default.
+var ofKubeadm = v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{}}
 
 // newKey makes a key on a curve.
 func newKey(t *testing.T, curve elliptic.Curve) jwks.Key {
@@ -69,6 +73,12 @@ func TestConclude(t *testing.T) {
 			},
 			problem: "the API server on node b signs with /etc/kubernetes/pki/own.key and verifies with " +
 				"/etc/kubernetes/pki/sa.pub: Keyturn changes only /etc/kubernetes/pki/sa.key and",
+		},
+		{
+			name: "another directory", change: func(s []kubeadm.Server, _ []answer) {
+				s[1].SignFile, s[1].VerifyFiles = "/etc/kubernetes/ssl/sa.key", []string{"/etc/kubernetes/ssl/sa.pub"}
+			},
+			problem: "so set infrastructure.kubeadm.certificatesDir to /etc/kubernetes/ssl",
 		},
 		{
 			name: "another issuer", change: func(_ []kubeadm.Server, a []answer) { a[1].issuer += ".other" },
@@ -132,7 +142,7 @@ func TestConclude(t *testing.T) {
 			ok := answer{version: "v1.36.4", issuer: issuer, keys: setOf(t, one), kid: one.KeyID}
 			answers := []answer{ok, ok}
 			tt.change(servers, answers)
-			r := conclude(kubeadm.Found{Servers: servers}, answers)
+			r := conclude(ofKubeadm, kubeadm.Found{Servers: servers}, answers)
 			only(t, "problems", tt.problem, r.Problems)
 			only(t, "warnings", tt.warning, r.Warnings)
 			if !slices.Equal(tt.foreign, r.ForeignKeyIDs) {
@@ -217,13 +227,13 @@ func TestAsk(t *testing.T) {
 // TestInspectUnlikely inspects an API server that kubeadm has not made, as an administrator and as nobody.
 func TestInspectUnlikely(t *testing.T) {
 	config := kubetest.Start(t, kubetest.Options{})
-	r, err := Inspect(t.Context(), config)
+	r, err := Inspect(t.Context(), config, ofKubeadm)
 	if err != nil || r.Ready() || !strings.Contains(strings.Join(r.Problems, "\n"), "was not made by kubeadm") {
 		t.Errorf("Inspect = %+v, %v", r, err)
 	}
 	nobody := rest.CopyConfig(config)
 	nobody.Impersonate.UserName = "nobody"
-	if _, err := Inspect(t.Context(), nobody); !errors.Is(err, errNoAdministrator) {
+	if _, err := Inspect(t.Context(), nobody, ofKubeadm); !errors.Is(err, errNoAdministrator) {
 		t.Errorf("Inspect as nobody = %v", err)
 	}
 }
@@ -234,7 +244,7 @@ func TestCompareSource(t *testing.T) {
 	ok := answer{version: "v1.36.4", issuer: issuer, keys: setOf(t, one), kid: one.KeyID}
 	for _, external := range []bool{true, false} {
 		servers := []kubeadm.Server{{Node: "a"}, {Node: "b", NoSigner: "kube-apiserver on node b does not run as root"}}
-		r := conclude(kubeadm.Found{Servers: servers}, []answer{ok, ok})
+		r := conclude(ofKubeadm, kubeadm.Found{Servers: servers}, []answer{ok, ok})
 		if r.CompareSource(external); external {
 			only(t, "problems", "node b does not run as root: use ksaSigningKey.source files", r.Problems)
 			continue

@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/version"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/config"
 	"github.com/keyturn/keyturn/internal/controlplane/kubeadm"
 	"github.com/keyturn/keyturn/internal/printable"
@@ -20,9 +21,9 @@ var oldest, newest = version.MustParseGeneric("1.34.0"), version.MustParseGeneri
 const maxRSABits = 4096
 
 // conclude compares the servers that were found with their answers.
-func conclude(found kubeadm.Found, answers []answer) Report {
+func conclude(as v1alpha1.Infrastructure, found kubeadm.Found, answers []answer) Report {
 	r := Report{
-		Servers: []Server{}, ForeignKeyIDs: []string{}, Problems: []string{}, Warnings: []string{},
+		Servers: []Server{}, ForeignKeyIDs: []string{}, Problems: []string{}, Warnings: []string{}, as: as,
 	}
 	for _, p := range found.Problems {
 		r.problem("%s", p)
@@ -69,7 +70,7 @@ func (r *Report) server(s kubeadm.Server, a answer) {
 	case s.NoSigner != "":
 		add(&r.noSigner, "%s", s.NoSigner)
 	}
-	if why := s.Unwritable(); why != "" && s.SignerSocket == "" { // no signer is adopted: see below
+	if why := s.Unwritable(r.as); why != "" && s.SignerSocket == "" { // no signer is adopted: see below
 		r.problem("%s", why)
 	}
 	if a.err != nil {

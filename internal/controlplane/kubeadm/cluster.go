@@ -123,7 +123,7 @@ func (c *Cluster) Ledger(ctx context.Context, server string) (r ledger.Report, e
 		return r, err
 	case s.Waiting != "":
 		return r, errors.New(s.Waiting)
-	case s.SignerSocket != signerDir+"/socket":
+	case s.SignerSocket != agentpod.SignerDir+"/socket":
 		return r, controlplane.ErrNoLedger
 	}
 	if r, err = c.agents.ledger(ctx, server); err != nil {
@@ -131,9 +131,6 @@ func (c *Cluster) Ledger(ctx context.Context, server string) (r ledger.Report, e
 	}
 	return r, nil
 }
-
-// signerDir is where the signers of agents have their sockets and ledgers.
-var signerDir = agentpod.Kubeadm("", "").SignerDir()
 
 // unseenError is why a control plane could not be observed: it may exist.
 type unseenError struct{ error }

@@ -18,7 +18,7 @@ import (
 // TestRealCluster finds the API server of a cluster that kubeadm made, and proves which key it signs with and accepts,
 // through the load balancer.
 func TestRealCluster(t *testing.T) {
-	c := kubeadmtest.New(t, "ECDSA-P384")
+	c := kubeadmtest.New(t, kubeadm.Options{Algorithm: "ECDSA-P384"})
 	c.Must(c.Start(t.Context(), "cp-1", kubeadm.ControlPlane))
 	c.Must(c.Init(t.Context(), "cp-1"))
 	var found adapter.Found

@@ -136,9 +136,11 @@ func (c *Clusters) reach(ctx context.Context, uc *v1alpha1.UserCluster) (plane, 
 			m.reach.amend = func(ctx context.Context, f *Found) error { return c.Amend(ctx, uc, f) }
 		}
 	}
-	k := uc.Spec.Infrastructure.Kubeadm
-	own := k != nil && k.KubeconfigSecret == ""
-	return m.reach, &pods{reach: m.reach, images: c.Images, cluster: uc.Identity(), given: own}, nil
+	on := uc.Spec.Infrastructure
+	return m.reach, &pods{
+		reach: m.reach, images: c.Images, cluster: uc.Identity(), certificatesDir: on.CertificatesDir(),
+		given: on.Kubeadm != nil && on.Kubeadm.KubeconfigSecret == "",
+	}, nil
 }
 
 // sameCredentials reports whether two configurations of this package reach one cluster in the same way.

@@ -75,8 +75,9 @@ func (p *pods) ledger(ctx context.Context, node string) (report ledger.Report, e
 	ctx, cancel := context.WithTimeout(ctx, execTimeout)
 	defer cancel()
 	text, err := run(ctx, p.reach.cfg, p.images.Namespace, signerPod+"-"+node, maxLedger, &corev1.PodExecOptions{
-		Container: signerContainer, Command: []string{signerProgram, "ledger", "--ledger-file=" + signerDir + "/ledger"},
-		Stdout: true, Stderr: true,
+		Container: signerContainer,
+		Command:   []string{signerProgram, "ledger", "--ledger-file=" + agentpod.SignerDir + "/ledger"},
+		Stdout:    true, Stderr: true,
 	}, nil)
 	if err != nil {
 		return report, err

@@ -9,7 +9,12 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/keyturn/keyturn/api/v1alpha1"
 )
+
+// ofKubeadm is a cluster whose certificatesDir is kubeadm's default.
+var ofKubeadm = v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{}}
 
 // world is a control plane as kubeadm makes it, with nodes a and b.
 func world() objects {
@@ -175,7 +180,7 @@ func TestSigner(t *testing.T) {
 	o := world().replace(apiServer, "--service-account-signing-key-file=/etc/kubernetes/pki/sa.key",
 		"--service-account-signing-endpoint=/var/lib/keyturn/signer/socket")
 	f := o.replace(apiServer, "--service-account-key-file=/etc/kubernetes/pki/sa.pub", "--v=2").examine()
-	if len(f.Problems) > 0 || f.Servers[0].SignerSocket != "/var/lib/keyturn/signer/socket" || len(f.unwritable()) > 0 {
+	if len(f.Problems) > 0 || f.Servers[0].SignerSocket != "/var/lib/keyturn/signer/socket" || len(f.unwritable(ofKubeadm)) > 0 {
 		t.Errorf("found %+v", f)
 	}
 }
@@ -189,16 +194,39 @@ func TestUnwritableKeys(t *testing.T) {
 		"--tls-private-key-file=/etc/kubernetes/pki/apiserver.key": "--service-account-signing-endpoint=/run/kms",
 	} {
 		f := world().replace(apiServer, old, now).examine()
-		if got := f.unwritable(); len(got) != 2 || !strings.Contains(got[1], "node b signs with") {
+		if got := f.unwritable(ofKubeadm); len(got) != 2 || !strings.Contains(got[1], "node b signs with") {
 			t.Errorf("%s: %q", now, got)
 		}
 		f.Servers[0].Leaving = true
-		if got := f.unwritable(); len(got) != 1 {
+		if got := f.unwritable(ofKubeadm); len(got) != 1 {
 			t.Errorf("%s, and one is to go: %q", now, got)
 		}
 	}
-	if got := world().examine().unwritable(); len(got) > 0 {
+	if got := world().examine().unwritable(ofKubeadm); len(got) > 0 {
 		t.Errorf("of kubeadm: %q", got)
+	}
+}
+
+// TestCertificatesDir has kubeadm's files in the directory that kubespray has them in.
+func TestCertificatesDir(t *testing.T) {
+	elsewhere := world().replace(apiServer, "/etc/kubernetes/pki", "/etc/kubernetes/ssl").
+		replace(controllerManager, "/etc/kubernetes/pki", "/etc/kubernetes/ssl")
+	for i := range elsewhere.pods {
+		elsewhere.pods[i].Spec.Containers[0].VolumeMounts[0].MountPath = "/etc/kubernetes/ssl"
+		elsewhere.pods[i].Spec.Volumes[0].HostPath.Path = "/etc/kubernetes/ssl"
+	}
+	f := elsewhere.examine()
+	const advice = "so set infrastructure.kubeadm.certificatesDir to /etc/kubernetes/ssl"
+	if got := f.unwritable(ofKubeadm); len(f.Problems) > 0 || len(got) != 2 || !strings.Contains(got[0], advice) {
+		t.Errorf("as kubeadm has it by default: %q, %q", f.Problems, got)
+	}
+	there := v1alpha1.Infrastructure{Kubeadm: &v1alpha1.KubeadmInfrastructure{CertificatesDir: "/etc/kubernetes/ssl"}}
+	if got := f.unwritable(there); len(got) > 0 {
+		t.Errorf("as it is configured: %q", got)
+	}
+	ofMachines := v1alpha1.Infrastructure{ClusterAPI: &v1alpha1.ClusterAPIInfrastructure{Cluster: "prod"}}
+	if got := f.unwritable(ofMachines); len(got) != 2 || !strings.Contains(got[0], "so put the keys there") {
+		t.Errorf("of Cluster API: %q", got)
 	}
 }
 

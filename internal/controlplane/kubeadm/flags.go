@@ -9,17 +9,17 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/hostkeys"
 )
 
-// Unwritable returns why keyturn-agent cannot change the keys of an API server, by the flags of that, as a sentence
-// without its period; empty if it can.
-func (s Server) Unwritable() string {
-	pki := agentpod.Kubeadm("", "").PKI
-	public, private := path.Join(pki, "sa.pub"), path.Join(pki, "sa.key")
+// Unwritable returns why keyturn-agent cannot change the keys of an API server of a cluster, by the flags of that API
+// server, as a sentence without its period; empty if it can.
+func (s Server) Unwritable(of v1alpha1.Infrastructure) string {
+	public, private := keyFiles(of.CertificatesDir())
 	switch {
-	case s.SignerSocket == signerDir+"/socket":
+	case s.SignerSocket == agentpod.SignerDir+"/socket":
 		return ""
 	case s.SignerSocket != "":
 		return fmt.Sprintf("the API server on node %s signs with the signer at %s, which is not Keyturn's: set its flags "+
@@ -27,14 +27,25 @@ func (s Server) Unwritable() string {
 	case s.SignFile == "" || s.SignFile == private && slices.Equal(s.VerifyFiles, []string{public}):
 		return ""
 	}
-	return fmt.Sprintf("the API server on node %s signs with %s and verifies with %s: Keyturn changes only %s and %s, so "+
-		"put the keys there", s.Node, s.SignFile, strings.Join(s.VerifyFiles, ", "), private, public)
+	advice := "put the keys there"
+	if dir := path.Dir(s.SignFile); of.Kubeadm != nil {
+		if public, private := keyFiles(dir); s.SignFile == private && slices.Equal(s.VerifyFiles, []string{public}) {
+			advice = "set infrastructure.kubeadm.certificatesDir to " + dir
+		}
+	}
+	return fmt.Sprintf("the API server on node %s signs with %s and verifies with %s: Keyturn changes only %s and %s, "+
+		"so %s", s.Node, s.SignFile, strings.Join(s.VerifyFiles, ", "), private, public, advice)
+}
+
+// keyFiles are the files that kubeadm has in a certificatesDir for the keys of service account tokens.
+func keyFiles(certificatesDir string) (public, private string) {
+	return path.Join(certificatesDir, "sa.pub"), path.Join(certificatesDir, "sa.key")
 }
 
 // unwritable are why keyturn-agent cannot change the keys of the API servers that stay.
-func (f Found) unwritable() (problems []string) {
+func (f Found) unwritable(of v1alpha1.Infrastructure) (problems []string) {
 	for _, s := range f.Servers {
-		if why := s.Unwritable(); why != "" && !s.Leaving {
+		if why := s.Unwritable(of); why != "" && !s.Leaving {
 			problems = append(problems, why)
 		}
 	}

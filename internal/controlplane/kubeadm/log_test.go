@@ -90,7 +90,7 @@ func TestSignersThatDoNotRun(t *testing.T) {
 	r := newReach("uid", kubetest.Start(t, kubetest.Options{}), &controlplane.Prover{})
 	defer r.close()
 	client := must(r.client())
-	p := &pods{reach: r, images: Images{Agent: "agent:v1", Namespace: "agents"}, cluster: "uid"}
+	p := &pods{reach: r, images: Images{Agent: "agent:v1", Namespace: "agents"}, cluster: "uid", certificatesDir: "/pki"}
 	must(0, p.ensure(t.Context()))
 	status := func(s corev1.ContainerState) corev1.PodStatus {
 		return corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: signerContainer, State: s}}}

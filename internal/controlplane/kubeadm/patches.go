@@ -15,14 +15,14 @@ import (
 )
 
 // Patches returns, by control-plane node, the patch with which `kubeadm upgrade` keeps the signer of its API server.
-func Patches(ctx context.Context, client kubernetes.Interface) (map[string][]byte, error) {
+func Patches(ctx context.Context, client kubernetes.Interface, certificatesDir string) (map[string][]byte, error) {
 	o, err := read(ctx, client)
 	if err != nil {
 		return nil, fmt.Errorf("finding the API servers: %w", err)
 	}
 	patches := map[string][]byte{}
 	for _, p := range o.of(apiServer) {
-		if patches[p.Spec.NodeName], err = patchOf(p); err != nil {
+		if patches[p.Spec.NodeName], err = patchOf(p, certificatesDir); err != nil {
 			return nil, fmt.Errorf("the API server on node %s: %w", p.Spec.NodeName, err)
 		}
 	}
@@ -30,7 +30,7 @@ func Patches(ctx context.Context, client kubernetes.Interface) (map[string][]byt
 }
 
 // patchOf makes the patch from a mirror pod, which has the flags of the manifest in their order.
-func patchOf(p corev1.Pod) ([]byte, error) {
+func patchOf(p corev1.Pod, certificatesDir string) ([]byte, error) {
 	text, err := yaml.Marshal(&corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 		ObjectMeta: metav1.ObjectMeta{Name: apiServer, Namespace: p.Namespace, Annotations: p.Annotations},
@@ -43,9 +43,8 @@ func patchOf(p corev1.Pod) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	paths := agentpod.Kubeadm("", "")
+	public, private := keyFiles(certificatesDir)
 	return m.Patch(manifest.Keys{
-		Public: paths.PKI + "/sa.pub", Private: paths.PKI + "/sa.key", Socket: signerDir + "/socket",
-		MaxExpiration: hostkeys.MaxTokenExpiration,
+		Public: public, Private: private, Socket: agentpod.SignerDir + "/socket", MaxExpiration: hostkeys.MaxTokenExpiration,
 	})
 }

@@ -4,13 +4,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/agent/manifest"
 )
 
 // TestPatchOf makes the patch from a mirror pod.
 func TestPatchOf(t *testing.T) {
 	o := world()
-	patch, err := patchOf(o.of(apiServer)[0])
+	patch, err := patchOf(o.of(apiServer)[0], v1alpha1.DefaultCertificatesDir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +27,7 @@ func TestPatchOf(t *testing.T) {
 		t.Errorf("kubeadm does not take a file of the name %s", manifest.PatchFile)
 	}
 	o.replace(apiServer, "sa.pub", "other.pub")
-	if _, err := patchOf(o.of(apiServer)[0]); err == nil {
+	if _, err := patchOf(o.of(apiServer)[0], v1alpha1.DefaultCertificatesDir); err == nil {
 		t.Error("an API server with a key file of another name gets a patch")
 	}
 }

@@ -77,6 +77,8 @@ type pods struct {
 	reach   *reach
 	images  Images
 	cluster string
+	// certificatesDir is kubeadm's.
+	certificatesDir string
 	// given means that the namespace is there, has no mark and stays: the controller has rights in it, and none to make
 	// one.
 	given bool
@@ -95,7 +97,7 @@ const (
 )
 
 func (p *pods) options() agentpod.Options {
-	return agentpod.Kubeadm(p.images.Namespace, p.images.Agent)
+	return agentpod.Kubeadm(p.images.Namespace, p.images.Agent, p.certificatesDir)
 }
 
 // namespace returns the namespace, marked.

@@ -2,6 +2,7 @@ package kubeadm
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/kubetest"
 	"github.com/keyturn/keyturn/internal/nodes"
@@ -24,7 +26,8 @@ func TestGivenNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &pods{reach: r, images: Images{Agent: "agent:v1", Namespace: "agents"}, cluster: "uid", given: true}
+	images := Images{Agent: "agent:v1", Namespace: "agents"}
+	p := &pods{reach: r, images: images, cluster: "uid", certificatesDir: "/pki", given: true}
 	if err := p.ensure(t.Context()); err == nil {
 		t.Error("there are agents without their namespace")
 	} else if _, blocked := errors.AsType[*controlplane.BlockedError](err); !blocked {
@@ -44,6 +47,12 @@ func TestGivenNamespace(t *testing.T) {
 	p.images.Agent = "agent:v2"
 	if err := p.ensure(t.Context()); err != nil {
 		t.Error(err)
+	}
+	set, err := client.AppsV1().DaemonSets("agents").Get(t.Context(), agentpod.Name, metav1.GetOptions{})
+	if err != nil || !slices.ContainsFunc(set.Spec.Template.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.HostPath != nil && v.HostPath.Path == "/pki"
+	}) {
+		t.Errorf("no agent sees the directory of the keys: %v", err)
 	}
 	seen, err := p.list(t.Context())
 	if !seen.asked || !seen.dropped.Equal(at) || seen.droppedFor != 4 || err != nil {
@@ -84,7 +93,7 @@ func TestTidy(t *testing.T) {
 	r := newReach("uid", cfg, &controlplane.Prover{})
 	defer r.close()
 	client := must(r.client())
-	p := &pods{reach: r, images: Images{Agent: "agent:v1", Namespace: "agents"}, cluster: "uid"}
+	p := &pods{reach: r, images: Images{Agent: "agent:v1", Namespace: "agents"}, cluster: "uid", certificatesDir: "/pki"}
 	accounts := client.CoreV1().ServiceAccounts(metav1.NamespaceSystem)
 	notes := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
 	there := func() (account, note bool) {

@@ -29,7 +29,7 @@ func TestRealLife(t *testing.T) {
 	if os.Getenv("KEYTURN_TEST_LONG") == "" {
 		t.Skip("it takes minutes: set KEYTURN_TEST_LONG=1 to run it")
 	}
-	c := kubeadmtest.New(t, "", "keyturn-agent", "keyturn-signer")
+	c := kubeadmtest.New(t, local.Options{}, "keyturn-agent", "keyturn-signer")
 	c.Must(c.Start(t.Context(), "cp-1", local.ControlPlane))
 	c.Must(c.Init(t.Context(), "cp-1"))
 	raw, err := c.Kubeconfig()

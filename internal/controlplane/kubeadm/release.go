@@ -101,7 +101,7 @@ func (to *change) toRelease(nodes []*node) (changing bool, err error) {
 
 // untouched reports whether nothing of Keyturn is on a node whose keys the agent cannot change. They stay as they are.
 func (n *node) untouched() bool {
-	return n.Unwritable() != "" && n.report.Owner == "" && n.report.Change == ""
+	return n.unwritable != "" && n.report.Owner == "" && n.report.Change == ""
 }
 
 // Leave implements controlplane.Leaver. A namespace takes a while to be gone, which nobody waits for.

@@ -280,14 +280,14 @@ func (w *testCluster) find(context.Context) (f Found, err error) {
 		if err == nil {
 			s.Mark, _ = running.Annotation(manifest.RestartAnnotation)
 			for _, value := range running.Flag("service-account-signing-key-file") {
-				s.SignFile = strings.Replace(value, h.PKI, agentpod.Kubeadm("", "").PKI, 1)
+				s.SignFile = strings.Replace(value, h.PKI, v1alpha1.DefaultCertificatesDir, 1)
 			}
 			for _, value := range running.Flag("service-account-key-file") {
-				s.VerifyFiles = append(s.VerifyFiles, strings.Replace(value, h.PKI, agentpod.Kubeadm("", "").PKI, 1))
+				s.VerifyFiles = append(s.VerifyFiles, strings.Replace(value, h.PKI, v1alpha1.DefaultCertificatesDir, 1))
 			}
 		}
 		if h.served.External {
-			s.SignerSocket = signerDir + "/socket"
+			s.SignerSocket = agentpod.SignerDir + "/socket"
 		}
 		f.Servers = append(f.Servers, s)
 		if h.lag != 3 {

@@ -58,8 +58,9 @@ type node struct {
 	// mark and managerMark are the marks that the mirror pods of its API server and its kube-controller-manager show, or
 	// showed last.
 	mark, managerMark string
-	// left is why its agent has yet to carry out its last order, and signer why its signer does not run, in words.
-	left, signer string
+	// left is why its agent has yet to carry out its last order, signer why its signer does not run, and unwritable why no
+	// agent can change its keys, in words.
+	left, signer, unwritable string
 	// manager is with which key version its kube-controller-manager was asked to sign, and managing with which it does.
 	manager, managing int
 }
@@ -84,14 +85,16 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 		return nil, &unseenError{err}
 	}
 	if !c.uc.Spec.Infrastructure.RollsOut() { // then no agent changes anything
-		v.found.Problems = append(v.found.Problems, v.found.unwritable()...)
+		v.found.Problems = append(v.found.Problems, v.found.unwritable(c.uc.Spec.Infrastructure)...)
 	}
 	if v.agents, err = c.agents.list(ctx); err != nil {
 		return nil, &unseenError{err}
 	}
 	var wg sync.WaitGroup
 	for _, s := range v.found.Servers {
-		n := &node{Server: s, signer: v.agents.signers[s.Node]}
+		n := &node{
+			Server: s, signer: v.agents.signers[s.Node], unwritable: s.Unwritable(c.uc.Spec.Infrastructure),
+		}
 		v.nodes = append(v.nodes, n)
 		if p, ok := v.agents.ready[s.Node]; ok {
 			n.pod = &p

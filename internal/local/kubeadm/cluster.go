@@ -25,7 +25,7 @@ import (
 	"github.com/keyturn/keyturn/internal/local/process"
 )
 
-// Options are what a cluster is made of. All but Images and Algorithm must be set.
+// Options are what a cluster is made of. All but Images, Algorithm and CertificatesDir must be set.
 type Options struct {
 	// Name is the first part of the names of its machines.
 	Name string
@@ -42,6 +42,8 @@ type Options struct {
 	Images string
 	// Algorithm is kubeadm's encryptionAlgorithm, such as "ECDSA-P256"; empty means its default, RSA of 2048 bits.
 	Algorithm string
+	// CertificatesDir is kubeadm's certificatesDir; empty means its default.
+	CertificatesDir string
 }
 
 // Cluster is a cluster that kubeadm makes, or has made, in a directory. It keeps nothing in memory that is not on disk.

@@ -17,7 +17,7 @@ import (
 
 // TestCluster makes a cluster of two nodes and uses it as its owner would.
 func TestCluster(t *testing.T) {
-	c := kubeadmtest.New(t, "")
+	c := kubeadmtest.New(t, kubeadm.Options{})
 	began := time.Now()
 	c.Must(c.Start(t.Context(), "cp-1", kubeadm.ControlPlane))
 	c.Must(c.Start(t.Context(), "worker-1", kubeadm.Worker))
@@ -54,7 +54,7 @@ func TestThreeControlPlanes(t *testing.T) {
 	if os.Getenv("KEYTURN_TEST_LONG") == "" {
 		t.Skip("it takes minutes: set KEYTURN_TEST_LONG=1 to run it")
 	}
-	c := kubeadmtest.New(t, "")
+	c := kubeadmtest.New(t, kubeadm.Options{})
 	names := []string{"cp-1", "cp-2", "cp-3"}
 	for _, name := range names {
 		c.Must(c.Start(t.Context(), name, kubeadm.ControlPlane))

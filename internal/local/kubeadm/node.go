@@ -2,6 +2,7 @@ package kubeadm
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"sync"
 	"time"
@@ -22,12 +24,13 @@ import (
 	"github.com/keyturn/keyturn/internal/local/machine/guest"
 )
 
-// configPath is where a machine has what Init or Join give to kubeadm, and etcPath the same on the host, below the
-// machine.
-const (
-	configPath = "/etc/keyturn/kubeadm.yaml"
-	caPath     = "/etc/kubernetes/pki/ca.crt"
-)
+// configPath is where a machine has what Init or Join give to kubeadm.
+const configPath = "/etc/keyturn/kubeadm.yaml"
+
+// PKI returns the path of a file in kubeadm's certificatesDir, on a control-plane node.
+func (c *Cluster) PKI(file string) string {
+	return path.Join(cmp.Or(c.opts.CertificatesDir, "/etc/kubernetes/pki"), file)
+}
 
 // Init makes the first control-plane node on a machine that Start started, and keeps the administrator's kubeconfig.
 func (c *Cluster) Init(ctx context.Context, name string) error {
@@ -71,7 +74,7 @@ func (c *Cluster) admitKubeProxy(ctx context.Context) error {
 
 // keepCA keeps the certificate by which machines that join recognize the cluster.
 func (c *Cluster) keepCA(name string) error {
-	raw, err := c.ReadFile(name, caPath)
+	raw, err := c.ReadFile(name, c.PKI("ca.crt"))
 	if err != nil {
 		return err
 	}
@@ -161,6 +164,9 @@ func (c *Cluster) initConfig(name string) ([]byte, error) {
 		"networking":           map[string]any{"podSubnet": podCIDR.String(), "serviceSubnet": serviceCIDR.String()},
 		"controllerManager":    map[string]any{"extraArgs": []any{argument("allocate-node-cidrs", "false")}},
 	}
+	if dir := c.opts.CertificatesDir; dir != "" {
+		cluster["certificatesDir"] = dir
+	}
 	if c.opts.Algorithm != "" {
 		cluster["encryptionAlgorithm"] = c.opts.Algorithm
 	}
@@ -194,6 +200,7 @@ func (c *Cluster) joinConfig(name string, role Role) ([]byte, error) {
 			"token": c.join.Token, "apiServerEndpoint": c.Endpoint(), "caCertHashes": []any{digest},
 		}},
 		"nodeRegistration": registration,
+		"caCertPath":       c.PKI("ca.crt"),
 	}
 	if role == ControlPlane {
 		config["controlPlane"] = map[string]any{

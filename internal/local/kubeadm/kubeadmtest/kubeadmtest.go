@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -30,16 +29,14 @@ type Cluster struct {
 	dir string
 }
 
-// New makes the directory of a cluster for one test, which needs root. Its keys are of kubeadm's encryptionAlgorithm
-// with this name; empty means kubeadm's default. Its machines have the images of the named programs of Keyturn, as Image
-// names them. When the test ends, nothing of the cluster may be left, unless KEYTURN_TEST_KEEP names a directory to keep
-// clusters in: then its machines are halted, and the next run of the test starts them with programs that are built again.
-func New(t *testing.T, algorithm string, programs ...string) *Cluster {
+// New makes the directory of a cluster for one test, which needs root. Of the options, the test chooses those that may
+// stay empty, but for Images. Its machines have the images of the named programs of Keyturn, as Image names them. When
+// the test ends, nothing of the cluster may be left, unless KEYTURN_TEST_KEEP names a directory to keep clusters in: then
+// its machines are halted, and the next run of the test starts them with programs that are built again.
+func New(t *testing.T, options kubeadm.Options, programs ...string) *Cluster {
 	t.Helper()
-	options := kubeadm.Options{
-		Name: "test", Version: kubetest.Version, KubeBinDir: BinDir(t), Algorithm: algorithm,
-		BinDir: Build(t, append([]string{"keyturn-machine", "keyturn-pause"}, programs...)...),
-	}
+	options.Name, options.Version, options.KubeBinDir = "test", kubetest.Version, BinDir(t)
+	options.BinDir = Build(t, append([]string{"keyturn-machine", "keyturn-pause"}, programs...)...)
 	options.Images = Pack(t, options.BinDir, programs)
 	kept := locate(t, &options)
 	c, err := kubeadm.Open(options)
@@ -131,15 +128,11 @@ func BinDir(t *testing.T) string {
 func Build(t *testing.T, programs ...string) string {
 	t.Helper()
 	dir := t.TempDir()
-	args := []string{"build", "-ldflags", "-s -w", "-o", dir + "/"}
+	var packages []string
 	for _, program := range programs {
-		args = append(args, "github.com/keyturn/keyturn/cmd/"+program)
+		packages = append(packages, "github.com/keyturn/keyturn/cmd/"+program)
 	}
-	cmd := exec.CommandContext(t.Context(), "go", args...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building %v: %v\n%s", programs, err, out)
-	}
+	kubetest.Build(t, dir, packages...)
 	return dir
 }
 
