@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -31,8 +32,12 @@ import (
 )
 
 // TestRealNode has the agent change the keys of a control-plane node that kubeadm made, whose kube-apiserver is a
-// static pod, and whose only API server is the one through which the orders come.
+// static pod, and whose only API server is the one through which the orders come. It measures how long that is away;
+// TestKubeadm has a controller send the same orders.
 func TestRealNode(t *testing.T) {
+	if os.Getenv("KEYTURN_TEST_LONG") == "" {
+		t.Skip("it takes minutes: set KEYTURN_TEST_LONG=1 to run it")
+	}
 	n := newNode(t)
 	n.adopt()
 	n.refuseOtherStart()
