@@ -23,6 +23,10 @@ import (
 	"github.com/keyturn/keyturn/internal/local/kubeadm/kubeadmtest"
 )
 
+// rotationTimeout is how long a rotation may take: with files it restarts the only API server three times, and the
+// kubelet lets kube-scheduler, which falls each time, wait longer before each of its starts.
+const rotationTimeout = 15 * time.Minute
+
 // TestRealLife does what TestLife does, on a cluster that kubeadm made: adopt, rotate with files, convert, rotate
 // with a signer, release. It logs how long each part takes.
 func TestRealLife(t *testing.T) {
@@ -76,7 +80,7 @@ func TestRealLife(t *testing.T) {
 			}
 			d.log = nil
 		}()
-		c.Eventually(what, func(context.Context) error {
+		c.Within(rotationTimeout, what, func(context.Context) error {
 			if got := d.round(); !got.Settled {
 				return errors.New(got.Waiting)
 			}
@@ -96,7 +100,7 @@ func TestRealLife(t *testing.T) {
 	settle("a rotation with a signer")
 	expectSecrecy(c, keys)
 	began := time.Now()
-	c.Eventually("the release", func(ctx context.Context) error {
+	c.Within(rotationTimeout, "the release", func(ctx context.Context) error {
 		gone, err := clusters.Open(uc).Delete(ctx)
 		if err == nil && !gone {
 			err = fmt.Errorf("it is not gone")

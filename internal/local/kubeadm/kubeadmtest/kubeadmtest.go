@@ -223,10 +223,16 @@ func (c *Cluster) Client() *kubernetes.Clientset {
 	return kubernetes.NewForConfigOrDie(config)
 }
 
-// Eventually waits until a check finds nothing missing.
+// Eventually waits until a check finds nothing missing, for as long as one change of a cluster may take.
 func (c *Cluster) Eventually(what string, check func(context.Context) error) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), 3*time.Minute)
+	c.Within(3*time.Minute, what, check)
+}
+
+// Within waits for some time until a check finds nothing missing.
+func (c *Cluster) Within(limit time.Duration, what string, check func(context.Context) error) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), limit)
 	defer cancel()
 	for {
 		err := check(ctx)
