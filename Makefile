@@ -99,8 +99,8 @@ test-capi: capi build bin/tools/helm packages ## Rotate the signing key of a clu
 .PHONY: test-long
 test-long: capi build bin/tools/helm bin/tools/validate-krew-manifest packages ## Run the tests that take hours, on clusters of kubeadm and Cluster API
 	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 200m -count 1 -v \
-		-run 'TestThreeControlPlanes|TestReal(Life|Node)|TestKubeadmLong|TestRefreshByWaiting|TestRotate(ByWaiting|TenTimes|UnderFaults)' \
-		./internal/local/kubeadm ./internal/local/machines ./internal/agent/agentpod ./internal/controlplane/kubeadm ./test/e2e
+		-run 'Test(ThreeControlPlanes|Real(Life|Node)|KubeadmLong|RefreshByWaiting|Rotate(ByWaiting|TenTimes|UnderFaults))' \
+		./internal/local/{kubeadm,machines} ./internal/agent/agentpod ./internal/controlplane/kubeadm ./test/e2e
 	KEYTURN_TEST_LONG=1 go test -timeout 90m -count=1 -v -run TestReproducibleBuild ./tools/release
 	go -C tools/capi test ./...
 	KEYTURN_TEST_LONG=1 go test -p 1 -timeout 180m -count 1 -v -run 'TestCluster|TestScale' ./internal/local/capi ./test/e2e

@@ -103,8 +103,8 @@ type KubeadmInfrastructure struct {
 	// +kubebuilder:default=""
 	KubeconfigSecret string `json:"kubeconfigSecret"`
 
-	// CertificatesDir is the certificatesDir of kubeadm's ClusterConfiguration: the directory of sa.pub and sa.key on
-	// the control-plane nodes. kubespray has /etc/kubernetes/ssl.
+	// CertificatesDir is the certificatesDir of kubeadm's ClusterConfiguration: the directory of sa.pub and
+	// sa.key on the control-plane nodes. kubespray has /etc/kubernetes/ssl.
 	// +kubebuilder:validation:MaxLength=255
 	// +kubebuilder:validation:Pattern=`^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$`
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="kubeadm.certificatesDir cannot be changed: delete the UserCluster, which leaves the cluster running, and adopt it again"

@@ -125,9 +125,9 @@ func rotateSingle(t *testing.T, source v1alpha1.KeySource) {
 
 // Three API servers and two nodes, with pods that use every kind of token all the time, while the controller,
 // keyturn-local, API servers, their signers, kube-controller-manager, etcd, kubelets and the fleet are killed at random
-// moments: rotated with keys from files, given signers, rotated with them, and given files again. If KEYTURN_TEST_LONG is
-// set, it is rotated with files in each way to refresh nodes but Wait, which takes as long as the kubelets' tokens live:
-// see TestRotateByWaiting. Otherwise only with new nodes.
+// moments: rotated with keys from files, given signers, rotated with them, and given files again. If KEYTURN_TEST_LONG
+// is set, it is rotated with files in each way to refresh nodes but Wait, which takes as long as the kubelets' tokens
+// live: see TestRotateByWaiting. Otherwise it is rotated with files only with new nodes.
 func TestRotateUnderFaults(t *testing.T) {
 	files := highlyAvailable(v1alpha1.KeySourceFiles)
 	p := newCluster(t, files)

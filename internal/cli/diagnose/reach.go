@@ -1,13 +1,13 @@
 package diagnose
 
 import (
-	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/cli/preflight"
+	"github.com/keyturn/keyturn/internal/nodes"
 	"github.com/keyturn/keyturn/internal/printable"
 )
 
@@ -152,9 +152,7 @@ func checkNodes(_ Facts, own ClusterFacts) *Check {
 }
 
 func ready(n corev1.Node) bool {
-	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
+	return nodes.ReadyCondition(&n).Status == corev1.ConditionTrue
 }
 
 // checkWorkloads repeats what the preview of a rotation finds, without what is only worth to know.

@@ -11,7 +11,6 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
-	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
 	"github.com/keyturn/keyturn/signer/ledger"
@@ -123,7 +122,7 @@ func (c *Cluster) Ledger(ctx context.Context, server string) (r ledger.Report, e
 		return r, err
 	case s.Waiting != "":
 		return r, errors.New(s.Waiting)
-	case s.SignerSocket != agentpod.SignerDir+"/socket":
+	case s.SignerSocket != signerSocket:
 		return r, controlplane.ErrNoLedger
 	}
 	if r, err = c.agents.ledger(ctx, server); err != nil {

@@ -180,7 +180,8 @@ func TestSigner(t *testing.T) {
 	o := world().replace(apiServer, "--service-account-signing-key-file=/etc/kubernetes/pki/sa.key",
 		"--service-account-signing-endpoint=/var/lib/keyturn/signer/socket")
 	f := o.replace(apiServer, "--service-account-key-file=/etc/kubernetes/pki/sa.pub", "--v=2").examine()
-	if len(f.Problems) > 0 || f.Servers[0].SignerSocket != "/var/lib/keyturn/signer/socket" || len(f.unwritable(ofKubeadm)) > 0 {
+	if len(f.Problems) > 0 || f.Servers[0].SignerSocket != "/var/lib/keyturn/signer/socket" ||
+		len(f.unwritable(ofKubeadm)) > 0 {
 		t.Errorf("found %+v", f)
 	}
 }

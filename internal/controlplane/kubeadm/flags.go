@@ -14,12 +14,15 @@ import (
 	"github.com/keyturn/keyturn/internal/hostkeys"
 )
 
+// signerSocket is the socket of the signer that Keyturn puts beside an API server.
+const signerSocket = agentpod.SignerDir + "/socket"
+
 // Unwritable returns why keyturn-agent cannot change the keys of an API server of a cluster, by the flags of that API
 // server, as a sentence without its period; empty if it can.
 func (s Server) Unwritable(of v1alpha1.Infrastructure) string {
 	public, private := keyFiles(of.CertificatesDir())
 	switch {
-	case s.SignerSocket == agentpod.SignerDir+"/socket":
+	case s.SignerSocket == signerSocket:
 		return ""
 	case s.SignerSocket != "":
 		return fmt.Sprintf("the API server on node %s signs with the signer at %s, which is not Keyturn's: set its flags "+

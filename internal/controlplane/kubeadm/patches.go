@@ -9,7 +9,6 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
-	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/agent/manifest"
 	"github.com/keyturn/keyturn/internal/hostkeys"
 )
@@ -45,6 +44,6 @@ func patchOf(p corev1.Pod, certificatesDir string) ([]byte, error) {
 	}
 	public, private := keyFiles(certificatesDir)
 	return m.Patch(manifest.Keys{
-		Public: public, Private: private, Socket: agentpod.SignerDir + "/socket", MaxExpiration: hostkeys.MaxTokenExpiration,
+		Public: public, Private: private, Socket: signerSocket, MaxExpiration: hostkeys.MaxTokenExpiration,
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/agent"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/rotation"
@@ -58,7 +59,7 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 		return false, err
 	}
 	to := change{Target: v.released(), keys: v.keys}
-	changing, err := to.toRelease(nodes)
+	changing, err := to.toRelease(nodes, c.uc.Spec.Infrastructure)
 	if err != nil {
 		return false, err
 	}
@@ -81,9 +82,9 @@ func (c *Cluster) release(ctx context.Context) (released bool, err error) {
 }
 
 // toRelease reports whether a node has other keys than it is released with, and picks the one that may be changed now.
-func (to *change) toRelease(nodes []*node) (changing bool, err error) {
+func (to *change) toRelease(nodes []*node, of v1alpha1.Infrastructure) (changing bool, err error) {
 	for _, n := range nodes {
-		if n.untouched() {
+		if n.untouched(of) {
 			continue
 		}
 		if !n.ready && !n.pending() {
@@ -100,8 +101,8 @@ func (to *change) toRelease(nodes []*node) (changing bool, err error) {
 }
 
 // untouched reports whether nothing of Keyturn is on a node whose keys the agent cannot change. They stay as they are.
-func (n *node) untouched() bool {
-	return n.unwritable != "" && n.report.Owner == "" && n.report.Change == ""
+func (n *node) untouched(of v1alpha1.Infrastructure) bool {
+	return n.Unwritable(of) != "" && n.report.Owner == "" && n.report.Change == ""
 }
 
 // Leave implements controlplane.Leaver. A namespace takes a while to be gone, which nobody waits for.

@@ -21,7 +21,6 @@ import (
 
 	"github.com/keyturn/keyturn/api/v1alpha1"
 	"github.com/keyturn/keyturn/internal/agent"
-	"github.com/keyturn/keyturn/internal/agent/agentpod"
 	"github.com/keyturn/keyturn/internal/agent/manifest"
 	"github.com/keyturn/keyturn/internal/controlplane"
 	"github.com/keyturn/keyturn/internal/keystore"
@@ -287,7 +286,7 @@ func (w *testCluster) find(context.Context) (f Found, err error) {
 			}
 		}
 		if h.served.External {
-			s.SignerSocket = agentpod.SignerDir + "/socket"
+			s.SignerSocket = signerSocket
 		}
 		f.Servers = append(f.Servers, s)
 		if h.lag != 3 {

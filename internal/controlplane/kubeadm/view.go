@@ -58,9 +58,8 @@ type node struct {
 	// mark and managerMark are the marks that the mirror pods of its API server and its kube-controller-manager show, or
 	// showed last.
 	mark, managerMark string
-	// left is why its agent has yet to carry out its last order, signer why its signer does not run, and unwritable why no
-	// agent can change its keys, in words.
-	left, signer, unwritable string
+	// left is why its agent has yet to carry out its last order, and signer why its signer does not run, in words.
+	left, signer string
 	// manager is with which key version its kube-controller-manager was asked to sign, and managing with which it does.
 	manager, managing int
 }
@@ -92,9 +91,7 @@ func (c *Cluster) look(ctx context.Context) (*view, error) {
 	}
 	var wg sync.WaitGroup
 	for _, s := range v.found.Servers {
-		n := &node{
-			Server: s, signer: v.agents.signers[s.Node], unwritable: s.Unwritable(c.uc.Spec.Infrastructure),
-		}
+		n := &node{Server: s, signer: v.agents.signers[s.Node]}
 		v.nodes = append(v.nodes, n)
 		if p, ok := v.agents.ready[s.Node]; ok {
 			n.pod = &p

@@ -43,7 +43,7 @@ func TestCluster(t *testing.T) {
 	})
 	t.Logf("CoreDNS available after %.1f s", time.Since(began).Seconds())
 	for _, file := range []string{"sa.key", "sa.pub"} {
-		if raw, err := c.ReadFile("cp-1", "/etc/kubernetes/pki/"+file); err != nil || len(raw) == 0 {
+		if raw, err := c.ReadFile("cp-1", c.PKI(file)); err != nil || len(raw) == 0 {
 			t.Errorf("%s is %d bytes, %v", file, len(raw), err)
 		}
 	}

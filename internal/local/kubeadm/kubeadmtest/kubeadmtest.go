@@ -31,8 +31,8 @@ type Cluster struct {
 
 // New makes the directory of a cluster for one test, which needs root. Of the options, the test chooses those that may
 // stay empty, but for Images. Its machines have the images of the named programs of Keyturn, as Image names them. When
-// the test ends, nothing of the cluster may be left, unless KEYTURN_TEST_KEEP names a directory to keep clusters in: then
-// its machines are halted, and the next run of the test starts them with programs that are built again.
+// the test ends, nothing of the cluster may be left, unless KEYTURN_TEST_KEEP names a directory to keep clusters in:
+// then its machines are halted, and the next run of the test starts them with programs that are built again.
 func New(t *testing.T, options kubeadm.Options, programs ...string) *Cluster {
 	t.Helper()
 	options.Name, options.Version, options.KubeBinDir = "test", kubetest.Version, BinDir(t)
